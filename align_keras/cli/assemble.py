@@ -1,0 +1,215 @@
+"""From an experiment's configuration to corpora, model, optimizer and batches."""
+
+import dataclasses
+import pathlib
+
+import keras
+
+from align_keras.data import training_batches
+from align_keras.data.retrieval_set import read_captions
+from align_keras.datasets import build_corpus
+from align_keras.models import ALIGN
+from align_keras.models import ImageEncoder
+from align_keras.models import TextEncoder
+from align_keras.models.presets import image_encoder_arguments
+from align_keras.models.presets import preset_config
+from align_keras.models.presets import text_encoder_arguments
+from align_keras.optimizers import Lamb
+from align_keras.optimizers import LinearWarmup
+from align_keras.text import learn_vocabulary
+from align_keras.text import load_vocabulary
+from align_keras.text import save_vocabulary
+from align_keras.training import TrainingSchedule
+from align_keras.utils.progress import progress_bar
+from align_keras.utils.progress import say
+
+
+def prepare_corpus(data):
+    """Builds the corpus of a data configuration, or opens the built one."""
+    bars = []
+
+    def progress(done, total):
+        if not bars:
+            bars.append(progress_bar(f"building {data.corpus}", "pictures", total))
+            bars[0].start()
+        bars[0].advance(done - bars[0].done)
+
+    try:
+        return build_corpus(
+            data.corpus,
+            data_dir=data.tfds_data_dir,
+            pairs=data.pairs,
+            image_column=data.image_column,
+            caption_column=data.caption_column,
+            encoding=data.encoding,
+            max_bad_fraction=data.max_bad_fraction,
+            progress=progress,
+        )
+    finally:
+        for bar in bars:
+            bar.stop()
+
+
+def prepare_vocabulary(config, builder, directory):
+    """Learns the vocabulary from the training captions, once a run."""
+    path = pathlib.Path(directory) / "vocabulary.txt"
+    if path.exists():
+        return load_vocabulary(path)
+    say("learning the vocabulary from the training captions")
+    captions = read_captions(builder, config.task.train_data.tfds_split)
+    size = config.task.model.text_encoder.vocabulary_size
+    vocabulary = learn_vocabulary(captions, size)
+    save_vocabulary(vocabulary, path)
+    return vocabulary
+
+
+def build_model(model_config, vocabulary=None):
+    """Builds ALIGN as `task.model` describes it.
+
+    Args:
+        model_config: `ModelConfig`.
+        vocabulary: list of str, or None for the size that the configuration
+            names, without a tokenizer.
+
+    Returns:
+        `ALIGN` with random weights.
+    """
+    image, text = model_config.image_encoder, model_config.text_encoder
+    projection_dim = model_config.projection_dim
+    if model_config.preset is not None:
+        sizes = preset_config(model_config.preset)
+        image = dataclasses.replace(
+            image, variant=sizes["image_encoder"], image_size=sizes["image_size"]
+        )
+        text = dataclasses.replace(
+            text,
+            variant=sizes["text_encoder"],
+            sequence_length=sizes["sequence_length"],
+        )
+        projection_dim = sizes["projection_dim"]
+    image_encoder = ImageEncoder(
+        **{
+            **image_encoder_arguments(
+                image.variant,
+                projection_dim,
+                image.width_coefficient,
+                image.depth_coefficient,
+            ),
+            "image_size": image.image_size,
+            "drop_connect_rate": image.drop_connect_rate,
+            "batch_norm_momentum": image.batch_norm_momentum,
+            "batch_norm_epsilon": image.batch_norm_epsilon,
+        }
+    )
+    sizes = text_encoder_arguments(text.variant)
+    own = {name: getattr(text, name) for name in sizes}
+    sizes.update({name: size for name, size in own.items() if size is not None})
+    text_encoder = TextEncoder(
+        vocabulary_size=len(vocabulary) if vocabulary else text.vocabulary_size,
+        projection_dim=projection_dim,
+        dropout=text.dropout,
+        sequence_length=text.sequence_length,
+        **sizes,
+    )
+    return ALIGN(
+        image_encoder,
+        text_encoder,
+        vocabulary=vocabulary,
+        initial_temperature=model_config.initial_temperature,
+        learn_temperature=model_config.learn_temperature,
+    )
+
+
+def build_optimizer(optimizer_config, train_steps):
+    """Builds the optimizer with its schedule and warm-up."""
+    schedule = build_schedule(optimizer_config, train_steps)
+    chosen = optimizer_config.optimizer
+    if chosen.type == "lamb":
+        lamb = chosen.lamb
+        return Lamb(
+            schedule,
+            beta_1=lamb.beta_1,
+            beta_2=lamb.beta_2,
+            epsilon=lamb.epsilon,
+            weight_decay=lamb.weight_decay,
+            exclusions=lamb.exclude_from_weight_decay,
+        )
+    adamw = chosen.adamw
+    optimizer = keras.optimizers.AdamW(
+        schedule,
+        beta_1=adamw.beta_1,
+        beta_2=adamw.beta_2,
+        epsilon=adamw.epsilon,
+        weight_decay=adamw.weight_decay,
+    )
+    optimizer.exclude_from_weight_decay(var_names=adamw.exclude_from_weight_decay)
+    return optimizer
+
+
+def build_schedule(optimizer_config, train_steps):
+    """Builds the learning-rate schedule; it ends at `train_steps`."""
+    chosen, warmup = optimizer_config.learning_rate, optimizer_config.warmup
+    warmup_steps = warmup.linear.warmup_steps if warmup.type == "linear" else 0
+    rate = getattr(chosen, chosen.type)
+    if chosen.type == "constant":
+        after = rate.learning_rate
+    else:
+        decay_steps = rate.decay_steps or train_steps - warmup_steps
+        if chosen.type == "linear":
+            after = keras.optimizers.schedules.PolynomialDecay(
+                rate.initial_learning_rate, decay_steps, rate.end_learning_rate
+            )
+        else:
+            after = keras.optimizers.schedules.CosineDecay(
+                rate.initial_learning_rate, decay_steps, rate.alpha
+            )
+    start = warmup.linear.warmup_learning_rate if warmup_steps else 0.0
+    return LinearWarmup(after, warmup_steps, start)
+
+
+def compile_model(model, config):
+    """Compiles the model with the optimizer and the loss of the experiment."""
+    loss = config.task.loss
+    model.compile(
+        optimizer=build_optimizer(
+            config.trainer.optimizer_config, config.trainer.train_steps
+        ),
+        label_smoothing=loss.label_smoothing,
+        reduction=loss.reduction,
+        share_equal_captions=loss.share_equal_captions,
+    )
+
+
+def training_schedule(trainer):
+    """The trainer's intervals as a `TrainingSchedule`."""
+    return TrainingSchedule(
+        train_steps=trainer.train_steps,
+        steps_per_loop=trainer.steps_per_loop,
+        checkpoint_interval=trainer.checkpoint_interval,
+        validation_interval=trainer.validation_interval,
+        max_to_keep=trainer.max_to_keep,
+    )
+
+
+def batch_maker(config, builder, model):
+    """Returns the function of the start step that makes the training batches."""
+    data = config.task.train_data
+
+    def make_batches(start_step):
+        return training_batches(
+            builder,
+            data.tfds_split,
+            model.tokenizer,
+            image_size=model.image_size,
+            batch_size=data.global_batch_size,
+            seed=config.trainer.seed,
+            start_step=start_step,
+            shuffle_buffer_size=data.shuffle_buffer_size,
+            cache=data.cache,
+            crop=data.random_crop,
+            flip=data.random_flip,
+            zoom=data.random_zoom,
+            recolor=data.random_recolor,
+        )
+
+    return make_batches

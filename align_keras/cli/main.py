@@ -1,0 +1,196 @@
+"""The `align-keras` command: finds the subcommand and answers its errors.
+
+Only the chosen subcommand's module is imported, and TensorFlow only by its
+`run`, so that help and usage errors answer at once.
+"""
+
+import argparse
+import difflib
+import errno
+import importlib
+import os
+import sys
+
+from align_keras.utils.errors import InputError
+
+COMMANDS = {
+    "quickstart": "train, evaluate, export and search on a small corpus in minutes",
+    "train": "train or evaluate an experiment of experiments/ or of your own",
+    "search": "find pictures in a finished run, by a text or by a picture",
+}
+DONE, FAILURE, USAGE = 0, 1, 2
+
+
+def main(argv=None):
+    """Runs a subcommand.
+
+    Args:
+        argv: list of str, or None for the process's arguments.
+
+    Returns:
+        int, the exit code: 0 done, 1 failure.
+
+    Raises:
+        SystemExit: with code 2 for a usage error, 0 after `--help` and
+            `--version`.
+    """
+    arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
+    # TensorFlow's start-up notes hide what matters; its errors reach Python as
+    # exceptions. Must precede the import of TensorFlow.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. Python would complain once
+        # more when it flushes stdout at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except KeyboardInterrupt:
+        message = "interrupted"
+    except Exception as error:
+        message = describe_error(error)
+        if message is None:
+            raise
+    print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
+    return FAILURE
+
+
+def parse_arguments(argv):
+    """Parses the command line.
+
+    Args:
+        argv: list of str.
+
+    Returns:
+        `argparse.Namespace` with the subcommand's arguments, `command` and its
+        `run`.
+
+    Raises:
+        SystemExit: as `main`.
+    """
+    parser = _Parser(
+        prog="align-keras",
+        description="ALIGN in Keras: image-text pairs in, a trained model, its "
+        "numbers, its export and a working search out.",
+        epilog="align-keras COMMAND --help shows a command's options.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version)
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, title="commands"
+    )
+    chosen = next((item for item in argv if not item.startswith("-")), None)
+    commands = {}
+    for name, summary in COMMANDS.items():
+        commands[name] = subparsers.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            allow_abbrev=False,
+        )
+        if name == chosen:
+            module = importlib.import_module(f"align_keras.cli.{name}")
+            module.add_arguments(commands[name])
+            commands[name].set_defaults(run=module.run)
+    if chosen is not None and chosen not in COMMANDS:
+        parser.error(
+            f"unknown command '{chosen}';{_did_you_mean(chosen, COMMANDS)} commands "
+            f"are {', '.join(COMMANDS)}"
+        )
+    if chosen is not None:
+        commands[chosen].refuse_unknown_options(argv)
+    return parser.parse_args(argv)
+
+
+def describe_error(error):
+    """Says in one line what went wrong, where it's no bug of this package.
+
+    Args:
+        error: exception.
+
+    Returns:
+        str, or None for an error that deserves its traceback.
+
+    Example:
+
+    >>> describe_error(InputError("`k` must be >= 1, received 0; raise it."))
+    '`k` must be >= 1, received 0; raise it.'
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    # TensorFlow has one class for a full disk and for exhausted memory, and
+    # h5py's errors have no errno.
+    exhausted = _is_tensorflow(error, "ResourceExhaustedError")
+    if isinstance(error, OSError) or exhausted:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in text:
+            return f"no space left on the disk{_of(error)}; free some, then run again"
+    if isinstance(error, MemoryError) or exhausted:
+        return f"out of memory; make the batch or the model smaller ({text[:160]})"
+    if isinstance(error, PermissionError):
+        return f"no permission{_of(error)}; change it, or choose another folder"
+    if isinstance(error, OSError):
+        return f"{error.strerror or text}{_of(error)}"
+    return None
+
+
+def _of(error):
+    name = getattr(error, "filename", None)
+    return (
+        f": {os.fsdecode(name)}" if isinstance(name, str | bytes | os.PathLike) else ""
+    )
+
+
+def _is_tensorflow(error, name):
+    """Compares by name, since importing TensorFlow to ask takes seconds."""
+    return any(
+        base.__name__ == name and base.__module__.startswith("tensorflow")
+        for base in type(error).__mro__
+    )
+
+
+def _did_you_mean(word, known):
+    near = difflib.get_close_matches(word, known, n=1)
+    return f" did you mean {near[0]}?" if near else ""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Suggests the nearest option for an unknown one.
+
+    argparse itself would first complain of the required option that the
+    unknown one was meant to be.
+    """
+
+    def refuse_unknown_options(self, argv):
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for item in argv:
+            option = item.partition("=")[0]
+            if option == "--":
+                return
+            if option.startswith("--") and option not in known:
+                near = _did_you_mean(option, known)
+                self.error(f"unknown option {option}{near and ';'}{near}")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it's asked for."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        super().__init__(option_strings, dest, nargs=0, help="show the version")
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from importlib import metadata
+
+        try:
+            version = metadata.version("align-keras")
+        except metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"align-keras {version}")
+        parser.exit(DONE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""A run from its configuration: corpus, vocabulary, model, training, numbers."""
+
+import dataclasses
+import pathlib
+
+import keras
+
+from align_keras.cli.assemble import batch_maker
+from align_keras.cli.assemble import build_model
+from align_keras.cli.assemble import compile_model
+from align_keras.cli.assemble import prepare_corpus
+from align_keras.cli.assemble import prepare_vocabulary
+from align_keras.cli.assemble import training_schedule
+from align_keras.data import RetrievalSet
+from align_keras.data import read_retrieval_set
+from align_keras.evaluation import evaluate_retrieval
+from align_keras.models import ALIGN
+from align_keras.training import train
+from align_keras.training.checkpoints import RunCheckpoints
+from align_keras.training.metrics_log import MetricsLog
+from align_keras.training.strategies import make_strategy
+from align_keras.training.strategies import split_cpu
+from align_keras.training.strategies import strategy_scope
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
+
+
+@dataclasses.dataclass
+class Run:
+    """Everything that a run has open.
+
+    Attributes:
+        config: `ExperimentConfig`.
+        directory: `pathlib.Path`, the run's folder.
+        model: compiled `ALIGN`.
+        train_builder: prepared TFDS builder, or None in evaluation.
+        test_set: `RetrievalSet`.
+        strategy: `tf.distribute.Strategy` or None.
+        notes: dict, name of the corpus → metadata of its builder.
+    """
+
+    config: object
+    directory: pathlib.Path
+    model: ALIGN
+    train_builder: object
+    test_set: RetrievalSet
+    strategy: object
+    notes: dict
+
+    def train(self, evaluate=True):
+        """Trains from the newest checkpoint to the last step."""
+        with strategy_scope(self.strategy):
+            train(
+                self.model,
+                batch_maker(self.config, self.train_builder, self.model),
+                training_schedule(self.config.trainer),
+                self.directory,
+                batch_size=self.config.task.train_data.global_batch_size,
+                evaluate=self.evaluate if evaluate else None,
+            )
+
+    def evaluate(self):
+        """Returns the retrieval metrics of the test pairs, a dict."""
+        return dict(
+            evaluate_retrieval(
+                self.model.encode_images,
+                self.model.encode_texts,
+                self.test_set.images,
+                self.test_set.captions,
+                self.test_set.image_keys,
+                ks=self.config.task.evaluation.ks,
+            )
+        )
+
+    def evaluate_checkpoint(self):
+        """Restores the newest checkpoint and evaluates it.
+
+        Raises:
+            InputError: if there is none.
+        """
+        checkpoints = RunCheckpoints(self.model, str(self.directory / "checkpoints"))
+        step = checkpoints.restore_latest()
+        if not step:
+            raise InputError(
+                f"{self.directory} holds no checkpoint to evaluate; run with "
+                "--mode train first."
+            )
+        say(f"evaluating step {step}")
+        return self.evaluate()
+
+    def log(self):
+        """Returns the lines of `metrics.jsonl`."""
+        return MetricsLog(self.directory / "metrics.jsonl").read()
+
+    def last_metrics(self):
+        """Returns the newest value of every metric, a dict."""
+        newest = {}
+        for line in self.log():
+            newest.update(line)
+        return newest
+
+
+def open_run(config, directory):
+    """Prepares corpora, vocabulary and model of a run.
+
+    Args:
+        config: `ExperimentConfig`.
+        directory: `pathlib.Path`, the run's folder.
+
+    Returns:
+        `Run`.
+    """
+    runtime = config.runtime
+    if runtime.num_replicas and runtime.distribution_strategy == "mirrored":
+        split_cpu(runtime.num_replicas)
+    keras.utils.set_random_seed(config.trainer.seed)
+    keras.config.set_dtype_policy(runtime.mixed_precision_dtype)
+    strategy = make_strategy(runtime.distribution_strategy, runtime.num_replicas)
+    data, validation = config.task.train_data, config.task.validation_data
+    train_builder = prepare_corpus(data)
+    same = (data.corpus, data.pairs) == (validation.corpus, validation.pairs)
+    test_builder = train_builder if same else prepare_corpus(validation)
+    vocabulary = prepare_vocabulary(config, train_builder, directory)
+    with strategy_scope(strategy):
+        model = build_model(config.task.model, vocabulary)
+        compile_model(model, config)
+    return Run(
+        config=config,
+        directory=pathlib.Path(directory),
+        model=model,
+        train_builder=train_builder,
+        test_set=read_retrieval_set(test_builder, validation.tfds_split),
+        strategy=strategy,
+        notes={
+            builder.name: dict(builder.info.metadata or {})
+            for builder in (train_builder, test_builder)
+        },
+    )

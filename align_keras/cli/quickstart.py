@@ -1,0 +1,133 @@
+"""`align-keras quickstart`: pairs in; a trained ALIGN, its numbers and a search out."""
+
+import json
+import pathlib
+import time
+
+from align_keras.cli.run_folder import lock_config
+from align_keras.config import load_config
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
+
+CORPORA = ("icons", "stamps", "clipart")
+# Steps of the short budget, for a first look and for continuous integration.
+_SHORT_STEPS = 300
+
+
+def add_arguments(parser):
+    """Adds the command's arguments to its parser."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--corpus",
+        choices=CORPORA,
+        default="icons",
+        help="icons (default): icon fonts, tested on a family never seen; stamps: "
+        "trained on openclipart, tested on Tux Paint's stamps; clipart: openclipart, "
+        "a part held out",
+    )
+    source.add_argument(
+        "--pairs",
+        metavar="PATH",
+        help="your own pairs: a CSV, TSV or JSONL file with columns of image paths and "
+        "captions, or a folder of NAME.jpg|png|webp beside NAME.txt",
+    )
+    parser.add_argument("--image_column", metavar="C", help="the image paths' column")
+    parser.add_argument("--caption_column", metavar="C", help="the captions' column")
+    parser.add_argument("--encoding", metavar="E", help="of the file (default utf-8)")
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        metavar="F",
+        help="go on with up to this share of bad pairs (default 0.1)",
+    )
+    parser.add_argument("--model_dir", metavar="DIR", help="the run's folder")
+    parser.add_argument("--data_dir", metavar="DIR", help="where TFDS keeps corpora")
+    parser.add_argument(
+        "--budget",
+        choices=("full", "short"),
+        default="full",
+        help=f"short: {_SHORT_STEPS} steps, for a first look",
+    )
+    parser.add_argument(
+        "--params_override",
+        metavar="A.B=C,…",
+        action="append",
+        default=[],
+        help="as align-keras train",
+    )
+    parser.add_argument("--json", action="store_true", help="print metrics as JSON")
+
+
+def run(arguments):
+    """Runs the command; returns its exit code."""
+    start = time.monotonic()
+    config = quickstart_config(arguments)
+    name = "pairs" if arguments.pairs else arguments.corpus
+    directory = pathlib.Path(arguments.model_dir or f"saved_models/quickstart_{name}")
+    lock_config(config, directory)
+
+    say("starting TensorFlow")
+    from align_keras.cli.outcome import finish_run
+    from align_keras.cli.pipeline import open_run
+    from align_keras.cli.results import print_metrics
+
+    opened = open_run(config, directory)
+    opened.train()
+    command = "align-keras quickstart" + (f" --corpus {name}" if name != "icons" else "")
+    finish_run(opened, command)
+    metrics = opened.last_metrics()
+    print_metrics(metrics, as_json=arguments.json)
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    say(f"done in {minutes} min {seconds} s. Open {directory / 'report.html'}; next:")
+    for line in next_steps(directory):
+        say(f"  {line}")
+    return 0
+
+
+def quickstart_config(arguments):
+    """Returns the `ExperimentConfig` of the command's arguments."""
+    overrides = {}
+    experiment = "quickstart_icons"
+    if arguments.pairs:
+        experiment = "quickstart_stamps"
+        pairs = str(pathlib.Path(arguments.pairs).resolve())
+        if not pathlib.Path(pairs).exists():
+            raise InputError(f"--pairs: no such file or folder: {arguments.pairs}.")
+        overrides = _both("corpus", "pairs") | _both("pairs", pairs)
+    elif arguments.corpus != "icons":
+        experiment = "quickstart_stamps"
+        overrides["task.validation_data.corpus"] = arguments.corpus
+    options = {
+        "image_column": arguments.image_column,
+        "caption_column": arguments.caption_column,
+        "encoding": arguments.encoding,
+        "max_bad_fraction": arguments.max_bad_fraction,
+        "tfds_data_dir": arguments.data_dir,
+    }
+    for name, value in options.items():
+        if value is not None:
+            overrides |= _both(name, value)
+    if arguments.budget == "short":
+        overrides["trainer.train_steps"] = _SHORT_STEPS
+        overrides["trainer.validation_interval"] = _SHORT_STEPS
+    own = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    return load_config(experiment, [], [*own, *arguments.params_override])
+
+
+def _both(name, value):
+    """The override of one data option for training and validation."""
+    return {
+        f"task.train_data.{name}": value,
+        f"task.validation_data.{name}": value,
+    }
+
+
+def next_steps(directory):
+    """Returns commands that make sense after a run, a list of str."""
+    return [
+        f'align-keras search --model_dir {directory} "magnifying glass"',
+        f"tensorboard --logdir {directory / 'tensorboard'}",
+        f"align-keras train --config_file {directory / 'params.yaml'} "
+        "--params_override trainer.train_steps=5000 --model_dir saved_models/longer",
+        "align-keras quickstart --pairs your_pairs.csv",
+    ]

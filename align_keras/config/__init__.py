@@ -1,0 +1,68 @@
+"""Frozen dataclasses, strict YAML and dotted overrides.
+
+The layout (task, trainer, runtime), the merge order and the one-of configs are
+TF Model Garden's; the type checks are ours.
+"""
+
+from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.load import (
+    experiments,
+    find_experiment,
+    load_config,
+    save_config,
+)
+from align_keras.config.runtime import RuntimeConfig
+from align_keras.config.task import (
+    DataConfig,
+    EvaluationConfig,
+    ImageEncoderConfig,
+    LossConfig,
+    ModelConfig,
+    TaskConfig,
+    TextEncoderConfig,
+)
+from align_keras.config.trainer import (
+    AdamWConfig,
+    ConstantConfig,
+    CosineDecayConfig,
+    LambConfig,
+    LearningRateConfig,
+    LinearDecayConfig,
+    LinearWarmupConfig,
+    OptimizationConfig,
+    OptimizerConfig,
+    TrainerConfig,
+    WarmupConfig,
+)
+from align_keras.config.tree import as_dict, changed_keys
+from align_keras.config.validate import validate
+
+__all__ = [
+    "AdamWConfig",
+    "ConstantConfig",
+    "CosineDecayConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "ImageEncoderConfig",
+    "LambConfig",
+    "LearningRateConfig",
+    "LinearDecayConfig",
+    "LinearWarmupConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimizationConfig",
+    "OptimizerConfig",
+    "RuntimeConfig",
+    "TaskConfig",
+    "TextEncoderConfig",
+    "TrainerConfig",
+    "WarmupConfig",
+    "as_dict",
+    "changed_keys",
+    "experiments",
+    "find_experiment",
+    "load_config",
+    "save_config",
+    "validate",
+]

@@ -1,0 +1,159 @@
+"""Finds, merges, checks and saves configurations."""
+
+import difflib
+import pathlib
+import site
+import sysconfig
+
+import yaml
+
+from align_keras.config.build import build, merge
+from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.overrides import overrides_of, parse_overrides
+from align_keras.config.tree import as_dict
+from align_keras.config.validate import validate
+from align_keras.config.yaml_source import Located, parse_scalar, read_yaml
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+
+_SUFFIXES = (".yaml", ".yml")
+_CLONE = pathlib.Path(__file__).resolve().parents[2]
+_HEADER = "# The effective configuration: every option with its value.\n"
+
+
+def load_config(experiment=None, config_files=(), params_override=""):
+    """Loads a configuration.
+
+    The defaults are the paper's; an experiment is laid over them, then the
+    files in their order, then the overrides.
+
+    Args:
+        experiment: str or path, a name in experiments/ or a file, or None.
+        config_files: sequence of paths.
+        params_override: str such as
+            `"trainer.train_steps=10,task.evaluation.ks=[1, 5]"`, whose values
+            are YAML; path of a further .yaml file; dict from dotted key to
+            plain value; or a sequence of these.
+
+    Returns:
+        `ExperimentConfig`, frozen.
+
+    Raises:
+        InputError: for an unknown key, a wrong type, a value out of range or
+            an unreadable file; the message names the place.
+
+    Example:
+
+    >>> config = load_config(params_override="task.loss.label_smoothing=1e-3")
+    >>> config.task.loss.label_smoothing
+    0.001
+    """
+    if isinstance(params_override, str | dict):
+        params_override = [params_override]
+    trees = [] if experiment is None else [read_yaml(find_experiment(experiment))]
+    trees += [read_yaml(pathlib.Path(path)) for path in config_files]
+    trees += [_override(item) for item in params_override]
+    # Each tree is checked by itself too: an error that a later one covers is
+    # still an error.
+    for tree in trees:
+        build(ExperimentConfig(), tree, {})
+    merged = Located({}, "configuration")
+    for tree in trees:
+        merged = merge(merged, tree)
+    places = {}
+    return validate(build(ExperimentConfig(), merged, places), places)
+
+
+def _override(item):
+    if isinstance(item, dict):
+        return overrides_of(item)
+    if item.endswith(_SUFFIXES) and "=" not in item:
+        return read_yaml(pathlib.Path(item))
+    return parse_overrides(item)
+
+
+def save_config(config, path):
+    """Writes a configuration, whole and in a fixed order, under its final name.
+
+    Args:
+        config: `ExperimentConfig`.
+        path: str or `pathlib.Path`, such as RUN/params.yaml. Loading it with
+            `load_config(config_files=[path])` gives an equal config.
+    """
+    text = yaml.dump(
+        as_dict(config),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+    )
+    with atomic_write(path) as file:
+        file.write(_HEADER + text)
+
+
+def find_experiment(name):
+    """Finds an experiment's file.
+
+    Args:
+        name: str or path: a file, or the name of one in experiments/.
+
+    Returns:
+        `pathlib.Path` of an existing file.
+
+    Raises:
+        InputError: if there is none; the message lists the known names.
+
+    Example:
+
+    >>> find_experiment("align_b7_base").name
+    'align_b7_base.yaml'
+    """
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path
+    if path.suffix in _SUFFIXES or len(path.parts) > 1:
+        raise InputError(f"no experiment file {path}; check the path.")
+    known = experiments()
+    if path.name not in known:
+        near = difflib.get_close_matches(path.name, known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        names = ", ".join(known) or "none, since no experiments folder is installed"
+        raise InputError(
+            f"unknown experiment '{name}'; {hint}Known are {names}; or give a file."
+        )
+    return known[path.name]
+
+
+def experiments():
+    """Returns the known experiments.
+
+    Returns:
+        dict from name to `pathlib.Path`, sorted by name: those of the clone,
+        or those that were installed with the package.
+    """
+    folder = next((folder for folder in _folders() if folder.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def _folders():
+    if (_CLONE / "setup.cfg").is_file():
+        yield _CLONE / "experiments"
+    # Where setup.cfg's data_files go.
+    for root in (sysconfig.get_path("data"), site.getuserbase()):
+        yield pathlib.Path(root) / "share" / "align_keras" / "experiments"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that YAML 1.2 would read as something else."""
+
+    def ignore_aliases(self, data):
+        return True
+
+
+def _represent_string(dumper, text):
+    ambiguous = not isinstance(parse_scalar(text), str)
+    style = "'" if ambiguous else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_string)

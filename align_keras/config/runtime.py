@@ -1,0 +1,27 @@
+"""The `runtime` section: devices and precision."""
+
+import dataclasses
+from typing import Literal
+
+from align_keras.config.fields import count
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig:
+    """The `runtime` section.
+
+    Attributes:
+        distribution_strategy: str, how replicas work together; `default` is
+            one device without a strategy's overhead.
+        num_replicas: int >= 1, logical CPU devices to make, to try a strategy
+            on one machine; None takes the devices that are there.
+        mixed_precision_dtype: str, Keras's dtype policy.
+    """
+
+    distribution_strategy: Literal[
+        "default", "mirrored", "multi_worker_mirrored", "one_device", "tpu"
+    ] = "default"
+    num_replicas: int | None = count(None)
+    mixed_precision_dtype: Literal["float32", "mixed_bfloat16", "mixed_float16"] = (
+        "float32"
+    )

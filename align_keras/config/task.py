@@ -1,0 +1,216 @@
+"""The `task` section: what is learned, from what, and how it is judged.
+
+The defaults are the recipe of Jia et al. 2021 (sections 4.1, 4.2 and 5.1) for
+EfficientNet-B7 + BERT-base, the largest model whose ablations they report.
+"""
+
+import dataclasses
+from typing import Literal
+
+from align_keras.config.fields import count, fraction, number
+
+ImageVariant = Literal[
+    "efficientnet_nano",
+    "efficientnet_micro",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_b8",
+    "efficientnet_l2",
+]
+TextVariant = Literal[
+    "bert_nano", "bert_mini", "bert_medium", "bert_base", "bert_large"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoderConfig:
+    """The image tower: a named EfficientNet, its coefficients overridable.
+
+    Attributes:
+        variant: str, the named size.
+        width_coefficient: float > 0, or None for the variant's.
+        depth_coefficient: float > 0, or None for the variant's.
+        image_size: int >= 32, side of the input in pixels.
+        drop_connect_rate: float in [0, 1), of the last block.
+        batch_norm_momentum: float in [0, 1).
+        batch_norm_epsilon: float > 0.
+
+    References:
+        Jia et al. 2021, section 5.1: 289 pixels.
+    """
+
+    variant: ImageVariant = "efficientnet_b7"
+    width_coefficient: float | None = number(None, above=0)
+    depth_coefficient: float | None = number(None, above=0)
+    image_size: int = count(289, at_least=32)
+    drop_connect_rate: float = fraction(0.2)
+    batch_norm_momentum: float = fraction(0.99)
+    batch_norm_epsilon: float = number(1e-3, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderConfig:
+    """The text tower: a named BERT, its sizes overridable.
+
+    Attributes:
+        variant: str, the named size.
+        num_layers: int >= 1, or None for the variant's.
+        hidden_dim: int >= 1, a multiple of `num_heads`, or None.
+        num_heads: int >= 1, or None for the variant's.
+        intermediate_dim: int >= 1, or None for the variant's.
+        dropout: float in [0, 1).
+        vocabulary_size: int >= 10, WordPiece tokens to learn.
+        sequence_length: int >= 3, tokens a caption, [CLS] and [SEP] included.
+
+    References:
+        Jia et al. 2021, section 5.1: 100k WordPiece tokens, at most 64 tokens.
+    """
+
+    variant: TextVariant = "bert_base"
+    num_layers: int | None = count(None)
+    hidden_dim: int | None = count(None)
+    num_heads: int | None = count(None)
+    intermediate_dim: int | None = count(None)
+    dropout: float = fraction(0.1)
+    vocabulary_size: int = count(100_000, at_least=10)
+    sequence_length: int = count(64, at_least=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Both towers and what joins them.
+
+    Attributes:
+        preset: str, a preset's name, such as `align_b3_mini`, in place of the
+            variants, input sizes and `projection_dim` below, or None.
+        image_encoder: `ImageEncoderConfig`.
+        text_encoder: `TextEncoderConfig`.
+        projection_dim: int >= 1, width of both embeddings.
+        initial_temperature: float > 0.
+        learn_temperature: bool.
+
+    References:
+        Jia et al. 2021, sections 4.1 (B7's width of 640) and 5.1 (one learned
+        temperature that starts at 1.0).
+    """
+
+    preset: str | None = None
+    image_encoder: ImageEncoderConfig = ImageEncoderConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    projection_dim: int = count(640)
+    initial_temperature: float = number(1.0, above=0)
+    learn_temperature: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The contrastive loss.
+
+    Attributes:
+        label_smoothing: float in [0, 1).
+        reduction: `"sum"` or `"mean"` of the two directions.
+        share_equal_captions: bool, whether pairs of a batch with the same
+            caption count as each other's positives.
+
+    References:
+        Jia et al. 2021, sections 4.2 (the sum) and 5.1 (smoothing of 0.1).
+    """
+
+    label_smoothing: float = fraction(0.1)
+    reduction: Literal["sum", "mean"] = "sum"
+    share_equal_captions: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """A corpus and how batches are made of it.
+
+    Attributes:
+        corpus: str, `icons`, `stamps`, `clipart`, `pairs`, or the name of a
+            TFDS data set; None until an experiment names one.
+        tfds_split: str, split of the prepared data, such as `train[:90%]`.
+        tfds_data_dir: str, where prepared data lies, or None for TFDS's place.
+        pairs: str, table or folder of the corpus `pairs`.
+        image_column: str, the table's column of picture paths, None to guess.
+        caption_column: str, the table's column of captions, None to guess.
+        encoding: str, of the table and of caption files.
+        max_bad_fraction: float in [0, 1], unusable pairs that are tolerated.
+        global_batch_size: int >= 1, pairs a step over all replicas.
+        shuffle_buffer_size: int >= 1, pairs to draw from.
+        cache: bool, keep decoded pictures in memory.
+        seed: int >= 0 of shuffling and augmentation, or None for the trainer's.
+        random_crop: bool, crop at a random place, else in the centre.
+        random_flip: bool, mirror half of the pictures.
+        random_zoom: float >= 0, how far a crop's scale varies.
+        random_recolor: bool, random colours and polarity, for line drawings.
+        is_training: bool, whether the batches are shuffled and varied at all.
+        drop_remainder: bool, leave out a last partial batch.
+
+    References:
+        Jia et al. 2021, section 5.1: batches of 16384, random crop and flip.
+    """
+
+    corpus: str | None = None
+    tfds_split: str = "train"
+    tfds_data_dir: str | None = None
+    pairs: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    encoding: str = "utf-8"
+    max_bad_fraction: float = number(0.1, at_least=0, at_most=1)
+    global_batch_size: int = count(16_384)
+    shuffle_buffer_size: int = count(20_000)
+    cache: bool = False
+    seed: int | None = count(None, at_least=0)
+    random_crop: bool = True
+    random_flip: bool = True
+    random_zoom: float = number(0.0, at_least=0)
+    random_recolor: bool = False
+    is_training: bool = True
+    drop_remainder: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured.
+
+    Attributes:
+        ks: tuple of increasing ints >= 1, the k of recall at k.
+
+    References:
+        Jia et al. 2021, table 1.
+    """
+
+    ks: tuple[int, ...] = count((1, 5, 10))
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """The `task` section.
+
+    Attributes:
+        model: `ModelConfig`.
+        loss: `LossConfig`.
+        train_data: `DataConfig`.
+        validation_data: `DataConfig`, with nothing varied and nothing left out.
+        evaluation: `EvaluationConfig`.
+    """
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train_data: DataConfig = DataConfig()
+    validation_data: DataConfig = DataConfig(
+        tfds_split="test",
+        global_batch_size=256,
+        random_crop=False,
+        random_flip=False,
+        is_training=False,
+        drop_remainder=False,
+    )
+    evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,0 +1,221 @@
+"""The `trainer` section: steps, intervals, optimizer and learning rate.
+
+One-of configs nest as in TF Model Garden: `type` names the member that counts,
+and each member keeps its own options.
+"""
+
+import dataclasses
+from typing import Literal
+
+from align_keras.config.fields import count, fraction, number
+
+# Biases and normalisation parameters, by the usual practice of LAMB, and the
+# temperature, which would otherwise move by ±lr relative at every step.
+_EXCLUDED = ("bias", "gamma", "beta", "temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class LambConfig:
+    """LAMB, the paper's optimizer.
+
+    Attributes:
+        beta_1: float in [0, 1).
+        beta_2: float in [0, 1).
+        epsilon: float > 0.
+        weight_decay: float >= 0.
+        exclude_from_weight_decay: tuple of str, patterns of the variables
+            without weight decay and without trust ratio.
+
+    References:
+        Jia et al. 2021, section 5.1: weight decay 1e-5; the rest isn't stated
+        and is You et al. 2020's.
+    """
+
+    beta_1: float = fraction(0.9)
+    beta_2: float = fraction(0.999)
+    epsilon: float = number(1e-6, above=0)
+    weight_decay: float = number(1e-5, at_least=0)
+    exclude_from_weight_decay: tuple[str, ...] = _EXCLUDED
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig:
+    """AdamW: Adam with decoupled weight decay.
+
+    Attributes:
+        beta_1: float in [0, 1).
+        beta_2: float in [0, 1).
+        epsilon: float > 0.
+        weight_decay: float >= 0.
+        exclude_from_weight_decay: tuple of str, patterns of the variables
+            without weight decay.
+    """
+
+    beta_1: float = fraction(0.9)
+    beta_2: float = fraction(0.999)
+    epsilon: float = number(1e-7, above=0)
+    weight_decay: float = number(1e-5, at_least=0)
+    exclude_from_weight_decay: tuple[str, ...] = _EXCLUDED
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """One of the optimizers.
+
+    Attributes:
+        type: `"lamb"` or `"adamw"`.
+        lamb: `LambConfig`.
+        adamw: `AdamWConfig`.
+    """
+
+    type: Literal["lamb", "adamw"] = "lamb"
+    lamb: LambConfig = LambConfig()
+    adamw: AdamWConfig = AdamWConfig()
+
+    def get(self):
+        """Returns the config of the optimizer that `type` names."""
+        return getattr(self, self.type)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearDecayConfig:
+    """Linear decay.
+
+    Attributes:
+        initial_learning_rate: float > 0, the peak.
+        end_learning_rate: float >= 0.
+        decay_steps: int >= 1, or None for all steps after the warm-up.
+
+    References:
+        Jia et al. 2021, section 5.1: from 1e-3 to zero.
+    """
+
+    initial_learning_rate: float = number(1e-3, above=0)
+    end_learning_rate: float = number(0.0, at_least=0)
+    decay_steps: int | None = count(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineDecayConfig:
+    """Cosine decay.
+
+    Attributes:
+        initial_learning_rate: float > 0, the peak.
+        alpha: float in [0, 1], the end as a fraction of the peak.
+        decay_steps: int >= 1, or None for all steps after the warm-up.
+    """
+
+    initial_learning_rate: float = number(1e-3, above=0)
+    alpha: float = number(0.0, at_least=0, at_most=1)
+    decay_steps: int | None = count(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantConfig:
+    """A constant learning rate.
+
+    Attributes:
+        learning_rate: float > 0.
+    """
+
+    learning_rate: float = number(1e-3, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRateConfig:
+    """One of the learning-rate schedules.
+
+    Attributes:
+        type: `"linear"`, `"cosine"` or `"constant"`.
+        linear: `LinearDecayConfig`.
+        cosine: `CosineDecayConfig`.
+        constant: `ConstantConfig`.
+    """
+
+    type: Literal["linear", "cosine", "constant"] = "linear"
+    linear: LinearDecayConfig = LinearDecayConfig()
+    cosine: CosineDecayConfig = CosineDecayConfig()
+    constant: ConstantConfig = ConstantConfig()
+
+    def get(self):
+        """Returns the config of the schedule that `type` names."""
+        return getattr(self, self.type)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearWarmupConfig:
+    """Linear warm-up.
+
+    Attributes:
+        warmup_steps: int >= 0.
+        warmup_learning_rate: float >= 0, where it starts.
+
+    References:
+        Jia et al. 2021, section 5.1: from zero in 10k steps.
+    """
+
+    warmup_steps: int = count(10_000, at_least=0)
+    warmup_learning_rate: float = number(0.0, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupConfig:
+    """One of the warm-ups, or none.
+
+    Attributes:
+        type: `"linear"`, or None.
+        linear: `LinearWarmupConfig`.
+    """
+
+    type: Literal["linear"] | None = "linear"
+    linear: LinearWarmupConfig = LinearWarmupConfig()
+
+    def get(self):
+        """Returns the config of the warm-up that `type` names, or None."""
+        return self.type and getattr(self, self.type)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationConfig:
+    """Optimizer, learning rate and warm-up.
+
+    Attributes:
+        optimizer: `OptimizerConfig`.
+        learning_rate: `LearningRateConfig`.
+        warmup: `WarmupConfig`.
+    """
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    warmup: WarmupConfig = WarmupConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+    """The `trainer` section; all intervals are in steps.
+
+    Attributes:
+        train_steps: int >= 1, a multiple of `steps_per_loop`.
+        steps_per_loop: int >= 1, steps whose losses are averaged and logged.
+        summary_interval: int, a multiple of `steps_per_loop`.
+        checkpoint_interval: int, a multiple of `steps_per_loop`.
+        validation_interval: int, a multiple of `steps_per_loop`.
+        max_to_keep: int >= 1, checkpoints kept.
+        best_checkpoint_metric: str such as `t2i/recall_at_10`, whose highest
+            value marks the checkpoint to keep besides, or None.
+        seed: int >= 0, of the initial weights, dropout and the data.
+        optimizer_config: `OptimizationConfig`.
+
+    References:
+        Jia et al. 2021, section 5.1: 1.2M steps.
+    """
+
+    train_steps: int = count(1_200_000)
+    steps_per_loop: int = count(1_000)
+    summary_interval: int = count(1_000)
+    checkpoint_interval: int = count(10_000)
+    validation_interval: int = count(10_000)
+    max_to_keep: int = count(3)
+    best_checkpoint_metric: str | None = None
+    seed: int = count(0, at_least=0)
+    optimizer_config: OptimizationConfig = OptimizationConfig()

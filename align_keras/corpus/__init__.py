@@ -1,0 +1,1 @@
+"""From raw sources to clean pairs: pictures, captions, and what was dropped."""

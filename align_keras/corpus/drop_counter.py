@@ -1,0 +1,176 @@
+"""What was kept, dropped, filtered and converted on the way to clean pairs."""
+
+import collections
+
+from align_keras.utils.errors import InputError
+
+# How to go on, by reason; the summary's last column.
+_REMEDIES = {
+    "missing": "check the path, which is relative to the file that names it",
+    "empty": "copy the file again, its download may have failed",
+    "unreadable": "convert it to PNG or JPEG, or remove the pair",
+    "truncated": "copy or download the file again",
+    "oversized": "reduce the picture",
+    "zero size": "remove the pair",
+    "empty caption": "write a caption or remove the pair",
+    "long caption": "shorten the caption to at most 2,000 characters",
+    "duplicate id": "give every picture an id of its own",
+    "malformed line": "correct the line",
+    "no caption file": "add a NAME.txt beside the picture",
+}
+
+
+class DropCounter:
+    """Counts pairs: kept, bad by reason, filtered by reason, converted by kind.
+
+    A *bad* pair is one that can't be used (an unreadable picture, an empty
+    caption, a duplicate id); a *filtered* one is sound, but a rule of the
+    corpus leaves it out (a title shared by too many pictures). Only bad pairs
+    count against the allowed fraction.
+
+    Args:
+        unit: str, what is counted, in the plural.
+
+    Example:
+
+    >>> counter = DropCounter()
+    >>> counter.keep(9)
+    >>> counter.drop("truncated", "cat.png", "image file is truncated")
+    >>> counter.check(max_bad_fraction=0.1)
+    >>> print("\\n".join(counter.lines()))
+    9 pairs kept
+    1 dropped, truncated: cat.png: image file is truncated; copy or download the \
+file again
+    """
+
+    def __init__(self, unit="pairs"):
+        self.unit = unit
+        self.kept = 0
+        self.bad = collections.Counter()
+        self.filtered = collections.Counter()
+        self.converted = collections.Counter()
+        self.examples = {}
+
+    def keep(self, count=1):
+        """Counts `count` pairs as kept."""
+        self.kept += count
+
+    def drop(self, reason, where, detail="", count=1):
+        """Counts bad pairs.
+
+        Args:
+            reason: str, the kind of fault.
+            where: str, which pair, e.g. `"pairs.csv line 7"`.
+            detail: str, one line on this very pair.
+            count: int, how many pairs the fault costs.
+        """
+        self.bad[reason] += count
+        self._note(reason, where, detail)
+
+    def filter(self, reason, where, detail="", count=1):
+        """Counts sound pairs that a rule of the corpus leaves out."""
+        self.filtered[reason] += count
+        self._note(reason, where, detail)
+
+    def convert(self, kind):
+        """Counts a kept picture that was converted; `None` counts nothing."""
+        if kind:
+            self.converted[kind] += 1
+
+    def check(self, max_bad_fraction):
+        """Stops a run on an empty result or on too many bad pairs.
+
+        Args:
+            max_bad_fraction: float in [0, 1].
+
+        Raises:
+            InputError: nothing was kept, or more than `max_bad_fraction` of
+                the pairs (filtered ones left aside) are bad.
+        """
+        bad = self.bad.total()
+        total = self.kept + bad
+        reasons = self._reasons()
+        if not self.kept:
+            cause = f": {reasons}" if reasons else ""
+            raise InputError(
+                f"the corpus is empty, no usable {self.unit} among "
+                f"{total + self.filtered.total()}{cause}; give at least one "
+                "readable picture with a caption"
+            )
+        if bad > max_bad_fraction * total:
+            raise InputError(
+                f"{bad} of {total} {self.unit} ({bad / total:.1%}) are bad, more "
+                f"than the allowed {max_bad_fraction:.0%}: {reasons}; repair them "
+                f"or pass --max-bad-fraction {_round_up(bad / total)} to go on "
+                "without them"
+            )
+
+    def as_metadata(self):
+        """Returns the counts as a JSON-ready dict.
+
+        Returns:
+            dict with `kept` (int), `dropped` (counts by reason, filtered ones
+            included), `filtered` (the reasons among them that are rules of the
+            corpus), `converted` (counts by kind) and `examples` (the first
+            offender by reason).
+        """
+        return {
+            "kept": self.kept,
+            "dropped": dict(sorted((self.bad + self.filtered).items())),
+            "filtered": sorted(self.filtered),
+            "converted": dict(sorted(self.converted.items())),
+            "examples": dict(sorted(self.examples.items())),
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata):
+        """Restores a counter from what `as_metadata` returned.
+
+        Args:
+            metadata: dict.
+
+        Returns:
+            `DropCounter`.
+        """
+        counter = cls()
+        counter.kept = metadata["kept"]
+        counter.converted.update(metadata["converted"])
+        counter.examples.update(metadata["examples"])
+        for reason, count in metadata["dropped"].items():
+            filtered = reason in metadata["filtered"]
+            (counter.filtered if filtered else counter.bad)[reason] = count
+        return counter
+
+    def lines(self):
+        """Returns the summary as a list of str, one line a reason."""
+        lines = [f"{self.kept} {self.unit} kept"]
+        for reason, count in self.bad.most_common():
+            remedy = _REMEDIES.get(reason)
+            lines.append(
+                f"{count} dropped, {reason}: {self.examples[reason]}"
+                + (f"; {remedy}" if remedy else "")
+            )
+        for reason, count in self.filtered.most_common():
+            lines.append(
+                f"{count} left out, {reason}: {self.examples[reason]}; a rule of "
+                "the corpus, nothing to do"
+            )
+        for kind, count in self.converted.most_common():
+            lines.append(f"{count} converted to 8-bit RGB on white, {kind}")
+        return lines
+
+    def _note(self, reason, where, detail):
+        self.examples.setdefault(reason, f"{where}: {detail}" if detail else where)
+
+    def _reasons(self):
+        return ", ".join(
+            f"{count} {reason} (e.g. {self.examples[reason]})"
+            for reason, count in [
+                *self.bad.most_common(),
+                *self.filtered.most_common(),
+            ]
+        )
+
+
+def _round_up(fraction):
+    return min(1.0, (int(fraction * 100) + 1) / 100)

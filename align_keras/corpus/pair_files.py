@@ -1,0 +1,238 @@
+"""A user's own pairs: a table, or a folder of pictures beside captions."""
+
+import dataclasses
+import os
+import pathlib
+
+from align_keras.corpus.captions import caption_fault, clean_caption
+from align_keras.corpus.pair_tables import TABLE_SUFFIXES, decode, read_table
+from align_keras.utils.errors import InputError
+
+# Guessed in this order, upper and lower case alike.
+IMAGE_COLUMNS = (
+    "image",
+    "image_path",
+    "path",
+    "file",
+    "filename",
+    "file_name",
+    "filepath",
+    "file_path",
+    "picture",
+)
+CAPTION_COLUMNS = (
+    "caption",
+    "captions",
+    "text",
+    "alt_text",
+    "alt",
+    "title",
+    "description",
+)
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+@dataclasses.dataclass
+class PairRecord:
+    """One picture of the user's and its captions.
+
+    Args:
+        id: str, unique.
+        image_path: `pathlib.Path`; whether it can be read shows later.
+        captions: list of at least one str.
+        where: str, e.g. `"pairs.csv line 7"`, of its first caption.
+    """
+
+    id: str
+    image_path: pathlib.Path
+    captions: list
+    where: str
+
+
+def read_pairs(
+    path, *, image_column=None, caption_column=None, encoding="utf-8", counter
+):
+    """Reads image-text pairs from a table or a folder.
+
+    A table (`.csv`, `.tsv`, `.jsonl`) has a column of image paths, relative to
+    the table, a column of captions (in JSONL also lists of captions) and,
+    optionally, a column `id`. Rows of the same picture are merged. A folder is
+    searched, subfolders included, for pictures `NAME.jpg` (`.jpeg`, `.png`,
+    `.webp`, `.gif`, `.bmp`) beside `NAME.txt` with one caption a line.
+
+    Captions are cleaned of control characters and runs of white space.
+    Unusable pairs are dropped and counted in `counter`: an empty caption or
+    one of more than 2,000 characters, a malformed line, a second use of an id,
+    a row without a path, a picture without a caption file.
+
+    Args:
+        path: str or path of the table or folder.
+        image_column: str; guessed from `IMAGE_COLUMNS` by default.
+        caption_column: str; guessed from `CAPTION_COLUMNS` by default.
+        encoding: str, of the table or of the caption files.
+        counter: `align_keras.corpus.drop_counter.DropCounter`.
+
+    Returns:
+        iterator of `PairRecord`, in the order of the table or of the names.
+
+    Raises:
+        InputError: no such path, another kind of file, an empty file or
+            folder, a wrong encoding, a missing column.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> from align_keras.corpus.drop_counter import DropCounter
+    >>> table = pathlib.Path(tempfile.mkdtemp()) / "pairs.csv"
+    >>> _ = table.write_text("image,caption\\na.png,A cat\\na.png,A  tabby\\n")
+    >>> [record] = read_pairs(table, counter=DropCounter())
+    >>> record.id, record.captions, record.where
+    ('a.png', ['A cat', 'A tabby'], 'pairs.csv line 2')
+    """
+    path = pathlib.Path(path)
+    decode(path, b"", encoding)  # An unknown encoding is told first.
+    if path.is_dir():
+        if image_column or caption_column:
+            raise InputError(
+                f"image_column and caption_column are for tables, but {path} is a "
+                "folder; leave them out"
+            )
+        return iter(_read_folder(path, encoding, counter))
+    if not path.exists():
+        raise InputError(
+            f"pairs must be a table or a folder, but there is no {path}; check the path"
+        )
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise InputError(
+            f"pairs must be a folder or end in {', '.join(TABLE_SUFFIXES)}, "
+            f"received {path}; rename or convert it"
+        )
+    columns, rows = read_table(path, encoding, counter)
+    image_column = _column(path, columns, image_column, IMAGE_COLUMNS, "image")
+    caption_column = _column(path, columns, caption_column, CAPTION_COLUMNS, "caption")
+    id_column = next((name for name in columns if name.lower() == "id"), None)
+    return iter(
+        _merge(path.parent, rows, (image_column, caption_column, id_column), counter)
+    )
+
+
+def _column(path, columns, given, guesses, kind):
+    if given is not None:
+        if given in columns:
+            return given
+        problem = f"has no column {given!r}"
+    else:
+        by_lower = {name.lower(): name for name in reversed(columns)}
+        found = next((by_lower[name] for name in guesses if name in by_lower), None)
+        if found is not None:
+            return found
+        problem = f"has no column that looks like the {kind}s'"
+    listed = ", ".join(repr(name) for name in columns[:20]) or "none"
+    raise InputError(
+        f"{path.name} {problem}; it has {listed}; name the right one with "
+        f"--{kind}-column"
+    )
+
+
+def _merge(folder, rows, columns, counter):
+    image_column, caption_column, id_column = columns
+    records, ids = {}, set()
+    for row, where in rows:
+        image = row.get(image_column)
+        if not isinstance(image, str) or not image.strip():
+            counter.drop("missing", where, "no image path")
+            continue
+        image = image.strip()
+        key = os.path.normpath(os.path.join(folder, image))
+        record = records.get(key)
+        if record is None:
+            identifier = _identifier(row.get(id_column), image)
+            if identifier in ids:
+                counter.drop("duplicate id", where, f"id {identifier}")
+                continue
+            record = PairRecord(identifier, pathlib.Path(key), [], where)
+        _add_captions(record, _texts(row.get(caption_column)), where, counter)
+        if record.captions:  # A row without a good caption claims no id.
+            records[key] = record
+            ids.add(record.id)
+    return records.values()
+
+
+def _identifier(value, image):
+    text = image if value is None or not str(value).strip() else str(value).strip()
+    # File names and JSON may hold what UTF-8 can't.
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _texts(value):
+    if isinstance(value, list):
+        return [text if isinstance(text, str) else "" for text in value] or [""]
+    return [value if isinstance(value, str) else ""]
+
+
+def _add_captions(record, texts, where, counter):
+    for text in texts:
+        caption = clean_caption(text)
+        fault = caption_fault(caption)
+        if fault:
+            counter.drop(fault[0], where, fault[1])
+        elif caption in record.captions:
+            counter.filter("repeated pair", where, f"{caption[:60]!r} again")
+        else:
+            record.captions.append(caption)
+
+
+def _read_folder(path, encoding, counter):
+    pictures, texts = [], {}
+    for folder, subfolders, names in os.walk(path):
+        subfolders.sort()
+        for name in sorted(names):
+            file = pathlib.Path(folder, name)
+            if name.startswith("."):
+                continue
+            if file.suffix.lower() in PICTURE_SUFFIXES:
+                pictures.append(file)
+            elif file.suffix.lower() == ".txt":
+                texts[file.with_suffix("")] = file
+    if not pictures:
+        raise InputError(
+            f"pairs folder {path} holds no picture ({', '.join(PICTURE_SUFFIXES)}); "
+            "put NAME.jpg beside NAME.txt"
+        )
+    records = []
+    for file in sorted(pictures):
+        record = _read_picture(path, file, texts, encoding, counter)
+        if record.captions:
+            records.append(record)
+    with_picture = {file.with_suffix("") for file in pictures}
+    for stem in sorted(set(texts) - with_picture):
+        where = str(texts[stem].relative_to(path))
+        counter.filter("caption file without a picture", where)
+    return records
+
+
+def _read_picture(path, file, texts, encoding, counter):
+    name = str(file.relative_to(path))
+    record = PairRecord(_identifier(None, name), file, [], record_where(name))
+    text_file = texts.get(file.with_suffix(""))
+    if text_file is None:
+        counter.drop("no caption file", record.where)
+        return record
+    where = record_where(str(text_file.relative_to(path)))
+    try:
+        lines = decode(where, text_file.read_bytes(), encoding).splitlines()
+    except InputError as error:
+        counter.drop("wrong encoding", record.where, str(error))
+        return record
+    except OSError as error:
+        counter.drop("unreadable", where, str(error.strerror))
+        return record
+    # Blank lines between captions are layout, a file of nothing else is bad.
+    lines = [line for line in lines if line.strip()] or [""]
+    _add_captions(record, lines, where, counter)
+    return record
+
+
+def record_where(name):
+    """Returns a file name that any terminal and log can show."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,265 @@
+"""Any readable picture as 8-bit RGB on white, or a named reason why not."""
+
+import hashlib
+import io
+import os
+import pathlib
+import struct
+import threading
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 89_000_000
+WHITE = (255, 255, 255)
+
+# `Image.open` warns or raises by a module-wide limit of its own; ours, checked
+# from the same header, replaces it while a file is being opened.
+_OPEN_LOCK = threading.Lock()
+
+
+class PictureError(ValueError):
+    """A picture that can't be used, with the reason under which it is counted.
+
+    Args:
+        reason: str, one of `"missing"`, `"empty"`, `"unreadable"`,
+            `"truncated"`, `"oversized"` and `"zero size"`.
+        detail: str, one line on this very picture.
+    """
+
+    def __init__(self, reason, detail):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        return PictureError, (self.reason, self.detail)
+
+
+def normalise_picture(source, *, max_pixels=MAX_PIXELS):
+    """Decodes a picture to 8-bit RGB, upright, first frame, on white.
+
+    CMYK, greyscale and palette pictures are converted; 16 bits are scaled to
+    8, not clipped (integers of 32 bits and floats from their own range);
+    transparency is composited on white; the EXIF orientation is applied; of an
+    animation the first frame is taken.
+
+    Args:
+        source: str or path of a file, or its content as bytes.
+        max_pixels: int, pictures with more are refused from their header,
+            before anything is decoded.
+
+    Returns:
+        `(image, conversion)`: a `PIL.Image.Image` of mode RGB, and a str that
+        names what was done to it (`"cmyk"`, `"16-bit"`, `"greyscale"`,
+        `"palette"`, `"palette with transparency"`, `"transparency"`,
+        `"animated"`, `"rotated"`, several joined by `", "`), or `None`.
+
+    Raises:
+        PictureError: the picture is missing, empty, unreadable, truncated,
+            oversized or of zero size.
+
+    Example:
+
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("CMYK", (3, 2)).save(file, "JPEG")
+    >>> image, conversion = normalise_picture(file.getvalue())
+    >>> image.mode, image.size, conversion
+    ('RGB', (3, 2), 'cmyk')
+    """
+    image = _open(_read(source))
+    try:
+        _check_size(image, max_pixels)
+        steps = ["animated"] if _is_animated(image) else []
+        sixteen_bit = _has_sixteen_bits(image)
+        image.load()
+        upright = _upright(image)
+        if upright is not image:
+            steps.append("rotated")
+        rgb, kind = _to_rgb(upright)
+    except PictureError:
+        raise
+    except Exception as error:  # Decoders raise whatever a broken file leads to.
+        reason = "truncated" if "truncated" in str(error) else "unreadable"
+        raise PictureError(reason, _one_line(error)) from error
+    if sixteen_bit and kind != "16-bit":
+        steps.append("16-bit")
+    if kind:
+        steps.append(kind)
+    return rgb, ", ".join(steps) or None
+
+
+def square_picture(image, size):
+    """Puts a picture in the middle of a white square.
+
+    The square's side is the picture's longer side, but at most `size`: larger
+    pictures are reduced (antialiased, aspect kept), smaller ones are never
+    enlarged.
+
+    Args:
+        image: `PIL.Image.Image` of mode RGB or L.
+        size: int, the largest side in pixels.
+
+    Returns:
+        `PIL.Image.Image` of the same mode, its width equal to its height.
+
+    Example:
+
+    >>> from PIL import Image
+    >>> square_picture(Image.new("RGB", (400, 100)), 200).size
+    (200, 200)
+    >>> square_picture(Image.new("RGB", (40, 10)), 200).size
+    (40, 40)
+    """
+    image = limit_picture(image, size)
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new(image.mode, (side, side), WHITE[: len(image.getbands())])
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def limit_picture(image, size):
+    """Reduces a picture, antialiased, until its longer side is at most `size`.
+
+    Args:
+        image: `PIL.Image.Image` of mode RGB or L.
+        size: int, the largest side in pixels.
+
+    Returns:
+        `PIL.Image.Image` of the same mode and, to a pixel, the same aspect.
+    """
+    longer = max(image.size)
+    if longer <= size:
+        return image
+    scaled = [max(1, round(side * size / longer)) for side in image.size]
+    return image.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def pixel_key(image):
+    """Names a picture by its pixels: equal pixels, equal key.
+
+    Args:
+        image: `PIL.Image.Image`; any other mode counts as its RGB form.
+
+    Returns:
+        str, 32 hexadecimal digits.
+    """
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{image.width}x{image.height}:".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _read(source):
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
+    else:
+        try:
+            content = pathlib.Path(os.fspath(source)).read_bytes()
+        except FileNotFoundError:
+            raise PictureError("missing", f"no file {source}") from None
+        except (OSError, ValueError) as error:
+            raise PictureError("unreadable", _one_line(error)) from error
+    if not content:
+        raise PictureError("empty", "0 bytes")
+    return content
+
+
+def _open(content):
+    with _OPEN_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(content))
+        except Image.UnidentifiedImageError:
+            if _claims_no_pixels(content):
+                raise PictureError("zero size", "no width or no height") from None
+            raise PictureError("unreadable", "no known picture format") from None
+        except Exception as error:
+            raise PictureError("unreadable", _one_line(error)) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _claims_no_pixels(content):
+    # PIL recognises no format in a picture of zero size.
+    if content.startswith(b"\x89PNG") and len(content) >= 24:
+        return 0 in struct.unpack_from(">II", content, 16)
+    if content.startswith(b"GIF8") and len(content) >= 10:
+        return 0 in struct.unpack_from("<HH", content, 6)
+    return False
+
+
+def _check_size(image, max_pixels):
+    width, height = image.size
+    if width * height > max_pixels:
+        raise PictureError(
+            "oversized",
+            f"{width} × {height} pixels are more than {max_pixels:,}",
+        )
+
+
+def _is_animated(image):
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # A later frame is broken; the first may still be good.
+        return True
+
+
+def _has_sixteen_bits(image):
+    # PIL reads colour PNGs of 16 bits as 8-bit modes; only the raw mode of the
+    # file's tiles, gone after loading, tells.
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _upright(image):
+    try:
+        if image.getexif().get(0x0112, 1) in range(2, 9):
+            return ImageOps.exif_transpose(image)
+    except Exception:  # Malformed EXIF data say nothing about the pixels.
+        pass
+    return image
+
+
+def _to_rgb(image):
+    mode = image.mode
+    if mode in ("I", "F") or mode.startswith("I;"):
+        return _scaled_to_eight_bits(image), "16-bit"
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        clear = rgba.getextrema()[3][0] < 255
+        white = Image.new("RGB", rgba.size, WHITE)
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        if mode in ("P", "PA"):
+            return white, "palette with transparency" if clear else "palette"
+        if clear:
+            return white, "transparency"
+        return white, "greyscale" if mode in ("L", "LA", "La", "1") else None
+    kinds = {"1": "greyscale", "L": "greyscale", "P": "palette", "CMYK": "cmyk"}
+    kind = None if mode == "RGB" else kinds.get(mode, mode.lower())
+    return image.convert("RGB"), kind
+
+
+def _scaled_to_eight_bits(image):
+    values = np.asarray(image)
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values.astype(np.float64))
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind != "f" and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    elif values.dtype.kind == "f" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    span = (high - low) or 1.0
+    scaled = np.rint((values - low) * (255.0 / span)).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        scaled[values == clear] = 255
+    return Image.fromarray(scaled).convert("RGB")
+
+
+def _one_line(error):
+    return " ".join(str(error).split()) or type(error).__name__

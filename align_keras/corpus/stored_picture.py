@@ -1,0 +1,49 @@
+"""The form in which a corpus stores its pictures."""
+
+import dataclasses
+import io
+
+from align_keras.corpus.picture import limit_picture, pixel_key, square_picture
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureLayout:
+    """How a corpus stores its pictures.
+
+    Args:
+        size: int, the longer side's limit in pixels; nothing is enlarged.
+        square: bool, pad to a square on white.
+        encoding: `"png"`, or `"jpeg"` of quality 92 without chroma
+            subsampling.
+    """
+
+    size: int
+    square: bool = True
+    encoding: str = "png"
+
+    def apply(self, image):
+        """Brings a normalised picture into this form.
+
+        Args:
+            image: `PIL.Image.Image` of mode RGB or L.
+
+        Returns:
+            `(content, image_key)`: the encoded bytes, and the key of the
+            pixels that were encoded.
+
+        Example:
+
+        >>> from PIL import Image
+        >>> image = Image.new("RGB", (300, 100))
+        >>> content, key = PictureLayout(size=64).apply(image)
+        >>> Image.open(io.BytesIO(content)).size, len(key)
+        ((64, 64), 32)
+        """
+        shape = square_picture if self.square else limit_picture
+        image = shape(image, self.size)
+        file = io.BytesIO()
+        if self.encoding == "jpeg":
+            image.save(file, "JPEG", quality=92, subsampling=0)
+        else:
+            image.save(file, "PNG", compress_level=6)
+        return file.getvalue(), pixel_key(image)

@@ -1,0 +1,19 @@
+"""TFDS builders of the corpora.
+
+Importing this module registers them, so that TFDS's own functions find them:
+
+>>> import align_keras.datasets
+>>> import tensorflow_datasets as tfds
+>>> builder = tfds.builder("stamps/de")
+>>> builder.name, builder.builder_config.name
+('stamps', 'de')
+>>> dataset = tfds.load("icons", split="train")  # doctest: +SKIP
+"""
+
+from align_keras.datasets.build import CORPORA, build_corpus
+from align_keras.datasets.clipart import Clipart
+from align_keras.datasets.icons import Icons
+from align_keras.datasets.stamps import Stamps
+from align_keras.datasets.user_pairs import UserPairs
+
+__all__ = ["CORPORA", "Clipart", "Icons", "Stamps", "UserPairs", "build_corpus"]

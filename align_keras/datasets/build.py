@@ -1,0 +1,148 @@
+"""One function that prepares any of the corpora."""
+
+import contextlib
+import functools
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from align_keras.datasets.clipart import Clipart
+from align_keras.datasets.icons import Icons
+from align_keras.datasets.stamps import Stamps
+from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
+from align_keras.utils.errors import InputError
+
+_BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart}
+
+CORPORA = (*_BUILDERS, "pairs")
+
+
+def build_corpus(
+    name,
+    *,
+    data_dir=None,
+    pairs=None,
+    image_column=None,
+    caption_column=None,
+    encoding="utf-8",
+    max_bad_fraction=0.1,
+    progress=None,
+):
+    """Prepares a corpus, or finds it prepared, and returns its builder.
+
+    Args:
+        name: str, one of `"icons"`, `"stamps"`, `"clipart"` and `"pairs"`;
+            `"stamps/de"` and the like choose a language.
+        data_dir: str or path where prepared corpora lie; TFDS's own default
+            otherwise.
+        pairs: str or path of the user's table or folder, for `"pairs"` only;
+            see `align_keras.corpus.pair_files.read_pairs`.
+        image_column: str, the table's column of paths, guessed by default.
+        caption_column: str, the table's column of captions, guessed by default.
+        encoding: str, of the table or the caption files.
+        max_bad_fraction: float in [0, 1], a larger share of bad pairs stops
+            the build.
+        progress: callable `(done, total)`, called with the number of pictures,
+            or `None`.
+
+    Returns:
+        A prepared `tfds.core.DatasetBuilder`. Its `as_dataset` yields
+        `{"id", "image", "captions", "category", "image_key"}`, its
+        `info.metadata` tells what was kept and dropped, with `summary`, a list
+        of lines for people.
+
+    Raises:
+        InputError: an unknown name, a missing package, unusable pairs, no room
+            in `data_dir`.
+
+    Example:
+
+    >>> builder = build_corpus("icons")  # doctest: +SKIP
+    >>> builder.info.splits["test"].num_examples  # doctest: +SKIP
+    1402
+    """
+    if not 0 <= max_bad_fraction <= 1:
+        raise InputError(
+            f"max_bad_fraction must lie in [0, 1], received {max_bad_fraction}; "
+            "0.1 allows one bad pair in ten"
+        )
+    corpus, _, language = name.partition("/")
+    options = {
+        "data_dir": data_dir,
+        "max_bad_fraction": max_bad_fraction,
+        "progress": progress,
+    }
+    if corpus not in CORPORA or (language and corpus != "stamps"):
+        raise InputError(
+            f"corpus must be one of {', '.join(CORPORA)}, received {name!r}"
+        )
+    if (corpus == "pairs") != (pairs is not None):
+        raise InputError(
+            "pairs must be the path of a table or folder for corpus 'pairs', and "
+            f"None for others, received {pairs!r} for {name!r}; pass --pairs PATH"
+        )
+    if corpus == "pairs":
+        config = user_pairs_config(
+            pairs,
+            image_column=image_column,
+            caption_column=caption_column,
+            encoding=encoding,
+        )
+        construct = functools.partial(UserPairs, config=config, **options)
+    else:
+        construct = functools.partial(
+            _BUILDERS[corpus], config=_language(language), **options
+        )
+    with _quiet():
+        builder = construct()
+        with _disk_faults_in_one_line(builder.data_dir):
+            builder.download_and_prepare()
+    return builder
+
+
+def _language(name):
+    known = [config.name for config in Stamps.BUILDER_CONFIGS]
+    if name and name not in known:
+        raise InputError(
+            f"language of stamps must be one of {', '.join(known)}, received {name!r}"
+        )
+    return name or None
+
+
+@contextlib.contextmanager
+def _quiet():
+    # TFDS's own progress bars would mix with the caller's, and it warns of
+    # every configuration that isn't registered.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(min(verbosity, logging.ERROR))
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _disk_faults_in_one_line(data_dir):
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        fault = _disk_fault(error)
+        if fault is None:
+            raise
+        raise InputError(
+            f"data_dir {data_dir} can't be written: {fault}; make room there or "
+            "pass another --data_dir"
+        ) from error
+
+
+def _disk_fault(error):
+    """Returns what the system said of a failed write, `None` for other errors."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    import tensorflow as tf  # Here, for it's loaded by now if it raised this.
+
+    if isinstance(error.__cause__, tf.errors.OpError):
+        return error.__cause__.message.rpartition("; ")[2]
+    return None

@@ -1,0 +1,98 @@
+"""The Open Clip Art Library: drawings with titles, descriptions and keywords."""
+
+import os
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from align_keras.corpus.clipart_captions import (
+    clipart_captions,
+    without_shared_captions,
+)
+from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.corpus.svg_metadata import SvgMetadata, read_svg_metadata
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.datasets.splits import hashed_test_keys
+from align_keras.utils.errors import InputError
+
+CLIPART_DIR = "/usr/share/openclipart"
+CLIPART_DIR_VARIABLE = "ALIGN_KERAS_CLIPART_DIR"
+TEST_FRACTION = 0.05
+
+
+class Clipart(PairBuilder):
+    """Drawings with noisy captions, for training.
+
+    The data come from the Debian packages `openclipart-png` (the pictures, on
+    white, padded to a square, at most 256 pixels wide) and `openclipart-svg`
+    (title, description, keywords and author in the SVG of the same name). See
+    `align_keras.corpus.clipart_captions` for the cleaning. 5% of the pictures,
+    chosen by their pixels, make the `test` split.
+
+    Args:
+        root: str or path of the folder with `png/` and `svg/`; by default the
+            environment variable `ALIGN_KERAS_CLIPART_DIR`, else where Debian
+            installs them.
+        **kwargs: see `PairBuilder`.
+
+    References:
+        Jia et al. 2021, section 3 (alt-texts shared by more than 10 images).
+
+    Example:
+
+    >>> import align_keras.datasets
+    >>> import tensorflow_datasets as tfds
+    >>> dataset = tfds.load("clipart", split="train")  # doctest: +SKIP
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    LAYOUT = PictureLayout(size=256, encoding="png")
+    DESCRIPTION = "Open Clip Art Library drawings with cleaned captions."
+
+    def __init__(self, *, root=None, **kwargs):
+        self._root = root
+        self._without_metadata = 0
+        super().__init__(**kwargs)
+
+    def _raw_pairs(self, counter):
+        root = pathlib.Path(
+            self._root or os.environ.get(CLIPART_DIR_VARIABLE) or CLIPART_DIR
+        )
+        pictures = sorted((root / "png").glob("**/*.png"))
+        if not pictures or not (root / "svg").is_dir():
+            raise InputError(
+                "corpus 'clipart' needs the drawings of openclipart-png and "
+                f"openclipart-svg, but {root} lacks png/ or svg/; run apt-get "
+                "install openclipart-png openclipart-svg, or set "
+                f"{CLIPART_DIR_VARIABLE}"
+            )
+        names = [path.relative_to(root / "png").as_posix() for path in pictures]
+        captions = without_shared_captions(
+            [self._captions(root / "svg", pathlib.Path(name)) for name in names]
+        )
+        raw_pairs = []
+        for path, name, own in zip(pictures, names, captions, strict=True):
+            if not own:
+                counter.filter("only captions that too many pictures share", name)
+                continue
+            identifier, category = name.removesuffix(".png"), name.split("/")[0]
+            raw_pairs.append(
+                RawPair(identifier, path, tuple(own), category, None, name)
+            )
+        return raw_pairs
+
+    def _captions(self, folder, name):
+        try:
+            metadata = read_svg_metadata(folder / name.with_suffix(".svg"))
+        except OSError:
+            metadata = SvgMetadata()
+        if metadata == SvgMetadata():
+            self._without_metadata += 1
+        return clipart_captions(metadata, name.stem)
+
+    def _choose_splits(self, image_keys):
+        return hashed_test_keys(image_keys, TEST_FRACTION)
+
+    def _notes(self):
+        return {"pictures_without_metadata": self._without_metadata}

@@ -1,0 +1,184 @@
+"""Glyphs of icon fonts with their names, rendered by Pillow."""
+
+import functools
+import importlib.util
+import json
+import pathlib
+import threading
+
+import tensorflow_datasets as tfds
+from PIL import Image, ImageDraw, ImageFont
+
+from align_keras.corpus.picture import PictureError
+from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.utils.errors import InputError
+
+# File name patterns in qtawesome's font folder, by family; the version is part
+# of the name.
+TRAIN_FAMILIES = {
+    "materialdesignicons6": "materialdesignicons6-webfont",
+    "phosphor": "phosphor",
+    "remixicon": "remixicon",
+    "codicon": "codicon",
+    "elusiveicons": "elusiveicons-webfont",
+}
+TEST_FAMILIES = {"fontawesome6-solid": "fontawesome6-solid-webfont"}
+
+CANVAS = 80
+MARGIN = 4
+_TRIAL_SIZE = 100
+_FONT_LOCK = threading.Lock()
+
+# Words of a name that tell the drawing style, not the thing drawn. The first
+# caption keeps them, the second goes without; see `icon_captions`.
+STYLE_WORDS = {
+    "materialdesignicons6": frozenset({"outline"}),
+    "phosphor": frozenset({"thin", "light", "bold", "fill"}),
+    "remixicon": frozenset({"line", "fill"}),
+    "codicon": frozenset({"outline"}),
+    "elusiveicons": frozenset(),
+    "fontawesome6-solid": frozenset(),
+}
+
+
+def icon_captions(family, name):
+    """Turns a glyph's name into its captions.
+
+    This is the one place to change what an icon is called.
+
+    Args:
+        family: str, a key of `STYLE_WORDS`.
+        name: str, e.g. `"account-arrow-left"`.
+
+    Returns:
+        list of one or two str: the name in words and, where the family marks
+        drawing styles in its names, the name without them.
+
+    Example:
+
+    >>> icon_captions("phosphor", "activity-thin")
+    ['activity thin', 'activity']
+    >>> icon_captions("fontawesome6-solid", "address-book")
+    ['address book']
+    """
+    words = name.replace("_", "-").lower().split("-")
+    words = [word for word in words if word]
+    plain = _without_styles(words, STYLE_WORDS[family])
+    captions = [" ".join(words)]
+    if plain and plain != words:
+        captions.append(" ".join(plain))
+    return captions
+
+
+def _without_styles(words, styles):
+    # One style word stands at the end ("activity-thin"); elsewhere, as in
+    # "light-bulb" or "line-fill", it names the thing.
+    return words[:-1] if words[-1] in styles else words
+
+
+class Icons(PairBuilder):
+    """Icon fonts: train on five families, test on a sixth, never seen one.
+
+    A glyph is drawn dark on white, fitted into a square of 80 pixels (aspect
+    kept, 4 pixels of margin). Its name makes the caption. The fonts come with
+    the `qtawesome` distribution; Qt isn't needed.
+
+    Example:
+
+    >>> import align_keras.datasets
+    >>> import tensorflow_datasets as tfds
+    >>> dataset = tfds.load("icons", split="test")  # doctest: +SKIP
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    LAYOUT = PictureLayout(size=CANVAS, encoding="png")
+    FILTERED_REASONS = frozenset({"blank glyph"})
+    DESCRIPTION = "Glyphs of six icon fonts with their names as captions."
+
+    def _raw_pairs(self, counter):
+        del counter  # What is dropped shows when the glyph is drawn.
+        folder = _font_folder()
+        raw_pairs = []
+        for split, families in (("train", TRAIN_FAMILIES), ("test", TEST_FAMILIES)):
+            for family, stem in families.items():
+                font_path, charmap = _font_and_charmap(folder, stem)
+                for name, code_point in sorted(charmap.items()):
+                    where = f"{family}/{name}"
+                    glyph = (font_path, chr(int(code_point, 16)))
+                    captions = tuple(icon_captions(family, name))
+                    raw_pairs.append(
+                        RawPair(where, glyph, captions, family, split, where)
+                    )
+        return raw_pairs
+
+    def _load(self, source):
+        image = draw_glyph(*source)
+        if image is None:
+            raise PictureError("blank glyph", "no ink")
+        return image, None
+
+
+def draw_glyph(font_path, character):
+    """Draws one character dark on white, fitted and centred.
+
+    Args:
+        font_path: str or path of a TrueType file.
+        character: str of one character.
+
+    Returns:
+        `PIL.Image.Image` of mode L and `CANVAS` × `CANVAS` pixels, or `None`
+        where the character leaves no ink.
+    """
+    room = CANVAS - 2 * MARGIN
+    ink = _ink(str(font_path), character, _TRIAL_SIZE)
+    if ink is None:
+        return None
+    # Drawn a second time by the font's own rasteriser at the size that fits:
+    # crisper than one large drawing reduced.
+    size = max(1, int(_TRIAL_SIZE * room / max(ink.size)))
+    ink = _ink(str(font_path), character, size)
+    if max(ink.size) > room:  # Hinting may add a pixel.
+        ink.thumbnail((room, room), Image.Resampling.LANCZOS)
+    glyph = Image.new("L", (CANVAS, CANVAS), 255)
+    corner = ((CANVAS - ink.width) // 2, (CANVAS - ink.height) // 2)
+    glyph.paste(0, (*corner, corner[0] + ink.width, corner[1] + ink.height), ink)
+    return glyph
+
+
+def _ink(font_path, character, size):
+    with _FONT_LOCK:  # A FreeType face serves one thread at a time.
+        font = _font(font_path, size)
+        left, top, right, bottom = font.getbbox(character)
+        ink = Image.new("L", (right - left + 2, bottom - top + 2))
+        ImageDraw.Draw(ink).text((1 - left, 1 - top), character, 255, font)
+    box = ink.getbbox()
+    return ink.crop(box) if box else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _font(font_path, size):
+    return ImageFont.truetype(font_path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _font_folder():
+    spec = importlib.util.find_spec("qtawesome")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "corpus 'icons' needs the fonts of the qtawesome distribution, which "
+            'isn\'t installed; run pip install "align-keras[quickstart]"'
+        )
+    return pathlib.Path(spec.submodule_search_locations[0]) / "fonts"
+
+
+def _font_and_charmap(folder, stem):
+    fonts = sorted(folder.glob(f"{stem}-[0-9]*.ttf"))
+    charmaps = sorted(folder.glob(f"{stem}-charmap-*.json"))
+    if not fonts or not charmaps:
+        raise InputError(
+            f"corpus 'icons' found no font {stem}-VERSION.ttf with its charmap "
+            "among qtawesome's fonts; run pip install --upgrade "
+            '"align-keras[quickstart]"'
+        )
+    return fonts[-1], json.loads(charmaps[-1].read_text("utf-8"))

@@ -1,0 +1,266 @@
+"""The common base of the image-text corpora."""
+
+import contextlib
+import dataclasses
+import pathlib
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.picture import PictureError, normalise_picture
+
+try:
+    import fcntl
+except ImportError:  # Windows: simultaneous builds aren't kept apart.
+    fcntl = None
+
+# Decoding and resizing release the interpreter lock, so threads scale; two
+# bound the memory that two pictures just below the pixel limit need.
+_THREADS = 2
+_IN_FLIGHT = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class RawPair:
+    """A picture's source and its captions, before the picture is read.
+
+    Args:
+        id: str, unique in the corpus.
+        source: whatever the builder's `_load` understands, a path by default.
+        captions: tuple of at least one str.
+        category: str.
+        split: `"train"`, `"test"`, or `None` where the builder decides by the
+            picture's pixels.
+        where: str, how to name the pair to the user.
+        pairs: int, how many pairs of the user's this picture stands for.
+    """
+
+    id: str
+    source: Any
+    captions: tuple
+    category: str = ""
+    split: str | None = None
+    where: str = ""
+    pairs: int = 1
+
+
+@dataclasses.dataclass
+class _Entry:
+    raw: RawPair
+    image_key: str
+    offset: int
+    length: int
+
+
+class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Turns raw pairs into examples, counting whatever is dropped.
+
+    An example is `{"id", "image", "captions", "category", "image_key"}`:
+    Text, Image (height, width, 3) uint8, at least one Text, Text, and the hex
+    digest of the pixels. `builder.info.metadata` holds the counts and survives
+    a reload from disk.
+
+    A subclass defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`, and
+    where needed `_load`, `_choose_splits`, `_notes` and `FILTERED_REASONS`.
+
+    Args:
+        max_bad_fraction: float in [0, 1], more bad pairs stop the build.
+        progress: callable `(done, total)` or `None`.
+        data_dir: str or path, where prepared corpora lie; TFDS's own default
+            otherwise.
+        **kwargs: for `tfds.core.GeneratorBasedBuilder`.
+    """
+
+    LAYOUT = None
+    DESCRIPTION = ""
+    # Of the reasons of a `PictureError`, those that aren't faults.
+    FILTERED_REASONS = frozenset()
+
+    # TFDS looks here for checksums of downloads, of which there are none, and
+    # needs a distribution that it doesn't install (importlib_resources).
+    code_path = None
+
+    def __init__(self, *, max_bad_fraction=0.1, progress=None, **kwargs):
+        self._max_bad_fraction = max_bad_fraction
+        self._progress = progress
+        super().__init__(**kwargs)
+
+    # To be defined by the corpora.
+
+    def _raw_pairs(self, counter):
+        """Returns the list of `RawPair`, what it drops counted in `counter`."""
+        raise NotImplementedError
+
+    def _load(self, source):
+        """Returns `(image, conversion)` of one raw pair's source."""
+        return normalise_picture(source)
+
+    def _choose_splits(self, image_keys):
+        """Returns the set of image keys whose pictures go to the test split."""
+        raise NotImplementedError
+
+    def _notes(self):
+        """Returns a dict of further facts for the metadata."""
+        return {}
+
+    # What TFDS calls.
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.DESCRIPTION,
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(
+                        shape=(None, None, 3), encoding_format=self.LAYOUT.encoding
+                    ),
+                    "captions": tfds.features.Sequence(tfds.features.Text()),
+                    "category": tfds.features.Text(),
+                    "image_key": tfds.features.Text(),
+                }
+            ),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def download_and_prepare(self, **kwargs):
+        """Prepares the corpus unless it is prepared already.
+
+        Everything is written to a temporary folder and renamed at the end;
+        what a killed earlier build left is removed first. A build of the same
+        corpus by another process is waited for.
+
+        Args:
+            **kwargs: for `tfds.core.DatasetBuilder.download_and_prepare`.
+
+        Raises:
+            InputError: the corpus is empty, or has too many bad pairs.
+        """
+        path = pathlib.Path(self.data_path)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _build_lock(path):
+                if not path.exists():
+                    _remove_leftovers(path)
+                    super().download_and_prepare(**kwargs)
+                    return
+        self.info.read_from_directory(path)
+        counter = DropCounter.from_metadata(self.info.metadata)
+        counter.check(self._max_bad_fraction)
+
+    def _split_generators(self, dl_manager):
+        del dl_manager  # Nothing is downloaded.
+        counter = DropCounter()
+        raw_pairs = self._without_duplicate_ids(self._raw_pairs(counter), counter)
+        # An unnamed file in the folder being written: a kill leaves nothing.
+        spool = tempfile.TemporaryFile(dir=self._data_dir)
+        entries = self._spool(raw_pairs, counter, spool)
+        counter.check(self._max_bad_fraction)
+        splits = self._split(entries)
+        self.info.metadata.update(counter.as_metadata())
+        self.info.metadata["summary"] = counter.lines()
+        self.info.metadata["notes"] = {
+            "pictures": len(entries),
+            "distinct_pictures": len({entry.image_key for entry in entries}),
+            **self._notes(),
+        }
+        return {
+            name: self._generate_examples(members, spool)
+            for name, members in splits.items()
+            if members
+        }
+
+    def _generate_examples(self, entries, spool):
+        for entry in entries:
+            spool.seek(entry.offset)
+            yield (
+                entry.raw.id,
+                {
+                    "id": entry.raw.id,
+                    "image": spool.read(entry.length),
+                    "captions": list(entry.raw.captions),
+                    "category": entry.raw.category,
+                    "image_key": entry.image_key,
+                },
+            )
+
+    # TFDS prints these two on stdout, which belongs to results.
+
+    def _log_download_bytes(self):
+        pass
+
+    def _log_download_done(self):
+        pass
+
+    # Steps.
+
+    def _without_duplicate_ids(self, raw_pairs, counter):
+        seen, kept = set(), []
+        for raw in raw_pairs:
+            if raw.id in seen:
+                counter.drop("duplicate id", raw.where, f"id {raw.id}", count=raw.pairs)
+            else:
+                seen.add(raw.id)
+                kept.append(raw)
+        return kept
+
+    def _spool(self, raw_pairs, counter, spool):
+        entries, offset, total = [], 0, len(raw_pairs)
+        for done, (raw, outcome) in enumerate(self._stored(raw_pairs), start=1):
+            if isinstance(outcome, PictureError):
+                filtered = outcome.reason in self.FILTERED_REASONS
+                count = counter.filter if filtered else counter.drop
+                count(outcome.reason, raw.where, outcome.detail, count=raw.pairs)
+            else:
+                content, image_key, conversion = outcome
+                spool.write(content)
+                entries.append(_Entry(raw, image_key, offset, len(content)))
+                offset += len(content)
+                counter.keep(raw.pairs)
+                counter.convert(conversion)
+            if self._progress:
+                self._progress(done, total)
+        return entries
+
+    def _stored(self, raw_pairs):
+        """Yields `(raw, outcome)` in order, with a bounded number in flight."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(raw_pairs), _IN_FLIGHT):
+                batch = raw_pairs[start : start + _IN_FLIGHT]
+                yield from zip(batch, pool.map(self._store, batch), strict=True)
+
+    def _store(self, raw):
+        try:
+            image, conversion = self._load(raw.source)
+            return *self.LAYOUT.apply(image), conversion
+        except PictureError as error:
+            return error
+
+    def _split(self, entries):
+        test_keys = None
+        splits = {"train": [], "test": []}
+        for entry in entries:
+            name = entry.raw.split
+            if name is None:
+                if test_keys is None:
+                    test_keys = self._choose_splits({e.image_key for e in entries})
+                name = "test" if entry.image_key in test_keys else "train"
+            splits[name].append(entry)
+        return splits
+
+
+@contextlib.contextmanager
+def _build_lock(path):
+    with open(path.with_name(f".{path.name}.lock"), "wb") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # The lock ends with the file, also when the process is killed.
+
+
+def _remove_leftovers(path):
+    for leftover in path.parent.glob(f"incomplete.*_{path.name}"):
+        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,30 @@
+"""Which pictures go to the test split."""
+
+_KEY_RANGE = 16**8
+
+
+def hashed_test_keys(image_keys, fraction, at_most=None):
+    """Chooses test pictures by their pixels' hash.
+
+    The choice depends on no order and no seed, a picture keeps its split when
+    others come or go, and identical pictures never stand on both sides.
+
+    Args:
+        image_keys: set of str, hexadecimal digests.
+        fraction: float in (0, 1), the share that is aimed at.
+        at_most: int, the largest number of test pictures, or `None`.
+
+    Returns:
+        set of str: at least one key, and not all, where there are two or more.
+
+    Example:
+
+    >>> hashed_test_keys({"00000000", "80000000", "f0000000"}, fraction=0.1)
+    {'00000000'}
+    """
+    keys = sorted(image_keys)
+    count = sum(int(key[:8], 16) < fraction * _KEY_RANGE for key in keys)
+    count = min(max(count, 1), len(keys) - 1)
+    if at_most is not None:
+        count = min(count, at_most)
+    return set(keys[: max(count, 0)])

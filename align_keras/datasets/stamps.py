@@ -1,0 +1,108 @@
+"""Tux Paint's stamps: photographs and drawings with captions in many languages."""
+
+import os
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from align_keras.corpus.captions import clean_caption
+from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.utils.errors import InputError
+
+STAMPS_DIR = "/usr/share/tuxpaint/stamps"
+STAMPS_DIR_VARIABLE = "ALIGN_KERAS_STAMPS_DIR"
+LANGUAGES = ("en", "de", "fr", "cs")
+
+# Letters, digits and coins with captions such as "A" and "1 cent".
+_LEFT_OUT = "symbols"
+
+
+class Stamps(PairBuilder):
+    """Pictures with captions in English, German, French or Czech, for tests.
+
+    The data come from the Debian package `tuxpaint-stamps-default`: the
+    pictures outside `symbols/` that have a PNG, on white, padded to a square,
+    at most 256 pixels wide. There is only a `test` split. The configuration
+    names the language: `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`,
+    `stamps/cs`; a picture without a caption in it is left out and counted.
+
+    Args:
+        root: str or path of the folder of stamps; by default the environment
+            variable `ALIGN_KERAS_STAMPS_DIR`, else where Debian installs them.
+        **kwargs: see `PairBuilder`.
+
+    Example:
+
+    >>> import align_keras.datasets
+    >>> import tensorflow_datasets as tfds
+    >>> dataset = tfds.load("stamps/de", split="test")  # doctest: +SKIP
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=language, description=f"Captions: {language}.")
+        for language in LANGUAGES
+    ]
+    DEFAULT_BUILDER_CONFIG_NAME = "en"
+    LAYOUT = PictureLayout(size=256, encoding="png")
+    DESCRIPTION = "Tux Paint's stamps with captions, without symbols."
+
+    def __init__(self, *, root=None, **kwargs):
+        self._root = root
+        super().__init__(**kwargs)
+
+    def _raw_pairs(self, counter):
+        root = pathlib.Path(
+            self._root or os.environ.get(STAMPS_DIR_VARIABLE) or STAMPS_DIR
+        )
+        pictures = sorted(
+            path
+            for path in root.glob("**/*.png")
+            if path.relative_to(root).parts[0] != _LEFT_OUT
+        )
+        if not pictures:
+            raise InputError(
+                f"corpus 'stamps' needs the pictures of tuxpaint-stamps-default, but "
+                f"{root} holds none; run apt-get install tuxpaint-stamps-default, or "
+                f"set {STAMPS_DIR_VARIABLE}"
+            )
+        raw_pairs = []
+        for path in pictures:
+            where = path.relative_to(root).as_posix()
+            caption_file = path.with_suffix(".txt")
+            if not caption_file.exists():  # Mirrored variants have none.
+                counter.filter("no caption file", where)
+                continue
+            caption = stamp_caption(caption_file, self.builder_config.name)
+            if not caption:
+                counter.filter(f"no caption in {self.builder_config.name}", where)
+                continue
+            category = where.split("/")[0]
+            identifier = where.removesuffix(".png")
+            raw_pairs.append(
+                RawPair(identifier, path, (caption,), category, "test", where)
+            )
+        return raw_pairs
+
+
+def stamp_caption(path, language):
+    """Reads a stamp's caption in one language.
+
+    Args:
+        path: `pathlib.Path` of the caption file: English in the first line,
+            then lines such as `de.utf8=Eine Kartoffel.`
+        language: str, `"en"`, or the two letters that begin such a line.
+
+    Returns:
+        str, empty where there is no caption in that language.
+    """
+    lines = path.read_text("utf-8", errors="replace").splitlines()
+    if language == "en":
+        return clean_caption(lines[0]) if lines else ""
+    prefix = f"{language}.utf8="
+    for line in lines[1:]:
+        if line.startswith(prefix):
+            return clean_caption(line.removeprefix(prefix))
+    return ""

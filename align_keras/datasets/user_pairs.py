@@ -1,0 +1,111 @@
+"""The user's own pairs as a TFDS builder."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+import tensorflow_datasets as tfds
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.pair_files import read_pairs
+from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.datasets.splits import hashed_test_keys
+
+TEST_FRACTION = 0.1
+MAX_TEST_PICTURES = 1000
+
+
+@dataclasses.dataclass(eq=False)
+class UserPairsConfig(tfds.core.BuilderConfig):
+    """Where the pairs lie and how to read them; see `user_pairs_config`."""
+
+    path: str = ""
+    image_column: str | None = None
+    caption_column: str | None = None
+    encoding: str = "utf-8"
+
+
+def user_pairs_config(
+    path, *, image_column=None, caption_column=None, encoding="utf-8"
+):
+    """Names a configuration by its content, so that any change builds anew.
+
+    Args:
+        path: str or path, see `align_keras.corpus.pair_files.read_pairs`.
+        image_column: str or `None`.
+        caption_column: str or `None`.
+        encoding: str.
+
+    Returns:
+        `UserPairsConfig` whose name is a digest of the absolute path, the
+        options, and every file's captions, size and time of change.
+
+    Raises:
+        InputError: as `read_pairs`.
+    """
+    path = pathlib.Path(path).absolute()
+    options = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+        "encoding": encoding,
+    }
+    digest = hashlib.sha256(repr((os.fsencode(path), options)).encode())
+    counter = DropCounter()
+    for record in read_pairs(path, **options, counter=counter):
+        digest.update(repr((record, _stamp(record.image_path))).encode())
+    digest.update(repr(counter.as_metadata()).encode())
+    return UserPairsConfig(name=digest.hexdigest()[:16], path=str(path), **options)
+
+
+def _stamp(path):
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+class UserPairs(PairBuilder, skip_registration=True):
+    """Pairs from a table or a folder of the user's.
+
+    Pictures keep their aspect; their longer side is at most 384 pixels. A
+    tenth of them, chosen by their pixels, at least one and at most 1,000, make
+    the `test` split.
+
+    Args:
+        config: `UserPairsConfig` of `user_pairs_config`.
+        **kwargs: see `PairBuilder`.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    LAYOUT = PictureLayout(size=384, square=False, encoding="jpeg")
+    DESCRIPTION = "Image-text pairs of the user's own."
+
+    def _raw_pairs(self, counter):
+        config = self.builder_config
+        records = read_pairs(
+            config.path,
+            image_column=config.image_column,
+            caption_column=config.caption_column,
+            encoding=config.encoding,
+            counter=counter,
+        )
+        return [
+            RawPair(
+                id=record.id,
+                source=record.image_path,
+                captions=tuple(record.captions),
+                where=record.where,
+                pairs=len(record.captions),
+            )
+            for record in records
+        ]
+
+    def _choose_splits(self, image_keys):
+        return hashed_test_keys(image_keys, TEST_FRACTION, at_most=MAX_TEST_PICTURES)
+
+    def _notes(self):
+        return {"path": self.builder_config.path}

@@ -1,0 +1,200 @@
+"""Line charts as inline SVG, coloured by the style sheet around them."""
+
+import dataclasses
+import math
+
+from markupsafe import Markup, escape
+
+_WIDTH, _HEIGHT = 380, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 56, 14, 46
+# More points than this only make the file larger.
+_MOST_POINTS = 400
+# Up to here each point gets a dot with its numbers.
+_MOST_DOTS = 40
+_LABEL_HEIGHT = 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """One line.
+
+    Attributes:
+        label: str, short, written at the line's end.
+        points: sequence of (x, y), finite, ascending in x.
+        style: int in [1, 6], the number of the colour in the style sheet.
+        dashed: bool.
+    """
+
+    label: str
+    points: tuple
+    style: int = 1
+    dashed: bool = False
+
+
+def nice_ticks(low, high, count=6):
+    """Round numbers that cover [low, high], in steps of 1, 2 or 5 · 10ⁿ.
+
+    Args:
+        low: float, finite.
+        high: float, finite, >= `low`.
+        count: int >= 2, about how many.
+
+    Returns:
+        List of at least two floats; the first is <= `low`, the last >= `high`.
+
+    Example:
+    >>> nice_ticks(0, 0.43)
+    [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    """
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    raw = (high - low) / (count - 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * power for unit in (1, 2, 5, 10) if unit * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    # Twelve digits, so that 3 · 0.1 is 0.3 again.
+    return [float(f"{tick * step:.12g}") for tick in range(first, last + 1)]
+
+
+def thinned(points, most=_MOST_POINTS):
+    """Means of runs of equal length, so that at most `most` points stay.
+
+    Example:
+    >>> thinned([(0, 1.0), (1, 3.0), (2, 5.0)], most=2)
+    [(0.5, 2.0), (2.0, 5.0)]
+    """
+    run = math.ceil(len(points) / most)
+    if run <= 1:
+        return list(points)
+    runs = [points[start : start + run] for start in range(0, len(points), run)]
+    return [
+        (sum(x for x, _ in own) / len(own), sum(y for _, y in own) / len(own))
+        for own in runs
+    ]
+
+
+def line_chart(
+    series,
+    *,
+    title,
+    x_label,
+    y_label,
+    y_format="{:.4g}",
+    tick_format="{:g}",
+    from_zero=False,
+):
+    """Draws lines over labelled axes.
+
+    Args:
+        series: sequence of `Series`, at least one with a point.
+        title: str, the chart's accessible name.
+        x_label: str, of the horizontal axis.
+        y_label: str, of the vertical axis.
+        y_format: format string of the values that are told.
+        tick_format: format string of the vertical axis's ticks.
+        from_zero: bool, whether the vertical axis begins at 0.
+
+    Returns:
+        `markupsafe.Markup`, an SVG element without colours of its own; it
+        expects the classes of `report.css`.
+    """
+    series = [own for own in series if len(own.points)]
+    shown = [thinned(own.points) for own in series]
+    xs = [x for points in shown for x, _ in points]
+    ys = [y for points in shown for _, y in points]
+    scale = _Scale(xs, [0.0, *ys] if from_zero else ys)
+    parts = [_axes(scale, x_label, y_label, tick_format)]
+    ends = []
+    for own, points in zip(series, shown, strict=True):
+        parts.append(_line(scale, own, points, y_format))
+        ends.append((own, scale.y(points[-1][1])))
+    right = _WIDTH - _RIGHT
+    for (own, _), height in zip(ends, _spread([end for _, end in ends]), strict=True):
+        # A line that is alone needs no name; its last value says more.
+        alone = len(series) == 1
+        label = y_format.format(own.points[-1][1]) if alone else own.label
+        parts.append(
+            f'<text class="label s{own.style}" x="{right + 8}" '
+            f'y="{height + 4:.1f}">{escape(label)}</text>'
+        )
+    last = "; ".join(
+        f"{own.label} ends at {y_format.format(own.points[-1][1])}" for own in series
+    )
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(f"{title}: {last}")}">{"".join(parts)}</svg>'
+    )
+
+
+class _Scale:
+    """From data to the pixels of the view box."""
+
+    def __init__(self, xs, ys):
+        self.x_low, self.x_high = min(xs), max(xs)
+        if self.x_low == self.x_high:
+            self.x_low -= 1
+        # Ticks inside the data's range: the line reaches both ends.
+        ticks = nice_ticks(self.x_low, self.x_high, count=5)
+        self.x_ticks = [own for own in ticks if self.x_low <= own <= self.x_high]
+        self.y_ticks = nice_ticks(min(ys), max(ys))
+
+    def x(self, value):
+        part = (value - self.x_low) / (self.x_high - self.x_low)
+        return _LEFT + part * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value):
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        part = (value - low) / (high - low)
+        return _HEIGHT - _BOTTOM - part * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _axes(scale, x_label, y_label, tick_format):
+    left, right, bottom = _LEFT, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    parts = []
+    for tick in scale.y_ticks:
+        y = scale.y(tick)
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick end" x="{left - 7}" y="{y + 4:.1f}">'
+            f"{escape(tick_format.format(tick))}</text>"
+        )
+    for tick in scale.x_ticks:
+        x = scale.x(tick)
+        parts.append(
+            f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{bottom}" '
+            f'y2="{bottom + 4}"/><text class="tick middle" x="{x:.1f}" '
+            f'y="{bottom + 18}">{tick:,g}</text>'
+        )
+    parts.append(
+        f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>'
+        f'<text class="tick middle" x="{(left + right) / 2}" y="{_HEIGHT - 6}">'
+        f"{escape(x_label)}</text>"
+        f'<text class="tick middle" transform="translate(12 {(_TOP + bottom) / 2}) '
+        f'rotate(-90)">{escape(y_label)}</text>'
+    )
+    return "".join(parts)
+
+
+def _line(scale, series, points, y_format):
+    places = " ".join(f"{scale.x(x):.1f},{scale.y(y):.1f}" for x, y in points)
+    dashed = " dashed" if series.dashed else ""
+    parts = [f'<polyline class="line s{series.style}{dashed}" points="{places}"/>']
+    if len(points) <= _MOST_DOTS and not series.dashed:
+        for x, y in points:
+            note = escape(f"{series.label}, {x:,g}: {y_format.format(y)}")
+            parts.append(
+                f'<circle class="dot s{series.style}" cx="{scale.x(x):.1f}" '
+                f'cy="{scale.y(y):.1f}" r="3.5"><title>{note}</title></circle>'
+            )
+    return "".join(parts)
+
+
+def _spread(heights):
+    """Moves labels apart that would cover each other, none below the plot."""
+    order = sorted(range(len(heights)), key=lambda own: -heights[own])
+    placed = list(heights)
+    below = _HEIGHT - _BOTTOM + _LABEL_HEIGHT
+    for own in order:
+        placed[own] = min(heights[own], below - _LABEL_HEIGHT)
+        below = placed[own]
+    return placed

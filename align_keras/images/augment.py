@@ -1,0 +1,83 @@
+"""Training-time variation of a batch of pictures, as graph operations."""
+
+import tensorflow as tf
+
+
+def _uniform(count, seed, salt, low=0.0, high=1.0, columns=None):
+    """Stateless uniform numbers; `salt` separates the uses of one seed."""
+    shape = (count,) if columns is None else (count, columns)
+    seed = tf.stack([seed[0], seed[1] * 64 + salt])
+    return tf.random.stateless_uniform(shape, seed, low, high)
+
+
+def _random_boxes(images, image_size, seed, crop, flip, zoom):
+    """Boxes (n, 4) for `crop_and_resize`; a flip swaps the x borders."""
+    count, side = tf.shape(images)[0], tf.shape(images)[1]
+    slack = tf.cast(side - image_size, tf.float32)
+    if crop:
+        offsets = tf.floor(_uniform(count, seed, 0, columns=2) * (slack + 1.0))
+    else:
+        offsets = tf.fill((count, 2), tf.floor(slack / 2.0))
+    lengths = tf.fill((count, 2), tf.cast(image_size - 1, tf.float32))
+    if zoom:
+        # Each side is scaled by itself: size and aspect vary by up to `zoom`.
+        scale = tf.exp(_uniform(count, seed, 1, -zoom, zoom, columns=2))
+        centres = offsets + lengths / 2.0
+        lengths = lengths * scale
+        offsets = centres - lengths / 2.0
+    y1, x1 = tf.unstack(offsets, axis=1)
+    y2, x2 = tf.unstack(offsets + lengths, axis=1)
+    if flip:
+        flipped = _uniform(count, seed, 2) < 0.5
+        x1, x2 = tf.where(flipped, x2, x1), tf.where(flipped, x1, x2)
+    return tf.stack([y1, x1, y2, x2], axis=1) / tf.cast(side - 1, tf.float32)
+
+
+def _recolor(images, seed):
+    """Maps dark-on-light drawings to random ink and paper colours."""
+    count = tf.shape(images)[0]
+    colours = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
+    ink, paper = colours[:, tf.newaxis, tf.newaxis, :3], colours[:, tf.newaxis, tf.newaxis, 3:]
+    # A contrast of at least 96 grey levels in the mean keeps the drawing legible.
+    difference = tf.reduce_mean(paper - ink, axis=-1, keepdims=True)
+    push = tf.maximum(96.0 - tf.abs(difference), 0.0) / 2.0
+    push = tf.where(difference < 0.0, -push, push)
+    ink = tf.clip_by_value(ink - push, 0.0, 255.0)
+    paper = tf.clip_by_value(paper + push, 0.0, 255.0)
+    lightness = images / 255.0
+    return ink + (paper - ink) * lightness
+
+
+def augment_images(
+    images, image_size, seed, *, crop=True, flip=False, zoom=0.0, recolor=False
+):
+    """Varies pictures that were resized to a square, for training.
+
+    Args:
+        images: uint8 tensor (n, side, side, 3), side ≥ `image_size`.
+        image_size: int, the side of the encoder's input in pixels.
+        seed: integer tensor (2,); the same seed gives the same result.
+        crop: bool, crop at a random place; otherwise in the centre.
+        flip: bool, mirror half of the pictures left to right.
+        zoom: float ≥ 0; each side of the crop is scaled by a random factor
+            between exp(-zoom) and exp(zoom). What lies outside is white.
+        recolor: bool, for drawings dark on white: random ink and paper
+            colours, either polarity.
+
+    Returns:
+        float32 tensor (n, image_size, image_size, 3) in [0, 255].
+
+    References:
+        Jia et al. 2021, section 5.1 (random crop and horizontal flip).
+    """
+    boxes = _random_boxes(images, image_size, seed, crop, flip, zoom)
+    images = tf.image.crop_and_resize(
+        tf.cast(images, tf.float32),
+        boxes,
+        tf.range(tf.shape(images)[0]),
+        (image_size, image_size),
+        extrapolation_value=255.0,
+    )
+    if recolor:
+        images = _recolor(images, seed)
+    return images

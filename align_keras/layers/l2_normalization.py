@@ -1,0 +1,44 @@
+"""Scales embeddings to unit length."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class L2Normalization(keras.layers.Layer):
+    """Divides each row by its Euclidean length.
+
+    Args:
+        epsilon: float > 0, the smallest length that is divided by, so that a
+            zero row stays zero and keeps a finite gradient.
+
+    Call arguments:
+        inputs: float tensor (n, d).
+
+    Returns:
+        float32 tensor (n, d): unit length is kept in full precision under a
+        mixed-precision policy.
+
+    References:
+        Jia et al. 2021, section 4.2 (cosine similarity).
+
+    Example:
+
+    >>> float(keras.ops.norm(L2Normalization()(np.array([[3.0, 4.0]]))))
+    1.0
+    """
+
+    def __init__(self, epsilon=1e-12, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def call(self, inputs):
+        square = ops.sum(ops.square(inputs), axis=-1, keepdims=True)
+        return inputs * ops.rsqrt(ops.maximum(square, self.epsilon**2))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon}

@@ -1,0 +1,197 @@
+"""The mobile inverted bottleneck that EfficientNet is made of."""
+
+import keras
+from keras import ops
+
+from align_keras.layers.batch_normalization import FusedBatchNormalization
+
+# As EfficientNet's reference code: variance scaling by fan-out.
+CONV_INITIALIZER = {
+    "class_name": "VarianceScaling",
+    "config": {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"},
+}
+
+
+def strided_padding(kernel_size):
+    """Padding of a stride-2 convolution: one pixel more after than before.
+
+    It equals TensorFlow's SAME on even sizes; on odd ones it is what the
+    published ALIGN checkpoint was trained with.
+    """
+    return ((kernel_size // 2 - 1, kernel_size // 2),) * 2
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class MBConvBlock(keras.layers.Layer):
+    """Expansion, depthwise convolution, squeeze-and-excitation, projection.
+
+    Args:
+        filters_in: int, channels of the input.
+        filters_out: int, channels of the output.
+        kernel_size: int, 3 or 5, of the depthwise convolution.
+        strides: int, 1 or 2.
+        expand_ratio: int ≥ 1; at 1 there is no expansion.
+        squeeze_ratio: float, width of the squeeze relative to `filters_in`.
+        drop_connect_rate: float in [0, 1), the rate at which a whole sample's
+            residual branch is dropped in training.
+        batch_norm_momentum: float.
+        batch_norm_epsilon: float.
+        synchronized: bool, batch statistics over all replicas.
+
+    Call arguments:
+        inputs: float tensor (n, height, width, filters_in).
+        training: bool.
+
+    Returns:
+        float tensor (n, ⌈height/strides⌉ or ⌊·⌋ by the padding, …, filters_out).
+
+    References:
+        Tan and Le 2019, "EfficientNet", table 1; Sandler et al. 2018.
+    """
+
+    def __init__(
+        self,
+        filters_in,
+        filters_out,
+        kernel_size=3,
+        strides=1,
+        expand_ratio=6,
+        squeeze_ratio=0.25,
+        drop_connect_rate=0.0,
+        batch_norm_momentum=0.99,
+        batch_norm_epsilon=1e-3,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters_in = filters_in
+        self.filters_out = filters_out
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.expand_ratio = expand_ratio
+        self.squeeze_ratio = squeeze_ratio
+        self.drop_connect_rate = drop_connect_rate
+        self.batch_norm_momentum = batch_norm_momentum
+        self.batch_norm_epsilon = batch_norm_epsilon
+        self.synchronized = synchronized
+        self.has_residual = strides == 1 and filters_in == filters_out
+        self._make_layers(filters_in * expand_ratio)
+
+    def _make_layers(self, width):
+        self.expand = self.expand_norm = None
+        if self.expand_ratio != 1:
+            self.expand = self._conv(width, "expand")
+            self.expand_norm = self._norm("expand_norm")
+        self.pad = None
+        if self.strides == 2:
+            self.pad = keras.layers.ZeroPadding2D(
+                strided_padding(self.kernel_size), dtype=self.dtype_policy
+            )
+        self.depthwise = keras.layers.DepthwiseConv2D(
+            self.kernel_size,
+            strides=self.strides,
+            padding="same" if self.strides == 1 else "valid",
+            use_bias=False,
+            depthwise_initializer=CONV_INITIALIZER,
+            dtype=self.dtype_policy,
+            name="depthwise",
+        )
+        self.depthwise_norm = self._norm("depthwise_norm")
+        self.squeeze = self.excite = None
+        if self.squeeze_ratio:
+            squeezed = max(1, int(self.filters_in * self.squeeze_ratio))
+            self.squeeze = self._dense(squeezed, "silu", "squeeze")
+            self.excite = self._dense(width, "sigmoid", "excite")
+        self.project = self._conv(self.filters_out, "project")
+        self.project_norm = self._norm("project_norm")
+        self.drop_connect = None
+        if self.has_residual and self.drop_connect_rate:
+            self.drop_connect = keras.layers.Dropout(
+                self.drop_connect_rate,
+                noise_shape=(None, 1, 1, 1),
+                dtype=self.dtype_policy,
+                name="drop_connect",
+            )
+
+    def _conv(self, filters, name):
+        return keras.layers.Conv2D(
+            filters,
+            1,
+            use_bias=False,
+            kernel_initializer=CONV_INITIALIZER,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _dense(self, units, activation, name):
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=CONV_INITIALIZER,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _norm(self, name):
+        return FusedBatchNormalization(
+            momentum=self.batch_norm_momentum,
+            epsilon=self.batch_norm_epsilon,
+            synchronized=self.synchronized,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def build(self, input_shape):
+        shape = tuple(input_shape)
+        if self.expand is not None:
+            self.expand.build(shape)
+            shape = self.expand.compute_output_shape(shape)
+            self.expand_norm.build(shape)
+        if self.pad is not None:
+            shape = self.pad.compute_output_shape(shape)
+        self.depthwise.build(shape)
+        shape = self.depthwise.compute_output_shape(shape)
+        self.depthwise_norm.build(shape)
+        if self.squeeze is not None:
+            self.squeeze.build((shape[0], shape[-1]))
+            self.excite.build((shape[0], self.squeeze.units))
+        self.project.build(shape)
+        self.project_norm.build(self.project.compute_output_shape(shape))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        x = inputs
+        if self.expand is not None:
+            x = ops.silu(self.expand_norm(self.expand(x), training=training))
+        if self.pad is not None:
+            x = self.pad(x)
+        x = ops.silu(self.depthwise_norm(self.depthwise(x), training=training))
+        if self.squeeze is not None:
+            gate = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))
+            x = x * gate[:, None, None, :]
+        x = self.project_norm(self.project(x), training=training)
+        if self.drop_connect is not None:
+            x = self.drop_connect(x, training=training)
+        return x + inputs if self.has_residual else x
+
+    def compute_output_shape(self, input_shape):
+        shape = tuple(input_shape)
+        if self.pad is not None:
+            shape = self.pad.compute_output_shape(shape)
+        shape = self.depthwise.compute_output_shape(shape)
+        return (*shape[:-1], self.filters_out)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters_in": self.filters_in,
+            "filters_out": self.filters_out,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "expand_ratio": self.expand_ratio,
+            "squeeze_ratio": self.squeeze_ratio,
+            "drop_connect_rate": self.drop_connect_rate,
+            "batch_norm_momentum": self.batch_norm_momentum,
+            "batch_norm_epsilon": self.batch_norm_epsilon,
+            "synchronized": self.synchronized,
+        }

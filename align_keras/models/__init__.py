@@ -1,0 +1,6 @@
+"""Image encoder, text encoder, ALIGN, presets."""
+
+from align_keras.models.align import ALIGN
+from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.presets import preset_names
+from align_keras.models.text_encoder import TextEncoder

@@ -1,0 +1,129 @@
+"""From pictures and captions as a user has them to embeddings."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.images import preprocess_image
+from align_keras.images import preprocess_image_bytes
+from align_keras.utils.errors import InputError
+
+
+def prepare(model, dataset):
+    """Maps a raw dataset of `image` and `caption` to the model's inputs.
+
+    Anything else is returned as it is.
+
+    Args:
+        model: `ALIGN` with a vocabulary.
+        dataset: batched `tf.data.Dataset` of dicts, or any input of `fit`.
+
+    Returns:
+        The dataset to give to Keras.
+
+    Raises:
+        InputError: if the raw dataset isn't batched.
+    """
+    spec = getattr(dataset, "element_spec", None)
+    if not isinstance(spec, dict) or not {"image", "caption"} <= set(spec):
+        return dataset
+    if spec["caption"].shape.rank != 1:
+        raise InputError(
+            "a raw dataset must be batched: caption of rank 1, received rank "
+            f"{spec['caption'].shape.rank}; call dataset.batch(n) first."
+        )
+    tokenizer, image_size = model.tokenizer, model.image_size
+
+    def inputs(pair):
+        return {
+            "images": _pixels(pair["image"], image_size),
+            **tokenizer(pair["caption"]),
+        }
+
+    return dataset.map(inputs, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+
+
+def _pixels(images, image_size):
+    """File bytes (n,) or uint8 (n, h, w, 3) → float32 (n, S, S, 3)."""
+    if images.dtype != tf.string:
+        return preprocess_image(images, image_size)
+    return tf.map_fn(
+        lambda image_bytes: preprocess_image_bytes(image_bytes, image_size),
+        images,
+        fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.float32),
+    )
+
+
+def encode_images(model, images, batch_size):
+    """As `ALIGN.encode_images`."""
+    if isinstance(images, str | bytes | os.PathLike):
+        raise InputError(
+            "images must be a list of paths, bytes or arrays, received one "
+            f"{type(images).__name__}; write [image]."
+        )
+    batches = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        pixels = [
+            _read(image, start + row, model.image_size)
+            for row, image in enumerate(batch)
+        ]
+        batches.append(np.asarray(_embed_pixels(model, tf.stack(pixels))))
+    return _concatenate(batches, model.image_encoder.output_shape[-1])
+
+
+def _read(image, row, image_size):
+    """Path, bytes or array → float32 (S, S, 3); names the picture on error."""
+    name = f"images[{row}]"
+    try:
+        if isinstance(image, str | os.PathLike):
+            name = os.fspath(image)
+            image = tf.io.read_file(name)
+        if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
+            return preprocess_image_bytes(tf.convert_to_tensor(image), image_size)
+    except tf.errors.NotFoundError:
+        raise InputError(f"no such picture: {name}; check the path.") from None
+    except tf.errors.OpError:
+        raise InputError(
+            f"not a readable JPEG, PNG, GIF or BMP picture: {name}; open it and "
+            "save it again, or leave it out."
+        ) from None
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
+        raise InputError(
+            f"{name} must be a uint8 array (height, width, 3), received "
+            f"{pixels.dtype} {pixels.shape}; convert it to RGB in [0, 255]."
+        )
+    return preprocess_image(tf.convert_to_tensor(pixels), image_size)
+
+
+def encode_texts(model, texts, batch_size):
+    """As `ALIGN.encode_texts`."""
+    if isinstance(texts, str):
+        raise InputError(
+            f"texts must be a list of str, received one str {texts[:40]!r}; "
+            "write [text]."
+        )
+    tokenizer = model.tokenizer
+    batches = [
+        np.asarray(
+            _embed_tokens(model, tokenizer(list(texts[start : start + batch_size])))
+        )
+        for start in range(0, len(texts), batch_size)
+    ]
+    return _concatenate(batches, model.text_encoder.output_shape[-1])
+
+
+def _embed_pixels(model, pixels):
+    return model.normalise_image(model.image_encoder(pixels, training=False))
+
+
+def _embed_tokens(model, tokens):
+    return model.normalise_text(model.text_encoder(tokens, training=False))
+
+
+def _concatenate(batches, width):
+    if not batches:
+        return np.zeros((0, width), "float32")
+    return np.concatenate(batches).astype("float32")

@@ -1,0 +1,98 @@
+"""Models by name, and folders of config, weights and vocabulary."""
+
+import json
+import pathlib
+
+import keras
+
+from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.presets import image_encoder_arguments
+from align_keras.models.presets import preset_config
+from align_keras.models.presets import preset_names
+from align_keras.models.presets import text_encoder_arguments
+from align_keras.models.text_encoder import TextEncoder
+from align_keras.text import save_vocabulary
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.weights.h5"
+VOCABULARY_FILE = "vocabulary.txt"
+PAPER_VOCABULARY_SIZE = 100_000
+
+
+def from_preset(preset, load_weights=True, **kwargs):
+    """As `ALIGN.from_preset`."""
+    if str(preset) in preset_names():
+        return from_name(str(preset), **kwargs)
+    directory = pathlib.Path(preset)
+    if not directory.is_dir():
+        raise InputError(
+            f"no preset and no folder of this name: {preset}; known presets are "
+            f"{', '.join(preset_names())}."
+        )
+    return from_folder(directory, load_weights)
+
+
+def from_name(
+    name,
+    *,
+    vocabulary=None,
+    vocabulary_size=None,
+    image_size=None,
+    sequence_length=None,
+    projection_dim=None,
+    **kwargs,
+):
+    """Builds a named preset with random weights; arguments override its sizes."""
+    from align_keras.models.align import ALIGN
+
+    sizes = preset_config(name)
+    projection_dim = projection_dim or sizes["projection_dim"]
+    if vocabulary_size is None:
+        vocabulary_size = len(vocabulary) if vocabulary else PAPER_VOCABULARY_SIZE
+    image_encoder = ImageEncoder(
+        image_size=image_size or sizes["image_size"],
+        **image_encoder_arguments(sizes["image_encoder"], projection_dim),
+    )
+    text_encoder = TextEncoder(
+        vocabulary_size=vocabulary_size,
+        sequence_length=sequence_length or sizes["sequence_length"],
+        projection_dim=projection_dim,
+        **text_encoder_arguments(sizes["text_encoder"]),
+    )
+    return ALIGN(image_encoder, text_encoder, vocabulary=vocabulary, **kwargs)
+
+
+def save_to_preset(model, directory):
+    """As `ALIGN.save_to_preset`; each file is written atomically."""
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_write(directory / CONFIG_FILE) as file:
+        json.dump(keras.saving.serialize_keras_object(model), file, indent=1)
+    if model.vocabulary is not None:
+        save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
+    temporary = directory / f".{WEIGHTS_FILE.replace('.weights', '.tmp.weights')}"
+    model.save_weights(temporary, overwrite=True)
+    temporary.replace(directory / WEIGHTS_FILE)
+
+
+def from_folder(directory, load_weights):
+    """Rebuilds the model that `save_to_preset` wrote."""
+    config_file = directory / CONFIG_FILE
+    weights_file = directory / WEIGHTS_FILE
+    if not config_file.exists():
+        raise InputError(
+            f"{directory} holds no {CONFIG_FILE}, so it isn't a preset or a finished "
+            "run; finish the run by the command that started it."
+        )
+    with open(config_file, encoding="utf-8") as file:
+        model = keras.saving.deserialize_keras_object(json.load(file))
+    if load_weights:
+        if not weights_file.exists():
+            raise InputError(
+                f"{directory} holds no {WEIGHTS_FILE}; finish the run, or pass "
+                "load_weights=False."
+            )
+        model.load_weights(weights_file)
+    return model

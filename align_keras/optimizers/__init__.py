@@ -1,0 +1,5 @@
+"""LAMB and the learning-rate schedules."""
+
+from align_keras.optimizers.lamb import Lamb
+from align_keras.optimizers.warmup import LinearWarmup
+from align_keras.optimizers.warmup import paper_schedule

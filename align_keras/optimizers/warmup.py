@@ -1,0 +1,92 @@
+"""Linear warm-up before any learning-rate schedule."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to the schedule's first value, then follows the schedule.
+
+    The schedule starts at its own step 0 when the warm-up ends, so that the
+    peak is exactly its initial learning rate.
+
+    Args:
+        after_warmup: `LearningRateSchedule` or float, what comes after.
+        warmup_steps: int ≥ 0.
+        warmup_learning_rate: float, the value at step 0.
+
+    References:
+        Jia et al. 2021, section 5.1: 0 → 1e-3 in 10k steps, then linearly to
+        zero.
+
+    Example:
+
+    >>> schedule = LinearWarmup(
+    ...     keras.optimizers.schedules.PolynomialDecay(1e-3, 100, 0.0), 10)
+    >>> [round(float(schedule(step)), 6) for step in (0, 5, 10, 60, 110)]
+    [0.0, 0.0005, 0.001, 0.0005, 0.0]
+    """
+
+    def __init__(self, after_warmup, warmup_steps, warmup_learning_rate=0.0):
+        super().__init__()
+        self.after_warmup = after_warmup
+        self.warmup_steps = warmup_steps
+        self.warmup_learning_rate = warmup_learning_rate
+
+    def _after(self, step):
+        if callable(self.after_warmup):
+            return ops.cast(self.after_warmup(step), "float32")
+        return ops.convert_to_tensor(self.after_warmup, "float32")
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        if not self.warmup_steps:
+            return self._after(step)
+        fraction = ops.minimum(step / self.warmup_steps, 1.0)
+        start = self.warmup_learning_rate
+        rising = start + (self._after(ops.zeros_like(step)) - start) * fraction
+        after = self._after(ops.maximum(step - self.warmup_steps, 0.0))
+        return ops.where(step < self.warmup_steps, rising, after)
+
+    def get_config(self):
+        after = self.after_warmup
+        return {
+            "after_warmup": keras.optimizers.schedules.serialize(after)
+            if callable(after)
+            else after,
+            "warmup_steps": self.warmup_steps,
+            "warmup_learning_rate": self.warmup_learning_rate,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        after = config["after_warmup"]
+        if isinstance(after, dict):
+            after = keras.optimizers.schedules.deserialize(after)
+        return cls(**{**config, "after_warmup": after})
+
+
+def paper_schedule(learning_rate=1e-3, warmup_steps=10_000, train_steps=1_200_000):
+    """Returns the paper's schedule: linear warm-up, then linearly to zero.
+
+    Args:
+        learning_rate: float, the peak.
+        warmup_steps: int.
+        train_steps: int, the step at which zero is reached.
+
+    Returns:
+        `LinearWarmup`.
+
+    References:
+        Jia et al. 2021, section 5.1.
+
+    Example:
+
+    >>> round(float(paper_schedule()(10_000)), 6)
+    0.001
+    """
+    decay = keras.optimizers.schedules.PolynomialDecay(
+        learning_rate, train_steps - warmup_steps, end_learning_rate=0.0
+    )
+    return LinearWarmup(decay, warmup_steps)

@@ -1,0 +1,219 @@
+"""The two encoders of a SavedModel, without the code that made it."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+
+# Signature, its input and its output, as the export writes them.
+_IMAGES = ("encode_image", "image_bytes", "image_embedding")
+_TEXTS = ("encode_text", "captions", "text_embedding")
+
+
+class ExportedModel:
+    """Embeds pictures and captions with an exported SavedModel.
+
+    Needs TensorFlow and tensorflow-text, and nothing of the code that built
+    the model; both are imported when the first export is opened.
+
+    Args:
+        directory: str or `pathlib.Path`, the folder that holds
+            `saved_model.pb`, such as `saved_models/RUN/export`. Its signatures
+            are `encode_image` (`image_bytes`, string (n,), to
+            `image_embedding`) and `encode_text` (`captions`, string (n,), to
+            `text_embedding`); one of the two may be missing.
+        batch_size: int >= 1, pictures or captions embedded at once.
+
+    Raises:
+        InputError: when there is no such export, or it has other signatures.
+
+    Example:
+    ```python
+    model = ExportedModel("saved_models/icons/export")
+    text_embeddings = model.encode_texts(["a red bicycle"])
+    image_embeddings = model.encode_images(["bicycle.jpg"])
+    cosines = text_embeddings @ image_embeddings.T
+    ```
+    """
+
+    def __init__(self, directory, batch_size=64):
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(
+                f"`batch_size` must be an integer >= 1, got {batch_size!r}; "
+                "leave it out for 64."
+            )
+        self.directory = pathlib.Path(directory)
+        self.batch_size = batch_size
+        self.check_directory(self.directory)
+        self._tensorflow = _tensorflow_with_text_ops()
+        try:
+            # The signatures hold no reference to the variables; this does.
+            self._model = self._tensorflow.saved_model.load(str(self.directory))
+        except (OSError, ValueError, self._tensorflow.errors.OpError) as error:
+            raise InputError(
+                f"The export {self.directory} cannot be loaded "
+                f"({_first_line(error)}); export the model again."
+            ) from error
+        if not any(name in self._model.signatures for name, _, _ in (_IMAGES, _TEXTS)):
+            found = ", ".join(sorted(self._model.signatures)) or "none"
+            raise InputError(
+                f"The export {self.directory} must have the signatures encode_image "
+                f"and encode_text, got: {found}; export it with align_keras."
+            )
+
+    @staticmethod
+    def check_directory(directory):
+        """Raises `InputError` unless `directory` holds a SavedModel.
+
+        Costs no TensorFlow import, so that a wrong path is answered at once.
+        """
+        if not os.path.isfile(os.path.join(directory, "saved_model.pb")):
+            raise InputError(
+                f"The export folder {directory} must hold a saved_model.pb, but "
+                + ("has none" if os.path.isdir(directory) else "doesn't exist")
+                + "; give the folder `export` of a finished run."
+            )
+
+    def encode_images(self, images):
+        """Embeds pictures.
+
+        Args:
+            images: sequence of paths (str or `pathlib.Path`) or of bytes, the
+                contents of JPEG, PNG, GIF or BMP files.
+
+        Returns:
+            Float32 array (n, d), rows of unit length.
+
+        Raises:
+            InputError: for a file that is missing or cannot be decoded; it is
+                named.
+        """
+        if isinstance(images, (str, bytes, os.PathLike)):
+            raise InputError(
+                "`images` must be a list of paths or bytes, got one "
+                f"{type(images).__name__}; write [image]."
+            )
+        names, contents = [], []
+        for position, image in enumerate(images):
+            if isinstance(image, bytes):
+                names.append(f"picture {position}")
+                contents.append(image)
+            else:
+                names.append(os.fspath(image))
+                contents.append(_file_bytes(image))
+            if not contents[-1]:
+                raise InputError(
+                    f"`images` must not be empty files, got 0 bytes for {names[-1]}; "
+                    "fetch or write the picture again."
+                )
+        return self._encode(_IMAGES, contents, names, "cannot be decoded")
+
+    def encode_texts(self, texts):
+        """Embeds captions.
+
+        Args:
+            texts: sequence of str.
+
+        Returns:
+            Float32 array (n, d), rows of unit length.
+
+        Raises:
+            InputError: for anything but a sequence of str.
+        """
+        if isinstance(texts, (str, bytes)):
+            raise InputError(
+                f"`texts` must be a list of str, got one {type(texts).__name__}; "
+                "write [text]."
+            )
+        texts = list(texts)
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(
+                    "`texts` must be a list of str, got "
+                    f"{type(text).__name__} at position {position}."
+                )
+        # A lone surrogate, as from a file name, has no UTF-8.
+        encoded = [text.encode("utf-8", "replace") for text in texts]
+        return self._encode(_TEXTS, encoded, texts, "cannot be embedded")
+
+    def _encode(self, signature, items, names, fault):
+        name, argument, output = signature
+        if name not in self._model.signatures:
+            raise InputError(
+                f"The export {self.directory} must have the signature {name}, got: "
+                f"{', '.join(sorted(self._model.signatures))}; use the combined export."
+            )
+        if not items:
+            raise InputError(f"`{argument}` must not be empty, got 0 items.")
+
+        def embed(batch):
+            batch = self._tensorflow.constant(batch, self._tensorflow.string)
+            result = self._model.signatures[name](**{argument: batch})
+            return np.asarray(result[output], np.float32)
+
+        embeddings = []
+        for start in range(0, len(items), self.batch_size):
+            batch = items[start : start + self.batch_size]
+            try:
+                embeddings.append(embed(batch))
+            except self._tensorflow.errors.InvalidArgumentError as error:
+                # One bad picture fails its whole batch: find it by itself.
+                for position, item in enumerate(batch, start):
+                    try:
+                        embed([item])
+                    except self._tensorflow.errors.InvalidArgumentError as own:
+                        raise InputError(
+                            f"{names[position]} {fault} ({_first_line(own)}); "
+                            "leave it out or convert it to JPEG or PNG."
+                        ) from own
+                raise InputError(
+                    f"The export failed on a batch ({_first_line(error)})."
+                ) from error
+        return _checked_unit_rows(np.concatenate(embeddings), names)
+
+
+def _tensorflow_with_text_ops():
+    import tensorflow
+
+    try:
+        # Registers the tokenizer's ops, without which the graph can't load.
+        import tensorflow_text  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            "An export needs tensorflow-text of TensorFlow's minor version "
+            f"({_first_line(error)}); run `pip install "
+            f"tensorflow-text~={tensorflow.__version__.rsplit('.', 1)[0]}.0`."
+        ) from error
+    return tensorflow
+
+
+def _file_bytes(path):
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"`images` must be readable files, got {path} ({error.strerror}); "
+            "check the path."
+        ) from error
+
+
+def _first_line(error):
+    """The first line of TensorFlow's often very long messages."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _checked_unit_rows(embeddings, names):
+    """Refuses an export that doesn't keep its promise of unit length."""
+    lengths = np.linalg.norm(embeddings.astype(float), axis=1)
+    # Half precision may miss one by a few thousandths.
+    wrong = np.flatnonzero(~(np.abs(lengths - 1.0) < 0.02))
+    if len(wrong):
+        raise InputError(
+            "The export must return embeddings of unit length, got length "
+            f"{lengths[wrong[0]]:.4g} for {names[wrong[0]]}; the model has diverged "
+            "or isn't an export of align_keras."
+        )
+    return embeddings

@@ -1,0 +1,280 @@
+"""A flat, exact search index that is opened without reading it whole."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_folder
+
+_FORMAT = "align_keras_search_index"
+_VERSION = 1
+
+# Rows and queries scored at once: 16 MiB of scores.
+_ROW_BLOCK = 65_536
+_QUERY_BLOCK = 64
+
+_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif"}
+
+
+class SearchIndex:
+    """Embeddings with their entries, ranked by exact inner product.
+
+    A flat index, because a quantised one that serves picture queries well can
+    serve text queries badly, whose scores are lower and closer together.
+
+    Make one with `SearchIndex.build`, open one with `SearchIndex.load`. The
+    folder holds `index.json` (format, rows, dimension), `embeddings.npy`,
+    `entries.jsonl` (one line a row) and, where given, `thumbnails/`.
+
+    Attributes:
+        embeddings: float32 array (n, d), memory-mapped after `load`.
+        entries: list of n dicts with `id` (str), `captions` (list of str) and,
+            where given, `path` (str, the picture's file) and `thumbnail` (str,
+            a file inside the index folder).
+        directory: `pathlib.Path` that it was loaded from, or None.
+
+    Example:
+    >>> import numpy as np
+    >>> index = SearchIndex.build(np.eye(3), ids=["a", "b", "c"])
+    >>> rows, scores = index.query(np.array([[0.0, 0.8, 0.6]]), k=2)
+    >>> [index.entries[row]["id"] for row in rows[0]]
+    ['b', 'c']
+    """
+
+    def __init__(self, embeddings, entries, directory=None, thumbnails=None):
+        self.embeddings = embeddings
+        self.entries = entries
+        self.directory = None if directory is None else pathlib.Path(directory)
+        self._thumbnails = thumbnails
+
+    def __len__(self):
+        return len(self.embeddings)
+
+    @property
+    def dimension(self):
+        """int, the length of an embedding."""
+        return self.embeddings.shape[1]
+
+    @classmethod
+    def build(cls, embeddings, ids, captions=None, *, paths=None, thumbnails=None):
+        """Makes an index in memory.
+
+        Args:
+            embeddings: real array (n, d), finite, unit length.
+            ids: sequence of n different str.
+            captions: optional sequence of n, each a str or a sequence of str.
+            paths: optional sequence of n paths of the pictures.
+            thumbnails: optional sequence of n bytes, small PNG, JPEG or GIF
+                files that are stored with the index.
+
+        Returns:
+            `SearchIndex`.
+
+        Raises:
+            InputError: for lengths that don't fit, duplicate ids, embeddings
+                that aren't finite, and thumbnails of another format.
+        """
+        embeddings = np.ascontiguousarray(embeddings, np.float32)
+        if embeddings.ndim != 2 or 0 in embeddings.shape:
+            raise InputError(
+                "`embeddings` must be a matrix (rows, dimension) with at least one "
+                f"row, got shape {embeddings.shape}."
+            )
+        wrong = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+        if len(wrong):
+            raise InputError(
+                f"`embeddings` must be finite, got NaN or infinity in {len(wrong)} "
+                f"rows, the first of them {wrong[0]}; leave those pictures out."
+            )
+        columns = {"ids": ids, "captions": captions, "paths": paths}
+        columns["thumbnails"] = thumbnails
+        for name, column in columns.items():
+            if column is not None and len(column) != len(embeddings):
+                raise InputError(
+                    f"`{name}` must have one entry a row, got {len(column)} for "
+                    f"{len(embeddings)} embeddings."
+                )
+        entries = [{"id": str(own), "captions": []} for own in ids]
+        _check_distinct([entry["id"] for entry in entries])
+        for row, entry in enumerate(entries):
+            if captions is not None:
+                own = captions[row]
+                entry["captions"] = [own] if isinstance(own, str) else list(own)
+            if paths is not None:
+                entry["path"] = str(paths[row])
+            if thumbnails is not None:
+                name = f"{row:06d}{_suffix(thumbnails[row], row)}"
+                entry["thumbnail"] = f"thumbnails/{name}"
+        return cls(embeddings, entries, thumbnails=thumbnails)
+
+    def save(self, directory):
+        """Writes the index as a folder that appears only when complete.
+
+        Args:
+            directory: str or `pathlib.Path`; an existing index is replaced.
+        """
+        header = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "rows": len(self),
+            "dimension": self.dimension,
+        }
+        with atomic_folder(directory) as folder:
+            (folder / "index.json").write_text(json.dumps(header) + "\n", "utf-8")
+            np.save(folder / "embeddings.npy", np.asarray(self.embeddings))
+            with open(folder / "entries.jsonl", "w", encoding="utf-8") as file:
+                for row, entry in enumerate(self.entries):
+                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                    if "thumbnail" in entry:
+                        target = folder / entry["thumbnail"]
+                        target.parent.mkdir(exist_ok=True)
+                        target.write_bytes(self.thumbnail(row))
+
+    @classmethod
+    def load(cls, directory):
+        """Opens an index; the embeddings stay on disk until they are read.
+
+        Args:
+            directory: str or `pathlib.Path`, a folder written by `save`.
+
+        Returns:
+            `SearchIndex`.
+
+        Raises:
+            InputError: when it isn't an index, or an incomplete one.
+        """
+        directory = pathlib.Path(directory)
+        try:
+            header = json.loads((directory / "index.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            header = None
+        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            raise InputError(
+                f"The index folder {directory} must hold an index.json of a search "
+                "index, but has none; give the folder `index` of a finished run."
+            )
+        if header.get("version") != _VERSION:
+            raise InputError(
+                f"The index {directory} must have version {_VERSION}, got "
+                f"{header.get('version')}; build it again with this release."
+            )
+        try:
+            embeddings = np.load(directory / "embeddings.npy", mmap_mode="r")
+            with open(directory / "entries.jsonl", encoding="utf-8") as file:
+                entries = [json.loads(line) for line in file]
+            shape = (header["rows"], header["dimension"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"The index {directory} is damaged ({error}); build it again."
+            ) from error
+        if embeddings.shape != shape or len(entries) != shape[0]:
+            raise InputError(
+                f"The index {directory} must have {shape[0]} rows of dimension "
+                f"{shape[1]}, got embeddings {embeddings.shape} and {len(entries)} "
+                "entries; build it again."
+            )
+        return cls(embeddings, entries, directory)
+
+    def thumbnail(self, row):
+        """Bytes of the small picture of a row, or None where none was given."""
+        if self._thumbnails is not None:
+            return self._thumbnails[row]
+        if self.directory is None or "thumbnail" not in self.entries[row]:
+            return None
+        return (self.directory / self.entries[row]["thumbnail"]).read_bytes()
+
+    def query(self, embeddings, k):
+        """Finds the k rows of greatest inner product for each query.
+
+        Args:
+            embeddings: real array (queries, d), finite; unit length makes the
+                scores cosines.
+            k: int >= 1; beyond the size of the index it means all rows.
+
+        Returns:
+            Int64 array (queries, min(k, n)) of rows, the best first, and
+            float32 array of the same shape of their scores. Equal scores come
+            in the order of the rows.
+
+        Raises:
+            InputError: for another dimension, queries that aren't finite, and
+                k < 1.
+        """
+        queries = np.ascontiguousarray(embeddings, np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise InputError(
+                f"`embeddings` must have shape (queries, {self.dimension}) for this "
+                f"index, got {queries.shape}; index and model must come from the "
+                "same run."
+            )
+        if not np.isfinite(queries).all():
+            raise InputError("`embeddings` must be finite, got NaN or infinity.")
+        if not isinstance(k, (int, np.integer)) or k < 1:
+            raise InputError(f"`k` must be an integer >= 1, got {k!r}.")
+        k = min(int(k), len(self))
+        rows = np.empty((len(queries), k), np.int64)
+        scores = np.empty((len(queries), k), np.float32)
+        for start in range(0, len(queries), _QUERY_BLOCK):
+            block = queries[start : start + _QUERY_BLOCK]
+            for position, candidates in enumerate(self._candidates(block, k), start):
+                found = self._ranked(queries[position], candidates, k)
+                rows[position], scores[position] = found
+        return rows, scores
+
+    def _candidates(self, queries, k):
+        """Per query, rows that hold the k best and all that tie with them.
+
+        The scores of a block product are right up to the rounding of float32,
+        so rows within that distance of the k-th best stay in.
+        """
+        error = (
+            self.dimension
+            * np.finfo(np.float32).eps
+            * np.linalg.norm(queries, axis=1).astype(float)
+        )
+        cut = np.full(len(queries), -np.inf)
+        found = [[] for _ in queries]
+        for start in range(0, len(self), _ROW_BLOCK):
+            block = self.embeddings[start : start + _ROW_BLOCK]
+            slack = error * np.sqrt(np.einsum("ij,ij->i", block, block).max())
+            scores = queries @ block.T
+            if len(block) >= k:
+                kth = np.partition(scores, len(block) - k, axis=1)[:, -k]
+                cut = np.maximum(cut, kth - slack)
+            for query, own in enumerate(found):
+                kept = scores[query] >= cut[query] - slack[query]
+                own.append(start + np.flatnonzero(kept))
+        return [np.concatenate(own) for own in found]
+
+    def _ranked(self, query, candidates, k):
+        """The k best candidates by float64 scores, ties by row.
+
+        Each score is summed by itself and not in a block, so equal rows have
+        equal scores wherever they stand.
+        """
+        rows = self.embeddings[candidates].astype(float)
+        scores = (rows * query.astype(float)).sum(axis=1)
+        best = np.lexsort((candidates, -scores))[:k]
+        return candidates[best], scores[best]
+
+
+def _check_distinct(ids):
+    seen = {}
+    for row, own in enumerate(ids):
+        first = seen.setdefault(own, row)
+        if first != row:
+            raise InputError(
+                f"`ids` must be different, got {own!r} in rows {first} and {row}."
+            )
+
+
+def _suffix(content, row):
+    for magic, suffix in _SUFFIXES.items():
+        if content.startswith(magic):
+            return suffix
+    raise InputError(
+        "`thumbnails` must be PNG, JPEG or GIF files, got bytes that begin "
+        f"{content[:4]!r} in row {row}."
+    )

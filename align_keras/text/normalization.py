@@ -1,0 +1,97 @@
+"""BERT's normalisation of captions, as graph operations, equal to Hugging Face's.
+
+`tensorflow_text`'s own BERT tokenizers fold by NFKC and split at other characters;
+on multilingual captions they give other ids than the tokenizers that published
+checkpoints were trained with.
+"""
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from align_keras.text.unicode_classes import IDEOGRAPHS
+from align_keras.text.unicode_classes import MARKS
+from align_keras.text.unicode_classes import PUNCTUATION
+from align_keras.text.unicode_classes import REMOVED
+from align_keras.text.unicode_classes import SPACES
+from align_keras.text.unicode_classes import re2_class
+from align_keras.text.vocabulary import SPECIAL_TOKENS
+from align_keras.text.vocabulary import check_normalization
+from align_keras.text.vocabulary import is_uncased
+
+# Private use: every other one is removed, so no caption can hold it afterwards.
+_SENTINEL = "\ue000"
+_SPECIAL = "|".join(token.strip("[]") for token in SPECIAL_TOKENS)
+_SPECIAL_PATTERN = rf"\[({_SPECIAL})\]"
+_SPACES_PATTERN = re2_class(SPACES)
+_REMOVED_PATTERN = re2_class(REMOVED.replace("E000-F8FF", "E001-F8FF"))
+_MARKS_PATTERN = re2_class(MARKS)
+_ISOLATED_PATTERN = re2_class(PUNCTUATION + IDEOGRAPHS)
+
+
+def mark_special_token(token, normalization):
+    """Returns a special token as `split_words` spells it.
+
+    Args:
+        token: str, such as `"[MASK]"`.
+        normalization: str, one of `NORMALIZATIONS`.
+
+    Returns:
+        str, a spelling that no other text normalises to.
+    """
+    inside = token.strip("[]")
+    return _SENTINEL + (inside.lower() if is_uncased(normalization) else inside)
+
+
+def split_words(captions, normalization):
+    """Normalises captions and splits them into words.
+
+    Bytes that aren't UTF-8 are dropped. A special token that is written out in a
+    caption (`[MASK]`) stays a special token, as with Hugging Face.
+
+    Args:
+        captions: string tensor (n,), UTF-8.
+        normalization: str, one of `NORMALIZATIONS`.
+
+    Returns:
+        Ragged string tensor (n, words); some words may be empty. A special token
+        is spelled as by `mark_special_token`.
+
+    Raises:
+        InputError: if the normalisation is unknown.
+
+    References:
+        Devlin et al. 2019, the released `BasicTokenizer`.
+
+    Example:
+
+    >>> split_words(tf.constant(["Crème-brûlée"]), "bert_uncased").to_list()
+    [[b'creme', b'-', b'brulee']]
+    """
+    check_normalization(normalization)
+    text = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", errors="replace")
+    # Special tokens are sought in the raw text, before "[MA\0SK]" loses its NUL;
+    # so the sentinel is first taken out of the text, and not by deleting it.
+    text = tf.strings.regex_replace(text, _SENTINEL, "\ue001")
+    text = tf.strings.regex_replace(text, _SPECIAL_PATTERN, rf" {_SENTINEL}\1 ")
+    text = tf.strings.regex_replace(text, _SPACES_PATTERN, " ")
+    text = tf.strings.regex_replace(text, _REMOVED_PATTERN, "")
+    if is_uncased(normalization):
+        text = _lower(_strip_accents(text))
+    text = tf.strings.regex_replace(text, _ISOLATED_PATTERN, r" \0 ")
+    # Splitting at sep="" would ask the C locale what white space is.
+    return tf.strings.split(text, " ")
+
+
+def _strip_accents(text):
+    text = tf_text.normalize_utf8(text, "NFD")
+    return tf.strings.regex_replace(text, _MARKS_PATTERN, "")
+
+
+def _lower(text):
+    """Lowers each character alone, whatever the process's locale is."""
+    # ICU follows the locale: under LANG=tr_TR it lowers "I" to "ı". ASCII alone
+    # doesn't, and nothing else that the locale changes is left after NFD.
+    text = tf.strings.lower(text)
+    # ICU lowers a word's last sigma to "ς", Hugging Face every one to "σ".
+    text = tf.strings.regex_replace(text, "Σ", "σ")
+    return tf.strings.lower(text, encoding="utf-8")

@@ -1,0 +1,281 @@
+"""WordPiece vocabularies: learned, stored, read and checked. Without TensorFlow."""
+
+import collections
+import itertools
+import pathlib
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+NORMALIZATIONS = ("bert_uncased", "bert_cased")
+
+# BERT's limit: longer words are unknown whatever the vocabulary holds.
+MAX_CHARACTERS_PER_WORD = 100
+# tensorflow_text's limit for a token, without "##".
+MAX_TOKEN_BYTES = 256
+
+# As Hugging Face's BERT trainer: rarer characters make their words unknown. Larger
+# vocabularies are for more scripts.
+_MIN_ALPHABET_LIMIT = 1000
+_CAPTIONS_PER_BATCH = 256
+_COPIES_PER_BATCH = 1000
+
+
+def learn_vocabulary(captions, size, *, min_frequency=2, normalization="bert_uncased"):
+    """Learns a WordPiece vocabulary.
+
+    The result depends on the captions alone: neither on their order nor on the
+    process, though Hugging Face's trainer, which does the work, gives other tokens
+    in each run.
+
+    Args:
+        captions: iterable of str; read once.
+        size: int ≥ 6, the largest number of tokens. Fewer come back where the
+            captions have no more pairs of tokens that are frequent enough.
+        min_frequency: int ≥ 1, how often a pair of tokens must stand side by side
+            to become one.
+        normalization: str, `"bert_uncased"` or `"bert_cased"`. Store it with the
+            vocabulary: the tokenizer needs the same.
+
+    Returns:
+        list of str: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, then the single
+        characters, then longer tokens from the most frequent on.
+
+    Raises:
+        InputError: if an argument isn't as above, or the captions have no words.
+
+    References:
+        Jia et al. 2021, section 5.1 (WordPiece learned on the training captions).
+
+    Example:
+
+    >>> learn_vocabulary(["red", "red", "reed"], 20)[5:]
+    ['d', 'e', 'r', '##d', '##e', 're', 'red']
+    """
+    _check_learning_arguments(captions, size, min_frequency)
+    check_normalization(normalization)
+    word_counts = _count_words(captions, normalization)
+    alphabet = _choose_alphabet(word_counts, size)
+    vocabulary = _train(word_counts, alphabet, size, min_frequency)
+    return [*SPECIAL_TOKENS, *alphabet, *vocabulary]
+
+
+def save_vocabulary(vocabulary, path):
+    """Writes a vocabulary as `vocab.txt`: one token a line, in the order of the ids.
+
+    Args:
+        vocabulary: list of str with the special tokens, without duplicates.
+        path: str or `pathlib.Path`. An existing file is replaced as a whole.
+
+    Raises:
+        InputError: if the vocabulary isn't as above.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "vocabulary.txt")
+    >>> save_vocabulary([*SPECIAL_TOKENS, "red"], path)
+    >>> load_vocabulary(path)[-1]
+    'red'
+    """
+    check_vocabulary(vocabulary, "vocabulary")
+    with atomic_write(path) as file:
+        file.writelines(f"{token}\n" for token in vocabulary)
+
+
+def load_vocabulary(path):
+    """Reads a vocabulary from `vocab.txt`, ours or Hugging Face's.
+
+    Args:
+        path: str or `pathlib.Path`, a UTF-8 file with one token a line.
+
+    Returns:
+        list of str, the tokens in the order of their ids.
+
+    Raises:
+        InputError: if there is no such file, or it isn't as above, or has blank
+            lines, duplicates, or not all special tokens.
+    """
+    try:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"path must be a readable vocabulary file, received {str(path)!r}: "
+            f"{error.strerror}; pass the vocabulary.txt or vocab.txt of a model."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"path must be a file of UTF-8 text, received {str(path)!r} with another "
+            f"byte at {error.start}; store the vocabulary as UTF-8."
+        ) from error
+    # Not splitlines: tokens may hold U+2028 and the like.
+    vocabulary = text.removesuffix("\n").split("\n")
+    check_vocabulary(vocabulary, str(path))
+    return vocabulary
+
+
+def is_uncased(normalization):
+    """Returns whether a normalisation lowers and strips accents."""
+    return normalization == "bert_uncased"
+
+
+def check_normalization(normalization):
+    """Raises unless `normalization` is one of `NORMALIZATIONS`."""
+    if normalization not in NORMALIZATIONS:
+        raise InputError(
+            f"normalization must be one of {', '.join(NORMALIZATIONS)}, received "
+            f"{normalization!r}; pass the one that the vocabulary was learned with."
+        )
+
+
+def check_vocabulary(vocabulary, source):
+    """Raises unless a vocabulary can be stored and tokenized with.
+
+    Args:
+        vocabulary: list of str.
+        source: str, the argument or file that the message names.
+
+    Raises:
+        InputError: naming the first token at fault and its id.
+    """
+    ids = {}
+    for index, token in enumerate(vocabulary):
+        if not isinstance(token, str) or not token.strip(" \t\r") or "\n" in token:
+            raise InputError(
+                f"{source} must hold one token a line, none blank, received {token!r} "
+                f"at line {index + 1}; write a token there, such as [unused1]."
+            )
+        if token in ids:
+            raise InputError(
+                f"{source} must hold each token once, received {token!r} at lines "
+                f"{ids[token] + 1} and {index + 1}; rename one of them."
+            )
+        ids[token] = index
+    missing = [token for token in SPECIAL_TOKENS if token not in ids]
+    if missing:
+        raise InputError(
+            f"{source} must hold {' '.join(SPECIAL_TOKENS)}, received {len(ids)} "
+            f"tokens without {' '.join(missing)}; make it with learn_vocabulary, or "
+            "add them."
+        )
+
+
+def _check_learning_arguments(captions, size, min_frequency):
+    if isinstance(captions, (str, bytes)):
+        raise InputError(
+            f"captions must be a list of str, received one {type(captions).__name__}; "
+            "put it into a list."
+        )
+    if not isinstance(size, int) or size <= len(SPECIAL_TOKENS):
+        raise InputError(
+            f"size must be an int above {len(SPECIAL_TOKENS)}, the special tokens, "
+            f"received {size!r}; ordinary sizes are 4000 to 100000."
+        )
+    if not isinstance(min_frequency, int) or min_frequency < 1:
+        raise InputError(
+            f"min_frequency must be an int of at least 1, received {min_frequency!r}; "
+            "the usual one is 2."
+        )
+
+
+def _checked(captions):
+    for index, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            raise InputError(
+                f"captions must be str, received {type(caption).__name__} at index "
+                f"{index}; decode bytes, and leave out pairs without a caption."
+            )
+        # What UTF-8 can't express (a lone surrogate) Rust won't take.
+        yield caption.encode("utf-8", "ignore").decode("utf-8")
+
+
+def _count_words(captions, normalization):
+    """Returns a Counter of the captions' normalised words.
+
+    Raises:
+        InputError: if there are none, naming how many captions were read.
+    """
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    normalizer = BertNormalizer(lowercase=is_uncased(normalization))
+    pre_tokenizer = BertPreTokenizer()
+    counts = collections.Counter()
+    read = 0
+    captions = _checked(captions)
+    while batch := list(itertools.islice(captions, _CAPTIONS_PER_BATCH)):
+        read += len(batch)
+        # One call a batch is several times faster than one a caption.
+        text = normalizer.normalize_str("\n".join(batch))
+        counts.update(word for word, _ in pre_tokenizer.pre_tokenize_str(text))
+    for word in [word for word in counts if len(word) > MAX_CHARACTERS_PER_WORD]:
+        del counts[word]
+    if not counts:
+        raise InputError(
+            f"captions must hold at least one word, received {read} captions without "
+            "any; pass the captions of the training pairs."
+        )
+    return counts
+
+
+def _choose_alphabet(word_counts, size):
+    """Returns the single-character tokens: initial ones, then continuing ones."""
+    frequency = collections.Counter()
+    continuing = set()
+    for word, count in word_counts.items():
+        for character in word:
+            frequency[character] += count
+        continuing.update(word[1:])
+    room = size - len(SPECIAL_TOKENS)
+    limit = max(_MIN_ALPHABET_LIMIT, size // 10)
+    chosen = []
+    # The most frequent first; among equals by code point, so that nothing is left
+    # to chance.
+    for character in sorted(frequency, key=lambda c: (-frequency[c], c))[:limit]:
+        room -= 1 + (character in continuing)
+        if room < 0:
+            break
+        chosen.append(character)
+    chosen.sort()
+    return chosen + [f"##{c}" for c in chosen if c in continuing]
+
+
+def _train(word_counts, alphabet, size, min_frequency):
+    """Returns the tokens longer than a character, in the order of their ids."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers.trainers import WordPieceTrainer
+
+    characters = [token for token in alphabet if len(token) == 1]
+    tokenizer = Tokenizer(WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    trainer = WordPieceTrainer(
+        vocab_size=size,
+        min_frequency=min_frequency,
+        show_progress=False,
+        # The trainer breaks ties between pairs by the ids of their parts, and numbers
+        # continuing characters in the random order of a hash map. Special tokens are
+        # numbered first and in order, so that here is where order comes from.
+        special_tokens=[*SPECIAL_TOKENS, *alphabet],
+        initial_alphabet=characters,
+        limit_alphabet=len(characters),
+    )
+    tokenizer.train_from_iterator(_copies(word_counts), trainer)
+    ids = tokenizer.get_vocab()
+    known = {*SPECIAL_TOKENS, *alphabet}
+    return [
+        token
+        for token in sorted(ids, key=ids.get)
+        if token not in known
+        and len(token.removeprefix("##").encode()) <= MAX_TOKEN_BYTES
+    ]
+
+
+def _copies(word_counts):
+    """Yields each word as often as it was counted, some to a string."""
+    for word in sorted(word_counts):
+        whole, rest = divmod(word_counts[word], _COPIES_PER_BATCH)
+        yield from itertools.repeat(f"{word} " * _COPIES_PER_BATCH, whole)
+        yield f"{word} " * rest

@@ -1,0 +1,4 @@
+"""The trainer: loops of `fit`, checkpoints, logs, progress."""
+
+from align_keras.training.trainer import TrainingSchedule
+from align_keras.training.trainer import train

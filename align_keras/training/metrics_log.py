@@ -1,0 +1,50 @@
+"""metrics.jsonl: one line of numbers per logged step."""
+
+import json
+import pathlib
+
+from align_keras.utils.files import atomic_write
+
+
+class MetricsLog:
+    """Appends to and reads a run's `metrics.jsonl`.
+
+    Args:
+        path: str, the file.
+
+    Example:
+
+    >>> import tempfile, os
+    >>> log = MetricsLog(os.path.join(tempfile.mkdtemp(), "metrics.jsonl"))
+    >>> log.append(10, {"loss": 2.0})
+    >>> log.append(20, {"loss": 1.5})
+    >>> log.truncate_after(10)
+    >>> log.read()
+    [{'step': 10, 'loss': 2.0}]
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+
+    def append(self, step, values):
+        """Adds a line; values are rounded to 6 significant digits."""
+        line = {"step": int(step)}
+        line.update({name: float(f"{value:.6g}") for name, value in values.items()})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def read(self):
+        """Returns the lines as a list of dicts; a torn last line is left out."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def truncate_after(self, step):
+        """Drops the lines that a killed run wrote after its last checkpoint."""
+        if not self.path.exists():
+            return
+        kept = [line for line in self.read() if line["step"] <= step]
+        with atomic_write(self.path) as file:
+            file.writelines(json.dumps(line) + "\n" for line in kept)

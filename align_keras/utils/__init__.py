@@ -1,0 +1,1 @@
+"""Validation, paths, seeds and progress: nothing of the domain."""

@@ -1,0 +1,101 @@
+"""Files and folders that appear under their final name only when complete."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import uuid
+
+
+def _temporary_sibling(path):
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _fsync_folder(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(path):
+    """Removes the temporary siblings that a killed writer of `path` left."""
+    path = pathlib.Path(path)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path, mode="w", encoding=None):
+    """Opens a temporary sibling of `path` and renames it when the block ends.
+
+    A kill or an error (a full disk) inside the block leaves the old file, or
+    none, under `path`, never a half-written one.
+
+    Args:
+        path: str or `pathlib.Path`, the final name. Its folder is created.
+        mode: `"w"` (UTF-8 text) or `"wb"`.
+        encoding: str, for text modes; UTF-8 by default.
+
+    Yields:
+        The open file.
+
+    Example:
+
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.txt")
+    >>> with atomic_write(path) as file:
+    ...     _ = file.write("whole")
+    >>> open(path).read()
+    'whole'
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "b" not in mode:
+        encoding = encoding or "utf-8"
+    temporary = _temporary_sibling(path)
+    try:
+        with open(temporary, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """Yields a temporary sibling folder and renames it to `path` at the end.
+
+    An existing folder of that name is replaced as a whole; what a killed
+    earlier writer left beside it is removed first.
+
+    Args:
+        path: str or `pathlib.Path`, the final name.
+
+    Yields:
+        `pathlib.Path` of the folder to fill.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path)
+    temporary = _temporary_sibling(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            old = _temporary_sibling(path)
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+        _fsync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

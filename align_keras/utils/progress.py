@@ -1,0 +1,98 @@
+"""Progress bars and messages on stderr."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn
+from rich.progress import MofNCompleteColumn
+from rich.progress import Progress
+from rich.progress import ProgressColumn
+from rich.progress import SpinnerColumn
+from rich.progress import TextColumn
+from rich.progress import TimeRemainingColumn
+from rich.text import Text
+
+# Without a terminal a line is written at most this often, in seconds.
+_LINE_INTERVAL = 15.0
+
+
+def say(message):
+    """Writes one line to stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class _Rate(ProgressColumn):
+    """Things per second, with their name."""
+
+    def render(self, task):
+        speed = task.finished_speed or task.speed or 0.0
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s")
+
+
+class progress_bar:
+    """A progress bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        title: str.
+        unit: str, what is counted, such as `"pairs"`.
+        total: int.
+        done: int, where to begin.
+    """
+
+    def __init__(self, title, unit, total, done=0):
+        self._title, self._unit = title, unit
+        self._total, self.done, self._began = total, done, done
+        self._console = Console(stderr=True)
+        self._bar = None
+
+    def start(self):
+        self._start = self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(
+                self._title,
+                total=self._total,
+                completed=self.done,
+                unit=self._unit,
+                note="",
+            )
+            self._bar.start()
+
+    def advance(self, count, note=""):
+        """Counts `count` more; `note` is shown behind."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, note=note)
+        elif time.monotonic() - self._last_line >= _LINE_INTERVAL:
+            self._last_line = time.monotonic()
+            self._write_line(note)
+
+    def _write_line(self, note):
+        rate = (self.done - self._began) / (self._last_line - self._start)
+        left = (self._total - self.done) / max(rate, 1e-9)
+        say(
+            f"{self._title}: {self.done:,} of {self._total:,} {self._unit}, "
+            f"{rate:,.0f} {self._unit}/s, {left:,.0f} s left  {note}"
+        )
+
+    def stop(self):
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.stop()

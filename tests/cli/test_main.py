@@ -1,0 +1,284 @@
+import errno
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from align_keras.cli import main as main_module
+from align_keras.cli.main import COMMANDS, describe_error, main
+from align_keras.utils.errors import InputError
+
+
+ROOT = pathlib.Path(main_module.__file__).parents[2]
+
+
+def usage_error(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err.splitlines()[-1]
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Replaces the module of `search`; returns it for the test to fill."""
+    module = types.ModuleType("align_keras.cli.search")
+
+    def add_arguments(parser):
+        parser.add_argument("--model_dir", required=True)
+        parser.add_argument("--count", type=int, default=1)
+        parser.add_argument("text", nargs="*")
+
+    module.add_arguments = add_arguments
+    module.run = lambda arguments: 0
+    monkeypatch.setitem(sys.modules, "align_keras.cli.search", module)
+    return module
+
+
+def run_failing(command, error, capsys):
+    def run(arguments):
+        raise error
+
+    command.run = run
+    code = main(["search", "--model_dir", "x"])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return code, captured.err
+
+
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for name, summary in COMMANDS.items():
+        assert name in captured.out
+        assert summary.split(",")[0] in " ".join(captured.out.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_commands_help(capsys, name):
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    assert "--model_dir" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    name, version = capsys.readouterr().out.split(maxsplit=1)
+    assert name == "align-keras"
+    assert version.strip() == "(not installed)" or version[0].isdigit()
+
+
+def test_usage_errors(capsys, command):
+    assert "required: COMMAND" in usage_error(capsys)
+    assert "did you mean search?" in usage_error(capsys, "serach")
+    assert "commands are quickstart, train, search" in usage_error(capsys, "xyzzy")
+    assert "required: --model_dir" in usage_error(capsys, "search")
+    assert "invalid int value: 'two'" in usage_error(
+        capsys, "search", "--model_dir", "x", "--count", "two"
+    )
+    # Not "required: --model_dir", which is what argparse would say.
+    for wrong in ("--model-dir", "--modeldir=x", "--model_di"):
+        message = usage_error(capsys, "search", wrong, "x")
+        assert "unknown option --model" in message
+        assert message.endswith("; did you mean --model_dir?")
+    message = usage_error(capsys, "search", "--xyzzy")
+    assert message == "align-keras search: error: unknown option --xyzzy"
+    assert "unrecognized arguments: -x" in usage_error(
+        capsys, "search", "--model_dir", "x", "-x"
+    )
+
+
+def test_arguments_after_two_dashes_are_no_options(command):
+    seen = []
+    command.run = lambda arguments: seen.append(arguments.text) or 0
+    assert main(["search", "--model_dir", "x", "--", "--red", "bicycle"]) == 0
+    assert seen == [["--red", "bicycle"]]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_commands_code_is_the_exit_code(command, code):
+    command.run = lambda arguments: code
+    assert main(["search", "--model_dir", "x"]) == code
+
+
+def test_tensorflow_is_quiet_unless_the_user_wants_to_hear_it(command, monkeypatch):
+    seen = []
+    name = "TF_CPP_MIN_LOG_LEVEL"
+    command.run = lambda arguments: seen.append(os.environ[name]) or 0
+    monkeypatch.delenv(name, raising=False)
+    main(["search", "--model_dir", "x"])
+    monkeypatch.setenv(name, "0")
+    main(["search", "--model_dir", "x"])
+    assert seen == ["3", "0"]
+
+
+class ResourceExhaustedError(Exception):
+    """Stands for TensorFlow's, so that no test here loads TensorFlow."""
+
+
+ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (
+            InputError("`k` must be >= 1,\n received 0; raise it."),
+            "`k` must be >= 1",
+        ),
+        (OSError(errno.ENOSPC, "No space left", "/run/a"), "no space left on the disk"),
+        (OSError("Can't write data (No space left on device)"), "no space left on the"),
+        (OSError(errno.EDQUOT, "Quota exceeded", "a"), "no space left on the disk: a"),
+        (ResourceExhaustedError("No space left on device"), "no space left on the d"),
+        (
+            ResourceExhaustedError("OOM when allocating"),
+            "out of memory; make",
+        ),
+        (MemoryError(), "out of memory; make"),
+        (
+            PermissionError(errno.EACCES, "Denied", b"/r"),
+            "no permission: /r",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file", "a.csv"),
+            "No such file: a.csv",
+        ),
+        (OSError("cannot identify image file"), "cannot identify image file"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_expected_failures_take_one_line(command, capsys, error, expected):
+    code, message = run_failing(command, error, capsys)
+    assert code == 1
+    assert message.startswith(f"align-keras search: error: {expected}")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x")])
+def test_bugs_keep_their_traceback(command, error):
+    def run(arguments):
+        raise error
+
+    command.run = run
+    with pytest.raises(type(error)):
+        main(["search", "--model_dir", "x"])
+    assert describe_error(error) is None
+
+
+def test_another_librarys_exhaustion_is_a_bug():
+    class ResourceExhaustedError(Exception):
+        pass
+
+    assert describe_error(ResourceExhaustedError("no space left")) is None
+
+
+def align_keras(*arguments, **keywords):
+    return subprocess.run(
+        [sys.executable, "-m", "align_keras.cli.main", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **keywords,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["serach"], 2),
+        (["search", "--modeldir", "x"], 2),
+        *[([name, "--help"], 0) for name in COMMANDS],
+        (["train", "--experiment", "no_such", "--model_dir", "run"], 1),
+    ],
+)
+def test_answers_at_once(arguments, code, tmp_path):
+    # The fastest of three, since the machine may be busy.
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        answer = align_keras(*arguments, cwd=tmp_path)
+        seconds.append(time.perf_counter() - start)
+        assert answer.returncode == code, answer.stderr
+        assert "Traceback" not in answer.stderr
+        if seconds[-1] < 0.5:
+            break
+    assert min(seconds) < 0.5
+    assert list(tmp_path.iterdir()) == []
+
+
+# A subcommand of its own, so that a real process is tried without TensorFlow.
+SCRIPT = """
+import sys, types
+module = types.ModuleType("align_keras.cli.search")
+module.add_arguments = lambda parser: None
+def run(arguments):
+    {body}
+    return 0
+module.run = run
+sys.modules["align_keras.cli.search"] = module
+from align_keras.cli.main import main
+sys.exit(main(["search"]))
+"""
+
+
+def test_a_reader_that_left_is_no_error():
+    body = "[print('line', number) for number in range(100_000)]"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(body=body)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "line 0\n"
+    process.stdout.close()
+    with process.stderr as stderr:
+        assert stderr.read() == ""
+    assert process.wait(timeout=30) == 1
+
+
+def test_a_reader_that_left_before_the_last_line_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(body="print('short')")],
+        cwd=ROOT,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (1, "")
+
+
+def test_an_interrupt_takes_one_line():
+    body = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
+    answer = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(body=body)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 1
+    assert answer.stderr == "align-keras search: error: interrupted\n"
+
+
+def test_every_command_has_its_module():
+    for name in COMMANDS:
+        module = main_module.importlib.import_module(f"align_keras.cli.{name}")
+        assert callable(module.add_arguments) and callable(module.run)

@@ -1,0 +1,116 @@
+import argparse
+import json
+import pathlib
+import runpy
+
+import pytest
+
+from align_keras.cli import search
+from align_keras.search import ExportedModel, SearchIndex
+from align_keras.utils.errors import InputError
+
+TINY = runpy.run_path(pathlib.Path(__file__).parents[1] / "search" / "tiny_export.py")
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser(prog="align-keras search")
+    search.add_arguments(parser)
+    return parser.parse_args([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    TINY["write_tiny_export"](folder / "export")
+    images = [TINY["picture_bytes"](colour) for colour in TINY["COLOURS"]]
+    embeddings = ExportedModel(folder / "export").encode_images(images)
+    SearchIndex.build(
+        embeddings,
+        ["fa-red", "fa-green", "fa-blue"],
+        ["[bold]a red \x1b[31mone", ["leaf", "grass"], "the sea " * 30],
+        thumbnails=images,
+    ).save(folder / "index")
+    (folder / "query.png").write_bytes(TINY["picture_bytes"]((10, 200, 20)))
+    return folder
+
+
+def test_json_for_texts(run_folder, capsys):
+    arguments = parse("--model_dir", run_folder, "--json", "-k", 2, "blue", "red green")
+    assert search.run(arguments) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [query["text"] for query in result["queries"]] == ["blue", "red green"]
+    hits = result["queries"][0]["hits"]
+    assert [hit["rank"] for hit in hits] == [1, 2]
+    assert hits[0]["id"] == "fa-blue"
+    assert hits[0]["captions"] == ["the sea " * 30]
+    assert hits[0]["score"] > 0.99 > hits[1]["score"]
+    assert pathlib.Path(hits[0]["thumbnail"]).read_bytes() == TINY["picture_bytes"](
+        "blue"
+    )
+    # A tie between red and green: the order of the rows.
+    assert [hit["id"] for hit in result["queries"][1]["hits"]] == ["fa-red", "fa-green"]
+
+
+def test_json_for_a_picture(run_folder, capsys):
+    image = run_folder / "query.png"
+    search.run(parse("--model_dir", run_folder, "--image", image, "--json", "-k", 9))
+    (query,) = json.loads(capsys.readouterr().out)["queries"]
+    assert query["image"] == str(image)
+    assert [hit["id"] for hit in query["hits"]] == ["fa-green", "fa-blue", "fa-red"]
+
+
+def test_table_shows_all_and_interprets_nothing(run_folder, capsys):
+    assert search.run(parse("--model_dir", run_folder, "red", "[link]green")) == 0
+    out = capsys.readouterr().out
+    for expected in (
+        "rank",
+        "score",
+        "caption",
+        "fa-red",
+        "leaf | grass",
+        "[link]green",
+    ):
+        assert expected in out
+    assert "[bold]a red  [31mone" in out
+    assert "\x1b" not in out
+    # Long captions are folded, not cut.
+    assert out.count("the sea") >= 60
+    assert out.index("fa-red") < out.index("fa-green")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["red"],
+        ["--model_dir", "RUN"],
+        ["--model_dir", "RUN", "--image", "a.png", "red"],
+        ["--model_dir", "RUN", "-k", "0", "red"],
+        ["--model_dir", "RUN", "-k", "many", "red"],
+    ],
+)
+def test_usage_errors_exit_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(*arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_wrong_run_folders_and_queries(run_folder, tmp_path):
+    with pytest.raises(InputError, match="index folder .*has none"):
+        search.run(parse("--model_dir", tmp_path, "red"))
+    SearchIndex.load(run_folder / "index").save(tmp_path / "index")
+    with pytest.raises(InputError, match="export folder .*doesn't exist"):
+        search.run(parse("--model_dir", tmp_path, "red"))
+    with pytest.raises(InputError, match="missing.png"):
+        search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
+    with pytest.raises(InputError, match="`TEXT` must not be blank"):
+        search.run(parse("--model_dir", run_folder, " "))
+
+
+def test_index_of_another_run(run_folder, tmp_path):
+    import numpy as np
+
+    (tmp_path / "export").symlink_to(run_folder / "export")
+    SearchIndex.build(np.eye(3), ["a", "b", "c"]).save(tmp_path / "index")
+    with pytest.raises(InputError, match=r"\(queries, 3\) .*same run"):
+        search.run(parse("--model_dir", tmp_path, "red"))

@@ -1,0 +1,361 @@
+import dataclasses
+import pathlib
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align_keras.config import (
+    ExperimentConfig,
+    as_dict,
+    experiments,
+    find_experiment,
+    load_config,
+    save_config,
+)
+from align_keras.config import load as load_module
+from align_keras.utils.errors import InputError
+
+
+def write(folder, text, name="own.yaml"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(*arguments, **keywords):
+    """The one line with which `load_config` refuses."""
+    with pytest.raises(InputError) as caught:
+        load_config(*arguments, **keywords)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_defaults_are_the_papers_recipe():
+    config = load_config()
+    assert config == ExperimentConfig()
+    model, loss, trainer = config.task.model, config.task.loss, config.trainer
+    optimization = trainer.optimizer_config
+    assert model.image_encoder.image_size == 289
+    assert (model.projection_dim, model.initial_temperature) == (640, 1.0)
+    assert model.text_encoder.vocabulary_size == 100_000
+    assert model.text_encoder.sequence_length == 64
+    assert (loss.label_smoothing, loss.reduction) == (0.1, "sum")
+    assert config.task.train_data.global_batch_size == 1024 * 16
+    assert trainer.train_steps == 1_200_000
+    assert optimization.optimizer.type == "lamb"
+    assert optimization.optimizer.get().weight_decay == 1e-5
+    assert optimization.learning_rate.get().initial_learning_rate == 1e-3
+    assert optimization.learning_rate.get().end_learning_rate == 0.0
+    assert optimization.warmup.get().warmup_steps == 10_000
+
+
+def test_nothing_can_be_changed_later():
+    config = load_config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.trainer.train_steps = 1
+    hash(config)
+
+
+def test_merge_order(tmp_path):
+    experiment = write(
+        tmp_path,
+        "trainer: {train_steps: 20000, seed: 1, max_to_keep: 9}\n"
+        "task: {evaluation: {ks: [2, 4, 8]}, loss: {reduction: mean}}",
+    )
+    first = write(tmp_path, "trainer: {seed: 2, train_steps: 30000}", "1.yaml")
+    second = write(tmp_path, "trainer: {seed: 3}", "2.yaml")
+    files = [first, second]
+    layers = [
+        (load_config(experiment), (1, 20_000)),
+        (load_config(experiment, files[:1]), (2, 30_000)),
+        (load_config(experiment, files), (3, 30_000)),
+        (load_config(experiment, files[::-1]), (2, 30_000)),
+        (load_config(experiment, files, "trainer.seed=4"), (4, 30_000)),
+        (load_config(experiment, files, ["trainer.seed=4", "trainer.seed=5"]), (5,)),
+    ]
+    for config, (seed, *steps) in layers:
+        assert config.trainer.seed == seed
+        assert config.trainer.train_steps in (steps or [30_000])
+        # What a later file doesn't name stays, and a list is replaced whole.
+        assert config.trainer.max_to_keep == 9
+        assert config.task.loss.reduction == "mean"
+        assert config.task.evaluation.ks == (2, 4, 8)
+    config = load_config(experiment, (), "task.evaluation.ks=[1]")
+    assert config.task.evaluation.ks == (1,)
+
+
+def test_an_override_may_be_a_file(tmp_path):
+    path = write(tmp_path, "trainer: {seed: 5}")
+    config = load_config(params_override=[str(path), "trainer.max_to_keep=4"])
+    assert (config.trainer.seed, config.trainer.max_to_keep) == (5, 4)
+
+
+def test_an_override_may_be_a_dict_of_plain_values():
+    data = {"task.train_data.corpus": "a,b='c'\x85\U0001f600", "trainer.seed": 5}
+    config = load_config(params_override=[data, "trainer.max_to_keep=4"])
+    assert config.task.train_data.corpus == data["task.train_data.corpus"]
+    assert (config.trainer.seed, config.trainer.max_to_keep) == (5, 4)
+    config = load_config(params_override={"task.evaluation.ks": [2, 3]})
+    assert config.task.evaluation.ks == (2, 3)
+    message = refusal(params_override={"task.evaluation.ks": [1, "5"]})
+    assert message.startswith("params_override 'task.evaluation.ks=[1, '5']': ")
+    assert "unknown key 'a'" in refusal(params_override={"a.b": 1})
+
+
+def test_an_empty_file_changes_nothing(tmp_path):
+    path = write(tmp_path, "# only a comment\n")
+    assert load_config(config_files=[path]) == ExperimentConfig()
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (
+            "task:\n  loss:\n    label_smooting: 0.1\n",
+            ["own.yaml, line 3:", "'task.loss.label_smooting'", "'label_smoothing'?"],
+        ),
+        ("trainr: {}\n", ["own.yaml, line 1:", "'trainr'", "'trainer'?"]),
+        # The right key at the wrong level.
+        ("\ntrain_steps: 5\n", ["own.yaml, line 2:", "'trainer.train_steps'?"]),
+        ("task:\n  1: 2\n", ["own.yaml, line 2:", "'task.1'", "model, loss"]),
+        ("xyzzy: 1\n", ["'xyzzy'; The keys of a configuration are task, trainer"]),
+        ("trainer: 5\n", ["'trainer' must hold keys", "received 5"]),
+        ("trainer:\n", ["'trainer' must hold keys", "received null"]),
+        ("trainer: [1]\n", ["'trainer' must hold keys", "received a list"]),
+    ],
+)
+def test_unknown_keys(tmp_path, text, expected):
+    message = refusal(config_files=[write(tmp_path, text)])
+    for part in expected:
+        assert part in message, message
+
+
+LOSS = "task.loss.label_smoothing"
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        # The trap of YAML 1.1: `1e-3` is a string there.
+        (f"{LOSS}='1e-3'", ["a number", "the string '1e-3'", "remove the quotes"]),
+        (f'{LOSS}="0.1"', ["the string '0.1'", "remove the quotes"]),
+        (f"{LOSS}=a little", ["a number", "the string 'a little'"]),
+        (f"{LOSS}=true", ["a number", "the boolean true"]),
+        (f"{LOSS}=null", ["a number", "null"]),
+        (f"{LOSS}=", ["a number", "null"]),
+        (f"{LOSS}=[0.1]", ["a number", "a list"]),
+        (f"{LOSS}={{a: 1}}", ["a number", "keys and values"]),
+        (f"{LOSS}=.nan", ["finite"]),
+        (f"{LOSS}=.inf", ["finite"]),
+        (f"{LOSS}=1{'0' * 400}", ["a number"]),
+        ("trainer.seed=1.5", ["an integer", "1.5"]),
+        ("trainer.train_steps=1e4", ["an integer", "10000.0", "write 10000"]),
+        ("trainer.seed=true", ["an integer", "the boolean true"]),
+        ("trainer.seed='1'", ["an integer", "remove the quotes"]),
+        ("task.train_data.cache=1", ["true or false", "received 1"]),
+        ("task.train_data.cache=yes", ["true or false", "'yes'", "write true"]),
+        ("task.train_data.cache='true'", ["true or false", "remove the quotes"]),
+        ("task.train_data.corpus=12", ["a string, or null", "put it in quotes"]),
+        ("task.train_data.corpus=true", ["a string", "put it in quotes"]),
+        ("task.train_data.tfds_split=null", ["a string", "null"]),
+        ("task.loss.reduction=max", ["one of sum, mean", "'max'"]),
+        ("task.loss.reduction=1", ["one of sum, mean", "received 1"]),
+        (
+            "trainer.optimizer_config.warmup.type=cosine",
+            ["one of linear, or null", "'cosine'"],
+        ),
+        ("task.evaluation.ks=5", ["a list such as [1, 5, 10]", "write [5]"]),
+        ("task.evaluation.ks=[1, '5']", ["a list", "remove the quotes"]),
+        ("task.evaluation.ks=[1, 5.5]", ["a list"]),
+        ("task.evaluation.ks=[1, [5]]", ["a list"]),
+    ],
+)
+def test_wrong_types(override, expected):
+    message = refusal(params_override=override)
+    assert override.partition("=")[0] in message
+    for part in expected:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    "override, key, value",
+    [
+        (f"{LOSS}=1e-3", LOSS, 0.001),
+        (f"{LOSS}=1E-3", LOSS, 0.001),
+        (f"{LOSS}=.5", LOSS, 0.5),
+        (f"{LOSS}=0", LOSS, 0.0),
+        ("trainer.seed=010", "trainer.seed", 10),
+        ("trainer.seed=0x10", "trainer.seed", 16),
+        ("task.train_data.corpus=null", "task.train_data.corpus", None),
+        ("task.train_data.corpus=~", "task.train_data.corpus", None),
+        ("task.train_data.corpus='null'", "task.train_data.corpus", "null"),
+        ("task.train_data.corpus=yes", "task.train_data.corpus", "yes"),
+        ("task.train_data.corpus=2026-01-31", "task.train_data.corpus", "2026-01-31"),
+        (
+            "task.train_data.tfds_split=train[:90%]",
+            "task.train_data.tfds_split",
+            "train[:90%]",
+        ),
+        ("task.evaluation.ks=[1, 20]", "task.evaluation.ks", (1, 20)),
+    ],
+)
+def test_values_of_yaml_1_2(override, key, value):
+    found = load_config(params_override=override)
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("trainer: {seed: 1}\ntrainer: {seed: 2}\n", ["line 2", "stands twice"]),
+        ("trainer:\n  seed: 1\n  seed: 1\n", ["line 3", "'seed'", "line 2"]),
+        ("trainer:\n  seed: [1\n", ["own.yaml, line", "not valid YAML"]),
+        ("trainer:\n\tseed: 1\n", ["line 2", "not valid YAML"]),
+        ("a: 1\n---\na: 2\n", ["not valid YAML"]),
+        ("- 1\n", ["line 1", "keys and values", "a list"]),
+        ("hello\n", ["keys and values", "the string 'hello'"]),
+        ("trainer: {seed: !!int '1'}\n", ["line 1", "tags"]),
+        ("a: !!python/object/apply:os.system ['x']\n", ["tags"]),
+        ("trainer: &a {seed: 1}\ntask: {<<: *a}\n", ["line 2", "merge keys"]),
+        ("a: &a [*a]\n", ["an alias holds itself"]),
+        ("? [1]\n: 2\n", ["a key must be a word"]),
+        ("a: \x01\n", ["not valid YAML"]),
+        (f"a: {'[' * 1500}\n", ["nested too deeply"]),
+    ],
+)
+def test_broken_files(tmp_path, text, expected):
+    message = refusal(config_files=[write(tmp_path, text)])
+    for part in ["own.yaml", *expected]:
+        assert part in message, message
+
+
+def test_unreadable_files(tmp_path):
+    assert "no configuration file" in refusal(config_files=[tmp_path / "no.yaml"])
+    assert "is a folder" in refusal(config_files=[tmp_path])
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("task: {train_data: {corpus: \xe9}}".encode("latin-1"))
+    assert "isn't UTF-8 text (byte 28)" in refusal(config_files=[latin])
+
+
+def test_an_alias_repeats_a_value(tmp_path):
+    text = "task:\n  train_data: &d {corpus: icons}\n  validation_data: *d\n"
+    config = load_config(config_files=[write(tmp_path, text)])
+    assert config.task.validation_data.corpus == "icons"
+
+
+def test_an_error_is_no_better_for_being_covered(tmp_path):
+    first = write(tmp_path, "trainer: {seed: nought}")
+    second = write(tmp_path, "trainer: {seed: 1}", "2.yaml")
+    assert "own.yaml, line 1" in refusal(config_files=[first, second])
+
+
+def test_messages_name_the_layer_that_gave_the_value(tmp_path):
+    path = write(tmp_path, "trainer:\n  max_to_keep: 0\n")
+    assert f"{path}, line 2: 'trainer.max_to_keep'" in refusal(config_files=[path])
+    assert refusal(config_files=[path], params_override="trainer.max_to_keep=-1") == (
+        "params_override 'trainer.max_to_keep=-1': 'trainer.max_to_keep' must be >= 1, "
+        "received -1; choose a value in that range."
+    )
+
+
+def test_save_then_load_is_equal(tmp_path):
+    config = load_config(
+        params_override="task.evaluation.ks=[3, 30],trainer.seed=7,"
+        "task.train_data.corpus=icons,trainer.optimizer_config.optimizer.type=adamw,"
+        "trainer.optimizer_config.warmup.type=null,task.loss.label_smoothing=1e-7"
+    )
+    path = tmp_path / "run" / "params.yaml"
+    save_config(config, path)
+    assert load_config(config_files=[path]) == config
+    assert load_config(path) == config
+    first = path.read_bytes()
+    save_config(load_config(path), path)
+    assert path.read_bytes() == first
+    # Any other YAML reader finds the same values, in the order of the classes.
+    assert yaml.safe_load(first) == as_dict(config)
+    assert list(yaml.safe_load(first)) == ["task", "trainer", "runtime"]
+    assert [item.name for item in path.parent.iterdir()] == ["params.yaml"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "params.yaml"
+    save_config(load_config(), path)
+    before = path.read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_config(load_config(params_override="trainer.seed=1"), path)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["params.yaml"]
+
+
+AMBIGUOUS = "1e-3 1E5 010 0x1F 0o17 yes no on null ~ true .inf .nan 1:30 <<".split()
+
+
+@pytest.mark.parametrize("text", [*AMBIGUOUS, "2026-01-31", "a: b", "a,b", "#a", " a "])
+def test_strings_that_look_like_something_else_survive(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    data = dataclasses.replace(load_config().task.train_data, tfds_split=text)
+    task = dataclasses.replace(load_config().task, train_data=data)
+    config = dataclasses.replace(load_config(), task=task)
+    save_config(config, path)
+    assert load_config(path) == config
+    assert yaml.safe_load(path.read_text())["task"]["train_data"]["tfds_split"] == text
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    rate=st.floats(min_value=1e-300, max_value=1e300),
+)
+def test_any_string_and_any_number_survive(tmp_path_factory, text, rate):
+    path = tmp_path_factory.mktemp("any") / "params.yaml"
+    default = load_config()
+    data = dataclasses.replace(default.task.train_data, tfds_split=text)
+    model = dataclasses.replace(default.task.model, initial_temperature=rate)
+    task = dataclasses.replace(default.task, train_data=data, model=model)
+    config = dataclasses.replace(default, task=task)
+    save_config(config, path)
+    assert load_config(path) == config
+
+
+def test_experiments_of_the_clone():
+    names = experiments()
+    assert "align_b7_base" in names
+    assert find_experiment("align_b7_base") == names["align_b7_base"]
+    assert find_experiment(str(names["align_b7_base"])) == names["align_b7_base"]
+
+
+def test_experiments_of_an_installed_package(tmp_path, monkeypatch):
+    folder = tmp_path / "share" / "align_keras" / "experiments"
+    folder.mkdir(parents=True)
+    path = write(folder, "trainer: {seed: 3}\n", "mine.yaml")
+    monkeypatch.setattr(load_module, "_CLONE", tmp_path / "site-packages")
+    monkeypatch.setattr(load_module.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert find_experiment("mine") == path
+    assert load_config("mine").trainer.seed == 3
+
+
+def test_no_experiments_folder_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(load_module, "_CLONE", tmp_path)
+    monkeypatch.setattr(load_module.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(load_module.site, "getuserbase", lambda: str(tmp_path))
+    assert experiments() == {}
+    assert "no experiments folder is installed" in refusal("align_b7_base")
+
+
+def test_unknown_experiments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refusal("align_b7_bass")
+    assert "did you mean 'align_b7_base'?" in message
+    assert "quickstart_icons" in message
+    assert "no experiment file" in refusal("folder/align_b7_base.yaml")
+    assert "no experiment file" in refusal(pathlib.Path("align_b7.yaml"))

@@ -1,0 +1,91 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align_keras.config.overrides import parse_overrides
+from align_keras.utils.errors import InputError
+
+
+def plain(located):
+    value = located.value
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", {}),
+        ("a=1", {"a": 1}),
+        ("a.b=1,a.c=2", {"a": {"b": 1, "c": 2}}),
+        (" a.b = 1 , a.c = 2 ,", {"a": {"b": 1, "c": 2}}),
+        ("a=1,a=2", {"a": 2}),
+        ("a=[1, 2],b=3", {"a": [1, 2], "b": 3}),
+        ("a={x: 1, y: [2, 3]},b=4", {"a": {"x": 1, "y": [2, 3]}, "b": 4}),
+        ("a=[[1,2],[3]]", {"a": [[1, 2], [3]]}),
+        ("a='x,y',b=1", {"a": "x,y", "b": 1}),
+        ('a="x,\\"y",b=1', {"a": 'x,"y', "b": 1}),
+        ('a="x\\\\",b=1', {"a": "x\\", "b": 1}),
+        ("a='it''s, so',b=1", {"a": "it's, so", "b": 1}),
+        ("a='',b=1", {"a": "", "b": 1}),
+        ("a=['x,]', y],b=1", {"a": ["x,]", "y"], "b": 1}),
+        ("a=Bob's,b=Ann's", {"a": "Bob's", "b": "Ann's"}),
+        ("a=train[:10%],b=1", {"a": "train[:10%]", "b": 1}),
+        ("a=x=y", {"a": "x=y"}),
+        ("a=", {"a": None}),
+        ("a=/data/my corpus/v1.2", {"a": "/data/my corpus/v1.2"}),
+        ("a=é", {"a": "é"}),
+        ("a.b={c: 1},a.b.d=2", {"a": {"b": {"c": 1, "d": 2}}}),
+    ],
+)
+def test_values(text, expected):
+    assert plain(parse_overrides(text)) == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("a", ["key=value", "'a'"]),
+        ("a=1,2", ["key=value", "'2'", "quotes or brackets"]),
+        ("=1", ["key=value"]),
+        (".a=1", ["key=value"]),
+        ("a..b=1", ["key=value"]),
+        ("a=[1", ["']' is missing", "'a=[1'"]),
+        ("a='x", ["is missing at the end"]),
+        ("a=*x", ["params_override 'a=*x': not valid YAML"]),
+        ("a=!!int 1", ["tags"]),
+        ("a={b: 1, b: 2}", ["stands twice"]),
+    ],
+)
+def test_mistakes(text, expected):
+    with pytest.raises(InputError) as caught:
+        parse_overrides(text)
+    for part in expected:
+        assert part in str(caught.value), caught.value
+    assert "\n" not in str(caught.value)
+
+
+PRINTABLE = st.characters(exclude_categories=["C", "Zl", "Zp"])
+
+
+@given(st.lists(st.one_of(st.text(PRINTABLE), st.floats(0, 1)), min_size=1))
+def test_json_values_pass_through(values):
+    items = [
+        f"k{number}={json.dumps(value, ensure_ascii=False)}"
+        for number, value in enumerate(values)
+    ]
+    expected = {f"k{number}": value for number, value in enumerate(values)}
+    assert plain(parse_overrides(",".join(items))) == expected
+
+
+@given(st.text())
+def test_any_text_is_read_or_refused_in_one_line(text):
+    try:
+        parse_overrides(text)
+    except InputError as error:
+        assert "\n" not in str(error)

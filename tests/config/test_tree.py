@@ -1,0 +1,25 @@
+from align_keras.config import (
+    ExperimentConfig,
+    TrainerConfig,
+    as_dict,
+    changed_keys,
+    load_config,
+)
+
+
+def test_changed_keys_names_both_values():
+    old = load_config()
+    new = load_config(params_override="trainer.seed=2,task.evaluation.ks=[1]")
+    assert changed_keys(old, old) == {}
+    assert changed_keys(old, new) == {
+        "task.evaluation.ks": ((1, 5, 10), (1,)),
+        "trainer.seed": (0, 2),
+    }
+    assert changed_keys(new, old)["trainer.seed"] == (2, 0)
+
+
+def test_as_dict_is_plain():
+    tree = as_dict(ExperimentConfig(trainer=TrainerConfig(seed=3)))
+    assert tree["trainer"]["seed"] == 3
+    assert tree["task"]["evaluation"] == {"ks": [1, 5, 10]}
+    assert tree["trainer"]["optimizer_config"]["optimizer"]["type"] == "lamb"

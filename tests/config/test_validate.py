@@ -1,0 +1,201 @@
+import dataclasses
+
+import pytest
+
+from align_keras.config import (
+    EvaluationConfig,
+    ExperimentConfig,
+    RuntimeConfig,
+    TaskConfig,
+    TrainerConfig,
+    load_config,
+    validate,
+)
+from align_keras.config.tree import fields_of, leaves
+from align_keras.utils.errors import InputError
+
+MODEL = "task.model"
+IMAGE, TEXT = f"{MODEL}.image_encoder", f"{MODEL}.text_encoder"
+DATA = "task.train_data"
+OPTIMIZER = "trainer.optimizer_config.optimizer"
+RATE = "trainer.optimizer_config.learning_rate"
+WARMUP = "trainer.optimizer_config.warmup.linear"
+
+
+@pytest.mark.parametrize(
+    "override, rule",
+    [
+        (f"{IMAGE}.width_coefficient=0", "> 0"),
+        (f"{IMAGE}.depth_coefficient=-1", "> 0"),
+        (f"{IMAGE}.image_size=31", ">= 32"),
+        (f"{IMAGE}.drop_connect_rate=1", ">= 0 and < 1"),
+        (f"{IMAGE}.batch_norm_momentum=1", ">= 0 and < 1"),
+        (f"{IMAGE}.batch_norm_epsilon=0", "> 0"),
+        (f"{TEXT}.num_layers=0", ">= 1"),
+        (f"{TEXT}.hidden_dim=0", ">= 1"),
+        (f"{TEXT}.num_heads=0", ">= 1"),
+        (f"{TEXT}.intermediate_dim=0", ">= 1"),
+        (f"{TEXT}.dropout=1.0", ">= 0 and < 1"),
+        (f"{TEXT}.vocabulary_size=9", ">= 10"),
+        (f"{TEXT}.sequence_length=2", ">= 3"),
+        (f"{MODEL}.projection_dim=0", ">= 1"),
+        (f"{MODEL}.initial_temperature=0", "> 0"),
+        ("task.loss.label_smoothing=1", ">= 0 and < 1"),
+        ("task.loss.label_smoothing=-0.1", ">= 0 and < 1"),
+        (f"{DATA}.max_bad_fraction=1.1", ">= 0 and <= 1"),
+        (f"{DATA}.global_batch_size=0", ">= 1"),
+        (f"{DATA}.shuffle_buffer_size=0", ">= 1"),
+        (f"{DATA}.seed=-1", ">= 0"),
+        (f"{DATA}.random_zoom=-0.1", ">= 0"),
+        ("task.validation_data.global_batch_size=0", ">= 1"),
+        ("task.evaluation.ks=[0, 1]", ">= 1"),
+        ("trainer.train_steps=0", ">= 1"),
+        ("trainer.steps_per_loop=0", ">= 1"),
+        ("trainer.summary_interval=0", ">= 1"),
+        ("trainer.checkpoint_interval=0", ">= 1"),
+        ("trainer.validation_interval=0", ">= 1"),
+        ("trainer.max_to_keep=0", ">= 1"),
+        ("trainer.seed=-1", ">= 0"),
+        (f"{OPTIMIZER}.lamb.beta_1=1", ">= 0 and < 1"),
+        (f"{OPTIMIZER}.lamb.beta_2=1", ">= 0 and < 1"),
+        (f"{OPTIMIZER}.lamb.epsilon=0", "> 0"),
+        (f"{OPTIMIZER}.lamb.weight_decay=-1e-5", ">= 0"),
+        (f"{OPTIMIZER}.adamw.beta_1=1", ">= 0 and < 1"),
+        (f"{OPTIMIZER}.adamw.beta_2=1", ">= 0 and < 1"),
+        (f"{OPTIMIZER}.adamw.epsilon=0", "> 0"),
+        (f"{OPTIMIZER}.adamw.weight_decay=-1", ">= 0"),
+        (f"{RATE}.linear.initial_learning_rate=0", "> 0"),
+        (f"{RATE}.linear.end_learning_rate=-1", ">= 0"),
+        (f"{RATE}.linear.decay_steps=0", ">= 1"),
+        (f"{RATE}.cosine.initial_learning_rate=0", "> 0"),
+        (f"{RATE}.cosine.alpha=1.5", ">= 0 and <= 1"),
+        (f"{RATE}.cosine.decay_steps=0", ">= 1"),
+        (f"{RATE}.constant.learning_rate=0", "> 0"),
+        (f"{WARMUP}.warmup_steps=-1", ">= 0"),
+        (f"{WARMUP}.warmup_learning_rate=-1", ">= 0"),
+        ("runtime.num_replicas=0", ">= 1"),
+    ],
+)
+def test_ranges(override, rule):
+    key, _, value = override.partition("=")
+    with pytest.raises(InputError) as caught:
+        load_config(params_override=override)
+    assert f"'{key}' must be {rule}, received" in str(caught.value)
+
+
+def test_every_number_has_a_tested_range():
+    """A new number without bounds, or with untested ones, shows up here."""
+    (mark,) = [mark for mark in test_ranges.pytestmark if mark.name == "parametrize"]
+    tested = {override.partition("=")[0] for override, _ in mark.args[1]}
+    for key, _, field in leaves(ExperimentConfig()):
+        hint = str(field.type)
+        if "Literal" not in hint and ("int" in hint or "float" in hint):
+            assert "range" in field.metadata, key
+            assert key.replace("validation_data", "train_data") in tested, key
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ("trainer.train_steps=1500", ["trainer.train_steps", "steps_per_loop (1000)"]),
+        ("trainer.checkpoint_interval=7", ["checkpoint_interval", "a multiple of"]),
+        ("trainer.validation_interval=7", ["validation_interval", "a multiple of"]),
+        ("trainer.summary_interval=7", ["summary_interval", "a multiple of"]),
+        (
+            "trainer.train_steps=10000",
+            ["warmup_steps", "< trainer.train_steps"],
+        ),
+        (f"{RATE}.linear.end_learning_rate=1", ["<= initial_learning_rate (0.001)"]),
+        (f"{TEXT}.hidden_dim=10,{TEXT}.num_heads=4", ["a multiple of num_heads (4)"]),
+        (f"{DATA}.corpus=pairs", [f"'{DATA}.pairs' must be a path"]),
+        (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", [f"'{DATA}.corpus' must be pairs"]),
+        (f"{DATA}.encoding=utf-99", ["a text encoding", "'utf-99'", "try utf-8"]),
+        (f"{DATA}.tfds_split=''", ["a non-empty string", "write null"]),
+        (f"{OPTIMIZER}.lamb.exclude_from_weight_decay=['(']", ["regular expressions"]),
+        (f"{OPTIMIZER}.adamw.exclude_from_weight_decay=['*']", ["regular expressions"]),
+        ("task.evaluation.ks=[5, 1]", ["increasing"]),
+        ("task.evaluation.ks=[1, 1]", ["without repetition"]),
+        ("task.evaluation.ks=[]", ["not empty"]),
+        ("runtime.num_replicas=2", ["distribution_strategy' must be mirrored"]),
+        (
+            "runtime.num_replicas=3,runtime.distribution_strategy=mirrored",
+            ["global_batch_size' must be a multiple of runtime.num_replicas (3)"],
+        ),
+    ],
+)
+def test_rules_between_options(override, expected):
+    with pytest.raises(InputError) as caught:
+        load_config(params_override=override)
+    message = str(caught.value)
+    # The place is that of a given option, never of a default.
+    assert message.startswith("params_override '")
+    assert "\n" not in message
+    for part in expected:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.train_steps=10000,trainer.optimizer_config.warmup.type=null",
+        "trainer.train_steps=11000",
+        f"{DATA}.corpus=pairs,{DATA}.pairs=a.csv",
+        f"{DATA}.pairs=a.csv",
+        f"{DATA}.encoding=latin-1",
+        f"{RATE}.type=constant,{RATE}.linear.end_learning_rate=1",
+        "runtime.num_replicas=4,runtime.distribution_strategy=mirrored",
+        "task.loss.label_smoothing=0",
+        "task.train_data.max_bad_fraction=1",
+        f"{OPTIMIZER}.lamb.exclude_from_weight_decay=[]",
+    ],
+)
+def test_what_the_rules_admit(override):
+    load_config(params_override=override)
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        (
+            ExperimentConfig(trainer=TrainerConfig(seed="1")),
+            "must be an integer",
+        ),
+        (ExperimentConfig(trainer=TrainerConfig(seed=True)), "an integer"),
+        (ExperimentConfig(trainer=None), "'trainer' must be a TrainerConfig"),
+        (
+            ExperimentConfig(runtime=RuntimeConfig(mixed_precision_dtype="half")),
+            "one of float32",
+        ),
+        (
+            ExperimentConfig(task=TaskConfig(evaluation=EvaluationConfig(ks=(0,)))),
+            "'task.evaluation.ks' must be >= 1",
+        ),
+    ],
+)
+def test_configs_made_in_python_are_held_to_the_same_rules(config, expected):
+    with pytest.raises(InputError, match="must be") as caught:
+        validate(config)
+    assert expected in str(caught.value)
+
+
+def test_a_valid_config_is_returned():
+    config = load_config()
+    assert validate(config) is config
+
+
+def test_one_of_configs_return_the_member_that_type_names():
+    optimization = load_config(
+        params_override=f"{OPTIMIZER}.type=adamw,{RATE}.type=cosine,"
+        "trainer.optimizer_config.warmup.type=null"
+    ).trainer.optimizer_config
+    assert optimization.optimizer.get() is optimization.optimizer.adamw
+    assert optimization.learning_rate.get() is optimization.learning_rate.cosine
+    assert optimization.warmup.get() is None
+
+
+def test_every_type_name_has_its_member():
+    optimization = load_config().trainer.optimizer_config
+    for one_of in (optimization.optimizer, optimization.learning_rate):
+        names = {field.name for field in dataclasses.fields(one_of)} - {"type"}
+        _, hint = fields_of(type(one_of))["type"]
+        assert set(hint.__args__) == names

@@ -1,0 +1,103 @@
+"""The training pipeline is a function of its arguments and of the step."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from align_keras.data import read_retrieval_set, training_batches
+from align_keras.data.retrieval_set import read_captions
+from align_keras.text import WordPieceTokenizer
+from align_keras.utils.errors import InputError
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
+from small import VOCABULARY
+
+
+class Noise(tfds.core.GeneratorBasedBuilder):
+    """24 pictures of noise with one to three captions."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text = tfds.features.Text()
+        features = {
+            "id": text,
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "captions": tfds.features.Sequence(text),
+            "category": text,
+            "image_key": text,
+        }
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        random = np.random.default_rng(0)
+        for row in range(24):
+            yield row, {
+                "id": f"noise/{row}",
+                "image": random.integers(0, 256, (30, 40, 3)).astype("uint8"),
+                "captions": [f"{chr(97 + row)} {n}" for n in "xyz"[: row % 3 + 1]],
+                "category": "noise",
+                "image_key": str(row),
+            }
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    builder = Noise(data_dir=str(tmp_path_factory.mktemp("data")))
+    builder.download_and_prepare()
+    return builder
+
+
+def batches(builder, count, **arguments):
+    arguments = {"image_size": 32, "batch_size": 8, "zoom": 0.1, **arguments}
+    tokenizer = WordPieceTokenizer(VOCABULARY, sequence_length=6)
+    dataset = training_batches(builder, "train", tokenizer, **arguments)
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_any_start_gives_the_same_batches(builder, cache):
+    whole = batches(builder, 8, cache=cache, recolor=True)
+    later = batches(builder, 3, cache=cache, recolor=True, start_step=5)
+    for expected, actual in zip(whole[5:], later, strict=True):
+        for name, values in expected.items():
+            np.testing.assert_array_equal(actual[name], values)
+
+
+def test_epochs_hold_every_pair_once_and_vary(builder):
+    rows = [batch["token_ids"][:, 1] for batch in batches(builder, 6)]
+    first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
+    assert len(set(first)) == len(set(second)) == 24
+    assert (first != second).any()
+
+
+def test_all_captions_are_drawn(builder):
+    drawn = np.concatenate([b["token_ids"][:, 2] for b in batches(builder, 30)])
+    assert {VOCABULARY.index(letter) for letter in "xyz"} <= set(drawn)
+
+
+def test_shapes_are_static(builder):
+    batch = batches(builder, 1)[0]
+    assert batch["images"].shape == (8, 32, 32, 3)
+    assert batch["token_ids"].shape == batch["padding_mask"].shape == (8, 6)
+    assert 0 <= batch["images"].min() < batch["images"].max() <= 255
+
+
+def test_batch_larger_than_the_corpus(builder):
+    with pytest.raises(InputError, match="at most the 24 pairs.*received 25"):
+        batches(builder, 1, batch_size=25)
+
+
+def test_retrieval_set_holds_first_captions_in_order(builder):
+    pairs = read_retrieval_set(builder, "train[:5]")
+    assert len(pairs) == 5
+    assert all(caption.endswith(" x") for caption in pairs.captions)
+    assert len(read_captions(builder, "train")) == sum(n % 3 + 1 for n in range(24))

@@ -1,0 +1,64 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import hypergeom
+
+from align_keras.evaluation.chance import chance_recall_at_k
+from align_keras.evaluation.recall_at_k import recall_at_k
+from align_keras.utils.errors import InputError
+
+
+def test_one_positive_is_k_of_n():
+    chance = chance_recall_at_k([[3]] * 7, gallery_rows=1000)
+    assert chance == pytest.approx({1: 0.001, 5: 0.005, 10: 0.01}, rel=1e-12)
+
+
+def test_every_ranking_counted():
+    # Rows 0 and 1 of five are right: count them over all 120 rankings.
+    for k in range(1, 6):
+        hits = [
+            bool({0, 1} & set(ranking[:k]))
+            for ranking in itertools.permutations(range(5))
+        ]
+        assert chance_recall_at_k([[0, 1]], 5, ks=(k,))[k] == pytest.approx(
+            np.mean(hits), abs=1e-12
+        )
+
+
+def test_against_scipy_hypergeometric():
+    counts = [1, 2, 5, 60, 5000, 5000]
+    positives = [np.arange(count) for count in counts]
+    ks = (10, 1, 100, 4999)
+    ours = chance_recall_at_k(positives, 5000, ks)
+    assert list(ours) == list(ks)
+    for k in ks:
+        expected = np.mean([hypergeom.sf(0, 5000, count, k) for count in counts])
+        assert ours[k] == pytest.approx(expected, rel=1e-9)
+
+
+def test_agrees_with_recall_of_random_embeddings():
+    rng = np.random.default_rng(0)
+    gallery, queries = rng.normal(size=(60, 8)), rng.normal(size=(6000, 8))
+    positives = [rng.choice(60, size=1 + query % 3) for query in range(6000)]
+    chance = chance_recall_at_k(positives, 60)
+    for k, value in recall_at_k(queries, gallery, positives).items():
+        deviation = np.sqrt(chance[k] * (1 - chance[k]) / 6000)
+        assert abs(value - chance[k]) < 4 * deviation
+
+
+def test_queries_without_positives_and_duplicates_are_left_out():
+    assert chance_recall_at_k([[0, 0], [], [1]], 4, ks=(1,)) == {1: 0.25}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([[4]], 4), r"`positives\[0\]` must lie in \[0, 4\)"),
+        (([[]], 4), "at least one query"),
+        (([[0]], 4, (0,)), "`ks` must be"),
+    ],
+)
+def test_errors(arguments, message):
+    with pytest.raises(InputError, match=message):
+        chance_recall_at_k(*arguments)

@@ -1,0 +1,132 @@
+import re
+
+import pytest
+import yaml
+
+from align_keras.config import (
+    ExperimentConfig,
+    as_dict,
+    changed_keys,
+    experiments,
+    load_config,
+    validate,
+)
+from align_keras.config.tree import leaves
+from align_keras.utils.errors import InputError
+
+FILES = experiments()
+NAMES = sorted(FILES)
+HEADER = ("Command", "Hardware", "Duration", "Expected metric")
+
+
+def header_of(text):
+    """The opening comment's items, continuation lines joined."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").strip())
+    items = re.split(rf"(?:^|\n)({'|'.join(HEADER)}):", "\n".join(lines))
+    return {
+        name: " ".join(value.split())
+        for name, value in zip(items[1::2], items[2::2], strict=True)
+    }
+
+
+def test_the_files_are_there():
+    assert {
+        "quickstart_icons",
+        "quickstart_stamps",
+        "align_b3_mini_cc3m",
+        "align_b7_base",
+        "align_l2_large",
+    } <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loads_strictly_and_says_what_to_expect(name):
+    assert validate(load_config(name)) == load_config(FILES[name])
+    header = header_of(FILES[name].read_text(encoding="utf-8"))
+    assert list(header) == list(HEADER)
+    assert all(header.values())
+    assert f"align-keras train --experiment {name} " in header["Command"]
+    # A metric is the paper's, with its table, or was measured here by a command.
+    assert re.search(
+        r"Jia et al\. 2021, table \d+|[Mm]easured by|not measured",
+        header["Expected metric"],
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_holds_only_what_differs_from_the_defaults(name):
+    defaults = {key: value for key, value, _ in leaves(ExperimentConfig())}
+    for key, value in flat(yaml.safe_load(FILES[name].read_text(encoding="utf-8"))):
+        default = defaults[key]
+        default = list(default) if isinstance(default, tuple) else default
+        # Numbers such as 2e-3 are strings to a YAML 1.1 reader.
+        assert value != default and str(value) != str(default), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_validation_corpus_belongs_to_a_training_corpus(name):
+    task = load_config(name).task
+    assert task.train_data.corpus and task.validation_data.corpus
+    assert task.train_data.is_training and not task.validation_data.is_training
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "damage, expected",
+    [
+        (lambda tree: tree["task"].update(trian_data={}), "'train_data'?"),
+        (lambda tree: tree["trainer"].update(train_stepz=1), "'train_steps'?"),
+        (lambda tree: tree.update(runtine={}), "'runtime'?"),
+        (lambda tree: tree["trainer"].update(train_steps="many"), "an integer"),
+        (lambda tree: tree["trainer"].update(train_steps=0), ">= 1"),
+        (lambda tree: tree["task"].update(loss={"label_smoothing": 1.5}), "< 1"),
+        (lambda tree: tree["task"].update(loss=None), "must hold keys"),
+        (lambda tree: tree["task"]["train_data"].update(cache="no"), "write false"),
+    ],
+)
+def test_a_broken_copy_fails(tmp_path, name, damage, expected):
+    tree = yaml.safe_load(FILES[name].read_text(encoding="utf-8"))
+    tree.setdefault("trainer", {})
+    damage(tree)
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert expected in str(caught.value)
+
+
+def test_the_papers_numbers_stay():
+    """What the paper states is the default, and no experiment overrides it."""
+    for name in ("align_b3_mini_cc3m", "align_b7_base", "align_l2_large"):
+        changed = set(changed_keys(ExperimentConfig(), load_config(name)))
+        assert changed <= {
+            "task.model.image_encoder.variant",
+            "task.model.text_encoder.variant",
+            "task.model.projection_dim",
+            "task.train_data.corpus",
+            "task.train_data.pairs",
+            "task.validation_data.corpus",
+            "task.validation_data.pairs",
+            "trainer.train_steps",
+            "runtime.distribution_strategy",
+        }
+    assert (
+        as_dict(load_config("align_l2_large"))["trainer"]
+        == (as_dict(ExperimentConfig())["trainer"])
+    )
+
+
+def flat(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+# --- Every file's model on small inputs: built from its config and validated. ---

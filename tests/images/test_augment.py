@@ -1,0 +1,68 @@
+"""Augmentation: exact crops, flips, colours, and repeatability."""
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.images import augment_images
+
+
+def pictures(count=16, side=40):
+    return tf.constant(
+        np.random.default_rng(0).integers(0, 256, (count, side, side, 3)), tf.uint8
+    )
+
+
+def windows(image, size):
+    side = image.shape[0]
+    for top in range(side - size + 1):
+        for left in range(side - size + 1):
+            yield image[top : top + size, left : left + size]
+
+
+def test_crop_is_a_window_of_the_picture_and_varies():
+    images = pictures(8, 36)
+    cropped = augment_images(images, 32, [0, 1]).numpy()
+    places = set()
+    for image, crop in zip(images.numpy(), cropped, strict=True):
+        errors = [np.abs(window - crop).max() for window in windows(image, 32)]
+        # crop_and_resize samples at whole pixels up to float32 rounding.
+        assert min(errors) < 0.05
+        places.add(int(np.argmin(errors)))
+    assert len(places) > 3
+
+
+def test_flip_mirrors_about_half():
+    images = pictures(64, 32)
+    flipped = augment_images(images, 32, [3, 1], crop=False, flip=True).numpy()
+    originals = images.numpy()
+    same = np.abs(flipped - originals).max(axis=(1, 2, 3)) < 0.05
+    mirrored = np.abs(flipped - originals[:, :, ::-1]).max(axis=(1, 2, 3)) < 0.05
+    assert (same | mirrored).all()
+    assert 16 < mirrored.sum() < 48
+
+
+def test_same_seed_same_result_other_seed_other():
+    arguments = {"flip": True, "zoom": 0.2, "recolor": True}
+    first, again, other = (
+        augment_images(pictures(), 32, [0, seed], **arguments).numpy()
+        for seed in (5, 5, 6)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 10
+
+
+def test_recolor_stays_in_range_keeps_contrast_and_turns_polarity():
+    drawing = np.full((64, 40, 40, 3), 255, "uint8")
+    drawing[:, 10:30, 10:30] = 0
+    coloured = augment_images(drawing, 40, [0, 0], crop=False, recolor=True).numpy()
+    assert coloured.min() >= 0
+    assert coloured.max() <= 255.001
+    ink, paper = coloured[:, 20, 20].mean(-1), coloured[:, 2, 2].mean(-1)
+    assert np.abs(ink - paper).min() > 40
+    assert 10 < (ink > paper).sum() < 54
+
+
+def test_zoom_outside_is_white():
+    images = np.zeros((32, 36, 36, 3), "uint8")
+    zoomed = augment_images(images, 32, [0, 0], zoom=0.5).numpy()
+    assert {0.0, 255.0} <= set(np.unique(zoomed.round()))

@@ -1,0 +1,82 @@
+"""The evaluation path against PIL."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from align_keras.images import (
+    crop_size_to_resize_size,
+    decode_image,
+    preprocess_image,
+    preprocess_image_bytes,
+    resize_image,
+)
+
+
+def picture(height, width, mode="RGB", seed=0):
+    channels = len(mode)
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (height // 4 + 1, width // 4 + 1, channels))
+    return Image.fromarray(small.astype("uint8"), mode).resize((width, height))
+
+
+def encoded(image, file_format):
+    file = io.BytesIO()
+    image.save(file, file_format)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [(200, 300), (97, 41), (64, 64), (500, 20)])
+def test_resize_equals_pil_within_one_grey_level(size):
+    image = picture(*size)
+    ours = resize_image(tf.constant(np.asarray(image)), 77).numpy().astype(int)
+    theirs = np.asarray(image.resize((77, 77), Image.BILINEAR)).astype(int)
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_paper_sizes_and_centre_crop():
+    assert crop_size_to_resize_size(289) == 346
+    image = np.asarray(picture(346, 346))
+    cropped = preprocess_image(tf.constant(image), 289)
+    np.testing.assert_array_equal(cropped, image[28:317, 28:317])
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF"])
+def test_decode_equals_pil(file_format):
+    image = picture(30, 40)
+    if file_format == "GIF":
+        image = image.quantize(64)
+    content = encoded(image, file_format)
+    np.testing.assert_array_equal(
+        decode_image(tf.constant(content)), np.asarray(image.convert("RGB"))
+    )
+
+
+def test_jpeg_is_close_to_pil():
+    content = encoded(picture(64, 64), "JPEG")
+    theirs = np.asarray(Image.open(io.BytesIO(content))).astype(int)
+    ours = decode_image(tf.constant(content)).numpy().astype(int)
+    # TensorFlow's default inverse transform is the fast integer one.
+    assert np.abs(ours - theirs).max() <= 8
+
+
+def test_transparent_png_lies_on_white():
+    image = picture(20, 20, "RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    expected = np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(int)
+    actual = decode_image(tf.constant(encoded(image, "PNG"))).numpy().astype(int)
+    assert np.abs(actual - expected).max() <= 1
+
+
+def test_whole_path_from_bytes():
+    image = picture(50, 80)
+    pixels = preprocess_image_bytes(tf.constant(encoded(image, "PNG")), 64)
+    assert pixels.dtype == tf.float32
+    np.testing.assert_array_equal(
+        pixels, preprocess_image(tf.constant(np.asarray(image)), 64)
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        preprocess_image_bytes(tf.constant(b"junk"), 64)

@@ -1,0 +1,96 @@
+"""Batch normalisation, MBConv, L2 normalisation and temperature."""
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras.layers import (
+    FusedBatchNormalization,
+    L2Normalization,
+    MBConvBlock,
+    Temperature,
+)
+from align_keras.utils.errors import InputError
+
+
+def pictures(seed=0, shape=(4, 6, 6, 5)):
+    return np.random.default_rng(seed).normal(2.0, 3.0, shape).astype("float32")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fused_batch_norm_equals_keras(training):
+    import tensorflow as tf
+
+    layers = [FusedBatchNormalization(), keras.layers.BatchNormalization()]
+    results = []
+    for layer in layers:
+        layer.build((None, 6, 6, 5))
+        layer.gamma.assign(np.linspace(0.5, 2.0, 5))
+        inputs = tf.constant(pictures())
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=training)
+            loss = tf.reduce_sum(outputs**3)
+        variables = [inputs, layer.gamma.value, layer.beta.value]
+        results.append(
+            [outputs, layer.moving_mean, layer.moving_variance]
+            + tape.gradient(loss, variables)
+        )
+    for ours, theirs in zip(*results, strict=True):
+        # Sums of 144 float32 values of size 30 in another order.
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-4)
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    layer = FusedBatchNormalization()
+    layer.build((None, 6, 6, 5))
+    layer.trainable = False
+    layer(pictures(), training=True)
+    assert not layer.moving_mean.numpy().any()
+
+
+def test_mbconv_without_branch_is_identity_plus_branch():
+    block = MBConvBlock(8, 8)
+    inputs = pictures(shape=(2, 6, 6, 8))
+    full = block(inputs)
+    assert block.has_residual
+    block.project_norm.gamma.assign(np.zeros(8))
+    np.testing.assert_allclose(block(inputs), inputs, atol=1e-6)
+    assert np.abs(full - inputs).max() > 1e-3
+
+
+@pytest.mark.parametrize(("size", "expected"), [(8, 4), (9, 4), (7, 3)])
+def test_mbconv_stride_two_pads_as_hugging_face(size, expected):
+    block = MBConvBlock(4, 8, kernel_size=5, strides=2)
+    outputs = block(pictures(shape=(1, size, size, 4)))
+    assert outputs.shape == (1, expected, expected, 8)
+    assert block.compute_output_shape((1, size, size, 4)) == outputs.shape
+
+
+def test_drop_connect_drops_whole_samples():
+    keras.utils.set_random_seed(0)
+    block = MBConvBlock(8, 8, drop_connect_rate=0.5)
+    inputs = pictures(shape=(64, 4, 4, 8))
+    branch = np.abs(block(inputs, training=True) - inputs).max(axis=(1, 2, 3))
+    dropped = (branch == 0).mean()
+    assert 0.2 < dropped < 0.8
+
+
+def test_l2_normalisation_of_zero_is_zero():
+    rows = L2Normalization()(np.array([[3.0, 4.0], [0.0, 0.0]], "float32"))
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
+
+
+def test_temperature_divides_and_refuses_zero():
+    layer = Temperature(0.1)
+    assert float(layer.temperature) == pytest.approx(0.1)
+    np.testing.assert_allclose(layer(np.array([0.5], "float32")), [5.0], rtol=1e-6)
+    with pytest.raises(InputError, match="positive"):
+        Temperature(0.0)
+
+
+@pytest.mark.parametrize(
+    "layer", [MBConvBlock(8, 16, strides=2), L2Normalization(), Temperature(0.3)]
+)
+def test_config_round_trip(layer):
+    assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()

@@ -1,0 +1,196 @@
+"""ALIGN: training, prediction, saving, and its errors."""
+
+import inspect
+import os
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import align_keras
+from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from align_keras.models.align import caption_groups
+from align_keras.utils.errors import InputError
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
+from small import VOCABULARY, small_align, small_batch, small_encoders
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return small_align(initial_temperature=0.5)
+
+
+@pytest.mark.parametrize("cls", [ALIGN, ImageEncoder, TextEncoder])
+def test_config_keys_equal_the_signature(cls):
+    image_encoder, text_encoder = small_encoders()
+    instance = {
+        ALIGN: ALIGN(image_encoder, text_encoder),
+        ImageEncoder: image_encoder,
+        TextEncoder: text_encoder,
+    }[cls]
+    names = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+    assert set(instance.get_config()) == names
+    assert cls.from_config(instance.get_config()).get_config() == instance.get_config()
+
+
+def test_fit_lowers_the_loss_and_runs_each_tower_once():
+    keras.utils.set_random_seed(0)
+    image_encoder, text_encoder = small_encoders()
+    calls = []
+    for encoder in (image_encoder, text_encoder):
+        original = encoder.call
+
+        def counted(*args, original=original, name=encoder.name, **kwargs):
+            calls.append(name)
+            return original(*args, **kwargs)
+
+        encoder.call = counted
+    model = ALIGN(image_encoder, text_encoder, initial_temperature=0.5)
+    model.compile(keras.optimizers.AdamW(1e-2))
+    dataset = tf.data.Dataset.from_tensors(small_batch()).repeat()
+    calls.clear()
+    history = model.fit(dataset, epochs=8, steps_per_epoch=1, verbose=0).history
+    # One trace of the step calls each tower once.
+    assert sorted(calls) == ["image_encoder", "text_encoder"]
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["loss"][0] == pytest.approx(
+        history["loss_i2t"][0] + history["loss_t2i"][0], rel=1e-5
+    )
+    assert history["temperature"][-1] != history["temperature"][0]
+
+
+def test_fixed_temperature_stays():
+    keras.utils.set_random_seed(0)
+    model = small_align(initial_temperature=0.25, learn_temperature=False)
+    model.compile(keras.optimizers.SGD(0.1))
+    history = model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0).history
+    assert history["temperature"] == [pytest.approx(0.25)]
+    assert float(model.temperature) == pytest.approx(0.25)
+
+
+def test_default_compile_is_the_papers(model):
+    model.compile()
+    optimizer = model.optimizer
+    assert isinstance(optimizer, align_keras.Lamb)
+    assert optimizer.get_config()["weight_decay"] == 1e-5
+    assert (model.label_smoothing, model.reduction) == (0.1, "sum")
+    assert float(optimizer._learning_rate(10_000)) == pytest.approx(1e-3)
+    assert float(optimizer._learning_rate(1_200_000)) == pytest.approx(0.0)
+
+
+def test_raw_dataset_equals_encode(model):
+    model.compile(keras.optimizers.SGD(0.1))
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 50, 40, 3)).astype("uint8")
+    captions = ["a b", "red", "blue", "cat"]
+    dataset = tf.data.Dataset.from_tensor_slices(
+        {"image": pictures, "caption": captions}
+    ).batch(2)
+    predicted = model.predict(dataset, verbose=0)
+    images, texts = model.encode_images(list(pictures)), model.encode_texts(captions)
+    # The same graph on other batch sizes: float32 rounding.
+    np.testing.assert_allclose(predicted["image_embedding"], images, atol=1e-5)
+    np.testing.assert_allclose(predicted["text_embedding"], texts, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(
+        predicted["similarity"], (images * texts).sum(1) / 0.5, atol=1e-4
+    )
+    losses = model.evaluate(dataset, verbose=0, return_dict=True)
+    assert set(losses) == {"loss", "loss_i2t", "loss_t2i", "temperature"}
+
+
+def test_encode_images_takes_paths_bytes_and_arrays(model, tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 60, 3)).astype("uint8")
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    embeddings = model.encode_images([path, str(path), path.read_bytes(), pixels])
+    np.testing.assert_array_equal(embeddings, np.repeat(embeddings[:1], 4, axis=0))
+    assert embeddings.dtype == np.float32
+    assert model.encode_images([]).shape == (0, 16)
+
+
+def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
+    model.compile(keras.optimizers.AdamW(1e-3), reduction="mean")
+    model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0)
+    pictures = list(small_batch(seed=3)["images"])
+    expected = model.encode_images(pictures), model.encode_texts(["a red cat"])
+    model.save(tmp_path / "align.keras")
+    model.save_to_preset(tmp_path / "run")
+    loaded = keras.models.load_model(tmp_path / "align.keras")
+    assert loaded.reduction == "mean"
+    assert int(loaded.optimizer.iterations) == 1
+    for copy in (loaded, ALIGN.from_preset(tmp_path / "run")):
+        np.testing.assert_array_equal(copy.encode_images(pictures), expected[0])
+        np.testing.assert_array_equal(copy.encode_texts(["a red cat"]), expected[1])
+
+
+def test_mixed_bfloat16_trains_and_keeps_float32_embeddings():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = small_align()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.compile(keras.optimizers.SGD(0.1))
+    history = model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert model.predict_on_batch(small_batch())["image_embedding"].dtype == np.float32
+
+
+def test_caption_groups_are_equal_for_equal_rows_only():
+    token_ids = np.array([[2, 5, 3, 0], [2, 6, 3, 0], [2, 5, 3, 0], [2, 3, 5, 0]])
+    groups = caption_groups(tf.constant(token_ids, tf.int32)).numpy()
+    assert groups[0] == groups[2]
+    assert len(set(groups)) == 3
+
+
+def test_summary_is_readable(model):
+    lines = []
+    model.summary(print_fn=lines.append)
+    text = "\n".join(lines)
+    for name in ("image_encoder", "text_encoder", "temperature"):
+        assert name in text
+    assert len(text.splitlines()) < 60
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.encode_texts("one"), "list of str"),
+        (lambda m: m.encode_images("one.png"), "list of paths"),
+        (lambda m: m.encode_images(["missing.png"]), "no such picture: missing.png"),
+        (lambda m: m.encode_images([b"junk"]), r"images\[0\]"),
+        (lambda m: m.encode_images([np.zeros((4, 4), "uint8")]), "height, width, 3"),
+        (lambda m: m.compile(loss="mse"), "loss can't be given"),
+        (lambda m: m.compile(label_smoothing=2), "label_smoothing"),
+        (lambda m: ALIGN.from_preset("align_b9_mini"), "known presets"),
+        (lambda m: ALIGN(*small_encoders()).encode_texts(["a"]), "vocabulary"),
+        (lambda m: small_encoders(image_size=16), "at least 32"),
+        (
+            lambda m: ALIGN(small_encoders()[0], small_encoders(projection_dim=8)[1]),
+            "one width",
+        ),
+        (
+            lambda m: ALIGN(*small_encoders(), vocabulary=VOCABULARY + ["more"]),
+            "at most 57 tokens",
+        ),
+    ],
+)
+def test_errors_are_one_clear_line(model, call, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_raw_dataset_must_be_batched(model):
+    dataset = tf.data.Dataset.from_tensor_slices({"image": ["x"], "caption": ["y"]})
+    with pytest.raises(InputError, match="batched"):
+        model.predict(dataset)
+
+
+def test_unfinished_run_folder(tmp_path):
+    with pytest.raises(InputError, match="finish the run"):
+        ALIGN.from_preset(tmp_path)

@@ -1,0 +1,58 @@
+"""LAMB against NumPy and, where installed, TF Model Garden's."""
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras.optimizers import Lamb, LinearWarmup, paper_schedule
+
+
+def numpy_lamb(weights, gradients, rate, decay, excluded):
+    first, second = np.zeros_like(weights), np.zeros_like(weights)
+    for step, gradient in enumerate(gradients, start=1):
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        update = first / (1 - 0.9**step)
+        update = update / (np.sqrt(second / (1 - 0.999**step)) + 1e-6)
+        if not excluded:
+            update = update + decay * weights
+            update *= np.linalg.norm(weights) / np.linalg.norm(update)
+        weights = weights - rate * update
+    return weights
+
+
+@pytest.mark.parametrize("name", ["kernel", "bias", "log_temperature"])
+def test_equals_numpy_over_20_steps(name):
+    random = np.random.default_rng(0)
+    start = random.normal(size=(4, 3))
+    gradients = random.normal(size=(20, 4, 3))
+    variable = keras.Variable(start, dtype="float32", name=name)
+    optimizer = Lamb(0.01, weight_decay=0.1)
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [variable])
+    expected = numpy_lamb(start, gradients, 0.01, 0.1, excluded=name != "kernel")
+    # float32 against float64 over 20 steps of size 0.01.
+    np.testing.assert_allclose(variable.numpy(), expected, atol=2e-6)
+
+
+def test_zero_weights_have_trust_ratio_one():
+    variable = keras.Variable(np.zeros(3), dtype="float32", name="kernel")
+    Lamb(0.1, weight_decay=0.0).apply([keras.ops.ones(3)], [variable])
+    np.testing.assert_allclose(variable.numpy(), -0.1 * np.ones(3), atol=1e-5)
+
+
+def test_config_round_trip():
+    optimizer = Lamb(paper_schedule(1e-2, 5, 20), weight_decay=0.3, exclusions=["x"])
+    config = optimizer.get_config()
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert copy.get_config() == config
+    assert float(copy._learning_rate(5)) == pytest.approx(1e-2)
+
+
+def test_warmup_reaches_the_peak_then_follows():
+    cosine = keras.optimizers.schedules.CosineDecay(1e-2, 100)
+    schedule = LinearWarmup(cosine, 10, 1e-3)
+    assert float(schedule(0)) == pytest.approx(1e-3)
+    assert float(schedule(10)) == pytest.approx(1e-2)
+    assert float(schedule(60)) == pytest.approx(float(cosine(50)))
+    assert float(LinearWarmup(0.5, 0)(3)) == 0.5

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from align_keras.search import ExportedModel
+from align_keras.utils.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def model(tiny_export):
+    return ExportedModel(tiny_export, batch_size=2)
+
+
+def unit(*values):
+    values = np.array([*values, 0.05])
+    return values / np.linalg.norm(values)
+
+
+def test_images_from_paths_and_bytes_in_order_over_batches(model, tiny, tmp_path):
+    colours = ["red", "green", "blue", "red", "blue"]
+    contents = [tiny["picture_bytes"](colour) for colour in colours]
+    paths = [tmp_path / f"{row}.png" for row in range(5)]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    expected = [unit(*np.array(tiny["COLOURS"][own]) / 255) for own in colours]
+    embeddings = model.encode_images(paths)
+    assert embeddings.dtype == np.float32
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+    mixed = [contents[0], str(paths[1]), paths[2], contents[3], contents[4]]
+    np.testing.assert_array_equal(model.encode_images(mixed), embeddings)
+
+
+def test_texts_in_order_over_batches(model):
+    embeddings = model.encode_texts(["a Red bird", "green", "", "blue BLUE red"])
+    assert embeddings.dtype == np.float32
+    expected = [unit(1, 0, 0), unit(0, 1, 0), unit(0, 0, 0), unit(1, 0, 2)]
+    np.testing.assert_allclose(embeddings, expected, atol=1e-6)
+
+
+def test_any_unicode_is_embedded(model):
+    assert model.encode_texts(
+        ["Füchse 狐 \U0001f98a", "\udcff", "a" * 10_000]
+    ).shape == (
+        3,
+        4,
+    )
+
+
+def test_it_agrees_with_the_signature_called_directly(model, tiny_export):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(tiny_export))
+    texts = ["red", "green blue"]
+    expected = loaded.signatures["encode_text"](captions=tf.constant(texts))
+    np.testing.assert_array_equal(
+        model.encode_texts(texts), expected["text_embedding"].numpy()
+    )
+
+
+def test_a_bad_picture_is_named(model, tiny, tmp_path):
+    good = tiny["picture_bytes"]("red")
+    (tmp_path / "good.png").write_bytes(good)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "short.png").write_bytes(good[: len(good) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name in ("bad.png", "short.png"):
+        images = [tmp_path / "good.png"] * 2 + [tmp_path / name]
+        with pytest.raises(InputError, match=rf"{name} cannot be decoded \(.*PNG") as e:
+            model.encode_images(images)
+        assert "\n" not in str(e.value)
+    with pytest.raises(InputError, match="0 bytes for .*empty.png"):
+        model.encode_images([tmp_path / "empty.png"])
+    with pytest.raises(InputError, match="missing.png .*No such file"):
+        model.encode_images([tmp_path / "missing.png"])
+    with pytest.raises(InputError, match="picture 1 cannot be decoded"):
+        model.encode_images([good, b"no picture"])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda model: model.encode_texts("red"),
+            r"list of str, got one str; .*\[text",
+        ),
+        (lambda model: model.encode_texts(["red", 3]), "got int at position 1"),
+        (lambda model: model.encode_texts([]), "`captions` must not be empty"),
+        (lambda model: model.encode_images("a.png"), r"got one str; write \[image\]"),
+        (lambda model: model.encode_images(b"abc"), "got one bytes"),
+        (lambda model: model.encode_images([]), "`image_bytes` must not be empty"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(model, call, message):
+    with pytest.raises(InputError, match=message):
+        call(model)
+
+
+def test_what_is_no_export_is_refused(tmp_path, tiny, tiny_export):
+    with pytest.raises(InputError, match="nowhere .* doesn't exist; give the folder"):
+        ExportedModel(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="must hold a saved_model.pb, but has none"):
+        ExportedModel(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff\xfe garbage")
+    with pytest.raises(InputError, match="cannot be loaded .*export the model again"):
+        ExportedModel(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(
+        (tiny_export / "saved_model.pb").read_bytes()
+    )
+    with pytest.raises(InputError, match="cannot be loaded"):  # no variables
+        ExportedModel(tmp_path)
+    with pytest.raises(InputError, match="`batch_size` must be .*got 0"):
+        ExportedModel(tiny_export, batch_size=0)
+
+
+def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):
+    write = tiny["write_tiny_export"]
+    text_only = ExportedModel(write(tmp_path / "text", signatures=("text",)))
+    assert text_only.encode_texts(["red"]).shape == (1, 4)
+    with pytest.raises(InputError, match="signature encode_image, got: encode_text;"):
+        text_only.encode_images([tiny["picture_bytes"]("red")])
+    with pytest.raises(InputError, match="encode_text, got: none"):
+        ExportedModel(write(tmp_path / "bare", signatures=()))
+    long = ExportedModel(write(tmp_path / "long", scale=1.5))
+    with pytest.raises(InputError, match="unit length, got length 1.5 for green"):
+        long.encode_texts(["green"])

@@ -1,0 +1,94 @@
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+
+from align_keras.search import ExportedModel, SearchIndex
+from align_keras.search.standalone_check import check_standalone
+from align_keras.utils.errors import InputError
+
+
+def test_the_export_embeds_and_searches_without_align_keras(
+    tiny, tiny_export, tmp_path
+):
+    colours = list(tiny["COLOURS"])
+    images = [tiny["picture_bytes"](colour) for colour in colours]
+    captions = ["red", "ein grünes — green", "blue red"]
+    model = ExportedModel(tiny_export)
+    image_embeddings = model.encode_images(images)
+    SearchIndex.build(image_embeddings, colours, ["a", "b", ["ç", "d"]]).save(
+        tmp_path / "index"
+    )
+    result = check_standalone(
+        tiny_export,
+        images=images,
+        image_embeddings=image_embeddings,
+        captions=captions,
+        text_embeddings=model.encode_texts(captions),
+        index=tmp_path / "index",
+        queries=["--blue ü blue", "red", "-ü"],
+        k=2,
+    )
+    assert result["align_keras_importable"] is False
+    assert (result["images"], result["captions"]) == (3, 3)
+    assert 0 <= result["max_abs_difference"] < 1e-6
+    assert [found["query"] for found in result["top"]] == [
+        "--blue ü blue",
+        "red",
+        "-ü",
+    ]
+    assert [hit["id"] for hit in result["top"][0]["hits"]][0] == "blue"
+    assert len(result["top"][1]["hits"]) == 2
+    best = result["top"][1]["hits"][0]
+    assert (best["rank"], best["id"], best["captions"]) == (1, "red", ["a"])
+    expected = model.encode_texts(["red"]) @ image_embeddings[0]
+    assert best["score"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_other_embeddings_are_a_failure(tiny_export):
+    with pytest.raises(RuntimeError, match="within 0.0001, but differs by .*tokenizer"):
+        check_standalone(
+            tiny_export, captions=["red"], text_embeddings=np.full((1, 4), 0.5)
+        )
+
+
+def test_a_process_that_fails_is_told_in_one_line(tiny_export):
+    with pytest.raises(RuntimeError, match="process of its own: InvalidArgumentError"):
+        check_standalone(tiny_export, images=[b"no picture"])
+
+
+def test_wrong_arguments(tmp_path, tiny_export):
+    with pytest.raises(InputError, match="must hold a saved_model.pb"):
+        check_standalone(tmp_path)
+    with pytest.raises(InputError, match="`index` must be given"):
+        check_standalone(tiny_export, queries=["red"])
+
+
+def test_the_script_blocks_the_package_even_where_it_is_importable(
+    tiny, tiny_export, tmp_path, monkeypatch, capsys
+):
+    import align_keras.search.standalone as script
+
+    model = ExportedModel(tiny_export)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0").write_bytes(tiny["picture_bytes"]("red"))
+    image_embeddings = model.encode_images([tmp_path / "images" / "0"])
+    np.save(tmp_path / "images.npy", image_embeddings + np.float32([0, 0.25, 0, 0]))
+    (tmp_path / "captions.json").write_text('["green"]')
+    np.save(tmp_path / "texts.npy", model.encode_texts(["green"]))
+    arguments = f"--export {tiny_export} --images {tmp_path}/images"
+    arguments += f" --image_embeddings {tmp_path}/images.npy"
+    arguments += f" --captions {tmp_path}/captions.json"
+    arguments += f" --text_embeddings {tmp_path}/texts.npy --json"
+    # Restores the entry that the script blocks.
+    monkeypatch.setitem(sys.modules, "align_keras", sys.modules["align_keras"])
+    monkeypatch.setattr(sys, "argv", [script.__file__, *arguments.split()])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(script.__file__, run_name="__main__")
+    assert caught.value.code == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["align_keras_importable"] is False
+    # The larger of both differences.
+    assert result["max_abs_difference"] == pytest.approx(0.25)

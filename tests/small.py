@@ -1,0 +1,48 @@
+"""A model and a corpus that are small enough for tests, and real."""
+
+import numpy as np
+
+VOCABULARY = (
+    ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    + list("abcdefghijklmnopqrstuvwxyz")
+    + [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+)
+
+
+def small_encoders(image_size=32, projection_dim=16, **image_arguments):
+    from align_keras.models import ImageEncoder, TextEncoder
+
+    image_encoder = ImageEncoder(
+        width_coefficient=0.25,
+        depth_coefficient=0.3,
+        image_size=image_size,
+        projection_dim=projection_dim,
+        **image_arguments,
+    )
+    text_encoder = TextEncoder(
+        vocabulary_size=len(VOCABULARY),
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=32,
+        projection_dim=projection_dim,
+        sequence_length=8,
+    )
+    return image_encoder, text_encoder
+
+
+def small_align(**arguments):
+    from align_keras.models import ALIGN
+
+    return ALIGN(*small_encoders(), vocabulary=VOCABULARY, **arguments)
+
+
+def small_batch(count=4, image_size=32, seed=0):
+    random = np.random.default_rng(seed)
+    return {
+        "images": random.integers(0, 256, (count, image_size, image_size, 3)).astype(
+            "uint8"
+        ),
+        "token_ids": random.integers(5, 30, (count, 8)).astype("int32"),
+        "padding_mask": np.ones((count, 8), "int32"),
+    }

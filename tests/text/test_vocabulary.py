@@ -1,0 +1,209 @@
+import random
+import subprocess
+import sys
+
+import pytest
+from tokenizers import BertWordPieceTokenizer
+
+from align_keras.text.vocabulary import SPECIAL_TOKENS
+from align_keras.text.vocabulary import learn_vocabulary
+from align_keras.text.vocabulary import load_vocabulary
+from align_keras.text.vocabulary import save_vocabulary
+from align_keras.utils.errors import InputError
+
+SYLLABLES = ["ka", "to", "mi", "re", "su", "no", "é", "чи", "漢", "b", "ß"]
+
+
+def made_up_captions(count, seed=0):
+    """Captions with many ties between pairs, the case that needs an order."""
+    source = random.Random(seed)
+
+    def word():
+        return "".join(source.choices(SYLLABLES, k=source.randint(1, 4)))
+
+    return [" ".join(word() for _ in range(5)) for _ in range(count)]
+
+
+def test_hand_worked_case():
+    # "lo" stands 4 times, then "low" 4 times; "##er" 3 times.
+    captions = ["low low", "lower low", "newer wider"]
+    vocabulary = learn_vocabulary(captions, 25, min_frequency=3)
+    assert vocabulary[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    characters = ["d", "e", "i", "l", "n", "o", "r", "w"]
+    continuing = ["##d", "##e", "##i", "##o", "##r", "##w"]
+    assert vocabulary[5:19] == characters + continuing
+    assert sorted(vocabulary[19:]) == ["##er", "lo", "low"]
+
+
+def test_order_of_captions_does_not_matter():
+    captions = made_up_captions(2000)
+    first = learn_vocabulary(captions, 400)
+    for seed in range(3):
+        random.Random(seed).shuffle(captions)
+        assert learn_vocabulary(captions, 400) == first
+
+
+def test_another_process_learns_the_same():
+    # Hugging Face's trainer alone gives another vocabulary in each process.
+    script = (
+        "import sys\n"
+        "from align_keras.text.vocabulary import learn_vocabulary\n"
+        "captions = sys.stdin.read().split('\\n')\n"
+        "sys.stdout.write('\\n'.join(learn_vocabulary(captions, 400)))\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    captions = made_up_captions(2000)
+    result = subprocess.run(
+        [sys.executable, "-X", "utf8", "-c", script],
+        input="\n".join(captions),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert result.stdout.split("\n") == learn_vocabulary(captions, 400)
+
+
+def test_captions_are_read_once():
+    captions = made_up_captions(50)
+    assert learn_vocabulary(iter(captions), 200) == learn_vocabulary(captions, 200)
+
+
+@pytest.mark.parametrize("size", [6, 7, 15, 40, 100, 100_000])
+def test_never_larger_than_asked(size):
+    vocabulary = learn_vocabulary(made_up_captions(300), size)
+    assert len(vocabulary) <= size
+    assert len(set(vocabulary)) == len(vocabulary)
+
+
+def test_smaller_where_nothing_is_left_to_merge():
+    assert learn_vocabulary(["ab ab"], 1000)[5:] == ["a", "b", "##b", "ab"]
+
+
+def test_rare_characters_give_way():
+    captions = ["aa aa aa", "bb bb", "c"]
+    assert learn_vocabulary(captions, 9)[5:] == ["a", "b", "##a", "##b"]
+
+
+def test_more_scripts_than_a_thousand_characters():
+    ideographs = " ".join(map(chr, range(0x4E00, 0x4E00 + 1500)))
+    assert len(learn_vocabulary([ideographs], 5000)) == 5 + 1000
+    assert len(learn_vocabulary([ideographs], 20_000)) == 5 + 1500
+    # All are equally frequent: which ones go mustn't depend on the order either.
+    backwards = learn_vocabulary([ideographs[::-1]], 5000)
+    assert backwards == learn_vocabulary([ideographs], 5000)
+
+
+def test_min_frequency():
+    assert "ab" not in learn_vocabulary(["ab ab"], 100, min_frequency=3)
+
+
+def test_normalization():
+    captions = ["Été Été"]
+    assert "ete" in learn_vocabulary(captions, 50)
+    assert "Été" in learn_vocabulary(captions, 50, normalization="bert_cased")
+
+
+def test_words_that_are_always_unknown_are_left_out():
+    captions = ["a" * 101, "b" * 100, "b" * 100]
+    vocabulary = learn_vocabulary(captions, 500)
+    assert "a" not in vocabulary
+    assert "b" * 100 in vocabulary
+
+
+def test_no_token_beyond_the_limit_of_the_tokenizer():
+    word = "𐌰" * 100  # 400 bytes
+    longest = max(len(token) for token in learn_vocabulary([word, word], 500))
+    assert 1 < longest <= 64 + len("##")
+
+
+def test_special_tokens_in_captions_are_plain_text():
+    vocabulary = learn_vocabulary(["[MASK] [MASK]"] * 2, 100)
+    assert vocabulary.count("[MASK]") == 1
+    assert "mask" in vocabulary
+
+
+def test_as_good_as_the_trainer_of_hugging_face(tmp_path, stamp_captions):
+    # Tokens a caption, on captions in all languages of the stamps.
+    captions = stamp_captions[::4]
+    theirs = BertWordPieceTokenizer()
+    theirs.train_from_iterator(captions, 4000, min_frequency=2, show_progress=False)
+    path = tmp_path / "vocab.txt"
+    save_vocabulary(learn_vocabulary(captions, 4000), path)
+    ours = BertWordPieceTokenizer(str(path))
+
+    def tokens(tokenizer):
+        encodings = tokenizer.encode_batch(captions, add_special_tokens=False)
+        return sum(len(encoding.ids) for encoding in encodings)
+
+    assert tokens(ours) == pytest.approx(tokens(theirs), rel=0.005)
+
+
+def test_file_round_trip(tmp_path):
+    path = tmp_path / "new" / "vocabulary.txt"
+    vocabulary = [*SPECIAL_TOKENS, "a", "##\u2028", "\x85", "漢"]
+    save_vocabulary(vocabulary, path)
+    assert load_vocabulary(path) == vocabulary
+    assert path.read_bytes().startswith(b"[PAD]\n[UNK]\n")
+
+
+def test_file_in_other_forms(tmp_path):
+    # BERT's own has [CLS] at 101; Windows writes \r\n; the last \n may be missing.
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(b"[PAD]\r\na\r\n[UNK]\r\n[CLS]\r\n[SEP]\r\n[MASK]")
+    assert load_vocabulary(path) == ["[PAD]", "a", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+SPECIAL_LINES = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", r"without \[MASK\]"),
+        (SPECIAL_LINES + "a\nb\na\n", "'a' at lines 6 and 8"),
+        (SPECIAL_LINES + "a\n\nb\n", "'' at line 7"),
+        (SPECIAL_LINES + " \n", "' ' at line 6"),
+        ("", "'' at line 1"),
+        (b"\xff\xfe", "UTF-8"),
+        (None, "No such file"),
+    ],
+)
+def test_bad_files(tmp_path, content, named):
+    path = tmp_path / "vocabulary.txt"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=named) as error:
+        load_vocabulary(path)
+    assert "vocabulary.txt" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("captions", "options", "named"),
+    [
+        ([], {}, "0 captions"),
+        (["", "  ", "\u200b"], {}, "3 captions"),
+        (["x" * 101], {}, "1 captions"),
+        ("a red bicycle", {}, "one str"),
+        (["a", b"b"], {}, "bytes at index 1"),
+        (["a", None], {}, "NoneType at index 1"),
+        (["a"], {"size": 5}, "size .* received 5"),
+        (["a"], {"size": 1e3}, "received 1000.0"),
+        (["a"], {"min_frequency": 0}, "min_frequency .* received 0"),
+        (["a"], {"normalization": "nfkc"}, "bert_uncased, bert_cased, received 'nfkc'"),
+    ],
+)
+def test_bad_arguments(captions, options, named):
+    with pytest.raises(InputError, match=named) as error:
+        learn_vocabulary(captions, **{"size": 100, **options})
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_vocabulary_replaces_nothing(tmp_path):
+    path = tmp_path / "vocabulary.txt"
+    save_vocabulary([*SPECIAL_TOKENS, "a"], path)
+    for bad in ([*SPECIAL_TOKENS, "a\nb"], ["a"], [*SPECIAL_TOKENS, 3]):
+        with pytest.raises(InputError):
+            save_vocabulary(bad, path)
+    assert load_vocabulary(path)[-1] == "a"
+    assert [file.name for file in tmp_path.iterdir()] == ["vocabulary.txt"]
