@@ -35,7 +35,7 @@ def prepare_corpus(data):
         bars[0].advance(done - bars[0].done)
 
     try:
-        return build_corpus(
+        builder = build_corpus(
             data.corpus,
             data_dir=data.tfds_data_dir,
             pairs=data.pairs,
@@ -48,6 +48,9 @@ def prepare_corpus(data):
     finally:
         for bar in bars:
             bar.stop()
+    for line in (builder.info.metadata or {}).get("summary", []):
+        say(f"{data.corpus}: {line}")
+    return builder
 
 
 def prepare_vocabulary(config, builder, directory):
@@ -202,13 +205,14 @@ def batch_maker(config, builder, model):
             model.tokenizer,
             image_size=model.image_size,
             batch_size=data.global_batch_size,
-            seed=config.trainer.seed,
+            seed=config.trainer.seed if data.seed is None else data.seed,
             start_step=start_step,
             shuffle_buffer_size=data.shuffle_buffer_size,
             cache=data.cache,
             crop=data.random_crop,
             flip=data.random_flip,
             zoom=data.random_zoom,
+            shift=data.random_shift,
             recolor=data.random_recolor,
         )
 

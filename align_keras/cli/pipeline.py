@@ -113,14 +113,15 @@ def open_run(config, directory):
     runtime = config.runtime
     if runtime.num_replicas and runtime.distribution_strategy == "mirrored":
         split_cpu(runtime.num_replicas)
-    keras.utils.set_random_seed(config.trainer.seed)
     keras.config.set_dtype_policy(runtime.mixed_precision_dtype)
     strategy = make_strategy(runtime.distribution_strategy, runtime.num_replicas)
     data, validation = config.task.train_data, config.task.validation_data
     train_builder = prepare_corpus(data)
-    same = (data.corpus, data.pairs) == (validation.corpus, validation.pairs)
-    test_builder = train_builder if same else prepare_corpus(validation)
+    # A built corpus is only opened, so the same one may be asked for twice.
+    test_builder = prepare_corpus(validation)
     vocabulary = prepare_vocabulary(config, train_builder, directory)
+    # Here, since building a corpus draws random numbers too.
+    keras.utils.set_random_seed(config.trainer.seed)
     with strategy_scope(strategy):
         model = build_model(config.task.model, vocabulary)
         compile_model(model, config)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 import time
 
 from align_keras.cli.run_folder import lock_config
@@ -73,14 +74,13 @@ def run(arguments):
 
     opened = open_run(config, directory)
     opened.train()
-    command = "align-keras quickstart" + (f" --corpus {name}" if name != "icons" else "")
-    finish_run(opened, command)
-    metrics = opened.last_metrics()
-    print_metrics(metrics, as_json=arguments.json)
+    steps = next_steps(directory, opened.test_set.captions[0])
+    finish_run(opened, quickstart_command(arguments), steps)
+    print_metrics(opened.last_metrics(), as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    say(f"done in {minutes} min {seconds} s. Open {directory / 'report.html'}; next:")
-    for line in next_steps(directory):
-        say(f"  {line}")
+    say(f"done in {minutes} min {seconds} s; open {directory / 'report.html'}. Next:")
+    for step in steps:
+        say(f"  {step}")
     return 0
 
 
@@ -122,12 +122,20 @@ def _both(name, value):
     }
 
 
-def next_steps(directory):
+def quickstart_command(arguments):
+    """Returns the command as the report shows it."""
+    if arguments.pairs:
+        return f"align-keras quickstart --pairs {shlex.quote(arguments.pairs)}"
+    return f"align-keras quickstart --corpus {arguments.corpus}"
+
+
+def next_steps(directory, caption):
     """Returns commands that make sense after a run, a list of str."""
+    folder = shlex.quote(str(directory))
     return [
-        f'align-keras search --model_dir {directory} "magnifying glass"',
-        f"tensorboard --logdir {directory / 'tensorboard'}",
-        f"align-keras train --config_file {directory / 'params.yaml'} "
-        "--params_override trainer.train_steps=5000 --model_dir saved_models/longer",
-        "align-keras quickstart --pairs your_pairs.csv",
+        f"align-keras search --model_dir {folder} {shlex.quote(caption)}",
+        f"tensorboard --logdir {folder}/tensorboard",
+        f"align-keras train --config_file {folder}/params.yaml "
+        f"--params_override trainer.seed=1 --model_dir {folder}_seed_1",
+        "align-keras quickstart --pairs YOUR_PAIRS.csv",
     ]

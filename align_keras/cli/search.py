@@ -38,7 +38,8 @@ def add_arguments(parser):
         "--image",
         action="append",
         metavar="FILE",
-        help="picture (JPEG, PNG, GIF or BMP) to search similar ones for; repeatable",
+        help="picture (JPEG, PNG, GIF, BMP or WebP) to search similar ones for; "
+        "repeatable",
     )
     parser.add_argument(
         "-k",

@@ -24,7 +24,7 @@ ImageVariant = Literal[
     "efficientnet_l2",
 ]
 TextVariant = Literal[
-    "bert_nano", "bert_mini", "bert_medium", "bert_base", "bert_large"
+    "bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large"
 ]
 
 
@@ -147,7 +147,8 @@ class DataConfig:
         seed: int >= 0 of shuffling and augmentation, or None for the trainer's.
         random_crop: bool, crop at a random place, else in the centre.
         random_flip: bool, mirror half of the pictures.
-        random_zoom: float >= 0, how far a crop's scale varies.
+        random_zoom: float >= 0, how far the scale of a crop's sides varies.
+        random_shift: float >= 0, how far a crop moves, as a share of its side.
         random_recolor: bool, random colours and polarity, for line drawings.
         is_training: bool, whether the batches are shuffled and varied at all.
         drop_remainder: bool, leave out a last partial batch.
@@ -171,6 +172,7 @@ class DataConfig:
     random_crop: bool = True
     random_flip: bool = True
     random_zoom: float = number(0.0, at_least=0)
+    random_shift: float = number(0.0, at_least=0)
     random_recolor: bool = False
     is_training: bool = True
     drop_remainder: bool = True

@@ -183,9 +183,11 @@ def _clean_title(title, authors):
         return clean_file_name(title, authors)
     title = re.sub(r"[\s_]*#?\d+$", "", re.sub(r"[()\[\]]", " ", title))
     title = " ".join(title.split()).strip(" -.,:;")
-    for author in sorted(authors):
-        if _slug(title).endswith(f"_{author}"):
-            title = " ".join(title.split()[: -len(author.split("_"))])
+    words = title.split()
+    for start in range(1, len(words)):
+        if _slug(" ".join(words[start:])) in authors:
+            title = " ".join(words[:start])
+            break
     slug = _slug(title)
     noise = slug in authors or slug.replace("_", " ") in _NOISE
     return "" if noise else title

@@ -24,6 +24,7 @@ def training_batches(
     crop=True,
     flip=True,
     zoom=0.0,
+    shift=0.0,
     recolor=False,
 ):
     """Endless batches of augmented pictures and one caption each.
@@ -46,6 +47,7 @@ def training_batches(
         crop: bool, crop at a random place.
         flip: bool, mirror half of the pictures.
         zoom: float ≥ 0, see `augment_images`.
+        shift: float ≥ 0, see `augment_images`.
         recolor: bool, see `augment_images`.
 
     Returns:
@@ -82,6 +84,7 @@ def training_batches(
             crop=crop,
             flip=flip,
             zoom=zoom,
+            shift=shift,
             recolor=recolor,
         )
         return {"images": images, **tokenizer(captions)}

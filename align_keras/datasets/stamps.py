@@ -98,7 +98,7 @@ def stamp_caption(path, language):
     Returns:
         str, empty where there is no caption in that language.
     """
-    lines = path.read_text("utf-8", errors="replace").splitlines()
+    lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     if language == "en":
         return clean_caption(lines[0]) if lines else ""
     prefix = f"{language}.utf8="

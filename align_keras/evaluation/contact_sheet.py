@@ -134,7 +134,10 @@ def contact_sheet(
     texts = np.unique(sheet.names, return_index=True)[1]
     texts = rng.permutation(texts)[:text_count]
     pictures = rng.permutation(len(images))[:image_count]
-    return sheet.text_queries(np.sort(texts)), sheet.image_queries(np.sort(pictures))
+    return (
+        sheet.text_queries(np.sort(texts)) if len(texts) else [],
+        sheet.image_queries(np.sort(pictures)) if len(pictures) else [],
+    )
 
 
 class _Sheet:

@@ -46,7 +46,8 @@ def nice_ticks(low, high, count=6):
     >>> nice_ticks(0, 0.43)
     [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     """
-    if high <= low:
+    # What differs by rounding alone is flat.
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         high = low + (abs(low) or 1.0)
     raw = (high - low) / (count - 1)
     power = 10.0 ** math.floor(math.log10(raw))

@@ -10,7 +10,7 @@ def _uniform(count, seed, salt, low=0.0, high=1.0, columns=None):
     return tf.random.stateless_uniform(shape, seed, low, high)
 
 
-def _random_boxes(images, image_size, seed, crop, flip, zoom):
+def _random_boxes(images, image_size, seed, crop, flip, zoom, shift):
     """Boxes (n, 4) for `crop_and_resize`; a flip swaps the x borders."""
     count, side = tf.shape(images)[0], tf.shape(images)[1]
     slack = tf.cast(side - image_size, tf.float32)
@@ -25,6 +25,8 @@ def _random_boxes(images, image_size, seed, crop, flip, zoom):
         centres = offsets + lengths / 2.0
         lengths = lengths * scale
         offsets = centres - lengths / 2.0
+    if shift:
+        offsets += _uniform(count, seed, 4, -shift, shift, columns=2) * image_size
     y1, x1 = tf.unstack(offsets, axis=1)
     y2, x2 = tf.unstack(offsets + lengths, axis=1)
     if flip:
@@ -49,7 +51,15 @@ def _recolor(images, seed):
 
 
 def augment_images(
-    images, image_size, seed, *, crop=True, flip=False, zoom=0.0, recolor=False
+    images,
+    image_size,
+    seed,
+    *,
+    crop=True,
+    flip=False,
+    zoom=0.0,
+    shift=0.0,
+    recolor=False,
 ):
     """Varies pictures that were resized to a square, for training.
 
@@ -61,6 +71,7 @@ def augment_images(
         flip: bool, mirror half of the pictures left to right.
         zoom: float ≥ 0; each side of the crop is scaled by a random factor
             between exp(-zoom) and exp(zoom). What lies outside is white.
+        shift: float ≥ 0; the crop is moved by up to this share of its side.
         recolor: bool, for drawings dark on white: random ink and paper
             colours, either polarity.
 
@@ -70,7 +81,7 @@ def augment_images(
     References:
         Jia et al. 2021, section 5.1 (random crop and horizontal flip).
     """
-    boxes = _random_boxes(images, image_size, seed, crop, flip, zoom)
+    boxes = _random_boxes(images, image_size, seed, crop, flip, zoom, shift)
     images = tf.image.crop_and_resize(
         tf.cast(images, tf.float32),
         boxes,

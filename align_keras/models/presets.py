@@ -49,7 +49,7 @@ def preset_config(name):
     1376
     """
     if name == "align_nano":
-        return _sizes("efficientnet_nano", "bert_nano", 64, 16, 256)
+        return _sizes("efficientnet_nano", "bert_tiny", 64, 16, 256)
     if name == "align_micro":
         return _sizes("efficientnet_micro", "bert_mini", 96, 32, 256)
     if name not in preset_names():

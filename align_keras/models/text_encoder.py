@@ -4,10 +4,10 @@ import keras
 
 from align_keras.utils.errors import InputError
 
-# layers, width, heads, feed-forward width. Mini to large: Turc et al. 2019 and
-# Devlin et al. 2019. Nano: ours, for small machines.
+# layers, width, heads, feed-forward width: Turc et al. 2019 and, base and large,
+# Devlin et al. 2019.
 VARIANTS = {
-    "bert_nano": (2, 256, 4, 1024),
+    "bert_tiny": (2, 128, 2, 512),
     "bert_mini": (4, 256, 4, 1024),
     "bert_medium": (8, 512, 8, 2048),
     "bert_base": (12, 768, 12, 3072),

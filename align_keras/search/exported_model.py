@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class ExportedModel:
         except (OSError, ValueError, self._tensorflow.errors.OpError) as error:
             raise InputError(
                 f"The export {self.directory} cannot be loaded "
-                f"({_first_line(error)}); export the model again."
+                f"({_reason(error)}); export the model again."
             ) from error
         if not any(name in self._model.signatures for name, _, _ in (_IMAGES, _TEXTS)):
             found = ", ".join(sorted(self._model.signatures)) or "none"
@@ -81,7 +82,7 @@ class ExportedModel:
 
         Args:
             images: sequence of paths (str or `pathlib.Path`) or of bytes, the
-                contents of JPEG, PNG, GIF or BMP files.
+                contents of JPEG, PNG, GIF, BMP or WebP files.
 
         Returns:
             Float32 array (n, d), rows of unit length.
@@ -165,11 +166,11 @@ class ExportedModel:
                         embed([item])
                     except self._tensorflow.errors.InvalidArgumentError as own:
                         raise InputError(
-                            f"{names[position]} {fault} ({_first_line(own)}); "
+                            f"{names[position]} {fault} ({_reason(own)}); "
                             "leave it out or convert it to JPEG or PNG."
                         ) from own
                 raise InputError(
-                    f"The export failed on a batch ({_first_line(error)})."
+                    f"The export failed on a batch ({_reason(error)})."
                 ) from error
         return _checked_unit_rows(np.concatenate(embeddings), names)
 
@@ -183,7 +184,7 @@ def _tensorflow_with_text_ops():
     except ImportError as error:
         raise InputError(
             "An export needs tensorflow-text of TensorFlow's minor version "
-            f"({_first_line(error)}); run `pip install "
+            f"({_reason(error)}); run `pip install "
             f"tensorflow-text~={tensorflow.__version__.rsplit('.', 1)[0]}.0`."
         ) from error
     return tensorflow
@@ -199,10 +200,17 @@ def _file_bytes(path):
         ) from error
 
 
-def _first_line(error):
-    """The first line of TensorFlow's often very long messages."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+def _reason(error):
+    """The one telling line of TensorFlow's long messages.
+
+    In a graph it stands between where the node was defined, which other lines
+    tell, and the name of the node in double brackets.
+    """
+    message = re.split(r"\s*\[\[{{node", str(error).strip())[0]
+    message = re.sub(r"{{function_node .*?}} ?", "", message)
+    lines = message.splitlines() or [type(error).__name__]
+    line = lines[-1] if lines[0].startswith("Graph execution error") else lines[0]
+    return line[:200].rstrip(".")
 
 
 def _checked_unit_rows(embeddings, names):

@@ -258,6 +258,8 @@ def test_a_reader_that_left_before_the_last_line_is_no_error():
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(body="print('short')")],
         cwd=ROOT,
+        # So that the line waits in the buffer until the end.
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
         stdout=writer,
         stderr=subprocess.PIPE,
         text=True,

@@ -338,6 +338,8 @@ def test_experiments_of_an_installed_package(tmp_path, monkeypatch):
     folder = tmp_path / "share" / "align_keras" / "experiments"
     folder.mkdir(parents=True)
     path = write(folder, "trainer: {seed: 3}\n", "mine.yaml")
+    # Another package's folder beside this one in site-packages is none of ours.
+    (tmp_path / "site-packages" / "experiments").mkdir(parents=True)
     monkeypatch.setattr(load_module, "_CLONE", tmp_path / "site-packages")
     monkeypatch.setattr(load_module.sysconfig, "get_path", lambda name: str(tmp_path))
     assert find_experiment("mine") == path

@@ -47,6 +47,7 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         (f"{DATA}.shuffle_buffer_size=0", ">= 1"),
         (f"{DATA}.seed=-1", ">= 0"),
         (f"{DATA}.random_zoom=-0.1", ">= 0"),
+        (f"{DATA}.random_shift=-0.1", ">= 0"),
         ("task.validation_data.global_batch_size=0", ">= 1"),
         ("task.evaluation.ks=[0, 1]", ">= 1"),
         ("trainer.train_steps=0", ">= 1"),

@@ -31,8 +31,8 @@ def gradient(width=40, height=30):
 
 def png_chunk(kind, content):
     checksum = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(
-        ">I", checksum
+    return (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
     )
 
 
@@ -204,7 +204,8 @@ def test_empty_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"not a picture at all", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"]
+    "content",
+    [b"not a picture at all", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"],
 )
 def test_unreadable(content):
     assert reason_of(content) == "unreadable"

@@ -50,7 +50,7 @@ def test_recall_history():
 def test_data_tables():
     notes = {
         "kept": 90,
-        "dropped": {"rare": 2, "often": 8},
+        "dropped": {"a rare one": 2, "often": 8},
         "examples": {"often": "x.png: unreadable"},
         "notes": {"licence": "CC0"},
     }
@@ -59,7 +59,7 @@ def test_data_tables():
         "name": "",
         "kept": 90,
         "share": 0.9,
-        "dropped": [("often", 8, "x.png: unreadable"), ("rare", 2, "")],
+        "dropped": [("often", 8, "x.png: unreadable"), ("a rare one", 2, "")],
         "notes": [("licence", "CC0")],
     }
     tables = report_tables.data_tables({"icons": notes, "empty": {}})

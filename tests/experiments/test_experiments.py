@@ -1,4 +1,5 @@
 import re
+import typing
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from align_keras.config import (
     load_config,
     validate,
 )
+from align_keras.config.task import ImageVariant, TextVariant
 from align_keras.config.tree import leaves
 from align_keras.utils.errors import InputError
 
@@ -130,3 +132,13 @@ def flat(tree, prefix=""):
 
 
 # --- Every file's model on small inputs: built from its config and validated. ---
+
+
+def test_the_variants_are_those_of_the_models():
+    from align_keras.models import efficientnet, text_encoder
+
+    for variant, known in (
+        (ImageVariant, efficientnet.VARIANTS),
+        (TextVariant, text_encoder.VARIANTS),
+    ):
+        assert list(typing.get_args(variant)) == list(known)

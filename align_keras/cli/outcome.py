@@ -1,0 +1,61 @@
+"""What a finished run leaves: preset, export, search index and report."""
+
+from align_keras.config import as_dict
+from align_keras.evaluation.contact_sheet import contact_sheet
+from align_keras.evaluation.report import write_report
+from align_keras.export import export_saved_model
+from align_keras.search import SearchIndex
+from align_keras.search.standalone_check import check_standalone
+from align_keras.utils.progress import say
+
+# Pictures and captions that the export embeds again in a process of its own.
+_CHECKED = 64
+
+
+def finish_run(run, command, next_steps):
+    """Writes what a trained run leaves behind, and proves that the export works.
+
+    Args:
+        run: `Run`, trained.
+        command: str, what was run, for the report.
+        next_steps: list of str, commands for the report.
+    """
+    directory, model, pairs = run.directory, run.model, run.test_set
+    model.save_to_preset(directory)
+    say("exporting a SavedModel with the image and the text signature")
+    export_saved_model(model, directory / "export")
+    image_embeddings = model.encode_images(pairs.images)
+    text_embeddings = model.encode_texts(pairs.captions)
+    SearchIndex.build(
+        image_embeddings, pairs.ids, pairs.captions, thumbnails=pairs.images
+    ).save(directory / "index")
+    say("embedding and searching with the export in a process without align_keras")
+    proof = check_standalone(
+        directory / "export",
+        images=pairs.images[:_CHECKED],
+        image_embeddings=image_embeddings[:_CHECKED],
+        captions=pairs.captions[:_CHECKED],
+        text_embeddings=text_embeddings[:_CHECKED],
+        index=directory / "index",
+        queries=pairs.captions[:1],
+    )
+    say(f"  embeddings differ by at most {proof['max_abs_difference']:.1e}")
+    text_queries, image_queries = contact_sheet(
+        image_embeddings,
+        text_embeddings,
+        pairs.images,
+        pairs.captions,
+        pairs.image_keys,
+    )
+    write_report(
+        directory / "report.html",
+        title=f"ALIGN trained on {run.config.task.train_data.corpus}",
+        parameters=as_dict(run.config),
+        metrics=run.last_metrics(),
+        history=run.log(),
+        text_queries=text_queries,
+        image_queries=image_queries,
+        data_notes=run.notes,
+        next_steps=next_steps,
+        command=command,
+    )

@@ -1,0 +1,261 @@
+"""The whole corridor on a user's own pairs, killed and resumed; and bad input."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from align_keras.cli.main import main
+
+sys.path.insert(0, os.path.dirname(__file__))
+from small_run import SMALL, draw, write_pairs
+
+COMMAND = [sys.executable, "-m", "align_keras.cli.main"]
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+def arguments(pairs, run, *more):
+    return [
+        "quickstart",
+        f"--pairs={pairs}",
+        f"--model_dir={run}",
+        f"--data_dir={run}_data",
+        f"--params_override={SMALL}",
+        *more,
+    ]
+
+
+def numbers(run):
+    """The log without what a clock measured."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    values = [json.loads(line) for line in lines]
+    for value in values:
+        value.pop("pairs_per_second", None)
+    return values
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pairs, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    process = subprocess.run(
+        [*COMMAND, *arguments(pairs, run, "--json")], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    return run, process
+
+
+def test_it_leaves_a_whole_run_folder(undisturbed):
+    run, process = undisturbed
+    metrics = json.loads(process.stdout)
+    assert {f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)} <= set(
+        metrics
+    )
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "params.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "tensorboard",
+        "export",
+        "index",
+        "report.html",
+        "config.json",
+        "model.weights.h5",
+        "vocabulary.txt",
+    }
+    assert not [name for name in names if name.endswith(".tmp")]
+    steps = [line["step"] for line in numbers(run) if "loss" in line]
+    assert steps == [2, 4, 6, 8]
+    assert "pairs/s" in process.stderr or "done in" in process.stderr
+    assert "data:image/" in (run / "report.html").read_text()
+
+
+def test_search_finds_in_the_run(undisturbed, capsys):
+    run, _ = undisturbed
+    assert main(["search", f"--model_dir={run}", "a red circle", "--json"]) == 0
+    assert "red" in capsys.readouterr().out
+
+
+def test_params_yaml_reproduces_the_run(undisturbed, tmp_path, capsys):
+    run, _ = undisturbed
+    again = tmp_path / "again"
+    code = main(
+        [
+            "train",
+            f"--config_file={run / 'params.yaml'}",
+            f"--model_dir={again}",
+            "--json",
+        ]
+    )
+    assert code == 0
+    capsys.readouterr()
+    assert numbers(again) == numbers(run)
+    assert (again / "params.yaml").read_text() == (run / "params.yaml").read_text()
+    code = main(
+        [
+            "train",
+            f"--config_file={run / 'params.yaml'}",
+            f"--model_dir={again}",
+            "--mode=eval",
+            "--json",
+        ]
+    )
+    assert code == 0
+    evaluated = json.loads(capsys.readouterr().out)
+    last = [line for line in numbers(run) if "t2i/recall_at_10" in line][-1]
+    assert evaluated["t2i/recall_at_10"] == pytest.approx(last["t2i/recall_at_10"])
+
+
+def test_other_values_for_the_same_folder_are_refused(undisturbed, pairs, capsys):
+    run, _ = undisturbed
+    code = main(arguments(pairs, run, "--params_override=trainer.seed=7"))
+    assert code == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "trainer.seed was 0 and is now 7" in message
+
+
+def kill_when(process, condition, seconds=300):
+    """Sends SIGKILL once the condition holds; returns whether it was in time."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        if condition():
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            return True
+        time.sleep(0.005)
+    process.kill()
+    return False
+
+
+MOMENTS = {
+    "corpus": lambda run: any(pathlib.Path(f"{run}_data").rglob("*incomplete*")),
+    "vocabulary": lambda run: (run / "params.yaml").exists()
+    and any(pathlib.Path(f"{run}_data").rglob("dataset_info.json")),
+    "first checkpoint": lambda run: (run / "checkpoints").exists(),
+    "training": lambda run: (run / "metrics.jsonl").exists(),
+    "checkpoint": lambda run: any((run / "checkpoints").glob("ckpt-4*")),
+    "export": lambda run: any(run.glob(".export*")) or (run / "export").exists(),
+    "index": lambda run: (run / "index").exists(),
+}
+
+
+@pytest.mark.slow
+def test_killed_at_each_moment_ends_as_an_undisturbed_run(
+    undisturbed, pairs, tmp_path_factory
+):
+    whole, _ = undisturbed
+    run = tmp_path_factory.mktemp("killed") / "run"
+    killed = []
+    for name, condition in MOMENTS.items():
+        with subprocess.Popen(
+            [*COMMAND, *arguments(pairs, run)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            if kill_when(process, lambda condition=condition: condition(run)):
+                killed.append(name)
+    assert len(killed) >= 5
+    process = subprocess.run(
+        [*COMMAND, *arguments(pairs, run)], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    assert numbers(run) == numbers(whole)
+    assert (run / "model.weights.h5").stat().st_size > 0
+    assert not list(run.glob(".*.tmp"))
+    import numpy as np
+
+    for name in ("index/embeddings.npy",):
+        np.testing.assert_array_equal(np.load(run / name), np.load(whole / name))
+
+
+# === Bad input: one clear line, exit code 1, no traceback ===
+
+
+def last_line(capsys):
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err.strip().splitlines()[-1]
+
+
+def bad_table(folder, name):
+    """Writes the named kind of broken pairs; returns (path, words of the error)."""
+    write_pairs(folder)
+    table = folder / "bad.csv"
+    if name == "missing column":
+        table.write_text("picture_of,caption\nred_circle.png,a\n")
+        return table, "picture_of"
+    if name == "wrong encoding":
+        table.write_bytes("image,caption\nred_circle.png,caf\xe9\n".encode("latin-1"))
+        return table, "--encoding"
+    if name == "empty corpus":
+        table.write_text("image,caption\n")
+        return table, "bad.csv"
+    if name == "batch larger than the corpus":
+        rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
+        table.write_text("image,caption\n" + rows)
+        return table, "global_batch_size"
+    if name == "missing files":
+        good = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
+        table.write_text("image,caption\n" + good + "gone.png,a\nlost.png,b\n")
+        return table, "--max-bad-fraction"
+    return folder / "nowhere.csv", "no such file"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "missing column",
+        "wrong encoding",
+        "empty corpus",
+        "batch larger than the corpus",
+        "missing files",
+        "no file",
+    ],
+)
+def test_bad_pairs_are_one_clear_line(name, tmp_path, capsys):
+    table, words = bad_table(tmp_path / "pairs", name)
+    assert main(arguments(table, tmp_path / "run")) == 1
+    assert words in last_line(capsys)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_unknown_option_value_is_one_line(pairs, tmp_path, capsys):
+    code = main(arguments(pairs, tmp_path / "run", "--params_override=trainer.sed=1"))
+    assert code == 1
+    assert "trainer.seed" in last_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
+    override = (
+        "--params_override=trainer.optimizer_config.learning_rate.type=constant,"
+        "trainer.optimizer_config.learning_rate.constant.learning_rate=1e30"
+    )
+    assert main(arguments(pairs, tmp_path / "run", override)) == 1
+    assert "the loss became" in last_line(capsys)
+
+
+def test_bad_pictures_are_counted_and_allowed(tmp_path, capsys):
+    folder = tmp_path / "pairs"
+    path = write_pairs(folder)
+    (folder / "empty.png").touch()
+    (folder / "torn.png").write_bytes((folder / "red_circle.png").read_bytes()[:80])
+    draw("red", "cross").convert("CMYK").save(folder / "cmyk.jpg")
+    with open(path, "a") as file:
+        for name in ("empty.png", "torn.png", "gone.png", "cmyk.jpg"):
+            file.write(json.dumps({"image": name, "caption": f"a {name}"}) + "\n")
+    assert main(arguments(path, tmp_path / "run")) == 0
+    captured = capsys.readouterr()
+    report = (tmp_path / "run" / "report.html").read_text()
+    for words in ("empty.png", "torn.png", "gone.png"):
+        assert words in report
+    assert "missing" in captured.err

@@ -1,0 +1,70 @@
+"""The front door: names, options, missing packages."""
+
+import subprocess
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+
+from align_keras.datasets import Clipart, Icons, Stamps, build_corpus
+from align_keras.datasets import icons as icons_module
+from align_keras.utils.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("emoji", {}, "icons, stamps, clipart, pairs"),
+        ("icons/de", {}, "received 'icons/de'"),
+        ("stamps/xx", {}, "en, de, fr, cs"),
+        ("pairs", {}, "--pairs PATH"),
+        ("icons", {"pairs": "x.csv"}, "--pairs PATH"),
+        ("icons", {"max_bad_fraction": 10}, r"\[0, 1\]"),
+        ("pairs", {"pairs": "nowhere.csv"}, "there is no"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path, name, options, words):
+    with pytest.raises(InputError, match=words) as caught:
+        build_corpus(name, data_dir=tmp_path, **options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "packages"),
+    [
+        ("stamps", "ALIGN_KERAS_STAMPS_DIR", "apt-get install tuxpaint-stamps-default"),
+        (
+            "clipart",
+            "ALIGN_KERAS_CLIPART_DIR",
+            "apt-get install openclipart-png openclipart-svg",
+        ),
+    ],
+)
+def test_missing_packages_are_named(tmp_path, monkeypatch, name, variable, packages):
+    monkeypatch.setenv(variable, str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=packages):
+        build_corpus(name, data_dir=tmp_path)
+    assert not list(tmp_path.rglob("1.0.0"))
+
+
+def test_missing_qtawesome_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(icons_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'pip install "align-keras\[quickstart\]"'):
+        build_corpus("icons", data_dir=tmp_path)
+
+
+def test_a_data_dir_that_cant_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="can't be written"):
+        build_corpus("icons", data_dir=tmp_path / "file")
+
+
+def test_importing_registers_the_builders():
+    for builder in (Icons, Stamps, Clipart):
+        assert tfds.builder_cls(builder.name) is builder
+
+
+def test_importing_loads_no_tensorflow():
+    code = "import sys, align_keras.datasets; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

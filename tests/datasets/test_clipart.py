@@ -1,0 +1,112 @@
+"""Clip art: a small tree in its format, and the real collection where installed."""
+
+import pathlib
+import struct
+import zlib
+
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from align_keras.datasets import build_corpus
+from align_keras.datasets.clipart import CLIPART_DIR
+
+DRAWING = """<svg xmlns="http://www.w3.org/2000/svg"><metadata>
+<rdf:RDF xmlns:cc="http://web.resource.org/cc/"
+  xmlns:dc="http://purl.org/dc/elements/1.1/"
+  xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><cc:Work>
+<dc:title>{title}</dc:title><dc:description>{description}</dc:description>
+<dc:subject><rdf:Bag><rdf:li>{keyword}</rdf:li></rdf:Bag></dc:subject>
+<dc:creator><cc:Agent><dc:title>Jane Doe</dc:title></cc:Agent></dc:creator>
+</cc:Work></rdf:RDF></metadata></svg>
+"""
+
+
+def add(root, name, title, description="", keyword="unsorted", colour=(0, 0, 0)):
+    for kind in ("png", "svg"):
+        (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 4), colour).save((root / "png" / name).with_suffix(".png"))
+    (root / "svg" / name).with_suffix(".svg").write_text(
+        DRAWING.format(title=title, description=description, keyword=keyword), "utf-8"
+    )
+
+
+def chunk(kind, content):
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    folder = tmp_path / "openclipart"
+    add(folder, "animals/cavallo_jane_doe_01", "Cavallo", "A horse.", "mammal", "brown")
+    add(folder, "unsorted/horse", "Cavallo", colour="brown")
+    for number in range(61):
+        add(folder, f"shapes/star_{number}pt5step", "gramastar", colour="gold")
+    for number in range(40):
+        add(folder, f"icons/thing{chr(97 + number % 26) * 3}{number // 26}", "Flat",
+            colour=(number, 0, 0))  # fmt: skip
+    (folder / "svg/animals/cavallo_jane_doe_01.svg").chmod(0o644)
+    (folder / "svg/unsorted/horse.svg").write_text("<svg><<<")
+    add(folder, "computer/bomb", "A chip")
+    header = struct.pack(">IIBBBBB", 16_000, 14_464, 8, 2, 0, 0, 0)
+    (folder / "png/computer/bomb.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"\0" * 99)
+    )
+    monkeypatch.setenv("ALIGN_KERAS_CLIPART_DIR", str(folder))
+    return folder
+
+
+def test_a_small_collection(root, tmp_path):
+    builder = build_corpus("clipart", data_dir=tmp_path / "data")
+    metadata = builder.info.metadata
+    assert metadata["kept"] == 42
+    assert metadata["dropped"] == {
+        "only captions that too many pictures share": 61,
+        "oversized": 1,
+    }
+    assert metadata["filtered"] == ["only captions that too many pictures share"]
+    assert metadata["examples"]["oversized"].startswith("computer/bomb.png: 16000 × ")
+    assert metadata["notes"]["pictures_without_metadata"] == 1
+    examples = {
+        example["id"].decode(): example
+        for example in tfds.as_numpy(builder.as_dataset(split="all"))
+    }
+    horse = examples["animals/cavallo_jane_doe_01"]
+    assert horse["captions"].tolist() == [b"Cavallo", b"A horse.", b"mammal"]
+    assert horse["category"] == b"animals"
+    assert horse["image"].shape == (8, 8, 3)
+    # A broken drawing keeps its picture under its file name.
+    assert examples["unsorted/horse"]["captions"].tolist() == [b"horse"]
+    assert examples["unsorted/horse"]["image_key"] == horse["image_key"]
+    assert examples["icons/thingaaa0"]["captions"].tolist() == [b"thingaaa"]
+
+
+def test_identical_pictures_never_straddle(root, tmp_path):
+    builder = build_corpus("clipart", data_dir=tmp_path / "data")
+    keys = {
+        split: {
+            example["image_key"]
+            for example in tfds.as_numpy(builder.as_dataset(split=split))
+        }
+        for split in ("train", "test")
+    }
+    assert keys["test"] and not keys["train"] & keys["test"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not pathlib.Path(CLIPART_DIR, "svg").is_dir(), reason="needs openclipart"
+)
+def test_the_real_collection(tmp_path, monkeypatch):
+    monkeypatch.delenv("ALIGN_KERAS_CLIPART_DIR", raising=False)
+    builder = build_corpus("clipart", data_dir=tmp_path)
+    metadata = builder.info.metadata
+    assert 6_500 < metadata["kept"] < 6_900
+    assert 10 < metadata["dropped"]["oversized"] < 30
+    assert set(metadata["dropped"]) == {
+        "only captions that too many pictures share",
+        "oversized",
+    }
+    splits = builder.info.splits
+    assert 0.03 < splits["test"].num_examples / metadata["kept"] < 0.07

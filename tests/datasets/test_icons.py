@@ -1,0 +1,126 @@
+"""Icon fonts: one real build, and the drawing and naming of glyphs."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from align_keras.datasets import build_corpus
+from align_keras.datasets.icons import (
+    CANVAS,
+    MARGIN,
+    TRAIN_FAMILIES,
+    draw_glyph,
+    icon_captions,
+)
+
+needs_fonts = pytest.mark.skipif(
+    importlib.util.find_spec("qtawesome") is None, reason="needs qtawesome's fonts"
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("icons")
+    build_corpus("icons", data_dir=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def examples(data_dir):
+    return {
+        split: {
+            example["id"].decode(): example
+            for example in tfds.as_numpy(
+                tfds.load("icons", split=split, data_dir=data_dir)
+            )
+        }
+        for split in ("train", "test")
+    }
+
+
+@needs_fonts
+def test_counts(data_dir, examples):
+    metadata = tfds.builder("icons", data_dir=data_dir).info.metadata
+    blank = metadata["dropped"].get("blank glyph", 0)
+    kept = len(examples["train"]) + len(examples["test"])
+    assert metadata["kept"] == kept and "blank glyph" in metadata["filtered"]
+    # Other versions of the fonts may differ a little.
+    assert len(examples["train"]) + blank == pytest.approx(14_981, rel=0.05)
+    assert len(examples["test"]) == pytest.approx(1_402, rel=0.05)
+    assert blank < 20
+
+
+@needs_fonts
+def test_families_never_straddle_the_splits(examples):
+    families = {
+        split: {example["category"].decode() for example in members.values()}
+        for split, members in examples.items()
+    }
+    assert families == {"train": set(TRAIN_FAMILIES), "test": {"fontawesome6-solid"}}
+
+
+@needs_fonts
+def test_every_glyph_is_dark_on_white_fitted_and_centred(examples):
+    room = CANVAS - 2 * MARGIN
+    for example in list(examples["train"].values())[::50]:
+        image = example["image"]
+        assert image.shape == (CANVAS, CANVAS, 3)
+        assert (image == image[:, :, :1]).all()
+        rows, columns = np.nonzero(image[:, :, 0] < 255)
+        extents = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert room - 3 <= max(extents) <= room, example["id"]
+        for low, high in ((rows.min(), rows.max()), (columns.min(), columns.max())):
+            assert abs(low - (CANVAS - 1 - high)) <= 1, example["id"]
+        assert image.min() < 100
+
+
+@needs_fonts
+def test_identical_glyphs_share_their_key(examples):
+    everything = {**examples["train"], **examples["test"]}
+    by_key = {}
+    for example in everything.values():
+        pixels = example["image"].tobytes()
+        assert by_key.setdefault(example["image_key"], pixels) == pixels
+    assert len(by_key) == len(set(by_key.values())) < len(everything)
+
+
+@needs_fonts
+def test_captions_come_from_names(examples):
+    arrow = examples["train"]["materialdesignicons6/account-arrow-left"]
+    assert arrow["captions"].tolist() == [b"account arrow left"]
+    thin = examples["train"]["phosphor/activity-thin"]
+    assert thin["captions"].tolist() == [b"activity thin", b"activity"]
+    assert {len(example["captions"]) for example in examples["test"].values()} == {1}
+    for example in (*examples["train"].values(), *examples["test"].values()):
+        assert all(caption.strip() for caption in example["captions"])
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "captions"),
+    [
+        ("materialdesignicons6", "cat-outline", ["cat outline", "cat"]),
+        ("phosphor", "light-bulb", ["light bulb"]),
+        ("phosphor", "flashlight_fill", ["flashlight fill", "flashlight"]),
+        ("remixicon", "line-fill", ["line fill", "line"]),
+        ("remixicon", "bold", ["bold"]),
+        ("codicon", "fill", ["fill"]),
+        ("fontawesome6-solid", "fill", ["fill"]),
+    ],
+)
+def test_style_words(family, name, captions):
+    assert icon_captions(family, name) == captions
+
+
+@needs_fonts
+def test_small_and_blank_characters():
+    package = importlib.util.find_spec("qtawesome").submodule_search_locations[0]
+    fonts = pathlib.Path(package, "fonts")
+    [font] = fonts.glob("fontawesome6-solid-webfont-[0-9]*.ttf")
+    dash = np.asarray(draw_glyph(font, "-"))
+    assert dash.shape == (CANVAS, CANVAS) and dash.min() == 0
+    assert (dash[0] == 255).all() and (dash[:, MARGIN + 1] == 0).any()
+    [font] = fonts.glob("codicon-[0-9]*.ttf")
+    assert draw_glyph(font, "\U0010fff0") is None

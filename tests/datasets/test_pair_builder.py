@@ -1,0 +1,291 @@
+"""The base of all corpora: contract, counting, determinism, and violence."""
+
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from align_keras.corpus.picture import pixel_key
+from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.datasets.build import build_corpus
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.utils.errors import InputError
+
+# A table of pictures that compress badly, for the tests by violence.
+PICTURES = 60
+
+
+class Toy(PairBuilder, skip_registration=True):
+    """A corpus of whatever raw pairs the test gives."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    LAYOUT = PictureLayout(size=16)
+
+    def __init__(self, raw_pairs, **kwargs):
+        self.raw_pairs = raw_pairs
+        super().__init__(**kwargs)
+
+    def _raw_pairs(self, counter):
+        return self.raw_pairs
+
+    def _choose_splits(self, image_keys):
+        return {min(image_keys)}
+
+
+def png(colour, size=(4, 4)):
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def pair(identifier, source, split="train", captions=("a caption",), count=1):
+    where = f"line {identifier}"
+    return RawPair(identifier, source, captions, "things", split, where, count)
+
+
+def examples_of(builder, split="all"):
+    dataset = tfds.as_numpy(builder.as_dataset(split=split))
+    return {example["id"].decode(): example for example in dataset}
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(pathlib.Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_examples_follow_the_contract(tmp_path):
+    builder = Toy(
+        [
+            pair("a", png("red"), captions=("A", "Käse")),
+            pair("b", png("blue", (40, 20)), split="test"),
+        ],
+        data_dir=tmp_path,
+    )
+    builder.download_and_prepare()
+    features = builder.info.features
+    assert set(features) == {"id", "image", "captions", "category", "image_key"}
+    assert features["image"].shape == (None, None, 3)
+    assert features["image"].dtype == np.uint8
+    assert set(builder.info.splits) == {"train", "test"}
+    a, b = examples_of(builder)["a"], examples_of(builder, "test")["b"]
+    assert [text.decode() for text in a["captions"]] == ["A", "Käse"]
+    assert a["category"] == b"things"
+    assert (a["image"] == (255, 0, 0)).all() and a["image"].shape == (4, 4, 3)
+    assert b["image"].shape == (16, 16, 3)
+    for example in (a, b):
+        stored = Image.fromarray(example["image"])
+        assert example["image_key"].decode() == pixel_key(stored)
+
+
+def test_counts_survive_a_reload_from_disk(tmp_path):
+    raw_pairs = [pair(str(n), png((n, 0, 0))) for n in range(9)]
+    raw_pairs += [pair("x", tmp_path / "nowhere.png", count=1)]
+    Toy(raw_pairs, data_dir=tmp_path).download_and_prepare()
+    for reloaded in (
+        Toy([], data_dir=tmp_path),
+        tfds.builder_from_directory(tmp_path / "toy/1.0.0"),
+    ):
+        metadata = reloaded.info.metadata
+        assert metadata["kept"] == 9
+        assert metadata["dropped"] == {"missing": 1}
+        assert metadata["examples"]["missing"].startswith("line x: no file ")
+        assert metadata["notes"]["pictures"] == 9
+        assert metadata["summary"][0] == "9 pairs kept"
+
+
+def test_too_many_bad_pairs_leave_nothing(tmp_path):
+    raw_pairs = [pair("a", png("red")), pair("b", b""), pair("c", b"GIF89a")]
+    builder = Toy(raw_pairs, data_dir=tmp_path)
+    with pytest.raises(InputError, match=r"2 of 3 pairs .* 1 empty \(e.g. line b"):
+        builder.download_and_prepare()
+    assert not [name for name in files_of(tmp_path) if "lock" not in name]
+    assert not list(tmp_path.rglob("incomplete*"))
+    Toy(raw_pairs, data_dir=tmp_path, max_bad_fraction=0.7).download_and_prepare()
+    # Asked again without the permission, it still tells.
+    with pytest.raises(InputError, match="2 of 3"):
+        Toy(raw_pairs, data_dir=tmp_path).download_and_prepare()
+
+
+def test_a_picture_counts_as_many_pairs_as_it_has(tmp_path):
+    raw_pairs = [pair("a", png("red"), count=3), pair("b", b"", count=5)]
+    with pytest.raises(InputError, match="5 of 8"):
+        Toy(raw_pairs, data_dir=tmp_path).download_and_prepare()
+
+
+def test_an_empty_corpus(tmp_path):
+    with pytest.raises(InputError, match="empty"):
+        Toy([], data_dir=tmp_path, max_bad_fraction=1.0).download_and_prepare()
+
+
+def test_later_duplicate_ids_are_dropped(tmp_path):
+    raw_pairs = [pair("a", png("red")), pair("a", png("blue")), pair("b", png("lime"))]
+    builder = Toy(raw_pairs, data_dir=tmp_path, max_bad_fraction=0.5)
+    builder.download_and_prepare()
+    assert builder.info.metadata["dropped"] == {"duplicate id": 1}
+    assert (examples_of(builder)["a"]["image"][0, 0] == (255, 0, 0)).all()
+
+
+def test_identical_pictures_never_straddle_the_splits(tmp_path):
+    raw_pairs = [
+        pair(f"{colour}{n}", png(colour), split=None)
+        for n in range(3)
+        for colour in ("red", "blue", "lime")
+    ]
+    builder = Toy(raw_pairs, data_dir=tmp_path)
+    builder.download_and_prepare()
+    train, test = examples_of(builder, "train"), examples_of(builder, "test")
+    assert (len(train), len(test)) == (6, 3)
+    assert len({example["image_key"] for example in test.values()}) == 1
+    assert builder.info.metadata["notes"]["distinct_pictures"] == 3
+
+
+def test_progress_counts_to_the_total(tmp_path):
+    calls = []
+    raw_pairs = [pair(str(n), png((n, 0, 0))) for n in range(150)]
+    raw_pairs[70] = pair("bad", b"")
+    builder = Toy(raw_pairs, data_dir=tmp_path, progress=lambda *c: calls.append(c))
+    builder.download_and_prepare()
+    assert calls == [(done, 150) for done in range(1, 151)]
+
+
+def test_nothing_is_said_on_stdout_or_stderr(tmp_path, capfd):
+    with open(write_table(tmp_path)) as file:
+        assert file.readline()
+    build_corpus("pairs", pairs=tmp_path / "pairs.csv", data_dir=tmp_path / "data")
+    captured = capfd.readouterr()
+    assert captured.out == "" and "Dataset" not in captured.err
+    assert "WARNING" not in captured.err
+
+
+def test_two_builds_write_the_same_bytes(tmp_path):
+    raw_pairs = [pair(str(n), png((n, 0, 0))) for n in range(40)]
+    contents = []
+    for name in ("one", "two"):
+        Toy(raw_pairs, data_dir=tmp_path / name).download_and_prepare()
+        contents.append(files_of(tmp_path / name / "toy/1.0.0"))
+    assert contents[0] == contents[1]
+
+
+# By violence: real processes, real signals, real limits.
+
+
+def write_table(folder):
+    random = np.random.default_rng(0)
+    rows = ["image,caption"]
+    for number in range(PICTURES):
+        values = random.integers(0, 256, (48, 48, 3), np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+        rows.append(f"{number}.png,{number} {'long ' * 300}")
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    return folder / "pairs.csv"
+
+
+def child(folder, code):
+    prelude = (
+        "import sys, time, resource\n"
+        "from align_keras.datasets import build_corpus\n"
+        "from align_keras.datasets.pair_builder import PairBuilder\n"
+        "def stop():\n"
+        "    print('now', flush=True)\n"
+        "    time.sleep(600)\n"
+        f"pairs, data_dir = {str(folder / 'pairs.csv')!r}, {str(folder / 'data')!r}\n"
+    )
+    root = pathlib.Path(__file__).parents[2]
+    return subprocess.Popen(
+        [sys.executable, "-c", prelude + code],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+KILLED_WHILE_READING = """
+build_corpus("pairs", pairs=pairs, data_dir=data_dir,
+             progress=lambda done, total: stop() if done == 30 else None)
+"""
+KILLED_WHILE_WRITING = """
+generate = PairBuilder._generate_examples
+def slow(self, entries, spool):
+    for number, item in enumerate(generate(self, entries, spool)):
+        if number == 20:
+            stop()
+        yield item
+PairBuilder._generate_examples = slow
+build_corpus("pairs", pairs=pairs, data_dir=data_dir)
+"""
+
+
+@pytest.mark.parametrize(
+    "code", [KILLED_WHILE_READING, KILLED_WHILE_WRITING], ids=["reading", "writing"]
+)
+def test_a_killed_build_leaves_nothing_and_the_next_is_whole(tmp_path, code):
+    write_table(tmp_path)
+    process = child(tmp_path, code)
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    data_dir = tmp_path / "data"
+    assert list(data_dir.rglob("incomplete.*")), "killed too late or too early"
+    assert not list(data_dir.rglob("dataset_info.json"))
+    assert not list(data_dir.rglob("1.0.0"))
+    rebuilt = build_corpus("pairs", pairs=tmp_path / "pairs.csv", data_dir=data_dir)
+    assert not list(data_dir.rglob("incomplete.*"))
+    undisturbed = build_corpus(
+        "pairs", pairs=tmp_path / "pairs.csv", data_dir=tmp_path / "other"
+    )
+    assert files_of(rebuilt.data_dir) == files_of(undisturbed.data_dir)
+    assert rebuilt.info.metadata["kept"] == PICTURES
+
+
+@pytest.mark.parametrize("limit", [100_000, 345_000], ids=["reading", "writing"])
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, limit):
+    # The pictures alone take 318 KB, the records of the train split 375 KB.
+    write_table(tmp_path)
+    code = f"""
+import tensorflow
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    build_corpus("pairs", pairs=pairs, data_dir=data_dir)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    output, _ = child(tmp_path, code).communicate(timeout=120)
+    assert output.startswith("InputError data_dir "), output
+    assert "File too large" in output and "--data_dir" in output
+    assert output.count("\n") == 1
+    data_dir = tmp_path / "data"
+    assert not list(data_dir.rglob("1.0.0"))
+    assert not list(data_dir.rglob("*.tfrecord*"))
+
+
+def test_a_second_process_waits_for_the_first(tmp_path):
+    write_table(tmp_path)
+    slow = """
+build_corpus("pairs", pairs=pairs, data_dir=data_dir,
+             progress=lambda done, total: (print(done, flush=True), time.sleep(0.05)))
+"""
+    process = child(tmp_path, slow)
+    assert process.stdout.readline() == "1\n"
+    began = time.monotonic()
+    calls = []
+    builder = build_corpus(
+        "pairs",
+        pairs=tmp_path / "pairs.csv",
+        data_dir=tmp_path / "data",
+        progress=lambda *call: calls.append(call),
+    )
+    assert time.monotonic() - began > 1
+    process.communicate()
+    assert process.returncode == 0
+    assert calls == [] and builder.info.splits["train"].num_examples > 40

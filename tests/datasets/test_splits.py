@@ -1,0 +1,30 @@
+"""The choice of test pictures by hash."""
+
+import hashlib
+
+import pytest
+
+from align_keras.datasets.splits import hashed_test_keys
+
+
+def keys(count):
+    return {hashlib.sha256(str(n).encode()).hexdigest()[:32] for n in range(count)}
+
+
+def test_share_comes_close():
+    assert 420 < len(hashed_test_keys(keys(10_000), 0.05)) < 580
+
+
+def test_a_picture_keeps_its_split_when_others_come():
+    few, many = keys(500), keys(5_000)
+    assert hashed_test_keys(few, 0.1) == hashed_test_keys(many, 0.1) & few
+
+
+@pytest.mark.parametrize(("count", "least"), [(0, 0), (1, 0), (2, 1), (3, 1), (5, 1)])
+def test_at_least_one_but_never_all(count, least):
+    assert len(hashed_test_keys(keys(count), 1e-9)) == least
+    assert len(hashed_test_keys(keys(count), 1.0)) == max(count - 1, 0)
+
+
+def test_limit():
+    assert len(hashed_test_keys(keys(3_000), 0.9, at_most=100)) == 100

@@ -1,0 +1,151 @@
+"""The user's own pairs, end to end through TFDS."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from align_keras.datasets.build import build_corpus
+from align_keras.datasets.user_pairs import user_pairs_config
+from align_keras.utils.errors import InputError
+
+
+@pytest.fixture
+def album(tmp_path):
+    """A folder of twelve good pictures and their table."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(12):
+        values = random.integers(0, 256, (30, 20, 3), np.uint8)
+        Image.fromarray(values).save(folder / f"{number}.png")
+    write_rows(folder, [(f"{number}.png", f"Number {number}") for number in range(12)])
+    return folder
+
+
+def write_rows(folder, rows):
+    lines = ["image,caption", *(",".join(row) for row in rows)]
+    (folder / "pairs.csv").write_text("\n".join(lines), "utf-8")
+
+
+def build(folder, **options):
+    return build_corpus(
+        "pairs", pairs=folder / "pairs.csv", data_dir=folder.parent / "data", **options
+    )
+
+
+def claim(width, height):
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 99))):
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        content += struct.pack(">I", len(data)) + kind + data + checksum
+    return content
+
+
+def test_pairs_become_examples(album):
+    builder = build(album)
+    splits = builder.info.splits
+    assert splits["train"].num_examples + splits["test"].num_examples == 12
+    assert 1 <= splits["test"].num_examples <= 4
+    for example in tfds.as_numpy(builder.as_dataset(split="all")):
+        name = example["id"].decode()
+        assert example["captions"].tolist() == [f"Number {name[:-4]}".encode()]
+        original = np.asarray(Image.open(album / name), int)
+        assert example["image"].shape == (30, 20, 3)
+        assert np.abs(example["image"].astype(int) - original).mean() < 15
+
+
+def test_large_pictures_are_reduced_and_keep_their_aspect(album):
+    Image.linear_gradient("L").resize((1000, 500)).save(album / "0.png")
+    shapes = {
+        example["id"]: example["image"].shape
+        for example in tfds.as_numpy(build(album).as_dataset(split="all"))
+    }
+    assert shapes[b"0.png"] == (192, 384, 3)
+
+
+def test_every_bad_picture_and_caption_is_counted(album):
+    (album / "empty.png").touch()
+    (album / "noise.png").write_bytes(b"noise")
+    (album / "cut.png").write_bytes((album / "0.png").read_bytes()[:500])
+    (album / "bomb.png").write_bytes(claim(10_000, 10_000))
+    rows = [(f"{number}.png", f"Number {number}") for number in range(12)]
+    rows += [
+        (f"{name}.png", name) for name in ("empty", "noise", "cut", "bomb", "gone")
+    ]
+    rows += [("1.png", ""), ("2.png", "x" * 10_000)]
+    write_rows(album, rows)
+    with pytest.raises(InputError, match=r"7 of 19 pairs .*--max-bad-fraction 0.37"):
+        build(album)
+    metadata = build(album, max_bad_fraction=0.37).info.metadata
+    assert metadata["kept"] == 12
+    assert metadata["dropped"] == {
+        "empty": 1,
+        "empty caption": 1,
+        "long caption": 1,
+        "missing": 1,
+        "oversized": 1,
+        "truncated": 1,
+        "unreadable": 1,
+    }
+    assert metadata["examples"]["truncated"].startswith("pairs.csv line 16: ")
+
+
+def test_every_odd_but_good_picture_is_converted(album):
+    image = Image.open(album / "0.png")
+    image.convert("CMYK").save(album / "1.png", "JPEG")
+    Image.fromarray(np.full((5, 5), 40_000, np.uint16)).save(album / "2.png")
+    image.save(album / "3.png", "GIF", save_all=True, append_images=[image.rotate(90)])
+    palette = image.convert("P")
+    palette.save(album / "4.png", transparency=palette.getpixel((0, 0)))
+    image.convert("L").save(album / "5.png")
+    converted = build(album).info.metadata["converted"]
+    assert sum(converted.values()) == 5
+    assert converted["cmyk"] == converted["16-bit"] == converted["greyscale"] == 1
+    assert converted["palette with transparency"] == 1
+    assert any(kind.startswith("animated") for kind in converted)
+
+
+def test_any_change_makes_another_configuration(album):
+    table = album / "pairs.csv"
+    names = [user_pairs_config(table).name]
+    assert user_pairs_config(table).name == names[0]
+    names.append(user_pairs_config(table, encoding="cp1252").name)
+    status = os.stat(album / "3.png")
+    os.utime(album / "3.png", ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    names.append(user_pairs_config(table).name)
+    (album / "4.png").unlink()
+    names.append(user_pairs_config(table).name)
+    table.write_text(table.read_text().replace("Number 7", "Seven"))
+    names.append(user_pairs_config(table).name)
+    assert len(set(names)) == 5
+
+
+def test_unchanged_pairs_are_not_built_again(album):
+    build(album)
+    calls = []
+    builder = build(album, progress=lambda *call: calls.append(call))
+    assert calls == [] and builder.info.metadata["kept"] == 12
+    write_rows(album, [("0.png", "Zero"), ("1.png", "One")])
+    builder = build(album, progress=lambda *call: calls.append(call))
+    assert len(calls) == 2 and builder.info.metadata["kept"] == 2
+    assert builder.info.splits["test"].num_examples == 1
+
+
+def test_one_picture_alone_goes_to_training(album):
+    write_rows(album, [("0.png", "Zero")])
+    assert set(build(album).info.splits) == {"train"}
+
+
+def test_a_folder(album):
+    (album / "pairs.csv").unlink()
+    for number in range(12):
+        (album / f"{number}.txt").write_text(f"Number {number}\nno {number}\n")
+    builder = build_corpus("pairs", pairs=album, data_dir=album.parent / "data")
+    assert builder.info.metadata["kept"] == 24
+    assert builder.info.metadata["notes"]["pictures"] == 12
