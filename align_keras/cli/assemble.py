@@ -8,20 +8,16 @@ import keras
 from align_keras.data import training_batches
 from align_keras.data.retrieval_set import read_captions
 from align_keras.datasets import build_corpus
-from align_keras.models import ALIGN
-from align_keras.models import ImageEncoder
-from align_keras.models import TextEncoder
-from align_keras.models.presets import image_encoder_arguments
-from align_keras.models.presets import preset_config
-from align_keras.models.presets import text_encoder_arguments
-from align_keras.optimizers import Lamb
-from align_keras.optimizers import LinearWarmup
-from align_keras.text import learn_vocabulary
-from align_keras.text import load_vocabulary
-from align_keras.text import save_vocabulary
+from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from align_keras.models.presets import (
+    image_encoder_arguments,
+    preset_config,
+    text_encoder_arguments,
+)
+from align_keras.optimizers import Lamb, LinearWarmup
+from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.training import TrainingSchedule
-from align_keras.utils.progress import progress_bar
-from align_keras.utils.progress import say
+from align_keras.utils.progress import progress_bar, say
 
 
 def prepare_corpus(data):

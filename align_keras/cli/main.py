@@ -18,7 +18,7 @@ COMMANDS = {
     "train": "train or evaluate an experiment of experiments/ or of your own",
     "search": "find pictures in a finished run, by a text or by a picture",
 }
-DONE, FAILURE, USAGE = 0, 1, 2
+DONE, FAILURE = 0, 1
 
 
 def main(argv=None):

@@ -5,22 +5,21 @@ import pathlib
 
 import keras
 
-from align_keras.cli.assemble import batch_maker
-from align_keras.cli.assemble import build_model
-from align_keras.cli.assemble import compile_model
-from align_keras.cli.assemble import prepare_corpus
-from align_keras.cli.assemble import prepare_vocabulary
-from align_keras.cli.assemble import training_schedule
-from align_keras.data import RetrievalSet
-from align_keras.data import read_retrieval_set
+from align_keras.cli.assemble import (
+    batch_maker,
+    build_model,
+    compile_model,
+    prepare_corpus,
+    prepare_vocabulary,
+    training_schedule,
+)
+from align_keras.data import RetrievalSet, check_batch_size, read_retrieval_set
 from align_keras.evaluation import evaluate_retrieval
 from align_keras.models import ALIGN
 from align_keras.training import train
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.metrics_log import MetricsLog
-from align_keras.training.strategies import make_strategy
-from align_keras.training.strategies import split_cpu
-from align_keras.training.strategies import strategy_scope
+from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -117,6 +116,7 @@ def open_run(config, directory):
     strategy = make_strategy(runtime.distribution_strategy, runtime.num_replicas)
     data, validation = config.task.train_data, config.task.validation_data
     train_builder = prepare_corpus(data)
+    check_batch_size(data.global_batch_size, train_builder, data.tfds_split)
     # A built corpus is only opened, so the same one may be asked for twice.
     test_builder = prepare_corpus(validation)
     vocabulary = prepare_vocabulary(config, train_builder, directory)

@@ -12,7 +12,7 @@ from align_keras.utils.progress import say
 
 CORPORA = ("icons", "stamps", "clipart")
 # Steps of the short budget, for a first look and for continuous integration.
-_SHORT_STEPS = 300
+_SHORT_STEPS = 1000
 
 
 def add_arguments(parser):

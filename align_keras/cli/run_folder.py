@@ -2,9 +2,7 @@
 
 import pathlib
 
-from align_keras.config import changed_keys
-from align_keras.config import load_config
-from align_keras.config import save_config
+from align_keras.config import changed_keys, load_config, save_config
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 

@@ -149,7 +149,8 @@ class DataConfig:
         random_flip: bool, mirror half of the pictures.
         random_zoom: float >= 0, how far the scale of a crop's sides varies.
         random_shift: float >= 0, how far a crop moves, as a share of its side.
-        random_recolor: bool, random colours and polarity, for line drawings.
+        random_recolor: float in [0, 1], the share of pictures in random colours
+            and polarity, for drawings dark on white.
         is_training: bool, whether the batches are shuffled and varied at all.
         drop_remainder: bool, leave out a last partial batch.
 
@@ -173,7 +174,7 @@ class DataConfig:
     random_flip: bool = True
     random_zoom: float = number(0.0, at_least=0)
     random_shift: float = number(0.0, at_least=0)
-    random_recolor: bool = False
+    random_recolor: float = number(0.0, at_least=0, at_most=1)
     is_training: bool = True
     drop_remainder: bool = True
 

@@ -3,10 +3,12 @@
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from align_keras.images import augment_images
-from align_keras.images import crop_size_to_resize_size
-from align_keras.images import decode_image
-from align_keras.images import resize_image
+from align_keras.images import (
+    augment_images,
+    crop_size_to_resize_size,
+    decode_image,
+    resize_image,
+)
 from align_keras.utils.errors import InputError
 
 
@@ -25,7 +27,7 @@ def training_batches(
     flip=True,
     zoom=0.0,
     shift=0.0,
-    recolor=False,
+    recolor=0.0,
 ):
     """Endless batches of augmented pictures and one caption each.
 
@@ -48,7 +50,7 @@ def training_batches(
         flip: bool, mirror half of the pictures.
         zoom: float ≥ 0, see `augment_images`.
         shift: float ≥ 0, see `augment_images`.
-        recolor: bool, see `augment_images`.
+        recolor: float in [0, 1], see `augment_images`.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` float32 (batch_size, image_size,

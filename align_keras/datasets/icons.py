@@ -31,8 +31,7 @@ MARGIN = 7
 _TRIAL_SIZE = 100
 _FONT_LOCK = threading.Lock()
 
-# Words of a name that tell the drawing style, not the thing drawn. The first
-# caption keeps them, the second goes without; see `icon_captions`.
+# Words of a name that tell the drawing style of its family, not the thing drawn.
 STYLE_WORDS = {
     "materialdesignicons6": frozenset({"outline"}),
     "phosphor": frozenset({"thin", "light", "bold", "fill"}),
@@ -43,33 +42,29 @@ STYLE_WORDS = {
 }
 
 
-def icon_captions(family, name):
-    """Turns a glyph's name into its captions.
+def icon_caption(family, name):
+    """Turns a glyph's name into its caption: words, without the drawing style.
 
-    This is the one place to change what an icon is called.
+    Words such as "thin" and "outline" belong to a family's way of drawing, which
+    an unseen family doesn't share. Left out, the variants of one glyph have one
+    caption; train with `share_equal_captions`.
 
     Args:
         family: str, a key of `STYLE_WORDS`.
         name: str, e.g. `"account-arrow-left"`.
 
     Returns:
-        list of one or two str: the name in words and, where the family marks
-        drawing styles in its names, the name without them.
+        str.
 
     Example:
 
-    >>> icon_captions("phosphor", "activity-thin")
-    ['activity thin', 'activity']
-    >>> icon_captions("fontawesome6-solid", "address-book")
-    ['address book']
+    >>> icon_caption("phosphor", "activity-thin")
+    'activity'
+    >>> icon_caption("fontawesome6-solid", "address-book")
+    'address book'
     """
-    words = name.replace("_", "-").lower().split("-")
-    words = [word for word in words if word]
-    plain = _without_styles(words, STYLE_WORDS[family])
-    captions = [" ".join(words)]
-    if plain and plain != words:
-        captions.append(" ".join(plain))
-    return captions
+    words = [word for word in name.replace("_", "-").lower().split("-") if word]
+    return " ".join(_without_styles(words, STYLE_WORDS[family]) or words)
 
 
 def _without_styles(words, styles):
@@ -108,7 +103,7 @@ class Icons(PairBuilder):
                 for name, code_point in sorted(charmap.items()):
                     where = f"{family}/{name}"
                     glyph = (font_path, chr(int(code_point, 16)))
-                    captions = tuple(icon_captions(family, name))
+                    captions = (icon_caption(family, name),)
                     raw_pairs.append(
                         RawPair(where, glyph, captions, family, split, where)
                     )

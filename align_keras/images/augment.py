@@ -39,7 +39,10 @@ def _recolor(images, seed):
     """Maps dark-on-light drawings to random ink and paper colours."""
     count = tf.shape(images)[0]
     colours = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
-    ink, paper = colours[:, tf.newaxis, tf.newaxis, :3], colours[:, tf.newaxis, tf.newaxis, 3:]
+    ink, paper = (
+        colours[:, tf.newaxis, tf.newaxis, :3],
+        colours[:, tf.newaxis, tf.newaxis, 3:],
+    )
     # A contrast of at least 96 grey levels in the mean keeps the drawing legible.
     difference = tf.reduce_mean(paper - ink, axis=-1, keepdims=True)
     push = tf.maximum(96.0 - tf.abs(difference), 0.0) / 2.0
@@ -59,7 +62,7 @@ def augment_images(
     flip=False,
     zoom=0.0,
     shift=0.0,
-    recolor=False,
+    recolor=0.0,
 ):
     """Varies pictures that were resized to a square, for training.
 
@@ -72,8 +75,8 @@ def augment_images(
         zoom: float ≥ 0; each side of the crop is scaled by a random factor
             between exp(-zoom) and exp(zoom). What lies outside is white.
         shift: float ≥ 0; the crop is moved by up to this share of its side.
-        recolor: bool, for drawings dark on white: random ink and paper
-            colours, either polarity.
+        recolor: float in [0, 1], for drawings dark on white: the share of the
+            pictures that get random ink and paper colours, either polarity.
 
     Returns:
         float32 tensor (n, image_size, image_size, 3) in [0, 255].
@@ -90,5 +93,7 @@ def augment_images(
         extrapolation_value=255.0,
     )
     if recolor:
-        images = _recolor(images, seed)
+        chosen = _uniform(tf.shape(images)[0], seed, 5) < recolor
+        chosen = chosen[:, tf.newaxis, tf.newaxis, tf.newaxis]
+        images = tf.where(chosen, _recolor(images, seed), images)
     return images

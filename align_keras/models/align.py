@@ -3,17 +3,11 @@
 import keras
 import tensorflow as tf
 
-from align_keras.layers import L2Normalization
-from align_keras.layers import Temperature
-from align_keras.losses.contrastive_loss import check_loss_arguments
-from align_keras.losses.contrastive_loss import directional_losses
+from align_keras.layers import L2Normalization, Temperature
+from align_keras.losses.contrastive_loss import check_loss_arguments, directional_losses
 from align_keras.losses.cross_replica import replica_count
-from align_keras.models import embedding
-from align_keras.models import preset_io
-from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.text_encoder import TextEncoder
-from align_keras.optimizers import Lamb
-from align_keras.optimizers import paper_schedule
+from align_keras.models import embedding, preset_io
+from align_keras.optimizers import Lamb, paper_schedule
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
 
@@ -338,7 +332,7 @@ class ALIGN(keras.Model):
         >>> model.image_size
         64
         """
-        return preset_io.from_preset(preset, load_weights, **kwargs)
+        return preset_io.from_preset(cls, preset, load_weights, **kwargs)
 
     def save_to_preset(self, directory):
         """Writes `config.json`, `model.weights.h5` and `vocabulary.txt`.

@@ -31,8 +31,8 @@ STEM_FILTERS = 32
 # 2019 and its reference code; B8: Xie et al. 2020 (AdvProp); L2: Xie et al.
 # 2020 (Noisy Student). Below B0: ours, for small machines.
 VARIANTS = {
-    "efficientnet_nano": (0.35, 0.5, 64),
-    "efficientnet_micro": (0.5, 0.6, 96),
+    "efficientnet_nano": (0.5, 0.5, 64),
+    "efficientnet_micro": (0.75, 0.75, 96),
     "efficientnet_b0": (1.0, 1.0, 224),
     "efficientnet_b1": (1.0, 1.1, 240),
     "efficientnet_b2": (1.1, 1.2, 260),

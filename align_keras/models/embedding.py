@@ -5,8 +5,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from align_keras.images import preprocess_image
-from align_keras.images import preprocess_image_bytes
+from align_keras.images import preprocess_image, preprocess_image_bytes
 from align_keras.utils.errors import InputError
 
 

@@ -2,13 +2,9 @@
 
 import keras
 
-from align_keras.layers import FusedBatchNormalization
-from align_keras.layers import MBConvBlock
-from align_keras.layers.mbconv_block import CONV_INITIALIZER
-from align_keras.layers.mbconv_block import strided_padding
-from align_keras.models.efficientnet import STEM_FILTERS
-from align_keras.models.efficientnet import round_filters
-from align_keras.models.efficientnet import scaled_stages
+from align_keras.layers import FusedBatchNormalization, MBConvBlock
+from align_keras.layers.mbconv_block import CONV_INITIALIZER, strided_padding
+from align_keras.models.efficientnet import STEM_FILTERS, round_filters, scaled_stages
 from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32

@@ -6,10 +6,12 @@ import pathlib
 import keras
 
 from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.presets import image_encoder_arguments
-from align_keras.models.presets import preset_config
-from align_keras.models.presets import preset_names
-from align_keras.models.presets import text_encoder_arguments
+from align_keras.models.presets import (
+    image_encoder_arguments,
+    preset_config,
+    preset_names,
+    text_encoder_arguments,
+)
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.text import save_vocabulary
 from align_keras.utils.errors import InputError
@@ -21,10 +23,10 @@ VOCABULARY_FILE = "vocabulary.txt"
 PAPER_VOCABULARY_SIZE = 100_000
 
 
-def from_preset(preset, load_weights=True, **kwargs):
-    """As `ALIGN.from_preset`."""
+def from_preset(cls, preset, load_weights=True, **kwargs):
+    """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
     if str(preset) in preset_names():
-        return from_name(str(preset), **kwargs)
+        return from_name(cls, str(preset), **kwargs)
     directory = pathlib.Path(preset)
     if not directory.is_dir():
         raise InputError(
@@ -35,6 +37,7 @@ def from_preset(preset, load_weights=True, **kwargs):
 
 
 def from_name(
+    cls,
     name,
     *,
     vocabulary=None,
@@ -45,8 +48,6 @@ def from_name(
     **kwargs,
 ):
     """Builds a named preset with random weights; arguments override its sizes."""
-    from align_keras.models.align import ALIGN
-
     sizes = preset_config(name)
     projection_dim = projection_dim or sizes["projection_dim"]
     if vocabulary_size is None:
@@ -61,7 +62,7 @@ def from_name(
         projection_dim=projection_dim,
         **text_encoder_arguments(sizes["text_encoder"]),
     )
-    return ALIGN(image_encoder, text_encoder, vocabulary=vocabulary, **kwargs)
+    return cls(image_encoder, text_encoder, vocabulary=vocabulary, **kwargs)
 
 
 def save_to_preset(model, directory):

@@ -1,7 +1,6 @@
 """Named sizes of ALIGN: the paper's grid and small ones."""
 
-from align_keras.models import efficientnet
-from align_keras.models import text_encoder
+from align_keras.models import efficientnet, text_encoder
 from align_keras.utils.errors import InputError
 
 PAPER_PROJECTION_DIM = 640

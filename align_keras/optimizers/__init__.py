@@ -1,5 +1,4 @@
 """LAMB and the learning-rate schedules."""
 
 from align_keras.optimizers.lamb import Lamb
-from align_keras.optimizers.warmup import LinearWarmup
-from align_keras.optimizers.warmup import paper_schedule
+from align_keras.optimizers.warmup import LinearWarmup, paper_schedule

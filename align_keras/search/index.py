@@ -15,7 +15,13 @@ _VERSION = 1
 _ROW_BLOCK = 65_536
 _QUERY_BLOCK = 64
 
-_SUFFIXES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"GIF8": ".gif"}
+_SUFFIXES = {
+    b"\x89PNG": ".png",
+    b"\xff\xd8\xff": ".jpg",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+    b"RIFF": ".webp",
+}
 
 
 class SearchIndex:
@@ -66,8 +72,8 @@ class SearchIndex:
             ids: sequence of n different str.
             captions: optional sequence of n, each a str or a sequence of str.
             paths: optional sequence of n paths of the pictures.
-            thumbnails: optional sequence of n bytes, small PNG, JPEG or GIF
-                files that are stored with the index.
+            thumbnails: optional sequence of n bytes, small PNG, JPEG, GIF,
+                BMP or WebP files that are stored with the index.
 
         Returns:
             `SearchIndex`.
@@ -275,6 +281,6 @@ def _suffix(content, row):
         if content.startswith(magic):
             return suffix
     raise InputError(
-        "`thumbnails` must be PNG, JPEG or GIF files, got bytes that begin "
+        "`thumbnails` must be PNG, JPEG, GIF, BMP or WebP files, got bytes that begin "
         f"{content[:4]!r} in row {row}."
     )

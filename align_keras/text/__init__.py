@@ -1,10 +1,12 @@
 """Vocabulary learning, and the WordPiece tokenizer as graph operations."""
 
-from align_keras.text.vocabulary import NORMALIZATIONS
-from align_keras.text.vocabulary import SPECIAL_TOKENS
-from align_keras.text.vocabulary import learn_vocabulary
-from align_keras.text.vocabulary import load_vocabulary
-from align_keras.text.vocabulary import save_vocabulary
+from align_keras.text.vocabulary import (
+    NORMALIZATIONS,
+    SPECIAL_TOKENS,
+    learn_vocabulary,
+    load_vocabulary,
+    save_vocabulary,
+)
 
 
 def __getattr__(name):

@@ -8,15 +8,15 @@ checkpoints were trained with.
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from align_keras.text.unicode_classes import IDEOGRAPHS
-from align_keras.text.unicode_classes import MARKS
-from align_keras.text.unicode_classes import PUNCTUATION
-from align_keras.text.unicode_classes import REMOVED
-from align_keras.text.unicode_classes import SPACES
-from align_keras.text.unicode_classes import re2_class
-from align_keras.text.vocabulary import SPECIAL_TOKENS
-from align_keras.text.vocabulary import check_normalization
-from align_keras.text.vocabulary import is_uncased
+from align_keras.text.unicode_classes import (
+    IDEOGRAPHS,
+    MARKS,
+    PUNCTUATION,
+    REMOVED,
+    SPACES,
+    re2_class,
+)
+from align_keras.text.vocabulary import SPECIAL_TOKENS, check_normalization, is_uncased
 
 # Private use: every other one is removed, so no caption can hold it afterwards.
 _SENTINEL = "\ue000"

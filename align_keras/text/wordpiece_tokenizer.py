@@ -3,13 +3,14 @@
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from align_keras.text.normalization import mark_special_token
-from align_keras.text.normalization import split_words
-from align_keras.text.vocabulary import MAX_CHARACTERS_PER_WORD
-from align_keras.text.vocabulary import MAX_TOKEN_BYTES
-from align_keras.text.vocabulary import SPECIAL_TOKENS
-from align_keras.text.vocabulary import check_normalization
-from align_keras.text.vocabulary import check_vocabulary
+from align_keras.text.normalization import mark_special_token, split_words
+from align_keras.text.vocabulary import (
+    MAX_CHARACTERS_PER_WORD,
+    MAX_TOKEN_BYTES,
+    SPECIAL_TOKENS,
+    check_normalization,
+    check_vocabulary,
+)
 from align_keras.utils.errors import InputError
 
 

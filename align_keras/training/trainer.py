@@ -6,13 +6,11 @@ import pathlib
 
 import keras
 
-from align_keras.training.callbacks import LoopEnd
-from align_keras.training.callbacks import Progress
+from align_keras.training.callbacks import LoopEnd, Progress
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.errors import InputError
-from align_keras.utils.progress import progress_bar
-from align_keras.utils.progress import say
+from align_keras.utils.progress import progress_bar, say
 
 
 @dataclasses.dataclass(frozen=True)

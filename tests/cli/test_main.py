@@ -12,7 +12,6 @@ from align_keras.cli import main as main_module
 from align_keras.cli.main import COMMANDS, describe_error, main
 from align_keras.utils.errors import InputError
 
-
 ROOT = pathlib.Path(main_module.__file__).parents[2]
 
 

@@ -40,13 +40,16 @@ class Noise(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         random = np.random.default_rng(0)
         for row in range(24):
-            yield row, {
-                "id": f"noise/{row}",
-                "image": random.integers(0, 256, (30, 40, 3)).astype("uint8"),
-                "captions": [f"{chr(97 + row)} {n}" for n in "xyz"[: row % 3 + 1]],
-                "category": "noise",
-                "image_key": str(row),
-            }
+            yield (
+                row,
+                {
+                    "id": f"noise/{row}",
+                    "image": random.integers(0, 256, (30, 40, 3)).astype("uint8"),
+                    "captions": [f"{chr(97 + row)} {n}" for n in "xyz"[: row % 3 + 1]],
+                    "category": "noise",
+                    "image_key": str(row),
+                },
+            )
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +68,8 @@ def batches(builder, count, **arguments):
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_any_start_gives_the_same_batches(builder, cache):
-    whole = batches(builder, 8, cache=cache, recolor=True)
-    later = batches(builder, 3, cache=cache, recolor=True, start_step=5)
+    whole = batches(builder, 8, cache=cache, recolor=1.0)
+    later = batches(builder, 3, cache=cache, recolor=1.0, start_step=5)
     for expected, actual in zip(whole[5:], later, strict=True):
         for name, values in expected.items():
             np.testing.assert_array_equal(actual[name], values)

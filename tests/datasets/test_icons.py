@@ -13,7 +13,7 @@ from align_keras.datasets.icons import (
     MARGIN,
     TRAIN_FAMILIES,
     draw_glyph,
-    icon_captions,
+    icon_caption,
 )
 
 needs_fonts = pytest.mark.skipif(
@@ -92,26 +92,25 @@ def test_captions_come_from_names(examples):
     arrow = examples["train"]["materialdesignicons6/account-arrow-left"]
     assert arrow["captions"].tolist() == [b"account arrow left"]
     thin = examples["train"]["phosphor/activity-thin"]
-    assert thin["captions"].tolist() == [b"activity thin", b"activity"]
-    assert {len(example["captions"]) for example in examples["test"].values()} == {1}
+    assert thin["captions"].tolist() == [b"activity"]
     for example in (*examples["train"].values(), *examples["test"].values()):
         assert all(caption.strip() for caption in example["captions"])
 
 
 @pytest.mark.parametrize(
-    ("family", "name", "captions"),
+    ("family", "name", "caption"),
     [
-        ("materialdesignicons6", "cat-outline", ["cat outline", "cat"]),
-        ("phosphor", "light-bulb", ["light bulb"]),
-        ("phosphor", "flashlight_fill", ["flashlight fill", "flashlight"]),
-        ("remixicon", "line-fill", ["line fill", "line"]),
-        ("remixicon", "bold", ["bold"]),
-        ("codicon", "fill", ["fill"]),
-        ("fontawesome6-solid", "fill", ["fill"]),
+        ("materialdesignicons6", "cat-outline", "cat"),
+        ("phosphor", "light-bulb", "light bulb"),
+        ("phosphor", "flashlight_fill", "flashlight"),
+        ("remixicon", "line-fill", "line"),
+        ("remixicon", "bold", "bold"),
+        ("codicon", "fill", "fill"),
+        ("fontawesome6-solid", "fill", "fill"),
     ],
 )
-def test_style_words(family, name, captions):
-    assert icon_captions(family, name) == captions
+def test_style_words(family, name, caption):
+    assert icon_caption(family, name) == caption
 
 
 @needs_fonts
@@ -119,8 +118,8 @@ def test_small_and_blank_characters():
     package = importlib.util.find_spec("qtawesome").submodule_search_locations[0]
     fonts = pathlib.Path(package, "fonts")
     [font] = fonts.glob("fontawesome6-solid-webfont-[0-9]*.ttf")
-    dash = np.asarray(draw_glyph(font, "-"))
-    assert dash.shape == (CANVAS, CANVAS) and dash.min() == 0
-    assert (dash[0] == 255).all() and (dash[:, MARGIN + 1] == 0).any()
+    plus = np.asarray(draw_glyph(font, "+"))
+    assert plus.shape == (CANVAS, CANVAS) and plus.min() == 0
+    assert (plus[:MARGIN] == 255).all() and (plus[MARGIN + 1] < 255).any()
     [font] = fonts.glob("codicon-[0-9]*.ttf")
     assert draw_glyph(font, "\U0010fff0") is None

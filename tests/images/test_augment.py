@@ -42,7 +42,7 @@ def test_flip_mirrors_about_half():
 
 
 def test_same_seed_same_result_other_seed_other():
-    arguments = {"flip": True, "zoom": 0.2, "recolor": True}
+    arguments = {"flip": True, "zoom": 0.2, "recolor": 1.0}
     first, again, other = (
         augment_images(pictures(), 32, [0, seed], **arguments).numpy()
         for seed in (5, 5, 6)
@@ -54,7 +54,7 @@ def test_same_seed_same_result_other_seed_other():
 def test_recolor_stays_in_range_keeps_contrast_and_turns_polarity():
     drawing = np.full((64, 40, 40, 3), 255, "uint8")
     drawing[:, 10:30, 10:30] = 0
-    coloured = augment_images(drawing, 40, [0, 0], crop=False, recolor=True).numpy()
+    coloured = augment_images(drawing, 40, [0, 0], crop=False, recolor=1.0).numpy()
     assert coloured.min() >= 0
     assert coloured.max() <= 255.001
     ink, paper = coloured[:, 20, 20].mean(-1), coloured[:, 2, 2].mean(-1)

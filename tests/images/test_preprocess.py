@@ -66,7 +66,9 @@ def test_jpeg_is_close_to_pil():
 def test_transparent_png_lies_on_white():
     image = picture(20, 20, "RGBA")
     white = Image.new("RGBA", image.size, "white")
-    expected = np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(int)
+    expected = np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(
+        int
+    )
     actual = decode_image(tf.constant(encoded(image, "PNG"))).numpy().astype(int)
     assert np.abs(actual - expected).max() <= 1
 

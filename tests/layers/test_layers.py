@@ -93,4 +93,6 @@ def test_temperature_divides_and_refuses_zero():
     "layer", [MBConvBlock(8, 16, strides=2), L2Normalization(), Temperature(0.3)]
 )
 def test_config_round_trip(layer):
-    assert type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
+    assert (
+        type(layer).from_config(layer.get_config()).get_config() == layer.get_config()
+    )

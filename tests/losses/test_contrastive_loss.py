@@ -76,9 +76,7 @@ def test_equal_captions_share_the_target():
         log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         return -(targets * log_p).sum(1).mean()
 
-    loss = contrastive_loss(
-        images, texts, 0.1, label_smoothing=0.0, pair_groups=groups
-    )
+    loss = contrastive_loss(images, texts, 0.1, label_smoothing=0.0, pair_groups=groups)
     assert float(loss) == pytest.approx(entropy(logits) + entropy(logits.T), rel=1e-9)
 
 

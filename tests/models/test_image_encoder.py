@@ -59,6 +59,9 @@ def test_projection_is_absent_where_the_tower_is_as_wide():
 
 def test_paper_grid_is_complete():
     names = presets.preset_names()
-    assert sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names) == 20
+    assert (
+        sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names)
+        == 20
+    )
     for name in names:
         assert presets.preset_config(name)["projection_dim"] > 0

@@ -101,7 +101,7 @@ def test_save_and_load(tmp_path, tiny):
     thumbnails = [
         tiny["picture_bytes"]("red"),
         tiny["picture_bytes"]("green", format="JPEG"),
-        tiny["picture_bytes"]("blue", format="GIF"),
+        tiny["picture_bytes"]("blue", format="WEBP"),
     ]
     built = SearchIndex.build(
         embeddings,
@@ -132,7 +132,7 @@ def test_save_and_load(tmp_path, tiny):
             "id": "c",
             "captions": [],
             "path": "x/c.png",
-            "thumbnail": "thumbnails/000002.gif",
+            "thumbnail": "thumbnails/000002.webp",
         },
     ]
     assert [loaded.thumbnail(row) for row in range(3)] == thumbnails
@@ -185,8 +185,8 @@ NAN = np.array([[1.0, 0.0], [np.nan, 0.0]])
         ),
         (lambda: SearchIndex.build(np.eye(2), ["a", "a"]), "'a' in rows 0 and 1"),
         (
-            lambda: SearchIndex.build(np.eye(1), ["a"], thumbnails=[b"RIFF...."]),
-            "PNG, JPEG or GIF .*b'RIFF' in row 0",
+            lambda: SearchIndex.build(np.eye(1), ["a"], thumbnails=[b"<svg>..."]),
+            "BMP or WebP .*b'<svg' in row 0",
         ),
         (
             lambda: build(np.eye(2)).query(np.eye(3), 1),

@@ -1,11 +1,12 @@
 import json
 import runpy
+import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from align_keras.search import ExportedModel, SearchIndex
+from align_keras.search import ExportedModel, SearchIndex, standalone
 from align_keras.search.standalone_check import check_standalone
 from align_keras.utils.errors import InputError
 
@@ -47,16 +48,38 @@ def test_the_export_embeds_and_searches_without_align_keras(
     assert best["score"] == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_other_embeddings_are_a_failure(tiny_export):
+def answers(monkeypatch, code=0, stdout="", stderr=""):
+    """Replaces the process, whose own start takes seconds, by its answer."""
+    done = subprocess.CompletedProcess([], code, stdout, stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: done)
+
+
+@pytest.mark.parametrize("difference", ["0.5", "NaN"])
+def test_other_embeddings_are_a_failure(tiny_export, monkeypatch, difference):
+    answers(monkeypatch, stdout=f'{{"max_abs_difference": {difference}}}')
     with pytest.raises(RuntimeError, match="within 0.0001, but differs by .*tokenizer"):
-        check_standalone(
-            tiny_export, captions=["red"], text_embeddings=np.full((1, 4), 0.5)
-        )
+        check_standalone(tiny_export, captions=["red"], text_embeddings=np.eye(4)[:1])
+    answers(monkeypatch, stdout='{"max_abs_difference": 0.00009}')
+    result = check_standalone(tiny_export, captions=["red"])
+    assert result == {"max_abs_difference": 0.00009}
 
 
-def test_a_process_that_fails_is_told_in_one_line(tiny_export):
+def test_a_process_that_fails_is_told_in_one_line(tiny_export, monkeypatch):
+    answers(monkeypatch, code=1, stderr="a note\nInvalidArgumentError: no picture\n")
     with pytest.raises(RuntimeError, match="process of its own: InvalidArgumentError"):
         check_standalone(tiny_export, images=[b"no picture"])
+    answers(monkeypatch, code=-9)
+    with pytest.raises(RuntimeError, match="process of its own: no message"):
+        check_standalone(tiny_export)
+
+
+def test_a_process_that_hangs(tiny_export, monkeypatch):
+    def hang(*arguments, **options):
+        raise subprocess.TimeoutExpired("python", options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(RuntimeError, match="no answer .* within 2 seconds"):
+        check_standalone(tiny_export, timeout=2)
 
 
 def test_wrong_arguments(tmp_path, tiny_export):
@@ -66,11 +89,20 @@ def test_wrong_arguments(tmp_path, tiny_export):
         check_standalone(tiny_export, queries=["red"])
 
 
+def run_script(monkeypatch, *arguments):
+    """Runs it here, where TensorFlow is loaded already; returns its exit code."""
+    with monkeypatch.context() as patch:
+        # Restores the entry that the script blocks.
+        patch.setitem(sys.modules, "align_keras", sys.modules["align_keras"])
+        patch.setattr(sys, "argv", [standalone.__file__, *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(standalone.__file__, run_name="__main__")
+    return caught.value.code
+
+
 def test_the_script_blocks_the_package_even_where_it_is_importable(
     tiny, tiny_export, tmp_path, monkeypatch, capsys
 ):
-    import align_keras.search.standalone as script
-
     model = ExportedModel(tiny_export)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0").write_bytes(tiny["picture_bytes"]("red"))
@@ -78,17 +110,36 @@ def test_the_script_blocks_the_package_even_where_it_is_importable(
     np.save(tmp_path / "images.npy", image_embeddings + np.float32([0, 0.25, 0, 0]))
     (tmp_path / "captions.json").write_text('["green"]')
     np.save(tmp_path / "texts.npy", model.encode_texts(["green"]))
-    arguments = f"--export {tiny_export} --images {tmp_path}/images"
-    arguments += f" --image_embeddings {tmp_path}/images.npy"
-    arguments += f" --captions {tmp_path}/captions.json"
-    arguments += f" --text_embeddings {tmp_path}/texts.npy --json"
-    # Restores the entry that the script blocks.
-    monkeypatch.setitem(sys.modules, "align_keras", sys.modules["align_keras"])
-    monkeypatch.setattr(sys, "argv", [script.__file__, *arguments.split()])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(script.__file__, run_name="__main__")
-    assert caught.value.code == 0
+    arguments = ["--export", tiny_export, "--images", tmp_path / "images"]
+    arguments += ["--image_embeddings", tmp_path / "images.npy"]
+    arguments += ["--captions", tmp_path / "captions.json"]
+    arguments += ["--text_embeddings", tmp_path / "texts.npy", "--json"]
+    assert run_script(monkeypatch, *arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["align_keras_importable"] is False
     # The larger of both differences.
     assert result["max_abs_difference"] == pytest.approx(0.25)
+
+
+def test_the_script_tells_in_one_line_what_failed(
+    tiny_export, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0").write_bytes(b"no picture")
+    arguments = ("--export", tiny_export, "--images", tmp_path / "images")
+    assert run_script(monkeypatch, *arguments) == 1
+    assert capsys.readouterr().err.startswith("InvalidArgumentError: ")
+    assert run_script(monkeypatch, "--export", tiny_export, "--query", "red") == 2
+    assert "--query needs --index" in capsys.readouterr().err
+
+
+def test_the_script_prints_a_list_without_json(
+    tiny_export, tmp_path, monkeypatch, capsys
+):
+    rows = np.eye(4, dtype=np.float32)[:2]
+    SearchIndex.build(rows, ["r", "g"], ["red", "green"]).save(tmp_path / "index")
+    arguments = ("--export", tiny_export, "--index", tmp_path / "index")
+    assert run_script(monkeypatch, *arguments, "--query", "green") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["largest difference: None", "green"]
+    assert lines[2].split() == ["1.", "0.9988", "g", "green"]

@@ -6,10 +6,8 @@ import tensorflow as tf
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from align_keras.text.normalization import mark_special_token
-from align_keras.text.normalization import split_words
-from align_keras.text.vocabulary import NORMALIZATIONS
-from align_keras.text.vocabulary import SPECIAL_TOKENS
+from align_keras.text.normalization import mark_special_token, split_words
+from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
 
 # Letters that Unicode added after the version of ICU that tensorflow_text holds:

@@ -5,10 +5,12 @@ import sys
 import pytest
 from tokenizers import BertWordPieceTokenizer
 
-from align_keras.text.vocabulary import SPECIAL_TOKENS
-from align_keras.text.vocabulary import learn_vocabulary
-from align_keras.text.vocabulary import load_vocabulary
-from align_keras.text.vocabulary import save_vocabulary
+from align_keras.text.vocabulary import (
+    SPECIAL_TOKENS,
+    learn_vocabulary,
+    load_vocabulary,
+    save_vocabulary,
+)
 from align_keras.utils.errors import InputError
 
 SYLLABLES = ["ka", "to", "mi", "re", "su", "no", "é", "чи", "漢", "b", "ß"]

@@ -7,11 +7,8 @@ import pytest
 import tensorflow as tf
 from tokenizers import BertWordPieceTokenizer
 
-from align_keras.text import WordPieceTokenizer
-from align_keras.text import learn_vocabulary
-from align_keras.text import save_vocabulary
-from align_keras.text.vocabulary import NORMALIZATIONS
-from align_keras.text.vocabulary import SPECIAL_TOKENS
+from align_keras.text import WordPieceTokenizer, learn_vocabulary, save_vocabulary
+from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
 
 VOCABULARY = [*SPECIAL_TOKENS, "red", "a", "##der", "##s", "bi", "##ke", ",", "[", "]"]

@@ -39,14 +39,14 @@ def run(directory, steps, batches=make_batches, evaluate=None):
         checkpoint_interval=4,
         validation_interval=4,
     )
-    log = train(
-        model, batches, schedule, directory, batch_size=8, evaluate=evaluate
-    )
+    log = train(model, batches, schedule, directory, batch_size=8, evaluate=evaluate)
     return model, log.read()
 
 
 def without_rates(lines):
-    return [{k: v for k, v in line.items() if k != "pairs_per_second"} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k != "pairs_per_second"} for line in lines
+    ]
 
 
 def test_resumed_run_equals_an_undisturbed_one(tmp_path):
