@@ -39,10 +39,7 @@ def _recolor(images, seed):
     """Maps dark-on-light drawings to random ink and paper colours."""
     count = tf.shape(images)[0]
     colours = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
-    ink, paper = (
-        colours[:, tf.newaxis, tf.newaxis, :3],
-        colours[:, tf.newaxis, tf.newaxis, 3:],
-    )
+    ink, paper = tf.split(colours[:, tf.newaxis, tf.newaxis], 2, axis=-1)
     # A contrast of at least 96 grey levels in the mean keeps the drawing legible.
     difference = tf.reduce_mean(paper - ink, axis=-1, keepdims=True)
     push = tf.maximum(96.0 - tf.abs(difference), 0.0) / 2.0

@@ -43,8 +43,8 @@ class Temperature(keras.layers.Layer):
         super().__init__(**kwargs)
         if not initial_temperature > 0:
             raise InputError(
-                f"initial_temperature must be positive, received {initial_temperature}; "
-                "the paper starts at 1.0."
+                "initial_temperature must be positive, received "
+                f"{initial_temperature}; the paper starts at 1.0."
             )
         self.initial_temperature = float(initial_temperature)
         self.log_temperature = self.add_weight(

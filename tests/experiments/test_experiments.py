@@ -142,3 +142,50 @@ def test_the_variants_are_those_of_the_models():
         (TextVariant, text_encoder.VARIANTS),
     ):
         assert list(typing.get_args(variant)) == list(known)
+
+
+# B7 has 64M weights and L2 468M: minutes, for CI.
+HEAVY = {"align_b7_base", "align_l2_large"}
+ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's table
+    "align_b3_mini_cc3m": 10.0e6,
+    "align_b7_base": 62.2e6,
+    "align_l2_large": 468.3e6,
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else [])
+        for name in FILES
+    ],
+)
+def test_every_model_is_built_and_validated_on_small_inputs(name):
+    import numpy as np
+
+    from align_keras.cli.assemble import build_model, compile_model
+
+    small = (
+        "task.model.image_encoder.image_size=32,"
+        "task.model.text_encoder.vocabulary_size=100,"
+        "task.model.text_encoder.sequence_length=8"
+    )
+    config = load_config(name, params_override=small)
+    model = build_model(config.task.model)
+    if name in ENCODER_WEIGHTS:
+        weights = model.image_encoder.count_params()
+        assert weights == pytest.approx(ENCODER_WEIGHTS[name], rel=0.03)
+    compile_model(model, config)
+    batch = {
+        "images": np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)),
+        "token_ids": np.array([[2, 7, 3, 0, 0, 0, 0, 0], [2, 8, 9, 3, 0, 0, 0, 0]]),
+        "padding_mask": np.array([[1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]]),
+    }
+    outputs = model(batch)
+    shape = (2, config.task.model.projection_dim)
+    for embedding in ("image_embedding", "text_embedding"):
+        assert outputs[embedding].shape == shape
+        norms = np.linalg.norm(outputs[embedding], axis=1)
+        np.testing.assert_allclose(norms, 1.0, atol=1e-5)
+    losses = model.test_step(batch)
+    assert np.isfinite(float(losses["loss"]))
