@@ -17,7 +17,7 @@ def export_saved_model(model, directory):
     To run, it needs TensorFlow and the operations of `tensorflow_text`, neither
     Keras nor this package. Its signatures:
 
-    - `encode_image`: `image_bytes`, string (n,), JPEG, PNG, GIF or BMP files →
+    - `encode_image`: `image_bytes`, string (n,), JPEG, PNG, GIF, BMP or WebP files →
       `image_embedding`, float32 (n, d) of unit length.
     - `encode_text`: `captions`, string (n,), UTF-8 → `text_embedding`, float32
       (n, d) of unit length.

@@ -96,7 +96,7 @@ def preprocess_image_bytes(image_bytes, image_size):
     """Decodes, resizes and centre-crops a picture for the image encoder.
 
     Args:
-        image_bytes: scalar string tensor, a JPEG, PNG, GIF or BMP file's bytes.
+        image_bytes: scalar string tensor, a JPEG, PNG, GIF, BMP or WebP file's bytes.
         image_size: int, the side of the encoder's input in pixels.
 
     Returns:

@@ -85,7 +85,7 @@ def _read(image, row, image_size):
         raise InputError(f"no such picture: {name}; check the path.") from None
     except tf.errors.OpError:
         raise InputError(
-            f"not a readable JPEG, PNG, GIF or BMP picture: {name}; open it and "
+            f"not a readable JPEG, PNG, GIF, BMP or WebP picture: {name}; open it and "
             "save it again, or leave it out."
         ) from None
     pixels = np.asarray(image)

@@ -1,7 +1,6 @@
 """The whole corridor on a user's own pairs, killed and resumed; and bad input."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -11,9 +10,7 @@ import time
 import pytest
 
 from align_keras.cli.main import main
-
-sys.path.insert(0, os.path.dirname(__file__))
-from small_run import SMALL, draw, write_pairs
+from tests.cli.small_run import SMALL, draw, write_pairs
 
 COMMAND = [sys.executable, "-m", "align_keras.cli.main"]
 

@@ -48,6 +48,7 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         (f"{DATA}.seed=-1", ">= 0"),
         (f"{DATA}.random_zoom=-0.1", ">= 0"),
         (f"{DATA}.random_shift=-0.1", ">= 0"),
+        (f"{DATA}.random_recolor=1.5", ">= 0 and <= 1"),
         ("task.validation_data.global_batch_size=0", ">= 1"),
         ("task.evaluation.ks=[0, 1]", ">= 1"),
         ("trainer.train_steps=0", ">= 1"),

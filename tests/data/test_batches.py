@@ -1,8 +1,5 @@
 """The training pipeline is a function of its arguments and of the step."""
 
-import os
-import sys
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -11,9 +8,7 @@ from align_keras.data import read_retrieval_set, training_batches
 from align_keras.data.retrieval_set import read_captions
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
-from small import VOCABULARY
+from tests.small import VOCABULARY
 
 
 class Noise(tfds.core.GeneratorBasedBuilder):

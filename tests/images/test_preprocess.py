@@ -25,7 +25,9 @@ def picture(height, width, mode="RGB", seed=0):
 
 def encoded(image, file_format):
     file = io.BytesIO()
-    image.save(file, file_format)
+    image.save(
+        file, file_format, **({"lossless": True} if file_format == "WEBP" else {})
+    )
     return file.getvalue()
 
 
@@ -44,7 +46,7 @@ def test_paper_sizes_and_centre_crop():
     np.testing.assert_array_equal(cropped, image[28:317, 28:317])
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF"])
+@pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF", "WEBP"])
 def test_decode_equals_pil(file_format):
     image = picture(30, 40)
     if file_format == "GIF":

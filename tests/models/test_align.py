@@ -1,8 +1,6 @@
 """ALIGN: training, prediction, saving, and its errors."""
 
 import inspect
-import os
-import sys
 
 import keras
 import numpy as np
@@ -14,9 +12,7 @@ import align_keras
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.align import caption_groups
 from align_keras.utils.errors import InputError
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
-from small import VOCABULARY, small_align, small_batch, small_encoders
+from tests.small import VOCABULARY, small_align, small_batch, small_encoders
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 """Resuming gives the same curve bit for bit; a NaN stops the run."""
 
 import json
-import os
-import sys
 
 import keras
 import numpy as np
@@ -13,9 +11,7 @@ from align_keras.training import TrainingSchedule, train
 from align_keras.training.checkpoints import RunCheckpoints, has_checkpoint
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.errors import InputError
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(__file__)))
-from small import small_align, small_batch
+from tests.small import small_align, small_batch
 
 
 def make_batches(start_step):
