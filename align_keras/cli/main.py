@@ -49,6 +49,8 @@ def main(argv=None):
         return FAILURE
     except KeyboardInterrupt:
         message = "interrupted"
+        if arguments.command in RESUMABLE:
+            message += "; the same command goes on from the last checkpoint"
     except Exception as error:
         message = describe_error(error)
         if message is None:

@@ -1,6 +1,5 @@
 """`align-keras quickstart`: pairs in; a trained ALIGN, its numbers and a search out."""
 
-import json
 import pathlib
 import shlex
 import time
@@ -110,8 +109,7 @@ def quickstart_config(arguments):
     if arguments.budget == "short":
         overrides["trainer.train_steps"] = _SHORT_STEPS
         overrides["trainer.validation_interval"] = _SHORT_STEPS
-    own = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    return load_config(experiment, [], [*own, *arguments.params_override])
+    return load_config(experiment, [], [overrides, *arguments.params_override])
 
 
 def _both(name, value):

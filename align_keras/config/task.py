@@ -151,8 +151,6 @@ class DataConfig:
         random_shift: float >= 0, how far a crop moves, as a share of its side.
         random_recolor: float in [0, 1], the share of pictures in random colours
             and polarity, for drawings dark on white.
-        is_training: bool, whether the batches are shuffled and varied at all.
-        drop_remainder: bool, leave out a last partial batch.
 
     References:
         Jia et al. 2021, section 5.1: batches of 16384, random crop and flip.
@@ -175,8 +173,6 @@ class DataConfig:
     random_zoom: float = number(0.0, at_least=0)
     random_shift: float = number(0.0, at_least=0)
     random_recolor: float = number(0.0, at_least=0, at_most=1)
-    is_training: bool = True
-    drop_remainder: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +209,5 @@ class TaskConfig:
         global_batch_size=256,
         random_crop=False,
         random_flip=False,
-        is_training=False,
-        drop_remainder=False,
     )
     evaluation: EvaluationConfig = EvaluationConfig()

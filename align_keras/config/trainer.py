@@ -197,12 +197,9 @@ class TrainerConfig:
     Attributes:
         train_steps: int >= 1, a multiple of `steps_per_loop`.
         steps_per_loop: int >= 1, steps whose losses are averaged and logged.
-        summary_interval: int, a multiple of `steps_per_loop`.
         checkpoint_interval: int, a multiple of `steps_per_loop`.
         validation_interval: int, a multiple of `steps_per_loop`.
         max_to_keep: int >= 1, checkpoints kept.
-        best_checkpoint_metric: str such as `t2i/recall_at_10`, whose highest
-            value marks the checkpoint to keep besides, or None.
         seed: int >= 0, of the initial weights, dropout and the data.
         optimizer_config: `OptimizationConfig`.
 
@@ -212,10 +209,8 @@ class TrainerConfig:
 
     train_steps: int = count(1_200_000)
     steps_per_loop: int = count(1_000)
-    summary_interval: int = count(1_000)
     checkpoint_interval: int = count(10_000)
     validation_interval: int = count(10_000)
     max_to_keep: int = count(3)
-    best_checkpoint_metric: str | None = None
     seed: int = count(0, at_least=0)
     optimizer_config: OptimizationConfig = OptimizationConfig()

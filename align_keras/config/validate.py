@@ -94,7 +94,6 @@ def _check_steps(config, report):
     trainer = config.trainer
     for name in (
         "train_steps",
-        "summary_interval",
         "checkpoint_interval",
         "validation_interval",
     ):

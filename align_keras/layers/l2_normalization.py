@@ -24,6 +24,7 @@ class L2Normalization(keras.layers.Layer):
 
     Example:
 
+    >>> import numpy as np
     >>> float(keras.ops.norm(L2Normalization()(np.array([[3.0, 4.0]]))))
     1.0
     """

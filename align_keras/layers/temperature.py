@@ -34,6 +34,7 @@ class Temperature(keras.layers.Layer):
 
     Example:
 
+    >>> import numpy as np
     >>> float(Temperature(0.5)(np.array(0.25, "float32")))
     0.5
     """

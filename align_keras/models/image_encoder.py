@@ -43,6 +43,7 @@ class ImageEncoder(keras.Model):
 
     Example:
 
+    >>> import numpy as np
     >>> encoder = ImageEncoder(
     ...     width_coefficient=0.35, depth_coefficient=0.5, image_size=64)
     >>> encoder(np.zeros((2, 64, 64, 3), "uint8")).shape

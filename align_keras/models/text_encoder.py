@@ -45,6 +45,7 @@ class TextEncoder(keras.Model):
 
     Example:
 
+    >>> import numpy as np
     >>> encoder = TextEncoder(vocabulary_size=50, num_layers=1, hidden_dim=8,
     ...     num_heads=2, intermediate_dim=16, projection_dim=4, sequence_length=6)
     >>> inputs = {"token_ids": np.ones((2, 6), "int32"),

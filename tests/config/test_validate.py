@@ -53,7 +53,6 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         ("task.evaluation.ks=[0, 1]", ">= 1"),
         ("trainer.train_steps=0", ">= 1"),
         ("trainer.steps_per_loop=0", ">= 1"),
-        ("trainer.summary_interval=0", ">= 1"),
         ("trainer.checkpoint_interval=0", ">= 1"),
         ("trainer.validation_interval=0", ">= 1"),
         ("trainer.max_to_keep=0", ">= 1"),
@@ -102,7 +101,6 @@ def test_every_number_has_a_tested_range():
         ("trainer.train_steps=1500", ["trainer.train_steps", "steps_per_loop (1000)"]),
         ("trainer.checkpoint_interval=7", ["checkpoint_interval", "a multiple of"]),
         ("trainer.validation_interval=7", ["validation_interval", "a multiple of"]),
-        ("trainer.summary_interval=7", ["summary_interval", "a multiple of"]),
         (
             "trainer.train_steps=10000",
             ["warmup_steps", "< trainer.train_steps"],

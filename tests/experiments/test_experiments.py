@@ -73,7 +73,6 @@ def test_holds_only_what_differs_from_the_defaults(name):
 def test_a_validation_corpus_belongs_to_a_training_corpus(name):
     task = load_config(name).task
     assert task.train_data.corpus and task.validation_data.corpus
-    assert task.train_data.is_training and not task.validation_data.is_training
 
 
 @pytest.mark.parametrize("name", NAMES)
