@@ -19,6 +19,7 @@ COMMANDS = {
     "search": "find pictures in a finished run, by a text or by a picture",
 }
 DONE, FAILURE = 0, 1
+RESUMABLE = ("quickstart", "train")
 
 
 def main(argv=None):

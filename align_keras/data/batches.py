@@ -54,7 +54,7 @@ def training_batches(
 
     Returns:
         `tf.data.Dataset` of dicts: `images` float32 (batch_size, image_size,
-        image_size, 3) in [0, 255], `token_ids` int32 and `padding_mask` bool
+        image_size, 3) in [0, 255], `token_ids` and `padding_mask` int32
         (batch_size, sequence_length).
 
     Raises:

@@ -10,9 +10,14 @@ def _uniform(count, seed, salt, low=0.0, high=1.0, columns=None):
     return tf.random.stateless_uniform(shape, seed, low, high)
 
 
+def _length(images, axis):
+    """The length of an axis, static where it is known."""
+    return images.shape[axis] or tf.shape(images)[axis]
+
+
 def _random_boxes(images, image_size, seed, crop, flip, zoom, shift):
     """Boxes (n, 4) for `crop_and_resize`; a flip swaps the x borders."""
-    count, side = tf.shape(images)[0], tf.shape(images)[1]
+    count, side = _length(images, 0), _length(images, 1)
     slack = tf.cast(side - image_size, tf.float32)
     if crop:
         offsets = tf.floor(_uniform(count, seed, 0, columns=2) * (slack + 1.0))
@@ -37,7 +42,7 @@ def _random_boxes(images, image_size, seed, crop, flip, zoom, shift):
 
 def _recolor(images, seed):
     """Maps dark-on-light drawings to random ink and paper colours."""
-    count = tf.shape(images)[0]
+    count = _length(images, 0)
     colours = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
     ink, paper = tf.split(colours[:, tf.newaxis, tf.newaxis], 2, axis=-1)
     # A contrast of at least 96 grey levels in the mean keeps the drawing legible.
@@ -85,12 +90,12 @@ def augment_images(
     images = tf.image.crop_and_resize(
         tf.cast(images, tf.float32),
         boxes,
-        tf.range(tf.shape(images)[0]),
+        tf.range(_length(images, 0)),
         (image_size, image_size),
         extrapolation_value=255.0,
     )
     if recolor:
-        chosen = _uniform(tf.shape(images)[0], seed, 5) < recolor
+        chosen = _uniform(_length(images, 0), seed, 5) < recolor
         chosen = chosen[:, tf.newaxis, tf.newaxis, tf.newaxis]
         images = tf.where(chosen, _recolor(images, seed), images)
     return images

@@ -41,7 +41,7 @@ class WordPieceTokenizer(tf.Module):
 
     Returns:
         dict of `token_ids`, int32 (n, sequence_length): `[CLS] … [SEP]`, filled up
-        with `[PAD]`; and `padding_mask`, bool (n, sequence_length), true on
+        with `[PAD]`; and `padding_mask`, int32 (n, sequence_length), 1 on
         everything but the filling. A scalar caption gives (sequence_length,).
 
     Raises:
@@ -127,7 +127,10 @@ class WordPieceTokenizer(tf.Module):
         token_ids = framed.to_tensor(
             default_value=self._id("[PAD]"), shape=(None, self._sequence_length)
         )
-        padding_mask = tf.sequence_mask(framed.row_lengths(), self._sequence_length)
+        # Integers, since tf.distribute can't gather booleans.
+        padding_mask = tf.sequence_mask(
+            framed.row_lengths(), self._sequence_length, dtype=tf.int32
+        )
         return {"token_ids": token_ids, "padding_mask": padding_mask}
 
     def _id(self, token):

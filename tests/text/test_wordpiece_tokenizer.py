@@ -182,7 +182,7 @@ def test_hand_worked_case():
         [True] * 3 + [False] * 3,
     ]
     assert tokens["token_ids"].dtype == tf.int32
-    assert tokens["padding_mask"].dtype == tf.bool
+    assert tokens["padding_mask"].dtype == tf.int32
 
 
 def test_special_tokens_in_captions():
