@@ -31,7 +31,7 @@ def prepare_corpus(data):
         bars[0].advance(done - bars[0].done)
 
     try:
-        builder = build_corpus(
+        return build_corpus(
             data.corpus,
             data_dir=data.tfds_data_dir,
             pairs=data.pairs,
@@ -44,9 +44,6 @@ def prepare_corpus(data):
     finally:
         for bar in bars:
             bar.stop()
-    for line in (builder.info.metadata or {}).get("summary", []):
-        say(f"{data.corpus}: {line}")
-    return builder
 
 
 def prepare_vocabulary(config, builder, directory):

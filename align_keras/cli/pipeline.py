@@ -115,10 +115,16 @@ def open_run(config, directory):
     keras.config.set_dtype_policy(runtime.mixed_precision_dtype)
     strategy = make_strategy(runtime.distribution_strategy, runtime.num_replicas)
     data, validation = config.task.train_data, config.task.validation_data
-    train_builder = prepare_corpus(data)
-    check_batch_size(data.global_batch_size, train_builder, data.tfds_split)
     # A built corpus is only opened, so the same one may be asked for twice.
-    test_builder = prepare_corpus(validation)
+    train_builder, test_builder = prepare_corpus(data), prepare_corpus(validation)
+    notes = {
+        builder.name: dict(builder.info.metadata or {})
+        for builder in (train_builder, test_builder)
+    }
+    for name, corpus_notes in notes.items():
+        for line in corpus_notes.get("summary", []):
+            say(f"{name}: {line}")
+    check_batch_size(data.global_batch_size, train_builder, data.tfds_split)
     vocabulary = prepare_vocabulary(config, train_builder, directory)
     # Here, since building a corpus draws random numbers too.
     keras.utils.set_random_seed(config.trainer.seed)
@@ -132,8 +138,5 @@ def open_run(config, directory):
         train_builder=train_builder,
         test_set=read_retrieval_set(test_builder, validation.tfds_split),
         strategy=strategy,
-        notes={
-            builder.name: dict(builder.info.metadata or {})
-            for builder in (train_builder, test_builder)
-        },
+        notes=notes,
     )
