@@ -1,7 +1,5 @@
 """Checkpoints that hold all that a run needs to go on exactly."""
 
-import pathlib
-
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
@@ -56,8 +54,3 @@ class RunCheckpoints:
                 "params.yaml beside it, or another --model_dir."
             ) from error
         return self.step
-
-
-def has_checkpoint(directory):
-    """Returns whether a run's `checkpoints/` folder holds any."""
-    return (pathlib.Path(directory) / "checkpoint").exists()

@@ -38,7 +38,13 @@ def make_strategy(name, num_replicas=None):
     if name == "multi_worker_mirrored":
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        except ValueError as error:
+            raise InputError(
+                "runtime.distribution_strategy is tpu, but no TPU was found; use "
+                "--params_override runtime.distribution_strategy=mirrored, or default."
+            ) from error
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)

@@ -10,7 +10,7 @@ from PIL import Image
 
 import align_keras
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
-from align_keras.models.align import caption_groups
+from align_keras.models.contrastive_model import caption_groups
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_align, small_batch, small_encoders
 

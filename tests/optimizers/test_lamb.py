@@ -56,3 +56,34 @@ def test_warmup_reaches_the_peak_then_follows():
     assert float(schedule(10)) == pytest.approx(1e-2)
     assert float(schedule(60)) == pytest.approx(float(cosine(50)))
     assert float(LinearWarmup(0.5, 0)(3)) == 0.5
+
+
+def test_equals_model_garden_over_20_steps():
+    """TF Model Garden's LAMB, a Keras 2 optimizer, on the same variables."""
+    lamb = pytest.importorskip("official.modeling.optimization.lamb")
+    import tensorflow as tf
+
+    random = np.random.default_rng(1)
+    starts = {"kernel": random.normal(size=(6, 4)), "bias": random.normal(size=4)}
+    ours = [
+        keras.Variable(start, dtype="float32", name=name)
+        for name, start in starts.items()
+    ]
+    theirs = [
+        tf.Variable(start.astype("float32"), name=name)
+        for name, start in starts.items()
+    ]
+    optimizer = Lamb(0.01, weight_decay=0.1)
+    reference = lamb.LAMB(
+        0.01, weight_decay_rate=0.1, exclude_from_weight_decay=["bias"]
+    )
+    for _ in range(20):
+        gradients = [
+            tf.constant(random.normal(size=start.shape).astype("float32"))
+            for start in starts.values()
+        ]
+        optimizer.apply(gradients, ours)
+        reference.apply_gradients(zip(gradients, theirs, strict=True))
+    for mine, other in zip(ours, theirs, strict=True):
+        # float32 rounding of two orders of the same operations.
+        np.testing.assert_allclose(mine.numpy(), other.numpy(), atol=1e-6)

@@ -1,0 +1,46 @@
+"""What binds a run's folder, and what is refused before anything is written."""
+
+import pytest
+
+from align_keras.cli.main import main
+from align_keras.cli.run_folder import lock_config
+from align_keras.config import load_config
+from align_keras.utils.errors import InputError
+
+
+def test_a_mistake_before_the_first_checkpoint_can_be_corrected(tmp_path):
+    lock_config(load_config("quickstart_icons"), tmp_path)
+    (tmp_path / "vocabulary.txt").write_text("old")
+    corrected = load_config("quickstart_icons", params_override="trainer.seed=3")
+    lock_config(corrected, tmp_path)
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == corrected
+    assert not (tmp_path / "vocabulary.txt").exists()
+
+
+def test_a_checkpoint_binds_the_folder(tmp_path):
+    config = load_config("quickstart_icons")
+    lock_config(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint").touch()
+    lock_config(config, tmp_path)
+    other = load_config("quickstart_icons", params_override="trainer.seed=3")
+    with pytest.raises(InputError, match="trainer.seed was 0 and is now 3"):
+        lock_config(other, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "task.train_data.corpus must name a corpus"),
+        (["--params_override=task.train_data.corpus=pairs"], "must be a path"),
+        (["--experiment=align_b7_base"], "no such file or folder"),
+        (["--experiment=align_b7"], "did you mean 'align_b7_base'"),
+    ],
+)
+def test_no_pairs_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, words):
+    run = tmp_path / "run"
+    assert main(["train", f"--model_dir={run}", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert not run.exists()
