@@ -109,6 +109,7 @@ def training_batches(
 
 def stored_pairs(builder, split):
     """The examples in the order in which they are stored, pictures undecoded."""
+    split_size(builder, split)
     return builder.as_dataset(
         split=split,
         shuffle_files=False,
@@ -119,7 +120,7 @@ def stored_pairs(builder, split):
 
 def check_batch_size(batch_size, builder, split):
     """Raises unless the split holds at least one batch."""
-    pairs = builder.info.splits[split].num_examples
+    pairs = split_size(builder, split)
     if batch_size > pairs:
         raise InputError(
             f"global_batch_size may be at most the {pairs} pairs of "
@@ -127,3 +128,19 @@ def check_batch_size(batch_size, builder, split):
             f"--params_override task.train_data.global_batch_size={pairs} or less, "
             "or give more pairs."
         )
+
+
+def split_size(builder, split):
+    """Returns the number of pictures of a split.
+
+    Raises:
+        InputError: if the corpus has no such split; names those that it has.
+    """
+    try:
+        return builder.info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        known = ", ".join(sorted(builder.info.splits)) or "none"
+        raise InputError(
+            f"{builder.name} has no split {split!r}, only {known}; name one of these "
+            "as tfds_split, or give more pairs: two different pictures at least."
+        ) from error

@@ -211,6 +211,9 @@ def bad_table(folder, name):
         rows = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
         table.write_text("image,caption\n" + rows)
         return table, "global_batch_size"
+    if name == "one picture":
+        table.write_text("image,caption\nred_circle.png,a red circle\n")
+        return table, "two different pictures"
     if name == "missing files":
         good = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
         table.write_text("image,caption\n" + good + "gone.png,a\nlost.png,b\n")
@@ -225,13 +228,18 @@ def bad_table(folder, name):
         "wrong encoding",
         "empty corpus",
         "batch larger than the corpus",
+        "one picture",
         "missing files",
         "no file",
     ],
 )
 def test_bad_pairs_are_one_clear_line(name, tmp_path, capsys):
     table, words = bad_table(tmp_path / "pairs", name)
-    assert main(arguments(table, tmp_path / "run")) == 1
+    batch = "task.train_data.global_batch_size=" + (
+        "1" if name == "one picture" else "8"
+    )
+    override = f"--params_override={batch}"
+    assert main(arguments(table, tmp_path / "run", override)) == 1
     assert words in last_line(capsys)
     assert not (tmp_path / "run" / "checkpoints").exists()
 
