@@ -46,11 +46,11 @@ def atomic_write(path, mode="w", encoding=None):
 
     Example:
 
-    >>> import tempfile, os
-    >>> path = os.path.join(tempfile.mkdtemp(), "a.txt")
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "a.txt")
     >>> with atomic_write(path) as file:
     ...     _ = file.write("whole")
-    >>> open(path).read()
+    >>> path.read_text()
     'whole'
     """
     path = pathlib.Path(path)

@@ -268,7 +268,11 @@ def test_a_reader_that_left_before_the_last_line_is_no_error():
 
 
 def test_an_interrupt_takes_one_line():
-    body = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
+    # A background job's children inherit an ignored SIGINT; a terminal's don't.
+    body = (
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        " signal.raise_signal(signal.SIGINT); time.sleep(9)"
+    )
     answer = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(body=body)],
         cwd=ROOT,
