@@ -1,4 +1,5 @@
-"""Prints the largest difference of an SGD step on 1 and on 2 replicas.
+"""Prints how an SGD step on 2 replicas differs from one on 1, and how far it goes:
+a line with one-hot targets, a line with targets that equal captions share.
 
 Run by test_contrastive_loss.py: logical devices must be made before
 TensorFlow is used, so it needs a process of its own.
@@ -12,7 +13,7 @@ from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
 
 
-def updated_weights(strategy, batch, start):
+def updated_weights(strategy, batch, start, share):
     with strategy_scope(strategy):
         image_encoder = ImageEncoder(
             width_coefficient=0.25,
@@ -36,7 +37,7 @@ def updated_weights(strategy, batch, start):
         if start is not None:
             model.set_weights(start)
         start = model.get_weights()
-        model.compile(keras.optimizers.SGD(0.1), share_equal_captions=True)
+        model.compile(keras.optimizers.SGD(0.1), share_equal_captions=share)
     dataset = tf.data.Dataset.from_tensors(batch)
     model.fit(dataset, epochs=1, verbose=0)
     return start, model.get_weights()
@@ -53,12 +54,14 @@ def main():
         "token_ids": token_ids,
         "padding_mask": np.ones((16, 6), "int32"),
     }
-    start, single = updated_weights(None, batch, None)
-    _, double = updated_weights(make_strategy("mirrored", 2), batch, start)
-    pairs = list(zip(single, double, strict=True))
-    difference = max(np.abs(a - b).max() for a, b in pairs)
-    moved = max(np.abs(a - b).max() for a, b in zip(single, start, strict=True))
-    print(difference, moved)
+    strategy = make_strategy("mirrored", 2)
+    for share in (False, True):
+        start, single = updated_weights(None, batch, None, share)
+        _, double = updated_weights(strategy, batch, start, share)
+        pairs = list(zip(single, double, strict=True))
+        difference = max(np.abs(a - b).max() for a, b in pairs)
+        moved = max(np.abs(a - b).max() for a, b in zip(single, start, strict=True))
+        print(difference, moved)
 
 
 if __name__ == "__main__":
