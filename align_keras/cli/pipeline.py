@@ -117,9 +117,10 @@ def open_run(config, directory):
     data, validation = config.task.train_data, config.task.validation_data
     # A built corpus is only opened, so the same one may be asked for twice.
     train_builder, test_builder = prepare_corpus(data), prepare_corpus(validation)
+    # By path, since training and test pairs may be two files of the user's.
     notes = {
-        builder.name: dict(builder.info.metadata or {})
-        for builder in (train_builder, test_builder)
+        section.pairs or section.corpus: dict(builder.info.metadata or {})
+        for section, builder in ((data, train_builder), (validation, test_builder))
     }
     for name, corpus_notes in notes.items():
         for line in corpus_notes.get("summary", []):

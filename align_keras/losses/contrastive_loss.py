@@ -84,6 +84,12 @@ def check_loss_arguments(label_smoothing, reduction):
         )
 
 
+def reduce_directions(loss_i2t, loss_t2i, reduction):
+    """Returns the sum of both directions, or their mean."""
+    total = loss_i2t + loss_t2i
+    return total if reduction == "sum" else total / 2.0
+
+
 def contrastive_loss(
     image_embeddings,
     text_embeddings,
@@ -137,5 +143,4 @@ def contrastive_loss(
         label_smoothing=label_smoothing,
         pair_groups=pair_groups,
     )
-    total = loss_i2t + loss_t2i
-    return total if reduction == "sum" else total / 2.0
+    return reduce_directions(loss_i2t, loss_t2i, reduction)

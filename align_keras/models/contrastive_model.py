@@ -3,7 +3,11 @@
 import keras
 import tensorflow as tf
 
-from align_keras.losses.contrastive_loss import check_loss_arguments, directional_losses
+from align_keras.losses.contrastive_loss import (
+    check_loss_arguments,
+    directional_losses,
+    reduce_directions,
+)
 from align_keras.losses.cross_replica import replica_count
 from align_keras.models import embedding
 from align_keras.optimizers import Lamb, paper_schedule
@@ -99,14 +103,9 @@ class ContrastiveModel(keras.Model):
             else None,
         )
 
-    def reduce_losses(self, loss_i2t, loss_t2i):
-        """Combines both directions by `reduction`."""
-        total = loss_i2t + loss_t2i
-        return total if self.reduction == "sum" else total / 2.0
-
     def update_loss_metrics(self, loss_i2t, loss_t2i):
         """Feeds the running means; returns them by name."""
-        loss = self.reduce_losses(loss_i2t, loss_t2i)
+        loss = reduce_directions(loss_i2t, loss_t2i, self.reduction)
         values = (loss, loss_i2t, loss_t2i, self.temperature)
         for metric, value in zip(self.loss_metrics, values, strict=True):
             metric.update_state(value)
@@ -119,7 +118,7 @@ class ContrastiveModel(keras.Model):
             losses = self.compute_losses(inputs, training=True)
             # The optimizer sums gradients over replicas; each replica's loss
             # is the mean of its own rows.
-            loss = self.reduce_losses(*losses) / replica_count()
+            loss = reduce_directions(*losses, self.reduction) / replica_count()
             scaled_loss = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled_loss, [v.value for v in variables])
