@@ -12,8 +12,17 @@ Importing this module registers them, so that TFDS's own functions find them:
 
 from align_keras.datasets.build import CORPORA, build_corpus
 from align_keras.datasets.clipart import Clipart
+from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.stamps import Stamps
 from align_keras.datasets.user_pairs import UserPairs
 
-__all__ = ["CORPORA", "Clipart", "Icons", "Stamps", "UserPairs", "build_corpus"]
+__all__ = [
+    "CORPORA",
+    "Clipart",
+    "Emoji",
+    "Icons",
+    "Stamps",
+    "UserPairs",
+    "build_corpus",
+]

@@ -7,12 +7,13 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from align_keras.datasets.clipart import Clipart
+from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.stamps import Stamps
 from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
 from align_keras.utils.errors import InputError
 
-_BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart}
+_BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoji}
 
 CORPORA = (*_BUILDERS, "pairs")
 
@@ -31,7 +32,7 @@ def build_corpus(
     """Prepares a corpus, or finds it prepared, and returns its builder.
 
     Args:
-        name: str, one of `"icons"`, `"stamps"`, `"clipart"` and `"pairs"`;
+        name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and `"pairs"`;
             `"stamps/de"` and the like choose a language.
         data_dir: str or path where prepared corpora lie; TFDS's own default
             otherwise.

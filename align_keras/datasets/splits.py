@@ -28,3 +28,30 @@ def hashed_test_keys(image_keys, fraction, at_most=None):
     if at_most is not None:
         count = min(count, at_most)
     return set(keys[: max(count, 0)])
+
+
+def linked_names(pairs):
+    """Groups names that share a key, directly or through others.
+
+    Args:
+        pairs: iterable of `(name, key)`, both str; a name may come with several
+            keys, and a key with several names.
+
+    Returns:
+        dict, each name → the smallest name of its group.
+
+    Example:
+
+    >>> linked_names([("a", "1"), ("b", "1"), ("b", "2"), ("c", "2"), ("d", "3")])
+    {'a': 'a', 'b': 'a', 'c': 'a', 'd': 'd'}
+    """
+    pairs = list(pairs)
+    smallest, before = {name: name for name, _ in pairs}, None
+    while smallest != before:
+        before = dict(smallest)
+        by_key = {}
+        for name, key in pairs:
+            by_key[key] = min(by_key.get(key, name), smallest[name])
+        for name, key in pairs:
+            smallest[name] = min(smallest[name], by_key[key])
+    return smallest

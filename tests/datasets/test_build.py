@@ -6,7 +6,7 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
-from align_keras.datasets import Clipart, Icons, Stamps, build_corpus
+from align_keras.datasets import Clipart, Emoji, Icons, Stamps, build_corpus
 from align_keras.datasets import icons as icons_module
 from align_keras.utils.errors import InputError
 
@@ -14,7 +14,7 @@ from align_keras.utils.errors import InputError
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("emoji", {}, "icons, stamps, clipart, pairs"),
+        ("photos", {}, "icons, stamps, clipart, emoji, pairs"),
         ("icons/de", {}, "received 'icons/de'"),
         ("stamps/xx", {}, "en, de, fr, cs"),
         ("pairs", {}, "--pairs PATH"),
@@ -61,7 +61,7 @@ def test_a_data_dir_that_cant_be_written(tmp_path):
 
 
 def test_importing_registers_the_builders():
-    for builder in (Icons, Stamps, Clipart):
+    for builder in (Icons, Stamps, Clipart, Emoji):
         assert tfds.builder_cls(builder.name) is builder
 
 

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from align_keras.datasets.splits import hashed_test_keys
+from align_keras.datasets.splits import hashed_test_keys, linked_names
 
 
 def keys(count):
@@ -28,3 +28,13 @@ def test_at_least_one_but_never_all(count, least):
 
 def test_limit():
     assert len(hashed_test_keys(keys(3_000), 0.9, at_most=100)) == 100
+
+
+def test_names_are_linked_through_any_chain():
+    # A chain whose smallest name is as far away as can be, beside another one.
+    chain = [(f"b{n}", f"k{n + side}") for n in range(20) for side in (0, 1)]
+    other = [("a", "k99"), ("z", "k99")]
+    groups = {f"b{n}": "b0" for n in range(20)} | {"a": "a", "z": "a"}
+    assert linked_names(chain + other) == groups
+    assert linked_names(reversed(chain + other)) == groups
+    assert linked_names([]) == {}

@@ -1,0 +1,158 @@
+"""Emoji as two vendors draw them, with their names."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import tensorflow_datasets as tfds
+
+from align_keras.corpus.emoji_captions import emoji_captions
+from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.datasets.splits import hashed_test_keys, linked_names
+from align_keras.utils.errors import InputError
+
+EMOJI_DIR_VARIABLE = "ALIGN_KERAS_EMOJI_DIR"
+VENDORS = ("google", "twitter")
+TEST_FRACTION = 0.05
+
+# The larger files of the packages are sheets of the same 64 pixels: the numbers
+# in sheets-128 and sheets-256 count colours.
+_SIZE = 64
+# Five plain swatches, the skin tones themselves.
+_SWATCHES = "Component"
+
+
+class Emoji(PairBuilder):
+    """Pictures of emoji by Google and by Twitter with their names.
+
+    The data come from the npm packages `emoji-datasource-google` and
+    `emoji-datasource-twitter`: pictures of 64 pixels, on white, without the
+    variations in skin tone. See `align_keras.corpus.emoji_captions` for the
+    captions. 5% of the emoji, chosen by their code, make the `test` split;
+    what both vendors draw of one emoji, and emoji that a vendor draws alike
+    (France's flag and St. Martin's), stand on the same side.
+
+    An example's `id` begins with the vendor. Its `category` is the emoji's
+    (`"Food & Drink"`), the kind of thing drawn, as in the other corpora whose
+    splits cut through all families.
+
+    Args:
+        root: str or path of the `node_modules` folder with both packages; by
+            default the environment variable `ALIGN_KERAS_EMOJI_DIR`, else
+            where node looks: `node_modules` of the current folder and of those
+            above it, and what is installed with `npm install -g`.
+        **kwargs: see `PairBuilder`.
+
+    Example:
+
+    >>> import align_keras.datasets
+    >>> import tensorflow_datasets as tfds
+    >>> dataset = tfds.load("emoji", split="train")  # doctest: +SKIP
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    LAYOUT = PictureLayout(size=_SIZE, encoding="png")
+    DESCRIPTION = "Emoji of two vendors with their names as captions."
+
+    def __init__(self, *, root=None, **kwargs):
+        self._root = root
+        super().__init__(**kwargs)
+
+    def _raw_pairs(self, counter):
+        packages = _find_packages(self._root or os.environ.get(EMOJI_DIR_VARIABLE))
+        raw_pairs = []
+        for vendor, package in packages.items():
+            for emoji in _read_emoji(package):
+                raw = _raw_pair(vendor, package, emoji)
+                if not emoji.get(f"has_img_{vendor}", True):
+                    counter.filter("not drawn by this vendor", raw.where)
+                elif raw.category == _SWATCHES:
+                    counter.filter("a skin tone's swatch", raw.where)
+                elif not raw.captions:
+                    counter.filter("no words in its names", raw.where)
+                else:
+                    raw_pairs.append(raw)
+                tones = len(emoji.get("skin_variations") or ())
+                if tones:
+                    counter.filter("variation in skin tone", raw.where, count=tones)
+        return raw_pairs
+
+    def _split(self, entries):
+        # Not by the pixels alone, which the two vendors never share.
+        codes = [entry.raw.id.partition("/")[2] for entry in entries]
+        keys = [entry.image_key for entry in entries]
+        linked = linked_names(zip(codes, keys, strict=True))
+        digest_of = {
+            code: hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+            for code, name in linked.items()
+        }
+        test_digests = hashed_test_keys(set(digest_of.values()), TEST_FRACTION)
+        splits = {"train": [], "test": []}
+        for code, entry in zip(codes, entries, strict=True):
+            name = "test" if digest_of[code] in test_digests else "train"
+            splits[name].append(entry)
+        return splits
+
+
+def _raw_pair(vendor, package, emoji):
+    code = emoji["unified"].lower()
+    path = package / "img" / vendor / str(_SIZE) / emoji["image"]
+    category = emoji.get("category") or ""
+    captions = emoji_captions(
+        emoji.get("name") or "", emoji.get("short_names") or (), category
+    )
+    where = path.relative_to(package.parent).as_posix()
+    return RawPair(f"{vendor}/{code}", path, tuple(captions), category, None, where)
+
+
+def _find_packages(root):
+    """Returns dict, vendor → `pathlib.Path` of its package."""
+    folders = [pathlib.Path(root)] if root else _node_modules()
+    names = {vendor: f"emoji-datasource-{vendor}" for vendor in VENDORS}
+    found = {
+        vendor: folder / name
+        for vendor, name in names.items()
+        for folder in reversed(folders)  # The first of them wins.
+        if (folder / name / "emoji.json").is_file()
+    }
+    missing = [name for vendor, name in names.items() if vendor not in found]
+    if missing:
+        where = root or f"no node_modules folder of {pathlib.Path.cwd()} or above it"
+        lacks = "lacks" if root else "holds"
+        raise InputError(
+            f"corpus 'emoji' needs the pictures of {' and '.join(names.values())}, "
+            f"but {where} {lacks} {' and '.join(missing)}; run npm install "
+            f"{' '.join(names.values())}, or set {EMOJI_DIR_VARIABLE} to the "
+            "node_modules folder that holds them"
+        )
+    return found
+
+
+def _node_modules():
+    here = pathlib.Path.cwd()
+    folders = [folder / "node_modules" for folder in (here, *here.parents)]
+    node_path = os.environ.get("NODE_PATH", "").split(os.pathsep)
+    folders += [pathlib.Path(folder) for folder in node_path if folder]
+    # What npm takes for its prefix, of which global packages are a part; Debian's
+    # npm has another.
+    node = shutil.which("node")
+    prefixes = [pathlib.Path(node).resolve().parents[1]] if node else []
+    prefixes.append(pathlib.Path("/usr/local"))
+    return folders + [prefix / "lib" / "node_modules" for prefix in prefixes]
+
+
+def _read_emoji(package):
+    """Returns the list of dicts of the package's emoji, in Unicode's order."""
+    path = package / "emoji.json"
+    try:
+        emoji = json.loads(path.read_text("utf-8"))
+        return sorted(emoji, key=lambda one: (one.get("sort_order", 0), one["unified"]))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"emoji.json must be the JSON list of emoji of {package.name}, but {path} "
+            f"can't be read: {error}; run npm install {package.name} again"
+        ) from error
