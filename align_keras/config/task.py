@@ -22,9 +22,14 @@ ImageVariant = Literal[
     "efficientnet_b7",
     "efficientnet_b8",
     "efficientnet_l2",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_lite3",
+    "efficientnet_lite4",
 ]
 TextVariant = Literal[
-    "bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large"
+    "bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large", "minilm_l6"
 ]
 
 
@@ -40,6 +45,12 @@ class ImageEncoderConfig:
         drop_connect_rate: float in [0, 1), of the last block.
         batch_norm_momentum: float in [0, 1).
         batch_norm_epsilon: float > 0.
+        freeze_batch_statistics: bool, normalise by the moving statistics.
+        rematerialize: bool, compute activations twice rather than keep them.
+        weights: str, where the tower's weights start: a name or a path as
+            `align_keras.models.load_image_weights` takes; None for random ones.
+        locked: bool, only the projection learns.
+        learning_rate_multiplier: float > 0, of all but the projection.
 
     References:
         Jia et al. 2021, section 5.1: 289 pixels.
@@ -52,6 +63,11 @@ class ImageEncoderConfig:
     drop_connect_rate: float = fraction(0.2)
     batch_norm_momentum: float = fraction(0.99)
     batch_norm_epsilon: float = number(1e-3, above=0)
+    freeze_batch_statistics: bool = False
+    rematerialize: bool = False
+    weights: str | None = None
+    locked: bool = False
+    learning_rate_multiplier: float = number(1.0, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +83,16 @@ class TextEncoderConfig:
         dropout: float in [0, 1).
         vocabulary_size: int >= 10, WordPiece tokens to learn.
         sequence_length: int >= 3, tokens a caption, [CLS] and [SEP] included.
+        max_sequence_length: int >= `sequence_length`, or None for the same.
+        activation: `"gelu_approximate"` or `"gelu"`.
+        pooling: `"cls"`, the paper's, or `"mean"`.
+        projection: bool, a linear layer to `projection_dim`; False where
+            `hidden_dim` is `projection_dim`.
+        weights: str, where the tower's weights and its vocabulary start: a name
+            or a path as `align_keras.models.load_text_weights` takes; None for
+            random ones and a vocabulary of the training captions.
+        locked: bool, only the projection learns.
+        learning_rate_multiplier: float > 0, of all but the projection.
 
     References:
         Jia et al. 2021, section 5.1: 100k WordPiece tokens, at most 64 tokens.
@@ -80,6 +106,13 @@ class TextEncoderConfig:
     dropout: float = fraction(0.1)
     vocabulary_size: int = count(100_000, at_least=10)
     sequence_length: int = count(64, at_least=3)
+    max_sequence_length: int | None = count(None, at_least=3)
+    activation: Literal["gelu_approximate", "gelu"] = "gelu_approximate"
+    pooling: Literal["cls", "mean"] = "cls"
+    projection: bool = True
+    weights: str | None = None
+    locked: bool = False
+    learning_rate_multiplier: float = number(1.0, above=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     layer.
 
     Args:
+        freeze_statistics: bool, normalise by the moving statistics in training
+            too and leave them as they are; gamma and beta go on learning.
         **kwargs: as `keras.layers.BatchNormalization`; the axis is the last.
 
     Call arguments:
@@ -32,7 +34,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     TensorShape([2, 4, 4, 3])
     """
 
+    def __init__(self, *, freeze_statistics=False, **kwargs):
+        super().__init__(**kwargs)
+        self.freeze_statistics = freeze_statistics
+
     def call(self, inputs, training=None, mask=None):
+        if self.freeze_statistics:
+            training = False
         fused = (
             training
             and self.trainable
@@ -62,3 +70,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def _update(self, moving, value):
         value = ops.cast(ops.stop_gradient(value), moving.dtype)
         moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+
+    def get_config(self):
+        return {**super().get_config(), "freeze_statistics": self.freeze_statistics}

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from align_keras.layers.batch_normalization import FusedBatchNormalization
+from align_keras.layers.rematerialization import rematerialized_call
 
 # As EfficientNet's reference code: variance scaling by fan-out.
 CONV_INITIALIZER = {
@@ -31,12 +32,18 @@ class MBConvBlock(keras.layers.Layer):
         kernel_size: int, 3 or 5, of the depthwise convolution.
         strides: int, 1 or 2.
         expand_ratio: int ≥ 1; at 1 there is no expansion.
-        squeeze_ratio: float, width of the squeeze relative to `filters_in`.
+        squeeze_ratio: float, width of the squeeze relative to `filters_in`; at 0
+            there is no squeeze-and-excitation.
         drop_connect_rate: float in [0, 1), the rate at which a whole sample's
             residual branch is dropped in training.
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
+        freeze_batch_statistics: bool, normalise by the moving statistics in
+            training too, and leave them as they are.
+        activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
+        rematerialize: bool, keep only the input for the backward pass and
+            compute the rest again.
 
     Call arguments:
         inputs: float tensor (n, height, width, filters_in).
@@ -61,6 +68,9 @@ class MBConvBlock(keras.layers.Layer):
         batch_norm_momentum=0.99,
         batch_norm_epsilon=1e-3,
         synchronized=False,
+        freeze_batch_statistics=False,
+        activation="silu",
+        rematerialize=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -74,6 +84,10 @@ class MBConvBlock(keras.layers.Layer):
         self.batch_norm_momentum = batch_norm_momentum
         self.batch_norm_epsilon = batch_norm_epsilon
         self.synchronized = synchronized
+        self.freeze_batch_statistics = freeze_batch_statistics
+        self.activation = activation
+        self.activate = keras.activations.get(activation)
+        self.rematerialize = rematerialize
         self.has_residual = strides == 1 and filters_in == filters_out
         self._make_layers(filters_in * expand_ratio)
 
@@ -100,7 +114,7 @@ class MBConvBlock(keras.layers.Layer):
         self.squeeze = self.excite = None
         if self.squeeze_ratio:
             squeezed = max(1, int(self.filters_in * self.squeeze_ratio))
-            self.squeeze = self._dense(squeezed, "silu", "squeeze")
+            self.squeeze = self._dense(squeezed, self.activation, "squeeze")
             self.excite = self._dense(width, "sigmoid", "excite")
         self.project = self._conv(self.filters_out, "project")
         self.project_norm = self._norm("project_norm")
@@ -137,6 +151,7 @@ class MBConvBlock(keras.layers.Layer):
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
             synchronized=self.synchronized,
+            freeze_statistics=self.freeze_batch_statistics,
             dtype=self.dtype_policy,
             name=name,
         )
@@ -160,12 +175,17 @@ class MBConvBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
+        if self.rematerialize and training and self.trainable:
+            return rematerialized_call(self, self._forward, inputs)
+        return self._forward(inputs, training)
+
+    def _forward(self, inputs, training=True):
         x = inputs
         if self.expand is not None:
-            x = ops.silu(self.expand_norm(self.expand(x), training=training))
+            x = self.activate(self.expand_norm(self.expand(x), training=training))
         if self.pad is not None:
             x = self.pad(x)
-        x = ops.silu(self.depthwise_norm(self.depthwise(x), training=training))
+        x = self.activate(self.depthwise_norm(self.depthwise(x), training=training))
         if self.squeeze is not None:
             gate = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))
             x = x * gate[:, None, None, :]
@@ -194,4 +214,7 @@ class MBConvBlock(keras.layers.Layer):
             "batch_norm_momentum": self.batch_norm_momentum,
             "batch_norm_epsilon": self.batch_norm_epsilon,
             "synchronized": self.synchronized,
+            "freeze_batch_statistics": self.freeze_batch_statistics,
+            "activation": self.activation,
+            "rematerialize": self.rematerialize,
         }

@@ -67,9 +67,8 @@ class ALIGN(ContrastiveModel):
 
         # === Functional model ===
         images = keras.Input(image_encoder.input_shape[1:], name="images")
-        length = (text_encoder.sequence_length,)
-        token_ids = keras.Input(length, dtype="int32", name="token_ids")
-        padding_mask = keras.Input(length, dtype="int32", name="padding_mask")
+        token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+        padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
         text_inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
         image_embedding = normalise_image(image_encoder(images))
         text_embedding = normalise_text(text_encoder(text_inputs))

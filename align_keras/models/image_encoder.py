@@ -1,10 +1,11 @@
 """The image encoder: an EfficientNet without its 1×1 head."""
 
 import keras
+import numpy as np
 
 from align_keras.layers import FusedBatchNormalization, MBConvBlock
 from align_keras.layers.mbconv_block import CONV_INITIALIZER, strided_padding
-from align_keras.models.efficientnet import STEM_FILTERS, round_filters, scaled_stages
+from align_keras.models.efficientnet import scaled_stages, stem_filters
 from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32
@@ -17,7 +18,10 @@ class ImageEncoder(keras.Model):
     Args:
         width_coefficient: float > 0, EfficientNet's width scaling.
         depth_coefficient: float > 0, EfficientNet's depth scaling.
-        image_size: int ≥ 32, side of the input in pixels.
+        image_size: int ≥ 32, side in pixels of the pictures that raw data are
+            made into. The network itself takes any height and width.
+        lite: bool, EfficientNet-Lite: no squeeze-and-excitation, ReLU6, stem
+            and outer stages not scaled; for phones and integer arithmetic.
         projection_dim: int or None. None leaves the last block's width, as the
             paper does for B7 (640) and L2 (1376).
         drop_connect_rate: float in [0, 1), of the last block; it grows
@@ -25,10 +29,19 @@ class ImageEncoder(keras.Model):
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
+        freeze_batch_statistics: bool, normalise by the moving statistics in
+            training too, and leave them as they are; for fine-tuning.
+        rematerialize: bool, keep only the blocks' inputs for the backward pass
+            and compute the rest again: less memory, more time, same numbers.
+        locked: bool, nothing but the projection learns, and the tower runs as
+            in inference (no drop-connect, frozen statistics).
+        pixel_mean: float or three, the grey level that becomes 0.
+        pixel_deviation: float or three, grey levels from 0 to 1; with the
+            defaults the network sees [-1, 1].
 
     Call arguments:
-        inputs: uint8 or float tensor (n, image_size, image_size, 3), grey
-            levels in [0, 255]; the scaling to [-1, 1] is part of the model.
+        inputs: uint8 or float tensor (n, height, width, 3), grey levels in
+            [0, 255]; their scaling is part of the model.
 
     Returns:
         float tensor (n, projection_dim or the last block's width), not
@@ -39,7 +52,8 @@ class ImageEncoder(keras.Model):
 
     References:
         Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the
-        head) and section 6.1 (linear layer to 640 in the ablations).
+        head) and section 6.1 (linear layer to 640 in the ablations). Zhai et al.
+        2022, "LiT", for locked towers.
 
     Example:
 
@@ -56,11 +70,17 @@ class ImageEncoder(keras.Model):
         width_coefficient=1.0,
         depth_coefficient=1.0,
         image_size=289,
+        lite=False,
         projection_dim=None,
         drop_connect_rate=0.2,
         batch_norm_momentum=0.99,
         batch_norm_epsilon=1e-3,
         synchronized=False,
+        freeze_batch_statistics=False,
+        rematerialize=False,
+        locked=False,
+        pixel_mean=127.5,
+        pixel_deviation=127.5,
         name="image_encoder",
         **kwargs,
     ):
@@ -69,48 +89,91 @@ class ImageEncoder(keras.Model):
                 f"image_size must be at least {MINIMUM_IMAGE_SIZE}, received "
                 f"{image_size}; smaller pictures vanish in the strides."
             )
-        # === Layers ===
-        norm = {
-            "batch_norm_momentum": batch_norm_momentum,
-            "batch_norm_epsilon": batch_norm_epsilon,
-            "synchronized": synchronized,
-        }
-        blocks = make_blocks(
-            width_coefficient, depth_coefficient, drop_connect_rate, norm
-        )
+        # The scope gives both towers' variables paths that tell them apart.
+        with keras.name_scope(name):
+            # === Layers ===
+            norm = {
+                "batch_norm_momentum": batch_norm_momentum,
+                "batch_norm_epsilon": batch_norm_epsilon,
+                "synchronized": synchronized,
+                "freeze_batch_statistics": freeze_batch_statistics,
+            }
+            blocks = make_blocks(
+                scaled_stages(width_coefficient, depth_coefficient, lite),
+                stem_filters(width_coefficient, lite),
+                drop_connect_rate=0.0 if locked else drop_connect_rate,
+                rematerialize=rematerialize,
+                **lite_changes(lite),
+                **norm,
+            )
 
-        # === Functional model ===
-        inputs = keras.Input((image_size, image_size, 3), name="images")
-        x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="rescaling")(inputs)
-        x = stem(x, round_filters(STEM_FILTERS, width_coefficient), norm)
-        for block in blocks:
-            x = block(x)
-        outputs = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
-        if projection_dim is not None:
-            projection = keras.layers.Dense(projection_dim, name="projection")
-            outputs = projection(outputs)
+            # === Functional model ===
+            inputs = keras.Input((None, None, 3), name="images")
+            x = keras.layers.Rescaling(1.0, name="rescaling")(inputs)
+            x = stem(x, blocks[0].filters_in, blocks[0].activation, norm)
+            for block in blocks:
+                x = block(x)
+            outputs = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
+            projection = None
+            if projection_dim is not None:
+                projection = keras.layers.Dense(projection_dim, name="projection")
+                outputs = projection(outputs)
         super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        if locked:
+            for layer in self.layers:
+                layer.trainable = layer is projection
 
         # === Config ===
         self.width_coefficient = width_coefficient
         self.depth_coefficient = depth_coefficient
         self.image_size = image_size
+        self.lite = lite
         self.projection_dim = projection_dim
         self.drop_connect_rate = drop_connect_rate
         self.batch_norm_momentum = batch_norm_momentum
         self.batch_norm_epsilon = batch_norm_epsilon
         self.synchronized = synchronized
+        self.freeze_batch_statistics = freeze_batch_statistics
+        self.rematerialize = rematerialize
+        self.locked = locked
+        self.set_pixel_scaling(pixel_mean, pixel_deviation)
+
+    @property
+    def blocks(self):
+        """List of the `MBConvBlock`s, in order."""
+        return [layer for layer in self.layers if isinstance(layer, MBConvBlock)]
+
+    def set_pixel_scaling(self, pixel_mean, pixel_deviation):
+        """Scales pictures as the weights' first owner did, before any training.
+
+        Args:
+            pixel_mean: float or three floats, the grey level that becomes 0.
+            pixel_deviation: float or three floats, grey levels from 0 to 1.
+        """
+        self.pixel_mean = pixel_mean
+        self.pixel_deviation = pixel_deviation
+        mean = np.asarray(pixel_mean, dtype="float64")
+        deviation = np.asarray(pixel_deviation, dtype="float64")
+        rescaling = self.get_layer("rescaling")
+        rescaling.scale = (1 / deviation).tolist()
+        rescaling.offset = (-mean / deviation).tolist()
 
     def get_config(self):
         return {
             "width_coefficient": self.width_coefficient,
             "depth_coefficient": self.depth_coefficient,
             "image_size": self.image_size,
+            "lite": self.lite,
             "projection_dim": self.projection_dim,
             "drop_connect_rate": self.drop_connect_rate,
             "batch_norm_momentum": self.batch_norm_momentum,
             "batch_norm_epsilon": self.batch_norm_epsilon,
             "synchronized": self.synchronized,
+            "freeze_batch_statistics": self.freeze_batch_statistics,
+            "rematerialize": self.rematerialize,
+            "locked": self.locked,
+            "pixel_mean": self.pixel_mean,
+            "pixel_deviation": self.pixel_deviation,
             "name": self.name,
         }
 
@@ -119,8 +182,13 @@ class ImageEncoder(keras.Model):
         return cls(**config)
 
 
-def stem(images, filters, norm):
-    """Stride-2 convolution, batch normalisation and swish on scaled pictures."""
+def lite_changes(lite):
+    """Returns the block arguments in which EfficientNet-Lite differs."""
+    return {"activation": "relu6", "squeeze_ratio": 0.0} if lite else {}
+
+
+def stem(images, filters, activation, norm):
+    """Stride-2 convolution, batch normalisation and activation."""
     x = keras.layers.ZeroPadding2D(strided_padding(3), name="stem_pad")(images)
     x = keras.layers.Conv2D(
         filters,
@@ -134,16 +202,15 @@ def stem(images, filters, norm):
         momentum=norm["batch_norm_momentum"],
         epsilon=norm["batch_norm_epsilon"],
         synchronized=norm["synchronized"],
+        freeze_statistics=norm["freeze_batch_statistics"],
         name="stem_norm",
     )(x)
-    return keras.layers.Activation("silu", name="stem_activation")(x)
+    return keras.layers.Activation(activation, name="stem_activation")(x)
 
 
-def make_blocks(width_coefficient, depth_coefficient, drop_connect_rate, norm):
+def make_blocks(stages, filters_in, *, drop_connect_rate, **arguments):
     """Returns the list of all `MBConvBlock`s, in order."""
-    stages = scaled_stages(width_coefficient, depth_coefficient)
     total = sum(stage.repeats for stage in stages)
-    filters_in = round_filters(STEM_FILTERS, width_coefficient)
     blocks = []
     for number, stage in enumerate(stages, start=1):
         for repeat in range(stage.repeats):
@@ -156,7 +223,7 @@ def make_blocks(width_coefficient, depth_coefficient, drop_connect_rate, norm):
                     expand_ratio=stage.expand_ratio,
                     drop_connect_rate=drop_connect_rate * len(blocks) / total,
                     name=f"block_{number}_{repeat + 1}",
-                    **norm,
+                    **arguments,
                 )
             )
             filters_in = stage.filters

@@ -5,6 +5,12 @@ import pathlib
 
 import keras
 
+from align_keras.models.conversion.hugging_face import (
+    HUB_PREFIX,
+    download,
+    from_hugging_face,
+    read_json,
+)
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.presets import (
     image_encoder_arguments,
@@ -27,12 +33,21 @@ def from_preset(cls, preset, load_weights=True, **kwargs):
     """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
     if str(preset) in preset_names():
         return from_name(cls, str(preset), **kwargs)
+    if str(preset).startswith(HUB_PREFIX):
+        preset = download(str(preset))
     directory = pathlib.Path(preset)
     if not directory.is_dir():
         raise InputError(
             f"no preset and no folder of this name: {preset}; known presets are "
             f"{', '.join(preset_names())}."
         )
+    if kwargs:
+        raise InputError(
+            f"{', '.join(kwargs)} can only be given with a preset's name, received "
+            f"the folder {preset}; its own config.json says what the model is."
+        )
+    if "model_type" in read_json(directory / CONFIG_FILE):
+        return from_hugging_face(cls, directory, load_weights)
     return from_folder(directory, load_weights)
 
 
@@ -87,8 +102,7 @@ def from_folder(directory, load_weights):
             f"{directory} holds no {CONFIG_FILE}, so it isn't a preset or a finished "
             "run; finish the run by the command that started it."
         )
-    with open(config_file, encoding="utf-8") as file:
-        model = keras.saving.deserialize_keras_object(json.load(file))
+    model = keras.saving.deserialize_keras_object(read_json(config_file))
     if load_weights:
         if not weights_file.exists():
             raise InputError(

@@ -91,19 +91,21 @@ def image_encoder_arguments(
         depth_coefficient: float or None, instead of the variant's.
 
     Returns:
-        dict of `width_coefficient`, `depth_coefficient`, `projection_dim`.
+        dict of `width_coefficient`, `depth_coefficient`, `lite`,
+        `projection_dim`.
 
     Raises:
         InputError: if the variant is unknown.
     """
     _check_variant("image_encoder", variant, efficientnet.VARIANTS)
-    width, depth, _ = efficientnet.VARIANTS[variant]
-    width = width_coefficient or width
-    depth = depth_coefficient or depth
-    own_width = efficientnet.scaled_stages(width, depth)[-1].filters
+    sizes = efficientnet.VARIANTS[variant]
+    width = width_coefficient or sizes.width_coefficient
+    depth = depth_coefficient or sizes.depth_coefficient
+    own_width = efficientnet.scaled_stages(width, depth, sizes.lite)[-1].filters
     return {
         "width_coefficient": width,
         "depth_coefficient": depth,
+        "lite": sizes.lite,
         "projection_dim": None if own_width == projection_dim else projection_dim,
     }
 

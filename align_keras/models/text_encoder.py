@@ -4,7 +4,7 @@ import keras
 
 from align_keras.utils.errors import InputError
 
-# layers, width, heads, feed-forward width: Turc et al. 2019 and, base and large,
+# Layers, width, heads, feed-forward width: Turc et al. 2019 and, base and large,
 # Devlin et al. 2019.
 VARIANTS = {
     "bert_tiny": (2, 128, 2, 512),
@@ -12,12 +12,16 @@ VARIANTS = {
     "bert_medium": (8, 512, 8, 2048),
     "bert_base": (12, 768, 12, 3072),
     "bert_large": (24, 1024, 16, 4096),
+    # Wang et al. 2020, "MiniLM".
+    "minilm_l6": (6, 384, 12, 1536),
 }
+ACTIVATIONS = ("gelu_approximate", "gelu")
+POOLINGS = ("cls", "mean")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class TextEncoder(keras.Model):
-    """KerasHub's BERT, [CLS], and a linear projection.
+    """KerasHub's BERT, a pooling, and an optional linear projection.
 
     Args:
         vocabulary_size: int, number of WordPiece tokens.
@@ -25,19 +29,29 @@ class TextEncoder(keras.Model):
         hidden_dim: int, a multiple of `num_heads`.
         num_heads: int.
         intermediate_dim: int, width of the feed-forward layers.
-        projection_dim: int, width of the embedding.
+        projection_dim: int, width of the embedding, or None for `hidden_dim`
+            without a projection.
         dropout: float in [0, 1).
-        sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included.
+        sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included,
+            that raw captions are cut or padded to.
+        max_sequence_length: int ≥ `sequence_length`, positions that have an
+            embedding; None for `sequence_length`.
+        activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or
+            `"gelu"` (exact, as Hugging Face's).
+        pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
+            sentence encoders such as MiniLM were trained with.
+        locked: bool, nothing but the projection learns, without dropout.
 
     Call arguments:
-        inputs: dict of `token_ids`, int (n, sequence_length), and
-            `padding_mask`, bool or int (n, sequence_length), true on tokens.
+        inputs: dict of `token_ids`, int (n, length), and `padding_mask`, bool
+            or int (n, length), true on tokens; length ≤ `max_sequence_length`.
 
     Returns:
-        float tensor (n, projection_dim), not normalised.
+        float tensor (n, projection_dim or hidden_dim), not normalised.
 
     Raises:
-        InputError: if `hidden_dim` isn't a multiple of `num_heads`.
+        InputError: if `hidden_dim` isn't a multiple of `num_heads`, or another
+            argument isn't as above.
 
     References:
         Jia et al. 2021, section 4.1: BERT with the [CLS] token, a linear layer
@@ -62,48 +76,59 @@ class TextEncoder(keras.Model):
         hidden_dim,
         num_heads,
         intermediate_dim,
-        projection_dim,
+        projection_dim=None,
         dropout=0.1,
         sequence_length=64,
+        max_sequence_length=None,
+        activation="gelu_approximate",
+        pooling="cls",
+        locked=False,
         name="text_encoder",
         **kwargs,
     ):
-        if hidden_dim % num_heads:
-            raise InputError(
-                "hidden_dim must be a multiple of num_heads, received "
-                f"{hidden_dim} and {num_heads}; change one of them."
-            )
+        max_sequence_length = max_sequence_length or sequence_length
+        check_arguments(hidden_dim, num_heads, sequence_length, max_sequence_length)
+        check_choice("activation", activation, ACTIVATIONS)
+        check_choice("pooling", pooling, POOLINGS)
         from keras_hub.models import BertBackbone
 
-        # === Layers ===
-        backbone = BertBackbone(
-            vocabulary_size=vocabulary_size,
-            num_layers=num_layers,
-            num_heads=num_heads,
-            hidden_dim=hidden_dim,
-            intermediate_dim=intermediate_dim,
-            dropout=dropout,
-            max_sequence_length=sequence_length,
-            num_segments=2,
-            name="bert",
-        )
-        # BERT's pooler is for next-sentence prediction; nothing here reads it.
-        backbone.get_layer("pooled_dense").trainable = False
-        projection = keras.layers.Dense(projection_dim, name="projection")
+        # The scope gives both towers' variables paths that tell them apart.
+        with keras.name_scope(name):
+            # === Layers ===
+            backbone = BertBackbone(
+                vocabulary_size=vocabulary_size,
+                num_layers=num_layers,
+                num_heads=num_heads,
+                hidden_dim=hidden_dim,
+                intermediate_dim=intermediate_dim,
+                dropout=0.0 if locked else dropout,
+                max_sequence_length=max_sequence_length,
+                num_segments=2,
+                name="bert",
+            )
+            set_activation(backbone, activation)
+            # BERT's pooler is for next-sentence prediction; nothing here reads it.
+            backbone.get_layer("pooled_dense").trainable = False
+            backbone.trainable = not locked
 
-        # === Functional model ===
-        token_ids = keras.Input((sequence_length,), dtype="int32", name="token_ids")
-        padding_mask = keras.Input(
-            (sequence_length,), dtype="int32", name="padding_mask"
-        )
-        sequence = backbone(
-            {
-                "token_ids": token_ids,
-                "segment_ids": keras.ops.zeros_like(token_ids),
-                "padding_mask": padding_mask,
-            }
-        )["sequence_output"]
-        outputs = projection(sequence[:, 0])
+            # === Functional model ===
+            token_ids = keras.Input((None,), dtype="int32", name="token_ids")
+            padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
+            sequence = backbone(
+                {
+                    "token_ids": token_ids,
+                    "segment_ids": keras.ops.zeros_like(token_ids),
+                    "padding_mask": padding_mask,
+                }
+            )["sequence_output"]
+            if pooling == "cls":
+                outputs = sequence[:, 0]
+            else:
+                mean = keras.layers.GlobalAveragePooling1D(name="pooling")
+                outputs = mean(sequence, mask=padding_mask)
+            if projection_dim is not None:
+                projection = keras.layers.Dense(projection_dim, name="projection")
+                outputs = projection(outputs)
         super().__init__(
             inputs={"token_ids": token_ids, "padding_mask": padding_mask},
             outputs=outputs,
@@ -120,6 +145,15 @@ class TextEncoder(keras.Model):
         self.projection_dim = projection_dim
         self.dropout = dropout
         self.sequence_length = sequence_length
+        self.max_sequence_length = max_sequence_length
+        self.activation = activation
+        self.pooling = pooling
+        self.locked = locked
+
+    @property
+    def bert(self):
+        """KerasHub's `BertBackbone`."""
+        return self.get_layer("bert")
 
     def get_config(self):
         return {
@@ -131,9 +165,47 @@ class TextEncoder(keras.Model):
             "projection_dim": self.projection_dim,
             "dropout": self.dropout,
             "sequence_length": self.sequence_length,
+            "max_sequence_length": self.max_sequence_length,
+            "activation": self.activation,
+            "pooling": self.pooling,
+            "locked": self.locked,
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def set_activation(backbone, activation):
+    """Sets the feed-forward layers' GELU; KerasHub has the approximate one only."""
+    approximate = activation == "gelu_approximate"
+
+    def gelu(inputs):
+        return keras.ops.gelu(inputs, approximate=approximate)
+
+    for layer in backbone.transformer_layers:
+        layer._feedforward_intermediate_dense.activation = gelu
+
+
+def check_arguments(hidden_dim, num_heads, sequence_length, max_sequence_length):
+    """Raises unless the sizes fit each other."""
+    if hidden_dim % num_heads:
+        raise InputError(
+            "hidden_dim must be a multiple of num_heads, received "
+            f"{hidden_dim} and {num_heads}; change one of them."
+        )
+    if max_sequence_length < sequence_length:
+        raise InputError(
+            f"max_sequence_length must be at least sequence_length "
+            f"({sequence_length}), received {max_sequence_length}; change one of them."
+        )
+
+
+def check_choice(argument, value, choices):
+    """Raises unless the value is one of the choices."""
+    if value not in choices:
+        raise InputError(
+            f"{argument} must be one of {', '.join(choices)}, received {value!r}; "
+            "choose one."
+        )

@@ -1,0 +1,53 @@
+"""Memory for time: a layer's inner activations are computed twice, not kept."""
+
+import tensorflow as tf
+
+
+def rematerialized_call(layer, call, inputs):
+    """Calls a layer so that the backward pass computes it again.
+
+    Only `inputs` are kept. The second computation starts from the state of the
+    first (seeds of dropout, moving statistics) and leaves the state as the first
+    left it, so that values, gradients and state equal those of a plain call;
+    `tf.recompute_grad` would draw other dropout masks and update the moving
+    statistics twice.
+
+    Args:
+        layer: built Keras layer.
+        call: callable of `inputs` → tensor, which uses `layer`'s variables only.
+        inputs: float tensor.
+
+    Returns:
+        What `call(inputs)` returns.
+
+    References:
+        Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+    """
+    state = layer.non_trainable_variables
+    before = [tf.identity(variable.value) for variable in state]
+
+    @tf.custom_gradient
+    def run(inputs):
+        def gradient(upstream, variables=None):
+            variables = variables or []
+            after = [tf.identity(variable.value) for variable in state]
+            _assign(state, before)
+            # Waits for the gradient from above, else both computations could be
+            # merged into one, and its activations be kept after all.
+            with tf.control_dependencies([upstream]):
+                again = tf.identity(inputs)
+            with tf.GradientTape() as tape:
+                tape.watch(again)
+                outputs = call(again)
+            gradients = tape.gradient(outputs, [again, *variables], upstream)
+            _assign(state, after)
+            return gradients[0], gradients[1:]
+
+        return call(inputs), gradient
+
+    return run(inputs)
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

@@ -1,0 +1,1 @@
+"""Weights from and to other libraries' files: names, layouts and checks."""

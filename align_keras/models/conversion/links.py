@@ -1,0 +1,100 @@
+"""Pairs a model's variables with the tensors of a file, whole or not at all."""
+
+import dataclasses
+
+import numpy as np
+
+from align_keras.models.conversion.layouts import SAME, Layout
+from align_keras.utils.errors import InputError
+
+_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """A Keras variable and the tensor of a file that holds its value.
+
+    Attributes:
+        variable: `keras.Variable`.
+        name: str, the tensor's name in the file.
+        layout: `Layout` of the tensor.
+    """
+
+    variable: object
+    name: str
+    layout: Layout = SAME
+
+    @property
+    def shape(self):
+        """Tuple of int, the shape that the tensor must have in the file."""
+        # A broadcast zero has a shape, but no memory.
+        like_variable = np.broadcast_to(np.float32(0), self.variable.shape)
+        return self.layout.from_keras(like_variable).shape
+
+
+def load_links(links, tensors, source, ignored=()):
+    """Gives all variables their values, after everything has been checked.
+
+    Args:
+        links: list of `Link`.
+        tensors: mapping from str to array, or to a lazy array with `shape`.
+        source: str, the file, for messages.
+        ignored: names of tensors that the model has no use for.
+
+    Raises:
+        InputError: if tensors are missing, unknown or of another shape, or not
+            finite; lists names and shapes. No variable is changed then.
+    """
+    missing = [link.name for link in links if link.name not in tensors]
+    known = {link.name for link in links}
+    extra = sorted(set(tensors) - known - set(ignored))
+    misshapen = [
+        f"{link.name} {tuple(tensors[link.name].shape)} where the model has "
+        f"{link.shape}"
+        for link in links
+        if link.name in tensors and tuple(tensors[link.name].shape) != link.shape
+    ]
+    faults = [
+        f"{len(names)} {what}: {_shorten(names)}"
+        for what, names in (
+            ("missing", missing),
+            ("not of this model", extra),
+            ("of another shape", misshapen),
+        )
+        if names
+    ]
+    if faults:
+        raise InputError(
+            f"{source} doesn't fit the model; tensors {'; '.join(faults)}. Nothing "
+            "was loaded; check that the sizes of the model and the file agree."
+        )
+    values = [_value(link, tensors, source) for link in links]
+    for link, value in zip(links, values, strict=True):
+        link.variable.assign(value)
+
+
+def export_links(links):
+    """Returns the tensors of a file, a dict from name to contiguous array."""
+    return {
+        link.name: np.ascontiguousarray(
+            link.layout.from_keras(link.variable.numpy()), dtype="float32"
+        ).reshape(link.shape)
+        for link in links
+    }
+
+
+def _value(link, tensors, source):
+    value = np.asarray(tensors[link.name], dtype="float32")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = link.layout.to_keras(value, tuple(link.variable.shape))
+    if not np.isfinite(value).all():
+        raise InputError(
+            f"{source}: {link.name} holds values that aren't finite or out of range; "
+            "nothing was loaded; get the file again."
+        )
+    return value
+
+
+def _shorten(names):
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

