@@ -31,10 +31,11 @@ def small_encoders(image_size=32, projection_dim=16, **image_arguments):
     return image_encoder, text_encoder
 
 
-def small_align(**arguments):
+def small_align(projection_dim=16, **arguments):
     from align_keras.models import ALIGN
 
-    return ALIGN(*small_encoders(), vocabulary=VOCABULARY, **arguments)
+    encoders = small_encoders(projection_dim=projection_dim)
+    return ALIGN(*encoders, vocabulary=VOCABULARY, **arguments)
 
 
 def small_batch(count=4, image_size=32, seed=0):

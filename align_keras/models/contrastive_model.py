@@ -75,6 +75,8 @@ class ContrastiveModel(keras.Model):
         self.share_equal_captions = share_equal_captions
 
     def get_compile_config(self):
+        if not self.compiled:
+            return None
         return {
             "optimizer": keras.optimizers.serialize(self.optimizer),
             "label_smoothing": self.label_smoothing,

