@@ -35,10 +35,12 @@ ROOMS = {
 ANYTHING = "cli"
 # Rooms and modules whose import must not load TensorFlow.
 LIGHT = (
+    "cli/convert.py",
     "cli/main.py",
     "cli/quickstart.py",
     "cli/search.py",
     "cli/train.py",
+    "cli/warm_start.py",
     "utils",
     "config",
     "evaluation",

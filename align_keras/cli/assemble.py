@@ -8,13 +8,20 @@ import keras
 from align_keras.data import training_batches
 from align_keras.data.retrieval_set import read_captions
 from align_keras.datasets import build_corpus
-from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from align_keras.models import (
+    ALIGN,
+    ImageEncoder,
+    TextEncoder,
+    load_image_weights,
+    load_text_weights,
+)
 from align_keras.models.presets import (
     image_encoder_arguments,
     preset_config,
     text_encoder_arguments,
 )
-from align_keras.optimizers import Lamb, LinearWarmup
+from align_keras.models.warm_start import text_vocabulary
+from align_keras.optimizers import AdamW, Lamb, LinearWarmup
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.training import TrainingSchedule
 from align_keras.utils.progress import progress_bar, say
@@ -47,14 +54,21 @@ def prepare_corpus(data):
 
 
 def prepare_vocabulary(config, builder, directory):
-    """Learns the vocabulary from the training captions, once a run."""
+    """Takes the vocabulary of the text weights, or learns it from the captions.
+
+    Once a run: it is kept in the run's folder.
+    """
     path = pathlib.Path(directory) / "vocabulary.txt"
     if path.exists():
         return load_vocabulary(path)
-    say("learning the vocabulary from the training captions")
-    captions = read_captions(builder, config.task.train_data.tfds_split)
-    size = config.task.model.text_encoder.vocabulary_size
-    vocabulary = learn_vocabulary(captions, size)
+    weights = config.task.model.text_encoder.weights
+    if weights is not None:
+        vocabulary = text_vocabulary(weights)
+    else:
+        say("learning the vocabulary from the training captions")
+        captions = read_captions(builder, config.task.train_data.tfds_split)
+        size = config.task.model.text_encoder.vocabulary_size
+        vocabulary = learn_vocabulary(captions, size)
     save_vocabulary(vocabulary, path)
     return vocabulary
 
@@ -68,78 +82,114 @@ def build_model(model_config, vocabulary=None):
             names, without a tokenizer.
 
     Returns:
-        `ALIGN` with random weights.
+        `ALIGN` with random weights, but for towers that start from `weights`.
     """
-    image, text = model_config.image_encoder, model_config.text_encoder
-    projection_dim = model_config.projection_dim
-    if model_config.preset is not None:
-        sizes = preset_config(model_config.preset)
-        image = dataclasses.replace(
-            image, variant=sizes["image_encoder"], image_size=sizes["image_size"]
-        )
-        text = dataclasses.replace(
-            text,
-            variant=sizes["text_encoder"],
-            sequence_length=sizes["sequence_length"],
-        )
-        projection_dim = sizes["projection_dim"]
-    image_encoder = ImageEncoder(
-        **{
-            **image_encoder_arguments(
-                image.variant,
-                projection_dim,
-                image.width_coefficient,
-                image.depth_coefficient,
-            ),
-            "image_size": image.image_size,
-            "drop_connect_rate": image.drop_connect_rate,
-            "batch_norm_momentum": image.batch_norm_momentum,
-            "batch_norm_epsilon": image.batch_norm_epsilon,
-        }
-    )
-    sizes = text_encoder_arguments(text.variant)
-    own = {name: getattr(text, name) for name in sizes}
-    sizes.update({name: size for name, size in own.items() if size is not None})
-    text_encoder = TextEncoder(
-        vocabulary_size=len(vocabulary) if vocabulary else text.vocabulary_size,
-        projection_dim=projection_dim,
-        dropout=text.dropout,
-        sequence_length=text.sequence_length,
-        **sizes,
-    )
-    return ALIGN(
+    model_config = with_preset(model_config)
+    image_encoder = build_image_encoder(model_config)
+    text_encoder = build_text_encoder(model_config, vocabulary)
+    model = ALIGN(
         image_encoder,
         text_encoder,
         vocabulary=vocabulary,
         initial_temperature=model_config.initial_temperature,
         learn_temperature=model_config.learn_temperature,
     )
+    if model_config.image_encoder.weights is not None:
+        load_image_weights(image_encoder, model_config.image_encoder.weights)
+    if model_config.text_encoder.weights is not None:
+        load_text_weights(text_encoder, model_config.text_encoder.weights)
+    return model
 
 
-def build_optimizer(optimizer_config, train_steps):
-    """Builds the optimizer with its schedule and warm-up."""
-    schedule = build_schedule(optimizer_config, train_steps)
-    chosen = optimizer_config.optimizer
-    if chosen.type == "lamb":
-        lamb = chosen.lamb
-        return Lamb(
-            schedule,
-            beta_1=lamb.beta_1,
-            beta_2=lamb.beta_2,
-            epsilon=lamb.epsilon,
-            weight_decay=lamb.weight_decay,
-            exclusions=lamb.exclude_from_weight_decay,
-        )
-    adamw = chosen.adamw
-    optimizer = keras.optimizers.AdamW(
-        schedule,
-        beta_1=adamw.beta_1,
-        beta_2=adamw.beta_2,
-        epsilon=adamw.epsilon,
-        weight_decay=adamw.weight_decay,
+def with_preset(model_config):
+    """Returns the configuration with its preset's variants and sizes."""
+    if model_config.preset is None:
+        return model_config
+    sizes = preset_config(model_config.preset)
+    return dataclasses.replace(
+        model_config,
+        image_encoder=dataclasses.replace(
+            model_config.image_encoder,
+            variant=sizes["image_encoder"],
+            image_size=sizes["image_size"],
+        ),
+        text_encoder=dataclasses.replace(
+            model_config.text_encoder,
+            variant=sizes["text_encoder"],
+            sequence_length=sizes["sequence_length"],
+        ),
+        projection_dim=sizes["projection_dim"],
     )
-    optimizer.exclude_from_weight_decay(var_names=adamw.exclude_from_weight_decay)
-    return optimizer
+
+
+def build_image_encoder(model_config):
+    """Builds the image tower, with random weights."""
+    image = model_config.image_encoder
+    return ImageEncoder(
+        **image_encoder_arguments(
+            image.variant,
+            model_config.projection_dim,
+            image.width_coefficient,
+            image.depth_coefficient,
+        ),
+        image_size=image.image_size,
+        drop_connect_rate=image.drop_connect_rate,
+        batch_norm_momentum=image.batch_norm_momentum,
+        batch_norm_epsilon=image.batch_norm_epsilon,
+        freeze_batch_statistics=image.freeze_batch_statistics,
+        rematerialize=image.rematerialize,
+        locked=image.locked,
+    )
+
+
+def build_text_encoder(model_config, vocabulary):
+    """Builds the text tower, with random weights."""
+    text = model_config.text_encoder
+    sizes = text_encoder_arguments(text.variant)
+    own = {name: getattr(text, name) for name in sizes}
+    sizes.update({name: size for name, size in own.items() if size is not None})
+    return TextEncoder(
+        vocabulary_size=len(vocabulary) if vocabulary else text.vocabulary_size,
+        projection_dim=model_config.projection_dim if text.projection else None,
+        dropout=text.dropout,
+        sequence_length=text.sequence_length,
+        max_sequence_length=text.max_sequence_length,
+        activation=text.activation,
+        pooling=text.pooling,
+        locked=text.locked,
+        **sizes,
+    )
+
+
+def build_optimizer(optimizer_config, train_steps, learning_rate_multipliers=None):
+    """Builds the optimizer with its schedule and warm-up."""
+    chosen = optimizer_config.optimizer.get()
+    optimizer = Lamb if optimizer_config.optimizer.type == "lamb" else AdamW
+    return optimizer(
+        build_schedule(optimizer_config, train_steps),
+        beta_1=chosen.beta_1,
+        beta_2=chosen.beta_2,
+        epsilon=chosen.epsilon,
+        weight_decay=chosen.weight_decay,
+        exclusions=chosen.exclude_from_weight_decay,
+        learning_rate_multipliers=learning_rate_multipliers,
+    )
+
+
+def learning_rate_multipliers(model_config):
+    """Returns the factors of the towers' learning rates, by variable path.
+
+    A tower's projection starts at random, so it learns at the full rate.
+    """
+    towers = {
+        "image_encoder": model_config.image_encoder,
+        "text_encoder": model_config.text_encoder,
+    }
+    return {
+        f"^{name}/(?!projection/)": tower.learning_rate_multiplier
+        for name, tower in towers.items()
+        if tower.learning_rate_multiplier != 1.0
+    }
 
 
 def build_schedule(optimizer_config, train_steps):
@@ -168,7 +218,9 @@ def compile_model(model, config):
     loss = config.task.loss
     model.compile(
         optimizer=build_optimizer(
-            config.trainer.optimizer_config, config.trainer.train_steps
+            config.trainer.optimizer_config,
+            config.trainer.train_steps,
+            learning_rate_multipliers(config.task.model),
         ),
         label_smoothing=loss.label_smoothing,
         reduction=loss.reduction,

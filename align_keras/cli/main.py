@@ -17,6 +17,7 @@ COMMANDS = {
     "quickstart": "train, evaluate, export and search on a small corpus in minutes",
     "train": "train or evaluate an experiment of experiments/ or of your own",
     "search": "find pictures in a finished run, by a text or by a picture",
+    "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
 }
 DONE, FAILURE = 0, 1
 RESUMABLE = ("quickstart", "train")

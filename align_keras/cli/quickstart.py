@@ -4,6 +4,7 @@ import pathlib
 import shlex
 import time
 
+from align_keras.cli import warm_start
 from align_keras.cli.run_folder import lock_config
 from align_keras.config import load_config
 from align_keras.utils.errors import InputError
@@ -48,6 +49,7 @@ def add_arguments(parser):
         default="full",
         help=f"short: {_SHORT_STEPS} steps, for a first look",
     )
+    warm_start.add_arguments(parser)
     parser.add_argument(
         "--params_override",
         metavar="A.B=C,…",
@@ -85,14 +87,14 @@ def run(arguments):
 
 def quickstart_config(arguments):
     """Returns the `ExperimentConfig` of the command's arguments."""
-    overrides = {}
+    overrides = warm_start.overrides(arguments)
     experiment = "quickstart_icons"
     if arguments.pairs:
         experiment = "quickstart_stamps"
         pairs = str(pathlib.Path(arguments.pairs).resolve())
         if not pathlib.Path(pairs).exists():
             raise InputError(f"--pairs: no such file or folder: {arguments.pairs}.")
-        overrides = _both("corpus", "pairs") | _both("pairs", pairs)
+        overrides |= _both("corpus", "pairs") | _both("pairs", pairs)
     elif arguments.corpus != "icons":
         experiment = "quickstart_stamps"
         overrides["task.validation_data.corpus"] = arguments.corpus

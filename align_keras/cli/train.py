@@ -2,6 +2,7 @@
 
 import pathlib
 
+from align_keras.cli import warm_start
 from align_keras.cli.run_folder import lock_config
 from align_keras.config import load_config
 
@@ -30,6 +31,7 @@ def add_arguments(parser):
         default=[],
         help="values that come last, such as trainer.train_steps=100",
     )
+    warm_start.add_arguments(parser)
     parser.add_argument(
         "--mode",
         choices=MODES,
@@ -47,7 +49,9 @@ def add_arguments(parser):
 def run(arguments):
     """Runs the command; returns its exit code."""
     config = load_config(
-        arguments.experiment, arguments.config_file, arguments.params_override
+        arguments.experiment,
+        arguments.config_file,
+        [warm_start.overrides(arguments), *arguments.params_override],
     )
     directory = pathlib.Path(arguments.model_dir)
     if arguments.mode != "eval":

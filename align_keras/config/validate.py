@@ -159,6 +159,16 @@ def _check_text_encoder(config, report):
                 "change one of them",
                 "task.model.text_encoder.num_heads",
             )
+    if (encoder.max_sequence_length or encoder.sequence_length) < (
+        encoder.sequence_length
+    ):
+        report.refuse(
+            "task.model.text_encoder.max_sequence_length",
+            f">= sequence_length ({encoder.sequence_length})",
+            encoder.max_sequence_length,
+            "change one of them",
+            "task.model.text_encoder.sequence_length",
+        )
 
 
 def _check_data(config, report):

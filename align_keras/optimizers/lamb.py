@@ -5,12 +5,47 @@ import re
 import keras
 from keras import ops
 
+from align_keras.optimizers.multipliers import LearningRateMultipliers
+
 # Vectors have no layer-wise scale to adapt to, and shouldn't be decayed.
 DEFAULT_EXCLUSIONS = ("bias", "gamma", "beta", "temperature")
 
 
+class _LambUpdate(keras.optimizers.Optimizer):
+    """One step of LAMB."""
+
+    def build(self, variables):
+        if self.built:
+            return
+        super().build(variables)
+        self._first_moments, self._second_moments = self.add_optimizer_variables(
+            variables, ["first_moment", "second_moment"]
+        )
+
+    def _is_excluded(self, variable):
+        path = self.path_of(variable)
+        return any(re.search(pattern, path) for pattern in self.exclusions)
+
+    def update_step(self, gradient, variable, learning_rate):
+        rate = ops.cast(learning_rate, variable.dtype)
+        gradient = ops.cast(gradient, variable.dtype)
+        step = ops.cast(self.iterations + 1, variable.dtype)
+        index = self._get_variable_index(variable)
+        first, second = self._first_moments[index], self._second_moments[index]
+        self.assign_add(first, (gradient - first) * (1.0 - self.beta_1))
+        squared = ops.square(gradient)
+        self.assign_add(second, (squared - second) * (1.0 - self.beta_2))
+        corrected_first = first / (1.0 - self.beta_1**step)
+        corrected_second = second / (1.0 - self.beta_2**step)
+        update = corrected_first / (ops.sqrt(corrected_second) + self.epsilon)
+        if not self._is_excluded(variable):
+            update = update + self.decay_inside_trust_ratio * variable
+            update = update * _trust_ratio(variable, update)
+        self.assign_sub(variable, rate * update)
+
+
 @keras.saving.register_keras_serializable(package="align_keras")
-class Lamb(keras.optimizers.Optimizer):
+class Lamb(LearningRateMultipliers, _LambUpdate):
     """Layer-wise adaptive moments, the optimizer of the paper.
 
     `keras.optimizers.Lamb` decays the weights outside the trust ratio and
@@ -31,6 +66,8 @@ class Lamb(keras.optimizers.Optimizer):
         weight_decay: float ≥ 0.
         exclusions: sequence of regular expressions, searched in the variable's
             path.
+        learning_rate_multipliers: dict from regular expression to float > 0, as
+            `LearningRateMultipliers`.
         **kwargs: as `keras.optimizers.Optimizer`.
 
     References:
@@ -56,47 +93,23 @@ class Lamb(keras.optimizers.Optimizer):
         epsilon=1e-6,
         weight_decay=1e-5,
         exclusions=DEFAULT_EXCLUSIONS,
+        learning_rate_multipliers=None,
         name="lamb",
         **kwargs,
     ):
         # The base class would apply the decay outside the trust ratio.
         super().__init__(
-            learning_rate=learning_rate, weight_decay=None, name=name, **kwargs
+            learning_rate=learning_rate,
+            weight_decay=None,
+            learning_rate_multipliers=learning_rate_multipliers,
+            name=name,
+            **kwargs,
         )
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.decay_inside_trust_ratio = weight_decay
         self.exclusions = tuple(exclusions)
-
-    def build(self, variables):
-        if self.built:
-            return
-        super().build(variables)
-        self._first_moments, self._second_moments = self.add_optimizer_variables(
-            variables, ["first_moment", "second_moment"]
-        )
-
-    def _is_excluded(self, index):
-        path = self._trainable_variables[index].path
-        return any(re.search(pattern, path) for pattern in self.exclusions)
-
-    def update_step(self, gradient, variable, learning_rate):
-        rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
-        step = ops.cast(self.iterations + 1, variable.dtype)
-        index = self._get_variable_index(variable)
-        first, second = self._first_moments[index], self._second_moments[index]
-        self.assign_add(first, (gradient - first) * (1.0 - self.beta_1))
-        squared = ops.square(gradient)
-        self.assign_add(second, (squared - second) * (1.0 - self.beta_2))
-        corrected_first = first / (1.0 - self.beta_1**step)
-        corrected_second = second / (1.0 - self.beta_2**step)
-        update = corrected_first / (ops.sqrt(corrected_second) + self.epsilon)
-        if not self._is_excluded(index):
-            update = update + self.decay_inside_trust_ratio * variable
-            update = update * _trust_ratio(variable, update)
-        self.assign_sub(variable, rate * update)
 
     def get_config(self):
         return {

@@ -1,11 +1,15 @@
 """From configuration to objects: presets, schedules and optimizers."""
 
-import keras
 import pytest
 
-from align_keras.cli.assemble import build_model, build_optimizer, build_schedule
+from align_keras.cli.assemble import (
+    build_model,
+    build_optimizer,
+    build_schedule,
+    compile_model,
+)
 from align_keras.config import load_config
-from align_keras.optimizers import Lamb
+from align_keras.optimizers import AdamW, Lamb
 
 OPTIMIZER = "trainer.optimizer_config"
 
@@ -39,12 +43,9 @@ def test_optimizers_and_their_exclusions():
     assert lamb.get_config()["weight_decay"] == 1e-5
     override = f"{OPTIMIZER}.optimizer.type=adamw"
     adamw = build_optimizer(optimization(override), 1_200_000)
-    assert isinstance(adamw, keras.optimizers.AdamW)
-    names = ("kernel", "bias", "log_temperature")
-    variables = [keras.Variable([1.0], name=name) for name in names]
-    adamw.build(variables)
-    decayed = [adamw._use_weight_decay(variable) for variable in variables]
-    assert decayed == [True, False, False]
+    assert isinstance(adamw, AdamW)
+    assert adamw.get_config()["weight_decay"] == 1e-5
+    assert adamw.exclusions == lamb.exclusions
 
 
 def test_a_preset_replaces_the_sizes():
@@ -53,3 +54,60 @@ def test_a_preset_replaces_the_sizes():
     assert model.image_size == 64
     assert model.text_encoder.hidden_dim == 128
     assert model.image_encoder.output_shape == (None, 256)
+
+
+SMALL_TOWERS = (
+    "task.model.preset=align_nano,task.model.text_encoder.vocabulary_size=50,"
+    "task.model.text_encoder.num_layers=1"
+)
+
+
+def test_a_locked_tower_keeps_all_but_its_projection():
+    override = (
+        f"{SMALL_TOWERS},task.model.image_encoder.locked=true,"
+        "task.model.text_encoder.locked=true"
+    )
+    model = build_model(load_config(params_override=override).task.model)
+    assert {v.path for v in model.trainable_variables} == {
+        "image_encoder/projection/kernel",
+        "image_encoder/projection/bias",
+        "text_encoder/projection/kernel",
+        "text_encoder/projection/bias",
+        "temperature/log_temperature",
+    }
+
+
+def test_multipliers_slow_the_towers_but_not_their_projections():
+    override = (
+        f"{SMALL_TOWERS},task.model.image_encoder.learning_rate_multiplier=0.25,"
+        "task.model.text_encoder.learning_rate_multiplier=0.5"
+    )
+    config = load_config(params_override=override)
+    model = build_model(config.task.model)
+    compile_model(model, config)
+    factors = {
+        v.path: model.optimizer.multiplier(v.path) for v in model.trainable_variables
+    }
+    for path, factor in factors.items():
+        if path.startswith("temperature") or "/projection/" in path:
+            assert factor == 1.0, path
+        else:
+            assert factor == (0.25 if path.startswith("image") else 0.5), path
+
+
+def test_text_encoder_options_reach_the_model():
+    override = (
+        f"{SMALL_TOWERS},task.model.text_encoder.pooling=mean,"
+        "task.model.text_encoder.activation=gelu,"
+        "task.model.text_encoder.max_sequence_length=80,"
+        "task.model.text_encoder.hidden_dim=256,task.model.text_encoder.num_heads=4,"
+        "task.model.text_encoder.projection=false,"
+        "task.model.image_encoder.freeze_batch_statistics=true,"
+        "task.model.image_encoder.rematerialize=true"
+    )
+    model = build_model(load_config(params_override=override).task.model)
+    text = model.text_encoder.get_config()
+    assert (text["pooling"], text["activation"]) == ("mean", "gelu")
+    assert (text["max_sequence_length"], text["projection_dim"]) == (80, None)
+    image = model.image_encoder.get_config()
+    assert image["freeze_batch_statistics"] and image["rematerialize"]

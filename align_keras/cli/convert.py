@@ -1,0 +1,60 @@
+"""`align-keras convert`: models between Hugging Face's form and ours."""
+
+import pathlib
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
+
+FORMATS = ("hf", "keras")
+HUB_PREFIX = "hf://"
+
+
+def add_arguments(parser):
+    """Adds the command's arguments to its parser."""
+    parser.add_argument(
+        "format",
+        choices=FORMATS,
+        help="what SOURCE is: hf, a folder as kakaobrain/align-base; keras, a run "
+        "folder",
+    )
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder; hf://user/model for hf"
+    )
+    parser.add_argument(
+        "--to", required=True, metavar="DIR", help="the folder to write; new or empty"
+    )
+
+
+def run(arguments):
+    """Runs the command; returns its exit code."""
+    source, target = arguments.source, pathlib.Path(arguments.to)
+    check_folders(arguments.format, source, target)
+    from align_keras.models import ALIGN
+    from align_keras.models.conversion.hugging_face import to_hugging_face
+    from align_keras.utils.files import atomic_folder
+
+    model = ALIGN.from_preset(source)
+    if arguments.format == "hf":
+        with atomic_folder(target) as folder:
+            model.save_to_preset(folder)
+        opens = f'align_keras.ALIGN.from_preset("{target}")'
+    else:
+        to_hugging_face(model, target)
+        opens = f'transformers.AlignModel.from_pretrained("{target}")'
+    say(f"wrote {target}: {model.count_params():,} parameters; {opens} opens it")
+    return 0
+
+
+def check_folders(kind, source, target):
+    """Raises unless the source can be there and the target is free.
+
+    Answers before TensorFlow is imported.
+    """
+    is_hub = kind == "hf" and source.startswith(HUB_PREFIX)
+    if not is_hub and not pathlib.Path(source).is_dir():
+        raise InputError(f"SOURCE must be a folder, received {source}; check the path.")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(
+            f"--to must be a new or an empty folder, received {target}, which holds "
+            "something; name another, or remove it first."
+        )

@@ -1,0 +1,71 @@
+"""`align-keras convert`, both ways, and its wrong inputs."""
+
+import numpy as np
+import pytest
+
+from align_keras.cli.main import main
+from tests.small import small_align
+
+
+def answer(capsys, *arguments):
+    code = main(["convert", *map(str, arguments)])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return code, captured.err.strip().splitlines()[-1]
+
+
+def test_there_and_back(tmp_path, capsys):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from align_keras.models import ALIGN
+    from tests.models.hugging_face_reference import random_pairs, reference_align
+
+    reference_align().save_pretrained(tmp_path / "hf")
+    assert answer(capsys, "hf", tmp_path / "hf", "--to", tmp_path / "run")[0] == 0
+    (tmp_path / "back").mkdir()  # An empty folder may be there.
+    code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
+    assert code == 0
+    assert "transformers.AlignModel.from_pretrained" in line
+    inputs = random_pairs(64, 64)
+    embeddings = [
+        ALIGN.from_preset(tmp_path / name)(inputs)["image_embedding"]
+        for name in ("hf", "run", "back")
+    ]
+    np.testing.assert_array_equal(embeddings[0], embeddings[1])
+    np.testing.assert_array_equal(embeddings[0], embeddings[2])
+    back = transformers.AlignModel.from_pretrained(tmp_path / "back").state_dict()
+    for name, value in reference_align().state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            # exp(log(t)) of the temperature rounds.
+            np.testing.assert_allclose(back[name], value, rtol=1e-6)
+    code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
+    assert (code, "which holds something" in line) == (1, True)
+
+
+def test_a_model_without_a_place_in_transformers(tmp_path, capsys):
+    small_align().save_to_preset(tmp_path / "run")
+    code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "hf")
+    assert code == 1
+    assert line.startswith("align-keras convert: error: transformers.AlignModel has no")
+    assert not (tmp_path / "hf").exists()
+
+
+def test_a_source_that_is_no_folder(tmp_path, capsys):
+    code, line = answer(capsys, "hf", tmp_path / "no", "--to", tmp_path / "run")
+    assert (code, "SOURCE must be a folder" in line) == (1, True)
+
+
+def test_an_empty_source(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    code, line = answer(capsys, "hf", tmp_path / "empty", "--to", tmp_path / "run")
+    assert code == 1
+    assert "config.json" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("format", ["torch", "hg"])
+def test_an_unknown_format(format, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["convert", format, "a", "--to", "b"])
+    assert caught.value.code == 2
+    assert "invalid choice" in capsys.readouterr().err

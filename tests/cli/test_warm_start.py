@@ -1,0 +1,44 @@
+"""The options that start towers from public weights become configuration."""
+
+import argparse
+
+from align_keras.cli import warm_start
+from align_keras.config import load_config
+
+
+def model_config(*argv):
+    parser = argparse.ArgumentParser()
+    warm_start.add_arguments(parser)
+    overrides = warm_start.overrides(parser.parse_args(argv))
+    return load_config(params_override=[overrides]).task.model
+
+
+def test_nothing_given_changes_nothing():
+    assert model_config() == load_config().task.model
+
+
+def test_known_names_set_the_sizes_too():
+    model = model_config(
+        "--image-weights", "efficientnet-lite1", "--text-weights", "minilm-l6"
+    )
+    assert model.image_encoder.weights == "efficientnet-lite1"
+    assert model.image_encoder.variant == "efficientnet_lite1"
+    text = model.text_encoder
+    assert (text.weights, text.variant, text.pooling, text.activation) == (
+        "minilm-l6",
+        "minilm_l6",
+        "mean",
+        "gelu",
+    )
+
+
+def test_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert.ckpt.index").touch()
+    (tmp_path / "b0.h5").touch()
+    model = model_config("--image-weights", "b0.h5", "--text-weights", "bert.ckpt")
+    assert model.image_encoder.weights == str(tmp_path / "b0.h5")
+    assert model.text_encoder.weights == str(tmp_path / "bert.ckpt")
+    assert model_config("--image-weights", "hf://a/b").image_encoder.weights == (
+        "hf://a/b"
+    )
