@@ -15,6 +15,7 @@ _PUBLIC = {
     "ImageEncoder": "align_keras.models",
     "TextEncoder": "align_keras.models",
     "Lamb": "align_keras.optimizers",
+    "presets": "align_keras.models",
     "contrastive_loss": "align_keras.losses",
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",

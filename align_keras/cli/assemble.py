@@ -15,7 +15,7 @@ from align_keras.models import (
     load_image_weights,
     load_text_weights,
 )
-from align_keras.models.presets import (
+from align_keras.models.sizes import (
     image_encoder_arguments,
     preset_config,
     text_encoder_arguments,

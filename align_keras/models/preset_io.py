@@ -12,7 +12,8 @@ from align_keras.models.conversion.hugging_face import (
     read_json,
 )
 from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.presets import (
+from align_keras.models.sizes import (
+    PAPER_VOCABULARY_SIZE,
     image_encoder_arguments,
     preset_config,
     preset_names,
@@ -26,7 +27,6 @@ from align_keras.utils.files import atomic_write
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 VOCABULARY_FILE = "vocabulary.txt"
-PAPER_VOCABULARY_SIZE = 100_000
 
 
 def from_preset(cls, preset, load_weights=True, **kwargs):

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from align_keras.models import ImageEncoder, presets
+from align_keras.models import ImageEncoder, sizes
 from align_keras.models.efficientnet import VARIANTS, round_filters, scaled_stages
 
 
@@ -51,17 +51,17 @@ def test_widths_of_the_paper():
 
 
 def test_projection_is_absent_where_the_tower_is_as_wide():
-    arguments = presets.image_encoder_arguments
+    arguments = sizes.image_encoder_arguments
     assert arguments("efficientnet_b7", 640)["projection_dim"] is None
     assert arguments("efficientnet_l2", 1376)["projection_dim"] is None
     assert arguments("efficientnet_b3", 640)["projection_dim"] == 640
 
 
 def test_paper_grid_is_complete():
-    names = presets.preset_names()
+    names = sizes.preset_names()
     assert (
         sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names)
         == 20
     )
     for name in names:
-        assert presets.preset_config(name)["projection_dim"] > 0
+        assert sizes.preset_config(name)["projection_dim"] > 0

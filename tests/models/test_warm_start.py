@@ -16,7 +16,7 @@ from align_keras.models import (
     load_text_weights,
 )
 from align_keras.models.conversion.torch_file import read_torch_file
-from align_keras.models.presets import image_encoder_arguments, text_encoder_arguments
+from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.warm_start import text_vocabulary
 from align_keras.utils.errors import InputError
 from tests.small import small_align

@@ -4,6 +4,7 @@ from align_keras.models import efficientnet, text_encoder
 from align_keras.utils.errors import InputError
 
 PAPER_PROJECTION_DIM = 640
+PAPER_VOCABULARY_SIZE = 100_000
 # B7 and L2 are as wide as the embedding, so they have no projection of their
 # own (Jia et al. 2021, section 4.1); L2's width is 1376, except in the
 # ablations, where it too gets a linear layer to 640.

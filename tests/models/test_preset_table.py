@@ -1,0 +1,78 @@
+"""Parameters against Keras's count, operations against PyTorch's."""
+
+import numpy as np
+import pytest
+
+import align_keras
+from align_keras.models import ALIGN
+from align_keras.models.preset_table import image_encoder_cost, text_encoder_cost
+
+
+def preset(name):
+    return next(p for p in align_keras.presets() if p.name == name)
+
+
+@pytest.mark.parametrize("name", ["align_nano", "align_b1_mini"])
+def test_parameters_equal_keras(name):
+    check_parameters(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["align_b7_base", "align_l2_large"])
+def test_parameters_of_the_large_ones_equal_keras(name):
+    check_parameters(name)
+
+
+def check_parameters(name):
+    model, expected = ALIGN.from_preset(name), preset(name)
+    assert model.image_encoder.count_params() == expected.image_parameters
+    assert model.text_encoder.count_params() == expected.text_parameters
+    assert model.count_params() == expected.parameters
+
+
+def test_lite_parameters_equal_keras():
+    sizes = align_keras.models.sizes.image_encoder_arguments("efficientnet_lite3", 64)
+    encoder = align_keras.ImageEncoder(**sizes)
+    parameters, _ = image_encoder_cost("efficientnet_lite3", 64, 64)
+    assert encoder.count_params() == parameters
+
+
+@pytest.mark.parametrize("size", [64, 75])
+def test_operations_equal_pytorchs_count(size):
+    torch = pytest.importorskip("torch")
+    flop_counter = pytest.importorskip("torch.utils.flop_counter")
+    from transformers import AlignConfig, AlignModel
+
+    from tests.models.hugging_face_reference import random_pairs, reference_outputs
+
+    text = {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+    }
+    vision = {"width_coefficient": 1.0, "depth_coefficient": 1.0}
+    model = AlignModel(
+        AlignConfig(text_config=text, vision_config=vision, projection_dim=320)
+    ).eval()
+    inputs = random_pairs(size, size, count=1, length=16)
+    with flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
+        reference_outputs(model, inputs)
+    _, image_flops = image_encoder_cost("efficientnet_b0", size, 320)
+    _, text_flops = text_encoder_cost("bert_mini", 16, 320)
+    # BERT's pooler and the logits of one pair, which no embedding needs.
+    rest = 2 * 256 * 256 + 2 * 320
+    assert counter.get_total_flops() == image_flops + text_flops + rest
+
+
+def test_the_list_is_the_papers_grid_and_prints_as_a_table():
+    table = align_keras.presets()
+    assert [p.name for p in table] == align_keras.models.preset_names()
+    assert len(str(table).splitlines()) == len(table) + 1
+    # Table 1 of EfficientNet: B7 at 600 pixels has 37 billion multiply-adds with
+    # its head, whose share is small.
+    assert image_encoder_cost("efficientnet_b7", 600, 640)[1] / 2 == pytest.approx(
+        37e9, rel=0.06
+    )
+    assert preset("align_l2_large").image_parameters == pytest.approx(468.3e6, rel=2e-3)
+    assert np.all([p.parameters > 0 for p in table])
