@@ -36,8 +36,8 @@ def training_batches(
     so a run's input position is its step.
 
     Args:
-        builder: prepared TFDS builder whose examples have `image` and
-            `captions`.
+        builder: prepared TFDS builder, or a `Mixture` of them, whose examples
+            have `image` and `captions`.
         split: str, such as `"train"` or `"train[:10%]"`.
         tokenizer: `WordPieceTokenizer`.
         image_size: int, the side of the image encoder's input in pixels.
@@ -138,6 +138,8 @@ def split_size(builder, split):
     """
     try:
         return builder.info.splits[split].num_examples
+    except InputError:
+        raise  # A mixture's, which tells whose split it is that lacks.
     except (KeyError, ValueError) as error:
         known = ", ".join(sorted(builder.info.splits)) or "none"
         raise InputError(

@@ -14,6 +14,7 @@ from align_keras.datasets.build import CORPORA, build_corpus
 from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
+from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.stamps import Stamps
 from align_keras.datasets.user_pairs import UserPairs
 
@@ -22,6 +23,7 @@ __all__ = [
     "Clipart",
     "Emoji",
     "Icons",
+    "Mixture",
     "Stamps",
     "UserPairs",
     "build_corpus",

@@ -1,7 +1,6 @@
 """One function that prepares any of the corpora."""
 
 import contextlib
-import functools
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -9,6 +8,7 @@ from absl import logging
 from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
+from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.stamps import Stamps
 from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
 from align_keras.utils.errors import InputError
@@ -32,8 +32,10 @@ def build_corpus(
     """Prepares a corpus, or finds it prepared, and returns its builder.
 
     Args:
-        name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and `"pairs"`;
-            `"stamps/de"` and the like choose a language.
+        name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and
+            `"pairs"`; `"stamps/de"` and the like choose a language. Several
+            joined by `+`, such as `"clipart+emoji"`, make a `Mixture`, of which
+            `"pairs"` can't be part.
         data_dir: str or path where prepared corpora lie; TFDS's own default
             otherwise.
         pairs: str or path of the user's table or folder, for `"pairs"` only;
@@ -47,10 +49,10 @@ def build_corpus(
             or `None`.
 
     Returns:
-        A prepared `tfds.core.DatasetBuilder`. Its `as_dataset` yields
-        `{"id", "image", "captions", "category", "image_key"}`, its
-        `info.metadata` tells what was kept and dropped, with `summary`, a list
-        of lines for people.
+        A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several. Its
+        `as_dataset` yields `{"id", "image", "captions", "category",
+        "image_key"}`, its `info.metadata` tells what was kept and dropped, with
+        `summary`, a list of lines for people.
 
     Raises:
         InputError: an unknown name, a missing package, unusable pairs, no room
@@ -67,16 +69,14 @@ def build_corpus(
             f"max_bad_fraction must lie in [0, 1], received {max_bad_fraction}; "
             "0.1 allows one bad pair in ten"
         )
-    corpus, _, language = name.partition("/")
     options = {
         "data_dir": data_dir,
         "max_bad_fraction": max_bad_fraction,
         "progress": progress,
     }
-    if corpus not in CORPORA or (language and corpus != "stamps"):
-        raise InputError(
-            f"corpus must be one of {', '.join(CORPORA)}, received {name!r}"
-        )
+    if "+" in name:
+        return _build_mixture(name, pairs, **options)
+    corpus, language = _corpus_and_language(name)
     if (corpus == "pairs") != (pairs is not None):
         raise InputError(
             "pairs must be the path of a table or folder for corpus 'pairs', and "
@@ -89,25 +89,68 @@ def build_corpus(
             caption_column=caption_column,
             encoding=encoding,
         )
-        construct = functools.partial(UserPairs, config=config, **options)
-    else:
-        construct = functools.partial(
-            _BUILDERS[corpus], config=_language(language), **options
+        return _prepare(UserPairs, config=config, **options)
+    return _prepare(_BUILDERS[corpus], config=language, **options)
+
+
+def _build_mixture(name, pairs, *, progress, **options):
+    names = name.split("+")
+    if "pairs" in names or pairs is not None:
+        raise InputError(
+            "a mixture may hold icons, stamps, clipart and emoji, but not pairs, "
+            f"received {name!r} with pairs {pairs!r}; name 'pairs' alone, with all "
+            "pairs in one table"
         )
-    with _quiet():
-        builder = construct()
-        with _disk_faults_in_one_line(builder.data_dir):
-            builder.download_and_prepare()
-    return builder
+    chosen = {part: _corpus_and_language(part) for part in names}
+    if len(set(chosen.values())) < len(names):
+        raise InputError(
+            f"a mixture must name each corpus once, received {name!r}; leave out "
+            "the repeated one"
+        )
+    members, counted = {}, _continued(progress) if progress else None
+    for part, (corpus, language) in chosen.items():
+        members[part] = _prepare(
+            _BUILDERS[corpus], config=language, progress=counted, **options
+        )
+    return Mixture(members)
 
 
-def _language(name):
+def _continued(progress):
+    """Lets one `progress` count on through several builds."""
+    before = seen = 0
+
+    def counted(done, total):
+        nonlocal before, seen
+        if done == 1:  # A build begins; one that is only opened counts nothing.
+            before = seen
+        seen = before + done
+        progress(seen, before + total)
+
+    return counted
+
+
+def _corpus_and_language(name):
+    corpus, _, language = name.partition("/")
+    if corpus not in CORPORA or (language and corpus != "stamps"):
+        raise InputError(
+            f"corpus must be one of {', '.join(CORPORA)}, received {name!r}"
+        )
+    if corpus != "stamps":
+        return corpus, None
     known = [config.name for config in Stamps.BUILDER_CONFIGS]
-    if name and name not in known:
+    if language and language not in known:
         raise InputError(
             f"language of stamps must be one of {', '.join(known)}, received {name!r}"
         )
-    return name or None
+    return corpus, language or Stamps.DEFAULT_BUILDER_CONFIG_NAME
+
+
+def _prepare(construct, **options):
+    with _quiet():
+        builder = construct(**options)
+        with _disk_faults_in_one_line(builder.data_dir):
+            builder.download_and_prepare()
+    return builder
 
 
 @contextlib.contextmanager

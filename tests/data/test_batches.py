@@ -6,15 +6,20 @@ import tensorflow_datasets as tfds
 
 from align_keras.data import read_retrieval_set, training_batches
 from align_keras.data.retrieval_set import read_captions
+from align_keras.datasets.mixture import Mixture
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY
 
 
 class Noise(tfds.core.GeneratorBasedBuilder):
-    """24 pictures of noise with one to three captions."""
+    """24 pictures a copy, of noise, with one to three captions."""
 
     VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, copies=1, first_word="", **kwargs):
+        self.copies, self.first_word = copies, first_word
+        super().__init__(**kwargs)
 
     def _info(self):
         text = tfds.features.Text()
@@ -34,15 +39,17 @@ class Noise(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self):
         random = np.random.default_rng(0)
-        for row in range(24):
+        for number in range(24 * self.copies):
+            row = number % 24
+            name = f"{self.first_word}{chr(97 + row)}"
             yield (
-                row,
+                number,
                 {
-                    "id": f"noise/{row}",
+                    "id": f"noise/{number}",
                     "image": random.integers(0, 256, (30, 40, 3)).astype("uint8"),
-                    "captions": [f"{chr(97 + row)} {n}" for n in "xyz"[: row % 3 + 1]],
+                    "captions": [f"{name} {n}" for n in "xyz"[: row % 3 + 1]],
                     "category": "noise",
-                    "image_key": str(row),
+                    "image_key": str(number),
                 },
             )
 
@@ -52,6 +59,15 @@ def builder(tmp_path_factory):
     builder = Noise(data_dir=str(tmp_path_factory.mktemp("data")))
     builder.download_and_prepare()
     return builder
+
+
+@pytest.fixture(scope="module")
+def mixture(builder, tmp_path_factory):
+    """96 pairs, three of four from a corpus whose captions begin with z."""
+    folder = tmp_path_factory.mktemp("data")
+    many = Noise(copies=3, first_word="z ", data_dir=str(folder))
+    many.download_and_prepare()
+    return Mixture({"few": builder, "many": many})
 
 
 def batches(builder, count, **arguments):
@@ -99,3 +115,40 @@ def test_retrieval_set_holds_first_captions_in_order(builder):
     assert len(pairs) == 5
     assert all(caption.endswith(" x") for caption in pairs.captions)
     assert len(read_captions(builder, "train")) == sum(n % 3 + 1 for n in range(24))
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_any_start_gives_the_same_batches_of_a_mixture(mixture, cache):
+    whole = batches(mixture, 15, cache=cache, shuffle_buffer_size=16)
+    later = batches(mixture, 4, cache=cache, shuffle_buffer_size=16, start_step=11)
+    for expected, actual in zip(whole[11:], later, strict=True):
+        for name, values in expected.items():
+            np.testing.assert_array_equal(actual[name], values)
+
+
+def test_epochs_of_a_mixture_hold_every_pair_once_and_vary(mixture):
+    letters = [batch["token_ids"][:, 1:3] for batch in batches(mixture, 24)]
+    epochs = [np.concatenate(letters[:12]), np.concatenate(letters[12:])]
+    z = VOCABULARY.index("z")
+    for epoch in epochs:
+        few, many = epoch[epoch[:, 0] != z, 0], epoch[epoch[:, 0] == z, 1]
+        assert sorted(few) == sorted(set(few)) and len(few) == 24
+        assert sorted(many) == sorted([*few] * 3)
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_a_small_shuffle_buffer_draws_from_all_members(mixture):
+    # What is drawn stands among the first `drawn + 8` pairs. Were the members
+    # concatenated, these would be of one only for a third of an epoch.
+    drawn = batches(mixture, 12, shuffle_buffer_size=8)
+    letters = np.concatenate([batch["token_ids"][:, 1] for batch in drawn])
+    many = letters == VOCABULARY.index("z")
+    reach = np.arange(1, 97) + 8
+    assert (np.cumsum(many) <= reach * 3 / 4 + 1).all()
+    assert (np.cumsum(~many) <= reach / 4 + 1).all()
+
+
+def test_read_functions_take_a_mixture(mixture):
+    pairs = read_retrieval_set(mixture, "train[:50%]")
+    assert len(pairs) == 48 and len(set(pairs.ids)) == 48
+    assert len(read_captions(mixture, "train")) == 4 * 24 * 2

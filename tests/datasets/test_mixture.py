@@ -1,0 +1,205 @@
+"""Several corpora as one: nothing lost, evenly mixed, told in one line."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.data import check_batch_size, read_retrieval_set
+from align_keras.data.retrieval_set import read_captions
+from align_keras.datasets import build_corpus
+from align_keras.datasets import mixture as mixture_module
+from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.utils.errors import InputError
+
+
+class Toy(PairBuilder, skip_registration=True):
+    """So many pictures a split, and one that is too broken to keep."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    LAYOUT = PictureLayout(size=16)
+
+    def __init__(self, sizes, **kwargs):
+        self.sizes = sizes
+        super().__init__(max_bad_fraction=0.5, **kwargs)
+
+    def _raw_pairs(self, counter):
+        counter.drop("truncated", "last.png", "cut short")
+        file = io.BytesIO()
+        Image.new("RGB", (4, 4), "teal").save(file, "PNG")
+        return [
+            RawPair(f"{split}/{n}", file.getvalue(), (f"{split} {n}",), "", split, "")
+            for split, size in self.sizes.items()
+            for n in range(size)
+        ]
+
+    def _notes(self):
+        return {"sizes": sum(self.sizes.values())}
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory):
+    def toy(**sizes):
+        builder = Toy(sizes, data_dir=tmp_path_factory.mktemp("toy"))
+        builder.download_and_prepare()
+        return builder
+
+    return {
+        "big": toy(train=60, test=5),
+        "small": toy(train=13, test=4),
+        "tests": toy(test=11),
+    }
+
+
+def mixture_of(toys, *names):
+    return Mixture({name: toys[name] for name in names})
+
+
+def test_every_example_once_in_every_split(toys):
+    mixture = mixture_of(toys, "big", "small")
+    assert mixture.name == "big+small" and sorted(mixture.info.splits) == [
+        "test",
+        "train",
+    ]
+    for split, size in (("train", 73), ("test", 9), ("all", 82), ("train[:50%]", 36)):
+        assert mixture.info.splits[split].num_examples == size
+        pairs = read_retrieval_set(mixture, split)
+        assert len(pairs) == len(set(pairs.ids)) == size
+        single = {
+            f"{name}/{identifier}": caption
+            for name in ("big", "small")
+            for one in [read_retrieval_set(toys[name], split)]
+            for identifier, caption in zip(one.ids, one.captions, strict=True)
+        }
+        assert dict(zip(pairs.ids, pairs.captions, strict=True)) == single
+
+
+def test_examples_keep_the_contract(toys):
+    example = next(iter(mixture_of(toys, "tests", "big").as_dataset(split="test")))
+    assert set(example) == {"id", "image", "captions", "category", "image_key"}
+    assert example["image"].shape == (4, 4, 3)
+    assert example["image"].dtype == np.uint8
+
+
+def test_members_keep_their_own_order(toys):
+    mixed = read_captions(mixture_of(toys, "big", "small"), "test")
+    ids = read_retrieval_set(mixture_of(toys, "big", "small"), "test").ids
+    for name in ("big", "small"):
+        own = [
+            caption
+            for identifier, caption in zip(ids, mixed, strict=True)
+            if identifier.startswith(name)
+        ]
+        assert own == read_captions(toys[name], "test")
+
+
+@pytest.mark.parametrize(
+    "sizes", [(60, 13), (1, 1), (7, 7, 7), (0, 4, 2), (100, 1, 1, 1, 50), (1, 1000)]
+)
+def test_any_stretch_has_its_share_of_each(sizes):
+    turns = np.array(list(mixture_module._turns(list(sizes)).as_numpy_iterator()))
+    assert np.bincount(turns, minlength=len(sizes)).tolist() == list(sizes)
+    taken = np.cumsum(turns[:, None] == np.arange(len(sizes)), axis=0)
+    shares = np.arange(1, len(turns) + 1)[:, None] * np.array(sizes) / sum(sizes)
+    assert np.abs(taken - shares).max() < 1
+    again = list(mixture_module._turns(list(sizes)).as_numpy_iterator())
+    assert turns.tolist() == again
+
+
+def test_ties_go_to_the_first():
+    turns = list(mixture_module._turns([2, 2, 2]).as_numpy_iterator())
+    assert turns == [0, 1, 2, 0, 1, 2]
+
+
+def test_a_split_that_a_member_lacks(toys):
+    mixture = mixture_of(toys, "big", "tests")
+    assert list(mixture.info.splits) == ["test"]
+    for use in (read_captions, read_retrieval_set, lambda *a: check_batch_size(1, *a)):
+        for split in ("train", "train+test", "train[:5%]"):
+            with pytest.raises(
+                InputError, match="big.tests.*but tests has only test; name test or all"
+            ) as caught:
+                use(mixture, split)
+            assert "\n" not in str(caught.value) and repr(split) in str(caught.value)
+    assert len(read_captions(mixture, tfds.Split.ALL)) == 76
+
+
+def test_a_batch_larger_than_all_members(toys):
+    check_batch_size(73, mixture_of(toys, "big", "small"), "train")
+    with pytest.raises(InputError, match=r"the 73 pairs of big\+small\[train\]"):
+        check_batch_size(74, mixture_of(toys, "big", "small"), "train")
+
+
+def test_counts_are_added_and_reasons_bear_names(toys):
+    metadata = mixture_of(toys, "big", "tests").info.metadata
+    assert metadata["kept"] == 76
+    assert metadata["dropped"] == {"big: truncated": 1, "tests: truncated": 1}
+    assert metadata["examples"]["big: truncated"] == "last.png: cut short"
+    assert metadata["notes"]["tests"]["sizes"] == 11
+    assert metadata["summary"][0] == "big: 65 pairs kept"
+    assert any(line.startswith("tests: 1 dropped") for line in metadata["summary"])
+
+
+@pytest.fixture
+def stamps(tmp_path, monkeypatch):
+    folder = tmp_path / "stamps" / "animals"
+    folder.mkdir(parents=True)
+    for number, name in enumerate(("cat", "dog", "eel")):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{name}.png")
+        french = "fr.utf8=Un.\n" * (name != "eel")
+        (folder / f"{name}.txt").write_text(f"A {name}.\nde.utf8=Ein {name}.\n{french}")
+    monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(folder.parent))
+    return folder.parent
+
+
+def test_a_mixture_is_built_by_name(stamps, tmp_path):
+    calls = []
+    mixture = build_corpus(
+        "stamps/de+stamps/fr+stamps",
+        data_dir=tmp_path / "data",
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert mixture.name == "stamps/de+stamps/fr+stamps"
+    pairs = read_retrieval_set(mixture, "test")
+    captions = dict(zip(pairs.ids, pairs.captions, strict=True))
+    assert len(captions) == 8
+    assert captions["stamps/de/animals/cat"] == "Ein cat."
+    assert captions["stamps/animals/eel"] == "A eel."
+    # One count through all builds; each tells its own total when it begins.
+    assert [done for done, _ in calls] == list(range(1, 9))
+    assert [total for _, total in calls] == [3] * 3 + [5] * 2 + [8] * 3
+
+
+def test_the_members_are_the_corpora_themselves(stamps, tmp_path):
+    build_corpus("stamps/fr", data_dir=tmp_path / "data")
+    calls = []
+    build_corpus(
+        "stamps/fr+stamps/de",
+        data_dir=tmp_path / "data",
+        progress=lambda *counts: calls.append(counts),
+    )
+    assert calls == [(1, 3), (2, 3), (3, 3)]  # What is built is only opened.
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("clipart+pairs", {}, "not pairs, received 'clipart.pairs'"),
+        ("clipart+emoji", {"pairs": "x.csv"}, "not pairs.*'x.csv'"),
+        ("clipart+photos", {}, "received 'photos'"),
+        ("clipart+", {}, "received ''"),
+        ("clipart+icons/de", {}, "received 'icons/de'"),
+        ("stamps+stamps/xx", {}, "en, de, fr, cs"),
+        ("stamps+clipart+stamps/en", {}, "each corpus once"),
+        ("clipart+clipart", {}, "each corpus once"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(stamps, tmp_path, name, options, words):
+    with pytest.raises(InputError, match=words) as caught:
+        build_corpus(name, data_dir=tmp_path / "data", **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "data").exists()
