@@ -165,8 +165,8 @@ class DataConfig:
     """A corpus and how batches are made of it.
 
     Attributes:
-        corpus: str, `icons`, `stamps`, `clipart`, `pairs`, or the name of a
-            TFDS data set; None until an experiment names one.
+        corpus: str, `icons`, `stamps`, `clipart`, `emoji`, several of these
+            joined by `+`, or `pairs`; None until an experiment names one.
         tfds_split: str, split of the prepared data, such as `train[:90%]`.
         tfds_data_dir: str, where prepared data lies, or None for TFDS's place.
         pairs: str, table or folder of the corpus `pairs`.
