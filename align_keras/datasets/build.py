@@ -97,7 +97,7 @@ def _build_mixture(name, pairs, *, progress, **options):
     names = name.split("+")
     if "pairs" in names or pairs is not None:
         raise InputError(
-            "a mixture may hold icons, stamps, clipart and emoji, but not pairs, "
+            f"a mixture may hold {', '.join(_BUILDERS)}, but not pairs, "
             f"received {name!r} with pairs {pairs!r}; name 'pairs' alone, with all "
             "pairs in one table"
         )
