@@ -3,6 +3,7 @@
 import keras
 
 from align_keras.layers import L2Normalization, Temperature
+from align_keras.layers.dtype_policy import default_policy
 from align_keras.models import embedding, preset_io
 from align_keras.models.contrastive_model import ContrastiveModel, make_loss_metrics
 from align_keras.text import WordPieceTokenizer
@@ -21,6 +22,9 @@ class ALIGN(ContrastiveModel):
         normalization: str, how captions are normalised before WordPiece.
         initial_temperature: float > 0.
         learn_temperature: bool; False keeps it fixed.
+        dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
+            scale the loss; None for the image encoder's. The encoders compute
+            by their own; embeddings and temperature stay float32.
 
     Call arguments:
         inputs: dict of `images`, uint8 or float (n, S, S, 3) in [0, 255],
@@ -53,6 +57,7 @@ class ALIGN(ContrastiveModel):
         normalization="bert_uncased",
         initial_temperature=1.0,
         learn_temperature=True,
+        dtype=None,
         name="align",
         **kwargs,
     ):
@@ -88,6 +93,10 @@ class ALIGN(ContrastiveModel):
             **kwargs,
         )
 
+        if dtype is None:
+            dtype = default_policy(image_encoder.dtype_policy)
+        self.dtype_policy = keras.dtype_policies.get(dtype)
+
         # === Config ===
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -110,6 +119,11 @@ class ALIGN(ContrastiveModel):
     def temperature(self):
         """Scalar float32 tensor, the current temperature."""
         return self.temperature_layer.temperature
+
+    @property
+    def token_embedding(self):
+        """BERT's token embedding, as KerasHub's backbones."""
+        return self.text_encoder.token_embedding
 
     @property
     def tokenizer(self):
@@ -175,7 +189,8 @@ class ALIGN(ContrastiveModel):
                 `save_to_preset` or a training run wrote.
             load_weights: bool, for folders; names have no weights.
             **kwargs: for names: `vocabulary`, `vocabulary_size`, `image_size`,
-                `sequence_length`, `projection_dim` and the arguments of `ALIGN`.
+                `sequence_length`, `projection_dim` and the arguments of `ALIGN`;
+                for names and our folders: `dtype`, of both encoders.
 
         Returns:
             `ALIGN`.
@@ -207,6 +222,7 @@ class ALIGN(ContrastiveModel):
             "normalization": self.normalization,
             "initial_temperature": self.initial_temperature,
             "learn_temperature": self.learn_temperature,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
 

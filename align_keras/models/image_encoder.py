@@ -6,13 +6,14 @@ import numpy as np
 from align_keras.layers import FusedBatchNormalization, MBConvBlock
 from align_keras.layers.mbconv_block import CONV_INITIALIZER, strided_padding
 from align_keras.models.efficientnet import scaled_stages, stem_filters
+from align_keras.models.encoder import Encoder
 from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class ImageEncoder(keras.Model):
+class ImageEncoder(Encoder):
     """EfficientNet with global pooling and an optional linear projection.
 
     Args:
@@ -38,6 +39,8 @@ class ImageEncoder(keras.Model):
         pixel_mean: float or three, the grey level that becomes 0.
         pixel_deviation: float or three, grey levels from 0 to 1; with the
             defaults the network sees [-1, 1].
+        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's own.
+        trainable: bool; False freezes all of it, the projection included.
 
     Call arguments:
         inputs: uint8 or float tensor (n, height, width, 3), grey levels in
@@ -81,6 +84,8 @@ class ImageEncoder(keras.Model):
         locked=False,
         pixel_mean=127.5,
         pixel_deviation=127.5,
+        dtype=None,
+        trainable=True,
         name="image_encoder",
         **kwargs,
     ):
@@ -89,10 +94,12 @@ class ImageEncoder(keras.Model):
                 f"image_size must be at least {MINIMUM_IMAGE_SIZE}, received "
                 f"{image_size}; smaller pictures vanish in the strides."
             )
+        policy = keras.dtype_policies.get(dtype)
         # The scope gives both towers' variables paths that tell them apart.
         with keras.name_scope(name):
             # === Layers ===
             norm = {
+                "dtype": policy,
                 "batch_norm_momentum": batch_norm_momentum,
                 "batch_norm_epsilon": batch_norm_epsilon,
                 "synchronized": synchronized,
@@ -109,19 +116,24 @@ class ImageEncoder(keras.Model):
 
             # === Functional model ===
             inputs = keras.Input((None, None, 3), name="images")
-            x = keras.layers.Rescaling(1.0, name="rescaling")(inputs)
+            x = keras.layers.Rescaling(1.0, dtype=policy, name="rescaling")(inputs)
             x = stem(x, blocks[0].filters_in, blocks[0].activation, norm)
             for block in blocks:
                 x = block(x)
-            outputs = keras.layers.GlobalAveragePooling2D(name="pooling")(x)
+            pooling = keras.layers.GlobalAveragePooling2D(dtype=policy, name="pooling")
+            outputs = pooling(x)
             projection = None
             if projection_dim is not None:
-                projection = keras.layers.Dense(projection_dim, name="projection")
+                projection = keras.layers.Dense(
+                    projection_dim, dtype=policy, name="projection"
+                )
                 outputs = projection(outputs)
-        super().__init__(inputs=inputs, outputs=outputs, name=name, **kwargs)
+        super().__init__(
+            inputs, outputs, policy=policy, trainable=trainable, name=name, **kwargs
+        )
         if locked:
             for layer in self.layers:
-                layer.trainable = layer is projection
+                layer.trainable = trainable and layer is projection
 
         # === Config ===
         self.width_coefficient = width_coefficient
@@ -174,12 +186,8 @@ class ImageEncoder(keras.Model):
             "locked": self.locked,
             "pixel_mean": self.pixel_mean,
             "pixel_deviation": self.pixel_deviation,
-            "name": self.name,
+            **super().get_config(),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def lite_changes(lite):
@@ -189,13 +197,16 @@ def lite_changes(lite):
 
 def stem(images, filters, activation, norm):
     """Stride-2 convolution, batch normalisation and activation."""
-    x = keras.layers.ZeroPadding2D(strided_padding(3), name="stem_pad")(images)
+    policy = norm["dtype"]
+    pad = keras.layers.ZeroPadding2D(strided_padding(3), dtype=policy, name="stem_pad")
+    x = pad(images)
     x = keras.layers.Conv2D(
         filters,
         3,
         strides=2,
         use_bias=False,
         kernel_initializer=CONV_INITIALIZER,
+        dtype=policy,
         name="stem",
     )(x)
     x = FusedBatchNormalization(
@@ -203,9 +214,11 @@ def stem(images, filters, activation, norm):
         epsilon=norm["batch_norm_epsilon"],
         synchronized=norm["synchronized"],
         freeze_statistics=norm["freeze_batch_statistics"],
+        dtype=policy,
         name="stem_norm",
     )(x)
-    return keras.layers.Activation(activation, name="stem_activation")(x)
+    activate = keras.layers.Activation(activation, dtype=policy, name="stem_activation")
+    return activate(x)
 
 
 def make_blocks(stages, filters_in, *, drop_connect_rate, **arguments):

@@ -27,6 +27,7 @@ from align_keras.utils.files import atomic_write
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 VOCABULARY_FILE = "vocabulary.txt"
+ENCODERS = ("image_encoder", "text_encoder")
 
 
 def from_preset(cls, preset, load_weights=True, **kwargs):
@@ -41,14 +42,16 @@ def from_preset(cls, preset, load_weights=True, **kwargs):
             f"no preset and no folder of this name: {preset}; known presets are "
             f"{', '.join(preset_names())}."
         )
+    is_ours = "model_type" not in read_json(directory / CONFIG_FILE)
+    dtype = kwargs.pop("dtype", None) if is_ours else None
     if kwargs:
         raise InputError(
             f"{', '.join(kwargs)} can only be given with a preset's name, received "
             f"the folder {preset}; its own config.json says what the model is."
         )
-    if "model_type" in read_json(directory / CONFIG_FILE):
+    if not is_ours:
         return from_hugging_face(cls, directory, load_weights)
-    return from_folder(directory, load_weights)
+    return from_folder(directory, load_weights, dtype)
 
 
 def from_name(
@@ -60,6 +63,7 @@ def from_name(
     image_size=None,
     sequence_length=None,
     projection_dim=None,
+    dtype=None,
     **kwargs,
 ):
     """Builds a named preset with random weights; arguments override its sizes."""
@@ -69,12 +73,14 @@ def from_name(
         vocabulary_size = len(vocabulary) if vocabulary else PAPER_VOCABULARY_SIZE
     image_encoder = ImageEncoder(
         image_size=image_size or sizes["image_size"],
+        dtype=dtype,
         **image_encoder_arguments(sizes["image_encoder"], projection_dim),
     )
     text_encoder = TextEncoder(
         vocabulary_size=vocabulary_size,
         sequence_length=sequence_length or sizes["sequence_length"],
         projection_dim=projection_dim,
+        dtype=dtype,
         **text_encoder_arguments(sizes["text_encoder"]),
     )
     return cls(image_encoder, text_encoder, vocabulary=vocabulary, **kwargs)
@@ -93,8 +99,8 @@ def save_to_preset(model, directory):
     temporary.replace(directory / WEIGHTS_FILE)
 
 
-def from_folder(directory, load_weights):
-    """Rebuilds the model that `save_to_preset` wrote."""
+def from_folder(directory, load_weights, dtype=None):
+    """Rebuilds the model that `save_to_preset` wrote; `dtype` replaces its own."""
     config_file = directory / CONFIG_FILE
     weights_file = directory / WEIGHTS_FILE
     if not config_file.exists():
@@ -102,7 +108,10 @@ def from_folder(directory, load_weights):
             f"{directory} holds no {CONFIG_FILE}, so it isn't a preset or a finished "
             "run; finish the run by the command that started it."
         )
-    model = keras.saving.deserialize_keras_object(read_json(config_file))
+    config = read_json(config_file)
+    if dtype is not None:
+        replace_dtype(config["config"], dtype, directory)
+    model = keras.saving.deserialize_keras_object(config)
     if load_weights:
         if not weights_file.exists():
             raise InputError(
@@ -111,3 +120,15 @@ def from_folder(directory, load_weights):
             )
         model.load_weights(weights_file)
     return model
+
+
+def replace_dtype(config, dtype, directory):
+    """Sets the dtype policy of ALIGN and of its encoders in a configuration."""
+    policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
+    for part in (config, *(config[key]["config"] for key in ENCODERS)):
+        if (part.get("dtype") or {}).get("class_name") == "DTypePolicyMap":
+            raise InputError(
+                f"dtype can't be given for a quantized model, received {dtype} and "
+                f"the folder {directory}; leave dtype out."
+            )
+        part["dtype"] = policy

@@ -2,6 +2,7 @@
 
 import keras
 
+from align_keras.models.encoder import Encoder
 from align_keras.utils.errors import InputError
 
 # Layers, width, heads, feed-forward width: Turc et al. 2019 and, base and large,
@@ -20,7 +21,7 @@ POOLINGS = ("cls", "mean")
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class TextEncoder(keras.Model):
+class TextEncoder(Encoder):
     """KerasHub's BERT, a pooling, and an optional linear projection.
 
     Args:
@@ -41,6 +42,8 @@ class TextEncoder(keras.Model):
         pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
             sentence encoders such as MiniLM were trained with.
         locked: bool, nothing but the projection learns, without dropout.
+        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's own.
+        trainable: bool; False freezes all of it, the projection included.
 
     Call arguments:
         inputs: dict of `token_ids`, int (n, length), and `padding_mask`, bool
@@ -83,6 +86,8 @@ class TextEncoder(keras.Model):
         activation="gelu_approximate",
         pooling="cls",
         locked=False,
+        dtype=None,
+        trainable=True,
         name="text_encoder",
         **kwargs,
     ):
@@ -92,6 +97,7 @@ class TextEncoder(keras.Model):
         check_choice("pooling", pooling, POOLINGS)
         from keras_hub.models import BertBackbone
 
+        policy = keras.dtype_policies.get(dtype)
         # The scope gives both towers' variables paths that tell them apart.
         with keras.name_scope(name):
             # === Layers ===
@@ -104,6 +110,7 @@ class TextEncoder(keras.Model):
                 dropout=0.0 if locked else dropout,
                 max_sequence_length=max_sequence_length,
                 num_segments=2,
+                dtype=policy,
                 name="bert",
             )
             set_activation(backbone, activation)
@@ -124,14 +131,18 @@ class TextEncoder(keras.Model):
             if pooling == "cls":
                 outputs = sequence[:, 0]
             else:
-                mean = keras.layers.GlobalAveragePooling1D(name="pooling")
+                mean = keras.layers.GlobalAveragePooling1D(dtype=policy, name="pooling")
                 outputs = mean(sequence, mask=padding_mask)
             if projection_dim is not None:
-                projection = keras.layers.Dense(projection_dim, name="projection")
+                projection = keras.layers.Dense(
+                    projection_dim, dtype=policy, name="projection"
+                )
                 outputs = projection(outputs)
         super().__init__(
-            inputs={"token_ids": token_ids, "padding_mask": padding_mask},
-            outputs=outputs,
+            {"token_ids": token_ids, "padding_mask": padding_mask},
+            outputs,
+            policy=policy,
+            trainable=trainable,
             name=name,
             **kwargs,
         )
@@ -155,6 +166,11 @@ class TextEncoder(keras.Model):
         """KerasHub's `BertBackbone`."""
         return self.get_layer("bert")
 
+    @property
+    def token_embedding(self):
+        """BERT's token embedding, as KerasHub's backbones."""
+        return self.bert.token_embedding
+
     def get_config(self):
         return {
             "vocabulary_size": self.vocabulary_size,
@@ -169,12 +185,8 @@ class TextEncoder(keras.Model):
             "activation": self.activation,
             "pooling": self.pooling,
             "locked": self.locked,
-            "name": self.name,
+            **super().get_config(),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def set_activation(backbone, activation):

@@ -1,0 +1,39 @@
+"""Dtype policies of composite layers and models as configuration."""
+
+import keras
+
+
+def dtype_config(layer):
+    """Serialises a layer's dtype policy, quantized inner layers included.
+
+    `quantize` changes the policy of the inner layers that it reaches and not that
+    of the layer around them. Without the map by path that stands here, the copy
+    would have float kernels where the saved weights are integers. (KerasHub's
+    `Backbone.get_config` does the same, but leaves the default policy open.)
+
+    Args:
+        layer: built or unbuilt Keras layer or model.
+
+    Returns:
+        dict that `keras.dtype_policies.get` takes.
+
+    Example:
+
+    >>> dtype_config(keras.layers.Dense(2, dtype="bfloat16"))["config"]
+    {'name': 'bfloat16'}
+    """
+    policy = layer.dtype_policy
+    if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        quantized = {
+            inner.path: inner.dtype_policy
+            for inner in layer._flatten_layers(include_self=False)
+            if inner.quantization_mode is not None
+        }
+        if quantized:
+            policy = keras.dtype_policies.DTypePolicyMap(policy.name, quantized)
+    return keras.dtype_policies.serialize(policy)
+
+
+def default_policy(policy):
+    """Returns the policy of what a map doesn't name; any other policy as it is."""
+    return getattr(policy, "default_policy", policy)

@@ -1,0 +1,43 @@
+"""What the image and the text encoder share: Keras's conventions for a model."""
+
+import keras
+
+from align_keras.layers.dtype_policy import dtype_config
+
+
+class Encoder(keras.Model):
+    """A functional model that keeps its dtype policy in its configuration.
+
+    A subclass gives `policy`, resolved once, to all of its layers.
+
+    Args:
+        inputs: as `keras.Model`.
+        outputs: as `keras.Model`.
+        policy: `keras.DTypePolicy`, or a `DTypePolicyMap` by the layers' paths,
+            as quantized models have it.
+        trainable: bool; False freezes the whole encoder.
+        **kwargs: as `keras.Model`.
+    """
+
+    def __init__(self, inputs, outputs, *, policy, trainable, **kwargs):
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.dtype_policy = policy
+        # Setting True would unfreeze the layers that are frozen one by one.
+        if not trainable:
+            self.trainable = False
+
+    @property
+    def token_embedding(self):
+        """The layer that embeds token ids, or None, as KerasHub's backbones."""
+        return None
+
+    def get_config(self):
+        return {
+            "dtype": dtype_config(self),
+            "trainable": self.trainable,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)

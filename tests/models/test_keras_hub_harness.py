@@ -1,0 +1,181 @@
+"""KerasHub's own test harness on ALIGN, both encoders and their layers."""
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras.layers import (
+    FusedBatchNormalization,
+    L2Normalization,
+    MBConvBlock,
+    Temperature,
+)
+from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from tests.small import VOCABULARY, small_align, small_batch, small_encoders
+
+TestCase = pytest.importorskip(
+    "keras_hub.src.tests.test_case", reason="KerasHub's harness imports grain"
+).TestCase
+
+IMAGE_ENCODER = {
+    "width_coefficient": 0.25,
+    "depth_coefficient": 0.3,
+    "image_size": 32,
+    "projection_dim": 16,
+}
+TEXT_ENCODER = {
+    "vocabulary_size": len(VOCABULARY),
+    "num_layers": 1,
+    "hidden_dim": 16,
+    "num_heads": 2,
+    "intermediate_dim": 32,
+    "projection_dim": 16,
+    "sequence_length": 8,
+}
+
+
+def text_inputs():
+    batch = small_batch()
+    return {name: batch[name] for name in ("token_ids", "padding_mask")}
+
+
+def align_arguments():
+    image_encoder, text_encoder = small_encoders()
+    return {
+        "image_encoder": image_encoder,
+        "text_encoder": text_encoder,
+        "vocabulary": VOCABULARY,
+    }
+
+
+class ModelsTest(TestCase):
+    # `run_backbone_test` calls the serialization, precision and quantization
+    # tests. Left out: `run_task_test`, which wants a preprocessor layer, and
+    # `run_litert_export_test`, which wants the package ai-edge-litert.
+
+    def test_image_encoder(self):
+        # No feature pyramid: ALIGN's tower is pooled, and has no such outputs.
+        self.run_vision_backbone_test(
+            cls=ImageEncoder,
+            init_kwargs=IMAGE_ENCODER,
+            input_data=keras.ops.cast(small_batch()["images"], "float32"),
+            expected_output_shape=(4, 16),
+        )
+
+    def test_text_encoder(self):
+        for pooling in ("cls", "mean"):
+            self.run_backbone_test(
+                cls=TextEncoder,
+                init_kwargs={**TEXT_ENCODER, "pooling": pooling, "activation": "gelu"},
+                input_data=text_inputs(),
+                expected_output_shape=(4, 16),
+            )
+
+    def test_align(self):
+        batch = small_batch()
+        self.run_backbone_test(
+            cls=ALIGN,
+            init_kwargs=align_arguments(),
+            input_data=batch,
+            expected_output_shape={
+                "image_embedding": (4, 16),
+                "text_embedding": (4, 16),
+                "similarity": (4,),
+            },
+            # The harness would cut every input along axis 1, pictures too.
+            variable_length_data=[
+                {**batch, **{k: v[:, :n] for k, v in text_inputs().items()}}
+                for n in (2, 3, 4)
+            ],
+            # It demands one dtype everywhere; ALIGN's embeddings, cosines and
+            # temperature are float32 under every policy: the loss needs it.
+            # `test_align_keeps_float32_outputs` stands in for it.
+            run_mixed_precision_check=False,
+        )
+
+    def test_model_saving(self):
+        models = [
+            (ImageEncoder, IMAGE_ENCODER, small_batch()["images"]),
+            (TextEncoder, TEXT_ENCODER, text_inputs()),
+            (ALIGN, align_arguments(), small_batch()),
+        ]
+        for cls, init_kwargs, inputs in models:
+            self.run_model_saving_test(cls, init_kwargs, inputs)
+
+    def test_preset_folder(self):
+        directory = self.get_temp_dir()
+        model = small_align()
+        model.save_to_preset(directory)
+        self.run_preset_test(
+            ALIGN, directory, small_batch(), expected_output=model(small_batch())
+        )
+
+
+class LayersTest(TestCase):
+    def test_mbconv_block(self):
+        for arguments, counts in (
+            # Three convolutions, two dense layers with biases, three norms of
+            # two learned and two moving weights; drop-connect's seed.
+            ({"drop_connect_rate": 0.2, "rematerialize": True}, (13, 6, 7)),
+            ({"squeeze_ratio": 0.0, "activation": "relu6"}, (9, 6, 6)),
+        ):
+            trainable, moving, variables = counts
+            self.run_layer_test(
+                cls=MBConvBlock,
+                init_kwargs={"filters_in": 8, "filters_out": 8, **arguments},
+                input_data=keras.random.normal((2, 6, 6, 8), seed=0),
+                expected_output_shape=(2, 6, 6, 8),
+                expected_num_trainable_weights=trainable,
+                expected_num_non_trainable_weights=moving,
+                expected_num_non_trainable_variables=variables,
+            )
+
+    def test_fused_batch_normalization(self):
+        for freeze_statistics in (False, True):
+            self.run_layer_test(
+                cls=FusedBatchNormalization,
+                init_kwargs={"freeze_statistics": freeze_statistics},
+                input_data=keras.random.normal((2, 4, 4, 3), seed=0),
+                expected_output_shape=(2, 4, 4, 3),
+                expected_num_trainable_weights=2,
+                expected_num_non_trainable_weights=2,
+                expected_num_non_trainable_variables=2,
+            )
+
+    def test_l2_normalization(self):
+        self.run_layer_test(
+            cls=L2Normalization,
+            init_kwargs={},
+            input_data=keras.ops.array([[3.0, 4.0], [0.0, 0.0]]),
+            expected_output_shape=(2, 2),
+            expected_output_data=[[0.6, 0.8], [0.0, 0.0]],
+        )
+
+    def test_temperature(self):
+        self.run_layer_test(
+            cls=Temperature,
+            init_kwargs={"initial_temperature": 0.5},
+            input_data=keras.ops.array([0.25, -1.0]),
+            expected_output_shape=(2,),
+            expected_output_data=[0.5, -2.0],
+            expected_num_trainable_weights=1,
+        )
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_align_keeps_float32_outputs(policy):
+    encoders = [
+        ImageEncoder(**IMAGE_ENCODER, dtype=policy),
+        TextEncoder(**TEXT_ENCODER, dtype=policy),
+    ]
+    model = ALIGN(*encoders)
+    for output in model(small_batch()).values():
+        assert output.dtype == "float32"
+    for layer in (model.normalise_image, model.normalise_text, model.temperature_layer):
+        assert layer.dtype_policy.name == "float32"
+    # Without loss scaling, gradients vanish in float16.
+    model.compile(keras.optimizers.SGD(0.1))
+    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert scaled == (policy == "mixed_float16")
+    history = model.fit(small_batch(), verbose=0).history
+    assert np.isfinite(history["loss"]).all()
