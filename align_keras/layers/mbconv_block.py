@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from align_keras.layers.batch_normalization import FusedBatchNormalization
+from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
 
 # As EfficientNet's reference code: variance scaling by fan-out.
@@ -162,7 +163,9 @@ class MBConvBlock(keras.layers.Layer):
             self.expand.build(shape)
             shape = self.expand.compute_output_shape(shape)
             self.expand_norm.build(shape)
+        # Layers without weights are built too: `quantize` refuses unbuilt ones.
         if self.pad is not None:
+            self.pad.build(shape)
             shape = self.pad.compute_output_shape(shape)
         self.depthwise.build(shape)
         shape = self.depthwise.compute_output_shape(shape)
@@ -171,7 +174,10 @@ class MBConvBlock(keras.layers.Layer):
             self.squeeze.build((shape[0], shape[-1]))
             self.excite.build((shape[0], self.squeeze.units))
         self.project.build(shape)
-        self.project_norm.build(self.project.compute_output_shape(shape))
+        shape = self.project.compute_output_shape(shape)
+        self.project_norm.build(shape)
+        if self.drop_connect is not None:
+            self.drop_connect.build(shape)
         self.built = True
 
     def call(self, inputs, training=None):
@@ -204,6 +210,7 @@ class MBConvBlock(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
+            "dtype": dtype_config(self),
             "filters_in": self.filters_in,
             "filters_out": self.filters_out,
             "kernel_size": self.kernel_size,
