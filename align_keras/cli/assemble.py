@@ -29,13 +29,21 @@ from align_keras.utils.progress import progress_bar, say
 
 def prepare_corpus(data):
     """Builds the corpus of a data configuration, or opens the built one."""
-    bars = []
+    bars, totals = [], []
 
     def progress(done, total):
-        if not bars:
-            bars.append(progress_bar(f"building {data.corpus}", "pictures", total))
-            bars[0].start()
-        bars[0].advance(done - bars[0].done)
+        if totals[-1:] != [total]:  # A mixture's grows as its next corpus begins.
+            start = bars[-1].done if bars else 0
+            stop()
+            title = f"building {data.corpus}"
+            bars.append(progress_bar(title, "pictures", total, start))
+            totals.append(total)
+            bars[-1].start()
+        bars[-1].advance(done - bars[-1].done)
+
+    def stop():
+        for bar in bars[-1:]:
+            bar.stop()
 
     try:
         return build_corpus(
@@ -49,8 +57,7 @@ def prepare_corpus(data):
             progress=progress,
         )
     finally:
-        for bar in bars:
-            bar.stop()
+        stop()
 
 
 def prepare_vocabulary(config, builder, directory):

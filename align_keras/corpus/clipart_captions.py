@@ -88,6 +88,9 @@ def without_shared_captions(captions, limits=None):
     Such a caption names a collection, not a picture ("Part of the Flat Icon
     Collection"). Of what is left, repeats go (upper and lower case alike), and
     a file name that is the beginning of the title, for it is but cut short.
+    Keywords stay only where nothing else does: a list of kinds of things isn't
+    how anybody names a picture (without them a warm start found 2 to 3 points
+    more among the stamps' first ten).
 
     Args:
         captions: list of dicts of str by kind, one dict a picture.
@@ -124,8 +127,9 @@ def _without_repeats(captions):
         folded = _folded(caption)
         cut_short = kind == "file_name" and _folded(captions.get("title", ""))
         if folded not in kept and not (cut_short and cut_short.startswith(folded)):
-            kept[folded] = caption
-    return list(kept.values())
+            kept[folded] = kind, caption
+    names = [caption for kind, caption in kept.values() if kind != "keywords"]
+    return names or [caption for _, caption in kept.values()]
 
 
 def clean_file_name(stem, authors=()):

@@ -91,16 +91,17 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS):
     return rgb, ", ".join(steps) or None
 
 
-def square_picture(image, size):
+def square_picture(image, size, margin=0):
     """Puts a picture in the middle of a white square.
 
-    The square's side is the picture's longer side, but at most `size`: larger
-    pictures are reduced (antialiased, aspect kept), smaller ones are never
-    enlarged.
+    The square's side is the picture's longer side and the margins, but at most
+    `size`: larger pictures are reduced (antialiased, aspect kept), smaller ones
+    are never enlarged.
 
     Args:
         image: `PIL.Image.Image` of mode RGB or L.
         size: int, the largest side in pixels.
+        margin: float ≥ 0, white on each side, as a share of the longer side.
 
     Returns:
         `PIL.Image.Image` of the same mode, its width equal to its height.
@@ -112,9 +113,11 @@ def square_picture(image, size):
     (200, 200)
     >>> square_picture(Image.new("RGB", (40, 10)), 200).size
     (40, 40)
+    >>> square_picture(Image.new("RGB", (400, 100)), 200, margin=1 / 8).getbbox()
+    (0, 0, 200, 200)
     """
-    image = limit_picture(image, size)
-    side = max(image.size)
+    image = limit_picture(image, int(size / (1 + 2 * margin)))
+    side = min(size, round(max(image.size) * (1 + 2 * margin)))
     if image.size == (side, side):
         return image
     square = Image.new(image.mode, (side, side), WHITE[: len(image.getbands())])

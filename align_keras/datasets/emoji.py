@@ -55,7 +55,7 @@ class Emoji(PairBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    LAYOUT = PictureLayout(size=_SIZE, encoding="png")
+    LAYOUT = PictureLayout(size=_SIZE * 5 // 4, margin=True, encoding="png")
     DESCRIPTION = "Emoji of two vendors with their names as captions."
 
     def __init__(self, *, root=None, **kwargs):

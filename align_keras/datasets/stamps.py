@@ -39,14 +39,16 @@ class Stamps(PairBuilder):
     >>> dataset = tfds.load("stamps/de", split="test")  # doctest: +SKIP
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "A margin, so that evaluation crops nothing off.",
+    }
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name=language, description=f"Captions: {language}.")
         for language in LANGUAGES
     ]
     DEFAULT_BUILDER_CONFIG_NAME = "en"
-    LAYOUT = PictureLayout(size=256, encoding="png")
+    LAYOUT = PictureLayout(size=320, margin=True, encoding="png")
     DESCRIPTION = "Tux Paint's stamps with captions, without symbols."
 
     def __init__(self, *, root=None, **kwargs):

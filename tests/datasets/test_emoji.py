@@ -110,7 +110,7 @@ def test_a_small_collection(root, tmp_path):
     assert smiley["captions"].tolist() == [b"smiling face with open mouth", b"smiley"]
     assert smiley["category"] == b"Objects"
     # Transparent outside, so white there; the drawing keeps its colour.
-    assert smiley["image"].shape == (64, 64, 3)
+    assert smiley["image"].shape == (80, 80, 3)
     assert smiley["image"][0, 0].tolist() == [255, 255, 255]
     assert smiley["image"][32, 32].tolist() == [len(PACKAGES[1]), 0, 9]
 

@@ -49,7 +49,7 @@ def test_english_by_default(root, tmp_path):
         "food/bread": "Bread.",
     }
     [example, *_] = tfds.as_numpy(builder.as_dataset(split="test"))
-    assert example["image"].shape == (256, 256, 3)
+    assert example["image"].shape == (320, 320, 3)
     assert example["category"] in (b"animals", b"food")
     assert builder.info.metadata["dropped"] == {"no caption file": 1}
 
