@@ -1,0 +1,144 @@
+"""Rematerialized blocks against plain ones: values, gradients and state."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from align_keras.layers import MBConvBlock
+from align_keras.models import ImageEncoder
+
+
+def same_state(layer, other):
+    """Copies all variables, the seeds of dropout included."""
+    for ours, theirs in zip(layer.variables, other.variables, strict=True):
+        ours.assign(theirs)
+
+
+def training_steps(layer, inputs, in_graph, steps=2):
+    """Returns the outputs and gradients of some steps, and the state after them."""
+
+    def step(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = layer(inputs, training=True)
+            # Not symmetric, so that no gradient vanishes by batch normalisation.
+            loss = tf.reduce_sum(outputs**3)
+        variables = [inputs, *(v.value for v in layer.trainable_variables)]
+        return [outputs, *tape.gradient(loss, variables)]
+
+    if in_graph:
+        step = tf.function(step)
+    results = [value.numpy() for _ in range(steps) for value in step(inputs)]
+    return results + [v.numpy() for v in layer.non_trainable_variables]
+
+
+def assert_equal(results, expected):
+    for actual, wanted in zip(results, expected, strict=True):
+        # The same kernels on the same numbers; only the order in which threads
+        # add up a gradient may differ: some ulp of the largest element.
+        scale = np.abs(wanted).max() or 1.0
+        np.testing.assert_allclose(actual / scale, wanted / scale, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"filters_out": 8, "drop_connect_rate": 0.5},
+        {"filters_out": 12, "strides": 2, "kernel_size": 5},
+        {"filters_out": 8, "freeze_batch_statistics": True, "squeeze_ratio": 0.0},
+    ],
+)
+def test_block_equals_the_plain_one(arguments, in_graph):
+    plain = MBConvBlock(8, **arguments)
+    block = MBConvBlock(8, **arguments, rematerialize=True)
+    for layer in (plain, block):
+        layer.build((None, 6, 6, 8))
+    same_state(block, plain)
+    inputs = keras.random.normal((16, 6, 6, 8), seed=0)
+    expected = training_steps(plain, inputs, in_graph)
+    assert_equal(training_steps(block, inputs, in_graph), expected)
+    if "drop_connect_rate" in arguments:
+        # Some samples lost their branch, and other ones in the second step.
+        half = len(expected[: -len(plain.non_trainable_variables)]) // 2
+        dropped = [
+            np.abs(outputs - inputs).max(axis=(1, 2, 3)) == 0
+            for outputs in (expected[0], expected[half])
+        ]
+        assert 0 < dropped[0].sum() < 16
+        assert (dropped[0] != dropped[1]).any()
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_encoder_equals_the_plain_one(in_graph):
+    arguments = {
+        "width_coefficient": 0.25,
+        "depth_coefficient": 0.3,
+        "image_size": 64,
+        "drop_connect_rate": 0.5,
+    }
+    plain = ImageEncoder(**arguments)
+    encoder = ImageEncoder(**arguments, rematerialize=True)
+    same_state(encoder, plain)
+    images = keras.random.uniform((8, 64, 64, 3), 0, 255, seed=0)
+    expected = training_steps(plain, images, in_graph)
+    assert_equal(training_steps(encoder, images, in_graph), expected)
+
+
+def test_block_used_twice_leaves_the_last_state():
+    # The first call's second computation runs last, from a state that is past.
+    plain, block = MBConvBlock(8, 8), MBConvBlock(8, 8, rematerialize=True)
+    for layer in (plain, block):
+        layer.build((None, 6, 6, 8))
+    same_state(block, plain)
+    states = []
+    for layer in (plain, block):
+        inputs = tf.Variable(keras.random.normal((16, 6, 6, 8), seed=0))
+        with tf.GradientTape() as tape:
+            outputs = layer(layer(inputs, training=True), training=True)
+        results = [outputs, tape.gradient(outputs, inputs)]
+        states.append([np.array(v) for v in (*results, *layer.non_trainable_variables)])
+    assert_equal(*states)
+
+
+def ancestors(nodes, name):
+    """Returns the names of all nodes that a node waits for."""
+    found, waiting = set(), [name]
+    while waiting:
+        for source in nodes[waiting.pop()].input:
+            source = source.lstrip("^").split(":")[0]
+            if source not in found:
+                found.add(source)
+                waiting.append(source)
+    return found
+
+
+def test_graph_computes_again_and_only_when_the_gradient_arrives():
+    """Merged with the first or run early, it would keep its activations alive."""
+    block = MBConvBlock(8, 8, rematerialize=True)
+    block.build((None, 6, 6, 8))
+
+    @tf.function
+    def step(inputs):
+        with tf.GradientTape() as tape:
+            # Its gradient is a kind of node that occurs nowhere else.
+            loss = tf.reduce_sum(tf.cosh(block(inputs, training=True)))
+        return tape.gradient(loss, [v.value for v in block.trainable_variables])
+
+    inputs = keras.random.normal((2, 6, 6, 8), seed=0)
+    context.context().enable_run_metadata()
+    try:
+        step(inputs)
+        (graphs,) = context.context().export_run_metadata().function_graphs
+    finally:
+        context.context().disable_run_metadata()
+    # As Grappler left it.
+    nodes = {node.name: node for node in graphs.post_optimization_graph.node}
+    waits = [
+        any(nodes[source].op == "Sinh" for source in ancestors(nodes, name))
+        for name, node in nodes.items()
+        if node.op == "DepthwiseConv2dNative"
+    ]
+    assert sorted(waits) == [False, True]
