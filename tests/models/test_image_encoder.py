@@ -1,11 +1,31 @@
 """EfficientNet against Keras's own, and its compound scaling."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
 
+from align_keras.layers import FusedBatchNormalization
 from align_keras.models import ImageEncoder, sizes
 from align_keras.models.efficientnet import VARIANTS, round_filters, scaled_stages
+
+SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32}
+
+
+def pictures(height=32, width=32, count=4):
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (count, height, width, 3)).astype("float32")
+
+
+def fit_a_step(encoder, images):
+    """Returns the paths of all variables that a step of `fit` changes."""
+    # Adam: an untrained tower's gradients are too small for SGD to show.
+    encoder.compile(keras.optimizers.Adam(0.01), loss="mse", jit_compile=False)
+    before = {variable.path: variable.numpy() for variable in encoder.variables}
+    targets = np.random.default_rng(1).normal(size=(len(images), 8))
+    encoder.fit(images, targets, verbose=0)
+    return {v.path for v in encoder.variables if (before[v.path] != v.numpy()).any()}
 
 
 def copy_keras_weights(reference, encoder):
@@ -65,3 +85,78 @@ def test_paper_grid_is_complete():
     )
     for name in names:
         assert sizes.preset_config(name)["projection_dim"] > 0
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_frozen_statistics_stay_while_the_rest_learns(freeze):
+    encoder = ImageEncoder(**SMALL, projection_dim=8, freeze_batch_statistics=freeze)
+    norms = [
+        layer
+        for layer in encoder._flatten_layers()
+        if isinstance(layer, FusedBatchNormalization)
+    ]
+    changed = fit_a_step(encoder, pictures(64, 64))
+    statistics = {v.path for norm in norms for v in norm.non_trainable_variables}
+    learned = {v.path for norm in norms for v in norm.trainable_variables}
+    assert statistics.isdisjoint(changed) if freeze else statistics <= changed
+    assert learned <= changed
+    if freeze:
+        # What it learns from is what it will predict with.
+        images = pictures(64, 64)
+        encoder = ImageEncoder(
+            **SMALL, freeze_batch_statistics=True, drop_connect_rate=0.0
+        )
+        np.testing.assert_array_equal(
+            encoder(images, training=True), encoder(images, training=False)
+        )
+
+
+def test_locked_tower_stays_bit_by_bit():
+    # Without the lock, drop-connect and batch statistics would change features.
+    encoder = ImageEncoder(
+        **SMALL, projection_dim=8, locked=True, drop_connect_rate=0.5
+    )
+    features = keras.Model(encoder.input, encoder.get_layer("pooling").output)
+    images = pictures()
+    before = features(images, training=False).numpy()
+    np.testing.assert_array_equal(features(images, training=True), before)
+    changed = fit_a_step(encoder, images)
+    name = encoder.name
+    assert changed == {f"{name}/projection/kernel", f"{name}/projection/bias"}
+    for training in (True, False):
+        np.testing.assert_array_equal(features(images, training=training), before)
+
+
+def test_locked_without_a_projection_learns_nothing():
+    encoder = ImageEncoder(**SMALL, locked=True)
+    assert not any(variable.trainable for variable in encoder.variables)
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_lite_has_as_many_parameters_as_its_pytorch_tower(number):
+    reference = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
+    reference = reference.from_name(f"efficientnet-lite{number}")
+    head = ("_conv_head.", "_bn1.", "_fc.")
+    expected = sum(
+        parameter.numel()
+        for name, parameter in reference.named_parameters()
+        if not name.startswith(head)
+    )
+    arguments = sizes.image_encoder_arguments(f"efficientnet_lite{number}", None)
+    encoder = ImageEncoder(**arguments, image_size=32)
+    assert sum(math.prod(w.shape) for w in encoder.trainable_weights) == expected
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["b", "lite"])
+def small_encoder(request):
+    return ImageEncoder(**SMALL, lite=request.param)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(32, 32), (33, 47), (64, 35), (129, 32), (101, 99)]
+)
+def test_any_size_from_32_runs(small_encoder, height, width):
+    embedding = small_encoder(pictures(height, width, 2))
+    assert embedding.shape == (2, *small_encoder.output_shape[1:])
+    # A side that had vanished in the strides would average to NaN.
+    assert np.isfinite(embedding).all()
