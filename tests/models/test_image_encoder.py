@@ -20,8 +20,9 @@ def pictures(height=32, width=32, count=4):
 
 def fit_a_step(encoder, images):
     """Returns the paths of all variables that a step of `fit` changes."""
-    # Adam: an untrained tower's gradients are too small for SGD to show.
-    encoder.compile(keras.optimizers.Adam(0.01), loss="mse", jit_compile=False)
+    # An untrained tower's gradients are tiny; without such a rate, gamma, which is
+    # 1, would change by less than float32 can show.
+    encoder.compile(keras.optimizers.SGD(1e6), loss="mse", jit_compile=False)
     before = {variable.path: variable.numpy() for variable in encoder.variables}
     targets = np.random.default_rng(1).normal(size=(len(images), 8))
     encoder.fit(images, targets, verbose=0)
