@@ -20,7 +20,7 @@ from align_keras.models.sizes import (
     preset_config,
     text_encoder_arguments,
 )
-from align_keras.models.warm_start import text_vocabulary
+from align_keras.models.warm_start import project_class_names, text_vocabulary
 from align_keras.optimizers import AdamW, Lamb, LinearWarmup
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.training import TrainingSchedule
@@ -105,6 +105,8 @@ def build_model(model_config, vocabulary=None):
         load_image_weights(image_encoder, model_config.image_encoder.weights)
     if model_config.text_encoder.weights is not None:
         load_text_weights(text_encoder, model_config.text_encoder.weights)
+    if model_config.project_class_names:
+        project_class_names(model)
     return model
 
 
@@ -138,6 +140,7 @@ def build_image_encoder(model_config):
             model_config.projection_dim,
             image.width_coefficient,
             image.depth_coefficient,
+            image.num_classes,
         ),
         image_size=image.image_size,
         drop_connect_rate=image.drop_connect_rate,

@@ -42,6 +42,8 @@ class ImageEncoderConfig:
         width_coefficient: float > 0, or None for the variant's.
         depth_coefficient: float > 0, or None for the variant's.
         image_size: int >= 32, side of the input in pixels.
+        num_classes: int >= 2 to keep the classifier of the weights, whose class
+            probabilities stand beside the features; None for the paper's tower.
         drop_connect_rate: float in [0, 1), of the last block.
         batch_norm_momentum: float in [0, 1).
         batch_norm_epsilon: float > 0.
@@ -60,6 +62,7 @@ class ImageEncoderConfig:
     width_coefficient: float | None = number(None, above=0)
     depth_coefficient: float | None = number(None, above=0)
     image_size: int = count(289, at_least=32)
+    num_classes: int | None = count(None, at_least=2)
     drop_connect_rate: float = fraction(0.2)
     batch_norm_momentum: float = fraction(0.99)
     batch_norm_epsilon: float = number(1e-3, above=0)
@@ -125,6 +128,10 @@ class ModelConfig:
         image_encoder: `ImageEncoderConfig`.
         text_encoder: `TextEncoderConfig`.
         projection_dim: int >= 1, width of both embeddings.
+        project_class_names: bool, start the image projection where the text
+            tower puts the names of ImageNet's 1,000 classes; needs
+            `image_encoder.num_classes` of 1000, weights of both towers, and a text
+            tower without projection.
         initial_temperature: float > 0.
         learn_temperature: bool.
 
@@ -137,6 +144,7 @@ class ModelConfig:
     image_encoder: ImageEncoderConfig = ImageEncoderConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     projection_dim: int = count(640)
+    project_class_names: bool = False
     initial_temperature: float = number(1.0, above=0)
     learn_temperature: bool = True
 

@@ -41,6 +41,7 @@ def validate(config, places=None):
         _check_learning_rate,
         _check_patterns,
         _check_text_encoder,
+        _check_class_names,
         _check_data,
         _check_ks,
         _check_replicas,
@@ -168,6 +169,22 @@ def _check_text_encoder(config, report):
             encoder.max_sequence_length,
             "change one of them",
             "task.model.text_encoder.sequence_length",
+        )
+
+
+def _check_class_names(config, report):
+    model = config.task.model
+    image, text = model.image_encoder, model.text_encoder
+    fits = image.num_classes == 1000 and image.weights is not None
+    if model.project_class_names and not (
+        fits and text.weights is not None and not text.projection
+    ):
+        report.refuse(
+            "task.model.project_class_names",
+            "false without image_encoder.num_classes=1000, the weights of both towers "
+            "and text_encoder.projection=false",
+            True,
+            "set these, or leave it out",
         )
 
 

@@ -4,15 +4,16 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+_KERNEL_DTYPES = ("float32", "bfloat16")
+
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of NHWC pictures, by the fused kernel.
 
-    Keras 3 computes the statistics with separate operations; the fused kernel
-    gives the same numbers and the same variables in a fraction of the time.
-    With `synchronized=True`, outside training and in float16 it is Keras's own
-    layer.
+    Keras 3 normalises with separate operations; the fused kernel gives the same
+    numbers with the same variables in a fraction of the time. Synchronised
+    training and other dtypes than float32 and bfloat16 are Keras's own layer.
 
     Args:
         freeze_statistics: bool, normalise by the moving statistics in training
@@ -39,33 +40,32 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self.freeze_statistics = freeze_statistics
 
     def call(self, inputs, training=None, mask=None):
-        if self.freeze_statistics:
-            training = False
-        fused = (
-            training
-            and self.trainable
-            and not self.synchronized
-            and mask is None
-            and len(inputs.shape) == 4
-        )
-        if not fused:
+        training = training and self.trainable and not self.freeze_statistics
+        whole = mask is None and len(inputs.shape) == 4
+        kernel_has = keras.backend.standardize_dtype(inputs.dtype) in _KERNEL_DTYPES
+        if not (whole and kernel_has) or (training and self.synchronized):
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.cast(self.gamma, "float32"),
             offset=tf.cast(self.beta, "float32"),
-            mean=tf.zeros((0,)),
-            variance=tf.zeros((0,)),
+            mean=tf.zeros((0,)) if training else self._statistic(self.moving_mean),
+            variance=(
+                tf.zeros((0,)) if training else self._statistic(self.moving_variance)
+            ),
             epsilon=self.epsilon,
             exponential_avg_factor=1.0,
-            is_training=True,
+            is_training=bool(training),
         )
-        # The kernel reports the unbiased variance; Keras averages the biased.
-        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), "float32")
-        variance = variance * (count - 1.0) / count
-        self._update(self.moving_mean, mean)
-        self._update(self.moving_variance, variance)
+        if training:
+            # The kernel reports the unbiased variance; Keras averages the biased.
+            count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), "float32")
+            self._update(self.moving_mean, mean)
+            self._update(self.moving_variance, variance * (count - 1.0) / count)
         return outputs
+
+    def _statistic(self, moving):
+        return tf.cast(moving, "float32")
 
     def _update(self, moving, value):
         value = ops.cast(ops.stop_gradient(value), moving.dtype)

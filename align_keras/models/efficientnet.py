@@ -27,6 +27,7 @@ B0_STAGES = (
     Stage(3, 1, 6, 320, 1),
 )
 STEM_FILTERS = 32
+HEAD_FILTERS = 1280
 
 
 class Variant(NamedTuple):
@@ -86,6 +87,11 @@ def round_filters(filters, width_coefficient, divisor=8):
 def stem_filters(width_coefficient, lite=False):
     """Returns the stem's number of channels; Lite doesn't scale it."""
     return STEM_FILTERS if lite else round_filters(STEM_FILTERS, width_coefficient)
+
+
+def head_filters(width_coefficient, lite=False):
+    """Returns the 1×1 head's number of channels; Lite doesn't scale it."""
+    return HEAD_FILTERS if lite else round_filters(HEAD_FILTERS, width_coefficient)
 
 
 def scaled_stages(width_coefficient, depth_coefficient, lite=False):

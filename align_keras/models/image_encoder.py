@@ -1,11 +1,15 @@
-"""The image encoder: an EfficientNet without its 1×1 head."""
+"""The image encoder: an EfficientNet, without its 1×1 head unless asked for."""
 
 import keras
 import numpy as np
 
 from align_keras.layers import FusedBatchNormalization, MBConvBlock
 from align_keras.layers.mbconv_block import CONV_INITIALIZER, strided_padding
-from align_keras.models.efficientnet import scaled_stages, stem_filters
+from align_keras.models.efficientnet import (
+    head_filters,
+    scaled_stages,
+    stem_filters,
+)
 from align_keras.models.encoder import Encoder
 from align_keras.utils.errors import InputError
 
@@ -25,6 +29,10 @@ class ImageEncoder(Encoder):
             and outer stages not scaled; for phones and integer arithmetic.
         projection_dim: int or None. None leaves the last block's width, as the
             paper does for B7 (640) and L2 (1376).
+        num_classes: int or None. None is the paper's tower, which ends at the
+            last block. With a number it ends as the classifier that it was
+            trained as: 1×1 head, pooling, and the class probabilities beside
+            the pooled features. For warm starts (Norouzi et al. 2014).
         drop_connect_rate: float in [0, 1), of the last block; it grows
             linearly from 0 with the block's number.
         batch_norm_momentum: float.
@@ -47,7 +55,7 @@ class ImageEncoder(Encoder):
             [0, 255]; their scaling is part of the model.
 
     Returns:
-        float tensor (n, projection_dim or the last block's width), not
+        float tensor (n, projection_dim or the tower's own width), not
         normalised.
 
     Raises:
@@ -56,7 +64,8 @@ class ImageEncoder(Encoder):
     References:
         Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the
         head) and section 6.1 (linear layer to 640 in the ablations). Zhai et al.
-        2022, "LiT", for locked towers.
+        2022, "LiT", for locked towers. Norouzi et al. 2014, "Zero-Shot Learning
+        by Convex Combination of Semantic Embeddings", for class probabilities.
 
     Example:
 
@@ -75,6 +84,7 @@ class ImageEncoder(Encoder):
         image_size=289,
         lite=False,
         projection_dim=None,
+        num_classes=None,
         drop_connect_rate=0.2,
         batch_norm_momentum=0.99,
         batch_norm_epsilon=1e-3,
@@ -117,11 +127,20 @@ class ImageEncoder(Encoder):
             # === Functional model ===
             inputs = keras.Input((None, None, 3), name="images")
             x = keras.layers.Rescaling(1.0, dtype=policy, name="rescaling")(inputs)
-            x = stem(x, blocks[0].filters_in, blocks[0].activation, norm)
+            pad = keras.layers.ZeroPadding2D(
+                strided_padding(3), dtype=policy, name="stem_pad"
+            )
+            stem = (blocks[0].filters_in, 3, blocks[0].activation, norm)
+            x = convolution(pad(x), "stem", *stem, strides=2)
             for block in blocks:
                 x = block(x)
             pooling = keras.layers.GlobalAveragePooling2D(dtype=policy, name="pooling")
-            outputs = pooling(x)
+            if num_classes is None:
+                outputs = pooling(x)
+            else:
+                filters = head_filters(width_coefficient, lite)
+                x = convolution(x, "head", filters, 1, blocks[0].activation, norm)
+                outputs = with_class_probabilities(pooling(x), num_classes, policy)
             projection = None
             if projection_dim is not None:
                 projection = keras.layers.Dense(
@@ -141,6 +160,7 @@ class ImageEncoder(Encoder):
         self.image_size = image_size
         self.lite = lite
         self.projection_dim = projection_dim
+        self.num_classes = num_classes
         self.drop_connect_rate = drop_connect_rate
         self.batch_norm_momentum = batch_norm_momentum
         self.batch_norm_epsilon = batch_norm_epsilon
@@ -177,6 +197,7 @@ class ImageEncoder(Encoder):
             "image_size": self.image_size,
             "lite": self.lite,
             "projection_dim": self.projection_dim,
+            "num_classes": self.num_classes,
             "drop_connect_rate": self.drop_connect_rate,
             "batch_norm_momentum": self.batch_norm_momentum,
             "batch_norm_epsilon": self.batch_norm_epsilon,
@@ -195,19 +216,17 @@ def lite_changes(lite):
     return {"activation": "relu6", "squeeze_ratio": 0.0} if lite else {}
 
 
-def stem(images, filters, activation, norm):
-    """Stride-2 convolution, batch normalisation and activation."""
+def convolution(x, name, filters, kernel_size, activation, norm, strides=1):
+    """Convolution without padding, batch normalisation and activation."""
     policy = norm["dtype"]
-    pad = keras.layers.ZeroPadding2D(strided_padding(3), dtype=policy, name="stem_pad")
-    x = pad(images)
     x = keras.layers.Conv2D(
         filters,
-        3,
-        strides=2,
+        kernel_size,
+        strides=strides,
         use_bias=False,
         kernel_initializer=CONV_INITIALIZER,
         dtype=policy,
-        name="stem",
+        name=name,
     )(x)
     x = FusedBatchNormalization(
         momentum=norm["batch_norm_momentum"],
@@ -215,10 +234,26 @@ def stem(images, filters, activation, norm):
         synchronized=norm["synchronized"],
         freeze_statistics=norm["freeze_batch_statistics"],
         dtype=policy,
-        name="stem_norm",
+        name=f"{name}_norm",
     )(x)
-    activate = keras.layers.Activation(activation, dtype=policy, name="stem_activation")
+    activate = keras.layers.Activation(
+        activation, dtype=policy, name=f"{name}_activation"
+    )
     return activate(x)
+
+
+def with_class_probabilities(features, num_classes, policy):
+    """Puts softened class probabilities beside the pooled features."""
+    logits = keras.layers.Dense(num_classes, dtype=policy, name="classifier")(features)
+    # Halved logits let a picture resemble several classes. Ten times the
+    # probabilities weigh as much as the features; 3 and 30 were no better.
+    soften = keras.layers.Rescaling(0.5, dtype="float32", name="soften")
+    probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
+        soften(logits)
+    )
+    weigh = keras.layers.Rescaling(10.0, dtype=policy, name="weigh")
+    join = keras.layers.Concatenate(dtype=policy, name="features_and_classes")
+    return join([features, weigh(probabilities)])
 
 
 def make_blocks(stages, filters_in, *, drop_connect_rate, **arguments):

@@ -79,21 +79,27 @@ def _sizes(image_encoder, text_encoder, image_size, sequence_length, projection_
 
 
 def image_encoder_arguments(
-    variant, projection_dim, width_coefficient=None, depth_coefficient=None
+    variant,
+    projection_dim,
+    width_coefficient=None,
+    depth_coefficient=None,
+    num_classes=None,
 ):
     """Returns `ImageEncoder`'s coefficients and its projection.
 
-    The projection is None where the last block is as wide as the embedding.
+    The projection is None where the last block is as wide as the embedding, and
+    no class probabilities stand beside it.
 
     Args:
         variant: str, a key of `efficientnet.VARIANTS`.
         projection_dim: int, width of the embedding.
         width_coefficient: float or None, instead of the variant's.
         depth_coefficient: float or None, instead of the variant's.
+        num_classes: int or None, see `ImageEncoder`.
 
     Returns:
         dict of `width_coefficient`, `depth_coefficient`, `lite`,
-        `projection_dim`.
+        `projection_dim`, `num_classes`.
 
     Raises:
         InputError: if the variant is unknown.
@@ -103,11 +109,13 @@ def image_encoder_arguments(
     width = width_coefficient or sizes.width_coefficient
     depth = depth_coefficient or sizes.depth_coefficient
     own_width = efficientnet.scaled_stages(width, depth, sizes.lite)[-1].filters
+    fits = own_width == projection_dim and num_classes is None
     return {
         "width_coefficient": width,
         "depth_coefficient": depth,
         "lite": sizes.lite,
-        "projection_dim": None if own_width == projection_dim else projection_dim,
+        "projection_dim": None if fits else projection_dim,
+        "num_classes": num_classes,
     }
 
 

@@ -116,7 +116,8 @@ class TextEncoder(Encoder):
             set_activation(backbone, activation)
             # BERT's pooler is for next-sentence prediction; nothing here reads it.
             backbone.get_layer("pooled_dense").trainable = False
-            backbone.trainable = not locked
+            if locked:  # Setting True would set the pooler learning again.
+                backbone.trainable = False
 
             # === Functional model ===
             token_ids = keras.Input((None,), dtype="int32", name="token_ids")

