@@ -39,6 +39,7 @@ def test_the_files_are_there():
     assert {
         "quickstart_icons",
         "quickstart_stamps",
+        "stamps_warm_start",
         "align_b3_mini_cc3m",
         "align_b7_base",
         "align_l2_large",

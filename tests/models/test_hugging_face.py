@@ -193,6 +193,14 @@ def small_encoders_of_hugging_face():
     return image_encoder, text_encoder
 
 
+def test_a_folder_in_half_precision(tmp_path):
+    reference = reference_align().to(torch.bfloat16)
+    model = ALIGN.from_preset(write_folder(reference, tmp_path))
+    expected = reference.text_projection.weight.detach().float().numpy().T
+    projection = model.text_encoder.get_layer("projection")
+    np.testing.assert_array_equal(projection.kernel, expected)
+
+
 def test_hub_names_are_opened_from_the_cache(folder, tmp_path, monkeypatch):
     revision = "0" * 40
     model_cache = tmp_path / "models--kakaobrain--align-base"

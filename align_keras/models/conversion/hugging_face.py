@@ -99,7 +99,7 @@ def from_hugging_face(cls, directory, load_weights=True):
         InputError: if a file is damaged or doesn't fit; nothing is half-loaded.
     """
     directory = pathlib.Path(directory)
-    image, text, arguments = read_sizes(
+    image, text = read_sizes(
         read_json(directory / CONFIG_FILE),
         read_json(directory / PREPROCESSOR_FILE),
         str(directory),
@@ -110,7 +110,6 @@ def from_hugging_face(cls, directory, load_weights=True):
         TextEncoder(**text),
         vocabulary=read_vocabulary(directory),
         normalization=read_normalization(directory),
-        **arguments,
     )
     if load_weights:
         ignored = [name for name in tensors if name.endswith(IGNORED)]

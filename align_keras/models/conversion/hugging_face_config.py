@@ -35,7 +35,7 @@ _ACTIVATIONS = {
 
 
 def read_sizes(config, preprocessor, source):
-    """Returns the arguments of both encoders and of `ALIGN`.
+    """Returns the arguments of both encoders.
 
     Args:
         config: dict, the content of config.json.
@@ -43,7 +43,7 @@ def read_sizes(config, preprocessor, source):
         source: str, for messages.
 
     Returns:
-        Tuple of dicts: arguments of `ImageEncoder`, `TextEncoder` and `ALIGN`.
+        Tuple of two dicts: arguments of `ImageEncoder` and of `TextEncoder`.
 
     Raises:
         InputError: if it is another model's, or has what ALIGN hasn't.
@@ -63,7 +63,7 @@ def read_sizes(config, preprocessor, source):
     text = read_bert_sizes(config.get("text_config") or {}, source)
     text["sequence_length"] = min(SEQUENCE_LENGTH, text["max_sequence_length"])
     text["projection_dim"] = projection_dim
-    return image, text, {}
+    return image, text
 
 
 def check_model_type(config, model_type, source):

@@ -4,6 +4,7 @@ import collections.abc
 import json
 import pathlib
 
+import ml_dtypes  # noqa: F401 (NumPy then knows bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
