@@ -42,15 +42,14 @@ def from_preset(cls, preset, load_weights=True, **kwargs):
             f"no preset and no folder of this name: {preset}; known presets are "
             f"{', '.join(preset_names())}."
         )
-    is_ours = "model_type" not in read_json(directory / CONFIG_FILE)
-    dtype = kwargs.pop("dtype", None) if is_ours else None
+    dtype = kwargs.pop("dtype", None)
     if kwargs:
         raise InputError(
             f"{', '.join(kwargs)} can only be given with a preset's name, received "
             f"the folder {preset}; its own config.json says what the model is."
         )
-    if not is_ours:
-        return from_hugging_face(cls, directory, load_weights)
+    if "model_type" in read_json(directory / CONFIG_FILE):
+        return from_hugging_face(cls, directory, load_weights, dtype)
     return from_folder(directory, load_weights, dtype)
 
 
@@ -111,6 +110,12 @@ def from_folder(directory, load_weights, dtype=None):
     config = read_json(config_file)
     if dtype is not None:
         replace_dtype(config["config"], dtype, directory)
+    if config.get("class_name") != "ALIGN":
+        raise InputError(
+            f"{config_file} must describe an ALIGN, received "
+            f"{config.get('class_name', 'no class_name')!r}; name the folder of a run, "
+            "or one of Hugging Face's ALIGN."
+        )
     model = keras.saving.deserialize_keras_object(config)
     if load_weights:
         if not weights_file.exists():
@@ -118,8 +123,20 @@ def from_folder(directory, load_weights, dtype=None):
                 f"{directory} holds no {WEIGHTS_FILE}; finish the run, or pass "
                 "load_weights=False."
             )
-        model.load_weights(weights_file)
+        read_weights(model, weights_file)
     return model
+
+
+def read_weights(model, path):
+    """Loads a weights file, or says in one line why it can't be."""
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:  # h5py's and Keras's.
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} is damaged or doesn't fit the {CONFIG_FILE} beside it "
+            f"({reason[:400]}); save the model again, or finish the run."
+        ) from None
 
 
 def replace_dtype(config, dtype, directory):

@@ -190,3 +190,20 @@ def test_raw_dataset_must_be_batched(model):
 def test_unfinished_run_folder(tmp_path):
     with pytest.raises(InputError, match="finish the run"):
         ALIGN.from_preset(tmp_path)
+
+
+def test_damaged_and_foreign_preset_folders(tmp_path):
+    small_align().save_to_preset(tmp_path)
+    weights, config = tmp_path / "model.weights.h5", tmp_path / "config.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="is damaged or doesn't fit"):
+        ALIGN.from_preset(tmp_path)
+    small_align(projection_dim=24).save_to_preset(tmp_path / "wider")
+    weights.write_bytes((tmp_path / "wider" / "model.weights.h5").read_bytes())
+    with pytest.raises(InputError, match="doesn't fit.*projection") as caught:
+        ALIGN.from_preset(tmp_path)
+    assert "\n" not in str(caught.value)
+    config.write_text('{"class_name": "Dense"}')
+    with pytest.raises(InputError, match="must describe an ALIGN, received 'Dense'"):
+        ALIGN.from_preset(tmp_path)

@@ -199,6 +199,9 @@ def test_a_folder_in_half_precision(tmp_path):
     expected = reference.text_projection.weight.detach().float().numpy().T
     projection = model.text_encoder.get_layer("projection")
     np.testing.assert_array_equal(projection.kernel, expected)
+    half = ALIGN.from_preset(tmp_path, dtype="mixed_bfloat16")
+    assert half.image_encoder.dtype_policy.name == "mixed_bfloat16"
+    assert half(random_pairs(64, 64))["image_embedding"].dtype == "float32"
 
 
 def test_hub_names_are_opened_from_the_cache(folder, tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def read_json(path):
     return content
 
 
-def from_hugging_face(cls, directory, load_weights=True):
+def from_hugging_face(cls, directory, load_weights=True, dtype=None):
     """Builds `ALIGN` from a folder as kakaobrain/align-base has it.
 
     Args:
@@ -91,6 +91,7 @@ def from_hugging_face(cls, directory, load_weights=True):
         directory: str or `pathlib.Path`: config.json, model.safetensors,
             vocab.txt, preprocessor_config.json.
         load_weights: bool, False for random weights.
+        dtype: str or `keras.DTypePolicy` of both encoders; None for Keras's own.
 
     Returns:
         `ALIGN`.
@@ -106,8 +107,8 @@ def from_hugging_face(cls, directory, load_weights=True):
     )
     tensors = SafetensorsFolder(directory) if load_weights else {}
     model = cls(
-        ImageEncoder(**image),
-        TextEncoder(**text),
+        ImageEncoder(**image, dtype=dtype),
+        TextEncoder(**text, dtype=dtype),
         vocabulary=read_vocabulary(directory),
         normalization=read_normalization(directory),
     )
