@@ -182,21 +182,25 @@ class ALIGN(ContrastiveModel):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
-        """Builds a model from a preset's name or from a run's folder.
+        """Builds a model from a preset's name, a folder or the Hugging Face hub.
 
         Args:
-            preset: str, a name of `align_keras.presets()`, or a folder that
-                `save_to_preset` or a training run wrote.
+            preset: str, a name of `align_keras.presets()`; a folder that
+                `save_to_preset` or a training run wrote, or one in the form of
+                kakaobrain/align-base (config.json, model.safetensors, vocab.txt,
+                preprocessor_config.json); or `"hf://kakaobrain/align-base"`,
+                which is fetched once and then taken from the cache.
             load_weights: bool, for folders; names have no weights.
-            **kwargs: for names: `vocabulary`, `vocabulary_size`, `image_size`,
-                `sequence_length`, `projection_dim` and the arguments of `ALIGN`;
-                for names and our folders: `dtype`, of both encoders.
+            **kwargs: `dtype`, of both encoders; and for names: `vocabulary`,
+                `vocabulary_size`, `image_size`, `sequence_length`,
+                `projection_dim` and the arguments of `ALIGN`.
 
         Returns:
             `ALIGN`.
 
         Raises:
-            InputError: if there is no such preset or folder.
+            InputError: if there is no such preset or folder, or its files are
+                damaged or don't fit; lists the tensors' names and shapes.
 
         Example:
 
