@@ -31,6 +31,12 @@ COSINE = 0.99999
 PREPROCESSOR = {
     "size": {"height": 346, "width": 346},
     "crop_size": {"height": 289, "width": 289},
+    "resample": 2,
+    "do_center_crop": True,
+    "rescale_factor": 1 / 127.5,
+    "rescale_offset": True,
+    "do_normalize": False,
+    "include_top": False,
 }
 
 
@@ -321,6 +327,17 @@ def test_configs_that_do_not_fit(folder, tmp_path, edit, words):
     with pytest.raises(InputError, match=words) as caught:
         ALIGN.from_preset(edited_config(folder, tmp_path / "edited", edit))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "edit", [{"resample": 3}, {"do_center_crop": False}, {"crop_size": 346}]
+)
+def test_other_preprocessing(folder, tmp_path, edit):
+    copy = edited_config(folder, tmp_path / "edited", lambda config: None)
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps({**PREPROCESSOR, **edit}))
+    with pytest.raises(InputError, match="must resize bilinearly"):
+        ALIGN.from_preset(copy)
 
 
 def test_truncated_file(folder, tmp_path):

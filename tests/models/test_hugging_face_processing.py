@@ -2,6 +2,7 @@
 
 import glob
 import io
+import json
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from align_keras.models.conversion.hugging_face import (
     from_hugging_face,
     to_hugging_face,
 )
+from align_keras.models.conversion.hugging_face_config import read_pixel_scaling
 from align_keras.models.warm_start import text_vocabulary
 from tests.small import VOCABULARY
 
@@ -79,6 +81,30 @@ def test_other_pixel_scalings_reach_the_processor(tmp_path):
     expected = processor.image_processor(pixels, return_tensors="np")["pixel_values"]
     actual = (200 - np.array([123.675, 116.28, 103.53])) / 58.0
     np.testing.assert_allclose(expected[0, :, 5, 5], actual, atol=1e-5)
+    back = from_hugging_face(ALIGN, tmp_path / "align").image_encoder
+    np.testing.assert_allclose(back.pixel_mean, [123.675, 116.28, 103.53], atol=1e-4)
+    np.testing.assert_allclose(back.pixel_deviation, 58.0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rescale_offset": True, "rescale_factor": 1 / 127.5, "do_normalize": False},
+        {"include_top": False, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2] * 3},
+        {"do_rescale": False, "image_mean": [99.0] * 3, "image_std": [3.0, 4.0, 5.0]},
+    ],
+)
+def test_pixel_scaling_of_any_processor(options, tmp_path):
+    processor = transformers.EfficientNetImageProcessor(resample=2, **options)
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    pixels = np.full((64, 64, 3), 200, "uint8")
+    expected = processor(pixels, return_tensors="np")["pixel_values"][0, :, 5, 5]
+    for config in (saved, {"resample": 2, **options}):
+        mean, deviation = read_pixel_scaling(config)
+        actual = (200 - np.array(mean)) / np.array(deviation) * np.ones(3)
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
 
 
 def captions_in_many_languages():

@@ -60,6 +60,7 @@ def read_sizes(config, preprocessor, source):
             "no projection of the image."
         )
     image["image_size"] = read_image_size(preprocessor, source)
+    image["pixel_mean"], image["pixel_deviation"] = read_pixel_scaling(preprocessor)
     text = read_bert_sizes(config.get("text_config") or {}, source)
     text["sequence_length"] = min(SEQUENCE_LENGTH, text["max_sequence_length"])
     text["projection_dim"] = projection_dim
@@ -111,13 +112,58 @@ def read_image_size(preprocessor, source):
         return IMAGE_SIZE
     crop, size = preprocessor.get("crop_size"), preprocessor.get("size")
     crop, size = (_side(sides) for sides in (crop, size))
-    if not crop or size != crop_size_to_resize_size(crop):
+    bilinear = preprocessor.get("resample") == 2 and preprocessor.get("do_center_crop")
+    if not bilinear or not crop or size != crop_size_to_resize_size(crop):
         raise InputError(
-            f"{source}: preprocessor_config.json must crop 289/346 of the resized "
-            f"side, received size {size} and crop_size {crop}; ALIGN resizes to 346 "
-            "and crops 289."
+            f"{source}: preprocessor_config.json must resize bilinearly (resample 2) "
+            "and crop the middle 289/346 (do_center_crop), received size "
+            f"{size}, crop_size {crop}, resample {preprocessor.get('resample')}, "
+            f"do_center_crop {preprocessor.get('do_center_crop')}; correct the file."
         )
     return crop
+
+
+def read_pixel_scaling(preprocessor):
+    """Returns the mean and the deviation of pixels, in grey levels.
+
+    Args:
+        preprocessor: dict, the content of preprocessor_config.json, or empty.
+
+    Returns:
+        Two floats, or two lists of three.
+
+    Example:
+
+    >>> read_pixel_scaling({"rescale_factor": 1 / 127.5, "rescale_offset": True,
+    ...     "do_normalize": False, "include_top": False})
+    (127.5, 127.5)
+    """
+    if not preprocessor:
+        return 127.5, 127.5
+    # Left-out keys have the defaults of `transformers.EfficientNetImageProcessor`.
+    factor = preprocessor.get("rescale_factor", 1 / 255)
+    factor = factor if preprocessor.get("do_rescale", True) else 1.0
+    offset = -1.0 if preprocessor.get("rescale_offset", False) else 0.0
+    mean, deviation = [0.0], [1.0]
+    standard = preprocessor.get("image_std", [0.5] * 3)
+    if preprocessor.get("do_normalize", True):
+        mean, deviation = preprocessor.get("image_mean", [0.5] * 3), standard
+    if preprocessor.get("include_top", True):
+        deviation = [level * last for level, last in _pairs(deviation, standard)]
+    pairs = _pairs(mean, deviation)
+    # Rounded, since 1 / (1 / 127.5) isn't 127.5 to the last bit everywhere.
+    means = [round((level - offset) / factor, 6) for level, _ in pairs]
+    deviations = [round(level / factor, 6) for _, level in pairs]
+    if len(set(means)) == len(set(deviations)) == 1:
+        return means[0], deviations[0]
+    return means, deviations
+
+
+def _pairs(left, right):
+    """Pairs two lists of which one may have a single number for all channels."""
+    channels = max(len(left), len(right))
+    left, right = (list(v) * (channels // len(v)) for v in (left, right))
+    return list(zip(left, right, strict=True))
 
 
 def _side(sides):
