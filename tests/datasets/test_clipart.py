@@ -75,7 +75,7 @@ def test_a_small_collection(root, tmp_path):
     horse = examples["animals/cavallo_jane_doe_01"]
     assert horse["captions"].tolist() == [b"Cavallo", b"A horse."]
     assert horse["category"] == b"animals"
-    assert horse["image"].shape == (8, 8, 3)
+    assert horse["image"].shape == (10, 10, 3)  # With its margin.
     # A broken drawing keeps its picture under its file name.
     assert examples["unsorted/horse"]["captions"].tolist() == [b"horse"]
     assert examples["unsorted/horse"]["image_key"] == horse["image_key"]
