@@ -25,7 +25,7 @@ class Clipart(PairBuilder):
     """Drawings with noisy captions, for training.
 
     The data come from the Debian packages `openclipart-png` (the pictures, on
-    white, padded to a square, at most 256 pixels wide) and `openclipart-svg`
+    white, at most 256 pixels wide, in a square with a margin) and `openclipart-svg`
     (title, description, keywords and author in the SVG of the same name). See
     `align_keras.corpus.clipart_captions` for the cleaning. 5% of the pictures,
     chosen by their pixels, make the `test` split.

@@ -22,8 +22,8 @@ class Stamps(PairBuilder):
     """Pictures with captions in English, German, French or Czech, for tests.
 
     The data come from the Debian package `tuxpaint-stamps-default`: the
-    pictures outside `symbols/` that have a PNG, on white, padded to a square,
-    at most 256 pixels wide. There is only a `test` split. The configuration
+    pictures outside `symbols/` that have a PNG, on white, at most 256 pixels
+    wide, in a square with a margin. There is only a `test` split. The configuration
     names the language: `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`,
     `stamps/cs`; a picture without a caption in it is left out and counted.
 
