@@ -107,6 +107,8 @@ def test_the_real_collection(tmp_path, monkeypatch):
     assert set(metadata["dropped"]) == {
         "only captions that too many pictures share",
         "oversized",
+        "white on white",
     }
+    assert 100 < metadata["dropped"]["white on white"] < 150
     splits = builder.info.splits
     assert 0.03 < splits["test"].num_examples / metadata["kept"] < 0.07
