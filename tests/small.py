@@ -31,10 +31,10 @@ def small_encoders(image_size=32, projection_dim=16, **image_arguments):
     return image_encoder, text_encoder
 
 
-def small_align(projection_dim=16, **arguments):
+def small_align(projection_dim=16, synchronized=False, **arguments):
     from align_keras.models import ALIGN
 
-    encoders = small_encoders(projection_dim=projection_dim)
+    encoders = small_encoders(projection_dim=projection_dim, synchronized=synchronized)
     return ALIGN(*encoders, vocabulary=VOCABULARY, **arguments)
 
 

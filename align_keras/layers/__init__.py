@@ -1,5 +1,6 @@
 """Keras layers: MBConv block, batch normalisation, L2 normalisation, temperature."""
 
+from align_keras.layers.activation import Activation
 from align_keras.layers.batch_normalization import FusedBatchNormalization
 from align_keras.layers.l2_normalization import L2Normalization
 from align_keras.layers.mbconv_block import MBConvBlock

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from align_keras.layers.batch_normalization import FusedBatchNormalization
+from align_keras.layers.compiled_activations import activate
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
 
@@ -40,6 +41,7 @@ class MBConvBlock(keras.layers.Layer):
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
+        virtual_batch_size: int or None, as `FusedBatchNormalization`.
         freeze_batch_statistics: bool, normalise by the moving statistics in
             training too, and leave them as they are.
         activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
@@ -69,6 +71,7 @@ class MBConvBlock(keras.layers.Layer):
         batch_norm_momentum=0.99,
         batch_norm_epsilon=1e-3,
         synchronized=False,
+        virtual_batch_size=None,
         freeze_batch_statistics=False,
         activation="silu",
         rematerialize=False,
@@ -85,9 +88,9 @@ class MBConvBlock(keras.layers.Layer):
         self.batch_norm_momentum = batch_norm_momentum
         self.batch_norm_epsilon = batch_norm_epsilon
         self.synchronized = synchronized
+        self.virtual_batch_size = virtual_batch_size
         self.freeze_batch_statistics = freeze_batch_statistics
         self.activation = activation
-        self.activate = keras.activations.get(activation)
         self.rematerialize = rematerialize
         self.has_residual = strides == 1 and filters_in == filters_out
         self._make_layers(filters_in * expand_ratio)
@@ -152,6 +155,7 @@ class MBConvBlock(keras.layers.Layer):
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,
             synchronized=self.synchronized,
+            virtual_batch_size=self.virtual_batch_size,
             freeze_statistics=self.freeze_batch_statistics,
             dtype=self.dtype_policy,
             name=name,
@@ -188,10 +192,10 @@ class MBConvBlock(keras.layers.Layer):
     def _forward(self, inputs, training=True):
         x = inputs
         if self.expand is not None:
-            x = self.activate(self.expand_norm(self.expand(x), training=training))
-        if self.pad is not None:
-            x = self.pad(x)
-        x = self.activate(self.depthwise_norm(self.depthwise(x), training=training))
+            x = self.expand_norm(self.expand(x), training=training)
+            x = activate(self.activation, x, training)
+        x = self.depthwise_norm(self._depthwise(x), training=training)
+        x = activate(self.activation, x, training)
         if self.squeeze is not None:
             gate = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))
             x = x * gate[:, None, None, :]
@@ -199,6 +203,15 @@ class MBConvBlock(keras.layers.Layer):
         if self.drop_connect is not None:
             x = self.drop_connect(x, training=training)
         return x + inputs if self.has_residual else x
+
+    def _depthwise(self, x):
+        if self.pad is None:
+            return self.depthwise(x)
+        if None in x.shape[1:3] or x.shape[1] % 2 or x.shape[2] % 2:
+            return self.depthwise(self.pad(x))
+        # On even sizes the padding is TensorFlow's own, which copies nothing.
+        kernel = ops.cast(self.depthwise.kernel, x.dtype)
+        return ops.depthwise_conv(x, kernel, strides=self.strides, padding="same")
 
     def compute_output_shape(self, input_shape):
         shape = tuple(input_shape)
@@ -221,6 +234,7 @@ class MBConvBlock(keras.layers.Layer):
             "batch_norm_momentum": self.batch_norm_momentum,
             "batch_norm_epsilon": self.batch_norm_epsilon,
             "synchronized": self.synchronized,
+            "virtual_batch_size": self.virtual_batch_size,
             "freeze_batch_statistics": self.freeze_batch_statistics,
             "activation": self.activation,
             "rematerialize": self.rematerialize,

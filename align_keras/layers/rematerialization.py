@@ -48,6 +48,26 @@ def rematerialized_call(layer, call, inputs):
     return run(inputs)
 
 
+def rematerialize_in_training(layer):
+    """Makes a built-in layer of one tensor compute again in its backward pass.
+
+    Args:
+        layer: Keras layer whose `call` takes `inputs`, keyword arguments without
+            gradients, and `training`.
+    """
+    call = layer.call
+
+    def rematerialized(inputs, training=None, **arguments):
+        def forward(inputs):
+            return call(inputs, training=training, **arguments)
+
+        if training and layer.trainable:
+            return rematerialized_call(layer, forward, inputs)
+        return forward(inputs)
+
+    layer.call = rematerialized
+
+
 def _assign(variables, values):
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -24,6 +24,9 @@ def gather_replicas(tensor):
     if context is None or context.num_replicas_in_sync == 1:
         return tensor, tf.constant(0)
     gathered = context.all_gather(tensor, axis=0)
+    # The gather forgets the shape, which loops over tiles need.
+    rows = tensor.shape[0] and tensor.shape[0] * context.num_replicas_in_sync
+    gathered.set_shape([rows, *tensor.shape[1:]])
     offset = context.replica_id_in_sync_group * tf.shape(tensor)[0]
     return gathered, tf.cast(offset, tf.int32)
 
@@ -32,3 +35,31 @@ def replica_count():
     """Returns the number of replicas in sync, int; 1 outside a strategy."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
+
+
+def sum_over_replicas(tensors):
+    """Adds up each tensor over all replicas; on one replica returns them as is.
+
+    Args:
+        tensors: list of float tensors, of the same shapes on each replica.
+
+    Returns:
+        List of tensors, the same on each replica.
+
+    Example:
+
+    >>> [float(total) for total in sum_over_replicas([tf.constant(2.0)])]
+    [2.0]
+    """
+    if replica_count() == 1:
+        return tensors
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+def mean_over_replicas(tensors):
+    """As `sum_over_replicas`, the means."""
+    if replica_count() == 1:
+        return tensors
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)

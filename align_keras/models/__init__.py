@@ -1,8 +1,26 @@
-"""Image encoder, text encoder, ALIGN, presets."""
+"""Image encoder, text encoder, ALIGN, presets.
 
-from align_keras.models.align import ALIGN
-from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.preset_table import presets
-from align_keras.models.sizes import preset_names
-from align_keras.models.text_encoder import TextEncoder
-from align_keras.models.warm_start import load_image_weights, load_text_weights
+Names are imported when they are first used: the sizes and costs of models can be
+had without TensorFlow.
+"""
+
+import importlib
+
+_PUBLIC = {
+    "ALIGN": "align_keras.models.align",
+    "ImageClassifier": "align_keras.models.image_classifier",
+    "ImageEncoder": "align_keras.models.image_encoder",
+    "TextEncoder": "align_keras.models.text_encoder",
+    "image_embedder": "align_keras.models.image_engines",
+    "load_image_weights": "align_keras.models.warm_start",
+    "load_text_weights": "align_keras.models.warm_start",
+    "preset_names": "align_keras.models.sizes",
+    "presets": "align_keras.models.preset_table",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'align_keras.models' has no attribute {name!r}")

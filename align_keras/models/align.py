@@ -5,7 +5,8 @@ import keras
 from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
 from align_keras.models import embedding, preset_io
-from align_keras.models.contrastive_model import ContrastiveModel, make_loss_metrics
+from align_keras.models.contrastive_model import ContrastiveModel
+from align_keras.models.loss_metrics import LossMetrics
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
 
@@ -108,7 +109,7 @@ class ALIGN(ContrastiveModel):
         self.initial_temperature = initial_temperature
         self.learn_temperature = learn_temperature
         self._tokenizer = None
-        self.loss_metrics = make_loss_metrics()
+        self.loss_metrics = [LossMetrics()]
 
     @property
     def image_size(self):
@@ -147,21 +148,25 @@ class ALIGN(ContrastiveModel):
 
     # === Embedding ===
 
-    def encode_images(self, images, batch_size=64):
+    def encode_images(self, images, batch_size=64, engine=None):
         """Embeds pictures.
 
         Args:
             images: list of paths, of file bytes, or of uint8 arrays (height,
                 width, 3), of any size; or one uint8 array (n, height, width, 3).
             batch_size: int ≥ 1.
+            engine: what computes, as `align_keras.models.image_embedder`: None
+                for TensorFlow, `"openvino"` or `"openvino_bfloat16"` for many
+                pictures on a CPU (`pip install openvino`).
 
         Returns:
             float32 array (n, d), rows of unit length.
 
         Raises:
-            InputError: if a picture can't be read; names it.
+            InputError: if a picture can't be read (names it), or the engine
+                isn't installed or can't run the model.
         """
-        return embedding.encode_images(self, images, batch_size)
+        return embedding.encode_images(self, images, batch_size, engine)
 
     def encode_texts(self, texts, batch_size=256):
         """Embeds captions.
@@ -177,6 +182,21 @@ class ALIGN(ContrastiveModel):
             InputError: if the model has no vocabulary, or `texts` is one str.
         """
         return embedding.encode_texts(self, texts, batch_size)
+
+    def encode_words(self, words, batch_size=256):
+        """Embeds words by BERT's [CLS] vector, before the projection.
+
+        Args:
+            words: list of str.
+            batch_size: int ≥ 1.
+
+        Returns:
+            float32 array (n, `text_encoder.hidden_dim`), of any length.
+
+        References:
+            Jia et al. 2021, table 12 (SimLex-999).
+        """
+        return embedding.encode_words(self, words, batch_size)
 
     # === Saving ===
 
@@ -217,6 +237,21 @@ class ALIGN(ContrastiveModel):
             directory: str, a folder; created if need be.
         """
         preset_io.save_to_preset(self, directory)
+
+    def export_saved_model(self, directory, weights=None):
+        """Writes SavedModels for TensorFlow Serving: `image/1`, `text/1`, `align/1`.
+
+        Args:
+            directory: str, the folder of the three: new, empty, or an earlier
+                export, which is replaced.
+            weights: `"bfloat16"` or `"float16"` stores the weights in half the room.
+
+        Raises:
+            InputError: as `align_keras.export_saved_model`, which tells more.
+        """
+        from align_keras.export import export_saved_model
+
+        export_saved_model(self, directory, weights=weights)
 
     def get_config(self):
         return {

@@ -1,33 +1,42 @@
 """How a dual encoder is trained: loss, step, and Keras's fit on raw pairs."""
 
+import time
+
 import keras
 import tensorflow as tf
 
+from align_keras.losses.caption_groups import caption_groups
 from align_keras.losses.contrastive_loss import (
     check_loss_arguments,
     directional_losses,
     reduce_directions,
 )
-from align_keras.losses.cross_replica import replica_count
+from align_keras.losses.cross_replica import replica_count, sum_over_replicas
 from align_keras.models import embedding
-from align_keras.optimizers import Lamb, paper_schedule
+from align_keras.models.forward_state import ForwardState
+from align_keras.models.gradients import (
+    cached_loss_gradients,
+    check_micro_batches,
+    loss_gradients,
+)
+from align_keras.models.loss_metrics import LOSSES
+from align_keras.models.one_step import next_batch, one_step
+from align_keras.models.sound_steps import SoundSteps
+from align_keras.models.update_checks import gradient_norms, is_sound
+from align_keras.optimizers import Lamb, apply_if, paper_schedule
+from align_keras.optimizers.replica_gradients import (
+    check_clipping,
+    take_summed_gradients,
+)
 from align_keras.utils.errors import InputError
-
-
-def make_loss_metrics():
-    """Returns the running means that a `ContrastiveModel` reports."""
-    return [
-        keras.metrics.Mean(name=name)
-        for name in ("loss", "loss_i2t", "loss_t2i", "temperature")
-    ]
 
 
 class ContrastiveModel(keras.Model):
     """What `ALIGN` inherits: `compile`, `train_step`, `fit` and their kin.
 
     A subclass calls to outputs with `image_embedding` and `text_embedding`, and
-    has `temperature`, `loss_metrics` (of `make_loss_metrics`), `tokenizer` and
-    `image_size`.
+    has `image_encoder`, `text_encoder`, `temperature`, `loss_metrics` (a list of
+    one `LossMetrics`), `tokenizer` and `image_size`.
     """
 
     def compile(
@@ -37,6 +46,11 @@ class ContrastiveModel(keras.Model):
         label_smoothing=0.1,
         reduction="sum",
         share_equal_captions=False,
+        negatives_fraction=1.0,
+        tile_size=None,
+        matmul_dtype=None,
+        micro_batch_size=None,
+        loss_upper_bound=None,
         **kwargs,
     ):
         """Sets the optimizer and the loss; the defaults are the paper's.
@@ -49,6 +63,15 @@ class ContrastiveModel(keras.Model):
             reduction: `"sum"` or `"mean"` of both directions.
             share_equal_captions: bool; pairs of a batch whose captions are
                 equal are each other's positives.
+            negatives_fraction: float, as `contrastive_loss`.
+            tile_size: int, `"auto"` or None, as `contrastive_loss`.
+            matmul_dtype: None or `"bfloat16"`, as `contrastive_loss`.
+            micro_batch_size: int or None; pairs that a replica embeds at a time.
+                The loss is that of the whole batch, the memory that of a
+                micro-batch, the time about a third more.
+            loss_upper_bound: float or None; a loss above it stops `fit`, as a loss
+                or a gradient that isn't finite always does. The update that would
+                have followed isn't made.
             **kwargs: as `keras.Model.compile` (`jit_compile`,
                 `steps_per_execution` …); without `loss` and `metrics`, which
                 are built in.
@@ -59,7 +82,10 @@ class ContrastiveModel(keras.Model):
         References:
             Jia et al. 2021, section 5.1.
         """
-        check_loss_arguments(label_smoothing, reduction)
+        check_loss_arguments(
+            label_smoothing, reduction, tile_size, negatives_fraction, matmul_dtype
+        )
+        check_micro_batches(self, micro_batch_size)
         if kwargs.get("loss") is not None:
             raise InputError(
                 "loss can't be given, received "
@@ -70,9 +96,19 @@ class ContrastiveModel(keras.Model):
         super().compile(optimizer=optimizer or Lamb(paper_schedule()), **kwargs)
         # Variables made inside the first step would make it trace twice.
         self.optimizer.build(self.trainable_variables)
+        check_clipping(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
         self.share_equal_captions = share_equal_captions
+        self.negatives_fraction = negatives_fraction
+        self.tile_size = tile_size
+        self.matmul_dtype = matmul_dtype
+        self.micro_batch_size = micro_batch_size
+        self.loss_upper_bound = loss_upper_bound
+        self.forward_state = ForwardState(self)
+        self.seconds_waited = 0.0
+        # Steps of the next epoch of `fit` that were made before a restart.
+        self.steps_to_skip = 0
 
     def get_compile_config(self):
         if not self.compiled:
@@ -82,6 +118,11 @@ class ContrastiveModel(keras.Model):
             "label_smoothing": self.label_smoothing,
             "reduction": self.reduction,
             "share_equal_captions": self.share_equal_captions,
+            "negatives_fraction": self.negatives_fraction,
+            "tile_size": self.tile_size,
+            "matmul_dtype": self.matmul_dtype,
+            "micro_batch_size": self.micro_batch_size,
+            "loss_upper_bound": self.loss_upper_bound,
         }
 
     def compile_from_config(self, config):
@@ -92,47 +133,101 @@ class ContrastiveModel(keras.Model):
     def metrics(self):
         return self.loss_metrics
 
-    def compute_losses(self, inputs, training):
-        """Runs both towers once and returns `(loss_i2t, loss_t2i)`."""
-        outputs = self(inputs, training=training)
+    def embedding_losses(self, image_embedding, text_embedding, token_ids):
+        """Returns `(loss_i2t, loss_t2i)` of this replica's rows."""
         return directional_losses(
-            outputs["image_embedding"],
-            outputs["text_embedding"],
+            image_embedding,
+            text_embedding,
             self.temperature,
             label_smoothing=self.label_smoothing,
-            pair_groups=caption_groups(inputs["token_ids"])
+            pair_groups=caption_groups(token_ids)
             if self.share_equal_captions
             else None,
+            negatives_fraction=self.negatives_fraction,
+            tile_size=self.tile_size,
+            matmul_dtype=self.matmul_dtype,
         )
 
-    def update_loss_metrics(self, loss_i2t, loss_t2i):
-        """Feeds the running means; returns them by name."""
-        loss = reduce_directions(loss_i2t, loss_t2i, self.reduction)
-        values = (loss, loss_i2t, loss_t2i, self.temperature)
-        for metric, value in zip(self.loss_metrics, values, strict=True):
-            metric.update_state(value)
-        return {metric.name: metric.result() for metric in self.loss_metrics}
+    def total_loss(self, loss_i2t, loss_t2i):
+        """Returns the sum or the mean of both directions, by `reduction`."""
+        return reduce_directions(loss_i2t, loss_t2i, self.reduction)
 
     def train_step(self, data):
         """One update on a batch of `images`, `token_ids` and `padding_mask`."""
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        with tf.GradientTape() as tape:
-            losses = self.compute_losses(inputs, training=True)
-            # The optimizer sums gradients over replicas; each replica's loss
-            # is the mean of its own rows.
-            loss = reduce_directions(*losses, self.reduction) / replica_count()
-            scaled_loss = self.optimizer.scale_loss(loss)
+        before = self.forward_state.read()
+        self.forward_state.part_replicas()
+        if self.micro_batch_size is None:
+            losses, gradients = loss_gradients(self, inputs)
+        else:
+            losses, gradients = cached_loss_gradients(
+                self, inputs, self.micro_batch_size
+            )
+        *gradients, loss_i2t, loss_t2i = sum_over_replicas([*gradients, *losses])
+        losses = [loss / replica_count() for loss in (loss_i2t, loss_t2i)]
         variables = self.trainable_variables
-        gradients = tape.gradient(scaled_loss, [v.value for v in variables])
-        self.optimizer.apply(gradients, variables)
-        return self.update_loss_metrics(*losses)
+        norms = gradient_norms(self.optimizer, variables, gradients)
+        loss = self.total_loss(*losses)
+        sound = is_sound(self.optimizer, loss, norms[0], self.loss_upper_bound)
+        gradients = take_summed_gradients(self.optimizer, gradients, replica_count())
+        apply_if(sound, self.optimizer, gradients, variables)
+        self.forward_state.settle(before, sound)
+        return self.update_loss_metrics(*losses, norms, sound)
+
+    def update_loss_metrics(self, loss_i2t, loss_t2i, norms=(0, 0, 0), sound=True):
+        """Feeds the running means and returns them by name.
+
+        An unsound step isn't fed: its own values are returned, with `loss` NaN.
+        """
+        loss = self.total_loss(loss_i2t, loss_t2i)
+        values = [loss, loss_i2t, loss_t2i, self.temperature, *norms]
+        (metric,) = self.loss_metrics
+        metric.update_state(values, sound)
+        values[0] = float("nan")
+        return {
+            name: tf.where(sound, mean, value)
+            for (name, mean), value in zip(metric.result().items(), values, strict=True)
+        }
 
     def test_step(self, data):
         """The losses of a batch, without an update."""
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
-        return self.update_loss_metrics(*self.compute_losses(inputs, training=False))
+        outputs = self(inputs, training=False)
+        losses = self.embedding_losses(
+            outputs["image_embedding"], outputs["text_embedding"], inputs["token_ids"]
+        )
+        means = self.update_loss_metrics(*losses)
+        return {name: means[name] for name in LOSSES}
 
-    def _symbolic_build(self, *args, **kwargs):
+    def make_train_function(self, force=False):
+        """As Keras's; also adds up `seconds_waited`, how long steps lacked input."""
+        if self.steps_per_execution > 1 or self.run_eagerly:
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+            self.train_function = self._make_timed_function(self.train_step)
+
+    def make_test_function(self, force=False):
+        """As Keras's, which would average what all replicas have in common."""
+        if self.steps_per_execution > 1 or self.run_eagerly:
+            super().make_test_function(force)
+        elif self.test_function is None or force:
+            self.test_function = self._make_timed_function(self.test_step)
+
+    def _make_timed_function(self, step_function):
+        step = one_step(self.distribute_strategy, step_function, self.jit_compile)
+
+        def function(iterator):
+            if self.steps_to_skip:
+                self.steps_to_skip -= 1
+                return self.get_metrics_result()
+            start = time.perf_counter()
+            data = next_batch(iterator)
+            self.seconds_waited += time.perf_counter() - start
+            return step(data)
+
+        return function
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
         """Does nothing: the functional model and its metrics are built.
 
         Keras would run a first batch through the train step, which costs a
@@ -148,9 +243,15 @@ class ContrastiveModel(keras.Model):
                 and `caption` (strings).
             *args: as `keras.Model.fit`.
             **kwargs: as `keras.Model.fit`.
+
+        Raises:
+            UnsoundStepError: at the first loss or gradient that isn't finite, and
+                at a loss above `loss_upper_bound`. The model is then as it was
+                before that step.
         """
         if isinstance(x, tf.data.Dataset):
             kwargs.setdefault("shuffle", False)  # else Keras warns at each call
+        kwargs["callbacks"] = [SoundSteps(), *(kwargs.get("callbacks") or ())]
         return super().fit(embedding.prepare(self, x), *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
@@ -160,12 +261,3 @@ class ContrastiveModel(keras.Model):
     def predict(self, x=None, *args, **kwargs):
         """As `keras.Model.predict`; takes raw datasets too (see `fit`)."""
         return super().predict(embedding.prepare(self, x), *args, **kwargs)
-
-
-def caption_groups(token_ids):
-    """Returns int64 (n,): equal for equal rows, by a hash of the token ids."""
-    length = token_ids.shape[1]
-    multipliers = tf.random.stateless_uniform(
-        (length,), (length, 64), None, None, tf.int64
-    )
-    return tf.reduce_sum(tf.cast(token_ids, tf.int64) * multipliers, axis=1)

@@ -1,11 +1,14 @@
 """From pictures and captions as a user has them to embeddings."""
 
+import concurrent.futures
 import os
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from align_keras.images import preprocess_image, preprocess_image_bytes
+from align_keras.models.image_engines import image_embedder
 from align_keras.utils.errors import InputError
 
 
@@ -54,22 +57,35 @@ def _pixels(images, image_size):
     )
 
 
-def encode_images(model, images, batch_size):
+def encode_images(model, images, batch_size, engine=None):
     """As `ALIGN.encode_images`."""
     if isinstance(images, str | bytes | os.PathLike):
         raise InputError(
             "images must be a list of paths, bytes or arrays, received one "
             f"{type(images).__name__}; write [image]."
         )
-    batches = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        pixels = [
-            _read(image, start + row, model.image_size)
-            for row, image in enumerate(batch)
-        ]
-        batches.append(np.asarray(_embed_pixels(model, tf.stack(pixels))))
+    embed = image_embedder(model, engine)
+    batches = [embed(pixels) for pixels in _read_ahead(model, images, batch_size)]
     return _concatenate(batches, model.image_encoder.output_shape[-1])
+
+
+def _read_ahead(model, images, batch_size):
+    """Yields float32 (≤ batch_size, S, S, 3), while threads read the next batch."""
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+    def submit(start):
+        return [
+            pool.submit(_read, images[row], row, model.image_size)
+            for row in range(start, min(start + batch_size, len(images)))
+        ]
+
+    try:
+        waiting = submit(0)
+        for start in range(0, len(images), batch_size):
+            current, waiting = waiting, submit(start + batch_size)
+            yield np.stack([picture.result() for picture in current])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _read(image, row, image_size):
@@ -104,22 +120,36 @@ def encode_texts(model, texts, batch_size):
             f"texts must be a list of str, received one str {texts[:40]!r}; "
             "write [text]."
         )
+    return _embed_texts(
+        model,
+        texts,
+        batch_size,
+        lambda tokens: model.normalise_text(model.text_encoder(tokens, training=False)),
+        model.text_encoder.output_shape[-1],
+    )
+
+
+def encode_words(model, words, batch_size):
+    """As `ALIGN.encode_words`."""
+    encoder = model.text_encoder
+    if encoder.projection_dim is not None:
+        encoder = keras.Model(encoder.inputs, encoder.get_layer("projection").input)
+    return _embed_texts(
+        model,
+        words,
+        batch_size,
+        lambda tokens: encoder(tokens, training=False),
+        model.text_encoder.hidden_dim,
+    )
+
+
+def _embed_texts(model, texts, batch_size, embed, width):
     tokenizer = model.tokenizer
     batches = [
-        np.asarray(
-            _embed_tokens(model, tokenizer(list(texts[start : start + batch_size])))
-        )
+        np.asarray(embed(tokenizer(list(texts[start : start + batch_size]))))
         for start in range(0, len(texts), batch_size)
     ]
-    return _concatenate(batches, model.text_encoder.output_shape[-1])
-
-
-def _embed_pixels(model, pixels):
-    return model.normalise_image(model.image_encoder(pixels, training=False))
-
-
-def _embed_tokens(model, tokens):
-    return model.normalise_text(model.text_encoder(tokens, training=False))
+    return _concatenate(batches, width)
 
 
 def _concatenate(batches, width):

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from align_keras.layers import FusedBatchNormalization, MBConvBlock
+from align_keras.layers import Activation, FusedBatchNormalization, MBConvBlock
 from align_keras.layers.mbconv_block import CONV_INITIALIZER, strided_padding
 from align_keras.models.efficientnet import (
     head_filters,
@@ -38,6 +38,8 @@ class ImageEncoder(Encoder):
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
+        virtual_batch_size: int or None, rows that are normalised together in
+            training ("ghost batches"); None for all of the replica's.
         freeze_batch_statistics: bool, normalise by the moving statistics in
             training too, and leave them as they are; for fine-tuning.
         rematerialize: bool, keep only the blocks' inputs for the backward pass
@@ -89,6 +91,7 @@ class ImageEncoder(Encoder):
         batch_norm_momentum=0.99,
         batch_norm_epsilon=1e-3,
         synchronized=False,
+        virtual_batch_size=None,
         freeze_batch_statistics=False,
         rematerialize=False,
         locked=False,
@@ -113,6 +116,7 @@ class ImageEncoder(Encoder):
                 "batch_norm_momentum": batch_norm_momentum,
                 "batch_norm_epsilon": batch_norm_epsilon,
                 "synchronized": synchronized,
+                "virtual_batch_size": virtual_batch_size,
                 "freeze_batch_statistics": freeze_batch_statistics,
             }
             blocks = make_blocks(
@@ -165,6 +169,7 @@ class ImageEncoder(Encoder):
         self.batch_norm_momentum = batch_norm_momentum
         self.batch_norm_epsilon = batch_norm_epsilon
         self.synchronized = synchronized
+        self.virtual_batch_size = virtual_batch_size
         self.freeze_batch_statistics = freeze_batch_statistics
         self.rematerialize = rematerialize
         self.locked = locked
@@ -202,6 +207,7 @@ class ImageEncoder(Encoder):
             "batch_norm_momentum": self.batch_norm_momentum,
             "batch_norm_epsilon": self.batch_norm_epsilon,
             "synchronized": self.synchronized,
+            "virtual_batch_size": self.virtual_batch_size,
             "freeze_batch_statistics": self.freeze_batch_statistics,
             "rematerialize": self.rematerialize,
             "locked": self.locked,
@@ -232,14 +238,12 @@ def convolution(x, name, filters, kernel_size, activation, norm, strides=1):
         momentum=norm["batch_norm_momentum"],
         epsilon=norm["batch_norm_epsilon"],
         synchronized=norm["synchronized"],
+        virtual_batch_size=norm["virtual_batch_size"],
         freeze_statistics=norm["freeze_batch_statistics"],
         dtype=policy,
         name=f"{name}_norm",
     )(x)
-    activate = keras.layers.Activation(
-        activation, dtype=policy, name=f"{name}_activation"
-    )
-    return activate(x)
+    return Activation(activation, dtype=policy, name=f"{name}_activation")(x)
 
 
 def with_class_probabilities(features, num_classes, policy):

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from align_keras.models.efficientnet import VARIANTS, scaled_stages, stem_filters
 from align_keras.models.sizes import (
     PAPER_VOCABULARY_SIZE,
     image_encoder_arguments,
@@ -10,10 +9,7 @@ from align_keras.models.sizes import (
     preset_names,
     text_encoder_arguments,
 )
-
-_SQUEEZE_RATIO = 0.25
-_NORM_WEIGHTS = 4  # Gamma, beta, moving mean, moving variance.
-_SEGMENTS = 2
+from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,70 +92,22 @@ def presets():
 
 def _preset(name):
     sizes = preset_config(name)
-    dim, length = sizes["projection_dim"], sizes["sequence_length"]
-    image_parameters, image_flops = image_encoder_cost(
-        sizes["image_encoder"], sizes["image_size"], dim
+    dim = sizes["projection_dim"]
+    image = image_tower_cost(
+        **image_encoder_arguments(sizes["image_encoder"], dim),
+        image_size=sizes["image_size"],
     )
-    text_parameters, text_flops = text_encoder_cost(sizes["text_encoder"], length, dim)
+    text = text_tower_cost(
+        **text_encoder_arguments(sizes["text_encoder"]),
+        vocabulary_size=PAPER_VOCABULARY_SIZE,
+        sequence_length=sizes["sequence_length"],
+        projection_dim=dim,
+    )
     return Preset(
         name=name,
         **sizes,
-        image_parameters=image_parameters,
-        text_parameters=text_parameters,
-        image_flops=image_flops,
-        text_flops=text_flops,
-    )
-
-
-def image_encoder_cost(variant, image_size, projection_dim):
-    """Returns the weights of an image encoder and the operations for a picture."""
-    width, depth, _, lite = VARIANTS[variant]
-    side, channels = image_size // 2, stem_filters(width, lite)
-    parameters, flops = _conv(3, 3, channels, side)
-    for stage in scaled_stages(width, depth, lite):
-        for repeat in range(stage.repeats):
-            strides = stage.strides if repeat == 0 else 1
-            block = _block(stage, channels, strides, side, lite)
-            parameters, flops = parameters + block[0], flops + block[1]
-            side, channels = side // strides, stage.filters
-    if image_encoder_arguments(variant, projection_dim)["projection_dim"] is not None:
-        parameters += (channels + 1) * projection_dim
-        flops += 2 * channels * projection_dim
-    return parameters, flops
-
-
-def _block(stage, channels, strides, side, lite):
-    inner, kernel = channels * stage.expand_ratio, stage.kernel_size
-    parts = [_conv(1, channels, inner, side)] if stage.expand_ratio != 1 else []
-    side = side // strides
-    parts.append(_conv(kernel, 1, inner, side))
-    parts.append(_conv(1, inner, stage.filters, side))
-    if not lite:
-        squeezed = max(1, int(channels * _SQUEEZE_RATIO))
-        weights = 2 * inner * squeezed
-        parts.append((weights + inner + squeezed, 2 * weights))
-    return tuple(sum(column) for column in zip(*parts, strict=True))
-
-
-def _conv(kernel, channels_in, channels_out, side):
-    """A convolution with its normalisation; the latter's operations don't count."""
-    weights = kernel * kernel * channels_in * channels_out
-    return weights + _NORM_WEIGHTS * channels_out, 2 * weights * side * side
-
-
-def text_encoder_cost(variant, sequence_length, projection_dim):
-    """Returns the weights of a text encoder and the operations for a caption."""
-    sizes = text_encoder_arguments(variant)
-    layers, width = sizes["num_layers"], sizes["hidden_dim"]
-    inner, length = sizes["intermediate_dim"], sequence_length
-    norm = 2 * width
-    attention = 4 * (width + 1) * width + norm
-    feed_forward = (width + 1) * inner + (inner + 1) * width + norm
-    embeddings = (PAPER_VOCABULARY_SIZE + length + _SEGMENTS) * width + norm
-    pooler = (width + 1) * width
-    projection = (width + 1) * projection_dim
-    products = length * (4 * width * width + 2 * length * width + 2 * width * inner)
-    return (
-        embeddings + layers * (attention + feed_forward) + pooler + projection,
-        2 * (layers * products + width * projection_dim),
+        image_parameters=image.parameters,
+        text_parameters=text.parameters,
+        image_flops=image.flops,
+        text_flops=text.flops,
     )

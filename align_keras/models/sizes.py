@@ -1,6 +1,6 @@
 """Named sizes of ALIGN: the paper's grid and small ones."""
 
-from align_keras.models import efficientnet, text_encoder
+from align_keras.models import bert, efficientnet
 from align_keras.utils.errors import InputError
 
 PAPER_PROJECTION_DIM = 640
@@ -123,7 +123,7 @@ def text_encoder_arguments(variant):
     """Returns `TextEncoder`'s sizes: layers, widths and heads.
 
     Args:
-        variant: str, a key of `text_encoder.VARIANTS`.
+        variant: str, a key of `bert.VARIANTS`.
 
     Returns:
         dict of `num_layers`, `hidden_dim`, `num_heads`, `intermediate_dim`.
@@ -131,8 +131,8 @@ def text_encoder_arguments(variant):
     Raises:
         InputError: if the variant is unknown.
     """
-    _check_variant("text_encoder", variant, text_encoder.VARIANTS)
-    layers, width, heads, intermediate = text_encoder.VARIANTS[variant]
+    _check_variant("text_encoder", variant, bert.VARIANTS)
+    layers, width, heads, intermediate = bert.VARIANTS[variant]
     return {
         "num_layers": layers,
         "hidden_dim": width,

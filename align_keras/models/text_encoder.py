@@ -2,20 +2,11 @@
 
 import keras
 
+from align_keras.layers.rematerialization import rematerialize_in_training
+from align_keras.models.bert_products import set_bert_computation
 from align_keras.models.encoder import Encoder
 from align_keras.utils.errors import InputError
 
-# Layers, width, heads, feed-forward width: Turc et al. 2019 and, base and large,
-# Devlin et al. 2019.
-VARIANTS = {
-    "bert_tiny": (2, 128, 2, 512),
-    "bert_mini": (4, 256, 4, 1024),
-    "bert_medium": (8, 512, 8, 2048),
-    "bert_base": (12, 768, 12, 3072),
-    "bert_large": (24, 1024, 16, 4096),
-    # Wang et al. 2020, "MiniLM".
-    "minilm_l6": (6, 384, 12, 1536),
-}
 ACTIVATIONS = ("gelu_approximate", "gelu")
 POOLINGS = ("cls", "mean")
 
@@ -41,6 +32,8 @@ class TextEncoder(Encoder):
             `"gelu"` (exact, as Hugging Face's).
         pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
             sentence encoders such as MiniLM were trained with.
+        rematerialize: bool, keep only the layers' inputs for the backward pass and
+            compute the rest again: less memory, more time, same numbers.
         locked: bool, nothing but the projection learns, without dropout.
         dtype: str or `keras.DTypePolicy` of all layers; None for Keras's own.
         trainable: bool; False freezes all of it, the projection included.
@@ -85,6 +78,7 @@ class TextEncoder(Encoder):
         max_sequence_length=None,
         activation="gelu_approximate",
         pooling="cls",
+        rematerialize=False,
         locked=False,
         dtype=None,
         trainable=True,
@@ -113,7 +107,10 @@ class TextEncoder(Encoder):
                 dtype=policy,
                 name="bert",
             )
-            set_activation(backbone, activation)
+            set_bert_computation(backbone, activation, pooling == "cls")
+            if rematerialize:
+                for layer in backbone.transformer_layers:
+                    rematerialize_in_training(layer)
             # BERT's pooler is for next-sentence prediction; nothing here reads it.
             backbone.get_layer("pooled_dense").trainable = False
             if locked:  # Setting True would set the pooler learning again.
@@ -160,6 +157,7 @@ class TextEncoder(Encoder):
         self.max_sequence_length = max_sequence_length
         self.activation = activation
         self.pooling = pooling
+        self.rematerialize = rematerialize
         self.locked = locked
 
     @property
@@ -185,20 +183,10 @@ class TextEncoder(Encoder):
             "max_sequence_length": self.max_sequence_length,
             "activation": self.activation,
             "pooling": self.pooling,
+            "rematerialize": self.rematerialize,
             "locked": self.locked,
             **super().get_config(),
         }
-
-
-def set_activation(backbone, activation):
-    """Sets the feed-forward layers' GELU; KerasHub has the approximate one only."""
-    approximate = activation == "gelu_approximate"
-
-    def gelu(inputs):
-        return keras.ops.gelu(inputs, approximate=approximate)
-
-    for layer in backbone.transformer_layers:
-        layer._feedforward_intermediate_dense.activation = gelu
 
 
 def check_arguments(hidden_dim, num_heads, sequence_length, max_sequence_length):

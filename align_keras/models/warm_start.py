@@ -43,7 +43,9 @@ _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
 
 def load_image_weights(image_encoder, weights):
-    """Loads an image encoder's tower, without its projection.
+    """Loads an image encoder's tower, without the weights' classifier.
+
+    The projection stays as it is, unless an ALIGN has one of the same shape.
 
     Args:
         image_encoder: `ImageEncoder` of the same sizes.
@@ -71,7 +73,9 @@ def load_image_weights(image_encoder, weights):
 
 
 def load_text_weights(text_encoder, weights):
-    """Loads a text encoder's BERT, without its projection.
+    """Loads a text encoder's BERT.
+
+    The projection stays as it is, unless an ALIGN has one of the same shape.
 
     Args:
         text_encoder: `TextEncoder` of the same sizes.
@@ -99,6 +103,18 @@ def load_text_weights(text_encoder, weights):
     else:
         source = _open_align(directory, "text_encoder", [MINILM])
         _copy(source.text_encoder, text_encoder, weights)
+
+
+def temperature_of(weights):
+    """Returns the temperature of an ALIGN, float.
+
+    Args:
+        weights: str, the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+
+    Raises:
+        InputError: if it is none.
+    """
+    return float(_open_align(weights, "image_encoder", []).temperature)
 
 
 def text_vocabulary(weights):
@@ -200,22 +216,25 @@ def _package_folder(distribution, name):
 def _open_align(weights, argument, names):
     is_hub = str(weights).startswith(HUB_PREFIX)
     if not is_hub and not pathlib.Path(weights).is_dir():
+        known = f" or one of {', '.join(names)}" if names else " of an ALIGN"
         raise InputError(
-            f"{argument} weights must be a path or one of {', '.join(names)}, "
-            f"received {weights}; check the name or the path."
+            f"{argument} weights must be a path{known}, received {weights}; check the "
+            "name or the path."
         )
     return ALIGN.from_preset(weights)
 
 
 def _copy(source, target, weights):
-    """Copies a tower, but for the projection, which may have another width."""
+    """Copies a tower; its projection only where that has the same width."""
     pairs = []
     for ours in target.layers:
-        if ours.name == "projection" or not ours.weights:
+        if not ours.weights:
             continue
         theirs = next((one for one in source.layers if one.name == ours.name), None)
         shapes = [w.shape for w in ours.weights]
         if theirs is None or [w.shape for w in theirs.weights] != shapes:
+            if ours.name == "projection":
+                continue
             raise InputError(
                 f"{weights}: {ours.name} has other sizes than the model's; build the "
                 "model with the sizes of these weights."

@@ -1,5 +1,7 @@
-"""LAMB, AdamW and the learning-rate schedules."""
+"""LAMB, AdamW, SGD and the learning-rate schedules."""
 
 from align_keras.optimizers.adamw import AdamW
 from align_keras.optimizers.lamb import Lamb
+from align_keras.optimizers.replica_gradients import apply_if
+from align_keras.optimizers.sgd import SGD
 from align_keras.optimizers.warmup import LinearWarmup, paper_schedule

@@ -1,8 +1,11 @@
 """AdamW with exclusions and learning-rate multipliers by the variables' paths."""
 
+import math
 import re
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from align_keras.optimizers.lamb import DEFAULT_EXCLUSIONS
@@ -17,12 +20,53 @@ class _DecayedAdam(keras.optimizers.Adam):
         if not any(re.search(pattern, path) for pattern in self.exclusions):
             rate = ops.cast(learning_rate, variable.dtype)
             self.assign_sub(variable, variable * (rate * self.decoupled_decay))
-        super().update_step(gradient, variable, learning_rate)
+        if self.amsgrad or variable.dtype != "float32":
+            super().update_step(gradient, variable, learning_rate)
+        else:
+            self._fused_update(gradient, variable, learning_rate)
+
+    def _fused_update(self, gradient, variable, learning_rate):
+        """Keras's update by one kernel instead of a dozen."""
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations + 1, "float32")
+        scale_1, scale_2 = (_rounding(b) for b in (self.beta_1, self.beta_2))
+        correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        tf.raw_ops.ResourceApplyAdam(
+            var=_tensorflow_variable(variable).handle,
+            m=_tensorflow_variable(self._momentums[index]).handle,
+            v=_tensorflow_variable(self._velocities[index]).handle,
+            # The correction of the bias is in the learning rate.
+            beta1_power=0.0,
+            beta2_power=0.0,
+            lr=learning_rate * correction * (math.sqrt(scale_2) / scale_1),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon * math.sqrt(scale_2),
+            # Dense: an embedding's slices may repeat a row, and count as its sum.
+            grad=tf.cast(tf.convert_to_tensor(gradient), "float32"),
+        )
+
+
+def _rounding(beta):
+    """The factor by which the kernel's float32 `1 - beta` is too large.
+
+    Its moments are too large by it: 1e-5 where beta is 0.999.
+    """
+    return float(np.float32(1.0) - np.float32(beta)) / (1.0 - beta)
+
+
+def _tensorflow_variable(variable):
+    """Keras's variable or, inside an update of a strategy, TensorFlow's own."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class AdamW(LearningRateMultipliers, _DecayedAdam):
     """`keras.optimizers.AdamW`, with the arguments of our `Lamb`.
+
+    Its numbers are Keras's, by one kernel a variable. Of an embedding's gradient
+    with repeated rows it takes the sum, as of a dense one; Keras would square
+    each by itself.
 
     Args:
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.

@@ -3,6 +3,7 @@
 import re
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from align_keras.optimizers.multipliers import LearningRateMultipliers
@@ -28,7 +29,8 @@ class _LambUpdate(keras.optimizers.Optimizer):
 
     def update_step(self, gradient, variable, learning_rate):
         rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
+        # Dense: an embedding's slices may repeat a row, and count as its sum.
+        gradient = ops.cast(tf.convert_to_tensor(gradient), variable.dtype)
         step = ops.cast(self.iterations + 1, variable.dtype)
         index = self._get_variable_index(variable)
         first, second = self._first_moments[index], self._second_moments[index]

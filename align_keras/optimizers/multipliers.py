@@ -2,10 +2,11 @@
 
 import re
 
+from align_keras.optimizers.replica_gradients import ReplicaGradients
 from align_keras.utils.errors import InputError
 
 
-class LearningRateMultipliers:
+class LearningRateMultipliers(ReplicaGradients):
     """Mixin of a Keras optimizer: its `update_step` sees a scaled learning rate.
 
     Args:

@@ -1,30 +1,49 @@
 """Checkpoints that hold all that a run needs to go on exactly."""
 
+import json
+import pathlib
+import re
+
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+from align_keras.utils.progress import say
 
 
 class RunCheckpoints:
-    """Saves and restores the model, the optimizer and all seeds of a run.
+    """Saves and restores the model, the optimizer, the metrics and all seeds.
 
-    The input position isn't stored: the batches are a function of the step,
-    which is the optimizer's iteration count.
+    The average of the weights is among the optimizer's variables. The input
+    position isn't stored: the batches are a function of the step, which is the
+    optimizer's iteration count.
 
     Args:
         model: compiled `ALIGN`.
-        directory: str, `checkpoints/` of the run's folder.
+        directory: str, `checkpoints/` of the run's folder; the best one lies in
+            its folder `best/`.
         max_to_keep: int ≥ 1, older ones are deleted.
+        writes: bool; False reads only, as all workers but the chief do.
     """
 
-    def __init__(self, model, directory, max_to_keep=3):
+    def __init__(self, model, directory, max_to_keep=3, writes=True):
         self.model = model
+        self.directory = pathlib.Path(directory)
+        self.max_to_keep = max_to_keep
+        self.writes = writes
         variables = model.variables + model.optimizer.variables
-        self._checkpoint = tf.train.Checkpoint(
-            variables=[variable.value for variable in variables]
-        )
+        for metric in model.loss_metrics:
+            variables += metric.variables
+        distinct = {id(variable): variable.value for variable in variables}
+        self._checkpoint = tf.train.Checkpoint(variables=list(distinct.values()))
+        # Made by all workers here, else only by the chief as it saves: the workers of
+        # a MultiWorkerMirroredStrategy make variables together.
+        self._checkpoint.save_counter  # noqa: B018
         self._manager = tf.train.CheckpointManager(
-            self._checkpoint, directory, max_to_keep=max_to_keep
+            self._checkpoint, str(self.directory), max_to_keep=max_to_keep
+        )
+        self._best = tf.train.CheckpointManager(
+            self._checkpoint, str(self.directory / "best"), max_to_keep=1
         )
 
     @property
@@ -33,24 +52,93 @@ class RunCheckpoints:
         return int(self.model.optimizer.iterations.numpy())
 
     def save(self):
-        """Writes a checkpoint named after the step."""
+        """Writes a checkpoint named after the step; deletes the oldest."""
+        if not self.writes:
+            return
         self._manager.save(checkpoint_number=self.step)
+        # One that a kill kept out of TensorFlow's list is in no one else's care. Later
+        # ones are damaged, and will be written over.
+        before = checkpoints_in(self.directory, self.step)
+        for path in map(pathlib.Path, before[self.max_to_keep :]):
+            for file in self.directory.glob(f"{path.name}.*"):
+                file.unlink()
+
+    def save_if_best(self, name, value, higher):
+        """Writes the best checkpoint anew if the metric has improved.
+
+        Args:
+            name: str, the metric's name.
+            value: float.
+            higher: bool, whether a higher value is better.
+        """
+        note = self.directory / "best" / "metric.json"
+        if note.exists():
+            best = json.loads(note.read_text(encoding="utf-8"))["value"]
+            if not (value > best if higher else value < best):
+                return
+        if self.writes:
+            self._best.save(checkpoint_number=self.step)
+            with atomic_write(note) as file:
+                file.write(
+                    json.dumps({"metric": name, "value": value, "step": self.step})
+                )
 
     def restore_latest(self):
-        """Restores the newest checkpoint, if any; returns the step.
+        """Restores the newest checkpoint that is whole; returns the step.
+
+        A damaged one is passed over with a warning.
+
+        Returns:
+            int, 0 where there is none.
 
         Raises:
-            InputError: if it doesn't fit the model.
+            InputError: if it doesn't fit the model, or all are damaged.
         """
-        latest = self._manager.latest_checkpoint
-        if latest is None:
-            return 0
+        return self._restore(self.directory)
+
+    def restore_best(self):
+        """Restores the best checkpoint; returns the step, 0 where there is none."""
+        return self._restore(self.directory / "best")
+
+    def _restore(self, directory):
+        found = checkpoints_in(directory)
+        for path in found:
+            if self._restored(path):
+                return self.step
+            say(f"warning: checkpoint {path} is damaged; trying the one before it")
+        if found:
+            raise InputError(
+                f"all checkpoints in {directory} are damaged ({len(found)}); restore "
+                "them from a copy, or start again in another --model_dir."
+            )
+        return 0
+
+    def _restored(self, path):
+        """Whether the checkpoint could be read; raises if it doesn't fit."""
         try:
-            self._checkpoint.restore(latest).assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            self._checkpoint.restore(path).assert_consumed()
+        except (AssertionError, ValueError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise InputError(
-                f"checkpoint {latest} doesn't fit the model ({first_line}); use the "
+                f"checkpoint {path} doesn't fit the model ({first_line}); use the "
                 "params.yaml beside it, or another --model_dir."
             ) from error
-        return self.step
+        except (tf.errors.OpError, RuntimeError, IndexError):
+            return False
+        return True
+
+
+def checkpoints_in(directory, last=None):
+    """Returns the checkpoints' paths without suffix, the newest first.
+
+    Those after the step `last` are left out where it is given.
+
+    By the files themselves: the list that TensorFlow keeps beside them may be
+    damaged too.
+    """
+    found = {}
+    for path in pathlib.Path(directory).glob("ckpt-*.index"):
+        match = re.fullmatch(r"ckpt-(\d+)", path.stem)
+        if match and (last is None or int(match[1]) <= last):
+            found[int(match[1])] = str(path.with_suffix(""))
+    return [found[step] for step in sorted(found, reverse=True)]

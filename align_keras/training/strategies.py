@@ -59,6 +59,96 @@ def strategy_scope(strategy):
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
+def is_chief(strategy):
+    """Returns whether this process writes for all: checkpoints, logs, numbers."""
+    resolver = strategy.cluster_resolver
+    spec = resolver.cluster_spec().as_dict() if resolver is not None else {}
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or not spec:
+        return True
+    if "chief" in spec:
+        return resolver.task_type == "chief"
+    return resolver.task_type == "worker" and resolver.task_id == 0
+
+
+def worker_count(strategy):
+    """Returns the number of processes of the run, each with an input of its own."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1
+    spec = strategy.cluster_resolver.cluster_spec().as_dict()
+    return max(1, len(spec.get("chief", ())) + len(spec.get("worker", ())))
+
+
+def any_worker(strategy, flag):
+    """Returns whether the flag is set in any worker; all of them have to ask.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        flag: bool, this process's.
+
+    Returns:
+        bool, the same in all.
+    """
+    if worker_count(strategy) == 1:
+        return flag
+    flags = strategy.experimental_distribute_values_from_function(
+        lambda _: tf.constant(float(flag))
+    )
+    return float(strategy.reduce(tf.distribute.ReduceOp.SUM, flags, axis=None)) > 0
+
+
+def wait_for_workers(strategy):
+    """Returns when all workers of the run have called it.
+
+    A worker that leaves early takes its part of the coordination service with it,
+    which ends the others.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+    """
+    any_worker(strategy, True)
+
+
+def distributed_batches(strategy, make_batches, start_step):
+    """Returns the batches as `fit` takes them under the strategy.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        make_batches: as `train`.
+        start_step: int.
+
+    Returns:
+        `tf.data.Dataset` of batches over all replicas; on several workers the
+        distributed dataset of each worker's own rows.
+    """
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return make_batches(start_step)
+
+    def own_batches(context):
+        hosts = context.num_input_pipelines
+        batches = make_batches(
+            start_step,
+            input_pipeline_id=context.input_pipeline_id,
+            num_input_pipelines=hosts,
+        )
+        # Unless it is endless, all workers agree at each step on who has rows left.
+        endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+        batches = batches.apply(endless)
+        replicas = strategy.num_replicas_in_sync // hosts
+        if replicas == 1:
+            return batches
+        return batches.map(lambda batch: split_rows(batch, replicas)).unbatch()
+
+    return strategy.distribute_datasets_from_function(own_batches)
+
+
+def split_rows(batch, parts):
+    """Reshapes each tensor from (n, …) to (parts, n / parts, …)."""
+    return {
+        name: tf.reshape(value, (parts, -1, *value.shape[1:]))
+        for name, value in batch.items()
+    }
+
+
 def _devices(num_replicas):
     """Names of the first GPUs, or of logical CPUs made for the purpose."""
     if num_replicas is None:

@@ -6,6 +6,13 @@ import pathlib
 import shutil
 import uuid
 
+from align_keras.utils.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: simultaneous writers aren't kept apart.
+    fcntl = None
+
 
 def _temporary_sibling(path):
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -99,3 +106,69 @@ def atomic_folder(path):
         _fsync_folder(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def placeable_folder(path, argument):
+    """Returns the folder that a name means, if `atomic_folder` can put one there.
+
+    Args:
+        path: str or `pathlib.Path`, as the user gave it.
+        argument: str, what the user gave it for, for the error.
+
+    Returns:
+        `pathlib.Path`, absolute and without links: a link to a folder means what it
+        points to.
+
+    Raises:
+        InputError: if that is a file or a mounted disk, is or holds the current
+            folder, or can't be made where it is.
+
+    Example:
+
+    >>> placeable_folder("/tmp/new/../export", "--to").as_posix()
+    '/tmp/export'
+    """
+    try:
+        folder = pathlib.Path(path).resolve()
+        problem = _obstacle(folder)
+    except (OSError, RuntimeError) as error:  # Links in a circle, for one.
+        problem = f"which can't be followed ({error})"
+    if problem is not None:
+        raise InputError(
+            f"{argument} must be a new folder or one that can be replaced, received "
+            f"{str(path)!r}, {problem}; name another."
+        )
+    return folder
+
+
+def _obstacle(folder):
+    """What keeps a folder from being renamed to this one, or None."""
+    current = pathlib.Path.cwd()
+    if folder in (current, *current.parents):
+        return "which is or holds the current folder"
+    if folder.exists():
+        if not folder.is_dir():
+            return "which is a file"
+        if os.path.ismount(folder):
+            return "where a disk is mounted"
+    around = next(own for own in folder.parents if own.exists())
+    if not around.is_dir():
+        return f"where {around} is a file"
+    if not os.access(around, os.W_OK):
+        return f"where {around} can't be written to"
+    return None
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Waits until no other process is in a block for the same path, then enters it.
+
+    Args:
+        path: str or `pathlib.Path`, what the block changes. The lock is a hidden
+            file beside it, in a folder that must exist.
+    """
+    path = pathlib.Path(path)
+    with open(path.with_name(f".{path.name}.lock"), "wb") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # The lock ends with the file, also when the process is killed.

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from align_keras.layers import (
     FusedBatchNormalization,
@@ -19,8 +20,6 @@ def pictures(seed=0, shape=(4, 6, 6, 5)):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_fused_batch_norm_equals_keras(training):
-    import tensorflow as tf
-
     layers = [FusedBatchNormalization(), keras.layers.BatchNormalization()]
     results = []
     for layer in layers:
@@ -65,6 +64,17 @@ def test_mbconv_stride_two_pads_as_hugging_face(size, expected):
     outputs = block(pictures(shape=(1, size, size, 4)))
     assert outputs.shape == (1, expected, expected, 8)
     assert block.compute_output_shape((1, size, size, 4)) == outputs.shape
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5])
+def test_mbconv_stride_two_is_the_same_where_the_size_is_unknown(kernel_size):
+    block = MBConvBlock(4, 8, kernel_size=kernel_size, strides=2)
+    block.build((None, 8, 10, 4))
+    inputs = pictures(shape=(2, 8, 10, 4))
+    signature = [tf.TensorSpec((None, None, None, 4), "float32")]
+    padded = tf.function(block.__call__, input_signature=signature)
+    # The same sums in another kernel.
+    np.testing.assert_allclose(block(inputs), padded(inputs), atol=1e-5)
 
 
 def test_drop_connect_drops_whole_samples():

@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from align_keras.layers import MBConvBlock
-from align_keras.models import ImageEncoder
+from align_keras.models import ImageEncoder, TextEncoder
 
 
 def same_state(layer, other):
@@ -142,3 +142,46 @@ def test_graph_computes_again_and_only_when_the_gradient_arrives():
         if node.op == "DepthwiseConv2dNative"
     ]
     assert sorted(waits) == [False, True]
+
+
+def test_text_encoder_equals_the_plain_one():
+    def encoder(rematerialize):
+        return TextEncoder(
+            vocabulary_size=30,
+            num_layers=2,
+            hidden_dim=16,
+            num_heads=2,
+            intermediate_dim=32,
+            projection_dim=8,
+            dropout=0.5,
+            sequence_length=6,
+            rematerialize=rematerialize,
+        )
+
+    plain, again = encoder(False), encoder(True)
+    same_state(again, plain)
+    token_ids = keras.random.randint((8, 6), 0, 30, seed=0)
+    mask = keras.ops.cast(token_ids > 5, "int32")
+    inputs = {"token_ids": token_ids, "padding_mask": mask}
+
+    def gradients(model):
+        @tf.function
+        def step():
+            with tf.GradientTape() as tape:
+                outputs = model(inputs, training=True)
+                loss = tf.reduce_sum(outputs**3)
+            variables = [v.value for v in model.trainable_variables]
+            found = tape.gradient(loss, variables)
+            return [outputs, *map(tf.convert_to_tensor, found)]
+
+        results = [value.numpy() for _ in range(2) for value in step()]
+        return results + [v.numpy() for v in model.non_trainable_variables]
+
+    actual, expected = gradients(again), gradients(plain)
+    # Of all, since the key's bias has no gradient but rounding.
+    scale = max(
+        np.abs(wanted).max() for wanted in expected if wanted.dtype == "float32"
+    )
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6 * scale)
+    assert TextEncoder.from_config(again.get_config()).rematerialize

@@ -1,18 +1,11 @@
 """The loss against hand-made cases, PyTorch, gradients and several replicas."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from align_keras.losses import contrastive_loss
 from align_keras.utils.errors import InputError
-
-SCRIPT = pathlib.Path(__file__).with_name("replicas_script.py")
 
 
 def unit_rows(count, width, seed):
@@ -80,6 +73,35 @@ def test_equal_captions_share_the_target():
     assert float(loss) == pytest.approx(entropy(logits) + entropy(logits.T), rel=1e-9)
 
 
+@pytest.mark.parametrize("tile_size", [None, 2])
+@pytest.mark.parametrize("fraction", [1 / 2, 1 / 3])
+def test_a_pair_meets_only_the_negatives_of_its_part(fraction, tile_size):
+    images, texts = unit_rows(6, 4, 5), unit_rows(6, 4, 6)
+    losses = []
+    for part in np.split(np.arange(6), round(1 / fraction)):
+        logits = images[part] @ texts[part].T / 0.1
+        for each in (logits, logits.T):
+            losses.append(np.log(np.exp(each).sum(1)) - np.diag(each))
+    loss = contrastive_loss(
+        images,
+        texts,
+        0.1,
+        label_smoothing=0.0,
+        tile_size=tile_size,
+        negatives_fraction=fraction,
+    )
+    assert float(loss) == pytest.approx(2 * np.mean(losses), rel=1e-11)
+
+
+def test_shared_targets_stay_within_a_part():
+    images, texts = unit_rows(4, 4, 7), unit_rows(4, 4, 8)
+    groups = np.array([1, 2, 1, 2])  # No two of a part are equal.
+    options = {"negatives_fraction": 0.5}
+    shared = contrastive_loss(images, texts, 0.1, pair_groups=groups, **options)
+    alone = contrastive_loss(images, texts, 0.1, **options)
+    assert float(shared) == pytest.approx(float(alone), rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "images",
     [np.zeros((3, 4)), np.ones((3, 4)) / 2, np.ones((1, 4)) / 2],
@@ -100,23 +122,18 @@ def test_degenerate_inputs_stay_finite(images):
     [
         ({"reduction": "max"}, "reduction"),
         ({"label_smoothing": 1.5}, "label_smoothing"),
+        ({"tile_size": 0}, "tile_size"),
+        ({"tile_size": True}, "tile_size"),
+        ({"tile_size": 2.0}, "tile_size"),
+        ({"tile_size": "large"}, "tile_size"),
+        ({"negatives_fraction": 0.0}, "negatives_fraction"),
+        ({"negatives_fraction": 0.4}, "negatives_fraction"),
+        ({"negatives_fraction": 2.0}, "negatives_fraction"),
+        ({"negatives_fraction": 1 / 3}, "negatives_fraction .* 2 rows"),
+        ({"matmul_dtype": "float16", "tile_size": 2}, "matmul_dtype"),
+        ({"matmul_dtype": "bfloat16"}, "tile_size"),
     ],
 )
 def test_errors_name_the_argument(arguments, words):
     with pytest.raises(InputError, match=words):
         contrastive_loss(np.eye(2), np.eye(2), 1.0, **arguments)
-
-
-def test_update_on_two_replicas_equals_one_device():
-    """Real MirroredStrategy on logical CPUs, in a process of its own."""
-    process = subprocess.run(
-        [sys.executable, os.fspath(SCRIPT)], capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stderr[-2000:]
-    lines = process.stdout.strip().splitlines()[-2:]
-    assert len(lines) == 2
-    for line in lines:
-        difference, moved = map(float, line.split())
-        assert moved > 1e-3
-        # float32 sums in another order: 2e-7 when this was written.
-        assert difference < 1e-6

@@ -9,8 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 import align_keras
+from align_keras.losses.caption_groups import caption_groups
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
-from align_keras.models.contrastive_model import caption_groups
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_align, small_batch, small_encoders
 
@@ -124,15 +124,22 @@ def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
         np.testing.assert_array_equal(copy.encode_texts(["a red cat"]), expected[1])
 
 
-def test_mixed_bfloat16_trains_and_keeps_float32_embeddings():
-    keras.config.set_dtype_policy("mixed_bfloat16")
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_trains_and_keeps_float32_embeddings(policy):
+    keras.config.set_dtype_policy(policy)
     try:
         model = small_align()
     finally:
         keras.config.set_dtype_policy("float32")
     model.compile(keras.optimizers.SGD(0.1))
-    history = model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0).history
+    scaled = policy == "mixed_float16"
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) == scaled
+    before = model.image_encoder.get_layer("projection").kernel.numpy()
+    # Loss scaling leaves out the first steps, until the gradients are finite.
+    batches = tf.data.Dataset.from_tensors(small_batch()).repeat(12)
+    history = model.fit(batches, verbose=0).history
     assert np.isfinite(history["loss"]).all()
+    assert (model.image_encoder.get_layer("projection").kernel.numpy() != before).any()
     assert model.predict_on_batch(small_batch())["image_embedding"].dtype == np.float32
 
 

@@ -5,7 +5,8 @@ import pytest
 
 import align_keras
 from align_keras.models import ALIGN
-from align_keras.models.preset_table import image_encoder_cost, text_encoder_cost
+from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
+from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 
 
 def preset(name):
@@ -31,10 +32,10 @@ def check_parameters(name):
 
 
 def test_lite_parameters_equal_keras():
-    sizes = align_keras.models.sizes.image_encoder_arguments("efficientnet_lite3", 64)
+    sizes = image_encoder_arguments("efficientnet_lite3", 64)
     encoder = align_keras.ImageEncoder(**sizes)
-    parameters, _ = image_encoder_cost("efficientnet_lite3", 64, 64)
-    assert encoder.count_params() == parameters
+    cost = image_tower_cost(**sizes, image_size=64)
+    assert encoder.count_params() == cost.parameters
 
 
 @pytest.mark.parametrize("size", [64, 75])
@@ -58,11 +59,19 @@ def test_operations_equal_pytorchs_count(size):
     inputs = random_pairs(size, size, count=1, length=16)
     with flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
         reference_outputs(model, inputs)
-    _, image_flops = image_encoder_cost("efficientnet_b0", size, 320)
-    _, text_flops = text_encoder_cost("bert_mini", 16, 320)
+    image = image_tower_cost(
+        **image_encoder_arguments("efficientnet_b0", 320), image_size=size
+    )
+    text = text_tower_cost(
+        **text_encoder_arguments("bert_mini"),
+        vocabulary_size=100,
+        sequence_length=16,
+        projection_dim=320,
+        pooling="mean",  # PyTorch's last layer computes all tokens.
+    )
     # BERT's pooler and the logits of one pair, which no embedding needs.
     rest = 2 * 256 * 256 + 2 * 320
-    assert counter.get_total_flops() == image_flops + text_flops + rest
+    assert counter.get_total_flops() == image.flops + text.flops + rest
 
 
 def test_the_list_is_the_papers_grid_and_prints_as_a_table():
@@ -71,8 +80,8 @@ def test_the_list_is_the_papers_grid_and_prints_as_a_table():
     assert len(str(table).splitlines()) == len(table) + 1
     # Table 1 of EfficientNet: B7 at 600 pixels has 37 billion multiply-adds with
     # its head, whose share is small.
-    assert image_encoder_cost("efficientnet_b7", 600, 640)[1] / 2 == pytest.approx(
-        37e9, rel=0.06
-    )
+    sizes = image_encoder_arguments("efficientnet_b7", 640)
+    flops = image_tower_cost(**sizes, image_size=600).flops
+    assert flops / 2 == pytest.approx(37e9, rel=0.06)
     assert preset("align_l2_large").image_parameters == pytest.approx(468.3e6, rel=2e-3)
     assert np.all([p.parameters > 0 for p in table])

@@ -19,7 +19,7 @@ from align_keras.models.conversion.torch_file import read_torch_file
 from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.warm_start import project_class_names, text_vocabulary
 from align_keras.utils.errors import InputError
-from tests.small import small_align
+from tests.small import small_align, small_batch
 
 
 def needs(package):
@@ -293,11 +293,25 @@ def test_model_garden_bert(version, root, tmp_path):
     assert_close(actual, reference(inputs)["sequence_output"][:, 0], atol=5e-6)
 
 
-def test_an_align_gives_its_towers_but_not_its_projections(tmp_path):
+def test_an_align_gives_its_projections_where_they_fit(tmp_path):
+    source = small_align()
+    source.save_to_preset(tmp_path / "run")
+    target = small_align()
+    load_image_weights(target.image_encoder, str(tmp_path / "run"))
+    load_text_weights(target.text_encoder, str(tmp_path / "run"))
+    # All but the temperature: fine-tuning goes on with the same embeddings.
+    batch = small_batch()
+    expected, actual = source(batch), target(batch)
+    for name in ("image_embedding", "text_embedding"):
+        np.testing.assert_array_equal(actual[name], expected[name])
+
+
+def test_an_align_of_another_width_gives_its_towers_only(tmp_path):
     source = small_align()
     source.image_encoder.set_pixel_scaling(100.0, 50.0)
     source.save_to_preset(tmp_path / "run")
     target = small_align(projection_dim=24)
+    before = target.text_encoder.get_layer("projection").get_weights()
     load_image_weights(target.image_encoder, str(tmp_path / "run"))
     load_text_weights(target.text_encoder, str(tmp_path / "run"))
     np.testing.assert_array_equal(
@@ -308,8 +322,17 @@ def test_an_align_gives_its_towers_but_not_its_projections(tmp_path):
         target.text_encoder.bert.get_weights()[0],
         source.text_encoder.bert.get_weights()[0],
     )
+    after = target.text_encoder.get_layer("projection").get_weights()
+    np.testing.assert_array_equal(after[0], before[0])
     assert target.image_encoder.pixel_mean == 100.0
     assert text_vocabulary(str(tmp_path / "run")) == source.vocabulary
+
+
+def test_an_align_of_other_sizes_is_refused(tmp_path):
+    small_align().save_to_preset(tmp_path / "run")
+    encoder = ImageEncoder(width_coefficient=0.35, depth_coefficient=0.3, image_size=32)
+    with pytest.raises(InputError, match="has other sizes than the model's"):
+        load_image_weights(encoder, str(tmp_path / "run"))
 
 
 def test_a_pickle_with_code_is_refused(tmp_path):

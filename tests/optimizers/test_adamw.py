@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from align_keras.optimizers import AdamW, Lamb, paper_schedule
 from align_keras.utils.errors import InputError
@@ -59,3 +60,69 @@ def test_config_round_trip(optimizer):
 def test_multipliers_must_be_positive():
     with pytest.raises(InputError, match="must be positive, received 0"):
         AdamW(learning_rate_multipliers={"image": 0})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"clipnorm": 0.5},
+        {"global_clipnorm": 0.5},
+        {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 3},
+        {"gradient_accumulation_steps": 2},
+        {"amsgrad": True},
+        {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3},
+    ],
+)
+def test_equals_keras_with_its_other_arguments(arguments):
+    reference = keras.optimizers.AdamW(0.05, weight_decay=0.3, **arguments)
+    reference.exclude_from_weight_decay(var_names=["bias"])
+    ours = AdamW(0.05, weight_decay=0.3, **arguments)
+    for actual, expected in zip(trained(ours), trained(reference), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def embedding_trained(make_optimizer, strategy=None, dense=False):
+    """The table after 20 steps in a graph, of rows that repeat and rows unused."""
+    strategy = strategy or tf.distribute.get_strategy()
+    random = np.random.default_rng(0)
+    with strategy.scope():
+        layer = keras.layers.Embedding(7, 3)
+        layer.build()
+        layer.embeddings.assign(random.normal(size=(7, 3)))
+        optimizer = make_optimizer()
+        optimizer.build(layer.trainable_variables)
+
+    def step(rows, target):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum((layer(rows) - target) ** 2)
+        gradient = tape.gradient(loss, layer.embeddings.value)
+        assert isinstance(gradient, tf.IndexedSlices)
+        if dense:
+            gradient = tf.convert_to_tensor(gradient)
+        optimizer.apply([gradient], layer.trainable_variables)
+
+    run = tf.function(lambda *inputs: strategy.run(step, inputs))
+    for _ in range(20):
+        rows = tf.constant([0, 2, 2, 5], "int32")
+        run(rows, tf.constant(random.normal(size=(4, 3)), "float32"))
+    return layer.embeddings.numpy()
+
+
+def test_slices_and_a_strategy_equal_keras_on_the_dense_gradient():
+    # Of slices, Keras adds the squares of equal rows, not the square of their sum.
+    arguments = {
+        "learning_rate": keras.optimizers.schedules.CosineDecay(0.05, 20),
+        "weight_decay": 0.3,
+    }
+    expected = embedding_trained(
+        lambda: keras.optimizers.AdamW(**arguments), dense=True
+    )
+    for strategy in (None, tf.distribute.MirroredStrategy(["CPU:0"])):
+        actual = embedding_trained(lambda: AdamW(**arguments), strategy)
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_lamb_takes_slices_as_the_dense_gradient():
+    expected = embedding_trained(lambda: Lamb(0.05), dense=True)
+    actual = embedding_trained(lambda: Lamb(0.05))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)

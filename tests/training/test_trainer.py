@@ -1,14 +1,20 @@
 """Resuming gives the same curve bit for bit; a NaN stops the run."""
 
 import json
+import os
+import pathlib
+import shutil
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.training import TrainingSchedule, train
-from align_keras.training.checkpoints import RunCheckpoints
+from align_keras.models.sound_steps import UnsoundStepError
+from align_keras.models.update_checks import is_sound
+from align_keras.optimizers import AdamW
+from align_keras.training import TrainingSchedule, train, trainer
+from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.errors import InputError
 from tests.small import small_align, small_batch
@@ -19,30 +25,46 @@ def make_batches(start_step):
     return dataset.shuffle(32, seed=1).repeat().skip(8 * start_step).batch(8)
 
 
-def compiled_model():
+def compiled_model(loss_upper_bound=None, **optimizer):
     keras.utils.set_random_seed(0)
     model = small_align(initial_temperature=0.2)
     schedule = keras.optimizers.schedules.CosineDecay(1e-2, 8)
-    model.compile(keras.optimizers.AdamW(schedule))
+    model.compile(AdamW(schedule, **optimizer), loss_upper_bound=loss_upper_bound)
     return model
 
 
-def run(directory, steps, batches=make_batches, evaluate=None):
+def run(directory, steps, batches=make_batches, evaluate=None, batch_ids=None, **kept):
     model = compiled_model()
+    kept = {"steps_per_loop": 2, **kept}
+    interval = max(4, kept["steps_per_loop"])
     schedule = TrainingSchedule(
         train_steps=steps,
-        steps_per_loop=2,
-        checkpoint_interval=4,
-        validation_interval=4,
+        checkpoint_interval=interval,
+        validation_interval=interval,
+        **kept,
     )
-    log = train(model, batches, schedule, directory, batch_size=8, evaluate=evaluate)
+    log = train(
+        model,
+        batches,
+        schedule,
+        directory,
+        batch_size=8,
+        evaluate=evaluate,
+        batch_ids=batch_ids,
+    )
     return model, log.read()
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("finished")
+    run(directory, 8)
+    return directory
+
+
 def without_rates(lines):
-    return [
-        {k: v for k, v in line.items() if k != "pairs_per_second"} for line in lines
-    ]
+    rates = ("pairs_per_second", "input_wait_fraction")
+    return [{k: v for k, v in line.items() if k not in rates} for line in lines]
 
 
 def test_resumed_run_equals_an_undisturbed_one(tmp_path):
@@ -69,6 +91,80 @@ def test_resumed_run_equals_an_undisturbed_one(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def half_run(directory, steps):
+    """A run in float16 whose first gradients overflow, and its log."""
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = small_align(initial_temperature=0.2)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    optimizer = keras.optimizers.LossScaleOptimizer(AdamW(1e-2), initial_scale=2.0**24)
+    model.compile(optimizer)
+    start = float(optimizer.dynamic_scale)
+    train(
+        model, make_batches, TrainingSchedule(steps, 2, 4, 4), directory, batch_size=8
+    )
+    return model, float(optimizer.dynamic_scale) < start
+
+
+@pytest.mark.slow
+def test_steps_whose_scaled_gradient_overflows_are_steps(tmp_path):
+    whole, overflowed = half_run(tmp_path / "whole", 12)
+    assert overflowed
+
+    def no_number(name):
+        raise AssertionError(f"{name} in metrics.jsonl")
+
+    def lines(folder):
+        text = (tmp_path / folder / "metrics.jsonl").read_text()
+        return [json.loads(own, parse_constant=no_number) for own in text.splitlines()]
+
+    assert [own["step"] for own in lines("whole")] == [2, 4, 6, 8, 10, 12]
+    # Of steps that were left out the loss is known.
+    assert lines("whole")[0]["loss"] > 0
+    half_run(tmp_path / "cut", 4)
+    resumed, _ = half_run(tmp_path / "cut", 12)
+    assert without_rates(lines("cut")) == without_rates(lines("whole"))
+    for ours, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    checkpoints = RunCheckpoints(whole, str(tmp_path / "whole" / "checkpoints"))
+    assert checkpoints.restore_latest() == 12
+
+
+@pytest.mark.parametrize("scale, sound", [(2.0, True), (1.0, False)])
+def test_gradients_that_no_scale_makes_finite_are_unsound(scale, sound):
+    optimizer = keras.optimizers.LossScaleOptimizer(AdamW(), initial_scale=scale)
+    optimizer.build([])
+    assert bool(is_sound(optimizer, tf.constant(1.0), tf.constant(np.inf), None)) == (
+        sound
+    )
+    assert is_sound(optimizer, tf.constant(1.0), tf.constant(1.0), None)
+
+
+def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "worker_count", lambda strategy: 2)
+
+    def halves(step, input_pipeline_id, num_input_pipelines):
+        assert (step, num_input_pipelines) == (4, 2)
+        rows = slice(4 * input_pipeline_id, 4 * input_pipeline_id + 4)
+        images = small_batch(8)["images"].astype("float32")
+        images[5] = np.nan
+        batch = {**small_batch(8), "images": images}
+        return tf.data.Dataset.from_tensors({k: v[rows] for k, v in batch.items()})
+
+    def batch_ids(step, input_pipeline_id, num_input_pipelines):
+        return [f"pair {4 * input_pipeline_id + row}" for row in range(4)]
+
+    names = ("loss", "loss_i2t", "loss_t2i", "image_gradient_norm")
+    values = dict.fromkeys([*names, "text_gradient_norm"], np.nan)
+    error = UnsoundStepError(5, values, "the loss isn't finite")
+    told = trainer.explained(error, compiled_model(), halves, batch_ids, tmp_path)
+    assert "pairs pair 5" in str(told)
+    diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert diagnosis["batch_ids"] == [f"pair {row}" for row in range(8)]
+
+
 def test_finished_run_is_left_alone(tmp_path):
     first, lines = run(tmp_path, 4)
     again, same = run(tmp_path, 4)
@@ -77,19 +173,112 @@ def test_finished_run_is_left_alone(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_nan_stops_with_a_diagnosis_and_keeps_the_checkpoint(tmp_path):
+def test_nan_stops_before_the_update_and_names_tower_and_pairs(tmp_path):
     def poisoned(start_step):
-        batch = small_batch(8)
-        bad = {**batch, "images": np.full(batch["images"].shape, np.nan, "float32")}
-        good = {**batch, "images": batch["images"].astype("float32")}
-        datasets = [tf.data.Dataset.from_tensors(b) for b in (good, bad)]
-        return datasets[0].repeat(4).concatenate(datasets[1].repeat())
+        good = small_batch(8)
+        images = good["images"].astype("float32")
+        good = {**good, "images": images.copy()}
+        images[[2, 5]] = np.nan
+        bad = tf.data.Dataset.from_tensors({**good, "images": images})
+        batches = tf.data.Dataset.from_tensors(good).repeat(4)
+        return batches.concatenate(bad.repeat()).skip(start_step)
 
-    with pytest.raises(InputError, match="loss became nan at or before step 6"):
-        run(tmp_path, 8, batches=poisoned)
+    def batch_ids(step):
+        assert step == 4
+        return [f"pair {row}" for row in range(8)]
+
+    with pytest.raises(InputError, match="gives 2 embeddings.*pairs pair 2, pair 5"):
+        run(tmp_path, 8, batches=poisoned, batch_ids=batch_ids)
+    diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert diagnosis["step"] == 5
+    assert diagnosis["bad_ids"] == ["pair 2", "pair 5"]
+    assert diagnosis["towers"]["text"]["embeddings_not_finite"] == 0
     model = compiled_model()
     assert RunCheckpoints(model, str(tmp_path / "checkpoints")).restore_latest() == 4
+    assert np.isfinite(model.loss_metrics[0].sums.numpy()).all()
+    # The poisoned forward pass has left nothing, moving statistics included.
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
+
+
+def test_loss_above_its_bound_stops_before_the_update(tmp_path):
+    model = compiled_model(loss_upper_bound=1.0)
+    before = model.get_weights()
+    with pytest.raises(InputError, match=r"step 1: the loss is above loss_upper_bound"):
+        model.fit(make_batches(0), steps_per_epoch=2, verbose=0)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_passed_over(finished_run, tmp_path, suffix, share):
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(finished_run / "checkpoints", checkpoints)
+    newest = pathlib.Path(checkpoints_in(checkpoints)[0] + suffix)
+    os.truncate(newest, int(share * newest.stat().st_size))
+    (checkpoints / "checkpoint").unlink()
+    assert RunCheckpoints(compiled_model(), str(checkpoints)).restore_latest() == 4
+
+
+def test_checkpoints_that_tensorflow_lost_sight_of_are_deleted(tmp_path):
+    model = compiled_model()
+    checkpoints = RunCheckpoints(model, str(tmp_path), max_to_keep=2)
+    for step in (2, 4, 6):
+        model.optimizer.iterations.assign(step)
+        if step == 6:
+            # A kill has left one from before, and a damaged one is of a later step.
+            for file in tmp_path.glob("ckpt-2.*"):
+                for number in (1, 9):
+                    shutil.copy(file, tmp_path / f"ckpt-{number}{file.suffix}")
+        checkpoints.save()
+    left = [int(pathlib.Path(own).name[5:]) for own in checkpoints_in(tmp_path)]
+    assert left == [9, 6, 4]
+
+
+def test_flipped_bytes_are_noticed_and_all_damaged_is_an_error(finished_run, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(finished_run / "checkpoints", checkpoints)
+    for path in checkpoints_in(checkpoints):
+        data = pathlib.Path(path + ".data-00000-of-00001")
+        damaged = bytearray(data.read_bytes())
+        damaged[len(damaged) // 2] ^= 255
+        data.write_bytes(damaged)
+    with pytest.raises(InputError, match="all checkpoints in .* are damaged"):
+        RunCheckpoints(compiled_model(), str(checkpoints)).restore_latest()
+
+
+def test_the_best_checkpoint_outlives_later_ones(tmp_path):
+    recalls = iter([0.3, 0.5, 0.4])
+    run(
+        tmp_path,
+        12,
+        evaluate=lambda: [("t2i/recall_at_1", next(recalls))],
+        best_metric="t2i/recall_at_1",
+        max_to_keep=1,
+    )
+    checkpoints = RunCheckpoints(compiled_model(), str(tmp_path / "checkpoints"))
+    assert checkpoints.restore_best() == 8
+    assert checkpoints.restore_latest() == 12
+
+
+def test_averaged_weights_evaluate_and_end_the_run(tmp_path):
+    seen = []
+    model = compiled_model(use_ema=True, ema_momentum=0.5)
+
+    def evaluate():
+        seen.append(model.temperature_layer.log_temperature.numpy())
+        return []
+
+    schedule = TrainingSchedule(4, 1, 4, 2)
+    train(model, make_batches, schedule, tmp_path, batch_size=8, evaluate=evaluate)
+    ended = model.temperature_layer.log_temperature.numpy()
+    assert ended == seen[-1]
+    again = compiled_model(use_ema=True, ema_momentum=0.5)
+    RunCheckpoints(again, str(tmp_path / "checkpoints")).restore_latest()
+    raw = again.temperature_layer.log_temperature.numpy()
+    assert raw != ended
+    train(again, make_batches, schedule, tmp_path, batch_size=8)
+    assert again.temperature_layer.log_temperature.numpy() == ended
 
 
 def test_checkpoint_of_another_model(tmp_path):

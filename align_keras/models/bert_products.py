@@ -1,0 +1,73 @@
+"""KerasHub's BERT layers with the same weights and fewer passes over memory."""
+
+import functools
+
+import keras
+
+from align_keras.layers.compiled_activations import activate
+
+
+def set_bert_computation(backbone, activation, first_token_only):
+    """Replaces how a BERT's dense layers compute; weights and paths stay.
+
+    KerasHub has the approximate GELU only. Its attention multiplies by batched
+    products, whose weights' gradients are first made for each row of the batch
+    and then added up; here each is one product over all tokens. Quantized layers
+    compute by Keras's own code.
+
+    Args:
+        backbone: KerasHub's `BertBackbone`.
+        activation: str, `"gelu_approximate"` or `"gelu"`.
+        first_token_only: bool; the last layer computes, and the backbone returns,
+            [CLS] alone, which is all that its pooling reads.
+    """
+    for layer in backbone.transformer_layers:
+        attention = layer._self_attention_layer
+        for dense in (
+            attention._query_dense,
+            attention._key_dense,
+            attention._value_dense,
+            attention._output_dense,
+        ):
+            dense.call = functools.partial(_product, dense)
+        intermediate = layer._feedforward_intermediate_dense
+        intermediate.activation = functools.partial(activate, activation)
+        intermediate.call = functools.partial(_activated, intermediate, activation)
+    if first_token_only:
+        last = backbone.transformer_layers[-1]
+        last.call = functools.partial(_first_token, last)
+
+
+def _first_token(layer, inputs, padding_mask=None, training=None):
+    """A `TransformerEncoder`'s output of the first token, (n, 1, width)."""
+    x = inputs[:, :1]
+    attended = layer._self_attention_layer(
+        query=x,
+        value=inputs,
+        attention_mask=padding_mask[:, None, :],
+        training=training,
+    )
+    x = x + layer._self_attention_dropout(attended, training=training)
+    x = layer._self_attention_layer_norm(x)
+    hidden = layer._feedforward_intermediate_dense(x, training=training)
+    hidden = layer._feedforward_output_dense(hidden)
+    x = x + layer._feedforward_dropout(hidden, training=training)
+    return layer._feedforward_layer_norm(x)
+
+
+def _product(dense, inputs, training=None):
+    """What an `EinsumDense` computes that contracts all but batch and length."""
+    contracted = inputs.shape[2:]
+    outer = dense.kernel.shape[len(contracted) :]
+    width = contracted.num_elements()
+    rows = keras.ops.reshape(inputs, (-1, width))
+    outputs = rows @ keras.ops.reshape(dense.kernel, (width, -1))
+    outputs += keras.ops.reshape(dense.bias, (-1,))
+    length = inputs.shape[1] or keras.ops.shape(inputs)[1]
+    return keras.ops.reshape(outputs, (-1, length, *outer))
+
+
+def _activated(dense, activation, inputs, training=None):
+    """A `Dense` layer whose activation knows whether it is training."""
+    outputs = keras.ops.matmul(inputs, dense.kernel)
+    return activate(activation, keras.ops.add(outputs, dense.bias), training)

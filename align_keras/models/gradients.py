@@ -1,0 +1,193 @@
+"""The loss of a batch and its gradients, with or without micro-batches."""
+
+import tensorflow as tf
+
+from align_keras.losses.cross_replica import replica_count
+from align_keras.models.forward_state import read, write
+from align_keras.utils.errors import InputError
+
+
+def loss_gradients(model, inputs):
+    """Embeds this replica's rows at once.
+
+    Args:
+        model: compiled `ALIGN`.
+        inputs: dict of `images`, `token_ids` and `padding_mask`, n rows each.
+
+    Returns:
+        `(loss_i2t, loss_t2i)`, means over this replica's rows, and the gradients
+        of the optimizer's scaled loss in the order of `trainable_variables`:
+        their sum over replicas is the gradient of the whole batch.
+    """
+    with tf.GradientTape() as tape:
+        outputs = model(inputs, training=True)
+        losses = model.embedding_losses(
+            outputs["image_embedding"], outputs["text_embedding"], inputs["token_ids"]
+        )
+        loss = scaled_loss(model, losses)
+    variables = [variable.value for variable in model.trainable_variables]
+    return losses, dense(tape.gradient(loss, variables))
+
+
+def scaled_loss(model, losses):
+    """This replica's share of the loss, scaled as the optimizer wants it."""
+    return model.optimizer.scale_loss(model.total_loss(*losses) / replica_count())
+
+
+def dense(gradients):
+    """Makes sparse gradients, as of an embedding, dense ones."""
+    return [
+        None if gradient is None else tf.convert_to_tensor(gradient)
+        for gradient in gradients
+    ]
+
+
+def cached_loss_gradients(model, inputs, micro_batch_size):
+    """As `loss_gradients`, with the activations of one micro-batch in memory.
+
+    The embeddings of all micro-batches are computed first, without a tape; the
+    loss of the whole batch gives the gradient at each embedding, and a second
+    pass carries it into the weights. Dropout draws the same masks in both passes.
+    A micro-batch is normalised by its own statistics, as a ghost batch of that
+    size, and their mean goes into the moving statistics, once.
+
+    Args:
+        model: compiled `ALIGN`.
+        inputs: dict of `images`, `token_ids` and `padding_mask`, n rows each.
+        micro_batch_size: int, a divisor of n.
+
+    Returns:
+        As `loss_gradients`.
+
+    References:
+        Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
+        Memory Limited Setup" (gradient cache).
+    """
+    parts = split_inputs(inputs, micro_batch_size)
+    state = model.forward_state
+    statistics, seeds = state.read()
+    images, texts, new_statistics = embed_parts(model, parts, statistics)
+    new_seeds = read(state.seeds)
+    with tf.GradientTape() as tape:
+        tape.watch([images, texts])
+        losses = model.embedding_losses(images, texts, inputs["token_ids"])
+        loss = scaled_loss(model, losses)
+    variables = [variable.value for variable in model.trainable_variables]
+    at_images, at_texts, *direct = dense(
+        tape.gradient(loss, [images, texts, *variables])
+    )
+    write(state.seeds, seeds)
+    through = carry_back(model, parts, statistics, at_images, at_texts)
+    write(state.statistics, new_statistics)
+    write(state.seeds, new_seeds)
+    return losses, [
+        gradient if other is None else gradient + other
+        for gradient, other in zip(through, direct, strict=True)
+    ]
+
+
+def split_inputs(inputs, micro_batch_size):
+    """Reshapes each input from (n, …) to (n / size, size, …)."""
+    rows = inputs["images"].shape[0]
+    if rows is None or rows % micro_batch_size:
+        raise InputError(
+            f"micro_batch_size ({micro_batch_size}) must divide the rows of a "
+            f"replica's batch, received {rows or 'an unknown number'}; change one of "
+            "them, and batch with drop_remainder=True."
+        )
+    return {
+        name: tf.reshape(value, (-1, micro_batch_size, *value.shape[1:]))
+        for name, value in inputs.items()
+    }
+
+
+def _loop(parts, body, start):
+    """Runs `body(number, *values)` for each micro-batch; returns the values."""
+    count = next(iter(parts.values())).shape[0]
+    # One at a time, since that is what saves memory.
+    _, *values = tf.while_loop(
+        lambda number, *values: number < count,
+        lambda number, *values: (number + 1, *body(number, *values)),
+        (tf.constant(0), *start),
+        parallel_iterations=1,
+        maximum_iterations=count,
+    )
+    return values
+
+
+def embed_parts(model, parts, statistics):
+    """Embeds all micro-batches; the state's seeds move on, its statistics don't.
+
+    Returns:
+        Image and text embeddings, (n, d) each, and the mean of the moving
+        statistics that the micro-batches led to.
+    """
+    state = model.forward_state
+    count, size = parts["images"].shape[:2]
+    width = model.image_encoder.output_shape[-1]
+
+    def body(number, images, texts, *totals):
+        part = {name: value[number] for name, value in parts.items()}
+        outputs = model(part, training=True)
+        after = read(state.statistics)
+        write(state.statistics, statistics)
+        totals = [total + new for total, new in zip(totals, after, strict=True)]
+        return (
+            images.write(number, outputs["image_embedding"]),
+            texts.write(number, outputs["text_embedding"]),
+            *totals,
+        )
+
+    arrays = [
+        tf.TensorArray(tf.float32, count, element_shape=(size, width)) for _ in range(2)
+    ]
+    zeros = [tf.zeros_like(statistic) for statistic in statistics]
+    images, texts, *totals = _loop(parts, body, (*arrays, *zeros))
+    rows = count * size
+    return (
+        tf.ensure_shape(images.concat(), (rows, width)),
+        tf.ensure_shape(texts.concat(), (rows, width)),
+        [total / count for total in totals],
+    )
+
+
+def carry_back(model, parts, statistics, at_images, at_texts):
+    """Returns the weights' gradients from those at the embeddings."""
+    state = model.forward_state
+    size = parts["images"].shape[1]
+    variables = [variable.value for variable in model.trainable_variables]
+
+    def body(number, *totals):
+        part = {name: value[number] for name, value in parts.items()}
+        rows = slice(number * size, (number + 1) * size)
+        with tf.GradientTape() as tape:
+            outputs = model(part, training=True)
+            targets = [outputs["image_embedding"], outputs["text_embedding"]]
+        gradients = tape.gradient(
+            targets,
+            variables,
+            output_gradients=[at_images[rows], at_texts[rows]],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        write(state.statistics, statistics)
+        return [t + g for t, g in zip(totals, dense(gradients), strict=True)]
+
+    zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+    return _loop(parts, body, zeros)
+
+
+def check_micro_batches(model, micro_batch_size):
+    """Raises where micro-batches can't give the update of the whole batch."""
+    if micro_batch_size is None:
+        return
+    if micro_batch_size < 1:
+        raise InputError(
+            f"micro_batch_size must be at least 1, received {micro_batch_size}; "
+            "None embeds the whole batch at once."
+        )
+    if model.image_encoder.synchronized:
+        raise InputError(
+            "micro_batch_size must be None for an image encoder with synchronized "
+            f"batch normalisation, received {micro_batch_size}; a micro-batch is "
+            "normalised by its own statistics, so leave one of them out."
+        )

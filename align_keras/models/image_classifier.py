@@ -1,0 +1,132 @@
+"""A linear classifier on the image encoder."""
+
+import keras
+
+from align_keras.layers.dtype_policy import default_policy
+from align_keras.models.image_encoder import ImageEncoder
+from align_keras.utils.errors import InputError
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class ImageClassifier(keras.Model):
+    """An image encoder with a head of one dense layer, which begins at zero.
+
+    While `image_encoder.trainable` is false the encoder runs as in inference, so
+    that its features are those that `ALIGN` has learned, and gets no gradients.
+
+    Args:
+        image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d); becomes a part of
+            the classifier, see `encoder_without_projection` for a copy.
+        num_classes: int ≥ 2.
+        dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
+            scale the loss; None for the encoder's. The head computes in float32.
+
+    Call arguments:
+        inputs: uint8 or float tensor (n, height, width, 3) in [0, 255].
+
+    Returns:
+        float32 tensor (n, num_classes), logits.
+
+    Raises:
+        InputError: if there are fewer than two classes.
+
+    References:
+        Jia et al. 2021, sections 5.4 and 5.5.
+
+    Example:
+
+    >>> import numpy as np
+    >>> encoder = ImageEncoder(
+    ...     width_coefficient=0.35, depth_coefficient=0.5, image_size=64)
+    >>> classifier = ImageClassifier(encoder, 10)
+    >>> classifier(np.zeros((2, 64, 64, 3), "uint8")).shape
+    TensorShape([2, 10])
+    """
+
+    def __init__(
+        self, image_encoder, num_classes, dtype=None, name="image_classifier", **kwargs
+    ):
+        if num_classes < 2:
+            raise InputError(
+                f"num_classes must be at least 2, received {num_classes}; give data of "
+                "several classes."
+            )
+        if dtype is None:
+            dtype = default_policy(image_encoder.dtype_policy)
+        super().__init__(dtype=dtype, name=name, **kwargs)
+        self.image_encoder = image_encoder
+        self.num_classes = num_classes
+        self.head = keras.layers.Dense(
+            num_classes, kernel_initializer="zeros", dtype="float32", name="head"
+        )
+
+    def build(self, input_shape):
+        self.head.build(self.image_encoder.output_shape)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        learns = bool(training) and self.image_encoder.trainable
+        return self.head(self.image_encoder(inputs, training=learns))
+
+    def get_config(self):
+        encoder = keras.saving.serialize_keras_object(self.image_encoder)
+        return {
+            "image_encoder": encoder,
+            "num_classes": self.num_classes,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        encoder = keras.saving.deserialize_keras_object(config["image_encoder"])
+        return cls(**{**config, "image_encoder": encoder})
+
+
+def encoder_without_projection(image_encoder, freeze_batch_statistics=False):
+    """Copies an image encoder up to its pooled features, ready to learn.
+
+    The projection is made for the contrastive loss, and the paper's large encoders
+    have none: B7's and L2's pooled features are the embedding before its length is
+    normalised, and are what is classified.
+
+    Args:
+        image_encoder: `ImageEncoder`; stays as it is.
+        freeze_batch_statistics: bool, normalise by the moving statistics when all
+            layers learn, and leave them as they are.
+
+    Returns:
+        `ImageEncoder` with the same weights, not locked.
+
+    Raises:
+        InputError: for a quantized encoder.
+
+    References:
+        Jia et al. 2021, sections 4.1 and 5.4.
+
+    Example:
+
+    >>> encoder = ImageEncoder(width_coefficient=0.35, depth_coefficient=0.5,
+    ...     image_size=64, projection_dim=16)
+    >>> encoder_without_projection(encoder).output_shape
+    (None, 112)
+    """
+    config = image_encoder.get_config()
+    if config["dtype"]["class_name"] == "DTypePolicyMap":
+        raise InputError(
+            "image_encoder must have float weights to learn, received a quantized one; "
+            "take the model that it was made from."
+        )
+    copy = ImageEncoder.from_config(
+        {
+            **config,
+            "projection_dim": None,
+            "freeze_batch_statistics": freeze_batch_statistics,
+            "virtual_batch_size": None,
+            "locked": False,
+            "trainable": True,
+        }
+    )
+    for layer in copy.layers:
+        layer.set_weights(image_encoder.get_layer(layer.name).get_weights())
+    return copy

@@ -1,0 +1,258 @@
+"""What a tower weighs, computes and keeps, from its sizes alone.
+
+Operations are two for each multiplication of a convolution or a matrix product;
+normalisation, activations and softmax don't count. "Kept" are the values that
+TensorFlow's graph holds from the forward to the backward pass: what each operation's
+gradient reads. Dropout's masks (a byte a value), the squeeze-and-excitation's vectors
+and what single vectors take are left out: under 5% together. Ghost batches and
+synchronised batch normalisation, which don't run in the fused kernel, keep more.
+"""
+
+import dataclasses
+
+from align_keras.models.efficientnet import (
+    head_filters,
+    scaled_stages,
+    stem_filters,
+)
+
+_SQUEEZE_RATIO = 0.25
+_SEGMENTS = 2
+# The gradients at an operation's output and at its input.
+_IN_FLIGHT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerCost:
+    """A tower's cost; operations and values are those of one example.
+
+    Attributes:
+        parameters: int, weights, as `count_params`.
+        learned: int, those that the optimizer updates.
+        flops: int, operations of the forward pass.
+        learned_flops: int, the part of `flops` that a backward pass follows.
+        recomputed_flops: int, the part that rematerialisation computes again.
+        kept: int, values kept for the backward pass.
+        peak: int, values there are where the backward pass takes most: what is still
+            kept, what is computed again, and the gradients in flight.
+    """
+
+    parameters: int
+    learned: int
+    flops: int
+    learned_flops: int
+    recomputed_flops: int
+    kept: int
+    peak: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """A piece of a tower; `largest` is its largest tensor."""
+
+    parameters: int = 0
+    unlearned: int = 0
+    flops: int = 0
+    kept: int = 0
+    largest: int = 0
+
+    def __add__(self, other):
+        return _Part(
+            self.parameters + other.parameters,
+            self.unlearned + other.unlearned,
+            self.flops + other.flops,
+            self.kept + other.kept,
+            max(self.largest, other.largest),
+        )
+
+
+def image_tower_cost(
+    *,
+    width_coefficient,
+    depth_coefficient,
+    image_size,
+    lite=False,
+    projection_dim=None,
+    num_classes=None,
+    rematerialize=False,
+    locked=False,
+):
+    """Returns the cost of an `ImageEncoder` with these arguments.
+
+    Returns:
+        `TowerCost`.
+
+    Example:
+
+    >>> image_tower_cost(
+    ...     width_coefficient=2.0, depth_coefficient=3.1, image_size=289).parameters
+    62449040
+    """
+    side, channels = image_size // 2, stem_filters(width_coefficient, lite)
+    stem = [
+        _Part(kept=3 * (image_size + 1) ** 2),
+        _convolution(3, 3, channels, side, lite),
+    ]
+    blocks, outputs = [], [0]
+    for stage in scaled_stages(width_coefficient, depth_coefficient, lite):
+        for repeat in range(stage.repeats):
+            strides = stage.strides if repeat == 0 else 1
+            blocks.append(_block(stage, channels, strides, side, lite))
+            side, channels = side // strides, stage.filters
+            outputs.append(channels * side * side)
+    end = []
+    if num_classes is not None:
+        filters = head_filters(width_coefficient, lite)
+        end.append(_convolution(1, channels, filters, side, lite))
+        end.append(_dense(filters, num_classes))
+        channels = filters + num_classes
+    parts = [*stem, *sum(blocks, []), *end]
+    body = sum(parts, _Part())
+    kept, peak, again = body.kept, _peak(0, parts), 0
+    if rematerialize and not locked:
+        again = sum(sum(blocks, []), _Part()).flops
+        # Of each block there is only what it gave, until it is computed again.
+        there = sum(stem, _Part()).kept
+        peak = _peak(0, stem)
+        for block, output in zip(blocks, outputs[:-1], strict=True):
+            there += output
+            peak = max(peak, _peak(there, block))
+        there += outputs[-1]
+        kept, peak = there + sum(end, _Part()).kept, max(peak, _peak(there, end))
+    projection = _dense(channels, projection_dim)
+    return _tower(body, projection, kept, peak, again, locked)
+
+
+def _peak(kept, parts):
+    """Values there are at most while a backward pass runs through the parts."""
+    peak = kept
+    for part in parts:
+        kept += part.kept
+        peak = max(peak, kept + _IN_FLIGHT * part.largest)
+    return peak
+
+
+def text_tower_cost(
+    *,
+    num_layers,
+    hidden_dim,
+    num_heads,
+    intermediate_dim,
+    vocabulary_size,
+    sequence_length,
+    projection_dim,
+    max_sequence_length=None,
+    dropout=0.1,
+    pooling="cls",
+    rematerialize=False,
+    locked=False,
+):
+    """Returns the cost of a `TextEncoder` with these arguments.
+
+    An example is a caption of `sequence_length` tokens, padding included.
+
+    Returns:
+        `TowerCost`.
+
+    Example:
+
+    >>> text_tower_cost(num_layers=12, hidden_dim=768, num_heads=12,
+    ...     intermediate_dim=3072, vocabulary_size=100_000, sequence_length=64,
+    ...     projection_dim=640).parameters
+    162989440
+    """
+    length, width, inner = sequence_length, hidden_dim, intermediate_dim
+    norm, pooler = 2 * width, (width + 1) * width
+    positions = max_sequence_length or length
+    embeddings = (vocabulary_size + positions + _SEGMENTS) * width + norm
+    attention = 4 * (width + 1) * width + norm
+    feed_forward = (width + 1) * inner + (inner + 1) * width + norm
+    products = length * (4 * width * width + 2 * length * width + 2 * width * inner)
+    scores = num_heads * length * length
+    # Of a layer: ten tensors of the width (queries, keys, values, the attention's
+    # output, two residual sums, two normalised sums and theirs before the scale),
+    # GELU's input and output, and the attention's weights before and after dropout.
+    layer = 10 * length * width + 2 * length * inner + scores * (2 if dropout else 1)
+    last, last_products = layer, products
+    if pooling == "cls":  # The last layer computes one token from all keys and values.
+        last = 3 * length * width
+        last_products = 2 * (length + 1) * width * width + 2 * length * width
+        last_products += 2 * width * inner
+    body = _Part(
+        embeddings + pooler + num_layers * (attention + feed_forward),
+        unlearned=pooler,  # Nothing here reads it.
+        flops=2 * ((num_layers - 1) * products + last_products),
+        kept=(num_layers - 1) * layer + last + 2 * length * width,
+        largest=max(length * inner, length * width, scores),
+    )
+    kept, again, peak = body.kept, 0, _peak(0, [body])
+    if rematerialize and not locked:
+        kept, again = (num_layers + 2) * length * width, body.flops
+        peak = kept + layer + _IN_FLIGHT * body.largest
+    return _tower(body, _dense(width, projection_dim), kept, peak, again, locked)
+
+
+def _tower(body, projection, kept, peak, recomputed_flops, locked):
+    """Puts a tower and its projection, which learns even where it is locked, together.
+
+    A locked tower has no backward pass, and so keeps nothing.
+    """
+    learned = 0 if locked else body.parameters - body.unlearned
+    return TowerCost(
+        parameters=body.parameters + projection.parameters,
+        learned=learned + projection.parameters,
+        flops=body.flops + projection.flops,
+        learned_flops=projection.flops + (0 if locked else body.flops),
+        recomputed_flops=recomputed_flops,
+        kept=0 if locked else kept,
+        peak=_IN_FLIGHT * body.largest if locked else peak,
+    )
+
+
+def _block(stage, channels, strides, side, lite):
+    """The parts of an `MBConvBlock`; its input is kept as the output before it."""
+    inner, kernel = channels * stage.expand_ratio, stage.kernel_size
+    block = []
+    if stage.expand_ratio != 1:
+        block.append(_convolution(1, channels, inner, side, lite))
+    if strides == 2 and side % 2:
+        # The padded copy is kept in the place of what it copies, or beside it where
+        # the activation's gradient reads its output. Even sizes aren't padded.
+        padded = (side + kernel - 2) ** 2
+        instead = 0 if lite else side * side
+        block.append(_Part(kept=inner * (padded - instead), largest=inner * padded))
+    side = side // strides
+    block.append(_convolution(kernel, 1, inner, side, lite))
+    if not lite:
+        squeezed = max(1, int(channels * _SQUEEZE_RATIO))
+        weights = 2 * inner * squeezed
+        gated = inner * side * side
+        block.append(_Part(weights + inner + squeezed, flops=2 * weights, kept=gated))
+    project = _convolution(1, inner, stage.filters, side, lite)
+    # No activation follows: only the convolution's and the block's outputs are kept.
+    kept = 2 * stage.filters * side * side
+    return [*block, dataclasses.replace(project, kept=kept)]
+
+
+def _convolution(kernel, channels_in, channels_out, side, lite):
+    """Convolution, batch normalisation and activation.
+
+    Kept are the outputs of all three; ReLU6's gradient reads its output, so that
+    the one before isn't kept.
+    """
+    weights = kernel * kernel * channels_in * channels_out
+    values = channels_out * side * side
+    return _Part(
+        weights + 4 * channels_out,  # Gamma, beta, moving mean, moving variance.
+        unlearned=2 * channels_out,
+        flops=2 * weights * side * side,
+        kept=(2 if lite else 3) * values,
+        largest=values,
+    )
+
+
+def _dense(width_in, width_out):
+    """A dense layer with its bias, or nothing where `width_out` is None."""
+    if width_out is None:
+        return _Part()
+    return _Part((width_in + 1) * width_out, flops=2 * width_in * width_out)

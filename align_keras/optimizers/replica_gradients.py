@@ -1,0 +1,106 @@
+"""Gradients that are summed over replicas before the optimizer sees them."""
+
+import tensorflow as tf
+
+from align_keras.utils.errors import InputError
+
+
+class ReplicaGradients:
+    """Mixin of a Keras optimizer: can take gradients that are summed already.
+
+    A Keras optimizer clips each replica's own gradients, then sums them, so that
+    `global_clipnorm` bounds the wrong norm on more than one replica.
+
+    Attributes:
+        gradients_are_summed: bool, whether `apply` gets the sums over replicas,
+            and then neither sums nor clips before summing.
+    """
+
+    gradients_are_summed = False
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        if self.gradients_are_summed:
+            return grads_and_vars
+        return super()._all_reduce_sum_gradients(grads_and_vars)
+
+
+def inner_optimizer(optimizer):
+    """Returns the optimizer that a loss-scaling one wraps, or itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def check_clipping(optimizer, replicas):
+    """Raises for an optimizer that would clip each replica's own gradients."""
+    inner = inner_optimizer(optimizer)
+    clips = any((inner.clipnorm, inner.clipvalue, inner.global_clipnorm))
+    if clips and replicas > 1 and not isinstance(inner, ReplicaGradients):
+        raise InputError(
+            f"optimizer must not clip on {replicas} replicas, received "
+            f"{type(inner).__name__} with clipnorm, clipvalue or global_clipnorm; "
+            "Keras clips before it sums over replicas. Use align_keras.optimizers."
+        )
+
+
+def take_summed_gradients(optimizer, gradients, replicas):
+    """Prepares the optimizer for sums; returns the gradients to give to it.
+
+    Args:
+        optimizer: Keras optimizer.
+        gradients: list of tensors, sums over replicas.
+        replicas: int.
+
+    Returns:
+        list of tensors: the sums, or for an optimizer that isn't ours, which adds
+        up once more, their shares.
+    """
+    inner = inner_optimizer(optimizer)
+    if isinstance(inner, ReplicaGradients):
+        inner.gradients_are_summed = True
+    elif replicas > 1:
+        return [gradient / replicas for gradient in gradients]
+    return gradients
+
+
+def apply_if(sound, optimizer, gradients, variables):
+    """Makes the optimizer's update where `sound` is true, else nothing.
+
+    One that a loss-scaling optimizer leaves out, since a gradient overflowed, counts
+    as a step: its batch is used up, and the run's intervals are in steps.
+
+    Args:
+        sound: scalar bool tensor, the same on each replica.
+        optimizer: built Keras optimizer.
+        gradients: list of tensors.
+        variables: list of `keras.Variable`.
+    """
+    iterations = inner_optimizer(optimizer).iterations
+    after = iterations.value + tf.cast(sound, iterations.dtype)
+    _apply_if(sound, optimizer, gradients, variables)
+    if inner_optimizer(optimizer) is not optimizer:
+        iterations.assign(after)
+
+
+def _apply_if(sound, optimizer, gradients, variables):
+    def update():
+        optimizer.apply(gradients, variables)
+        return tf.constant(True)
+
+    def keep():
+        return tf.constant(False)
+
+    # A condition around an update that merges replicas has to stand outside of
+    # the replicas, as in Keras's LossScaleOptimizer.
+    if tf.__internal__.distribute.strategy_supports_no_merge_call():
+        tf.cond(sound, update, keep)
+        return
+
+    def across(strategy, sound, gradients):
+        def update_each():
+            strategy.extended.call_for_each_replica(
+                optimizer.apply, args=(gradients, variables)
+            )
+            return tf.constant(True)
+
+        tf.cond(strategy.experimental_local_results(sound)[0], update_each, keep)
+
+    tf.distribute.get_replica_context().merge_call(across, args=(sound, gradients))

@@ -1,0 +1,75 @@
+"""SGD with momentum, with exclusions and learning-rate multipliers by path."""
+
+import re
+
+import keras
+
+from align_keras.optimizers.lamb import DEFAULT_EXCLUSIONS
+from align_keras.optimizers.multipliers import LearningRateMultipliers
+
+
+class _DecayedSGD(keras.optimizers.SGD):
+    """SGD whose gradient includes the decay."""
+
+    def update_step(self, gradient, variable, learning_rate):
+        path = self.path_of(variable)
+        if not any(re.search(pattern, path) for pattern in self.exclusions):
+            gradient = gradient + self.gradient_decay * variable
+        super().update_step(gradient, variable, learning_rate)
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class SGD(LearningRateMultipliers, _DecayedSGD):
+    """`keras.optimizers.SGD`, with the arguments of our `Lamb`.
+
+    Args:
+        learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
+        momentum: float in [0, 1).
+        nesterov: bool.
+        weight_decay: float ≥ 0, of the L2 penalty ½ · decay · ‖w‖².
+        exclusions: sequence of regular expressions, searched in the variable's
+            path: no decay.
+        learning_rate_multipliers: dict from regular expression to float > 0, as
+            `LearningRateMultipliers`.
+        **kwargs: as `keras.optimizers.SGD`.
+
+    References:
+        Jia et al. 2021, sections 5.4 and 5.5: fine-tuning with momentum 0.9.
+
+    Example:
+
+    >>> weight = keras.Variable([1.0], name="kernel")
+    >>> optimizer = SGD(0.1, weight_decay=1.0)
+    >>> optimizer.apply([keras.ops.array([3.0])], [weight])  # 1 - 0.1 · (3 + 1)
+    >>> round(float(weight.numpy()[0]), 3)
+    0.6
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-2,
+        momentum=0.9,
+        nesterov=False,
+        weight_decay=0.0,
+        exclusions=DEFAULT_EXCLUSIONS,
+        learning_rate_multipliers=None,
+        name="sgd",
+        **kwargs,
+    ):
+        super().__init__(
+            learning_rate=learning_rate,
+            momentum=momentum,
+            nesterov=nesterov,
+            learning_rate_multipliers=learning_rate_multipliers,
+            name=name,
+            **kwargs,
+        )
+        self.gradient_decay = weight_decay
+        self.exclusions = tuple(exclusions)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "weight_decay": self.gradient_decay,
+            "exclusions": self.exclusions,
+        }

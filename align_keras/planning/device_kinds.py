@@ -1,0 +1,77 @@
+"""What accelerators can do at most, by their makers' own numbers."""
+
+import difflib
+from typing import NamedTuple
+
+from align_keras.utils.errors import InputError
+
+_GIB = 2**30
+_TERA = 10**12
+
+
+class DeviceKind(NamedTuple):
+    """One device: what TensorFlow counts as a replica.
+
+    Attributes:
+        float32_flops: float, peak operations a second under the policy float32, as
+            TensorFlow computes it by default (bfloat16 passes on TPUs, TF32 on
+            GPUs that have it).
+        half_flops: float, the same under mixed_bfloat16 and mixed_float16.
+        memory: int, bytes; None where it isn't the device's own.
+        source: str, where the numbers come from.
+    """
+
+    float32_flops: float
+    half_flops: float
+    memory: int | None
+    source: str
+
+
+def _kind(float32_tera, half_tera, memory_gib, source):
+    memory = memory_gib and memory_gib * _GIB
+    return DeviceKind(float32_tera * _TERA, half_tera * _TERA, memory, source)
+
+
+# TPU v2 and v3 show their chip's two cores as two devices, v4 its chip as one. NVIDIA's
+# peaks are those without sparsity.
+DEVICE_KINDS = {
+    "tpu_v2": _kind(23, 23, 8, "half a chip: Jouppi et al. 2020, CACM 63(7)"),
+    "tpu_v3": _kind(61.5, 61.5, 16, "half a chip: cloud.google.com/tpu/docs/v3"),
+    "tpu_v4": _kind(275, 275, 32, "a chip: cloud.google.com/tpu/docs/v4"),
+    "v100": _kind(15.7, 125, 16, "NVIDIA's data sheet of V100 SXM2, 16 GB"),
+    "a100_40": _kind(156, 312, 40, "NVIDIA's data sheet of A100, 40 GB"),
+    "a100_80": _kind(156, 312, 80, "NVIDIA's data sheet of A100, 80 GB"),
+    "h100": _kind(494.7, 989.4, 80, "NVIDIA's data sheet of H100 SXM5"),
+    "cpu": _kind(
+        0.23, 0.46, None, "a core with AVX-512: matrix products of tools/bench_loss.py"
+    ),
+}
+
+
+def device_kind(name):
+    """Returns what is known of a kind of device.
+
+    Args:
+        name: str, a key of `DEVICE_KINDS`.
+
+    Returns:
+        `DeviceKind`.
+
+    Raises:
+        InputError: if the kind is unknown; suggests the nearest.
+
+    Example:
+
+    >>> device_kind("tpu_v3").memory // 2**30
+    16
+    """
+    if name not in DEVICE_KINDS:
+        wanted = name.lower()
+        near = [known for known in DEVICE_KINDS if known.startswith(wanted)]
+        near = near or difflib.get_close_matches(wanted, DEVICE_KINDS, n=1)
+        hint = f"did you mean {' or '.join(near)}? " if near and wanted else ""
+        raise InputError(
+            f"device kind must be one of {', '.join(DEVICE_KINDS)}, received {name!r}; "
+            f"{hint}Choose one of them."
+        )
+    return DEVICE_KINDS[name]

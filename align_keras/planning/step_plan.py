@@ -1,0 +1,256 @@
+"""What a training step computes, keeps in memory and sends, by formulas.
+
+Operations of a step over all devices (two for each multiplication):
+
+- forward: those of both towers, for each pair of the batch;
+- backward: twice the forward pass of what learns;
+- recomputation: the blocks or layers of a tower once more with rematerialisation,
+  both towers once more with micro-batches;
+- loss: a product of N² logits of width d takes 2·d·N² operations, divided by the
+  parts that `negatives_fraction` makes. One goes forward, two go backward, and one
+  more computes the tiles that weren't kept.
+
+Memory of a device, in bytes:
+
+- weights: 4 a weight, and 2 for its copy in half precision;
+- gradients: 4 a learned weight, twice with micro-batches, whose gradients are added up;
+- optimizer: 4 a learned weight and slot (LAMB and AdamW have two, SGD with momentum
+  one, an average of the weights one more);
+- activations: what the backward pass reads (`models/tower_costs.py`), for the pairs
+  that are embedded at a time, in the compute dtype; "in flight" is how much more there
+  is at a tower's largest place, when the other tower's are gone;
+- logits: the kept tiles, else the few that are worked on;
+- embeddings: both towers', those gathered from all devices, and their gradients.
+
+The sum is what a step needs beside the program itself. Measured steps of TensorFlow's
+own graph executor on CPUs are within 20% of it, part by part. Two things aren't in it:
+the update of the weights, which needs another two copies of the largest weight, but
+when the activations are gone; and XLA, on TPUs, which fuses normalisations and
+activations that the executor keeps apart, and pads channels.
+
+Traffic: bytes that each device receives. A gather of all devices' rows brings it all
+but its own; a sum over devices moves twice as much, as a ring does.
+"""
+
+import dataclasses
+
+from align_keras.utils.errors import InputError
+
+_FLOAT32, _HALF = 4, 2
+_SECONDS_A_DAY = 86_400
+# As `losses/tiled_loss.py`: the size of "auto" tiles, and how many logits it keeps.
+AUTO_TILE_SIZE = 2048
+AUTO_KEPT_LOGITS = 2**28
+# How often these are there at the peak, measured (tests/planning/test_step_plan.py): a
+# tile, all logits of the plain form, a device's own embeddings, those of all devices.
+_TILES = 3
+_PLAIN_LOGITS = 13
+_OWN_EMBEDDINGS = 2
+_ALL_EMBEDDINGS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSizes:
+    """What the formulas take.
+
+    Attributes:
+        image: `TowerCost` of the image encoder.
+        text: `TowerCost` of the text encoder.
+        projection_dim: int, width of the embeddings.
+        global_batch_size: int, pairs a step over all devices.
+        devices: int, replicas.
+        train_steps: int.
+        micro_batch_size: int or None, pairs that a device embeds at a time.
+        virtual_batch_size: int or None, pairs that are normalised together.
+        slots: int, variables that the optimizer has for each learned weight.
+        half_precision: bool, whether the towers compute in 16 bits.
+        tile_size: int, `"auto"` or None, as `contrastive_loss`.
+        negatives_fraction: float, as `contrastive_loss`.
+        share_equal_captions: bool, which gathers the images too.
+    """
+
+    image: object
+    text: object
+    projection_dim: int
+    global_batch_size: int
+    devices: int
+    train_steps: int
+    micro_batch_size: int | None = None
+    virtual_batch_size: int | None = None
+    slots: int = 2
+    half_precision: bool = False
+    tile_size: int | str | None = "auto"
+    negatives_fraction: float = 1.0
+    share_equal_captions: bool = False
+
+    @property
+    def rows(self):
+        """int, pairs of a device."""
+        return self.global_batch_size // self.devices
+
+    @property
+    def parts(self):
+        """int, parts of a device's rows that have only their own negatives."""
+        return round(1 / self.negatives_fraction)
+
+    @property
+    def keeps_logits(self):
+        """bool, whether the backward pass reads the logits of the forward pass."""
+        logits = self.rows * self.global_batch_size // self.parts**2
+        return self.tile_size is None or (
+            self.tile_size == "auto" and logits <= AUTO_KEPT_LOGITS
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StepPlan:
+    """What a run takes.
+
+    Attributes:
+        parameters: dict from part to weights.
+        flops: dict from part to operations of a step over all devices.
+        memory: dict from part to bytes of a device.
+        traffic: dict from part to bytes that a device receives in a step.
+        train_steps: int.
+        devices: int.
+    """
+
+    parameters: dict
+    flops: dict
+    memory: dict
+    traffic: dict
+    train_steps: int
+    devices: int
+
+    def seconds_a_step(self, peak_flops, utilisation):
+        """Returns how long a step takes on devices of this peak, so far used."""
+        return sum(self.flops.values()) / (self.devices * peak_flops * utilisation)
+
+    def days(self, peak_flops, utilisation):
+        """Returns how long all steps take, in days."""
+        seconds = self.train_steps * self.seconds_a_step(peak_flops, utilisation)
+        return seconds / _SECONDS_A_DAY
+
+
+def plan_step(sizes):
+    """Computes what a run takes.
+
+    Args:
+        sizes: `RunSizes`.
+
+    Returns:
+        `StepPlan`.
+
+    Raises:
+        InputError: if the batch can't be divided as asked.
+
+    Example:
+
+    >>> from align_keras.models.tower_costs import TowerCost
+    >>> tower = TowerCost(parameters=100, learned=80, flops=1000, learned_flops=1000,
+    ...     recomputed_flops=0, kept=50, peak=60)
+    >>> sizes = RunSizes(tower, tower, 4, global_batch_size=8, devices=2, train_steps=9)
+    >>> plan_step(sizes).flops["forward"], plan_step(sizes).memory["weights"]
+    (16000, 804)
+    """
+    check_division(sizes)
+    return StepPlan(
+        parameters={
+            "image encoder": sizes.image.parameters,
+            "text encoder": sizes.text.parameters,
+            "temperature": 1,
+        },
+        flops=flops(sizes),
+        memory=memory(sizes),
+        traffic=traffic(sizes),
+        train_steps=sizes.train_steps,
+        devices=sizes.devices,
+    )
+
+
+def check_division(sizes):
+    """Raises unless all devices, and all parts of a device, get equally many pairs."""
+    batch, devices = sizes.global_batch_size, sizes.devices
+    if devices < 1 or batch % devices:
+        raise InputError(
+            f"the global batch size ({batch}) must be a multiple of the devices, "
+            f"received {devices}; change one of them."
+        )
+    for name, size in (
+        ("micro_batch_size", sizes.micro_batch_size),
+        ("virtual_batch_size", sizes.virtual_batch_size),
+        ("the parts of negatives_fraction", sizes.parts),
+    ):
+        if size and sizes.rows % size:
+            raise InputError(
+                f"{name} must divide a device's {sizes.rows} pairs, received {size}; "
+                "change it, or the number of devices."
+            )
+
+
+def flops(sizes):
+    """Operations of a step over all devices, by part."""
+    pairs, towers = sizes.global_batch_size, (sizes.image, sizes.text)
+    forward = pairs * sum(tower.flops for tower in towers)
+    again = pairs * sum(tower.recomputed_flops for tower in towers)
+    if sizes.micro_batch_size is not None:
+        again += forward
+    product = 2 * sizes.projection_dim * pairs**2 // sizes.parts
+    if sizes.tile_size is None and sizes.devices > 1:
+        product *= 2  # Each direction has its own.
+    return {
+        "forward": forward,
+        "backward": 2 * pairs * sum(tower.learned_flops for tower in towers),
+        "recomputation": again,
+        "loss": product * (3 if sizes.keeps_logits else 4),
+    }
+
+
+def memory(sizes):
+    """Bytes of a device, by part."""
+    towers = (sizes.image, sizes.text)
+    weights = 1 + sum(tower.parameters for tower in towers)
+    learned = 1 + sum(tower.learned for tower in towers)
+    rows = sizes.micro_batch_size or sizes.rows
+    value = _HALF if sizes.half_precision else _FLOAT32
+    peak = max(tower.peak for tower in towers)
+    return {
+        "weights": weights * (_FLOAT32 + (_HALF if sizes.half_precision else 0)),
+        "gradients": _FLOAT32 * learned * (1 if sizes.micro_batch_size is None else 2),
+        "optimizer": _FLOAT32 * learned * sizes.slots,
+        "image activations": value * rows * sizes.image.kept,
+        "text activations": value * rows * sizes.text.kept,
+        "in flight": value * rows * max(0, peak - sum(tower.kept for tower in towers)),
+        "logits": _FLOAT32 * logits(sizes),
+        "embeddings": _FLOAT32 * embeddings(sizes),
+    }
+
+
+def logits(sizes):
+    """Values of a device's logits at the peak."""
+    rows, columns = sizes.rows // sizes.parts, sizes.global_batch_size // sizes.parts
+    if sizes.tile_size is None:
+        return _PLAIN_LOGITS * sizes.parts * rows * columns
+    tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else sizes.tile_size
+    kept = sizes.parts * rows * columns if sizes.keeps_logits else 0
+    return kept + _TILES * min(tile, rows) * min(tile, columns)
+
+
+def embeddings(sizes):
+    """Values of a device's own and of the gathered embeddings, with gradients."""
+    everyone = _ALL_EMBEDDINGS + (1 if sizes.share_equal_captions else 0)
+    rows = _OWN_EMBEDDINGS * sizes.rows + everyone * sizes.global_batch_size
+    return sizes.projection_dim * rows
+
+
+def traffic(sizes):
+    """Bytes that a device receives in a step, by part."""
+    others = (sizes.devices - 1) / sizes.devices
+    texts = _FLOAT32 * sizes.projection_dim * sizes.global_batch_size
+    gathered = texts * (2 if sizes.share_equal_captions else 1)
+    learned = 1 + sizes.image.learned + sizes.text.learned
+    return {
+        "gathered embeddings": round(others * gathered),
+        "summed gradients of embeddings": round(2 * others * gathered),
+        "summed gradients of weights": round(2 * others * _FLOAT32 * learned),
+    }

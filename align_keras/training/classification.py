@@ -1,0 +1,162 @@
+"""Trains an `ImageClassifier` in stages, and judges it."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from align_keras.optimizers import SGD
+from align_keras.training.callbacks import Progress
+from align_keras.training.stage_checkpoints import SaveStage
+from align_keras.utils.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuningStage:
+    """What one stage of fine-tuning does.
+
+    Attributes:
+        make_batches: callable of the step to start at → endless
+            `tf.data.Dataset` of pictures and classes.
+        steps: int ≥ 1.
+        learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
+        learns_encoder: bool; False trains the head alone.
+        encoder_multiplier: float > 0, the encoder's learning rate by the head's.
+    """
+
+    make_batches: Callable
+    steps: int
+    learning_rate: object
+    learns_encoder: bool
+    encoder_multiplier: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Classified:
+    """What a classifier says of pictures.
+
+    Attributes:
+        rows: int64 array (n,), the pictures, without those that can't be decoded.
+        ranks: int64 array (n,), how many other classes score at least as high as
+            the right one.
+        predictions: int64 array (n,), the class that scores highest; of equal
+            scores a wrong one, so that it is the right one exactly where the rank
+            is 0.
+    """
+
+    rows: np.ndarray
+    ranks: np.ndarray
+    predictions: np.ndarray
+
+    @property
+    def accuracy(self):
+        """float, the share of the pictures whose right class is first."""
+        return float(np.mean(self.ranks == 0))
+
+
+def fine_tune(
+    classifier, stages, *, momentum=0.9, weight_decay=0.0, bar=None, checkpoints=None
+):
+    """Trains a classifier, stage after stage, each with an optimizer of its own.
+
+    A stage ends early where the loss isn't finite: what then follows can only be
+    judged as bad.
+
+    Args:
+        classifier: `ImageClassifier`; its encoder is left trainable as the last
+            stage had it.
+        stages: sequence of `FineTuningStage`.
+        momentum: float in [0, 1), of SGD.
+        weight_decay: float ≥ 0, an L2 penalty; not of biases and normalisation.
+        bar: started `progress_bar` that counts steps, or None.
+        checkpoints: `StageCheckpoints`, from which it goes on and to which it
+            writes, or None.
+
+    Raises:
+        InputError: if no picture can be decoded, or the checkpoint is damaged.
+
+    References:
+        Jia et al. 2021, sections 5.4 and 5.5.
+    """
+    resumed, step = checkpoints.newest() if checkpoints else (0, 0)
+    for number, stage in enumerate(stages[resumed:], start=resumed):
+        classifier.image_encoder.trainable = stage.learns_encoder
+        compile_stage(classifier, stage, momentum, weight_decay)
+        callbacks = [keras.callbacks.TerminateOnNaN()]
+        if step:
+            checkpoints.restore(classifier)
+        if checkpoints:
+            callbacks.append(SaveStage(checkpoints, number, step))
+        if bar is not None:
+            if step:
+                bar.advance(sum(own.steps for own in stages[:number]) + step)
+            callbacks.append(Progress(bar, 1))
+        if step < stage.steps:
+            classifier.fit(
+                stage.make_batches(step),
+                steps_per_epoch=stage.steps - step,
+                shuffle=False,  # The batches are.
+                verbose=0,
+                callbacks=callbacks,
+            )
+        step = 0
+
+
+def compile_stage(classifier, stage, momentum, weight_decay):
+    """Compiles the classifier with the optimizer of a stage, ready to restore."""
+    pattern = f"^{re.escape(classifier.image_encoder.name)}/"
+    classifier.compile(
+        optimizer=SGD(
+            stage.learning_rate,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            learning_rate_multipliers={pattern: stage.encoder_multiplier},
+        ),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    if not classifier.built:
+        classifier.build(classifier.image_encoder.input_shape)
+    classifier.optimizer.build(classifier.trainable_variables)
+
+
+def classify(classifier, batches, labels):
+    """Judges a classifier.
+
+    Args:
+        classifier: `ImageClassifier`.
+        batches: `tf.data.Dataset` of rows and pictures, as `evaluation_batches`.
+        labels: int array (n,), the classes of all rows.
+
+    Returns:
+        `Classified`. Equal scores count against the right class, and so do scores
+        that aren't numbers.
+
+    Raises:
+        InputError: if no picture can be decoded.
+    """
+    score = tf.function(
+        lambda images: classifier(images, training=False),
+        input_signature=[batches.element_spec[1]],  # One trace for all lengths.
+        autograph=False,
+    )
+    labels, found = np.asarray(labels), []
+    for rows, images in batches:
+        logits = np.array(score(images))  # A copy, to be changed.
+        rows = rows.numpy()
+        right = np.arange(len(rows)), labels[rows]
+        own = logits[right][:, np.newaxis]
+        # Not the number of those above: that of scores that aren't numbers is zero.
+        ranks = np.sum(~(logits < own), axis=1) - 1
+        # Where the right class ties with a wrong one, the wrong one was found.
+        logits[right] = np.where(ranks == 0, np.inf, -np.inf)
+        found.append((rows, ranks, np.argmax(logits, axis=1)))
+    if not found:
+        raise InputError(
+            "images must hold a JPEG, PNG, GIF, BMP or WebP picture to judge, received "
+            "none that can be decoded; fetch the data again."
+        )
+    return Classified(*(np.concatenate(column) for column in zip(*found, strict=True)))

@@ -1,0 +1,101 @@
+"""Which tower, which pairs: what can be said of a step that had to be left out."""
+
+import numpy as np
+
+# Pairs that are embedded at a time, and named at most.
+_ROWS, _NAMED = 32, 8
+
+
+def diagnose(model, inputs, ids, error):
+    """Looks for what isn't finite in the step that stopped a run.
+
+    Args:
+        model: `ALIGN`, as it was before the step.
+        inputs: dict of arrays, the step's batch.
+        ids: list of str, the batch's pairs in order, or None.
+        error: `UnsoundStepError`.
+
+    Returns:
+        dict that JSON can hold: `step`, `reason`, `metrics`, `towers` (what isn't
+        finite in each), `bad_ids` (pairs whose embedding isn't finite) and
+        `batch_ids`.
+    """
+    bad_rows, towers = {}, {}
+    for name in ("image", "text"):
+        encoder = getattr(model, f"{name}_encoder")
+        rows = np.flatnonzero(~finite_rows(encoder, tower_inputs(name, inputs)))
+        bad_rows[name] = rows
+        weights = [v.path for v in encoder.variables if not is_finite(v.numpy())]
+        gradient = error.values[f"{name}_gradient_norm"]
+        towers[name] = {
+            "embeddings_not_finite": len(rows),
+            "weights_not_finite": weights[:_NAMED],
+            "gradient_finite": bool(np.isfinite(gradient)),
+        }
+    rows = sorted({int(row) for rows in bad_rows.values() for row in rows})
+    return {
+        "step": error.step,
+        "reason": str(error),
+        "loss_finite": bool(np.isfinite(error.values["loss_i2t"])),
+        "metrics": {name: str(value) for name, value in error.values.items()},
+        "temperature": float(model.temperature),
+        "towers": towers,
+        "bad_ids": [ids[row] for row in rows] if ids else rows,
+        "batch_ids": ids,
+    }
+
+
+def describe(diagnosis):
+    """Returns the diagnosis in a sentence or two."""
+    sentences = []
+    for name, tower in diagnosis["towers"].items():
+        count = tower["embeddings_not_finite"]
+        if tower["weights_not_finite"]:
+            weights = ", ".join(tower["weights_not_finite"])
+            sentences.append(f"weights of the {name} encoder aren't finite ({weights})")
+        elif count:
+            sentences.append(
+                f"the {name} encoder gives {count} embeddings that aren't finite"
+            )
+        elif diagnosis["loss_finite"] and not tower["gradient_finite"]:
+            sentences.append(f"the {name} encoder's gradient isn't finite")
+    if not sentences:
+        sentences.append(
+            "both encoders' embeddings are finite; the temperature is "
+            f"{diagnosis['temperature']:.3g}"
+        )
+    bad, ids = diagnosis["bad_ids"], diagnosis["batch_ids"]
+    if bad:
+        sentences.append(f"pairs {named(bad)}")
+    elif ids:
+        sentences.append(f"last batch: {named(ids)}")
+    return "; ".join(sentences)
+
+
+def named(ids):
+    """Joins the first few names."""
+    names = ", ".join(str(name) for name in ids[:_NAMED])
+    return names + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
+
+
+def tower_inputs(name, inputs):
+    """The part of a batch that an encoder takes."""
+    if name == "image":
+        return {"images": inputs["images"]}
+    return {key: inputs[key] for key in ("token_ids", "padding_mask")}
+
+
+def finite_rows(encoder, inputs):
+    """Returns bool (n,): whether each row's embedding is finite, in inference."""
+    rows = len(next(iter(inputs.values())))
+    finite = []
+    for start in range(0, rows, _ROWS):
+        part = {name: value[start : start + _ROWS] for name, value in inputs.items()}
+        output = encoder(part.get("images", part), training=False)
+        finite.append(np.isfinite(np.asarray(output, "float32")).all(axis=1))
+    return np.concatenate(finite)
+
+
+def is_finite(values):
+    """Whether all values are finite; integers are."""
+    return not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all()

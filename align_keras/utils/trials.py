@@ -1,0 +1,210 @@
+"""Trials that are run once each, by any number of processes, and kept."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import shutil
+import sys
+import time
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+from align_keras.utils.progress import say
+
+
+def trial_key(inputs):
+    """Returns the name of a trial's result: a digest of all that it depends on.
+
+    Args:
+        inputs: what JSON can hold.
+
+    Returns:
+        str of 20 hexadecimal digits.
+
+    Example:
+
+    >>> trial_key({"seed": 0, "rate": 0.1}) == trial_key({"rate": 0.1, "seed": 0})
+    True
+    """
+    text = json.dumps(inputs, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def drawn_options(ranges, choices, seed, number):
+    """Draws the options of one trial of a random search.
+
+    Args:
+        ranges: dict from name to (least, greatest), drawn log-uniformly.
+        choices: dict from name to a sequence, of which one item is drawn.
+        seed: int ≥ 0, of the sweep.
+        number: int ≥ 0, of the trial; its options don't depend on how many there
+            are.
+
+    Returns:
+        dict from name to value.
+
+    Example:
+
+    >>> options = drawn_options({"rate": (0.01, 0.1)}, {"flip": (True, False)}, 0, 3)
+    >>> 0.01 <= options["rate"] <= 0.1, options["flip"] in (True, False)
+    (True, True)
+    """
+    random = np.random.default_rng((seed, number))
+    drawn = {
+        name: math.exp(random.uniform(math.log(least), math.log(greatest)))
+        for name, (least, greatest) in ranges.items()
+    }
+    return drawn | {
+        name: values[int(random.integers(len(values)))]
+        for name, values in choices.items()
+    }
+
+
+def read_results(trials, directory):
+    """Returns what is known of trials.
+
+    Args:
+        trials: iterable of keys.
+        directory: `pathlib.Path`, where results lie.
+
+    Returns:
+        dict from key to result, of the finished ones. A damaged result is told of,
+        and counts as unfinished.
+    """
+    results = {}
+    for key in trials:
+        path = _result_file(directory, key)
+        try:
+            results[key] = _read_result(path)
+        except FileNotFoundError:
+            pass
+        except ValueError:
+            say(f"{path} is damaged; this trial counts as unfinished.")
+    return results
+
+
+def run_trials(trials, run, directory):
+    """Runs the trials that aren't finished and that no other process is running.
+
+    A result appears whole or not at all. Whoever runs a trial holds a lock on it,
+    which the system lets go of when the process ends, whatever ends it.
+
+    Args:
+        trials: dict from key to what `run` takes.
+        run: callable of the trial, and of a folder of its own, a `pathlib.Path`,
+            where it may keep what it needs to go on after a kill; returns what
+            JSON can hold.
+        directory: `pathlib.Path`, where results lie; made if need be. Several
+            processes, of several machines too, may work on one.
+
+    Returns:
+        int, how many were run here.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    parent = multiprocessing.parent_process()
+    count = 0
+    for key, trial in trials.items():
+        if parent is not None and not parent.is_alive():
+            break
+        path = _result_file(directory, key)
+        if _is_finished(path):
+            continue
+        with _claimed(directory / f"{key}.lock") as is_mine:
+            if not is_mine or _is_finished(path):
+                continue
+            start = time.monotonic()
+            scratch = directory / f"{key}.unfinished"
+            result = run(trial, scratch)
+            record = {"result": result, "seconds": time.monotonic() - start}
+            with atomic_write(path) as file:
+                json.dump(record, file)
+            shutil.rmtree(scratch, ignore_errors=True)
+            count += 1
+    return count
+
+
+def run_in_processes(trials, open_runner, directory, workers):
+    """Runs trials in several processes, each with the model of its own.
+
+    Args:
+        trials: dict from key to what the runner takes, all picklable.
+        open_runner: picklable callable of no arguments → `run` of `run_trials`;
+            called once in each process.
+        directory: `pathlib.Path`, where results lie.
+        workers: int ≥ 1.
+
+    Raises:
+        InputError: if a process ended before its trials did.
+    """
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    processes = [
+        context.Process(
+            target=_work, args=(trials, open_runner, directory, threads), daemon=True
+        )
+        for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    lost = len(trials) - len(read_results(trials, directory))
+    if lost:
+        codes = ", ".join(str(process.exitcode) for process in processes)
+        raise InputError(
+            f"--workers ended (exit codes {codes}) with {lost} of {len(trials)} trials "
+            "unfinished; see the messages above, then run the same command: it goes on."
+        )
+
+
+def _work(trials, open_runner, directory, threads):
+    # Before TensorFlow begins to compute.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    try:
+        run_trials(trials, open_runner(), directory)
+    except InputError as error:
+        say(f"error: {error}")
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _claimed(path):
+    """Holds a lock file within the block; yields whether nobody else does."""
+    with open(path, "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+        # Who still has this file open finds the result.
+        path.unlink(missing_ok=True)
+
+
+def _result_file(directory, key):
+    return pathlib.Path(directory) / f"{key}.json"
+
+
+def _read_result(path):
+    """The result in a file; raises ValueError if it is damaged."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(record, dict) or "result" not in record:
+        raise ValueError(f"{path} holds no result")
+    return record["result"]
+
+
+def _is_finished(path):
+    try:
+        _read_result(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True

@@ -1,0 +1,123 @@
+"""Prints how far the gradients on so many replicas are from one device's, a line
+a case, and how many MiB a tiled loss takes over its embeddings.
+
+Run by test_tiled_loss.py: logical devices must be made before TensorFlow is
+used, so it needs a process of its own; and one for each number of replicas,
+as a second strategy would take up the first one's numbers of collectives.
+"""
+
+import resource
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.losses import contrastive_loss
+from align_keras.training.strategies import make_strategy, split_cpu
+
+ROWS, WIDTH, TEMPERATURE = 24, 6, 0.05
+CASES = {
+    "plain": {},
+    "tiled": {"tile_size": 5},
+    "kept": {"tile_size": "auto"},
+    "groups": {"tile_size": 5},
+    "half": {"tile_size": 5, "negatives_fraction": 0.5},
+}
+
+
+def loss_and_gradients(images, texts, groups, replicas, **options):
+    temperature = tf.constant(TEMPERATURE, images.dtype)
+    arguments = (images, texts, temperature)
+    with tf.GradientTape() as tape:
+        tape.watch(arguments)
+        loss = contrastive_loss(*arguments, pair_groups=groups, **options) / replicas
+    return loss, *tape.gradient(loss, arguments)
+
+
+def on_replicas(strategy, images, texts, groups, options):
+    """Total loss, gradients of all rows, and the temperature's total."""
+    count = strategy.num_replicas_in_sync
+    each = ROWS // count
+
+    def distribute(values):
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: tf.constant(
+                values[context.replica_id_in_sync_group * each :][:each]
+            )
+        )
+
+    @tf.function
+    def step(*rows):
+        def replica(images, texts, groups=None):
+            return loss_and_gradients(images, texts, groups, count, **options)
+
+        return strategy.run(replica, rows)
+
+    inputs = [images, texts] if groups is None else [images, texts, groups]
+    answers = [
+        [value.numpy() for value in strategy.experimental_local_results(answer)]
+        for answer in step(*map(distribute, inputs))
+    ]
+    loss, d_images, d_texts, d_temperature = answers
+    return (
+        sum(loss),
+        np.concatenate(d_images),
+        np.concatenate(d_texts),
+        sum(d_temperature),
+    )
+
+
+def expected(count, images, texts, groups, parts):
+    """The plain form on one device, part by part of all replicas' rows."""
+    rows = np.arange(ROWS).reshape(count, parts, -1).swapaxes(0, 1).reshape(parts, -1)
+    totals = [0.0, np.zeros_like(images), np.zeros_like(texts), 0.0]
+    for part in rows:
+        loss, d_images, d_texts, d_temperature = loss_and_gradients(
+            tf.constant(images[part]),
+            tf.constant(texts[part]),
+            None if groups is None else tf.constant(groups[part]),
+            parts,
+        )
+        totals[0] += loss.numpy()
+        totals[1][part], totals[2][part] = d_images, d_texts
+        totals[3] += d_temperature.numpy()
+    return totals
+
+
+def print_replicas(count):
+    random = np.random.default_rng(0)
+    images = random.normal(size=(ROWS, WIDTH))
+    texts = random.normal(size=(ROWS, WIDTH))
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    shared = random.integers(0, 8, ROWS)
+    strategy = make_strategy("mirrored", count)
+    for name, options in CASES.items():
+        groups = shared if name == "groups" else None
+        ours = on_replicas(strategy, images, texts, groups, options)
+        parts = 2 if name == "half" else 1
+        exact = expected(count, images, texts, groups, parts)
+        difference = max(
+            np.abs(one - other).max() / np.abs(other).max()
+            for one, other in zip(ours, exact, strict=True)
+        )
+        print("replicas", name, difference)
+
+
+def print_memory():
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    step = tf.function(loss_and_gradients)
+    rows = tf.math.l2_normalize(tf.random.normal((8192, 16)), axis=1)
+    graph = step.get_concrete_function(rows, rows, None, 1, tile_size=512)
+    start = peak()
+    graph(rows, rows)
+    print("memory", peak() - start)
+
+
+if __name__ == "__main__":
+    replicas = int(sys.argv[1])
+    split_cpu(replicas)
+    print_memory()
+    print_replicas(replicas)

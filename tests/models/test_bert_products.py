@@ -1,0 +1,76 @@
+"""The text encoder's own computation against KerasHub's BERT."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras_hub.models import BertBackbone
+
+from align_keras.models import TextEncoder
+
+SIZES = {
+    "vocabulary_size": 50,
+    "num_layers": 2,
+    "num_heads": 2,
+    "hidden_dim": 16,
+    "intermediate_dim": 32,
+    "dropout": 0.0,
+}
+
+
+def tokens():
+    token_ids = np.random.default_rng(0).integers(1, 50, (3, 6)).astype("int32")
+    padding_mask = np.ones((3, 6), "int32")
+    padding_mask[1, 3:] = 0
+    return {"token_ids": token_ids, "padding_mask": padding_mask}
+
+
+def output_and_gradients(function, variables):
+    with tf.GradientTape() as tape:
+        outputs = function()
+        loss = tf.reduce_sum(outputs**3)
+    return [outputs, *tape.gradient(loss, [v.value for v in variables])]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_equals_keras_hub(pooling, training):
+    encoder = TextEncoder(**SIZES, sequence_length=6, pooling=pooling)
+    theirs = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
+    for variable in encoder.bert.variables:  # Biases too, and no layer like another.
+        variable.assign(keras.random.normal(variable.shape, stddev=0.3))
+    theirs.set_weights(encoder.bert.get_weights())
+    inputs = tokens()
+
+    def reference():
+        segments = {"segment_ids": np.zeros((3, 6), "int32")}
+        sequence = theirs({**inputs, **segments}, training=training)["sequence_output"]
+        if pooling == "cls":
+            return sequence[:, 0]
+        mask = tf.cast(inputs["padding_mask"], "float32")[..., None]
+        return tf.reduce_sum(sequence * mask, 1) / tf.reduce_sum(mask, 1)
+
+    def learned(bert):
+        return [v for v in bert.trainable_variables if "pooled_dense" not in v.path]
+
+    names = [v.path.split("/", 2)[-1] for v in learned(encoder.bert)]
+    expected = output_and_gradients(reference, learned(theirs))
+    actual = output_and_gradients(
+        lambda: encoder(inputs, training=training), learned(encoder.bert)
+    )
+    for name, ours, reference_ in zip(
+        ["output", *names], actual, expected, strict=True
+    ):
+        ours, reference_ = (tf.convert_to_tensor(v).numpy() for v in (ours, reference_))
+        # The same sums in float32, in another order.
+        scale = max(np.abs(reference_).max(), 1e-3)
+        np.testing.assert_allclose(
+            ours / scale, reference_ / scale, atol=2e-5, err_msg=name
+        )
+
+
+def test_dropout_still_drops_in_the_last_layer():
+    encoder = TextEncoder(**{**SIZES, "num_layers": 1, "dropout": 0.5})
+    one, other = (encoder(tokens(), training=True) for _ in range(2))
+    assert np.abs(one - other).max() > 0
+    np.testing.assert_array_equal(encoder(tokens()), encoder(tokens()))

@@ -1,0 +1,94 @@
+"""Cached gradients are those of one tape around all micro-batches."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.models.forward_state import read, write
+from align_keras.models.gradients import (
+    cached_loss_gradients,
+    scaled_loss,
+    split_inputs,
+)
+from align_keras.optimizers import SGD
+from align_keras.utils.errors import InputError
+from tests.small import small_align, small_batch
+
+
+def test_cached_gradients_replay_dropout_and_update_statistics_once():
+    model = small_align(initial_temperature=0.5)
+    model.compile(SGD(0.1), micro_batch_size=2)
+    inputs = {name: tf.constant(value) for name, value in small_batch(12).items()}
+    state = model.forward_state
+    statistics, seeds = state.read()
+    parts = split_inputs(inputs, 4)
+    afters = []
+    with tf.GradientTape() as tape:
+        outputs = []
+        for number in range(3):
+            part = {name: value[number] for name, value in parts.items()}
+            outputs.append(model(part, training=True))
+            afters.append(read(state.statistics))
+            write(state.statistics, statistics)
+        embeddings = [
+            tf.concat([output[f"{name}_embedding"] for output in outputs], axis=0)
+            for name in ("image", "text")
+        ]
+        losses = model.embedding_losses(*embeddings, inputs["token_ids"])
+        loss = scaled_loss(model, losses)
+    variables = [variable.value for variable in model.trainable_variables]
+    expected = tape.gradient(loss, variables)
+    expected_seeds = read(state.seeds)
+    write(state.seeds, seeds)
+    cached = tf.function(cached_loss_gradients)(model, inputs, 4)
+    # float32, through ten batch normalisations over 4 rows: kernels that are fused
+    # in a graph and not in eager mode differ by some 1e-5.
+    np.testing.assert_allclose(cached[0], losses, rtol=1e-4)
+    for variable, ours, theirs in zip(
+        model.trainable_variables, cached[1], expected, strict=True
+    ):
+        theirs = tf.convert_to_tensor(theirs)
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(
+            ours, theirs, atol=2e-3 * scale + 1e-5, err_msg=variable.path
+        )
+    for ours, *three in zip(state.statistics, *afters, strict=True):
+        np.testing.assert_allclose(ours, np.mean(three, axis=0), rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(state.seeds, expected_seeds, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_errors():
+    model = small_align()
+    with pytest.raises(InputError, match="micro_batch_size must be at least 1"):
+        model.compile(SGD(0.1), micro_batch_size=0)
+    model.compile(SGD(0.1), micro_batch_size=4)
+    batches = tf.data.Dataset.from_tensors(small_batch(6))
+    with pytest.raises(InputError, match=r"micro_batch_size \(4\) must divide .* 6"):
+        model.fit(batches, verbose=0)
+    synchronized = small_align(synchronized=True)
+    with pytest.raises(InputError, match="synchronized batch normalisation"):
+        synchronized.compile(SGD(0.1), micro_batch_size=2)
+
+
+@pytest.mark.slow
+def test_the_step_compiled_by_xla_makes_the_same_update():
+    """A stand-in for TPUs: static shapes, and no strings on the device.
+
+    Without dropout, since XLA draws other random numbers.
+    """
+    from tests.training.updates_script import ROWS, batch, make_model
+
+    updated = []
+    for compiled in (False, True):
+        model = make_model()
+        before = model.get_weights()
+        model.compile(SGD(0.01), jit_compile=compiled, tile_size="auto")
+        batches = tf.data.Dataset.from_tensor_slices(batch())
+        batches = batches.batch(ROWS, drop_remainder=True)
+        model.fit(batches.repeat(2), verbose=0)
+        updated.append(model.get_weights())
+    for start, ours, theirs in zip(before, *updated, strict=True):
+        # float32, fused in another order, on the scale of what two steps move.
+        moved = np.abs(theirs.astype("float64") - start).max()
+        np.testing.assert_allclose(ours, theirs, atol=1e-3 * moved + 2e-6)

@@ -1,0 +1,113 @@
+"""The image tower as a function of pixels, by TensorFlow and by OpenVINO."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras.models import ALIGN, image_embedder
+from align_keras.utils.errors import InputError
+from tests.small import VOCABULARY, small_align, small_encoders
+
+
+def pixels(count=7):
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (count, 32, 32, 3)).astype("float32")
+
+
+def calibrated_align(**arguments):
+    """Random weights whose batch statistics let the signal through."""
+    model = ALIGN(*small_encoders(**arguments), vocabulary=VOCABULARY)
+    for layer in model.image_encoder._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model.image_encoder(pixels(32), training=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return calibrated_align()
+
+
+@pytest.fixture(scope="module")
+def lite_model():
+    return calibrated_align(lite=True)
+
+
+# As the docstring of `image_embedder` has them.
+@pytest.mark.parametrize(
+    ("engine", "cosine", "entry"),
+    [(None, 0.99999, 1e-5), ("openvino", 0.99999, 1e-5)],
+)
+@pytest.mark.parametrize("name", ["model", "lite_model"])
+@pytest.mark.parametrize("count", [0, 1, 4, 7])
+def test_equals_keras(request, engine, cosine, entry, name, count):
+    if engine:
+        pytest.importorskip("openvino")
+    model = request.getfixturevalue(name)
+    actual = image_embedder(model, engine)(pixels(count))
+    assert actual.shape == (count, 16) and actual.dtype == np.float32
+    if count:
+        expected = np.asarray(model.normalise_image(model.image_encoder(pixels(count))))
+        assert (actual * expected).sum(axis=1).min() > cosine
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=entry)
+        # Random towers would agree on one constant vector too.
+        assert count == 1 or np.abs(expected - expected[:1]).max() > 0.01
+
+
+def test_bfloat16_is_near(model):
+    pytest.importorskip("openvino")
+    exact = image_embedder(model)(pixels(32))
+    rounded = image_embedder(model, "openvino_bfloat16")(pixels(32))
+    assert (exact * rounded).sum(axis=1).min() > 0.99
+
+
+@pytest.mark.parametrize("engine", [None, "openvino"])
+def test_answers_with_the_present_weights_and_scaling(engine):
+    if engine:
+        pytest.importorskip("openvino")
+    model = calibrated_align()
+    first = image_embedder(model, engine)
+    before = first(pixels())
+    assert model._image_embedders[engine][1] is not None
+    kept = model._image_embedders[engine][1]
+    image_embedder(model, engine)
+    assert model._image_embedders[engine][1] is kept
+
+    projection = model.image_encoder.get_layer("projection")
+    projection.kernel.assign(projection.kernel[:, ::-1])
+    after = image_embedder(model, engine)(pixels())
+    np.testing.assert_allclose(after, before[:, ::-1], atol=1e-5)
+
+    model.image_encoder.set_pixel_scaling(110.0, 120.0)
+    expected = np.asarray(model.normalise_image(model.image_encoder(pixels())))
+    actual = image_embedder(model, engine)(pixels())
+    assert np.abs(expected - after).max() > 1e-3
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_encode_images_takes_an_engine_and_reads_in_order(model, tmp_path):
+    pytest.importorskip("openvino")
+    random = np.random.default_rng(1)
+    pictures = [
+        random.integers(0, 256, (height, 50, 3)).astype("uint8")
+        for height in range(33, 44)
+    ]
+    expected = model.encode_images(pictures)
+    one_by_one = [model.encode_images([picture])[0] for picture in pictures]
+    np.testing.assert_allclose(expected, one_by_one, atol=1e-5)
+    actual = model.encode_images(pictures, batch_size=3, engine="openvino")
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="images\\[4\\] must be a uint8 array"):
+        model.encode_images([*pictures[:4], pictures[0] / 255], batch_size=3)
+
+
+def test_errors_name_the_remedy(model, monkeypatch):
+    with pytest.raises(InputError, match="None, openvino.*received 'onnx'"):
+        model.encode_images([], engine="onnx")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    fresh = small_align()
+    with pytest.raises(InputError, match="pip install openvino"):
+        fresh.encode_images([], engine="openvino")

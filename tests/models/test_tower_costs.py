@@ -1,0 +1,192 @@
+"""Costs by formula against built towers and their graphs."""
+
+import collections
+
+import pytest
+import tensorflow as tf
+
+from align_keras.models import ImageEncoder, TextEncoder
+from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+
+B0 = {"width_coefficient": 1.0, "depth_coefficient": 1.0, "image_size": 64}
+BERT = {
+    "num_layers": 2,
+    "hidden_dim": 96,
+    "num_heads": 3,
+    "intermediate_dim": 200,
+    "vocabulary_size": 500,
+    "sequence_length": 40,
+    "projection_dim": 16,
+}
+ROWS = 2
+TOKENS = {
+    name: tf.TensorSpec((ROWS, 40), tf.int32) for name in ("token_ids", "padding_mask")
+}
+
+
+def learned(encoder):
+    return sum(variable.shape.num_elements() for variable in encoder.trainable_weights)
+
+
+IMAGE_CASES = {
+    "b0": {},
+    "projected": {"projection_dim": 16},
+    "lite": {"lite": True, "projection_dim": 16},
+    "classes": {"num_classes": 10, "projection_dim": 16},
+    "locked": {"locked": True, "projection_dim": 16},
+    "rematerialized": {"rematerialize": True},
+    "odd": {"image_size": 75},
+    "odd lite": {"image_size": 75, "lite": True},
+    "narrow": {"width_coefficient": 0.5, "depth_coefficient": 0.5},
+}
+TEXT_CASES = {
+    "bert": {},
+    "mean": {"pooling": "mean"},
+    "no dropout": {"pooling": "mean", "dropout": 0.0},
+    "rematerialized": {"rematerialize": True},
+    "locked": {"locked": True},
+    "unprojected": {"projection_dim": None, "max_sequence_length": 64},
+}
+
+
+def image_case(name):
+    arguments = {**B0, **IMAGE_CASES[name]}
+    size = arguments["image_size"]
+    pictures = tf.TensorSpec((ROWS, size, size, 3), tf.uint8)
+    return ImageEncoder(**arguments), image_tower_cost(**arguments), pictures
+
+
+def text_case(name):
+    arguments = {**BERT, **TEXT_CASES[name]}
+    return TextEncoder(**arguments), text_tower_cost(**arguments), TOKENS
+
+
+@pytest.mark.parametrize("name", IMAGE_CASES)
+def test_an_image_tower(name):
+    check_tower(*image_case(name))
+
+
+@pytest.mark.parametrize("name", TEXT_CASES)
+def test_a_text_tower(name):
+    check_tower(*text_case(name))
+
+
+def check_tower(encoder, cost, spec):
+    assert encoder.count_params() == cost.parameters
+    assert learned(encoder) == cost.learned
+    forward, backward, kept = graph_costs(encoder, spec)
+    assert forward == ROWS * cost.flops
+    # The first operation needs no gradient at its input, and a projection that
+    # learns alone neither.
+    planned = ROWS * (2 * cost.learned_flops + cost.recomputed_flops)
+    assert backward <= planned
+    assert backward == pytest.approx(planned, rel=0.55 if not cost.kept else 0.04)
+    if cost.kept:
+        # Left out are dropout's masks and squeeze-and-excitation's vectors.
+        assert kept == pytest.approx(ROWS * 4 * cost.kept, rel=0.1)
+
+
+def graph_costs(encoder, spec):
+    """Counts a training step's graph.
+
+    Returns:
+        Operations of the forward and of the backward pass, and the bytes of what
+        the second reads of the first.
+    """
+    variables = [variable.value for variable in encoder.trainable_variables]
+    first_of_backward = []
+
+    @tf.function
+    def step(inputs):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(encoder(inputs, training=True)))
+        graph = tf.compat.v1.get_default_graph()
+        first_of_backward.append(len(graph.get_operations()))
+        return tape.gradient(loss, variables)
+
+    graph = step.get_concrete_function(spec).graph
+    operations, (cut,) = graph.get_operations(), first_of_backward
+    used = reached([output.op for output in graph.outputs])
+    forward = [operation for operation in operations[:cut] if operation in used]
+    backward = [operation for operation in operations[cut:] if operation in used]
+    return sum(map(flops, forward)), sum(map(flops, backward)), kept(forward, backward)
+
+
+def reached(operations):
+    found, stack = set(), list(operations)
+    while stack:
+        operation = stack.pop()
+        if operation not in found:
+            found.add(operation)
+            stack += [tensor.op for tensor in operation.inputs]
+            stack += operation.control_inputs
+    return found
+
+
+def flops(operation):
+    """Two for each multiplication of a convolution or a matrix product."""
+    kind = operation.type
+    if not kind.startswith(("Einsum", "MatMul", "BatchMatMul", "Conv2D", "Depthwise")):
+        return 0
+    shapes = [tensor.shape.as_list() for tensor in operation.inputs]
+    if kind == "Einsum":
+        left, _, output = operation.get_attr("equation").decode().partition("->")
+        sizes = {}
+        for letters, shape in zip(left.split(","), shapes, strict=True):
+            sizes.update(zip(letters, shape, strict=True))
+        return 2 * product(sizes.values()) if "," in left else 0
+    if kind in ("MatMul", "BatchMatMulV2"):
+        transposed = operation.get_attr("transpose_a" if kind == "MatMul" else "adj_x")
+        inner = shapes[0][-2 if transposed else -1]
+        return 2 * inner * operation.outputs[0].shape.num_elements()
+    if kind.endswith("BackpropInput"):
+        kernel, outputs = shapes[1], shapes[2]
+    elif kind.endswith("BackpropFilter"):
+        sizes, outputs = operation.inputs[1], shapes[2]
+        kernel = tf.get_static_value(sizes)
+        if kernel is None:  # One of the outputs of ShapeN.
+            kernel = sizes.op.inputs[sizes.value_index].shape.as_list()
+    else:
+        kernel, outputs = shapes[1], operation.outputs[0].shape.as_list()
+    # A depthwise kernel's last number multiplies the channels: it is 1.
+    summed = kernel[:2] if kind.startswith("Depthwise") else kernel[:3]
+    return 2 * int(product(summed)) * product(outputs)
+
+
+def product(numbers):
+    total = 1
+    for number in numbers:
+        total *= number
+    return total
+
+
+def kept(forward, backward):
+    """Bytes of the tensors, of all rows, that the backward pass reads of the first."""
+    # These share their input's memory.
+    views = {"Reshape", "Identity", "StopGradient", "ExpandDims", "Squeeze"}
+    forward, tensors = set(forward), collections.OrderedDict()
+    for operation in backward:
+        for tensor in () if operation.type == "Shape" else operation.inputs:
+            while tensor.op.type in views:
+                tensor = tensor.op.inputs[0]
+            shape = tensor.shape
+            # A row of a caption or of a token of it.
+            if tensor.op in forward and shape.rank and shape[0] in (ROWS, ROWS * 40):
+                if tensor.op.type not in ("Placeholder", "Const", "ReadVariableOp"):
+                    tensors[tensor.ref()] = shape.num_elements() * tensor.dtype.size
+    return sum(tensors.values())
+
+
+def test_the_peak_lies_between_what_is_kept_with_and_without_rematerialisation():
+    plain, again = (
+        image_tower_cost(**B0, rematerialize=rematerialize)
+        for rematerialize in (False, True)
+    )
+    assert plain.kept <= plain.peak < 1.01 * plain.kept
+    assert again.kept < again.peak < 0.5 * plain.peak
+    # The largest block, computed again, is the first with an expansion: 32 × 32
+    # pictures of 96 channels, kept three times, two gradients of them in flight,
+    # beside the stem's output and the first block's.
+    largest = 96 * 32 * 32
+    stem = 3 * 65 * 65 + 3 * 32 * 32 * 32
+    assert again.peak == stem + 16 * 32 * 32 + 3 * largest + 2 * largest

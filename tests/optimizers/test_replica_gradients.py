@@ -1,0 +1,48 @@
+"""Who sums, who clips, and which updates are left out."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.optimizers import SGD, apply_if
+from align_keras.optimizers.replica_gradients import (
+    check_clipping,
+    inner_optimizer,
+    take_summed_gradients,
+)
+from align_keras.utils.errors import InputError
+
+
+def test_an_unsound_update_leaves_weights_and_optimizer_alone():
+    variable = keras.Variable([1.0, 2.0])
+    optimizer = SGD(0.1)
+    optimizer.build([variable])
+
+    @tf.function
+    def step(sound):
+        apply_if(sound, optimizer, [tf.constant([np.nan, 1.0])], [variable])
+
+    step(tf.constant(False))
+    np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])
+    assert optimizer.iterations.numpy() == 0
+    step(tf.constant(True))
+    assert np.isnan(variable.numpy()[0])
+    assert optimizer.iterations.numpy() == 1
+
+
+def test_foreign_optimizers_get_shares_and_ours_the_sums():
+    gradients = [tf.constant([4.0])]
+    (share,) = take_summed_gradients(keras.optimizers.SGD(), gradients, 2)
+    assert float(share[0]) == 2.0
+    ours = keras.optimizers.LossScaleOptimizer(SGD())
+    assert take_summed_gradients(ours, gradients, 2) is gradients
+    assert inner_optimizer(ours).gradients_are_summed
+
+
+def test_an_optimizer_that_clips_before_the_sum_is_refused():
+    clipping = keras.optimizers.Adam(global_clipnorm=1.0)
+    check_clipping(clipping, 1)
+    with pytest.raises(InputError, match="on 2 replicas, received Adam"):
+        check_clipping(clipping, 2)
+    check_clipping(SGD(global_clipnorm=1.0), 2)

@@ -1,0 +1,96 @@
+"""Prints what is in memory before and at the peak of real steps, in bytes, as JSON.
+
+usage: memory_script.py step OVERRIDES    a model of this configuration, two steps
+       memory_script.py loss N WIDTH TILE_SIZE    the loss alone and its gradients
+
+A process of its own, since a process's peak never falls again.
+"""
+
+import json
+import os
+import resource
+import sys
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.losses import contrastive_loss
+
+
+def present():
+    """What the process has allocated; not its code, which is read as it is used."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        (line,) = [line for line in file if line.startswith("RssAnon")]
+    return int(line.split()[1]) * 1024
+
+
+def resident():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def random_batch(config):
+    rows = config.task.train_data.global_batch_size
+    size = config.task.model.image_encoder.image_size
+    length = config.task.model.text_encoder.sequence_length
+    random = np.random.default_rng(0)
+    return {
+        "images": random.integers(0, 256, (rows, size, size, 3)).astype("uint8"),
+        "token_ids": random.integers(5, 50, (rows, length)).astype("int32"),
+        "padding_mask": np.ones((rows, length), "int32"),
+    }
+
+
+def measure_step(overrides):
+    from align_keras.cli.assemble import build_model
+    from align_keras.cli.assemble_training import compile_model
+    from align_keras.config import load_config
+
+    config = load_config(params_override=overrides)
+    tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64)))
+    start = present()
+    model = build_model(config.task.model)
+    compile_model(model, config)
+    state, before = present() - start, resident()
+    batches = tf.data.Dataset.from_tensors(random_batch(config)).repeat(2)
+    model.fit(batches, epochs=1, verbose=0)
+    return {"state": state, "step": peak() - before}
+
+
+def measure_loss(rows, width, tile_size):
+    @tf.function
+    def gradients(images, texts, temperature):
+        with tf.GradientTape() as tape:
+            tape.watch([images, texts, temperature])
+            loss = contrastive_loss(images, texts, temperature, tile_size=tile_size)
+        return loss, tape.gradient(loss, [images, texts, temperature])
+
+    def run(rows):
+        embeddings = [
+            tf.math.l2_normalize(tf.random.normal((rows, width)), axis=1)
+            for _ in range(2)
+        ]
+        before = resident()
+        gradients(*embeddings, tf.constant(0.05))
+        return before
+
+    run(64)
+    before = run(rows)
+    return {"loss": peak() - before + 2 * rows * width * 4}  # And the inputs.
+
+
+if __name__ == "__main__":
+    kind, *arguments = sys.argv[1:]
+    if kind == "step":
+        measured = measure_step(*arguments)
+    else:
+        rows, width, tile = arguments
+        tile = int(tile) if tile.isdigit() else {"none": None, "auto": "auto"}[tile]
+        measured = measure_loss(int(rows), int(width), tile)
+    print(json.dumps(measured))

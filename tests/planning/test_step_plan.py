@@ -1,0 +1,239 @@
+"""The formulas by hand, and against the memory of real training steps."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from align_keras.models.tower_costs import TowerCost
+from align_keras.planning import RunSizes, plan_step
+from align_keras.utils.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[2]
+IMAGE = TowerCost(
+    parameters=1000,
+    learned=900,
+    flops=10_000,
+    learned_flops=10_000,
+    recomputed_flops=0,
+    kept=500,
+    peak=570,
+)
+TEXT = TowerCost(
+    parameters=2000,
+    learned=1900,
+    flops=1000,
+    learned_flops=1000,
+    recomputed_flops=0,
+    kept=200,
+    peak=230,
+)
+SIZES = RunSizes(
+    IMAGE, TEXT, projection_dim=8, global_batch_size=64, devices=4, train_steps=100
+)
+
+
+def plan(**changes):
+    return plan_step(dataclasses.replace(SIZES, **changes))
+
+
+def test_operations_by_hand():
+    # 11,000 for each of 64 pairs; the logits' product takes 2 · 8 · 64².
+    assert plan().flops == {
+        "forward": 704_000,
+        "backward": 1_408_000,
+        "recomputation": 0,
+        "loss": 3 * 65_536,
+    }
+    assert plan(tile_size=4).flops["loss"] == 4 * 65_536
+    # Without tiles each of several devices multiplies once for each direction.
+    assert plan(tile_size=None).flops["loss"] == 6 * 65_536
+    assert plan(tile_size=None, devices=1).flops["loss"] == 3 * 65_536
+    assert plan(negatives_fraction=0.25).flops["loss"] == 3 * 16_384
+
+
+def test_recomputation_and_locked_towers_by_hand():
+    again = dataclasses.replace(IMAGE, recomputed_flops=9_000)
+    assert plan(image=again).flops["recomputation"] == 64 * 9_000
+    assert plan(micro_batch_size=8).flops["recomputation"] == 704_000
+    both = plan(image=again, micro_batch_size=8)
+    assert both.flops["recomputation"] == 704_000 + 64 * 9_000
+    locked = dataclasses.replace(IMAGE, learned_flops=0, kept=0, learned=0)
+    assert plan(image=locked).flops["backward"] == 2 * 64 * 1000
+
+
+def test_memory_by_hand():
+    memory = plan().memory
+    assert memory["weights"] == 4 * 3001
+    assert memory["gradients"] == 4 * 2801
+    assert memory["optimizer"] == 8 * 2801
+    assert memory["image activations"] == 4 * 16 * 500
+    assert memory["text activations"] == 4 * 16 * 200
+    # The image tower's peak is below what both keep.
+    assert memory["in flight"] == 0
+    large = dataclasses.replace(IMAGE, peak=800)
+    assert plan(image=large).memory["in flight"] == 4 * 16 * 100
+    # All 16 × 64 logits and three tiles of that size.
+    assert memory["logits"] == 4 * 4 * 16 * 64
+    assert memory["embeddings"] == 4 * 8 * (2 * 16 + 3 * 64)
+    shared = plan(share_equal_captions=True).memory
+    assert shared["embeddings"] == 4 * 8 * (2 * 16 + 4 * 64)
+    assert plan(tile_size=4).memory["logits"] == 4 * 3 * 16
+    assert plan(slots=3).memory["optimizer"] == 12 * 2801
+    small = plan(micro_batch_size=2).memory
+    assert small["image activations"] == 4 * 2 * 500
+    assert small["gradients"] == 8 * 2801
+    half = plan(half_precision=True).memory
+    assert half["image activations"] == 2 * 16 * 500
+    assert half["weights"] == 6 * 3001
+
+
+def test_traffic_by_hand():
+    # Three of four devices' 16 embeddings; a ring moves sums twice.
+    assert plan().traffic == {
+        "gathered embeddings": 3 * 16 * 8 * 4,
+        "summed gradients of embeddings": 2 * 3 * 16 * 8 * 4,
+        "summed gradients of weights": 6 * 2801,
+    }
+    shared = plan(share_equal_captions=True).traffic
+    assert shared["gathered embeddings"] == 2 * 3 * 16 * 8 * 4
+    assert set(plan(devices=1).traffic.values()) == {0}
+
+
+def test_time_by_hand():
+    total = 704_000 + 1_408_000 + 3 * 65_536
+    # Four devices at half of 1,000 operations a second.
+    assert plan().seconds_a_step(1000, 0.5) == pytest.approx(total / 2000)
+    assert plan().days(1000, 0.5) == pytest.approx(100 * total / 2000 / 86_400)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"devices": 3}, "batch size (64) must be a multiple of the devices, received"),
+        ({"devices": 0}, "received 0"),
+        ({"devices": -4}, "received -4"),
+        ({"micro_batch_size": 5}, "micro_batch_size must divide a device's 16 pairs"),
+        ({"virtual_batch_size": 7}, "virtual_batch_size must divide"),
+        ({"negatives_fraction": 1 / 3}, "negatives_fraction must divide"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused(changes, words):
+    with pytest.raises(InputError) as caught:
+        plan(**changes)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_loss_has_the_tiles_that_the_plan_reckons_with():
+    from align_keras.losses import tiled_loss
+    from align_keras.planning import step_plan
+
+    assert step_plan.AUTO_TILE_SIZE == tiled_loss.AUTO_TILE_SIZE
+    assert step_plan.AUTO_KEPT_LOGITS == tiled_loss._AUTO_KEPT_LOGITS
+
+
+# --- Against real steps. ---
+
+SMALL = (
+    "task.model.image_encoder.variant=efficientnet_b0,"
+    "task.model.image_encoder.image_size=96,"
+    "task.model.text_encoder.variant=bert_mini,"
+    "task.model.text_encoder.sequence_length=32,"
+    "task.train_data.global_batch_size={rows},"
+    "task.train_data.micro_batch_size={micro},"
+    "task.model.text_encoder.vocabulary_size={vocabulary},"
+    "task.model.image_encoder.rematerialize={rematerialize},"
+    "task.model.text_encoder.rematerialize={rematerialize}"
+)
+# Allocators round up, and operations that run side by side take turns by chance.
+TOLERANCE = 0.2
+
+
+@functools.cache
+def measured(*arguments):
+    """What memory_script.py prints."""
+    answer = subprocess.run(
+        [sys.executable, "tests/planning/memory_script.py", *map(str, arguments)],
+        cwd=ROOT,
+        # What is freed leaves the process at once, so that its memory is what is used.
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "TF_ONEDNN_USE_SYSTEM_ALLOCATOR": "1",
+            "MALLOC_MMAP_THRESHOLD_": "65536",
+            "MALLOC_TOP_PAD_": "0",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def measured_and_planned(rows=16, vocabulary=2000, rematerialize="false", micro="null"):
+    from align_keras.cli.plan import run_sizes
+    from align_keras.config import load_config
+
+    overrides = SMALL.format(
+        rows=rows, vocabulary=vocabulary, rematerialize=rematerialize, micro=micro
+    )
+    sizes = run_sizes(load_config(params_override=overrides), 1)
+    return measured("step", overrides), plan_step(sizes).memory
+
+
+@pytest.mark.slow
+def test_weights_and_optimizer_take_what_is_planned():
+    small, planned_small = measured_and_planned()
+    large, planned_large = measured_and_planned(vocabulary=102_000)
+    planned = sum(
+        planned_large[part] - planned_small[part] for part in ("weights", "optimizer")
+    )
+    assert large["state"] - small["state"] == pytest.approx(planned, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rematerialize", ["false", "true"])
+def test_activations_take_what_is_planned(rematerialize):
+    few, planned_few = measured_and_planned(rematerialize=rematerialize)
+    many, planned_many = measured_and_planned(rows=48, rematerialize=rematerialize)
+    planned = sum(planned_many.values()) - sum(planned_few.values())
+    assert many["step"] - few["step"] == pytest.approx(planned, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_micro_batches_take_what_is_planned():
+    few, planned_few = measured_and_planned(rows=96, micro=16)
+    many, planned_many = measured_and_planned(rows=96, micro=48)
+    planned = sum(planned_many.values()) - sum(planned_few.values())
+    assert many["step"] - few["step"] == pytest.approx(planned, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rows, width, tile_size",
+    [
+        (4096, 64, None),
+        (8192, 64, "auto"),
+        (16_384, 64, 1024),
+        (16_384, 64, 2048),
+        (8192, 640, 1024),
+    ],
+)
+def test_the_loss_takes_what_is_planned(rows, width, tile_size):
+    sizes = dataclasses.replace(
+        SIZES,
+        projection_dim=width,
+        global_batch_size=rows,
+        devices=1,
+        tile_size=tile_size,
+    )
+    memory = plan_step(sizes).memory
+    planned = memory["logits"] + memory["embeddings"]
+    actual = measured("loss", rows, width, str(tile_size).lower())["loss"]
+    assert actual == pytest.approx(planned, rel=TOLERANCE)

@@ -1,0 +1,60 @@
+"""Trains a small ALIGN in a folder: `DIRECTORY REPLICAS STEPS_PER_LOOP`.
+
+It saves at the end of every loop. Run, killed and run again by test_kill.py. The pairs
+are those of `pairs/pairs.jsonl` beside the folder.
+"""
+
+import pathlib
+import sys
+
+from align_keras.data import training_batches
+from align_keras.datasets import build_corpus
+from align_keras.optimizers import Lamb
+from align_keras.text import WordPieceTokenizer
+from align_keras.text.vocabulary import SPECIAL_TOKENS
+from align_keras.training import TrainingSchedule, train
+from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
+from tests.cli.small_run import COLOURS, SHAPES
+from tests.training.updates_script import LENGTH, ROWS, SIZE, make_model
+
+STEPS = 48
+
+
+def batch_maker(folder):
+    """The function that makes batches of the pairs, as a run's own."""
+    builder = build_corpus(
+        "pairs", pairs=folder / "pairs" / "pairs.jsonl", data_dir=folder / "data"
+    )
+    tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS, "a", *COLOURS, *SHAPES], LENGTH)
+
+    def make_batches(start_step):
+        return training_batches(
+            builder,
+            "train",
+            tokenizer,
+            image_size=SIZE,
+            batch_size=ROWS,
+            seed=5,
+            start_step=start_step,
+            shuffle_buffer_size=20,
+        )
+
+    return make_batches
+
+
+def main():
+    directory, (count, loop) = pathlib.Path(sys.argv[1]), map(int, sys.argv[2:])
+    strategy = None
+    if count > 1:
+        split_cpu(count)
+        strategy = make_strategy("mirrored", count)
+    with strategy_scope(strategy):
+        model = make_model(dropout=0.2)
+        model.compile(Lamb(1e-3, global_clipnorm=1.0, use_ema=True), tile_size="auto")
+        schedule = TrainingSchedule(STEPS, loop, loop, 8, max_to_keep=2)
+        make_batches = batch_maker(directory.parent)
+        train(model, make_batches, schedule, directory, batch_size=ROWS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+
+from align_keras.data import evaluation_batches, labelled_batches
+from align_keras.models import ImageClassifier, ImageEncoder
+from align_keras.models.image_classifier import encoder_without_projection
+from align_keras.training.classification import FineTuningStage, classify, fine_tune
+from align_keras.training.stage_checkpoints import StageCheckpoints
+from align_keras.utils.errors import InputError
+
+SMALL = {
+    "width_coefficient": 0.25,
+    "depth_coefficient": 0.3,
+    "image_size": 32,
+    "lite": True,
+}
+SIDE = 32
+
+
+@functools.cache
+def calibrated_encoder():
+    """With statistics of pictures, without which random features all but vanish."""
+    keras.utils.set_random_seed(0)
+    encoder = ImageEncoder(**SMALL, batch_norm_momentum=0.5, drop_connect_rate=0.0)
+    for seed in range(6):
+        encoder(np.stack(stripes(30, seed)[0]), training=True)
+    return encoder
+
+
+def small_encoder(freeze_batch_statistics=False):
+    return encoder_without_projection(calibrated_encoder(), freeze_batch_statistics)
+
+
+def stripes(count, seed=0):
+    """Stripes that run across (0), down (1) or nowhere (2), noisy, in any colour."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = []
+    for label in labels:
+        rows, columns = np.indices((SIDE, SIDE))
+        phase, width = random.uniform(0, 6), random.uniform(1, 2)
+        wave = np.sin([rows, columns, np.zeros_like(rows)][label] / width + phase)
+        colour = random.uniform(60, 195, 3)
+        noise = random.normal(0, 8, (SIDE, SIDE, 3))
+        image = colour + 50 * wave[..., np.newaxis] + noise
+        images.append(np.clip(image, 0, 255).astype("uint8"))
+    return images, labels
+
+
+def batches_of(images, labels, batch_size=30, **options):
+    arguments = {"crop": "whole", "flip": False, **options}
+    return lambda step: labelled_batches(
+        images,
+        labels,
+        image_size=SIDE,
+        batch_size=batch_size,
+        start_step=step,
+        **arguments,
+    )
+
+
+def judged(classifier, images, labels):
+    return classify(
+        classifier, evaluation_batches(images, image_size=SIDE, batch_size=32), labels
+    )
+
+
+def weights_of(encoder):
+    return {variable.path: variable.numpy() for variable in encoder.variables}
+
+
+def changed(before, after):
+    return {name for name in before if (before[name] != after[name]).any()}
+
+
+def stage(batches, steps, rate, learns_encoder, multiplier=1.0):
+    return FineTuningStage(batches, steps, rate, learns_encoder, multiplier)
+
+
+def is_statistic(name):
+    return "moving_" in name
+
+
+def test_the_head_stage_leaves_the_encoder_as_it_is():
+    images, labels = stripes(30)
+    encoder = small_encoder()
+    classifier = ImageClassifier(encoder, 3)
+    before = weights_of(encoder)
+    fine_tune(classifier, [stage(batches_of(images, labels), 4, 0.1, False)])
+    assert changed(before, weights_of(encoder)) == set()
+    assert (classifier.head.kernel.numpy() != 0).any()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_full_stage_moves_all_but_frozen_statistics(frozen):
+    images, labels = stripes(30)
+    encoder = small_encoder(freeze_batch_statistics=frozen)
+    classifier = ImageClassifier(encoder, 3)
+    batches = batches_of(images, labels)
+    fine_tune(classifier, [stage(batches, 2, 0.1, False)])
+    before = weights_of(encoder)
+    fine_tune(classifier, [stage(batches, 2, 1.0, True)])
+    moved = changed(before, weights_of(encoder))
+    statistics = {name for name in before if is_statistic(name)}
+    learned = {name for name in before if "seed" not in name} - statistics
+    assert len(statistics) > 10
+    assert learned <= moved
+    assert statistics & moved == (set() if frozen else statistics)
+
+
+def test_a_step_of_the_head_is_the_hand_computed_one():
+    """Softmax's gradient, the decay of the kernel alone, and momentum, in NumPy."""
+    images, labels = stripes(30)
+    encoder = small_encoder()
+    classifier = ImageClassifier(encoder, 3)
+    rate, momentum, decay = 0.5, 0.9, 0.01
+    pixels = tf.constant(np.stack(images))
+    data = tf.data.Dataset.from_tensors((pixels, labels.astype("int32"))).repeat()
+    fine_tune(
+        classifier,
+        [stage(lambda step: data, 2, rate, False)],
+        momentum=momentum,
+        weight_decay=decay,
+    )
+    features = encoder(pixels).numpy().astype("float64")
+    kernel, bias = np.zeros((features.shape[1], 3)), np.zeros(3)
+    speeds = [0.0, 0.0]
+    for _ in range(2):
+        logits = features @ kernel + bias
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        slopes = (shares - np.eye(3)[labels]) / len(labels)
+        gradients = features.T @ slopes + decay * kernel, slopes.sum(axis=0)
+        speeds = [
+            momentum * speed - rate * gradient
+            for speed, gradient in zip(speeds, gradients, strict=True)
+        ]
+        kernel, bias = kernel + speeds[0], bias + speeds[1]
+    # Float32 sums of features against float64.
+    np.testing.assert_allclose(classifier.head.kernel, kernel, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(classifier.head.bias, bias, rtol=1e-3, atol=1e-6)
+
+
+def test_the_encoders_learning_rate_is_scaled():
+    images, labels = stripes(30)
+    steps = {}
+    pixels = tf.constant(np.stack(images))
+    data = tf.data.Dataset.from_tensors((pixels, labels.astype("int32"))).repeat()
+    start = np.random.default_rng(0).normal(size=(80, 3))
+    for multiplier in (1.0, 0.1):
+        encoder = small_encoder(freeze_batch_statistics=True)
+        classifier = ImageClassifier(encoder, 3)
+        classifier.build((None, SIDE, SIDE, 3))
+        classifier.head.kernel.assign(start)
+        before = weights_of(encoder)
+        fine_tune(classifier, [stage(lambda step: data, 1, 1.0, True, multiplier)])
+        after = weights_of(encoder)
+        name = max(before, key=lambda name: np.abs(after[name] - before[name]).max())
+        steps[multiplier] = after[name] - before[name]
+        heads = classifier.head.kernel.numpy() - start
+        assert np.abs(heads).max() > 1e-5
+    np.testing.assert_allclose(steps[0.1], 0.1 * steps[1.0], rtol=1e-2, atol=1e-7)
+
+
+def test_the_head_comes_near_to_logistic_regression():
+    images, labels = stripes(60)
+    encoder = small_encoder()
+    features = encoder(np.stack(images)).numpy()
+    scale = float(np.linalg.norm(features, axis=1).mean())
+    classifier = ImageClassifier(encoder, 3)
+    pixels = tf.constant(np.stack(images))
+    data = tf.data.Dataset.from_tensors((pixels, labels.astype("int32"))).repeat()
+    decay = 0.3 * scale**2
+    fine_tune(
+        classifier,
+        [stage(lambda step: data, 300, 0.1 / scale**2, False)],
+        weight_decay=decay,
+    )
+    # scikit-learn: the sum of losses + ‖w‖² / 2C. SGD: their mean + decay/2 ‖w‖².
+    oracle = LogisticRegression(C=1 / (decay * len(labels)), max_iter=10_000, tol=1e-8)
+    oracle.fit(features, labels)
+    ours = tf.nn.softmax(classifier(pixels)).numpy()
+    np.testing.assert_allclose(ours, oracle.predict_proba(features), atol=0.02)
+
+
+def test_it_learns_to_tell_stripes_apart():
+    images, labels = stripes(90)
+    others, right = stripes(60, seed=1)
+    encoder = small_encoder()
+    classifier = ImageClassifier(encoder, 3)
+    batches = batches_of(images, labels)
+    stages = [stage(batches, 5, 0.1, False), stage(batches, 40, 0.1, True)]
+    fine_tune(classifier, stages)
+    found = judged(classifier, others, right)
+    assert found.accuracy > 0.9  # A third by chance.
+    assert found.accuracy == np.mean(found.predictions == right)
+
+
+def fixed_classifier(logits):
+    """A classifier whose logits are a table by the grey level of the first pixel."""
+    table = tf.constant(logits, tf.float32)
+    return lambda images, training: tf.gather(
+        table, tf.cast(images[:, 0, 0, 0], tf.int32)
+    )
+
+
+def test_ranks_count_ties_and_what_is_no_number_against_the_right_class():
+    logits = [
+        [3.0, 1.0, 2.0],  # first
+        [1.0, 2.0, 3.0],  # second
+        [2.0, 2.0, 1.0],  # first together with another: second
+        [0.0, 0.0, 0.0],  # last
+        [np.nan] * 3,
+        [np.nan, 5.0, 1.0],
+    ]
+    labels = np.array([0, 1, 0, 2, 1, 1])
+    images = [np.full((4, 4, 3), number, "uint8") for number in range(6)]
+    batches = evaluation_batches(images, image_size=32, batch_size=4)
+    found = classify(fixed_classifier(logits), batches, labels)
+    np.testing.assert_array_equal(found.ranks, [0, 1, 1, 2, 2, 1])
+    np.testing.assert_array_equal(found.rows, range(6))
+    assert found.predictions[:3].tolist() == [0, 2, 1]
+    # As `evaluation.classification.Classification` has it.
+    np.testing.assert_array_equal(found.predictions == labels, found.ranks == 0)
+    assert found.accuracy == pytest.approx(1 / 6)
+
+
+def test_a_loss_that_is_no_number_ends_the_stage():
+    images, labels = stripes(30)
+    classifier = ImageClassifier(small_encoder(), 3)
+    classifier.build((None, SIDE, SIDE, 3))
+    classifier.head.bias.assign([np.nan] * 3)
+    fine_tune(classifier, [stage(batches_of(images, labels), 50, 0.1, False)])
+    assert int(classifier.optimizer.iterations) < 5
+    assert judged(classifier, images, labels).accuracy == 0.0
+
+
+def test_nothing_to_judge():
+    classifier = ImageClassifier(small_encoder(), 3)
+    with pytest.raises(InputError, match="to judge, received none"):
+        judged(classifier, [b"junk"], [0])
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step):
+    """A bar that stops the training at a step."""
+
+    class Bar:
+        steps = 0
+
+        def advance(self, count, note=""):
+            self.steps += bool(note)
+            if self.steps == step:
+                raise Killed
+
+    return Bar()
+
+
+@pytest.mark.parametrize("kill, stage_and_step", [(5, (0, 4)), (9, (1, 2))])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, stage_and_step):
+    images, labels = stripes(30)
+    batches = batches_of(images, labels, batch_size=7, crop="inception", seed=4)
+    stages = [stage(batches, 6, 0.1, False), stage(batches, 4, 0.05, True)]
+
+    def trained(bar, checkpoints):
+        classifier = ImageClassifier(small_encoder(), 3)
+        fine_tune(classifier, stages, bar=bar, checkpoints=checkpoints)
+        return classifier
+
+    whole = trained(None, None)
+    checkpoints = StageCheckpoints(tmp_path, interval=2)
+    with pytest.raises(Killed):
+        trained(killed_at(kill), checkpoints)
+    assert checkpoints.newest() == stage_and_step
+    again = trained(None, checkpoints)
+    for ours, theirs in zip(again.variables, whole.variables, strict=True):
+        # One trace or two: sums of float32 may come in another order.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert checkpoints.newest() == (1, 4)
+    assert len(list(tmp_path.glob("*.index"))) == 1
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    images, labels = stripes(30)
+    stages = [stage(batches_of(images, labels), 2, 0.1, False)]
+    checkpoints = StageCheckpoints(tmp_path, interval=1)
+    fine_tune(ImageClassifier(small_encoder(), 3), stages, checkpoints=checkpoints)
+    for file in tmp_path.glob("*.data*"):
+        file.write_bytes(b"")
+    with pytest.raises(InputError, match=r"stage-0-step-2 is damaged; remove"):
+        fine_tune(ImageClassifier(small_encoder(), 3), stages, checkpoints=checkpoints)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    images, labels = stripes(30)
+    kernels = []
+    for _ in range(2):
+        classifier = ImageClassifier(small_encoder(), 3)
+        batches = batches_of(images, labels, crop="inception", flip=True, seed=4)
+        fine_tune(classifier, [stage(batches, 3, 0.1, False)])
+        kernels.append(classifier.head.kernel.numpy())
+    np.testing.assert_array_equal(*kernels)

@@ -1,0 +1,127 @@
+"""kill -9 at any moment, or SIGTERM: the run goes on to the same curve, bit for bit."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tensorflow as tf
+
+from align_keras.training.checkpoints import checkpoints_in
+from tests.cli.small_run import write_pairs
+
+SCRIPT = pathlib.Path(__file__).with_name("kill_script.py")
+ROOT = SCRIPT.parents[2]
+RATES = ("pairs_per_second", "input_wait_fraction")
+
+
+def start(directory, replicas, loop=2):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(directory), str(replicas), str(loop)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(directory, replicas, loop=2):
+    process = start(directory, replicas, loop)
+    error = process.communicate(timeout=900)[1]
+    assert process.returncode == 0, error[-3000:]
+
+
+def curve(directory):
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in RATES}
+        for line in lines
+    ]
+
+
+def last_state(directory):
+    """All that the newest checkpoint holds, by name, but the number of saves."""
+    reader = tf.train.load_checkpoint(checkpoints_in(directory / "checkpoints")[0])
+    names = reader.get_variable_to_shape_map()
+    return {
+        name: reader.get_tensor(name)
+        for name in names
+        if "save_counter" not in name and "OBJECT_GRAPH" not in name
+    }
+
+
+def assert_same(directory, whole):
+    """The curves are equal, and the last states bit for bit."""
+    assert curve(directory) == curve(whole)
+    ours, theirs = last_state(directory), last_state(whole)
+    assert ours.keys() == theirs.keys() and len(ours) > 100
+    for name, value in theirs.items():
+        assert ours[name].tobytes() == value.tobytes(), name
+
+
+def steps_on_disk(directory):
+    return len(list((directory / "checkpoints").glob("ckpt-*.index")))
+
+
+def kill_when(process, condition):
+    """Sends SIGKILL as soon as the condition holds; whether it came to that."""
+    while process.poll() is None:
+        if condition():
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            return True
+        time.sleep(0.0005)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_killed_runs_go_on_to_the_same_curve(tmp_path, replicas):
+    write_pairs(tmp_path / "pairs")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(whole, replicas)
+    checkpoints = killed / "checkpoints"
+
+    def writing():
+        """A checkpoint is being written over the ones that stand."""
+        return steps_on_disk(killed) > 1 and any(checkpoints.glob("*temp*"))
+
+    assert kill_when(start(killed, replicas), writing)
+    log = killed / "metrics.jsonl"
+    seen = log.stat().st_size if log.exists() else 0
+    delay = random.Random(replicas).uniform(0.0, 0.2)
+
+    def later():
+        """At some moment after the run has gone on by a loop."""
+        if log.exists() and log.stat().st_size > seen + 100:
+            time.sleep(delay)
+            return True
+        return False
+
+    assert kill_when(start(killed, replicas), later)
+    finish(killed, replicas)
+    assert_same(killed, whole)
+
+
+@pytest.mark.slow
+def test_sigterm_saves_within_a_loop_and_ends_with_zero(tmp_path):
+    write_pairs(tmp_path / "pairs")
+    whole, ended = tmp_path / "whole", tmp_path / "ended"
+    finish(whole, 1, loop=8)
+    process = start(ended, 1, loop=8)
+    log = ended / "metrics.jsonl"
+    while not (log.exists() and log.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, error[-3000:]
+    assert "the same command goes on from it" in error
+    saved = max(int(p.stem[5:]) for p in (ended / "checkpoints").glob("ckpt-*.index"))
+    assert saved % 8, "not within a loop"
+    finish(ended, 1, loop=8)
+    assert_same(ended, whole)

@@ -1,0 +1,44 @@
+"""The update of replicas, ghost batches and micro-batches is that of one device."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).with_name("updates_script.py")
+ROOT = SCRIPT.parents[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_updates_equal_those_of_one_device(count):
+    ran = subprocess.run(
+        [sys.executable, str(SCRIPT), str(count)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    result = json.loads(ran.stdout.strip().splitlines()[-1])
+    masks, overflow = result.pop("masks", None), result.pop("overflow", None)
+    assert result.pop("moved") > 1e-2
+    # float32 sums in another order, over one step or three; normalising two rows
+    # by themselves magnifies it.
+    limits = {"one": 1e-6, "micro": 1e-5}
+    for name, difference in result.items():
+        assert difference < limits.get(name.split()[0].split("_")[0], 2e-6), name
+    if count == 1:
+        return
+    # Each replica draws masks of its own, and other ones at the next step.
+    assert masks["between_replicas"] > 1e-3
+    assert masks["between_steps"] > 1e-3
+    assert all(counter == 1 for _, counter in masks["seeds"])
+    # No replica moves if one overflows; then each moves by the sum, unscaled.
+    step = 0.1 * 4.0 * count / 4.0
+    expected = [1.0] * count + [1.0 - step] * count
+    assert overflow["values"] == pytest.approx(expected)
+    assert overflow["scale"] == 4.0

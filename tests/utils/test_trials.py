@@ -1,0 +1,210 @@
+import functools
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.trials import (
+    drawn_options,
+    read_results,
+    run_in_processes,
+    run_trials,
+    trial_key,
+)
+
+TRIALS = {f"trial{number}": number for number in range(6)}
+
+
+def note(directory, trial, scratch, pause=0.0):
+    """A runner that leaves a note a run, in a folder of its own."""
+    notes = pathlib.Path(directory) / "notes"
+    notes.mkdir(exist_ok=True, parents=True)
+    (notes / f"{trial}-{os.getpid()}-{time.time_ns()}").touch()
+    time.sleep(pause)
+    return {"square": trial**2}
+
+
+def runs_of(directory):
+    """Trial number of every run that began, in order."""
+    names = [path.name.split("-") for path in (directory / "notes").iterdir()]
+    return [int(number) for number, _, _ in sorted(names, key=lambda name: name[2])]
+
+
+def open_noting(directory, pause=0.0):
+    return functools.partial(note, directory, pause=pause)
+
+
+def open_failing():
+    raise InputError("the model is gone; bring it back.")
+
+
+def test_every_trial_is_run_once_and_kept(tmp_path):
+    run = open_noting(tmp_path)
+    assert run_trials(TRIALS, run, tmp_path) == 6
+    assert run_trials(TRIALS, run, tmp_path) == 0
+    assert runs_of(tmp_path) == list(range(6))
+    results = read_results(TRIALS, tmp_path)
+    assert results == {f"trial{n}": {"square": n**2} for n in range(6)}
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_another_trial_is_another_file(tmp_path):
+    run = open_noting(tmp_path)
+    run_trials({"a": 1}, run, tmp_path)
+    assert run_trials({"a": 1, "b": 2}, run, tmp_path) == 1
+    assert read_results(["a", "b", "c"], tmp_path).keys() == {"a", "b"}
+
+
+def test_a_failed_trial_leaves_no_result_and_is_run_again(tmp_path):
+    def fail(trial, scratch):
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError):
+        run_trials({"a": 1}, fail, tmp_path)
+    assert read_results(["a"], tmp_path) == {}
+    assert run_trials({"a": 1}, open_noting(tmp_path), tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"result": {"squ', b"\xff\xfe", b"[3]", b'{"seconds": 1}']
+)
+def test_a_damaged_result_is_told_of_and_run_again(tmp_path, capsys, content):
+    (tmp_path / "trial3.json").write_bytes(content)
+    assert read_results(TRIALS, tmp_path) == {}
+    message = capsys.readouterr().err
+    assert message.count("trial3.json is damaged") == 1
+    run_trials(TRIALS, open_noting(tmp_path), tmp_path)
+    assert read_results(TRIALS, tmp_path)["trial3"] == {"square": 9}
+    assert "is damaged" not in capsys.readouterr().err
+
+
+def test_a_trial_that_another_process_holds_is_passed_over(tmp_path):
+    import fcntl
+
+    with open(tmp_path / "trial2.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run_trials(TRIALS, open_noting(tmp_path), tmp_path) == 5
+        assert 2 not in runs_of(tmp_path)
+    # The lock of a dead process is nobody's.
+    assert run_trials(TRIALS, open_noting(tmp_path), tmp_path) == 1
+
+
+def test_two_workers_share_the_trials(tmp_path):
+    run_in_processes(TRIALS, functools.partial(open_noting, tmp_path, 0.3), tmp_path, 2)
+    assert sorted(runs_of(tmp_path)) == list(range(6))
+    assert len(read_results(TRIALS, tmp_path)) == 6
+    processes = {path.name.split("-")[1] for path in (tmp_path / "notes").iterdir()}
+    assert len(processes) == 2
+    assert str(os.getpid()) not in processes
+
+
+def test_a_worker_that_fails_is_told_of(tmp_path, capfd):
+    with pytest.raises(InputError, match=r"exit codes 1.* 6 of 6 trials unfinished"):
+        run_in_processes(TRIALS, open_failing, tmp_path, 1)
+    message = capfd.readouterr().err
+    assert "the model is gone" in message and "Traceback" not in message
+
+
+SCRIPT = """
+import functools, pathlib, sys
+from tests.utils.test_trials import TRIALS, note
+from align_keras.utils.trials import run_trials
+
+directory = pathlib.Path(sys.argv[1])
+run_trials(TRIALS, functools.partial(note, directory, pause=0.5), directory)
+"""
+
+
+def test_a_killed_sweep_goes_on(tmp_path):
+    root = pathlib.Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=root)
+    deadline = time.monotonic() + 60
+    while len(read_results(TRIALS, tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)  # In the midst of the third.
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = read_results(TRIALS, tmp_path)
+    began = runs_of(tmp_path)
+    assert len(finished) == 2 and len(began) == 3
+    run_trials(TRIALS, open_noting(tmp_path), tmp_path)
+    again = runs_of(tmp_path)[len(began) :]
+    # None of the finished ones, and the one that was cut short.
+    assert again == [2, 3, 4, 5]
+    assert len(read_results(TRIALS, tmp_path)) == 6
+
+
+def wait_for_parent(trials, directory):
+    run_trials(trials, open_noting(directory, 0.4), directory)
+
+
+def test_workers_end_with_the_parent(tmp_path):
+    script = SCRIPT.replace(
+        "run_trials(TRIALS, functools.partial(note, directory, pause=0.5), directory)",
+        "import multiprocessing\n"
+        "from tests.utils.test_trials import wait_for_parent\n"
+        "context = multiprocessing.get_context('spawn')\n"
+        "if __name__ == '__main__':\n"
+        "    arguments = (TRIALS, directory)\n"
+        "    context.Process(target=wait_for_parent, args=arguments).start()\n"
+        "    import os, time\n"
+        "    while not list(directory.glob('*.json')): time.sleep(0.02)\n"
+        "    os.kill(os.getpid(), 9)",
+    )
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, timeout=60)
+    time.sleep(1.5)
+    assert len(read_results(TRIALS, tmp_path)) <= 2
+
+
+def test_a_trial_has_a_folder_until_it_is_finished(tmp_path):
+    def run(trial, scratch):
+        scratch.mkdir(exist_ok=True)
+        begun = [path.name for path in scratch.iterdir()]
+        (scratch / "half").touch()
+        if not begun:
+            raise RuntimeError("killed")
+        return begun
+
+    with pytest.raises(RuntimeError):
+        run_trials({"a": 1}, run, tmp_path)
+    run_trials({"a": 1}, run, tmp_path)
+    assert read_results(["a"], tmp_path) == {"a": ["half"]}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_result_says_how_long_it_took(tmp_path):
+    run_trials({"a": 3}, open_noting(tmp_path, 0.05), tmp_path)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["result"] == {"square": 9} and 0.05 <= record["seconds"] < 5
+
+
+def test_the_key_depends_on_every_input():
+    inputs = {"model": "m", "recipe": {"rate": 0.1}, "seed": 0}
+    keys = {
+        trial_key(inputs),
+        trial_key(inputs | {"model": "n"}),
+        trial_key(inputs | {"recipe": {"rate": 0.2}}),
+        trial_key(inputs | {"seed": 1}),
+    }
+    assert len(keys) == 4
+    assert trial_key(inputs) == trial_key(dict(reversed(inputs.items())))
+
+
+def test_draws_cover_the_space_and_repeat():
+    ranges, choices = {"rate": (1e-4, 1e-1)}, {"steps": (500, 1000)}
+    drawn = [drawn_options(ranges, choices, 0, number) for number in range(400)]
+    assert drawn[7] == drawn_options(ranges, choices, 0, 7)
+    assert drawn[7] != drawn_options(ranges, choices, 1, 7)
+    exponents = np.log10([options["rate"] for options in drawn])
+    # Log-uniform: a third in each decade; 400 draws err by 2.4% (one deviation).
+    shares = np.histogram(exponents, bins=[-4, -3, -2, -1])[0] / 400
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.1)
+    assert abs(np.mean([options["steps"] == 500 for options in drawn]) - 0.5) < 0.1
