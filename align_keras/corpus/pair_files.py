@@ -130,7 +130,7 @@ def _column(path, columns, given, guesses, kind):
     listed = ", ".join(repr(name) for name in columns[:20]) or "none"
     raise InputError(
         f"{path.name} {problem}; it has {listed}; name the right one with "
-        f"--{kind}-column"
+        f"--{kind}_column, or in a config by {kind}_column"
     )
 
 

@@ -1,10 +1,12 @@
 """The training pipeline: stored pairs → augmented, tokenized batches."""
 
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
+from align_keras.data.order import ordered_pairs
+from align_keras.data.stored_pairs import check_batch_size
 from align_keras.images import (
     augment_images,
+    crop_image_bytes,
     crop_size_to_resize_size,
     decode_image,
     resize_image,
@@ -28,12 +30,23 @@ def training_batches(
     zoom=0.0,
     shift=0.0,
     recolor=0.0,
+    input_pipeline_id=0,
+    num_input_pipelines=1,
+    data_service=None,
 ):
     """Endless batches of augmented pictures and one caption each.
 
     The batches are a function of the arguments alone: batch k of a pipeline
     that starts at step k is bit for bit the batch k of one that starts at 0,
-    so a run's input position is its step.
+    so a run's input position is its step. To start there, it reads at most one
+    window of files (see `shuffled_records`), or nothing twice if `cache`.
+
+    Several input pipelines, one a host, share a global batch, each giving
+    `batch_size / num_input_pipelines` of its rows. With at least as many files
+    (shards) as pipelines, each reads a part of the files of its own, and its
+    epochs are of this part. With fewer, or with `cache`, each reads all records
+    but decodes only its rows (with `cache`, all), and the rows of all, in the
+    order of the ids, are the batch of a single pipeline.
 
     Args:
         builder: prepared TFDS builder, or a `Mixture` of them, whose examples
@@ -44,105 +57,125 @@ def training_batches(
         batch_size: int ≥ 1, pairs a batch over all replicas.
         seed: int, of shuffling, caption choice and augmentation.
         start_step: int ≥ 0, batches to leave out.
-        shuffle_buffer_size: int ≥ 1, pairs to draw from.
+        shuffle_buffer_size: int ≥ 1, pairs to draw from; encoded pictures are
+            held, or decoded ones if `cache`.
         cache: bool, keep all decoded, resized pictures in memory.
         crop: bool, crop at a random place.
         flip: bool, mirror half of the pictures.
         zoom: float ≥ 0, see `augment_images`.
         shift: float ≥ 0, see `augment_images`.
         recolor: float in [0, 1], see `augment_images`.
+        input_pipeline_id: int ≥ 0, whose rows to give; this and the next as in
+            `tf.distribute.InputContext`.
+        num_input_pipelines: int ≥ 1, a divisor of `batch_size`.
+        data_service: str, address of a tf.data service's dispatcher, such as
+            `"grpc://host:5000"`, whose workers read, decode and augment; or
+            None. The order of the batches then depends on the workers, and a
+            run that goes on elsewhere in the epoch sees some pairs again.
 
     Returns:
-        `tf.data.Dataset` of dicts: `images` float32 (batch_size, image_size,
-        image_size, 3) in [0, 255], `token_ids` and `padding_mask` int32
-        (batch_size, sequence_length).
+        `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
+        [0, 255], float32, or uint8 where pictures are only cropped and mirrored
+        (no `cache`, `zoom`, `shift` or `recolor`), `token_ids` and
+        `padding_mask` int32 (rows, sequence_length).
 
     Raises:
-        InputError: if a batch is larger than the split.
+        InputError: if a batch is larger than the split or isn't divisible among
+            the input pipelines, if `cache` meets `data_service`, or if the
+            corpus isn't stored as TFRecord.
 
     References:
         Jia et al. 2021, section 5.1 (resize, random crop, horizontal flip).
     """
     check_batch_size(batch_size, builder, split)
+    if cache and data_service is not None:
+        raise InputError(
+            "cache must be false with a data_service, whose workers keep no "
+            f"pictures, received {data_service!r}; leave one of them out."
+        )
+    order = {
+        "batch_size": batch_size,
+        "start_step": start_step,
+        "seed": seed,
+        "shuffle_buffer_size": shuffle_buffer_size,
+        "input_pipeline_id": input_pipeline_id,
+        "num_input_pipelines": num_input_pipelines,
+    }
+    if cache or zoom or shift or recolor:
+        variation = {"zoom": zoom, "shift": shift, "recolor": recolor}
+        variation = {**variation, "crop": crop, "flip": flip}
+        batches = _varied(builder, split, image_size, variation, cache, order)
+    else:
+        batches = _cropped(builder, split, image_size, crop, flip, order)
+    if data_service is not None:
+        service = tf.data.experimental.service
+        batches = batches.apply(
+            service.distribute(service.ShardingPolicy.DYNAMIC, data_service)
+        )
+
+    def inputs(images, captions):
+        return {"images": images, **tokenizer(captions)}
+
+    return batches.map(inputs, tf.data.AUTOTUNE).prefetch(2)
+
+
+def _cropped(builder, split, image_size, crop, flip, order):
+    """Batches (images, captions); of a picture, only its crop is decoded."""
+    seed = tf.cast(order["seed"], tf.int64)
+
+    def read(example):
+        return example["image"], example["captions"]
+
+    def row(number, pair):
+        image_bytes, captions = pair
+        # The complement, since the choice of a caption has the seed `number`.
+        drawn = tf.random.stateless_uniform((3,), tf.stack([seed, ~number]))
+        place = drawn[:2] if crop else tf.fill((2,), 0.5)
+        flipped = drawn[2] < 0.5 if flip else False
+        image = crop_image_bytes(image_bytes, image_size, place, flipped)
+        return image, _chosen(captions, seed, number)
+
+    pairs = ordered_pairs(builder, split, read, cache=False, **order)
+    return _batched(pairs.map(row, tf.data.AUTOTUNE), order)
+
+
+def _varied(builder, split, image_size, variation, cache, order):
+    """Batches (images, captions); whole pictures are resized, then varied."""
+    seed = tf.cast(order["seed"], tf.int64)
     resize_size = crop_size_to_resize_size(image_size)
 
     def read(example):
         image = resize_image(decode_image(example["image"]), resize_size)
         return image, example["captions"]
 
-    def choose_caption(index, pair):
+    def row(number, pair):
         image, captions = pair
-        choice = tf.random.stateless_uniform(
-            (), (tf.cast(seed, tf.int64), index), 0, tf.size(captions), tf.int32
-        )
-        return image, captions[choice]
+        return image, _chosen(captions, seed, number)
 
-    def inputs(step, pair):
-        images, captions = pair
+    def vary(step, batch):
+        images, captions = batch
         images = augment_images(
             images,
             image_size,
-            tf.stack([tf.cast(seed, tf.int64), start_step + step]),
-            crop=crop,
-            flip=flip,
-            zoom=zoom,
-            shift=shift,
-            recolor=recolor,
+            tf.stack([seed, step]),
+            input_pipeline_id=order["input_pipeline_id"],
+            num_input_pipelines=order["num_input_pipelines"],
+            **variation,
         )
-        return {"images": images, **tokenizer(captions)}
+        return images, captions
 
-    pairs = stored_pairs(builder, split).map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    if cache:
-        pairs = pairs.cache()
-    return (
-        pairs.shuffle(shuffle_buffer_size, seed=seed)
-        .repeat()
-        .enumerate()
-        .skip(start_step * batch_size)
-        .map(choose_caption, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size, drop_remainder=True)
-        .enumerate()
-        .map(inputs, num_parallel_calls=tf.data.AUTOTUNE)
-        .prefetch(2)
-    )
+    pairs = ordered_pairs(builder, split, read, cache=cache, **order)
+    batches = _batched(pairs.map(row, tf.data.AUTOTUNE), order)
+    return batches.enumerate(order["start_step"]).map(vary, tf.data.AUTOTUNE)
 
 
-def stored_pairs(builder, split):
-    """The examples in the order in which they are stored, pictures undecoded."""
-    split_size(builder, split)
-    return builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders={"image": tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-    )
+def _chosen(captions, seed, number):
+    """One of the captions, by the number of the row."""
+    seeds = tf.stack([seed, number])
+    choice = tf.random.stateless_uniform((), seeds, 0, tf.size(captions), tf.int32)
+    return captions[choice]
 
 
-def check_batch_size(batch_size, builder, split):
-    """Raises unless the split holds at least one batch."""
-    pairs = split_size(builder, split)
-    if batch_size > pairs:
-        raise InputError(
-            f"global_batch_size may be at most the {pairs} pairs of "
-            f"{builder.name}[{split}], received {batch_size}; use "
-            f"--params_override task.train_data.global_batch_size={pairs} or less, "
-            "or give more pairs."
-        )
-
-
-def split_size(builder, split):
-    """Returns the number of pictures of a split.
-
-    Raises:
-        InputError: if the corpus has no such split; names those that it has.
-    """
-    try:
-        return builder.info.splits[split].num_examples
-    except InputError:
-        raise  # A mixture's, which tells whose split it is that lacks.
-    except (KeyError, ValueError) as error:
-        known = ", ".join(sorted(builder.info.splits)) or "none"
-        raise InputError(
-            f"{builder.name} has no split {split!r}, only {known}; name one of these "
-            "as tfds_split, or give more pairs: two different pictures at least."
-        ) from error
+def _batched(pairs, order):
+    rows = order["batch_size"] // order["num_input_pipelines"]
+    return pairs.batch(rows, drop_remainder=True)

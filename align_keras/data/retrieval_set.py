@@ -4,17 +4,17 @@ import dataclasses
 
 import tensorflow_datasets as tfds
 
-from align_keras.data.batches import stored_pairs
+from align_keras.data.stored_pairs import stored_pairs
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalSet:
-    """The pictures of a split with one caption each, in stored order.
+    """The pictures of a split with all their captions, in stored order.
 
     Attributes:
         ids: list of str.
         images: list of bytes, the encoded pictures.
-        captions: list of str, each picture's first caption.
+        captions: list of list of str, each picture's captions.
         image_keys: list of str, equal for pixel-identical pictures.
     """
 
@@ -41,7 +41,10 @@ def read_retrieval_set(builder, split):
     return RetrievalSet(
         ids=[example["id"].decode() for example in examples],
         images=[example["image"] for example in examples],
-        captions=[example["captions"][0].decode() for example in examples],
+        captions=[
+            [caption.decode() for caption in example["captions"]]
+            for example in examples
+        ],
         image_keys=[example["image_key"].decode() for example in examples],
     )
 

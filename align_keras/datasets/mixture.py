@@ -2,6 +2,8 @@
 
 import types
 
+import numpy as np
+
 from align_keras.utils.errors import InputError
 
 
@@ -9,7 +11,7 @@ class Mixture:
     """Several corpora, each with all its pictures, as one prepared builder.
 
     It has what this package uses of a TFDS builder: `name`, `as_dataset`,
-    `info.splits[split].num_examples` and `info.metadata`.
+    `info.splits[split].num_examples`, `info.features` and `info.metadata`.
 
     The members' examples follow each other in proportion to their number, so
     that any stretch of the order, such as a shuffle buffer that doesn't hold
@@ -28,11 +30,13 @@ class Mixture:
     """
 
     def __init__(self, members):
-        self._members = dict(members)
-        self.name = "+".join(self._members)
+        self.members = dict(members)
+        self.name = "+".join(self.members)
         self.info = types.SimpleNamespace(
-            splits=_Splits(self.name, self._members),
-            metadata=_merged_metadata(self._members),
+            splits=_Splits(self.name, self.members),
+            metadata=_merged_metadata(self.members),
+            # Only the pictures' encoding differs, of which their bytes tell.
+            features=next(iter(self.members.values())).info.features,
         )
 
     def as_dataset(
@@ -70,10 +74,26 @@ class Mixture:
             )
 
         sizes = self.info.splits.sizes(split)
-        datasets = [read(*member) for member in self._members.items()]
+        datasets = [read(*member) for member in self.members.items()]
         return tf.data.Dataset.choose_from_datasets(
             datasets, _turns(sizes), stop_on_empty_dataset=False
         )
+
+    @staticmethod
+    def endless_turns(sizes, start):
+        """The members' turns of all epochs, for examples read one by one.
+
+        Args:
+            sizes: list of int ≥ 1, examples of each member.
+            start: int, how many turns of an epoch to leave out.
+
+        Returns:
+            `(turns, taken)`: an endless `tf.data.Dataset` of the numbers of the
+            members whose turn it is, int64, and an int array of how many of the
+            turns left out were each member's.
+        """
+        taken = _taken(sizes, start)
+        return _turns(sizes, taken).concatenate(_turns(sizes).repeat()), taken
 
 
 class _Splits:
@@ -106,28 +126,37 @@ class _Splits:
         return sizes
 
 
-def _turns(sizes):
-    """The number of the member whose turn it is, a dataset of sum(sizes) int64.
+def _turns(sizes, taken=None):
+    """The number of the member whose turn it is, a dataset of int64.
 
     The turn is the member's that lags most behind its share, the first one's of
     several. At the end the shares are whole, so that every member has had as
-    many turns as it has examples.
+    many turns as it has examples. `taken` are the turns that they have had.
     """
     import tensorflow as tf
 
-    members = tf.range(len(sizes), dtype=tf.int64)
+    taken = tf.zeros(len(sizes), tf.int64) if taken is None else tf.constant(taken)
+    start, total = tf.reduce_sum(taken), sum(sizes)
     sizes = tf.constant(sizes, tf.int64)
-    total = tf.reduce_sum(sizes)
 
     def turn(taken, position):
         # (position + 1) · size / total - taken, in integers; 2^63 is out of
         # reach for less than a milliard of examples.
         lag = (position + 1) * sizes - taken * total
         # Argmax promises nothing for ties, so there are none.
-        member = tf.argmax(lag * len(members) - members)
+        member = tf.argmax(lag * len(sizes) - members)
         return taken + tf.cast(members == member, tf.int64), member
 
-    return tf.data.Dataset.range(total).scan(tf.zeros_like(sizes), turn)
+    members = tf.range(len(sizes), dtype=tf.int64)
+    return tf.data.Dataset.range(start, total).scan(taken, turn)
+
+
+def _taken(sizes, turns):
+    """How many of the first turns of `_turns` are each member's."""
+    sizes, taken = np.array(sizes, "int64"), np.zeros(len(sizes), "int64")
+    for position in range(turns):
+        taken[np.argmax((position + 1) * sizes - taken * sizes.sum())] += 1
+    return taken
 
 
 def _merged_metadata(members):

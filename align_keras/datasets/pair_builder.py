@@ -1,6 +1,5 @@
 """The common base of the image-text corpora."""
 
-import contextlib
 import dataclasses
 import pathlib
 import shutil
@@ -12,11 +11,7 @@ import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.picture import PictureError, normalise_picture
-
-try:
-    import fcntl
-except ImportError:  # Windows: simultaneous builds aren't kept apart.
-    fcntl = None
+from align_keras.utils.files import locked
 
 # Decoding and resizing release the interpreter lock, so threads scale; two
 # bound the memory that two pictures just below the pixel limit need.
@@ -143,7 +138,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         path = pathlib.Path(self.data_path)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _build_lock(path):
+            with locked(path):
                 if not path.exists():
                     _remove_leftovers(path)
                     super().download_and_prepare(**kwargs)
@@ -251,14 +246,6 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 name = "test" if entry.image_key in test_keys else "train"
             splits[name].append(entry)
         return splits
-
-
-@contextlib.contextmanager
-def _build_lock(path):
-    with open(path.with_name(f".{path.name}.lock"), "wb") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # The lock ends with the file, also when the process is killed.
 
 
 def _remove_leftovers(path):

@@ -72,7 +72,8 @@ class UserPairs(PairBuilder, skip_registration=True):
 
     Pictures keep their aspect; their longer side is at most 384 pixels. A
     tenth of them, chosen by their pixels, at least one and at most 1,000, make
-    the `test` split.
+    the `test` split; where a table is for training or for tests alone, the split
+    `all` takes it whole.
 
     Args:
         config: `UserPairsConfig` of `user_pairs_config`.

@@ -1,6 +1,11 @@
 """Decode, resize, crop and augment, as graph operations."""
 
 from align_keras.images.augment import augment_images
+from align_keras.images.inception_crop import (
+    central_crop_bytes,
+    inception_crop_bytes,
+    random_flip,
+)
 from align_keras.images.preprocess import (
     crop_size_to_resize_size,
     decode_image,
@@ -8,3 +13,5 @@ from align_keras.images.preprocess import (
     preprocess_image_bytes,
     resize_image,
 )
+from align_keras.images.random_crop import crop_image_bytes
+from align_keras.images.readable_images import MAX_PIXELS, readable_images

@@ -15,9 +15,8 @@ def _length(images, axis):
     return images.shape[axis] or tf.shape(images)[axis]
 
 
-def _random_boxes(images, image_size, seed, crop, flip, zoom, shift):
-    """Boxes (n, 4) for `crop_and_resize`; a flip swaps the x borders."""
-    count, side = _length(images, 0), _length(images, 1)
+def _random_boxes(count, side, image_size, seed, crop, flip, zoom, shift):
+    """Boxes (count, 4) for `crop_and_resize`; a flip swaps the x borders."""
     slack = tf.cast(side - image_size, tf.float32)
     if crop:
         offsets = tf.floor(_uniform(count, seed, 0, columns=2) * (slack + 1.0))
@@ -40,9 +39,8 @@ def _random_boxes(images, image_size, seed, crop, flip, zoom, shift):
     return tf.stack([y1, x1, y2, x2], axis=1) / tf.cast(side - 1, tf.float32)
 
 
-def _recolor(images, seed):
-    """Maps dark-on-light drawings to random ink and paper colours."""
-    count = _length(images, 0)
+def _random_colours(count, seed):
+    """Colours of ink and paper, (count, 1, 1, 3) each."""
     colours = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
     ink, paper = tf.split(colours[:, tf.newaxis, tf.newaxis], 2, axis=-1)
     # A contrast of at least 96 grey levels in the mean keeps the drawing legible.
@@ -51,8 +49,7 @@ def _recolor(images, seed):
     push = tf.where(difference < 0.0, -push, push)
     ink = tf.clip_by_value(ink - push, 0.0, 255.0)
     paper = tf.clip_by_value(paper + push, 0.0, 255.0)
-    lightness = images / 255.0
-    return ink + (paper - ink) * lightness
+    return ink, paper
 
 
 def augment_images(
@@ -65,6 +62,8 @@ def augment_images(
     zoom=0.0,
     shift=0.0,
     recolor=0.0,
+    input_pipeline_id=0,
+    num_input_pipelines=1,
 ):
     """Varies pictures that were resized to a square, for training.
 
@@ -79,6 +78,9 @@ def augment_images(
         shift: float ≥ 0; the crop is moved by up to this share of its side.
         recolor: float in [0, 1], for drawings dark on white: the share of the
             pictures that get random ink and paper colours, either polarity.
+        input_pipeline_id: int, which part of a larger batch these pictures are:
+            they are varied as they would be in the whole batch.
+        num_input_pipelines: int ≥ 1, how many parts of equal size it has.
 
     Returns:
         float32 tensor (n, image_size, image_size, 3) in [0, 255].
@@ -86,16 +88,27 @@ def augment_images(
     References:
         Jia et al. 2021, section 5.1 (random crop and horizontal flip).
     """
-    boxes = _random_boxes(images, image_size, seed, crop, flip, zoom, shift)
+    rows = _length(images, 0)
+    total, first = rows * num_input_pipelines, rows * input_pipeline_id
+
+    def own(values):
+        # Of the whole batch's, since a part's would be rounded differently.
+        return values[first : first + rows]
+
+    boxes = _random_boxes(
+        total, _length(images, 1), image_size, seed, crop, flip, zoom, shift
+    )
     images = tf.image.crop_and_resize(
         tf.cast(images, tf.float32),
-        boxes,
-        tf.range(_length(images, 0)),
+        own(boxes),
+        tf.range(rows),
         (image_size, image_size),
         extrapolation_value=255.0,
     )
     if recolor:
-        chosen = _uniform(_length(images, 0), seed, 5) < recolor
+        chosen = own(_uniform(total, seed, 5) < recolor)
         chosen = chosen[:, tf.newaxis, tf.newaxis, tf.newaxis]
-        images = tf.where(chosen, _recolor(images, seed), images)
+        ink, paper = (own(colours) for colours in _random_colours(total, seed))
+        coloured = ink + (paper - ink) * (images / 255.0)
+        images = tf.where(chosen, coloured, images)
     return images

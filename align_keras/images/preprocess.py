@@ -44,10 +44,16 @@ def decode_image(image_bytes):
     """
 
     def png():
-        rgba = tf.cast(tf.io.decode_png(image_bytes, channels=4), tf.int32)
+        rgba = tf.io.decode_png(image_bytes, channels=4)
         rgb, alpha = rgba[..., :3], rgba[..., 3:]
-        blended = (rgb * alpha + 255 * (255 - alpha) + 127) // 255
-        return tf.cast(blended, tf.uint8)
+
+        def blended():
+            colour, opacity = tf.cast(rgb, tf.uint16), tf.cast(alpha, tf.uint16)
+            white = 255 * (255 - opacity) + 127
+            return tf.cast((colour * opacity + white) // 255, tf.uint8)
+
+        # Most have no transparent pixel.
+        return tf.cond(tf.reduce_min(alpha) == 255, lambda: rgb, blended)
 
     def other():
         return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)

@@ -1,72 +1,38 @@
 """The training pipeline is a function of its arguments and of the step."""
 
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
+import tensorflow as tf
 
 from align_keras.data import read_retrieval_set, training_batches
 from align_keras.data.retrieval_set import read_captions
 from align_keras.datasets.mixture import Mixture
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
+from tests.data.noise_corpus import build_noise
 from tests.small import VOCABULARY
-
-
-class Noise(tfds.core.GeneratorBasedBuilder):
-    """24 pictures a copy, of noise, with one to three captions."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def __init__(self, copies=1, first_word="", **kwargs):
-        self.copies, self.first_word = copies, first_word
-        super().__init__(**kwargs)
-
-    def _info(self):
-        text = tfds.features.Text()
-        features = {
-            "id": text,
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "captions": tfds.features.Sequence(text),
-            "category": text,
-            "image_key": text,
-        }
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(features)
-        )
-
-    def _split_generators(self, _):
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-        random = np.random.default_rng(0)
-        for number in range(24 * self.copies):
-            row = number % 24
-            name = f"{self.first_word}{chr(97 + row)}"
-            yield (
-                number,
-                {
-                    "id": f"noise/{number}",
-                    "image": random.integers(0, 256, (30, 40, 3)).astype("uint8"),
-                    "captions": [f"{name} {n}" for n in "xyz"[: row % 3 + 1]],
-                    "category": "noise",
-                    "image_key": str(number),
-                },
-            )
 
 
 @pytest.fixture(scope="module")
 def builder(tmp_path_factory):
-    builder = Noise(data_dir=str(tmp_path_factory.mktemp("data")))
-    builder.download_and_prepare()
-    return builder
+    return build_noise(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """48 pairs in 40 files: three windows of at most 16 files an epoch."""
+    return build_noise(tmp_path_factory.mktemp("data"), 40, copies=2)
 
 
 @pytest.fixture(scope="module")
 def mixture(builder, tmp_path_factory):
     """96 pairs, three of four from a corpus whose captions begin with z."""
     folder = tmp_path_factory.mktemp("data")
-    many = Noise(copies=3, first_word="z ", data_dir=str(folder))
-    many.download_and_prepare()
+    many = build_noise(folder, 20, copies=3, first_word="z ")
     return Mixture({"few": builder, "many": many})
 
 
@@ -77,13 +43,122 @@ def batches(builder, count, **arguments):
     return list(dataset.take(count).as_numpy_iterator())
 
 
-@pytest.mark.parametrize("cache", [False, True])
-def test_any_start_gives_the_same_batches(builder, cache):
-    whole = batches(builder, 8, cache=cache, recolor=1.0)
-    later = batches(builder, 3, cache=cache, recolor=1.0, start_step=5)
-    for expected, actual in zip(whole[5:], later, strict=True):
-        for name, values in expected.items():
-            np.testing.assert_array_equal(actual[name], values)
+def assert_equal(expected, actual):
+    assert len(expected) == len(actual) > 0
+    for one, other in zip(expected, actual, strict=True):
+        assert set(one) == set(other)
+        for name, values in one.items():
+            np.testing.assert_array_equal(other[name], values)
+
+
+KINDS = {
+    "cropped": {"zoom": 0.0},
+    "varied": {"recolor": 1.0},
+    "cached": {"recolor": 1.0, "cache": True},
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@kinds
+@pytest.mark.parametrize("corpus", ["builder", "sharded", "mixture"])
+def test_any_start_gives_the_same_batches(corpus, kind, request):
+    builder = request.getfixturevalue(corpus)
+    arguments = {**KINDS[kind], "shuffle_buffer_size": 16}
+    whole = batches(builder, 16, **arguments)
+    # Epochs end after 3, 6 or 12 batches; of 48 pairs in 40 files, windows end
+    # after about 19 and 38 pairs.
+    for start in (6, 13):
+        tf.random.set_seed(start)  # Which batches mustn't depend on.
+        later = batches(builder, 3, start_step=start, **arguments)
+        assert_equal(whole[start : start + 3], later)
+
+
+@pytest.mark.parametrize("kind", ["cropped", "cached"])
+def test_seeds_differ(builder, kind):
+    first, second = (batches(builder, 1, seed=n, **KINDS[kind])[0] for n in (0, 1))
+    assert (first["images"] != second["images"]).any()
+
+
+def test_crops_vary_between_epochs(builder):
+    drawn = batches(builder, 30, zoom=0.0)
+    images = np.concatenate([batch["images"] for batch in drawn])
+    # 24 pictures × (7 × 9 places, mirrored or not), drawn ten times each.
+    assert len(np.unique(images, axis=0)) > 200
+
+
+def test_without_crop_and_flip_a_picture_stays_the_same(builder):
+    drawn = batches(builder, 6, zoom=0.0, crop=False, flip=False)
+    images = np.concatenate([batch["images"] for batch in drawn])
+    assert len(np.unique(images, axis=0)) == 24
+
+
+def rows_of_all(builder, count, pipelines, **arguments):
+    """The batches of each input pipeline, and all rows joined."""
+    parts = [
+        batches(
+            builder,
+            count,
+            input_pipeline_id=number,
+            num_input_pipelines=pipelines,
+            **arguments,
+        )
+        for number in range(pipelines)
+    ]
+    joined = [
+        {name: np.concatenate([part[name] for part in step]) for name in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
+    return parts, joined
+
+
+@pytest.mark.parametrize(
+    ("kind", "pipelines"), [("cropped", 2), ("varied", 4), ("cached", 2)]
+)
+def test_pipelines_of_few_files_share_the_batch(builder, kind, pipelines):
+    arguments = {**KINDS[kind], "start_step": 2}
+    parts, joined = rows_of_all(builder, 3, pipelines, **arguments)
+    assert parts[0][0]["images"].shape[0] == 8 // pipelines
+    assert_equal(batches(builder, 3, **arguments), joined)
+
+
+def test_pipelines_with_files_of_their_own(sharded):
+    parts, _ = rows_of_all(sharded, 9, 2, zoom=0.0)
+    later, _ = rows_of_all(sharded, 2, 2, start_step=7, zoom=0.0)
+    for part, rest in zip(parts, later, strict=True):
+        assert_equal(part[7:], rest)
+    assert (parts[0][0]["images"] != parts[1][0]["images"]).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"num_input_pipelines": 3}, r"divide global_batch_size \(8\), received 3"),
+        ({"num_input_pipelines": 0}, "received 0"),
+        ({"input_pipeline_id": 1}, r"lie in \[0, 1\), received 1"),
+        ({"cache": True, "data_service": "grpc://x:1"}, "cache must be false"),
+        ({"input_pipeline_id": -1}, "received -1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(builder, arguments, words):
+    with pytest.raises(InputError, match=words) as caught:
+        batches(builder, 1, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_data_service(sharded):
+    script = pathlib.Path(__file__).with_name("service_script.py")
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as servers:
+        try:
+            target = servers.stdout.readline().strip()
+            drawn = batches(sharded, 12, data_service=target, zoom=0.0)
+        finally:
+            servers.kill()
+    assert len(drawn) == 12
+    assert drawn[0]["images"].shape == (8, 32, 32, 3)
+    # The workers share the windows, so both bring pairs of an epoch.
+    letters = np.concatenate([batch["token_ids"][:, 1] for batch in drawn])
+    assert len(set(letters)) == 24
 
 
 def test_epochs_hold_every_pair_once_and_vary(builder):
@@ -101,6 +176,8 @@ def test_all_captions_are_drawn(builder):
 def test_shapes_are_static(builder):
     batch = batches(builder, 1)[0]
     assert batch["images"].shape == (8, 32, 32, 3)
+    assert batch["images"].dtype == np.float32
+    assert batches(builder, 1, zoom=0.0)[0]["images"].dtype == np.uint8
     assert batch["token_ids"].shape == batch["padding_mask"].shape == (8, 6)
     assert 0 <= batch["images"].min() < batch["images"].max() <= 255
 
@@ -110,20 +187,16 @@ def test_batch_larger_than_the_corpus(builder):
         batches(builder, 1, batch_size=25)
 
 
-def test_retrieval_set_holds_first_captions_in_order(builder):
+def test_retrieval_set_holds_all_captions_in_order(builder):
     pairs = read_retrieval_set(builder, "train[:5]")
     assert len(pairs) == 5
-    assert all(caption.endswith(" x") for caption in pairs.captions)
+    for own in pairs.captions:
+        (letter,) = {caption[0] for caption in own}
+        count = "abcdefghijklmnopqrstuvwx".index(letter) % 3 + 1
+        assert own == [f"{letter} {end}" for end in "xyz"[:count]]
+    every = [caption for own in pairs.captions for caption in own]
+    assert every == read_captions(builder, "train")[: len(every)]
     assert len(read_captions(builder, "train")) == sum(n % 3 + 1 for n in range(24))
-
-
-@pytest.mark.parametrize("cache", [False, True])
-def test_any_start_gives_the_same_batches_of_a_mixture(mixture, cache):
-    whole = batches(mixture, 15, cache=cache, shuffle_buffer_size=16)
-    later = batches(mixture, 4, cache=cache, shuffle_buffer_size=16, start_step=11)
-    for expected, actual in zip(whole[11:], later, strict=True):
-        for name, values in expected.items():
-            np.testing.assert_array_equal(actual[name], values)
 
 
 def test_epochs_of_a_mixture_hold_every_pair_once_and_vary(mixture):

@@ -70,10 +70,10 @@ def test_every_example_once_in_every_split(toys):
         pairs = read_retrieval_set(mixture, split)
         assert len(pairs) == len(set(pairs.ids)) == size
         single = {
-            f"{name}/{identifier}": caption
+            f"{name}/{identifier}": captions
             for name in ("big", "small")
             for one in [read_retrieval_set(toys[name], split)]
-            for identifier, caption in zip(one.ids, one.captions, strict=True)
+            for identifier, captions in zip(one.ids, one.captions, strict=True)
         }
         assert dict(zip(pairs.ids, pairs.captions, strict=True)) == single
 
@@ -167,8 +167,8 @@ def test_a_mixture_is_built_by_name(stamps, tmp_path):
     pairs = read_retrieval_set(mixture, "test")
     captions = dict(zip(pairs.ids, pairs.captions, strict=True))
     assert len(captions) == 8
-    assert captions["stamps/de/animals/cat"] == "Ein cat."
-    assert captions["stamps/animals/eel"] == "A eel."
+    assert captions["stamps/de/animals/cat"] == ["Ein cat."]
+    assert captions["stamps/animals/eel"] == ["A eel."]
     # One count through all builds; each tells its own total when it begins.
     assert [done for done, _ in calls] == list(range(1, 9))
     assert [total for _, total in calls] == [3] * 3 + [5] * 2 + [8] * 3

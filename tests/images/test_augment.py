@@ -66,3 +66,18 @@ def test_zoom_outside_is_white():
     images = np.zeros((32, 36, 36, 3), "uint8")
     zoomed = augment_images(images, 32, [0, 0], zoom=0.5).numpy()
     assert {0.0, 255.0} <= set(np.unique(zoomed.round()))
+
+
+def test_parts_are_varied_as_in_the_whole_batch():
+    arguments = {"flip": True, "zoom": 0.2, "shift": 0.1, "recolor": 0.5}
+    whole = augment_images(pictures(), 32, [0, 5], **arguments).numpy()
+    for number in range(4):
+        part = augment_images(
+            pictures()[4 * number : 4 * number + 4],
+            32,
+            [0, 5],
+            input_pipeline_id=number,
+            num_input_pipelines=4,
+            **arguments,
+        )
+        np.testing.assert_array_equal(part, whole[4 * number : 4 * number + 4])

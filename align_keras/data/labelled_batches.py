@@ -1,0 +1,157 @@
+"""Pictures with classes → batches, to train a classifier and to judge it."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.images import (
+    central_crop_bytes,
+    decode_image,
+    inception_crop_bytes,
+    random_flip,
+)
+from align_keras.utils.errors import InputError
+
+_PREFETCHED = 2
+
+
+def labelled_batches(
+    images,
+    labels,
+    *,
+    image_size,
+    batch_size,
+    crop="inception",
+    min_area=0.08,
+    flip=True,
+    seed=0,
+    shuffle_buffer_size=10_000,
+    start_step=0,
+):
+    """Endless batches of varied pictures and their classes.
+
+    Epochs follow on each other within a batch, so that a set may be smaller than
+    one. A picture that can't be decoded is left out. The batches are a function of
+    the arguments; batch k is that of a start at 0, unless some pictures before it
+    can't be decoded.
+
+    Args:
+        images: re-iterable with a length, of paths, encoded pictures (bytes) or
+            uint8 arrays (height, width, 3), all of one kind.
+        labels: int array (n,), the pictures' classes.
+        image_size: int, the side of the encoder's input in pixels.
+        batch_size: int ≥ 1.
+        crop: `"inception"`, as `inception_crop_bytes`; or `"whole"`, the whole
+            picture, resized without keeping its aspect.
+        min_area: float in (0, 1], of `"inception"`.
+        flip: bool, mirror half of the pictures.
+        seed: int.
+        shuffle_buffer_size: int ≥ 1, pictures to draw from, encoded; paths are
+            drawn from all.
+        start_step: int ≥ 0, batches to leave out.
+
+    Returns:
+        `tf.data.Dataset` of uint8 (batch_size, image_size, image_size, 3) and
+        int32 (batch_size,).
+
+    Raises:
+        InputError: if `images` and `labels` differ in number, or are none, or if no
+            picture can be decoded.
+
+    References:
+        Jia et al. 2021, section 5.4.
+    """
+    read, items = _items(images, labels)
+    if next(iter(_decodable(read, items)), None) is None:
+        raise InputError(
+            "images must hold a JPEG, PNG, GIF, BMP or WebP picture to learn from, "
+            "received none that can be decoded; fetch the data again."
+        )
+    if read is tf.io.read_file:
+        shuffle_buffer_size = len(images)
+    labels = tf.constant(np.asarray(labels), tf.int32)
+    numbers = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    items = items.shuffle(shuffle_buffer_size, seed, reshuffle_each_iteration=True)
+
+    def varied(item, number):
+        row, image = item
+        own_seed = tf.stack([number, tf.constant(seed, tf.int64)])
+        if crop == "inception":
+            image = inception_crop_bytes(
+                read(image), image_size, own_seed, min_area, flip
+            )
+        else:
+            image = central_crop_bytes(read(image), image_size, 1.0)
+            image = random_flip(image, own_seed) if flip else image
+        return image, labels[row]
+
+    # Left out before they are decoded.
+    drawn = tf.data.Dataset.zip((items, numbers)).repeat().skip(start_step * batch_size)
+    pairs = drawn.map(varied, tf.data.AUTOTUNE).ignore_errors()
+    return pairs.batch(batch_size, drop_remainder=True).prefetch(_PREFETCHED)
+
+
+def evaluation_batches(images, *, image_size, batch_size, central_crop=0.875):
+    """All pictures that can be decoded, once and in order, with their numbers.
+
+    Args:
+        images: as `labelled_batches`.
+        image_size: int, the side of the encoder's input in pixels.
+        batch_size: int ≥ 1.
+        central_crop: float in (0, 1], share of each side that is kept.
+
+    Returns:
+        `tf.data.Dataset` of int64 (b,), rows of `images`, and uint8 (b,
+        image_size, image_size, 3); b is `batch_size` or, at the end, less.
+    """
+    read, items = _items(images, images)
+
+    def cropped(row, image):
+        return row, central_crop_bytes(read(image), image_size, central_crop)
+
+    pictures = items.map(cropped, tf.data.AUTOTUNE).ignore_errors()
+    return pictures.batch(batch_size).prefetch(_PREFETCHED)
+
+
+def unreadable_rows(images):
+    """Finds the pictures that can't be decoded.
+
+    Args:
+        images: as `labelled_batches`.
+
+    Returns:
+        list of int, rows of `images`.
+    """
+    found = _decodable(*_items(images, images)).as_numpy_iterator()
+    return sorted(set(range(len(images))) - set(found))
+
+
+def _decodable(read, items):
+    """The rows whose picture can be decoded."""
+
+    def decoded(row, image):
+        return row + tf.cast(tf.size(decode_image(read(image))) * 0, tf.int64)
+
+    return items.map(decoded, tf.data.AUTOTUNE).ignore_errors()
+
+
+def _items(images, labels):
+    """What reads an item, and the dataset of rows and items."""
+    if len(images) != len(labels) or not len(images):
+        raise InputError(
+            "images and labels must be of one number and not empty, received "
+            f"{len(images)} and {len(labels)}; check the data's split."
+        )
+    if isinstance(next(iter(images)), str | os.PathLike):
+        paths = tf.constant([os.fspath(path) for path in images])
+        return tf.io.read_file, tf.data.Dataset.from_tensor_slices(paths).enumerate()
+
+    def encoded():
+        for image in images:
+            is_array = isinstance(image, np.ndarray)
+            yield tf.io.encode_png(image) if is_array else image
+
+    signature = tf.TensorSpec((), tf.string)
+    stream = tf.data.Dataset.from_generator(encoded, output_signature=signature)
+    return tf.identity, stream.enumerate()

@@ -1,0 +1,48 @@
+"""The stored examples of a split, and how many there are."""
+
+import tensorflow_datasets as tfds
+
+from align_keras.utils.errors import InputError
+
+DECODERS = {"image": tfds.decode.SkipDecoding()}
+
+
+def stored_pairs(builder, split):
+    """The examples in the order in which they are stored, pictures undecoded."""
+    split_size(builder, split)
+    return builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders=DECODERS,
+        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+    )
+
+
+def check_batch_size(batch_size, builder, split):
+    """Raises unless the split holds at least one batch."""
+    pairs = split_size(builder, split)
+    if batch_size > pairs:
+        raise InputError(
+            f"global_batch_size may be at most the {pairs} pairs of "
+            f"{builder.name}[{split}], received {batch_size}; use "
+            f"--params_override task.train_data.global_batch_size={pairs} or less, "
+            "or give more pairs."
+        )
+
+
+def split_size(builder, split):
+    """Returns the number of pictures of a split.
+
+    Raises:
+        InputError: if the corpus has no such split; names those that it has.
+    """
+    try:
+        return builder.info.splits[split].num_examples
+    except InputError:
+        raise  # A mixture's, which tells whose split it is that lacks.
+    except (KeyError, ValueError, NotImplementedError) as error:
+        known = ", ".join(sorted(builder.info.splits)) or "none"
+        raise InputError(
+            f"{builder.name} has no split {split!r}, only {known}; name one of these "
+            "as tfds_split, or give more pairs: two different pictures at least."
+        ) from error

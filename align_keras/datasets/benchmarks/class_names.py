@@ -1,0 +1,156 @@
+"""Names for classes: from a file, or from an installed clip-benchmark."""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+from align_keras.datasets.benchmarks.clip_benchmark import read_clip_benchmark
+from align_keras.utils.errors import InputError
+
+# How ImageNet names its classes: WordNet's ids.
+_WORDNET_ID = re.compile(r"n\d{8}")
+_IMAGENET_CLASSES = 1000
+# How SUN397 does: by initial, and then from the coarse to the fine. Elsewhere a slash
+# belongs to the name, as in one of cars196's.
+_SUN397 = re.compile(r"/[a-z]/")
+
+
+def readable_name(name):
+    """A folder's or a data set's name of a class, as people write it.
+
+    Example:
+
+    >>> readable_name("red_fox"), readable_name("/c/church/indoor")
+    ('red fox', 'church indoor')
+    """
+    if _SUN397.match(name):
+        name = name[3:].replace("/", " ")
+    return " ".join(name.replace("_", " ").split())
+
+
+def read_class_names(source):
+    """Reads names for the classes of a data set.
+
+    Args:
+        source: str or path of a file: one name a line in the order of the labels,
+            or JSON (`.json`): a list in that order, or a dict from old names, or
+            from labels, to new ones. Or `"clip:DATASET"`, such as
+            `"clip:imagenet1k"`, of an installed clip-benchmark.
+
+    Returns:
+        list or dict of str, as `rename_classes` takes it.
+
+    Raises:
+        InputError: for a file that isn't there or holds something else, for
+            clip-benchmark if it isn't installed or hasn't got the data set.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "names.txt")
+    >>> _ = path.write_text("cat\\ndog\\n")
+    >>> read_class_names(path)
+    ['cat', 'dog']
+    """
+    if str(source).startswith("clip:"):
+        return read_clip_benchmark("en_classnames.json", str(source)[5:], "--classes")
+    path = pathlib.Path(source)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = (
+            json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "--classes must be a file of names or clip:DATASET, received "
+            f"{source}, which can't be read ({error}); check it."
+        ) from error
+    if isinstance(names, list):
+        while names and names[-1] == "":  # Lines at the end.
+            names.pop()
+    values = list(names.values()) if isinstance(names, dict) else names
+    if not isinstance(values, list) or not values or not all(map(_is_name, values)):
+        raise InputError(
+            "--classes must hold one name a line, a JSON list of names or a JSON dict "
+            f"of new names, received {source} with something else or an empty name; "
+            "correct it."
+        )
+    return names
+
+
+def _is_name(value):
+    return isinstance(value, str) and bool(value.strip())
+
+
+def rename_classes(data, names):
+    """Gives classes other names.
+
+    Args:
+        data: `LabelledImages`.
+        names: list of str in the order of `data.class_names`; or dict from their
+            names, or labels as str, to new ones. The 1000 names of ImageNet in
+            the order of its ids also name classes that have some of these ids as
+            names, such as the folders of ImageNet-A.
+
+    Returns:
+        `LabelledImages`.
+
+    Raises:
+        InputError: for another number of names, and a class that a dict lacks.
+
+    Example:
+
+    >>> from align_keras.datasets.benchmarks.labelled_images import LabelledImages
+    >>> data = LabelledImages([], [], ["n02123045", "n02084071"])
+    >>> rename_classes(data, ["tabby", "dog"]).class_names
+    ['tabby', 'dog']
+    >>> rename_classes(data, {"n02084071": "dog", "0": "tabby"}).class_names
+    ['tabby', 'dog']
+    """
+    old = data.class_names
+    if not isinstance(names, dict) and len(names) != len(old):
+        if len(names) != _IMAGENET_CLASSES or not _are_wordnet_ids(old):
+            raise InputError(
+                f"--classes must name the {len(old)} classes of the data, received "
+                f"{len(names)} names; give one for each, in the order of the labels."
+            )
+        names = dict(zip(imagenet_ids(), names, strict=True))
+    if isinstance(names, dict):
+        by_name = {readable_name(name): new for name, new in names.items()}
+        lacking = [
+            name
+            for label, name in enumerate(old)
+            if name not in by_name and str(label) not in by_name
+        ]
+        if lacking:
+            raise InputError(
+                f"--classes must name every class of the data, received no name for "
+                f"{lacking[0]!r} and {len(lacking) - 1} others; add them."
+            )
+        names = [
+            by_name.get(name, by_name.get(str(label))) for label, name in enumerate(old)
+        ]
+    return dataclasses.replace(data, class_names=list(names))
+
+
+def check_names_for_prompts(class_names):
+    """Raises where classes have ids in place of names that a text encoder knows."""
+    if _are_wordnet_ids(class_names):
+        raise InputError(
+            f"--classes must name the classes, received none for {class_names[0]!r} "
+            "and the like, which no caption holds; give a file of names, or "
+            "clip:imagenet1k with clip-benchmark installed."
+        )
+
+
+def _are_wordnet_ids(names):
+    return all(map(_WORDNET_ID.fullmatch, names))
+
+
+def imagenet_ids():
+    """Returns ImageNet's 1000 WordNet ids in the order of its labels."""
+    import tensorflow_datasets as tfds  # Late, for it takes seconds.
+
+    path = tfds.core.tfds_path("datasets/imagenet2012/labels.txt")
+    return path.read_text().split()

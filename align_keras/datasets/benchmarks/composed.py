@@ -1,0 +1,118 @@
+"""Queries of a picture plus or minus words, from the names of icons."""
+
+import collections
+import dataclasses
+
+from align_keras.datasets.icons import STYLE_WORDS
+from align_keras.utils.errors import InputError
+
+# Bases that words must follow to count as an addition.
+_LEAST_BASES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ComposedQuery:
+    """A picture, words to add or to subtract, and what that should find.
+
+    Attributes:
+        image: int, the picture's row.
+        words: str, such as `"circle check"`.
+        sign: 1 to add the words, -1 to subtract them.
+        targets: tuple of int, the rows that are right.
+    """
+
+    image: int
+    words: str
+    sign: int
+    targets: tuple
+
+
+def composed_icon_queries(image_ids):
+    """Finds icons that are another one plus words, by their names.
+
+    `user-plus` is `user` plus "plus" where both are icons of one family and one
+    drawing style (`user-plus-thin` goes with `user-thin`). Of several bases the
+    longest counts: `user-large-slash` is `user-large` plus "slash", not `user`
+    plus "large slash". The words must be added to three bases or more, for in a
+    name such as `chess-king` they tell another thing of the kind rather than an
+    addition; `slash` and `circle-check` are added to many.
+
+    Each such pair gives two queries: the picture of the base plus the words, whose
+    target is the longer name; and the picture of the longer name minus the words,
+    whose target is the base.
+
+    Args:
+        image_ids: sequence of str, `FAMILY/NAME`, as the corpus `icons` has them.
+
+    Returns:
+        list of `ComposedQuery`, in the order of the longer names' rows.
+
+    Raises:
+        InputError: for ids of another form, and if no two names differ so.
+
+    References:
+        Jia et al. 2021, section 6 and figure 5, there without figures.
+
+    Example:
+
+    >>> names = ["user", "user-plus", "cart", "cart-plus", "bed", "bed-plus", "bed-pan"]
+    >>> queries = composed_icon_queries([f"fontawesome6-solid/{n}" for n in names])
+    >>> for query in queries[:4]:
+    ...     sign = "+" if query.sign > 0 else "-"
+    ...     print(names[query.image], sign, query.words, "=", names[query.targets[0]])
+    user + plus = user-plus
+    user-plus - plus = user
+    cart + plus = cart-plus
+    cart-plus - plus = cart
+    """
+    rows = collections.defaultdict(list)
+    for row, image_id in enumerate(image_ids):
+        rows[_parts(image_id)].append(row)
+    bases = {key: base for key in rows if (base := _longest_base(key, rows))}
+    added = collections.Counter()
+    # The drawing styles of one pair are one pair.
+    for family, words, base in {(k[0], k[2], b[2]) for k, b in bases.items()}:
+        added[family, words[len(base) :]] += 1
+    queries = []
+    for key, base in bases.items():
+        words = key[2][len(base[2]) :]
+        if added[key[0], words] < _LEAST_BASES:
+            continue
+        for sign, sources, targets in (
+            (1, rows[base], rows[key]),
+            (-1, rows[key], rows[base]),
+        ):
+            queries += [
+                ComposedQuery(row, " ".join(words), sign, tuple(targets))
+                for row in sources
+            ]
+    if not queries:
+        raise InputError(
+            "`image_ids` must hold icons that are another one plus words, received "
+            f"{len(image_ids)} ids without any; take the whole test split of icons."
+        )
+    return queries
+
+
+def _parts(image_id):
+    """`FAMILY/NAME` → family, drawing style, words of the name."""
+    family, _, name = image_id.partition("/")
+    words = tuple(word for word in name.replace("_", "-").lower().split("-") if word)
+    if family not in STYLE_WORDS or not words:
+        raise InputError(
+            "`image_ids` must be FAMILY/NAME with a family of "
+            f"{', '.join(STYLE_WORDS)}, received {image_id!r}; pass ids of the corpus "
+            "icons."
+        )
+    if words[-1] in STYLE_WORDS[family] and len(words) > 1:
+        return family, words[-1], words[:-1]
+    return family, "", words
+
+
+def _longest_base(key, rows):
+    family, style, words = key
+    for length in range(len(words) - 1, 0, -1):
+        base = (family, style, words[:length])
+        if base in rows:
+            return base
+    return None

@@ -1,0 +1,170 @@
+"""A table of metadata on pictures, joined to any data by the pictures' ids."""
+
+import csv
+import dataclasses
+import io
+import pathlib
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
+
+_SUFFIXES = (".csv", ".tsv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """Columns of values by the pictures' ids.
+
+    Attributes:
+        path: `pathlib.Path`, where they were read, for messages.
+        rows: dict, id → dict from a column's name to a str.
+        names: tuple of str, the columns.
+    """
+
+    path: pathlib.Path
+    rows: dict
+    names: tuple
+
+
+def read_metadata(path):
+    """Reads a table whose first column is the picture's id.
+
+    Args:
+        path: str or path of a `.csv` (separated by commas or, as the header has
+            it, semicolons) or `.tsv` in UTF-8, whose first line names the columns.
+            Cells may be quoted; spaces around them are dropped.
+
+    Returns:
+        `Metadata`.
+
+    Raises:
+        InputError: for another suffix, a file that can't be read, one without a
+            second column or without rows, a column without a name or named
+            twice, a line of another number of cells, and an id that is empty or
+            stands there twice.
+
+    References:
+        Jia et al. 2021, section 10 (analysis by groups before any use).
+
+    Example:
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "metadata.csv")
+    >>> _ = path.write_text("picture,place\\n1.jpg,indoors\\n2.jpg,outdoors\\n")
+    >>> read_metadata(path).rows
+    {'1.jpg': {'place': 'indoors'}, '2.jpg': {'place': 'outdoors'}}
+    """
+    path = pathlib.Path(path)
+    if path.suffix.lower() not in _SUFFIXES:
+        raise InputError(
+            f"--metadata must end in .csv or .tsv, received {path}; convert it."
+        )
+    lines = _lines(path)
+    header = next((cells for _, cells in lines), [])
+    _, *names = header or [""]
+    if not names:
+        raise InputError(
+            "--metadata must have a first column of picture ids and at least one "
+            f"more, received {path} with {header or 'no columns'}; name the columns in "
+            "the first line."
+        )
+    if not all(names) or len(set(names)) < len(names):
+        raise InputError(
+            f"--metadata must name each column, and differently, received {path} with "
+            f"{', '.join(map(repr, names))}; rename or remove what is there twice."
+        )
+    rows = {}
+    for number, (own, *values) in lines:
+        if len(values) != len(names) or not own or own in rows:
+            problem = "an id that stands above" if own in rows else "no id"
+            if len(values) != len(names):
+                problem = f"{1 + len(values)} cells under {1 + len(names)} columns"
+            raise InputError(
+                f"--metadata must have one row a picture, received {path} whose line "
+                f"{number} has {problem} ({own!r}); correct it."
+            )
+        rows[own] = dict(zip(names, values, strict=True))
+    if not rows:
+        raise InputError(
+            f"--metadata must have a row for pictures, received {path} with the header "
+            "alone; add rows."
+        )
+    return Metadata(path, rows, tuple(names))
+
+
+def _lines(path):
+    """Yields (line number, stripped cells) of the lines that aren't blank."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+        header = text.lstrip().partition("\n")[0]
+        separator = ";" if "," not in header and ";" in header else ","
+        if path.suffix.lower() == ".tsv":
+            separator = "\t"
+        reader = csv.reader(
+            io.StringIO(text, newline=""), delimiter=separator, strict=True
+        )
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if any(cells):
+                yield reader.line_num, cells
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8: {error.reason} at byte {error.start}"
+    except csv.Error as error:
+        problem = f"line {reader.line_num}: {error}"
+    else:
+        return
+    raise InputError(
+        f"--metadata must be a readable table, received {path} ({problem}); check it."
+    )
+
+
+def join_metadata(metadata, image_ids, taken=()):
+    """Gives each picture its values.
+
+    Args:
+        metadata: `Metadata`. Rows of other pictures, such as those of another
+            split, are of no account.
+        image_ids: sequence of str, the pictures of the data.
+        taken: iterable of str, columns that the data already has.
+
+    Returns:
+        dict, column → list of str, a value a picture. A picture without a row has
+        the value `""`; how many have none is told on stderr.
+
+    Raises:
+        InputError: if no picture has a row, and for a column that is taken.
+
+    Example:
+
+    >>> metadata = Metadata(
+    ...     pathlib.Path("a.csv"), {"1": {"place": "in"}, "2": {"place": "out"}},
+    ...     ("place",))
+    >>> join_metadata(metadata, ["2", "1", "2"])
+    {'place': ['out', 'in', 'out']}
+    """
+    path, rows, names = metadata.path, metadata.rows, metadata.names
+    twice = [name for name in names if name in taken]
+    if twice:
+        raise InputError(
+            f"--metadata must not have a column that the data has, received {path} "
+            f"with {twice[0]!r}; rename it."
+        )
+    lacking = sum(own not in rows for own in image_ids)
+    if lacking == len(image_ids):
+        of_data = repr(image_ids[0]) if len(image_ids) else "none"
+        raise InputError(
+            "--metadata must have the pictures' ids in its first column, received "
+            f"{path} with ids such as {next(iter(rows))!r} where the data has such as "
+            f"{of_data}; write them as the data does."
+        )
+    if lacking:
+        say(
+            f"{lacking} of {len(image_ids)} pictures have no row in {path}; they are "
+            "the group (none)"
+        )
+    return {
+        name: [rows[own][name] if own in rows else "" for own in image_ids]
+        for name in names
+    }

@@ -1,0 +1,110 @@
+"""Multi30k's test of 2016, as its repository holds it."""
+
+import gzip
+import pathlib
+import zlib
+
+from align_keras.datasets.benchmarks.multilingual_captions import MultilingualCaptions
+from align_keras.datasets.benchmarks.present_pictures import present_pictures
+from align_keras.utils.errors import InputError
+
+PICTURES = 1000
+_LIST = "task1/image_splits/test_2016_flickr.txt"
+# By language, the files of which each has one caption a picture: five by people who
+# saw the picture alone (task 2), or a translation (task 1).
+_FILES = {
+    "en": [f"task2/raw/test_2016.{number}.en" for number in range(1, 6)],
+    "de": [f"task2/raw/test_2016.{number}.de" for number in range(1, 6)],
+    "fr": ["task1/raw/test_2016_flickr.fr"],
+    "cs": ["task1/raw/test_2016_flickr.cs"],
+}
+
+
+def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True):
+    """Reads the pictures of Flickr30K's test with captions in four languages.
+
+    Args:
+        folder: str or path of `github.com/multi30k/dataset` as cloned, or of its
+            `data`. Caption files may be unpacked.
+        images_folder: str or path of Flickr30K's pictures.
+        allow_missing: bool, leave missing pictures out and say so.
+        check_counts: bool, whether there must be 1,000 pictures.
+
+    Returns:
+        `MultilingualCaptions`: five captions a picture in English and German, one
+        in French and Czech. Images are paths.
+
+    Raises:
+        InputError: missing or damaged files, a file of another number of lines
+            than the list of pictures, an empty caption, missing pictures.
+
+    References:
+        Elliott et al. 2016; Jia et al. 2021, section 8 and table 11.
+
+    Example:
+
+    >>> data = read_multi30k("multi30k", "flickr30k/images")  # doctest: +SKIP
+    >>> {language: len(own[0]) for language, own in data.captions.items()}
+    ... # doctest: +SKIP
+    {'en': 5, 'de': 5, 'fr': 1, 'cs': 1}
+    """
+    folder = pathlib.Path(folder)
+    data = folder / "data" if (folder / "data").is_dir() else folder
+    names = _lines(data / _LIST)
+    if check_counts and len(names) != PICTURES:
+        raise InputError(
+            f"{data / _LIST} must name {PICTURES:,} pictures, received {len(names):,}; "
+            "clone the repository again, or pass check_counts=False for a subset, "
+            "whose recall isn't comparable."
+        )
+    captions = {}
+    for language, files in _FILES.items():
+        columns = [_captions(data / file, len(names)) for file in files]
+        captions[language] = [list(own) for own in zip(*columns, strict=True)]
+    paths = [str(pathlib.Path(images_folder, name)) for name in names]
+    rows = present_pictures(paths, _LIST.rpartition("/")[2], allow_missing)
+    return MultilingualCaptions(
+        images=[paths[row] for row in rows],
+        captions={
+            language: [own[row] for row in rows] for language, own in captions.items()
+        },
+        image_ids=[names[row] for row in rows],
+        missing=len(paths) - len(rows),
+    )
+
+
+def _captions(path, expected):
+    lines = _lines(path)
+    if len(lines) != expected:
+        raise InputError(
+            f"{path} must have one line a picture, {expected:,}, received "
+            f"{len(lines):,}; clone the repository again."
+        )
+    return lines
+
+
+def _lines(path):
+    """The stripped lines of a file or of its `.gz`; none may be empty."""
+    packed = path.with_name(f"{path.name}.gz")
+    try:
+        content = path.read_bytes() if path.exists() else packed.read_bytes()
+        if not path.exists():
+            content = gzip.decompress(content)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        problem = str(error)
+    else:
+        # Not splitlines(), which also splits at characters within captions.
+        lines = [line.strip() for line in text.rstrip("\n").split("\n")]
+        if "" in lines:
+            raise InputError(
+                f"{path} line {lines.index('') + 1} must not be empty; clone the "
+                "repository again."
+            )
+        return lines
+    raise InputError(
+        f"no readable {path} or {packed.name} ({problem}); clone "
+        "github.com/multi30k/dataset there."
+    )

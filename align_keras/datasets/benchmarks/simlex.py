@@ -1,0 +1,117 @@
+"""SimLex-999: pairs of words and how similar people find them."""
+
+import csv
+import dataclasses
+import pathlib
+
+from align_keras.utils.errors import InputError
+
+PAIRS = 999
+_SPEECH = ("A", "N", "V")
+_COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
+
+
+@dataclasses.dataclass(frozen=True)
+class SimLexPair:
+    """Two words and their rated similarity.
+
+    Attributes:
+        word1: str.
+        word2: str.
+        part_of_speech: str, `"A"`, `"N"` or `"V"`.
+        similarity: float in [0, 10].
+        concreteness_quartile: int, 1 (abstract) to 4 (concrete).
+        is_hard: bool, of the 333 most associated pairs, whose similarity is the
+            hardest to tell from association.
+    """
+
+    word1: str
+    word2: str
+    part_of_speech: str
+    similarity: float
+    concreteness_quartile: int
+    is_hard: bool
+
+
+def read_simlex(path, check_counts=True):
+    """Reads `SimLex-999.txt`.
+
+    Args:
+        path: str or path.
+        check_counts: bool, whether there must be 999 pairs.
+
+    Returns:
+        list of `SimLexPair`.
+
+    Raises:
+        InputError: no such file, missing columns, a malformed line, another
+            number of pairs.
+
+    References:
+        Hill, Reichart and Korhonen 2015; Jia et al. 2021, table 12.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "SimLex-999.txt")
+    >>> rows = [_COLUMNS, ("old", "new", "A", "1.58", "2", "1")]
+    >>> _ = path.write_text("\\n".join("\\t".join(row) for row in rows))
+    >>> read_simlex(path, check_counts=False)[0].is_hard
+    True
+    """
+    path = pathlib.Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"no readable {path} ({problem}); unpack fh295.github.io/SimLex-999.zip "
+            "there."
+        ) from None
+    reader = csv.reader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
+    columns = [name.strip() for name in next(reader, [])]
+    absent = [name for name in _COLUMNS if name not in columns]
+    if absent:
+        raise InputError(
+            f"{path} lacks the columns {', '.join(absent)}; take SimLex-999.txt as it "
+            "is, separated by tabs."
+        )
+    pairs = [
+        _pair(path, number, columns, cells)
+        for number, cells in enumerate(reader, start=2)
+        if any(cell.strip() for cell in cells)
+    ]
+    if check_counts and len(pairs) != PAIRS:
+        raise InputError(
+            f"{path} must have {PAIRS} pairs, received {len(pairs)}; download it "
+            "again, or pass check_counts=False for a subset."
+        )
+    return pairs
+
+
+def _pair(path, number, columns, cells):
+    row = dict(zip(columns, (cell.strip() for cell in cells), strict=False))
+    try:
+        pair = SimLexPair(
+            word1=row["word1"],
+            word2=row["word2"],
+            part_of_speech=row["POS"],
+            similarity=float(row["SimLex999"]),
+            concreteness_quartile=int(row["concQ"]),
+            is_hard={"0": False, "1": True}[row["SimAssoc333"]],
+        )
+    except (KeyError, ValueError):
+        pair = None
+    if (
+        pair is None
+        or not (pair.word1 and pair.word2)
+        or pair.part_of_speech not in _SPEECH
+        or not 0 <= pair.similarity <= 10
+        or pair.concreteness_quartile not in (1, 2, 3, 4)
+    ):
+        raise InputError(
+            f"{path} line {number} must have two words, POS of {', '.join(_SPEECH)}, "
+            "SimLex999 in [0, 10], concQ in 1 to 4 and SimAssoc333 of 0 or 1, received "
+            f"{' | '.join(cells)!r}; download the file again."
+        )
+    return pair

@@ -1,0 +1,265 @@
+"""The 19 tasks of the Visual Task Adaptation Benchmark, from TFDS builders."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from align_keras.datasets.benchmarks import vtab_labels
+from align_keras.datasets.benchmarks.class_names import readable_name
+from align_keras.datasets.benchmarks.labelled_images import LabelledImages
+from align_keras.datasets.benchmarks.tfds_classification import prepared_builder
+from align_keras.utils.errors import InputError
+
+VTAB_GROUPS = ("natural", "specialized", "structured")
+VTAB_SPLITS = ("train800", "val200", "train800val200", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class VtabTask:
+    """One task.
+
+    Attributes:
+        name: str.
+        group: str, one of `VTAB_GROUPS`.
+        builder: str, the TFDS data set.
+        classes: int.
+        annotation: str, the feature that tells the class.
+        class_of: function of the annotation → int.
+        train_percent: int or None; where the set has no validation split of its
+            own, validation begins after this share of train.
+        test: str, the split that is judged; `"rest"` for what train and validation
+            leave of the only split.
+        validation_percent: int, share of validation, for `"rest"`.
+    """
+
+    name: str
+    group: str
+    builder: str
+    classes: int
+    annotation: str = "label"
+    class_of: Callable = int
+    train_percent: int | None = None
+    test: str = "test"
+    validation_percent: int = 0
+
+
+def _natural(builder, classes, train_percent=None):
+    name = builder.partition("/")[0]
+    return VtabTask(name, "natural", builder, classes, train_percent=train_percent)
+
+
+def _specialized(builder, classes, **splits):
+    name = builder.partition("/")[0]
+    return VtabTask(name, "specialized", builder, classes, **splits)
+
+
+def _structured(builder, name, classes, annotation, class_of=int, **splits):
+    name = f"{builder}_{name}"
+    return VtabTask(
+        name, "structured", builder, classes, annotation, class_of, **splits
+    )
+
+
+_DSPRITES = {"train_percent": 80, "test": "rest", "validation_percent": 10}
+_CLEVR = {"train_percent": 90, "test": "validation"}
+_AERIAL = {"train_percent": 60, "test": "rest", "validation_percent": 20}
+_TASKS = (
+    _natural("caltech101", 102, 90),
+    _natural("cifar100", 100, 90),
+    _natural("dtd", 47),
+    _natural("oxford_flowers102", 102),
+    _natural("oxford_iiit_pet", 37, 80),
+    _natural("sun397/tfds", 397),
+    _natural("svhn_cropped", 10, 90),
+    _specialized("patch_camelyon", 2),
+    _specialized("eurosat/rgb", 10, **_AERIAL),
+    _specialized("resisc45", 45, **_AERIAL),
+    _specialized("diabetic_retinopathy_detection/btgraham-300", 5),
+    _structured(
+        "clevr",
+        "closest_object_distance",
+        6,
+        "objects",
+        vtab_labels.clevr_closest_object_distance,
+        **_CLEVR,
+    ),
+    _structured(
+        "clevr", "count_all", 8, "objects", vtab_labels.clevr_count_all, **_CLEVR
+    ),
+    VtabTask("dmlab", "structured", "dmlab", 6),
+    _structured(
+        "dsprites",
+        "label_x_position",
+        16,
+        "label_x_position",
+        vtab_labels.dsprites_x_position,
+        **_DSPRITES,
+    ),
+    _structured(
+        "dsprites",
+        "label_orientation",
+        16,
+        "label_orientation",
+        vtab_labels.dsprites_orientation,
+        **_DSPRITES,
+    ),
+    _structured(
+        "kitti",
+        "closest_vehicle_distance",
+        4,
+        "objects",
+        vtab_labels.kitti_closest_vehicle_distance,
+    ),
+    _structured("smallnorb", "label_azimuth", 18, "label_azimuth", test="test[50%:]"),
+    _structured(
+        "smallnorb", "label_elevation", 9, "label_elevation", test="test[50%:]"
+    ),
+)
+VTAB_TASKS = {task.name: task for task in _TASKS}
+
+
+def vtab_tfds_split(task, split, train_size):
+    """Returns VTAB's split as TFDS writes it.
+
+    Args:
+        task: `VtabTask`.
+        split: str, one of `VTAB_SPLITS`.
+        train_size: int, the number of examples of TFDS's split train.
+
+    Returns:
+        str.
+
+    References:
+        Zhai et al. 2019, "A large-scale study of representation learning with the
+        Visual Task Adaptation Benchmark", and its public code.
+
+    Example:
+
+    >>> vtab_tfds_split(VTAB_TASKS["eurosat"], "val200", 27000)
+    'train[16200:16400]'
+    """
+    if task.builder == "smallnorb":  # Half of its test pictures are for validation.
+        validation = "test[:200]"
+    elif task.train_percent is None:
+        validation = "validation[:200]"
+    else:
+        start = train_size * task.train_percent // 100
+        validation = f"train[{start}:{start + 200}]"
+    if split == "test" and task.test == "rest":
+        start = train_size * task.train_percent // 100
+        start += train_size * task.validation_percent // 100
+        return f"train[{start}:]"
+    return {
+        "train800": "train[:800]",
+        "val200": validation,
+        "train800val200": f"train[:800]+{validation}",
+        "test": task.test,
+    }[split]
+
+
+def read_vtab(name, split):
+    """Reads one split of a task.
+
+    Args:
+        name: str, one of `VTAB_TASKS`.
+        split: str, one of `VTAB_SPLITS`.
+
+    Returns:
+        `LabelledImages`, whose pictures are read from disk as they are needed.
+
+    Raises:
+        InputError: if the name or the split is unknown, or TFDS hasn't prepared
+            the data set, or not all of it.
+
+    References:
+        Zhai et al. 2019; Jia et al. 2021, section 5.4.
+    """
+    if split not in VTAB_SPLITS:
+        raise InputError(
+            f"split must be one of {', '.join(VTAB_SPLITS)}, received {split!r}; "
+            "choose one."
+        )
+    task = vtab_task(name)
+    builder = prepared_builder(task.builder)
+    try:
+        train_size = builder.info.splits["train"].num_examples
+        own = vtab_tfds_split(task, split, train_size)
+        builder.info.splits[own]
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{task.builder} must be prepared whole for vtab, received one without "
+            f"{split} ({' '.join(str(error).split())}); prepare it again."
+        ) from error
+    annotations = _Feature(builder, own, task.annotation, encoded=False)
+    labels = np.array([task.class_of(each) for each in annotations], np.int64)
+    pictures = _Feature(builder, own, "image", encoded=True)
+    return LabelledImages(
+        images=_Pictures(pictures, len(labels), task.builder == "dsprites"),
+        labels=labels,
+        class_names=_class_names(task, builder),
+        columns={},
+    )
+
+
+def vtab_task(name):
+    """Returns the `VtabTask` of that name, or raises."""
+    if name not in VTAB_TASKS:
+        raise InputError(
+            f"vtab has no task {name!r}; its tasks are {', '.join(VTAB_TASKS)}."
+        )
+    return VTAB_TASKS[name]
+
+
+def _class_names(task, builder):
+    names = getattr(builder.info.features[task.annotation], "names", None)
+    if names is None or len(names) != task.classes:
+        return [str(number) for number in range(task.classes)]
+    return [readable_name(name) for name in names]
+
+
+class _Feature:
+    """One feature of a split's examples, as often as it is asked for."""
+
+    def __init__(self, builder, split, name, encoded):
+        self._builder, self._split = builder, split
+        self._name, self._encoded = name, encoded
+
+    def __iter__(self):
+        import tensorflow_datasets as tfds
+
+        decoders = {self._name: tfds.decode.SkipDecoding()} if self._encoded else None
+        dataset = self._builder.as_dataset(
+            split=self._split,
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding({self._name: True}, decoders),
+            read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+        )
+        for example in tfds.as_numpy(dataset):
+            yield example[self._name]
+
+
+class _Pictures:
+    """Encoded pictures, with their number.
+
+    Args:
+        pictures: re-iterable of bytes.
+        length: int.
+        is_binary: bool, whether they have 0 and 1 for black and white.
+    """
+
+    def __init__(self, pictures, length, is_binary):
+        self._pictures, self._length, self._is_binary = pictures, length, is_binary
+
+    def __len__(self):
+        return self._length
+
+    def __iter__(self):
+        return map(_black_and_white if self._is_binary else bytes, self._pictures)
+
+
+def _black_and_white(png):
+    import tensorflow as tf
+
+    pixels = tf.io.decode_png(png, channels=1)
+    return tf.io.encode_png(pixels * 255).numpy()

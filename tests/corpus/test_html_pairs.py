@@ -1,0 +1,167 @@
+"""Pages as they are found in the web, against what a browser sees in them."""
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align_keras.corpus.html_pairs import decode_html, extract_pairs, parse_srcset
+from align_keras.utils.errors import InputError
+
+pytest.importorskip("selectolax")
+
+PAGE = "https://example.org/a/page.html"
+
+
+def pairs(html, base_url=PAGE):
+    return [
+        (own.rule, own.caption, own.image_url) for own in extract_pairs(html, base_url)
+    ]
+
+
+def urls(html, base_url=PAGE):
+    return [own.image_url for own in extract_pairs(html, base_url)]
+
+
+def test_alt_title_and_figcaption_are_pairs_of_their_own():
+    html = """<figure><a><img src=cat.jpg alt="A cat." title="Tom &amp; co."></a>
+      <figcaption>Tom <b>the</b><br>cat</figcaption></figure>"""
+    address = "https://example.org/a/cat.jpg"
+    assert pairs(html) == [
+        ("alt", "A cat.", address),
+        ("title", "Tom & co.", address),
+        ("figcaption", "Tom the cat", address),
+    ]
+
+
+def test_a_text_that_repeats_counts_once():
+    html = '<img src=a.png alt=x title=" x "><noscript><img src=a.png alt=x></noscript>'
+    assert pairs(html) == [("alt", "x", "https://example.org/a/a.png")]
+    # Of another picture it does.
+    assert len(pairs('<img src=a.png alt=x><img src=b.png alt="x">')) == 2
+
+
+@pytest.mark.parametrize("html", ["<img src=a.png>", "<img src=a.png alt=' \n'>"])
+def test_pictures_without_texts_are_no_pairs(html):
+    assert pairs(html) == []
+
+
+@pytest.mark.parametrize(
+    "address, expected",
+    [
+        ("b.png", "https://example.org/a/b.png"),
+        ("/b.png#part", "https://example.org/b.png"),
+        ("../b c.png", "https://example.org/b%20c.png"),
+        ("//other.org/b.png?x=1&amp;y=2", "https://other.org/b.png?x=1&y=2"),
+        ("\n b\n.png ", "https://example.org/a/b.png"),
+        ("data:image/gif;base64,R0lG", "data:image/gif;base64,R0lG"),
+        ("HTTPS://other.org/b.png", "https://other.org/b.png"),
+    ],
+)
+def test_addresses(address, expected):
+    assert urls(f'<img alt=x src="{address}">') == [expected]
+
+
+@pytest.mark.parametrize(
+    "address", ["", "#", "javascript:x()", "blob:1", "about:blank", "http://[::1/x"]
+)
+def test_addresses_that_name_no_picture(address):
+    found = urls(f'<img alt=x src="{address}"><img alt=x src=b.png>')
+    assert found[-1] == "https://example.org/a/b.png"
+    # The page's own address, where there is nothing in `src` but a fragment.
+    assert found[:-1] in ([], [PAGE])
+
+
+def test_base_href():
+    html = '<base href="/pictures/"><img src=a.png alt=x>'
+    assert urls(html) == ["https://example.org/pictures/a.png"]
+    html = '<base href="javascript:x"><img src=a.png alt=x>'
+    assert urls(html) == ["https://example.org/a/a.png"]
+
+
+def test_the_largest_version_counts():
+    html = """<picture><source srcset="a.webp 800w, b.webp 1600w" type=image/webp>
+      <img src=small.jpg srcset="c.jpg 400w, d.jpg 1200w" alt=x></picture>"""
+    assert urls(html) == ["https://example.org/a/b.webp"]
+    assert urls('<img src=a.png srcset="b.png 2x" alt=x>')[0].endswith("/b.png")
+    # Equally large: what stands in `srcset` is first.
+    assert urls('<img src=a.png srcset="b.png 1x" alt=x>')[0].endswith("/b.png")
+
+
+def test_pictures_that_scripts_load_late():
+    placeholder = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
+    html = f'<img src="{placeholder}" data-src=real.jpg alt=x>'
+    assert urls(html) == ["https://example.org/a/real.jpg"]
+
+
+@pytest.mark.parametrize(
+    "srcset, expected",
+    [
+        ("", []),
+        (" , ,", []),
+        ("a.png", [("a.png", 1)]),
+        ("a.png,b.png 2x", [("a.png,b.png", 2)]),  # As the standard reads it.
+        ("a.png 1.5x , b.png 2x,", [("a.png", 1.5), ("b.png", 2)]),
+        ("a,b.png 100w", [("a,b.png", 100)]),
+        ("a.png huge, b.png 1..2x", [("a.png", 1), ("b.png", 1)]),
+    ],
+)
+def test_srcset(srcset, expected):
+    assert parse_srcset(srcset) == expected
+
+
+def test_language_is_the_nearest_one():
+    html = """<html lang=EN><img src=a alt=a><p lang="pt-BR"><img src=b alt=b>
+      <span lang=""><img src=c alt=c></span></p></html>"""
+    assert [own.language for own in extract_pairs(html, PAGE)] == ["en", "pt-br", ""]
+    (pair,) = extract_pairs("<img src=a alt=a>", PAGE)
+    assert (pair.language, pair.page_url) == ("", PAGE)
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<img src=a.png alt=x",
+        "<img src=a.png alt=x</p><<<",
+        "<table><img src=a.png alt=x><td></b></i>",
+        "<div>" * 3000 + "<img src=a.png alt=x>",
+        "<title>never closed<img src=b.png alt=y></title><img src=a.png alt=x>",
+        "<!-- <img src=b.png alt=y> --><img src=a.png alt=x><!-- never closed",
+        "\x00<img src=a.png alt=x>\ud800",
+    ],
+)
+def test_malformed_pages(html):
+    found = urls(html)
+    assert found in ([], ["https://example.org/a/a.png"])
+    # Only an element that never ends has no picture.
+    assert found or html.endswith("alt=x")
+
+
+@given(st.text() | st.binary())
+def test_anything_is_a_page(html):
+    assert list(extract_pairs(html, PAGE)) == list(extract_pairs(html, PAGE))
+
+
+@pytest.mark.parametrize(
+    "content, charset, expected",
+    [
+        ("č".encode(), None, "č"),
+        (b"\xe8", None, "è"),
+        (b'<meta charset="iso-8859-2">\xe8', None, '<meta charset="iso-8859-2">č'),
+        (b"\xe8", "windows-1250", "č"),
+        (b"\x93", "latin-1", "“"),
+        (b"\xef\xbb\xbfx", "iso-8859-2", "x"),
+        ("x".encode("utf-16"), None, "x"),
+        (b"<meta charset=utf-16>\xc4\x8d", None, "<meta charset=utf-16>č"),
+        (b"x", "no-such-code", "x"),
+    ],
+)
+def test_encodings(content, charset, expected):
+    assert decode_html(content, charset) == expected
+
+
+def test_a_missing_parser_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "selectolax.lexbor", None)
+    with pytest.raises(InputError, match=r"selectolax.*align-keras\[corpus\]"):
+        list(extract_pairs("", PAGE))

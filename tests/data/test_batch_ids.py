@@ -1,0 +1,61 @@
+"""The ids of a batch are those of its pictures."""
+
+import numpy as np
+import pytest
+
+from align_keras.data import batch_ids, read_retrieval_set, training_batches
+from align_keras.datasets.mixture import Mixture
+from align_keras.images import crop_image_bytes, preprocess_image_bytes
+from align_keras.text import WordPieceTokenizer
+from align_keras.utils.errors import InputError
+from tests.data.noise_corpus import build_noise
+from tests.small import VOCABULARY
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    return build_noise(tmp_path_factory.mktemp("data"), 20)
+
+
+@pytest.fixture(scope="module")
+def mixture(builder, tmp_path_factory):
+    few = build_noise(tmp_path_factory.mktemp("data"), copies=2)
+    return Mixture({"many": builder, "few": few})
+
+
+@pytest.mark.parametrize(
+    ("corpus", "cache", "part"),
+    [
+        ("builder", False, (1, 2)),
+        ("builder", True, (0, 1)),
+        ("mixture", False, (0, 1)),
+        ("mixture", True, (1, 2)),
+    ],
+)
+def test_ids_are_those_of_the_batch(corpus, cache, part, request):
+    builder = request.getfixturevalue(corpus)
+    pairs = read_retrieval_set(builder, "train")
+    pictures = dict(zip(pairs.ids, pairs.images, strict=True))
+    order = {"batch_size": 8, "seed": 3, "cache": cache, "shuffle_buffer_size": 6}
+    order["input_pipeline_id"], order["num_input_pipelines"] = part
+    tokenizer = WordPieceTokenizer(VOCABULARY, sequence_length=6)
+    still = {"image_size": 32, "crop": False, "flip": False}
+    batch = next(
+        training_batches(
+            builder, "train", tokenizer, start_step=5, **still, **order
+        ).as_numpy_iterator()
+    )
+    ids = batch_ids(builder, "train", step=5, **order)
+    assert len(ids) == 8 // part[1]
+    for image, identifier in zip(batch["images"], ids, strict=True):
+        if cache:
+            expected = preprocess_image_bytes(pictures[identifier], 32)
+        else:
+            expected = crop_image_bytes(pictures[identifier], 32, (0.5, 0.5))
+        # crop_and_resize samples at whole pixels up to float32 rounding.
+        np.testing.assert_allclose(image, expected, atol=0.05)
+
+
+def test_a_batch_larger_than_the_corpus(builder):
+    with pytest.raises(InputError, match="at most the 24 pairs.*received 25"):
+        batch_ids(builder, "train", batch_size=25, step=0)

@@ -1,0 +1,154 @@
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.data import evaluation_batches, labelled_batches, unreadable_rows
+from align_keras.utils.errors import InputError
+
+
+def picture(grey, size=(40, 30), file_format="PNG"):
+    file = io.BytesIO()
+    Image.new("RGB", size, (grey,) * 3).save(file, file_format)
+    return file.getvalue()
+
+
+GREYS = [10, 60, 110, 160, 210]
+IMAGES = [picture(grey) for grey in GREYS]
+LABELS = np.arange(5)
+
+
+def paths_of(images, folder):
+    paths = [folder / f"{number}.png" for number in range(len(images))]
+    for path, content in zip(paths, images, strict=True):
+        path.write_bytes(content)
+    return [str(path) for path in paths]
+
+
+def first(batches, count):
+    return [
+        (images, labels)
+        for images, labels in itertools.islice(batches.as_numpy_iterator(), count)
+    ]
+
+
+class Stream:
+    """Re-iterable and with a length, and no more."""
+
+    def __init__(self, images):
+        self.images, self.times = images, 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def __iter__(self):
+        self.times += 1
+        return iter(self.images)
+
+
+@pytest.mark.parametrize("crop", ["inception", "whole"])
+@pytest.mark.parametrize("kind", ["paths", "bytes", "arrays", "stream"])
+def test_pictures_keep_their_class(tmp_path, kind, crop):
+    images = {
+        "paths": lambda: paths_of(IMAGES, tmp_path),
+        "bytes": lambda: IMAGES,
+        "arrays": lambda: [np.full((9, 7, 3), grey, "uint8") for grey in GREYS],
+        "stream": lambda: Stream(IMAGES),
+    }[kind]()
+    batches = labelled_batches(images, LABELS, image_size=32, batch_size=4, crop=crop)
+    seen = []
+    for pixels, labels in first(batches, 5):
+        assert pixels.shape == (4, 32, 32, 3) and pixels.dtype == np.uint8
+        np.testing.assert_array_equal(
+            pixels.mean(axis=(1, 2, 3)), np.array(GREYS)[labels]
+        )
+        seen += labels.tolist()
+    # 20 pictures are four epochs; each epoch has each picture once.
+    for epoch in range(4):
+        assert sorted(seen[5 * epoch : 5 * epoch + 5]) == list(range(5))
+    assert seen[:5] != seen[5:10] or seen[5:10] != seen[10:15]
+
+
+def test_batches_repeat_with_the_seed_and_vary_with_it():
+    noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
+    arguments = {"image_size": 32, "batch_size": 5}
+
+    def drawn(seed):
+        batches = labelled_batches(list(noise), LABELS, seed=seed, **arguments)
+        return first(batches, 2)
+
+    one, same, other = drawn(0), drawn(0), drawn(1)
+    for (pixels, labels), (again, own) in zip(one, same, strict=True):
+        np.testing.assert_array_equal(pixels, again)
+        np.testing.assert_array_equal(labels, own)
+    assert (one[0][0] != other[0][0]).any()
+    # Another epoch, other windows of the same pictures.
+    by_label = [pixels[np.argsort(labels)] for pixels, labels in one]
+    assert (by_label[0] != by_label[1]).any(axis=(1, 2, 3)).all()
+
+
+def test_a_batch_may_be_larger_than_the_set():
+    batches = labelled_batches(IMAGES, LABELS, image_size=32, batch_size=12)
+    ((_, labels),) = first(batches, 1)
+    assert np.bincount(labels).tolist().count(2) == 3
+
+
+def test_what_cannot_be_decoded_is_left_out(tmp_path):
+    broken = [*IMAGES[:2], b"junk", *IMAGES[3:]]
+    for images in (broken, paths_of(broken, tmp_path)):
+        batches = labelled_batches(images, LABELS, image_size=32, batch_size=8)
+        labels = np.concatenate([labels for _, labels in first(batches, 2)])
+        assert sorted(labels) == sorted([0, 1, 3, 4] * 4)
+        found = evaluation_batches(images, image_size=32, batch_size=3)
+        rows = np.concatenate([rows for rows, _ in found.as_numpy_iterator()])
+        np.testing.assert_array_equal(rows, [0, 1, 3, 4])
+        assert unreadable_rows(images) == [2]
+    (tmp_path / "4.png").unlink()
+    assert unreadable_rows(images) == [2, 4]
+
+
+def test_nothing_to_learn_from():
+    with pytest.raises(InputError, match="to learn from, received none that can be"):
+        labelled_batches([b"junk"] * 3, [0, 1, 1], image_size=32, batch_size=2)
+
+
+def test_batch_k_is_that_of_a_start_at_zero():
+    noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
+    arguments = {"image_size": 32, "batch_size": 3, "seed": 2}
+    whole = first(labelled_batches(list(noise), LABELS, **arguments), 6)
+    for start in (1, 4):
+        late = labelled_batches(list(noise), LABELS, start_step=start, **arguments)
+        for (pixels, labels), (ours, own) in zip(
+            whole[start:], first(late, 6 - start), strict=True
+        ):
+            np.testing.assert_array_equal(pixels, ours)
+            np.testing.assert_array_equal(labels, own)
+
+
+def test_evaluation_takes_all_in_order():
+    found = evaluation_batches(Stream(IMAGES), image_size=32, batch_size=2)
+    batches = list(found.as_numpy_iterator())
+    assert [rows.tolist() for rows, _ in batches] == [[0, 1], [2, 3], [4]]
+    greys = np.concatenate([pixels.mean(axis=(1, 2, 3)) for _, pixels in batches])
+    np.testing.assert_array_equal(greys, GREYS)
+
+
+def test_evaluation_crops_the_middle():
+    pixels = np.zeros((80, 80, 3), "uint8")
+    pixels[10:70, 10:70] = 200
+    (whole,) = evaluation_batches(
+        [pixels], image_size=40, batch_size=1, central_crop=1.0
+    ).as_numpy_iterator()
+    (middle,) = evaluation_batches(
+        [pixels], image_size=40, batch_size=1, central_crop=0.75
+    ).as_numpy_iterator()
+    assert whole[1].mean() == pytest.approx(200 * (60 / 80) ** 2, abs=2)
+    assert (middle[1] == 200).all()
+
+
+def test_numbers_must_fit():
+    for images, labels in ((IMAGES, [0, 1]), ([], [])):
+        with pytest.raises(InputError, match="of one number and not empty"):
+            labelled_batches(images, labels, image_size=32, batch_size=2)

@@ -1,0 +1,124 @@
+"""The order of the records, and what a start reads."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from align_keras.data.records import shuffled_records
+from align_keras.data.shards import Shards, enough_shards
+from align_keras.datasets.mixture import Mixture
+from align_keras.utils.errors import InputError
+from tests.data.noise_corpus import build_noise
+
+# 48 pairs in 40 files, 7 files a window: six windows an epoch.
+PAIRS, FILES, WINDOW = 48, 40, 7
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    return build_noise(tmp_path_factory.mktemp("data"), FILES, copies=2)
+
+
+@pytest.fixture(scope="module")
+def mixture(builder, tmp_path_factory):
+    small = build_noise(tmp_path_factory.mktemp("data"), 5)
+    return Mixture({"large": builder, "small": small})
+
+
+def order(builder, count, split="train", seed=0, start=0, **arguments):
+    arguments = {"shuffle_buffer_size": 5, "cycle_length": WINDOW, **arguments}
+    records = shuffled_records(builder, split, seed=seed, start=start, **arguments)
+    features = builder.info.features
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return [
+        (prefix + features.deserialize_example(record, decoders=decoders)["id"])
+        .numpy()
+        .decode()
+        for prefix, record in records.take(count)
+    ]
+
+
+def test_the_corpus_has_many_files(builder):
+    assert builder.info.splits["train"].num_shards == FILES
+    assert builder.info.splits["train"].num_examples == PAIRS
+
+
+@pytest.mark.parametrize("split", ["train", "train[10%:60%]"])
+def test_each_epoch_holds_every_record_once_in_another_order(builder, split):
+    size = builder.info.splits[split].num_examples
+    ids = order(builder, 3 * size, split)
+    epochs = [ids[n * size : (n + 1) * size] for n in range(3)]
+    assert len(set(epochs[0])) == size
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_files_and_their_records_are_shuffled_by_the_seed_alone(builder):
+    first, second = order(builder, PAIRS), order(builder, PAIRS, seed=1)
+    assert first != second
+    # Whole windows differ, not only their inner order.
+    assert set(first[:8]) != set(second[:8])
+    tf.random.set_seed(7)
+    assert order(builder, PAIRS) == first
+
+
+def test_any_start_goes_on_in_the_same_order(builder):
+    whole = order(builder, 3 * PAIRS + 4)
+    for start in [7, 9, 25, PAIRS - 1, PAIRS, PAIRS + 1, 3 * PAIRS]:
+        assert order(builder, 4, start=start) == whole[start : start + 4]
+
+
+def test_any_start_of_a_mixture_goes_on_in_the_same_order(mixture):
+    whole = order(mixture, 3 * 72 + 4)
+    assert all(len(set(whole[n * 72 : (n + 1) * 72])) == 72 for n in range(3))
+    for start in [5, 31, 71, 72, 73, 3 * 72]:
+        assert order(mixture, 4, start=start) == whole[start : start + 4]
+    # Any stretch has its share of each member, two of three here.
+    large = np.cumsum([identifier.startswith("large/") for identifier in whole])
+    assert np.abs(large - np.arange(1, len(whole) + 1) * 2 / 3).max() < 1
+
+
+def test_a_start_reads_only_its_own_window(tmp_path):
+    # 12 files, 5 a window: the last of an epoch has two.
+    builder = build_noise(tmp_path, 12)
+    start = {"start": 24 - 3, "cycle_length": 5}
+    expected, needed = order(builder, 3, **start), 0
+    files = sorted(builder.data_path.glob("*.tfrecord*"))
+    assert len(files) == 12
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(b"junk" * 99)  # Stays junk unless it's needed.
+        try:
+            assert order(builder, 3, **start) == expected
+        except tf.errors.DataLossError:
+            needed += 1
+            file.write_bytes(content)
+    assert needed == 2
+
+
+def test_parts_are_equal_and_disjoint(builder):
+    for split in ("train", "train[10%:60%]"):
+        size = builder.info.splits[split].num_examples
+        parts = []
+        for number in range(5):
+            own = Shards(builder, split, number, 5).num_examples
+            assert own in (size // 5, -(-size // 5))
+            part = {"input_pipeline_id": number, "num_input_pipelines": 5}
+            parts.append(order(builder, own, split, **part))
+        assert sorted(sum(parts, [])) == sorted(order(builder, size, split))
+
+
+def test_enough_files_in_every_member(builder, mixture):
+    assert enough_shards(builder, "train", FILES)
+    assert not enough_shards(builder, "train", FILES + 1)
+    assert enough_shards(mixture, "train", 5)
+    assert not enough_shards(mixture, "train", 6)
+
+
+def test_other_file_formats_are_refused(builder, monkeypatch):
+    monkeypatch.setattr(
+        type(builder.info), "file_format", tfds.core.FileFormat.ARRAY_RECORD
+    )
+    with pytest.raises(InputError, match="stored as tfrecord, received array_record"):
+        order(builder, 1)

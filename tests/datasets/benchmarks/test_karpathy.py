@@ -1,0 +1,171 @@
+import json
+import pathlib
+
+import pytest
+
+from align_keras.datasets.benchmarks import read_karpathy
+from align_keras.utils.errors import InputError
+from tests.datasets.benchmarks.small_benchmarks import (
+    captions_of,
+    coco_name,
+    karpathy_image,
+    write_coco,
+    write_flickr30k,
+    write_json,
+)
+
+
+def test_flickr30k(tmp_path):
+    write_flickr30k(tmp_path)
+    data = read_karpathy(
+        tmp_path / "dataset_flickr30k.json", tmp_path / "images", "test"
+    )
+    assert len(data) == 8
+    assert data.images[3] == str(tmp_path / "images" / "1003.jpg")
+    assert all(pathlib.Path(image).is_file() for image in data.images)
+    assert data.captions[3] == captions_of(3, 5)
+    assert data.image_ids[3] == "1003.jpg"
+    assert data.caption_ids[3] == ["300", "301", "302", "303", "304"]
+
+
+def test_coco_joins_the_folder_and_takes_the_first_five(tmp_path):
+    write_coco(tmp_path)
+    data = read_karpathy(tmp_path / "dataset_coco.json", tmp_path, "test")
+    assert data.images[2] == str(tmp_path / "val2014" / coco_name(2))
+    assert [len(own) for own in data.captions] == [5] * 6
+    assert data.captions[2] == captions_of(2, 7)[:5]
+    assert data.caption_ids[2] == ["200", "201", "202", "203", "204"]
+
+
+def test_all_captions(tmp_path):
+    write_coco(tmp_path)
+    data = read_karpathy(
+        tmp_path / "dataset_coco.json", tmp_path, "test", captions_per_image=None
+    )
+    assert [len(own) for own in data.captions] == [5, 6, 7, 5, 6, 7]
+    assert data.captions[2] == captions_of(2, 7)
+
+
+def test_a_wrong_split_names_those_that_are_there(tmp_path):
+    write_coco(tmp_path)
+    with pytest.raises(InputError, match="one of restval, test, .* received 'val'"):
+        read_karpathy(tmp_path / "dataset_coco.json", tmp_path, "val")
+
+
+def test_a_picture_with_too_few_captions_is_named(tmp_path):
+    write_coco(tmp_path)
+    with pytest.raises(
+        InputError, match=r"COCO_val2014_000000000000.jpg .* has 5 captions, .* the 6"
+    ):
+        read_karpathy(
+            tmp_path / "dataset_coco.json", tmp_path, "test", captions_per_image=6
+        )
+
+
+def test_missing_pictures_are_counted_and_named(tmp_path, capsys):
+    write_flickr30k(tmp_path)
+    arguments = (tmp_path / "dataset_flickr30k.json", tmp_path / "images", "test")
+    for row in (1, 4):
+        (tmp_path / "images" / f"{1000 + row}.jpg").unlink()
+    with pytest.raises(
+        InputError, match=r"2 of 8 pictures .*1001.jpg, .*1004.jpg; .*--allow_missing"
+    ):
+        read_karpathy(*arguments)
+    data = read_karpathy(*arguments, allow_missing=True)
+    assert data.image_ids == [f"{1000 + row}.jpg" for row in (0, 2, 3, 5, 6, 7)]
+    assert data.captions[1] == captions_of(2, 5)
+    assert data.caption_ids[1][0] == "200"
+    assert "2 of 8 pictures" in capsys.readouterr().err
+
+
+def test_no_picture_at_all(tmp_path):
+    write_flickr30k(tmp_path)
+    arguments = (tmp_path / "dataset_flickr30k.json", tmp_path / "elsewhere", "test")
+    with pytest.raises(InputError, match=r"8 of 8 pictures .*, …; check the folder"):
+        read_karpathy(*arguments, allow_missing=True)
+
+
+def many(dataset, pictures, captions):
+    """Entries of a test split of the paper's size, pictures left out."""
+    extra = captions - 5 * pictures
+    names = coco_name if dataset == "coco" else "{}.jpg".format
+    return [
+        karpathy_image(row, names(row), "test", captions=5 + (row < extra))
+        for row in range(pictures)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "pictures", "captions", "good"),
+    [
+        ("flickr30k", 1000, 5000, True),
+        ("flickr30k", 1000, 5001, False),
+        ("flickr30k", 1014, 5070, False),
+        ("coco", 5000, 25010, True),
+        ("coco", 5000, 25000, False),
+        ("coco", 1000, 5000, False),
+        ("another", 3, 15, True),
+    ],
+)
+def test_counts_of_the_known_test_splits(tmp_path, dataset, pictures, captions, good):
+    path = tmp_path / "dataset.json"
+    write_json(path, many(dataset, pictures, captions), dataset)
+    (tmp_path / "0.jpg").touch()
+    (tmp_path / coco_name(0)).touch()
+
+    def read(**options):
+        return read_karpathy(path, tmp_path, "test", allow_missing=True, **options)
+
+    if good:
+        assert len(read()) == 1
+        return
+    found = f"has {pictures:,} and {captions:,}"
+    with pytest.raises(InputError, match=f"{dataset} must have .*{found}.*check_co"):
+        read()
+    assert len(read(check_counts=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "isn't JSON"),
+        ("[]", 'the list "images"'),
+        ('{"images": {}}', 'the list "images"'),
+        ('{"images": [{"split": "test"}]}', r"images\[0\] .* lacks 'sentences'"),
+        (
+            '{"images": [{"filename": "a", "split": "test", "sentences": [{}]}]}',
+            "lacks 'raw'",
+        ),
+        ('{"images": [7]}', r"images\[0\] of .* has another form"),
+        (
+            json.dumps(
+                {
+                    "images": [
+                        {
+                            "filename": "a",
+                            "split": "test",
+                            "sentences": [{"raw": None, "sentid": 1}],
+                        }
+                    ]
+                }
+            ),
+            "another form",
+        ),
+    ],
+)
+def test_another_format(tmp_path, content, message):
+    path = tmp_path / "dataset.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_karpathy(path, tmp_path, "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match=r"no readable .*caption_datasets\.zip"):
+        read_karpathy(tmp_path / "dataset_coco.json", tmp_path, "test")
+
+
+def test_captions_per_image_must_be_positive(tmp_path):
+    with pytest.raises(InputError, match="at least 1, or None for all, received 0"):
+        read_karpathy(tmp_path / "a.json", tmp_path, "test", captions_per_image=0)

@@ -1,0 +1,121 @@
+import pytest
+
+from align_keras.datasets.benchmarks import read_multi30k
+from align_keras.utils.errors import InputError
+from tests.datasets.benchmarks.small_benchmarks import write_multi30k
+
+
+def read(tmp_path, **options):
+    return read_multi30k(
+        tmp_path / "multi30k", tmp_path / "images", check_counts=False, **options
+    )
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_the_repository_as_cloned(tmp_path, packed):
+    names = write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=packed)
+    data = read(tmp_path)
+    assert data.images == [str(tmp_path / "images" / name) for name in names]
+    assert data.image_ids == names
+    assert {
+        language: {len(own) for own in of_pictures}
+        for language, of_pictures in data.captions.items()
+    } == {"en": {5}, "de": {5}, "fr": {1}, "cs": {1}}
+    assert data.captions["de"][2] == [f"Hund blue 2 {number}" for number in range(1, 6)]
+    assert data.captions["cs"][3] == ["pes black 3"]
+
+
+def test_its_data_folder_alone(tmp_path):
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images")
+    data = read_multi30k(
+        tmp_path / "multi30k/data", tmp_path / "images", check_counts=False
+    )
+    assert len(data.images) == 8
+
+
+def test_a_caption_may_hold_unicodes_own_line_separators(tmp_path):
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=False)
+    path = tmp_path / "multi30k/data/task1/raw/test_2016_flickr.fr"
+    path.write_text(path.read_text().replace("chien red 0", "chien\u2028 \x85 0"))
+    assert read(tmp_path).captions["fr"][0] == ["chien\u2028 \x85 0"]
+
+
+def test_windows_line_ends(tmp_path):
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=False)
+    path = tmp_path / "multi30k/data/task1/raw/test_2016_flickr.fr"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read(tmp_path).captions["fr"][0] == ["chien red 0"]
+
+
+def test_missing_pictures(tmp_path, capsys):
+    names = write_multi30k(tmp_path / "multi30k", tmp_path / "images")
+    (tmp_path / "images" / names[2]).unlink()
+    with pytest.raises(InputError, match="1 of 8 pictures of test_2016_flickr.txt"):
+        read(tmp_path)
+    data = read(tmp_path, allow_missing=True)
+    assert data.image_ids == names[:2] + names[3:]
+    assert data.captions["fr"][2] == ["chien black 3"]
+    assert "left out" in capsys.readouterr().err
+
+
+def test_there_must_be_a_thousand_pictures(tmp_path):
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images")
+    with pytest.raises(InputError, match="must name 1,000 pictures, received 8;"):
+        read_multi30k(tmp_path / "multi30k", tmp_path / "images")
+    write_multi30k(tmp_path / "whole", tmp_path / "many", pictures=1000)
+    data = read_multi30k(tmp_path / "whole", tmp_path / "many")
+    assert len(data.images) == 1000
+
+
+def change(path, edit):
+    path.write_bytes(edit(path.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "message"),
+    [
+        (
+            "task2/raw/test_2016.4.de",
+            lambda content: content[: content.index(b"7 4")].rpartition(b"\n")[0],
+            r"test_2016.4.de must have one line a picture, 8, received 7",
+        ),
+        (
+            "task1/raw/test_2016_flickr.cs",
+            lambda content: content.replace(b"pes blue 2", b"  "),
+            r"test_2016_flickr.cs line 3 must not be empty",
+        ),
+        (
+            "task1/raw/test_2016_flickr.fr",
+            lambda content: b"\xff" + content,
+            r"test_2016_flickr.fr .*invalid start byte",
+        ),
+        (
+            "task1/image_splits/test_2016_flickr.txt",
+            lambda content: b"",
+            "must not be empty",
+        ),
+    ],
+)
+def test_damaged_files(tmp_path, file, edit, message):
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images", packed=False)
+    change(tmp_path / "multi30k/data" / file, edit)
+    with pytest.raises(InputError, match=message) as caught:
+        read(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_archive(tmp_path):
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images")
+    path = tmp_path / "multi30k/data/task2/raw/test_2016.1.en.gz"
+    change(path, lambda content: content[:-10])
+    with pytest.raises(InputError, match="test_2016.1.en.gz .*Compressed file ended"):
+        read(tmp_path)
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(InputError, match="no readable .*clone github.com/multi30k"):
+        read(tmp_path)
+    write_multi30k(tmp_path / "multi30k", tmp_path / "images")
+    (tmp_path / "multi30k/data/task2/raw/test_2016.5.de.gz").unlink()
+    with pytest.raises(InputError, match="test_2016.5.de or test_2016.5.de.gz"):
+        read(tmp_path)

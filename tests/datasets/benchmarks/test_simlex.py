@@ -1,0 +1,78 @@
+import pytest
+
+from align_keras.datasets.benchmarks import SimLexPair, read_simlex
+from align_keras.utils.errors import InputError
+from tests.datasets.benchmarks.small_benchmarks import (
+    SIMLEX_HEADER,
+    simlex_lines,
+    write_lines,
+    write_simlex,
+)
+
+OLD_NEW = "old\tnew\tA\t1.58\t2.72\t2.81\t2\t7.25\t1\t0.41"
+SMART = "smart\tintelligent\tA\t9.2\t1.75\t2.46\t1\t7.11\t0\t0.67"
+
+
+def test_read(tmp_path):
+    path = write_simlex(tmp_path / "SimLex-999.txt", [OLD_NEW, SMART])
+    assert read_simlex(path, check_counts=False) == [
+        SimLexPair("old", "new", "A", 1.58, 2, True),
+        SimLexPair("smart", "intelligent", "A", 9.2, 1, False),
+    ]
+
+
+def test_windows_line_ends_and_blank_lines(tmp_path):
+    path = write_simlex(tmp_path / "SimLex-999.txt", [OLD_NEW, SMART, ""])
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    pairs = read_simlex(path, check_counts=False)
+    assert [pair.is_hard for pair in pairs] == [True, False]
+
+
+def test_there_must_be_999(tmp_path):
+    path = write_simlex(tmp_path / "SimLex-999.txt")
+    with pytest.raises(InputError, match="must have 999 pairs, received 40;"):
+        read_simlex(path)
+    write_simlex(path, simlex_lines(999))
+    assert len(read_simlex(path)) == 999
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (0, ""),
+        (2, "X"),
+        (3, "high"),
+        (3, "10.5"),
+        (3, "nan"),
+        (6, "5"),
+        (6, "1.5"),
+        (8, "2"),
+    ],
+)
+def test_a_malformed_line(tmp_path, field, value):
+    cells = OLD_NEW.split("\t")
+    cells[field] = value
+    path = write_simlex(tmp_path / "SimLex-999.txt", [SMART, "\t".join(cells)])
+    with pytest.raises(InputError, match=r"SimLex-999.txt line 3 must have two words"):
+        read_simlex(path, check_counts=False)
+
+
+def test_a_short_line(tmp_path):
+    path = write_simlex(tmp_path / "SimLex-999.txt", ["old\tnew\tA"])
+    with pytest.raises(InputError, match=r"line 2 must have .*'old \| new \| A'"):
+        read_simlex(path)
+
+
+def test_other_columns(tmp_path):
+    path = tmp_path / "SimLex-999.txt"
+    write_lines(path, [SIMLEX_HEADER.replace("\t", ","), OLD_NEW])
+    with pytest.raises(InputError, match="lacks the columns word1, word2, POS"):
+        read_simlex(path)
+    write_lines(path, [])
+    with pytest.raises(InputError, match="lacks the columns word1"):
+        read_simlex(path)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match=r"no readable .*SimLex-999.zip"):
+        read_simlex(tmp_path / "SimLex-999.txt")

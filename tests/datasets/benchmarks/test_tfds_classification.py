@@ -1,0 +1,183 @@
+import io
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from align_keras.datasets.benchmarks.class_names import imagenet_ids, rename_classes
+from align_keras.datasets.benchmarks.labelled_images import only_occurring_classes
+from align_keras.datasets.benchmarks.tfds_classification import (
+    prepared_builder,
+    read_tfds_classification,
+)
+from align_keras.utils.errors import InputError
+
+R_IDS = ["n01443537", "n07697537", "n01443537", "n02007558"]
+
+
+def jpeg(value):
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), (60 * value, 0, 0)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def prepare(name, data_dir, splits):
+    """Writes a data set as TFDS does, from examples in place of a download."""
+    builder = tfds.builder(name, data_dir=data_dir)
+    generators = {
+        split: iter([(row, example) for row, example in enumerate(examples)])
+        for split, examples in splits.items()
+    }
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    with mock.patch.object(type(builder), "_split_generators", lambda *_: generators):
+        tfds.disable_progress_bar()
+        builder.download_and_prepare(download_config=config)
+
+
+def imagenet_examples(ids):
+    return [
+        {"image": io.BytesIO(jpeg(row)), "label": own, "file_name": f"{row}.jpg"}
+        for row, own in enumerate(ids)
+    ]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    prepare("imagenet_r", folder, {"test": imagenet_examples(R_IDS)})
+    pets = [
+        {
+            "image": io.BytesIO(jpeg(row)),
+            "label": breed,
+            "species": species,
+            "file_name": f"{row}.jpg",
+            "segmentation_mask": np.zeros((4, 6, 1), np.uint8),
+            "head_bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0),
+        }
+        for row, (breed, species) in enumerate(
+            [("yorkshire_terrier", "Dog"), ("Abyssinian", "Cat"), ("beagle", "Dog")]
+        )
+    ]
+    prepare("oxford_iiit_pet", folder, {"train": pets, "test": pets[:1]})
+    return folder
+
+
+def test_imagenet_r_has_imagenets_labels_and_few_of_them_occur(data_dir):
+    data = read_tfds_classification("imagenet_r", "test", data_dir)
+    assert data.class_names == imagenet_ids() and len(data.class_names) == 1000
+    found = sorted(data.class_names[label] for label in data.labels)
+    assert found == sorted(R_IDS)
+    # By CLIP's names, which are in the order of the ids, and then fewer classes.
+    names = [f"name {row}" for row in range(1000)]
+    fewer = only_occurring_classes(rename_classes(data, names))
+    assert fewer.class_names == [
+        f"name {imagenet_ids().index(own)}" for own in sorted(set(R_IDS))
+    ]
+    assert fewer.labels.tolist() == [
+        sorted(set(R_IDS)).index(data.class_names[label]) for label in data.labels
+    ]
+
+
+def test_pictures_come_encoded_in_the_order_of_the_labels_time_and_again(data_dir):
+    data = read_tfds_classification("imagenet_r", "test", data_dir)
+    assert len(data.images) == 4
+    for _ in range(2):
+        for image, label in zip(data.images, data.labels, strict=True):
+            assert isinstance(image, bytes)
+            # The red of a picture is 60 times its row, but for JPEG's rounding.
+            red = np.asarray(Image.open(io.BytesIO(image)))[0, 0, 0]
+            assert R_IDS[round(red / 60)] == data.class_names[label]
+
+
+def test_ids_are_file_names_where_these_tell_the_pictures_apart(data_dir, tmp_path):
+    data = read_tfds_classification("imagenet_r", "test", data_dir)
+    for own, label in zip(data.image_ids, data.labels, strict=True):
+        row = int(own.removesuffix(".jpg"))
+        assert data.class_names[label] == R_IDS[row]
+    same = [example | {"file_name": "1.jpg"} for example in imagenet_examples(R_IDS)]
+    prepare("imagenet_r", tmp_path, {"test": same})
+    assert read_tfds_classification("imagenet_r", "test", tmp_path).image_ids is None
+
+
+def test_other_named_values_are_columns_and_names_are_readable(data_dir):
+    data = read_tfds_classification("oxford_iiit_pet", "train", data_dir)
+    breeds = [data.class_names[label] for label in data.labels]
+    species = dict(zip(breeds, data.columns["species"], strict=True))
+    assert species["yorkshire terrier"] == "Dog" and species["Abyssinian"] == "Cat"
+    part = read_tfds_classification("oxford_iiit_pet", "train[:2]", data_dir)
+    assert len(part.images) == len(part.labels) == 2
+
+
+@pytest.mark.parametrize("name", ["food101", "cifar100", "imagenet_a", "dtd"])
+def test_registered_sets_can_be_read(tmp_path, name):
+    """With TFDS's random examples in place of the real ones."""
+    builder = tfds.builder(name, data_dir=tmp_path)
+    builder.info.set_splits(
+        tfds.core.splits.SplitDict(
+            [
+                tfds.core.SplitInfo(
+                    name="test",
+                    shard_lengths=[3],
+                    num_bytes=0,
+                    filename_template=tfds.core.ShardedFileTemplate(
+                        data_dir=builder.data_path,
+                        dataset_name=builder.name,
+                        split="test",
+                        filetype_suffix="tfrecord",
+                    ),
+                )
+            ]
+        )
+    )
+    builder.data_path.mkdir(parents=True)
+    builder.info.write_to_directory(builder.data_path)
+    with tfds.testing.mock_data(num_examples=3, data_dir=str(tmp_path)):
+        data = read_tfds_classification(name, "test", tmp_path)
+        pictures = list(data.images)
+    assert len(data.labels) == len(pictures) == 3
+    assert data.image_ids is None or len(data.image_ids) == 3
+    assert data.labels.max() < len(data.class_names)
+    assert all(Image.open(io.BytesIO(picture)).size for picture in pictures)
+
+
+def test_what_is_not_prepared_says_how_to_prepare_it(tmp_path):
+    with pytest.raises(InputError, match="food101 isn't prepared in .*tfds build food"):
+        prepared_builder("food101", tmp_path)
+    with pytest.raises(InputError, match="by hand.*ILSVRC2012_img_val.tar.*tfds build"):
+        prepared_builder("imagenet2012", tmp_path)
+    with pytest.raises(InputError, match="tfds build imagenet_v2/topimages"):
+        prepared_builder("imagenet_v2/topimages", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nothing", "../x", "huggingface:mnist", "a b", ""])
+def test_unknown_names(tmp_path, name):
+    with pytest.raises(InputError, match="must be a data set of TFDS or a folder"):
+        prepared_builder(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["imagenet_v2/best", "imagenet_v2/best:1.0.0"])
+def test_unknown_configurations(tmp_path, name):
+    with pytest.raises(InputError, match="configurations are matched-frequency, "):
+        prepared_builder(name, tmp_path)
+
+
+def test_unknown_splits(data_dir):
+    for split in ("train", "test[", "test[:x]"):
+        with pytest.raises(InputError, match="the split must be one of test, which"):
+            read_tfds_classification("imagenet_r", split, data_dir)
+
+
+def test_sets_without_a_class(tmp_path):
+    builder = tfds.builder("coco_captions", data_dir=tmp_path)
+    builder.data_path.mkdir(parents=True)
+    with pytest.raises(InputError, match="one class each, received coco_captions with"):
+        read_tfds_classification("coco_captions", "test", tmp_path)
+
+
+def test_unlabelled_splits(tmp_path):
+    examples = imagenet_examples([-1, -1])
+    prepare("imagenet_r", tmp_path, {"test": examples})
+    with pytest.raises(InputError, match="2 pictures, 2 of them without one"):
+        read_tfds_classification("imagenet_r", "test", tmp_path)

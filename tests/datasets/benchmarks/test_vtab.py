@@ -1,0 +1,302 @@
+import io
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from align_keras.datasets.benchmarks import vtab, vtab_labels
+from align_keras.datasets.benchmarks.vtab import (
+    VTAB_SPLITS,
+    VTAB_TASKS,
+    read_vtab,
+    vtab_tfds_split,
+)
+from align_keras.utils.errors import InputError
+
+# Zhai et al. 2019, table 2: classes; and what belongs together.
+CLASSES = {
+    "natural": {
+        "caltech101": 102,
+        "cifar100": 100,
+        "dtd": 47,
+        "oxford_flowers102": 102,
+        "oxford_iiit_pet": 37,
+        "sun397": 397,
+        "svhn_cropped": 10,
+    },
+    "specialized": {
+        "patch_camelyon": 2,
+        "eurosat": 10,
+        "resisc45": 45,
+        "diabetic_retinopathy_detection": 5,
+    },
+    "structured": {
+        "clevr_closest_object_distance": 6,
+        "clevr_count_all": 8,
+        "dmlab": 6,
+        "dsprites_label_x_position": 16,
+        "dsprites_label_orientation": 16,
+        "kitti_closest_vehicle_distance": 4,
+        "smallnorb_label_azimuth": 18,
+        "smallnorb_label_elevation": 9,
+    },
+}
+
+
+def test_the_tasks_are_those_of_the_benchmark():
+    found = {group: {} for group in CLASSES}
+    for task in VTAB_TASKS.values():
+        found[task.group][task.name] = task.classes
+    assert found == CLASSES
+
+
+# --- Splits: sizes of the real sets, and what the public code makes of them. ---
+
+
+@pytest.mark.parametrize(
+    "name, train_size, validation, test",
+    [
+        ("caltech101", 3059, "train[2753:2953]", "test"),
+        ("cifar100", 50_000, "train[45000:45200]", "test"),
+        ("dtd", 1880, "validation[:200]", "test"),
+        ("oxford_flowers102", 1020, "validation[:200]", "test"),
+        ("oxford_iiit_pet", 3680, "train[2944:3144]", "test"),
+        ("sun397", 76_128, "validation[:200]", "test"),
+        ("svhn_cropped", 73_257, "train[65931:66131]", "test"),
+        ("patch_camelyon", 262_144, "validation[:200]", "test"),
+        ("eurosat", 27_000, "train[16200:16400]", "train[21600:]"),
+        ("resisc45", 31_500, "train[18900:19100]", "train[25200:]"),
+        ("diabetic_retinopathy_detection", 35_126, "validation[:200]", "test"),
+        ("clevr_count_all", 70_000, "train[63000:63200]", "validation"),
+        ("clevr_closest_object_distance", 70_000, "train[63000:63200]", "validation"),
+        ("dmlab", 65_550, "validation[:200]", "test"),
+        (
+            "dsprites_label_x_position",
+            737_280,
+            "train[589824:590024]",
+            "train[663552:]",
+        ),
+        ("kitti_closest_vehicle_distance", 6347, "validation[:200]", "test"),
+        ("smallnorb_label_azimuth", 24_300, "test[:200]", "test[50%:]"),
+    ],
+)
+def test_splits(name, train_size, validation, test):
+    task = VTAB_TASKS[name]
+    splits = [vtab_tfds_split(task, split, train_size) for split in VTAB_SPLITS]
+    assert splits == [
+        "train[:800]",
+        validation,
+        f"train[:800]+{validation}",
+        test,
+    ]
+
+
+# --- Classes by hand. ---
+
+
+@pytest.mark.parametrize(
+    "depths, label",
+    [
+        ([7.9, 20.0], 0),
+        ([8.0], 0),
+        ([8.01, 9.7], 1),
+        ([8.6], 2),
+        ([9.2], 3),
+        ([10.0, 12.0], 4),
+        ([10.1], 5),
+        ([99.0], 5),
+    ],
+)
+def test_clevr_closest_object_distance(depths, label):
+    pixels = np.array([[3.0, 4.0, depth] for depth in depths], "float32")
+    objects = {"pixel_coords": pixels}
+    assert vtab_labels.clevr_closest_object_distance(objects) == label
+
+
+def test_clevr_count_all():
+    counts = [vtab_labels.clevr_count_all({"size": [0] * n}) for n in range(3, 11)]
+    assert counts == list(range(8))
+
+
+@pytest.mark.parametrize(
+    "types, distances, label",
+    [
+        ([0, 3], [7.0, 1.0], 0),  # A pedestrian is nearer, and no vehicle.
+        ([1], [8.0], 0),
+        ([2, 0], [40.0, 8.1], 1),
+        ([0], [20.5], 2),
+        ([3, 7], [2.0, -1000.0], 3),
+        ([], [], 3),
+    ],
+)
+def test_kitti_closest_vehicle_distance(types, distances, label):
+    locations = np.array([[50.0, 0.0, z] for z in distances], "float32").reshape(-1, 3)
+    objects = {"type": np.array(types, "int64"), "location": locations}
+    assert vtab_labels.kitti_closest_vehicle_distance(objects) == label
+
+
+def test_dsprites_groups():
+    positions = [vtab_labels.dsprites_x_position(n) for n in range(32)]
+    assert positions == [n // 2 for n in range(32)]
+    angles = [vtab_labels.dsprites_orientation(n) for n in range(40)]
+    assert angles == [int(n / 2.5) for n in range(40)]
+    assert sorted(set(angles)) == list(range(16))
+
+
+# --- The readers. ---
+
+
+def unprepared(name):
+    """A builder as if it were prepared, for `mock_data`."""
+    builder = tfds.builder(name, data_dir="/nowhere")
+    splits = [
+        tfds.core.SplitInfo(name=split, shard_lengths=[10_000], num_bytes=0)
+        for split in ("train", "validation", "test")
+    ]
+    builder.info.set_splits(tfds.core.splits.SplitDict(splits))
+    return builder
+
+
+# KITTI's annotations of one example come with different lengths from `mock_data`.
+MOCKED = [name for name in VTAB_TASKS if not name.startswith("kitti")]
+
+
+@pytest.mark.parametrize("name", MOCKED)
+def test_a_reader_reads_what_tfds_gives(name):
+    task = VTAB_TASKS[name]
+    with (
+        tfds.testing.mock_data(num_examples=3),
+        mock.patch.object(vtab, "prepared_builder", unprepared),
+    ):
+        data = read_vtab(name, "val200")
+        pictures = list(data.images)
+        assert [Image.open(io.BytesIO(own)).format for own in pictures]
+        assert pictures == list(data.images)
+        if task.class_of is int:
+            feature = unprepared(task.builder).info.features[task.annotation]
+            assert feature.num_classes == task.classes
+    assert len(data.images) == len(data.labels) == 3
+    assert data.labels.min() >= 0 and data.labels.max() < task.classes
+    assert len(data.class_names) == task.classes
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, "uint8")).save(file, "PNG")
+    return io.BytesIO(file.getvalue())
+
+
+def prepare(name, data_dir, splits):
+    """Writes a data set as TFDS does, from examples in place of a download."""
+    builder = tfds.builder(name, data_dir=data_dir)
+    generators = {
+        split: iter(list(enumerate(examples))) for split, examples in splits.items()
+    }
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    with mock.patch.object(type(builder), "_split_generators", lambda *_: generators):
+        tfds.disable_progress_bar()
+        builder.download_and_prepare(download_config=config)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tfds")
+    numbered = np.zeros((2100, 32, 32, 3), "uint8")
+    numbered[:, :, :, 0] = (np.arange(2100) // 256)[:, None, None]
+    numbered[:, :, :, 1] = (np.arange(2100) % 256)[:, None, None]
+    digits = [
+        {"image": pixels, "label": row % 10, "id": str(row)}
+        for row, pixels in enumerate(numbered)
+    ]
+    prepare("svhn_cropped", folder, {"train": digits, "test": digits[:7]})
+    street = {
+        "alpha": 0.0,
+        "bbox": tfds.features.BBox(0.0, 0.0, 1.0, 1.0),
+        "dimensions": [1.0, 1.0, 1.0],
+        "occluded": 0,
+        "rotation_y": 0.0,
+        "truncated": 0.0,
+    }
+    scenes = [
+        [("Car", 30.0), ("Van", 12.0), ("Pedestrian", 3.0)],
+        [("Truck", 5.0)],
+        [("Cyclist", 5.0)],
+        [],
+    ]
+    examples = [
+        {
+            "image": png(np.zeros((6, 20, 3))),
+            "image/file_name": "0.png",
+            "objects": [
+                {**street, "type": kind, "location": [0.0, 0.0, z]} for kind, z in scene
+            ],
+        }
+        for scene in scenes
+    ]
+    prepare(
+        "kitti", folder, {"train": examples, "validation": examples, "test": examples}
+    )
+    return folder
+
+
+@pytest.fixture
+def prepared(data_dir, monkeypatch):
+    original = vtab.prepared_builder
+    monkeypatch.setattr(
+        vtab, "prepared_builder", lambda name: original(name, data_dir=data_dir)
+    )
+
+
+def numbers_of(data):
+    pixels = [np.asarray(Image.open(io.BytesIO(own)))[0, 0] for own in data.images]
+    return [256 * int(red) + int(green) for red, green, _ in pixels]
+
+
+def test_the_splits_hold_what_they_say(prepared):
+    train, validation, both, test = (
+        read_vtab("svhn_cropped", split) for split in VTAB_SPLITS
+    )
+    assert [len(part.labels) for part in (train, validation, both, test)] == [
+        800,
+        200,
+        1000,
+        7,
+    ]
+    numbers = numbers_of(both)
+    assert sorted(numbers_of(train) + numbers_of(validation)) == sorted(numbers)
+    assert len(set(numbers)) == 1000
+    # Pictures and classes stay together.
+    assert [number % 10 for number in numbers] == both.labels.tolist()
+
+
+def test_kitti_as_it_is_stored(prepared):
+    data = read_vtab("kitti_closest_vehicle_distance", "test")
+    assert sorted(data.labels.tolist()) == [0, 1, 3, 3]
+    types = tfds.builder("kitti").info.features["objects"]["type"].names
+    assert types[:3] == ["Car", "Van", "Truck"]
+
+
+def test_dsprites_are_white_on_black():
+    pixels = np.array([[0, 1], [1, 0]], "uint8")
+    picture = vtab._black_and_white(png(pixels).getvalue())
+    found = np.asarray(Image.open(io.BytesIO(picture)))
+    np.testing.assert_array_equal(found, pixels * 255)
+
+
+def test_what_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="vtab has no task 'imagenet'; its tasks are"):
+        read_vtab("imagenet", "test")
+    with pytest.raises(InputError, match="split must be one of train800"):
+        read_vtab("dtd", "train")
+    original = vtab.prepared_builder
+    monkeypatch.setattr(
+        vtab, "prepared_builder", lambda name: original(name, data_dir=tmp_path)
+    )
+    examples = [{"image": np.zeros((32, 32, 3), "uint8"), "label": 0, "id": "0"}]
+    prepare("svhn_cropped", tmp_path, {"train": examples, "test": examples})
+    with pytest.raises(InputError, match="svhn_cropped must be prepared whole for"):
+        read_vtab("svhn_cropped", "train800")
+    with pytest.raises(InputError, match="resisc45 isn't prepared"):
+        read_vtab("resisc45", "test")

@@ -1,0 +1,147 @@
+"""The fast training path against the plain one, on photographs."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from align_keras.images import (
+    crop_image_bytes,
+    crop_size_to_resize_size,
+    decode_image,
+    resize_image,
+)
+
+# The two photographs are 640 × 427.
+CHINA, FLOWER = (Image.fromarray(image) for image in load_sample_images().images)
+
+
+def encoded(image, file_format="JPEG", **options):
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def plain(image_bytes, image_size, top, left):
+    """Decodes whole, resizes antialiased and crops at whole pixels."""
+    resized = resize_image(
+        decode_image(image_bytes), crop_size_to_resize_size(image_size)
+    )
+    return resized[top : top + image_size, left : left + image_size].numpy()
+
+
+def source_picture(image, image_size, multiple):
+    """A picture of so many source pixels a pixel of the resized one."""
+    side = crop_size_to_resize_size(image_size) * multiple
+    return image.resize((round(side), round(side)), Image.Resampling.LANCZOS)
+
+
+def mean_difference(one, other):
+    return np.abs(one.astype(float) - other.astype(float)).mean()
+
+
+# (input size, source pixels a pixel of the resized picture, grey levels). The
+# limits are a sixth above the most that was measured, in the lower right of
+# `CHINA`, all roofs and leaves; the four nearest pixels, or the mean of all, keep
+# more of them than smoothing by a triangle. The other photograph lies at half of
+# it. JPEGs are decoded at a smaller scale from 2 on. Whole, 3.5 gives 8.
+SCALES = [
+    (289, 1, 0.01),
+    (128, 1, 0.01),
+    (289, 1.5, 6.0),
+    (128, 1.5, 4.4),
+    (128, 2, 4.7),
+    (128, 3.5, 5.4),
+    (128, 4, 4.0),
+    (64, 2, 5.0),
+    (64, 8, 3.6),
+]
+
+
+@pytest.mark.parametrize(("image_size", "multiple", "limit"), SCALES)
+@pytest.mark.parametrize("photograph", [CHINA, FLOWER], ids=["china", "flower"])
+@pytest.mark.parametrize("corner", [(0, 0), (1, 1)])
+def test_equals_the_plain_path(photograph, image_size, multiple, limit, corner):
+    content = encoded(source_picture(photograph, image_size, multiple), quality=92)
+    slack = crop_size_to_resize_size(image_size) - image_size
+    expected = plain(content, image_size, *(slack * share for share in corner))
+    place = tuple(0.999 * share for share in corner)
+    fast = crop_image_bytes(content, image_size, place).numpy()
+    difference = mean_difference(fast, expected)
+    assert difference < limit
+    # Nearer to it than to what lies a pixel beside.
+    for axis in (0, 1):
+        inner = (slice(2, -2),) * 2
+        for shift in (-1, 1):
+            moved = np.roll(expected, shift, axis)[inner]
+            assert mean_difference(fast[inner], moved) > difference
+    mirrored = crop_image_bytes(content, image_size, place, True).numpy()
+    np.testing.assert_array_equal(mirrored, fast[:, ::-1])
+
+
+@pytest.mark.parametrize("factor", [2.5, 3.5])
+def test_more_than_three_source_pixels_are_all_averaged(factor):
+    # Rows of black and white: their mean is grey, which four pixels can't see.
+    side = round(64 * factor) * 346 // 289
+    pixels = np.zeros((side, side, 3), np.uint8)
+    pixels[::2] = 255
+    crop = crop_image_bytes(encoded(Image.fromarray(pixels), "PNG"), 64, (0.3, 0.3))
+    spread = crop.numpy().astype(float).mean(axis=(1, 2)).std()
+    assert (spread < 30) == (factor > 3)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (60, 400), (70, 5), (1, 1)])
+def test_small_and_narrow_pictures(size):
+    image = CHINA.resize(size, Image.Resampling.LANCZOS)
+    for content in (encoded(image, "PNG"), encoded(image, quality=95)):
+        fast = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
+        assert fast.shape == (64, 64, 3)
+    # What grows is interpolated as in the plain path, but the window's border
+    # falls between pixels, which a picture of few pixels shows.
+    assert mean_difference(fast, plain(content, 64, 0, 0)) < 12
+
+
+def test_what_grows_is_interpolated_exactly():
+    # Of 76 pixels the window has exactly 63.5, so that 2 · 346/289 · 64 fits.
+    image = CHINA.resize((38, 38), Image.Resampling.LANCZOS)
+    content = encoded(image, "PNG")
+    window = np.asarray(image)[:32, :32]
+    expected = resize_image(tf.constant(window), 64).numpy()
+    fast = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
+    # Halves are rounded up here and to even there.
+    assert np.abs(fast.astype(int) - expected).max() <= 1
+
+
+def test_other_formats_and_grey():
+    image = source_picture(FLOWER, 64, 1.5)
+    expected = crop_image_bytes(encoded(image, "PNG"), 64, (0.4, 0.7)).numpy()
+    bmp = crop_image_bytes(encoded(image, "BMP"), 64, (0.4, 0.7)).numpy()
+    np.testing.assert_array_equal(bmp, expected)
+    jpeg = crop_image_bytes(
+        encoded(image, quality=95, subsampling=0), 64, (0.4, 0.7)
+    ).numpy()
+    # What JPEG of this quality changes of a photograph without noise.
+    assert mean_difference(jpeg, expected) < 2
+    grey = crop_image_bytes(encoded(image.convert("L")), 64, (0.4, 0.7)).numpy()
+    assert (grey[..., 0] == grey[..., 1]).all() and grey.std() > 10
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        crop_image_bytes(tf.constant(b"junk"), 64, (0.4, 0.7))
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+def test_windows_lie_anywhere(file_format):
+    # Each row and column has a grey level of its own.
+    ramp = np.arange(77, dtype="uint8")
+    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp, np.uint8(0)), -1)
+    options = {"subsampling": 0, "quality": 100} if file_format == "JPEG" else {}
+    content = encoded(Image.fromarray(pixels), file_format, **options)
+    for top, left in ((0.0, 0.5), (0.99, 0.0), (0.5, 1 - 1e-7)):
+        crop = crop_image_bytes(content, 64, (top, left)).numpy().astype(int)
+        expected = [int(top * 14), min(int(left * 14), 13)]
+        # JPEG rounds its colour transform, and its inverse transform is the fast one.
+        limit = 3 if file_format == "JPEG" else 0
+        assert np.abs(crop[0, 0, :2] - expected).max() <= limit
+        assert np.abs(crop[-1, -1, :2] - np.add(expected, 63)).max() <= limit

@@ -1,0 +1,167 @@
+"""Files of which any may be no picture, or a bomb."""
+
+import io
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from align_keras.images import MAX_PIXELS, preprocess_image_bytes, readable_images
+from align_keras.images.readable_images import pixels_by_header
+
+
+def encoded(file_format, size=(120, 70), mode="RGB", **options):
+    source = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3))
+    file = io.BytesIO()
+    image = Image.fromarray(source.astype(np.uint8)).convert(mode)
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+GOOD = {
+    "png": encoded("PNG"),
+    "palette": encoded("PNG", mode="P"),
+    "jpeg": encoded("JPEG"),
+    "grey": encoded("JPEG", mode="L"),
+    "gif": encoded("GIF"),
+    "bmp": encoded("BMP"),
+    "webp": encoded("WEBP"),
+    "lossless": encoded("WEBP", lossless=True),
+    "extended": encoded("WEBP", exif=b"Exif\0\0"),
+}
+
+
+def bomb(width, height):
+    """A PNG of a few kilobytes that says it is so large, and is."""
+
+    def chunk(kind, data):
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # One bit a pixel.
+    compressor = zlib.compressobj(9)
+    rows = [compressor.compress(bytes(1 + (width + 7) // 8)) for _ in range(height)]
+    data = b"".join([*rows, compressor.flush()])
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def gif(screen, *frames):
+    """A GIF without colours and data: what its header and its frames say."""
+    parts = [b"GIF89a", struct.pack("<HHBBB", *screen, 0, 0, 0), b"!\xf9\x04....\0"]
+    for width, height in frames:
+        # With two colours of its own, and blocks of data in which `,` means nothing.
+        parts += [struct.pack("<cHHHHB", b",", 0, 0, width, height, 0x80), b"......"]
+        parts += [b"\x02", b"\x09" + 9 * b",", b"\x01,", b"\0"]
+    return b"".join([*parts, b";"])
+
+
+BOMBS = {
+    "small screen, large frame": gif((1, 1), (16_000, 12_500)),
+    "many large frames": gif((1, 1), *[(8000, 10_000)] * 4),
+    "a wide frame and a high one": gif((1, 1), (60_000, 1), (1, 60_000)),
+}
+BAD = {
+    "empty": b"",
+    "text": b"no picture",
+    "html": b"<!DOCTYPE html><html></html>",
+    "half a jpeg": GOOD["jpeg"][:400],
+    "half a png": GOOD["png"][:400],
+    "half a webp": GOOD["webp"][:60],
+    **{f"{name}'s beginning": GOOD[name][:6] for name in ("png", "gif", "bmp", "webp")},
+    "bomb": bomb(20_000, 10_000),
+    **BOMBS,
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_header_says_how_many_pixels(name):
+    assert int(pixels_by_header(tf.constant(GOOD[name]))) == 120 * 70
+
+
+def test_a_bottom_up_bitmap_and_a_top_down_one():
+    file = bytearray(GOOD["bmp"])
+    file[22:26] = struct.pack("<i", -70)
+    assert int(pixels_by_header(tf.constant(bytes(file)))) == 120 * 70
+
+
+def test_frames_of_a_gif_count_whatever_its_screen():
+    for frames, pixels in (
+        ([], 6),
+        ([(300, 200)], 60_000),
+        ([(300, 10), (20, 200)], 60_000),
+        ([(300, 200)] * 9, 180_000),
+    ):
+        assert int(pixels_by_header(tf.constant(gif((2, 3), *frames)))) == pixels
+    # Pillow's, with colours for all frames and with a comment.
+    first, second = (Image.new("P", size, 1) for size in ((120, 70), (120, 70)))
+    second.putpixel((5, 5), 2)
+    file = io.BytesIO()
+    options = {"append_images": [second] * 5, "comment": b"," * 600}
+    first.save(file, "GIF", save_all=True, **options)
+    assert int(pixels_by_header(tf.constant(file.getvalue()))) == 120 * 70
+
+
+def test_a_gif_may_be_cut_anywhere():
+    whole = gif((1, 1), (9, 9), (300, 200))
+    cut = [whole[:end] for end in range(6, len(whole))]
+    found = [int(pixels_by_header(tf.constant(file))) for file in cut]
+    assert found == sorted(found) and found[-1] == 60_000
+
+
+def test_blocks_of_a_gif_are_not_followed_for_ever(monkeypatch):
+    file = tf.constant(gif((1, 1), (9, 9))[:-2] + b"\x01," * 100)
+    assert int(pixels_by_header(file)) == 81
+    module = sys.modules[pixels_by_header.__module__]
+    monkeypatch.setattr(module, "_MAX_BLOCKS", 100)
+    assert int(pixels_by_header(file)) > MAX_PIXELS
+
+
+def test_good_ones_are_read_as_ever_and_bad_ones_are_black():
+    files = [*GOOD.values(), *BAD.values()]
+    np.random.default_rng(0).shuffle(files)
+    images, valid = readable_images(tf.constant(files), 64)
+    assert [file in GOOD.values() for file in files] == valid.numpy().tolist()
+    for file, image in zip(files, images.numpy(), strict=True):
+        expected = np.zeros((64, 64, 3))
+        if file in GOOD.values():
+            expected = preprocess_image_bytes(tf.constant(file), 64).numpy()
+        np.testing.assert_array_equal(image, expected)
+
+
+def test_a_stored_graph_gives_the_evaluations_pixels_bit_for_bit(tmp_path):
+    module = tf.Module()
+    module.read = tf.function(
+        lambda files: readable_images(files, 64),
+        input_signature=[tf.TensorSpec((None,), tf.string)],
+    )
+    tf.saved_model.save(module, str(tmp_path))
+    files = [*GOOD.values(), encoded("JPEG", (1000, 31)), encoded("PNG", (7, 500))]
+    found, valid = tf.saved_model.load(str(tmp_path)).read(tf.constant(files))
+    assert valid.numpy().all()
+    for file, image in zip(files, found.numpy(), strict=True):
+        # As `ALIGN.encode_images` reads each, and one by one.
+        expected = preprocess_image_bytes(tf.constant(file), 64)
+        np.testing.assert_array_equal(image, expected)
+
+
+@pytest.mark.parametrize("files", [[], list(BAD.values()), list(GOOD.values())])
+def test_any_number_of_them(files):
+    read = tf.function(readable_images)
+    images, valid = read(tf.constant(files, tf.string), 64)
+    assert images.shape == (len(files), 64, 64, 3) and valid.shape == (len(files),)
+    assert valid.numpy().all() == (files != list(BAD.values()))
+
+
+def test_the_limit_is_that_of_the_corpora():
+    from align_keras.corpus import picture
+
+    assert MAX_PIXELS == picture.MAX_PIXELS
+    assert len(BAD["bomb"]) < 100_000
+    assert int(pixels_by_header(tf.constant(BAD["bomb"]))) == 200_000_000
+    for file in BOMBS.values():
+        assert int(pixels_by_header(tf.constant(file))) > MAX_PIXELS
