@@ -6,7 +6,7 @@ from align_keras.evaluation.recall_at_k import as_ks, as_positive_lists
 from align_keras.utils.errors import InputError
 
 
-def chance_recall_at_k(positives, gallery_rows, ks=(1, 5, 10)):
+def chance_recall_at_k(positives, gallery_rows, ks=(1, 5, 10), *, leave_out_self=False):
     """Expected recall at k of a uniformly random ranking, exactly.
 
     A query with m right rows in a gallery of n misses them all in its first k
@@ -18,6 +18,8 @@ def chance_recall_at_k(positives, gallery_rows, ks=(1, 5, 10)):
             hits, as for `recall_at_k`.
         gallery_rows: int >= 1, the size of the gallery.
         ks: integers >= 1.
+        leave_out_self: bool, whether a query doesn't find itself, one row of the
+            gallery.
 
     Returns:
         dict from each k to a float in (0, 1].
@@ -38,6 +40,7 @@ def chance_recall_at_k(positives, gallery_rows, ks=(1, 5, 10)):
             "`positives` must name a gallery row for at least one query, got none; "
             "check that queries and gallery belong together."
         )
+    gallery_rows -= leave_out_self
     right, queries = np.unique(right, return_counts=True)
     expected = {}
     miss, drawn = np.ones(len(right)), 0

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from align_keras.evaluation.recall_at_k import rank_of_best_positive
-from align_keras.evaluation.retrieval import (
+from align_keras.evaluation.positives import (
     flatten_captions,
     normalized_caption,
     shared_positives,
 )
+from align_keras.evaluation.recall_at_k import rank_of_best_positive
 from align_keras.utils.errors import InputError
 
 
@@ -39,12 +39,15 @@ class TextQuery:
         hits: tuple of `Hit`, the best first.
         rank: int >= 1, the place of the first right picture, or None.
         total: int, the number of pictures, or None.
+        answer: `Hit` or None, the best right picture, to be shown where no hit is
+            right.
     """
 
     text: str
     hits: tuple
     rank: int | None = None
     total: int | None = None
+    answer: Hit | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,8 @@ class ImageQuery:
             share a caption with it are correct.
         rank: int >= 1, the place of the first right caption, or None.
         total: int, the number of captions, or None.
+        answer: `Hit` or None, the best right caption, to be shown where no hit is
+            right.
     """
 
     image: object
@@ -67,6 +72,7 @@ class ImageQuery:
     neighbours: tuple = ()
     rank: int | None = None
     total: int | None = None
+    answer: Hit | None = None
 
 
 def _best_distinct(scores, names, k):

@@ -1,15 +1,11 @@
 """report.html: one file that shows what a run has learnt."""
 
 import importlib.metadata
-import math
-import pathlib
 import platform
-
-import jinja2
 
 from align_keras.evaluation import report_tables
 from align_keras.evaluation.line_chart import line_chart
-from align_keras.evaluation.thumbnail import thumbnail_uri
+from align_keras.evaluation.page_template import page_template
 from align_keras.utils.files import atomic_write
 
 _PACKAGES = (
@@ -85,7 +81,7 @@ def write_report(
     rows = report_tables.retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
     columns, measured = report_tables.recall_history(history)
-    html = _template().render(
+    html = page_template("report.html.j2").render(
         title=title,
         command=command,
         versions=installed_versions() if versions is None else versions,
@@ -152,39 +148,3 @@ def _charts(history):
             )
             charts.append((f"Recall on the test pairs, {name}", chart))
     return charts
-
-
-def _number(value):
-    """A number as people write it; other values as they are."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return value
-    if not math.isfinite(value):
-        return str(value)
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{int(value):,}"
-    return f"{value:.4g}"
-
-
-def _percent(value, digits=1):
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def _times(value):
-    if value is None:
-        return "–"
-    return f"{value:,.0f}×" if value >= 10 else f"{value:.1f}×"
-
-
-def _template():
-    environment = jinja2.Environment(
-        # The folder of this file holds the template and its style sheet.
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=_number, percent=_percent, times=_times, thumbnail=thumbnail_uri
-    )
-    return environment.get_template("report.html.j2")

@@ -1,144 +1,19 @@
-"""Image-text retrieval in both directions, with shared targets."""
-
-import collections
-from typing import NamedTuple
+"""Image-text retrieval in both directions."""
 
 import numpy as np
 
 from align_keras.evaluation.chance import chance_recall_at_k
-from align_keras.evaluation.recall_at_k import count_without_positives, recall_at_k
+from align_keras.evaluation.positives import (
+    flatten_captions,
+    own_positives,
+    shared_positives,
+)
+from align_keras.evaluation.recall_at_k import (
+    count_without_positives,
+    rank_of_best_positive,
+    recall_of_ranks,
+)
 from align_keras.utils.errors import InputError
-
-
-class RetrievalPositives(NamedTuple):
-    """The hits of both directions.
-
-    Attributes:
-        image_to_text: list with, for each picture, the rows of its captions.
-        text_to_image: list with, for each caption, the rows of its pictures.
-    """
-
-    image_to_text: list
-    text_to_image: list
-
-
-def normalized_caption(caption):
-    """`caption` casefolded, with each run of white space as one space."""
-    return " ".join(caption.casefold().split())
-
-
-def flatten_captions(captions):
-    """Flattens the captions of each picture.
-
-    Args:
-        captions: sequence with, for each picture, its captions: a sequence of
-            str, or one str.
-
-    Returns:
-        List of str, and an int64 array of the same length with the row of the
-        picture that each belongs to.
-
-    Example:
-    >>> texts, rows = flatten_captions(["a cat", ["a dog", "a hound"]])
-    >>> texts, rows.tolist()
-    (['a cat', 'a dog', 'a hound'], [0, 1, 1])
-    """
-    texts, rows = [], []
-    for row, own in enumerate(captions):
-        own = [own] if isinstance(own, str) else list(own)
-        texts.extend(own)
-        rows.extend([row] * len(own))
-    return texts, np.array(rows, np.int64)
-
-
-def _checked_index(caption_image_index, captions, images):
-    index = np.asarray(caption_image_index)
-    if index.shape != (captions,) or index.dtype.kind not in "iu":
-        raise InputError(
-            "`caption_image_index` must hold one integer a caption, got shape "
-            f"{index.shape} and dtype {index.dtype} for {captions} captions."
-        )
-    outside = index[(index < 0) | (index >= images)]
-    if outside.size:
-        raise InputError(
-            f"`caption_image_index` must lie in [0, {images}), the rows of the "
-            f"pictures, got {outside[0]}."
-        )
-    return index
-
-
-def shared_positives(image_keys, captions, caption_image_index=None):
-    """Hits where equal pictures, and equal captions, are one target.
-
-    A caption is right for a picture when some picture with the same key
-    carries some caption with the same normalised text (casefolded, white space
-    collapsed). So a caption shared by several pictures finds any of them, and
-    pixel-identical pictures share their captions: neither can be told apart by
-    any model, and with pessimistic ties the twin would count as wrong.
-
-    Args:
-        image_keys: sequence of hashable, one a picture; equal keys mean the
-            same picture, such as a digest of its pixels.
-        captions: sequence of str; all captions of all pictures.
-        caption_image_index: integers, the row of each caption's picture. None
-            means that caption i belongs to picture i.
-
-    Returns:
-        `RetrievalPositives`.
-
-    Raises:
-        InputError: when the lengths don't fit, or an index lies outside.
-
-    Example:
-    >>> right = shared_positives(["k0", "k1", "k1"], ["Cat", " cat", "tiger"])
-    >>> [rows.tolist() for rows in right.image_to_text]
-    [[0, 1], [0, 1, 2], [0, 1, 2]]
-    >>> [rows.tolist() for rows in right.text_to_image]
-    [[0, 1, 2], [0, 1, 2], [1, 2]]
-    """
-    image_keys = list(image_keys)
-    texts = [normalized_caption(caption) for caption in captions]
-    if caption_image_index is None:
-        if len(texts) != len(image_keys):
-            raise InputError(
-                "`captions` must hold one caption a picture where "
-                "`caption_image_index` is None, got "
-                f"{len(texts)} captions for {len(image_keys)} pictures."
-            )
-        caption_image_index = range(len(texts))
-    index = _checked_index(caption_image_index, len(texts), len(image_keys))
-
-    images_of_key, captions_of_text = _rows_by_value(image_keys), _rows_by_value(texts)
-    texts_of_key = collections.defaultdict(dict)
-    keys_of_text = collections.defaultdict(dict)
-    for text, image in zip(texts, index, strict=True):
-        # A dict keeps the order and drops what was seen.
-        texts_of_key[image_keys[image]][text] = None
-        keys_of_text[text][image_keys[image]] = None
-    captions_of_key = {
-        key: _merged(captions_of_text[text] for text in texts_of_key[key])
-        for key in images_of_key
-    }
-    images_of_text = {
-        text: _merged(images_of_key[key] for key in keys_of_text[text])
-        for text in captions_of_text
-    }
-    return RetrievalPositives(
-        image_to_text=[captions_of_key[key] for key in image_keys],
-        text_to_image=[images_of_text[text] for text in texts],
-    )
-
-
-def _rows_by_value(values):
-    rows = collections.defaultdict(list)
-    for row, value in enumerate(values):
-        rows[value].append(row)
-    return rows
-
-
-def _merged(lists):
-    """The rows of disjoint lists, ascending."""
-    return np.array(sorted(row for rows in lists for row in rows), np.int64)
 
 
 def retrieval_metrics(
@@ -201,23 +76,80 @@ def retrieval_metrics(
                     f"pictures and {texts} captions."
                 )
             caption_image_index = range(texts)
-        index = _checked_index(caption_image_index, texts, images)
-        captions_of = _rows_by_value(index.tolist())
-        positives = RetrievalPositives(
-            image_to_text=[captions_of[image] for image in range(images)],
-            text_to_image=index[:, None],
+        if len(caption_image_index) != texts:
+            raise InputError(
+                "`caption_image_index` must hold one integer a caption, got "
+                f"{len(caption_image_index)} for {texts} captions."
+            )
+        positives = own_positives(images, caption_image_index)
+    ranks = retrieval_ranks(image_embeddings, text_embeddings, positives, block_size)
+    yield from metrics_of_retrieval_ranks(ranks, positives, ks)
+
+
+def retrieval_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
+    """Ranks the best hit of each query, in both directions.
+
+    Args:
+        image_embeddings: as `retrieval_metrics`.
+        text_embeddings: as `retrieval_metrics`.
+        positives: `RetrievalPositives`.
+        block_size: as `retrieval_metrics`.
+
+    Returns:
+        dict from `"i2t"` and `"t2i"` to int64 arrays (queries,), as
+        `rank_of_best_positive`.
+
+    Raises:
+        InputError: as `rank_of_best_positive`.
+
+    Example:
+    >>> import numpy as np
+    >>> right = own_positives(3, [0, 1, 2])
+    >>> ranks = retrieval_ranks(np.eye(3), np.eye(3)[[0, 2, 1]], right)
+    >>> ranks["i2t"].tolist()
+    [0, 2, 2]
+    """
+    images, texts = image_embeddings, text_embeddings
+    return {
+        "i2t": rank_of_best_positive(
+            images, texts, positives.image_to_text, block_size
+        ),
+        "t2i": rank_of_best_positive(
+            texts, images, positives.text_to_image, block_size
+        ),
+    }
+
+
+def metrics_of_retrieval_ranks(ranks, positives, ks=(1, 5, 10)):
+    """As `retrieval_metrics`, of what `retrieval_ranks` has found."""
+    right = {"i2t": positives.image_to_text, "t2i": positives.text_to_image}
+    # The other direction's queries are this one's gallery.
+    galleries = {"i2t": len(ranks["t2i"]), "t2i": len(ranks["i2t"])}
+    yield from metrics_of_directions(ranks, right, galleries, ks)
+
+
+def metrics_of_directions(ranks, positives, galleries, ks):
+    """Yields each direction's recall beside its chance level.
+
+    Args:
+        ranks: dict, direction → int array (queries,), as `rank_of_best_positive`.
+        positives: dict, direction → for each query the rows of its positives.
+        galleries: dict, direction → int, rows of the gallery. In one named after
+            the same side twice, as `i2i`, a query doesn't find itself.
+        ks: integers >= 1.
+
+    Yields:
+        Pairs of str and float, as `retrieval_metrics`.
+    """
+    for name, right in positives.items():
+        chance = chance_recall_at_k(
+            right, galleries[name], ks, leave_out_self=name[0] == name[2]
         )
-    for name, queries, gallery, right in (
-        ("i2t", image_embeddings, text_embeddings, positives.image_to_text),
-        ("t2i", text_embeddings, image_embeddings, positives.text_to_image),
-    ):
-        recall = recall_at_k(queries, gallery, right, ks, block_size)
-        chance = chance_recall_at_k(right, len(gallery), ks)
-        for k, value in recall.items():
+        for k, value in recall_of_ranks(ranks[name], ks).items():
             yield f"{name}/recall_at_{k}", value
             yield f"{name}/chance_recall_at_{k}", chance[k]
         left_out = count_without_positives(right)
-        yield f"{name}/queries", float(len(queries) - left_out)
+        yield f"{name}/queries", float(len(ranks[name]) - left_out)
         yield f"{name}/queries_without_positives", float(left_out)
 
 
@@ -241,14 +173,15 @@ def evaluate_retrieval(
         images: sequence of whatever `encode_images` takes.
         captions: sequence with, for each picture, its captions: a sequence of
             str, or one str.
-        image_keys: optional sequence of hashable, one a picture; equal keys
-            mean the same picture. None means that all pictures differ.
+        image_keys: optional sequence of hashable, one a picture; given, equal
+            captions, and pictures of equal key, are one target
+            (`shared_positives`). None is the protocol of the paper's sets: a
+            picture's own captions alone are right.
         ks: integers >= 1.
         block_size: int >= 1, as for `recall_at_k`.
 
     Yields:
-        Pairs of str and float, as `retrieval_metrics`. Equal captions, and
-        pictures of equal key, are one target (`shared_positives`).
+        Pairs of str and float, as `retrieval_metrics`.
 
     Raises:
         InputError: as `shared_positives` and `recall_at_k`, and when an encode
@@ -267,14 +200,19 @@ def evaluate_retrieval(
     >>> dict(metrics)["i2t/recall_at_1"]
     1.0
     """
-    keys = list(range(len(images)) if image_keys is None else image_keys)
-    if not len(images) == len(captions) == len(keys):
+    keys = None if image_keys is None else list(image_keys)
+    lengths = [len(part) for part in (images, captions, keys) if part is not None]
+    if len(set(lengths)) > 1:
         raise InputError(
-            "`images`, `captions` and `image_keys` must have one entry a picture, "
-            f"got {len(images)}, {len(captions)} and {len(keys)}."
+            "`images`, `captions` and `image_keys`, where given, must have one entry "
+            f"a picture, got {', '.join(map(str, lengths))}."
         )
     texts, index = flatten_captions(captions)
-    positives = shared_positives(keys, texts, index)
+    positives = (
+        own_positives(len(images), index)
+        if keys is None
+        else shared_positives(keys, texts, index)
+    )
     embeddings = {}
     for name, encode, items in (
         ("encode_images", encode_images, images),

@@ -20,8 +20,9 @@ class ExportedModel:
     the model; both are imported when the first export is opened.
 
     Args:
-        directory: str or `pathlib.Path`, the folder that holds
-            `saved_model.pb`, such as `saved_models/RUN/export`. Its signatures
+        directory: str or `pathlib.Path`, a folder that `export_saved_model` wrote,
+            such as `saved_models/RUN/export`, of which the newest `align/VERSION`
+            is taken; or one that holds `saved_model.pb`. Its signatures
             are `encode_image` (`image_bytes`, string (n,), to
             `image_embedding`) and `encode_text` (`captions`, string (n,), to
             `text_embedding`); one of the two may be missing.
@@ -45,9 +46,8 @@ class ExportedModel:
                 f"`batch_size` must be an integer >= 1, got {batch_size!r}; "
                 "leave it out for 64."
             )
-        self.directory = pathlib.Path(directory)
+        self.directory = self.find(directory)
         self.batch_size = batch_size
-        self.check_directory(self.directory)
         self._tensorflow = _tensorflow_with_text_ops()
         try:
             # The signatures hold no reference to the variables; this does.
@@ -65,17 +65,28 @@ class ExportedModel:
             )
 
     @staticmethod
-    def check_directory(directory):
-        """Raises `InputError` unless `directory` holds a SavedModel.
+    def find(directory):
+        """Returns the folder of the SavedModel, a `pathlib.Path`.
 
         Costs no TensorFlow import, so that a wrong path is answered at once.
+
+        Args:
+            directory: as the class's.
+
+        Raises:
+            InputError: unless `directory` holds a SavedModel.
         """
-        if not os.path.isfile(os.path.join(directory, "saved_model.pb")):
+        directory = pathlib.Path(directory)
+        versions = [path.name for path in directory.glob("align/*") if path.is_dir()]
+        newest = max(filter(str.isdecimal, versions), key=int, default=None)
+        found = directory if newest is None else directory / "align" / newest
+        if not (found / "saved_model.pb").is_file():
             raise InputError(
                 f"The export folder {directory} must hold a saved_model.pb, but "
-                + ("has none" if os.path.isdir(directory) else "doesn't exist")
+                + ("has none" if directory.is_dir() else "doesn't exist")
                 + "; give the folder `export` of a finished run."
             )
+        return found
 
     def encode_images(self, images):
         """Embeds pictures.
@@ -109,7 +120,7 @@ class ExportedModel:
                     f"`images` must not be empty files, got 0 bytes for {names[-1]}; "
                     "fetch or write the picture again."
                 )
-        return self._encode(_IMAGES, contents, names, "cannot be decoded")
+        return self._encode(_IMAGES, contents, names)
 
     def encode_texts(self, texts):
         """Embeds captions.
@@ -137,9 +148,9 @@ class ExportedModel:
                 )
         # A lone surrogate, as from a file name, has no UTF-8.
         encoded = [text.encode("utf-8", "replace") for text in texts]
-        return self._encode(_TEXTS, encoded, texts, "cannot be embedded")
+        return self._encode(_TEXTS, encoded, texts)
 
-    def _encode(self, signature, items, names, fault):
+    def _encode(self, signature, items, names):
         name, argument, output = signature
         if name not in self._model.signatures:
             raise InputError(
@@ -152,26 +163,24 @@ class ExportedModel:
         def embed(batch):
             batch = self._tensorflow.constant(batch, self._tensorflow.string)
             result = self._model.signatures[name](**{argument: batch})
-            return np.asarray(result[output], np.float32)
+            valid = np.asarray(result.get("valid", True))
+            return np.asarray(result[output], np.float32), valid
 
         embeddings = []
         for start in range(0, len(items), self.batch_size):
             batch = items[start : start + self.batch_size]
             try:
-                embeddings.append(embed(batch))
+                embedding, valid = embed(batch)
             except self._tensorflow.errors.InvalidArgumentError as error:
-                # One bad picture fails its whole batch: find it by itself.
-                for position, item in enumerate(batch, start):
-                    try:
-                        embed([item])
-                    except self._tensorflow.errors.InvalidArgumentError as own:
-                        raise InputError(
-                            f"{names[position]} {fault} ({_reason(own)}); "
-                            "leave it out or convert it to JPEG or PNG."
-                        ) from own
                 raise InputError(
                     f"The export failed on a batch ({_reason(error)})."
                 ) from error
+            if not valid.all():
+                raise InputError(
+                    f"{names[start + int(np.argmin(valid))]} cannot be decoded; leave "
+                    "it out or convert it to JPEG or PNG."
+                )
+            embeddings.append(embedding)
         return _checked_unit_rows(np.concatenate(embeddings), names)
 
 

@@ -59,6 +59,9 @@ def _encoders(export):
         for start in range(0, len(items), _BATCH):
             batch = tf.constant(items[start : start + _BATCH], tf.string)
             result = model.signatures[name](**{argument: batch})
+            if not np.all(result.get("valid", True)):
+                first = start + int(np.argmin(result["valid"]))
+                raise ValueError(f"{argument} {first} is no picture")
             batches.append(np.asarray(result[output], np.float32))
         return np.concatenate(batches)
 

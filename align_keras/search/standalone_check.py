@@ -52,7 +52,7 @@ def check_standalone(
         InputError: when there is no such export.
         RuntimeError: when the process fails, or its embeddings differ.
     """
-    ExportedModel.check_directory(export)
+    export = ExportedModel.find(export)
     if queries and index is None:
         raise InputError("`index` must be given with `queries`, got None.")
     with tempfile.TemporaryDirectory() as folder:

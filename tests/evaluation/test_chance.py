@@ -62,3 +62,10 @@ def test_queries_without_positives_and_duplicates_are_left_out():
 def test_errors(arguments, message):
     with pytest.raises(InputError, match=message):
         chance_recall_at_k(*arguments)
+
+
+def test_a_query_that_does_not_find_itself_draws_from_one_row_less():
+    positives = [[1], [0, 2], [], [2]]
+    left_out = chance_recall_at_k(positives, 4, (1, 2, 3), leave_out_self=True)
+    assert left_out == chance_recall_at_k([[0], [0, 1], [], [2]], 3, (1, 2, 3))
+    assert left_out[3] == 1.0

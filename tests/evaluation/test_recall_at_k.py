@@ -10,6 +10,7 @@ from align_keras.evaluation.recall_at_k import (
     count_without_positives,
     rank_of_best_positive,
     recall_at_k,
+    recall_of_ranks,
 )
 from align_keras.utils.errors import InputError
 
@@ -165,8 +166,9 @@ def test_against_scikit_learn():
 
 
 def test_against_clip_benchmark():
-    torch = pytest.importorskip("torch")
-    theirs = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
+    import torch
+    from clip_benchmark.metrics import zeroshot_retrieval as theirs
+
     rng = np.random.default_rng(5)
     images = unit_rows(rng, 40, 24)
     owners = np.repeat(np.arange(40), 3)
@@ -182,6 +184,73 @@ def test_against_clip_benchmark():
         hits = theirs.recall_at_k(scores.T, positive_pairs.T, k) > 0
         assert i2t[k] == pytest.approx(hits.float().mean().item())
     assert 0.1 < t2i[1] < 0.95  # neither end, where any two metrics agree
+
+
+def test_against_clip_benchmark_with_any_number_of_captions():
+    import torch
+    from clip_benchmark.metrics import zeroshot_retrieval as theirs
+
+    rng = np.random.default_rng(6)
+    images = unit_rows(rng, 60, 24)
+    # One to seven captions a picture, as COCO has five to seven.
+    owners = np.repeat(np.arange(60), rng.integers(1, 8, 60))
+    texts = images[owners] + 1.5 * unit_rows(rng, len(owners), 24)
+    positive_pairs = torch.from_numpy(owners[:, None] == np.arange(60))
+    scores = torch.from_numpy(texts @ images.T)
+    t2i = recall_at_k(texts, images, owners)
+    i2t = recall_at_k(images, texts, [np.flatnonzero(owners == i) for i in range(60)])
+    for k in (1, 5, 10):
+        hits = theirs.recall_at_k(scores, positive_pairs, k) > 0
+        assert t2i[k] == pytest.approx(hits.float().mean().item())
+        hits = theirs.recall_at_k(scores.T, positive_pairs.T, k) > 0
+        assert i2t[k] == pytest.approx(hits.float().mean().item())
+    assert 0.1 < t2i[1] < 0.95
+
+
+def test_a_query_does_not_find_itself():
+    gallery = np.array([[1.0, 0.0], [0.8, 0.6], [0.9, 0.1], [0.0, 1.0]])
+    positives = [[1], [2], [], [1]]
+    # Row 0 finds 2, then 1; row 1 finds 0, then 2; row 3 finds 1.
+    assert rank_of_best_positive(
+        gallery, gallery, positives, leave_out=range(4)
+    ).tolist() == [1, 1, -1, 0]
+    assert rank_of_best_positive(gallery, gallery, positives).tolist() == [2, 2, -1, 1]
+
+
+def test_a_twin_of_the_query_still_counts():
+    gallery = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    ranks = rank_of_best_positive(gallery, gallery, [[2], [0], [0]], leave_out=range(3))
+    assert ranks.tolist() == [1, 0, 1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_leaving_out_a_row_equals_a_gallery_without_it(data):
+    row = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 1.0]), min_size=2, max_size=2)
+    gallery = np.array(data.draw(st.lists(row, min_size=2, max_size=7)), np.float32)
+    queries = np.array(data.draw(st.lists(row, min_size=1, max_size=9)), np.float32)
+    rows = range(len(gallery))
+    left_out = [data.draw(st.sampled_from(rows)) for _ in queries]
+    positives = [
+        data.draw(st.lists(st.sampled_from([r for r in rows if r != own]), max_size=3))
+        for own in left_out
+    ]
+    block_size = data.draw(st.integers(1, 8))
+    ranks = rank_of_best_positive(
+        queries, gallery, positives, block_size, leave_out=left_out
+    )
+    for query, (own, right) in enumerate(zip(left_out, positives, strict=True)):
+        others = [r for r in rows if r != own]
+        [expected] = brute_force_ranks(
+            queries[query : query + 1],
+            gallery[others],
+            [[others.index(r) for r in right]],
+        )
+        assert ranks[query] == expected
+
+
+def test_recall_of_ranks():
+    assert recall_of_ranks([0, 4, 5, -1], (1, 5)) == {1: 1 / 3, 5: 2 / 3}
 
 
 @settings(max_examples=60, deadline=None)
@@ -245,3 +314,31 @@ def test_errors_name_argument_and_value(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         recall_at_k(*arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: recall_of_ranks([-1, -1]), "at least one query, got none"),
+        (lambda: recall_of_ranks([0], (0,)), "`ks` must be"),
+        (
+            lambda: rank_of_best_positive(GOOD, GOOD, [1, 1, 1], leave_out=[0, 1, 2]),
+            r"`positives\[1\]` must not name row 1, which `leave_out` takes out",
+        ),
+        (
+            lambda: rank_of_best_positive(GOOD[:2], GOOD, [1, 2], leave_out=[0, 1, 2]),
+            "`leave_out` must hold one gallery row a query, got shape .* 2 queries",
+        ),
+        (
+            lambda: rank_of_best_positive(GOOD[:1], GOOD, [1], leave_out=[0.5]),
+            "dtype float64",
+        ),
+        (
+            lambda: rank_of_best_positive(GOOD[:1], GOOD, [1], leave_out=[3]),
+            r"`leave_out` must lie in \[0, 3\), the rows of the gallery, got 3",
+        ),
+    ],
+)
+def test_errors_of_ranks(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

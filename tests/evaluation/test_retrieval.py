@@ -1,96 +1,14 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from align_keras.evaluation.positives import RetrievalPositives
 from align_keras.evaluation.retrieval import (
-    RetrievalPositives,
     evaluate_retrieval,
-    flatten_captions,
-    normalized_caption,
+    metrics_of_retrieval_ranks,
     retrieval_metrics,
-    shared_positives,
+    retrieval_ranks,
 )
 from align_keras.utils.errors import InputError
-
-
-def as_lists(rows):
-    return [np.asarray(own).tolist() for own in rows]
-
-
-def test_captions_are_compared_casefolded_with_collapsed_space():
-    assert normalized_caption("  Große\tKatze \n") == normalized_caption("GROSSE katze")
-    assert normalized_caption("a b") != normalized_caption("ab")
-
-
-def test_shared_positives_by_hand():
-    # Pictures 0 and 2 are pixel-identical; captions 1 and 4 are the same text.
-    right = shared_positives(
-        ["twin", "cat", "twin", "alone"],
-        ["red bird", "A bird", "a cat", "robin", "a  BIRD", "lone"],
-        [0, 0, 1, 2, 1, 3],
-    )
-    assert as_lists(right.image_to_text) == [
-        [0, 1, 3, 4],  # its own, its twin's, and the other "a bird"
-        [1, 2, 4],
-        [0, 1, 3, 4],
-        [5],
-    ]
-    assert as_lists(right.text_to_image) == [
-        [0, 2],
-        [0, 1, 2],
-        [1],
-        [0, 2],
-        [0, 1, 2],
-        [3],
-    ]
-
-
-def test_a_picture_without_captions_has_no_positives():
-    right = shared_positives(["a", "b"], ["x"], [1])
-    assert as_lists(right.image_to_text) == [[], [0]]
-    assert as_lists(right.text_to_image) == [[1]]
-
-
-@given(
-    st.lists(st.sampled_from("abcd"), min_size=1, max_size=8).flatmap(
-        lambda keys: st.tuples(
-            st.just(keys),
-            st.lists(
-                st.tuples(
-                    st.sampled_from(["x", "X ", "y", "z"]),
-                    st.integers(0, len(keys) - 1),
-                ),
-                max_size=12,
-            ),
-        )
-    )
-)
-def test_shared_positives_equal_the_definition(case):
-    keys, pairs = case
-    captions, index = [text for text, _ in pairs], [row for _, row in pairs]
-    index = np.array(index, int)
-    right = shared_positives(keys, captions, index)
-    carried = {
-        (keys[row], caption.strip().lower())
-        for caption, row in zip(captions, index, strict=True)
-    }
-    matrix = np.array(
-        [
-            [(key, caption.strip().lower()) in carried for caption in captions]
-            for key in keys
-        ]
-    ).reshape(len(keys), len(captions))
-    assert as_lists(right.image_to_text) == as_lists(map(np.flatnonzero, matrix))
-    assert as_lists(right.text_to_image) == as_lists(map(np.flatnonzero, matrix.T))
-
-
-def test_one_target_of_1375_rows_stays_cheap():
-    rows = 1375
-    right = shared_positives(range(rows), ["the same title"] * rows)
-    assert len(right.text_to_image[7]) == rows
-    # One array serves all rows, or the lists would grow with the square.
-    assert right.text_to_image[0] is right.text_to_image[1]
 
 
 def test_metrics_by_hand_with_several_captions_a_picture():
@@ -149,15 +67,35 @@ def test_metrics_do_not_depend_on_the_block_size():
         assert again == expected
 
 
-def test_evaluate_retrieval_shares_targets_of_equal_captions_and_pictures():
+def test_ranks_and_their_metrics():
+    images, texts = np.eye(3), np.eye(3)[[1, 0, 2, 2]]
+    right = RetrievalPositives([[0], [], [2, 3]], [[0], [0], [2], [1]])
+    ranks = retrieval_ranks(images, texts, right)
+    assert ranks["i2t"][[0, 2]].tolist() == [3, 0]
+    assert ranks["t2i"].tolist() == [2, 0, 0, 2]
+    found = dict(metrics_of_retrieval_ranks(ranks, right, ks=(1,)))
+    assert found == dict(retrieval_metrics(images, texts, positives=right, ks=(1,)))
+    assert found["i2t/queries"] == 2 and found["i2t/queries_without_positives"] == 1
+    assert found["i2t/recall_at_1"] == found["t2i/recall_at_1"] == 0.5
+    # Two of four captions, or one, at random; one of three pictures.
+    assert found["i2t/chance_recall_at_1"] == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert found["t2i/chance_recall_at_1"] == pytest.approx(1 / 3)
+
+
+def test_evaluate_retrieval_shares_targets_where_pictures_have_keys():
     points = {"sun": 0, "Sun ": 0, "moon": 1, "star": 2, "p0": 0, "p1": 0, "p2": 1}
 
     def encode(items):
         return np.eye(3, dtype=np.float32)[[points[item] for item in items]]
 
     arguments = (encode, encode, ["p0", "p1", "p2"], ["sun", ["Sun "], ["moon"]])
-    # Pictures 0 and 1 tie; without the shared caption each would miss.
-    assert dict(evaluate_retrieval(*arguments, ks=(1,)))["i2t/recall_at_1"] == 1.0
+    # Pictures 0 and 1 tie, and so do their captions: without keys each misses.
+    metrics = dict(evaluate_retrieval(*arguments, ks=(1,)))
+    assert metrics["i2t/recall_at_1"] == pytest.approx(1 / 3)
+    assert metrics["t2i/recall_at_1"] == pytest.approx(1 / 3)
+    # With keys of pictures that differ, the shared caption is right for both.
+    metrics = dict(evaluate_retrieval(*arguments, ["k", "l", "m"], ks=(1,)))
+    assert metrics["i2t/recall_at_1"] == metrics["t2i/recall_at_1"] == 1.0
     arguments = (encode, encode, ["p0", "p1", "p2"], ["sun", ["star"], ["moon"]])
     metrics = dict(evaluate_retrieval(*arguments, ks=(1,)))
     assert metrics["t2i/recall_at_1"] == pytest.approx(1 / 3)
@@ -166,26 +104,25 @@ def test_evaluate_retrieval_shares_targets_of_equal_captions_and_pictures():
     assert metrics["t2i/recall_at_1"] == pytest.approx(2 / 3)
 
 
-def test_flatten_captions():
-    texts, rows = flatten_captions([["a", "b"], "c", []])
-    assert texts == ["a", "b", "c"]
-    assert rows.tolist() == [0, 0, 1]
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: shared_positives(["a"], ["x", "y"]), "2 captions for 1 pictures"),
-        (lambda: shared_positives(["a"], ["x"], [1]), r"in \[0, 1\).*got 1"),
-        (lambda: shared_positives(["a"], ["x"], [0, 0]), "one integer a caption"),
         (lambda: list(retrieval_metrics(np.eye(2), np.eye(3))), "got None for 2"),
+        (
+            lambda: list(retrieval_metrics(np.eye(2), np.eye(2), [0])),
+            "one integer a caption, got 1 for 2",
+        ),
         (
             lambda: list(retrieval_metrics(np.eye(2), np.eye(2), [0, 2])),
             r"in \[0, 2\).*got 2",
         ),
         (
             lambda: list(evaluate_retrieval(len, len, ["i"], ["a", "b"])),
-            "got 1, 2 and 1",
+            "got 1, 2\\.",
+        ),
+        (
+            lambda: list(evaluate_retrieval(len, len, ["i"], ["a"], ["k", "l"])),
+            "got 1, 1, 2",
         ),
         (
             lambda: list(

@@ -72,11 +72,8 @@ def test_a_bad_picture_is_named(model, tiny, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     for name in ("bad.png", "short.png"):
         images = [tmp_path / "good.png"] * 2 + [tmp_path / name]
-        with pytest.raises(
-            InputError, match=rf"{name} cannot be decoded \((Unk|Inv)"
-        ) as e:
+        with pytest.raises(InputError, match=rf"{name} cannot be decoded; leave"):
             model.encode_images(images)
-        assert "\n" not in str(e.value)
     with pytest.raises(InputError, match="0 bytes for .*empty.png"):
         model.encode_images([tmp_path / "empty.png"])
     with pytest.raises(InputError, match="missing.png .*No such file"):
@@ -119,6 +116,16 @@ def test_what_is_no_export_is_refused(tmp_path, tiny, tiny_export):
         ExportedModel(tmp_path)
     with pytest.raises(InputError, match="`batch_size` must be .*got 0"):
         ExportedModel(tiny_export, batch_size=0)
+
+
+def test_the_newest_version_of_both_towers_is_taken(tmp_path, tiny, tiny_export):
+    for name in ("align/2", "align/10", "align/notes", "image/11"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "align" / "10").rmdir()
+    (tmp_path / "align" / "10").symlink_to(tiny_export)
+    model = ExportedModel(tmp_path)
+    assert model.directory == tmp_path / "align" / "10"
+    assert model.encode_texts(["red"]).shape == (1, 4)
 
 
 def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):

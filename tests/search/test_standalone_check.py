@@ -128,7 +128,7 @@ def test_the_script_tells_in_one_line_what_failed(
     (tmp_path / "images" / "0").write_bytes(b"no picture")
     arguments = ("--export", tiny_export, "--images", tmp_path / "images")
     assert run_script(monkeypatch, *arguments) == 1
-    assert capsys.readouterr().err.startswith("InvalidArgumentError: ")
+    assert capsys.readouterr().err.startswith("ValueError: image_bytes 0 is no")
     assert run_script(monkeypatch, "--export", tiny_export, "--query", "red") == 2
     assert "--query needs --index" in capsys.readouterr().err
 

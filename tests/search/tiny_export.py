@@ -39,8 +39,19 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
                 image = tf.io.decode_image(content, 3, expand_animations=False)
                 return tf.reduce_mean(tf.cast(image, tf.float32) / 255.0, [0, 1])
 
-            means = tf.map_fn(mean_colour, image_bytes, fn_output_signature=tf.float32)
-            return {"image_embedding": self.unit(tf.ensure_shape(means, [None, 3]))}
+            count = tf.size(image_bytes, tf.int64)
+            found = (
+                tf.data.Dataset.from_tensor_slices(image_bytes)
+                .enumerate()
+                .map(lambda row, content: (row, mean_colour(content)))
+                .ignore_errors()
+                .concatenate(tf.data.Dataset.from_tensors((count, tf.zeros(3))))
+            )
+            rows, means = found.batch(count + 1).get_single_element()
+            means = tf.scatter_nd(rows[:, None], means, [count + 1, 3])[:-1]
+            ones = tf.ones_like(rows, tf.int32)
+            valid = tf.scatter_nd(rows[:, None], ones, [count + 1])[:-1] > 0
+            return {"image_embedding": self.unit(means), "valid": valid}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
         def encode_text(self, captions):

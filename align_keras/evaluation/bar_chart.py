@@ -1,0 +1,196 @@
+"""Horizontal bars as inline SVG, coloured by the style sheet around them."""
+
+import dataclasses
+import math
+import unicodedata
+
+from markupsafe import Markup, escape
+
+_WIDTH, _ROW, _TOP = 380, 22, 20
+# Where the scale may end: small values shall be seen too.
+_ENDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+# Where the bars begin and end, and where their values and counts end.
+_LEFT, _RIGHT, _VALUE, _COUNT = 132, 266, 336, _WIDTH - 2
+# The style sheet's letters, and about how wide they are: the text is cut to fit.
+_FONT_SIZE = 12.5
+_NARROW, _WIDE = set("fijlrtI.,:;!'|()[]/- "), set("mwMW%@&<>+=~_")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """One value between 0 and 1.
+
+    Attributes:
+        label: str.
+        value: float in [0, 1]; NaN where there is nothing to measure.
+        count: int or None, the items that the value is a mean of.
+        low: float or None, where the interval around the value begins.
+        high: float or None, where it ends.
+    """
+
+    label: str
+    value: float
+    count: int | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def extremes(bars, most=40):
+    """Sorts bars by value, the lowest first, and keeps those at both ends.
+
+    Args:
+        bars: iterable of `Bar`; those without a value are left out.
+        most: int ≥ 2, bars to keep.
+
+    Returns:
+        List of `Bar`, and int, how many in the middle were left out.
+
+    Example:
+
+    >>> bars = [Bar(str(value), value) for value in (0.9, 0.1, 0.5, float("nan"))]
+    >>> kept, left_out = extremes(bars, most=2)
+    >>> [bar.label for bar in kept], left_out
+    (['0.1', '0.9'], 1)
+    """
+    ordered = sorted(
+        (bar for bar in bars if not math.isnan(bar.value)),
+        key=lambda bar: (bar.value, -(bar.count or 0), bar.label),
+    )
+    left_out = len(ordered) - most
+    if left_out <= 0:
+        return ordered, 0
+    lowest = (most + 1) // 2
+    return ordered[:lowest] + ordered[len(ordered) - most + lowest :], left_out
+
+
+def bar_chart(bars, *, title, value_name="value", count_name="items"):
+    """Draws a bar a row, from 0 to at most 100 %, with its interval and its numbers.
+
+    Args:
+        bars: sequence of `Bar`, drawn in this order.
+        title: str, the chart's accessible name.
+        value_name: str, heading of the values.
+        count_name: str, heading of the counts.
+
+    Returns:
+        `markupsafe.Markup`, an SVG element without colours of its own; it
+        expects the classes of `report.css`.
+
+    Example:
+
+    >>> chart = bar_chart([Bar("cat", 0.5, 4)], title="Accuracy")
+    >>> 'aria-label="Accuracy: cat 50.0 %"' in chart
+    True
+    """
+    height = _TOP + _ROW * len(bars) + 4
+    largest = max((_largest(bar) for bar in bars), default=1.0)
+    end = next((end for end in _ENDS if largest <= end), 1.0)
+    parts = [_grid(height, end), _heading(value_name, _VALUE)]
+    if any(bar.count is not None for bar in bars):
+        parts.append(_heading(count_name, _COUNT))
+    for row, bar in enumerate(bars):
+        parts.append(_bar(bar, _TOP + _ROW * row, end))
+    told = "; ".join(f"{bar.label} {_percent(bar.value)}" for bar in bars)
+    return Markup(
+        f'<svg class="chart bars" viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'aria-label="{escape(f"{title}: {told}")}">{"".join(parts)}</svg>'
+    )
+
+
+def text_width(text):
+    """About how many pixels a text takes in a chart, rather too many."""
+    ems = 0.0
+    for letter in text:
+        if letter in _NARROW:
+            ems += 0.42
+        elif unicodedata.east_asian_width(letter) in "WF":
+            ems += 1.05
+        else:
+            ems += 0.88 if letter in _WIDE else 0.72 if letter.isupper() else 0.64
+    return _FONT_SIZE * ems
+
+
+def shortened(text, width):
+    """`text`, or as much of its beginning as fits, with an ellipsis.
+
+    Args:
+        text: str.
+        width: float, in pixels.
+
+    Returns:
+        str without line breaks.
+
+    Example:
+
+    >>> shortened("American black bear", 100)
+    'American bl…'
+    """
+    text = " ".join(text.split())
+    if text_width(text) <= width:
+        return text
+    while text and text_width(text) > width - _FONT_SIZE:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _percent(value):
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def _largest(bar):
+    """The greatest number of a bar, 0 where it has none."""
+    numbers = [own for own in (bar.value, bar.high) if own is not None]
+    return max((own for own in numbers if not math.isnan(own)), default=0.0)
+
+
+def _x(value, end):
+    return _LEFT + min(max(value / end, 0.0), 1.0) * (_RIGHT - _LEFT)
+
+
+def _grid(height, end):
+    lines = []
+    # The last one ends at its line, for the heading of the values follows.
+    for value, anchor in ((0.0, "middle"), (end / 2, "middle"), (end, "end")):
+        x = f"{_x(value, end):.1f}"
+        lines.append(
+            f'<line class="grid" x1="{x}" x2="{x}" y1="{_TOP - 4}" y2="{height}"/>'
+            f'<text class="tick {anchor}" x="{x}" y="{_TOP - 8}">'
+            f"{100 * value:g} %</text>"
+        )
+    return "".join(lines)
+
+
+def _heading(name, x):
+    return f'<text class="tick end" x="{x}" y="{_TOP - 8}">{escape(name)}</text>'
+
+
+def _bar(bar, y, end):
+    middle = y + _ROW / 2
+    count = "" if bar.count is None else f", {bar.count:,} items"
+    interval = ""
+    if bar.low is not None and bar.high is not None and math.isfinite(bar.low):
+        interval = f", {_percent(bar.low)} to {_percent(bar.high)}"
+    note = escape(f"{bar.label}: {_percent(bar.value)}{interval}{count}")
+    width = 0.0 if math.isnan(bar.value) else _x(bar.value, end) - _LEFT
+    parts = [
+        f"<g><title>{note}</title>"
+        f'<text class="name end" x="{_LEFT - 8}" y="{middle + 4:.1f}">'
+        f"{escape(shortened(bar.label, _LEFT - 10))}</text>"
+        f'<rect class="fill" x="{_LEFT}" y="{y + 4}" width="{width:.1f}" '
+        f'height="{_ROW - 8}"/>'
+    ]
+    if interval:
+        low, high = _x(bar.low, end), _x(bar.high, end)
+        parts.append(
+            f'<path class="interval" d="M{low:.1f} {middle - 4:.1f}v8M{low:.1f} '
+            f'{middle:.1f}H{high:.1f}M{high:.1f} {middle - 4:.1f}v8"/>'
+        )
+    parts.append(
+        f'<text class="name end" x="{_VALUE}" y="{middle + 4:.1f}">'
+        f"{_percent(bar.value)}</text>"
+    )
+    if bar.count is not None:
+        parts.append(
+            f'<text class="end" x="{_COUNT}" y="{middle + 4:.1f}">{bar.count:,}</text>'
+        )
+    return "".join(parts) + "</g>"

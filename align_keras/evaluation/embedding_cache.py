@@ -1,0 +1,275 @@
+"""Embeddings that are computed once and kept on disk, by content."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+from align_keras.utils.progress import say
+
+_DIGEST_BYTES = 20
+# Rows that are looked at or copied at a time.
+_COPIED_ROWS = 8192
+
+
+class EmbeddingCache:
+    """A folder of embeddings of one encoder, found by the content of what they embed.
+
+    Rows are appended, embeddings before digests, and rows without a digest are cut
+    off when the folder is opened: a killed evaluation loses at most a chunk.
+
+    Args:
+        directory: str or path, a folder of one encoder: name it by what the
+            encoder computes, such as a digest of its weights and preprocessing.
+        encode: function from a list of items to a float array (n, d).
+        chunk: int ≥ 1, items that are encoded between two writes.
+
+    Example:
+
+    >>> import tempfile
+    >>> calls = []
+    >>> def encode(texts):
+    ...     calls.extend(texts)
+    ...     return np.eye(3)[[len(text) for text in texts]]
+    >>> cache = EmbeddingCache(tempfile.mkdtemp(), encode)
+    >>> cache(["a", "bb", "a"]).shape, cache(["bb"]).shape, calls
+    ((3, 3), (1, 3), ['a', 'bb'])
+    """
+
+    def __init__(self, directory, encode, chunk=1024):
+        self._directory = pathlib.Path(directory)
+        self._encode, self._chunk = encode, chunk
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._rows, self._width = {}, None
+
+    def __call__(self, items, progress=None):
+        """Returns the embeddings of all items, computing those that are missing.
+
+        Args:
+            items: re-iterable with a length: paths (str or `pathlib.Path`) of
+                pictures, file bytes, uint8 arrays, or captions as str; see
+                `content_digest`.
+            progress: optional callable of a number of items that are done.
+
+        Returns:
+            float32 array (n, d), memory-mapped. A row of NaN is an item that
+            `encode` refused with `InputError`; it isn't asked again.
+
+        Raises:
+            InputError: `encode`'s own where it refuses all items; if it yields
+                NaN or infinity, which aren't stored.
+        """
+        with self._locked():
+            return self._read(self._found(items, progress))
+
+    def readable(self, items, progress=None):
+        """As `__call__`, without the items that `encode` refused.
+
+        Returns:
+            float32 array (n - refused, d), memory-mapped, and int64 array of the
+            same length, the places of its rows among `items`.
+        """
+        with self._locked():
+            rows = self._found(items, progress)
+            kept = np.flatnonzero(~np.isin(rows, self._refused_rows()))
+            return self._read(rows[kept]), kept
+
+    def _found(self, items, progress):
+        """The stored rows of all items, after computing those that are missing."""
+        self._open()
+        digests, refused = [], {}
+        for chunk in _chunks(items, self._chunk):
+            own = [content_digest(item) for item in chunk]
+            digests.extend(own)
+            new = {
+                digest: item
+                for digest, item in zip(own, chunk, strict=True)
+                if digest not in self._rows and digest not in refused
+            }
+            if not self._add(new):
+                refused |= new
+            if progress is not None:
+                progress(len(chunk))
+        if refused and self._width is None:
+            self._encode(list(refused.values()))  # Raises what is wrong with all.
+        self._add(refused)
+        return np.array([self._rows[digest] for digest in digests], np.int64)
+
+    @contextlib.contextmanager
+    def _locked(self):
+        with open(self._directory / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("waiting for another process that computes the same embeddings")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _open(self):
+        """Reads the digests, and cuts off what a killed writer left half-done."""
+        digests, embeddings = (
+            self._directory / "digests",
+            self._directory / "embeddings",
+        )
+        self._rows, self._width = {}, None
+        if not (self._directory / "width").exists():
+            return
+        self._width = int((self._directory / "width").read_text())
+        for path in (digests, embeddings):
+            path.touch()
+        count = min(
+            digests.stat().st_size // _DIGEST_BYTES,
+            embeddings.stat().st_size // (4 * self._width),
+        )
+        os.truncate(embeddings, count * 4 * self._width)
+        os.truncate(digests, count * _DIGEST_BYTES)
+        content = digests.read_bytes()
+        self._rows = {
+            content[start : start + _DIGEST_BYTES]: start // _DIGEST_BYTES
+            for start in range(0, len(content), _DIGEST_BYTES)
+        }
+
+    def _add(self, missing):
+        """Appends the embeddings of new items.
+
+        Returns:
+            bool; False, and nothing is stored, where all are refused before any
+            item has told the embeddings' width.
+        """
+        if not missing:
+            return True
+        rows = self._encoded(list(missing.values()))
+        if self._width is None:
+            if np.isnan(rows).all():
+                return False
+            # Rows that were written before their width was known are none.
+            for name in ("embeddings", "digests"):
+                (self._directory / name).write_bytes(b"")
+            with atomic_write(self._directory / "width") as file:
+                file.write(str(rows.shape[1]))
+            self._width = rows.shape[1]
+        for name, content in (
+            ("embeddings", rows.tobytes()),
+            ("digests", b"".join(missing)),
+        ):
+            with open(self._directory / name, "ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for digest in missing:
+            self._rows[digest] = len(self._rows)
+        return True
+
+    def _encoded(self, items):
+        """Embeddings of a chunk, NaN for items that can't be read."""
+        try:
+            rows = np.ascontiguousarray(self._encode(items), np.float32)
+        except InputError:
+            if len(items) == 1:
+                return np.full((1, self._width or 1), np.nan, np.float32)
+        else:
+            if not np.isfinite(rows).all():
+                raise InputError(
+                    "the model must give finite embeddings, received NaN or infinity "
+                    f"for {np.count_nonzero(~np.isfinite(rows).all(axis=1))} of "
+                    f"{len(rows)} items; it has diverged: train it again with a lower "
+                    "learning rate."
+                )
+            return rows
+        # One bad item fails its batch: halve until it stands alone.
+        middle = len(items) // 2
+        halves = [self._encoded(items[:middle]), self._encoded(items[middle:])]
+        width = max(half.shape[1] for half in halves)
+        return np.concatenate(
+            [
+                np.broadcast_to(half, (len(half), width))
+                if half.shape[1] == 1
+                else half
+                for half in halves
+            ]
+        )
+
+    def _stored(self):
+        return np.memmap(
+            self._directory / "embeddings",
+            np.float32,
+            "r",
+            shape=(len(self._rows), self._width),
+        )
+
+    def _refused_rows(self):
+        """The rows of NaN among those that are stored."""
+        if not self._rows:
+            return np.zeros(0, np.int64)
+        first = self._stored()[:, 0]
+        return np.concatenate(
+            [
+                start + np.flatnonzero(np.isnan(first[start : start + _COPIED_ROWS]))
+                for start in range(0, len(first), _COPIED_ROWS)
+            ]
+        )
+
+    def _read(self, rows):
+        if not len(rows):
+            return np.zeros((0, self._width or 0), np.float32)
+        stored = self._stored()
+        if np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+            return stored[rows[0] : rows[0] + len(rows)]
+        # In the order that is asked for, in a file without a name, which is gone
+        # with the array: memory stays flat whatever the number of rows.
+        with tempfile.TemporaryFile(dir=self._directory) as file:
+            for start in range(0, len(rows), _COPIED_ROWS):
+                file.write(stored[rows[start : start + _COPIED_ROWS]].tobytes())
+            file.flush()
+            return np.memmap(file, np.float32, "r", shape=(len(rows), self._width))
+
+
+def content_digest(item):
+    """Returns 20 bytes that depend on what an item holds, not on where it lies.
+
+    Args:
+        item: `pathlib.Path` of a file, whose bytes count; bytes; str, a caption;
+            or an array, whose shape, dtype and values count.
+
+    Raises:
+        InputError: if a file can't be read.
+
+    Example:
+
+    >>> content_digest(b"a") == content_digest(b"a") != content_digest("a")
+    True
+    """
+    if isinstance(item, pathlib.Path):
+        try:
+            item = item.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"no readable picture: {item} ({error.strerror}); check the path."
+            ) from error
+    if isinstance(item, str):
+        kind, content = "text", item.encode("utf-8", "surrogatepass")
+    elif isinstance(item, bytes):
+        kind, content = "bytes", item
+    else:
+        item = np.ascontiguousarray(item)
+        kind, content = f"{item.dtype} {item.shape}", item.tobytes()
+    digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=_DIGEST_BYTES)
+    digest.update(content)
+    return digest.digest()
+
+
+def _chunks(items, size):
+    chunk = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,255 @@
+"""Exact nearest neighbours in a gallery that may be larger than memory.
+
+A float32 matrix product scores everything, fast and inexactly. Whatever might
+still belong to the k best, by a bound on float32's error that holds for any
+order of summation, is scored again in fixed point (see `fixed_point`), and the
+exact score decides. So the result is that of exact scores throughout.
+"""
+
+import numpy as np
+
+from align_keras.evaluation.exact_scores import pair_scores
+from align_keras.evaluation.fixed_point import (
+    FRACTION_BITS,
+    as_block_size,
+    as_queries_and_gallery,
+    fixed_point,
+    row_norms,
+)
+from align_keras.evaluation.slices import (
+    item_outcomes,
+    mean_statistics,
+    whole_metrics,
+)
+from align_keras.utils.errors import InputError
+
+# Pairs that are scored one by one at a time: 2 × 4096 × 640 float64 are 42 MB.
+_PAIRS = 4096
+# Where more of a block than this may be near, a whole float64 product is faster.
+_DENSE = 1 / 128
+# The rank of a class that no neighbour has.
+_NEVER = np.iinfo(np.int64).max
+
+
+def nearest_neighbors(query_embeddings, gallery_embeddings, k, block_size=4096):
+    """Finds the k gallery rows of the largest inner product, exactly.
+
+    Of rows with equal scores the lower row comes first. The result depends
+    neither on `block_size` nor on the machine.
+
+    Args:
+        query_embeddings: real array (queries, dimension), finite. Unit length
+            makes the inner product the cosine, and its order that of distance.
+        gallery_embeddings: real array (rows, dimension), finite; may be
+            memory-mapped. It is read once for each block of queries.
+        k: int in [1, rows].
+        block_size: int >= 1, queries and gallery rows scored at once. Memory
+            grows with its square, and not with the gallery.
+
+    Returns:
+        int64 array (queries, k) of gallery rows, the nearest first, and float64
+        array (queries, k) of their scores.
+
+    Raises:
+        InputError: for shapes that don't fit, empty or non-finite embeddings,
+            and a k out of its range.
+
+    References:
+        Jia et al. 2021, section 6.1 (nearest training images).
+
+    Example:
+    >>> gallery = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.6, 0.8]])
+    >>> rows, scores = nearest_neighbors(gallery[1:2], gallery, k=3)
+    >>> rows.tolist(), scores.round(6).tolist()
+    ([[1, 3, 2]], [[1.0, 1.0, 0.8]])
+    """
+    queries, gallery = as_queries_and_gallery(query_embeddings, gallery_embeddings)
+    if not isinstance(k, (int, np.integer)) or not 1 <= k <= len(gallery):
+        raise InputError(
+            f"`k` must be an integer in [1, {len(gallery)}], the number of gallery "
+            f"rows, got {k!r}; ask for fewer neighbours."
+        )
+    block_size = as_block_size(block_size)
+    query_norms = row_norms("query_embeddings", queries)
+    gallery_norm = row_norms("gallery_embeddings", gallery).max()
+    rows = np.empty((len(queries), k), np.int64)
+    scores = np.empty((len(queries), k))
+    for start in range(0, len(queries), block_size):
+        own = slice(start, start + block_size)
+        search = _Search(queries[own], query_norms[own], gallery_norm, k)
+        for row in range(0, len(gallery), block_size):
+            search.add(row, gallery[row : row + block_size])
+        rows[own] = search.rows
+        exponents = np.frexp(query_norms[own])[1] + np.frexp(gallery_norm)[1]
+        with np.errstate(over="ignore"):  # Of rows whose product float64 can't hold.
+            scores[own] = np.ldexp(
+                search.scores, exponents[:, None] - 2 * FRACTION_BITS
+            )
+    return rows, scores
+
+
+class _Search:
+    """The k best rows so far of a block of queries.
+
+    `scores` are whole numbers in float64, in descending order; places that
+    aren't taken yet hold -inf.
+    """
+
+    def __init__(self, queries, norms, gallery_norm, k):
+        self._norm = gallery_norm
+        self._exact = fixed_point(queries, norms)
+        self._fast = _scaled(queries, np.frexp(norms)[1][:, None])
+        self._bound = _error_bound(queries.shape[1])
+        self.rows = np.full((len(queries), k), -1, np.int64)
+        self.scores = np.full((len(queries), k), -np.inf)
+
+    def add(self, first, block):
+        """Takes in the gallery rows from `first` on."""
+        fast = self._fast @ _scaled(block, np.frexp(self._norm)[1]).T
+        # The scaled rows are shorter than 1, so the scores are fractions of 2**52.
+        least = np.ldexp(self.scores[:, -1], -2 * FRACTION_BITS) - self._bound
+        near = (
+            fast >= np.nextafter(least.astype(np.float32), np.float32(-np.inf))[:, None]
+        )
+        if np.count_nonzero(near) > _DENSE * near.size:
+            self._merge_all(first, block)
+        else:
+            # Row-wise positions; faster than a nonzero of two dimensions.
+            self._merge(first, block, *np.divmod(np.flatnonzero(near), len(block)))
+
+    def _fixed(self, block):
+        return fixed_point(block, np.full(len(block), self._norm))
+
+    def _merge_all(self, first, block):
+        exact = self._exact @ self._fixed(block).T
+        # The gallery is walked upwards: a later row of an equal score loses.
+        better = np.flatnonzero((exact > self.scores[:, -1:]).any(axis=1))
+        # In parts, for sorting takes a multiple of the scores' memory.
+        for part in np.array_split(better, max(1, len(better) // 256)):
+            own = np.broadcast_to(
+                np.arange(first, first + len(block)), (len(part), len(block))
+            )
+            rows = np.hstack([self.rows[part], own])
+            scores = np.hstack([self.scores[part], exact[part]])
+            k = self.scores.shape[1]
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+            self.rows[part] = np.take_along_axis(rows, order, axis=1)
+            self.scores[part] = np.take_along_axis(scores, order, axis=1)
+
+    def _merge(self, first, block, owners, columns):
+        exact = pair_scores(
+            self._exact, lambda rows: self._fixed(block[rows]), owners, columns, _PAIRS
+        )
+        better = exact > self.scores[owners, -1]
+        owners, rows = owners[better], first + columns[better]
+        k = self.scores.shape[1]
+        changed = np.unique(owners)
+        all_owners = np.concatenate([np.repeat(changed, k), owners])
+        all_rows = np.concatenate([self.rows[changed].ravel(), rows])
+        all_scores = np.concatenate([self.scores[changed].ravel(), exact[better]])
+        # By query, then score, then row: the last key is the first to decide.
+        order = np.lexsort([all_rows, -all_scores, all_owners])
+        starts = np.searchsorted(all_owners[order], changed)
+        best = order[starts[:, None] + np.arange(k)]
+        self.rows[changed], self.scores[changed] = all_rows[best], all_scores[best]
+
+
+def _scaled(block, exponents):
+    """Rows in float32 divided by powers of two, shorter than 1."""
+    # Float16 and whole numbers could leave their range.
+    kind = np.float32 if block.dtype == np.float32 else np.float64
+    return np.ldexp(np.asarray(block, kind), -exponents).astype(np.float32, copy=False)
+
+
+def _error_bound(dimension):
+    """How far a float32 score of rows shorter than 1 may lie from the exact one.
+
+    Rounding the entries and summing in any order errs by at most γ(d + 2) of
+    Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1. The
+    fixed point itself rounds d entries a side by half of 2**-26 each, which by
+    Cauchy and Schwarz moves a score by less than √d · 2**-26. Twice as much
+    leaves room for entries too small for float32, and for this sum's rounding.
+    """
+    unit = (dimension + 2) * 2.0**-24
+    return 2 * (unit / (1 - unit) + np.sqrt(dimension) * 2.0**-FRACTION_BITS)
+
+
+def neighbor_ranks(neighbor_labels, labels):
+    """Place of the first neighbour of the right class.
+
+    Args:
+        neighbor_labels: integer array (queries, k), the classes of the
+            neighbours, the nearest first.
+        labels: integer array (queries,).
+
+    Returns:
+        int64 array (queries,): 0 where the nearest has the right class, and the
+        largest int64, a miss at any k, where none of the neighbours has.
+
+    Raises:
+        InputError: for shapes that don't fit.
+
+    References:
+        Jia et al. 2021, section 6.1: R@K asks whether the true label is among
+        those of the K nearest.
+
+    Example:
+    >>> neighbor_ranks(np.array([[3, 1], [3, 1]]), np.array([3, 1])).tolist()
+    [0, 1]
+    """
+    neighbor_labels, labels = np.asarray(neighbor_labels), np.asarray(labels)
+    if neighbor_labels.ndim != 2 or labels.shape != neighbor_labels.shape[:1]:
+        raise InputError(
+            "`neighbor_labels` must be a matrix (queries, k) with one row for each of "
+            f"`labels`, got shapes {neighbor_labels.shape} and {labels.shape}."
+        )
+    right = neighbor_labels == labels[:, None]
+    return np.where(right.any(axis=1), right.argmax(axis=1), _NEVER)
+
+
+def evaluate_knn(
+    encode_images, train_images, train_labels, images, labels, ks=(1, 5, 10)
+):
+    """Measures how often the right class is among the nearest training pictures.
+
+    Args:
+        encode_images: function from pictures to a real array (pictures, d).
+        train_images: the pictures that may be found, as `encode_images` takes them.
+        train_labels: integers (training pictures,).
+        images: the pictures to classify.
+        labels: integers (pictures,).
+        ks: integers >= 1; those beyond the number of training pictures count all.
+
+    Yields:
+        Pairs of str and float: `knn/recall_at_K` for each of `ks`.
+
+    Raises:
+        InputError: as `nearest_neighbors`.
+
+    References:
+        Jia et al. 2021, section 6.1 and tables 8 and 9.
+
+    Example:
+    >>> pictures = np.array([[1, 0], [2, 1]])
+    >>> dict(evaluate_knn(np.asarray, np.eye(2), [3, 4], pictures, [3, 4], ks=(1,)))
+    {'knn/recall_at_1': 0.5}
+    """
+    gallery = encode_images(train_images)
+    found, _ = nearest_neighbors(
+        encode_images(images), gallery, min(max(ks), len(gallery))
+    )
+    ranks = neighbor_ranks(np.asarray(train_labels)[found], labels)
+    yield from whole_metrics(knn_statistics(ranks, ks))
+
+
+def knn_statistics(ranks, ks=(1, 5, 10)):
+    """The metrics of `evaluate_knn`, as `sliced_metrics` takes them.
+
+    Args:
+        ranks: int array (queries,), as `neighbor_ranks` gives.
+        ks: integers >= 1.
+
+    Returns:
+        dict, `knn/recall_at_K` → `Statistic`.
+    """
+    return mean_statistics(item_outcomes("knn/recall_at_", ranks, ks))

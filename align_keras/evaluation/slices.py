@@ -1,0 +1,187 @@
+"""Metrics by the values of a column, with bootstrap intervals."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+
+# Drawn items that are looked at in one go: 32 MB of rows.
+_DRAWN = 1 << 22
+_INTERVAL = (2.5, 97.5)
+
+
+class Statistic(NamedTuple):
+    """A metric that can be computed of any choice of items.
+
+    Attributes:
+        counts: bool array (items,), which items the metric is made of; others,
+            such as queries without positives, are left out.
+        function: from an int array (draws, n), n items in each row, to a float
+            array (draws,). Items may be repeated. None beside `bootstrap`.
+        bootstrap: where the metric is itself the mean over a bootstrap: from an int
+            array (n,) of items, the number of samples and the seed to the float
+            array (samples,) of its values; an empty one where it isn't defined for
+            so few items. Its percentiles are the interval.
+    """
+
+    counts: np.ndarray
+    function: Callable | None
+    bootstrap: Callable | None = None
+
+
+def item_outcomes(prefix, ranks, ks):
+    """Says of each item whether it is right within its first k.
+
+    Args:
+        prefix: str, such as `"t2i/recall_at_"`.
+        ranks: int array (items,), 0 for the first place, -1 for an item that
+            doesn't count.
+        ks: integers >= 1.
+
+    Returns:
+        dict, `PREFIX` and k → float64 array (items,): 1, 0, or NaN for an item
+        that doesn't count.
+
+    Example:
+    >>> outcomes = item_outcomes("recall_at_", np.array([0, 3, -1]), (1, 5))
+    >>> {name: values.tolist() for name, values in outcomes.items()}
+    {'recall_at_1': [1.0, 0.0, nan], 'recall_at_5': [1.0, 1.0, nan]}
+    """
+    ranks = np.asarray(ranks)
+    return {
+        f"{prefix}{k}": np.where(ranks < 0, np.nan, (ranks < k).astype(float))
+        for k in ks
+    }
+
+
+def mean_statistics(outcomes):
+    """Metrics that are means over items, as `sliced_metrics` takes them.
+
+    Args:
+        outcomes: dict, name → real array (items,), NaN for an item that doesn't
+            count.
+
+    Returns:
+        dict, name → `Statistic`.
+
+    Example:
+    >>> statistics = mean_statistics({"right": [1.0, 0.0, np.nan]})
+    >>> statistics["right"].function(np.array([[0, 0, 1, 1]])).tolist()
+    [0.5]
+    """
+    statistics = {}
+    for name, values in outcomes.items():
+        values = np.asarray(values, float)
+        statistics[name] = Statistic(
+            ~np.isnan(values), lambda rows, values=values: values[rows].mean(axis=-1)
+        )
+    return statistics
+
+
+def whole_metrics(statistics):
+    """Yields each metric of all items that count.
+
+    Args:
+        statistics: dict, name → `Statistic` without `bootstrap`.
+
+    Yields:
+        Pairs of str and float; NaN where no item counts.
+
+    Example:
+    >>> dict(whole_metrics(mean_statistics({"right": [1.0, 0.0, np.nan]})))
+    {'right': 0.5}
+    """
+    for name, statistic in statistics.items():
+        items = np.flatnonzero(statistic.counts)
+        yield name, _value(statistic, items) if len(items) else float("nan")
+
+
+def _value(statistic, items):
+    return float(statistic.function(items[None])[0])
+
+
+def sliced_metrics(statistics, groups, samples=1000, seed=0):
+    """Yields each metric for each group of items, with its 95% interval.
+
+    The interval is that of the percentile bootstrap: the group's items are drawn
+    anew, with replacement, `samples` times, and the interval lies between the
+    2.5th and the 97.5th percentile of the metric. A group's numbers depend on its
+    own items alone, in their order, and on `samples` and `seed`. Items are drawn one
+    by one: where they belong together, as captions of one picture do, the interval
+    is too narrow. A metric with a `bootstrap` of its own is the mean of that, and
+    its interval lies between the percentiles of that.
+
+    Args:
+        statistics: dict, name → `Statistic`, such as `mean_statistics` gives.
+        groups: sequence of str, the group of each item.
+        samples: int >= 1.
+        seed: int >= 0.
+
+    Yields:
+        Pairs of str and float, groups in alphabetical order: `METRIC[GROUP]`,
+        `METRIC[GROUP]/low`, `METRIC[GROUP]/high` and `METRIC[GROUP]/items`, the
+        number of items that count. A group without any, or with too few for a
+        `bootstrap`, is left out.
+
+    Raises:
+        InputError: where the numbers of items and of groups differ, and for
+            `samples` < 1.
+
+    References:
+        Jia et al. 2021, section 10 (analysis by groups before any use);
+        Efron and Tibshirani, "An Introduction to the Bootstrap", chapter 13.
+
+    Example:
+    >>> statistics = mean_statistics({"top_1": [1, 1, 0, 1]})
+    >>> for name, value in sliced_metrics(statistics, ["a", "a", "b", "b"]):
+    ...     print(name, value)
+    top_1[a] 1.0
+    top_1[a]/low 1.0
+    top_1[a]/high 1.0
+    top_1[a]/items 2.0
+    top_1[b] 0.5
+    top_1[b]/low 0.0
+    top_1[b]/high 1.0
+    top_1[b]/items 2.0
+    """
+    if samples < 1:
+        raise InputError(f"`samples` must be at least 1, got {samples}; 1000 is usual.")
+    groups = np.asarray(groups, str)
+    for name, statistic in statistics.items():
+        if len(statistic.counts) != len(groups):
+            raise InputError(
+                f"`groups` must hold one value an item, got {len(groups)} for the "
+                f"{len(statistic.counts)} items of {name}."
+            )
+    for group in np.unique(groups):
+        for name, statistic in statistics.items():
+            items = np.flatnonzero((groups == group) & statistic.counts)
+            if not len(items):
+                continue
+            if statistic.bootstrap is None:
+                value = _value(statistic, items)
+                drawn = _bootstrapped(statistic.function, items, samples, seed)
+            else:
+                drawn = statistic.bootstrap(items, samples, seed)
+                if not len(drawn):
+                    continue
+                value = float(drawn.mean())
+            yield f"{name}[{group}]", value
+            low, high = np.percentile(drawn, _INTERVAL)
+            yield f"{name}[{group}]/low", float(low)
+            yield f"{name}[{group}]/high", float(high)
+            yield f"{name}[{group}]/items", float(len(items))
+
+
+def _bootstrapped(function, items, samples, seed):
+    random = np.random.default_rng(seed)
+    at_once = max(1, _DRAWN // len(items))
+    values = []
+    for start in range(0, samples, at_once):
+        draws = min(at_once, samples - start)
+        # The draws come in one order, in whatever parts they are made.
+        rows = random.integers(0, len(items), (draws, len(items)))
+        values.append(function(items[rows]))
+    return np.concatenate(values)

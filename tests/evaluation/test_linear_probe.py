@@ -1,0 +1,111 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from align_keras.evaluation import linear_probe, logistic_regression
+from align_keras.evaluation.linear_probe import PENALTIES, evaluate_linear_probe, probe
+from align_keras.utils.errors import InputError
+
+
+def blobs(items):
+    """Four classes of six dimensions that overlap."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, items)
+    features = random.normal(size=(4, 6))[labels] + random.normal(0, 0.8, (items, 6))
+    return features / np.linalg.norm(features, axis=1, keepdims=True), labels
+
+
+def two_splits():
+    features, labels = blobs(500)
+    return (features[:300], labels[:300]), (features[300:], labels[300:])
+
+
+def test_is_what_scikit_learn_does_with_the_same_sweep():
+    (train, labels), (test, test_labels) = two_splits()
+    penalties = PENALTIES[1:4]  # scikit-learn takes seconds with the weakest.
+    found, chosen = probe(train, labels, test, test_labels, 4, penalties)
+    chosen = dict(chosen)
+
+    held_out = np.zeros(len(labels), bool)
+    for label in range(4):
+        held_out[np.flatnonzero(labels == label)[4::5]] = True
+
+    def fit(features, own, penalty):
+        return LogisticRegression(
+            C=1 / (penalty * len(own)), tol=1e-7, max_iter=10_000
+        ).fit(features, own)
+
+    scores = [
+        fit(train[~held_out], labels[~held_out], penalty).score(
+            train[held_out], labels[held_out]
+        )
+        for penalty in penalties
+    ]
+    best = int(np.argmax(scores))  # The first, strongest, of equal ones.
+    assert len(set(scores)) > 1
+    assert chosen["linear_probe/penalty"] == penalties[best]
+    assert chosen["linear_probe/held_out_top_1"] == pytest.approx(scores[best])
+    sklearn = fit(train, labels, penalties[best])
+    np.testing.assert_array_equal(found.predictions, sklearn.predict(test))
+    assert np.mean(found.ranks == 0) == sklearn.score(test, test_labels)
+
+
+def test_of_equal_penalties_the_strongest_is_chosen():
+    labels = np.arange(60) % 3  # Separable: all are right on what is held out.
+    _, chosen = probe(np.eye(3)[labels], labels, np.eye(3), [0, 1, 2], 3)
+    assert dict(chosen)["linear_probe/penalty"] == PENALTIES[0]
+
+
+def test_the_protocol_yields_what_the_probe_finds():
+    (train, labels), (test, test_labels) = two_splits()
+    metrics = dict(
+        evaluate_linear_probe(lambda x: x, train, labels, test, test_labels, classes=4)
+    )
+    found, chosen = probe(train, labels, test, test_labels, 4)
+    assert metrics["linear_probe/top_1"] == np.mean(found.ranks == 0)
+    assert "linear_probe/top_5" not in metrics  # Of four classes.
+    assert metrics["linear_probe/penalty"] == dict(chosen)["linear_probe/penalty"]
+    assert 0.5 < metrics["linear_probe/top_1"] < 1
+
+
+def test_judging_in_blocks_changes_nothing(monkeypatch):
+    (train, labels), (test, test_labels) = two_splits()
+    whole, _ = probe(train, labels, test, test_labels, 4, penalties=(1e-3,))
+    monkeypatch.setattr(linear_probe, "_BLOCK", 7)
+    parts, _ = probe(train, labels, test, test_labels, 4, penalties=(1e-3,))
+    np.testing.assert_array_equal(parts.ranks, whole.ranks)
+
+
+def test_the_training_features_are_not_copied(monkeypatch):
+    monkeypatch.setattr(linear_probe, "_BLOCK", 256)
+    monkeypatch.setattr(logistic_regression, "_BLOCK", 256)
+    labels = np.arange(20_000) % 4
+    features = np.random.default_rng(0).normal(np.eye(4, 64)[labels]).astype("float32")
+    tracemalloc.start()
+    try:
+        probe(features, labels, features[:9], labels[:9], 4, penalties=(1e-2,))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < features.nbytes / 2
+
+
+def test_a_class_without_training_items_is_never_found():
+    (train, labels), (test, test_labels) = two_splits()
+    found, _ = probe(train, labels, test, test_labels, classes=6)
+    assert found.predictions.max() == 3
+
+
+def test_errors_name_the_argument():
+    features, labels = blobs(30)
+    with pytest.raises(InputError, match=r"`labels` must lie in \[0, 3\)"):
+        probe(features, labels, features, labels, classes=3)
+    with pytest.raises(InputError, match="`features` and `test_features`"):
+        probe(features, labels, features[:, :2], labels, classes=4)
+    with pytest.raises(InputError, match="a class with five items"):
+        probe(features[:4], [0, 1, 2, 3], features, labels, classes=4)
+    for penalties in ((), (1e-3, 0.0)):
+        with pytest.raises(InputError, match="`penalties` above 0"):
+            probe(features, labels, features, labels, 4, penalties)

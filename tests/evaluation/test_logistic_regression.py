@@ -1,0 +1,83 @@
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from align_keras.evaluation import logistic_regression
+from align_keras.evaluation.logistic_regression import fit_logistic_regression
+
+
+def blobs(items=300, dimension=6, classes=4, spread=0.8, seed=0):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, items)
+    features = random.normal(0, 1, (classes, dimension))[labels]
+    features = features + random.normal(0, spread, features.shape)
+    return features / np.linalg.norm(features, axis=1, keepdims=True), labels
+
+
+@pytest.mark.parametrize("penalty", [1e-1, 1e-2, 1e-4])
+def test_agrees_with_scikit_learn(penalty):
+    features, labels = blobs()
+    fit = fit_logistic_regression(features, labels, 4, penalty, tolerance=1e-9)
+    sklearn = LogisticRegression(
+        C=1 / (penalty * len(labels)), tol=1e-10, max_iter=5000
+    ).fit(features, labels)
+    # Both lie at the one optimum, to about slope / penalty.
+    np.testing.assert_allclose(fit.weights[:-1].T, sklearn.coef_, atol=2e-4)
+    intercepts = sklearn.intercept_ - sklearn.intercept_.mean()
+    np.testing.assert_allclose(
+        fit.weights[-1] - fit.weights[-1].mean(), intercepts, atol=2e-4
+    )
+    logits = features @ fit.weights[:-1] + fit.weights[-1]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        probabilities, sklearn.predict_proba(features), atol=2e-5
+    )
+    assert fit.slope <= 1e-9 and fit.iterations < 1000
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    features, labels = blobs(20, 3, 3)
+    point = np.random.default_rng(1).normal(size=(4, 3))
+    _, gradient = logistic_regression._objective(point, features, labels, 0.3)
+    for place in np.ndindex(point.shape):
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = point.copy()
+            moved[place] += step
+            value, _ = logistic_regression._objective(moved, features, labels, 0.3)
+            values.append(value)
+        assert (values[0] - values[1]) / 2e-6 == pytest.approx(
+            gradient[place], abs=1e-8
+        )
+
+
+def test_does_not_depend_on_the_block_size(monkeypatch):
+    features, labels = blobs()
+    whole = fit_logistic_regression(features, labels, 4, 1e-2, tolerance=1e-10)
+    monkeypatch.setattr(logistic_regression, "_BLOCK", 17)
+    parts = fit_logistic_regression(features, labels, 4, 1e-2, tolerance=1e-10)
+    # The order of summation moves the way, not the place it leads to.
+    np.testing.assert_allclose(parts.weights, whole.weights, atol=1e-7)
+
+
+def test_the_start_does_not_matter():
+    features, labels = blobs()
+    start = np.random.default_rng(2).normal(0, 3, (7, 4))
+    first = fit_logistic_regression(features, labels, 4, 1e-2, tolerance=1e-9)
+    second = fit_logistic_regression(features, labels, 4, 1e-2, start, tolerance=1e-9)
+    np.testing.assert_allclose(second.weights[:-1], first.weights[:-1], atol=1e-6)
+    at_optimum = fit_logistic_regression(features, labels, 4, 1e-2, first.weights)
+    assert at_optimum.iterations == 0
+
+
+def test_extremes_raise_no_warnings():
+    """Separable, huge, constant, and with a class that no item has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for features in (np.eye(3) * 1e4, np.zeros((3, 3)), np.ones((3, 3))):
+            fit = fit_logistic_regression(features, np.arange(3), 4, 1e-8)
+            assert np.isfinite(fit.weights).all()
+    fit = fit_logistic_regression(np.eye(3), np.arange(3), 4, 1e-3, max_iterations=2)
+    assert fit.iterations == 2 and fit.slope > 1e-6  # It says that it didn't end.

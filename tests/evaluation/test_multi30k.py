@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from align_keras.evaluation.multi30k import (
+    evaluate_multi30k,
+    mean_recall,
+    multilingual_outcomes,
+    multilingual_ranks,
+)
+from align_keras.evaluation.paper_results import paper_results
+from align_keras.utils.errors import InputError
+
+IMAGES = [f"picture {number}" for number in range(40)]
+CAPTIONS = {
+    language: [[f"{language} {row} {n}" for n in range(count)] for row in range(40)]
+    for language, count in {"en": 5, "de": 5, "fr": 1, "cs": 1}.items()
+}
+
+
+class Encoders:
+    """A picture is a point; a caption lies near its picture, Czech farther off."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+        self.points = self.unit(self.rng.normal(size=(40, 12)))
+        self.asked = []
+
+    @staticmethod
+    def unit(rows):
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    def images(self, images):
+        self.asked.append(images)
+        return self.points[[int(image.split()[1]) for image in images]]
+
+    def texts(self, texts):
+        self.asked.append(texts)
+        rows = [int(text.split()[1]) for text in texts]
+        spread = {"en": 0.2, "de": 0.3, "fr": 0.3, "cs": 0.9}[texts[0][:2]]
+        noise = self.rng.normal(size=(len(texts), 12))
+        return self.unit(self.points[rows] + spread * noise)
+
+
+def test_against_clip_benchmark():
+    import torch
+    from clip_benchmark.metrics import zeroshot_retrieval as theirs
+
+    encoders, seen = Encoders(), {}
+
+    def encode_texts(texts):
+        seen[texts[0][:2]] = encoders.texts(texts)
+        return seen[texts[0][:2]]
+
+    found = dict(evaluate_multi30k(encoders.images, encode_texts, IMAGES, CAPTIONS))
+    for language, texts in seen.items():
+        owners = torch.arange(40).repeat_interleave(len(texts) // 40)
+        right = owners[:, None] == torch.arange(40)
+        scores = torch.from_numpy(texts @ encoders.points.T)
+        recalls = []
+        for way, (own_scores, own_right) in {
+            "t2i": (scores, right),
+            "i2t": (scores.T, right.T),
+        }.items():
+            for k in (1, 5, 10):
+                hits = theirs.recall_at_k(own_scores, own_right, k) > 0
+                recalls.append(hits.float().mean().item())
+                assert found[f"{language}/{way}/recall_at_{k}"] == pytest.approx(
+                    recalls[-1]
+                )
+        assert found[f"{language}/mean_recall"] == pytest.approx(np.mean(recalls))
+    assert 0.2 < found["cs/mean_recall"] < found["en/mean_recall"] < 1.0
+
+
+def test_pictures_are_encoded_once():
+    encoders = Encoders()
+    dict(evaluate_multi30k(encoders.images, encoders.texts, IMAGES, CAPTIONS))
+    assert [len(items) for items in encoders.asked] == [40, 200, 200, 40, 40]
+
+
+def test_metrics_have_the_papers_names():
+    encoders = Encoders()
+    found = dict(evaluate_multi30k(encoders.images, encoders.texts, IMAGES, CAPTIONS))
+    names = {
+        result.metric for result in paper_results() if result.protocol == "multi30k"
+    }
+    assert names == {name for name in found if name.endswith("mean_recall")}
+
+
+def test_equal_captions_are_one_target_where_keys_are_given():
+    def encode(items):
+        return np.eye(2)[[0 if "sun" in item else 1 for item in items]]
+
+    arguments = (encode, encode, ["sun a", "sun b"], {"en": ["the sun", "The  sun"]})
+    assert dict(evaluate_multi30k(*arguments))["en/i2t/recall_at_1"] == 0.0
+    found = dict(evaluate_multi30k(*arguments, image_keys=["a", "b"]))
+    assert found["en/mean_recall"] == 1.0
+
+
+def test_mean_recall_is_the_mean_of_six():
+    names = [f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    values = [0.1, 0.5, 0.9, 0.0, 0.2, 0.4]
+    metrics = dict(zip(names, values, strict=True)) | {"i2t/recall_at_20": 1.0}
+    assert mean_recall(metrics) == pytest.approx(np.mean(values))
+
+
+def test_a_language_of_another_number_of_pictures():
+    encoders = Encoders()
+    captions = CAPTIONS | {"fr": CAPTIONS["fr"][:39]}
+    with pytest.raises(InputError, match=r"captions\['fr'\].*got 39 for 40"):
+        dict(evaluate_multi30k(encoders.images, encoders.texts, IMAGES, captions))
+
+
+def test_metrics_are_the_means_of_the_pictures_shares():
+    encoders = Encoders()
+    arguments = (encoders.images, encoders.texts, IMAGES, CAPTIONS)
+    found = dict(evaluate_multi30k(*arguments))
+    encoders = Encoders()
+    outcomes = multilingual_outcomes(
+        multilingual_ranks(encoders.images, encoders.texts, IMAGES, CAPTIONS)
+    )
+    assert set(outcomes) == set(found)
+    for name, of_pictures in outcomes.items():
+        assert of_pictures.shape == (40,)
+        assert np.mean(of_pictures) == pytest.approx(found[name]), name

@@ -1,0 +1,200 @@
+import fractions
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+
+from align_keras.evaluation.nearest_neighbors import (
+    evaluate_knn,
+    nearest_neighbors,
+    neighbor_ranks,
+)
+from align_keras.utils.errors import InputError
+
+BLOCK_SIZES = (1, 2, 3, 7, 64, 4096)
+
+
+def unit_rows(rows, dimension, seed=0, dtype=np.float32):
+    values = np.random.default_rng(seed).normal(size=(rows, dimension))
+    return (values / np.linalg.norm(values, axis=1, keepdims=True)).astype(dtype)
+
+
+def brute_force(queries, gallery, k):
+    """The k best rows by exact rational arithmetic, ties by the lower row."""
+    found = []
+    for query in queries.tolist():
+        scores = [
+            sum(
+                fractions.Fraction(a) * fractions.Fraction(b)
+                for a, b in zip(query, row, strict=True)
+            )
+            for row in gallery.tolist()
+        ]
+        order = sorted(range(len(scores)), key=lambda row: (-scores[row], row))
+        found.append(order[:k])
+    return np.array(found)
+
+
+@settings(max_examples=40)
+@given(data=st.data(), block_size=st.sampled_from(BLOCK_SIZES))
+def test_is_the_brute_force_result_with_its_ties(data, block_size):
+    """Entries of few values make many ties, and fixed point holds them exactly."""
+    row = st.lists(st.sampled_from([-1.0, 0.0, 0.25, 1.0]), min_size=3, max_size=3)
+
+    def draw(rows):
+        return np.array(data.draw(st.lists(row, min_size=1, max_size=rows)))
+
+    queries, gallery = draw(4), draw(12)
+    k = data.draw(st.integers(1, len(gallery)))
+    rows, _ = nearest_neighbors(queries, gallery, k, block_size)
+    np.testing.assert_array_equal(rows, brute_force(queries, gallery, k))
+
+
+def test_agrees_with_scikit_learn():
+    queries, gallery = unit_rows(50, 16), unit_rows(700, 16, seed=1)
+    rows, scores = nearest_neighbors(queries, gallery, k=10)
+    distances, expected = (
+        NearestNeighbors(n_neighbors=10, algorithm="brute", metric="euclidean")
+        .fit(gallery.astype(float))
+        .kneighbors(queries.astype(float))
+    )
+    np.testing.assert_array_equal(rows, expected)
+    # Of unit rows |a - b|² = 2 - 2ab; float32 rows are unit to about 1e-7.
+    np.testing.assert_allclose(scores, 1 - distances**2 / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+def test_does_not_depend_on_the_block_size(block_size):
+    gallery = unit_rows(90, 8)
+    gallery[50:70] = gallery[10:30]  # Ties across blocks.
+    queries = gallery[::4]
+    rows, scores = nearest_neighbors(queries, gallery, 5, block_size)
+    expected_rows, expected_scores = nearest_neighbors(queries, gallery, 5, 90)
+    np.testing.assert_array_equal(rows, expected_rows)
+    np.testing.assert_array_equal(scores, expected_scores)
+    assert (rows[3, :2] == [12, 52]).all()  # Query 12 and its copy, the lower first.
+
+
+def test_collapsed_embeddings_find_the_first_rows():
+    gallery = np.repeat(unit_rows(1, 8), 300, axis=0)
+    rows, _ = nearest_neighbors(gallery[:5], gallery, k=4, block_size=32)
+    np.testing.assert_array_equal(rows, np.tile(np.arange(4), (5, 1)))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_sorted_gallery_is_searched_to_its_end(order):
+    """Each block holds better rows than all before, or none does."""
+    angles = np.linspace(0, 1.5, 2000)[::order]
+    gallery = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    rows, _ = nearest_neighbors(np.array([[0.0, 1.0]]), gallery, 3, block_size=256)
+    assert rows.tolist() == [[1999, 1998, 1997] if order > 0 else [0, 1, 2]]
+
+
+def test_scores_that_float32_cannot_tell_apart_are_ranked_exactly():
+    base = unit_rows(1, 32, dtype=np.float64)
+    # Cosines apart by 1e-8, in rows whose rounding in float32 errs by more.
+    others = unit_rows(400, 32, 4, np.float64)
+    others -= (others @ base.T) * base
+    cosines = 1 - 1e-8 * np.random.default_rng(1).permutation(400)
+    gallery = unit_rows(8000, 32, 2, np.float64)
+    near = np.arange(1100, 7100, 15)
+    gallery[near] = cosines[:, None] * base + 8 * others
+    alone, scores = nearest_neighbors(base, gallery, k=8, block_size=1024)
+    # To the fixed point's 2**-26 of the longest row's length, below 16.
+    np.testing.assert_allclose(scores[0], np.sort(cosines)[:-9:-1], atol=16 / 2**26)
+    # Alone, every block has many rows that are near, and is scored in float64 as a
+    # whole; among others few pairs are near, and are scored one by one.
+    queries = np.concatenate([unit_rows(63, 32, 3, np.float64), base])
+    rows, _ = nearest_neighbors(queries, gallery, k=8, block_size=1024)
+    np.testing.assert_array_equal(rows[-1], alone[0])
+
+
+def test_of_equal_rows_far_apart_the_lower_comes_first():
+    gallery = unit_rows(4096, 16)
+    gallery[3010:3030] = gallery[10:30]
+    rows, scores = nearest_neighbors(gallery[:64], gallery, k=4, block_size=512)
+    for query in range(10, 30):
+        assert rows[query, :2].tolist() == [query, query + 3000]
+        assert scores[query, 0] == scores[query, 1] > scores[query, 2]
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
+def test_scale_does_not_matter(scale):
+    queries, gallery = unit_rows(9, 8, 1, np.float64), unit_rows(80, 8, 2, np.float64)
+    rows, scores = nearest_neighbors(queries * scale, gallery * scale, 3)
+    expected, plain = nearest_neighbors(queries, gallery, 3)
+    np.testing.assert_array_equal(rows, expected)
+    if 1e-100 < scale < 1e100:
+        np.testing.assert_allclose(scores, plain * scale**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8])
+def test_number_types(dtype):
+    gallery = (np.eye(4) * 3).astype(dtype)
+    rows, scores = nearest_neighbors(gallery, gallery, 1)
+    assert rows.ravel().tolist() == [0, 1, 2, 3]
+    assert scores.ravel().tolist() == [9.0] * 4
+
+
+def test_memory_does_not_grow_with_a_mapped_gallery(tmp_path):
+    peaks = []
+    queries = unit_rows(64, 32)
+    for rows in (4_000, 16_000):
+        np.save(tmp_path / "gallery.npy", unit_rows(rows, 32))
+        gallery = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+        tracemalloc.start()
+        found, _ = nearest_neighbors(queries, gallery, 5, block_size=256)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert found.max() < rows
+    # But for the norms, 8 bytes a row: read in blocks, not as a whole (2 MB).
+    assert peaks[1] - peaks[0] < 12_000 * 8 + 50_000
+
+
+def test_errors_name_the_argument():
+    eye = np.eye(3)
+    for k in (0, 4, 1.0, None):
+        with pytest.raises(InputError, match=r"`k` must be an integer in \[1, 3\]"):
+            nearest_neighbors(eye, eye, k)
+    with pytest.raises(InputError, match="one dimension, got 3 and 2"):
+        nearest_neighbors(eye, eye[:, :2], 1)
+    with pytest.raises(InputError, match="`gallery_embeddings` must be finite"):
+        nearest_neighbors(eye, np.diag([1, np.nan, 1]), 1)
+    with pytest.raises(InputError, match="`block_size`"):
+        nearest_neighbors(eye, eye, 1, block_size=0)
+    with pytest.raises(InputError, match="at least one row"):
+        nearest_neighbors(eye, eye[:0], 1)
+
+
+def test_neighbor_ranks_by_hand():
+    ranks = neighbor_ranks([[3, 1, 3], [3, 1, 1], [2, 2, 2]], [3, 1, 0])
+    assert ranks[:2].tolist() == [0, 1]
+    assert ranks[2] > 10**9  # A miss at any k.
+    with pytest.raises(InputError, match=r"shapes \(1, 2\) and \(3,\)"):
+        neighbor_ranks([[1, 2]], [1, 2, 3])
+
+
+def test_evaluate_knn_agrees_with_scikit_learns_classifier():
+    random = np.random.default_rng(0)
+    labels, test_labels = random.integers(0, 6, 300), random.integers(0, 6, 100)
+    centres = unit_rows(6, 12)
+    train = centres[labels] + random.normal(0, 0.35, (300, 12))
+    test = centres[test_labels] + random.normal(0, 0.35, (100, 12))
+    train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
+    found = dict(evaluate_knn(lambda x: x, train, labels, test, test_labels))
+    sklearn = KNeighborsClassifier(1, algorithm="brute").fit(train, labels)
+    assert found["knn/recall_at_1"] == sklearn.score(test, test_labels)
+    assert 0.5 < found["knn/recall_at_1"] < 1  # Neither trivial nor perfect.
+    neighbours = KNeighborsClassifier(10, algorithm="brute").fit(train, labels)
+    within = labels[neighbours.kneighbors(test, return_distance=False)]
+    for k in (5, 10):
+        right = (within[:, :k] == test_labels[:, None]).any(axis=1)
+        assert found[f"knn/recall_at_{k}"] == right.mean()
+
+
+def test_a_class_that_the_gallery_lacks_is_a_miss_at_any_k():
+    found = dict(evaluate_knn(np.asarray, np.eye(2), [0, 1], np.eye(2), [0, 5]))
+    assert found == {f"knn/recall_at_{k}": 0.5 for k in (1, 5, 10)}

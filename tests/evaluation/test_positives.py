@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from align_keras.evaluation.positives import (
+    flatten_captions,
+    normalized_caption,
+    own_positives,
+    shared_positives,
+)
+from align_keras.utils.errors import InputError
+
+
+def as_lists(rows):
+    return [np.asarray(own).tolist() for own in rows]
+
+
+def test_captions_are_compared_casefolded_with_collapsed_space():
+    assert normalized_caption("  Große\tKatze \n") == normalized_caption("GROSSE katze")
+    assert normalized_caption("a b") != normalized_caption("ab")
+
+
+def test_shared_positives_by_hand():
+    # Pictures 0 and 2 are pixel-identical; captions 1 and 4 are the same text.
+    right = shared_positives(
+        ["twin", "cat", "twin", "alone"],
+        ["red bird", "A bird", "a cat", "robin", "a  BIRD", "lone"],
+        [0, 0, 1, 2, 1, 3],
+    )
+    assert as_lists(right.image_to_text) == [
+        [0, 1, 3, 4],  # its own, its twin's, and the other "a bird"
+        [1, 2, 4],
+        [0, 1, 3, 4],
+        [5],
+    ]
+    assert as_lists(right.text_to_image) == [
+        [0, 2],
+        [0, 1, 2],
+        [1],
+        [0, 2],
+        [0, 1, 2],
+        [3],
+    ]
+
+
+def test_a_picture_without_captions_has_no_positives():
+    right = shared_positives(["a", "b"], ["x"], [1])
+    assert as_lists(right.image_to_text) == [[], [0]]
+    assert as_lists(right.text_to_image) == [[1]]
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=8).flatmap(
+        lambda keys: st.tuples(
+            st.just(keys),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(["x", "X ", "y", "z"]),
+                    st.integers(0, len(keys) - 1),
+                ),
+                max_size=12,
+            ),
+        )
+    )
+)
+def test_shared_positives_equal_the_definition(case):
+    keys, pairs = case
+    captions, index = [text for text, _ in pairs], [row for _, row in pairs]
+    index = np.array(index, int)
+    right = shared_positives(keys, captions, index)
+    carried = {
+        (keys[row], caption.strip().lower())
+        for caption, row in zip(captions, index, strict=True)
+    }
+    matrix = np.array(
+        [
+            [(key, caption.strip().lower()) in carried for caption in captions]
+            for key in keys
+        ]
+    ).reshape(len(keys), len(captions))
+    assert as_lists(right.image_to_text) == as_lists(map(np.flatnonzero, matrix))
+    assert as_lists(right.text_to_image) == as_lists(map(np.flatnonzero, matrix.T))
+
+
+def test_one_target_of_1375_rows_stays_cheap():
+    rows = 1375
+    right = shared_positives(range(rows), ["the same title"] * rows)
+    assert len(right.text_to_image[7]) == rows
+    # One array serves all rows, or the lists would grow with the square.
+    assert right.text_to_image[0] is right.text_to_image[1]
+
+
+def test_own_positives_by_hand():
+    right = own_positives(4, np.array([2, 0, 2, 3]))
+    assert as_lists(right.image_to_text) == [[1], [], [0, 2], [3]]
+    assert as_lists(right.text_to_image) == [[2], [0], [2], [3]]
+
+
+def test_own_positives_keep_equal_captions_apart():
+    own = own_positives(2, [0, 1])
+    shared = shared_positives(["a", "b"], ["the same", "the same"], [0, 1])
+    assert as_lists(own.text_to_image) == [[0], [1]]
+    assert as_lists(shared.text_to_image) == [[0, 1], [0, 1]]
+
+
+def test_flatten_captions():
+    texts, rows = flatten_captions([["a", "b"], "c", []])
+    assert texts == ["a", "b", "c"]
+    assert rows.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: shared_positives(["a"], ["x", "y"]), "2 captions for 1 pictures"),
+        (lambda: shared_positives(["a"], ["x"], [1]), r"in \[0, 1\).*got 1"),
+        (lambda: shared_positives(["a"], ["x"], [0, 0]), "one integer a caption"),
+        (lambda: own_positives(2, [0, 2]), r"in \[0, 2\).*got 2"),
+        (lambda: own_positives(2, [-1, 0]), r"in \[0, 2\).*got -1"),
+        (lambda: own_positives(2, [0.0, 1.0]), "one integer a caption.*float64"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+
+from align_keras.evaluation.spearman import dense_codes, rank_correlation, spearman
+from align_keras.utils.errors import InputError
+
+# Few values, so that ties abound, and any floats.
+VALUES = st.sampled_from([0.0, 0.5, 1.0, 1.5]) | st.floats(-1e6, 1e6)
+
+
+def test_by_hand():
+    assert spearman([1, 2, 3], [10, 20, 30]) == 1.0
+    assert spearman([1, 2, 3], [30, 20, 10]) == -1.0
+    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 1 - 6 · 0.5 / 60 without ties; with
+    # them cov / (σσ') = 4.5 / √(4.5 · 5).
+    assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / np.sqrt(22.5))
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=40))
+def test_against_scipy(pairs):
+    first, second = np.array(pairs).T
+    assume(len(set(first)) > 1 and len(set(second)) > 1)
+    expected = stats.spearmanr(first, second).statistic
+    assert spearman(first, second) == pytest.approx(expected, abs=1e-12)
+
+
+def test_against_scipy_on_ratings():
+    rng = np.random.default_rng(0)
+    ratings = rng.integers(0, 26, 3000) / 5
+    scores = ratings + rng.normal(size=3000)
+    expected = stats.spearmanr(scores, ratings).statistic
+    assert spearman(scores, ratings) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_constant_side_correlates_with_nothing():
+    assert spearman([0.3, 0.3, 0.3], [1, 2, 3]) == 0.0
+    assert spearman([1, 2, 3], [5, 5, 5]) == 0.0
+
+
+def test_codes_of_all_pairs_serve_for_a_sample():
+    rng = np.random.default_rng(1)
+    first, second = rng.integers(0, 30, 500), rng.normal(size=500).round(1)
+    sample = rng.permutation(500)[:77]
+    assert rank_correlation(
+        dense_codes(first)[sample], dense_codes(second)[sample]
+    ) == pytest.approx(spearman(first[sample], second[sample]), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([1], [1], r"at least 2, got shapes \(1,\) and \(1,\)"),
+        ([1, 2], [1, 2, 3], r"one length.*\(2,\) and \(3,\)"),
+        ([[1, 2]], [[1, 2]], "two lists"),
+        ([1, np.nan], [1, 2], "must be finite"),
+        ([1, 2], [1, np.inf], "must be finite"),
+    ],
+)
+def test_errors(first, second, message):
+    with pytest.raises(InputError, match=message):
+        spearman(first, second)

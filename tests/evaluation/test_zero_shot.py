@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+from clip_benchmark.metrics import zeroshot_classification as clip_benchmark
+from sklearn.metrics import balanced_accuracy_score
+
+from align_keras.evaluation.zero_shot import (
+    class_embeddings,
+    evaluate_zero_shot,
+    zero_shot_classification,
+)
+from align_keras.utils.errors import InputError
+
+CLASSES = ["cat", "dog", "red fox", "owl", "newt", "eel", "bee"]
+TEMPLATES = ["{}", "a picture of {}", "{} in the {{rain}}"]
+
+
+def encode_texts(texts):
+    """Unit vectors that depend on the text alone."""
+    seeds = [[ord(letter) for letter in text] for text in texts]
+    rows = np.array([np.random.default_rng(seed).normal(size=8) for seed in seeds])
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+class _ClipLike:
+    """A model as clip_benchmark takes it; its tokens are numbers of texts."""
+
+    def __init__(self):
+        self.texts = []
+
+    def tokenize(self, texts):
+        self.texts = texts
+        return torch.arange(len(texts))
+
+    def encode_text(self, tokens):
+        return torch.tensor(encode_texts([self.texts[token] for token in tokens]))
+
+
+def noisy_pictures(count=200, noise=0.6, seed=0):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, len(CLASSES), count)
+    rows = class_embeddings(encode_texts, CLASSES, TEMPLATES)[labels]
+    rows = rows + random.normal(0, noise, rows.shape)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows.astype(np.float32), labels
+
+
+def test_class_embeddings_are_those_of_clip_benchmark():
+    model = _ClipLike()
+    expected = clip_benchmark.zero_shot_classifier(
+        model,
+        model.tokenize,
+        CLASSES,
+        # clip_benchmark's templates are filled in by str.format.
+        ["{c}", "a picture of {c}", "{c} in the {{{{rain}}}}"],
+        device="cpu",
+        amp=False,
+    )
+    found = class_embeddings(encode_texts, CLASSES, TEMPLATES)
+    np.testing.assert_allclose(found, expected.numpy().T, atol=1e-12)
+
+
+def test_accuracies_are_those_of_clip_benchmark_and_scikit_learn(monkeypatch):
+    # Its float(array of one number) is an error in NumPy from 2.5 on.
+    item = lambda array: np.asarray(array).item()  # noqa: E731
+    monkeypatch.setattr(clip_benchmark, "float", item, raising=False)
+    images, labels = noisy_pictures()
+    metrics = dict(
+        evaluate_zero_shot(
+            lambda rows: rows, encode_texts, images, labels, CLASSES, TEMPLATES
+        )
+    )
+    classes = class_embeddings(encode_texts, CLASSES, TEMPLATES)
+    logits = torch.tensor(images @ classes.T)
+    top_1, top_5 = clip_benchmark.accuracy(logits, torch.tensor(labels), topk=(1, 5))
+    assert metrics["zero_shot/top_1"] == pytest.approx(top_1, abs=1e-9)
+    assert metrics["zero_shot/top_5"] == pytest.approx(top_5, abs=1e-9)
+    assert metrics["zero_shot/mean_per_class"] == pytest.approx(
+        balanced_accuracy_score(labels, logits.argmax(1).numpy()), abs=1e-12
+    )
+    assert 0.3 < top_1 < 0.95 and top_5 < 1  # The test would see a difference.
+
+
+def test_the_mean_is_of_embeddings_and_then_of_unit_length():
+    vectors = {"a x": [1.0, 0.0], "b x": [0.0, 3.0]}
+    found = class_embeddings(
+        lambda texts: np.array([vectors[text] for text in texts]),
+        ["x"],
+        ["a {}", "b {}"],
+    )
+    # Each prompt has unit length first: a long one doesn't count for more.
+    np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5]])
+
+
+@pytest.mark.parametrize("block_size", [1, 3, 50, 4096])
+def test_does_not_depend_on_the_block_size(block_size):
+    images, labels = noisy_pictures(60)
+    classes = class_embeddings(encode_texts, CLASSES, TEMPLATES)
+    found = zero_shot_classification(images, classes, labels, block_size)
+    expected = zero_shot_classification(images, classes, labels)
+    np.testing.assert_array_equal(found.ranks, expected.ranks)
+    np.testing.assert_array_equal(found.predictions, expected.predictions)
+
+
+def test_ties_count_as_wrong_and_the_prediction_says_so():
+    classes = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    found = zero_shot_classification(np.array([[1.0, 0.0]] * 3), classes, [0, 1, 2])
+    assert found.ranks.tolist() == [1, 1, 2]
+    assert found.predictions.tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize("collapsed", [np.zeros((4, 2)), np.ones((4, 2))])
+def test_a_collapsed_model_is_never_right(collapsed):
+    found = zero_shot_classification(collapsed, np.ones((3, 2)), [0, 1, 2, 0])
+    assert found.ranks.tolist() == [2] * 4
+    assert (found.predictions != [0, 1, 2, 0]).all()
+
+
+def test_a_single_class_is_always_right():
+    found = zero_shot_classification(np.eye(2), np.ones((1, 2)), [0, 0])
+    assert found.ranks.tolist() == found.predictions.tolist() == [0, 0]
+
+
+def test_errors_name_the_argument():
+    with pytest.raises(InputError, match="2 names and 2 templates, one of them 'no'"):
+        class_embeddings(encode_texts, ["a", "b"], ["{}", "no"])
+    with pytest.raises(InputError, match="`class_names` must hold a name"):
+        class_embeddings(encode_texts, [], ["{}"])
+    with pytest.raises(InputError, match="cancel out, got length 0.0 for 'x'"):
+        class_embeddings(lambda texts: np.array([[1.0], [-1.0]]), ["x"], ["{}", "a {}"])
+    with pytest.raises(InputError, match="diverged"):
+        class_embeddings(lambda texts: np.full((1, 2), np.nan), ["x"], ["{}"])
+    for labels in ([0, 3], [-1, 0]):
+        with pytest.raises(InputError, match=r"`labels` must lie in \[0, 2\)"):
+            zero_shot_classification(np.eye(2), np.eye(2), labels)
+    for labels in ([0], [0.0, 1.0], [[0], [1]]):
+        with pytest.raises(InputError, match="`labels` must hold one integer"):
+            zero_shot_classification(np.eye(2), np.eye(2), labels)
+    with pytest.raises(InputError, match="one dimension"):
+        zero_shot_classification(np.eye(2), np.eye(3), [0, 1])
