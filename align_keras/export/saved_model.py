@@ -1,44 +1,50 @@
-"""One SavedModel that takes raw file bytes and raw strings."""
+"""SavedModels for TensorFlow Serving: pictures, texts, and both."""
 
 import json
+import pathlib
 
 import tensorflow as tf
 
-from align_keras.images import preprocess_image_bytes
+from align_keras.export.model_card import model_card
+from align_keras.export.served_model import ServedModel
+from align_keras.export.signatures import describe_signatures
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_folder
+from align_keras.utils.files import atomic_folder, placeable_folder
 
+# Folder → what is served.
+MODELS = {"image": (True, False), "text": (False, True), "align": (True, True)}
+_GRAPH = "saved_model.pb"
+WEIGHTS = (None, "bfloat16", "float16")
 _NEEDED = ("image_encoder", "text_encoder", "image_size", "tokenizer")
 
 
-def export_saved_model(model, directory):
-    """Writes a model as a SavedModel with a signature for pictures and one for texts.
+def export_saved_model(model, directory, *, weights=None, about=None):
+    """Writes a model as three SavedModels, in folders as TensorFlow Serving reads.
 
-    To run, it needs TensorFlow and the operations of `tensorflow_text`, neither
-    Keras nor this package. Its signatures:
+    `image/1` serves pictures and needs TensorFlow alone; `text/1` serves captions
+    and needs the operations of `tensorflow_text` too; `align/1` serves both. None
+    needs Keras or this package. `signatures.json` in each describes its signatures,
+    as `describe_signatures`; `README.md` beside them is the model card.
 
-    - `encode_image`: `image_bytes`, string (n,), JPEG, PNG, GIF, BMP or WebP files →
-      `image_embedding`, float32 (n, d) of unit length.
-    - `encode_text`: `captions`, string (n,), UTF-8 → `text_embedding`, float32
-      (n, d) of unit length.
-    - `serving_default`, the same as `encode_text`: plain strings, the query of a
-      search, need no encoding in TensorFlow Serving's JSON.
-
-    `signatures.json` beside `saved_model.pb` describes them, the preprocessing
-    included. Any n is taken, 0 too. A picture that can't be decoded fails its
-    whole batch.
+    Decoding, resizing, cropping and tokenization are in the graphs, bit for bit as
+    in evaluation. Any batch is taken, an empty one too. A file that is no picture
+    fails nothing: it is `valid` = False, and its embedding zero.
 
     Args:
         model: `ALIGN` with a vocabulary.
-        directory: str or `pathlib.Path`, the SavedModel's folder. An existing one is
-            replaced as a whole, and only once the new one is complete.
+        directory: str or `pathlib.Path`, the folder of the three: new, empty, or an
+            earlier export, which is replaced as a whole, and only once the new one is
+            complete.
+        weights: `"bfloat16"` or `"float16"` stores the weights in half the room, and
+            computes in float32 as before; None leaves them as they are.
+        about: dict of what the card tells of the model's origin, as `model_card`.
 
     Raises:
-        InputError: if the model isn't an `ALIGN`, has no vocabulary, or `directory`
-            is a file.
+        InputError: if the model isn't an `ALIGN`, has no vocabulary, `directory` is
+            a file or holds something else, or there are no such `weights`.
 
     References:
-        Jia et al. 2021, section 4.2 (embeddings compared by cosine).
+        Jia et al. 2021, sections 4.2 (embeddings compared by cosine) and 10.
 
     Example:
 
@@ -50,121 +56,53 @@ def export_saved_model(model, directory):
     ...     "align_nano", vocabulary_size=6, vocabulary=vocabulary)
     >>> folder = os.path.join(tempfile.mkdtemp(), "export")
     >>> export_saved_model(model, folder)
-    >>> encode_text = tf.saved_model.load(folder).signatures["encode_text"]
+    >>> served = tf.saved_model.load(os.path.join(folder, "text", "1"))
+    >>> encode_text = served.signatures["encode_text"]
     >>> encode_text(captions=tf.constant(["red"]))["text_embedding"].shape[0]
     1
     """
-    check_exportable(model, directory)
-    server = _Server(model)
+    check_exportable(model)
+    directory = placeable_folder(directory, "directory")
+    _check_holds_nothing_else(directory)
+    if weights not in WEIGHTS:
+        raise InputError(
+            f"weights must be one of {', '.join(map(str, WEIGHTS))}, received "
+            f"{weights!r}; choose one."
+        )
     with atomic_folder(directory) as folder:
-        tf.saved_model.save(server, str(folder), signatures=server.signatures())
-        description = json.dumps(describe_signatures(model), indent=2)
-        (folder / "signatures.json").write_text(description + "\n", encoding="utf-8")
+        write_saved_models(model, folder, weights=weights, about=about)
 
 
-def describe_signatures(model):
-    """Returns inputs, outputs and preprocessing of the export as plain JSON.
+def write_saved_models(model, folder, *, weights=None, about=None):
+    """Writes the three SavedModels and the card into a folder.
 
     Args:
-        model: `ALIGN` with a vocabulary.
-
-    Returns:
-        dict, by signature: `inputs`, `outputs` (name → dtype and shape, with None
-        for the batch) and `preprocessing`, what the graph does by itself.
+        model: as `export_saved_model`.
+        folder: `pathlib.Path`, existing and empty; half full after an error.
+        weights: as `export_saved_model`.
+        about: as `export_saved_model`.
     """
-    embedding = {
-        "dtype": "float32",
-        "shape": [None, model.image_encoder.output_shape[-1]],
-    }
-    strings = {"dtype": "string", "shape": [None]}
-    text = {
-        "inputs": {"captions": strings},
-        "outputs": {"text_embedding": embedding},
-        "preprocessing": {
-            "normalization": model.tokenizer.normalization,
-            "sequence_length": model.tokenizer.sequence_length,
-            "vocabulary_size": len(model.tokenizer.vocabulary),
-        },
-    }
-    image = {
-        "inputs": {"image_bytes": strings},
-        "outputs": {"image_embedding": embedding},
-        "preprocessing": {"image_size": model.image_size},
-    }
-    return {"encode_image": image, "encode_text": text, "serving_default": text}
+    for name, (images, texts) in MODELS.items():
+        write_served(ServedModel(model, images, texts, weights), folder / name)
+    card = model_card(model, weights=weights, **(about or {}))
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-class _Server(tf.Module):
-    """What is stored: the raw variables, the tokenizer and the functions.
+def write_served(served, folder):
+    """Writes one SavedModel as the first version of a servable.
 
-    The Keras model itself stays out of what TensorFlow tracks: tracked, each
-    variable would be stored twice.
+    Args:
+        served: `ServedModel`.
+        folder: `pathlib.Path`, the servable's.
     """
-
-    def __init__(self, model):
-        super().__init__(name="align")
-        self.stored_variables = [
-            variable.value
-            for encoder in (model.image_encoder, model.text_encoder)
-            for variable in encoder.variables
-        ]
-        self.tokenizer = model.tokenizer
-        self.encode_image = _image_function(model)
-        self.encode_text = _text_function(model)
-        # No signature: two outputs that only a look into the graph needs.
-        self.tokenize = tf.function(
-            model.tokenizer.__call__,
-            input_signature=[tf.TensorSpec((None,), tf.string, name="captions")],
-        )
-
-    def signatures(self):
-        return {
-            "encode_image": self.encode_image,
-            "encode_text": self.encode_text,
-            "serving_default": self.encode_text,
-        }
+    version = pathlib.Path(folder) / "1"
+    tf.saved_model.save(served, str(version), signatures=served.functions)
+    description = json.dumps(describe_signatures(served), indent=1)
+    (version / "signatures.json").write_text(description + "\n", encoding="utf-8")
 
 
-def _image_function(model):
-    spec = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    size = model.image_size
-
-    @tf.function(input_signature=[spec])
-    def encode_image(image_bytes):
-        images = tf.map_fn(
-            lambda picture: preprocess_image_bytes(picture, size),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec((size, size, 3), tf.float32),
-        )
-        embedding = model.image_encoder(_at_least_one(images), training=False)
-        embedding = embedding[: tf.shape(image_bytes)[0]]
-        return {"image_embedding": model.normalise_image(embedding)}
-
-    return encode_image
-
-
-def _at_least_one(images):
-    """Adds a black picture to an empty batch.
-
-    TensorFlow's fused convolution gives no rows of the wrong shape for no rows.
-    """
-    missing = tf.maximum(0, 1 - tf.shape(images)[0])
-    return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-
-
-def _text_function(model):
-    spec = tf.TensorSpec((None,), tf.string, name="captions")
-
-    @tf.function(input_signature=[spec])
-    def encode_text(captions):
-        embedding = model.text_encoder(model.tokenizer(captions), training=False)
-        return {"text_embedding": model.normalise_text(embedding)}
-
-    return encode_text
-
-
-def check_exportable(model, directory):
-    """Raises unless `export_saved_model` can write `model` to `directory`."""
+def check_exportable(model):
+    """Raises unless `model` is an `ALIGN` with all that is exported."""
     # `tokenizer` itself raises where the vocabulary is missing.
     missing = [name for name in _NEEDED if not hasattr(model, name)]
     if missing:
@@ -172,8 +110,15 @@ def check_exportable(model, directory):
             f"model must be an ALIGN, received {type(model).__name__} without "
             f"{', '.join(missing)}; build one by ALIGN.from_preset."
         )
-    if tf.io.gfile.exists(str(directory)) and not tf.io.gfile.isdir(str(directory)):
+
+
+def _check_holds_nothing_else(folder):
+    """Raises for what an export would remove, but for an earlier export."""
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    is_export = all((folder / name / "1" / _GRAPH).is_file() for name in MODELS)
+    others = held if not is_export else held - {*MODELS, "README.md", "serving"}
+    if others:
         raise InputError(
-            f"directory must be a folder's name, received the file {str(directory)!r}; "
-            "pass another name."
+            f"directory must be new, empty or an earlier export, received {folder}, "
+            f"which holds {min(others)}; name another, or remove it first."
         )

@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import subprocess
@@ -7,23 +6,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 
-from align_keras.export import export_saved_model
-from align_keras.models.align import ALIGN
-from align_keras.text.vocabulary import SPECIAL_TOKENS
+from align_keras.export import export_saved_model, saved_model
 from align_keras.utils.errors import InputError
-
-LETTERS = "abcdefghijklmnopqrstuvwxyzσ漢"
-VOCABULARY = [*SPECIAL_TOKENS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
-CAPTIONS = [
-    "a red bicycle",
-    "TITI I İ ΣΑΣ",
-    "Crème [MASK] 漢字 \u200b",
-    "",
-    "x" * 10_000,
-    "👩\u200d🚀",
-]
+from tests.export.exported import CAPTIONS, TOLERANCE, VOCABULARY, pictures
 
 # Runs where neither Keras nor this package can be imported, and under a locale in
 # which ICU lowers "I" to "ı".
@@ -38,79 +24,45 @@ tf_text = pathlib.Path(importlib.util.find_spec("tensorflow_text").origin).paren
 for library in sorted(tf_text.glob("python/ops/*.so")):
     tf.load_op_library(str(library))
 folder = pathlib.Path(sys.argv[1])
-model = tf.saved_model.load(str(folder / "export"))
 inputs = np.load(folder / "inputs.npz", allow_pickle=True)
-arguments = {
-    "encode_image": ("image_bytes", inputs["pictures"]),
-    "encode_text": ("captions", inputs["captions"]),
-    "serving_default": ("captions", inputs["captions"]),
-}
+pictures = ("image_bytes", inputs["pictures"])
+captions = ("captions", inputs["captions"])
 outputs = {}
-for name, (argument, values) in arguments.items():
-    signature = model.signatures[name]
-    for label, count in (("", len(values)), ("_one", 1), ("_none", 0)):
-        batch = tf.constant(list(values[:count]), tf.string)
-        result = signature(**{argument: batch})
-        assert len(result) == 1, result
-        for key, embedding in result.items():
-            outputs[f"{name}/{key}{label}"] = embedding.numpy()
+for servable, arguments in (
+    ("image", {"encode_image": pictures, "serving_default": pictures}),
+    ("text", {"encode_text": captions, "serving_default": captions}),
+    (
+        "align",
+        {
+            "encode_image": pictures,
+            "encode_text": captions,
+            "serving_default": captions,
+        },
+    ),
+):
+    model = tf.saved_model.load(str(folder / "export" / servable / "1"))
+    for name, (argument, values) in arguments.items():
+        signature = model.signatures[name]
+        for label, count in (("", len(values)), ("_one", 1), ("_none", 0)):
+            batch = tf.constant(list(values[:count]), tf.string)
+            for key, embedding in signature(**{argument: batch}).items():
+                outputs[f"{servable}/{name}/{key}{label}"] = embedding.numpy()
 for key, values in model.tokenize(tf.constant(list(inputs["captions"]))).items():
     outputs[f"tokenize/{key}"] = values.numpy()
 np.savez(folder / "outputs.npz", **outputs)
 """
 
-
-def pictures():
-    """One picture a format, of different sizes and modes."""
-    source = np.random.default_rng(0)
-    result = []
-    for format, mode, size in (
-        ("PNG", "RGBA", (50, 30)),
-        ("PNG", "L", (9, 70)),
-        ("JPEG", "RGB", (120, 90)),
-        ("GIF", "P", (40, 40)),
-        ("BMP", "RGB", (33, 64)),
-    ):
-        # Each of another colour and texture.
-        colour = source.integers(0, 256, 4)
-        noise = source.integers(-90, 90, (size[1], size[0], 4))
-        pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels, "RGBA").convert("RGB").convert(mode).save(
-            buffer, format
-        )
-        result.append(buffer.getvalue())
-    return result
-
-
-@pytest.fixture(scope="module")
-def model():
-    model = ALIGN.from_preset(
-        "align_nano",
-        vocabulary=VOCABULARY,
-        vocabulary_size=len(VOCABULARY),
-        sequence_length=12,
-    )
-    # No weight keeps its initial value, batch normalisation's statistics included,
-    # so that one that isn't stored shows.
-    source = np.random.default_rng(1)
-    for encoder in (model.image_encoder, model.text_encoder):
-        for variable in encoder.variables:
-            if "float" in variable.dtype:
-                value = variable.numpy() * source.uniform(0.5, 1.5, variable.shape)
-                if "variance" in variable.path:
-                    value *= 0.1  # Or the signal fades away in untrained layers.
-                elif value.ndim == 1:
-                    value += source.normal(0, 0.02, variable.shape)
-                variable.assign(value)
-    return model
-
-
-@pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    export_saved_model(model, folder / "export")
-    return folder
+# Runs where TensorFlow Text can't be imported.
+RELOAD_IMAGES = """
+import json, sys
+for name in ("keras", "tensorflow_text", "align_keras"):
+    sys.modules[name] = None
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+pixels = tf.zeros((2, 30, 40, 3), tf.uint8)
+found = model.signatures["encode_image_pixels"](images=pixels)
+print(json.dumps(found["image_embedding"].shape.as_list()))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -134,26 +86,23 @@ def outputs(folder):
     return np.load(folder / "outputs.npz")
 
 
-# Keras and the export run the same float32 kernels, but TensorFlow fuses and folds
-# some of them in a graph of its own (convolution with batch normalisation), each
-# with another rounding: 1e-7 relative an operation, some hundred operations deep; 3e-7
-# was measured. A wrong weight or token shows at 1e-3 and above.
-TOLERANCE = 1e-5
-
-
-def test_images_in_a_fresh_process(model, outputs):
+@pytest.mark.parametrize("servable", ["image", "align"])
+def test_images_in_a_fresh_process(model, outputs, servable):
     expected = model.encode_images(pictures())
-    embedding = outputs["encode_image/image_embedding"]
+    embedding = outputs[f"{servable}/encode_image/image_embedding"]
     assert embedding.dtype == np.float32
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
+    assert outputs[f"{servable}/encode_image/valid"].all()
     # The pictures differ by more than that, so that the comparison says something.
     assert np.abs(embedding[0] - embedding[1]).max() > 1e-2
 
 
-@pytest.mark.parametrize("signature", ["encode_text", "serving_default"])
-def test_texts_in_a_fresh_process(model, outputs, signature):
+@pytest.mark.parametrize(
+    "key", ["text/encode_text", "text/serving_default", "align/serving_default"]
+)
+def test_texts_in_a_fresh_process(model, outputs, key):
     expected = model.encode_texts(CAPTIONS)
-    embedding = outputs[f"{signature}/text_embedding"]
+    embedding = outputs[f"{key}/text_embedding"]
     assert embedding.dtype == np.float32
     np.testing.assert_allclose(embedding, expected, rtol=0, atol=TOLERANCE)
     assert np.abs(embedding[0] - embedding[1]).max() > 1e-3
@@ -161,13 +110,23 @@ def test_texts_in_a_fresh_process(model, outputs, signature):
 
 @pytest.mark.parametrize("name", ["image", "text"])
 def test_batches_of_any_size(model, outputs, name):
-    key = f"encode_{name}/{name}_embedding"
+    key = f"{name}/encode_{name}/{name}_embedding"
     width = model.image_encoder.output_shape[-1]
     np.testing.assert_allclose(np.linalg.norm(outputs[key], axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(
         outputs[key + "_one"], outputs[key][:1], rtol=0, atol=TOLERANCE
     )
     assert outputs[key + "_none"].shape == (0, width)
+
+
+def test_pictures_need_no_text_operations(folder, model):
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", RELOAD_IMAGES, str(folder / "export/image/1")],
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert result.returncode == 0, result.stderr[-1000:]
+    assert json.loads(result.stdout) == [2, model.image_encoder.output_shape[-1]]
 
 
 def test_tokens_within_the_graph(model, outputs):
@@ -182,39 +141,49 @@ def test_variables_are_stored_once(model, folder):
         for variable in encoder.variables
     )
     stored = sum(
-        file.stat().st_size for file in (folder / "export" / "variables").iterdir()
+        file.stat().st_size
+        for file in (folder / "export" / "align" / "1" / "variables").iterdir()
     )
     assert 4 * parameters <= stored < 1.05 * 4 * parameters + 50_000
 
 
-def test_description(model, folder):
-    description = json.loads((folder / "export" / "signatures.json").read_text())
-    signatures = tf.saved_model.load(str(folder / "export")).signatures
-    assert set(description) == set(signatures)
+@pytest.mark.parametrize("servable", ["image", "text", "align"])
+def test_description(model, folder, servable):
+    place = folder / "export" / servable / "1"
+    description = json.loads((place / "signatures.json").read_text())
+    signatures = tf.saved_model.load(str(place)).signatures
+    assert set(description["signatures"]) == set(signatures)
     for name, signature in signatures.items():
         _, inputs = signature.structured_input_signature
         for side, specs in (
             ("inputs", inputs),
             ("outputs", signature.structured_outputs),
         ):
-            assert description[name][side] == {
-                key: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()}
+            described = description["signatures"][name][side]
+            assert {
+                key: (own["dtype"], own["shape"]) for key, own in described.items()
+            } == {
+                key: (spec.dtype.name, spec.shape.as_list())
                 for key, spec in specs.items()
             }
-    assert description["encode_image"]["preprocessing"] == {"image_size": 64}
-    assert description["encode_text"]["preprocessing"] == {
-        "normalization": "bert_uncased",
-        "sequence_length": 12,
-        "vocabulary_size": len(VOCABULARY),
+    expected = {
+        "image": {"image_size": 64},
+        "text": {
+            "normalization": "bert_uncased",
+            "sequence_length": 12,
+            "vocabulary_size": len(VOCABULARY),
+        },
     }
+    if servable != "align":
+        expected = {servable: expected[servable]}
+    assert description["preprocessing"] == expected
 
 
 def test_a_failed_export_leaves_the_old_one(model, tmp_path, monkeypatch):
-    target = tmp_path / "export"
-    target.mkdir()
-    (target / "saved_model.pb").write_text("old")
+    target = earlier_export(tmp_path)
 
     def full_disk(server, path, signatures):
+        os.makedirs(path)
         with open(os.path.join(path, "saved_model.pb"), "w") as file:
             file.write("half")
         raise OSError(28, "No space left on device")
@@ -223,7 +192,39 @@ def test_a_failed_export_leaves_the_old_one(model, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         export_saved_model(model, target)
     assert [file.name for file in tmp_path.iterdir()] == ["export"]
-    assert (target / "saved_model.pb").read_text() == "old"
+    assert (target / "text" / "1" / "saved_model.pb").read_text() == "old"
+
+
+def earlier_export(tmp_path):
+    target = tmp_path / "export"
+    for name in ("image", "text", "align"):
+        (target / name / "1").mkdir(parents=True)
+        (target / name / "1" / "saved_model.pb").write_text("old")
+    return target
+
+
+def test_only_an_earlier_export_is_replaced(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(saved_model, "write_saved_models", _write_a_card)
+    target = earlier_export(tmp_path)
+    export_saved_model(model, target)
+    assert [file.name for file in target.iterdir()] == ["README.md"]
+    # A card alone is anyone's.
+    with pytest.raises(InputError, match=r"which holds README\.md; name another"):
+        export_saved_model(model, target)
+    own = earlier_export(tmp_path / "own")
+    (own / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"which holds notes\.txt"):
+        export_saved_model(model, own)
+    assert (own / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    export_saved_model(model, tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(InputError, match="directory .* the current folder"):
+        export_saved_model(model, ".")
+
+
+def _write_a_card(model, folder, **options):
+    (folder / "README.md").write_text("new")
 
 
 def test_bad_arguments(model, tmp_path):
@@ -231,9 +232,11 @@ def test_bad_arguments(model, tmp_path):
         export_saved_model(object(), tmp_path / "export")
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(InputError, match="directory .* the file"):
+    with pytest.raises(InputError, match="directory .* which is a file"):
         export_saved_model(model, file)
     assert file.read_text() == ""
+    with pytest.raises(InputError, match="weights must be one of .* 'int8'"):
+        export_saved_model(model, tmp_path / "export", weights="int8")
 
 
 def test_a_model_without_vocabulary(tmp_path):

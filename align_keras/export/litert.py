@@ -1,0 +1,239 @@
+"""The towers as LiteRT (TensorFlow Lite) files, for phones, browsers and boards."""
+
+import contextlib
+import tempfile
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.export.litert_metadata import append_files
+from align_keras.export.litert_quantize import check_quantization, quantize_flatbuffer
+from align_keras.export.litert_tower import LiteRTTower
+from align_keras.export.tower_description import (
+    describe_image_tower,
+    describe_text_tower,
+)
+from align_keras.export.tower_functions import (
+    CHECKED,
+    image_tower_function,
+    noise,
+    some_tokens,
+    text_tower_function,
+)
+from align_keras.utils.errors import InputError
+
+# The least mean cosine to Keras's embeddings, far below what was measured: it tells
+# broken files from rounded ones. Recall is judged by `align-keras export`.
+LEAST_COSINE = {
+    "none": 0.9999,
+    "float16": 0.999,
+    "weight-int8": 0.95,
+    "dynamic-int8": 0.95,
+    "int8": 0.9,
+}
+
+
+def image_flatbuffer(
+    model, quantize="none", pixels=(), *, resizable=False, licence=None
+):
+    """Converts the image tower: pixels in, embedding of unit length out.
+
+    The file has one signature, `encode_image_pixels`: `images`, float32 (1, S, S, 3),
+    RGB grey levels in [0, 255], → `image_embedding`, float32 (1, d). Decoding,
+    resizing and cropping are the caller's; `metadata.json` in the file tells how.
+
+    Args:
+        model: `ALIGN` that computes in float32.
+        quantize: str, one of `QUANTIZATIONS`, as `quantize_flatbuffer`.
+        pixels: uint8 or float array (n, S, S, 3) in [0, 255], preprocessed pictures
+            like those that the model will see. `int8` takes the ranges of its
+            activations from them, a hundred or more; the finished file is checked
+            on the first ones, or on noise where there are none.
+        resizable: bool; True leaves number, height and width of the pictures open;
+            they are 1, S and S until the interpreter is told otherwise. The ranges
+            of `int8` are those of S × S.
+        licence: str or None, the terms of the weights, for the file's metadata.
+
+    Returns:
+        bytes of a `.tflite` file, with metadata as `read_files` reads it.
+
+    Raises:
+        InputError: if the model lacks a part or computes in another dtype, there is
+            no such quantisation, `int8` has no pictures, or what converts and runs
+            the file isn't installed; and if the quantised tower's embeddings are far
+            from Keras's.
+        RuntimeError: if the float tower's embeddings aren't Keras's.
+
+    References:
+        Jia et al. 2021, section 4.1.
+
+    Example:
+
+    >>> from align_keras.models.align import ALIGN
+    >>> model = ALIGN.from_preset("align_nano", vocabulary_size=100)
+    >>> LiteRTTower(image_flatbuffer(model)).inputs["images"]
+    (1, 64, 64, 3)
+    """
+    check_quantization(quantize)
+    encode = image_tower_function(model, resizable)
+    size = model.image_size
+    pixels = _checked_pixels(pixels, size)
+    content = _convert(encode, model.image_encoder, "encode_image_pixels")
+    if resizable:
+        content = _with_default_shapes(content, [1, size, size, 3])
+    samples = [{"images": picture[None]} for picture in pixels]
+    content = quantize_flatbuffer(content, quantize, samples)
+    content = append_files(
+        content,
+        describe_image_tower(model, quantize, len(pixels), resizable, licence),
+    )
+    shown = pixels[:CHECKED] if len(pixels) else noise(size)
+    expected = np.asarray(model.normalise_image(model.image_encoder(shown)))
+    _check(content, [{"images": own[None]} for own in shown], expected, quantize)
+    return content
+
+
+def text_flatbuffer(model, quantize="none", *, resizable=False, licence=None):
+    """Converts the text tower: token ids in, embedding of unit length out.
+
+    The file has one signature, `encode_token_ids`: `token_ids` and `padding_mask`,
+    int32 (1, L), → `text_embedding`, float32 (1, d). `vocabulary.txt` in the file
+    holds the tokens in the order of their ids.
+
+    Args:
+        model: `ALIGN` with a vocabulary, that computes in float32.
+        quantize: str, one of `QUANTIZATIONS`. `int8` is `dynamic-int8` here: outliers
+            of a transformer's activations don't fit fixed ranges of 8 bits.
+        resizable: bool; True leaves the number of texts open.
+        licence: str or None, the terms of the weights, for the file's metadata.
+
+    Returns:
+        bytes of a `.tflite` file, with metadata as `read_files` reads it.
+
+    Raises:
+        InputError: as `image_flatbuffer`, and if there is no vocabulary.
+        RuntimeError: as `image_flatbuffer`.
+
+    References:
+        Jia et al. 2021, section 4.1. Bondarenko et al. 2021, "Understanding and
+        Overcoming the Challenges of Efficient Transformer Quantization".
+
+    Example:
+
+    >>> from align_keras.models.align import ALIGN
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
+    >>> model = ALIGN.from_preset(
+    ...     "align_nano", vocabulary_size=6, vocabulary=vocabulary)
+    >>> LiteRTTower(text_flatbuffer(model)).outputs
+    {'text_embedding': (1, 256)}
+    """
+    check_quantization(quantize)
+    encode = text_tower_function(model, resizable)
+    encoder = model.text_encoder
+    tokens = some_tokens(model)
+    if quantize == "int8":
+        quantize = "dynamic-int8"
+    with _narrow_embedding(encoder.token_embedding, quantize):
+        content = _convert(encode, encoder, "encode_token_ids")
+    content = quantize_flatbuffer(content, quantize)
+    content = append_files(
+        content, describe_text_tower(model, quantize, resizable, licence)
+    )
+    expected = np.asarray(model.normalise_text(encoder(tokens)))
+    rows = range(len(expected))
+    shown = [{name: own[row, None] for name, own in tokens.items()} for row in rows]
+    _check(content, shown, expected, quantize)
+    return content
+
+
+def _checked_pixels(pixels, size):
+    pixels = np.asarray(pixels, "float32")
+    if len(pixels) and pixels.shape[1:] != (size, size, 3):
+        raise InputError(
+            f"pixels must have the shape (n, {size}, {size}, 3), received "
+            f"{pixels.shape}; preprocess the pictures by preprocess_image."
+        )
+    return pixels
+
+
+def _convert(encode, encoder, key):
+    """A function and its variables as a float LiteRT file.
+
+    By way of a SavedModel: `TFLiteConverter.from_concrete_functions` writes files
+    without weights of Keras 3 models, and says nothing.
+    """
+    module = tf.Module()
+    module.encode = encode
+    module.stored_variables = [own.value for own in encoder.variables]
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={key: encode})
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            folder, signature_keys=[key]
+        )
+        # No operations of TensorFlow's own: no runtime but LiteRT's is needed.
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        return converter.convert()
+
+
+@contextlib.contextmanager
+def _narrow_embedding(layer, quantize):
+    """Lets a token embedding look up narrow rows, while a function is traced.
+
+    The quantiser leaves tables alone that are gathered from, and this one is most of
+    a small BERT. Rows are integers with a scale each: LiteRT gathers no float16, and
+    16 bits so are finer.
+    """
+    if quantize == "none":
+        yield
+        return
+    dtype = "int16" if quantize == "float16" else "int8"
+    table, largest = np.asarray(layer.embeddings), np.iinfo(dtype).max
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True) / largest, 1e-12)
+    rows = tf.constant(np.rint(table / scales).astype(dtype))
+    scales = tf.constant(scales.astype("float32"))
+
+    def look_up(ids):
+        return tf.cast(tf.gather(rows, ids), "float32") * tf.gather(scales, ids)
+
+    layer.call = look_up
+    try:
+        yield
+    finally:
+        del layer.call  # The class's own again.
+
+
+def _with_default_shapes(content, shape):
+    """Writes what open inputs are before they are resized; the converter writes 1."""
+    try:
+        from ai_edge_litert.tools import flatbuffer_utils
+    except ImportError:
+        raise InputError(
+            "resizable needs ai-edge-litert, which isn't installed; run "
+            '`pip install "align-keras[litert]"`.'
+        ) from None
+
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    main = graph.subgraphs[0]
+    for index in main.inputs:
+        main.tensors[index].shape = shape
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(graph))
+
+
+def _check(content, samples, expected, quantize):
+    tower = LiteRTTower(content)
+    found = np.concatenate([tower(**sample) for sample in samples])
+    cosine = float(np.mean(np.sum(found * expected, axis=1)))
+    if cosine >= LEAST_COSINE[quantize]:  # Not of not-a-number either.
+        return
+    problem = (
+        f"its mean cosine to Keras's embeddings is {cosine:.4f}, below "
+        f"{LEAST_COSINE[quantize]} for {quantize}"
+    )
+    if quantize == "none":
+        raise RuntimeError(
+            f"the converted tower isn't the model's: {problem}; report it."
+        )
+    raise InputError(
+        f"quantize must leave the tower as it was, received {quantize!r}: {problem}; "
+        "choose a finer quantisation."
+    )

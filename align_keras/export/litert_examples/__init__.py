@@ -1,0 +1,1 @@
+"""Examples that `align-keras export --format litert` copies; nothing imports them."""

@@ -1,0 +1,82 @@
+"""Compares a picture with texts by the two LiteRT files beside this script.
+
+    pip install ai-edge-litert numpy pillow tokenizers
+    python example.py picture.jpg "a red bicycle" "two cats"
+
+prints each text behind its similarity to the picture. All that the towers need to
+know is read from the files themselves: metadata.json tells the preprocessing,
+vocabulary.txt the tokens (`unzip -l text.tflite` lists them).
+"""
+
+import argparse
+import json
+import pathlib
+import zipfile
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from PIL import Image
+from tokenizers import BertWordPieceTokenizer
+
+
+def open_tower(path, threads):
+    """Returns the file's only signature, a function, and its metadata, a dict."""
+    with zipfile.ZipFile(path) as archive:
+        metadata = json.loads(archive.read("metadata.json"))
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    return interpreter.get_signature_runner(metadata["signature"]), metadata
+
+
+def read_pixels(path, preprocessing):
+    """Returns a picture as float32 (1, S, S, 3), grey levels from 0 to 255."""
+    size, resize_to = preprocessing["image_size"], preprocessing["resize_to"]
+    picture = Image.open(path).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    picture = picture.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
+    start = (resize_to - size) // 2
+    picture = picture.crop((start, start, start + size, start + size))
+    return np.asarray(picture, "float32")[None]
+
+
+def open_tokenizer(path, preprocessing):
+    """Returns the tokenizer of the vocabulary inside a text tower's file."""
+    with zipfile.ZipFile(path) as archive:
+        tokens = archive.read(preprocessing["vocabulary_file"]).decode().splitlines()
+    vocabulary = {token: row for row, token in enumerate(tokens)}
+    uncased = preprocessing["normalization"] == "bert_uncased"
+    tokenizer = BertWordPieceTokenizer(
+        vocabulary, lowercase=uncased, strip_accents=uncased
+    )
+    length = preprocessing["sequence_length"]
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
+    return tokenizer
+
+
+def main():
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description="Compares a picture with texts.")
+    parser.add_argument("picture")
+    parser.add_argument("texts", nargs="+", metavar="text")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+
+    folder = pathlib.Path(__file__).parent
+    encode_image, about_image = open_tower(folder / "image.tflite", arguments.threads)
+    encode_text, about_text = open_tower(folder / "text.tflite", arguments.threads)
+    tokenizer = open_tokenizer(folder / "text.tflite", about_text["preprocessing"])
+
+    pixels = read_pixels(arguments.picture, about_image["preprocessing"])
+    image = encode_image(images=pixels)["image_embedding"][0]
+    for words in arguments.texts:
+        encoding = tokenizer.encode(words)
+        text = encode_text(
+            token_ids=np.array([encoding.ids], "int32"),
+            padding_mask=np.array([encoding.attention_mask], "int32"),
+        )["text_embedding"][0]
+        print(f"{image @ text:.4f} {words}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Quantised copies of a float LiteRT file."""
+
+import contextlib
+import io
+import re
+import warnings
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+
+QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
+# Biases are int32, in steps of the inputs' scale times the weights'.
+_LARGEST_BIAS = 2.0**30
+_LARGEST_WEIGHT = 127.0
+
+
+def check_quantization(quantize):
+    """Raises unless `quantize` is one of `QUANTIZATIONS`."""
+    if quantize not in QUANTIZATIONS:
+        raise InputError(
+            f"quantize must be one of {', '.join(QUANTIZATIONS)}, received "
+            f"{quantize!r}; choose one."
+        )
+
+
+def quantize_flatbuffer(flatbuffer, quantize, samples=()):
+    """Quantises a float LiteRT file.
+
+    - `float16`: weights are stored as float16, and all arithmetic is float32.
+    - `weight-int8`: weights are stored as int8, one scale a channel, and all
+      arithmetic is float32.
+    - `dynamic-int8`: the same weights, multiplied in integers with inputs that each
+      product scales by itself at run time.
+    - `int8`: weights and activations are integers from the first convolution to the
+      pooling, with the ranges that `samples` reach. The pixels' scaling before it,
+      and the class probabilities, projection and unit length after it, stay float;
+      products after the pooling are those of `dynamic-int8`.
+
+    Args:
+        flatbuffer: bytes of the float file, which has one signature.
+        quantize: str, one of `QUANTIZATIONS`.
+        samples: list of dict of arrays, inputs of the signature; for `int8` alone.
+
+    Returns:
+        bytes. Inputs and outputs stay those of the float file.
+
+    Raises:
+        InputError: if `quantize` is unknown, `int8` has no samples or the file no
+            convolutions, or litert-quantizer isn't installed.
+
+    References:
+        Jacob et al. 2018, "Quantization and Training of Neural Networks for
+        Efficient Integer-Arithmetic-Only Inference".
+
+    Example:
+
+    >>> quantize_flatbuffer(b"a file", "none")
+    b'a file'
+    """
+    check_quantization(quantize)
+    if quantize == "none":
+        return bytes(flatbuffer)
+    if quantize == "int8":
+        return _quantize_integers(flatbuffer, samples)
+    library, types = _import()
+    quantizer = library.Quantizer(bytearray(flatbuffer))
+    everything = types.TFLOperationName.ALL_SUPPORTED
+    if quantize == "float16":
+        half = types.OpQuantizationConfig(
+            weight_tensor_config=types.TensorQuantizationConfig(
+                num_bits=16, dtype=types.TensorDataType.FLOAT
+            ),
+            compute_precision=types.ComputePrecision.FLOAT,
+            explicit_dequantize=True,
+        )
+        casting = library.AlgorithmName.FLOAT_CASTING
+        quantizer.update_quantization_recipe(".*", everything, half, casting)
+    elif quantize == "weight-int8":
+        quantizer.add_weight_only_config(".*", everything, num_bits=8)
+    else:
+        quantizer.add_dynamic_config(".*", everything, num_bits=8)
+    return _quantized(quantizer)
+
+
+def _import():
+    try:
+        from litert_quantizer import qtyping, quantizer
+    except ImportError:
+        raise InputError(
+            "quantize needs litert-quantizer, which isn't installed; run "
+            '`pip install "align-keras[litert]"`, or leave it at none.'
+        ) from None
+    return quantizer, qtyping
+
+
+def _quantized(quantizer, ranges=None):
+    with _quietly():
+        result = quantizer.quantize(
+            ranges, enable_progress_bar=False, enable_progress_report=False
+        )
+    return bytes(result.quantized_model)
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Without the library's progress bars, and its warning about memory."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Warning: Enabling", UserWarning)
+        yield
+
+
+# === Integers ===
+
+
+def _quantize_integers(flatbuffer, samples):
+    if not len(samples):
+        raise InputError(
+            "quantize=int8 needs calibration pictures, received none; give pairs like "
+            "those that the model will see, or choose dynamic-int8."
+        )
+    library, types = _import()
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(flatbuffer))
+    before, after = _outside_the_convolutions(graph)
+
+    def quantizer_of(content):
+        operation, skip = types.TFLOperationName, library.AlgorithmName.NO_QUANTIZE
+        quantizer = library.Quantizer(bytearray(content))
+        quantizer.add_static_config(".*", operation.ALL_SUPPORTED, 8, 8)
+        for end in (operation.INPUT, operation.OUTPUT):
+            quantizer.update_quantization_recipe(".*", end, algorithm_key=skip)
+        # Softmax and unit length lose most in 8 bits, and take next to no time.
+        for outside in (before, after):
+            if outside:
+                quantizer.update_quantization_recipe(
+                    _any_of(outside), operation.ALL_SUPPORTED, algorithm_key=skip
+                )
+        quantizer.add_dynamic_config(_any_of(after), operation.FULLY_CONNECTED, 8)
+        return quantizer
+
+    recipe = quantizer_of(flatbuffer).get_quantization_recipe()
+    ranges = _ranges(flatbuffer, samples, recipe)
+    _lift_dead_channels(graph, ranges)
+    lifted = flatbuffer_utils.convert_object_to_bytearray(graph)
+    return _quantized(quantizer_of(lifted), ranges)
+
+
+def _outside_the_convolutions(graph):
+    """Names of what operations before the first and after the last spatial one give."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    main = graph.subgraphs[0]
+    kinds = [graph.operatorCodes[own.opcodeIndex].builtinCode for own in main.operators]
+    if BuiltinOperator.CONV_2D not in kinds or BuiltinOperator.MEAN not in kinds:
+        raise InputError(
+            "quantize=int8 needs an image tower, received a file without convolutions; "
+            "use dynamic-int8."
+        )
+    first = kinds.index(BuiltinOperator.CONV_2D)
+    pooling = len(kinds) - 1 - kinds[::-1].index(BuiltinOperator.MEAN)
+    return [
+        [main.tensors[index].name.decode() for own in part for index in own.outputs]
+        for part in (main.operators[:first], main.operators[pooling + 1 :])
+    ]
+
+
+def _any_of(names):
+    return f"^(?:{'|'.join(map(re.escape, names))})"
+
+
+def _ranges(flatbuffer, samples, recipe):
+    """The least and the greatest value of each tensor over all samples.
+
+    The library's own moving averages forget white pictures and depend on the order.
+    """
+    from litert_quantizer import calibrator, recipe_manager
+
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe)
+
+    def widest(old, new):
+        if not old:
+            return new
+        return {
+            "min": np.minimum(old["min"], new["min"]),
+            "max": np.maximum(old["max"], new["max"]),
+        }
+
+    with _quietly():
+        calibration = calibrator.Calibrator(
+            bytearray(flatbuffer), num_threads=1, qsv_update_func=widest
+        )
+        (key,) = calibration.get_signature_list()
+        calibration.calibrate({key: list(samples)}, manager)
+    return calibration.get_model_qsvs()
+
+
+def _lift_dead_channels(graph, ranges):
+    """Keeps the biases of channels whose weights are all but zero.
+
+    A channel's scale is that of its largest weight, and its int32 bias counts in
+    steps of that: below weights of 1e-6 a bias of 1 overflows. One weight of such
+    a channel is raised to where the bias fits, which changes its outputs by less
+    than 1e-6 of the bias.
+    """
+    main = graph.subgraphs[0]
+    for operation in main.operators:
+        parts = [main.tensors[index] for index in operation.inputs if index >= 0]
+        known = ranges.get(parts[0].name.decode()) if len(parts) == 3 else None
+        if not known:
+            continue
+        weights, bias = (_float_values(graph, tensor) for tensor in parts[1:])
+        if weights is None or bias is None or bias.ndim != 1 or weights.ndim != 4:
+            continue
+        low, high = np.min(known["min"]), np.max(known["max"])
+        scale = (max(float(high), 0.0) - min(float(low), 0.0)) / 255
+        least = _LARGEST_WEIGHT * np.abs(bias) / (scale * _LARGEST_BIAS)
+        # (height, width, inputs) of each channel, which comes last in a depthwise
+        # convolution and first in others.
+        axis = 3 if weights.shape[0] == 1 and weights.shape[3] == len(bias) else 0
+        channels = np.moveaxis(weights, axis, 0)
+        dead = np.abs(channels).max(axis=(1, 2, 3)) < least
+        if dead.any():
+            channels[dead, 0, 0, 0] = least[dead]
+            buffer = graph.buffers[parts[1].buffer]
+            buffer.data = np.frombuffer(weights.tobytes(), "uint8")
+
+
+def _float_values(graph, tensor):
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    data = graph.buffers[tensor.buffer].data
+    if tensor.type != TensorType.FLOAT32 or data is None:
+        return None
+    return np.frombuffer(bytes(data), "float32").reshape(tensor.shape).copy()

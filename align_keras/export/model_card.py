@@ -1,0 +1,94 @@
+"""The model card that lies beside an export."""
+
+# After the paper's section 10.
+_LIMITS = """\
+- The paper asks for further analysis of the data and of the model before any use in
+  practice; none is made by exporting it.
+- Captions from the web may hold harmful text, which can reinforce such harms.
+- Stereotypes of the data are reinforced unless it is balanced. Look at the metrics of
+  groups of your own data: `align-keras evaluate --slice_by COLUMN`.
+- Religious and cultural items may be mislabelled; test them, and train on better pairs.
+- The distribution of people, and of clothing, food and art, may skew what the model
+  finds. Analyse and balance before production.
+- It finds what is near, also where nothing fits: a score is no probability that a
+  caption is true."""
+_PROHIBITED = """\
+Surveillance and other harmful uses are prohibited, as are decisions about people by
+what the model says of their pictures."""
+
+
+_SIGNATURES = "`signatures.json` beside each `saved_model.pb` says what it serves."
+
+
+def model_card(
+    model,
+    *,
+    weights=None,
+    source=None,
+    data=None,
+    evaluation=None,
+    licence=None,
+    described=_SIGNATURES,
+):
+    """Writes down what a model is, was trained on, can do, and must not be used for.
+
+    Args:
+        model: `ALIGN` with a vocabulary.
+        weights: str, the dtype or quantisation of the stored weights, or None for the
+            model's own.
+        source: str, where the model comes from, or None.
+        data: dict, name of a set of pairs → list of lines about it, or None.
+        evaluation: dict, metric → float, or None; before any quantisation.
+        licence: str, the terms of the weights, or None.
+        described: str, where inputs and outputs are described.
+
+    Returns:
+        str, Markdown.
+
+    References:
+        Jia et al. 2021, section 10; Mitchell et al. 2019, "Model cards for model
+        reporting" (arXiv 1810.03993).
+    """
+    image, text = model.image_encoder, model.text_encoder
+    parts = {
+        "image tower": f"{image.count_params():,} parameters, pictures of "
+        f"{model.image_size} × {model.image_size} pixels",
+        "text tower": f"{text.count_params():,} parameters, "
+        f"{model.tokenizer.sequence_length} of {len(model.tokenizer.vocabulary):,} "
+        f"tokens, normalised as {model.tokenizer.normalization}",
+        "embeddings": f"{image.output_shape[-1]} numbers, of unit length",
+        "temperature": f"{float(model.temperature):.4g}",
+        "stored weights": weights or "as trained",
+    }
+    if source is not None:
+        parts = {"from": source} | parts
+    if licence is not None:
+        parts["licence"] = " ".join(licence.split())
+    lines = ["# Model card", "", "An ALIGN (Jia et al. 2021, arXiv 2102.05918):", ""]
+    lines += ["| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in parts.items()]
+    lines += ["", described]
+    lines += ["", "## Data", "", *_data_lines(data)]
+    lines += ["", "## Evaluation so far", "", *_evaluation_lines(evaluation)]
+    lines += ["", "## Limits", "", _LIMITS, "", "## Prohibited uses", "", _PROHIBITED]
+    return "\n".join(lines) + "\n"
+
+
+def _data_lines(data):
+    if not data:
+        return ["Not recorded. Say here what it was trained on before you share it."]
+    lines = []
+    for name, notes in data.items():
+        lines.append(f"- {name}")
+        lines += [f"  - {note}" for note in notes]
+    return lines
+
+
+def _evaluation_lines(evaluation):
+    if not evaluation:
+        return [
+            "None recorded. Measure it by `align-keras evaluate --model … --protocol "
+            "…`, and write the numbers here before you share it."
+        ]
+    rows = [f"| {name} | {value:.4g} |" for name, value in sorted(evaluation.items())]
+    return ["| metric | value |", "|---|---|", *rows]

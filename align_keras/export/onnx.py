@@ -1,0 +1,131 @@
+"""The towers as ONNX files, for runtimes other than TensorFlow's."""
+
+import contextlib
+import logging
+
+import numpy as np
+
+from align_keras.export.tower_description import (
+    describe_image_tower,
+    describe_text_tower,
+)
+from align_keras.export.tower_functions import (
+    image_tower_function,
+    noise,
+    some_tokens,
+    text_tower_function,
+)
+from align_keras.utils.errors import InputError
+
+# The newest whose operations ONNX Runtime 1.20 has.
+_OPSET = 18
+# Sums in another order, rounded at 2^-24, through some hundred layers.
+_LARGEST_DIFFERENCE = 1e-4
+
+
+def image_onnx(model, *, licence=None):
+    """Converts the image tower: pixels in, embedding of unit length out.
+
+    Args:
+        model: `ALIGN` that computes in float32.
+        licence: str or None, the terms of the weights, for the file's metadata.
+
+    Returns:
+        bytes of an `.onnx` file: `images`, float32 (n, height, width, 3) in [0, 255]
+        → `image_embedding`, float32 (n, d). Its metadata properties are the files
+        that a LiteRT file holds, `metadata.json` and `LICENSE.txt`.
+
+    Raises:
+        InputError: if the model lacks a part or computes in another dtype, or tf2onnx
+            or onnxruntime isn't installed.
+        RuntimeError: if the file's embeddings aren't Keras's.
+
+    References:
+        Jia et al. 2021, section 4.1.
+    """
+    encode = image_tower_function(model, resizable=True)
+    files = describe_image_tower(model, "none", 0, True, licence)
+    return _converted(encode, files, {"images": noise(model.image_size)})
+
+
+def text_onnx(model, *, licence=None):
+    """Converts the text tower: token ids in, embedding of unit length out.
+
+    Args:
+        model: `ALIGN` with a vocabulary, that computes in float32.
+        licence: str or None, the terms of the weights, for the file's metadata.
+
+    Returns:
+        bytes of an `.onnx` file: `token_ids` and `padding_mask`, int32 (n, L) →
+        `text_embedding`, float32 (n, d). `vocabulary.txt` is among its metadata
+        properties.
+
+    Raises:
+        InputError: as `image_onnx`, and if there is no vocabulary.
+        RuntimeError: if the file's embeddings aren't Keras's.
+
+    References:
+        Jia et al. 2021, section 4.1.
+    """
+    encode = text_tower_function(model, resizable=True)
+    tokens = some_tokens(model)
+    return _converted(encode, describe_text_tower(model, "none", True, licence), tokens)
+
+
+def _converted(encode, files, inputs):
+    try:
+        import onnxruntime
+        import tf2onnx
+    except ImportError as error:
+        raise InputError(
+            f"ONNX files need {error.name}, which isn't installed; run "
+            '`pip install "align-keras[onnx]"`.'
+        ) from None
+    with _quietly():
+        graph, _ = tf2onnx.convert.from_function(
+            encode,
+            input_signature=encode.input_signature,
+            opset=_OPSET,
+            custom_op_handlers={"Erfc": (_erfc, [])},
+        )
+    for name, text in files.items():
+        graph.metadata_props.add(key=name, value=text)
+    content = graph.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, inputs)
+    (expected,) = encode(**inputs).values()
+    difference = float(np.max(np.abs(found - np.asarray(expected))))
+    if not difference <= _LARGEST_DIFFERENCE:  # Not-a-number too.
+        raise RuntimeError(
+            f"the converted tower isn't the model's: its embeddings differ from "
+            f"Keras's by {difference:.2g}, more than {_LARGEST_DIFFERENCE}; report it."
+        )
+    return content
+
+
+def _erfc(graph, node, name, arguments):
+    """Makes 1 - Erf of the Erfc that Keras's exact GELU is in TensorFlow."""
+    (x,), outputs = node.input, node.output
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    one = graph.make_const(f"{name}/one", np.float32(1))
+    erf = graph.make_node("Erf", [x], shapes=shapes, dtypes=dtypes)
+    graph.remove_node(name)
+    graph.make_node(
+        "Sub",
+        [one.output[0], erf.output[0]],
+        name=name,
+        outputs=outputs,
+        shapes=shapes,
+        dtypes=dtypes,
+    )
+
+
+@contextlib.contextmanager
+def _quietly():
+    """Without the converter's lines on each step it takes."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,228 @@
+"""The functions that a SavedModel serves, and the variables that they need."""
+
+import keras
+import tensorflow as tf
+
+from align_keras.images import preprocess_image, readable_images
+
+
+class ServedModel(tf.Module):
+    """One or both towers of an ALIGN as functions of raw inputs.
+
+    The Keras model itself stays out of what TensorFlow tracks: tracked, each
+    variable would be stored twice.
+
+    Args:
+        model: `ALIGN`, with a vocabulary where texts are served.
+        serves_images: bool, with the image tower.
+        serves_texts: bool, with the text tower, which needs TensorFlow Text.
+        weights: None for the variables' own dtype; `"bfloat16"` or `"float16"` to
+            store kernels and embeddings in half the room, and compute as before.
+
+    Attributes:
+        functions: dict, signature → `tf.function`.
+        preprocessing: dict of JSON, what the functions do before the towers.
+    """
+
+    def __init__(self, model, serves_images=True, serves_texts=True, weights=None):
+        super().__init__(name="align")
+        self._model = _Untracked(model)
+        variables = []
+        if serves_images:
+            variables += model.image_encoder.variables
+        if serves_texts:
+            variables += model.text_encoder.variables
+        if serves_images and serves_texts:
+            variables += model.temperature_layer.variables
+        self.stored_variables = [_stored(own, weights) for own in variables]
+        self._values = _Untracked(
+            list(zip(variables, self.stored_variables, strict=True))
+            if weights is not None
+            else []
+        )
+        functions, self.preprocessing = {}, {}
+        if serves_images:
+            self.preprocessing["image"] = {"image_size": model.image_size}
+            functions |= self._image_functions()
+            functions["serving_default"] = functions["encode_image"]
+        if serves_texts:
+            self.tokenizer = model.tokenizer
+            self.preprocessing["text"] = {
+                "normalization": model.tokenizer.normalization,
+                "sequence_length": model.tokenizer.sequence_length,
+                "vocabulary_size": len(model.tokenizer.vocabulary),
+            }
+            functions |= self._text_functions()
+            functions["serving_default"] = functions["encode_text"]
+            # No signature: two outputs that only a look into the graph needs.
+            self.tokenize = tf.function(
+                model.tokenizer.__call__,
+                input_signature=[tf.TensorSpec((None,), tf.string, name="captions")],
+            )
+        if serves_images and serves_texts:
+            functions |= self._functions_of_both()
+        self.functions = functions
+
+    # === Signatures ===
+
+    def _image_functions(self):
+        side = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
+
+        def encode_image(image_bytes):
+            embedding, valid = self._embedded_files(image_bytes)
+            return {"image_embedding": embedding, "valid": valid}
+
+        def encode_image_pixels(images):
+            size = self._model.it.image_size
+            pixels = preprocess_image(_at_least_one(images), size)
+            embedding = self._embedded_pixels(pixels)
+            return {"image_embedding": embedding[: tf.shape(images)[0]]}
+
+        return {
+            "encode_image": self._function(encode_image, _strings("image_bytes")),
+            "encode_image_pixels": self._function(encode_image_pixels, side),
+        }
+
+    def _text_functions(self):
+        def encode_text(captions):
+            tokens = self.tokenizer(captions)
+            return {"text_embedding": self._embedded_tokens(**tokens)}
+
+        def encode_token_ids(token_ids, padding_mask):
+            return {"text_embedding": self._embedded_tokens(token_ids, padding_mask)}
+
+        ids, mask = (
+            tf.TensorSpec((None, None), tf.int32, name=name)
+            for name in ("token_ids", "padding_mask")
+        )
+        return {
+            "encode_text": self._function(encode_text, _strings("captions")),
+            "encode_token_ids": self._function(encode_token_ids, ids, mask),
+        }
+
+    def _functions_of_both(self):
+        def similarity(image_bytes, captions):
+            images, valid = self._embedded_files(image_bytes)
+            texts = self._embedded_tokens(**self.tokenizer(captions))
+            return {
+                "cosine": tf.matmul(images, texts, transpose_b=True),
+                "valid": valid,
+            }
+
+        def classify(image_bytes, class_names, templates):
+            images, valid = self._embedded_files(image_bytes)
+            prompts = filled_templates(class_names, templates)
+            texts = self._embedded_tokens(**self.tokenizer(tf.reshape(prompts, [-1])))
+            shape = tf.concat([tf.shape(prompts), tf.shape(texts)[1:]], axis=0)
+            # The mean over the templates, as long as its parts were.
+            classes = self._computed(
+                lambda model: model.normalise_text(
+                    tf.reduce_mean(tf.reshape(texts, shape), axis=1)
+                )
+            )
+            cosine = tf.matmul(images, classes, transpose_b=True)
+            logits = self._computed(lambda model: model.temperature_layer(cosine))
+            return {"scores": tf.nn.softmax(logits), "valid": valid}
+
+        files, captions = _strings("image_bytes"), _strings("captions")
+        names, templates = _strings("class_names"), _strings("templates")
+        return {
+            "similarity": self._function(similarity, files, captions),
+            "classify": self._function(classify, files, names, templates),
+        }
+
+    # === Parts of them ===
+
+    def _embedded_files(self, image_bytes):
+        images, valid = readable_images(image_bytes, self._model.it.image_size)
+        embedding = self._embedded_pixels(_at_least_one(images))
+        embedding = embedding[: tf.shape(image_bytes)[0]]
+        return tf.where(valid[:, tf.newaxis], embedding, 0.0), valid
+
+    def _embedded_pixels(self, pixels):
+        return self._computed(
+            lambda model: model.normalise_image(
+                model.image_encoder(pixels, training=False)
+            )
+        )
+
+    def _embedded_tokens(self, token_ids, padding_mask):
+        tokens = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return self._computed(
+            lambda model: model.normalise_text(
+                model.text_encoder(tokens, training=False)
+            )
+        )
+
+    def _computed(self, compute):
+        """What the model computes with the stored variables."""
+        if not self._values.it:
+            return compute(self._model.it)
+        values = [(own, tf.cast(kept, own.dtype)) for own, kept in self._values.it]
+        with keras.StatelessScope(state_mapping=values):
+            return compute(self._model.it)
+
+    def _function(self, call, *specs):
+        return tf.function(call, input_signature=specs, autograph=False)
+
+
+class _Untracked:
+    """Hides a value from what TensorFlow stores."""
+
+    def __init__(self, it):
+        self.it = it
+
+
+def _stored(variable, weights):
+    # Biases and statistics take no room worth their digits.
+    is_large = len(variable.shape) > 1 and "float" in variable.dtype
+    if weights is None or not is_large:
+        return variable.value
+    value = tf.cast(variable.value, weights)
+    return tf.Variable(value, name=variable.name, trainable=False)
+
+
+def _strings(name):
+    return tf.TensorSpec((None,), tf.string, name=name)
+
+
+def _at_least_one(images):
+    """Adds a black picture to an empty batch.
+
+    TensorFlow's fused convolution gives no rows of the wrong shape for no rows.
+    """
+    missing = tf.maximum(0, 1 - tf.shape(images)[0])
+    return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+
+
+def filled_templates(class_names, templates):
+    """Puts each class name in the place of `{}` in each template.
+
+    Args:
+        class_names: string tensor (c,).
+        templates: string tensor (t,), at least one, each with `{}`.
+
+    Returns:
+        string tensor (c, t).
+
+    Raises:
+        tf.errors.InvalidArgumentError: without templates, and for one without `{}`.
+
+    Example:
+
+    >>> filled_templates(tf.constant(["cat"]), tf.constant(["a {}.", "{}"])).numpy()
+    array([[b'a cat.', b'cat']], dtype=object)
+    """
+    has_place = tf.strings.regex_full_match(templates, r"(?s).*\{\}.*")
+    checks = [
+        tf.debugging.assert_positive(tf.size(templates), "templates must not be empty"),
+        tf.debugging.assert_equal(has_place, True, "each of templates must have {}"),
+    ]
+    with tf.control_dependencies(checks):
+        before = tf.strings.regex_replace(templates, r"(?s)\{\}.*$", "")
+        after = tf.strings.regex_replace(templates, r"(?s)^.*?\{\}", "")
+    shape = tf.size(class_names), tf.size(templates)
+    # `tf.strings.join` stretches nothing.
+    before, after = (tf.tile(part, shape[:1]) for part in (before, after))
+    names = tf.repeat(class_names, shape[1])
+    return tf.reshape(tf.strings.join([before, names, after]), shape)

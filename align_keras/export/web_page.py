@@ -1,0 +1,225 @@
+"""A static page that searches pictures in the browser, without a server."""
+
+import base64
+import hashlib
+import json
+import pathlib
+import shutil
+
+import jinja2
+import numpy as np
+
+from align_keras.images import crop_size_to_resize_size
+from align_keras.text.unicode_classes import (
+    IDEOGRAPHS,
+    MARKS,
+    PUNCTUATION,
+    REMOVED,
+    SPACES,
+)
+from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased, save_vocabulary
+from align_keras.utils.errors import InputError
+
+# npm's package of LiteRT for browsers, and what it imports. Neither is part of this
+# package: `npm install` in the page's folder fetches them.
+LITERT_JS_VERSION = "2.5.3"
+_RUNTIME = {
+    "@litertjs/core": (
+        "package.json",
+        "README.md",
+        "dist/index.js",
+        # Which of the two is loaded depends on the browser.
+        "wasm/litert_wasm_internal.js",
+        "wasm/litert_wasm_internal.wasm",
+        "wasm/litert_wasm_compat_internal.js",
+        "wasm/litert_wasm_compat_internal.wasm",
+    ),
+    "@litertjs/wasm-utils": ("package.json", "README.md", "dist/index.js"),
+}
+_SOURCE = pathlib.Path(__file__).parent / "web"
+
+
+def write_web_page(
+    folder, *, tokenizer, image_size, image_tower, text_tower, index, title, runtime
+):
+    """Writes a page that searches an index by texts and by pictures.
+
+    Any static web server can serve the folder. The page computes everything in the
+    browser, by LiteRT in WebAssembly, and asks for nothing outside its folder.
+
+    Args:
+        folder: str or `pathlib.Path`, an existing, empty folder.
+        tokenizer: `WordPieceTokenizer` of the model.
+        image_size: int, the side of the image tower's input in pixels.
+        image_tower: bytes, a .tflite file: `images`, float32 (1, S, S, 3) in
+            [0, 255] → an embedding (1, d).
+        text_tower: bytes, a .tflite file: `token_ids` and `padding_mask`, int32
+            (1, L) → an embedding (1, d).
+        index: `SearchIndex` of the model's image embeddings, with thumbnails.
+        title: str, the page's heading.
+        runtime: str or `pathlib.Path`, a folder `node_modules` that holds
+            `@litertjs/core`, to be copied; None leaves that to `npm install` in
+            the page's folder.
+
+    Raises:
+        InputError: if a picture has no thumbnail, or `runtime` isn't as above.
+    """
+    folder = pathlib.Path(folder)
+    if runtime is not None:
+        check_runtime(runtime)
+    _write_pictures(folder, index)
+    _write_model(folder, tokenizer, image_size, image_tower, text_tower, index)
+    _write_page(folder, title, len(index))
+    if runtime is not None:
+        _copy_runtime(pathlib.Path(runtime), folder / "node_modules")
+
+
+def check_runtime(runtime):
+    """Raises unless a folder is a `node_modules` with the runtime.
+
+    Args:
+        runtime: str or `pathlib.Path`.
+
+    Raises:
+        InputError: naming the package that is missing or has another version.
+    """
+    wanted = " ".join(f"{name}@{LITERT_JS_VERSION}" for name in _RUNTIME)
+    for package, names in _RUNTIME.items():
+        home = pathlib.Path(runtime, package)
+        try:
+            text = (home / "package.json").read_text(encoding="utf-8")
+            version = json.loads(text)["version"]
+        except (OSError, ValueError, KeyError):
+            version = None
+        if version == LITERT_JS_VERSION:
+            lacking = [name for name in names if not (home / name).is_file()]
+            found = f"one without {', '.join(lacking)}" if lacking else None
+        else:
+            found = version or "none"
+        if found:
+            raise InputError(
+                f"--litert_js must be a node_modules folder with {package} "
+                f"{LITERT_JS_VERSION}, received {runtime} with {found}; run npm "
+                f"install {wanted} and name its node_modules, or leave the option out."
+            )
+
+
+def _write_pictures(folder, index):
+    """Writes the embeddings, captions and small pictures."""
+    pictures = folder / "pictures"
+    (pictures / "thumbnails").mkdir(parents=True)
+    entries = []
+    for row, entry in enumerate(index.entries):
+        thumbnail = index.thumbnail(row)
+        if thumbnail is None:
+            raise InputError(
+                f"index must have a thumbnail for each picture, received none for "
+                f"{entry['id']!r}; build it with thumbnails."
+            )
+        (pictures / entry["thumbnail"]).write_bytes(thumbnail)
+        entries.append({key: entry[key] for key in ("id", "captions", "thumbnail")})
+    embeddings = np.ascontiguousarray(index.embeddings, "<f4")
+    (pictures / "embeddings.bin").write_bytes(embeddings.tobytes())
+    _write_json(pictures / "pictures.json", entries)
+
+
+def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
+    """Writes the towers, the vocabulary and what the page must know of them."""
+    model = folder / "model"
+    model.mkdir()
+    (model / "image.tflite").write_bytes(image_tower)
+    (model / "text.tflite").write_bytes(text_tower)
+    save_vocabulary(tokenizer.vocabulary, model / "vocabulary.txt")
+    files = [*model.iterdir(), *folder.glob("pictures/*.*")]
+    _write_json(
+        model / "model.json",
+        {
+            "image_size": image_size,
+            "resize_size": crop_size_to_resize_size(image_size),
+            "dimension": index.dimension,
+            "tokenizer": tokenizer_options(tokenizer),
+            # By them the page shows how much has come.
+            "files": {
+                file.relative_to(folder).as_posix(): file.stat().st_size
+                for file in sorted(files)
+            },
+        },
+    )
+
+
+def tokenizer_options(tokenizer):
+    """Returns what web/tokenizer.js must know besides the vocabulary.
+
+    Args:
+        tokenizer: `WordPieceTokenizer`.
+
+    Returns:
+        dict, plain JSON; code points are hexadecimal ranges.
+
+    Example:
+
+    >>> from align_keras.text import WordPieceTokenizer
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
+    >>> tokenizer_options(WordPieceTokenizer(vocabulary, 6))["sequence_length"]
+    6
+    """
+    classes = {
+        "spaces": SPACES,
+        # The first private character marks special tokens.
+        "removed": REMOVED.replace("E000-F8FF", "E001-F8FF"),
+        "marks": MARKS,
+        "isolated": PUNCTUATION + IDEOGRAPHS,
+    }
+    return {
+        "sequence_length": tokenizer.sequence_length,
+        "uncased": is_uncased(tokenizer.normalization),
+        "special_tokens": list(SPECIAL_TOKENS),
+        "classes": {name: " ".join(own.split()) for name, own in classes.items()},
+    }
+
+
+def _write_page(folder, title, count):
+    """Writes the page itself, which is the same for every model but its heading."""
+    (folder / "page").mkdir()
+    for file in sorted([*_SOURCE.glob("*.js"), *_SOURCE.glob("*.css")]):
+        shutil.copyfile(file, folder / "page" / file.name)
+    shutil.copyfile(_SOURCE / "README.txt", folder / "README.txt")
+    _write_json(
+        folder / "package.json",
+        {
+            "private": True,
+            "type": "module",
+            "dependencies": dict.fromkeys(_RUNTIME, LITERT_JS_VERSION),
+        },
+    )
+    imports = {name: f"./node_modules/{name}/dist/index.js" for name in _RUNTIME}
+    imports = json.dumps({"imports": imports})
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_SOURCE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("index.html.j2").render(
+        title=title,
+        count=count,
+        imports=jinja2.filters.Markup(imports),
+        # The policy allows this inline script alone.
+        imports_hash=base64.b64encode(
+            hashlib.sha256(imports.encode()).digest()
+        ).decode(),
+    )
+    (folder / "index.html").write_text(page + "\n", encoding="utf-8")
+
+
+def _copy_runtime(runtime, target):
+    """Copies what the page loads of the runtime; the rest is twice as large."""
+    for package, names in _RUNTIME.items():
+        for name in names:
+            file = target / package / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(runtime / package / name, file)
+
+
+def _write_json(path, value):
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")

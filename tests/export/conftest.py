@@ -1,0 +1,37 @@
+"""A small ALIGN of random weights, and its export."""
+
+import numpy as np
+import pytest
+
+from align_keras.models.align import ALIGN
+from tests.export.exported import VOCABULARY
+
+
+@pytest.fixture(scope="session")
+def model():
+    model = ALIGN.from_preset(
+        "align_nano",
+        vocabulary=VOCABULARY,
+        vocabulary_size=len(VOCABULARY),
+        sequence_length=12,
+    )
+    # No weight keeps its initial value, batch normalisation's statistics included,
+    # so that one that isn't stored shows.
+    source = np.random.default_rng(1)
+    for encoder in (model.image_encoder, model.text_encoder):
+        for variable in encoder.variables:
+            if "float" in variable.dtype:
+                value = variable.numpy() * source.uniform(0.5, 1.5, variable.shape)
+                if "variance" in variable.path:
+                    value *= 0.1  # Or the signal fades away in untrained layers.
+                elif value.ndim == 1:
+                    value += source.normal(0, 0.02, variable.shape)
+                variable.assign(value)
+    return model
+
+
+@pytest.fixture(scope="session")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    model.export_saved_model(folder / "export")
+    return folder

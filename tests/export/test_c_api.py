@@ -1,0 +1,122 @@
+"""The exports in a process without Python's TensorFlow, as near to a server as can be.
+
+No registry here has TensorFlow Serving's binary; it calls the same C++ library.
+"""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.export.c_process import SCRIPT, TOLERANCE, answers, every_format, strings
+from tests.export.exported import CAPTIONS
+
+
+@pytest.fixture(scope="module")
+def files():
+    return every_format()
+
+
+def cosines(left, right):
+    return np.asarray(left) @ np.asarray(right).T
+
+
+@pytest.mark.parametrize("name", ["image", "align"])
+def test_pictures(model, folder, files, name):
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 45, 77, 3), np.uint8)
+    from_files, from_pixels = answers(
+        folder,
+        name,
+        [
+            ("encode_image", {"image_bytes": strings(files)}),
+            ("encode_image_pixels", {"images": pixels}),
+        ],
+    )
+    expected = model.encode_images(files)
+    # They differ, so that the comparison says something.
+    assert np.abs(expected[0] - expected[1]).max() > 1e-2
+    np.testing.assert_allclose(
+        from_files["image_embedding"], expected, rtol=0, atol=TOLERANCE
+    )
+    assert from_files["valid"].tolist() == [True] * len(files)
+    np.testing.assert_allclose(
+        from_pixels["image_embedding"],
+        model.encode_images(list(pixels)),
+        rtol=0,
+        atol=TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize("name", ["text", "align"])
+def test_texts(model, folder, name):
+    tokens = model.tokenizer(CAPTIONS).items()
+    tokens = {key: np.asarray(values, np.int32) for key, values in tokens}
+    by_captions, by_default, by_tokens = answers(
+        folder,
+        name,
+        [
+            ("encode_text", {"captions": strings(CAPTIONS)}),
+            ("serving_default", {"captions": strings(CAPTIONS)}),
+            ("encode_token_ids", tokens),
+        ],
+    )
+    expected = model.encode_texts(CAPTIONS)
+    assert np.abs(expected[0] - expected[1]).max() > 1e-3
+    for outputs in (by_captions, by_default, by_tokens):
+        np.testing.assert_allclose(
+            outputs["text_embedding"], expected, rtol=0, atol=TOLERANCE
+        )
+
+
+def test_both(model, folder, files):
+    names, templates = ["cat", "dog"], ["a {}", "the {} there"]
+    inputs = {"image_bytes": strings([*files, b"no picture"])}
+    compared, classified = answers(
+        folder,
+        "align",
+        [
+            ("similarity", {**inputs, "captions": strings(CAPTIONS)}),
+            (
+                "classify",
+                {
+                    **inputs,
+                    "class_names": strings(names),
+                    "templates": strings(templates),
+                },
+            ),
+        ],
+    )
+    images = model.encode_images(files)
+    for outputs in (compared, classified):
+        assert outputs["valid"].tolist() == [True] * len(files) + [False]
+    np.testing.assert_allclose(
+        compared["cosine"][:-1],
+        cosines(images, model.encode_texts(CAPTIONS)),
+        rtol=0,
+        atol=TOLERANCE,
+    )
+    classes = []
+    for name in names:
+        prompts = [template.replace("{}", name) for template in templates]
+        mean = model.encode_texts(prompts).mean(axis=0)
+        classes.append(mean / np.linalg.norm(mean))
+    logits = cosines(images, classes) / float(model.temperature)
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        classified["scores"][:-1], scores, rtol=0, atol=TOLERANCE
+    )
+
+
+def test_text_operations_are_needed_for_texts_alone(model, folder, files):
+    """Nothing but TensorFlow opens the image model; that can't open the others."""
+    command = [sys.executable, SCRIPT]
+    for name, code in (("image", 0), ("text", 1), ("align", 1)):
+        result = subprocess.run(
+            [*command, folder / "export" / name / "1"],
+            input=pickle.dumps([]),
+            capture_output=True,
+        )
+        assert result.returncode == code, result.stderr.decode(errors="replace")
+        assert (b"Op type not registered" in result.stderr) == bool(code)

@@ -1,0 +1,192 @@
+"""What TensorFlow Serving would read, read by its own protos.
+
+The server itself is in no registry here.
+"""
+
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+    wrappers_pb2,
+)
+
+from align_keras.export import serving_files
+from align_keras.export.serving_files import write_serving_files
+from align_keras.export.warm_up import COUNTS, FILE
+from align_keras.utils.errors import InputError
+
+MODELS = ("image", "text", "align")
+
+
+@pytest.fixture(scope="module")
+def export(folder, tmp_path_factory):
+    export = tmp_path_factory.mktemp("serving") / "export"
+    shutil.copytree(folder / "export", export)
+    write_serving_files(export)
+    return export
+
+
+# === Configs ===
+
+
+def messages():
+    """Protos that the wheel of tensorflow-serving-api lacks, field by field.
+
+    tensorflow/serving 2.20.0: servables/tensorflow/session_bundle_config.proto and
+    config/monitoring_config.proto.
+    """
+    wrapped = ".google.protobuf."
+    fields = {
+        "BatchingParameters": {
+            "max_batch_size": (1, wrapped + "Int64Value"),
+            "batch_timeout_micros": (2, wrapped + "Int64Value"),
+            "max_enqueued_batches": (3, wrapped + "Int64Value"),
+            "num_batch_threads": (4, wrapped + "Int64Value"),
+            "thread_pool_name": (5, wrapped + "StringValue"),
+            "allowed_batch_sizes": (6, "repeated int64"),
+            "pad_variable_length_inputs": (7, "bool"),
+            "enable_large_batch_splitting": (8, wrapped + "BoolValue"),
+            "max_execution_batch_size": (9, wrapped + "Int64Value"),
+        },
+        "PrometheusConfig": {"enable": (1, "bool"), "path": (2, "string")},
+        "MonitoringConfig": {"prometheus_config": (1, ".align_test.PrometheusConfig")},
+    }
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="align_test.proto", package="align_test", syntax="proto3"
+    )
+    file.dependency.append("google/protobuf/wrappers.proto")
+    for name, own in fields.items():
+        message = file.message_type.add(name=name)
+        for field, (number, kind) in own.items():
+            added = message.field.add(name=field, number=number)
+            repeated = kind.startswith("repeated ")
+            added.label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
+            if kind.startswith("."):
+                added.type, added.type_name = kinds.TYPE_MESSAGE, kind
+            else:
+                scalar = kind.removeprefix("repeated ").upper()
+                added.type = getattr(kinds, f"TYPE_{scalar}")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(
+            pool.FindMessageTypeByName(f"align_test.{name}")
+        )
+        for name in fields
+    }
+
+
+def read(path, message):
+    """Parses a text proto, and holds that a typo in any of its fields is refused."""
+    text = path.read_text(encoding="utf-8")
+    names = set(re.findall(r"^ *(\w+)(?=:| \{)", text, re.MULTILINE))
+    assert names
+    for name in names:
+        with pytest.raises(text_format.ParseError, match=f"{name}s"):
+            text_format.Parse(
+                re.sub(rf"\b{name}\b(?=:| \{{)", name + "s", text), message()
+            )
+    return text_format.Parse(text, message())
+
+
+def test_models_config(export):
+    proto = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
+    config = read(export / "serving" / "models.config", proto.ModelServerConfig)
+    found = config.model_config_list.config
+    assert [model.name for model in found] == list(MODELS)
+    for model in found:
+        assert model.model_platform == "tensorflow"
+        # The export's folder is /models there.
+        base = export / pathlib.PurePosixPath(model.base_path).relative_to("/models")
+        assert (base / "1" / "saved_model.pb").is_file()
+
+
+def test_batching_configs(export):
+    message = messages()["BatchingParameters"]
+    config = read(export / "serving" / "batching.config", message)
+    assert config.num_batch_threads.value >= 1
+    for name in ("image", "text"):
+        own = read(export / name / "1" / "batching_params.pbtxt", message)
+        assert own.max_batch_size.value >= 64
+        assert own.max_enqueued_batches.value >= 1
+        assert own.HasField("batch_timeout_micros")
+        assert not own.allowed_batch_sizes and not own.pad_variable_length_inputs
+    # Its signatures take batches of different sizes, which can't be merged.
+    assert not (export / "align" / "1" / "batching_params.pbtxt").exists()
+
+
+def test_monitoring_config(export):
+    path = export / "serving" / "monitoring.config"
+    config = read(path, messages()["MonitoringConfig"]).prometheus_config
+    assert config.enable
+    pods = list(yaml.safe_load_all((export / "serving/kubernetes.yaml").read_text()))
+    annotations = pods[0]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/path"] == config.path
+
+
+# === Warm-up requests ===
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_warm_up_requests_are_answered(export, name):
+    proto = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+    records = list(tf.data.TFRecordDataset(str(export / name / "1" / FILE)))
+    assert 0 < len(records) <= 1000
+    served = tf.saved_model.load(str(export / name / "1"))
+    found = []
+    for record in records:
+        log = proto.PredictionLog.FromString(record.numpy())
+        assert log.WhichOneof("log_type") == "predict_log"
+        request = log.predict_log.request
+        assert request.model_spec.name == name
+        signature = request.model_spec.signature_name
+        inputs = {
+            key: tf.constant(tf.make_ndarray(values))
+            for key, values in request.inputs.items()
+        }
+        _, specs = served.signatures[signature].structured_input_signature
+        assert set(inputs) == set(specs)
+        for key, spec in specs.items():
+            assert inputs[key].dtype == spec.dtype
+            assert spec.shape.is_compatible_with(inputs[key].shape)
+        outputs = served.signatures[signature](**inputs)
+        (count,) = {len(rows) for key, rows in inputs.items() if key != "templates"}
+        for key, values in outputs.items():
+            assert len(values) == count
+            assert np.isfinite(values.numpy().astype(float)).all()
+            # Real pictures: the decoders get warm, and not the way around them.
+            assert key != "valid" or values.numpy().all()
+        found.append((signature, count))
+    assert sorted(found) == sorted(
+        (signature, count) for signature in served.signatures for count in COUNTS
+    )
+
+
+def test_without_the_package_a_line_says_how_to_get_it(
+    folder, tmp_path, monkeypatch, capsys
+):
+    export = tmp_path / "export"
+    shutil.copytree(folder / "export", export)
+    monkeypatch.setattr(serving_files.importlib.util, "find_spec", lambda name: None)
+    write_serving_files(export)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install 'align-keras[serving]'" in error
+    assert (export / "serving" / "models.config").is_file()
+    assert not list(export.glob("*/1/assets.extra"))
+
+
+def test_a_folder_without_models(tmp_path):
+    with pytest.raises(InputError, match="image/1.*export_saved_model first"):
+        write_serving_files(tmp_path)
+    assert list(tmp_path.iterdir()) == []
