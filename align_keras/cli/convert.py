@@ -3,6 +3,7 @@
 import pathlib
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_folder, placeable_folder
 from align_keras.utils.progress import say
 
 FORMATS = ("hf", "keras")
@@ -27,11 +28,10 @@ def add_arguments(parser):
 
 def run(arguments):
     """Runs the command; returns its exit code."""
-    source, target = arguments.source, pathlib.Path(arguments.to)
-    check_folders(arguments.format, source, target)
+    source = arguments.source
+    target = check_folders(arguments.format, source, arguments.to)
     from align_keras.models import ALIGN
     from align_keras.models.conversion.hugging_face import to_hugging_face
-    from align_keras.utils.files import atomic_folder
 
     model = ALIGN.from_preset(source)
     if arguments.format == "hf":
@@ -46,15 +46,22 @@ def run(arguments):
 
 
 def check_folders(kind, source, target):
-    """Raises unless the source can be there and the target is free.
+    """Returns the target's folder, if the source can be there and the target is free.
 
     Answers before TensorFlow is imported.
     """
     is_hub = kind == "hf" and source.startswith(HUB_PREFIX)
     if not is_hub and not pathlib.Path(source).is_dir():
         raise InputError(f"SOURCE must be a folder, received {source}; check the path.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    return check_target(target)
+
+
+def check_target(target):
+    """Returns the folder that `--to`, a str, means; raises unless it's new or empty."""
+    folder = placeable_folder(target, "--to")
+    if folder.is_dir() and any(folder.iterdir()):
         raise InputError(
             f"--to must be a new or an empty folder, received {target}, which holds "
             "something; name another, or remove it first."
         )
+    return folder

@@ -16,11 +16,19 @@ from align_keras.utils.errors import InputError
 COMMANDS = {
     "quickstart": "train, evaluate, export and search on a small corpus in minutes",
     "train": "train or evaluate an experiment of experiments/ or of your own",
+    "plan": "say what an experiment will take: parameters, memory, traffic, days",
+    "evaluate": "measure a model by a protocol of the paper, or by all of them",
+    "export": "write a model for TensorFlow Serving, for phones or for browsers",
     "search": "find pictures in a finished run, by a text or by a picture",
     "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
 }
 DONE, FAILURE = 0, 1
-RESUMABLE = ("quickstart", "train")
+# From where a command goes on after an interrupt.
+RESUMABLE = {
+    "quickstart": "the last checkpoint",
+    "train": "the last checkpoint",
+    "evaluate": "what it has embedded and trained",
+}
 
 
 def main(argv=None):
@@ -52,7 +60,8 @@ def main(argv=None):
     except KeyboardInterrupt:
         message = "interrupted"
         if arguments.command in RESUMABLE:
-            message += "; the same command goes on from the last checkpoint"
+            kept = RESUMABLE[arguments.command]
+            message += f"; the same command goes on from {kept}"
     except Exception as error:
         message = describe_error(error)
         if message is None:
@@ -132,6 +141,12 @@ def describe_error(error):
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left" in text:
             return f"no space left on the disk{_of(error)}; free some, then run again"
+    lost = ("UnavailableError", "AbortedError", "CancelledError", "InternalError")
+    if "ollective" in text and any(_is_tensorflow(error, name) for name in lost):
+        return (
+            "another process of this run ended or can't be reached; start all of them "
+            f"again, and the run goes on from its last checkpoint ({text[:160]})"
+        )
     if isinstance(error, MemoryError) or exhausted:
         return f"out of memory; make the batch or the model smaller ({text[:160]})"
     if isinstance(error, PermissionError):

@@ -1,11 +1,15 @@
 """What a finished run leaves: preset, export, search index and report."""
 
+from align_keras.cli.about_run import about_run
 from align_keras.config import as_dict
 from align_keras.evaluation.contact_sheet import contact_sheet
+from align_keras.evaluation.positives import flatten_captions
 from align_keras.evaluation.report import write_report
-from align_keras.export import export_saved_model
+from align_keras.export.saved_model import write_saved_models
+from align_keras.export.serving_files import write_serving_files
 from align_keras.search import SearchIndex
 from align_keras.search.standalone_check import check_standalone
+from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
 # Pictures and captions that the export embeds again in a process of its own.
@@ -22,10 +26,14 @@ def finish_run(run, command, next_steps):
     """
     directory, model, pairs = run.directory, run.model, run.test_set
     model.save_to_preset(directory)
-    say("exporting a SavedModel with the image and the text signature")
-    export_saved_model(model, directory / "export")
+    say("exporting SavedModels for pictures, for texts and for both")
+    about = about_run(directory, command)
+    with atomic_folder(directory / "export") as folder:
+        write_saved_models(model, folder, about=about)
+        write_serving_files(folder)
     image_embeddings = model.encode_images(pairs.images)
-    text_embeddings = model.encode_texts(pairs.captions)
+    captions, _ = flatten_captions(pairs.captions)
+    text_embeddings = model.encode_texts(captions)
     SearchIndex.build(
         image_embeddings, pairs.ids, pairs.captions, thumbnails=pairs.images
     ).save(directory / "index")
@@ -34,10 +42,10 @@ def finish_run(run, command, next_steps):
         directory / "export",
         images=pairs.images[:_CHECKED],
         image_embeddings=image_embeddings[:_CHECKED],
-        captions=pairs.captions[:_CHECKED],
+        captions=captions[:_CHECKED],
         text_embeddings=text_embeddings[:_CHECKED],
         index=directory / "index",
-        queries=pairs.captions[:1],
+        queries=captions[:1],
     )
     say(f"  embeddings differ by at most {proof['max_abs_difference']:.1e}")
     text_queries, image_queries = contact_sheet(

@@ -5,23 +5,32 @@ import pathlib
 
 import keras
 
+from align_keras.cli.about_run import save_data_notes
 from align_keras.cli.assemble import (
     batch_maker,
+    batch_namer,
     build_model,
-    compile_model,
     prepare_corpus,
     prepare_vocabulary,
-    training_schedule,
 )
+from align_keras.cli.assemble_training import compile_model, training_schedule
 from align_keras.data import RetrievalSet, check_batch_size, read_retrieval_set
 from align_keras.evaluation import evaluate_retrieval
 from align_keras.models import ALIGN
 from align_keras.training import train
+from align_keras.training.averaged_weights import averaged_weights
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.metrics_log import MetricsLog
-from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
+from align_keras.training.strategies import (
+    is_chief,
+    make_strategy,
+    split_cpu,
+    strategy_scope,
+    wait_for_workers,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
+from align_keras.utils.quiet import start_compiler
 
 
 @dataclasses.dataclass
@@ -56,7 +65,14 @@ class Run:
                 self.directory,
                 batch_size=self.config.task.train_data.global_batch_size,
                 evaluate=self.evaluate if evaluate else None,
+                batch_ids=batch_namer(self.config, self.train_builder),
             )
+
+    def save(self):
+        """Writes the model into the folder; of several workers, one for all."""
+        if is_chief(self.model.distribute_strategy):
+            self.model.save_to_preset(self.directory)
+        wait_for_workers(self.model.distribute_strategy)
 
     def evaluate(self):
         """Returns the retrieval metrics of the test pairs, a dict."""
@@ -71,21 +87,25 @@ class Run:
             )
         )
 
-    def evaluate_checkpoint(self):
-        """Restores the newest checkpoint and evaluates it.
+    def evaluate_checkpoint(self, which="latest"):
+        """Restores the latest or the best checkpoint and evaluates it.
 
         Raises:
             InputError: if there is none.
         """
         checkpoints = RunCheckpoints(self.model, str(self.directory / "checkpoints"))
-        step = checkpoints.restore_latest()
+        best = which == "best"
+        step = checkpoints.restore_best() if best else checkpoints.restore_latest()
         if not step:
+            remedy = "run with --mode train first"
+            if best:
+                remedy = "set trainer.best_checkpoint_eval_metric in training"
             raise InputError(
-                f"{self.directory} holds no checkpoint to evaluate; run with "
-                "--mode train first."
+                f"{self.directory} holds no {which} checkpoint to evaluate; {remedy}."
             )
         say(f"evaluating step {step}")
-        return self.evaluate()
+        with averaged_weights(self.model):
+            return self.evaluate()
 
     def log(self):
         """Returns the lines of `metrics.jsonl`."""
@@ -114,6 +134,7 @@ def open_run(config, directory):
         split_cpu(runtime.num_replicas)
     keras.config.set_dtype_policy(runtime.mixed_precision_dtype)
     strategy = make_strategy(runtime.distribution_strategy, runtime.num_replicas)
+    start_compiler()
     data, validation = config.task.train_data, config.task.validation_data
     # A built corpus is only opened, so the same one may be asked for twice.
     train_builder, test_builder = prepare_corpus(data), prepare_corpus(validation)
@@ -125,6 +146,7 @@ def open_run(config, directory):
     for name, corpus_notes in notes.items():
         for line in corpus_notes.get("summary", []):
             say(f"{name}: {line}")
+    save_data_notes(directory, notes)
     check_batch_size(data.global_batch_size, train_builder, data.tfds_split)
     vocabulary = prepare_vocabulary(config, train_builder, directory)
     # Here, since building a corpus draws random numbers too.

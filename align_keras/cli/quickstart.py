@@ -75,7 +75,7 @@ def run(arguments):
 
     opened = open_run(config, directory)
     opened.train()
-    steps = next_steps(directory, opened.test_set.captions[0])
+    steps = next_steps(directory, opened.test_set.captions[0][0])
     finish_run(opened, quickstart_command(arguments), steps)
     print_metrics(opened.last_metrics(), as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)

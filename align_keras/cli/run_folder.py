@@ -1,19 +1,36 @@
 """A run's folder: the configuration that it is bound to."""
 
 import pathlib
+import re
 
 from align_keras.config import changed_keys, load_config, save_config
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import locked
 from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
+# What may change in a run that has begun: how long, how fast and how often; where
+# things lie and on what devices they run. The rest is what the weights, the batches
+# or the optimizer's variables mean.
+_CHANGEABLE = (
+    r"trainer\.(train_steps|checkpoint_interval|validation_interval|max_to_keep)",
+    r"trainer\.(best_checkpoint_\w+|loss_upper_bound)",
+    r"trainer\.optimizer_config\.(learning_rate|warmup)\..*",
+    r"trainer\.optimizer_config\.optimizer\.\w+\.(global_clipnorm|weight_decay)",
+    r"task\.(validation_data|evaluation)\..*",
+    r"task\.train_data\.(tfds_data_dir|data_service|max_bad_fraction)",
+    r"task\.loss\.(tile_size|matmul_dtype)",
+    r"task\.model\.\w+_encoder\.rematerialize",
+    r"runtime\.(distribution_strategy|num_replicas)",
+)
 
 
 def lock_config(config, directory):
     """Binds a folder to a configuration, or checks that it is bound to it.
 
     A folder is bound once it holds a checkpoint; before that, a run that failed
-    on a mistake can be corrected.
+    on a mistake can be corrected. Some options of a bound run may change: what
+    they were is kept as `params.until_step_N.yaml`.
 
     Args:
         config: `ExperimentConfig`.
@@ -21,28 +38,65 @@ def lock_config(config, directory):
 
     Raises:
         InputError: if the configuration names no pairs, or the folder holds a
-            run with other values; names them.
+            run in which other options differ; names them.
     """
     check_corpora(config)
     directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory / PARAMS_FILE):  # All workers of a run come here.
+        _bind(config, directory)
+
+
+def _bind(config, directory):
     path = directory / PARAMS_FILE
     changed = {}
     if path.exists():
         changed = changed_keys(load_config(config_files=[path]), config)
-    if changed and (directory / "checkpoints" / "checkpoint").exists():
-        differences = ", ".join(
-            f"{key} was {old!r} and is now {new!r}"
-            for key, (old, new) in sorted(changed.items())
-        )
-        raise InputError(
-            f"{directory} holds a run with another configuration: {differences}; give "
-            f"another --model_dir, or --config_file {path} to go on with that run."
-        )
+    step = newest_step(directory)
+    if changed and step is not None:
+        check_changes(changed, directory)
+        path.replace(directory / f"params.until_step_{step}.yaml")
+        save_config(config, path)
+        say(f"from step {step} on: {describe_changes(changed)}")
+        return
     if changed:
         (directory / "vocabulary.txt").unlink(missing_ok=True)
     if changed or not path.exists():
         save_config(config, path)
         say(f"run folder {directory}")
+
+
+def newest_step(directory):
+    """Returns the step of a run's newest checkpoint, or None without one."""
+    names = (path.stem for path in (directory / "checkpoints").glob("ckpt-*.index"))
+    steps = [int(name[5:]) for name in names if name[5:].isdigit()]
+    return max(steps, default=None)
+
+
+def describe_changes(changed):
+    """Says what each of the changed options was and is."""
+    return ", ".join(
+        f"{key} was {old!r} and is now {new!r}"
+        for key, (old, new) in sorted(changed.items())
+    )
+
+
+def check_changes(changed, directory):
+    """Raises if an option changed that a run that has begun can't change."""
+    fixed = {
+        key: values
+        for key, values in changed.items()
+        if not any(re.fullmatch(pattern, key) for pattern in _CHANGEABLE)
+    }
+    if not fixed:
+        return
+    others = sorted(set(changed) - set(fixed))
+    also = f" ({', '.join(others)} could change)" if others else ""
+    raise InputError(
+        f"{directory} holds a run with another configuration: "
+        f"{describe_changes(fixed)}{also}; give another --model_dir, or --config_file "
+        f"{directory / PARAMS_FILE} to go on with that run."
+    )
 
 
 def check_corpora(config):

@@ -74,7 +74,6 @@ def run(arguments):
     directory = pathlib.Path(arguments.model_dir)
     # Both answer a wrong folder before TensorFlow is imported.
     index = SearchIndex.load(directory / "index")
-    ExportedModel.check_directory(directory / "export")
     model = ExportedModel(directory / "export")
     if arguments.image:
         embeddings = model.encode_images(arguments.image)

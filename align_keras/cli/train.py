@@ -9,8 +9,8 @@ from align_keras.config import load_config
 MODES = ("train", "eval", "train_and_eval")
 
 
-def add_arguments(parser):
-    """Adds the command's arguments to its parser."""
+def add_config_arguments(parser):
+    """Adds the arguments that make up a configuration."""
     parser.add_argument(
         "--experiment",
         metavar="NAME",
@@ -31,12 +31,24 @@ def add_arguments(parser):
         default=[],
         help="values that come last, such as trainer.train_steps=100",
     )
+
+
+def add_arguments(parser):
+    """Adds the command's arguments to its parser."""
+    add_config_arguments(parser)
     warm_start.add_arguments(parser)
     parser.add_argument(
         "--mode",
         choices=MODES,
         default="train_and_eval",
-        help="train, eval (of the newest checkpoint), or both (default)",
+        help="train, eval (of a checkpoint), or both (default)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        choices=("latest", "best"),
+        default="latest",
+        help="which checkpoint --mode eval takes; the best one is by "
+        "trainer.best_checkpoint_eval_metric",
     )
     parser.add_argument(
         "--model_dir", required=True, metavar="DIR", help="the run's folder"
@@ -61,10 +73,10 @@ def run(arguments):
 
     opened = open_run(config, directory)
     if arguments.mode == "eval":
-        metrics = opened.evaluate_checkpoint()
+        metrics = opened.evaluate_checkpoint(arguments.checkpoint)
     else:
         opened.train(evaluate=arguments.mode == "train_and_eval")
-        opened.model.save_to_preset(directory)
+        opened.save()
         metrics = opened.last_metrics()
     print_metrics(metrics, as_json=arguments.json)
     return 0

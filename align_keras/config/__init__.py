@@ -5,10 +5,17 @@ TF Model Garden's; the type checks are ours.
 """
 
 from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.fine_tuning import (
+    FineTuningConfig,
+    FullStageConfig,
+    HeadStageConfig,
+    SweepConfig,
+)
 from align_keras.config.load import (
     experiments,
     find_experiment,
     load_config,
+    load_recipe,
     save_config,
 )
 from align_keras.config.runtime import RuntimeConfig
@@ -44,6 +51,9 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "ExperimentConfig",
+    "FineTuningConfig",
+    "FullStageConfig",
+    "HeadStageConfig",
     "ImageEncoderConfig",
     "LambConfig",
     "LearningRateConfig",
@@ -54,6 +64,7 @@ __all__ = [
     "OptimizationConfig",
     "OptimizerConfig",
     "RuntimeConfig",
+    "SweepConfig",
     "TaskConfig",
     "TextEncoderConfig",
     "TrainerConfig",
@@ -63,6 +74,7 @@ __all__ = [
     "experiments",
     "find_experiment",
     "load_config",
+    "load_recipe",
     "save_config",
     "validate",
 ]

@@ -9,7 +9,9 @@ import yaml
 
 from align_keras.config.build import build, merge
 from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.fine_tuning import FINE_TUNING_RULES, FineTuningConfig
 from align_keras.config.overrides import overrides_of, parse_overrides
+from align_keras.config.rules import RULES
 from align_keras.config.tree import as_dict
 from align_keras.config.validate import validate
 from align_keras.config.yaml_source import Located, parse_scalar, read_yaml
@@ -48,20 +50,53 @@ def load_config(experiment=None, config_files=(), params_override=""):
     >>> config.task.loss.label_smoothing
     0.001
     """
+    files = [] if experiment is None else [find_experiment(experiment)]
+    return _lay_over(ExperimentConfig(), [*files, *config_files], params_override)
+
+
+def load_recipe(name, config_files=(), params_override=""):
+    """Loads a recipe of experiments/evaluation/.
+
+    Args:
+        name: str, such as `"fine_grained"`.
+        config_files: as `load_config`.
+        params_override: as `load_config`.
+
+    Returns:
+        `FineTuningConfig`, frozen.
+
+    Raises:
+        InputError: as `load_config`.
+
+    Example:
+
+    >>> load_recipe("imagenet_frozen").head.learning_rate
+    0.1
+    """
+    path = experiments("evaluation").get(name)
+    if path is None:
+        raise InputError(
+            f"no recipe {name}.yaml in experiments/evaluation; install the package "
+            "again, or run in a clone."
+        )
+    files = [path, *config_files]
+    return _lay_over(FineTuningConfig(), files, params_override, FINE_TUNING_RULES)
+
+
+def _lay_over(defaults, files, params_override, rules=RULES):
     if isinstance(params_override, str | dict):
         params_override = [params_override]
-    trees = [] if experiment is None else [read_yaml(find_experiment(experiment))]
-    trees += [read_yaml(pathlib.Path(path)) for path in config_files]
+    trees = [read_yaml(pathlib.Path(path)) for path in files]
     trees += [_override(item) for item in params_override]
     # Each tree is checked by itself too: an error that a later one covers is
     # still an error.
     for tree in trees:
-        build(ExperimentConfig(), tree, {})
+        build(defaults, tree, {})
     merged = Located({}, "configuration")
     for tree in trees:
         merged = merge(merged, tree)
     places = {}
-    return validate(build(ExperimentConfig(), merged, places), places)
+    return validate(build(defaults, merged, places), places, rules)
 
 
 def _override(item):
@@ -124,15 +159,20 @@ def find_experiment(name):
     return known[path.name]
 
 
-def experiments():
+def experiments(subfolder="."):
     """Returns the known experiments.
+
+    Args:
+        subfolder: str, a folder of experiments/.
 
     Returns:
         dict from name to `pathlib.Path`, sorted by name: those of the clone,
         or those that were installed with the package.
     """
     folder = next((folder for folder in _folders() if folder.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+    if folder is None:
+        return {}
+    return {path.stem: path for path in sorted((folder / subfolder).glob("*.yaml"))}
 
 
 def _folders():

@@ -47,6 +47,10 @@ class ImageEncoderConfig:
         drop_connect_rate: float in [0, 1), of the last block.
         batch_norm_momentum: float in [0, 1).
         batch_norm_epsilon: float > 0.
+        synchronized: bool, batch statistics over all replicas; otherwise each
+            replica's own, as the paper.
+        virtual_batch_size: int >= 1, rows of a replica that are normalised
+            together, or None for all of them.
         freeze_batch_statistics: bool, normalise by the moving statistics.
         rematerialize: bool, compute activations twice rather than keep them.
         weights: str, where the tower's weights start: a name or a path as
@@ -66,6 +70,8 @@ class ImageEncoderConfig:
     drop_connect_rate: float = fraction(0.2)
     batch_norm_momentum: float = fraction(0.99)
     batch_norm_epsilon: float = number(1e-3, above=0)
+    synchronized: bool = False
+    virtual_batch_size: int | None = count(None)
     freeze_batch_statistics: bool = False
     rematerialize: bool = False
     weights: str | None = None
@@ -89,6 +95,7 @@ class TextEncoderConfig:
         max_sequence_length: int >= `sequence_length`, or None for the same.
         activation: `"gelu_approximate"` or `"gelu"`.
         pooling: `"cls"`, the paper's, or `"mean"`.
+        rematerialize: bool, compute activations twice rather than keep them.
         projection: bool, a linear layer to `projection_dim`; False where
             `hidden_dim` is `projection_dim`.
         weights: str, where the tower's weights and its vocabulary start: a name
@@ -112,6 +119,7 @@ class TextEncoderConfig:
     max_sequence_length: int | None = count(None, at_least=3)
     activation: Literal["gelu_approximate", "gelu"] = "gelu_approximate"
     pooling: Literal["cls", "mean"] = "cls"
+    rematerialize: bool = False
     projection: bool = True
     weights: str | None = None
     locked: bool = False
@@ -132,7 +140,8 @@ class ModelConfig:
             tower puts the names of ImageNet's 1,000 classes; needs
             `image_encoder.num_classes` of 1000, weights of both towers, and a text
             tower without projection.
-        initial_temperature: float > 0.
+        initial_temperature: float > 0, or None for that of the ALIGN which
+            `image_encoder.weights` names.
         learn_temperature: bool.
 
     References:
@@ -145,7 +154,7 @@ class ModelConfig:
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     projection_dim: int = count(640)
     project_class_names: bool = False
-    initial_temperature: float = number(1.0, above=0)
+    initial_temperature: float | None = number(1.0, above=0)
     learn_temperature: bool = True
 
 
@@ -158,14 +167,24 @@ class LossConfig:
         reduction: `"sum"` or `"mean"` of the two directions.
         share_equal_captions: bool, whether pairs of a batch with the same
             caption count as each other's positives.
+        negatives_fraction: float in (0, 1], one over a whole number: the share
+            of the in-batch negatives that each pair is contrasted with.
+        tile_size: int >= 0, rows and columns of the logits that are in memory
+            at a time; 0 for the fastest of this batch size.
+        matmul_dtype: `"bfloat16"` for matrix products of the loss in half
+            precision, or None.
 
     References:
-        Jia et al. 2021, sections 4.2 (the sum) and 5.1 (smoothing of 0.1).
+        Jia et al. 2021, sections 4.2 (the sum) and 5.1 (smoothing of 0.1), and
+        table 8 (50% and 25% of the negatives).
     """
 
     label_smoothing: float = fraction(0.1)
     reduction: Literal["sum", "mean"] = "sum"
     share_equal_captions: bool = False
+    negatives_fraction: float = number(1.0, above=0, at_most=1)
+    tile_size: int = count(0, at_least=0)
+    matmul_dtype: Literal["bfloat16"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +194,8 @@ class DataConfig:
     Attributes:
         corpus: str, `icons`, `stamps`, `clipart`, `emoji`, several of these
             joined by `+`, or `pairs`; None until an experiment names one.
-        tfds_split: str, split of the prepared data, such as `train[:90%]`.
+        tfds_split: str, split of the prepared data, such as `train[:90%]`, or
+            `all` for every pair.
         tfds_data_dir: str, where prepared data lies, or None for TFDS's place.
         pairs: str, table or folder of the corpus `pairs`.
         image_column: str, the table's column of picture paths, None to guess.
@@ -183,8 +203,13 @@ class DataConfig:
         encoding: str, of the table and of caption files.
         max_bad_fraction: float in [0, 1], unusable pairs that are tolerated.
         global_batch_size: int >= 1, pairs a step over all replicas.
+        micro_batch_size: int >= 1, pairs that a replica embeds at a time (the
+            loss is that of the whole batch), or None for all of its pairs.
         shuffle_buffer_size: int >= 1, pairs to draw from.
         cache: bool, keep decoded pictures in memory.
+        data_service: str, address of a tf.data service's dispatcher, such as
+            `grpc://host:5000`, whose workers make the batches, in an order that
+            isn't repeatable; or None.
         seed: int >= 0 of shuffling and augmentation, or None for the trainer's.
         random_crop: bool, crop at a random place, else in the centre.
         random_flip: bool, mirror half of the pictures.
@@ -206,8 +231,10 @@ class DataConfig:
     encoding: str = "utf-8"
     max_bad_fraction: float = number(0.1, at_least=0, at_most=1)
     global_batch_size: int = count(16_384)
+    micro_batch_size: int | None = count(None)
     shuffle_buffer_size: int = count(20_000)
     cache: bool = False
+    data_service: str | None = None
     seed: int | None = count(None, at_least=0)
     random_crop: bool = True
     random_flip: bool = True

@@ -25,6 +25,8 @@ class LambConfig:
         weight_decay: float >= 0.
         exclude_from_weight_decay: tuple of str, patterns of the variables
             without weight decay and without trust ratio.
+        global_clipnorm: float > 0, bound of the norm of all gradients together,
+            or None.
 
     References:
         Jia et al. 2021, section 5.1: weight decay 1e-5; the rest isn't stated
@@ -36,6 +38,7 @@ class LambConfig:
     epsilon: float = number(1e-6, above=0)
     weight_decay: float = number(1e-5, at_least=0)
     exclude_from_weight_decay: tuple[str, ...] = _EXCLUDED
+    global_clipnorm: float | None = number(None, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,8 @@ class AdamWConfig:
         weight_decay: float >= 0.
         exclude_from_weight_decay: tuple of str, patterns of the variables
             without weight decay.
+        global_clipnorm: float > 0, bound of the norm of all gradients together,
+            or None.
     """
 
     beta_1: float = fraction(0.9)
@@ -56,6 +61,31 @@ class AdamWConfig:
     epsilon: float = number(1e-7, above=0)
     weight_decay: float = number(1e-5, at_least=0)
     exclude_from_weight_decay: tuple[str, ...] = _EXCLUDED
+    global_clipnorm: float | None = number(None, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SGDConfig:
+    """SGD with momentum.
+
+    Attributes:
+        momentum: float in [0, 1).
+        nesterov: bool.
+        weight_decay: float >= 0, of an L2 penalty.
+        exclude_from_weight_decay: tuple of str, patterns of the variables
+            without weight decay.
+        global_clipnorm: float > 0, bound of the norm of all gradients together,
+            or None.
+
+    References:
+        Jia et al. 2021, section 5.4: momentum 0.9 in fine-tuning on ImageNet.
+    """
+
+    momentum: float = fraction(0.9)
+    nesterov: bool = False
+    weight_decay: float = number(0.0, at_least=0)
+    exclude_from_weight_decay: tuple[str, ...] = _EXCLUDED
+    global_clipnorm: float | None = number(None, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +93,16 @@ class OptimizerConfig:
     """One of the optimizers.
 
     Attributes:
-        type: `"lamb"` or `"adamw"`.
+        type: `"lamb"`, `"adamw"` or `"sgd"`.
         lamb: `LambConfig`.
         adamw: `AdamWConfig`.
+        sgd: `SGDConfig`.
     """
 
-    type: Literal["lamb", "adamw"] = "lamb"
+    type: Literal["lamb", "adamw", "sgd"] = "lamb"
     lamb: LambConfig = LambConfig()
     adamw: AdamWConfig = AdamWConfig()
+    sgd: SGDConfig = SGDConfig()
 
     def get(self):
         """Returns the config of the optimizer that `type` names."""
@@ -111,6 +143,19 @@ class CosineDecayConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StepwiseConfig:
+    """A constant learning rate up to each boundary, then the next one.
+
+    Attributes:
+        boundaries: tuple of increasing ints >= 1, steps after the warm-up.
+        values: tuple of floats > 0, one more than boundaries.
+    """
+
+    boundaries: tuple[int, ...] = count((100_000,))
+    values: tuple[float, ...] = number((1e-3, 1e-4), above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class ConstantConfig:
     """A constant learning rate.
 
@@ -126,15 +171,17 @@ class LearningRateConfig:
     """One of the learning-rate schedules.
 
     Attributes:
-        type: `"linear"`, `"cosine"` or `"constant"`.
+        type: `"linear"`, `"cosine"`, `"stepwise"` or `"constant"`.
         linear: `LinearDecayConfig`.
         cosine: `CosineDecayConfig`.
+        stepwise: `StepwiseConfig`.
         constant: `ConstantConfig`.
     """
 
-    type: Literal["linear", "cosine", "constant"] = "linear"
+    type: Literal["linear", "cosine", "stepwise", "constant"] = "linear"
     linear: LinearDecayConfig = LinearDecayConfig()
     cosine: CosineDecayConfig = CosineDecayConfig()
+    stepwise: StepwiseConfig = StepwiseConfig()
     constant: ConstantConfig = ConstantConfig()
 
     def get(self):
@@ -176,18 +223,31 @@ class WarmupConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EMAConfig:
+    """Exponential moving average of the weights, used to evaluate and at the end.
+
+    Attributes:
+        average_decay: float in [0, 1), or None for no average.
+    """
+
+    average_decay: float | None = fraction(None)
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimizer, learning rate and warm-up.
+    """Optimizer, learning rate, warm-up and average of the weights.
 
     Attributes:
         optimizer: `OptimizerConfig`.
         learning_rate: `LearningRateConfig`.
         warmup: `WarmupConfig`.
+        ema: `EMAConfig`.
     """
 
     optimizer: OptimizerConfig = OptimizerConfig()
     learning_rate: LearningRateConfig = LearningRateConfig()
     warmup: WarmupConfig = WarmupConfig()
+    ema: EMAConfig = EMAConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +260,10 @@ class TrainerConfig:
         checkpoint_interval: int, a multiple of `steps_per_loop`.
         validation_interval: int, a multiple of `steps_per_loop`.
         max_to_keep: int >= 1, checkpoints kept.
+        best_checkpoint_eval_metric: str, a metric of the evaluation, such as
+            `t2i/recall_at_1`, whose best checkpoint is kept too, or None.
+        best_checkpoint_metric_comp: `"higher"` or `"lower"`, what is better.
+        loss_upper_bound: float > 0, a loss that stops the run, or None.
         seed: int >= 0, of the initial weights, dropout and the data.
         optimizer_config: `OptimizationConfig`.
 
@@ -212,5 +276,8 @@ class TrainerConfig:
     checkpoint_interval: int = count(10_000)
     validation_interval: int = count(10_000)
     max_to_keep: int = count(3)
+    best_checkpoint_eval_metric: str | None = None
+    best_checkpoint_metric_comp: Literal["higher", "lower"] = "higher"
+    loss_upper_bound: float | None = number(1_000.0, above=0)
     seed: int = count(0, at_least=0)
     optimizer_config: OptimizationConfig = OptimizationConfig()

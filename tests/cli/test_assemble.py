@@ -1,15 +1,18 @@
 """From configuration to objects: presets, schedules and optimizers."""
 
+import math
+
 import pytest
 
-from align_keras.cli.assemble import (
-    build_model,
+from align_keras.cli.assemble import build_model
+from align_keras.cli.assemble_training import (
     build_optimizer,
     build_schedule,
     compile_model,
 )
 from align_keras.config import load_config
-from align_keras.optimizers import AdamW, Lamb
+from align_keras.optimizers import SGD, AdamW, Lamb
+from align_keras.utils.errors import InputError
 
 OPTIMIZER = "trainer.optimizer_config"
 
@@ -48,6 +51,49 @@ def test_optimizers_and_their_exclusions():
     assert adamw.exclusions == lamb.exclusions
 
 
+def test_sgd_steps_average_and_clipping():
+    rate, optimizer = f"{OPTIMIZER}.learning_rate", f"{OPTIMIZER}.optimizer"
+    override = ",".join(
+        [
+            f"{rate}.type=stepwise,{rate}.stepwise.boundaries=[30, 60]",
+            f"{rate}.stepwise.values=[0.1, 0.02, 0.004]",
+            f"{OPTIMIZER}.warmup.linear.warmup_steps=10,{OPTIMIZER}.ema.average_decay=0.9",
+            f"{optimizer}.type=sgd,{optimizer}.sgd.global_clipnorm=0.5",
+            f"{optimizer}.sgd.nesterov=true",
+        ]
+    )
+    sgd = build_optimizer(optimization(override), 110)
+    assert isinstance(sgd, SGD)
+    assert (sgd.global_clipnorm, sgd.nesterov) == (0.5, True)
+    assert (sgd.use_ema, sgd.ema_momentum) == (True, 0.9)
+    schedule = build_schedule(optimization(override), 110)
+    # Boundaries count from the end of the warm-up, as Keras's schedules do.
+    rates = [float(schedule(step)) for step in (5, 10, 40, 41, 70, 71)]
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.02, 0.02, 0.004])
+
+
+def test_loss_and_batch_options_reach_the_model():
+    override = ",".join(
+        [
+            SMALL_TOWERS,
+            "task.loss.negatives_fraction=0.5,task.loss.tile_size=64",
+            "task.loss.matmul_dtype=bfloat16",
+            "task.train_data.global_batch_size=64,task.train_data.micro_batch_size=16",
+            "task.model.image_encoder.virtual_batch_size=8",
+            "task.model.text_encoder.rematerialize=true",
+            "trainer.loss_upper_bound=50",
+        ]
+    )
+    config = load_config(params_override=override)
+    model = build_model(config.task.model)
+    compile_model(model, config)
+    assert (model.negatives_fraction, model.tile_size) == (0.5, 64)
+    assert model.matmul_dtype == "bfloat16"
+    assert (model.micro_batch_size, model.loss_upper_bound) == (16, 50.0)
+    assert model.image_encoder.virtual_batch_size == 8
+    assert model.text_encoder.rematerialize
+
+
 def test_a_preset_replaces_the_sizes():
     override = "task.model.preset=align_nano,task.model.text_encoder.vocabulary_size=50"
     model = build_model(load_config(params_override=override).task.model)
@@ -60,6 +106,24 @@ SMALL_TOWERS = (
     "task.model.preset=align_nano,task.model.text_encoder.vocabulary_size=50,"
     "task.model.text_encoder.num_layers=1"
 )
+
+
+def test_the_temperature_of_the_weights(tmp_path):
+    source = build_model(load_config(params_override=SMALL_TOWERS).task.model)
+    source.temperature_layer.log_temperature.assign(math.log(0.07))
+    source.save_to_preset(tmp_path)
+    override = (
+        f"{SMALL_TOWERS},task.model.initial_temperature=null,"
+        "task.model.image_encoder.weights="
+    )
+    config = load_config(params_override=f"{override}{tmp_path}")
+    temperature = float(build_model(config.task.model).temperature)
+    assert temperature == pytest.approx(0.07, rel=1e-6)
+    config = load_config(params_override=f"{override}imagenet")
+    with pytest.raises(
+        InputError, match="must be a path of an ALIGN, received imagenet"
+    ):
+        build_model(config.task.model)
 
 
 def test_a_locked_tower_keeps_all_but_its_projection():

@@ -55,6 +55,13 @@ def test_a_source_that_is_no_folder(tmp_path, capsys):
     assert (code, "SOURCE must be a folder" in line) == (1, True)
 
 
+def test_a_target_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    (tmp_path / "hf").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, line = answer(capsys, "hf", tmp_path / "hf", "--to", ".")
+    assert (code, "which is or holds the current folder" in line) == (1, True)
+
+
 def test_an_empty_source(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     code, line = answer(capsys, "hf", tmp_path / "empty", "--to", tmp_path / "run")

@@ -21,11 +21,27 @@ def test_a_checkpoint_binds_the_folder(tmp_path):
     config = load_config("quickstart_icons")
     lock_config(config, tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "checkpoint").touch()
+    (tmp_path / "checkpoints" / "ckpt-200.index").touch()
     lock_config(config, tmp_path)
-    other = load_config("quickstart_icons", params_override="trainer.seed=3")
-    with pytest.raises(InputError, match="trainer.seed was 0 and is now 3"):
+    override = "trainer.seed=3,trainer.max_to_keep=9"
+    other = load_config("quickstart_icons", params_override=override)
+    words = r"trainer.seed was 0 and is now 3 \(trainer.max_to_keep could change\)"
+    with pytest.raises(InputError, match=words):
         lock_config(other, tmp_path)
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == config
+
+
+def test_some_options_may_change_and_what_they_were_is_kept(tmp_path, capsys):
+    config = load_config("quickstart_icons")
+    lock_config(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-200.index").touch()
+    longer = load_config("quickstart_icons", params_override="trainer.train_steps=5000")
+    lock_config(longer, tmp_path)
+    assert "trainer.train_steps was 4000 and is now 5000" in capsys.readouterr().err
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == longer
+    kept = tmp_path / "params.until_step_200.yaml"
+    assert load_config(config_files=[kept]) == config
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from align_keras.utils.errors import InputError
 
 MODEL = "task.model"
 IMAGE, TEXT = f"{MODEL}.image_encoder", f"{MODEL}.text_encoder"
-DATA = "task.train_data"
+DATA, VALIDATION = "task.train_data", "task.validation_data"
 OPTIMIZER = "trainer.optimizer_config.optimizer"
 RATE = "trainer.optimizer_config.learning_rate"
 WARMUP = "trainer.optimizer_config.warmup.linear"
@@ -33,6 +33,7 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         (f"{IMAGE}.batch_norm_epsilon=0", "> 0"),
         (f"{IMAGE}.learning_rate_multiplier=0", "> 0"),
         (f"{IMAGE}.num_classes=1", ">= 2"),
+        (f"{IMAGE}.virtual_batch_size=0", ">= 1"),
         (f"{TEXT}.learning_rate_multiplier=0", "> 0"),
         (f"{TEXT}.max_sequence_length=2", ">= 3"),
         (f"{TEXT}.num_layers=0", ">= 1"),
@@ -47,7 +48,10 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         ("task.loss.label_smoothing=1", ">= 0 and < 1"),
         ("task.loss.label_smoothing=-0.1", ">= 0 and < 1"),
         (f"{DATA}.max_bad_fraction=1.1", ">= 0 and <= 1"),
+        ("task.loss.negatives_fraction=0", "> 0 and <= 1"),
+        ("task.loss.tile_size=-1", ">= 0"),
         (f"{DATA}.global_batch_size=0", ">= 1"),
+        (f"{DATA}.micro_batch_size=0", ">= 1"),
         (f"{DATA}.shuffle_buffer_size=0", ">= 1"),
         (f"{DATA}.seed=-1", ">= 0"),
         (f"{DATA}.random_zoom=-0.1", ">= 0"),
@@ -69,12 +73,21 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         (f"{OPTIMIZER}.adamw.beta_2=1", ">= 0 and < 1"),
         (f"{OPTIMIZER}.adamw.epsilon=0", "> 0"),
         (f"{OPTIMIZER}.adamw.weight_decay=-1", ">= 0"),
+        (f"{OPTIMIZER}.lamb.global_clipnorm=0", "> 0"),
+        (f"{OPTIMIZER}.adamw.global_clipnorm=0", "> 0"),
+        (f"{OPTIMIZER}.sgd.global_clipnorm=0", "> 0"),
+        (f"{OPTIMIZER}.sgd.momentum=1", ">= 0 and < 1"),
+        (f"{OPTIMIZER}.sgd.weight_decay=-1", ">= 0"),
+        ("trainer.optimizer_config.ema.average_decay=1", ">= 0 and < 1"),
+        ("trainer.loss_upper_bound=0", "> 0"),
         (f"{RATE}.linear.initial_learning_rate=0", "> 0"),
         (f"{RATE}.linear.end_learning_rate=-1", ">= 0"),
         (f"{RATE}.linear.decay_steps=0", ">= 1"),
         (f"{RATE}.cosine.initial_learning_rate=0", "> 0"),
         (f"{RATE}.cosine.alpha=1.5", ">= 0 and <= 1"),
         (f"{RATE}.cosine.decay_steps=0", ">= 1"),
+        (f"{RATE}.stepwise.boundaries=[0]", ">= 1"),
+        (f"{RATE}.stepwise.values=[0.1, 0]", "> 0"),
         (f"{RATE}.constant.learning_rate=0", "> 0"),
         (f"{WARMUP}.warmup_steps=-1", ">= 0"),
         (f"{WARMUP}.warmup_learning_rate=-1", ">= 0"),
@@ -111,10 +124,41 @@ def test_every_number_has_a_tested_range():
         ),
         (f"{RATE}.linear.end_learning_rate=1", ["<= initial_learning_rate (0.001)"]),
         (f"{TEXT}.hidden_dim=10,{TEXT}.num_heads=4", ["a multiple of num_heads (4)"]),
+        (
+            f"{RATE}.type=stepwise,{RATE}.stepwise.boundaries=[1, 2]",
+            ["values", "one value more than boundaries (2)"],
+        ),
+        (
+            f"{RATE}.type=stepwise,{RATE}.stepwise.boundaries=[2, 1]",
+            ["boundaries", "must be increasing"],
+        ),
+        ("task.loss.negatives_fraction=0.3", ["one over a divisor of", "16384"]),
+        (f"{DATA}.micro_batch_size=100", ["a divisor of a replica's batch (16384)"]),
+        (f"{IMAGE}.virtual_batch_size=100", ["a divisor of a replica's batch"]),
+        (
+            f"{IMAGE}.virtual_batch_size=64,{IMAGE}.synchronized=true",
+            ["null where", "synchronized is true"],
+        ),
+        (
+            f"{IMAGE}.virtual_batch_size=64,{DATA}.micro_batch_size=32",
+            ["a divisor of", "micro_batch_size (32)"],
+        ),
+        (
+            "trainer.best_checkpoint_eval_metric=t2i/recall_at_2",
+            ["one of t2i/recall_at_1, t2i/recall_at_5"],
+        ),
         (f"{TEXT}.max_sequence_length=9", ["must be >= sequence_length (64)"]),
         ("task.model.project_class_names=true", ["must be false without"]),
+        (
+            "task.model.initial_temperature=null",
+            ["must be a number where image_encoder.weights names no ALIGN"],
+        ),
         (f"{DATA}.corpus=pairs", [f"'{DATA}.pairs' must be a path"]),
         (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", [f"'{DATA}.corpus' must be pairs"]),
+        (
+            f"{DATA}.pairs=a.csv,{VALIDATION}.pairs=a.csv,{VALIDATION}.tfds_split=all",
+            [f"'{VALIDATION}.tfds_split' must be a part, such as test", "another"],
+        ),
         (f"{DATA}.encoding=utf-99", ["a text encoding", "'utf-99'", "try utf-8"]),
         (f"{DATA}.tfds_split=''", ["a non-empty string", "write null"]),
         (f"{OPTIMIZER}.lamb.exclude_from_weight_decay=['(']", ["regular expressions"]),
@@ -147,6 +191,8 @@ def test_rules_between_options(override, expected):
         "trainer.train_steps=11000",
         f"{DATA}.corpus=pairs,{DATA}.pairs=a.csv",
         f"{DATA}.pairs=a.csv",
+        f"{DATA}.pairs=a.csv,{VALIDATION}.pairs=a.csv",
+        f"{DATA}.pairs=a.csv,{VALIDATION}.pairs=b.csv,{VALIDATION}.tfds_split=all",
         f"{DATA}.encoding=latin-1",
         f"{RATE}.type=constant,{RATE}.linear.end_learning_rate=1",
         "runtime.num_replicas=4,runtime.distribution_strategy=mirrored",

@@ -1,0 +1,198 @@
+"""A trained model as its encode functions, whatever form it lies in."""
+
+import dataclasses
+import hashlib
+import importlib
+import io
+import json
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from align_keras.utils.errors import InputError
+
+# How pictures are decoded, resized and cropped, and captions become token ids, is
+# code, not a number.
+_IMAGE_CODE = ("images.preprocess",)
+_TEXT_CODE = (
+    "text.wordpiece_tokenizer",
+    "text.normalization",
+    "text.unicode_classes",
+    "text.vocabulary",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedModel:
+    """What evaluation needs of a model.
+
+    Attributes:
+        encode_images: function from a list of paths or file bytes to a float32
+            array (n, d), rows of unit length.
+        encode_texts: function from a list of str to the same.
+        encode_words: function from a list of str to [CLS] before the projection,
+            (n, hidden_dim), or None for an export, which hasn't got it.
+        image_fingerprint: str, a digest of the image weights and preprocessing.
+        text_fingerprint: str, a digest of the text weights, vocabulary and tokenizer.
+        align: `ALIGN`, or None for an export.
+    """
+
+    encode_images: Callable
+    encode_texts: Callable
+    encode_words: Callable | None
+    image_fingerprint: str
+    text_fingerprint: str
+    align: object = None
+
+
+def check_model(path, engine=None):
+    """Raises unless a model can be there: before TensorFlow and the data are read.
+
+    Args:
+        path: str, as `open_model`.
+        engine: as `open_model`.
+
+    Raises:
+        InputError: if there is no model, or an engine is named for an export.
+    """
+    folder = pathlib.Path(path)
+    if is_export(folder):
+        if engine is not None:
+            raise InputError(
+                f"--engine must be left out for an export, received {engine!r}; give "
+                "the run folder in place of its export."
+            )
+    elif not path.startswith("hf://") and not (folder / "config.json").exists():
+        raise InputError(_what_is_missing(folder))
+
+
+def open_model(path, engine=None):
+    """Opens a run folder, a preset folder, an export or a Hugging Face model.
+
+    Args:
+        path: str, a folder as `ALIGN.from_preset` takes it, `hf://user/model`, or
+            the folder of an export.
+        engine: what embeds pictures, as `ALIGN.encode_images`.
+
+    Returns:
+        `OpenedModel`.
+
+    Raises:
+        InputError: if there is no model, or it can't be read, or the engine can't
+            run it.
+    """
+    check_model(path, engine)
+    folder = pathlib.Path(path)
+    if is_export(folder):
+        return _open_export(folder)
+    return _open_align(path, engine)
+
+
+def is_export(path):
+    """Whether a model's path, str or `pathlib.Path`, is the folder of an export."""
+    folder = pathlib.Path(path)
+    return (folder / "saved_model.pb").exists() or (folder / "align").is_dir()
+
+
+def _what_is_missing(folder):
+    if not folder.is_dir():
+        return (
+            f"--model must be a folder or hf://user/model, received {folder}; check it."
+        )
+    if (folder / "checkpoints").exists():
+        return (
+            f"--model {folder} must be a finished run, but has checkpoints and no "
+            "config.json; let the run end: the same train command goes on."
+        )
+    return (
+        f"--model must hold a model, received {folder}, which has neither config.json "
+        "nor saved_model.pb; name a run folder, an export or a Hugging Face folder."
+    )
+
+
+def _open_export(folder):
+    from align_keras.search import ExportedModel
+
+    model = ExportedModel(folder)
+    digest = hashlib.sha256()
+    folder = model.directory
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.name != "fingerprint.pb":  # of the saving, not of the model
+            digest.update(str(path.relative_to(folder)).encode() + b"\0")
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    fingerprint = digest.hexdigest()[:16]
+    return OpenedModel(
+        lambda images: model.encode_images([_as_file(image) for image in images]),
+        model.encode_texts,
+        None,
+        fingerprint,
+        fingerprint,
+    )
+
+
+def _as_file(image):
+    """An array as a PNG file's bytes, since an export takes files alone."""
+    if not isinstance(image, np.ndarray):
+        return image
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+def _open_align(path, engine):
+    from align_keras.models import ALIGN
+
+    align = ALIGN.from_preset(path)
+    # What can't run at all must not pass for a picture that can't be read.
+    align.encode_images([], engine=engine)
+    return OpenedModel(
+        lambda images: align.encode_images(images, engine=engine),
+        align.encode_texts,
+        align.encode_words,
+        *fingerprints(align, engine),
+        align,
+    )
+
+
+def fingerprints(align, engine=None):
+    """Digests all that the embeddings of pictures and of texts depend on.
+
+    Args:
+        align: `ALIGN`.
+        engine: as `ALIGN.encode_images`.
+
+    Returns:
+        Two str of 16 hexadecimal digits, of pictures and of texts.
+    """
+    return (
+        _fingerprint(align.image_encoder, str(engine), *sources(_IMAGE_CODE)),
+        _fingerprint(
+            align.text_encoder,
+            align.normalization,
+            *sources(_TEXT_CODE),
+            *(align.vocabulary or ()),
+        ),
+    )
+
+
+def sources(modules):
+    """Returns the code of modules, names after `align_keras.`, a list of str."""
+    files = [importlib.import_module(f"align_keras.{own}").__file__ for own in modules]
+    return [pathlib.Path(file).read_text(encoding="utf-8") for file in files]
+
+
+def _fingerprint(encoder, *others):
+    """Of an encoder's configuration and weights, and of what is done before it."""
+    config = {k: v for k, v in encoder.get_config().items() if k != "name"}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for other in others:
+        digest.update(hashlib.sha256(other.encode("utf-8", "surrogatepass")).digest())
+    # Not all variables: the seeds of dropout differ at each opening.
+    for variable in encoder.weights:
+        value = np.ascontiguousarray(variable.numpy())
+        digest.update(f"{value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,171 @@
+"""`align-keras plan`: what an experiment will take, before it runs."""
+
+import dataclasses
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from align_keras.cli.model_sizes import (
+    image_encoder_sizes,
+    text_encoder_sizes,
+    with_preset,
+)
+from align_keras.cli.train import add_config_arguments
+from align_keras.config import load_config
+from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.planning import DEVICE_KINDS, RunSizes, device_kind, plan_step
+from align_keras.utils.errors import InputError
+
+# Of the peak. EfficientNet's depthwise convolutions and normalisations leave most of
+# a matrix unit idle: Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs) in 64
+# minutes on 1,024 TPU v3 cores, which is 11% of their peak, and coyo-align's model
+# card tells of 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores: 8%.
+UTILISATION = 0.1
+# Title, unit, what a unit is.
+_SECTIONS = {
+    "parameters": ("parameters", "million", 1e6),
+    "flops": ("operations a step, all devices", "TFLOP", 1e12),
+    "memory": ("memory of a device", "GiB", 2**30),
+    "traffic": ("traffic of a device a step", "GB", 1e9),
+}
+
+
+def add_arguments(parser):
+    """Adds the command's arguments to its parser."""
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--devices",
+        required=True,
+        type=int,
+        metavar="N",
+        help="replicas; a TPU v2 or v3 chip has two cores, each a replica",
+    )
+    parser.add_argument(
+        "--device-kind",
+        required=True,
+        metavar="K",
+        help=f"one of {', '.join(DEVICE_KINDS)}",
+    )
+    parser.add_argument(
+        "--utilisation",
+        type=float,
+        default=UTILISATION,
+        metavar="U",
+        help="share of the devices' peak that is used (default "
+        f"{UTILISATION}: published trainings of EfficientNets on TPU v3 took 0.08 to "
+        "0.11)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+def run(arguments):
+    """Runs the command; returns its exit code."""
+    kind = device_kind(arguments.device_kind)
+    if not 0 < arguments.utilisation <= 1:
+        raise InputError(
+            "--utilisation must be > 0 and <= 1, received "
+            f"{arguments.utilisation}; write for example {UTILISATION}."
+        )
+    config = load_config(
+        arguments.experiment, arguments.config_file, arguments.params_override
+    )
+    sizes = run_sizes(config, arguments.devices)
+    summary = summarise(plan_step(sizes), sizes, kind, arguments.utilisation)
+    if arguments.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        title = f"{arguments.devices:,} × {arguments.device_kind}, {sizes.rows:,} pairs"
+        print_plan(summary, f"{title} on each")
+    return 0
+
+
+def run_sizes(config, devices):
+    """Returns the `RunSizes` of an `ExperimentConfig` on so many devices."""
+    model, data = with_preset(config.task.model), config.task.train_data
+    image, text = model.image_encoder, model.text_encoder
+    return RunSizes(
+        image=image_tower_cost(
+            **image_encoder_sizes(model),
+            image_size=image.image_size,
+            rematerialize=image.rematerialize,
+            locked=image.locked,
+        ),
+        text=text_tower_cost(
+            **text_encoder_sizes(model),
+            vocabulary_size=text.vocabulary_size,
+            sequence_length=text.sequence_length,
+            max_sequence_length=text.max_sequence_length,
+            dropout=text.dropout,
+            pooling=text.pooling,
+            rematerialize=text.rematerialize,
+            locked=text.locked,
+        ),
+        projection_dim=model.projection_dim,
+        global_batch_size=data.global_batch_size,
+        devices=devices,
+        train_steps=config.trainer.train_steps,
+        micro_batch_size=data.micro_batch_size,
+        virtual_batch_size=image.virtual_batch_size,
+        slots=optimizer_slots(config.trainer.optimizer_config),
+        half_precision=config.runtime.mixed_precision_dtype != "float32",
+        tile_size=config.task.loss.tile_size or "auto",
+        negatives_fraction=config.task.loss.negatives_fraction,
+        share_equal_captions=config.task.loss.share_equal_captions,
+    )
+
+
+def optimizer_slots(optimizer_config):
+    """Returns how many variables the optimizer has for each learned weight."""
+    optimizer = optimizer_config.optimizer
+    moments = (optimizer.sgd.momentum > 0) if optimizer.type == "sgd" else 2
+    return moments + (optimizer_config.ema.average_decay is not None)
+
+
+def summarise(plan, sizes, kind, utilisation):
+    """Returns the plan on a kind of device as a dict that is ready for JSON."""
+    peak = kind.half_flops if sizes.half_precision else kind.float32_flops
+    memory = sum(plan.memory.values())
+    return {
+        **dataclasses.asdict(plan),
+        "device_memory": kind.memory,
+        "fits": None if kind.memory is None else memory <= kind.memory,
+        "peak_flops": peak,
+        "utilisation": utilisation,
+        "seconds_a_step": plan.seconds_a_step(peak, utilisation),
+        "days": plan.days(peak, utilisation),
+    }
+
+
+def print_plan(summary, title):
+    """Prints the plan to stdout as a table, and what to do where it doesn't fit."""
+    table = Table(title=title)
+    table.add_column("part")
+    table.add_column("amount", justify="right")
+    table.add_column("unit")
+    for key, (name, unit, size) in _SECTIONS.items():
+        parts = {name: sum(summary[key].values()), **summary[key]}
+        for part, amount in parts.items():
+            is_total = part == name
+            label = f"[bold]{part}" if is_total else f"  {part}"
+            table.add_row(label, _number(amount / size), unit if is_total else "")
+        table.add_section()
+    time = f"{summary['train_steps']:,} steps at {100 * summary['utilisation']:g}%"
+    tera = summary["peak_flops"] / 1e12
+    table.add_row(f"[bold]{time} of {tera:g} TFLOPS", _number(summary["days"]), "days")
+    table.add_row("  a step", _number(summary["seconds_a_step"]), "s")
+    console = Console()
+    console.print(table)
+    if summary["fits"] is False:
+        console.print(
+            f"More than a device's {summary['device_memory'] / 2**30:g} GiB. Less is "
+            "needed with rematerialize=true in task.model.image_encoder and in "
+            "task.model.text_encoder, task.train_data.micro_batch_size, "
+            "runtime.mixed_precision_dtype=mixed_bfloat16, or more devices.",
+            highlight=False,
+        )
+
+
+def _number(value):
+    """Two digits after the point, or the first two that aren't zero."""
+    return f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"

@@ -1,0 +1,159 @@
+"""Recipes that train a classifier on the image encoder, for `evaluate`."""
+
+import dataclasses
+from typing import Literal
+
+from align_keras.config.fields import count, fraction, number
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadStageConfig:
+    """A stage that trains the head alone, on frozen features.
+
+    Attributes:
+        epochs: int >= 1, its length, or None.
+        steps: int >= 1, its length, or None. A stage with neither is left out.
+        learning_rate: float > 0, the first one.
+        schedule: `"stepwise"`, times `decay_factor` every `decay_epochs`;
+            `"cosine"`, to zero at the end; or `"constant"`.
+        decay_factor: float > 0, of `"stepwise"`.
+        decay_epochs: int >= 1, of `"stepwise"`.
+        train_size: int >= 32, side of the pictures in pixels.
+        eval_size: int >= 32, side in evaluation, if the stage is the last.
+    """
+
+    epochs: int | None = count(None)
+    steps: int | None = count(None)
+    learning_rate: float = number(1e-2, above=0)
+    schedule: Literal["stepwise", "cosine", "constant"] = "cosine"
+    decay_factor: float = number(0.2, above=0)
+    decay_epochs: int = count(30)
+    train_size: int = count(289, at_least=32)
+    eval_size: int = count(360, at_least=32)
+
+    @property
+    def is_left_out(self):
+        """Whether the recipe hasn't got this stage."""
+        return self.epochs is None and self.steps is None
+
+
+@dataclasses.dataclass(frozen=True)
+class FullStageConfig(HeadStageConfig):
+    """A stage that trains all layers.
+
+    Attributes:
+        backbone_multiplier: float > 0, the image encoder's learning rate by the
+            head's.
+        freeze_batch_statistics: bool, normalise by the moving statistics, and
+            leave them as they are.
+    """
+
+    backbone_multiplier: float = number(1.0, above=0)
+    freeze_batch_statistics: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+    """What a sweep draws for the last stage, each trial for itself.
+
+    Attributes:
+        trials: int >= 0; 0 is no sweep.
+        learning_rate: tuple of floats > 0, between the least and the greatest of
+            which one is drawn log-uniformly.
+        weight_decay: tuple of floats > 0, the same.
+        steps: tuple of ints >= 1, one of which is drawn.
+        batch_size: tuple of ints >= 1, one of which is drawn.
+        crop: tuple of `"inception"` and `"whole"`, one of which is drawn.
+        flip: tuple of bools, one of which is drawn.
+    """
+
+    trials: int = count(0, at_least=0)
+    learning_rate: tuple[float, ...] = number((), above=0)
+    weight_decay: tuple[float, ...] = number((), above=0)
+    steps: tuple[int, ...] = count(())
+    batch_size: tuple[int, ...] = count(())
+    crop: tuple[Literal["inception", "whole"], ...] = ()
+    flip: tuple[bool, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuningConfig:
+    """A recipe: stages, optimizer, pictures, runs and a sweep.
+
+    Attributes:
+        runs: int >= 1, repetitions with other seeds, over which metrics are
+            averaged.
+        seed: int >= 0, of the first run; the next ones have the next seeds.
+        batch_size: int >= 1.
+        momentum: float in [0, 1), of SGD.
+        weight_decay: float >= 0, of an L2 penalty on the kernels.
+        crop: `"inception"`, of random area and aspect in training, central in
+            evaluation; or `"whole"`, the whole picture in both.
+        min_crop_area: float in (0, 1], the least share of the picture.
+        flip: bool, mirror half of the training pictures.
+        central_crop: float in (0, 1], share of each side in evaluation.
+        shuffle_buffer_size: int >= 1, encoded pictures to draw from.
+        checkpoint_interval: int >= 1, steps after which a training that is killed
+            loses nothing.
+        head: `HeadStageConfig`, the first stage.
+        full: `FullStageConfig`, the second.
+        sweep: `SweepConfig`, of the last stage.
+
+    References:
+        Jia et al. 2021, sections 5.4 (ImageNet, VTAB) and 5.5 (fine-grained).
+    """
+
+    runs: int = count(1)
+    seed: int = count(0, at_least=0)
+    batch_size: int = count(256)
+    momentum: float = fraction(0.9)
+    weight_decay: float = number(0.0, at_least=0)
+    crop: Literal["inception", "whole"] = "inception"
+    min_crop_area: float = number(0.08, above=0, at_most=1)
+    flip: bool = True
+    central_crop: float = number(0.875, above=0, at_most=1)
+    shuffle_buffer_size: int = count(10_000)
+    checkpoint_interval: int = count(1_000)
+    head: HeadStageConfig = HeadStageConfig()
+    full: FullStageConfig = FullStageConfig()
+    sweep: SweepConfig = SweepConfig()
+
+    @property
+    def last_stage(self):
+        """str, the name of the stage whose model is evaluated."""
+        return "head" if self.full.is_left_out else "full"
+
+
+def _check_stages(config, report):
+    if config.head.is_left_out and config.full.is_left_out:
+        report.refuse(
+            "head.steps", "given in one stage", None, "write head.steps or full.steps"
+        )
+    for name in ("head", "full"):
+        stage = getattr(config, name)
+        if stage.epochs is not None and stage.steps is not None:
+            report.refuse(
+                f"{name}.epochs",
+                "null where steps is given",
+                stage.epochs,
+                "leave one of them out",
+                f"{name}.steps",
+            )
+
+
+def _check_sweep(config, report):
+    sweep = config.sweep
+    if not sweep.trials:
+        return
+    for name in ("learning_rate", "weight_decay"):
+        bounds = getattr(sweep, name)
+        if len(bounds) not in (0, 2) or list(bounds) != sorted(bounds):
+            report.refuse(
+                f"sweep.{name}",
+                "a least and a greatest value, or empty",
+                list(bounds),
+                "write for example [1e-4, 1e-1]",
+            )
+
+
+FINE_TUNING_RULES = (_check_stages, _check_sweep)

@@ -1,0 +1,341 @@
+"""`align-keras evaluate`: one protocol, its results, and its wrong inputs."""
+
+import json
+import math
+import re
+import types
+
+import pytest
+
+from align_keras.cli import evaluate
+from align_keras.cli.evaluation_data import DataRequest
+from align_keras.cli.evaluation_results import as_json, print_results, print_table
+from align_keras.cli.main import main
+from align_keras.cli.protocols import PROTOCOLS
+from align_keras.evaluation.result_tables import ResultTable
+from tests.cli.small_run import COLOURS, SHAPES, draw, write_pairs
+from tests.evaluation.test_report import Page
+from tests.small import small_align
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, captioned pictures, and pictures in a folder a class."""
+    place = tmp_path_factory.mktemp("evaluate")
+    small_align().save_to_preset(place / "run")
+    write_pairs(place / "pairs")
+    (place / "pairs" / "red_ring.png").write_bytes(b"no picture")
+    for split in ("train", "test"):
+        for shape in SHAPES:
+            (place / "shapes" / split / shape).mkdir(parents=True)
+            for colour in COLOURS[:5]:
+                path = place / "shapes" / split / shape / f"{colour}.png"
+                draw(colour, shape).save(path)
+    return place
+
+
+@pytest.fixture
+def run(place, capsys, monkeypatch):
+    """Runs the command; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(place)
+
+    def run(*arguments, model="run"):
+        model = ["--model", model] if model else []
+        code = main(["evaluate", *model, "--cache", "cache", *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+RETRIEVAL = ("--protocol", "retrieval", "--data", "pairs/pairs.jsonl")
+ZERO_SHOT = ("--protocol", "zero_shot", "--data", "shapes")
+WRONG = {
+    "protocol": (("--protocol", "retreival"), "received 'retreival'; did you mean ret"),
+    "far off": (("--protocol", "xyzzy"), "--protocol must be one of retrieval, cxc_re"),
+    "no data": (RETRIEVAL[:2], "--data must name what retrieval is measured on"),
+    "data": ((*RETRIEVAL[:3], "nowhere"), "--data must be flickr30k.*'nowhere'"),
+    "named data": ((*RETRIEVAL[:3], "coco"), "--data coco isn't there; download"),
+    "page in a file": (
+        (*RETRIEVAL, "--html", "run/config.json/a"),
+        "--html must be a p",
+    ),
+    "page is a folder": (
+        (*RETRIEVAL, "--html", "run"),
+        "--html must be a file.*the fol",
+    ),
+    "cache": ((*RETRIEVAL, "--cache", "run/config.json"), "--cache must be a place"),
+    "column": ((*RETRIEVAL, "--slice_by", "size"), "--slice_by must be one of.*'size'"),
+    "column of classes": (
+        (*ZERO_SHOT, "--slice_by", "x"),
+        "must be one of class,? .*'x'",
+    ),
+    "column of tasks": (
+        ("--protocol", "vtab", "--slice_by", "x"),
+        "--slice_by must be one of class, the columns of this data, received 'x'",
+    ),
+    "no slices": (
+        (*RETRIEVAL, "--metadata", "a.csv"),
+        "--metadata is for --slice_by, received 'a.csv' without it",
+    ),
+    "suite's metadata": (
+        ("--suite", "paper", "--metadata", "a.csv"),
+        "--metadata is for one --protocol",
+    ),
+    "templates": ((*ZERO_SHOT, "--templates", "nowhere"), "--templates must be one of"),
+    "classes": ((*ZERO_SHOT, "--classes", "nowhere"), "--classes must be a file"),
+    "split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
+    "suite": (("--suite", "paper", "--html", "a.html"), "--html is for one --protocol"),
+    "suite's templates": (
+        ("--suite", "paper", "--templates", "none"),
+        "--templates is for one --protocol",
+    ),
+    "no templates": (
+        (*RETRIEVAL, "--templates", "none"),
+        "--templates is for zero_shot, received 'none' with retrieval",
+    ),
+    "no classes": ((*RETRIEVAL, "--classes", "a"), "--classes is for zero_shot, knn"),
+    "no training": (
+        (*ZERO_SHOT, "--train_split", "train"),
+        "--train_split is for knn, linear_probe.*with zero_shot",
+    ),
+    "weight of another": (
+        (*ZERO_SHOT, "--text_weight", "1"),
+        "--text_weight is for composed, received 1.0 with zero_shot",
+    ),
+    "no weight": (
+        ("--protocol", "composed", "--text_weight", "nan"),
+        "--text_weight must be a number from 0 to a million, received nan",
+    ),
+    "workers": ((*RETRIEVAL, "--workers", "0"), "--workers must be at least 1"),
+    "recipe": (
+        (*RETRIEVAL, "--config_file", "a.yaml"),
+        "--config_file is for imagenet",
+    ),
+    "workers of nothing": ((*RETRIEVAL, "--workers", "2"), "--workers is for imagenet"),
+    "empty templates": ((*ZERO_SHOT, "--templates", ""), "--templates must not be emp"),
+    "empty classes": ((*ZERO_SHOT, "--classes", ""), "--classes must not be empty"),
+    "empty split": ((*RETRIEVAL, "--split", ""), "--split must not be empty"),
+    "vtab's split": (
+        ("--protocol", "vtab", "--split", "x"),
+        "--split is for retrieval,.*with vtab",
+    ),
+    "engine of words": (
+        ("--protocol", "simlex", "--engine", "openvino"),
+        "--engine is for retrieval.*with simlex",
+    ),
+    "engine of training": (
+        ("--protocol", "vtab", "--engine", "openvino"),
+        "--engine is for retrieval.*with vtab",
+    ),
+    "missing of classes": (
+        (*ZERO_SHOT, "--allow_missing"),
+        "--allow_missing is for retrieval, cxc.*with zero_shot",
+    ),
+    "missing of stamps": (
+        (*RETRIEVAL[:3], "stamps", "--allow_missing"),
+        "--allow_missing must be left out for stamps",
+    ),
+    "missing of four languages": (
+        ("--protocol", "multi30k", "--data", "stamps", "--allow_missing"),
+        "--allow_missing must be left out for stamps",
+    ),
+    "results": (
+        ("--protocol", "vtab", "--results", "run/config.json"),
+        "--results must be a place that can be written to, received run/config.json",
+    ),
+    "suite's results": (
+        ("--suite", "paper", "--results", "run/config.json"),
+        "--results must be a place",
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments, message", WRONG.values(), ids=WRONG)
+def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("the model was opened")
+
+    monkeypatch.setattr("align_keras.cli.open_model.open_model", refuse)
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("align-keras evaluate: error: ") and err.count("\n") == 1
+    assert re.search(message, err), err
+
+
+@pytest.mark.parametrize(
+    "model, engine, message",
+    [
+        ("nowhere", (), "--model must be a folder or hf://user/model.*nowhere"),
+        ("pairs", (), "--model must hold a model, received pairs.*neither config.json"),
+        ("export", ("--engine", "openvino"), "--engine must be left out for an export"),
+    ],
+)
+def test_wrong_models_take_a_line(run, place, model, engine, message):
+    (place / "export").mkdir(exist_ok=True)
+    (place / "export" / "saved_model.pb").touch()
+    code, out, err = run(*RETRIEVAL, *engine, model=model)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert re.search(message, err)
+
+
+def test_usage_errors(run, capsys):
+    for arguments in (
+        ("--protocol", "retrieval", "--suite", "paper"),
+        ("--suite", "papers"),
+        ("--engine", "x", *RETRIEVAL),
+        (),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            run(*arguments)
+        assert caught.value.code == 2
+        assert capsys.readouterr().out == ""
+
+
+def test_retrieval_with_a_page(run, place):
+    page = place / "results" / "page.html"
+    code, out, err = run(*RETRIEVAL, "--html", str(page))
+    assert code == 0
+    # The table alone, in 80 columns; all else is on stderr.
+    lines = out.splitlines()
+    assert lines[0].strip() == "retrieval on pairs/pairs.jsonl"
+    assert all(len(line) <= 80 for line in lines)
+    assert re.search(r"│ pictures_left_out *│ *1 │", out)
+    assert re.search(r"│ t2i/recall_at_10 *│ *\d+\.\d │ *\d+\.\d\d │", out)
+    assert "1 of 40 pictures can't be decoded and are left out: " in err
+    assert err.splitlines()[-1] == f"wrote {page}"
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert "retrieval on pairs/pairs.jsonl" in shown.words
+    assert shown.attributes("img") and "Text → picture" in shown.words
+    assert [own.name for own in page.parent.iterdir()] == ["page.html"]
+
+
+def test_json_is_all_that_is_printed(run, place, monkeypatch):
+    """Twice: computed, and from the cache, with a page beside it."""
+    first = run(*RETRIEVAL, "--json")
+    result = json.loads(first[1], parse_constant=pytest.fail)
+    assert (result["model"], result["protocol"], result["paper"]) == (
+        "run",
+        "retrieval",
+        {},
+    )
+    assert result["metrics"]["pictures"] == 39
+    assert 0 <= result["metrics"]["i2t/recall_at_1"] <= 1
+
+    def refuse(*arguments, **options):
+        raise AssertionError("embedded again")
+
+    from align_keras.models import ALIGN
+
+    monkeypatch.setattr(ALIGN, "encode_texts", refuse)
+    monkeypatch.setattr("align_keras.models.embedding._read_ahead", refuse)
+    monkeypatch.setattr(
+        "align_keras.models.embedding.encode_images", lambda *arguments: None
+    )
+    code, out, err = run(*RETRIEVAL, "--json", "--html", "both.html")
+    assert (code, json.loads(out)) == (0, result)
+    assert (place / "both.html").exists() and "wrote both.html" in err
+
+
+def test_slices_and_classes(run, place):
+    split = ("--split", "train")
+    arguments = (*ZERO_SHOT, "--slice_by", "class", "--html", "shapes.html", *split)
+    code, out, _ = run(*arguments, "--json")
+    assert code == 0
+    result = json.loads(out, parse_constant=pytest.fail)
+    slices = result["slices"]
+    for shape in SHAPES:
+        name = f"zero_shot/top_1[{shape}]"
+        assert slices[f"{name}/low"] <= slices[name] <= slices[f"{name}/high"]
+        assert slices[f"{name}/items"] == 5
+    of_classes = [slices[f"zero_shot/top_1[{shape}]"] for shape in SHAPES]
+    mean = sum(of_classes) / len(SHAPES)
+    assert math.isclose(mean, result["metrics"]["zero_shot/top_1"])
+    shown = Page((place / "shapes.html").read_text(encoding="utf-8"))
+    headings = ("By group", "Confusion matrix", "Accuracy by class")
+    for heading in ("zero_shot on shapes, split train", *headings):
+        assert heading in shown.words
+    code, out, _ = run(*ZERO_SHOT, "--slice_by", "class")
+    assert "│ zero_shot/top_1[ring]" in out and "95% interval" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+@pytest.mark.parametrize("protocol", ["knn", "linear_probe"])
+def test_protocols_with_two_splits(run, place, protocol):
+    """Both splits hold the same pictures, so that the nearest is the same one."""
+    page = f"{protocol}.html"
+    arguments = ("--protocol", protocol, "--data", "shapes", "--html", page)
+    code, out, err = run(*arguments, "--json")
+    assert code == 0, err
+    metrics = json.loads(out)["metrics"]
+    assert metrics["pictures"] == 25
+    if protocol == "knn":
+        assert metrics["knn/recall_at_1"] == 1.0
+    assert "Confusion matrix" in Page((place / page).read_text("utf-8")).words
+
+
+def test_every_protocol_of_the_help_is_there():
+    assert list(evaluate.PROTOCOLS) and set(evaluate.PROTOCOLS) == set(PROTOCOLS)
+    usual = {name for name, (_, data) in PROTOCOLS.items() if data is not None}
+    assert usual == set(evaluate.WITH_USUAL_DATA)
+    assert {*evaluate.WITH_METADATA, *evaluate.TRAINED} <= set(PROTOCOLS)
+
+
+def test_json_has_no_nan(capsys):
+    arguments = types.SimpleNamespace(
+        json=True, model="m", protocol="simlex", slice_by=None
+    )
+    request = DataRequest("simlex999", None)
+    print_results(arguments, request, {"all/spearman": math.nan, "pairs": 999.0}, {})
+    result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert result["metrics"] == {"all/spearman": None, "pairs": 999.0}
+    # In the metrics' unit.
+    assert result["paper"]["ALIGN"]["all/spearman"] == 0.398
+    text = as_json({"a": (math.inf, [-math.inf, "é"]), 2: 1})
+    assert json.loads(text) == {"a": [None, [None, "é"]], "2": 1}
+
+
+def test_another_split_stands_beside_no_figure_of_the_paper(capsys):
+    arguments = types.SimpleNamespace(
+        json=True, model="m", protocol="retrieval", slice_by=None
+    )
+    metrics = {"i2t/recall_at_1": 0.5}
+    for split, there in ((None, True), ("test", True), ("val", False)):
+        request = DataRequest("coco", None, split=split)
+        arguments.json = True
+        print_results(arguments, request, metrics, {})
+        result = json.loads(capsys.readouterr().out)
+        assert bool(result["paper"]) == there
+        assert result.get("split") == (None if there else "val")
+        arguments.json = False
+        print_results(arguments, request, metrics, {})
+        out = capsys.readouterr().out
+        assert ("ALIGN" in out) == there and ("split val" in out) != there
+
+
+def test_tables_fit_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = types.SimpleNamespace(json=False, slice_by=None)
+    for protocol, data, metrics in (
+        ("retrieval", "coco", ["i2t/recall_at_10", "i2t/chance_recall_at_10"]),
+        ("cxc_retrieval", "cxc", ["t2t/recall_at_10", "t2t/chance_recall_at_10"]),
+        ("zero_shot", "imagenet2012", ["zero_shot/mean_per_class", "zero_shot/top_1"]),
+        ("multi30k", "multi30k", ["en/mean_recall", "cs/t2i/recall_at_10"]),
+        ("simlex", "simlex999", ["concreteness_1/spearman"]),
+        ("knn", "imagenet2012", ["knn/recall_at_1"]),
+    ):
+        arguments.protocol = protocol
+        request = DataRequest(data, None)
+        print_results(arguments, request, dict.fromkeys(metrics, 0.5), {})
+        out = capsys.readouterr().out
+        assert all(len(line) <= 80 for line in out.splitlines())
+        for name in metrics:  # Whole, on one line.
+            assert name in out or "chance" in name
+        assert "50.0" in out
+
+
+def test_names_are_no_markup(capsys):
+    print_table(ResultTable("[bold]t[/]", ("[red]a", "b"), [("[link=x]y", "[/]")]))
+    out = capsys.readouterr().out
+    for text in ("[bold]t[/]", "[red]a", "[link=x]y", "[/]"):
+        assert text in out

@@ -1,0 +1,325 @@
+"""The protocols of classes and of composed queries, end to end with a tiny model."""
+
+import functools
+import io
+import json
+import pathlib
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from align_keras import datasets
+from align_keras.cli.main import main
+from align_keras.datasets import benchmarks, build_corpus, icons
+from align_keras.datasets.benchmarks import (
+    LabelledImages,
+    composed_icon_queries,
+    read_class_names,
+    read_stored_pictures,
+)
+from align_keras.datasets.benchmarks.class_names import imagenet_ids
+from tests.cli.small_run import COLOURS, SHAPES, draw
+from tests.small import small_align
+
+WORDS = {"circle": "round", "square": "box", "bar": "bar", "cross": "x", "ring": "o"}
+
+
+@pytest.fixture(scope="module")
+def align():
+    align = small_align()
+    # As they are drawn, all embeddings nearly fall together, where rounding decides.
+    for encoder in (align.image_encoder, align.text_encoder):
+        for variable in encoder.trainable_variables:
+            if variable.path.endswith(("kernel", "embeddings")):
+                variable.assign(4 * variable)
+    return align
+
+
+@pytest.fixture(scope="module")
+def model(align, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "run"
+    align.save_to_preset(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """Five classes of eight colours, six of them to learn from."""
+    root = tmp_path_factory.mktemp("shapes")
+    for number, colour in enumerate(COLOURS):
+        for shape in SHAPES:
+            folder = root / ("test" if number >= 6 else "train") / shape
+            folder.mkdir(parents=True, exist_ok=True)
+            draw(colour, shape).save(folder / f"{colour}.png")
+    return root
+
+
+@pytest.fixture
+def evaluate(model, tmp_path_factory, capsys):
+    cache = tmp_path_factory.getbasetemp() / "embeddings"
+
+    def run(*arguments, fails=False):
+        code = main(
+            ["evaluate", f"--model={model}", f"--cache={cache}", *arguments, "--json"]
+        )
+        captured = capsys.readouterr()
+        assert code == (1 if fails else 0), captured.err
+        if fails:
+            assert "Traceback" not in captured.err
+            return captured.err
+        return json.loads(captured.out)
+
+    return run
+
+
+def pictures_of(folder):
+    paths = sorted(folder.glob("*/*.png"), key=lambda path: (path.parent, path.name))
+    labels = np.array([sorted(SHAPES).index(path.parent.name) for path in paths])
+    return list(map(str, paths)), labels
+
+
+def test_zero_shot_on_folders(evaluate, align, shapes, tmp_path):
+    names, templates = tmp_path / "names.json", tmp_path / "templates.txt"
+    names.write_text(json.dumps(WORDS))
+    templates.write_text("a {}\n{} is\n")
+    found = evaluate(
+        "--protocol=zero_shot",
+        f"--data={shapes}",
+        f"--classes={names}",
+        f"--templates={templates}",
+        "--slice_by=class",
+    )
+    paths, labels = pictures_of(shapes / "test")
+    prompts = [
+        prompt
+        for shape in sorted(SHAPES)
+        for prompt in (f"a {WORDS[shape]}", f"{WORDS[shape]} is")
+    ]
+    texts = align.encode_texts(prompts).reshape(5, 2, -1).mean(axis=1)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    scores = align.encode_images(paths) @ texts.T
+    right = scores.argmax(axis=1) == labels
+    metrics = found["metrics"]
+    assert metrics["zero_shot/top_1"] == pytest.approx(right.mean())
+    assert metrics["zero_shot/mean_per_class"] == pytest.approx(
+        balanced_accuracy_score(labels, scores.argmax(axis=1))
+    )
+    assert "zero_shot/top_5" not in metrics and metrics["classes"] == 5
+    assert metrics["pictures"] == 10
+    assert 0 < right.mean() < 1  # The tiny model isn't trivial here.
+    for label, shape in enumerate(sorted(SHAPES)):
+        name = f"zero_shot/top_1[{WORDS[shape]}]"
+        assert found["slices"][name] == pytest.approx(right[labels == label].mean())
+        assert found["slices"][f"{name}/items"] == 2
+        low, high = (found["slices"][f"{name}/{end}"] for end in ("low", "high"))
+        assert 0 <= low <= found["slices"][name] <= high <= 1
+
+
+def test_knn_on_folders(evaluate, align, shapes):
+    found = evaluate("--protocol=knn", f"--data={shapes}", "--slice_by=class")
+    (train, train_labels), (test, labels) = (
+        pictures_of(shapes / split) for split in ("train", "test")
+    )
+    classifier = KNeighborsClassifier(10, algorithm="brute").fit(
+        align.encode_images(train), train_labels
+    )
+    near = classifier.kneighbors(align.encode_images(test), return_distance=False)
+    for k in (1, 5, 10):
+        right = (train_labels[near[:, :k]] == labels[:, None]).any(axis=1)
+        assert found["metrics"][f"knn/recall_at_{k}"] == pytest.approx(right.mean())
+    assert found["metrics"]["gallery"] == 30
+    assert found["slices"]["knn/recall_at_10[ring]/items"] == 2
+
+
+def test_linear_probe_on_folders(evaluate, align, shapes):
+    metrics = evaluate("--protocol=linear_probe", f"--data={shapes}")["metrics"]
+    (train, train_labels), (test, labels) = (
+        pictures_of(shapes / split) for split in ("train", "test")
+    )
+    penalty = metrics["linear_probe/penalty"]
+    sklearn = LogisticRegression(C=1 / (penalty * 30), tol=1e-8, max_iter=10_000)
+    sklearn.fit(align.encode_images(train), train_labels)
+    assert metrics["linear_probe/top_1"] == pytest.approx(
+        sklearn.score(align.encode_images(test), labels)
+    )
+    assert metrics["linear_probe/iterations"] < 1000
+
+
+@pytest.fixture
+def imagenet_r(tmp_path, monkeypatch, capsys):
+    """Three pictures as TFDS stores ImageNet-R."""
+    ids = ["n07753592", "n02123045", "n07753592"]  # Banana and tabby cat.
+    examples = []
+    for row, (own, shape) in enumerate(zip(ids, SHAPES, strict=False)):
+        file = io.BytesIO()
+        draw("red", shape).save(file, "JPEG")
+        picture = io.BytesIO(file.getvalue())
+        examples.append((row, {"image": picture, "label": own, "file_name": str(row)}))
+    builder = tfds.builder("imagenet_r", data_dir=tmp_path)
+    generators = {"test": iter(examples)}
+    with mock.patch.object(type(builder), "_split_generators", lambda *_: generators):
+        tfds.disable_progress_bar()
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    capsys.readouterr()  # What TFDS tells of it.
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder)
+    return ids
+
+
+def test_zero_shot_on_imagenet_r_is_among_its_own_classes(evaluate, imagenet_r):
+    del imagenet_r
+    found = evaluate(
+        "--protocol=zero_shot",
+        "--data=imagenet_r",
+        "--classes=clip:imagenet1k",
+        "--templates=none",
+        "--slice_by=class",
+    )
+    assert found["metrics"]["classes"] == 2 and found["metrics"]["pictures"] == 3
+    names = dict(zip(imagenet_ids(), read_class_names("clip:imagenet1k"), strict=True))
+    sizes = {
+        name: value
+        for name, value in found["slices"].items()
+        if name.startswith("zero_shot/top_1") and name.endswith("/items")
+    }
+    assert sizes == {
+        f"zero_shot/top_1[{names['n07753592']}]/items": 2,
+        f"zero_shot/top_1[{names['n02123045']}]/items": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "name, classes", [("cars196", 7), ("imagenet_a:0.1.0", 2), ("imagenet_r", 2)]
+)
+def test_which_sets_lack_classes(evaluate, shapes, monkeypatch, name, classes):
+    """Elsewhere a class without pictures in the split may be found all the same."""
+    images = [str(shapes / "test" / shape / "gray.png") for shape in ("bar", "ring")]
+    data = LabelledImages(images, np.array([1, 5]), list("abcdefg"))
+    monkeypatch.setattr(benchmarks, "read_tfds_classification", lambda *_: data)
+    metrics = evaluate("--protocol=zero_shot", f"--data={name}")["metrics"]
+    assert (metrics["pictures"], metrics["classes"]) == (2, classes)
+    assert ("zero_shot/top_5" in metrics) == (classes > 5)
+
+
+def test_ids_are_no_names(evaluate, imagenet_r):
+    message = evaluate("--protocol=zero_shot", "--data=imagenet_r", fails=True)
+    assert f"received none for '{min(imagenet_r)}'" in message
+    assert "clip:imagenet1k" in message
+
+
+def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
+    for number, colour in enumerate(COLOURS):
+        for category, shape in (("animals", "bar"), ("naturalforces", "ring")):
+            path = tmp_path / "stamps" / category / f"{colour}{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(colour, shape).save(path)
+            path.with_suffix(".txt").write_text(f"A {colour} thing.\n")
+    monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
+    build = functools.partial(build_corpus, data_dir=tmp_path / "data")
+    monkeypatch.setattr(datasets, "build_corpus", build)
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({"animals": "beasts", "natural forces": "storms"}))
+    found = evaluate(
+        "--protocol=zero_shot",
+        "--data=stamps",
+        "--split=all",
+        f"--classes={names}",
+        "--slice_by=class",
+    )
+    assert found["metrics"]["pictures"] == 16
+    sizes = [
+        found["slices"][f"zero_shot/top_1[{n}]/items"] for n in ("beasts", "storms")
+    ]
+    assert sizes == [8, 8]
+    halves = evaluate("--protocol=knn", "--data=stamps")["metrics"]
+    assert halves["pictures"] + halves["gallery"] == 16
+    message = evaluate("--protocol=knn", "--data=stamps", "--split=dev", fails=True)
+    assert "the split of stamps must be train, test or all, received 'dev'" in message
+
+
+def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
+    if icons.importlib.util.find_spec("qtawesome") is None:
+        pytest.skip("needs qtawesome's fonts")
+    names = [
+        f"{base}{word}"
+        for base in ("bridge", "building", "heart", "house", "person", "plane")
+        for word in ("", "-circle-check", "-circle-xmark", "-circle-exclamation")
+    ]
+    real = icons._font_and_charmap
+
+    def some(folder, stem):
+        font, charmap = real(folder, stem)
+        return font, {name: charmap[name] for name in names if name in charmap}
+
+    monkeypatch.setattr(icons, "TRAIN_FAMILIES", {})
+    monkeypatch.setattr(icons, "_font_and_charmap", some)
+    build = functools.partial(build_corpus, data_dir=tmp_path)
+    monkeypatch.setattr(datasets, "build_corpus", build)
+    found = evaluate("--protocol=composed", "--slice_by=words")
+    metrics = found["metrics"]
+
+    pictures = read_stored_pictures(build("icons"), "test")
+    queries = composed_icon_queries([picture.id for picture in pictures])
+    images = align.encode_images([picture.image for picture in pictures])
+    right = []
+    for query in queries:
+        words = align.encode_texts([query.words])[0]
+        scores = images @ (images[query.image] + 2 * query.sign * words)
+        scores[query.image] = -np.inf
+        right.append(scores.argmax() in query.targets)
+    assert metrics["recall_at_1"] == pytest.approx(np.mean(right))
+    assert metrics["queries"] == len(queries) == 36
+    assert metrics["plus/queries"] == metrics["minus/queries"] == len(queries) / 2
+    assert metrics["chance_recall_at_1"] == pytest.approx(1 / (len(pictures) - 1))
+    assert metrics["pictures"] == len(pictures)
+    assert found["slices"]["recall_at_5[circle check]/items"] == 12
+    message = evaluate("--protocol=composed", "--slice_by=colour", fails=True)
+    assert "must be one of category, sign, words" in message
+    # By a column of the query's picture.
+    path = tmp_path / "metadata.csv"
+    houses = [own.id for own in pictures if "house" in own.id]
+    path.write_text("id,kind\n" + "".join(f"{own},house\n" for own in houses))
+    found = evaluate("--protocol=composed", f"--metadata={path}", "--slice_by=kind")
+    own = [pictures[query.image].id in houses for query in queries]
+    assert found["slices"]["recall_at_1[house]/items"] == sum(own) > 0
+    assert found["slices"]["recall_at_1[house]"] == pytest.approx(
+        np.mean(np.array(right)[own])
+    )
+
+
+def test_mistakes_are_told_in_one_line(evaluate, shapes, tmp_path):
+    (tmp_path / "flat" / "cat").mkdir(parents=True)
+    draw("red", "bar").save(tmp_path / "flat" / "cat" / "1.png")
+    templates = tmp_path / "templates.txt"
+    templates.write_text("a photo\n")
+    two = tmp_path / "two.txt"
+    two.write_text("a\nb\n")
+    for arguments, expected in (
+        (["knn", f"--data={tmp_path}/flat"], "must have the folders train and test"),
+        (["zero_shot", f"--data={tmp_path}/none"], "must be a data set of TFDS or a f"),
+        (["zero_shot", f"--data={shapes}", f"--templates={templates}"], "have {} for"),
+        (["zero_shot", f"--data={shapes}", f"--classes={two}"], "name the 5 classes"),
+        (["zero_shot", f"--data={shapes}", "--split=val"], "it has test, train"),
+        (["knn", f"--data={shapes}", "--slice_by=colour"], "must be one of class"),
+        (["knn", f"--data={shapes}", "--split=train"], "no picture in common"),
+        (["linear_probe", f"--data={shapes}", "--train_split=test"], "no picture in"),
+        (["composed", "--data=stamps"], "--data must be icons, received 'stamps'"),
+    ):
+        message = evaluate(f"--protocol={arguments[0]}", *arguments[1:], fails=True)
+        assert expected in message.replace("; " + str(shapes) + " has", "it has")
+
+
+def test_classes_must_be_those_of_both_splits(evaluate, shapes, tmp_path):
+    for split, shape in (("train", "bar"), ("train", "ring"), ("test", "bar")):
+        folder = tmp_path / split / shape
+        folder.mkdir(parents=True)
+        for path in (shapes / split / shape).glob("*.png"):
+            (folder / path.name).write_bytes(pathlib.Path(path).read_bytes())
+    message = evaluate("--protocol=knn", f"--data={tmp_path}", fails=True)
+    assert "the same classes in both splits, received 2 in training and 1" in message

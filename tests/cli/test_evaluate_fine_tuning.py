@@ -1,0 +1,200 @@
+"""`align-keras evaluate` where it trains: figures, and what is refused."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from align_keras.cli import fine_tuned_protocols
+from align_keras.cli.evaluation_data import DataRequest
+from align_keras.cli.main import main
+from align_keras.cli.open_model import OpenedModel
+from align_keras.utils.errors import InputError
+from tests.cli.drawings import (
+    BOTH,
+    HEAD,
+    draw,
+    evaluate,
+)
+
+
+@pytest.mark.slow
+def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
+    arguments = [
+        "--model",
+        small_model,
+        "--protocol",
+        "fine_grained",
+        "--data",
+        drawings,
+    ]
+    arguments += ["--results", tmp_path / "results", "--params_override", HEAD]
+    found, messages = evaluate(capsys, *arguments, "--slice_by", "class")
+    metrics = found["metrics"]
+    assert set(metrics) == {
+        "top_1",
+        "top_1_std",
+        "mean_per_class",
+        "pictures",
+        "classes",
+        "pictures_left_out",
+        "training_pictures_left_out",
+    }
+    assert (metrics["pictures"], metrics["classes"]) == (15, 3)
+    assert metrics["pictures_left_out"] == 1
+    assert metrics["training_pictures_left_out"] == 1
+    assert "train/bars/12.png" in messages and "2 of 2 trials" in messages
+    # From the stored ranks, by hand.
+    stored = [
+        json.loads(path.read_text())["result"]
+        for path in (tmp_path / "results").glob("*.json")
+    ]
+    assert len(stored) == 2
+    tops = [np.mean([rank == 0 for rank in own["ranks"]]) for own in stored]
+    assert metrics["top_1"] == pytest.approx(np.mean(tops))
+    assert metrics["top_1_std"] == pytest.approx(np.std(tops, ddof=1))
+    by_class = [
+        found["slices"][f"top_1[{name}]"] for name in ("bars", "plain", "rings")
+    ]
+    assert metrics["mean_per_class"] == pytest.approx(np.mean(by_class))
+    bars = [found["slices"][f"{own}[bars]"] for own in ("top_1", "mean_per_class")]
+    assert bars[0] == pytest.approx(bars[1])
+
+    # Again: nothing is trained, the same figures, and the page. By a table of
+    # metadata that has the classes as well.
+    page, table = tmp_path / "page.html", tmp_path / "metadata.csv"
+    names = [
+        path.relative_to(drawings / "test") for path in drawings.glob("test/*/*.png")
+    ]
+    table.write_text("id,kind\n" + "".join(f"{own},{own.parent}\n" for own in names))
+    sliced = ("--metadata", table, "--slice_by", "kind")
+    again, messages = evaluate(capsys, *arguments, *sliced, "--html", page)
+    assert again["metrics"] == metrics and again["slices"] == found["slices"]
+    assert "to train" not in messages
+    assert "rings" in page.read_text(encoding="utf-8")
+
+    # One more run is one more trial.
+    more = [*arguments[:-1], HEAD.replace("runs=2", "runs=3")]
+    _, messages = evaluate(capsys, *more)
+    assert "1 of 3 trials to train" in messages
+
+
+def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
+    found, messages = evaluate(
+        capsys,
+        *("--model", small_model, "--protocol", "fine_grained", "--data", drawings),
+        *("--results", tmp_path, "--params_override", BOTH),
+    )
+    assert 0 <= found["metrics"]["top_1"] <= 1
+    # One run has no spread.
+    assert "top_1_std" not in found["metrics"]
+
+
+def test_a_frozen_encoder_learns_to_tell_drawings_apart(
+    capsys, tmp_path, drawings, small_model
+):
+    override = (
+        "batch_size=36,head.epochs=null,head.steps=60,head.schedule=constant,"
+        "head.learning_rate=0.1,crop=whole,flip=false,"
+        "head.train_size=32,head.eval_size=32"
+    )
+    found, _ = evaluate(
+        capsys,
+        *(
+            "--model",
+            small_model,
+            "--protocol",
+            "imagenet_frozen",
+            "--data",
+            drawings,
+        ),
+        *("--results", tmp_path, "--params_override", override),
+    )
+    # A third by chance; the encoder's weights are random.
+    assert found["metrics"]["top_1"] > 0.5
+
+
+@pytest.mark.parametrize("name", ["oxford_flowers102", "oxford_flowers102:2.1.1"])
+def test_flowers_are_learned_from_both_splits(monkeypatch, name):
+    asked = []
+    monkeypatch.setattr(
+        fine_tuned_protocols,
+        "_classification",
+        lambda protocol, encoders, request, options: asked.append(request.train_split),
+    )
+    request = DataRequest(name, pathlib.Path("data"))
+    for own in (request, dataclasses.replace(request, train_split="train")):
+        fine_tuned_protocols.fine_grained(None, own, None)
+    assert asked == ["train+validation", "train"]
+
+
+# --- What is refused. ---
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--protocol", "vtab", "--data", "imagenet2012"],
+            "--data must be vtab, or",
+        ),
+        (["--protocol", "vtab", "--data", "vtab/mnist"], "vtab has no task 'mnist'"),
+        (
+            ["--protocol", "vtab"],
+            "vtab needs data sets that TFDS hasn't prepared",
+        ),
+        (["--protocol", "vtab", "--data", "vtab/dtd"], "dtd isn't prepared in"),
+        (["--protocol", "fine_grained", "--data", "cars196"], "cars196 isn't prepared"),
+        (
+            ["--protocol", "vtab", "--params_override", "sweep.trails=1"],
+            "unknown key 'sweep.trails'; did you mean 'trials'?",
+        ),
+        (["--protocol", "vtab", "--workers", "0"], "--workers must be at least 1"),
+        (
+            ["--protocol", "knn", "--data", "x", "--results", "y"],
+            "--results is for imagenet_frozen, imagenet_full, fine_grained, vtab",
+        ),
+        (["--suite", "paper", "--config_file", "x.yaml"], "--config_file is for one"),
+    ],
+)
+def test_what_is_refused(
+    capsys, tmp_path, monkeypatch, small_model, arguments, message
+):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    assert main(["evaluate", "--model", str(small_model), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_sweep_needs_pictures_to_tune_on(capsys, small_model, drawings):
+    arguments = ["--protocol", "fine_grained", "--data", str(drawings)]
+    override = ["--params_override", "sweep.trials=2"]
+    assert main(["evaluate", "--model", str(small_model), *arguments, *override]) == 1
+    assert "sweep.trials must be 0 for fine_grained" in capsys.readouterr().err
+
+
+def test_an_export_cannot_be_trained():
+    export = OpenedModel(len, len, None, "a", "b")
+    with pytest.raises(InputError, match="received an export, whose weights are fixed"):
+        fine_tuned_protocols.check_trainable(export)
+
+
+def test_classes_must_be_the_same(capsys, tmp_path, small_model):
+    for split, names in (("train", "ab"), ("test", "ac")):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            draw(0, 0).save(tmp_path / split / name / "1.png")
+    arguments = ["--protocol", "fine_grained", "--data", str(tmp_path)]
+    assert main(["evaluate", "--model", str(small_model), *arguments]) == 1
+    assert "the same classes in both splits" in capsys.readouterr().err
+
+
+def test_what_is_judged_is_not_learned_from(capsys, drawings, small_model):
+    arguments = ["--protocol", "fine_grained", "--data", str(drawings)]
+    arguments += ["--train_split", "test"]
+    assert main(["evaluate", "--model", str(small_model), *arguments]) == 1
+    assert "must have no picture in common" in capsys.readouterr().err

@@ -1,0 +1,199 @@
+"""`align-keras export` for TensorFlow Serving, and what is refused."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.cli import export
+from align_keras.cli.about_run import save_data_notes
+from align_keras.cli.main import main
+from align_keras.export.saved_model import write_served
+from align_keras.export.served_model import ServedModel
+from align_keras.models import ALIGN
+from tests.small import VOCABULARY, small_encoders
+
+
+@pytest.fixture(scope="module")
+def run_folder(small_model):
+    """A model's folder with what a run leaves."""
+    save_data_notes(small_model, {"icons": {"summary": ["12 pairs kept"], "x": 1}})
+    lines = [{"step": 1, "loss": 2.0}, {"step": 2, "t2i/recall_at_1": 0.25}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (small_model / "metrics.jsonl").write_text(text)
+    return small_model
+
+
+def test_a_run_for_tensorflow_serving(run_folder, tmp_path, capsys):
+    target = tmp_path / "served"
+    arguments = ["export", "--model", str(run_folder), "--to", str(target)]
+    assert main([*arguments, "--weights", "bfloat16"]) == 0
+    assert f"wrote {target}" in capsys.readouterr().err
+    assert {path.name for path in target.iterdir()} == {
+        *("image", "text", "align", "serving", "README.md")
+    }
+    served = tf.saved_model.load(str(target / "text" / "1"))
+    assert served.stored_variables[0].dtype == tf.bfloat16
+    model = ALIGN.from_preset(run_folder)
+    captions = ["a red bicycle"]
+    found = served.signatures["encode_text"](captions=tf.constant(captions))
+    cosine = np.sum(found["text_embedding"] * model.encode_texts(captions))
+    assert 0.99 < cosine < 1.0001
+    card = (target / "README.md").read_text()
+    assert "- icons\n  - 12 pairs kept" in card and "| t2i/recall_at_1 | 0.25 |" in card
+    assert "loss" not in card
+    # What is there isn't written over.
+    assert main(arguments) == 1
+    assert "--to must be a new or an empty folder" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def mixed(run_folder, tmp_path_factory):
+    """The same model, as a run in mixed precision leaves it."""
+    path = tmp_path_factory.mktemp("mixed")
+    ALIGN.from_preset(run_folder, dtype="mixed_bfloat16").save_to_preset(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["litert", "web", "onnx"])
+def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
+    opened = []
+    monkeypatch.setattr(export, "_check_installed", lambda arguments: None)
+    monkeypatch.setitem(export._WRITERS, kind, lambda align, *_: opened.append(align))
+    arguments = ["--model", str(mixed), "--to", str(tmp_path / "own"), "--format", kind]
+    assert main(["export", *arguments, "--licence", "CC0"]) == 0
+    # Converters take nothing else.
+    for encoder in (opened[0].image_encoder, opened[0].text_encoder):
+        assert encoder.dtype_policy.name == "float32"
+    card = (tmp_path / "own" / "README.md").read_text()
+    for words in (f"`{mixed.name}`", "| licence | CC0 |", "Limits", "None recorded"):
+        assert words in card
+    assert "signatures.json" not in card
+
+
+@pytest.mark.slow
+def test_a_saved_model_of_mixed_precision(mixed, tmp_path):
+    align = ALIGN.from_preset(mixed)
+    assert align.image_encoder.dtype_policy.name == "mixed_bfloat16"
+    write_served(ServedModel(align), tmp_path)
+    served = tf.saved_model.load(str(tmp_path / "1")).signatures
+    pixels = np.arange(1200, dtype="uint8").reshape(20, 20, 3)
+    png = tf.io.encode_png(pixels).numpy()
+    for found, expected in (
+        (served["encode_image"](image_bytes=tf.constant([png])), [png]),
+        (served["encode_text"](captions=tf.constant(["a red ring"])), ["a red ring"]),
+    ):
+        encode = align.encode_images if "valid" in found else align.encode_texts
+        embedding = found["image_embedding" if "valid" in found else "text_embedding"]
+        assert embedding.dtype == tf.float32
+        # bfloat16 rounds at 2^-9, at each of some ten layers.
+        np.testing.assert_allclose(embedding, encode(expected), atol=0.02)
+
+
+def test_onnx(mixed, tmp_path):
+    pytest.importorskip("tf2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    target = tmp_path / "onnx"
+    arguments = ["export", "--model", str(mixed), "--to", str(target)]
+    assert main([*arguments, "--format", "onnx", "--licence", "CC0"]) == 0
+    assert {path.name for path in target.iterdir()} == {
+        *("image.onnx", "text.onnx", "README.md")
+    }
+    told = onnxruntime.InferenceSession(target / "text.onnx").get_modelmeta()
+    assert told.custom_metadata_map["LICENSE.txt"] == "CC0\n"
+
+
+FOLDER = ["--pictures", os.path.dirname(__file__)]
+
+
+@pytest.mark.parametrize(
+    "options, package, extra",
+    [
+        (["litert"], "ai_edge_litert", "litert"),
+        (["litert", "--quantize", "float16"], "litert_quantizer", "litert"),
+        (["web"], "ai_edge_litert", "litert"),
+        (["onnx"], "tf2onnx", "onnx"),
+        (["onnx"], "onnxruntime", "onnx"),
+    ],
+)
+def test_what_is_not_installed_is_said_at_once(
+    tmp_path, capsys, monkeypatch, options, package, extra
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    # Before the model is looked at, which isn't there.
+    arguments = ["--model", "nowhere", "--to", str(tmp_path / "own")]
+    assert main(["export", *arguments, "--format", *options]) == 1
+    error = capsys.readouterr().err
+    assert f"needs {package}, which isn't installed" in error
+    assert f'pip install "align-keras[{extra}]"' in error
+
+
+def test_what_is_refused(run_folder, tmp_path, capsys):
+    (tmp_path / "export" / "align").mkdir(parents=True)
+    (tmp_path / "nothing").mkdir()
+    full, web = tmp_path / "full", ["--format", "web"]
+    for options, message in (
+        (["--quantize", "int8"], "--quantize is for --format litert or web, received"),
+        (["--format", "web", "--weights", "float16"], "--weights is for --format sav"),
+        (["--model", str(tmp_path / "export")], "received the export"),
+        ([*web, "--image_column", "i"], "received 'i' with none; leave it out"),
+        ([*web, "--pictures", str(full), "--encoding", "latin-1"], "with " + str(full)),
+        ([*web, *FOLDER, "--caption_column", "c"], "--caption_column is for a table"),
+        (["--model", str(tmp_path / "nothing")], "holds no config.json"),
+        (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
+        (["--to", ""], "received '', which is or holds the current folder"),
+        (["--to", str(tmp_path / "a" / "..")], "--to must be a new or an empty folder"),
+    ):
+        arguments = ["--model", str(run_folder), "--to", str(full), *options]
+        assert main(["export", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert message in error and len(error.strip().splitlines()) == 1
+    assert not full.exists()
+    with pytest.raises(SystemExit):
+        main(["export", "--model", "m", "--to", "d", "--quantize", "int4"])
+    assert "weight-int8" in capsys.readouterr().err
+
+
+def test_a_link_is_followed_and_a_killed_exports_rest_removed(
+    run_folder, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / ".real.0123abcd.tmp").mkdir()
+    arguments = ["export", "--model", str(run_folder), "--to", str(tmp_path / "link")]
+    monkeypatch.setitem(export._WRITERS, "saved_model", _write_a_file)
+    assert main(arguments) == 0
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
+    assert (tmp_path / "link" / "a").read_text() == "1"
+
+
+def _write_a_file(align, folder, arguments):
+    # Nothing else is there meanwhile that a kill could leave.
+    (left,) = (path for path in folder.parent.iterdir() if path.name.startswith("."))
+    assert left == folder
+    (folder / "a").write_text("1")
+
+
+def test_a_damaged_model_leaves_nothing(run_folder, tmp_path, tmp_path_factory, capsys):
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for name in ("config.json", "vocabulary.txt"):
+        (damaged / name).write_bytes((run_folder / name).read_bytes())
+    arguments = ["--model", str(damaged), "--to", str(tmp_path / "served")]
+    for weights in (b"junk", other_size(tmp_path_factory)):
+        (damaged / "model.weights.h5").write_bytes(weights)
+        assert main(["export", *arguments]) == 1
+        error = capsys.readouterr().err.strip()
+        assert "is damaged or doesn't fit the config.json beside it" in error
+        assert len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
+
+
+def other_size(tmp_path_factory):
+    """The weights of a model like the run's, but for its width."""
+    folder = tmp_path_factory.mktemp("other")
+    encoders = small_encoders(lite=True, projection_dim=24)
+    ALIGN(*encoders, vocabulary=VOCABULARY).save_to_preset(folder)
+    return (folder / "model.weights.h5").read_bytes()

@@ -1,0 +1,271 @@
+"""The LiteRT files of `align-keras export`, their examples and their table."""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.cli import evaluation_data
+from align_keras.cli.export_litert import _some_pictures, _test_set, write_litert
+from align_keras.cli.litert_figures import measure, read_pixels
+from align_keras.utils.errors import InputError
+from tests.cli.small_run import COLOURS, SHAPES, write_pairs
+from tests.export.needed import missing
+
+pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
+
+TEXTS = ["a red ring", "bars", "a green cross"]
+
+
+def arguments(**changes):
+    own = {
+        "quantize": None,
+        "pictures": None,
+        "data": None,
+        "data_root": "data",
+        "image_column": None,
+        "caption_column": None,
+        "encoding": None,
+        "resizable": False,
+        "licence": None,
+    }
+    return argparse.Namespace(**own | changes)
+
+
+@pytest.fixture(scope="module")
+def align(small_model):
+    from align_keras.models import ALIGN
+
+    return ALIGN.from_preset(small_model)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture(scope="module")
+def exported(align, pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    own = arguments(quantize="int8", pictures=str(pairs), data=str(pairs))
+    write_litert(align, folder, own)
+    return folder
+
+
+def test_figures_are_those_of_the_files(align, pairs, exported):
+    from align_keras.export.litert_tower import LiteRTTower
+
+    figures = json.loads((exported / "figures.json").read_text(encoding="utf-8"))
+    names = [own["name"] for own in figures["towers"]]
+    assert names == ["Keras", "none", "int8"]
+    content = (exported / "image.tflite").read_bytes()
+    tower = LiteRTTower(content)
+    paths = [
+        str(pairs.parent / f"{colour}_{shape}.png")
+        for colour in COLOURS
+        for shape in SHAPES
+    ]
+    found = np.concatenate(
+        [tower(images=read_pixels(path, align.image_size)[None]) for path in paths]
+    )
+    keras, none, own = figures["towers"]
+    assert own["megabytes"] == len(content) / 1e6
+    cosines = np.sum(found * align.encode_images(paths), axis=1)
+    np.testing.assert_allclose(own["cosine"], [cosines.mean(), cosines.min()], 1e-5)
+    # By brute force: each caption's own picture among the k nearest. Ties count as
+    # misses; captions that are cut to the same eight tokens have them.
+    captions = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    scores = align.encode_texts(captions).astype("float64") @ found.T
+    for way, own_scores in (("t2i", scores), ("i2t", scores.T)):
+        better = (own_scores >= np.diag(own_scores)[:, None]).sum(axis=1) - 1
+        for k in (1, 10):
+            assert own["recall"][f"{way}/recall_at_{k}"] == np.mean(better < k)
+    assert none["recall"] == keras["recall"]
+    assert len(own["milliseconds"]) == 2 and min(own["milliseconds"]) > 0
+
+
+@pytest.mark.parametrize("kind", ["exported", "resizable"])
+def test_python_example_compares_as_the_model_does(
+    align, pairs, request, kind, tmp_path
+):
+    # Large and wide, so that the resize shows.
+    picture = tmp_path / "picture.png"
+    Image.open(pairs.parent / "red_ring.png").resize((200, 150)).save(picture)
+    answer = subprocess.run(
+        [sys.executable, request.getfixturevalue(kind) / "example.py", picture, *TEXTS],
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr
+    lines = [line.split(" ", 1) for line in answer.stdout.splitlines()]
+    assert [words for _, words in lines] == TEXTS
+    expected = align.encode_texts(TEXTS) @ align.encode_images([str(picture)])[0]
+    # Both towers are in integers here, and Pillow rounds other than TensorFlow.
+    found = [float(value) for value, _ in lines]
+    np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+@pytest.fixture(scope="module")
+def c_example(exported, tmp_path_factory):
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        missing("no C compiler")
+    package = importlib.util.find_spec("ai_edge_litert").submodule_search_locations[0]
+    if not pathlib.Path(package, "libLiteRt.so").exists():
+        pytest.skip("ai-edge-litert has no libLiteRt.so here")
+    program = tmp_path_factory.mktemp("c") / "example"
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", f"-L{package}"]
+    link = ["-l:libLiteRt.so", f"-Wl,-rpath,{package}"]
+    source = str(exported / "example.c")
+    subprocess.run([compiler, source, "-o", program, *flags, *link], check=True)
+    return program
+
+
+def run(program, *words):
+    return subprocess.run(
+        [program, *map(str, words)], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture(scope="module")
+def without_pictures(align, tmp_path_factory):
+    """An export's folder, and what it said."""
+    folder, said = tmp_path_factory.mktemp("resizable"), io.StringIO()
+    with contextlib.redirect_stderr(said):
+        write_litert(align, folder, arguments(resizable=True))
+    return folder, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def resizable(without_pictures):
+    return without_pictures[0]
+
+
+@pytest.mark.parametrize("kind", ["exported", "resizable"])
+def test_c_example_embeds_as_python_does(
+    align, pairs, request, kind, c_example, tmp_path
+):
+    from align_keras.export.litert_tower import LiteRTTower
+
+    folder = request.getfixturevalue(kind)
+    image, text = folder / "image.tflite", folder / "text.tflite"
+    pixels = read_pixels(str(pairs.parent / "red_ring.png"), align.image_size)
+    if kind == "resizable":
+        pixels = np.concatenate([pixels, pixels[:, :9]], axis=1)
+    Image.fromarray(pixels.astype("uint8")).save(tmp_path / "picture.ppm")
+    answer = run(c_example, image, tmp_path / "picture.ppm")
+    assert answer.returncode == 0, answer.stderr
+    expected = LiteRTTower(image.read_bytes())(images=pixels[None])[0]
+    np.testing.assert_allclose(np.fromstring(answer.stdout, sep="\n"), expected, 1e-5)
+
+    tokens = {k: np.asarray(own) for k, own in align.tokenizer(TEXTS[:1]).items()}
+    ids = tokens["token_ids"][0][tokens["padding_mask"][0] > 0]
+    answer = run(c_example, text, *ids)
+    assert answer.returncode == 0, answer.stderr
+    expected = LiteRTTower(text.read_bytes())(**tokens)[0]
+    np.testing.assert_allclose(np.fromstring(answer.stdout, sep="\n"), expected, 1e-5)
+
+
+def test_c_example_names_what_is_wrong(exported, c_example, tmp_path):
+    Image.new("RGB", (8, 9)).save(tmp_path / "small.ppm")
+    (tmp_path / "page.ppm").write_text("<html>")
+    (tmp_path / "cut.ppm").write_bytes(b"P6 32 32 255\n12")
+    for name, message in (
+        ("small.ppm", "must be 32 x 32, received 8 x 9"),
+        ("page.ppm", "must be a PPM"),
+        ("cut.ppm", "ends too early"),
+        ("none.ppm", "can't be opened"),
+    ):
+        answer = run(c_example, exported / "image.tflite", tmp_path / name)
+        assert answer.returncode == 1
+        assert message in answer.stderr
+    answer = run(c_example, exported / "text.tflite", *range(100))
+    assert answer.returncode == 1
+    assert "more token ids" in answer.stderr
+    answer = run(c_example, tmp_path / "page.ppm", tmp_path / "page.ppm")
+    assert answer.returncode == 1
+    assert "no LiteRT file" in answer.stderr
+
+
+def test_without_pictures_there_are_no_figures(without_pictures):
+    folder, said = without_pictures
+    assert {path.name for path in folder.iterdir()} == {
+        "image.tflite",
+        "text.tflite",
+        "example.py",
+        "example.c",
+    }
+    assert "no figures: name pictures" in said
+
+
+@pytest.mark.slow
+def test_pictures_alone_give_cosines(align, pairs, tmp_path, capsys):
+    write_litert(align, tmp_path, arguments(pictures=str(pairs), licence="CC0"))
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0].split()[-2:] == ["cosine", "least"]
+    assert "recall needs test pairs" in printed.err
+
+
+def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
+    pictures = [str(own) for own in sorted(pairs.parent.glob("*.png"))]
+
+    def corpus(name, split):
+        if split not in splits:
+            raise InputError(f"split must be one of test, received {split}.")
+        return argparse.Namespace(images=splits[split], columns={}, image_ids=[])
+
+    monkeypatch.setattr(evaluation_data, "_corpus", corpus)
+    splits = {"train": pictures[1:], "test": pictures[:1]}
+    assert _some_pictures(arguments(pictures="clipart")) == pictures[1:]
+    splits = {"test": pictures[:3]}
+    capsys.readouterr()
+    assert _some_pictures(arguments(pictures="stamps")) == pictures[:3]
+    assert "stamps has no training split; its test" in capsys.readouterr().err
+
+
+def test_a_folder_and_a_table(pairs, tmp_path):
+    shutil.copy(pairs.parent / "red_ring.png", tmp_path)
+    (tmp_path / "red_ring.txt").write_text("rød ring", encoding="latin-1")
+    table = tmp_path / "table.csv"
+    table.write_text("foto,words\nred_ring.png,rød ring\n", encoding="latin-1")
+    own = arguments(pictures=str(tmp_path), data=str(table), encoding="latin-1")
+    own.image_column, own.caption_column = "foto", "words"
+    assert _some_pictures(own) == [str(tmp_path / "red_ring.png")]
+    assert _test_set(own)[1] == [str(tmp_path / "red_ring.png")]
+
+
+def test_a_picture_that_cannot_be_read_is_left_out(align, pairs, tmp_path):
+    from align_keras.export.litert import image_flatbuffer
+
+    (tmp_path / "page.png").write_text("<html>")
+    files = {"none": image_flatbuffer(align)}
+    images = [str(tmp_path / "page.png"), str(pairs.parent / "red_ring.png")]
+    keras, none = measure(align, files, images)
+    assert none.cosine[1] > 0.99999
+    with pytest.raises(InputError, match="none of the 1 pictures can be decoded"):
+        measure(align, files, images[:1])
+
+
+# === Errors ===
+
+
+def test_integers_without_pictures_fail_at_once(tmp_path):
+    with pytest.raises(InputError, match="--quantize int8 needs --pictures"):
+        write_litert(None, tmp_path, arguments(quantize="int8"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["pictures", "data"])
+def test_a_set_that_is_not_there_fails_before_converting(align, tmp_path, option):
+    with pytest.raises(InputError, match=f"--{option} must be .* 'nowhere'"):
+        write_litert(align, tmp_path, arguments(**{option: "nowhere"}))
+    assert not list(tmp_path.iterdir())

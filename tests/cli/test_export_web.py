@@ -1,0 +1,158 @@
+"""The page's folder, and where its pictures come from; Chromium opens it elsewhere."""
+
+import argparse
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.cli.export_web import build_index, open_index, write_web
+from align_keras.export.web_page import LITERT_JS_VERSION, check_runtime
+from align_keras.search import SearchIndex
+from align_keras.utils.errors import InputError
+from tests.cli.small_run import draw, write_pairs
+from tests.small import small_align
+
+
+@pytest.fixture(scope="module")
+def align():
+    return small_align()
+
+
+def options(**others):
+    names = ("pictures", "image_column", "caption_column", "encoding")
+    names += ("quantize", "licence", "title", "litert_js")
+    return argparse.Namespace(**(dict.fromkeys(names) | {"model": "run"} | others))
+
+
+def test_a_table(align, tmp_path):
+    index = build_index(align, options(pictures=str(write_pairs(tmp_path))))
+    assert len(index) == 40
+    entry = index.entries[0]
+    assert entry["captions"][0].split()[-2:] == ["red", "circle"]
+    picture = draw("red", "circle")
+    # On the disk it is a PNG; decoded, the same pixels.
+    expected = align.encode_images([np.asarray(picture)])[0]
+    np.testing.assert_allclose(index.embeddings[0], expected, atol=1e-6)
+    assert Image.open(io.BytesIO(index.thumbnail(0))).size == picture.size
+
+
+def test_a_folder(align, tmp_path, capsys):
+    """Pictures with and without captions, sideways, and one that is none."""
+    wide = Image.fromarray(np.arange(48 * 24, dtype="uint8").reshape(24, 48))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "b").mkdir()
+    wide.save(tmp_path / "b" / "wide.png")
+    wide.save(tmp_path / "a.JPG", exif=turned)
+    (tmp_path / "b" / "wide.txt").write_text("a wide one\nstripes\n")
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    (tmp_path / ".hidden.png").write_bytes(b"no picture")
+    large = wide.resize((1000, 700))
+    large.save(tmp_path / "d.png")
+    index = build_index(align, options(pictures=str(tmp_path)))
+    assert [(entry["id"], entry["captions"]) for entry in index.entries] == [
+        ("a.JPG", []),
+        ("b/wide.png", ["a wide one", "stripes"]),
+        ("d.png", []),
+    ]
+    sizes = [Image.open(io.BytesIO(index.thumbnail(row))).size for row in range(3)]
+    assert sizes == [(24, 48), (48, 24), (320, 224)]
+    said = capsys.readouterr().err
+    assert "1 dropped, unreadable: c.png" in said
+    assert "caption" not in said
+
+
+def test_no_picture_can_be_read(align, tmp_path):
+    (tmp_path / "c.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="no usable pictures among 1: 1 unreadable"):
+        build_index(align, options(pictures=str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_the_runs_own_index(align, tmp_path):
+    with pytest.raises(InputError, match="--pictures .* no folder `index`"):
+        open_index(align, str(tmp_path))
+    SearchIndex.build(np.eye(3), ["a", "b", "c"]).save(tmp_path / "index")
+    with pytest.raises(InputError, match="dimension 16, received 3"):
+        open_index(align, str(tmp_path))
+    SearchIndex.build(np.eye(16), list("abcdefghijklmnop")).save(tmp_path / "index")
+    assert len(open_index(align, str(tmp_path))) == 16
+    run = str(tmp_path)
+    with pytest.raises(InputError, match="a thumbnail for each picture.* 'a'"):
+        write_web(align, _empty(tmp_path), options(model=run))
+
+
+def _empty(tmp_path):
+    folder = tmp_path / "page"
+    folder.mkdir()
+    return folder
+
+
+def test_what_is_written(align, tmp_path):
+    pairs = str(write_pairs(tmp_path / "pairs"))
+    folder = _empty(tmp_path)
+    runtime = fake_runtime(tmp_path / "node_modules")
+    write_web(align, folder, options(pictures=pairs, litert_js=str(runtime)))
+    about = json.loads((folder / "model" / "model.json").read_text())
+    assert (about["image_size"], about["resize_size"]) == (32, 38)
+    for name, size in about["files"].items():
+        assert (folder / name).stat().st_size == size
+    assert set(about["files"]) == {
+        "model/image.tflite",
+        "model/text.tflite",
+        "model/vocabulary.txt",
+        "pictures/embeddings.bin",
+        "pictures/pictures.json",
+    }
+    stored = np.fromfile(folder / "pictures" / "embeddings.bin", "<f4").reshape(40, 16)
+    index = build_index(align, options(pictures=pairs))
+    np.testing.assert_allclose(stored, index.embeddings, atol=1e-6)
+    for entry in json.loads((folder / "pictures" / "pictures.json").read_text()):
+        assert (folder / "pictures" / entry["thumbnail"]).is_file()
+    wanted = json.loads((folder / "package.json").read_text())["dependencies"]
+    assert set(wanted.values()) == {LITERT_JS_VERSION}
+    copied = {
+        file.relative_to(folder / "node_modules")
+        for file in (folder / "node_modules").rglob("*")
+        if file.is_file()
+    }
+    given = {own.relative_to(runtime) for own in runtime.rglob("*") if own.is_file()}
+    # Threads, for one, need headers that static servers don't send.
+    assert {own.name for own in given - copied} == {"litert_wasm_threaded_internal.js"}
+
+
+def fake_runtime(folder, version=LITERT_JS_VERSION):
+    """What npm installs, by name; nothing here runs it."""
+    core, wasm = folder / "@litertjs" / "core", folder / "@litertjs" / "wasm-utils"
+    kinds = [f"{kind}internal.{end}" for kind in ("", "compat_") for end in WASM]
+    names = [f"wasm/litert_wasm_{kind}" for kind in [*kinds, "threaded_internal.js"]]
+    for home, own in ((core, names), (wasm, ())):
+        for name in ("README.md", "dist/index.js", *own):
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).write_text(name)
+        (home / "package.json").write_text(json.dumps({"version": version}))
+    return folder
+
+
+WASM = ("js", "wasm")
+
+
+def test_the_runtime_is_checked(tmp_path):
+    check_runtime(fake_runtime(tmp_path / "sound"))
+    with pytest.raises(InputError, match=f"{LITERT_JS_VERSION}, received .* with none"):
+        check_runtime(tmp_path)
+    with pytest.raises(InputError, match=r"with 0\.1\.1; run npm install @litertjs/c"):
+        check_runtime(fake_runtime(tmp_path / "old", "0.1.1"))
+    damaged = fake_runtime(tmp_path / "damaged")
+    (damaged / "@litertjs" / "core" / "dist" / "index.js").unlink()
+    with pytest.raises(InputError, match="with one without dist/index.js"):
+        check_runtime(damaged)
+
+
+def test_int8_is_refused(align, tmp_path):
+    with pytest.raises(InputError, match="received int8"):
+        write_web(align, tmp_path, options(quantize="int8"))
+    assert list(tmp_path.iterdir()) == []

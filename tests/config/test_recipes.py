@@ -1,0 +1,130 @@
+import re
+
+import pytest
+import yaml
+
+from align_keras.config import experiments, load_recipe
+from align_keras.utils.errors import InputError
+
+RECIPES = experiments("evaluation")
+HEADER = ("Command", "Hardware", "Duration", "Expected metric")
+
+
+def test_the_recipes_are_there():
+    names = {"imagenet_frozen", "imagenet_full", "fine_grained", "vtab"}
+    assert set(RECIPES) == names
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_opens_with_its_command(name):
+    text = RECIPES[name].read_text(encoding="utf-8")
+    lines = [line.removeprefix("# ") for line in text.splitlines()]
+    begun = [line.partition(":")[0] for line in lines if line.startswith(HEADER)]
+    assert begun == list(HEADER)
+    assert f"--protocol {name}" in lines[0] and "align-keras evaluate" in lines[0]
+    assert re.search(r"Jia et al\. 2021, table [567]\b", text)
+
+
+def test_imagenet_frozen_is_the_papers():
+    recipe = load_recipe("imagenet_frozen")
+    head = recipe.head
+    assert (head.epochs, head.steps, head.learning_rate) == (100, None, 0.1)
+    assert (head.schedule, head.decay_factor, head.decay_epochs) == (
+        "stepwise",
+        0.2,
+        30,
+    )
+    assert (head.train_size, head.eval_size) == (289, 360)
+    assert (recipe.batch_size, recipe.momentum, recipe.weight_decay) == (1024, 0.9, 0.0)
+    assert (recipe.crop, recipe.flip, recipe.central_crop) == ("inception", True, 0.875)
+    assert recipe.min_crop_area == 0.08
+    assert recipe.full.is_left_out and recipe.last_stage == "head"
+    assert recipe.runs == 1 and recipe.sweep.trials == 0
+
+
+def test_imagenet_full_is_the_papers():
+    recipe, frozen = load_recipe("imagenet_full"), load_recipe("imagenet_frozen")
+    assert recipe.head == frozen.head and recipe.batch_size == frozen.batch_size
+    full = recipe.full
+    assert (full.epochs, full.learning_rate, full.backbone_multiplier) == (
+        (100, 0.01, 0.1)
+    )
+    assert (full.schedule, full.decay_factor, full.decay_epochs) == (
+        "stepwise",
+        0.2,
+        30,
+    )
+    assert (full.train_size, full.eval_size) == (475, 600)
+    assert recipe.weight_decay == 0.0 and recipe.last_stage == "full"
+
+
+def test_fine_grained_is_the_papers():
+    recipe = load_recipe("fine_grained")
+    assert (recipe.runs, recipe.batch_size, recipe.weight_decay) == (3, 256, 1e-5)
+    for stage, rate in ((recipe.head, 1e-2), (recipe.full, 1e-3)):
+        assert (stage.steps, stage.schedule, stage.learning_rate) == (
+            (20_000, "cosine", rate)
+        )
+        assert (stage.train_size, stage.eval_size) == (289, 360)
+    assert recipe.full.freeze_batch_statistics
+
+
+def test_vtab_is_the_papers_as_far_as_it_says():
+    recipe = load_recipe("vtab")
+    assert (recipe.runs, recipe.sweep.trials) == (3, 50)
+    assert recipe.last_stage == "full"
+    assert "unverified" in RECIPES["vtab"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("head.stepz=1", "unknown key 'head.stepz'; did you mean 'steps'?"),
+        ("full.decay_factr=1", "did you mean 'decay_factor'?"),
+        ("batch_size=0", "'batch_size' must be >= 1"),
+        ("batch_size=1.5", "'batch_size' must be an integer"),
+        ("momentum=1", ">= 0 and < 1"),
+        ("weight_decay=-1", ">= 0"),
+        ("crop=random", "one of inception, whole"),
+        ("central_crop=0", "> 0 and <= 1"),
+        ("min_crop_area=1.1", "> 0 and <= 1"),
+        ("head.train_size=31", ">= 32"),
+        ("head.schedule=linear", "one of stepwise, cosine, constant"),
+        ("full.backbone_multiplier=0", "> 0"),
+        ("full.freeze_batch_statistics=yes", "write true"),
+        ("head.epochs=3", "'head.epochs' must be null where steps is given"),
+        ("head.steps=null,full.steps=null", "must be given in one stage"),
+        ("sweep.trials=-1", ">= 0"),
+        ("sweep.trials=2,sweep.learning_rate=[0.1]", "a least and a greatest value"),
+        ("sweep.trials=2,sweep.learning_rate=[0.1, 0.01]", "a least and a greatest"),
+        ("sweep.learning_rate=[0, 1]", "> 0"),
+        ("sweep.flip=[1]", "a list"),
+    ],
+)
+def test_a_wrong_option_is_refused(override, message):
+    with pytest.raises(InputError) as caught:
+        load_recipe("fine_grained", params_override=override)
+    assert message in str(caught.value)
+
+
+def test_files_and_overrides_are_laid_over(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("runs: 1\nhead:\n  steps: 10\n")
+    recipe = load_recipe("fine_grained", [path], ["head.steps=20", "seed=3"])
+    assert (recipe.runs, recipe.head.steps, recipe.seed) == (1, 20, 3)
+    assert recipe.full.steps == 20_000
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_broken_copy_names_its_line(tmp_path, name):
+    tree = yaml.safe_load(RECIPES[name].read_text(encoding="utf-8"))
+    path = tmp_path / "broken.yaml"
+    path.write_text(yaml.safe_dump(tree | {"batchsize": 3}), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_recipe(name, [path])
+    assert str(path) in str(caught.value) and "'batch_size'?" in str(caught.value)
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(InputError, match=r"no recipe zero_shot\.yaml"):
+        load_recipe("zero_shot")

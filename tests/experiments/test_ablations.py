@@ -1,0 +1,126 @@
+"""Ablations, fine-tuning, and the durations that the headers say are planned."""
+
+import json
+import re
+
+import pytest
+import yaml
+
+from align_keras.config import changed_keys, load_config
+from tests.experiments.headers import (
+    ABLATIONS,
+    FILES,
+    checked_header,
+    flat,
+    header_of,
+)
+
+
+def base_of(name):
+    """The experiment that an ablation's command lays it over."""
+    command = header_of(ABLATIONS[name].read_text(encoding="utf-8"))["Command"]
+    return re.search(r"align-keras train --experiment (\w+)", command).group(1)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_what_it_names(name):
+    path, base = ABLATIONS[name], base_of(name)
+    command = checked_header(path)["Command"]
+    assert f"--config_file experiments/ablations/{name}.yaml " in command
+    config = load_config(base, config_files=[path])
+    assert config.trainer.train_steps == 1_000_000
+    given = dict(flat(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    changed = changed_keys(load_config(base), config)
+    assert set(changed) == set(given)
+    kind, _, value = name.partition("_")
+    expected = {
+        "width": {"task.model.projection_dim"},
+        "negatives": {"task.loss.negatives_fraction"},
+        "temperature": {
+            "task.model.initial_temperature",
+            "task.model.learn_temperature",
+        },
+        "image": {"task.model.image_encoder.variant"},
+        "text": {"task.model.text_encoder.variant"},
+        "data": {
+            "task.train_data.tfds_split"
+            if value == "10_percent"
+            else "task.train_data.pairs"
+        },
+    }
+    assert set(changed) == expected[kind]
+    (number, *_) = (new for _, new in changed.values())
+    if kind == "width":
+        assert number == int(value)
+    elif kind == "negatives":
+        assert number == int(value) / 100
+    elif kind == "temperature":
+        assert changed["task.model.initial_temperature"][1] == 1 / int(value[2:])
+    elif kind in ("image", "text"):
+        assert number.endswith(f"_{value}")
+
+
+def test_the_ablations_are_those_of_the_paper():
+    """Tables 8 and 9, and the grid of figure 3, whose B5 and base are the base."""
+    assert list(ABLATIONS) == sorted(
+        [
+            *(f"width_{width}" for width in (320, 160, 80)),
+            *(f"negatives_{percent}" for percent in (50, 25)),
+            *(f"temperature_1_{inverse}" for inverse in (128, 64, 32)),
+            *(f"image_{size}" for size in ("b1", "b3", "b7", "l2")),
+            *(f"text_{size}" for size in ("mini", "medium", "large")),
+            *(f"data_{data}" for data in ("10_percent", "cc3m")),
+        ]
+    )
+
+
+def test_two_ablations_together_are_a_cell_of_the_grid():
+    files = [ABLATIONS["image_l2"], ABLATIONS["text_mini"]]
+    model = load_config("align_b5_base", config_files=files).task.model
+    assert model.image_encoder.variant == "efficientnet_l2"
+    assert model.text_encoder.variant == "bert_mini"
+    assert model.projection_dim == 640
+
+
+@pytest.mark.parametrize("name, steps", [("coco", 6000), ("flickr30k", 3000)])
+def test_fine_tuning_is_the_papers(name, steps):
+    config = load_config(f"finetune_{name}")
+    optimization = config.trainer.optimizer_config
+    assert config.task.train_data.global_batch_size == 2048
+    assert config.trainer.train_steps == steps
+    assert optimization.warmup.type is None
+    assert optimization.learning_rate.type == "linear"
+    assert optimization.learning_rate.linear.initial_learning_rate == 1e-5
+    # The rest is as in pre-training.
+    pretraining = load_config("align_l2_large")
+    assert optimization.optimizer == pretraining.trainer.optimizer_config.optimizer
+    assert config.task.loss == pretraining.task.loss
+    model = config.task.model
+    assert model.image_encoder.weights == model.text_encoder.weights
+
+
+def planned_duration(text):
+    """The days and the cores of an experiment's header, or None."""
+    duration = header_of(text)["Duration"]
+    found = re.search(r"([\d.]+) (days|hours) on (\d+) TPUv3 cores", duration)
+    if found is None:
+        return None
+    amount, unit, cores = found.groups()
+    return float(amount) / (24 if unit == "hours" else 1), int(cores)
+
+
+@pytest.mark.parametrize("name", [*FILES, *ABLATIONS])
+def test_a_planned_duration_is_the_plans(name, capsys):
+    from align_keras.cli.main import main
+
+    path = FILES.get(name) or ABLATIONS[name]
+    planned = planned_duration(path.read_text(encoding="utf-8"))
+    if planned is None:
+        assert not name.startswith(("align", "finetune")) and name in FILES
+        return
+    days, cores = planned
+    arguments = [f"--experiment={name if name in FILES else base_of(name)}"]
+    arguments += [f"--config_file={path}"] if name in ABLATIONS else []
+    main(["plan", *arguments, f"--devices={cores}", "--device-kind=tpu_v3", "--json"])
+    # One digit after the point stands in the header.
+    assert json.loads(capsys.readouterr().out)["days"] == pytest.approx(days, abs=0.06)

@@ -1,0 +1,41 @@
+"""The training benchmark: its table, and a whole run of the smallest model."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
+
+
+def test_table_holds_medians_and_their_ratios(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import bench_train
+
+    turns = {
+        ("train", bench_train.REFERENCE): [[0.4, 0.8], [9.0, 0.9], [0.3, 0.7]],
+        ("train", "keras float32"): [[0.2, 0.1], [0.1, 0.2], [7.0, 8.0]],
+        ("image", "keras float32"): [[0.5, 0.5]],
+    }
+    rows = bench_train.table(turns, "b0@128", batch_size=32).splitlines()[2:]
+    assert rows == [
+        "| b0@128 | train | torch channels_last | 80.0 | 400 | 800 | 1.00 | 1.00 |",
+        "| b0@128 | train | keras float32 | 160.0 | 200 | 200 | 2.00 | 4.00 |",
+        "| b0@128 | image | keras float32 | 64.0 | 500 | 500 |  |  |",
+    ]
+
+
+@pytest.mark.slow
+def test_runs():
+    pytest.importorskip("transformers")
+    command = [sys.executable, "tools/bench_train.py", "--architectures", "nano@32"]
+    command += ["--contenders", "torch channels_last", "keras float32"]
+    command += ["--rounds", "1", "--batch-size", "4"]
+    run = subprocess.run(
+        command, cwd=TOOLS.parent, capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    rows = run.stdout.splitlines()
+    assert len(rows) == 2 + 2 * 3
+    assert all(row.startswith("| nano@32 |") for row in rows[2:])
