@@ -27,6 +27,7 @@ def run_folder(small_model):
     return small_model
 
 
+@pytest.mark.slow
 def test_a_run_for_tensorflow_serving(run_folder, tmp_path, capsys):
     target = tmp_path / "served"
     arguments = ["export", "--model", str(run_folder), "--to", str(target)]

@@ -84,6 +84,7 @@ def test_search_finds_in_the_run(undisturbed, capsys):
     assert "red" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_params_yaml_reproduces_the_run(undisturbed, tmp_path, capsys):
     run, _ = undisturbed
     again = tmp_path / "again"
@@ -264,6 +265,7 @@ def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
     assert "diagnosis.json says more" in message
 
 
+@pytest.mark.slow
 def test_bad_pictures_are_counted_and_allowed(tmp_path, capsys):
     folder = tmp_path / "pairs"
     path = write_pairs(folder)

@@ -89,6 +89,7 @@ def test_the_largest_picture_that_is_taken_leaves_room(folder, files):
     assert after["peak"] - before["resident"] < 2000 * MEGABYTE
 
 
+@pytest.mark.slow
 def test_bad_requests_are_answered_by_errors(model, folder, files):
     numbers = np.zeros(2, np.float32)
     pixels = np.zeros((1, 8, 8, 3), np.float32)
@@ -134,6 +135,7 @@ def test_bad_requests_are_answered_by_errors(model, folder, files):
     )
 
 
+@pytest.mark.slow
 def test_empty_batches(model, folder, files):
     none, width = strings([]), model.image_encoder.output_shape[-1]
     ids = np.zeros((0, 12), np.int32)

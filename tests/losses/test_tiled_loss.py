@@ -259,6 +259,7 @@ def test_equals_open_clip():
         pytest.param(4, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_replicas_equal_one_device_in_little_memory(replicas):
     """Real MirroredStrategy on logical CPUs, in a process of its own."""
     process = subprocess.run(

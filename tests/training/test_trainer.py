@@ -67,6 +67,7 @@ def without_rates(lines):
     return [{k: v for k, v in line.items() if k not in rates} for line in lines]
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_an_undisturbed_one(tmp_path):
     whole, expected = run(tmp_path / "whole", 8, evaluate=lambda: [("a/b", 0.5)])
 
@@ -165,6 +166,7 @@ def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypat
     assert diagnosis["batch_ids"] == [f"pair {row}" for row in range(8)]
 
 
+@pytest.mark.slow
 def test_finished_run_is_left_alone(tmp_path):
     first, lines = run(tmp_path, 4)
     again, same = run(tmp_path, 4)
@@ -173,6 +175,7 @@ def test_finished_run_is_left_alone(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_nan_stops_before_the_update_and_names_tower_and_pairs(tmp_path):
     def poisoned(start_step):
         good = small_batch(8)
@@ -247,6 +250,7 @@ def test_flipped_bytes_are_noticed_and_all_damaged_is_an_error(finished_run, tmp
         RunCheckpoints(compiled_model(), str(checkpoints)).restore_latest()
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_outlives_later_ones(tmp_path):
     recalls = iter([0.3, 0.5, 0.4])
     run(
