@@ -1,0 +1,116 @@
+"""What is personal, and what only looks like it."""
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from align_keras.corpus.personal_data import find_personal_data
+from align_keras.corpus.text_features import text_features
+
+PERSONAL = {
+    "email": [
+        "Write to jane.doe+x@mail.example.co.uk now",
+        "mailto:info@müller.example",
+        "(a_b-c@example.org)",
+    ],
+    "phone": [
+        "+49 (0)89 1234-567",
+        "Call +1 415 555 2671 today",
+        "(415) 555-2671",
+        "415-555-2671",
+        "1-800-234-5678",
+        "089 / 123 45 67",
+        "06 12 34 56 78",
+        "06.12.34.56.78",
+        "0612345678",
+        "020 7946 0958",
+        "Tel.: 555 12 34",
+        "phone 5551234",
+        "+٤٩ ١٢٣ ٤٥٦٧",
+    ],
+    "card": [
+        "4111 1111 1111 1111",
+        "4111-1111-1111-1111",
+        "Amex 378282246310005.",
+        "5555555555554444",
+        "2223003122003222",
+    ],
+    "iban": [
+        "DE89 3704 0044 0532 0130 00",
+        "IBAN GB82WEST12345698765432",
+        "BE68 5390 0754 7034 CALL US",
+    ],
+    "us ssn": ["SSN 123-45-6789", "078-05-1120"],
+    "ipv4": ["server 192.168.0.1", "at 8.8.8.8 and 203.0.113.77"],
+}
+HARMLESS = [
+    "2021-05-03",
+    "2021-05-03 12:30:00",
+    "03.05.2021 - 04.05.2021",
+    "05/03/2021 06/07/2022",
+    "20210503123456",
+    "1920x1080 wallpaper, 3840 x 2160",
+    "ISBN 978-3-16-148410-0",
+    "ISBN-10: 0-306-40615-2",
+    "ISBN 0306406152",
+    "978-3-16-148410-0",
+    "EAN 4006381333931",
+    "$1,234,567.00 or €2.345.678",
+    "1 000 000 000 people",
+    "1939-1945 and 1914-1918",
+    "from 2010 2011 2012 2013 2014",
+    "IMG_20210503_123456.jpg",
+    "DSC01234567",
+    "3.14159265358979 and 0.123456789",
+    "52.520008 13.404954",
+    "version 1.2.3.4",
+    "256.256.100.200",
+    "@cat in 1234567 pictures",
+    "cat @ home, 3 @ 5",
+    "sizes 36 38 40 42 44 46",
+    "US patent 7,654,321",
+    "4111 1111 1111 1112",
+    "GB82WEST12345698765433",
+    "000-45-6789 666-45-6789 123-00-6789",
+    "No. 12345678",
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(kind, text) for kind in PERSONAL for text in PERSONAL[kind]]
+)
+def test_personal(kind, text):
+    assert find_personal_data(text) == kind
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_harmless(text):
+    assert find_personal_data(text) is None
+
+
+@hypothesis.given(st.integers(10**14, 10**15 - 1))
+def test_of_ten_check_digits_one_makes_a_card(number):
+    visa = f"4{number:015d}"[:15]
+    found = [find_personal_data(f"{visa}{digit}") for digit in range(10)]
+    assert found.count("card") == 1 and found.count(None) == 9
+
+
+@hypothesis.given(
+    st.text("+()0123456789 -.@aDE", max_size=30)
+    | st.sampled_from(sum(PERSONAL.values(), []))
+)
+def test_what_is_found_is_always_looked_for(text):
+    # `text_features` says where to look at all.
+    if find_personal_data(text) is not None:
+        assert text_features([text]).may_be_personal[0]
+
+
+def test_long_texts_take_no_time():
+    for text in (
+        "0" * 20_000,
+        "1 " * 10_000,
+        "a." * 10_000 + "@",
+        "+1" * 10_000,
+        "AB12" * 5_000,
+    ):
+        find_personal_data(text)
