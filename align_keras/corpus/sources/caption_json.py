@@ -1,0 +1,178 @@
+"""Kinds `coco` and `karpathy`: captions in one JSON file, pictures in folders nearby.
+
+`coco` is the captions file of COCO (`captions_val2014.json`) and of what has its
+form; `karpathy` is Karpathy's `dataset_coco.json`, `dataset_flickr30k.json` and
+`dataset_flickr8k.json`. The pictures' folder is given by `FILE.json?images=DIR`.
+Without it, it is the first that has one of the file's first ten pictures, of these: the
+JSON's folder, its subfolders in the order of their names, the folder above, and its
+subfolders.
+
+Of Karpathy's files the parts `val` and `test` are left out, and counted: a corpus that
+holds them can't be evaluated on them.
+"""
+
+import functools
+import json
+import os
+from typing import NamedTuple
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.sources.listed_records import add_counts, record_ranges
+from align_keras.corpus.sources.location import path_location
+from align_keras.corpus.sources.source_files import count_os_error, where
+from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.utils.errors import InputError
+
+SUFFIXES = (".json",)
+_EVALUATION = ("val", "test")
+
+
+class _Entry(NamedTuple):
+    image: str
+    captions: list
+    page_url: str
+
+
+def json_kind(path):
+    """Says which of the two kinds a JSON file is.
+
+    Args:
+        path: str.
+
+    Returns:
+        `"coco"`, `"karpathy"` or None.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        images = content["images"]
+        if "annotations" in content:
+            return "coco" if "caption" in content["annotations"][0] else None
+        return "karpathy" if "sentences" in images[0] else None
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return None
+
+
+def list_parts(kind, root, files, options):
+    """Shares the pictures of each file out, 10,000 a part."""
+    parts = []
+    for file in files:
+        path = os.path.join(root, file.name)
+        entries, _ = _entries(kind, path, file.modified)
+        folder = dict(options).get("images") or _find_pictures(path, entries)
+        found = (("images", os.path.abspath(folder)),)
+        parts += record_ranges(kind, root, file.name, len(entries), found)
+    return parts
+
+
+def read(part, counter):
+    """Yields the pairs of a range of a file's pictures, in their order."""
+    path = os.path.join(part.root, part.files[0])
+    try:
+        entries, dropped = _entries(part.kind, path, os.stat(path).st_mtime_ns)
+    except OSError as error:
+        count_os_error(counter, path, error)
+        return
+    except InputError as error:
+        counter.drop("vanished", where(path), f"the file has changed: {error}")
+        return
+    if len(entries) != part.total:
+        counter.drop("vanished", where(path), "the file has changed")
+        return
+    if part.start == 0:
+        add_counts(counter, dropped)
+    folder = dict(part.options)["images"]
+    for entry in entries[part.start : part.stop]:
+        image = path_location(os.path.normpath(os.path.join(folder, entry.image)))
+        for caption in entry.captions:
+            yield SourcePair(image, caption, page_url=entry.page_url)
+
+
+# One: a process reads the parts of a file one after another.
+@functools.lru_cache(maxsize=1)
+def _entries(kind, path, modified):
+    """Returns `_Entry`s and what was dropped; `modified` tells a file from an older."""
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        content = json.loads(text)
+        rows = content["images"]
+        if kind == "coco":
+            content["annotations"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{path} must be the JSON of kind {kind}, received something else "
+            f"({error}); give its kind, or download it again."
+        ) from None
+    counter = DropCounter()
+    name = where(os.path.basename(path))
+    if kind == "coco":
+        return _coco(content, name, counter), counter
+    return _karpathy(rows, name, counter), counter
+
+
+def _coco(content, name, counter):
+    entries, by_id = [], {}
+    for number, row in enumerate(content["images"]):
+        try:
+            page = row.get("flickr_url") or row.get("coco_url") or ""
+            entry = _Entry(_text(row["file_name"]), [], page)
+            by_id[row["id"]] = entry
+            entries.append(entry)
+        except (KeyError, TypeError, AttributeError) as error:
+            counter.drop("broken record", f"images[{number}] of {name}", str(error))
+    for number, row in enumerate(content["annotations"]):
+        try:
+            by_id[row["image_id"]].captions.append(_text(row["caption"]))
+        except (KeyError, TypeError) as error:
+            place = f"annotations[{number}] of {name}"
+            counter.drop("broken record", place, f"lacks {error}")
+    return entries
+
+
+def _karpathy(rows, name, counter):
+    entries = []
+    for number, row in enumerate(rows):
+        place = f"images[{number}] of {name}"
+        try:
+            captions = [_text(own["raw"]) for own in row["sentences"]]
+            # Of COCO, whose pictures lie in train2014 and val2014.
+            image = os.path.join(_text(row.get("filepath", "")), _text(row["filename"]))
+            if row["split"] in _EVALUATION:
+                split = row["split"]
+                counter.filter("evaluation set", place, split, count=len(captions))
+            else:
+                entries.append(_Entry(image, captions, ""))
+        except (KeyError, TypeError, AttributeError) as error:
+            counter.drop("broken record", place, str(error))
+    return entries
+
+
+def _text(value):
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _find_pictures(path, entries):
+    """Returns the folder that has one of the first pictures."""
+    own = os.path.dirname(path)
+    places = [place for near in (own, os.path.dirname(own)) for place in _around(near)]
+    first = [entry.image for entry in entries[:10]]
+    for place in places:
+        if any(os.path.exists(os.path.join(place, image)) for image in first):
+            return place
+    if not entries:
+        return own
+    raise InputError(
+        f"the pictures of {path}, such as {first[0]!r}, must lie beside it or in a "
+        f"folder nearby, but none is there; give their folder by "
+        f"--source '{path}?images=DIR'."
+    )
+
+
+def _around(folder):
+    """A folder, then its subfolders in the order of their names."""
+    with os.scandir(folder) as found:
+        names = sorted(own.name for own in found if own.is_dir())
+    return [folder, *(os.path.join(folder, name) for name in names)]

@@ -1,0 +1,54 @@
+"""Files that are read as a whole: their records are listed once, then shared out."""
+
+from align_keras.corpus.sources.part import Part
+
+RECORDS_A_PART = 10_000
+
+
+def record_ranges(kind, root, name, total, options=()):
+    """Shares the records of a file out.
+
+    Args:
+        kind: str.
+        root: str, the file's folder.
+        name: str, the file.
+        total: int, its number of records.
+        options: tuple of `(name, value)`.
+
+    Returns:
+        list of `Part` of at most 10,000 records, at least one: what was dropped
+        while listing is counted by the first.
+
+    Example:
+
+    >>> parts = record_ranges("table", "/data", "a.csv", 25_000)
+    >>> [(part.start, part.stop) for part in parts]
+    [(0, 10000), (10000, 20000), (20000, 25000)]
+    """
+    starts = range(0, max(total, 1), RECORDS_A_PART)
+    return [
+        Part(kind, root, (name,), own, min(own + RECORDS_A_PART, total), total, options)
+        for own in starts
+    ]
+
+
+def add_counts(counter, other):
+    """Adds what one counter of bad and filtered pairs holds to another.
+
+    Args:
+        counter: `align_keras.corpus.drop_counter.DropCounter`, changed.
+        other: `DropCounter`.
+
+    Example:
+
+    >>> from align_keras.corpus.drop_counter import DropCounter
+    >>> counter, other = DropCounter(), DropCounter()
+    >>> other.drop("empty caption", "a.csv line 2")
+    >>> add_counts(counter, other)
+    >>> counter.bad["empty caption"], counter.examples
+    (1, {'empty caption': 'a.csv line 2'})
+    """
+    counter.bad.update(other.bad)
+    counter.filtered.update(other.filtered)
+    for reason, example in other.examples.items():
+        counter.examples.setdefault(reason, example)

@@ -1,0 +1,230 @@
+"""Where a picture is, as one line of text, and how its bytes are read from there.
+
+A location is one of
+
+- an absolute path, `/pictures/a #1.jpg`, with nothing in it escaped;
+- a `file:` address, for names that aren't UTF-8;
+- a web address, `https://example.org/a.jpg`: a remote picture;
+- a `data:` address, which holds the picture itself;
+- a member of an archive, `KIND:NUMBERS:PATH`, where `PATH` is one of the first two:
+  `bytes:OFFSET,SIZE:PATH` in a tar or TFRecord file, `warc:OFFSET:PATH` for the
+  response whose record begins there, `parquet:GROUP,ROW,COLUMN:PATH` for a cell of a
+  row group.
+
+As the path comes last, as it is, no name of a file can be mistaken for anything else.
+"""
+
+import base64
+import binascii
+import functools
+import os
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from align_keras.corpus.picture import PictureError
+from align_keras.corpus.sources.warc_responses import read_response
+
+# Nothing that claims to be larger is a picture for training.
+MAX_BYTES = 512_000_000
+
+
+def is_remote(location):
+    """Says whether a location is a web address, whose picture must be fetched first.
+
+    Args:
+        location: str.
+
+    Returns:
+        bool.
+
+    Example:
+
+    >>> is_remote("https://example.org/a.jpg"), is_remote("/pictures/a.jpg")
+    (True, False)
+    """
+    return location[:8].lower().startswith(("http://", "https://"))
+
+
+def is_from_web(location):
+    """Says whether a location may stand in a page or a table from the web.
+
+    There a path or a `file:` address would put private pictures of the machine that
+    reads it into the corpus.
+
+    Args:
+        location: str.
+
+    Returns:
+        bool, True of `http:`, `https:` and `data:`.
+
+    Example:
+
+    >>> is_from_web("data:image/gif;base64,R0lG"), is_from_web("file:///a.jpg")
+    (True, False)
+    """
+    return is_remote(location) or location[:5].lower() == "data:"
+
+
+def path_location(path):
+    """Returns the location of a file.
+
+    Args:
+        path: str, absolute, as the operating system gave it.
+
+    Returns:
+        str that UTF-8 can hold.
+
+    Example:
+
+    >>> path_location("/pictures/a #1,50%.jpg")
+    '/pictures/a #1,50%.jpg'
+    >>> path_location(os.fsdecode(b"/pictures/\\xe4.jpg"))
+    'file:///pictures/%E4.jpg'
+    """
+    try:
+        path.encode()
+        return path
+    except UnicodeEncodeError:
+        pass
+    try:
+        return "file://" + quote(os.fsencode(path))
+    except UnicodeEncodeError:  # Halves of surrogate pairs, which name no file.
+        return path.encode("utf-8", "replace").decode()
+
+
+def url_path(url):
+    """Returns the path that a `file:` address names.
+
+    Args:
+        url: str; what follows `?` or `#` is cut.
+
+    Returns:
+        str, as the operating system takes it.
+
+    Example:
+
+    >>> url_path("file:///pictures/a%20%231.jpg?width=50")
+    '/pictures/a #1.jpg'
+    """
+    return os.fsdecode(unquote_to_bytes(urlsplit(url).path))
+
+
+def member_location(kind, numbers, path):
+    """Returns the location of a member of an archive.
+
+    Args:
+        kind: str, `"bytes"`, `"warc"` or `"parquet"`.
+        numbers: iterable of int or str, what finds it in the file.
+        path: str, absolute, the file.
+
+    Returns:
+        str.
+
+    Example:
+
+    >>> member_location("bytes", (512, 80), "/shards/00000.tar")
+    'bytes:512,80:/shards/00000.tar'
+    """
+    return f"{kind}:{','.join(map(str, numbers))}:{path_location(path)}"
+
+
+def read_location(location):
+    """Reads a picture's bytes.
+
+    Args:
+        location: str.
+
+    Returns:
+        bytes, at least one. Whether they are a picture shows when it is decoded.
+
+    Raises:
+        PictureError: `"missing"`, `"empty"`, `"truncated"`, `"unreadable"` or
+            `"oversized"`; a remote picture is `"missing"` too, until img2dataset has
+            fetched it.
+
+    Example:
+
+    >>> read_location("data:image/gif;base64,R0lG")
+    b'GIF'
+    """
+    if is_remote(location):
+        raise PictureError("missing", f"{location[:200]} isn't fetched yet")
+    try:
+        content = _read(location)
+    except PictureError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise PictureError("missing", f"no file {location[:200]}") from None
+    except Exception as error:  # Readers raise whatever a broken file leads to.
+        problem = " ".join(str(error).split()) or type(error).__name__
+        raise PictureError("unreadable", problem) from error
+    if not content:
+        raise PictureError("empty", "0 bytes")
+    return content
+
+
+def _read(location):
+    if location.startswith("/"):
+        return _read_bytes(location, 0, None)
+    kind, _, rest = location.partition(":")
+    if kind == "file":
+        return _read_bytes(url_path(location), 0, None)
+    if kind.lower() == "data":
+        return _data(rest)
+    numbers, _, place = rest.partition(":")
+    numbers = numbers.split(",")
+    path = url_path(place) if place.startswith("file:") else place
+    if kind == "bytes":
+        return _read_bytes(path, int(numbers[0]), int(numbers[1]))
+    if kind == "warc":
+        return read_response(path, int(numbers[0]))
+    if kind == "parquet":
+        group, row, column = int(numbers[0]), int(numbers[1]), numbers[2]
+        cells = _column(path, os.stat(path).st_mtime_ns, group, column)
+        return _cell(cells, row)
+    if os.path.isabs(location):  # A drive of Windows.
+        return _read_bytes(location, 0, None)
+    raise PictureError("missing", f"{location[:200]} is no location of a picture")
+
+
+def _read_bytes(path, offset, size):
+    with open(path, "rb") as file:
+        if size is None:
+            size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise PictureError("oversized", f"{size:,} bytes")
+        file.seek(offset)
+        content = file.read(size)
+    if len(content) < size:
+        raise PictureError("truncated", f"{path} ends {size - len(content):,} early")
+    return content
+
+
+def _data(text):
+    header, comma, body = text.partition(",")
+    content = unquote_to_bytes(body)
+    if not header.lower().rstrip().endswith(";base64"):
+        return content
+    content = b"".join(content.split()).rstrip(b"=")
+    try:
+        return base64.b64decode(content + b"=" * (-len(content) % 4))
+    except binascii.Error as error:
+        raise PictureError("unreadable", f"data address: {error}") from None
+
+
+# A process reads the rows of a group one after another: two groups, for two threads.
+@functools.lru_cache(maxsize=2)
+def _column(path, modified, group, column):
+    """One column of a row group; `modified` tells a file from an older one."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[column]).column(column)
+
+
+def _cell(cells, row):
+    value = cells[row].as_py()
+    if isinstance(value, dict):  # As Hugging Face stores pictures.
+        value = value.get("bytes")
+    if value is None:
+        raise PictureError("missing", "no picture in this row")
+    return value

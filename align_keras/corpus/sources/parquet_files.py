@@ -1,0 +1,148 @@
+"""Kind `parquet`: tables of pictures or of addresses, as img2dataset reads and writes.
+
+The picture is in a column of bytes named by its format (`jpg`, `png`, `webp`) or
+`image`, where also Hugging Face's `{bytes, path}` is read; without one, the column
+`url` makes a remote picture. Other columns are those of
+`align_keras.corpus.sources.source_pair.columns_of`.
+"""
+
+import os
+
+from align_keras.corpus.sources.location import is_from_web, member_location
+from align_keras.corpus.sources.part import Part
+from align_keras.corpus.sources.source_files import count_os_error, where
+from align_keras.corpus.sources.source_pair import columns_of, pair_from_columns
+from align_keras.utils.errors import InputError
+
+SUFFIXES = (".parquet",)
+_PICTURES = ("jpg", "jpeg", "png", "webp", "image")
+_ROWS_A_PART = 100_000
+_ROWS_A_BATCH = 4096
+
+
+def list_parts(kind, root, files, options):
+    """Shares the row groups out, up to 100,000 rows a part unless one has more."""
+    parts = []
+    for file in files:
+        try:
+            with _open(os.path.join(root, file.name)) as table:
+                counts = [
+                    table.metadata.row_group(own).num_rows
+                    for own in range(table.num_row_groups)
+                ]
+        except InputError:
+            raise
+        except Exception:  # Reading the part will count it.
+            counts = []
+        for start, stop in _ranges(counts) or [(0, 0)]:
+            own = Part(kind, root, (file.name,), start, stop, len(counts))
+            parts.append(own)
+    return parts
+
+
+def read(part, counter):
+    """Yields the pairs of a range of row groups, in their order.
+
+    The pictures themselves aren't read.
+    """
+    path = os.path.join(part.root, part.files[0])
+    try:
+        if not os.path.getsize(path):
+            counter.drop("empty shard", where(path), "0 bytes")
+            return
+        with _open(path) as table:
+            if table.num_row_groups != part.total:
+                counter.drop("vanished", where(path), "the file has changed")
+                return
+            yield from _read_groups(table, part, path, counter)
+    except OSError as error:
+        # pyarrow's own errors, which aren't the system's, have no number.
+        if error.errno is None:
+            counter.drop("truncated shard", where(path), str(error))
+        else:
+            count_os_error(counter, path, error)
+
+
+def _open(path):
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            "Parquet is read by pyarrow, which isn't installed; run "
+            '`pip install "align-keras[corpus]"`.'
+        ) from None
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowException as error:
+        raise OSError(" ".join(str(error).split())) from error
+
+
+def _ranges(counts):
+    """Returns (start, stop) of row groups, of so many rows together."""
+    ranges, start, rows = [], 0, 0
+    for group, count in enumerate(counts):
+        if rows and rows + count > _ROWS_A_PART:
+            ranges.append((start, group))
+            start, rows = group, 0
+        rows += count
+    return [*ranges, (start, len(counts))] if counts else []
+
+
+def _read_groups(table, part, path, counter):
+    names = table.schema_arrow.names
+    picture = _picture_column(table.schema_arrow)
+    found = columns_of(names)
+    if picture is None and "url" not in found:
+        detail = f"no picture and no url among the columns {', '.join(names)}"
+        counter.drop("unreadable", where(path), detail)
+        return
+    columns = [*found.values(), *{"status", "error_message"}.intersection(names)]
+    for group in range(part.start, part.stop):
+        row_number = -1
+        try:
+            for row in _rows(table, group, columns):
+                row_number += 1
+                image = row.get(found.get("url")) or ""
+                if picture is not None:
+                    image = member_location(
+                        "parquet", (group, row_number, picture), path
+                    )
+                place = where(f"{path} row group {group} row {row_number}")
+                if row.get("status") not in (None, "success"):
+                    detail = str(row.get("error_message"))
+                    counter.filter("not downloaded", place, detail)
+                elif picture is None and not is_from_web(image):
+                    counter.drop("missing", place, f"no web address: {image[:200]!r}")
+                else:
+                    yield pair_from_columns(image, row)
+        except OSError as error:
+            rows = table.metadata.row_group(group).num_rows - row_number - 1
+            place = where(f"{path} row group {group}")
+            counter.drop("broken record", place, str(error), count=rows)
+
+
+def _rows(table, group, columns):
+    import pyarrow
+
+    try:
+        for batch in table.iter_batches(
+            _ROWS_A_BATCH, row_groups=[group], columns=columns
+        ):
+            yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise OSError(" ".join(str(error).split())) from error
+
+
+def _picture_column(schema):
+    import pyarrow.types as types
+
+    for field in schema:
+        kind = field.type
+        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            kind = kind.field("bytes").type
+        if field.name.lower() in _PICTURES and (
+            types.is_binary(kind) or types.is_large_binary(kind)
+        ):
+            return field.name
+    return None

@@ -1,0 +1,214 @@
+"""A source of pairs: opened by a line of text, shared out in parts."""
+
+import dataclasses
+import os
+
+from align_keras.corpus.sources import (
+    caption_json,
+    folder_pictures,
+    html_pages,
+    parquet_files,
+    tables,
+    tfds_builders,
+    tfrecord_files,
+    warc_files,
+    wat_files,
+    webdataset,
+)
+from align_keras.corpus.sources.source_files import fingerprint, list_files, one_file
+from align_keras.utils.errors import InputError
+
+# Each module finds its files by SUFFIXES, shares them out by `list_parts` and reads a
+# part by `read`.
+KINDS = {
+    "html": html_pages,
+    "warc": warc_files,
+    "wat": wat_files,
+    "webdataset": webdataset,
+    "parquet": parquet_files,
+    "tfrecord": tfrecord_files,
+    "coco": caption_json,
+    "karpathy": caption_json,
+    "table": tables,
+    "folder": folder_pictures,
+    "tfds": tfds_builders,
+}
+# Told by the names of files; JSON is by its content, and a folder of pictures by the
+# texts beside them.
+_GUESSED = ("html", "warc", "wat", "webdataset", "parquet", "tfrecord", "table")
+_IMAGES = "?images="
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where pairs come from.
+
+    Attributes:
+        name: str, as the user gave it.
+        kind: str, one of `KINDS`.
+        path: str, absolute, a file or a folder.
+        options: tuple of `(name, value)` of str.
+    """
+
+    name: str
+    kind: str
+    path: str
+    options: tuple = ()
+
+    def parts(self):
+        """Shares the source out.
+
+        Returns:
+            list of `Part`, always the same and in the same order for the same files.
+
+        Raises:
+            InputError: if nothing of this kind is there, or the file is of another.
+        """
+        root = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        files = self._files()
+        parts = KINDS[self.kind].list_parts(self.kind, root, files, self.options)
+        if not parts:
+            raise InputError(
+                f"source {self.name!r} must have files of kind {self.kind} "
+                f"({', '.join(KINDS[self.kind].SUFFIXES)}), but {self.path} has none; "
+                "check the path, or name another kind."
+            )
+        return parts
+
+    def fingerprint(self):
+        """Names what the source holds, by the names, sizes and times of its files.
+
+        Pictures that pages, tables and JSON files refer to aren't among them.
+
+        Returns:
+            str, 32 hexadecimal digits.
+        """
+        words = [self.kind, self.path, *(word for own in self.options for word in own)]
+        return fingerprint(words, self._files())
+
+    def _files(self):
+        if os.path.isdir(self.path):
+            return list_files(self.path, KINDS[self.kind].SUFFIXES)
+        file = one_file(self.path)
+        if file is None:
+            raise InputError(
+                f"source {self.name!r} must be there, but there is no {self.path}; "
+                "check the path."
+            )
+        return [file]
+
+
+def open_source(spec):
+    """Opens a source of pairs.
+
+    Args:
+        spec: str, `KIND:PATH`, where KIND is
+
+            - `html`: a folder of web pages, or one page;
+            - `warc`, `wat`: web archives, Common Crawl's metadata;
+            - `webdataset`, `parquet`, `tfrecord`: shards that img2dataset wrote;
+            - `coco`, `karpathy`: a JSON file of captions, `FILE?images=DIR` where the
+              pictures lie elsewhere than beside it;
+            - `table`: CSV, TSV or JSONL;
+            - `folder`: NAME.jpg beside NAME.txt;
+            - `tfds`: `tfds:NAME:SPLIT`, `tfds:NAME/CONFIG:SPLIT` or, of a prepared
+              data set, `tfds:FOLDER:SPLIT`.
+
+            Without `KIND:` a file's kind is told by the end of its name, of JSON by
+            its content; a folder's by its files, if all that have the name of a kind
+            are of the same. A `NAME.parquet` beside `NAME.tar`, `NAME.tfrecord` or a
+            folder `NAME` is img2dataset's log, and pictures count where one has its
+            text beside it.
+
+    Returns:
+        `Source`.
+
+    Raises:
+        InputError: an unknown kind, no such path, or a path whose kind can't be told.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> from align_keras.corpus.drop_counter import DropCounter
+    >>> from align_keras.corpus.sources.read_part import read_part
+    >>> page = pathlib.Path(tempfile.mkdtemp(), "page.html")
+    >>> _ = page.write_text("<img src=https://example.org/a.jpg alt='A cat'>")
+    >>> [part] = open_source(f"html:{page}").parts()
+    >>> [pair.caption for pair in read_part(part, DropCounter())]
+    ['A cat']
+    """
+    kind, colon, rest = spec.partition(":")
+    if not colon or kind not in KINDS:
+        kind, rest = None, spec
+    if kind == "tfds":
+        name, colon, split = rest.rpartition(":")
+        if not name or not split:
+            raise InputError(
+                f"source must be tfds:NAME:SPLIT, such as tfds:coco_captions:train, "
+                f"received {spec!r}."
+            )
+        folder = tfds_builders.data_folder(name)
+        return Source(spec, kind, folder, (("split", split),))
+    options = ()
+    if _IMAGES in rest and kind in (None, "coco", "karpathy"):
+        rest, _, folder = rest.partition(_IMAGES)
+        options = (("images", os.path.abspath(folder)),)
+    path = os.path.abspath(rest)
+    if not rest or not os.path.exists(path):
+        raise _no_source(spec, f"but there is no {rest or 'path'}")
+    kind = kind or _guess_kind(spec, path)
+    if os.path.isdir(path) and KINDS[kind] is caption_json:
+        raise InputError(
+            f"source {spec!r} must be a JSON file, received a folder; name the file."
+        )
+    return Source(spec, kind, path, options)
+
+
+def _no_source(spec, problem):
+    return InputError(
+        f"source must be KIND:PATH with one of the kinds {', '.join(KINDS)}, or a path "
+        f"that tells its kind, received {spec!r}, {problem}."
+    )
+
+
+def _guess_kind(spec, path):
+    if os.path.isdir(path):
+        kinds = _kinds_in(path)
+    elif path.lower().endswith(caption_json.SUFFIXES):
+        kinds = {caption_json.json_kind(path)} - {None}
+    else:
+        kinds = {_kind_of_name(os.path.basename(path))} - {None}
+    if len(kinds) != 1:
+        found = "and ".join(f"{kind} " for kind in sorted(kinds)) or "no kind "
+        raise _no_source(spec, f"in which {found}can be made out; name the kind")
+    return kinds.pop()
+
+
+def _kind_of_name(name):
+    name = name.lower()
+    return next(
+        (kind for kind in _GUESSED if name.endswith(KINDS[kind].SUFFIXES)), None
+    )
+
+
+def _kinds_in(folder):
+    """Returns the kinds of which a folder has files."""
+    suffixes = tuple(own for kind in _GUESSED for own in KINDS[kind].SUFFIXES)
+    names = [file.name for file in list_files(folder, suffixes)]
+    shards = {os.path.splitext(name)[0] for name in names if _is_shard(name)}
+    kinds = set()
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        is_log = stem in shards or os.path.isdir(os.path.join(folder, stem))
+        if suffix.lower() != ".parquet" or not is_log:
+            kinds.add(_kind_of_name(name))
+    pictures = list_files(folder, folder_pictures.SUFFIXES)
+    stems = [os.path.splitext(file.name) for file in pictures]
+    texts = {stem for stem, suffix in stems if suffix.lower() == ".txt"}
+    if any(stem in texts for stem, suffix in stems if suffix.lower() != ".txt"):
+        kinds.add("folder")
+    return kinds
+
+
+def _is_shard(name):
+    return _kind_of_name(name) in ("webdataset", "tfrecord")

@@ -1,0 +1,58 @@
+"""Kind `table`: CSV, TSV and JSONL files, by `align_keras.corpus.pair_files`.
+
+A table is read as a whole, by each process once; for tens of millions of rows Parquet
+is the kind.
+"""
+
+import functools
+import os
+import pathlib
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.pair_files import read_pairs
+from align_keras.corpus.pair_tables import TABLE_SUFFIXES
+from align_keras.corpus.sources.listed_records import add_counts, record_ranges
+from align_keras.corpus.sources.location import path_location
+from align_keras.corpus.sources.source_files import count_os_error, where
+from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.utils.errors import InputError
+
+SUFFIXES = TABLE_SUFFIXES
+
+
+def list_parts(kind, root, files, options):
+    """Shares the pictures of each table out, 10,000 a part."""
+    parts = []
+    for file in files:
+        records, _ = _records(os.path.join(root, file.name), file.modified)
+        parts += record_ranges(kind, root, file.name, len(records))
+    return parts
+
+
+def read(part, counter):
+    """Yields the pairs of a range of a table's pictures, in their order."""
+    path = os.path.join(part.root, part.files[0])
+    try:
+        records, dropped = _records(path, os.stat(path).st_mtime_ns)
+    except OSError as error:
+        count_os_error(counter, path, error)
+        return
+    except InputError as error:
+        counter.drop("vanished", where(path), f"the file has changed: {error}")
+        return
+    if len(records) != part.total:
+        counter.drop("vanished", where(path), "the file has changed")
+        return
+    if part.start == 0:
+        add_counts(counter, dropped)
+    for record in records[part.start : part.stop]:
+        for caption in record.captions:
+            yield SourcePair(path_location(str(record.image_path)), caption)
+
+
+# One: a process reads the parts of a table one after another.
+@functools.lru_cache(maxsize=1)
+def _records(path, modified):
+    """A table's records and what was dropped; `modified` tells it from an older one."""
+    counter = DropCounter()
+    return list(read_pairs(pathlib.Path(path), counter=counter)), counter

@@ -1,0 +1,184 @@
+"""Kind `tfds`: prepared data sets of TensorFlow Datasets with pictures and captions.
+
+Their pictures have no place of their own in a file, so reading copies them, as they
+are stored, into a tar file for each part.
+"""
+
+import hashlib
+import io
+import os
+import tarfile
+
+from align_keras.corpus.sources.location import member_location
+from align_keras.corpus.sources.part import Part
+from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+
+# All of a prepared data set's files count for the fingerprint.
+SUFFIXES = ("",)
+_EXAMPLES_A_PART = 1000
+_CAPTIONS = ("captions", "caption", "texts", "text", "alt_text", "title", "description")
+# Where a caption stands in a feature that is a dict, as in coco_captions.
+_TEXTS = ("text", "caption", "raw")
+
+
+def data_folder(name):
+    """Finds where a data set is prepared.
+
+    Args:
+        name: str, `NAME` or `NAME/CONFIG` as `tfds.builder` takes it, or the folder
+            of one version, as `tfds.builder_from_directory` takes it.
+
+    Returns:
+        str, the folder.
+
+    Raises:
+        InputError: no such data set, or one that isn't prepared.
+    """
+    import tensorflow_datasets as tfds
+
+    if os.path.isdir(name):
+        return os.path.abspath(name)
+    try:
+        folder = os.fspath(tfds.builder(name).data_dir)
+    except Exception as error:  # Unknown names, configs, and the builder's own errors.
+        problem = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"tfds:{name} must name a data set of TensorFlow Datasets or the folder "
+            f"of a prepared one: {problem}"
+        ) from None
+    if not os.path.isdir(folder):
+        raise InputError(
+            f"tfds:{name} must be prepared, but {folder} isn't there; run "
+            f"`tfds build {name}`."
+        )
+    return folder
+
+
+def list_parts(kind, root, files, options):
+    """Shares the examples of a split out, 1,000 a part."""
+    split = dict(options)["split"]
+    builder = _builder(root)
+    if split not in builder.info.splits:
+        raise InputError(
+            f"the split of tfds:{root}:SPLIT must be one of "
+            f"{', '.join(builder.info.splits) or 'none'}, received {split!r}."
+        )
+    _feature_names(builder)
+    total = builder.info.splits[split].num_examples
+    return [
+        Part(kind, root, (split,), own, min(own + _EXAMPLES_A_PART, total), total, ())
+        for own in range(0, total, _EXAMPLES_A_PART)
+    ]
+
+
+def read(part, counter, spool):
+    """Yields the pairs of a range of a split, those of one picture together.
+
+    Args:
+        part: `Part`.
+        counter: `align_keras.corpus.drop_counter.DropCounter`.
+        spool: str or path of the folder for the tar file; the same examples make the
+            same file.
+    """
+    if spool is None:
+        raise InputError(
+            f"spool must be a folder for the pictures of {part}, received None."
+        )
+    try:
+        examples = list(_examples(part))
+    except InputError:
+        raise
+    except Exception as error:  # TensorFlow's own errors for files gone or broken.
+        gone = type(error).__name__ in ("NotFoundError", "FileNotFoundError")
+        reason = "vanished" if gone else "broken record"
+        detail = str(error).strip().split("\n")[0]
+        counter.drop(reason, str(part), detail, count=part.stop - part.start)
+        return
+    path = os.path.join(os.path.abspath(spool), _tar_name(part))
+    spans = _write_tar(path, part.start, [picture for picture, _, _ in examples])
+    for span, (_, captions, language) in zip(spans, examples, strict=True):
+        image = member_location("bytes", span, path)
+        for caption in captions:
+            yield SourcePair(image, caption, language=language)
+
+
+def _builder(folder):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(folder)
+    except Exception as error:
+        problem = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{folder} must be the folder of one version of a prepared data set, "
+            f"with dataset_info.json and features.json: {problem}"
+        ) from None
+
+
+def _feature_names(builder):
+    """Returns the names of the features with the picture and with its captions."""
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features.items())
+    pictures = [
+        name for name, own in features.items() if isinstance(own, tfds.features.Image)
+    ]
+    captions = [name for name in _CAPTIONS if name in features]
+    if not pictures or not captions:
+        raise InputError(
+            f"{builder.info.name} must have a feature of pictures and one of captions "
+            f"({', '.join(_CAPTIONS)}), received {', '.join(features)}."
+        )
+    return pictures[0], captions[0]
+
+
+def _examples(part):
+    """Yields (picture's bytes, captions, language) in the order of the split."""
+    import tensorflow_datasets as tfds
+
+    if not os.path.isdir(part.root):
+        raise FileNotFoundError(part.root)
+    builder = _builder(part.root)
+    picture, captions = _feature_names(builder)
+    examples = builder.as_dataset(
+        split=f"{part.files[0]}[{part.start}:{part.stop}]",
+        decoders={picture: tfds.decode.SkipDecoding()},
+        shuffle_files=False,
+        # One file after another: the same order in every run.
+        read_config=tfds.ReadConfig(interleave_cycle_length=1),
+    )
+    for example in tfds.as_numpy(examples):
+        language = example.get("language", b"")
+        language = language.decode() if isinstance(language, bytes) else ""
+        yield example[picture], list(_texts(example[captions])), language
+
+
+def _texts(value):
+    """Yields the captions in a feature: a text, several, or a dict that has them."""
+    if isinstance(value, dict):
+        name = next((own for own in _TEXTS if own in value), None)
+        value = value[name] if name else ()
+    if isinstance(value, bytes | str):
+        value = [value]
+    for text in value:
+        yield text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+
+
+def _tar_name(part):
+    key = hashlib.blake2b(os.fsencode(part.root), digest_size=4).hexdigest()
+    return f"tfds-{key}-{part.files[0]}-{part.start:09d}-{part.stop:09d}.tar"
+
+
+def _write_tar(path, first, pictures):
+    """Writes the pictures; returns the (offset, size) of each."""
+    spans = []
+    with atomic_write(path, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for number, picture in enumerate(pictures, start=first):
+                member = tarfile.TarInfo(f"{number:09d}.bin")
+                member.size = len(picture)
+                spans.append((tar.offset + tarfile.BLOCKSIZE, len(picture)))
+                tar.addfile(member, io.BytesIO(picture))
+    return spans

@@ -1,0 +1,187 @@
+"""Kind `tfrecord`: shards of `tf.train.Example`, as img2dataset writes them.
+
+Read without TensorFlow: a record is its length in 8 bytes, their checksum, the
+message, its checksum; of the message only the first bytes of each feature count. So
+the picture's place in the file is known, and it isn't copied.
+"""
+
+import os
+import struct
+
+from align_keras.corpus.sources.location import member_location
+from align_keras.corpus.sources.part import Part
+from align_keras.corpus.sources.source_files import count_os_error, where
+from align_keras.corpus.sources.source_pair import pair_from_columns
+
+SUFFIXES = (".tfrecord", ".tfrecords")
+_PICTURES = ("jpg", "jpeg", "png", "webp", "image")
+_MAX_RECORD_BYTES = 512_000_000
+
+
+def list_parts(kind, root, files, options):
+    """Makes each shard a part."""
+    return [Part(kind, root, (file.name,)) for file in files]
+
+
+def read(part, counter):
+    """Yields the pairs of a shard, in its order."""
+    path = os.path.join(part.root, part.files[0])
+    try:
+        with open(path, "rb") as file:
+            for offset, message in _messages(file, path, counter):
+                pair = _pair(path, offset, message, counter)
+                if pair is not None:
+                    yield pair
+    except OSError as error:
+        count_os_error(counter, path, error)
+
+
+def _messages(file, path, counter):
+    """Yields (offset, bytes) of the records' messages."""
+    size = os.fstat(file.fileno()).st_size
+    if not size:
+        counter.drop("empty shard", where(path), "0 bytes")
+    offset = 0
+    while offset < size:
+        header = file.read(12)
+        if len(header) < 12:
+            counter.drop("truncated shard", where(path), f"at byte {offset}")
+            return
+        length, checksum = struct.unpack("<QI", header)
+        # Behind a wrong length there is no telling where the next record begins.
+        if masked_crc(header[:8]) != checksum:
+            detail = f"wrong checksum at byte {offset}, nothing behind it can be read"
+            counter.drop("broken record", where(path), detail)
+            return
+        if offset + length + 16 > size:
+            detail = f"the record at byte {offset} has no end"
+            counter.drop("truncated shard", where(path), detail)
+            return
+        if length > _MAX_RECORD_BYTES:
+            counter.drop("oversized record", where(path), f"at byte {offset}")
+            file.seek(length + 4, 1)
+        else:
+            yield offset + 12, file.read(length)
+            file.seek(4, 1)
+        offset += length + 16
+
+
+def _pair(path, offset, message, counter):
+    place = where(f"{path} byte {offset}")
+    try:
+        spans = feature_spans(message)
+        row = {
+            name: message[start : start + size].decode("utf-8", "replace")
+            for name, (start, size) in spans.items()
+            if name not in _PICTURES
+        }
+    except (ValueError, IndexError) as error:
+        counter.drop("broken record", place, str(error))
+        return None
+    if row.get("status") not in (None, "success"):
+        counter.filter("not downloaded", place, row.get("error_message", ""))
+        return None
+    span = next((spans[name] for name in _PICTURES if name in spans), None)
+    if span is None:
+        counter.drop("missing", place, f"no picture among {', '.join(sorted(spans))}")
+        return None
+    span = (offset + span[0], span[1])
+    return pair_from_columns(member_location("bytes", span, path), row)
+
+
+def feature_spans(message):
+    """Finds the bytes features of a serialised `tf.train.Example`.
+
+    Args:
+        message: bytes.
+
+    Returns:
+        dict from a feature's name to `(offset, size)` of its first value in the
+        message; features of numbers, and empty ones, are left out.
+
+    Raises:
+        ValueError: if it is no such message.
+
+    References:
+        https://protobuf.dev/programming-guides/encoding/
+
+    Example:
+
+    >>> message = bytes([10, 14, 10, 12, 10, 1]) + b"a" + bytes([18, 7, 10, 5, 10, 3])
+    >>> feature_spans(message + b"cat")
+    {'a': (13, 3)}
+    """
+    spans = {}
+    for start, stop in _fields(message, 0, len(message), 1):  # Example.features
+        for entry in _fields(message, start, stop, 1):  # Features.feature
+            for name_span in _fields(message, *entry, 1):  # The key of the map
+                name = message[slice(*name_span)].decode()
+                for feature in _fields(message, *entry, 2):  # The map's value
+                    for bytes_list in _fields(message, *feature, 1):
+                        for value in list(_fields(message, *bytes_list, 1))[:1]:
+                            spans[name] = (value[0], value[1] - value[0])
+    return spans
+
+
+def _fields(message, start, stop, number):
+    """Yields (start, stop) of a message's fields of a number, those with a length."""
+    while start < stop:
+        tag, start = _varint(message, start)
+        kind = tag & 7
+        if kind == 2:
+            length, start = _varint(message, start)
+            if start + length > stop:
+                raise ValueError("a field is longer than its message")
+            if tag >> 3 == number:
+                yield start, start + length
+            start += length
+        elif kind == 0:
+            _, start = _varint(message, start)
+        elif kind in (1, 5):
+            start += 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"no protocol buffer at byte {start}")
+
+
+def _varint(message, start):
+    value = shift = 0
+    while True:
+        byte = message[start]
+        start += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, start
+        shift += 7
+
+
+def _crc_table():
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return table
+
+
+_CRC = _crc_table()
+
+
+def masked_crc(content):
+    """The checksum of TFRecord files, CRC-32C with its bits turned.
+
+    Args:
+        content: bytes, few: every byte is a step in Python.
+
+    Returns:
+        int of 32 bits.
+
+    Example:
+
+    >>> hex(masked_crc((1089).to_bytes(8, "little")))
+    '0x251fe0c1'
+    """
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 255]
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

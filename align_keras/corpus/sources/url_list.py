@@ -1,0 +1,93 @@
+"""The list of remote pictures that img2dataset takes."""
+
+import csv
+import itertools
+import pathlib
+
+from align_keras.corpus.sources.location import is_remote
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+
+COLUMNS = ("url", "caption", "rule", "language", "page_url")
+_ROWS_A_GROUP = 50_000
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+
+
+def write_url_list(pairs, path):
+    r"""Writes the remote pictures of pairs with their captions, for img2dataset.
+
+    img2dataset is then called as
+
+        img2dataset --url_list urls.parquet --input_format parquet --url_col url \
+            --caption_col caption \
+            --save_additional_columns '["rule", "language", "page_url"]' \
+            --output_format webdataset --output_folder shards
+
+    and `webdataset:shards` is a source, in which the columns come back. A picture
+    with several captions is fetched as many times, and the copies are found by
+    their bytes.
+
+    Args:
+        pairs: iterable of `align_keras.corpus.sources.source_pair.SourcePair`.
+        path: str or path that ends in `.parquet`, `.csv` or `.tsv`.
+
+    Returns:
+        int, the number of pairs written; those whose picture isn't remote are left
+        out.
+
+    Raises:
+        InputError: another ending, or pyarrow isn't installed.
+
+    Example:
+
+    >>> import tempfile
+    >>> from align_keras.corpus.sources.source_pair import SourcePair
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "urls.csv")
+    >>> write_url_list([SourcePair("https://example.org/a.jpg", "A cat")], path)
+    1
+    >>> print(path.read_text().strip())
+    url,caption,rule,language,page_url
+    https://example.org/a.jpg,A cat,caption,,
+    """
+    path = pathlib.Path(path)
+    remote = (pair for pair in pairs if is_remote(pair.image))
+    if path.suffix == ".parquet":
+        return _write_parquet(remote, path)
+    if path.suffix in _DELIMITERS:
+        return _write_delimited(remote, path)
+    raise InputError(
+        f"the list must end in .parquet, .csv or .tsv, received {path.name!r}; rename "
+        "it."
+    )
+
+
+def _write_delimited(pairs, path):
+    count = 0
+    with atomic_write(path) as file:
+        delimiter = _DELIMITERS[path.suffix]
+        rows = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        for pair in pairs:
+            rows.writerow(pair)
+            count += 1
+    return count
+
+
+def _write_parquet(pairs, path):
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            "Parquet is written by pyarrow, which isn't installed; run "
+            '`pip install "align-keras[corpus]"`, or write .csv.'
+        ) from None
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
+    count = 0
+    with atomic_write(path, "wb") as file:
+        with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as table:
+            while rows := list(itertools.islice(pairs, _ROWS_A_GROUP)):
+                columns = [list(column) for column in zip(*rows, strict=True)]
+                table.write_table(pyarrow.table(columns, schema=schema))
+                count += len(rows)
+    return count

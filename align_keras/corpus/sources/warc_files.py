@@ -1,0 +1,114 @@
+"""Kind `warc`: web archives, with the pictures that they hold.
+
+A page's picture that was archived in the same file is read from there; other pictures
+stay remote. Archives in pieces can be joined before, `cat *.warc.gz > all.warc.gz`.
+"""
+
+import os
+import re
+from urllib.parse import quote
+
+from align_keras.corpus.html_pairs import decode_html, extract_pairs
+from align_keras.corpus.sources.location import is_from_web, member_location
+from align_keras.corpus.sources.part import Part
+from align_keras.corpus.sources.source_files import count_os_error, where
+from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.corpus.sources.warc_records import iterate_records, read_record
+from align_keras.corpus.sources.warc_responses import parse_record, response_body
+from align_keras.utils.errors import InputError
+
+SUFFIXES = (".warc", ".warc.gz")
+_PAGES = ("text/html", "application/xhtml+xml")
+_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w-]+)", re.I)
+# All that has a meaning in an address; letters beyond ASCII are escaped in archives.
+_MEANT = "%/:=&?~#+!$,;'@()*[]"
+
+
+def list_parts(kind, root, files, options):
+    """Makes each file a part."""
+    return [Part(kind, root, (file.name,)) for file in files]
+
+
+def read(part, counter):
+    """Yields the pairs of an archive's pages, in their order.
+
+    First the file is read for what each record is, then the pages once more.
+    """
+    path = os.path.join(part.root, part.files[0])
+    try:
+        pages, pictures = _index(path, counter)
+        for offset in pages:
+            yield from _read_page(path, offset, pictures, counter)
+    except OSError as error:
+        count_os_error(counter, path, error)
+
+
+def _index(path, counter):
+    """Returns the offsets of pages, and those of pictures by their address."""
+    pages, pictures = [], {}
+    begun = False
+    for own in iterate_records(path):
+        begun = True
+        if own.fault:
+            counter.drop(own.fault, where(path), own.detail)
+            continue
+        try:
+            record = parse_record(own.content)
+        except InputError:
+            raise
+        except ValueError as error:
+            detail = f"byte {own.offset}: {error}"
+            counter.drop("broken record", where(path), detail)
+            continue
+        kind = _kind(record)
+        if kind in _PAGES:
+            pages.append(own.offset)
+        elif kind.startswith("image/"):
+            pictures.setdefault(_key(_address(record)), own.offset)
+    if not begun:
+        counter.drop("empty shard", where(path), "no record")
+    return pages, pictures
+
+
+def _read_page(path, offset, pictures, counter):
+    place = f"byte {offset}"
+    try:
+        record = parse_record(read_record(path, offset).content)
+        content = response_body(record)
+        charset = _CHARSET.search(record.http_headers.get_header("content-type"))
+        text = decode_html(content, charset[1] if charset else None)
+        pairs = list(extract_pairs(text, _address(record)))
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # Nothing in one page may stop the others.
+        counter.drop("malformed page", where(path), f"{place}: {error}")
+        return
+    for own in pairs:
+        if not is_from_web(own.image_url):
+            counter.drop("missing", where(path), f"{place}: {own.image_url[:200]}")
+            continue
+        found = pictures.get(_key(own.image_url))
+        image = own.image_url
+        if found is not None:
+            image = member_location("warc", [found], path)
+        yield SourcePair(image, own.caption, own.rule, own.language, own.page_url)
+
+
+def _kind(record):
+    """The media type of a response that succeeded, "" of any other record."""
+    headers = record.http_headers
+    if record.rec_type != "response" or headers is None:
+        return ""
+    if headers.get_statuscode() != "200":
+        return ""
+    kind = headers.get_header("content-type") or ""
+    return kind.partition(";")[0].strip().lower()
+
+
+def _address(record):
+    # Old versions of wget put it in angle brackets.
+    return (record.rec_headers.get_header("WARC-Target-URI") or "").strip("<>")
+
+
+def _key(url):
+    return quote(url, safe=_MEANT)

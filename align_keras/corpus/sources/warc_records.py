@@ -1,0 +1,218 @@
+"""The records of a WARC file, one by one, past those that are broken.
+
+warcio reads a stream from end to end and can't go on behind a broken record. Here the
+records are cut out first, by the gzip members or the declared lengths, so that each
+can be given to warcio by itself.
+"""
+
+import re
+import zlib
+from typing import NamedTuple
+
+# A longer record is no page and no picture that a corpus takes.
+MAX_RECORD_BYTES = 64_000_000
+_CHUNK = 1 << 16
+_GZIP = b"\x1f\x8b\x08"
+_WARC = b"WARC/"
+_START = re.compile(rb"(?<=\n)WARC/\d\.|\x1f\x8b\x08")
+_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_LENGTH = re.compile(rb"^content-length:\s*(\d+)\s*$", re.I | re.M)
+# Between records and behind the last one, also of files that are cut to blocks.
+_BLANK = b"\r\n\0"
+
+
+class Slice(NamedTuple):
+    """One record as it stands in the file.
+
+    Attributes:
+        offset: int, where it begins, in bytes.
+        content: bytes, uncompressed; None where it can't be used.
+        fault: str, the reason why, or None.
+        detail: str.
+    """
+
+    offset: int
+    content: bytes | None
+    fault: str | None = None
+    detail: str = ""
+
+
+def iterate_records(path, limit=MAX_RECORD_BYTES):
+    """Yields the records of a WARC file, plain or compressed record by record.
+
+    Args:
+        path: str.
+        limit: int, bytes that a record may have, uncompressed.
+
+    Yields:
+        `Slice` in the order of the file. Behind a broken record follows the next one
+        that can be made out. Faults are `"broken record"`, `"oversized record"` and,
+        where the file ends in the middle of a record, `"truncated shard"`.
+
+    Raises:
+        OSError: if the file can't be opened.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "a.warc")
+    >>> record = b"WARC/1.0\\r\\nContent-Length: 3\\r\\n\\r\\ncat\\r\\n\\r\\n"
+    >>> with open(path, "wb") as file:
+    ...     _ = file.write(record + b"lost\\n" + record)
+    >>> [(own.offset, own.fault) for own in iterate_records(path)]
+    [(0, None), (38, 'broken record'), (43, None)]
+    """
+    with open(path, "rb") as file:
+        offset = 0
+        while True:
+            offset = _skip_blank(file, offset)
+            if offset is None:
+                return
+            own, offset = _cut(file, offset, limit)
+            yield own
+
+
+def read_record(path, offset, limit=MAX_RECORD_BYTES):
+    """Returns the record that begins at an offset of a WARC file.
+
+    Args:
+        path: str.
+        offset: int, bytes.
+        limit: int, bytes that the record may have, uncompressed.
+
+    Returns:
+        `Slice`.
+
+    Raises:
+        OSError: if the file can't be opened.
+    """
+    with open(path, "rb") as file:
+        return _cut(file, offset, limit)[0]
+
+
+def _skip_blank(file, offset):
+    """Returns where something stands, from an offset on; None where nothing does."""
+    file.seek(offset)
+    while chunk := file.read(_CHUNK):
+        rest = len(chunk.lstrip(_BLANK))
+        if rest:
+            return offset + len(chunk) - rest
+        offset += len(chunk)
+    return None
+
+
+def _cut(file, offset, limit):
+    """Returns the `Slice` at an offset, and where to go on."""
+    file.seek(offset)
+    start = file.read(_CHUNK)
+    if start.startswith(_GZIP):
+        return _cut_member(file, offset, limit)
+    if start.startswith(_WARC):
+        return _cut_plain(file, offset, limit, start)
+    return _broken(file, offset, "no record begins here")
+
+
+def _broken(file, offset, detail):
+    own = Slice(offset, None, "broken record", f"byte {offset}: {detail}")
+    return own, _next_start(file, offset)
+
+
+def _truncated(offset, end):
+    detail = f"the record at byte {offset} has no end"
+    return Slice(offset, None, "truncated shard", detail), end
+
+
+def _oversized(offset, limit, end):
+    detail = f"byte {offset}: more than {limit:,} bytes"
+    return Slice(offset, None, "oversized record", detail), end
+
+
+def _cut_member(file, offset, limit):
+    decompressor, pieces, size = zlib.decompressobj(31), [], 0
+    file.seek(offset)
+    while not decompressor.eof:
+        chunk = file.read(_CHUNK)
+        if not chunk:
+            return _truncated(offset, file.tell())
+        try:
+            piece = decompressor.decompress(chunk)
+        except zlib.error as error:
+            return _broken(file, offset, str(error))
+        size += len(piece)
+        if size <= limit:
+            pieces.append(piece)
+    end = file.tell() - len(decompressor.unused_data)
+    content = b"".join(pieces)
+    length = _declared_length(content)
+    if length is None or length > size:
+        return _broken(file, offset, "no record, or one of a wrong length")[0], end
+    if content[length:].strip(_BLANK):
+        detail = "several records in one gzip member; run `warcio recompress` on it"
+        return _broken(file, offset, detail)[0], end
+    if size > limit:
+        return _oversized(offset, limit, end)
+    return Slice(offset, content[:length]), end
+
+
+def _cut_plain(file, offset, limit, start):
+    length = _declared_length(start)
+    if length is None:
+        return _broken(file, offset, "no Content-Length")
+    end = offset + length
+    size = file.seek(0, 2)
+    if end > size or not _ends(file, end):
+        # Either the file is cut, or the declared length is wrong.
+        restart = _next_start(file, offset)
+        if restart == size and end > size:
+            return _truncated(offset, size)
+        return _broken(file, offset, f"a length of {length:,} bytes is wrong")
+    if length > limit:
+        return _oversized(offset, limit, end)
+    file.seek(offset)
+    return Slice(offset, file.read(length)), end
+
+
+def _ends(file, end):
+    """Says whether a record may well end here: two line ends follow, or the next."""
+    file.seek(end)
+    if file.read(4) == b"\r\n\r\n":
+        return True
+    following = _skip_blank(file, end)
+    return following is None or _is_start(file, following)
+
+
+def _declared_length(content):
+    """Bytes of a record with its header, by what the header says; None without."""
+    blank = _HEADER_END.search(content[:_CHUNK])
+    if not content.startswith(_WARC) or blank is None:
+        return None
+    length = _LENGTH.search(content[: blank.start()])
+    return blank.end() + int(length[1]) if length else None
+
+
+def _is_start(file, offset):
+    file.seek(offset)
+    start = file.read(512)
+    if not start.startswith(_GZIP):
+        return start.startswith(_WARC)
+    try:
+        return zlib.decompressobj(31).decompress(start, len(_WARC)) == _WARC
+    except zlib.error:
+        return False
+
+
+def _next_start(file, offset):
+    """Returns where the next record begins behind an offset, or the file's end."""
+    position, tail = offset + 1, b""
+    while True:
+        file.seek(position)
+        chunk = file.read(_CHUNK)
+        if not chunk:
+            return file.seek(0, 2)
+        block = tail + chunk
+        for match in _START.finditer(block):
+            place = position - len(tail) + match.start()
+            if _is_start(file, place):
+                return place
+        position += len(chunk)
+        tail = block[-8:]  # A start, and the line's end before it, over the edge.

@@ -1,0 +1,88 @@
+"""Kind `wat`: Common Crawl's metadata of pages, with the texts of their pictures."""
+
+import html
+import json
+import os
+
+from align_keras.corpus.html_pairs import extract_pairs
+from align_keras.corpus.sources.location import is_from_web
+from align_keras.corpus.sources.part import Part
+from align_keras.corpus.sources.source_files import count_os_error, where
+from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.corpus.sources.warc_records import iterate_records
+from align_keras.corpus.sources.warc_responses import parse_record
+from align_keras.utils.errors import InputError
+
+SUFFIXES = (".wat", ".wat.gz")
+
+
+def list_parts(kind, root, files, options):
+    """Makes each file a part."""
+    return [Part(kind, root, (file.name,)) for file in files]
+
+
+def read(part, counter):
+    """Yields the pairs of the pages that a file describes; their pictures are remote.
+
+    References:
+        The WAT format: https://commoncrawl.org/the-data/get-started/
+    """
+    path = os.path.join(part.root, part.files[0])
+    begun = False
+    try:
+        for own in iterate_records(path):
+            begun = True
+            if own.fault:
+                counter.drop(own.fault, where(path), own.detail)
+                continue
+            try:
+                yield from _pairs(own.content)
+            except InputError:
+                raise
+            except (ValueError, AttributeError, TypeError, RecursionError) as error:
+                detail = f"byte {own.offset}: {error}"
+                counter.drop("broken record", where(path), detail)
+    except OSError as error:
+        count_os_error(counter, path, error)
+        return
+    if not begun:
+        counter.drop("empty shard", where(path), "no record")
+
+
+def _pairs(content):
+    record = parse_record(content)
+    if record.rec_type != "metadata":
+        return []
+    envelope = json.loads(record.raw_stream.read())["Envelope"]
+    page = _inner(envelope, "Payload-Metadata", "HTTP-Response-Metadata")
+    page = _inner(page, "HTML-Metadata")
+    address = envelope["WARC-Header-Metadata"].get("WARC-Target-URI", "")
+    images = [
+        link for link in page.get("Links") or () if link.get("path") == "IMG@/src"
+    ]
+    if not images:
+        return []
+    # Written back as a page, so that addresses and repeated texts are read by the
+    # same rules as those of pages.
+    base = _inner(page, "Head").get("Base")
+    lines = [f'<base href="{html.escape(base)}">'] if base else []
+    lines += [f"<img{_attributes(image)}>" for image in images]
+    return [
+        SourcePair(own.image_url, own.caption, own.rule, own.language, own.page_url)
+        for own in extract_pairs("\n".join(lines), address)
+        if is_from_web(own.image_url)
+    ]
+
+
+def _inner(content, *names):
+    for name in names:
+        content = content.get(name) or {}
+    return content
+
+
+def _attributes(image):
+    found = [("src", image.get("url"))]
+    found += [(name, image.get(name)) for name in ("alt", "title")]
+    return "".join(
+        f' {name}="{html.escape(text)}"' for name, text in found if text is not None
+    )
