@@ -39,7 +39,8 @@ _PHONES = re.compile(
     r"|whatsapp)\b[\s.:#]{0,3}\(?\d(?:[ ./()-]{0,2}\d){5,14}(?![\w-])",
     re.I,
 )
-_MIN_PHONE_DIGITS = 7
+# Of anything found but email addresses.
+MIN_DIGITS = 7
 _MIN_NATIONAL_DIGITS = 9
 
 
@@ -72,16 +73,18 @@ def find_personal_data(text):
     """
     if _EMAIL.search(text):
         return "email"
-    if sum(map(str.isdecimal, text)) < _MIN_PHONE_DIGITS:
+    if _digits(text) < MIN_DIGITS:
         return None
     text = _HARMLESS.sub(" ; ", _CATALOGUED.sub(" ; ", text))
+    if _digits(text) < MIN_DIGITS:
+        return None
     if any(_is_iban(own[0]) for own in _IBAN.finditer(text)):
         return "iban"
     if any(_is_card(own[0]) for own in _CARD.finditer(text)):
         return "card"
     if _US_SSN.search(text):
         return "us ssn"
-    if any(_digits(own[0]) >= _MIN_PHONE_DIGITS for own in _IPV4.finditer(text)):
+    if any(_digits(own[0]) >= MIN_DIGITS for own in _IPV4.finditer(text)):
         return "ipv4"
     if any(_is_phone(own[0]) for own in _PHONES.finditer(text)):
         return "phone"
@@ -94,7 +97,7 @@ def _digits(text):
 
 def _is_phone(number):
     national = number.lstrip("(").startswith("0")
-    return _digits(number) >= (_MIN_NATIONAL_DIGITS if national else _MIN_PHONE_DIGITS)
+    return _digits(number) >= (_MIN_NATIONAL_DIGITS if national else MIN_DIGITS)
 
 
 def _is_card(number):

@@ -4,12 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from align_keras.corpus.personal_data import MIN_DIGITS
 from align_keras.corpus.stable_hash import hash_pairs, hash_spans
 from align_keras.corpus.word_spans import find_words
-
-# With fewer digits, and without an "@", no text holds what
-# `personal_data.find_personal_data` finds.
-_MIN_DIGITS = 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,5 +62,5 @@ def text_features(texts):
         unigrams,
         hash_pairs(unigrams[places], unigrams[places + 1]),
         places,
-        words.has_at | (words.digits >= _MIN_DIGITS),
+        words.has_at | (words.digits >= MIN_DIGITS),
     )
