@@ -138,9 +138,8 @@ def _cut_member(file, offset, limit):
             piece = decompressor.decompress(chunk)
         except zlib.error as error:
             return _broken(file, offset, str(error))
+        pieces.append(piece[: max(limit - size, 0)])  # The header at least.
         size += len(piece)
-        if size <= limit:
-            pieces.append(piece)
     end = file.tell() - len(decompressor.unused_data)
     content = b"".join(pieces)
     length = _declared_length(content)

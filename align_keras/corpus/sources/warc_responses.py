@@ -1,6 +1,5 @@
 """The responses in WARC records: warcio's parser, with limits and named faults."""
 
-import importlib.util
 import io
 
 from align_keras.corpus.picture import PictureError
@@ -36,10 +35,13 @@ def parse_record(content):
             '`pip install "align-keras[corpus]"`.'
         ) from None
     try:
-        return next(iter(ArchiveIterator(io.BytesIO(content))))
+        record = next(iter(ArchiveIterator(io.BytesIO(content))))
     except Exception as error:  # Whatever broken headers lead to.
         problem = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(problem) from error
+    if record.rec_type is None:
+        raise ValueError("no WARC-Type")
+    return record
 
 
 def response_body(record, limit=MAX_RECORD_BYTES):
@@ -53,19 +55,36 @@ def response_body(record, limit=MAX_RECORD_BYTES):
         bytes.
 
     Raises:
-        ValueError: if the body is longer, or its encoding can't be read.
+        ValueError: if the body is longer, or its encoding can't be read, or it
+            is no HTTP response.
     """
+    if record.http_headers is None:
+        raise ValueError("no HTTP response")
     encoding = (record.http_headers.get_header("content-encoding") or "").lower()
-    if encoding == "br" and importlib.util.find_spec("brotli") is None:
-        raise ValueError(
-            'compressed by Brotli, run `pip install "align-keras[corpus]"` to read it'
-        )
     if encoding not in ("", "identity", "gzip", "deflate", "br"):
         raise ValueError(f"content-encoding {encoding} is none that can be read")
+    if encoding == "br":
+        # warcio's own way fails under the current brotli, which it sets a name on.
+        record.http_headers.remove_header("content-encoding")
     content = record.content_stream().read(limit + 1)
+    if encoding == "br":
+        content = _without_brotli(content, limit + 1)
     if len(content) > limit:
         raise ValueError(f"more than {limit:,} bytes")
     return content
+
+
+def _without_brotli(content, limit):
+    try:
+        import brotli
+    except ImportError:
+        raise ValueError(
+            'compressed by Brotli, run `pip install "align-keras[corpus]"` to read it'
+        ) from None
+    try:
+        return brotli.Decompressor().process(content, output_buffer_limit=limit)
+    except brotli.error:  # Some archives keep the header of what they have unpacked.
+        return content
 
 
 def read_response(path, offset, limit=MAX_RECORD_BYTES):

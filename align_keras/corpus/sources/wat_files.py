@@ -14,6 +14,8 @@ from align_keras.corpus.sources.warc_responses import parse_record
 from align_keras.utils.errors import InputError
 
 SUFFIXES = (".wat", ".wat.gz")
+# What JSON of another form than expected leads to.
+_OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
 def list_parts(kind, root, files, options):
@@ -39,8 +41,8 @@ def read(part, counter):
                 yield from _pairs(own.content)
             except InputError:
                 raise
-            except (ValueError, AttributeError, TypeError, RecursionError) as error:
-                detail = f"byte {own.offset}: {error}"
+            except _OTHER_FORM as error:
+                detail = f"byte {own.offset}: {type(error).__name__} {error}"
                 counter.drop("broken record", where(path), detail)
     except OSError as error:
         count_os_error(counter, path, error)

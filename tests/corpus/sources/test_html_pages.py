@@ -1,0 +1,87 @@
+"""Trees of pages as they lie on a disk."""
+
+import pathlib
+import random
+from urllib.parse import quote
+
+import pytest
+from source_reading import STRANGE, read_source
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.sources import open_source, read_location, read_part
+
+pytest.importorskip("selectolax")
+MANUAL = pathlib.Path("/usr/share/gimp/2.0/help/en")
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_relative_pictures_of_strange_names_are_found(tmp_path, name):
+    folder = tmp_path / name
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / f"{name}.png").write_bytes(b"picture")
+    address = quote(f"images/{name}.png")
+    page = folder / f"{name}.html"
+    page.write_text(f'<html lang=EN><img src="{address}?w=50#x" alt="A cat">')
+    [pair], counter = read_source(tmp_path)
+    assert pair.image == str(folder / "images" / f"{name}.png")
+    assert read_location(pair.image) == b"picture"
+    assert pair[1:] == ("A cat", "alt", "en", page.as_uri())
+    assert not counter.bad
+    assert read_source(f"html:{page}")[0] == [pair]
+
+
+def test_other_addresses(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "b.png").touch()
+    (tmp_path / "sub/page.xhtml").write_text(
+        "<img src=../b.png alt=1><img src=/b.png alt=2><img src=/gone/c.png alt=3>"
+        "<img src=https://example.org/d.png alt=4><img src=data:,x alt=5>"
+        "<img src='e f.png' title=6>"
+    )
+    pairs, _ = read_source(tmp_path)
+    assert [pair.image for pair in pairs] == [
+        str(tmp_path / "b.png"),
+        str(tmp_path / "b.png"),
+        "/gone/c.png",
+        "https://example.org/d.png",
+        "data:,x",
+        str(tmp_path / "sub/e f.png"),
+    ]
+
+
+def test_malformed_pages_yield_what_they_have(tmp_path):
+    noise = random.Random(0).randbytes(20_000)
+    (tmp_path / "a.html").write_bytes(noise)
+    (tmp_path / "b.html").write_bytes(b"<img src=x.png alt='A cat'" + noise)
+    (tmp_path / "c.html").write_bytes(b"<p><img src=x.png alt=K\xe4se></div></p><tab")
+    (tmp_path / "d.html").touch()
+    (tmp_path / "e.html").write_text("<div>" * 50_000 + "<img src=x.png alt=deep>")
+    pairs, counter = read_source(tmp_path)
+    assert {"Käse", "deep"} <= {pair.caption for pair in pairs}
+    assert not counter.bad
+
+
+def test_bad_captions_are_counted(tmp_path):
+    (tmp_path / "a.html").write_text(f"<img src=x.png alt='{'x' * 2001}' title=fine>")
+    [pair], counter = read_source(tmp_path)
+    assert pair.caption == "fine"
+    assert counter.bad == {"long caption": 1}
+    assert counter.examples["long caption"].startswith("file:///")
+
+
+def test_pages_that_vanish_are_told_from_others(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.html").write_text(f"<img src=x.png alt={name}>")
+    [part] = open_source(f"html:{tmp_path}").parts()
+    (tmp_path / "b.html").unlink()
+    counter = DropCounter()
+    assert [pair.caption for pair in read_part(part, counter)] == ["a", "c"]
+    assert counter.bad == {"vanished": 1}
+
+
+@pytest.mark.skipif(not MANUAL.is_dir(), reason="gimp-help-en isn't installed")
+def test_the_pictures_of_a_manual_are_there():
+    source = open_source(f"html:{MANUAL}")
+    pairs = list(read_part(source.parts()[0], DropCounter()))
+    present = [pathlib.Path(pair.image).is_file() for pair in pairs]
+    assert len(pairs) > 100 and sum(present) > 0.95 * len(present)

@@ -1,0 +1,103 @@
+"""Bytes come back from wherever a location says that they are."""
+
+import base64
+import os
+import tarfile
+
+import pytest
+from source_reading import STRANGE
+
+from align_keras.corpus.picture import PictureError
+from align_keras.corpus.sources.location import (
+    is_from_web,
+    is_remote,
+    member_location,
+    path_location,
+    read_location,
+    url_path,
+)
+
+
+def reason_of(location):
+    with pytest.raises(PictureError) as caught:
+        read_location(location)
+    assert "\n" not in caught.value.detail
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_names_need_no_quoting(tmp_path, name):
+    path = tmp_path / f"{name}.jpg"
+    path.write_bytes(b"0123456789")
+    assert read_location(path_location(str(path))) == b"0123456789"
+    assert read_location(path.as_uri()) == b"0123456789"
+    assert read_location(member_location("bytes", (3, 4), str(path))) == b"3456"
+    assert url_path(path.as_uri()) == str(path)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xe4 \xff.jpg"))
+    with open(path, "wb") as file:
+        file.write(b"cat")
+    location = path_location(path)
+    location.encode("utf-8")
+    assert read_location(location) == b"cat"
+    assert read_location(member_location("bytes", (1, 2), path)) == b"at"
+    assert reason_of(path_location("/nowhere/\ud800.jpg")) == "missing"
+
+
+def test_members_of_a_tar_are_its_members(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(name.encode() * 700)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "a", "a")
+        tar.add(tmp_path / "b", "b")
+    with tarfile.open(tmp_path / "x.tar") as tar:
+        own = tar.getmember("b")
+    numbers = (own.offset_data, own.size)
+    location = member_location("bytes", numbers, str(tmp_path / "x.tar"))
+    assert read_location(location) == b"b" * 700
+
+
+@pytest.mark.parametrize("content", [b"GIF", b"", bytes(range(256)), b"?&#%,;"])
+def test_data_addresses(content):
+    text = base64.b64encode(content).decode()
+    quoted = "".join(f"%{byte:02X}" for byte in content)
+    for address in (
+        f"data:image/gif;base64,{text}",
+        f"DATA:;charset=x;BASE64,{text.rstrip('=')}",
+        f"data:image/gif;base64,{text[:3]}%0A {text[3:]}",
+        f"data:image/gif,{quoted}",
+    ):
+        if content:
+            assert read_location(address) == content
+        else:
+            assert reason_of(address) == "empty"
+
+
+def test_every_fault_has_its_reason(tmp_path):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"cat")
+    (tmp_path / "empty.jpg").touch()
+    assert reason_of(str(tmp_path / "b.jpg")) == "missing"
+    assert reason_of(str(path / "below")) == "missing"
+    assert reason_of(str(tmp_path)) == "unreadable"
+    assert reason_of(str(tmp_path / "empty.jpg")) == "empty"
+    assert reason_of(f"bytes:1,3:{path}") == "truncated"
+    assert reason_of(f"bytes:1,999999999999:{path}") == "oversized"
+    assert reason_of(f"bytes:1:{path}") == "unreadable"
+    assert reason_of(f"parquet:0,0,jpg:{path}") == "unreadable"
+    assert reason_of(f"warc:0:{path}") == "unreadable"
+    assert reason_of("data:image/gif;base64,A") == "unreadable"
+    assert reason_of("https://example.org/a.jpg") == "missing"
+    assert reason_of("ftp://example.org/a.jpg") == "missing"
+    assert reason_of("a.jpg") == "missing"
+    assert reason_of("") == "missing"
+
+
+def test_which_addresses_are_remote():
+    assert is_remote("HTTP://example.org") and is_remote("https://example.org")
+    for local in ("/http://x", "data:image/gif;base64,AA==", "file:///a", "httpx:"):
+        assert not is_remote(local)
+    assert is_from_web("DATA:,x") and is_from_web("http://x")
+    assert not is_from_web("/etc/a.jpg") and not is_from_web("bytes:0,1:/etc/a")

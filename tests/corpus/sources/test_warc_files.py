@@ -1,0 +1,104 @@
+"""Archives with pages, pictures, and what else a crawl stores."""
+
+import io
+
+import pytest
+from source_reading import read_source
+
+from align_keras.corpus.sources import read_location
+
+pytest.importorskip("warcio")
+pytest.importorskip("selectolax")
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+SITE = "https://example.org/"
+HTML = "text/html; charset=iso-8859-2"
+
+
+def write(path, records, gzip=True):
+    """Writes (address, media type, body, status) and returns the offsets."""
+    offsets = []
+    with open(path, "wb") as file:
+        writer = WARCWriter(file, gzip=gzip)
+        writer.write_record(writer.create_warcinfo_record("a", {"software": "test"}))
+        for url, kind, body, status in records:
+            offsets.append(file.tell())
+            headers = [("Content-Type", kind)] if kind else []
+            http = StatusAndHeaders(status, headers, protocol="HTTP/1.1")
+            for type_ in ("request", "response"):
+                if type_ == "response":
+                    own = writer.create_warc_record(
+                        url, type_, payload=io.BytesIO(body), http_headers=http
+                    )
+                    writer.write_record(own)
+    return offsets
+
+
+PAGE = b"<html lang=cs><img src='/a b.png' alt='\xe8'><img src=/gone.png alt=x>"
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+def test_pages_and_their_pictures(tmp_path, gzip):
+    path = tmp_path / "strange #1,50%.warc"
+    write(
+        path,
+        [
+            (SITE + "p", HTML, PAGE, "200 OK"),
+            (SITE + "a%20b.png", "image/png", b"picture", "200 OK"),
+            (SITE + "gone.png", "image/png", b"", "404 Not Found"),
+            (SITE + "q", HTML, PAGE, "404 Not Found"),
+            (SITE + "r", "application/json", PAGE, "200 OK"),
+            (SITE + "s", None, PAGE, "200 OK"),
+        ],
+        gzip,
+    )
+    pairs, counter = read_source(path)
+    assert [pair[1:] for pair in pairs] == [
+        ("č", "alt", "cs", SITE + "p"),
+        ("x", "alt", "cs", SITE + "p"),
+    ]
+    assert read_location(pairs[0].image) == b"picture"
+    assert pairs[1].image == SITE + "gone.png"
+    assert not counter.bad
+
+
+def test_addresses_that_archives_escape(tmp_path):
+    page = "<img src='/Käse.png?a=1&amp;b=[2]#x' alt=x>".encode()
+    write(
+        tmp_path / "a.warc.gz",
+        [
+            (SITE + "p", "text/html;charset=utf-8", page, "200 OK"),
+            (SITE + "K%C3%A4se.png?a=1&b=[2]", "image/png", b"picture", "200 OK"),
+        ],
+    )
+    [pair], _ = read_source(tmp_path)
+    assert read_location(pair.image) == b"picture"
+
+
+def test_pages_from_the_web_name_no_file_of_this_machine(tmp_path):
+    page = b"<img src=file:///etc/logo.png alt=x><img src=data:,x alt=y>"
+    write(tmp_path / "a.warc.gz", [(SITE, "text/html", page, "200 OK")])
+    pairs, counter = read_source(tmp_path)
+    assert [pair.image for pair in pairs] == ["data:,x"]
+    assert counter.bad == {"missing": 1}
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+def test_broken_and_cut_records_are_counted(tmp_path, gzip):
+    path = tmp_path / "a.warc"
+    pages = [(f"{SITE}{own}", HTML, PAGE * 400, "200 OK") for own in range(4)]
+    offsets = write(path, pages, gzip)
+    content = bytearray(path.read_bytes())
+    content[offsets[1] + 20 : offsets[1] + 60] = b"\xff" * 40
+    path.write_bytes(content[:-100])
+    pairs, counter = read_source(path)
+    assert {pair.page_url for pair in pairs} == {SITE + "0", SITE + "2"}
+    assert counter.bad == {"broken record": 1, "truncated shard": 1}
+    assert str(path) in counter.examples["broken record"]
+
+
+def test_an_empty_archive(tmp_path):
+    (tmp_path / "a.warc.gz").touch()
+    pairs, counter = read_source(tmp_path)
+    assert not pairs and counter.bad == {"empty shard": 1}
