@@ -61,24 +61,31 @@ def _members(file, path, counter):
         counter.drop("empty shard", where(path), "0 bytes")
         return
     end = 0
-    try:
-        # Zeros end an archive, but joined ones go on, and so do broken ones.
-        tar = tarfile.TarFile(fileobj=file, ignore_zeros=True)
-        while (member := tar.next()) is not None:
-            tar.members.clear()
-            _count_gap(file, end, member.offset, path, counter)
-            end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
-            if member.offset_data + member.size > length:
-                break
-            if member.isfile():
-                yield member.name, member.offset_data, member.size
-    except tarfile.TarError as error:
-        counter.drop("truncated shard", where(path), str(error))
-        return
-    if end >= length:
+    while end < length:
+        try:
+            for member in _tar_members(file, end):
+                _count_gap(file, end, member.offset, path, counter)
+                end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                if member.isfile() and member.offset_data + member.size <= length:
+                    yield member.name, member.offset_data, member.size
+            break
+        except tarfile.TarError:  # The header behind a PAX header is broken.
+            _count_gap(file, end, end + _BLOCK, path, counter)
+            end += _BLOCK
+    file.seek(max(length - _BLOCK, 0))
+    if end >= length or length % _BLOCK or file.read(_BLOCK).strip(b"\0"):
         counter.drop("truncated shard", where(path), "the end of the archive lacks")
     else:
         _count_gap(file, end, length, path, counter)
+
+
+def _tar_members(file, offset):
+    file.seek(offset)
+    # Zeros end an archive, but joined ones go on, and so do broken ones.
+    tar = tarfile.TarFile(fileobj=file, ignore_zeros=True)
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # It would keep them all.
+        yield member
 
 
 def _count_gap(file, start, end, path, counter):

@@ -90,7 +90,7 @@ def test_broken_and_cut_records_are_counted(tmp_path, gzip):
     pages = [(f"{SITE}{own}", HTML, PAGE * 400, "200 OK") for own in range(4)]
     offsets = write(path, pages, gzip)
     content = bytearray(path.read_bytes())
-    content[offsets[1] + 20 : offsets[1] + 60] = b"\xff" * 40
+    content[offsets[1] + 12 : offsets[1] + 52] = b"\xff" * 40
     path.write_bytes(content[:-100])
     pairs, counter = read_source(path)
     assert {pair.page_url for pair in pairs} == {SITE + "0", SITE + "2"}

@@ -1,0 +1,120 @@
+"""COCO's and Karpathy's files, with pictures in the usual places and in others."""
+
+import json
+
+import pytest
+from source_reading import STRANGE, read_source
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.sources import open_source, read_part
+from align_keras.utils.errors import InputError
+
+COCO = {
+    "info": {},
+    "images": [
+        {"id": 9, "file_name": "000009.jpg", "flickr_url": "https://f.org/9"},
+        {"id": 5, "file_name": "a #5,%.jpg", "coco_url": "https://c.org/5"},
+        {"id": 7, "file_name": "none.jpg"},
+        {"file_name": "broken.jpg"},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 5, "caption": "A cat."},
+        {"id": 2, "image_id": 9, "caption": "A dog."},
+        {"id": 3, "image_id": 5, "caption": " A\npet. "},
+        {"id": 4, "image_id": 999, "caption": "of no picture"},
+        {"id": 5, "image_id": 9, "caption": None},
+    ],
+}
+KARPATHY = {
+    "dataset": "coco",
+    "images": [
+        {
+            "filepath": "val2014" if split != "train" else "train2014",
+            "filename": f"{own}.jpg",
+            "split": split,
+            "sentences": [{"raw": f"{split} {own}", "sentid": own, "tokens": []}] * 2,
+        }
+        for own, split in enumerate(["test", "train", "val", "restval"])
+    ]
+    + [{"filename": "broken"}],
+}
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def test_coco(tmp_path):
+    path = write(tmp_path / "annotations/captions_val2014.json", COCO)
+    picture(tmp_path / "val2014/a #5,%.jpg")
+    pairs, counter = read_source(path)
+    folder = f"{tmp_path}/val2014/"
+    assert [(pair.image, pair.caption, pair.page_url) for pair in pairs] == [
+        (folder + "000009.jpg", "A dog.", "https://f.org/9"),
+        (folder + "a #5,%.jpg", "A cat.", "https://c.org/5"),
+        (folder + "a #5,%.jpg", "A pet.", "https://c.org/5"),
+    ]
+    assert counter.bad == {"broken record": 3}
+
+
+def test_karpathy_without_what_is_evaluated(tmp_path):
+    path = write(tmp_path / "dataset_coco.json", KARPATHY)
+    picture(tmp_path / "coco/val2014/3.jpg")
+    pairs, counter = read_source(path)
+    assert [(pair.image, pair.caption) for pair in pairs] == [
+        (f"{tmp_path}/coco/train2014/1.jpg", "train 1"),
+        (f"{tmp_path}/coco/train2014/1.jpg", "train 1"),
+        (f"{tmp_path}/coco/val2014/3.jpg", "restval 3"),
+        (f"{tmp_path}/coco/val2014/3.jpg", "restval 3"),
+    ]
+    assert counter.bad == {"broken record": 1}
+    assert counter.filtered == {"evaluation set": 4}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_given_folder(tmp_path, name):
+    path = write(tmp_path / f"{name}.json", COCO)
+    picture(tmp_path / "000009.jpg")
+    folder = tmp_path / f"{name} pictures"
+    for kind in ("", "coco:"):
+        pairs, _ = read_source(f"{kind}{path}?images={folder}")
+        assert pairs[0].image == str(folder / "000009.jpg")
+    assert read_source(path)[0][0].image == str(tmp_path / "000009.jpg")
+    one, two = open_source(f"{path}"), open_source(f"{path}?images={folder}")
+    assert one.fingerprint() != two.fingerprint()
+
+
+def test_pictures_that_are_nowhere(tmp_path):
+    path = write(tmp_path / "a/b/x.json", COCO)
+    with pytest.raises(InputError, match=r"\?images=DIR"):
+        open_source(str(path)).parts()
+
+
+def test_other_json(tmp_path):
+    picture(tmp_path / "000009.jpg")
+    path = write(tmp_path / "x.json", {"images": [], "annotations": [{"bbox": []}]})
+    with pytest.raises(InputError, match="kind"):
+        open_source(str(path))
+    path.write_text("{")
+    with pytest.raises(InputError, match="must be the JSON of kind coco"):
+        open_source(f"coco:{path}").parts()
+    with pytest.raises(InputError, match="name the file"):
+        open_source(f"coco:{tmp_path}")
+
+
+def test_a_file_that_changes_or_vanishes(tmp_path):
+    path = write(tmp_path / "x.json", COCO)
+    picture(tmp_path / "000009.jpg")
+    [part] = open_source(str(path)).parts()
+    for content in (COCO | {"images": COCO["images"][:1]}, [], None):
+        path.write_text(json.dumps(content)) if content is not None else path.unlink()
+        counter = DropCounter()
+        assert list(read_part(part, counter)) == []
+        assert counter.bad == {"vanished": 1}

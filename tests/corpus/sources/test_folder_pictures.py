@@ -1,0 +1,55 @@
+"""Pictures beside their texts, as `read_pairs` reads them too."""
+
+import os
+
+import pytest
+from source_reading import STRANGE, read_source
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.pair_files import read_pairs
+from align_keras.corpus.sources import open_source, read_location, read_part
+
+
+def test_the_same_pairs_as_read_pairs(tmp_path):
+    for name in (*STRANGE, "sub/x", "sub/x.y"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.JPG").write_bytes(name.encode())
+        (tmp_path / f"{name}.txt").write_text(f"\ufeff{name}\n\n  two  \n", "utf-8")
+    (tmp_path / "lonely.png").touch()
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "README.txt").write_text("Read me.")
+    own = DropCounter()
+    expected = [
+        (str(record.image_path), caption)
+        for record in read_pairs(tmp_path, counter=own)
+        for caption in record.captions
+    ]
+    pairs, counter = read_source(tmp_path)
+    assert sorted(pair[:2] for pair in pairs) == sorted(expected)
+    assert counter.bad == own.bad == {"no caption file": 1, "empty caption": 1}
+    for pair in pairs[::2]:
+        name = os.path.relpath(pair.image, tmp_path)[: -len(".JPG")]
+        assert read_location(pair.image).decode() == name
+
+
+def test_a_wrong_encoding_and_vanished_files(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").touch()
+        (tmp_path / f"{name}.txt").write_bytes(b"K\xe4se" if name == "a" else b"cat")
+    [part] = open_source(f"folder:{tmp_path}").parts()
+    (tmp_path / "c.png").unlink()
+    (tmp_path / "c.txt").unlink()
+    counter = DropCounter()
+    assert [pair.caption for pair in read_part(part, counter)] == ["cat"]
+    assert counter.bad == {"wrong encoding": 1, "vanished": 1}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".TXT"])
+def test_the_texts_count_for_the_fingerprint(tmp_path, suffix):
+    (tmp_path / "a.png").touch()
+    (tmp_path / f"a{suffix}").write_text("cat")
+    source = open_source(f"folder:{tmp_path}")
+    before = source.fingerprint()
+    (tmp_path / f"a{suffix}").write_text("tabby")
+    assert source.fingerprint() != before

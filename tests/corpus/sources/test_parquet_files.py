@@ -1,0 +1,110 @@
+"""Tables of pictures and of addresses."""
+
+import io
+
+import pytest
+from PIL import Image
+from source_reading import IMG2DATASET, STRANGE, read_source
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.picture import PictureError
+from align_keras.corpus.sources import open_source, read_location, read_part
+
+pyarrow = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def test_tables_of_img2dataset():
+    pairs, counter = read_source(IMG2DATASET / "parquet")
+    assert sorted(pair[1:] for pair in pairs) == [
+        ('A "red" cat, seen', "alt", "en", "https://example.org/p"),
+        ("Käse auf 木", "title", "de", "https://example.org/q"),
+    ]
+    by_caption = {pair.caption: read_location(pair.image) for pair in pairs}
+    for row in pq.read_table(IMG2DATASET / "parquet/00000.parquet").to_pylist():
+        if row["jpg"]:
+            assert by_caption[row["caption"]] == row["jpg"]
+            assert Image.open(io.BytesIO(row["jpg"])).size == (32, 24)
+    assert counter.bad == {"empty caption": 1}
+    assert counter.filtered == {"not downloaded": 1}
+    assert "404" in counter.examples["not downloaded"]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_hugging_face_pictures_in_files_of_strange_names(tmp_path, name):
+    pictures = [{"bytes": b"one", "path": "a"}, {"bytes": None, "path": "b"}, None]
+    path = tmp_path / f"{name}.parquet"
+    pq.write_table(pyarrow.table({"image": pictures, "text": ["a", "b", "c"]}), path)
+    pairs, _ = read_source(path)
+    assert read_location(pairs[0].image) == b"one"
+    for pair in pairs[1:]:
+        with pytest.raises(PictureError, match="missing"):
+            read_location(pair.image)
+
+
+def test_tables_of_addresses_hold_nothing_but_web_addresses(tmp_path):
+    urls = ["https://example.org/a.jpg", "/etc/a.jpg", None, "file:///b", "data:,x"]
+    table = pyarrow.table({"URL": urls, "TEXT": list("abcde")})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pairs, counter = read_source(tmp_path)
+    assert [pair.image for pair in pairs] == [urls[0], urls[4]]
+    assert counter.bad == {"missing": 3}
+
+
+def test_parts_share_the_row_groups_out(tmp_path):
+    count = 230_000
+    urls = [f"https://example.org/{own}" for own in range(count)]
+    table = pyarrow.table({"url": urls, "caption": urls})
+    pq.write_table(table, tmp_path / "b.parquet", row_group_size=50_000)
+    pq.write_table(table.slice(0, 3), tmp_path / "a.parquet")
+    source = open_source(f"parquet:{tmp_path}")
+    parts = source.parts()
+    assert [(part.files, part.start, part.stop) for part in parts] == [
+        (("a.parquet",), 0, 1),
+        (("b.parquet",), 0, 2),
+        (("b.parquet",), 2, 4),
+        (("b.parquet",), 4, 5),
+    ]
+    pairs, counter = read_source(f"parquet:{tmp_path}")
+    assert [pair.image for pair in pairs] == urls[:3] + urls
+    pq.write_table(table, tmp_path / "b.parquet", row_group_size=60_000)
+    assert list(read_part(parts[1], counter)) == []
+    assert counter.bad == {"vanished": 1}
+
+
+def test_broken_tables(tmp_path):
+    whole = (IMG2DATASET / "parquet/00000.parquet").read_bytes()
+    (tmp_path / "a.parquet").touch()
+    (tmp_path / "b.parquet").write_bytes(whole[:-100])
+    (tmp_path / "c.parquet").write_bytes(whole)
+    pq.write_table(pyarrow.table({"id": [1]}), tmp_path / "d.parquet")
+    pairs, counter = read_source(f"parquet:{tmp_path}")
+    assert len(pairs) == 2
+    for reason in ("empty shard", "truncated shard", "unreadable"):
+        assert counter.bad[reason] == 1
+    (tmp_path / "c.parquet").unlink()
+
+
+def test_a_garbled_row_group_costs_its_rows(tmp_path):
+    path = tmp_path / "a.parquet"
+    urls = [f"https://example.org/{own}" for own in range(300)]
+    table = pyarrow.table({"url": urls, "caption": urls})
+    pq.write_table(table, path, row_group_size=100, compression="zstd")
+    content = bytearray(path.read_bytes())
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start : start + 60] = b"\xff" * 60
+    path.write_bytes(content)
+    pairs, counter = read_source(path)
+    assert [pair.image for pair in pairs] == urls[:100] + urls[200:]
+    assert counter.bad == {"broken record": 100}
+
+
+def test_a_file_that_vanishes(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_bytes((IMG2DATASET / "parquet/00000.parquet").read_bytes())
+    [part] = open_source(str(tmp_path)).parts()
+    path.unlink()
+    counter = DropCounter()
+    assert list(read_part(part, counter)) == []
+    assert counter.bad == {"vanished": 1}

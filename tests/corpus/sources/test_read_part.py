@@ -1,0 +1,34 @@
+"""What all kinds have in common: clean captions, storable text, no surprise."""
+
+import json
+
+import pytest
+from source_reading import read_source
+
+from align_keras.corpus.sources import open_source
+
+
+def test_what_no_file_can_hold_is_replaced(tmp_path):
+    rows = [
+        {"image": "\ud800.jpg", "caption": " A\t\ud800cat\x00 "},
+        {"image": "b.jpg", "caption": "\ud800"},
+        {"image": "c.jpg", "caption": "x" * 2001},
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    [pair], counter = read_source(path)
+    assert pair.caption == "A cat"
+    "".join(pair).encode("utf-8")
+    assert counter.bad == {"empty caption": 1, "long caption": 1}
+
+
+def test_languages_are_in_lower_case(tmp_path):
+    pytest.importorskip("selectolax")
+    (tmp_path / "a.html").write_text("<p lang=' zh-Hant '><img src=a.png alt=x>")
+    assert read_source(tmp_path)[0][0].language == "zh-hant"
+
+
+def test_a_part_says_what_it_is(tmp_path):
+    (tmp_path / "a.csv").write_text("image,caption\na.jpg,A cat\n")
+    [part] = open_source(str(tmp_path)).parts()
+    assert str(part) == f"table:{tmp_path}/a.csv[0:1]"

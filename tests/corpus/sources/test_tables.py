@@ -1,0 +1,51 @@
+"""Tables, whole and in ranges."""
+
+import json
+
+import pytest
+from source_reading import STRANGE, read_source
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.sources import open_source, read_part
+from align_keras.utils.errors import InputError
+
+
+def test_captions_of_a_picture_stay_together(tmp_path):
+    rows = [{"image": f"{name}.jpg", "caption": ["A cat", ""]} for name in STRANGE]
+    lines = [json.dumps(row) for row in rows] + ["{broken"]
+    (tmp_path / "a b#.jsonl").write_text("\n".join(lines))
+    pairs, counter = read_source(tmp_path / "a b#.jsonl")
+    assert [pair[:2] for pair in pairs] == [
+        (str(tmp_path / f"{name}.jpg"), "A cat") for name in STRANGE
+    ]
+    assert counter.bad == {"malformed line": 1, "empty caption": len(STRANGE)}
+
+
+def test_a_big_table_in_parts(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = [f"{own}.jpg,caption {own}" for own in range(20_001)]
+    path.write_text("image,caption\n,nowhere\n" + "\n".join(lines))
+    parts = open_source(str(path)).parts()
+    assert len(parts) == 3
+    counter = DropCounter()
+    pairs = [list(read_part(part, counter)) for part in reversed(parts)]
+    assert [len(own) for own in pairs] == [1, 10_000, 10_000]
+    assert pairs[0][0].caption == "caption 20000"
+    assert counter.bad == {"missing": 1}  # Once, not once a part.
+
+
+def test_a_table_that_changes_or_vanishes(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("image,caption\na.jpg,A cat\n")
+    [part] = open_source(str(path)).parts()
+    for content in ("image,caption\na.jpg,A cat\nb.jpg,A dog\n", "", "x\n1\n", None):
+        path.write_text(content) if content is not None else path.unlink()
+        counter = DropCounter()
+        assert list(read_part(part, counter)) == []
+        assert counter.bad == {"vanished": 1}
+
+
+def test_a_table_without_columns_is_told_when_it_is_listed(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(InputError, match="image"):
+        open_source(str(tmp_path)).parts()

@@ -1,0 +1,51 @@
+"""The list for img2dataset, read back as img2dataset reads it: by pyarrow."""
+
+import pytest
+
+from align_keras.corpus.sources import SourcePair, write_url_list
+from align_keras.utils.errors import InputError
+
+pyarrow = pytest.importorskip("pyarrow")
+csv = pytest.importorskip("pyarrow.csv")
+pq = pytest.importorskip("pyarrow.parquet")
+PAIRS = [
+    SourcePair("https://e.org/a,b.jpg?x=1&y='", 'A "red" cat, seen', "alt", "en", "p"),
+    SourcePair("/local.jpg", "left out"),
+    SourcePair("data:,x", "left out"),
+    SourcePair("HTTP://e.org/b", '"木', "title", "", ""),
+    SourcePair("HTTP://e.org/b", "x" * 2000, "figcaption", "zh-hant", ""),
+]
+READERS = {
+    ".parquet": pq.read_table,
+    ".csv": csv.read_csv,
+    ".tsv": lambda path: csv.read_csv(
+        path, parse_options=csv.ParseOptions(delimiter="\t")
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_rows_come_back(tmp_path, suffix):
+    path = tmp_path / f"urls{suffix}"
+    assert write_url_list(iter(PAIRS), path) == 3
+    table = READERS[suffix](path)
+    assert table.column_names == ["url", "caption", "rule", "language", "page_url"]
+    remote = [PAIRS[0], *PAIRS[3:]]
+    assert [tuple(row.values()) for row in table.to_pylist()] == remote
+    content = path.read_bytes()
+    write_url_list(iter(PAIRS), path)
+    assert path.read_bytes() == content
+
+
+def test_groups_of_rows_and_none(tmp_path):
+    path = tmp_path / "urls.parquet"
+    assert write_url_list((PAIRS[0] for _ in range(50_001)), path) == 50_001
+    metadata = pq.ParquetFile(path).metadata
+    assert [metadata.row_group(own).num_rows for own in range(2)] == [50_000, 1]
+    assert write_url_list([], path) == 0
+    assert pq.read_table(path).num_rows == 0
+
+
+def test_other_endings(tmp_path):
+    with pytest.raises(InputError, match=".parquet, .csv or .tsv"):
+        write_url_list(PAIRS, tmp_path / "urls.xlsx")
