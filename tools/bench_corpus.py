@@ -4,7 +4,8 @@
 words and whole texts alike (`--sizes 10000000` is the corpus that the README speaks of,
 2 GB on the disk of --folder), into Parquet tables, and runs the tasks of
 `align-keras corpus filter` on them: count, merge, choose, filter. Speed is alt-texts by
-the seconds of all four tasks, in --processes processes. Memory is the largest resident
+the seconds of all four tasks, in --processes processes; the processors' time, which
+other work on the machine lengthens less, stands beside it. Memory is the largest resident
 set of one process, and of all together at one time; pages of files that are mapped and
 shared are in both.
 """
@@ -12,6 +13,7 @@ shared are in both.
 import argparse
 import concurrent.futures
 import functools
+import importlib
 import multiprocessing
 import pathlib
 import tempfile
@@ -119,10 +121,15 @@ def _resident(process):
 
 def warm_up(seconds):
     """Loads what a worker loads once, and holds it so that each one does."""
-    import pyarrow.parquet
-
+    importlib.import_module("pyarrow.parquet")
     unigrams("ä")
     time.sleep(seconds)
+
+
+def timed(function, task):
+    """Returns a task's result and the seconds of the processor that it took."""
+    start = time.process_time()
+    return function(task), time.process_time() - start
 
 
 def filter_one(path, folder, thresholds):
@@ -131,9 +138,9 @@ def filter_one(path, folder, thresholds):
 
 
 def measure(paths, folder, thresholds, processes):
-    """Runs the four tasks and returns (seconds by task, counts, memory)."""
+    """Runs the four tasks and returns (seconds by task, processors' seconds, counts, memory)."""
     memory = Memory()
-    seconds = {}
+    seconds, processor = {}, []
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(processes, spawn) as pool:
         list(pool.map(warm_up, [0.5] * processes))
@@ -141,9 +148,10 @@ def measure(paths, folder, thresholds, processes):
 
         def run(name, function, tasks):
             clock = time.perf_counter()
-            results = list(pool.map(function, tasks))
+            results = list(pool.map(functools.partial(timed, function), tasks))
             seconds[name] = time.perf_counter() - clock
-            return results
+            processor.extend(own for _, own in results)
+            return [result for result, _ in results]
 
         run("count", functools.partial(count_texts, folder=folder), paths)
         partitions = max(processes, count_partitions(folder))
@@ -157,7 +165,7 @@ def measure(paths, folder, thresholds, processes):
         result = merge_results(run("filter", own, paths))
         memory.done.set()
         memory.join()
-    return seconds, result["counts"], memory
+    return seconds, sum(processor), result["counts"], memory
 
 
 def main():
@@ -173,7 +181,7 @@ def main():
     arguments = parser.parse_args()
     print(
         " alt-texts  count  merge choose filter (seconds)  alt-texts/s  "
-        "MiB largest  MiB together   kept"
+        "CPU µs each  MiB largest  MiB together   kept"
     )
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -190,13 +198,13 @@ def main():
                 pool.map(write_table, tasks, chunksize=1)
             thresholds = Thresholds(frequent_ngrams=int(arguments.frequent * size))
             paths = [path for path, _, _ in tasks]
-            seconds, counts, memory = measure(
+            seconds, processor, counts, memory = measure(
                 paths, folder, thresholds, arguments.processes
             )
         columns = " ".join(f"{own:6.1f}" for own in seconds.values())
         print(
             f"{size:10,} {columns} {size / sum(seconds.values()):22,.0f} "
-            f"{memory.largest:12.0f} {memory.together:13.0f} "
+            f"{1e6 * processor / size:12.1f} {memory.largest:12.0f} {memory.together:13.0f} "
             f"{counts['kept'] / size:6.1%}",
             flush=True,
         )
