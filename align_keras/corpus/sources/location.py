@@ -204,7 +204,7 @@ def _data(text):
     content = unquote_to_bytes(body)
     if not header.lower().rstrip().endswith(";base64"):
         return content
-    content = b"".join(content.split()).rstrip(b"=")
+    content = b"".join(content.split())
     try:
         return base64.b64decode(content + b"=" * (-len(content) % 4))
     except binascii.Error as error:

@@ -121,7 +121,8 @@ def _feature_names(builder):
     """Returns the names of the features with the picture and with its captions."""
     import tensorflow_datasets as tfds
 
-    features = dict(builder.info.features.items())
+    # In the order of names: that of the stored description changes between runs.
+    features = dict(sorted(builder.info.features.items()))
     pictures = [
         name for name, own in features.items() if isinstance(own, tfds.features.Image)
     ]
@@ -131,7 +132,7 @@ def _feature_names(builder):
             f"{builder.info.name} must have a feature of pictures and one of captions "
             f"({', '.join(_CAPTIONS)}), received {', '.join(features)}."
         )
-    return pictures[0], captions[0]
+    return "image" if "image" in pictures else pictures[0], captions[0]
 
 
 def _examples(part):

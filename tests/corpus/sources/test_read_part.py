@@ -1,6 +1,8 @@
 """What all kinds have in common: clean captions, storable text, no surprise."""
 
+import io
 import json
+import tarfile
 
 import pytest
 from source_reading import read_source
@@ -20,6 +22,18 @@ def test_what_no_file_can_hold_is_replaced(tmp_path):
     assert pair.caption == "A cat"
     "".join(pair).encode("utf-8")
     assert counter.bad == {"empty caption": 1, "long caption": 1}
+
+
+def test_columns_that_no_file_can_hold(tmp_path):
+    row = {"caption": "A cat", "language": "\ud800", "page_url": "https://e.org/\udfff"}
+    members = {"a.jpg": b"x", "a.json": json.dumps(row).encode()}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    [pair], _ = read_source(tmp_path)
+    assert pair[1:] == ("A cat", "caption", "?", "https://e.org/?")
 
 
 def test_languages_are_in_lower_case(tmp_path):

@@ -66,6 +66,15 @@ def test_junk_between_records_costs_none(tmp_path, gzip, junk):
 
 
 @pytest.mark.parametrize("gzip", [False, True])
+@pytest.mark.parametrize("size", range((1 << 16) - 9, (1 << 16) + 9))
+def test_the_next_record_is_found_over_the_edge_of_a_block(tmp_path, gzip, size):
+    content, _ = archive([b"dog"], gzip)
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * size + b"\n" + content)
+    assert [text for _, text in found(path)] == ["broken record", b"dog"]
+
+
+@pytest.mark.parametrize("gzip", [False, True])
 def test_a_broken_record_costs_itself_alone(tmp_path, gzip):
     contents = [bytes([65 + own]) * 200_000 for own in range(3)]
     content, offsets = archive(contents, gzip)

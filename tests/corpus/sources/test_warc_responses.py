@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import tracemalloc
 import zlib
 
 import pytest
@@ -58,6 +59,17 @@ def test_what_cannot_be_decoded_is_said():
     with pytest.raises(ValueError, match="more than 1,000 bytes"):
         body_of(response(bomb, ("Content-Encoding", "gzip")), limit=1000)
     assert len(body_of(response(bytes(1000)), limit=1000)) == 1000
+
+
+def test_a_bomb_is_never_unpacked_whole():
+    bomb = response(gzip.compress(bytes(200_000_000), 1), ("Content-Encoding", "gzip"))
+    record = parse_record(bomb)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="more than 1,000 bytes"):
+        response_body(record, limit=1000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000_000
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"WARC/1.0\r\n"])
