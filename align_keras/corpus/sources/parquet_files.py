@@ -99,25 +99,24 @@ def _read_groups(table, part, path, counter):
         return
     columns = [*found.values(), *{"status", "error_message"}.intersection(names)]
     for group in range(part.start, part.stop):
-        row_number = -1
+        number = -1
         try:
             for row in _rows(table, group, columns):
-                row_number += 1
+                number += 1
                 image = row.get(found.get("url")) or ""
                 if picture is not None:
-                    image = member_location(
-                        "parquet", (group, row_number, picture), path
-                    )
-                place = where(f"{path} row group {group} row {row_number}")
-                if row.get("status") not in (None, "success"):
+                    image = member_location("parquet", (group, number, picture), path)
+                if row.get("status", "success") not in (None, "success"):
+                    place = where(f"{path} row group {group} row {number}")
                     detail = str(row.get("error_message"))
                     counter.filter("not downloaded", place, detail)
                 elif picture is None and not is_from_web(image):
+                    place = where(f"{path} row group {group} row {number}")
                     counter.drop("missing", place, f"no web address: {image[:200]!r}")
                 else:
-                    yield pair_from_columns(image, row)
+                    yield pair_from_columns(image, row, found)
         except OSError as error:
-            rows = table.metadata.row_group(group).num_rows - row_number - 1
+            rows = table.metadata.row_group(group).num_rows - number - 1
             place = where(f"{path} row group {group}")
             counter.drop("broken record", place, str(error), count=rows)
 

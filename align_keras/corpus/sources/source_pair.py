@@ -58,12 +58,14 @@ def columns_of(names):
     return found
 
 
-def pair_from_columns(image, row):
+def pair_from_columns(image, row, columns=None):
     """Makes a pair of a record that img2dataset wrote, or one like it.
 
     Args:
         image: str, the picture's location.
         row: dict from column to value, such as a sample's JSON.
+        columns: dict as `columns_of` returns it, where many rows have the same
+            columns; found for this row by default.
 
     Returns:
         `SourcePair`; what the row lacks, or isn't a str, is "". Rules that aren't
@@ -77,7 +79,8 @@ def pair_from_columns(image, row):
     SourcePair(image='/tmp/a.jpg', caption='A cat', rule='caption', language='',
     page_url='https://example.org/a.jpg')
     """
-    found = {part: row.get(name) for part, name in columns_of(row).items()}
+    columns = columns_of(row) if columns is None else columns
+    found = {part: row.get(name) for part, name in columns.items()}
     texts = {part: text for part, text in found.items() if isinstance(text, str)}
     rule = texts.get("rule")
     return SourcePair(
