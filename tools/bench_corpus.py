@@ -5,9 +5,9 @@ words and whole texts alike (`--sizes 10000000` is the corpus that the README sp
 2 GB on the disk of --folder), into Parquet tables, and runs the tasks of
 `align-keras corpus filter` on them: count, merge, choose, filter. Speed is alt-texts by
 the seconds of all four tasks, in --processes processes; the processors' time, which
-other work on the machine lengthens less, stands beside it. Memory is the largest resident
-set of one process, and of all together at one time; pages of files that are mapped and
-shared are in both.
+other work on the machine lengthens less, stands beside it. Memory is the largest
+resident set of one process, and of all together at one time; pages of files that are
+mapped and shared are in both.
 """
 
 import argparse
@@ -138,7 +138,7 @@ def filter_one(path, folder, thresholds):
 
 
 def measure(paths, folder, thresholds, processes):
-    """Runs the four tasks and returns (seconds by task, processors' seconds, counts, memory)."""
+    """Runs the tasks; returns (seconds by task, processors' seconds, counts, memory)."""
     memory = Memory()
     seconds, processor = {}, []
     spawn = multiprocessing.get_context("spawn")
@@ -204,7 +204,8 @@ def main():
         columns = " ".join(f"{own:6.1f}" for own in seconds.values())
         print(
             f"{size:10,} {columns} {size / sum(seconds.values()):22,.0f} "
-            f"{1e6 * processor / size:12.1f} {memory.largest:12.0f} {memory.together:13.0f} "
+            f"{1e6 * processor / size:12.1f} {memory.largest:12.0f} "
+            f"{memory.together:13.0f} "
             f"{counts['kept'] / size:6.1%}",
             flush=True,
         )

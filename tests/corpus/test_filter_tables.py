@@ -158,6 +158,15 @@ def test_equal_tables_make_equal_bytes(tmp_path):
     assert one == two
 
 
+def test_of_spellings_the_same_is_shown_in_any_order():
+    results = [
+        merge_results([]) | {"shared_texts": {"0a": [text, 30]}}
+        for text in ("HOME page", "Home page")
+    ]
+    for own in (results, results[::-1]):
+        assert merge_results(own)["shared_texts"] == {"0a": ["HOME page", 30]}
+
+
 def test_a_broken_table_leaves_nothing_under_its_name(tmp_path):
     run(tmp_path, [mixed_rows()])
     broken = tmp_path / "broken.parquet"

@@ -125,6 +125,23 @@ def test_partitions_bound_the_memory(tmp_path, monkeypatch):
     assert 6 <= count_partitions(tmp_path) <= 8  # 600 pairs, and the files' headers.
 
 
+@pytest.mark.parametrize("partitions", [1, 2, 3, 16])
+def test_partitions_meet_without_gap_or_overlap(tmp_path, partitions):
+    bounds = [own * 2**64 // partitions for own in range(1, partitions)]
+    keys = sorted({0, 2**64 - 1, *bounds, *(own - 1 for own in bounds)})
+    (tmp_path / "spills").mkdir()
+    spill = np.array([keys, [1] * len(keys)], np.uint64)
+    for kind in ("ngrams", "texts", "images"):
+        np.save(tmp_path / "spills" / f"{kind}-a-0.npy", spill)
+    for own in range(partitions):
+        merge_counts(own, partitions, tmp_path, THRESHOLDS)
+    parts = [
+        np.load(tmp_path / f"merged/{partitions}/ngrams-{own}.npy")[0].tolist()
+        for own in range(partitions)
+    ]
+    assert sum(parts, []) == keys and all(len(own) <= 2 for own in parts)
+
+
 def test_a_missing_partition_is_named(tmp_path):
     write(tmp_path / "a.parquet", rows_of(10))
     count_texts(tmp_path / "a.parquet", tmp_path)

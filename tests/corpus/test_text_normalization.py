@@ -14,6 +14,9 @@ from align_keras.corpus.text_normalization import (
 
 CASES = [
     ("a cat", "a cat"),
+    (" a cat", "a cat"),
+    ("a cat ", "a cat"),
+    ("a  cat", "a cat"),
     ("  a\t\n cat\r\n", "a cat"),
     ("a\x00cat\x1b\x7f\x85!", "a cat !"),
     ("zero\u200bwidth \ufeffmark soft\u00adhyphen", "zerowidth mark softhyphen"),
