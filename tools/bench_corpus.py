@@ -138,7 +138,7 @@ def filter_one(path, folder, thresholds):
 
 
 def measure(paths, folder, thresholds, processes):
-    """Runs the tasks; returns (seconds by task, processors' seconds, counts, memory)."""
+    """Runs the tasks; returns (seconds by task, CPU seconds, counts, memory)."""
     memory = Memory()
     seconds, processor = {}, []
     spawn = multiprocessing.get_context("spawn")

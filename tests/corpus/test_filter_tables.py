@@ -12,6 +12,7 @@ from align_keras.corpus.text_counts import choose_frequent, count_texts, merge_c
 from align_keras.utils.errors import InputError
 
 pa = pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.parquet")
 
 SCHEMA = pa.schema(
     [

@@ -7,6 +7,7 @@ from align_keras.corpus.pair_columns import read_batches, read_columns
 from align_keras.utils.errors import InputError
 
 pa = pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture

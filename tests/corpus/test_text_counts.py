@@ -18,6 +18,7 @@ from align_keras.corpus.text_counts import (
 from align_keras.utils.errors import InputError
 
 pa = pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.parquet")
 
 
 def write(path, rows):
