@@ -60,7 +60,7 @@ def prepare_corpus(data):
 
 
 def prepare_vocabulary(config, builder, directory):
-    """Takes the vocabulary of the text weights, or learns it from the captions.
+    """Takes the vocabulary of the text weights or the configured file, or learns it.
 
     Once a run: it is kept in the run's folder.
     """
@@ -70,6 +70,8 @@ def prepare_vocabulary(config, builder, directory):
     weights = config.task.model.text_encoder.weights
     if weights is not None:
         vocabulary = text_vocabulary(weights)
+    elif config.task.model.text_encoder.vocabulary is not None:
+        vocabulary = load_vocabulary(config.task.model.text_encoder.vocabulary)
     else:
         say("learning the vocabulary from the training captions")
         captions = read_captions(builder, config.task.train_data.tfds_split)

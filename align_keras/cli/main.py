@@ -15,6 +15,7 @@ from align_keras.utils.errors import InputError
 
 COMMANDS = {
     "quickstart": "train, evaluate, export and search on a small corpus in minutes",
+    "corpus": "build a corpus: web pages and archives in, filtered shards out",
     "train": "train or evaluate an experiment of experiments/ or of your own",
     "plan": "say what an experiment will take: parameters, memory, traffic, days",
     "evaluate": "measure a model by a protocol of the paper, or by all of them",
@@ -28,6 +29,7 @@ RESUMABLE = {
     "quickstart": "the last checkpoint",
     "train": "the last checkpoint",
     "evaluate": "what it has embedded and trained",
+    "corpus": "the tasks that are done",
 }
 
 

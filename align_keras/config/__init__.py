@@ -4,6 +4,14 @@ The layout (task, trainer, runtime), the merge order and the one-of configs are
 TF Model Garden's; the type checks are ours.
 """
 
+from align_keras.config.corpus import (
+    CorpusConfig,
+    DuplicatesConfig,
+    FilterConfig,
+    PicturesConfig,
+    ShardsConfig,
+    VocabularyConfig,
+)
 from align_keras.config.experiment import ExperimentConfig
 from align_keras.config.fine_tuning import (
     FineTuningConfig,
@@ -15,6 +23,7 @@ from align_keras.config.load import (
     experiments,
     find_experiment,
     load_config,
+    load_corpus_config,
     load_recipe,
     save_config,
 )
@@ -47,10 +56,13 @@ from align_keras.config.validate import validate
 __all__ = [
     "AdamWConfig",
     "ConstantConfig",
+    "CorpusConfig",
     "CosineDecayConfig",
     "DataConfig",
+    "DuplicatesConfig",
     "EvaluationConfig",
     "ExperimentConfig",
+    "FilterConfig",
     "FineTuningConfig",
     "FullStageConfig",
     "HeadStageConfig",
@@ -63,17 +75,21 @@ __all__ = [
     "ModelConfig",
     "OptimizationConfig",
     "OptimizerConfig",
+    "PicturesConfig",
     "RuntimeConfig",
+    "ShardsConfig",
     "SweepConfig",
     "TaskConfig",
     "TextEncoderConfig",
     "TrainerConfig",
+    "VocabularyConfig",
     "WarmupConfig",
     "as_dict",
     "changed_keys",
     "experiments",
     "find_experiment",
     "load_config",
+    "load_corpus_config",
     "load_recipe",
     "save_config",
     "validate",

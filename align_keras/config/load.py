@@ -8,6 +8,7 @@ import sysconfig
 import yaml
 
 from align_keras.config.build import build, merge
+from align_keras.config.corpus import CORPUS_RULES, CorpusConfig
 from align_keras.config.experiment import ExperimentConfig
 from align_keras.config.fine_tuning import FINE_TUNING_RULES, FineTuningConfig
 from align_keras.config.overrides import overrides_of, parse_overrides
@@ -81,6 +82,27 @@ def load_recipe(name, config_files=(), params_override=""):
         )
     files = [path, *config_files]
     return _lay_over(FineTuningConfig(), files, params_override, FINE_TUNING_RULES)
+
+
+def load_corpus_config(config_files=(), params_override=""):
+    """Loads how a corpus is built.
+
+    Args:
+        config_files: as `load_config`.
+        params_override: as `load_config`.
+
+    Returns:
+        `CorpusConfig`, frozen.
+
+    Raises:
+        InputError: as `load_config`.
+
+    Example:
+
+    >>> load_corpus_config(params_override="filter.max_unigrams=30").filter.max_unigrams
+    30
+    """
+    return _lay_over(CorpusConfig(), config_files, params_override, CORPUS_RULES)
 
 
 def _lay_over(defaults, files, params_override, rules=RULES):

@@ -90,6 +90,8 @@ class TextEncoderConfig:
         num_heads: int >= 1, or None for the variant's.
         intermediate_dim: int >= 1, or None for the variant's.
         dropout: float in [0, 1).
+        vocabulary: str, path of a vocabulary.txt, such as `align-keras corpus`
+            learns, or None to learn one from the training captions.
         vocabulary_size: int >= 10, WordPiece tokens to learn.
         sequence_length: int >= 3, tokens a caption, [CLS] and [SEP] included.
         max_sequence_length: int >= `sequence_length`, or None for the same.
@@ -114,6 +116,7 @@ class TextEncoderConfig:
     num_heads: int | None = count(None)
     intermediate_dim: int | None = count(None)
     dropout: float = fraction(0.1)
+    vocabulary: str | None = None
     vocabulary_size: int = count(100_000, at_least=10)
     sequence_length: int = count(64, at_least=3)
     max_sequence_length: int | None = count(None, at_least=3)
@@ -193,7 +196,8 @@ class DataConfig:
 
     Attributes:
         corpus: str, `icons`, `stamps`, `clipart`, `emoji`, several of these
-            joined by `+`, or `pairs`; None until an experiment names one.
+            joined by `+`, `pairs`, or the path of a data set that TFDS prepared,
+            such as `align-keras corpus` writes; None until an experiment names one.
         tfds_split: str, split of the prepared data, such as `train[:90%]`, or
             `all` for every pair.
         tfds_data_dir: str, where prepared data lies, or None for TFDS's place.

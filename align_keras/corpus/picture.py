@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import pathlib
 import struct
@@ -36,7 +37,7 @@ class PictureError(ValueError):
         return PictureError, (self.reason, self.detail)
 
 
-def normalise_picture(source, *, max_pixels=MAX_PIXELS):
+def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
     """Decodes a picture to 8-bit RGB, upright, first frame, on white.
 
     CMYK, greyscale and palette pictures are converted; 16 bits are scaled to
@@ -48,6 +49,10 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS):
         source: str or path of a file, or its content as bytes.
         max_pixels: int, pictures with more are refused from their header,
             before anything is decoded.
+        shorter_side: int, in pixels, or None. JPEGs whose shorter side is at least
+            four times as long are decoded at a half, a quarter or an eighth of their
+            size, the smallest that leaves twice this, which takes a fraction of the
+            time; all others as they are.
 
     Returns:
         `(image, conversion)`: a `PIL.Image.Image` of mode RGB, and a str that
@@ -74,6 +79,8 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS):
         _check_size(image, max_pixels)
         steps = ["animated"] if _is_animated(image) else []
         sixteen_bit = _has_sixteen_bits(image)
+        if shorter_side is not None:
+            _decode_smaller(image, 2 * shorter_side)
         image.load()
         upright = _upright(image)
         if upright is not image:
@@ -89,6 +96,21 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS):
     if kind:
         steps.append(kind)
     return rgb, ", ".join(steps) or None
+
+
+def picture_size(source):
+    """Reads a picture's size from its header; nothing is decoded.
+
+    Args:
+        source: as `normalise_picture`.
+
+    Returns:
+        `(width, height)` in pixels, as stored, before any rotation by EXIF.
+
+    Raises:
+        PictureError: the picture is missing, empty, unreadable or of zero size.
+    """
+    return _open(_read(source)).size
 
 
 def square_picture(image, size, margin=0):
@@ -204,6 +226,14 @@ def _check_size(image, max_pixels):
             "oversized",
             f"{width} × {height} pixels are more than {max_pixels:,}",
         )
+
+
+def _decode_smaller(image, shorter_side):
+    # Does nothing but for JPEG, whose scale it chooses so that neither side becomes
+    # smaller than asked for.
+    scale = shorter_side / min(image.size)
+    if image.format == "JPEG" and scale <= 1 / 2:
+        image.draft(None, [math.ceil(side * scale) for side in image.size])
 
 
 def _is_animated(image):

@@ -1,6 +1,7 @@
 """One function that prepares any of the corpora."""
 
 import contextlib
+import os
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -35,7 +36,8 @@ def build_corpus(
         name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and
             `"pairs"`; `"stamps/de"` and the like choose a language. Several
             joined by `+`, such as `"clipart+emoji"`, make a `Mixture`, of which
-            `"pairs"` can't be part.
+            `"pairs"` can't be part. Or the folder of a data set that TFDS prepared
+            with these features, such as `align-keras corpus` writes.
         data_dir: str or path where prepared corpora lie; TFDS's own default
             otherwise.
         pairs: str or path of the user's table or folder, for `"pairs"` only;
@@ -74,6 +76,8 @@ def build_corpus(
         "max_bad_fraction": max_bad_fraction,
         "progress": progress,
     }
+    if os.path.isfile(os.path.join(name, "dataset_info.json")):
+        return tfds.builder_from_directory(name)
     if "+" in name:
         return _build_mixture(name, pairs, **options)
     corpus, language = _corpus_and_language(name)
@@ -146,7 +150,7 @@ def _corpus_and_language(name):
 
 
 def _prepare(construct, **options):
-    with _quiet():
+    with quiet():
         builder = construct(**options)
         with _disk_faults_in_one_line(builder.data_dir):
             builder.download_and_prepare()
@@ -154,7 +158,8 @@ def _prepare(construct, **options):
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
+    """Lets TFDS work without a word."""
     # TFDS's own progress bars would mix with the caller's, and it warns of
     # every configuration that isn't registered.
     verbosity = logging.get_verbosity()

@@ -30,6 +30,20 @@ def hashed_test_keys(image_keys, fraction, at_most=None):
     return set(keys[: max(count, 0)])
 
 
+def is_test_key(image_key, fraction):
+    """Returns whether a picture goes to the test split, by its pixels' hash alone.
+
+    As `hashed_test_keys`, for corpora whose keys aren't held in memory: no split is
+    promised to have a picture.
+
+    Example:
+
+    >>> is_test_key("00000000", 0.1), is_test_key("80000000", 0.1)
+    (True, False)
+    """
+    return int(image_key[:8], 16) < fraction * _KEY_RANGE
+
+
 def linked_names(pairs):
     """Groups names that share a key, directly or through others.
 

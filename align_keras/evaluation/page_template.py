@@ -8,18 +8,22 @@ import jinja2
 from align_keras.evaluation.thumbnail import thumbnail_uri
 
 
-def page_template(name):
+def page_template(name, folder=None):
     """Opens a template of this folder; everything that it prints is escaped.
 
     Args:
         name: str, such as `"report.html.j2"`.
+        folder: str or path of the template, if it's another; its pages may include
+            the parts and the style sheet of this one.
 
     Returns:
         `jinja2.Template`.
     """
     environment = jinja2.Environment(
         # The folder of this file holds the templates and their style sheet.
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(
+            [*([folder] if folder else []), pathlib.Path(__file__).parent]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,168 @@
+"""How a corpus is built, for `align-keras corpus`."""
+
+import dataclasses
+from typing import Literal
+
+from align_keras.config.fields import count, fraction, number
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterConfig:
+    """Which pairs stay; the defaults are those of Jia et al. 2021, section 3.
+
+    Attributes:
+        min_shorter_side: int >= 0, in pixels, which the shorter side must exceed.
+        max_aspect: float > 1, longer side by shorter, which stays below it.
+        max_pixels: int >= 1, of a picture.
+        max_texts_per_image: int >= 1, alt-texts of one picture.
+        max_images_per_text: int >= 1, pictures that share an alt-text.
+        min_unigrams: int >= 1, words of an alt-text.
+        max_unigrams: int >= 1.
+        frequent_ngrams: int >= 1, how many unigrams and bigrams of the raw texts
+            aren't rare; a text with a rare one goes.
+        languages: tuple of str, such as `("en",)`; empty for all.
+        drop_personal_data: bool, drop texts with email addresses, phone numbers and
+            the like.
+    """
+
+    min_shorter_side: int = count(200, at_least=0)
+    max_aspect: float = number(3.0, above=1)
+    max_pixels: int = count(89_000_000)
+    max_texts_per_image: int = count(1000)
+    max_images_per_text: int = count(10)
+    min_unigrams: int = count(3)
+    max_unigrams: int = count(20)
+    frequent_ngrams: int = count(100_000_000)
+    languages: tuple[str, ...] = ()
+    drop_personal_data: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class PicturesConfig:
+    """In what form pictures are stored.
+
+    Attributes:
+        shorter_side: int >= 32, in pixels; larger pictures are reduced to it, smaller
+            ones stay. 346 is what the paper's recipe crops 289 from.
+        quality: int in [1, 95], of JPEG.
+        refuse: str, `"module:function"`, called with each picture
+            (`PIL.Image.Image`, RGB); those for which it returns true go. Here is
+            where a classifier of pornographic pictures comes in.
+    """
+
+    shorter_side: int = count(346, at_least=32)
+    quality: int = number(90, at_least=1, at_most=95)
+    refuse: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicatesConfig:
+    """Which pictures are too near to another.
+
+    Attributes:
+        mode: `"hash"`, perceptual hashes; `"embedding"`, as the paper's appendix A.
+        against: tuple of str, sources of evaluation pictures: what is near to one of
+            them goes.
+        max_distance: int in [0, 32], bits in which near hashes differ at most.
+        encoder: str, whose image embeddings are compared: a run, an export, or a
+            Hugging Face folder.
+        min_cosine: float in [0, 1), above which embeddings are near.
+        clusters: int >= 3, of k-means.
+        nearest_clusters: int >= 3, to which each picture goes; each three of them are
+            a bucket, within which pictures are compared.
+    """
+
+    mode: Literal["hash", "embedding"] = "hash"
+    against: tuple[str, ...] = ()
+    max_distance: int = number(12, at_least=0, at_most=32)
+    encoder: str | None = None
+    min_cosine: float = fraction(0.975)
+    clusters: int = count(4096, at_least=3)
+    nearest_clusters: int = count(10, at_least=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyConfig:
+    """The WordPiece vocabulary of the kept captions.
+
+    Attributes:
+        size: int >= 6, tokens; the paper's multilingual model has 250,000.
+        min_frequency: int >= 1, how often a pair of tokens must occur to become one.
+        normalization: `"bert_uncased"` or `"bert_cased"`.
+    """
+
+    size: int = count(100_000, at_least=6)
+    min_frequency: int = count(2)
+    normalization: Literal["bert_uncased", "bert_cased"] = "bert_uncased"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardsConfig:
+    """The files that training reads.
+
+    Attributes:
+        file_format: `"tfrecord"` or `"array_record"`.
+        number_of_shards: int >= 1, or None for as many as TFDS chooses.
+        test_fraction: float in [0, 1), pictures that make the split `test`, chosen by
+            their pixels.
+    """
+
+    file_format: Literal["tfrecord", "array_record"] = "tfrecord"
+    number_of_shards: int | None = count(None)
+    test_fraction: float = number(0.0, at_least=0, below=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusConfig:
+    """A corpus from its sources to its shards.
+
+    Attributes:
+        sources: tuple of str, as `align-keras corpus --source`.
+        filter: `FilterConfig`.
+        pictures: `PicturesConfig`.
+        duplicates: `DuplicatesConfig`.
+        vocabulary: `VocabularyConfig`.
+        shards: `ShardsConfig`.
+    """
+
+    sources: tuple[str, ...] = ()
+    filter: FilterConfig = dataclasses.field(default_factory=FilterConfig)
+    pictures: PicturesConfig = dataclasses.field(default_factory=PicturesConfig)
+    duplicates: DuplicatesConfig = dataclasses.field(default_factory=DuplicatesConfig)
+    vocabulary: VocabularyConfig = dataclasses.field(default_factory=VocabularyConfig)
+    shards: ShardsConfig = dataclasses.field(default_factory=ShardsConfig)
+
+
+def _check_unigrams(config, report):
+    least, most = config.filter.min_unigrams, config.filter.max_unigrams
+    if least > most:
+        report.refuse(
+            "filter.min_unigrams",
+            "at most filter.max_unigrams",
+            least,
+            f"write at most {most}",
+            "filter.max_unigrams",
+        )
+
+
+def _check_duplicates(config, report):
+    own = config.duplicates
+    if own.mode == "embedding" and own.encoder is None:
+        report.refuse(
+            "duplicates.encoder",
+            "a model where duplicates.mode is embedding",
+            None,
+            "name a run, an export or a Hugging Face folder",
+            "duplicates.mode",
+        )
+    if own.nearest_clusters > own.clusters:
+        report.refuse(
+            "duplicates.nearest_clusters",
+            "at most duplicates.clusters",
+            own.nearest_clusters,
+            f"write at most {own.clusters}",
+            "duplicates.clusters",
+        )
+
+
+CORPUS_RULES = (_check_unigrams, _check_duplicates)

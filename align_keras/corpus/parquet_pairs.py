@@ -1,0 +1,92 @@
+"""Tables of pairs between the stages: Parquet, one row a pair."""
+
+import contextlib
+import os
+import pathlib
+import uuid
+
+from align_keras.utils.errors import InputError
+
+ROWS_PER_GROUP = 50_000
+_TEXTS = ("image", "image_key", "caption", "rule", "language", "page_url", "source")
+
+
+def arrow():
+    """Returns the module pyarrow.
+
+    Raises:
+        InputError: if it isn't installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            "tables of pairs are read by pyarrow, which isn't installed; run "
+            '`pip install "align-keras[corpus]"`.'
+        ) from None
+    return pyarrow
+
+
+def pair_schema():
+    """Returns the schema of a table of pairs, a `pyarrow.Schema`.
+
+    `image` says where the picture is, `image_key` names it by its bytes (a picture
+    that isn't here yet by its URL), `width` and `height` are in pixels and 0 where
+    unknown, `rule` says where the caption stood, `page_url` and `source` where the
+    pair came from.
+    """
+    pa = arrow()
+    fields = {name: pa.string() for name in _TEXTS}
+    order = ("image", "image_key", "width", "height", *_TEXTS[2:])
+    return pa.schema([(name, fields.get(name, pa.int32())) for name in order])
+
+
+@contextlib.contextmanager
+def table_writer(path, schema):
+    """Yields a function that appends a list of dict to a new Parquet file.
+
+    The file has its name when the block ends without an error, whole. Equal rows make
+    equal bytes.
+
+    Args:
+        path: str or `pathlib.Path`.
+        schema: `pyarrow.Schema`.
+    """
+    pa = arrow()
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    waiting = []
+    try:
+        with pa.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+
+            def flush():
+                table = pa.Table.from_pylist(waiting, schema)
+                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+                waiting.clear()
+
+            def append(rows):
+                waiting.extend(rows)
+                if len(waiting) >= ROWS_PER_GROUP:
+                    flush()
+
+            yield append
+            flush()
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_rows(path, columns=None):
+    """Yields the rows of a Parquet file as dict, a group at a time.
+
+    Args:
+        path: str or `pathlib.Path`.
+        columns: list of str, or None for all.
+    """
+    with arrow().parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=2_000, columns=columns):
+            yield from batch.to_pylist()
