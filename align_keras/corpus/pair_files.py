@@ -41,16 +41,25 @@ class PairRecord:
         image_path: `pathlib.Path`; whether it can be read shows later.
         captions: list of at least one str.
         where: str, e.g. `"pairs.csv line 7"`, of its first caption.
+        origins: list of what `origin_of` made of each caption's row; empty without
+            `origin_of`.
     """
 
     id: str
     image_path: pathlib.Path
     captions: list
     where: str
+    origins: list = dataclasses.field(default_factory=list)
 
 
 def read_pairs(
-    path, *, image_column=None, caption_column=None, encoding="utf-8", counter
+    path,
+    *,
+    image_column=None,
+    caption_column=None,
+    encoding="utf-8",
+    origin_of=None,
+    counter,
 ):
     """Reads image-text pairs from a table or a folder.
 
@@ -70,6 +79,9 @@ def read_pairs(
         image_column: str; guessed from `IMAGE_COLUMNS` by default.
         caption_column: str; guessed from `CAPTION_COLUMNS` by default.
         encoding: str, of the table or of the caption files.
+        origin_of: callable, a table's row as dict → what else the row says of its
+            captions, kept in `PairRecord.origins`; then only a caption that comes
+            again with an equal origin is a repeated pair.
         counter: `align_keras.corpus.drop_counter.DropCounter`.
 
     Returns:
@@ -111,9 +123,8 @@ def read_pairs(
     image_column = _column(path, columns, image_column, IMAGE_COLUMNS, "image")
     caption_column = _column(path, columns, caption_column, CAPTION_COLUMNS, "caption")
     id_column = next((name for name in columns if name.lower() == "id"), None)
-    return iter(
-        _merge(path.parent, rows, (image_column, caption_column, id_column), counter)
-    )
+    columns = (image_column, caption_column, id_column)
+    return iter(_merge(path.parent, rows, columns, origin_of, counter))
 
 
 def _column(path, columns, given, guesses, kind):
@@ -134,7 +145,7 @@ def _column(path, columns, given, guesses, kind):
     )
 
 
-def _merge(folder, rows, columns, counter):
+def _merge(folder, rows, columns, origin_of, counter):
     image_column, caption_column, id_column = columns
     records, ids = {}, set()
     for row, where in rows:
@@ -151,7 +162,9 @@ def _merge(folder, rows, columns, counter):
                 counter.drop("duplicate id", where, f"id {identifier}")
                 continue
             record = PairRecord(identifier, pathlib.Path(key), [], where)
-        _add_captions(record, _texts(row.get(caption_column)), where, counter)
+        texts = _texts(row.get(caption_column))
+        origin = None if origin_of is None else (origin_of(row),)
+        _add_captions(record, texts, where, counter, origin)
         if record.captions:  # A row without a good caption claims no id.
             records[key] = record
             ids.add(record.id)
@@ -170,16 +183,26 @@ def _texts(value):
     return [value if isinstance(value, str) else ""]
 
 
-def _add_captions(record, texts, where, counter):
+def _add_captions(record, texts, where, counter, origin=None):
+    """Adds good captions; `origin` is a tuple of the one origin that they have."""
     for text in texts:
         caption = clean_caption(text)
         fault = caption_fault(caption)
         if fault:
             counter.drop(fault[0], where, fault[1])
-        elif caption in record.captions:
+        elif _is_repeated(record, caption, origin):
             counter.filter("repeated pair", where, f"{caption[:60]!r} again")
         else:
             record.captions.append(caption)
+            record.origins.extend(origin or ())
+
+
+def _is_repeated(record, caption, origin):
+    if caption not in record.captions:
+        return False
+    return origin is None or (caption, *origin) in zip(
+        record.captions, record.origins, strict=True
+    )
 
 
 def _read_folder(path, encoding, counter):

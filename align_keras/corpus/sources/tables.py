@@ -1,5 +1,6 @@
 """Kind `table`: CSV, TSV and JSONL files, by `align_keras.corpus.pair_files`.
 
+Beside the columns of pictures and captions, `rule`, `language` and `page_url` count.
 A table is read as a whole, by each process once; for tens of millions of rows Parquet
 is the kind.
 """
@@ -14,7 +15,7 @@ from align_keras.corpus.pair_tables import TABLE_SUFFIXES
 from align_keras.corpus.sources.listed_records import add_counts, record_ranges
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.source_files import count_os_error, where
-from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.corpus.sources.source_pair import columns_of, pair_from_columns
 from align_keras.utils.errors import InputError
 
 SUFFIXES = TABLE_SUFFIXES
@@ -46,8 +47,9 @@ def read(part, counter):
     if part.start == 0:
         add_counts(counter, dropped)
     for record in records[part.start : part.stop]:
-        for caption in record.captions:
-            yield SourcePair(path_location(str(record.image_path)), caption)
+        image = path_location(str(record.image_path))
+        for caption, origin in zip(record.captions, record.origins, strict=True):
+            yield origin._replace(image=image, caption=caption)
 
 
 # One: a process reads the parts of a table one after another.
@@ -55,4 +57,16 @@ def read(part, counter):
 def _records(path, modified):
     """A table's records and what was dropped; `modified` tells it from an older one."""
     counter = DropCounter()
-    return list(read_pairs(pathlib.Path(path), counter=counter)), counter
+    records = read_pairs(pathlib.Path(path), origin_of=_origin, counter=counter)
+    return list(records), counter
+
+
+def _origin(row):
+    """What a row says of its captions, as `SourcePair` without these."""
+    return pair_from_columns("", row, _columns(tuple(row)))._replace(caption="")
+
+
+# Most rows of a table have the same columns.
+@functools.lru_cache(maxsize=64)
+def _columns(names):
+    return columns_of(names)

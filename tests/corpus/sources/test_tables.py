@@ -49,3 +49,34 @@ def test_a_table_without_columns_is_told_when_it_is_listed(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     with pytest.raises(InputError, match="image"):
         open_source(str(tmp_path)).parts()
+
+
+def test_what_a_table_says_of_its_captions(tmp_path):
+    header = "image\tcaption\tRule\tlang\tpage_url\n"
+    rows = ["taxi\ttitle\ten\thttps://a/", "Taxi\tcaption\tde\t", "taxi\todd\tfr\t"]
+    table = header + "".join(f"a.png\t{row}\n" for row in [*rows, rows[2]])
+    (tmp_path / "a.tsv").write_text(table)
+    pairs, counter = read_source(tmp_path / "a.tsv")
+    assert [pair[1:] for pair in pairs] == [
+        ("taxi", "title", "en", "https://a/"),
+        ("Taxi", "caption", "de", ""),
+        ("taxi", "caption", "fr", ""),  # The same word in another language.
+    ]
+    assert counter.filtered == {"repeated pair": 1}
+
+
+def test_captions_of_one_row_have_its_language(tmp_path):
+    lines = [
+        {"image": "a.png", "caption": ["Kuh", "Rind", "Kuh"], "language": "DE"},
+        {"image": "a.png", "caption": "cow", "url": "https://b/a.png"},
+        {"image": "a.png", "caption": "cow", "language": None, "page_url": 3},
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    pairs, counter = read_source(tmp_path / "a.jsonl")
+    assert [pair[1:] for pair in pairs] == [
+        ("Kuh", "caption", "de", ""),
+        ("Rind", "caption", "de", ""),
+        ("cow", "caption", "", "https://b/a.png"),
+        ("cow", "caption", "", ""),
+    ]
+    assert counter.filtered == {"repeated pair": 1}
