@@ -52,10 +52,9 @@ def dedup(build):
     def run(stage):
         say(f"corpus dedup: {pictures.facts['pictures']:,} pictures")
         encode = _encoder(config.encoder)[0] if config.mode == "embedding" else None
-        corpus = _pictures(pictures, stage, encode)
-        references = [
-            _pictures(own, stage, encode, name=spec) for spec, own in sets.items()
-        ]
+        read = functools.partial(_pictures, stage=stage, mode=config.mode)
+        corpus = read(pictures, encode=encode)
+        references = [read(own, encode=encode, name=spec) for spec, own in sets.items()]
         options = {"threshold": config.max_distance}
         if encode is not None:
             options = {
@@ -63,14 +62,15 @@ def dedup(build):
                 "clusters": config.clusters,
                 "nearest": config.nearest_clusters,
             }
-        dropped = find_duplicates(corpus, references, config.mode, **options)
+        mode = "embedding" if config.mode == "embedding" else "hash"
+        dropped = find_duplicates(corpus, references, mode, **options)
         facts = {"tables": 0, "dropped": [list(own) for own in dropped]}
         return facts, ("embeddings",)
 
     return build.stage("dedup", inputs, run)
 
 
-def _pictures(tables, stage, encode, name=""):
+def _pictures(tables, *, stage, mode, encode, name=""):
     """What finding duplicates needs of a table of pictures."""
     keys, pixel_keys, hashes, pixels = [], [], [], []
     for group, stored in zip(tables.paths("group"), tables.paths(), strict=True):
@@ -83,6 +83,8 @@ def _pictures(tables, stage, encode, name=""):
                 pixels.append(size["width"] * size["height"])
     if encode is None:
         signatures = hash_array(hashes)
+        if mode == "pixels":
+            signatures = np.zeros_like(signatures)  # Near to none.
     else:
         path = stage.path / "embeddings" / f"{tables.folder.key}.npy"
         signatures = write_embeddings(path, _jpegs(tables), encode, len(keys))

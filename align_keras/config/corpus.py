@@ -60,7 +60,8 @@ class DuplicatesConfig:
     """Which pictures are too near to another.
 
     Attributes:
-        mode: `"hash"`, perceptual hashes; `"embedding"`, as the paper's appendix A.
+        mode: `"hash"`, perceptual hashes; `"embedding"`, as the paper's appendix A;
+            or `"pixels"`, equal pixels alone.
         against: tuple of str, sources of evaluation pictures: what is near to one of
             them goes.
         max_distance: int in [0, 32], bits in which near hashes differ at most.
@@ -72,7 +73,7 @@ class DuplicatesConfig:
             a bucket, within which pictures are compared.
     """
 
-    mode: Literal["hash", "embedding"] = "hash"
+    mode: Literal["hash", "embedding", "pixels"] = "hash"
     against: tuple[str, ...] = ()
     max_distance: int = number(12, at_least=0, at_most=32)
     encoder: str | None = None
