@@ -1,0 +1,136 @@
+"""Small packages in the true formats, read back as a source."""
+
+import json
+import pathlib
+import runpy
+
+import pytest
+from PIL import Image
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.sources import open_source, read_part
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EMOJI = [
+    {"unified": "1F422", "name": "TURTLE", "category": "Animals & Nature"},
+    # CLDR writes the heart without the selector.
+    {"unified": "2764-FE0F", "name": "HEAVY BLACK HEART", "category": "Smileys"},
+    {"unified": "1F1E9-1F1EA", "name": "Germany Flag", "category": "Flags"},
+    {"unified": "1F3FB", "name": "EMOJI MODIFIER", "category": "Component"},
+    {"unified": "1F512", "name": "LOCK", "category": "O", "has_img_twitter": False},
+]
+NAMES = {
+    "en": {
+        "🐢": {"default": ["tortoise", "turtle", "animal"], "tts": ["turtle"]},
+        "❤": {"default": ["heart"], "tts": ["red heart"]},
+        "🏻": {"default": ["skin tone"], "tts": ["light skin tone"]},
+        "🔒": {"default": ["locked"], "tts": ["locked"]},
+    },
+    "cs": {"🐢": {"default": ["želva"], "tts": ["želva"]}, "❤": {"default": ["láska"]}},
+    "de-CH": {"🔒": {"tts": ["Schloss, ‹zu›"]}, "🐢": {}},
+    "und": None,
+}
+DERIVED = {"en": {"🇩🇪": {"default": ["flag"], "tts": ["flag: Germany"]}}}
+
+
+def install(folder):
+    for vendor in ("google", "twitter"):
+        package = folder / f"emoji-datasource-{vendor}"
+        pictures = package / "img" / vendor / "64"
+        pictures.mkdir(parents=True)
+        entries = [own | {"image": f"{own['unified'].lower()}.png"} for own in EMOJI]
+        (package / "emoji.json").write_text(json.dumps(entries))
+        for number, entry in enumerate(entries):
+            Image.new("RGB", (64, 64), (0, 0, number)).save(pictures / entry["image"])
+    for package, kind, names in (
+        ("cldr-annotations-full", "annotations", NAMES),
+        ("cldr-annotations-derived-full", "annotationsDerived", DERIVED),
+    ):
+        for language, own in names.items():
+            path = folder / package / kind / language / "annotations.json"
+            path.parent.mkdir(parents=True)
+            inside = {"identity": {}} | ({} if own is None else {"annotations": own})
+            path.write_text(json.dumps({kind: inside}, ensure_ascii=False), "utf-8")
+    return folder
+
+
+def run(*arguments):
+    """Runs the tool here; returns what it dies of, a str, or None."""
+    path = ROOT / "tools" / "multilingual_emoji_pairs.py"
+    try:
+        runpy.run_path(str(path))["main"]([str(own) for own in arguments])
+    except SystemExit as error:
+        assert error.code.count("\n") == 0
+        return error.code
+
+
+def read(tables):
+    """The pairs of a folder of tables: (vendor, code, caption, language)."""
+    counter, found = DropCounter(), []
+    for part in open_source(f"table:{tables}").parts():
+        for own in read_part(part, counter):
+            place = pathlib.Path(own.image)
+            assert place.is_file()
+            found.append((place.parts[-3], place.stem, own.caption, own.language))
+    assert not counter.bad and not counter.filtered
+    return found
+
+
+def test_names_and_keywords_in_every_language(tmp_path, capsys):
+    modules = install(tmp_path / "node_modules")
+    out = tmp_path / "tables"
+    assert run("--node_modules", modules, "--out", out) is None
+    assert capsys.readouterr().out.startswith(
+        "wrote 18 texts of up to 7 pictures in 3 "
+    )
+    assert sorted(own.name for own in out.iterdir()) == [
+        "cs.jsonl",
+        "de-CH.jsonl",
+        "en.jsonl",
+    ]
+    of_both = [
+        ("1f1e9-1f1ea", "flag: Germany", "en"),
+        ("1f1e9-1f1ea", "flag", "en"),
+        ("1f422", "turtle", "en"),
+        ("1f422", "tortoise, animal", "en"),
+        ("1f422", "želva", "cs"),
+        ("2764-fe0f", "red heart", "en"),
+        ("2764-fe0f", "heart", "en"),
+        ("2764-fe0f", "láska", "cs"),
+    ]
+    expected = [(v, *own) for v in ("google", "twitter") for own in of_both]
+    expected += [("google", "1f512", "locked", "en")]
+    expected += [("google", "1f512", "Schloss, ‹zu›", "de-ch")]
+    assert sorted(read(out)) == sorted(expected)
+
+
+def test_some_languages_and_unknown_ones(tmp_path):
+    modules, out = install(tmp_path / "node_modules"), tmp_path / "tables"
+    arguments = ("--node_modules", modules, "--out", out, "--languages")
+    assert run(*arguments, "cs", "und") is None
+    assert [own.name for own in out.iterdir()] == ["cs.jsonl"]
+    told = run(*arguments, "cs", "xx")
+    assert "must be among cs, de-CH, en, und, received xx" in told
+
+
+@pytest.mark.parametrize(
+    ("missing", "package"),
+    [
+        ("cldr-annotations-full", "cldr-annotations-full"),
+        ("cldr-annotations-derived-full", "cldr-annotations-derived-full"),
+        ("emoji-datasource-twitter/emoji.json", "emoji-datasource-twitter"),
+    ],
+)
+def test_a_missing_package_is_named(tmp_path, missing, package):
+    modules = install(tmp_path / "node_modules")
+    (modules / missing).rename(tmp_path / "elsewhere")
+    told = run("--node_modules", modules, "--out", tmp_path / "tables")
+    assert f"run npm install {package}," in told
+    assert not (tmp_path / "tables").exists()
+
+
+def test_a_broken_package_is_named(tmp_path):
+    modules = install(tmp_path / "node_modules")
+    (modules / "emoji-datasource-google" / "emoji.json").write_text("[{")
+    told = run("--node_modules", modules, "--out", tmp_path / "tables")
+    assert "run npm install emoji-datasource-google again" in told
