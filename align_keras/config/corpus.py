@@ -20,7 +20,8 @@ class FilterConfig:
         max_unigrams: int >= 1.
         frequent_ngrams: int >= 1, how many unigrams and bigrams of the raw texts
             aren't rare; a text with a rare one goes.
-        languages: tuple of str, such as `("en",)`; empty for all.
+        languages: tuple of str, such as `("en",)`, of which `"und"` stands for
+            texts of unknown language; empty for all.
         drop_personal_data: bool, drop texts with email addresses, phone numbers and
             the like.
     """

@@ -6,6 +6,8 @@ import numbers
 from align_keras.corpus.picture import MAX_PIXELS
 from align_keras.utils.errors import InputError
 
+_UNDETERMINED = "und"
+
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
@@ -25,8 +27,8 @@ class Thresholds:
         frequent_ngrams: int ≥ 0; a text with a unigram or a bigram outside this many
             most frequent ones of the raw input is dropped.
         languages: tuple of str such as `("en", "de")`, of which the primary subtag
-            counts ("en-GB" is "en"); `""` stands for unknown languages. Empty keeps
-            all.
+            counts ("en-GB" is "en"); `""` and `"und"` (ISO 639's undetermined, which
+            a YAML file can name) stand for unknown languages. Empty keeps all.
         drop_personal_data: bool, drop texts with what
             `personal_data.find_personal_data` finds.
 
@@ -79,14 +81,15 @@ class Thresholds:
 
 
 def primary_language(language):
-    """Returns the primary subtag of a language, in lower case.
+    """Returns the primary subtag of a language, in lower case; "" if it is unknown.
 
     Example:
 
-    >>> primary_language("pt-BR"), primary_language("zh_Hans"), primary_language("")
+    >>> primary_language("pt-BR"), primary_language("zh_Hans"), primary_language("und")
     ('pt', 'zh', '')
     """
-    return language.strip().replace("_", "-").split("-", 1)[0].lower()
+    primary = language.strip().replace("_", "-").split("-", 1)[0].lower()
+    return "" if primary == _UNDETERMINED else primary
 
 
 def _is_number(value, kind):

@@ -132,7 +132,12 @@ def test_languages():
         pair = Pair(SIZE, "a", TEXT, language)
         assert reason_of([pair], **wanted) == reason
         assert reason_of([pair]) == "kept"
-    assert reason_of([Pair(SIZE, "a", TEXT)], languages=("en", "")) == "kept"
+    for unknown in ("", "und"):
+        languages = ("en", unknown)
+        assert reason_of([Pair(SIZE, "a", TEXT)], languages=languages) == "kept"
+        pair = Pair(SIZE, "a", TEXT, "und")
+        assert reason_of([pair], languages=languages) == "kept"
+        assert reason_of([pair], languages=("en",)) == "language"
 
 
 def test_personal_data():

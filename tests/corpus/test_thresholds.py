@@ -50,6 +50,8 @@ def test_languages_count_by_their_primary_subtag():
     own = Thresholds(languages=["en-US", "de", "EN", ""])
     assert own.languages == ("", "de", "en")
     assert primary_language(" zh_Hans-CN") == "zh"
+    assert Thresholds(languages=["en", "und"]).languages == ("", "en")
+    assert primary_language("und-Latn") == primary_language("") == ""
 
 
 def test_equal_thresholds_are_equal_keys():
