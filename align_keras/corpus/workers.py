@@ -3,10 +3,12 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
 import pathlib
+import re
 import sys
 
 from align_keras.utils.errors import InputError
@@ -14,6 +16,8 @@ from align_keras.utils.files import atomic_write
 
 LOCAL_RUNNER = "DirectRunner"
 _LOG = "workers.log"
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_PROCESSES = ["--direct_running_mode=multi_processing"]
 
 
 def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
@@ -55,18 +59,23 @@ def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
     left = [
         (task, str(path))
         for task, path in zip(tasks, results, strict=True)
-        if not path.exists()
+        # A task that told of a mistake is tried again, when that is mended.
+        if "value" not in _read(path)
     ]
     if left:
         _run(function, left, folder / _LOG, runner, list(options))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in results]
+    found = [_read(path) for path in results]
     for result in found:
         if "error" in result:
-            for path in results:
-                if "error" in json.loads(path.read_text(encoding="utf-8")):
-                    path.unlink()
             raise InputError(result["error"])
     return [result["value"] for result in found]
+
+
+def _read(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
 
 
 def _run(function, left, log, runner, options):
@@ -81,31 +90,65 @@ def _run(function, left, log, runner, options):
     except InputError:
         raise
     except Exception as error:
-        if "No space left on device" in str(error):
-            where = str(log.parent)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where) from None
-        raise
+        known = _system_error(str(error), str(log.parent))
+        if known is None:
+            raise
+        raise known from None
+
+
+def _system_error(text, where):
+    """Returns the OSError of a disk that Beam made text of; None for others."""
+    found = re.search(r"OSError: \[Errno (\d+)\]", text)
+    if found is None or int(found[1]) not in _DISK:
+        return None
+    return OSError(int(found[1]), os.strerror(int(found[1])), where)
 
 
 def _run_pipeline(function, left, runner, options):
     import apache_beam as beam
-    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from align_keras.corpus.local_workers import run_locally
+
+    def fill(pipeline):
+        tasks = pipeline | beam.Create(left, reshuffle=True)
+        _ = tasks | beam.Map(_call, function=function)
+
+    own = _runner(runner)
+    given = _options([*_defaults(runner, len(left), options), *options])
+    if runner == LOCAL_RUNNER:
+        run_locally(fill, given)
+        return
+    with beam.Pipeline(runner=own, options=given) as pipeline:
+        fill(pipeline)
+
+
+def _runner(name):
     from apache_beam.runners.runner import create_runner
 
     try:
-        create_runner(runner)
-    except (ValueError, ImportError) as error:
+        return create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
         raise InputError(
-            f"--runner must be a runner of Apache Beam, received {runner!r} "
-            f"({str(error).splitlines()[0]}); DirectRunner takes this machine."
+            f"--runner must be a runner of Apache Beam, received {name!r} "
+            f"({str(error).splitlines()[0]}); {LOCAL_RUNNER} takes this machine."
         ) from None
-    given = PipelineOptions([*_defaults(runner, len(left), options), *options])
-    with beam.Pipeline(runner=runner, options=given) as pipeline:
-        _ = (
-            pipeline
-            | beam.Create(left, reshuffle=True)
-            | beam.Map(_call, function=function)
-        )
+
+
+def _options(words):
+    """Parses options by Beam, which ends the process over those that it can't read."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions(words)
+            options.get_all_options()
+            return options
+    except SystemExit:
+        raise InputError(
+            "--runner_option must be an option of the runner, received "
+            f"{' '.join(words)!r} ({said.getvalue().strip().splitlines()[-1]})."
+        ) from None
 
 
 @contextlib.contextmanager
@@ -148,12 +191,10 @@ def _result_path(folder, task):
 
 def _defaults(runner, tasks, options):
     """Options that the user may overrule: all cores, and no more than the tasks."""
-    if runner != LOCAL_RUNNER or any("direct_" in option for option in options):
+    if runner != LOCAL_RUNNER or any("direct_running_mode" in own for own in options):
         return []
+    given = [own for own in options if "direct_num_workers" in own]
+    if given:
+        return _PROCESSES if not given[-1].endswith("=1") else []
     workers = min(len(os.sched_getaffinity(0)), tasks)
-    if workers < 2:
-        return ["--direct_num_workers=1"]
-    return [
-        f"--direct_num_workers={workers}",
-        "--direct_running_mode=multi_processing",
-    ]
+    return [f"--direct_num_workers={workers}", *(_PROCESSES if workers > 1 else [])]
