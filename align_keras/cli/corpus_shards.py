@@ -200,7 +200,7 @@ def _prepare(build, stage, pictures, duplicates):
         builder = WebPairs(
             pictures=rows,
             description="Image-text pairs built by align-keras corpus.",
-            notes={"config": as_dict(build.config)},
+            notes={"config": _origin(build.config)},
             test_fraction=config.test_fraction,
             data_dir=str(stage.path),
             file_format=config.file_format,
@@ -214,6 +214,15 @@ def _prepare(build, stage, pictures, duplicates):
     with atomic_write(folder / INDEX) as file:
         json.dump(index, file, indent=1)
     return {name: index[name] for name in ("pictures", "splits")}
+
+
+def _origin(config):
+    """What the shards depend on, in whatever order it was given."""
+    own = as_dict(config)
+    del own["vocabulary"]
+    own["sources"] = sorted(own["sources"])
+    own["duplicates"]["against"] = sorted(own["duplicates"]["against"])
+    return own
 
 
 def _index(builder, folder):

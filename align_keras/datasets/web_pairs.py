@@ -2,6 +2,8 @@
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import writer
+from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.datasets.splits import is_test_key
 
@@ -71,6 +73,9 @@ class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             if is_test_key(picture["image_key"], self._test_fraction) == test:
                 yield picture["id"], {**picture, "category": ""}
 
+    def _example_writer(self):
+        return _EqualBytesWriter(self.info.file_format)
+
     # TFDS prints these two on stdout, which belongs to results.
 
     def _log_download_bytes(self):
@@ -78,3 +83,18 @@ class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _log_download_done(self):
         pass
+
+
+class _EqualBytesWriter(writer.ExampleWriter):
+    """Writes equal examples as equal bytes.
+
+    The features of an example are a map, whose order in a file is left to chance.
+    """
+
+    def write(self, path, examples):
+        return super().write(path, ((key, _in_order(own)) for key, own in examples))
+
+
+def _in_order(serialized):
+    example = tf_example_pb2.Example.FromString(serialized)
+    return example.SerializeToString(deterministic=True)
