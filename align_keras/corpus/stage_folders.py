@@ -69,3 +69,5 @@ class StageFolder:
             json.dump(facts, file, ensure_ascii=False, indent=1, sort_keys=True)
         for name in scratch:
             shutil.rmtree(self.path / name, ignore_errors=True)
+        for leftover in self.path.rglob(".*.tmp"):  # Of tasks that were killed.
+            leftover.unlink(missing_ok=True)
