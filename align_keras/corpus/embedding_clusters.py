@@ -10,6 +10,7 @@ from align_keras.utils.errors import InputError
 PICTURES_PER_CLUSTER = 64
 # Of so many a cluster the centres are learned.
 _SAMPLE_PER_CLUSTER = 32
+_DECIMALS = 4  # Of a centre's numbers.
 
 
 def unit_rows(embeddings, rows):
@@ -74,8 +75,10 @@ def learn_centres(embeddings, keys, clusters, seed=0):
     # Sums over several threads depend on their number.
     with threadpool_limits(1):
         model.fit(sample)
-    # Equal centres, which equal pictures lead to, would share a place by chance.
-    return np.unique(model.cluster_centers_.astype(np.float32), axis=0)
+    # Equal pictures lead to centres that are equal but for rounding, of which one or
+    # the other would be nearest by chance.
+    centres = np.round(model.cluster_centers_.astype(np.float32), _DECIMALS)
+    return np.unique(centres, axis=0)
 
 
 def nearest_clusters(embeddings, centres, nearest, block_rows):

@@ -53,6 +53,14 @@ class EmbeddingSearch:
     4 × `nearest` clusters (2,560 pictures by default) there are none, and all are
     compared with all.
 
+    What is found depends on the encoder, and so must the threshold. With
+    EfficientNet-Lite0's 320 features, `tools/bench_duplicates.py --start 5` finds of
+    5,950 planted copies above 0.9, 0.95 and 0.975: all kinds 90, 75 and 56 %; with
+    10 % cropped 90, 53 and 18 %, mirrored 100, 97 and 67 %, grey 57, 45 and 40 %. Of
+    595 different pictures 60, 40 and 26 leave in error, mostly stars of many points.
+    In so small a corpus, of 92 clusters, the buckets lose nothing against
+    comparing all with all; with 4,096 it wasn't measured.
+
     Memory is some tens of bytes a picture, the sample that k-means learns from
     (32 embeddings a cluster) and blocks; embeddings are read where they lie.
 

@@ -140,7 +140,7 @@ def hamming_distance(first, second):
     >>> int(hamming_distance(np.uint64([1, 7]), np.uint64([0, 0])))
     4
     """
-    return _bit_count(first ^ second).sum(-1, dtype=np.int64)
+    return bit_count(first ^ second).sum(-1, dtype=np.int64)
 
 
 def _count_by_table(words):
@@ -149,7 +149,8 @@ def _count_by_table(words):
     return table[halves].reshape(*words.shape, 4).sum(-1, dtype=np.uint8)
 
 
-_bit_count = getattr(np, "bitwise_count", _count_by_table)  # NumPy 1 has none.
+# Counts the bits of each number, uint64 → uint8; NumPy 1 has no such function.
+bit_count = getattr(np, "bitwise_count", _count_by_table)
 
 
 def _signs(pixels):

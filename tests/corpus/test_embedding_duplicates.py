@@ -133,6 +133,16 @@ def test_the_order_of_the_pictures_changes_no_centre():
     np.testing.assert_array_equal(first, second)
 
 
+def test_equal_pictures_make_no_equal_centres():
+    embeddings = np.eye(5, dtype=np.float32)[np.arange(1000) % 5]
+    keys = [f"key{number}" for number in range(1000)]
+    centres = learn_centres(embeddings, keys, 20)
+    assert len(np.unique(centres, axis=0)) == len(centres) <= 5
+    # Fewer than a picture's clusters: all are compared with all.
+    _, placed = placed_search(embeddings, keys, nearest=6)
+    assert (placed.clusters == [0, 1]).all()
+
+
 def test_nearest_clusters_by_loops():
     embeddings, keys = planted(6, 300)
     centres = learn_centres(embeddings, keys, 20)

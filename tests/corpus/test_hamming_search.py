@@ -105,6 +105,14 @@ def test_equal_and_plain_hashes():
     ]
 
 
+def test_plain_pictures_are_near_to_no_sparse_ones():
+    plain = np.zeros((1, 2, 2), np.uint64)
+    sparse = np.full((1, 2, 2), 3, np.uint64)
+    for query, reference in ((plain, sparse), (sparse, plain)):
+        found = HammingSearch().lowest(query, reference, np.array([0]), np.array([1]))
+        assert found.tolist() == [1]
+
+
 def test_nothing_is_near_nothing():
     hashes = np.full((2, 1, 2), 7, np.uint64)
     none = np.empty((0, 1, 2), np.uint64)

@@ -99,26 +99,26 @@ def test_evaluation_pictures_take_all_their_copies_and_come_first():
             ("a", 1, "p", bits(50)),
             ("b", 1, "q", bits(51)),
             ("c", 1, "r", [[0, 0]]),  # Plain, with the pixels of an evaluation picture,
-            ("d", 1, "s", [[0, 0]]),  # with its key,
-            ("e", 1, "s", [[0, 0]]),  # with the pixels of such a one.
+            ("d", 1, "s", [[0, 0]]),  # with the pixels of one,
+            ("e", 1, "s", [[0, 0]]),  # with its key.
             ("far", 1, "t", bits(*range(80, 93), 50)),
             ("gone", 9, "u", bits(*range(80, 90))),  # Near both `far` and coco's.
         ]
     )
     coco = pictures(
-        [("y", None, "", bits()), ("x", None, "r", bits(1)), ("d", None, "", bits(5))],
+        [("y", None, "", bits()), ("x", None, "r", bits(1)), ("e", None, "", bits(5))],
         name="coco",
     )
     flickr = pictures([("x0", None, "q", bits(2))], name="flickr")
     expected = [
         Dropped(key, NEAR_EVALUATION, near_to, "coco")
         for key, near_to in (
-            ("a", "d"),
-            ("b", "d"),
+            ("a", "e"),
+            ("b", "e"),
             ("c", "x"),
-            ("d", "d"),
-            ("e", "d"),
-            ("gone", "d"),
+            ("d", "e"),
+            ("e", "e"),
+            ("gone", "e"),
         )
     ]
     for seed in range(3):
