@@ -50,9 +50,9 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
         max_pixels: int, pictures with more are refused from their header,
             before anything is decoded.
         shorter_side: int, in pixels, or None. JPEGs whose shorter side is at least
-            four times as long are decoded at a half, a quarter or an eighth of their
-            size, the smallest that leaves twice this, which takes a fraction of the
-            time; all others as they are.
+            twice as long are decoded at a half, a quarter or an eighth of their size,
+            the smallest that isn't below this, which takes a fraction of the time;
+            all others as they are.
 
     Returns:
         `(image, conversion)`: a `PIL.Image.Image` of mode RGB, and a str that
@@ -80,7 +80,7 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
         steps = ["animated"] if _is_animated(image) else []
         sixteen_bit = _has_sixteen_bits(image)
         if shorter_side is not None:
-            _decode_smaller(image, 2 * shorter_side)
+            _decode_smaller(image, shorter_side)
         image.load()
         upright = _upright(image)
         if upright is not image:
@@ -274,7 +274,7 @@ def _to_rgb(image):
         return white, "greyscale" if mode in ("L", "LA", "La", "1") else None
     kinds = {"1": "greyscale", "L": "greyscale", "P": "palette", "CMYK": "cmyk"}
     kind = None if mode == "RGB" else kinds.get(mode, mode.lower())
-    return image.convert("RGB"), kind
+    return image if mode == "RGB" else image.convert("RGB"), kind
 
 
 def _scaled_to_eight_bits(image):

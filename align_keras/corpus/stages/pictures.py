@@ -3,16 +3,20 @@
 Everything later, near-duplicate removal and the shards, takes the stored form.
 """
 
+import hashlib
 import importlib
 import io
 
+import numpy as np
 from PIL import Image
 
 from align_keras.corpus.parquet_pairs import arrow, read_rows, table_writer
 from align_keras.corpus.perceptual_hash import perceptual_hash
-from align_keras.corpus.picture import PictureError, normalise_picture, pixel_key
+from align_keras.corpus.picture import PictureError, normalise_picture
 from align_keras.corpus.sources import read_location
 from align_keras.utils.errors import InputError
+
+_BLOCKS = 8
 
 
 def stored_schema():
@@ -50,7 +54,10 @@ def store_pictures(task):
         for row in read_rows(task["group"]):
             stored = {"image_key": row["image_key"], "fault": "", "detail": ""}
             try:
-                stored |= _store(row["image"], task, refuse)
+                content = read_location(row["image"])
+                stored |= store_picture(
+                    content, task["shorter_side"], task["quality"], refuse
+                )
                 good += 1
             except PictureError as error:
                 stored |= {"fault": error.reason, "detail": error.detail}
@@ -78,22 +85,60 @@ def load_hook(name):
     return found
 
 
-def _store(location, task, refuse):
-    side = task["shorter_side"]
-    image, conversion = normalise_picture(read_location(location), shorter_side=side)
+def store_picture(content, shorter_side, quality, refuse=None):
+    """Brings one picture into its stored form.
+
+    Args:
+        content: bytes of a file.
+        shorter_side: int, in pixels; smaller pictures keep their size.
+        quality: int, of the JPEG.
+        refuse: callable, `PIL.Image.Image` → bool, or None.
+
+    Returns:
+        dict by the columns of `stored_schema`, without those of the faults.
+
+    Raises:
+        PictureError: it can't be decoded, or is refused.
+    """
+    # Pillow keeps so many blocks of 16 MiB for the next picture; getting fresh memory
+    # from the system took a third of the time.
+    Image.core.set_blocks_max(_BLOCKS)
+    image, conversion = normalise_picture(content, shorter_side=shorter_side)
     if refuse is not None and refuse(image):
         raise PictureError("refused", "by pictures.refuse")
-    size = image.size
-    if min(size) > side:
-        scaled = [max(1, round(length * side / min(size))) for length in size]
-        image = image.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    image = _reduced(image, shorter_side)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=task["quality"])
+    image.save(file, "JPEG", quality=quality)
+    jpeg = file.getvalue()
     return {
-        "pixel_key": pixel_key(image),
+        # Equal pixels make equal bytes, of which there are fewer to read.
+        "pixel_key": hashlib.blake2b(jpeg, digest_size=16).hexdigest(),
         "conversion": conversion or "",
         "width": image.width,
         "height": image.height,
         "perceptual_hash": perceptual_hash(image),
-        "jpeg": file.getvalue(),
+        "jpeg": jpeg,
     }
+
+
+def _reduced(image, side):
+    """Returns the picture with a shorter side of at most `side` pixels.
+
+    By OpenCV, which takes a tenth of Pillow's time. Below a half, areas are averaged;
+    above, bilinear samples are near enough, as in the paper's own resizing.
+    """
+    shorter = min(image.size)
+    if shorter <= side:
+        return image
+    try:
+        import cv2
+    except ImportError:
+        raise InputError(
+            "pictures are reduced by OpenCV, which isn't installed; run "
+            '`pip install "align-keras[corpus]"`.'
+        ) from None
+    cv2.setNumThreads(1)  # Beam's workers take all cores.
+    scaled = [max(1, round(length * side / shorter)) for length in image.size]
+    method = cv2.INTER_LINEAR if shorter < 2 * side else cv2.INTER_AREA
+    pixels = cv2.resize(np.asarray(image), scaled, interpolation=method)
+    return Image.fromarray(pixels)
