@@ -46,7 +46,8 @@ def learn_centres(embeddings, keys, clusters, seed=0):
         seed: int.
 
     Returns:
-        float32 array (clusters, d), without repetitions.
+        float32 array (clusters, d), directions of length 1 without repetitions, which
+        may be fewer than asked for.
 
     Raises:
         InputError: if scikit-learn isn't installed.
@@ -75,10 +76,11 @@ def learn_centres(embeddings, keys, clusters, seed=0):
     # Sums over several threads depend on their number.
     with threadpool_limits(1):
         model.fit(sample)
+    # Of length 1, or the short centres of wide clusters would be near to everything.
+    centres = unit_rows(model.cluster_centers_, slice(None))
     # Equal pictures lead to centres that are equal but for rounding, of which one or
     # the other would be nearest by chance.
-    centres = np.round(model.cluster_centers_.astype(np.float32), _DECIMALS)
-    return np.unique(centres, axis=0)
+    return np.unique(np.round(centres, _DECIMALS), axis=0)
 
 
 def nearest_clusters(embeddings, centres, nearest, block_rows):
