@@ -42,9 +42,10 @@ def test_the_files_are_there():
     # Two levels deep, no file is left out of these tests.
     here = FILES["align_b5_base"].parent
     every = set(here.rglob("*.yaml"))
-    # Recipes of `evaluate` are tested in tests/config/test_recipes.py.
-    recipes = experiments("evaluation").values()
-    assert every == {*FILES.values(), *ABLATIONS.values(), *recipes}
+    # Recipes of `evaluate` are tested in tests/config/test_recipes.py, corpora in
+    # test_corpora.py.
+    others = [experiments(own).values() for own in ("evaluation", "corpora")]
+    assert every == {*FILES.values(), *ABLATIONS.values(), *others[0], *others[1]}
 
 
 @pytest.mark.parametrize("name", NAMES)
