@@ -1,6 +1,7 @@
 """The later stages of a corpus: duplicates, vocabulary, shards."""
 
 import collections
+import dataclasses
 import functools
 import hashlib
 import json
@@ -10,7 +11,11 @@ import shutil
 import numpy as np
 
 from align_keras.config import as_dict
-from align_keras.corpus.near_duplicates import Pictures, find_duplicates
+from align_keras.corpus.near_duplicates import (
+    NEAR_EVALUATION,
+    Pictures,
+    find_duplicates,
+)
 from align_keras.corpus.parquet_pairs import read_rows
 from align_keras.corpus.perceptual_hash import hash_array
 from align_keras.corpus.picture_embeddings import write_embeddings
@@ -55,19 +60,36 @@ def dedup(build):
         read = functools.partial(_pictures, stage=stage, mode=config.mode)
         corpus = read(pictures, encode=encode)
         references = [read(own, encode=encode, name=spec) for spec, own in sets.items()]
-        options = {"threshold": config.max_distance}
-        if encode is not None:
-            options = {
-                "threshold": config.min_cosine,
-                "clusters": config.clusters,
-                "nearest": config.nearest_clusters,
-            }
-        mode = "embedding" if config.mode == "embedding" else "hash"
-        dropped = find_duplicates(corpus, references, mode, **options)
+        dropped = _dropped(corpus, references, config)
         facts = {"tables": 0, "dropped": [list(own) for own in dropped]}
         return facts, ("embeddings",)
 
     return build.stage("dedup", inputs, run)
+
+
+def _dropped(corpus, references, config):
+    """Copies of evaluation pictures first, then those of each other among the rest."""
+    if config.mode == "embedding":
+        return find_duplicates(
+            corpus,
+            references,
+            "embedding",
+            threshold=config.min_cosine,
+            clusters=config.clusters,
+            nearest=config.nearest_clusters,
+        )
+    near = find_duplicates(corpus, references, threshold=config.max_distance_against)
+    near = [own for own in near if own.reason == NEAR_EVALUATION]
+    gone = {own.image_key for own in near}
+    rows = [row for row, key in enumerate(corpus.keys) if key not in gone]
+    rest = dataclasses.replace(
+        corpus,
+        keys=[corpus.keys[row] for row in rows],
+        signatures=corpus.signatures[rows],
+        pixels=corpus.pixels[rows],
+        pixel_keys=[corpus.pixel_keys[row] for row in rows],
+    )
+    return sorted(near + find_duplicates(rest, threshold=config.max_distance))
 
 
 def _pictures(tables, *, stage, mode, encode, name=""):

@@ -65,7 +65,11 @@ class DuplicatesConfig:
             or `"pixels"`, equal pixels alone.
         against: tuple of str, sources of evaluation pictures: what is near to one of
             them goes.
-        max_distance: int in [0, 32], bits in which near hashes differ at most.
+        max_distance: int in [0, 32], bits of 128 in which hashes of near pictures of
+            the corpus differ at most. Drawings and screenshots are more alike than
+            photographs, and want 2 to 6.
+        max_distance_against: int in [0, 32], the same to evaluation pictures, where a
+            copy that stays harms more than a picture that goes.
         encoder: str, whose image embeddings are compared: a run, an export, or a
             Hugging Face folder.
         min_cosine: float in [0, 1), above which embeddings are near.
@@ -76,7 +80,8 @@ class DuplicatesConfig:
 
     mode: Literal["hash", "embedding", "pixels"] = "hash"
     against: tuple[str, ...] = ()
-    max_distance: int = number(12, at_least=0, at_most=32)
+    max_distance: int = number(8, at_least=0, at_most=32)
+    max_distance_against: int = number(12, at_least=0, at_most=32)
     encoder: str | None = None
     min_cosine: float = fraction(0.975)
     clusters: int = count(4096, at_least=3)
