@@ -43,7 +43,7 @@ def pair_schema():
 
 
 @contextlib.contextmanager
-def table_writer(path, schema):
+def table_writer(path, schema, rows_per_group=ROWS_PER_GROUP):
     """Yields a function that appends a list of dict to a new Parquet file.
 
     The file has its name when the block ends without an error, whole. Equal rows make
@@ -52,6 +52,7 @@ def table_writer(path, schema):
     Args:
         path: str or `pathlib.Path`.
         schema: `pyarrow.Schema`.
+        rows_per_group: int >= 1, rows that wait in memory: few where they are large.
     """
     pa = arrow()
     path = pathlib.Path(path)
@@ -63,12 +64,12 @@ def table_writer(path, schema):
 
             def flush():
                 table = pa.Table.from_pylist(waiting, schema)
-                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+                writer.write_table(table, row_group_size=rows_per_group)
                 waiting.clear()
 
             def append(rows):
                 waiting.extend(rows)
-                if len(waiting) >= ROWS_PER_GROUP:
+                if len(waiting) >= rows_per_group:
                     flush()
 
             yield append

@@ -17,6 +17,8 @@ from align_keras.corpus.sources import read_location
 from align_keras.utils.errors import InputError
 
 _BLOCKS = 8
+# Some tens of megabytes of JPEGs.
+_PICTURES_PER_GROUP = 500
 
 
 def stored_schema():
@@ -50,7 +52,7 @@ def store_pictures(task):
     """
     refuse = load_hook(task["refuse"])
     good, faults = 0, {}
-    with table_writer(task["table"], stored_schema()) as append:
+    with table_writer(task["table"], stored_schema(), _PICTURES_PER_GROUP) as append:
         for row in read_rows(task["group"]):
             stored = {"image_key": row["image_key"], "fault": "", "detail": ""}
             try:
