@@ -79,7 +79,7 @@ def write_report(build, made):
         sources=build.config.sources,
         rows=[(*row, row[1] / most) for row in rows],
         chosen=filtered["chosen"],
-        histograms=_bars(kept_statistics(groups, stored, {own[0] for own in dropped})),
+        histograms=_bars(kept_statistics(groups, stored, dropped)),
         shared=_shared(filtered["shared_texts"]),
         vocabulary=made["vocab"].facts,
         kept=_kept_samples(groups, stored, dropped),

@@ -2,7 +2,7 @@
 
 import collections
 
-from align_keras.corpus.parquet_pairs import read_rows
+from align_keras.corpus.stages.kept_pictures import kept_texts
 from align_keras.corpus.text_normalization import unigrams
 
 # Upper ends of the bins; the last is open.
@@ -17,7 +17,7 @@ def kept_statistics(groups, stored, dropped):
     Args:
         groups: list of str, tables of pictures with their captions.
         stored: list of str, tables of stored pictures, in the same order.
-        dropped: set of str, keys of pictures that left.
+        dropped: list of `Dropped`, or of such as lists.
 
     Returns:
         dict from a title to a list of (name, count), in the order of the names, the
@@ -25,19 +25,15 @@ def kept_statistics(groups, stored, dropped):
     """
     words, rules, languages = (collections.Counter() for _ in range(3))
     sides, aspects, captions = (collections.Counter() for _ in range(3))
-    for group, pictures in zip(groups, stored, strict=True):
-        faults = read_rows(pictures, ["image_key", "fault"])
-        for row, picture in zip(read_rows(group), faults, strict=True):
-            if picture["fault"] or row["image_key"] in dropped:
-                continue
-            low, high = sorted((row["width"], row["height"]))
-            sides[_bin(low, _SIDES)] += 1
-            aspects[_bin(high / max(low, 1), _ASPECTS)] += 1
-            captions[_bin(len(row["captions"]), _CAPTIONS)] += 1
-            for text in row["captions"]:
-                words[len(unigrams(text["caption"]))] += 1
-                rules[text["rule"]] += 1
-                languages[text["language"] or "unknown"] += 1
+    for row in kept_texts(groups, stored, dropped):
+        low, high = sorted((row["width"], row["height"]))
+        sides[_bin(low, _SIDES)] += 1
+        aspects[_bin(high / max(low, 1), _ASPECTS)] += 1
+        captions[_bin(len(row["captions"]), _CAPTIONS)] += 1
+        for text in row["captions"]:
+            words[len(unigrams(text["caption"]))] += 1
+            rules[text["rule"]] += 1
+            languages[text["language"] or "unknown"] += 1
     return {
         "Words of a caption": [(f"{n}", words[n]) for n in sorted(words)],
         "Shorter side, pixels": _named(sides, _SIDES),

@@ -51,10 +51,25 @@ def kept_captions(groups, stored, dropped):
     Yields:
         (caption, language), both str, the latter without its region.
     """
+    for texts in kept_texts(groups, stored, dropped):
+        for text in texts["captions"]:
+            yield text["caption"], primary_language(text["language"])
+
+
+def kept_texts(groups, stored, dropped):
+    """Yields the rows of `groups` that stay, with all captions that are theirs.
+
+    Args:
+        groups: as `kept_pictures`.
+        stored: as `kept_pictures`.
+        dropped: as `kept_pictures`.
+
+    Yields:
+        dict, as `by_picture.picture_schema` says.
+    """
     inherited = _inherited(groups, dropped)
     for texts, _ in _staying(groups, stored, dropped, ["image_key", "fault"]):
-        for text in _merged(texts, inherited):
-            yield text["caption"], primary_language(text["language"])
+        yield {**texts, "captions": _merged(texts, inherited)}
 
 
 def _staying(groups, stored, dropped, columns):
