@@ -1,0 +1,71 @@
+import dataclasses
+
+import pytest
+
+from align_keras.config import (
+    CorpusConfig,
+    FilterConfig,
+    load_corpus_config,
+    save_config,
+)
+from align_keras.corpus.thresholds import Thresholds
+from align_keras.utils.errors import InputError
+
+
+def test_the_filters_options_are_the_thresholds():
+    assert [own.name for own in dataclasses.fields(FilterConfig)] == [
+        own.name for own in dataclasses.fields(Thresholds)
+    ]
+    assert dataclasses.asdict(FilterConfig()) == dataclasses.asdict(Thresholds())
+
+
+def test_the_defaults_are_the_papers():
+    own = FilterConfig()
+    assert (own.min_shorter_side, own.max_aspect) == (200, 3.0)
+    assert (own.max_texts_per_image, own.max_images_per_text) == (1000, 10)
+    assert (own.min_unigrams, own.max_unigrams) == (3, 20)
+    assert own.frequent_ngrams == 100_000_000
+    assert CorpusConfig().vocabulary.size == 100_000
+    assert CorpusConfig().duplicates.nearest_clusters == 10
+
+
+def test_a_saved_configuration_is_the_same(tmp_path):
+    overrides = [
+        {"sources": ["html:a,b", "tfds:x:train[:1]"], "duplicates.against": ["coco:ä"]},
+        "filter.languages=[en, de],shards.number_of_shards=3,filter.max_aspect=2",
+    ]
+    config = load_corpus_config(params_override=overrides)
+    assert config.sources == ("html:a,b", "tfds:x:train[:1]")
+    assert config.filter.languages == ("en", "de") and config.filter.max_aspect == 2.0
+    save_config(config, tmp_path / "corpus.yaml")
+    assert load_corpus_config([tmp_path / "corpus.yaml"]) == config
+
+
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("filter.min_unigrams=21", "at most filter.max_unigrams"),
+        ("filter.max_aspect=1", "> 1"),
+        ("filter.max_aspect=wide", "max_aspect"),
+        ("filter.frequent_ngrams=0", ">= 1"),
+        ("filter.languages=en", "languages"),
+        ("filter.min_words=3", "min_words"),
+        ("pictures.quality=96", "<= 95"),
+        ("pictures.shorter_side=31", ">= 32"),
+        ("duplicates.mode=phash", "mode"),
+        ("duplicates.mode=embedding", "duplicates.encoder"),
+        ("duplicates.nearest_clusters=9,duplicates.clusters=8", "duplicates.clusters"),
+        ("duplicates.max_distance=33", "<= 32"),
+        ("duplicates.min_cosine=1", "< 1"),
+        ("vocabulary.size=5", ">= 6"),
+        ("vocabulary.normalization=none", "normalization"),
+        ("shards.file_format=parquet", "file_format"),
+        ("shards.test_fraction=1.0", "< 1"),
+        ("shards.number_of_shards=0", ">= 1"),
+    ],
+)
+def test_what_is_refused(override, said):
+    with pytest.raises(InputError) as caught:
+        load_corpus_config(params_override=override)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)

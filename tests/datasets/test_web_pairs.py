@@ -1,0 +1,114 @@
+import hashlib
+import io
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from align_keras.datasets.build import quiet
+from align_keras.datasets.web_pairs import WebPairs
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def pictures(count=40):
+    for number in range(count):
+        file = io.BytesIO()
+        Image.new("RGB", (8 + number, 9), (number, 0, 99)).save(file, "JPEG")
+        key = hashlib.sha256(bytes([number])).hexdigest()[:32]
+        texts = {
+            name: [f"{name} {number} {place}" for place in range(number % 3 + 1)]
+            for name in ("captions", "rules", "languages", "page_urls", "sources")
+        }
+        yield {
+            "id": f"{number:03}",
+            "image": file.getvalue(),
+            "image_key": key,
+            "width": 800 + number,
+            "height": 900,
+            "location": f"/{number}.png",
+            **texts,
+        }
+
+
+def build(folder, **options):
+    with quiet():
+        builder = WebPairs(
+            pictures=pictures,
+            description="Pairs of a test.",
+            notes={"config": {"sources": ["html:ä"]}},
+            data_dir=str(folder),
+            **options,
+        )
+        builder.download_and_prepare()
+    return pathlib.Path(builder.data_dir)
+
+
+def read(folder, split):
+    """Reads a split back by TFDS, which has another way for ArrayRecord."""
+    builder = tfds.builder_from_directory(folder)
+    skip = {"image": tfds.decode.SkipDecoding()}
+    if builder.info.file_format.value == "array_record":
+        rows = builder.as_data_source(split, decoders=skip)
+    else:
+        rows = tfds.as_numpy(builder.as_dataset(split, decoders=skip))
+    return builder, {bytes(row["id"]).decode(): row for row in rows}
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_everything_comes_back(tmp_path, file_format, capfd):
+    if file_format == "array_record":
+        pytest.importorskip("array_record")
+    folder = build(tmp_path, file_format=file_format)
+    assert capfd.readouterr().out == ""
+    builder, found = read(folder, "train")
+    assert builder.info.metadata["config"] == {"sources": ["html:ä"]}
+    assert list(builder.info.splits) == ["train"]
+    expected = {own["id"]: own for own in pictures()}
+    assert set(found) == set(expected)
+    for key, own in expected.items():
+        row = found[key]
+        assert row["category"] == b""
+        for name, value in own.items():
+            if isinstance(value, list):
+                assert [text.decode() for text in row[name]] == value
+            elif isinstance(value, str):
+                assert row[name].decode() == value
+            else:
+                assert row[name] == value
+
+
+def test_the_test_split_is_of_the_pixels(tmp_path):
+    folder = build(tmp_path / "a", test_fraction=0.3)
+    _, train = read(folder, "train")
+    _, test = read(folder, "test")
+    assert len(train) + len(test) == 40 and not set(train) & set(test)
+    assert 3 < len(test) < 25
+    # More go to the test, none of it comes back.
+    _, more = read(build(tmp_path / "b", test_fraction=0.5), "test")
+    assert set(test) < set(more)
+
+
+SCRIPT = """
+import pathlib, sys
+from tests.datasets.test_web_pairs import build
+build(pathlib.Path(sys.argv[1]), file_format=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_equal_pictures_are_equal_bytes_in_any_process(tmp_path, file_format):
+    if file_format == "array_record":
+        pytest.importorskip("array_record")
+    build(tmp_path / "here", file_format=file_format)
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "there"), file_format]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    made = {}
+    for place in ("here", "there"):
+        files = [path for path in (tmp_path / place).rglob("*") if path.is_file()]
+        made[place] = {path.name: path.read_bytes() for path in files}
+    assert len(made["here"]) >= 4
+    assert made["here"] == made["there"]
