@@ -1,0 +1,84 @@
+"""A corpus whose source vanishes meanwhile, and one that a model trains on."""
+
+import json
+import os
+
+import pytest
+
+from align_keras.cli import corpus_build
+from align_keras.cli.main import main
+from tests.cli import small_corpus
+from tests.cli.small_corpus import ONE_WORKER, arguments, run
+
+pytest.importorskip("apache_beam")
+
+
+def test_a_source_that_vanishes_between_listing_and_reading(
+    tmp_path, monkeypatch, capsys
+):
+    sources = small_corpus.write_sources(tmp_path)
+    out, page = tmp_path / "out", tmp_path / "pages" / "index.html"
+    run_tasks, ran = corpus_build.run_tasks, []
+
+    def vanishing(function, tasks, folder, **options):
+        ran.append(function.__name__)
+        if ran == ["extract_part"]:
+            os.rename(page, tmp_path / "elsewhere")
+        return run_tasks(function, tasks, folder, **options)
+
+    monkeypatch.setattr(corpus_build, "run_tasks", vanishing)
+    command = arguments("extract", sources, out, *ONE_WORKER)
+    assert main(command) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of its files vanished or changed" in last and "index.html" in last
+    tables = {path: path.stat().st_mtime_ns for path in out.rglob("part-*.parquet")}
+    assert len(tables) == 2, "the folder's and the table's are kept"
+    # The source as it is now: another one, read without the page.
+    less = small_corpus.funnel_of(run(*command))["pairs found"]
+    os.rename(tmp_path / "elsewhere", page)
+    found = small_corpus.funnel_of(run(*command))["pairs found"]
+    assert found == less + 23
+    assert {path: path.stat().st_mtime_ns for path in tables} == tables
+
+
+@pytest.mark.slow
+def test_a_model_trains_on_it(tmp_path, capsys):
+    sources = small_corpus.write_sources(tmp_path)
+    out, run_folder = tmp_path / "out", tmp_path / "run"
+    run(*arguments("build", sources, out, *ONE_WORKER), _test_split())
+    overrides = [
+        f"task.train_data.corpus={out / 'web_pairs/1.0.0'}",
+        f"task.validation_data.corpus={out / 'web_pairs/1.0.0'}",
+        f"task.model.text_encoder.vocabulary={out / 'vocabulary.txt'}",
+        "task.model.text_encoder.vocabulary_size=300",
+        "trainer.train_steps=1,trainer.steps_per_loop=1",
+        "trainer.checkpoint_interval=1,trainer.validation_interval=1",
+        "trainer.optimizer_config.warmup.type=null",
+        # Of the small run the model alone.
+        *[own for own in _small_model() if "vocabulary_size" not in own],
+    ]
+    code = main(
+        [
+            "train",
+            f"--model_dir={run_folder}",
+            f"--params_override={','.join(overrides)}",
+            "--json",
+        ]
+    )
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    assert json.loads(captured.out)["step"] == 1
+    from align_keras.models import ALIGN
+
+    words = (out / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    assert list(ALIGN.from_preset(run_folder).vocabulary) == words
+
+
+def _test_split():
+    return "--params_override=shards.test_fraction=0.3"
+
+
+def _small_model():
+    from tests.cli.small_run import SMALL
+
+    return [own for own in SMALL.split(",") if "trainer." not in own]
