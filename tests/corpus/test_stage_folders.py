@@ -29,3 +29,12 @@ def test_facts_that_are_not_json_leave_the_stage_undone(tmp_path):
         stage.finish({"kept": object()})
     assert stage.facts() is None
     assert [path.name for path in stage.path.iterdir()] == []
+
+
+def test_what_killed_tasks_left_goes(tmp_path):
+    stage = StageFolder(tmp_path, "filter", [])
+    (stage.path / ".part.parquet.0123abcd.tmp").write_bytes(b"half")
+    (stage.path / "part.parquet").write_bytes(b"whole")
+    stage.finish({})
+    names = sorted(path.name for path in stage.path.iterdir())
+    assert names == ["done.json", "part.parquet"]

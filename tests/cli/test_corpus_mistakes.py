@@ -1,0 +1,83 @@
+"""Mistakes in what the corpus command is given: each takes one line."""
+
+import pathlib
+
+import pytest
+
+from align_keras.cli.main import main
+from tests.cli.small_corpus import ONE_WORKER
+
+pytest.importorskip("apache_beam")
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["build"], "a corpus needs a source; name one with --source"),
+        (["build", "--source=zip:/"], "source must be KIND:PATH"),
+        (["build", "--source=html:nowhere"], "there is no nowhere"),
+        (["urls", "--source=html:."], "--to must name the list of the stage urls"),
+        (["build", "--source=html:.", "--to=a.csv"], "--to must name the list"),
+        (["extract", "--source=table:a.csv", "--runner=Wrong"], "received 'Wrong'"),
+        (
+            [
+                "extract",
+                "--source=table:a.csv",
+                "--runner_option=--direct_num_workers=x",
+            ],
+            "--runner_option must be an option of the runner",
+        ),
+        (
+            ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],
+            "min_words",
+        ),
+        (
+            [
+                "build",
+                "--source=table:a.csv",
+                "--params_override=filter.max_unigrams=2",
+            ],
+            "filter.min_unigrams",
+        ),
+        (["build", "--source=table:a.csv", "--config=none.yaml"], "none.yaml"),
+        (
+            [
+                "pictures-hook",
+                "--source=table:a.csv",
+                "--params_override=pictures.refuse=no_such_module:refuse",
+            ],
+            "pictures.refuse must be module:function",
+        ),
+        (["shard", "--source=table:a.csv", *ONE_WORKER], "the corpus is empty"),
+        (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),
+        (["build", "--source=html:empty"], "must have files of kind html"),
+    ],
+)
+def test_mistakes_take_one_line(given, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("empty").mkdir()
+    pathlib.Path("a.csv").write_text("image,caption\nnone.png,a cat on a mat\n")
+    stage = {"pictures-hook": "dedup"}.get(given[0], given[0])
+    more = ONE_WORKER if given[0] == "pictures-hook" else ()
+    assert main(["corpus", stage, "--out=out", *given[1:], *more]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.splitlines()[-1]
+    assert last.startswith("align-keras corpus: error: ") and said in last
+    others = captured.err.splitlines()[:-1]
+    assert all(line.startswith("corpus ") for line in others), others
+
+
+def test_wrong_usage(capsys):
+    for given in (["corpus"], ["corpus", "bild", "--out=a"], ["corpus", "build"]):
+        with pytest.raises(SystemExit) as caught:
+            main(given)
+        assert caught.value.code == 2
+        captured = capsys.readouterr()
+        assert captured.err.splitlines()[-1].startswith("align-keras corpus: error: ")
+
+
+def test_out_is_a_file(tmp_path, capsys):
+    (tmp_path / "out").write_text("x")
+    assert main(["corpus", "build", f"--out={tmp_path / 'out'}"]) == 1
+    assert "--out must be a folder" in capsys.readouterr().err
