@@ -112,6 +112,8 @@ def _deaths():
 
 
 def _command(lifeline):
+    # The worker can't ask for its parent's id: the run may have gone by then.
     words = [sys.executable, "-m", "align_keras.corpus.worker_process", str(lifeline)]
+    words.append(str(os.getpid()))
     # Beam gives it to a shell, which would stay in between.
     return ("exec " if os.name == "posix" else "") + shlex.join(words)

@@ -11,15 +11,13 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 def main():
-    """Works for the run whose lifeline, a file, is the process's first argument."""
+    """Works for the run whose lifeline, a file, and process id come as arguments."""
     # Ctrl-C reaches all processes of a terminal; the run answers it, for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # A log that can't grow, on a full disk, must not keep the error from being told.
     sys.stdout = sys.stderr = _Log()
-    lifeline = sys.argv.pop(1)
-    watch = threading.Thread(
-        target=_end_with, args=(lifeline, os.getppid()), daemon=True
-    )
+    lifeline, parent = sys.argv.pop(1), int(sys.argv.pop(1))
+    watch = threading.Thread(target=_end_with, args=(lifeline, parent), daemon=True)
     watch.start()
     from apache_beam.runners.worker import sdk_worker_main
 
@@ -39,7 +37,8 @@ class _Log(io.TextIOBase):
 
 def _end_with(lifeline, parent):
     """Ends the process when the run takes its file away, or has gone itself."""
-    while os.path.exists(lifeline) and os.getppid() == parent:
+    # Elsewhere than on POSIX a shell stays in between.
+    while os.path.exists(lifeline) and (os.name != "posix" or os.getppid() == parent):
         time.sleep(_SECONDS_BETWEEN_LOOKS)
     # Nothing is lost: a task's file has its name when it is whole.
     os._exit(0)

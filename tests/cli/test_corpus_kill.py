@@ -130,11 +130,11 @@ def test_a_killed_run_takes_its_workers_with_it(sources, tmp_path):
     wait_for(process, lambda: len(workers_of(process)) == 2)
     workers = workers_of(process)
     process.kill()
-    process.communicate()
     end = time.monotonic() + 20
     while any(pathlib.Path(f"/proc/{own}").exists() for own in workers):
         assert time.monotonic() < end
         time.sleep(0.1)
+    process.communicate()
 
 
 def workers_of(process):

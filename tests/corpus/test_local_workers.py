@@ -1,5 +1,6 @@
 """What needs no processes; those are killed in tests/cli/test_corpus_kill.py."""
 
+import os
 import shlex
 import sys
 import threading
@@ -32,7 +33,8 @@ def test_only_the_ends_of_workers_are_noted():
 
 def test_the_command_stands_a_shell():
     words = shlex.split(_command("/a b/'c'"))
-    assert words[-2:] == ["align_keras.corpus.worker_process", "/a b/'c'"]
+    module = "align_keras.corpus.worker_process"
+    assert words[-3:] == [module, "/a b/'c'", str(os.getpid())]
     assert sys.executable in words
 
 
