@@ -129,6 +129,7 @@ class CorpusBuild:
         """
         pairs = pairs or self.filter()
         form = as_dict(self.config.pictures)
+        form["max_pixels"] = self.config.filter.max_pixels
         load_hook(form["refuse"])
 
         def run(stage):

@@ -196,5 +196,12 @@ def _defaults(runner, tasks, options):
     given = [own for own in options if "direct_num_workers" in own]
     if given:
         return _PROCESSES if not given[-1].endswith("=1") else []
-    workers = min(len(os.sched_getaffinity(0)), tasks)
+    workers = min(_cores(), tasks)
     return [f"--direct_num_workers={workers}", *(_PROCESSES if workers > 1 else [])]
+
+
+def _cores():
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1

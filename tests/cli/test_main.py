@@ -90,7 +90,9 @@ def test_version(capsys):
 def test_usage_errors(capsys, command):
     assert "required: COMMAND" in usage_error(capsys)
     assert "did you mean search?" in usage_error(capsys, "serach")
-    assert "commands are quickstart, corpus, train, plan" in usage_error(capsys, "xyzzy")
+    assert "commands are quickstart, corpus, train, plan" in usage_error(
+        capsys, "xyzzy"
+    )
     assert "required: --model_dir" in usage_error(capsys, "search")
     assert "invalid int value: 'two'" in usage_error(
         capsys, "search", "--model_dir", "x", "--count", "two"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from align_keras.corpus.parquet_pairs import arrow, read_rows, table_writer
 from align_keras.corpus.perceptual_hash import perceptual_hash
-from align_keras.corpus.picture import PictureError, normalise_picture
+from align_keras.corpus.picture import MAX_PIXELS, PictureError, normalise_picture
 from align_keras.corpus.sources import read_location
 from align_keras.utils.errors import InputError
 
@@ -45,7 +45,7 @@ def store_pictures(task):
     Args:
         task: dict with `group` (str, a table of `group_piece`), `table` (str, the
             file to write), `shorter_side` and `quality` (int, of the stored JPEG),
-            and `refuse` (str, `"module:function"`, or None).
+            `max_pixels` (int, of what is decoded) and `refuse` (str, `"module:function"`, or None).
 
     Returns:
         dict: `pictures`, how many are good, and `faults`, how many aren't by reason.
@@ -58,7 +58,11 @@ def store_pictures(task):
             try:
                 content = read_location(row["image"])
                 stored |= store_picture(
-                    content, task["shorter_side"], task["quality"], refuse
+                    content,
+                    task["shorter_side"],
+                    task["quality"],
+                    refuse,
+                    task["max_pixels"],
                 )
                 good += 1
             except PictureError as error:
@@ -87,7 +91,7 @@ def load_hook(name):
     return found
 
 
-def store_picture(content, shorter_side, quality, refuse=None):
+def store_picture(content, shorter_side, quality, refuse=None, max_pixels=MAX_PIXELS):
     """Brings one picture into its stored form.
 
     Args:
@@ -95,6 +99,7 @@ def store_picture(content, shorter_side, quality, refuse=None):
         shorter_side: int, in pixels; smaller pictures keep their size.
         quality: int, of the JPEG.
         refuse: callable, `PIL.Image.Image` → bool, or None.
+        max_pixels: int; pictures with more aren't decoded.
 
     Returns:
         dict by the columns of `stored_schema`, without those of the faults.
@@ -105,7 +110,9 @@ def store_picture(content, shorter_side, quality, refuse=None):
     # Pillow keeps so many blocks of 16 MiB for the next picture; getting fresh memory
     # from the system took a third of the time.
     Image.core.set_blocks_max(_BLOCKS)
-    image, conversion = normalise_picture(content, shorter_side=shorter_side)
+    image, conversion = normalise_picture(
+        content, max_pixels=max_pixels, shorter_side=shorter_side
+    )
     if refuse is not None and refuse(image):
         raise PictureError("refused", "by pictures.refuse")
     image = _reduced(image, shorter_side)

@@ -82,6 +82,13 @@ def test_a_hook_refuses_pictures():
     store_picture(file_of(smooth(90, 90), format="PNG"), 100, 90, lambda _: False)
 
 
+def test_the_pixel_limit_is_the_callers():
+    content = file_of(smooth(90, 90), format="PNG")
+    with pytest.raises(PictureError, match="oversized"):
+        store_picture(content, 100, 90, max_pixels=8099)
+    store_picture(content, 100, 90, max_pixels=8100)
+
+
 def test_hooks_are_found_by_name_or_told_of():
     assert load_hook(None) is None
     assert load_hook("math:isnan") is __import__("math").isnan
@@ -111,6 +118,7 @@ def test_bad_pictures_keep_their_row_with_the_fault(tmp_path):
         "shorter_side": 100,
         "quality": 90,
         "refuse": None,
+        "max_pixels": 89_000_000,
     }
     counts = store_pictures(task)
     assert counts["pictures"] == 1
