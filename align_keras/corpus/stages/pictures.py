@@ -45,7 +45,8 @@ def store_pictures(task):
     Args:
         task: dict with `group` (str, a table of `group_piece`), `table` (str, the
             file to write), `shorter_side` and `quality` (int, of the stored JPEG),
-            `max_pixels` (int, of what is decoded) and `refuse` (str, `"module:function"`, or None).
+            `max_pixels` (int, of what is decoded) and `refuse` (str,
+            `"module:function"`, or None).
 
     Returns:
         dict: `pictures`, how many are good, and `faults`, how many aren't by reason.
