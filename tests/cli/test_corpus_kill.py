@@ -149,7 +149,7 @@ def test_a_killed_worker(whole, sources, tmp_path, number):
         wait_for(process, lambda: any(out.glob("stages/filter-*/counts/spills/*")))
         wait_for(process, lambda: workers_of(process))
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 1, err
     one_line(err, says="a worker process was killed")
     assert_nothing_is_half_written(out)
@@ -166,8 +166,10 @@ def test_interrupted(whole, sources, tmp_path, group, options):
     time.sleep(1)
     # As a terminal does, which asks all processes; and as a script.
     (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 1, err
+    _, err = process.communicate(timeout=120)
+    # Seen once in six runs on a busy machine: Python ends by the signal itself, after
+    # the line. Shells take both for an interrupt.
+    assert process.returncode in (1, -signal.SIGINT), err
     one_line(err, says="interrupted; the same command goes on from the tasks")
     assert_nothing_is_half_written(out)
     goes_on(whole, sources, out, options)
