@@ -17,9 +17,9 @@ import os
 from typing import NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources.listed_records import add_counts, record_ranges
+from align_keras.corpus.sources.listed_records import read_range, record_ranges
 from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.source_files import count_os_error, where
+from align_keras.corpus.sources.source_files import where
 from align_keras.corpus.sources.source_pair import SourcePair
 from align_keras.utils.errors import InputError
 
@@ -67,22 +67,9 @@ def list_parts(kind, root, files, options):
 
 def read(part, counter):
     """Yields the pairs of a range of a file's pictures, in their order."""
-    path = os.path.join(part.root, part.files[0])
-    try:
-        entries, dropped = _entries(part.kind, path, os.stat(path).st_mtime_ns)
-    except OSError as error:
-        count_os_error(counter, path, error)
-        return
-    except InputError as error:
-        counter.drop("vanished", where(path), f"the file has changed: {error}")
-        return
-    if len(entries) != part.total:
-        counter.drop("vanished", where(path), "the file has changed")
-        return
-    if part.start == 0:
-        add_counts(counter, dropped)
     folder = dict(part.options)["images"]
-    for entry in entries[part.start : part.stop]:
+    load = functools.partial(_entries, part.kind)
+    for entry in read_range(part, counter, load):
         image = path_location(os.path.normpath(os.path.join(folder, entry.image)))
         for caption in entry.captions:
             yield SourcePair(image, caption, page_url=entry.page_url)

@@ -1,6 +1,10 @@
 """Files that are read as a whole: their records are listed once, then shared out."""
 
+import os
+
 from align_keras.corpus.sources.part import Part
+from align_keras.corpus.sources.source_files import count_os_error, where
+from align_keras.utils.errors import InputError
 
 RECORDS_A_PART = 10_000
 
@@ -52,3 +56,28 @@ def add_counts(counter, other):
     counter.filtered.update(other.filtered)
     for reason, example in other.examples.items():
         counter.examples.setdefault(reason, example)
+
+
+def read_range(part, counter, load):
+    """Yields the records of a part of a file, and counts what the file's list dropped.
+
+    Args:
+        part: `Part`, as `record_ranges` makes it.
+        counter: `DropCounter`; a file that has gone or changed is `"vanished"`.
+        load: callable, (path, time of change) → (list of records, `DropCounter`).
+    """
+    path = os.path.join(part.root, part.files[0])
+    try:
+        records, dropped = load(path, os.stat(path).st_mtime_ns)
+    except OSError as error:
+        count_os_error(counter, path, error)
+        return
+    except InputError as error:
+        counter.drop("vanished", where(path), f"the file has changed: {error}")
+        return
+    if len(records) != part.total:
+        counter.drop("vanished", where(path), "the file has changed")
+        return
+    if part.start == 0:
+        add_counts(counter, dropped)
+    yield from records[part.start : part.stop]

@@ -12,11 +12,9 @@ import pathlib
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.corpus.pair_tables import TABLE_SUFFIXES
-from align_keras.corpus.sources.listed_records import add_counts, record_ranges
+from align_keras.corpus.sources.listed_records import read_range, record_ranges
 from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.source_files import count_os_error, where
 from align_keras.corpus.sources.source_pair import columns_of, pair_from_columns
-from align_keras.utils.errors import InputError
 
 SUFFIXES = TABLE_SUFFIXES
 
@@ -32,21 +30,7 @@ def list_parts(kind, root, files, options):
 
 def read(part, counter):
     """Yields the pairs of a range of a table's pictures, in their order."""
-    path = os.path.join(part.root, part.files[0])
-    try:
-        records, dropped = _records(path, os.stat(path).st_mtime_ns)
-    except OSError as error:
-        count_os_error(counter, path, error)
-        return
-    except InputError as error:
-        counter.drop("vanished", where(path), f"the file has changed: {error}")
-        return
-    if len(records) != part.total:
-        counter.drop("vanished", where(path), "the file has changed")
-        return
-    if part.start == 0:
-        add_counts(counter, dropped)
-    for record in records[part.start : part.stop]:
+    for record in read_range(part, counter, _records):
         image = path_location(str(record.image_path))
         for caption, origin in zip(record.captions, record.origins, strict=True):
             yield origin._replace(image=image, caption=caption)
