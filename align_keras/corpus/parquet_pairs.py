@@ -1,11 +1,9 @@
 """Tables of pairs between the stages: Parquet, one row a pair."""
 
 import contextlib
-import os
-import pathlib
-import uuid
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_path
 
 ROWS_PER_GROUP = 50_000
 _TEXTS = ("image", "image_key", "caption", "rule", "language", "page_url", "source")
@@ -55,30 +53,24 @@ def table_writer(path, schema, rows_per_group=ROWS_PER_GROUP):
         rows_per_group: int >= 1, rows that wait in memory: few where they are large.
     """
     pa = arrow()
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     waiting = []
-    try:
-        with pa.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        atomic_path(path) as temporary,
+        pa.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
 
-            def flush():
-                table = pa.Table.from_pylist(waiting, schema)
-                writer.write_table(table, row_group_size=rows_per_group)
-                waiting.clear()
+        def flush():
+            table = pa.Table.from_pylist(waiting, schema)
+            writer.write_table(table, row_group_size=rows_per_group)
+            waiting.clear()
 
-            def append(rows):
-                waiting.extend(rows)
-                if len(waiting) >= rows_per_group:
-                    flush()
+        def append(rows):
+            waiting.extend(rows)
+            if len(waiting) >= rows_per_group:
+                flush()
 
-            yield append
-            flush()
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield append
+        flush()
 
 
 def read_rows(path, columns=None):

@@ -1,13 +1,11 @@
 """Pictures' embeddings, written to a file that is mapped, not read."""
 
 import itertools
-import os
-import pathlib
-import uuid
 
 import numpy as np
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_path
 
 
 def write_embeddings(path, pictures, encode, count, *, batch_size=64, dtype="float16"):
@@ -34,20 +32,14 @@ def write_embeddings(path, pictures, encode, count, *, batch_size=64, dtype="flo
 
     Example:
 
-    >>> import tempfile
+    >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "embeddings.npy")
     >>> means = lambda batch: np.array([[own.mean(), own.std()] for own in batch])
     >>> write_embeddings(path, [np.arange(3), np.arange(5)], means, 2).shape
     (2, 2)
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
+    with atomic_path(path) as temporary:
         _fill(temporary, iter(pictures), encode, count, batch_size, dtype)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     # What is empty can't be mapped.
     return np.load(path, mmap_mode="r" if count else None)
 

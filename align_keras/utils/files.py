@@ -77,6 +77,38 @@ def atomic_write(path, mode="w", encoding=None):
 
 
 @contextlib.contextmanager
+def atomic_path(path):
+    """As `atomic_write`, for libraries that open their files themselves.
+
+    Args:
+        path: str or `pathlib.Path`, the final name. Its folder is created.
+
+    Yields:
+        `pathlib.Path` of the temporary sibling to write.
+
+    Example:
+
+    >>> import tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "a.txt")
+    >>> with atomic_path(path) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> path.read_text()
+    'whole'
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_sibling(path)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _fsync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def atomic_folder(path):
     """Yields a temporary sibling folder and renames it to `path` at the end.
 
