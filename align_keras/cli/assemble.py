@@ -67,16 +67,17 @@ def prepare_vocabulary(config, builder, directory):
     path = pathlib.Path(directory) / "vocabulary.txt"
     if path.exists():
         return load_vocabulary(path)
-    weights = config.task.model.text_encoder.weights
-    if weights is not None:
-        vocabulary = text_vocabulary(weights)
-    elif config.task.model.text_encoder.vocabulary is not None:
-        vocabulary = load_vocabulary(config.task.model.text_encoder.vocabulary)
+    text = config.task.model.text_encoder
+    if text.weights is not None:
+        vocabulary = text_vocabulary(text.weights)
+    elif text.vocabulary is not None:
+        vocabulary = load_vocabulary(text.vocabulary)
     else:
         say("learning the vocabulary from the training captions")
         captions = read_captions(builder, config.task.train_data.tfds_split)
-        size = config.task.model.text_encoder.vocabulary_size
-        vocabulary = learn_vocabulary(captions, size)
+        vocabulary = learn_vocabulary(
+            captions, text.vocabulary_size, normalization=text.normalization
+        )
     save_vocabulary(vocabulary, path)
     return vocabulary
 
@@ -102,6 +103,7 @@ def build_model(model_config, vocabulary=None):
         image_encoder,
         text_encoder,
         vocabulary=vocabulary,
+        normalization=model_config.text_encoder.normalization,
         initial_temperature=temperature,
         learn_temperature=model_config.learn_temperature,
     )

@@ -93,6 +93,8 @@ class TextEncoderConfig:
         vocabulary: str, path of a vocabulary.txt, such as `align-keras corpus`
             learns, or None to learn one from the training captions.
         vocabulary_size: int >= 10, WordPiece tokens to learn.
+        normalization: `"bert_uncased"` or `"bert_cased"`, the one that the
+            vocabulary was learned with.
         sequence_length: int >= 3, tokens a caption, [CLS] and [SEP] included.
         max_sequence_length: int >= `sequence_length`, or None for the same.
         activation: `"gelu_approximate"` or `"gelu"`.
@@ -118,6 +120,7 @@ class TextEncoderConfig:
     dropout: float = fraction(0.1)
     vocabulary: str | None = None
     vocabulary_size: int = count(100_000, at_least=10)
+    normalization: Literal["bert_uncased", "bert_cased"] = "bert_uncased"
     sequence_length: int = count(64, at_least=3)
     max_sequence_length: int | None = count(None, at_least=3)
     activation: Literal["gelu_approximate", "gelu"] = "gelu_approximate"

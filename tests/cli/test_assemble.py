@@ -4,15 +4,17 @@ import math
 
 import pytest
 
-from align_keras.cli.assemble import build_model
+from align_keras.cli.assemble import build_model, prepare_vocabulary
 from align_keras.cli.assemble_training import (
     build_optimizer,
     build_schedule,
     compile_model,
 )
 from align_keras.config import load_config
+from align_keras.datasets import build_corpus
 from align_keras.optimizers import SGD, AdamW, Lamb
 from align_keras.utils.errors import InputError
+from tests.cli.small_run import write_pairs
 
 OPTIMIZER = "trainer.optimizer_config"
 
@@ -175,3 +177,18 @@ def test_text_encoder_options_reach_the_model():
     assert (text["max_sequence_length"], text["projection_dim"]) == (80, None)
     image = model.image_encoder.get_config()
     assert image["freeze_batch_statistics"] and image["rematerialize"]
+
+
+def test_a_cased_vocabulary_is_learned_and_used_with_its_case(tmp_path):
+    pairs = write_pairs(tmp_path / "pairs")
+    text = pairs.read_text(encoding="utf-8").replace("a red", "a Red")
+    pairs.write_text(text, encoding="utf-8")
+    builder = build_corpus("pairs", pairs=pairs, data_dir=tmp_path / "data")
+    sizes = SMALL_TOWERS.replace("vocabulary_size=50", "vocabulary_size=200")
+    override = f"{sizes},task.model.text_encoder.normalization=bert_cased"
+    config = load_config(params_override=override)
+    vocabulary = prepare_vocabulary(config, builder, tmp_path)
+    assert "Red" in vocabulary and "red" not in vocabulary
+    tokens = build_model(config.task.model, vocabulary).tokenizer("a Red ring")
+    words = [vocabulary[token] for token in tokens["token_ids"].numpy().ravel()[:5]]
+    assert words == ["[CLS]", "a", "Red", "ring", "[SEP]"]
