@@ -145,10 +145,14 @@ def test_plain_pictures_have_no_hash(image):
     assert perceptual_hash(image, crops=False) == bytes(16)
 
 
-def test_the_hash_is_the_signs_of_scipys_cosine_transform():
+@pytest.mark.parametrize("view", range(6))
+def test_the_hash_is_the_signs_of_scipys_cosine_transform(view):
     fft = pytest.importorskip("scipy.fft")
-    image = drawing(1, (64, 64)).convert("L").convert("RGB")
-    spectrum = fft.dctn(np.asarray(image.convert("L"), float), norm="ortho") / 64
+    grey = np.asarray(drawing(1, (256, 256)).convert("L"))
+    thumbnail = np.rint(grey.reshape(64, 4, 64, 4).mean((1, 3)))
+    top, left, bottom, right = module.VIEWS[view]
+    window = thumbnail[top:bottom, left:right]
+    spectrum = fft.dctn(window, norm="ortho") / np.sqrt(window.size)
     squares = sorted(
         (down**2 + across**2, down, across)
         for down in range(16)
@@ -156,10 +160,25 @@ def test_the_hash_is_the_signs_of_scipys_cosine_transform():
     )[1:65]
     numbers = np.array([spectrum[down, across] for _, down, across in squares])
     zero = 0.1 * np.sqrt((numbers**2).mean())
-    words = hash_array([perceptual_hash(image, crops=False)])[0, 0]
+    words = hash_array([perceptual_hash(grey)])[0, view]
     for place, number in enumerate(numbers):
         assert bool(int(words[0]) >> place & 1) == (number > zero)
         assert bool(int(words[1]) >> place & 1) == (number < -zero)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (1500, 300)])
+def test_a_picture_or_its_grey_pixels(size):
+    image = drawing(1, size)
+    assert perceptual_hash(np.asarray(image.convert("L"))) == perceptual_hash(image)
+
+
+def test_the_smallest_detail_of_a_large_picture_is_averaged():
+    # 253 lines of one pixel, of which 256 samples would make three broad ones.
+    pixels = np.asarray(drawing(1, (1518, 1518)).convert("L")) // 2
+    lined = pixels.copy()
+    lined[::6] += 120
+    hashes = hash_array([perceptual_hash(own, crops=False) for own in (pixels, lined)])
+    assert hamming_distance(*hashes[:, 0]) <= THRESHOLD // 2
 
 
 def test_mirrored_is_the_mirror_pictures_hash():

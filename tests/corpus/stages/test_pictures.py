@@ -2,12 +2,13 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from align_keras.corpus.parquet_pairs import read_rows, table_writer
 from align_keras.corpus.picture import PictureError
 from align_keras.corpus.stages.by_picture import picture_schema
 from align_keras.corpus.stages.pictures import (
+    _pixels,
     load_hook,
     store_picture,
     store_pictures,
@@ -54,6 +55,19 @@ def test_the_shorter_side_is_reduced(size, expected, encoding):
     exact = np.asarray(image.resize(expected, Image.Resampling.LANCZOS), np.int16)
     found = np.asarray(opened(stored), np.int16)
     assert np.abs(found - exact).mean() < 2
+
+
+@pytest.mark.parametrize("size", [(90, 70), (2100, 2100)])  # More than a block.
+def test_pixels_are_pillows(size):
+    image = smooth(*size)
+    np.testing.assert_array_equal(_pixels(image)[..., :3], np.asarray(image))
+
+
+def test_colours_are_subsampled_and_quality_counts():
+    content = file_of(smooth(90, 90), format="PNG")
+    fine, coarse = (store_picture(content, 100, quality) for quality in (90, 40))
+    assert JpegImagePlugin.get_sampling(opened(fine)) == 2  # 4:2:0
+    assert len(coarse["jpeg"]) < len(fine["jpeg"])
 
 
 def test_equal_pictures_have_equal_keys():
