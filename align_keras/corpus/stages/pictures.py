@@ -139,7 +139,7 @@ def _pixels(image):
     """
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
         try:
-            values = arrow().array(image).flatten()
+            values = arrow().array(image).values
         except ValueError:  # Larger than one of Pillow's blocks.
             pass
         else:
