@@ -57,7 +57,7 @@ class CorpusBuild:
     def __init__(self, out, config, runner=LOCAL_RUNNER, options=()):
         self.out = pathlib.Path(out).absolute()
         self.config = config
-        self._workers = {"runner": runner, "options": tuple(options)}
+        self.workers = {"runner": runner, "options": tuple(options)}
 
     def extract(self, specs=None):
         """Reads sources, the corpus's own by default.
@@ -196,7 +196,7 @@ class CorpusBuild:
 
     def _run(self, function, tasks, stage):
         folder = stage.tasks / function.__name__
-        return run_tasks(function, tasks, folder, **self._workers)
+        return run_tasks(function, tasks, folder, **self.workers)
 
     def _say(self, name, what):
         say(f"corpus {name}: {what}")

@@ -3,7 +3,7 @@
 import pathlib
 
 import align_keras.corpus
-from align_keras.cli.corpus_shards import counts_of_dropped
+from align_keras.cli.corpus_dedup import counts_of_dropped
 from align_keras.config import as_dict
 from align_keras.corpus.kept_statistics import kept_statistics
 from align_keras.corpus.picture import PictureError, normalise_picture

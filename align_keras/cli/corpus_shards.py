@@ -1,24 +1,14 @@
-"""The later stages of a corpus: duplicates, vocabulary, shards."""
+"""The last stages of a corpus: vocabulary and shards."""
 
 import collections
-import dataclasses
 import functools
 import hashlib
 import json
 import os
 import shutil
 
-import numpy as np
-
+from align_keras.cli.corpus_dedup import dedup
 from align_keras.config import as_dict
-from align_keras.corpus.near_duplicates import (
-    NEAR_EVALUATION,
-    Pictures,
-    find_duplicates,
-)
-from align_keras.corpus.parquet_pairs import read_rows
-from align_keras.corpus.perceptual_hash import hash_array
-from align_keras.corpus.picture_embeddings import write_embeddings
 from align_keras.corpus.stages.kept_pictures import kept_captions, kept_pictures
 from align_keras.text.coverage import Coverage
 from align_keras.text.vocabulary import learn_vocabulary, save_vocabulary
@@ -31,102 +21,6 @@ SHARDS = "web_pairs/1.0.0"
 INDEX = "index.json"
 _CAPTIONS_PER_LANGUAGE = 20_000
 _LANGUAGES = 200
-_FORM = ("image_key", "pixel_key", "fault", "perceptual_hash")
-
-
-def dedup(build):
-    """Finds the pictures that are too near to another.
-
-    Args:
-        build: `CorpusBuild`.
-
-    Returns:
-        `Tables` whose facts name them: `dropped`, a list of `Dropped` as lists.
-    """
-    config = build.config.duplicates
-    pictures = build.pictures()
-    sets = {spec: build.pictures(build.extract([spec])) for spec in config.against}
-    inputs = [
-        pictures.folder.key,
-        as_dict(config),
-        [own.folder.key for own in sets.values()],
-    ]
-    if config.mode == "embedding":
-        inputs.append(_encoder(config.encoder)[1])
-
-    def run(stage):
-        say(f"corpus dedup: {pictures.facts['pictures']:,} pictures")
-        encode = _encoder(config.encoder)[0] if config.mode == "embedding" else None
-        read = functools.partial(_pictures, stage=stage, mode=config.mode)
-        corpus = read(pictures, encode=encode)
-        references = [read(own, encode=encode, name=spec) for spec, own in sets.items()]
-        dropped = _dropped(corpus, references, config)
-        facts = {"tables": 0, "dropped": [list(own) for own in dropped]}
-        return facts, ("embeddings",)
-
-    return build.stage("dedup", inputs, run)
-
-
-def _dropped(corpus, references, config):
-    """Copies of evaluation pictures first, then those of each other among the rest."""
-    if config.mode == "embedding":
-        return find_duplicates(
-            corpus,
-            references,
-            "embedding",
-            threshold=config.min_cosine,
-            clusters=config.clusters,
-            nearest=config.nearest_clusters,
-        )
-    near = find_duplicates(corpus, references, threshold=config.max_distance_against)
-    near = [own for own in near if own.reason == NEAR_EVALUATION]
-    gone = {own.image_key for own in near}
-    rows = [row for row, key in enumerate(corpus.keys) if key not in gone]
-    rest = dataclasses.replace(
-        corpus,
-        keys=[corpus.keys[row] for row in rows],
-        signatures=corpus.signatures[rows],
-        pixels=corpus.pixels[rows],
-        pixel_keys=[corpus.pixel_keys[row] for row in rows],
-    )
-    return sorted(near + find_duplicates(rest, threshold=config.max_distance))
-
-
-def _pictures(tables, *, stage, mode, encode, name=""):
-    """What finding duplicates needs of a table of pictures."""
-    keys, pixel_keys, hashes, pixels = [], [], [], []
-    for group, stored in zip(tables.paths("group"), tables.paths(), strict=True):
-        sizes = read_rows(group, ["width", "height"])
-        for row, size in zip(read_rows(stored, list(_FORM)), sizes, strict=True):
-            if not row["fault"]:
-                keys.append(row["image_key"])
-                pixel_keys.append(row["pixel_key"])
-                hashes.append(row["perceptual_hash"])
-                pixels.append(size["width"] * size["height"])
-    if encode is None:
-        signatures = hash_array(hashes)
-        if mode == "pixels":
-            signatures = np.zeros_like(signatures)  # Near to none.
-    else:
-        path = stage.path / "embeddings" / f"{tables.folder.key}.npy"
-        signatures = write_embeddings(path, _jpegs(tables), encode, len(keys))
-    return Pictures(keys, signatures, np.array(pixels), pixel_keys, name)
-
-
-def _jpegs(tables):
-    for stored in tables.paths():
-        for row in read_rows(stored, ["fault", "jpeg"]):
-            if not row["fault"]:
-                yield row["jpeg"]
-
-
-@functools.cache
-def _encoder(name):
-    """Returns the encode function of a model, and what names its weights."""
-    from align_keras.cli.open_model import open_model
-
-    model = open_model(name)
-    return model.encode_images, model.image_fingerprint
 
 
 def vocabulary(build):
@@ -286,11 +180,3 @@ def _place_shards(made, destination):
                     os.link(path, folder / path.name)
                 except OSError:  # Another disk, or one without links.
                     shutil.copy2(path, folder / path.name)
-
-
-def counts_of_dropped(facts):
-    """Returns how many pictures left for which reason, a dict."""
-    counts = {}
-    for _, reason, *_ in facts["dropped"]:
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts

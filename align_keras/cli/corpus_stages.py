@@ -1,7 +1,8 @@
 """One stage of `align-keras corpus`, and what it prints."""
 
+from align_keras.cli.corpus_dedup import dedup
 from align_keras.cli.corpus_report import funnel, write_report
-from align_keras.cli.corpus_shards import SHARDS, VOCABULARY, dedup, shards, vocabulary
+from align_keras.cli.corpus_shards import SHARDS, VOCABULARY, shards, vocabulary
 from align_keras.corpus.parquet_pairs import read_rows
 from align_keras.corpus.sources import SourcePair, write_url_list
 from align_keras.utils.progress import say

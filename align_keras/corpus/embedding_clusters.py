@@ -1,5 +1,6 @@
 """Clusters of embeddings: which pictures are worth comparing."""
 
+import contextlib
 import hashlib
 
 import numpy as np
@@ -33,6 +34,20 @@ def unit_rows(embeddings, rows):
     return part / np.where(length > 0, length, 1)
 
 
+def one_thread():
+    """Returns a context in which products of matrices take one thread.
+
+    Those of embeddings are many and small: two threads took eight times the processor
+    time of one, most of it waiting for each other. Without threadpoolctl, which comes
+    with scikit-learn, nothing changes.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return contextlib.nullcontext()
+    return threadpool_limits(1)
+
+
 def learn_centres(embeddings, keys, clusters, seed=0):
     """Learns the centres of k-means clusters of the embeddings' directions.
 
@@ -54,7 +69,6 @@ def learn_centres(embeddings, keys, clusters, seed=0):
     """
     try:
         from sklearn.cluster import MiniBatchKMeans
-        from threadpoolctl import threadpool_limits
     except ImportError:
         raise InputError(
             "clusters of embeddings are learned by scikit-learn, which isn't "
@@ -74,7 +88,7 @@ def learn_centres(embeddings, keys, clusters, seed=0):
         compute_labels=False,
     )
     # Sums over several threads depend on their number.
-    with threadpool_limits(1):
+    with one_thread():
         model.fit(sample)
     # Of length 1, or the short centres of wide clusters would be near to everything.
     centres = unit_rows(model.cluster_centers_, slice(None))

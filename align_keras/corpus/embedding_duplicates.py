@@ -1,15 +1,15 @@
 """Which embeddings are near: the buckets of the paper's appendix A."""
 
-import dataclasses
-
 import numpy as np
 
 from align_keras.corpus.embedding_clusters import (
     PICTURES_PER_CLUSTER,
     learn_centres,
     nearest_clusters,
+    one_thread,
     unit_rows,
 )
+from align_keras.corpus.placed_embeddings import PlacedEmbeddings
 from align_keras.utils.errors import InputError
 
 CLUSTERS = 4096
@@ -22,21 +22,6 @@ _UNCERTAIN = 1e-4
 _FIRST_LEADERS, _LEADERS = 16, 1024
 _VERIFIED_AT_ONCE = 4096
 _ENTRIES_AT_ONCE = 1 << 22
-
-
-@dataclasses.dataclass(frozen=True)
-class PlacedEmbeddings:
-    """Pictures with their embeddings and clusters.
-
-    Attributes:
-        embeddings: float array (n, d), may be memory-mapped.
-        rows: int64 array (m,), the pictures' rows in it.
-        clusters: unsigned array (m, nearest), each picture's clusters, ascending.
-    """
-
-    embeddings: np.ndarray
-    rows: np.ndarray
-    clusters: np.ndarray
 
 
 class EmbeddingSearch:
@@ -79,6 +64,10 @@ class EmbeddingSearch:
     References:
         Jia et al. 2021, appendix A.
     """
+
+    # From so much work on `DividedSearch` takes several workers, which is about ten
+    # seconds of one: queries × references, and pictures × clusters.
+    divided_from, placed_from = 5 * 10**10, 5 * 10**8
 
     def __init__(
         self,
@@ -131,12 +120,14 @@ class EmbeddingSearch:
             if len(centres) >= self.nearest:
                 self.centres = centres
 
-    def place(self, embeddings, where):
+    def place(self, embeddings, where, start=0, stop=None):
         """Puts pictures into their clusters.
 
         Args:
             embeddings: float array (n, d), may be memory-mapped.
             where: str, whose embeddings they are, for the error.
+            start: int, the first row to place; 0 by default.
+            stop: int, the one behind the last; n by default.
 
         Returns:
             `PlacedEmbeddings`.
@@ -145,8 +136,9 @@ class EmbeddingSearch:
             InputError: if the embeddings have another shape or type than those of
                 the corpus, or hold NaN or infinity.
         """
-        self._check(embeddings, where)
-        rows = np.arange(len(embeddings))
+        rows = np.arange(start, len(embeddings) if stop is None else stop)
+        part = embeddings[start:stop]
+        self._check(part, where, start)
         if self.centres is None:  # One bucket holds all.
             clusters = np.arange(self.triple, dtype=np.uint16)
             clusters = np.broadcast_to(clusters, (len(rows), self.triple))
@@ -158,9 +150,13 @@ class EmbeddingSearch:
                     "all pictures by one encoder."
                 )
             clusters = nearest_clusters(
-                embeddings, self.centres, self.nearest, self.block_rows
+                part, self.centres, self.nearest, self.block_rows
             )
         return PlacedEmbeddings(embeddings, rows, clusters)
+
+    def placing_work(self, embeddings):
+        """Returns what `place` has to do, pictures × clusters."""
+        return 0 if self.centres is None else len(embeddings) * len(self.centres)
 
     def take(self, placed, rows):
         """Returns some of the placed pictures."""
@@ -183,10 +179,13 @@ class EmbeddingSearch:
         best = below.copy()
         order = np.argsort(ranks, kind="stable")
         references, ranks = self.take(references, order), ranks[order]
-        for query_rows, reference_rows in self._shared_clusters(queries, references):
-            for start in range(0, len(query_rows), self.block_rows):
-                part = query_rows[start : start + self.block_rows]
-                self._compare(queries, part, references, reference_rows, ranks, best)
+        with one_thread():
+            for rows, reference_rows in self._shared_clusters(queries, references):
+                for start in range(0, len(rows), self.block_rows):
+                    part = rows[start : start + self.block_rows]
+                    self._compare(
+                        queries, part, references, reference_rows, ranks, best
+                    )
         return best
 
     def _shared_clusters(self, queries, references):
@@ -259,7 +258,7 @@ class EmbeddingSearch:
             )
             np.minimum.at(best, first[open_[near]], ranks[second[open_[near]]])
 
-    def _check(self, embeddings, where):
+    def _check(self, embeddings, where, first=0):
         if np.ndim(embeddings) != 2 or embeddings.dtype.kind != "f":
             raise InputError(
                 f"the embeddings of {where} must be a float array (pictures, "
@@ -269,7 +268,7 @@ class EmbeddingSearch:
         for start in range(0, len(embeddings), self.block_rows):
             part = embeddings[start : start + self.block_rows]
             if not np.isfinite(part).all():
-                row = start + int(np.argmin(np.isfinite(part).all(1)))
+                row = first + start + int(np.argmin(np.isfinite(part).all(1)))
                 raise InputError(
                     f"the embeddings of {where} must be finite, received NaN or "
                     f"infinity in row {row}; check the encoder."

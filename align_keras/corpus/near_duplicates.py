@@ -56,7 +56,7 @@ class Dropped(typing.NamedTuple):
     reference: str
 
 
-def find_duplicates(corpus, references=(), mode="hash", **options):
+def find_duplicates(corpus, references=(), mode="hash", *, divide=None, **options):
     """Finds the pictures that leave the corpus, because others show the same.
 
     1. Pictures equal to or near one of an evaluation set leave it, all of them. The
@@ -76,6 +76,8 @@ def find_duplicates(corpus, references=(), mode="hash", **options):
         corpus: `Pictures`.
         references: sequence of `Pictures` with names, the evaluation sets.
         mode: `"hash"`, see `HammingSearch`, or `"embedding"`, see `EmbeddingSearch`.
+        divide: callable, that search → one that does the same on several workers, such
+            as `DividedSearch`; by default all is done in this process.
         **options: those of that class, such as `threshold`.
 
     Returns:
@@ -106,6 +108,8 @@ def find_duplicates(corpus, references=(), mode="hash", **options):
             f"options must be those of mode {mode!r}, received "
             f"{', '.join(sorted(options))} ({error}); see {MODES[mode].__name__}."
         ) from None
+    if divide is not None:
+        search = divide(search)
     for own in (corpus, *references):
         _check(own)
     search.fit(corpus.keys, corpus.signatures)

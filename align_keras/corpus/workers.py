@@ -18,6 +18,8 @@ LOCAL_RUNNER = "DirectRunner"
 _LOG = "workers.log"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _PROCESSES = ["--direct_running_mode=multi_processing"]
+# Of a cluster, which doesn't tell how many it has or will start.
+_WORKERS_ELSEWHERE = 16
 
 
 def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
@@ -69,6 +71,31 @@ def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
         if "error" in result:
             raise InputError(result["error"])
     return [result["value"] for result in found]
+
+
+def worker_count(runner=LOCAL_RUNNER, options=()):
+    """Returns into how many tasks work is cut of which each task costs something.
+
+    Args:
+        runner: str, as `run_tasks`.
+        options: sequence of str, as `run_tasks`.
+
+    Returns:
+        int: the local runner's processes; 16 of a cluster.
+
+    Raises:
+        InputError: if the local runner's options can't be read.
+    """
+    if runner != LOCAL_RUNNER:
+        return _WORKERS_ELSEWHERE
+    options = list(options)
+    try:
+        from apache_beam.options.pipeline_options import DirectOptions
+
+        given = _options([*_defaults(runner, _cores(), options), *options])
+    except ImportError:
+        return 1
+    return given.view_as(DirectOptions).direct_num_workers or _cores()
 
 
 def _read(path):

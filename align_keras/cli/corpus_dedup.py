@@ -1,0 +1,128 @@
+"""The stage of a corpus that finds copies."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from align_keras.config import as_dict
+from align_keras.corpus.divided_search import DividedSearch
+from align_keras.corpus.near_duplicates import (
+    NEAR_EVALUATION,
+    Pictures,
+    find_duplicates,
+)
+from align_keras.corpus.parquet_pairs import read_rows
+from align_keras.corpus.perceptual_hash import hash_array
+from align_keras.corpus.picture_embeddings import write_embeddings
+from align_keras.utils.progress import say
+
+_FORM = ["image_key", "pixel_key", "fault", "perceptual_hash"]
+
+
+def dedup(build):
+    """Finds the pictures that are too near to another.
+
+    Args:
+        build: `CorpusBuild`.
+
+    Returns:
+        `Tables` whose facts name them: `dropped`, a list of `Dropped` as lists.
+    """
+    config = build.config.duplicates
+    pictures = build.pictures()
+    sets = {spec: build.pictures(build.extract([spec])) for spec in config.against}
+    inputs = [
+        pictures.folder.key,
+        as_dict(config),
+        [own.folder.key for own in sets.values()],
+    ]
+    if config.mode == "embedding":
+        inputs.append(_encoder(config.encoder)[1])
+
+    def run(stage):
+        say(f"corpus dedup: {pictures.facts['pictures']:,} pictures")
+        encode = _encoder(config.encoder)[0] if config.mode == "embedding" else None
+        read = functools.partial(_pictures, stage=stage, mode=config.mode)
+        corpus = read(pictures, encode=encode)
+        references = [read(own, encode=encode, name=spec) for spec, own in sets.items()]
+        divide = functools.partial(
+            DividedSearch, folder=stage.path / "search", **build.workers
+        )
+        dropped = _dropped(corpus, references, config, divide)
+        facts = {"tables": 0, "dropped": [list(own) for own in dropped]}
+        return facts, ("embeddings", "search")
+
+    return build.stage("dedup", inputs, run)
+
+
+def _dropped(corpus, references, config, divide):
+    """Copies of evaluation pictures first, then those of each other among the rest."""
+    if config.mode == "embedding":
+        return find_duplicates(
+            corpus,
+            references,
+            "embedding",
+            divide=divide,
+            threshold=config.min_cosine,
+            clusters=config.clusters,
+            nearest=config.nearest_clusters,
+        )
+    find = functools.partial(find_duplicates, divide=divide)
+    near = find(corpus, references, threshold=config.max_distance_against)
+    near = [own for own in near if own.reason == NEAR_EVALUATION]
+    gone = {own.image_key for own in near}
+    rows = [row for row, key in enumerate(corpus.keys) if key not in gone]
+    rest = dataclasses.replace(
+        corpus,
+        keys=[corpus.keys[row] for row in rows],
+        signatures=corpus.signatures[rows],
+        pixels=corpus.pixels[rows],
+        pixel_keys=[corpus.pixel_keys[row] for row in rows],
+    )
+    return sorted(near + find(rest, threshold=config.max_distance))
+
+
+def _pictures(tables, *, stage, mode, encode, name=""):
+    """What finding duplicates needs of a table of pictures."""
+    keys, pixel_keys, hashes, pixels = [], [], [], []
+    for group, stored in zip(tables.paths("group"), tables.paths(), strict=True):
+        sizes = read_rows(group, ["width", "height"])
+        for row, size in zip(read_rows(stored, _FORM), sizes, strict=True):
+            if not row["fault"]:
+                keys.append(row["image_key"])
+                pixel_keys.append(row["pixel_key"])
+                hashes.append(row["perceptual_hash"])
+                pixels.append(size["width"] * size["height"])
+    if encode is None:
+        signatures = hash_array(hashes)
+        if mode == "pixels":
+            signatures = np.zeros_like(signatures)  # Near to none.
+    else:
+        path = stage.path / "embeddings" / f"{tables.folder.key}.npy"
+        signatures = write_embeddings(path, _jpegs(tables), encode, len(keys))
+    return Pictures(keys, signatures, np.array(pixels), pixel_keys, name)
+
+
+def _jpegs(tables):
+    for stored in tables.paths():
+        for row in read_rows(stored, ["fault", "jpeg"]):
+            if not row["fault"]:
+                yield row["jpeg"]
+
+
+@functools.cache
+def _encoder(name):
+    """Returns the encode function of a model, and what names its weights."""
+    from align_keras.cli.open_model import open_model
+
+    model = open_model(name)
+    return model.encode_images, model.image_fingerprint
+
+
+def counts_of_dropped(facts):
+    """Returns how many pictures left for which reason, a dict."""
+    counts = {}
+    for _, reason, *_ in facts["dropped"]:
+        counts[reason] = counts.get(reason, 0) + 1
+    return counts
