@@ -81,6 +81,7 @@ def run(arguments):
             f"received {arguments.to!r} for {arguments.stage}; write --to urls.parquet."
         )
     from align_keras.utils.files import locked
+    from align_keras.utils.progress import say
 
     out = pathlib.Path(arguments.out)
     if out.exists() and not out.is_dir():
@@ -93,7 +94,10 @@ def run(arguments):
 
     check_sources(config)
     build = CorpusBuild(out, config, arguments.runner, arguments.runner_option)
-    with locked(out / "corpus.yaml"):
+    with locked(
+        out / "corpus.yaml",
+        lambda: say(f"corpus: waiting for another align-keras corpus on {out}"),
+    ):
         save_config(config, out / "corpus.yaml")
         run_stage(build, arguments.stage, arguments.to)
     return 0

@@ -4,6 +4,7 @@ import collections
 
 from align_keras.corpus.stages.kept_pictures import kept_texts
 from align_keras.corpus.text_normalization import unigrams
+from align_keras.corpus.thresholds import primary_language
 
 # Upper ends of the bins; the last is open.
 _SIDES = (200, 300, 400, 600, 800, 1200, 2000)
@@ -33,7 +34,7 @@ def kept_statistics(groups, stored, dropped):
         for text in row["captions"]:
             words[len(unigrams(text["caption"]))] += 1
             rules[text["rule"]] += 1
-            languages[text["language"] or "unknown"] += 1
+            languages[primary_language(text["language"]) or "unknown"] += 1
     return {
         "Words of a caption": [(f"{n}", words[n]) for n in sorted(words)],
         "Shorter side, pixels": _named(sides, _SIDES),

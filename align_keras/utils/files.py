@@ -192,15 +192,22 @@ def _obstacle(folder):
 
 
 @contextlib.contextmanager
-def locked(path):
+def locked(path, on_wait=None):
     """Waits until no other process is in a block for the same path, then enters it.
 
     Args:
         path: str or `pathlib.Path`, what the block changes. The lock is a hidden
             file beside it, in a folder that must exist.
+        on_wait: callable without arguments, called once if there is another, before
+            waiting.
     """
     path = pathlib.Path(path)
     with open(path.with_name(f".{path.name}.lock"), "wb") as file:
         if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait is not None:
+                    on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
         yield  # The lock ends with the file, also when the process is killed.

@@ -1,10 +1,13 @@
 """Mistakes in what the corpus command is given: each takes one line."""
 
+import contextlib
 import pathlib
+import sys
 
 import pytest
 
 from align_keras.cli.main import main
+from align_keras.utils.files import locked
 from tests.cli.small_corpus import ONE_WORKER
 
 pytest.importorskip("apache_beam")
@@ -81,3 +84,22 @@ def test_out_is_a_file(tmp_path, capsys):
     (tmp_path / "out").write_text("x")
     assert main(["corpus", "build", f"--out={tmp_path / 'out'}"]) == 1
     assert "--out must be a folder" in capsys.readouterr().err
+
+
+def test_a_second_command_says_that_it_waits(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("fcntl")
+    (tmp_path / "a.csv").write_text("image,caption\nnone.png,a cat on a mat\n")
+    command = ["corpus", "extract", f"--out={tmp_path}", *ONE_WORKER]
+    said = f"corpus: waiting for another align-keras corpus on {tmp_path}"
+    with contextlib.ExitStack() as first:
+        first.enter_context(locked(tmp_path / "corpus.yaml"))
+
+        def end_the_first(line):
+            print(line, file=sys.stderr)
+            first.close()
+
+        monkeypatch.setattr("align_keras.utils.progress.say", end_the_first)
+        assert main([*command, f"--source=table:{tmp_path / 'a.csv'}"]) == 0
+    assert capsys.readouterr().err.splitlines().count(said) == 1
+    assert main(command) == 0
+    assert said not in capsys.readouterr().err

@@ -92,4 +92,4 @@ def test_statistics_count_what_stays(tables):
     assert found["Shorter side, pixels"] == [("to 300", 2)]
     assert found["Longer side by shorter"] == [("to 1.34", 2)]
     assert found["Captions of a picture"] == [("to 1", 1), ("to 3", 1)]
-    assert found["Languages"] == [("en-us", 4)]
+    assert found["Languages"] == [("en", 4)]
