@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from align_keras.data.order import ordered_pairs
+from align_keras.data.shards import check_data_service
 from align_keras.data.stored_pairs import check_batch_size
 from align_keras.images import (
     augment_images,
@@ -81,18 +82,20 @@ def training_batches(
 
     Raises:
         InputError: if a batch is larger than the split or isn't divisible among
-            the input pipelines, if `cache` meets `data_service`, or if the
-            corpus isn't stored as TFRecord.
+            the input pipelines, if `cache` or ArrayRecord meets `data_service`,
+            or if the corpus is stored neither as TFRecord nor as ArrayRecord.
 
     References:
         Jia et al. 2021, section 5.1 (resize, random crop, horizontal flip).
     """
     check_batch_size(batch_size, builder, split)
-    if cache and data_service is not None:
-        raise InputError(
-            "cache must be false with a data_service, whose workers keep no "
-            f"pictures, received {data_service!r}; leave one of them out."
-        )
+    if data_service is not None:
+        check_data_service(builder, data_service)
+        if cache:
+            raise InputError(
+                "cache must be false with a data_service, whose workers keep no "
+                f"pictures, received {data_service!r}; leave one of them out."
+            )
     order = {
         "batch_size": batch_size,
         "start_step": start_step,

@@ -45,7 +45,7 @@ def shuffled_records(
         strings.
 
     Raises:
-        InputError: if the corpus isn't stored as TFRecord.
+        InputError: if the corpus is stored neither as TFRecord nor as ArrayRecord.
     """
 
     def shards_of(member):

@@ -2,8 +2,9 @@
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
+from tensorflow_datasets.core import FileFormat
 
+from align_keras.datasets.array_records import array_records, is_array_record
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
 
@@ -21,14 +22,15 @@ class Shards:
             of two is read by both, each its own records.
 
     Raises:
-        InputError: if the corpus isn't stored as TFRecord.
+        InputError: if the corpus is stored neither as TFRecord nor as ArrayRecord.
     """
 
     def __init__(self, builder, split, input_pipeline_id=0, num_input_pipelines=1):
         stored_as = builder.info.file_format
-        if stored_as not in (None, tfds.core.FileFormat.TFRECORD):
+        self._array_record = is_array_record(builder)
+        if not self._array_record and stored_as not in (None, FileFormat.TFRECORD):
             raise InputError(
-                f"{builder.name} must be stored as tfrecord, received "
+                f"{builder.name} must be stored as tfrecord or array_record, received "
                 f"{stored_as.value}; build it anew, or set cache."
             )
         instructions = builder.info.splits[split].file_instructions
@@ -67,6 +69,8 @@ class Shards:
         """
 
         def read(path, skip, take):
+            if self._array_record:
+                return array_records(path, skip, take)
             file = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
             return file.skip(skip).take(take)
 
@@ -83,8 +87,21 @@ class Shards:
 
 def enough_shards(builder, split, num_input_pipelines):
     """Whether there are as many files as input pipelines, in every corpus."""
-    members = builder.members.values() if isinstance(builder, Mixture) else [builder]
     return all(
         member.info.splits[split].num_shards >= num_input_pipelines
-        for member in members
+        for member in _members(builder)
     )
+
+
+def check_data_service(builder, data_service):
+    """Raises if a tf.data service is to read what only this process can."""
+    if any(is_array_record(member) for member in _members(builder)):
+        raise InputError(
+            "data_service must be None for a corpus stored as array_record, which is "
+            f"read by Python in the training process, received {data_service!r}; leave "
+            "it out, or store the corpus as tfrecord."
+        )
+
+
+def _members(builder):
+    return builder.members.values() if isinstance(builder, Mixture) else [builder]

@@ -2,6 +2,8 @@
 
 import tensorflow_datasets as tfds
 
+from align_keras.datasets.array_records import stored_examples
+from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
 
 DECODERS = {"image": tfds.decode.SkipDecoding()}
@@ -10,12 +12,14 @@ DECODERS = {"image": tfds.decode.SkipDecoding()}
 def stored_pairs(builder, split):
     """The examples in the order in which they are stored, pictures undecoded."""
     split_size(builder, split)
-    return builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders=DECODERS,
-        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-    )
+    options = {
+        "shuffle_files": False,
+        "decoders": DECODERS,
+        "read_config": tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+    }
+    if isinstance(builder, Mixture):
+        return builder.as_dataset(split=split, **options)
+    return stored_examples(builder, split, **options)
 
 
 def check_batch_size(batch_size, builder, split):

@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 
+from align_keras.datasets.array_records import stored_examples
 from align_keras.utils.errors import InputError
 
 
@@ -60,8 +61,9 @@ class Mixture:
         import tensorflow as tf  # Here, for naming a mixture must not load it.
 
         def read(name, builder):
-            dataset = builder.as_dataset(
-                split=split,
+            dataset = stored_examples(
+                builder,
+                split,
                 shuffle_files=shuffle_files,
                 decoders=decoders,
                 read_config=read_config,

@@ -47,7 +47,10 @@ class Noise(tfds.core.GeneratorBasedBuilder):
 
 
 def build_noise(folder, num_shards=1, **arguments):
-    """Builds the corpus in `folder`, in `num_shards` files."""
+    """Builds the corpus in `folder`, in `num_shards` files.
+
+    Further arguments are those of `Noise`, such as `file_format`.
+    """
     builder = Noise(data_dir=str(folder), **arguments)
     config = tfds.download.DownloadConfig(num_shards=num_shards)
     builder.download_and_prepare(download_config=config)

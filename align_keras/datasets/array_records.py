@@ -1,0 +1,77 @@
+"""Corpora stored as ArrayRecord, which TFDS itself opens as a data source only."""
+
+import functools
+
+# Read at a time, which takes one call into Python.
+_RECORDS_AT_ONCE = 64
+
+
+def is_array_record(builder):
+    """Returns whether a prepared TFDS builder's files are ArrayRecord."""
+    file_format = builder.info.file_format
+    return file_format is not None and file_format.value == "array_record"
+
+
+def array_records(path, skip, take):
+    """Reads a part of a file.
+
+    Args:
+        path: str or string tensor ().
+        skip: int or int64 tensor (), records to leave out.
+        take: int or int64 tensor (), records to read.
+
+    Returns:
+        `tf.data.Dataset` of scalar strings, which runs only in this process: a tf.data
+        service can't take it.
+    """
+    import tensorflow as tf  # Here, for naming a corpus must not load it.
+
+    def read(numbers):
+        records = tf.numpy_function(
+            _read, (path, numbers), tf.string, stateful=False, name="array_record"
+        )
+        return tf.ensure_shape(records, (None,))
+
+    numbers = tf.data.Dataset.range(skip, skip + take).batch(_RECORDS_AT_ONCE)
+    return numbers.map(read).unbatch()
+
+
+def stored_examples(builder, split, *, decoders=None, read_config=None, **options):
+    """Reads a split as `builder.as_dataset`, of ArrayRecord too.
+
+    Args:
+        builder: prepared TFDS builder.
+        split: str, such as `"train"` or `"train[:10%]"`.
+        decoders: dict, as `as_dataset` takes it.
+        read_config: `tfds.ReadConfig`; ArrayRecord is read in the stored order.
+        **options: further ones of `as_dataset`; ArrayRecord has no use for them.
+
+    Returns:
+        `tf.data.Dataset` of examples.
+    """
+    if not is_array_record(builder):
+        return builder.as_dataset(
+            split=split, decoders=decoders, read_config=read_config, **options
+        )
+    instructions = builder.info.splits[split].file_instructions
+    files = [
+        array_records(str(part.filename), part.skip, part.take) for part in instructions
+    ]
+    records = functools.reduce(lambda first, second: first.concatenate(second), files)
+    features = builder.info.features
+    return records.map(
+        lambda record: features.deserialize_example(record, decoders=decoders)
+    )
+
+
+def _read(path, numbers):
+    import numpy as np
+
+    return np.array(_reader(path).read(numbers.tolist()), object)
+
+
+@functools.lru_cache(maxsize=64)
+def _reader(path):
+    from array_record.python import array_record_module
+
+    return array_record_module.ArrayRecordReader(path.decode())
