@@ -89,10 +89,12 @@ def run(arguments):
     out.mkdir(parents=True, exist_ok=True)
     config = _config(arguments, out)
     from align_keras.cli.corpus_build import CorpusBuild, check_sources
+    from align_keras.cli.corpus_dedup import check_encoder
     from align_keras.cli.corpus_stages import run_stage
     from align_keras.config import save_config
 
     check_sources(config)
+    check_encoder(config.duplicates)
     build = CorpusBuild(out, config, arguments.runner, arguments.runner_option)
     with locked(
         out / "corpus.yaml",

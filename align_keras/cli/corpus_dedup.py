@@ -15,6 +15,7 @@ from align_keras.corpus.near_duplicates import (
 from align_keras.corpus.parquet_pairs import read_rows
 from align_keras.corpus.perceptual_hash import hash_array
 from align_keras.corpus.picture_embeddings import write_embeddings
+from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 _FORM = ["image_key", "pixel_key", "fault", "perceptual_hash"]
@@ -100,7 +101,10 @@ def _pictures(tables, *, stage, mode, encode, name=""):
             signatures = np.zeros_like(signatures)  # Near to none.
     else:
         path = stage.path / "embeddings" / f"{tables.folder.key}.npy"
-        signatures = write_embeddings(path, _jpegs(tables), encode, len(keys))
+        if path.exists():  # Of a run that was killed later.
+            signatures = np.load(path, mmap_mode="r" if keys else None)
+        else:
+            signatures = write_embeddings(path, _jpegs(tables), encode, len(keys))
     return Pictures(keys, signatures, np.array(pixels), pixel_keys, name)
 
 
@@ -109,6 +113,25 @@ def _jpegs(tables):
         for row in read_rows(stored, ["fault", "jpeg"]):
             if not row["fault"]:
                 yield row["jpeg"]
+
+
+def check_encoder(config):
+    """Raises unless the model that embeds pictures, if any does, can be there.
+
+    Args:
+        config: `DuplicatesConfig`.
+
+    Raises:
+        InputError: if it can't.
+    """
+    from align_keras.cli.open_model import check_model
+
+    if config.mode == "embedding":
+        try:
+            check_model(config.encoder)
+        except InputError as error:
+            text = str(error).replace("--model", "duplicates.encoder", 1)
+            raise InputError(text) from None
 
 
 @functools.cache

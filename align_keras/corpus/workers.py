@@ -188,15 +188,34 @@ def _workers_log(path):
         os.dup2(file.fileno(), 2)
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    stream = _Stderr(saved)
     try:
         if own is sys.__stderr__:
-            sys.stderr = open(saved, "w", closefd=False, buffering=1)
+            sys.stderr = stream
         yield
     finally:
         sys.stderr = own
         logging.disable(disabled)
         os.dup2(saved, 2)
         os.close(saved)
+        stream.descriptor = 2
+
+
+class _Stderr(io.TextIOBase):
+    """Stderr under another number for a while; what is imported then may keep it."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+
+    def fileno(self):
+        return self.descriptor
+
+    def isatty(self):
+        return os.isatty(self.descriptor)
+
+    def write(self, text):
+        os.write(self.descriptor, text.encode("utf-8", "backslashreplace"))
+        return len(text)
 
 
 def _call(task_and_path, function):

@@ -3,7 +3,8 @@ import pathlib
 
 import pytest
 
-from align_keras.corpus.workers import run_tasks
+from align_keras.corpus import workers
+from align_keras.corpus.workers import run_tasks, worker_count
 from align_keras.utils.errors import InputError
 
 pytest.importorskip("apache_beam")
@@ -77,6 +78,40 @@ def test_stderr_is_as_it_was(tmp_path, capfd):
     assert sys.stderr is before
     print("still here", file=sys.stderr)
     assert capfd.readouterr().err == "still here\n"
+
+
+def keep_stderr(task):
+    """As a module does that makes a handler of logs when it is imported."""
+    import sys
+
+    task_stderr.append(sys.stderr)
+
+
+task_stderr = []
+
+
+def test_a_stderr_that_was_kept_stays_one(tmp_path, capfd, monkeypatch):
+    import sys
+
+    # Without pytest's own in its place.
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    run_tasks(keep_stderr, [{"number": 1}], tmp_path, options=ONE)
+    [kept] = task_stderr
+    assert kept is not sys.__stderr__
+    kept.write("later\n")
+    assert capfd.readouterr().err == "later\n"
+
+
+def test_workers_are_counted():
+    assert worker_count(options=ONE) == 1
+    assert worker_count(options=("--direct_num_workers=3",)) == 3
+    mode = "--direct_running_mode=multi_processing"
+    assert worker_count(options=("--direct_num_workers=2", mode)) == 2
+    cores = workers._cores()
+    assert worker_count() == worker_count(options=("--direct_num_workers=0",)) == cores
+    assert worker_count("FlinkRunner") == 16
+    with pytest.raises(InputError, match="invalid int value: 'x'"):
+        worker_count(options=("--direct_num_workers=x",))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Copies found by a model's embeddings, through the command."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from align_keras.cli import corpus_dedup
+from align_keras.cli.main import main
+from align_keras.corpus import divided_search
+from align_keras.corpus.embedding_duplicates import EmbeddingSearch
+from tests.cli import small_corpus
+from tests.cli.small_corpus import ONE_WORKER, arguments, funnel_of, run
+from tests.small import small_align
+
+pytest.importorskip("apache_beam")
+
+COPIES = {"duplicate": 2, "near an evaluation picture": 1, "near duplicate": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with sources, an evaluation set and a model."""
+    folder = tmp_path_factory.mktemp("sources")
+    small_corpus.write_sources(folder)
+    small_corpus.write_evaluation(folder / "evaluation")
+    small_align().save_to_preset(folder / "model")
+    return folder
+
+
+def embedding(folder):
+    """The options; copies have cosines above 0.999, other pictures below 0.96."""
+    model = f"duplicates.mode=embedding,duplicates.encoder={folder / 'model'}"
+    return f"--params_override={model},duplicates.min_cosine=0.98"
+
+
+def command(folder, out):
+    sources = [f"html:{folder / 'pages'}", f"folder:{folder / 'folder'}"]
+    sources.append(f"table:{folder / 'table/pairs.csv'}")
+    against = f"--against=folder:{folder / 'evaluation'}"
+    return arguments("dedup", sources, out, *ONE_WORKER, against, embedding(folder))
+
+
+def copies(said):
+    return {what: count for what, count in funnel_of(said).items() if what in COPIES}
+
+
+def dropped(out):
+    [facts] = small_corpus.stage_facts(out, "dedup")
+    return facts["dropped"]
+
+
+def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
+    folder, tmp_path, monkeypatch
+):
+    encode, fingerprint = corpus_dedup._encoder(str(folder / "model"))
+    find, encoded = corpus_dedup.find_duplicates, []
+
+    def counted(batch):
+        encoded.append(len(batch))
+        return encode(batch)
+
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(corpus_dedup, "_encoder", lambda name: (counted, fingerprint))
+    monkeypatch.setattr(corpus_dedup, "find_duplicates", killed)
+    main(command(folder, tmp_path))
+    assert not small_corpus.stage_facts(tmp_path, "dedup") and sum(encoded) == 34
+    monkeypatch.setattr(corpus_dedup, "find_duplicates", find)
+    assert copies(run(*command(folder, tmp_path))) == COPIES
+    assert sum(encoded) == 34
+    names = {path.name for path in tmp_path.glob("stages/dedup-*/*")}
+    assert names == {"done.json"}
+
+
+@pytest.mark.slow
+def test_it_is_the_same_divided(folder, tmp_path, monkeypatch):
+    whole, shares = tmp_path / "whole", tmp_path / "shares"
+    run(*command(folder, whole))
+    monkeypatch.setattr(EmbeddingSearch, "divided_from", 1)
+    monkeypatch.setattr(divided_search, "worker_count", lambda **_: 3)
+    calls, run_tasks = [], divided_search.run_tasks
+
+    def counted(function, tasks, *arguments, **options):
+        calls.append(len(tasks))
+        return run_tasks(function, tasks, *arguments, **options)
+
+    monkeypatch.setattr(divided_search, "run_tasks", counted)
+    run(*command(folder, shares))
+    assert dropped(shares) == dropped(whole) and set(calls) == {3}
+
+
+def test_no_such_model_is_told_before_anything_is_read(folder, tmp_path, capsys):
+    wrong = "--params_override=duplicates.encoder=no_such_folder"
+    assert main([*command(folder, tmp_path), wrong]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and "duplicates.encoder must be a folder" in said[0]
+    assert not pathlib.Path(tmp_path, "stages").exists()
+
+
+def test_embeddings_of_no_picture(folder, tmp_path):
+    (tmp_path / "a.csv").write_text("image,caption\nnone.png,a cat on a mat\n")
+    source = f"table:{tmp_path / 'a.csv'}"
+    own = arguments("dedup", [source], tmp_path / "out", *ONE_WORKER, embedding(folder))
+    said = run(*own)
+    assert funnel_of(said)["pictures, with all their captions"] == 0
+    assert np.array(dropped(tmp_path / "out")).size == 0
