@@ -1,0 +1,147 @@
+"""How well `align-keras plan` foretells the time of a step: planned against measured.
+
+    python tools/bench_plan.py            # ~6 minutes
+
+Real steps of several models on this machine's processors, each in a process of its
+own; they take turns. The share of the peak that the first model uses is what a user
+would measure and give as `--utilisation`; by it the other models' steps are planned.
+Printed are the medians over the rounds.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Variant, image size, BERT, pairs a step, further overrides.
+CASES = {
+    "B0 at 128, BERT-mini, 32 pairs": ("b0", 128, "bert_mini", 32, ""),
+    "B0 at 128, BERT-mini, 96 pairs": ("b0", 128, "bert_mini", 96, ""),
+    "B0 at 224, BERT-mini, 32 pairs": ("b0", 224, "bert_mini", 32, ""),
+    "B0 at 128, BERT-small, 32 pairs": ("b0", 128, "bert_small", 32, ""),
+    "B2 at 160, BERT-mini, 32 pairs": ("b2", 160, "bert_mini", 32, ""),
+    "B0 at 128, rematerialised": (
+        *("b0", 128, "bert_mini", 32),
+        "task.model.image_encoder.rematerialize=true,"
+        "task.model.text_encoder.rematerialize=true",
+    ),
+    "B0 at 128, micro-batches of 16": (
+        *("b0", 128, "bert_mini", 64),
+        "task.train_data.micro_batch_size=16",
+    ),
+}
+
+
+def case_config(case):
+    """Returns the `ExperimentConfig` of a case."""
+    from align_keras.config import load_config
+
+    variant, size, text, rows, further = CASES[case]
+    overrides = [
+        f"task.model.image_encoder.variant=efficientnet_{variant}",
+        f"task.model.image_encoder.image_size={size}",
+        f"task.model.text_encoder.variant={text}",
+        "task.model.text_encoder.sequence_length=64",
+        "task.model.text_encoder.vocabulary_size=30522",
+        f"task.train_data.global_batch_size={rows}",
+    ]
+    return load_config(params_override=",".join(overrides + [further] * bool(further)))
+
+
+def planned_flops(case):
+    """Returns the operations of a step."""
+    from align_keras.cli.plan import run_sizes
+    from align_keras.planning import plan_step
+
+    return sum(plan_step(run_sizes(case_config(case), 1)).flops.values())
+
+
+def work(case):
+    """Answers each line on stdin by the seconds of a step."""
+    import time
+
+    import numpy as np
+    import tensorflow as tf
+
+    from align_keras.cli.assemble import build_model
+    from align_keras.cli.assemble_training import compile_model
+
+    config = case_config(case)
+    model = build_model(config.task.model)
+    compile_model(model, config)
+    rows = config.task.train_data.global_batch_size
+    size = config.task.model.image_encoder.image_size
+    length = config.task.model.text_encoder.sequence_length
+    random = np.random.default_rng(0)
+    batch = {
+        "images": random.integers(0, 256, (rows, size, size, 3)).astype("uint8"),
+        "token_ids": random.integers(5, 30522, (rows, length)).astype("int32"),
+        "padding_mask": np.ones((rows, length), "int32"),
+    }
+    batch = {name: tf.constant(value) for name, value in batch.items()}
+    step = tf.function(model.train_step)
+    for _ in range(2):
+        float(step((batch,))["loss"])
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        float(step((batch,))["loss"])
+        print(time.perf_counter() - start, flush=True)
+
+
+def start(case):
+    """Starts a case's process and waits until it has warmed up."""
+    print(f"starting {case}", file=sys.stderr)
+    worker = subprocess.Popen(
+        [sys.executable, __file__, "--work", case],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+    )
+    if not worker.stdout.readline():
+        raise SystemExit(f"{case!r} could not start; see above.")
+    return worker
+
+
+def ask(worker):
+    """Returns the seconds of one step."""
+    print(file=worker.stdin, flush=True)
+    return json.loads(worker.stdout.readline())
+
+
+def main(argv=None):
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--work", metavar="CASE", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.work:
+        return work(arguments.work)
+    workers = {case: start(case) for case in CASES}
+    turns = [
+        {case: ask(worker) for case, worker in workers.items()}
+        for _ in range(arguments.rounds)
+    ]
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    first = next(iter(CASES))
+    print("| step | measured, s | planned, s | ratio |\n|---|---|---|---|")
+    for case in CASES:
+        ratio = planned_flops(case) / planned_flops(first)
+        measured = statistics.median(turn[case] for turn in turns)
+        planned = statistics.median(turn[first] for turn in turns) * ratio
+        print(f"| {case} | {measured:.2f} | {planned:.2f} | {planned / measured:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
