@@ -7,7 +7,7 @@ words and whole texts alike (`--sizes 10000000` is the corpus that the README sp
 the seconds of all four tasks, in --processes processes; the processors' time, which
 other work on the machine lengthens less, stands beside it. Memory is the largest
 resident set of one process, and of all together at one time; pages of files that are
-mapped and shared are in both.
+mapped and shared are in both. `--vocabulary 100000` learns one of all texts, too.
 """
 
 import argparse
@@ -168,6 +168,17 @@ def measure(paths, folder, thresholds, processes):
     return seconds, sum(processor), result["counts"], memory
 
 
+def vocabulary_seconds(paths, size):
+    """Returns how long learning a vocabulary of all texts takes, and its tokens."""
+    from align_keras.corpus.parquet_pairs import read_rows
+    from align_keras.text import learn_vocabulary
+
+    start = time.perf_counter()
+    texts = (row["caption"] for path in paths for row in read_rows(path))
+    tokens = learn_vocabulary(texts, size)
+    return time.perf_counter() - start, len(tokens)
+
+
 def main():
     """Measures each size in fresh processes and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -177,6 +188,7 @@ def main():
     parser.add_argument(
         "--frequent", type=float, default=0.5, help="frequent n-grams an alt-text"
     )
+    parser.add_argument("--vocabulary", type=int, help="tokens to learn of the texts")
     parser.add_argument("--folder", help="where the tables are written")
     arguments = parser.parse_args()
     print(
@@ -201,6 +213,9 @@ def main():
             seconds, processor, counts, memory = measure(
                 paths, folder, thresholds, arguments.processes
             )
+            learned = arguments.vocabulary and vocabulary_seconds(
+                paths, arguments.vocabulary
+            )
         columns = " ".join(f"{own:6.1f}" for own in seconds.values())
         print(
             f"{size:10,} {columns} {size / sum(seconds.values()):22,.0f} "
@@ -210,6 +225,8 @@ def main():
             flush=True,
         )
         print(f"{'':10} {counts}", flush=True)
+        if learned:
+            print(f"{'':10} a vocabulary of {learned[1]:,} in {learned[0]:.1f} s")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from align_keras.cli.corpus_dedup import dedup
 from align_keras.cli.corpus_report import funnel, write_report
 from align_keras.cli.corpus_shards import SHARDS, VOCABULARY, shards, vocabulary
+from align_keras.config.corpus import VocabularyConfig
 from align_keras.corpus.parquet_pairs import read_rows
 from align_keras.corpus.sources import SourcePair, write_url_list
 from align_keras.utils.progress import say
@@ -34,12 +35,17 @@ def run_stage(build, stage, to=None):
         print(f"{count:>12,}  {what}")
     if everything:
         write_report(build, made)
+        text = "task.model.text_encoder"
+        overrides = [
+            f"task.train_data.corpus={build.out / SHARDS}",
+            f"{text}.vocabulary={build.out / VOCABULARY}",
+        ]
+        normalization = build.config.vocabulary.normalization
+        if normalization != VocabularyConfig.normalization:
+            overrides.append(f"{text}.normalization={normalization}")
+        overrides = ",".join(overrides)
         say(f"open {build.out / 'report.html'}; train on it:")
-        say(
-            "  align-keras train --experiment E --params_override "
-            f"task.train_data.corpus={build.out / SHARDS},"
-            f"task.model.text_encoder.vocabulary={build.out / VOCABULARY}"
-        )
+        say(f"  align-keras train --experiment E --params_override {overrides}")
 
 
 def _pairs(tables):
