@@ -57,6 +57,7 @@ LIGHT = (
     "models/__init__.py",
     "models/bert.py",
     "models/efficientnet.py",
+    "models/image_engines.py",
     "models/preset_table.py",
     "models/sizes.py",
     "models/tower_costs.py",

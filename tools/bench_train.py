@@ -8,7 +8,7 @@ Each contender lives in a process of its own. They take turns: one measures whil
 the others wait for their turn without work, so that what else the machine does
 meets all of them alike. Reported are medians over the rounds of wall and of CPU
 time, and the ratios of torch channels_last's medians to the row's. Wall times count
-only where nothing else runs. OpenVINO takes all processors, whatever --threads says.
+only where nothing else runs. OpenVINO and LiteRT take all processors, not --threads.
 
 `train` is forward, loss, backward and AdamW; `image` embeds pictures that are
 already pixels, with the image tower; `both` runs both towers. Weights are random.
@@ -37,6 +37,7 @@ CONTENDERS = (
     "keras mixed_bfloat16",
     "keras openvino",
     "keras openvino_bfloat16",
+    "keras litert_int8",
 )
 OPTIONAL = {"torch compile", "keras mixed_bfloat16"}
 

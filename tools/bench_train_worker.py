@@ -6,7 +6,9 @@ wall and CPU seconds a step. Between its turns the process waits for a line.
 
 import json
 import os
+import pathlib
 import sys
+import tempfile
 import time
 
 SEQUENCE_LENGTH = 64
@@ -83,6 +85,7 @@ def keras_measures(variant, architecture, batch_size, threads):
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
+    keras.utils.set_random_seed(0)
     if variant == "mixed_bfloat16":
         keras.config.set_dtype_policy(variant)
     pixels, token_ids = random_inputs(architecture, batch_size)
@@ -96,7 +99,11 @@ def keras_measures(variant, architecture, batch_size, threads):
     if variant not in ("float32", "mixed_bfloat16"):
         from align_keras.models import image_embedder
 
-        embed = image_embedder(model, engine=variant)
+        if variant == "litert_int8":
+            with tempfile.TemporaryDirectory() as folder:
+                embed = image_embedder(model, int8_file(model, pixels, folder))
+        else:
+            embed = image_embedder(model, engine=variant)
         return {"image": lambda: embed(pixels)}
     # Keras's own loop over one batch, without its start-up of an epoch.
     model.compile(AdamW(1e-3), reduction="mean")
@@ -108,6 +115,15 @@ def keras_measures(variant, architecture, batch_size, threads):
         "image": lambda: np.asarray(image(inputs["images"])),
         "both": lambda: np.asarray(both(inputs)["similarity"]),
     }
+
+
+def int8_file(model, pixels, folder):
+    """Writes the image tower in integers, as `align-keras export` does."""
+    from align_keras.export.litert import image_flatbuffer
+
+    path = pathlib.Path(folder, "image.tflite")
+    path.write_bytes(image_flatbuffer(model, "int8", pixels))
+    return path
 
 
 def torch_align(architecture):

@@ -93,6 +93,7 @@ def check_arguments(arguments):
     for name, value in vars(arguments).items():
         if value == "":
             raise InputError(f"--{name} must not be empty, received ''; leave it out.")
+    _check_engine(arguments.engine)
     if arguments.workers is not None and arguments.workers < 1:
         raise InputError(
             f"--workers must be at least 1, received {arguments.workers}; leave it out."
@@ -135,3 +136,12 @@ def check_arguments(arguments):
             f"--data must name what {arguments.protocol} is measured on, received "
             "nothing; see --help for the names."
         )
+
+
+def _check_engine(engine):
+    from align_keras.models.image_engines import checked_engine
+
+    try:
+        checked_engine(engine)
+    except InputError as error:
+        raise InputError(f"--{error}") from None

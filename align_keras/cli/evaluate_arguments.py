@@ -90,8 +90,9 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--engine",
-        choices=("openvino", "openvino_bfloat16"),
-        help="what embeds pictures, instead of TensorFlow",
+        metavar="E",
+        help="what embeds pictures, instead of TensorFlow: openvino, "
+        "openvino_bfloat16, or the model's image.tflite by align-keras export",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, not tables")
     _add_training_arguments(parser)

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import importlib
 import io
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -167,8 +166,11 @@ def fingerprints(align, engine=None):
     Returns:
         Two str of 16 hexadecimal digits, of pictures and of texts.
     """
+    from align_keras.models.image_engines import engine_fingerprint
+
+    code = sources(_IMAGE_CODE)
     return (
-        _fingerprint(align.image_encoder, str(engine), *sources(_IMAGE_CODE)),
+        _fingerprint(align.image_encoder, engine_fingerprint(engine), *code),
         _fingerprint(
             align.text_encoder,
             align.normalization,
@@ -186,13 +188,7 @@ def sources(modules):
 
 def _fingerprint(encoder, *others):
     """Of an encoder's configuration and weights, and of what is done before it."""
-    config = {k: v for k, v in encoder.get_config().items() if k != "name"}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(encoder.fingerprint().encode())
     for other in others:
         digest.update(hashlib.sha256(other.encode("utf-8", "surrogatepass")).digest())
-    # Not all variables: the seeds of dropout differ at each opening.
-    for variable in encoder.weights:
-        value = np.ascontiguousarray(variable.numpy())
-        digest.update(f"{value.dtype} {value.shape}".encode())
-        digest.update(value.tobytes())
     return digest.hexdigest()[:16]

@@ -113,10 +113,13 @@ def _embedding(model, kind, resizable):
 
 
 def _files(model, kind, quantize, own, licence):
+    encoder = model.image_encoder if kind == "image" else model.text_encoder
     described = {
         "name": f"ALIGN's {kind} tower",
         "made_by": f"align-keras {_version()}",
         "quantization": quantize,
+        # By which `encode_images(engine=…)` tells the model's own file.
+        "encoder_fingerprint": encoder.fingerprint(),
         **own,
         # By which similarities are divided before a softmax over texts or pictures.
         "temperature": float(model.temperature),

@@ -156,15 +156,16 @@ class ALIGN(ContrastiveModel):
                 width, 3), of any size; or one uint8 array (n, height, width, 3).
             batch_size: int ≥ 1.
             engine: what computes, as `align_keras.models.image_embedder`: None
-                for TensorFlow, `"openvino"` or `"openvino_bfloat16"` for many
-                pictures on a CPU (`pip install openvino`).
+                for TensorFlow; for many pictures on a CPU `"openvino"` or
+                `"openvino_bfloat16"` (`pip install openvino`), or the path of the
+                model's exported `image.tflite` (`pip install ai-edge-litert`).
 
         Returns:
             float32 array (n, d), rows of unit length.
 
         Raises:
             InputError: if a picture can't be read (names it), or the engine
-                isn't installed or can't run the model.
+                isn't installed, can't run the model or isn't of its weights.
         """
         return embedding.encode_images(self, images, batch_size, engine)
 

@@ -1,6 +1,10 @@
 """What the image and the text encoder share: Keras's conventions for a model."""
 
+import hashlib
+import json
+
 import keras
+import numpy as np
 
 from align_keras.layers.dtype_policy import dtype_config
 
@@ -30,6 +34,26 @@ class Encoder(keras.Model):
     def token_embedding(self):
         """The layer that embeds token ids, or None, as KerasHub's backbones."""
         return None
+
+    def fingerprint(self):
+        """Returns a digest of the configuration and the weights, a str of 64 digits.
+
+        Example:
+
+        >>> from align_keras.models import ALIGN
+        >>> encoder = ALIGN.from_preset("align_nano", vocabulary_size=9).image_encoder
+        >>> encoder.fingerprint() == encoder.fingerprint()
+        True
+        """
+        config = {k: v for k, v in self.get_config().items() if k != "name"}
+        config = json.dumps(config, sort_keys=True, default=str)
+        digest = hashlib.sha256(config.encode())
+        # Not all variables: the seeds of dropout differ at each opening.
+        for variable in self.weights:
+            value = np.ascontiguousarray(variable.numpy())
+            digest.update(f"{value.dtype} {value.shape}".encode())
+            digest.update(value.tobytes())
+        return digest.hexdigest()
 
     def get_config(self):
         return {

@@ -124,6 +124,14 @@ WRONG = {
         ("--protocol", "simlex", "--engine", "openvino"),
         "--engine is for retrieval.*with simlex",
     ),
+    "no such engine": (
+        (*RETRIEVAL, "--engine", "x"),
+        "--engine must be one of None, openvino.*received 'x'",
+    ),
+    "no such engine file": (
+        (*RETRIEVAL, "--engine", "x.tflite"),
+        "--engine must be a file that is there, received 'x.tflite'",
+    ),
     "engine of training": (
         ("--protocol", "vtab", "--engine", "openvino"),
         "--engine is for retrieval.*with vtab",
@@ -183,7 +191,6 @@ def test_usage_errors(run, capsys):
     for arguments in (
         ("--protocol", "retrieval", "--suite", "paper"),
         ("--suite", "papers"),
-        ("--engine", "x", *RETRIEVAL),
         (),
     ):
         with pytest.raises(SystemExit) as caught:

@@ -108,11 +108,14 @@ def test_other_code_before_an_encoder(tmp_path, monkeypatch, module, old, new, c
     assert (after[0] != before[0], after[1] != before[1]) == changes
 
 
-def test_engines_have_embeddings_of_their_own():
+def test_engines_have_embeddings_of_their_own(tmp_path):
     align = small_align()
-    engines = (None, "openvino", "openvino_bfloat16")
+    (tmp_path / "image.tflite").write_bytes(b"one")
+    (tmp_path / "other.tflite").write_bytes(b"other")
+    files = (str(tmp_path / "image.tflite"), str(tmp_path / "other.tflite"))
+    engines = (None, "openvino", "openvino_bfloat16", *files)
     made = [fingerprints(align, engine) for engine in engines]
-    assert len({image for image, _ in made}) == 3
+    assert len({image for image, _ in made}) == 5
     assert len({text for _, text in made}) == 1
 
 

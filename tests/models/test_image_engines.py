@@ -1,4 +1,4 @@
-"""The image tower as a function of pixels, by TensorFlow and by OpenVINO."""
+"""The image tower as a function of pixels, by TensorFlow, OpenVINO and LiteRT."""
 
 import sys
 
@@ -103,6 +103,57 @@ def test_encode_images_takes_an_engine_and_reads_in_order(model, tmp_path):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="images\\[4\\] must be a uint8 array"):
         model.encode_images([*pictures[:4], pictures[0] / 255], batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory):
+    """The model's exported image tower."""
+    pytest.importorskip("ai_edge_litert")
+    from align_keras.export.litert import image_flatbuffer
+
+    path = tmp_path_factory.mktemp("export") / "image.tflite"
+    path.write_bytes(image_flatbuffer(model))
+    return path
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_an_exported_file_embeds(model, file, count):
+    actual = image_embedder(model, file)(pixels(count))
+    assert actual.shape == (count, 16) and actual.dtype == np.float32
+    expected = image_embedder(model)(pixels(count))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_encode_images_takes_a_file_that_is_made_once(model, file):
+    pictures = pixels(5).astype("uint8")
+    expected = model.encode_images(pictures)
+    actual = model.encode_images(pictures, batch_size=2, engine=str(file))
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+    kept = model._image_embedders[str(file)][1]
+    image_embedder(model, file)
+    assert model._image_embedders[str(file)][1] is kept
+
+
+def test_a_file_is_of_just_this_model(model, file, tmp_path):
+    from align_keras.export.litert import text_flatbuffer
+
+    other, path = small_align(), file
+    with pytest.raises(InputError, match="of just this model.*of other weights"):
+        other.encode_images([], engine=path)
+    # Trained on, after the export.
+    other.set_weights(model.get_weights())
+    other.encode_images([], engine=path)
+    bias = other.image_encoder.get_layer("projection").bias
+    bias.assign_add(np.full(bias.shape, 1e-3))
+    with pytest.raises(InputError, match="of just this model.*of other weights"):
+        other.encode_images([], engine=path)
+    (tmp_path / "text.tflite").write_bytes(text_flatbuffer(model))
+    (tmp_path / "bare.tflite").write_bytes(b"TFL3")
+    for name in ("text", "bare"):
+        with pytest.raises(InputError, match=f"just this model.*{name}.tflite"):
+            model.encode_images([], engine=tmp_path / f"{name}.tflite")
+    with pytest.raises(InputError, match="that is there, received 'no.tflite'"):
+        model.encode_images([], engine="no.tflite")
 
 
 def test_errors_name_the_remedy(model, monkeypatch):

@@ -29,13 +29,16 @@ def test_table_holds_medians_and_their_ratios(monkeypatch):
 @pytest.mark.slow
 def test_runs():
     pytest.importorskip("transformers")
+    pytest.importorskip("litert_quantizer")
+    contenders = ["torch channels_last", "keras float32", "keras litert_int8"]
     command = [sys.executable, "tools/bench_train.py", "--architectures", "nano@32"]
-    command += ["--contenders", "torch channels_last", "keras float32"]
+    command += ["--contenders", *contenders]
     command += ["--rounds", "1", "--batch-size", "4"]
     run = subprocess.run(
         command, cwd=TOOLS.parent, capture_output=True, text=True, timeout=300
     )
     assert run.returncode == 0, run.stderr
     rows = run.stdout.splitlines()
-    assert len(rows) == 2 + 2 * 3
+    # An engine embeds pictures alone.
+    assert len(rows) == 2 + 2 * 3 + 1
     assert all(row.startswith("| nano@32 |") for row in rows[2:])
