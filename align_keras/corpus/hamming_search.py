@@ -47,9 +47,9 @@ class HammingSearch:
         Hashing", section 3.
     """
 
-    # From so much work on, queries × references, `DividedSearch` takes several workers.
-    # Each makes all tables again, and one process searches 3 million pictures a minute.
-    divided_from, placed_from = 10**13, 1
+    # From so much work on, queries × references, `DividedSearch` takes several workers:
+    # 700,000 pictures with each other. Each worker makes all tables again.
+    divided_from, placed_from = 5 * 10**11, 1
 
     def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):
         if not 0 <= threshold <= 32 or int(threshold) != threshold:
