@@ -1,11 +1,16 @@
 """Which pairs a batch holds."""
 
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from align_keras.data.records import shuffle, shuffled_records
 from align_keras.data.shards import enough_shards
 from align_keras.data.stored_pairs import DECODERS, split_size, stored_pairs
 from align_keras.utils.errors import InputError
+
+# What training takes of an example; a corpus stores much more, which to parse takes as
+# long again.
+_FEATURES = ("image", "captions", "id")
 
 
 def ordered_pairs(
@@ -26,8 +31,8 @@ def ordered_pairs(
     Args:
         builder: prepared TFDS builder, or a `Mixture` of them.
         split: str.
-        read: callable of an example with its picture undecoded → what is made
-            of it before shuffling if `cache` (and kept), else after it.
+        read: callable of an example (`image`, undecoded, `captions` and `id`) → what
+            is made of it before shuffling if `cache` (and kept), else after it.
         batch_size: int, pairs a batch over all input pipelines.
         start_step: int ≥ 0, batches to leave out.
         seed: int.
@@ -68,6 +73,9 @@ def ordered_pairs(
             **(part if own_files else {}),
         ).enumerate(start)
 
+    known = builder.info.features
+    features = tfds.features.FeaturesDict({name: known[name] for name in _FEATURES})
+
     def number_in_batches(number, record):
         step, row = number // rows, number % rows
         return step * batch_size + input_pipeline_id * rows + row, record
@@ -77,7 +85,6 @@ def ordered_pairs(
 
     def read_record(number, record):
         prefix, serialized = record
-        features = builder.info.features
         example = features.deserialize_example(serialized, decoders=DECODERS)
         example["id"] = tf.strings.join([prefix, example["id"]])
         return number, read(example)

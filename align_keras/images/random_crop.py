@@ -99,7 +99,8 @@ def _resample(window, image_size):
     images = window[tf.newaxis]
     image = tf.cond(
         tf.reduce_all(size <= 3 * image_size),
-        lambda: tf.image.resize(images, target),
+        # The same numbers as from uint8, for which the operation has no vector code.
+        lambda: tf.image.resize(tf.cast(images, tf.float32), target),
         lambda: _mean_of_all(images, tf.minimum(size, image_size), target),
     )[0]
     image = tf.ensure_shape(image, (*target, 3))
