@@ -47,14 +47,16 @@ def main():
     """Prints a row for each size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--shorter_side", type=int, default=346)
     arguments = parser.parse_args()
     from PIL import Image
 
+    from align_keras.config.corpus import PicturesConfig
     from align_keras.corpus.stages.pictures import store_picture
 
+    form = PicturesConfig()
+
     def store(content):
-        store_picture(content, arguments.shorter_side, 90)
+        store_picture(content, form.shorter_side, form.quality)
 
     def decode(content):
         Image.open(io.BytesIO(content)).load()

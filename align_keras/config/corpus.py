@@ -45,14 +45,16 @@ class PicturesConfig:
     Attributes:
         shorter_side: int >= 32, in pixels; larger pictures are reduced to it, smaller
             ones stay. 346 is what the paper's recipe crops 289 from.
-        quality: int in [1, 95], of JPEG.
+        quality: int in [1, 95], of JPEG. Against 90, 85 takes four fifths of the bytes
+            and a tenth off training's input; the crops of photographs then differ by 3
+            to 4 grey levels in the mean from those of the originals, 0.3 more.
         refuse: str, `"module:function"`, called with each picture
             (`PIL.Image.Image`, RGB); those for which it returns true go. Here is
             where a classifier of pornographic pictures comes in.
     """
 
     shorter_side: int = count(346, at_least=32)
-    quality: int = number(90, at_least=1, at_most=95)
+    quality: int = number(85, at_least=1, at_most=95)
     refuse: str | None = None
 
 
