@@ -7,9 +7,8 @@ Signatures are drawn, a tenth of them changed copies of others. Hashes have 10 d
 of freedom: their bands agree 110 times as often as by chance, those of the Open Clip
 Art Library 160 times, of emoji 280 times. Embeddings are of 320 numbers, as
 EfficientNet-Lite0's, with 32 degrees of freedom. Each run has a process of its own.
-"Fit" is k-means, which is never divided. Processor time is of all processes; the peaks
-are of the one that was started, and of the largest worker. All runs of a size must find
-the same.
+"Fit" is k-means, which is never divided. Processor time and peaks are of the process
+that was started, and of its workers. All runs of a size must find the same.
 """
 
 import argparse
@@ -80,7 +79,7 @@ def measure(mode, path, workers):
     with tempfile.TemporaryDirectory(dir=pathlib.Path(path).parent) as folder:
         options = (f"--direct_num_workers={workers}",)
         divide = functools.partial(DividedSearch, folder=folder, options=options)
-        before, start = _processor(), time.perf_counter()
+        before, start = np.array(_processor()), time.perf_counter()
         dropped = find_duplicates(
             corpus,
             mode=mode,
@@ -94,15 +93,16 @@ def measure(mode, path, workers):
         resource.getrusage(who).ru_maxrss / 2**20
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     ]
-    found = {"wall": seconds, "processor": _processor() - before, "peaks": peaks}
+    own, workers = (np.array(_processor()) - before).tolist()
+    found = {"wall": seconds, "own": own, "workers": workers, "peaks": peaks}
     found |= {"fit": fitted["seconds"], "shares": shares}
     print(json.dumps(found | {"dropped": len(dropped), "digest": digest}))
 
 
 def _processor():
-    """Seconds of this process and of those that it has ended."""
+    """Seconds of this process, and of those that it has ended."""
     both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(own.ru_utime + own.ru_stime for own in both)
+    return [own.ru_utime + own.ru_stime for own in both]
 
 
 def main():
@@ -117,7 +117,8 @@ def main():
         measure(arguments.run[0], arguments.run[1], int(arguments.run[2]))
         return
     columns = "mode, pictures, workers, shares, leave, wall (s), processor (s), "
-    columns = (columns + "of it fit, GiB, GiB of a worker").split(", ")
+    columns += "of it fit, processor of the workers (s), GiB, GiB of a worker"
+    columns = columns.split(", ")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for mode in arguments.modes:
         for size in arguments.sizes:
@@ -134,7 +135,8 @@ def _compare(mode, size, workers):
             said = subprocess.run(command, check=True, capture_output=True, text=True)
             own = json.loads(said.stdout)
             digests.add(own["digest"])
-            numbers = f"{own['wall']:.1f} | {own['processor']:.1f} | {own['fit']:.1f}"
+            seconds = [own[name] for name in ("wall", "own", "fit", "workers")]
+            numbers = " | ".join(f"{number:.1f}" for number in seconds)
             first, largest = own["peaks"]
             peaks = f"{first:.2f} | {largest if own['shares'] else 0:.2f}"
             row = f"{mode} | {size:,} | {count} | {own['shares']} | {own['dropped']:,}"
