@@ -117,6 +117,8 @@ def _run(function, left, log, runner, options):
     except InputError:
         raise
     except Exception as error:
+        if "KeyboardInterrupt [while running" in str(error):  # Beam made text of it.
+            raise KeyboardInterrupt from None
         known = _system_error(str(error), str(log.parent))
         if known is None:
             raise

@@ -59,6 +59,16 @@ def test_bugs_keep_their_traceback(tmp_path):
     assert not list((tmp_path / "done").glob("*.json"))
 
 
+def be_interrupted(task):
+    """As a terminal's Ctrl-C in the midst of a task."""
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_stays_one(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(be_interrupted, [{"number": 1}], tmp_path / "done", options=ONE)
+
+
 def fill_the_disk(task):
     raise OSError(task["number"], "as the system says")
 
