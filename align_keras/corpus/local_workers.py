@@ -44,6 +44,7 @@ def run_locally(fill, options):
         lifeline = pathlib.Path(folder, "run")
         lifeline.touch()
         command = SubprocessSDKEnvironment.from_command_string(_command(lifeline))
+        _end_late_workers()
         _run_watched(FnApiRunner(command), fill, options, lifeline)
 
 
@@ -72,7 +73,7 @@ def _run_watched(runner, fill, options, lifeline):
                 thread.join(0.1)
             finished = not thread.is_alive()
         finally:
-            lifeline.unlink()
+            lifeline.unlink(missing_ok=True)
             _wait_for_the_end(thread)
     if not finished:
         raise ChildProcessError(
@@ -82,6 +83,24 @@ def _run_watched(runner, fill, options, lifeline):
         )
     if errors:
         raise errors[0]
+
+
+def _end_late_workers():
+    """Has workers end with the run that connect when it has ended already.
+
+    Beam waits for them, but tells only those of its end that were there before.
+    """
+    from apache_beam.portability import python_urns
+    from apache_beam.runners.portability.fn_api_runner import worker_handlers
+
+    class Handler(worker_handlers.SubprocessSdkWorkerHandler):
+        def stop_worker(self):
+            *_, lifeline, _ = shlex.split(self._worker_command_line.decode())
+            pathlib.Path(lifeline).unlink(missing_ok=True)
+            super().stop_worker()
+
+    register = worker_handlers.WorkerHandler.register_environment
+    register(python_urns.SUBPROCESS_SDK, bytes)(Handler)
 
 
 def _wait_for_the_end(thread):
