@@ -8,6 +8,7 @@ the table gives medians over the rounds, and of each round's ratios:
 
 - corpus: `training_batches` on what `align-keras corpus` makes of the same files,
   stored at 346/289 of the input size;
+- squares: the same with `pictures.keep_aspect` false;
 - ours: `training_batches`, which reads, shuffles, decodes, crops, shrinks, mirrors
   and tokenizes;
 - crop: what ours does to a picture, in the place of what common does to it;
@@ -30,7 +31,7 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-PIPELINES = ("corpus", "ours", "crop", "decode", "common")
+PIPELINES = ("corpus", "squares", "ours", "crop", "decode", "common")
 BATCH_SIZE = 50
 # What one training step of EfficientNet-B0 at 128 pixels and BERT-mini takes on
 # two CPU cores.
@@ -80,7 +81,7 @@ def build(folder, count, stored_size):
     return builder
 
 
-def build_corpus(folder, builder, image_size):
+def build_corpus(folder, builder, image_size, name):
     """Makes the shards that `align-keras corpus` makes of the stored files."""
     import tensorflow_datasets as tfds
 
@@ -89,7 +90,7 @@ def build_corpus(folder, builder, image_size):
     from align_keras.config import load_corpus_config
     from align_keras.images import crop_size_to_resize_size
 
-    out = folder / f"corpus_{image_size}"
+    out = folder / f"{name}_{image_size}"
     if not (out / SHARDS).exists():
         pictures = folder / "jpegs"
         pictures.mkdir(exist_ok=True)
@@ -104,6 +105,7 @@ def build_corpus(folder, builder, image_size):
             "sources": [f"table:{pictures / 'pairs.tsv'}"],
             "duplicates.mode": "pixels",
             "pictures.shorter_side": crop_size_to_resize_size(image_size),
+            "pictures.keep_aspect": name == "corpus",
             "filter.drop_personal_data": False,
         }
         shards(CorpusBuild(out, load_corpus_config(params_override=override)))
@@ -118,7 +120,7 @@ def make_pipeline(name, builder, image_size):
     from align_keras.images import crop_image_bytes, crop_size_to_resize_size
     from align_keras.text import WordPieceTokenizer, learn_vocabulary
 
-    if name in ("ours", "corpus"):
+    if name in ("ours", "corpus", "squares"):
         captions = [f"photograph {number}" for number in range(100)]
         tokenizer = WordPieceTokenizer(learn_vocabulary(captions, 100))
         return training_batches(
@@ -154,8 +156,10 @@ def make_pipeline(name, builder, image_size):
 def work(arguments):
     """One pipeline: a line of wall and CPU seconds for each line that comes in."""
     builder = build(arguments.folder, arguments.count, arguments.stored_size)
-    if arguments.worker == "corpus":
-        builder = build_corpus(arguments.folder, builder, arguments.image_size)
+    if arguments.worker in ("corpus", "squares"):
+        builder = build_corpus(
+            arguments.folder, builder, arguments.image_size, arguments.worker
+        )
     dataset = make_pipeline(arguments.worker, builder, arguments.image_size)
     batches = arguments.count // BATCH_SIZE
     for _ in dataset.take(2):

@@ -1,6 +1,6 @@
 """Measures how the corpus's pictures are stored against decoding them alone.
 
-    python tools/bench_pictures.py [--rounds 7]
+    python tools/bench_pictures.py [--rounds 7] [--squares]
 
 scikit-learn's two photographs, enlarged or reduced to each size, are decoded, checked,
 reduced, encoded and hashed as `align-keras corpus` does, and decoded alone by Pillow;
@@ -47,6 +47,9 @@ def main():
     """Prints a row for each size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--squares", action="store_true", help="with pictures.keep_aspect false"
+    )
     arguments = parser.parse_args()
     from PIL import Image
 
@@ -56,7 +59,9 @@ def main():
     form = PicturesConfig()
 
     def store(content):
-        store_picture(content, form.shorter_side, form.quality)
+        store_picture(
+            content, form.shorter_side, form.quality, keep_aspect=not arguments.squares
+        )
 
     def decode(content):
         Image.open(io.BytesIO(content)).load()

@@ -24,7 +24,7 @@ CASES = {
     "B0 at 128, BERT-mini, 32 pairs": ("b0", 128, "bert_mini", 32, ""),
     "B0 at 128, BERT-mini, 96 pairs": ("b0", 128, "bert_mini", 96, ""),
     "B0 at 224, BERT-mini, 32 pairs": ("b0", 224, "bert_mini", 32, ""),
-    "B0 at 128, BERT-small, 32 pairs": ("b0", 128, "bert_small", 32, ""),
+    "B0 at 128, BERT-medium, 32 pairs": ("b0", 128, "bert_medium", 32, ""),
     "B2 at 160, BERT-mini, 32 pairs": ("b2", 160, "bert_mini", 32, ""),
     "B0 at 128, rematerialised": (
         *("b0", 128, "bert_mini", 32),

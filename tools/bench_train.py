@@ -40,6 +40,13 @@ CONTENDERS = (
     "keras litert_int8",
 )
 OPTIONAL = {"torch compile", "keras mixed_bfloat16"}
+# glibc's malloc gives large blocks back to the system and faults them in anew, which
+# on some machines costs torch more than its arithmetic; with these it keeps them.
+KEPT_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 
 
 def start(contender, arguments, architecture):
@@ -60,6 +67,7 @@ def start(contender, arguments, architecture):
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(arguments.threads),
+        **(KEPT_MEMORY if arguments.keep_memory else {}),
     }
     return subprocess.Popen(
         command,
@@ -145,6 +153,11 @@ def parse(argv):
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS)
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="all contenders keep freed memory, as torch's tuning guide advises",
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)

@@ -45,6 +45,9 @@ class PicturesConfig:
     Attributes:
         shorter_side: int >= 32, in pixels; larger pictures are reduced to it, smaller
             ones stay. 346 is what the paper's recipe crops 289 from.
+        keep_aspect: bool; false makes larger pictures squares of `shorter_side`, as
+            the paper resizes them and training would: of these it only decodes the
+            window that it crops.
         quality: int in [1, 95], of JPEG. Against 90, 85 takes four fifths of the bytes
             and a tenth off training's input; the crops of photographs then differ by 3
             to 4 grey levels in the mean from those of the originals, 0.3 more.
@@ -54,6 +57,7 @@ class PicturesConfig:
     """
 
     shorter_side: int = count(346, at_least=32)
+    keep_aspect: bool = True
     quality: int = number(85, at_least=1, at_most=95)
     refuse: str | None = None
 

@@ -93,18 +93,23 @@ def _resample(window, image_size):
 
     Of up to three source pixels a pixel, it is made of the four nearest, by their
     distance, in half the time that the mean of all takes; that of more. A JPEG of
-    usual proportions has no more at the scale at which it is decoded.
+    usual proportions has no more at the scale at which it is decoded. A window that
+    has the size already stays as it is.
     """
     size, target = tf.shape(window)[:2], (image_size, image_size)
-    images = window[tf.newaxis]
-    image = tf.cond(
-        tf.reduce_all(size <= 3 * image_size),
-        # The same numbers as from uint8, for which the operation has no vector code.
-        lambda: tf.image.resize(tf.cast(images, tf.float32), target),
-        lambda: _mean_of_all(images, tf.minimum(size, image_size), target),
-    )[0]
-    image = tf.ensure_shape(image, (*target, 3))
-    return tf.cast(image + 0.5, tf.uint8)
+
+    def resampled():
+        images = window[tf.newaxis]
+        image = tf.cond(
+            tf.reduce_all(size <= 3 * image_size),
+            # The same numbers as from uint8, for which there is no vector code.
+            lambda: tf.image.resize(tf.cast(images, tf.float32), target),
+            lambda: _mean_of_all(images, tf.minimum(size, image_size), target),
+        )[0]
+        return tf.cast(image + 0.5, tf.uint8)
+
+    image = tf.cond(tf.reduce_all(size == image_size), lambda: window, resampled)
+    return tf.ensure_shape(image, (*target, 3))
 
 
 def _mean_of_all(images, size, target):

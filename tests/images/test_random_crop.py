@@ -8,6 +8,7 @@ import tensorflow as tf
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from align_keras.corpus.stages.pictures import store_picture
 from align_keras.images import (
     crop_image_bytes,
     crop_size_to_resize_size,
@@ -113,6 +114,16 @@ def test_what_grows_is_interpolated_exactly():
     fast = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
     # Halves are rounded up here and to even there.
     assert np.abs(fast.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("keep_aspect", [True, False])
+@pytest.mark.parametrize("photograph", [CHINA, FLOWER])
+def test_stored_by_a_corpus(photograph, keep_aspect):
+    content = encoded(photograph, quality=95)
+    stored = store_picture(content, 346, 85, keep_aspect=keep_aspect)["jpeg"]
+    fast = crop_image_bytes(stored, 289, (0.0, 0.0)).numpy()
+    # Two to five grey levels in the mean, most of it of JPEG and of less smoothing.
+    assert mean_difference(fast, plain(content, 289, 0, 0)) < 5
 
 
 def test_other_formats_and_grey():

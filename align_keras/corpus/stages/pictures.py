@@ -44,9 +44,9 @@ def store_pictures(task):
 
     Args:
         task: dict with `group` (str, a table of `group_piece`), `table` (str, the
-            file to write), `shorter_side` and `quality` (int, of the stored JPEG),
-            `max_pixels` (int, of what is decoded) and `refuse` (str,
-            `"module:function"`, or None).
+            file to write), `shorter_side`, `keep_aspect` and `quality` (as
+            `store_picture`), `max_pixels` (int, of what is decoded) and `refuse`
+            (str, `"module:function"`, or None).
 
     Returns:
         dict: `pictures`, how many are good, and `faults`, how many aren't by reason.
@@ -62,8 +62,9 @@ def store_pictures(task):
                     content,
                     task["shorter_side"],
                     task["quality"],
-                    refuse,
-                    task["max_pixels"],
+                    keep_aspect=task["keep_aspect"],
+                    refuse=refuse,
+                    max_pixels=task["max_pixels"],
                 )
                 good += 1
             except PictureError as error:
@@ -92,13 +93,22 @@ def load_hook(name):
     return found
 
 
-def store_picture(content, shorter_side, quality, refuse=None, max_pixels=MAX_PIXELS):
+def store_picture(
+    content,
+    shorter_side,
+    quality,
+    *,
+    keep_aspect=True,
+    refuse=None,
+    max_pixels=MAX_PIXELS,
+):
     """Brings one picture into its stored form.
 
     Args:
         content: bytes of a file.
         shorter_side: int, in pixels; smaller pictures keep their size.
         quality: int, of the JPEG.
+        keep_aspect: bool; false makes a square of what isn't smaller.
         refuse: callable, `PIL.Image.Image` → bool, or None.
         max_pixels: int; pictures with more aren't decoded.
 
@@ -117,7 +127,7 @@ def store_picture(content, shorter_side, quality, refuse=None, max_pixels=MAX_PI
     if refuse is not None and refuse(image):
         raise PictureError("refused", "by pictures.refuse")
     cv2 = opencv()
-    pixels = _reduced(_pixels(image), shorter_side)
+    pixels = _reduced(_pixels(image), shorter_side, keep_aspect)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
     jpeg = _jpeg(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR), quality)
     return {
@@ -148,21 +158,24 @@ def _pixels(image):
     return np.asarray(image.convert("RGBA"))
 
 
-def _reduced(pixels, side):
+def _reduced(pixels, side, keep_aspect):
     """Returns the picture with a shorter side of at most `side` pixels.
 
-    Below a half, areas are averaged; above, bilinear samples are near enough, as in
-    the paper's own resizing.
+    Where a side becomes less than half, or less than a third in a square, areas are
+    averaged; else bilinear samples are near enough, as in the paper's own resizing.
     """
-    shorter = min(pixels.shape[:2])
-    if shorter <= side:
+    shape = pixels.shape[:2]
+    if min(shape) < side:
+        return pixels
+    scale = side / min(shape)
+    target = [round(length * scale) if keep_aspect else side for length in shape]
+    if list(shape) == target:
         return pixels
     cv2 = opencv()
-    height, width = (
-        max(1, round(length * side / shorter)) for length in pixels.shape[:2]
-    )
-    method = cv2.INTER_LINEAR if shorter < 2 * side else cv2.INTER_AREA
-    return cv2.resize(pixels, (width, height), interpolation=method)
+    largest = max(old / new for old, new in zip(shape, target, strict=True))
+    limit = 2 if keep_aspect else 3
+    method = cv2.INTER_LINEAR if largest < limit else cv2.INTER_AREA
+    return cv2.resize(pixels, target[::-1], interpolation=method)
 
 
 def _jpeg(pixels, quality):

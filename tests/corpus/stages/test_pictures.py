@@ -57,6 +57,26 @@ def test_the_shorter_side_is_reduced(size, expected, encoding):
     assert np.abs(found - exact).mean() < 2
 
 
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((200, 90), (200, 90)),  # Small ones stay as they are.
+        ((200, 100), (100, 100)),
+        ((300, 150), (100, 100)),
+        ((250, 290), (100, 100)),
+        ((250, 700), (100, 100)),
+    ],
+)
+def test_squares_are_resized_as_the_paper_does(size, expected):
+    image = smooth(*size)
+    content = file_of(image, format="PNG")
+    stored = store_picture(content, shorter_side=100, quality=90, keep_aspect=False)
+    assert (stored["width"], stored["height"]) == opened(stored).size == expected
+    exact = np.asarray(image.resize(expected, Image.Resampling.LANCZOS), np.int16)
+    found = np.asarray(opened(stored), np.int16)
+    assert np.abs(found - exact).mean() < 2  # As above.
+
+
 @pytest.mark.parametrize("size", [(90, 70), (2100, 2100)])  # More than a block.
 def test_pixels_are_pillows(size):
     image = smooth(*size)
@@ -92,8 +112,12 @@ def test_transparency_and_cmyk_become_rgb_on_white():
 
 def test_a_hook_refuses_pictures():
     with pytest.raises(PictureError, match="refused"):
-        store_picture(file_of(smooth(90, 90), format="PNG"), 100, 90, lambda _: True)
-    store_picture(file_of(smooth(90, 90), format="PNG"), 100, 90, lambda _: False)
+        store_picture(
+            file_of(smooth(90, 90), format="PNG"), 100, 90, refuse=lambda _: True
+        )
+    store_picture(
+        file_of(smooth(90, 90), format="PNG"), 100, 90, refuse=lambda _: False
+    )
 
 
 def test_the_pixel_limit_is_the_callers():
@@ -131,6 +155,7 @@ def test_bad_pictures_keep_their_row_with_the_fault(tmp_path):
         "table": str(tmp_path / "part.parquet"),
         "shorter_side": 100,
         "quality": 90,
+        "keep_aspect": True,
         "refuse": None,
         "max_pixels": 89_000_000,
     }
