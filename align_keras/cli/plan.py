@@ -17,11 +17,16 @@ from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 from align_keras.planning import DEVICE_KINDS, RunSizes, device_kind, plan_step
 from align_keras.utils.errors import InputError
 
-# Of the peak. EfficientNet's depthwise convolutions and normalisations leave most of
-# a matrix unit idle: Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs) in 64
-# minutes on 1,024 TPU v3 cores, which is 11% of their peak, and coyo-align's model
-# card tells of 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores: 8%.
-UTILISATION = 0.1
+# Shares of the peak. EfficientNet's depthwise convolutions and normalisations leave most
+# of a matrix unit idle: Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs) in
+# 64 minutes on 1,024 TPU v3 cores, which is 11% of their peak, and coyo-align's model
+# card tells of 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores: 5%
+# for the image encoder, if the text encoder uses as much as below.
+UTILISATION = 0.08
+# You et al. 2020 (arXiv 1904.00962) trained BERT-large in 76 minutes on 2,048 TPU v3
+# cores: 7,037 steps of 65,536 texts of 128 tokens and 1,562 of 32,768 of 512, about
+# 1.6e20 operations, are 28% of their peak.
+TEXT_UTILISATION = 0.28
 # Title, unit, what a unit is.
 _SECTIONS = {
     "parameters": ("parameters", "million", 1e6),
@@ -52,9 +57,17 @@ def add_arguments(parser):
         type=float,
         default=UTILISATION,
         metavar="U",
-        help="share of the devices' peak that is used (default "
-        f"{UTILISATION}: published trainings of EfficientNets on TPU v3 took 0.08 to "
+        help="share of the devices' peak that the image encoder uses (default "
+        f"{UTILISATION}: published trainings of EfficientNets on TPU v3 took 0.05 to "
         "0.11)",
+    )
+    parser.add_argument(
+        "--text-utilisation",
+        type=float,
+        default=TEXT_UTILISATION,
+        metavar="U",
+        help="the same of the text encoder and the loss (default "
+        f"{TEXT_UTILISATION}: BERT-large on TPU v3, arXiv 1904.00962)",
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
@@ -62,16 +75,22 @@ def add_arguments(parser):
 def run(arguments):
     """Runs the command; returns its exit code."""
     kind = device_kind(arguments.device_kind)
-    if not 0 < arguments.utilisation <= 1:
-        raise InputError(
-            "--utilisation must be > 0 and <= 1, received "
-            f"{arguments.utilisation}; write for example {UTILISATION}."
-        )
+    utilisations = {
+        "--utilisation": (arguments.utilisation, UTILISATION),
+        "--text-utilisation": (arguments.text_utilisation, TEXT_UTILISATION),
+    }
+    for option, (given, usual) in utilisations.items():
+        if not 0 < given <= 1:
+            raise InputError(
+                f"{option} must be > 0 and <= 1, received {given}; write for example "
+                f"{usual}."
+            )
     config = load_config(
         arguments.experiment, arguments.config_file, arguments.params_override
     )
     sizes = run_sizes(config, arguments.devices)
-    summary = summarise(plan_step(sizes), sizes, kind, arguments.utilisation)
+    shares = arguments.utilisation, arguments.text_utilisation
+    summary = summarise(plan_step(sizes), sizes, kind, *shares)
     if arguments.json:
         print(json.dumps(summary, indent=1))
     else:
@@ -122,9 +141,10 @@ def optimizer_slots(optimizer_config):
     return moments + (optimizer_config.ema.average_decay is not None)
 
 
-def summarise(plan, sizes, kind, utilisation):
+def summarise(plan, sizes, kind, utilisation, text_utilisation):
     """Returns the plan on a kind of device as a dict that is ready for JSON."""
     peak = kind.half_flops if sizes.half_precision else kind.float32_flops
+    speeds = peak * utilisation, peak * text_utilisation, kind.bandwidth
     memory = sum(plan.memory.values())
     return {
         **dataclasses.asdict(plan),
@@ -132,8 +152,9 @@ def summarise(plan, sizes, kind, utilisation):
         "fits": None if kind.memory is None else memory <= kind.memory,
         "peak_flops": peak,
         "utilisation": utilisation,
-        "seconds_a_step": plan.seconds_a_step(peak, utilisation),
-        "days": plan.days(peak, utilisation),
+        "text_utilisation": text_utilisation,
+        "seconds": plan.seconds(*speeds),
+        "days": plan.days(*speeds),
     }
 
 
@@ -150,10 +171,14 @@ def print_plan(summary, title):
             label = f"[bold]{part}" if is_total else f"  {part}"
             table.add_row(label, _number(amount / size), unit if is_total else "")
         table.add_section()
-    time = f"{summary['train_steps']:,} steps at {100 * summary['utilisation']:g}%"
-    tera = summary["peak_flops"] / 1e12
-    table.add_row(f"[bold]{time} of {tera:g} TFLOPS", _number(summary["days"]), "days")
-    table.add_row("  a step", _number(summary["seconds_a_step"]), "s")
+    shares = summary["utilisation"], summary["text_utilisation"]
+    image, text = (f"{100 * share:g}%" for share in shares)
+    tera = f"{summary['peak_flops'] / 1e12:g} TFLOPS"
+    time = f"{summary['train_steps']:,} steps at {image} (text {text}) of {tera}"
+    table.add_row(f"[bold]{time}", _number(summary["days"]), "days")
+    table.add_row("  a step", _number(sum(summary["seconds"].values())), "s")
+    for part, seconds in summary["seconds"].items():
+        table.add_row(f"    {part}", _number(seconds))
     console = Console()
     console.print(table)
     if summary["fits"] is False:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from align_keras.utils.errors import InputError
 
 _GIB = 2**30
+_GIGA = 10**9
 _TERA = 10**12
 
 
@@ -17,33 +18,39 @@ class DeviceKind(NamedTuple):
             TensorFlow computes it by default (bfloat16 passes on TPUs, TF32 on
             GPUs that have it).
         half_flops: float, the same under mixed_bfloat16 and mixed_float16.
+        bandwidth: float, bytes a second that its memory gives or takes.
         memory: int, bytes; None where it isn't the device's own.
         source: str, where the numbers come from.
     """
 
     float32_flops: float
     half_flops: float
+    bandwidth: float
     memory: int | None
     source: str
 
 
-def _kind(float32_tera, half_tera, memory_gib, source):
+def _kind(float32_tera, half_tera, bandwidth_giga, memory_gib, source):
     memory = memory_gib and memory_gib * _GIB
-    return DeviceKind(float32_tera * _TERA, half_tera * _TERA, memory, source)
+    bandwidth = bandwidth_giga * _GIGA
+    return DeviceKind(
+        float32_tera * _TERA, half_tera * _TERA, bandwidth, memory, source
+    )
 
 
 # TPU v2 and v3 show their chip's two cores as two devices, v4 its chip as one. NVIDIA's
 # peaks are those without sparsity.
 DEVICE_KINDS = {
-    "tpu_v2": _kind(23, 23, 8, "half a chip: Jouppi et al. 2020, CACM 63(7)"),
-    "tpu_v3": _kind(61.5, 61.5, 16, "half a chip: cloud.google.com/tpu/docs/v3"),
-    "tpu_v4": _kind(275, 275, 32, "a chip: cloud.google.com/tpu/docs/v4"),
-    "v100": _kind(15.7, 125, 16, "NVIDIA's data sheet of V100 SXM2, 16 GB"),
-    "a100_40": _kind(156, 312, 40, "NVIDIA's data sheet of A100, 40 GB"),
-    "a100_80": _kind(156, 312, 80, "NVIDIA's data sheet of A100, 80 GB"),
-    "h100": _kind(494.7, 989.4, 80, "NVIDIA's data sheet of H100 SXM5"),
+    "tpu_v2": _kind(23, 23, 350, 8, "half a chip: Jouppi et al. 2020, CACM 63(7)"),
+    "tpu_v3": _kind(61.5, 61.5, 450, 16, "half a chip: cloud.google.com/tpu/docs/v3"),
+    "tpu_v4": _kind(275, 275, 1200, 32, "a chip: cloud.google.com/tpu/docs/v4"),
+    "v100": _kind(15.7, 125, 900, 16, "NVIDIA's data sheet of V100 SXM2, 16 GB"),
+    "a100_40": _kind(156, 312, 1555, 40, "NVIDIA's data sheet of A100, 40 GB"),
+    "a100_80": _kind(156, 312, 2039, 80, "NVIDIA's data sheet of A100, 80 GB"),
+    "h100": _kind(494.7, 989.4, 3350, 80, "NVIDIA's data sheet of H100 SXM5"),
     "cpu": _kind(
-        0.23, 0.46, None, "a core with AVX-512: matrix products of tools/bench_loss.py"
+        *(0.23, 0.46, 1, None),
+        "a core with AVX-512: tools/bench_loss.py, bandwidth by tools/bench_plan.py",
     ),
 }
 

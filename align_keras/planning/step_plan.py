@@ -30,6 +30,13 @@ activations that the executor keeps apart, and pads channels.
 
 Traffic: bytes that each device receives. A gather of all devices' rows brings it all
 but its own; a sum over devices moves twice as much, as a ring does.
+
+Time of a step: the operations of each encoder at the share of the peak that it reaches,
+which is far more for BERT's matrix products, and for the loss's, than for
+EfficientNet's depthwise convolutions; and the update of the weights at the memory's
+bandwidth. However few pairs there are, it reads the gradients and reads and writes
+weights and slots; further micro-batches' gradients are read, added and written. Traffic
+is taken to run beside the operations. tools/bench_plan.py compares with real steps.
 """
 
 import dataclasses
@@ -109,6 +116,8 @@ class StepPlan:
     Attributes:
         parameters: dict from part to weights.
         flops: dict from part to operations of a step over all devices.
+        encoder_flops: dict from encoder to its operations among these.
+        updated_bytes: int, what the update of the weights moves on each device.
         memory: dict from part to bytes of a device.
         traffic: dict from part to bytes that a device receives in a step.
         train_steps: int.
@@ -117,19 +126,37 @@ class StepPlan:
 
     parameters: dict
     flops: dict
+    encoder_flops: dict
+    updated_bytes: int
     memory: dict
     traffic: dict
     train_steps: int
     devices: int
 
-    def seconds_a_step(self, peak_flops, utilisation):
-        """Returns how long a step takes on devices of this peak, so far used."""
-        return sum(self.flops.values()) / (self.devices * peak_flops * utilisation)
+    def seconds(self, image_rate, text_rate, bandwidth):
+        """Returns how long a step takes, by part.
 
-    def days(self, peak_flops, utilisation):
-        """Returns how long all steps take, in days."""
-        seconds = self.train_steps * self.seconds_a_step(peak_flops, utilisation)
-        return seconds / _SECONDS_A_DAY
+        Args:
+            image_rate: float, operations a second that a device does of the image
+                encoder.
+            text_rate: float, the same of the text encoder and of the loss.
+            bandwidth: float, bytes a second of a device's memory.
+
+        Returns:
+            dict from part to seconds.
+        """
+        image, text = self.encoder_flops.values()
+        return {
+            "image encoder": image / self.devices / image_rate,
+            "text encoder": text / self.devices / text_rate,
+            "loss": self.flops["loss"] / self.devices / text_rate,
+            "update of the weights": self.updated_bytes / bandwidth,
+        }
+
+    def days(self, image_rate, text_rate, bandwidth):
+        """Returns how long all steps take, in days; the arguments are `seconds`'."""
+        seconds = sum(self.seconds(image_rate, text_rate, bandwidth).values())
+        return self.train_steps * seconds / _SECONDS_A_DAY
 
 
 def plan_step(sizes):
@@ -161,6 +188,11 @@ def plan_step(sizes):
             "temperature": 1,
         },
         flops=flops(sizes),
+        encoder_flops={
+            "image encoder": encoder_flops(sizes, sizes.image),
+            "text encoder": encoder_flops(sizes, sizes.text),
+        },
+        updated_bytes=updated_bytes(sizes),
         memory=memory(sizes),
         traffic=traffic(sizes),
         train_steps=sizes.train_steps,
@@ -204,6 +236,21 @@ def flops(sizes):
         "recomputation": again,
         "loss": product * (3 if sizes.keeps_logits else 4),
     }
+
+
+def encoder_flops(sizes, tower):
+    """Operations that a step takes of one encoder, over all devices."""
+    forward = tower.flops * (1 if sizes.micro_batch_size is None else 2)
+    again = tower.recomputed_flops + 2 * tower.learned_flops
+    return sizes.global_batch_size * (forward + again)
+
+
+def updated_bytes(sizes):
+    """Bytes that the update of the weights reads and writes on a device."""
+    learned = 1 + sizes.image.learned + sizes.text.learned
+    micro_batches = sizes.rows // (sizes.micro_batch_size or sizes.rows)
+    added = 3 * (micro_batches - 1)
+    return _FLOAT32 * learned * (3 + 2 * sizes.slots + added)
 
 
 def memory(sizes):

@@ -99,8 +99,18 @@ def test_what_the_options_change(capsys):
     assert half["memory"]["image activations"] == (
         plain["memory"]["image activations"] / 2
     )
-    slow = planned(capsys, "--utilisation=0.05")
-    assert slow["days"] == pytest.approx(2 * plain["days"])
+    slow = planned(capsys, "--utilisation=0.04", "--text-utilisation=0.07")
+    ratios = {
+        part: slow["seconds"][part] / plain["seconds"][part] for part in slow["seconds"]
+    }
+    assert ratios == pytest.approx(
+        {
+            "image encoder": 2,
+            "text encoder": 4,
+            "loss": 4,
+            "update of the weights": 1,
+        }
+    )
 
 
 def test_an_experiment_and_a_file_over_it(capsys, tmp_path):
@@ -120,7 +130,8 @@ def test_the_table(capsys):
         "operations a step",
         "memory of a device",
         "gathered embeddings",
-        "1,000 steps at 10% of 61.5 TFLOPS",
+        "1,000 steps at 8% (text 28%) of 61.5 TFLOPS",
+        "update of the weights",
     ):
         assert words in text
     assert "Less is needed" not in text
@@ -142,6 +153,10 @@ def test_what_does_not_fit_is_said(capsys):
         (("--devices=2", "--device-kind=tpuv3"), "did you mean tpu_v3?"),
         (("--devices=2", "--device-kind=h100", "--utilisation=0"), "--utilisation"),
         (("--devices=2", "--device-kind=h100", "--utilisation=nan"), "--utilisation"),
+        (
+            ("--devices=2", "--device-kind=h100", "--text-utilisation=1.1"),
+            "--text-utilisation must be > 0 and <= 1, received 1.1",
+        ),
         (
             ("--devices=2", "--device-kind=h100", "--experiment=align_b7_bass"),
             "did you mean 'align_b7_base'?",

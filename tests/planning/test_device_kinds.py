@@ -8,6 +8,7 @@ from align_keras.utils.errors import InputError
 def test_every_kind_is_complete(name):
     kind = device_kind(name)
     assert 0 < kind.float32_flops <= kind.half_flops < 1e16
+    assert 1e9 <= kind.bandwidth < 1e13
     assert kind.memory is None or 2**30 <= kind.memory <= 2**38
     assert len(kind.source) > 10
 

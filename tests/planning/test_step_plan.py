@@ -106,10 +106,28 @@ def test_traffic_by_hand():
 
 
 def test_time_by_hand():
-    total = 704_000 + 1_408_000 + 3 * 65_536
-    # Four devices at half of 1,000 operations a second.
-    assert plan().seconds_a_step(1000, 0.5) == pytest.approx(total / 2000)
-    assert plan().days(1000, 0.5) == pytest.approx(100 * total / 2000 / 86_400)
+    # Four devices; three passes of 10,000 and of 1,000 operations for 64 pairs.
+    seconds = plan().seconds(image_rate=1000, text_rate=500, bandwidth=100)
+    assert seconds == {
+        "image encoder": 64 * 30_000 / 4000,
+        "text encoder": 64 * 3000 / 2000,
+        "loss": 3 * 65_536 / 2000,
+        # A gradient is read; a weight and two slots are read and written.
+        "update of the weights": 7 * 4 * 2801 / 100,
+    }
+    # Two micro-batches' sums of gradients: two read and one written.
+    micro = plan(micro_batch_size=8)
+    assert micro.updated_bytes == 10 * 4 * 2801
+    days = plan().days(1000, 500, 100)
+    assert days == pytest.approx(100 * sum(seconds.values()) / 86_400)
+
+
+def test_the_encoders_operations_are_those_of_the_passes():
+    again = dataclasses.replace(IMAGE, recomputed_flops=9_000, learned_flops=5_000)
+    for changes in ({}, {"image": again}, {"image": again, "micro_batch_size": 8}):
+        own = plan(**changes)
+        passes = sum(own.flops.values()) - own.flops["loss"]
+        assert sum(own.encoder_flops.values()) == passes
 
 
 @pytest.mark.parametrize(
