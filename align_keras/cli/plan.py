@@ -17,11 +17,11 @@ from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 from align_keras.planning import DEVICE_KINDS, RunSizes, device_kind, plan_step
 from align_keras.utils.errors import InputError
 
-# Shares of the peak. EfficientNet's depthwise convolutions and normalisations leave most
-# of a matrix unit idle: Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs) in
-# 64 minutes on 1,024 TPU v3 cores, which is 11% of their peak, and coyo-align's model
-# card tells of 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores: 5%
-# for the image encoder, if the text encoder uses as much as below.
+# Shares of the peak. EfficientNet's depthwise convolutions and normalisations leave
+# most of a matrix unit idle: Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs)
+# in 64 minutes on 1,024 TPU v3 cores, which is 11% of their peak, and coyo-align's
+# model card tells of 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores:
+# 5% for the image encoder, if the text encoder uses as much as below.
 UTILISATION = 0.08
 # You et al. 2020 (arXiv 1904.00962) trained BERT-large in 76 minutes on 2,048 TPU v3
 # cores: 7,037 steps of 65,536 texts of 128 tokens and 1,562 of 32,768 of 512, about

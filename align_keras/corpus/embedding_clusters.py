@@ -5,7 +5,7 @@ import hashlib
 
 import numpy as np
 
-from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 
 # Fewer pictures a cluster make no clusters worth having.
 PICTURES_PER_CLUSTER = 64
@@ -67,14 +67,12 @@ def learn_centres(embeddings, keys, clusters, seed=0):
     Raises:
         InputError: if scikit-learn isn't installed.
     """
-    try:
+    with needs(
+        "corpus",
+        "clusters of embeddings are learned by scikit-learn",
+        ", or find duplicates by their hashes",
+    ):
         from sklearn.cluster import MiniBatchKMeans
-    except ImportError:
-        raise InputError(
-            "clusters of embeddings are learned by scikit-learn, which isn't "
-            'installed; run `pip install "align-keras[corpus]"`, or find duplicates '
-            "by their hashes."
-        ) from None
     digests = np.fromiter((_digest(key) for key in keys), np.uint64, len(keys))
     rows = np.argsort(digests, kind="stable")[: clusters * _SAMPLE_PER_CLUSTER]
     # In the order of the digests, which differs from the file's.

@@ -6,7 +6,7 @@ import re
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from align_keras.corpus.captions import clean_caption
-from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 
 RULES = ("alt", "title", "figcaption")
 _SCHEMES = ("http", "https", "data", "file")
@@ -78,13 +78,8 @@ def extract_pairs(html, base_url):
     ...     print(pair.rule, pair.caption, pair.image_url, pair.language)
     alt A cat & a mat. https://example.org/cat.jpg en
     """
-    try:
+    with needs("corpus", "web pages are read by selectolax"):
         from selectolax.lexbor import LexborHTMLParser
-    except ImportError:
-        raise InputError(
-            "web pages are read by selectolax, which isn't installed; run "
-            '`pip install "align-keras[corpus]"`.'
-        ) from None
     text = decode_html(html) if isinstance(html, bytes) else html
     # Halves of surrogate pairs, which no page can hold.
     tree = LexborHTMLParser(text.encode("utf-8", "replace").decode())

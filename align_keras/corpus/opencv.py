@@ -2,7 +2,7 @@
 
 import functools
 
-from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 
 
 @functools.cache
@@ -12,12 +12,7 @@ def opencv():
     Raises:
         InputError: if it isn't installed.
     """
-    try:
+    with needs("corpus", "pictures of a corpus are reduced by OpenCV"):
         import cv2
-    except ImportError:
-        raise InputError(
-            "the corpus's pictures are reduced by OpenCV, which isn't installed; run "
-            '`pip install "align-keras[corpus]"`.'
-        ) from None
     cv2.setNumThreads(1)
     return cv2

@@ -2,7 +2,7 @@
 
 import contextlib
 
-from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 from align_keras.utils.files import atomic_path
 
 ROWS_PER_GROUP = 50_000
@@ -15,14 +15,9 @@ def arrow():
     Raises:
         InputError: if it isn't installed.
     """
-    try:
+    with needs("corpus", "Parquet is read and written by pyarrow"):
         import pyarrow
         import pyarrow.parquet
-    except ImportError:
-        raise InputError(
-            "tables of pairs are read by pyarrow, which isn't installed; run "
-            '`pip install "align-keras[corpus]"`.'
-        ) from None
     return pyarrow
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 from align_keras.utils.files import atomic_write
 
 LOCAL_RUNNER = "DirectRunner"
@@ -107,13 +108,11 @@ def _read(path):
 
 def _run(function, left, log, runner, options):
     try:
-        with _workers_log(log):
+        with (
+            needs("corpus", "the corpus pipeline runs on apache-beam"),
+            _workers_log(log),
+        ):
             _run_pipeline(function, left, runner, options)
-    except ImportError:
-        raise InputError(
-            "the corpus pipeline runs on apache-beam, which isn't installed; run "
-            '`pip install "align-keras[corpus]"`.'
-        ) from None
     except InputError:
         raise
     except Exception as error:

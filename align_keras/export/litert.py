@@ -21,6 +21,7 @@ from align_keras.export.tower_functions import (
     text_tower_function,
 )
 from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 
 # The least mean cosine to Keras's embeddings, far below what was measured: it tells
 # broken files from rounded ones. Recall is judged by `align-keras export`.
@@ -204,13 +205,8 @@ def _narrow_embedding(layer, quantize):
 
 def _with_default_shapes(content, shape):
     """Writes what open inputs are before they are resized; the converter writes 1."""
-    try:
+    with needs("litert", "resizable needs ai-edge-litert"):
         from ai_edge_litert.tools import flatbuffer_utils
-    except ImportError:
-        raise InputError(
-            "resizable needs ai-edge-litert, which isn't installed; run "
-            '`pip install "align-keras[litert]"`.'
-        ) from None
 
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     main = graph.subgraphs[0]

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 
 QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
 # Biases are int32, in steps of the inputs' scale times the weights'.
@@ -84,13 +85,8 @@ def quantize_flatbuffer(flatbuffer, quantize, samples=()):
 
 
 def _import():
-    try:
+    with needs("litert", "quantize needs litert-quantizer", ", or leave it at none"):
         from litert_quantizer import qtyping, quantizer
-    except ImportError:
-        raise InputError(
-            "quantize needs litert-quantizer, which isn't installed; run "
-            '`pip install "align-keras[litert]"`, or leave it at none.'
-        ) from None
     return quantizer, qtyping
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 
 
 class LiteRTTower:
@@ -29,13 +30,8 @@ class LiteRTTower:
     """
 
     def __init__(self, content, threads=1):
-        try:
+        with needs("litert", "LiteRT files are run by ai-edge-litert"):
             from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
-            raise InputError(
-                "LiteRT files are run by ai-edge-litert, which isn't installed; run "
-                '`pip install "align-keras[litert]"`.'
-            ) from None
         self._interpreter = Interpreter(
             model_content=bytes(content), num_threads=threads
         )

@@ -15,7 +15,7 @@ from align_keras.export.tower_functions import (
     some_tokens,
     text_tower_function,
 )
-from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 
 # The newest whose operations ONNX Runtime 1.20 has.
 _OPSET = 18
@@ -73,14 +73,9 @@ def text_onnx(model, *, licence=None):
 
 
 def _converted(encode, files, inputs):
-    try:
+    with needs("onnx", "ONNX files need tf2onnx with onnxruntime"):
         import onnxruntime
         import tf2onnx
-    except ImportError as error:
-        raise InputError(
-            f"ONNX files need {error.name}, which isn't installed; run "
-            '`pip install "align-keras[onnx]"`.'
-        ) from None
     with _quietly():
         graph, _ = tf2onnx.convert.from_function(
             encode,

@@ -8,6 +8,7 @@ The picture is in a column of bytes named by its format (`jpg`, `png`, `webp`) o
 
 import os
 
+from align_keras.corpus.parquet_pairs import arrow
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.part import Part
 from align_keras.corpus.sources.source_files import count_os_error, where
@@ -64,14 +65,7 @@ def read(part, counter):
 
 
 def _open(path):
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(
-            "Parquet is read by pyarrow, which isn't installed; run "
-            '`pip install "align-keras[corpus]"`.'
-        ) from None
+    pyarrow = arrow()
     try:
         return pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:

@@ -4,6 +4,7 @@ import csv
 import itertools
 import pathlib
 
+from align_keras.corpus.parquet_pairs import arrow
 from align_keras.corpus.sources.location import is_remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
@@ -74,14 +75,7 @@ def _write_delimited(pairs, path):
 
 
 def _write_parquet(pairs, path):
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(
-            "Parquet is written by pyarrow, which isn't installed; run "
-            '`pip install "align-keras[corpus]"`, or write .csv.'
-        ) from None
+    pyarrow = arrow()
     schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
     count = 0
     with atomic_write(path, "wb") as file:

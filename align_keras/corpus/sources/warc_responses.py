@@ -4,7 +4,7 @@ import io
 
 from align_keras.corpus.picture import PictureError
 from align_keras.corpus.sources.warc_records import MAX_RECORD_BYTES, read_record
-from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
 
 
 def parse_record(content):
@@ -27,13 +27,8 @@ def parse_record(content):
     >>> record.rec_type, record.raw_stream.read()
     ('metadata', b'cat')
     """
-    try:
+    with needs("corpus", "web archives are read by warcio"):
         from warcio.archiveiterator import ArchiveIterator
-    except ImportError:
-        raise InputError(
-            "web archives are read by warcio, which isn't installed; run "
-            '`pip install "align-keras[corpus]"`.'
-        ) from None
     try:
         record = next(iter(ArchiveIterator(io.BytesIO(content))))
     except Exception as error:  # Whatever broken headers lead to.

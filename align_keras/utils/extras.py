@@ -1,0 +1,34 @@
+"""Packages that only some commands need, and what to say where one is missing."""
+
+import contextlib
+
+from align_keras.utils.errors import InputError
+
+
+@contextlib.contextmanager
+def needs(extra, sentence, otherwise=""):
+    """Says which extra to install when an import within it fails.
+
+    Args:
+        extra: str, of this package, that brings what is imported.
+        sentence: str, what needs which package: it goes on "which isn't installed".
+        otherwise: str, another way out, such as ", or leave it out".
+
+    Raises:
+        InputError: if an import within fails.
+
+    Example:
+
+    >>> with needs("corpus", "web pages are read by selectolax"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    align_keras.utils.errors.InputError: web pages are read by selectolax, which isn't \
+installed; run `pip install "align-keras[corpus]"`.
+    """
+    try:
+        yield
+    except ImportError:
+        raise InputError(
+            f"{sentence}, which isn't installed; run "
+            f'`pip install "align-keras[{extra}]"`{otherwise}.'
+        ) from None
