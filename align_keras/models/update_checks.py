@@ -21,9 +21,11 @@ def gradient_norms(optimizer, variables, gradients):
     for variable, gradient in zip(variables, gradients, strict=True):
         tower = variable.path.partition("/")[0]
         tower = tower if tower in squares else "align"
-        squares[tower] += tf.reduce_sum(tf.square(gradient / scale))
+        # Half the sum of squares, without a copy of the gradient.
+        squares[tower] += 2.0 * tf.nn.l2_loss(tf.convert_to_tensor(gradient))
     image, text = squares["image_encoder"], squares["text_encoder"]
-    return [tf.sqrt(total) for total in (sum(squares.values()), image, text)]
+    totals = (sum(squares.values()), image, text)
+    return [tf.sqrt(total) / scale for total in totals]
 
 
 def is_sound(optimizer, loss, gradient_norm, loss_upper_bound):
