@@ -136,6 +136,7 @@ def test_knn_on_folders(evaluate, align, shapes):
     assert found["slices"]["knn/recall_at_10[ring]/items"] == 2
 
 
+@pytest.mark.slow
 def test_linear_probe_on_folders(evaluate, align, shapes):
     metrics = evaluate("--protocol=linear_probe", f"--data={shapes}")["metrics"]
     (train, train_labels), (test, labels) = (

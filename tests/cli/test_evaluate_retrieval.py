@@ -144,6 +144,7 @@ def test_coco_takes_five_captions_a_picture(evaluate):
     assert (metrics["pictures"], metrics["captions"]) == (6, 30)
 
 
+@pytest.mark.slow
 def test_a_table_by_its_columns(evaluate, tmp_path):
     lines = ["image,caption,style"]
     for row in range(6):
@@ -186,7 +187,11 @@ def test_missing_pictures_of_coco_are_counted(evaluate, tmp_path, data, protocol
 
 @pytest.mark.parametrize(
     ("protocol", "pictures"),
-    [("cxc_retrieval", None), ("cxc_similarity", None), ("multi30k", 999)],
+    [
+        ("cxc_retrieval", None),
+        ("cxc_similarity", None),
+        pytest.param("multi30k", 999, marks=pytest.mark.slow),
+    ],
 )
 def test_pictures_that_are_none_are_counted(
     evaluate, tmp_path, data, protocol, pictures
@@ -341,6 +346,7 @@ def test_simlex(evaluate, align, data):
     assert slices["all/spearman[V]/items"] == metrics["verbs/pairs"]
 
 
+@pytest.mark.slow
 def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
     for row, colour in enumerate(("red", "green", "blue")):
         path = write_picture(tmp_path / f"stamps/shapes/{colour}.png", row)

@@ -51,6 +51,7 @@ def undisturbed(pairs, tmp_path_factory):
     return run, process
 
 
+@pytest.mark.slow
 def test_it_leaves_a_whole_run_folder(undisturbed):
     run, process = undisturbed
     metrics = json.loads(process.stdout)
@@ -78,6 +79,7 @@ def test_it_leaves_a_whole_run_folder(undisturbed):
     assert "data:image/" in (run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_search_finds_in_the_run(undisturbed, capsys):
     run, _ = undisturbed
     assert main(["search", f"--model_dir={run}", "a red circle", "--json"]) == 0
@@ -115,6 +117,7 @@ def test_params_yaml_reproduces_the_run(undisturbed, tmp_path, capsys):
     assert evaluated["t2i/recall_at_10"] == pytest.approx(last["t2i/recall_at_10"])
 
 
+@pytest.mark.slow
 def test_other_values_for_the_same_folder_are_refused(undisturbed, pairs, capsys):
     run, _ = undisturbed
     code = main(arguments(pairs, run, "--params_override=trainer.seed=7"))
@@ -254,6 +257,7 @@ def test_unknown_option_value_is_one_line(pairs, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
     override = (
         "--params_override=trainer.optimizer_config.learning_rate.type=constant,"

@@ -110,7 +110,8 @@ def test_image_tower_gives_keras_embeddings(lite, image_towers, quantize):
     check(one_by_one(tower, images=shown), embeddings(lite, shown), quantize)
 
 
-@pytest.mark.parametrize("quantize", [slow("float16"), slow("dynamic-int8"), "int8"])
+@pytest.mark.parametrize("quantize", ["float16", "dynamic-int8", "int8"])
+@pytest.mark.slow
 def test_a_tower_with_squeeze_and_excitation_too(squeeze, quantize):
     shown, calibration = pictures(range(8)), pictures(range(100, 112))
     tower = LiteRTTower(image_flatbuffer(squeeze, quantize, calibration))
@@ -153,7 +154,7 @@ def test_a_text_tower_is_narrow_with_its_vocabulary():
     )
 
 
-@pytest.mark.parametrize("quantize", [slow("none"), "int8"])
+@pytest.mark.parametrize("quantize", ["none", slow("int8")])
 def test_resizable_tower_takes_any_number_and_size(lite, quantize):
     calibration = pictures(range(100, 112))
     content = image_flatbuffer(lite, quantize, calibration, resizable=True)
@@ -179,6 +180,7 @@ def test_fixed_tower_refuses_another_size(lite):
         tower(images=np.zeros((2, SIZE, SIZE, 3), "float32"))
 
 
+@pytest.mark.slow
 def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
     image, text = tmp_path / "image.tflite", tmp_path / "text.tflite"
     image.write_bytes(
@@ -209,6 +211,7 @@ def test_equal_models_give_equal_files(lite):
     assert text_flatbuffer(lite, "weight-int8") == text_flatbuffer(lite, "weight-int8")
 
 
+@pytest.mark.slow
 def test_biases_of_dead_channels_survive_integers(squeeze):
     # As training leaves many of EfficientNet-Lite's: next to no weights, and a bias.
     stem = squeeze.image_encoder.get_layer("stem")
@@ -272,6 +275,7 @@ def test_a_missing_quantiser_is_named(lite, monkeypatch):
         text_flatbuffer(lite, "float16")
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_noticed(lite, squeeze, monkeypatch):
     from align_keras.export import litert
 

@@ -57,6 +57,7 @@ def test_equals_keras(request, engine, cosine, entry, name, count):
         assert count == 1 or np.abs(expected - expected[:1]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near(model):
     pytest.importorskip("openvino")
     exact = image_embedder(model)(pixels(32))
@@ -117,6 +118,7 @@ def file(model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
+@pytest.mark.slow
 def test_an_exported_file_embeds(model, file, count):
     actual = image_embedder(model, file)(pixels(count))
     assert actual.shape == (count, 16) and actual.dtype == np.float32

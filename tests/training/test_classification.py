@@ -265,6 +265,7 @@ def killed_at(step):
 
 
 @pytest.mark.parametrize("kill, stage_and_step", [(5, (0, 4)), (9, (1, 2))])
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, stage_and_step):
     images, labels = stripes(30)
     batches = batches_of(images, labels, batch_size=7, crop="inception", seed=4)

@@ -265,6 +265,7 @@ def test_the_best_checkpoint_outlives_later_ones(tmp_path):
     assert checkpoints.restore_latest() == 12
 
 
+@pytest.mark.slow
 def test_averaged_weights_evaluate_and_end_the_run(tmp_path):
     seen = []
     model = compiled_model(use_ema=True, ema_momentum=0.5)
@@ -285,6 +286,7 @@ def test_averaged_weights_evaluate_and_end_the_run(tmp_path):
     assert again.temperature_layer.log_temperature.numpy() == ended
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_model(tmp_path):
     run(tmp_path, 4)
     other = small_align()
