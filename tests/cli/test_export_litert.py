@@ -23,6 +23,9 @@ from tests.export.needed import missing
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 
+# Their models and files take minutes to make.
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a red ring", "bars", "a green cross"]
 
 
@@ -207,7 +210,6 @@ def test_without_pictures_there_are_no_figures(without_pictures):
     assert "no figures: name pictures" in said
 
 
-@pytest.mark.slow
 def test_pictures_alone_give_cosines(align, pairs, tmp_path, capsys):
     write_litert(align, tmp_path, arguments(pictures=str(pairs), licence="CC0"))
     printed = capsys.readouterr()

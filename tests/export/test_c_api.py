@@ -13,6 +13,9 @@ import pytest
 from tests.export.c_process import SCRIPT, TOLERANCE, answers, every_format, strings
 from tests.export.exported import CAPTIONS
 
+# Their models and files take minutes to make.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def files():

@@ -20,6 +20,9 @@ from tests.small import VOCABULARY, small_encoders
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 
+# Their models and files take minutes to make.
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 TEXTS = ["a red ring", "bars", "x", "green and blue bars on a plain wall"]
 # The least mean cosine. float32: sums in another order, rounded at 2^-24. float16:
@@ -33,11 +36,6 @@ LEAST = {
     "dynamic-int8": 0.966,
     "int8": 0.928,
 }
-
-
-def slow(value):
-    """A parameter of the slow tests."""
-    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def trained_statistics(lite):
@@ -111,7 +109,6 @@ def test_image_tower_gives_keras_embeddings(lite, image_towers, quantize):
 
 
 @pytest.mark.parametrize("quantize", ["float16", "dynamic-int8", "int8"])
-@pytest.mark.slow
 def test_a_tower_with_squeeze_and_excitation_too(squeeze, quantize):
     shown, calibration = pictures(range(8)), pictures(range(100, 112))
     tower = LiteRTTower(image_flatbuffer(squeeze, quantize, calibration))
@@ -133,7 +130,6 @@ def test_quantised_files_are_smaller(image_towers):
     assert sizes["int8"] < sizes["float16"]
 
 
-@pytest.mark.slow
 def test_a_text_tower_is_narrow_with_its_vocabulary():
     # Token embeddings are most of this one.
     words = [f"word{number}" for number in range(30_000)]
@@ -154,7 +150,7 @@ def test_a_text_tower_is_narrow_with_its_vocabulary():
     )
 
 
-@pytest.mark.parametrize("quantize", ["none", slow("int8")])
+@pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_resizable_tower_takes_any_number_and_size(lite, quantize):
     calibration = pictures(range(100, 112))
     content = image_flatbuffer(lite, quantize, calibration, resizable=True)
@@ -180,7 +176,6 @@ def test_fixed_tower_refuses_another_size(lite):
         tower(images=np.zeros((2, SIZE, SIZE, 3), "float32"))
 
 
-@pytest.mark.slow
 def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
     image, text = tmp_path / "image.tflite", tmp_path / "text.tflite"
     image.write_bytes(
@@ -211,7 +206,6 @@ def test_equal_models_give_equal_files(lite):
     assert text_flatbuffer(lite, "weight-int8") == text_flatbuffer(lite, "weight-int8")
 
 
-@pytest.mark.slow
 def test_biases_of_dead_channels_survive_integers(squeeze):
     # As training leaves many of EfficientNet-Lite's: next to no weights, and a bias.
     stem = squeeze.image_encoder.get_layer("stem")
@@ -275,7 +269,6 @@ def test_a_missing_quantiser_is_named(lite, monkeypatch):
         text_flatbuffer(lite, "float16")
 
 
-@pytest.mark.slow
 def test_a_broken_file_is_noticed(lite, squeeze, monkeypatch):
     from align_keras.export import litert
 

@@ -162,6 +162,7 @@ class LayersTest(TestCase):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_align_keeps_float32_outputs(policy):
     encoders = [

@@ -160,6 +160,7 @@ def keras_b0(path=None):
     return reference
 
 
+@pytest.mark.slow
 def test_keras_applications_from_the_model_and_from_its_file(tmp_path):
     reference = keras_b0()
     path = tmp_path / "b0.weights.h5"
