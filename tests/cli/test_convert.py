@@ -14,6 +14,7 @@ def answer(capsys, *arguments):
     return code, captured.err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_there_and_back(tmp_path, capsys):
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")

@@ -244,6 +244,7 @@ def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
     assert "the split of stamps must be train, test or all, received 'dev'" in message
 
 
+@pytest.mark.slow
 def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
     if icons.importlib.util.find_spec("qtawesome") is None:
         pytest.skip("needs qtawesome's fonts")

@@ -91,6 +91,7 @@ def _empty(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_what_is_written(align, tmp_path):
     pairs = str(write_pairs(tmp_path / "pairs"))
     folder = _empty(tmp_path)

@@ -139,6 +139,7 @@ def test_monitoring_config(export):
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
 def test_warm_up_requests_are_answered(export, name):
     proto = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     records = list(tf.data.TFRecordDataset(str(export / name / "1" / FILE)))

@@ -167,6 +167,7 @@ def test_the_encoders_learning_rate_is_scaled():
     np.testing.assert_allclose(steps[0.1], 0.1 * steps[1.0], rtol=1e-2, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_head_comes_near_to_logistic_regression():
     images, labels = stripes(60)
     encoder = small_encoder()
@@ -188,6 +189,7 @@ def test_the_head_comes_near_to_logistic_regression():
     np.testing.assert_allclose(ours, oracle.predict_proba(features), atol=0.02)
 
 
+@pytest.mark.slow
 def test_it_learns_to_tell_stripes_apart():
     images, labels = stripes(90)
     others, right = stripes(60, seed=1)
