@@ -49,8 +49,8 @@ DEVICE_KINDS = {
     "a100_80": _kind(156, 312, 2039, 80, "NVIDIA's data sheet of A100, 80 GB"),
     "h100": _kind(494.7, 989.4, 3350, 80, "NVIDIA's data sheet of H100 SXM5"),
     "cpu": _kind(
-        *(0.23, 0.46, 1, None),
-        "a core with AVX-512: tools/bench_loss.py, bandwidth by tools/bench_plan.py",
+        *(0.23, 0.46, 1.8, None),
+        "a core with AVX-512: tools/bench_loss.py, half of tools/bench_plan.py's GB/s",
     ),
 }
 
