@@ -9,13 +9,16 @@ ROWS_PER_GROUP = 50_000
 _TEXTS = ("image", "image_key", "caption", "rule", "language", "page_url", "source")
 
 
-def arrow():
+def arrow(otherwise=""):
     """Returns the module pyarrow.
+
+    Args:
+        otherwise: str, another way out than to install it, as `needs`.
 
     Raises:
         InputError: if it isn't installed.
     """
-    with needs("corpus", "Parquet is read and written by pyarrow"):
+    with needs("corpus", "Parquet is read and written by pyarrow", otherwise):
         import pyarrow
         import pyarrow.parquet
     return pyarrow

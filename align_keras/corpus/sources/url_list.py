@@ -75,7 +75,7 @@ def _write_delimited(pairs, path):
 
 
 def _write_parquet(pairs, path):
-    pyarrow = arrow()
+    pyarrow = arrow(otherwise=", or write .csv")
     schema = pyarrow.schema([(name, pyarrow.string()) for name in COLUMNS])
     count = 0
     with atomic_write(path, "wb") as file:

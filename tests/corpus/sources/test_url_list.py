@@ -1,5 +1,7 @@
 """The list for img2dataset, read back as img2dataset reads it: by pyarrow."""
 
+import sys
+
 import pytest
 
 from align_keras.corpus.sources import SourcePair, write_url_list
@@ -49,3 +51,11 @@ def test_groups_of_rows_and_none(tmp_path):
 def test_other_endings(tmp_path):
     with pytest.raises(InputError, match=".parquet, .csv or .tsv"):
         write_url_list(PAIRS, tmp_path / "urls.xlsx")
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(InputError, match=r'align-keras\[corpus\]"`, or write .csv'):
+        write_url_list(PAIRS, tmp_path / "urls.parquet")
+    assert write_url_list(PAIRS, tmp_path / "urls.csv") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["urls.csv"]
