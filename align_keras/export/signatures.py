@@ -45,7 +45,14 @@ def describe_signatures(served):
             "inputs": _described(inputs),
             "outputs": _described(concrete.structured_outputs),
         }
-    return {"signatures": signatures, "preprocessing": served.preprocessing}
+    return {
+        "signatures": signatures,
+        "preprocessing": {
+            # TensorFlow wraps the dicts of a module; Python 3.13 writes no such as JSON.
+            name: dict(steps)
+            for name, steps in served.preprocessing.items()
+        },
+    }
 
 
 def _described(specs):
