@@ -7,8 +7,6 @@ from align_keras.corpus import workers
 from align_keras.corpus.workers import run_tasks, worker_count
 from align_keras.utils.errors import InputError
 
-pytest.importorskip("apache_beam")
-
 ONE = ("--direct_num_workers=1",)
 
 
