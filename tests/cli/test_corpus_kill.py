@@ -24,7 +24,7 @@ from tests.cli.small_corpus import (
 pytest.importorskip("apache_beam")
 parquet = pytest.importorskip("pyarrow.parquet")
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tests.cli.small_run import COLOURS, SHAPES, write_pairs
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 
 # Their models and files take minutes to make.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 
 TEXTS = ["a red ring", "bars", "a green cross"]
 

@@ -19,6 +19,8 @@ from tests.text.test_wordpiece_tokenizer import (
     random_captions,
 )
 
+pytestmark = pytest.mark.ci
+
 SCRIPT = """
 import { readFileSync } from "node:fs";
 import { WordPieceTokenizer, readVocabulary } from "./tokenizer.mjs";

@@ -106,6 +106,7 @@ def different(captions, left, right):
     return [captions[row] for row in rows]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_all_captions_of_the_stamps(tmp_path, stamp_captions, normalization):
     captions = stamp_captions[::6]
