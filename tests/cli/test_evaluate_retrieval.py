@@ -158,6 +158,7 @@ def test_coco_takes_five_captions_a_picture(evaluate):
     assert (metrics["pictures"], metrics["captions"]) == (6, 30)
 
 
+@pytest.mark.ci
 def test_a_table_by_its_columns(evaluate, tmp_path):
     lines = ["image,caption,style"]
     for row in range(6):
@@ -368,6 +369,7 @@ def test_simlex(evaluate, align, data):
     assert slices["all/spearman[V]/items"] == metrics["verbs/pairs"]
 
 
+@pytest.mark.ci
 def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
     for row, colour in enumerate(("red", "green", "blue")):
         path = write_picture(tmp_path / f"stamps/shapes/{colour}.png", row)
