@@ -18,6 +18,7 @@ from align_keras.utils.files import atomic_write
 LOCAL_RUNNER = "DirectRunner"
 _LOG = "workers.log"
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+_ONE_PROCESS = "--direct_num_workers=1"
 _PROCESSES = ["--direct_running_mode=multi_processing"]
 # Of a cluster, which doesn't tell how many it has or will start.
 _WORKERS_ELSEWHERE = 16
@@ -37,7 +38,7 @@ def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
         tasks: list of dict, all different.
         folder: str or `pathlib.Path` for the results, on a disk that all workers see.
         runner: str, the name of a Beam runner; the local one takes as many processes
-            as the machine has cores.
+            as the machine has cores, and where that is one, no Beam.
         options: sequence of str, further options of that runner, such as
             `"--direct_num_workers=1"`.
 
@@ -45,8 +46,8 @@ def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
         list of results, in the order of `tasks`.
 
     Raises:
-        InputError: if apache-beam isn't installed, the runner is unknown, or a task
-            raised one; the other tasks' results are kept.
+        InputError: if apache-beam isn't installed and there are several workers, the
+            runner is unknown, or a task raised one; the other tasks' results are kept.
         OSError: if a disk is full.
 
     Example:
@@ -90,6 +91,8 @@ def worker_count(runner=LOCAL_RUNNER, options=()):
     if runner != LOCAL_RUNNER:
         return _WORKERS_ELSEWHERE
     options = list(options)
+    if options == [_ONE_PROCESS]:
+        return 1
     try:
         from apache_beam.options.pipeline_options import DirectOptions
 
@@ -107,9 +110,15 @@ def _read(path):
 
 
 def _run(function, left, log, runner, options):
+    options = [*_defaults(runner, len(left), options), *options]
     try:
+        if runner == LOCAL_RUNNER and options == [_ONE_PROCESS]:
+            with _workers_log(log):
+                for task_and_path in left:
+                    _call(task_and_path, function)
+            return
         with (
-            needs("corpus", "the corpus pipeline runs on apache-beam"),
+            needs("corpus", "several workers run on apache-beam"),
             _workers_log(log),
         ):
             _run_pipeline(function, left, runner, options)
@@ -118,7 +127,8 @@ def _run(function, left, log, runner, options):
     except Exception as error:
         if "KeyboardInterrupt [while running" in str(error):  # Beam made text of it.
             raise KeyboardInterrupt from None
-        known = _system_error(str(error), str(log.parent))
+        said = f"{type(error).__name__}: {error}"
+        known = _system_error(said, str(log.parent))
         if known is None:
             raise
         raise known from None
@@ -142,7 +152,7 @@ def _run_pipeline(function, left, runner, options):
         _ = tasks | beam.Map(_call, function=function)
 
     own = _runner(runner)
-    given = _options([*_defaults(runner, len(left), options), *options])
+    given = _options(options)
     if runner == LOCAL_RUNNER:
         run_locally(fill, given)
         return

@@ -12,6 +12,8 @@ from PIL import Image
 from tests.cli import small_corpus
 from tests.cli.small_corpus import ONE_WORKER, arguments, caption, funnel_of, run
 
+pytestmark = pytest.mark.ci
+
 pytest.importorskip("apache_beam")
 pytest.importorskip("warcio")
 

@@ -13,6 +13,8 @@ from tests.cli import small_corpus
 from tests.cli.small_corpus import ONE_WORKER, arguments, funnel_of, run
 from tests.small import small_align
 
+pytestmark = pytest.mark.ci
+
 pytest.importorskip("apache_beam")
 
 COPIES = {"duplicate": 2, "near an evaluation picture": 1, "near duplicate": 1}
@@ -74,7 +76,6 @@ def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
     assert names == {"done.json"}
 
 
-@pytest.mark.slow
 def test_it_is_the_same_divided(folder, tmp_path, monkeypatch):
     whole, shares = tmp_path / "whole", tmp_path / "shares"
     run(*command(folder, whole))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 
+import pyarrow.parquet as parquet
 import pytest
 
 from tests.cli import small_corpus
@@ -21,10 +22,8 @@ from tests.cli.small_corpus import (
     start,
 )
 
-pytest.importorskip("apache_beam")
-parquet = pytest.importorskip("pyarrow.parquet")
-
-pytestmark = pytest.mark.slow
+# Of each kind of end, the runs of one worker are in the ci tier.
+RELEASE = pytest.mark.release
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +75,14 @@ def assert_nothing_is_half_written(out):
         assert names <= {path.name for path in shards.iterdir()}
 
 
+@pytest.mark.ci
 def test_two_workers_make_what_one_makes(whole, sources, tmp_path):
     out = tmp_path / "out"
     goes_on(whole, sources[::-1], out)
     assert len(whole[0]) == 6
 
 
+@pytest.mark.ci
 def test_a_hook_works_in_workers(sources, tmp_path):
     hook = small_corpus.write_hook(tmp_path / "hook")
     paths = f"{tmp_path / 'hook'}{os.pathsep}{small_corpus.ROOT}"
@@ -93,6 +94,7 @@ def test_a_hook_works_in_workers(sources, tmp_path):
     assert small_corpus.funnel_of(said)["refused"] == 1
 
 
+@RELEASE
 def test_killed_at_several_moments(whole, sources, tmp_path):
     out = tmp_path / "out"
     moments = [
@@ -122,6 +124,7 @@ def test_killed_at_several_moments(whole, sources, tmp_path):
         assert not path.exists() or path.stat().st_mtime_ns == changed, path
 
 
+@RELEASE
 def test_a_killed_run_takes_its_workers_with_it(sources, tmp_path):
     process = start(*arguments("extract", sources, tmp_path / "out", *TWO_WORKERS))
     wait_for(process, lambda: len(workers_of(process)) == 2)
@@ -140,6 +143,7 @@ def workers_of(process):
     return [int(line) for line in found.stdout.split()]
 
 
+@RELEASE
 @pytest.mark.parametrize("number", [0, 1])
 def test_a_killed_worker(whole, sources, tmp_path, number):
     out = tmp_path / "out"
@@ -157,7 +161,12 @@ def test_a_killed_worker(whole, sources, tmp_path, number):
 
 
 @pytest.mark.parametrize(
-    "options, group", [(ONE_WORKER, True), (TWO_WORKERS, True), (TWO_WORKERS, False)]
+    "options, group",
+    [
+        pytest.param(ONE_WORKER, True, marks=pytest.mark.ci),
+        pytest.param(TWO_WORKERS, True, marks=RELEASE),
+        pytest.param(TWO_WORKERS, False, marks=RELEASE),
+    ],
 )
 def test_interrupted(whole, sources, tmp_path, group, options):
     out = tmp_path / "out"
@@ -175,7 +184,13 @@ def test_interrupted(whole, sources, tmp_path, group, options):
     goes_on(whole, sources, out, options)
 
 
-@pytest.mark.parametrize("options, limit", [(ONE_WORKER, 3000), (TWO_WORKERS, 100_000)])
+@pytest.mark.parametrize(
+    "options, limit",
+    [
+        pytest.param(ONE_WORKER, 3000, marks=pytest.mark.ci),
+        pytest.param(TWO_WORKERS, 100_000, marks=RELEASE),
+    ],
+)
 def test_files_that_cannot_grow(whole, sources, tmp_path, options, limit):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -207,7 +222,13 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("options", [ONE_WORKER, TWO_WORKERS])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(ONE_WORKER, marks=pytest.mark.ci),
+        pytest.param(TWO_WORKERS, marks=RELEASE),
+    ],
+)
 def test_a_full_disk(whole, sources, small_disk, options):
     folder, resize = small_disk
     out = folder / "out"
@@ -222,6 +243,7 @@ def test_a_full_disk(whole, sources, small_disk, options):
     goes_on(whole, sources, out, options)
 
 
+@RELEASE
 def test_two_runs_at_once(whole, sources, tmp_path):
     out = tmp_path / "out"
     command = arguments("build", sources, out, *ONE_WORKER)

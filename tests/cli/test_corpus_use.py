@@ -10,6 +10,8 @@ from align_keras.cli.main import main
 from tests.cli import small_corpus
 from tests.cli.small_corpus import ONE_WORKER, arguments, run
 
+pytestmark = pytest.mark.ci
+
 pytest.importorskip("apache_beam")
 
 
@@ -41,7 +43,6 @@ def test_a_source_that_vanishes_between_listing_and_reading(
     assert {path: path.stat().st_mtime_ns for path in tables} == tables
 
 
-@pytest.mark.slow
 def test_a_model_trains_on_it(tmp_path, capsys):
     sources = small_corpus.write_sources(tmp_path)
     out, run_folder = tmp_path / "out", tmp_path / "run"

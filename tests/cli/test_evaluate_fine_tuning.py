@@ -20,7 +20,7 @@ from tests.cli.drawings import (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
     arguments = [
         "--model",
@@ -81,7 +81,7 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
     assert "1 of 3 trials to train" in messages
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
     found, messages = evaluate(
         capsys,
@@ -93,7 +93,7 @@ def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
     assert "top_1_std" not in found["metrics"]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_frozen_encoder_learns_to_tell_drawings_apart(
     capsys, tmp_path, drawings, small_model
 ):

@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from align_keras import datasets
 from align_keras.cli.evaluation_data import DataRequest, labelled_images
@@ -120,7 +119,10 @@ def test_cxc_retrieval(evaluate, by_place, align, data):
     assert slices["t2i/recall_at_5[in]/items"] == 12
 
 
+@pytest.mark.ci
 def test_cxc_similarity(evaluate, by_place, align, data, tmp_path):
+    from scipy import stats
+
     groups = np.array(["in", "in", "in", "in", "out", "out"])
     arguments = by_place({coco_name(row): own for row, own in enumerate(groups)})
     page = tmp_path / "page.html"

@@ -27,7 +27,7 @@ def run_folder(small_model):
     return small_model
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_run_for_tensorflow_serving(run_folder, tmp_path, capsys):
     target = tmp_path / "served"
     arguments = ["export", "--model", str(run_folder), "--to", str(target)]
@@ -75,7 +75,7 @@ def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     assert "signatures.json" not in card
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_saved_model_of_mixed_precision(mixed, tmp_path):
     align = ALIGN.from_preset(mixed)
     assert align.image_encoder.dtype_policy.name == "mixed_bfloat16"
@@ -94,6 +94,7 @@ def test_a_saved_model_of_mixed_precision(mixed, tmp_path):
         np.testing.assert_allclose(embedding, encode(expected), atol=0.02)
 
 
+@pytest.mark.ci
 def test_onnx(mixed, tmp_path):
     pytest.importorskip("tf2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")

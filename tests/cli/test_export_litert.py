@@ -19,12 +19,11 @@ from align_keras.cli.export_litert import _some_pictures, _test_set, write_liter
 from align_keras.cli.litert_figures import measure, read_pixels
 from align_keras.utils.errors import InputError
 from tests.cli.small_run import COLOURS, SHAPES, write_pairs
-from tests.export.needed import missing
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 
 # Their models and files take minutes to make.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 
 TEXTS = ["a red ring", "bars", "a green cross"]
 
@@ -121,7 +120,7 @@ def test_python_example_compares_as_the_model_does(
 def c_example(exported, tmp_path_factory):
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        missing("no C compiler")
+        pytest.skip("no C compiler")
     package = importlib.util.find_spec("ai_edge_litert").submodule_search_locations[0]
     if not pathlib.Path(package, "libLiteRt.so").exists():
         pytest.skip("ai-edge-litert has no libLiteRt.so here")

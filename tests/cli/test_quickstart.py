@@ -51,7 +51,7 @@ def undisturbed(pairs, tmp_path_factory):
     return run, process
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_it_leaves_a_whole_run_folder(undisturbed):
     run, process = undisturbed
     metrics = json.loads(process.stdout)
@@ -79,14 +79,14 @@ def test_it_leaves_a_whole_run_folder(undisturbed):
     assert "data:image/" in (run / "report.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_search_finds_in_the_run(undisturbed, capsys):
     run, _ = undisturbed
     assert main(["search", f"--model_dir={run}", "a red circle", "--json"]) == 0
     assert "red" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_params_yaml_reproduces_the_run(undisturbed, tmp_path, capsys):
     run, _ = undisturbed
     again = tmp_path / "again"
@@ -117,7 +117,7 @@ def test_params_yaml_reproduces_the_run(undisturbed, tmp_path, capsys):
     assert evaluated["t2i/recall_at_10"] == pytest.approx(last["t2i/recall_at_10"])
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_other_values_for_the_same_folder_are_refused(undisturbed, pairs, capsys):
     run, _ = undisturbed
     code = main(arguments(pairs, run, "--params_override=trainer.seed=7"))
@@ -153,7 +153,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_killed_at_each_moment_ends_as_an_undisturbed_run(
     undisturbed, pairs, tmp_path_factory
 ):
@@ -182,7 +182,7 @@ def test_killed_at_each_moment_ends_as_an_undisturbed_run(
         np.testing.assert_array_equal(np.load(run / name), np.load(whole / name))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_replicas_run_the_whole_corridor(pairs, tmp_path):
     replicas = "runtime.distribution_strategy=mirrored,runtime.num_replicas=2"
     command = arguments(pairs, tmp_path / "run", f"--params_override={replicas}")
@@ -257,7 +257,7 @@ def test_unknown_option_value_is_one_line(pairs, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
     override = (
         "--params_override=trainer.optimizer_config.learning_rate.type=constant,"
@@ -269,7 +269,7 @@ def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
     assert "diagnosis.json says more" in message
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_bad_pictures_are_counted_and_allowed(tmp_path, capsys):
     folder = tmp_path / "pairs"
     path = write_pairs(folder)

@@ -28,7 +28,7 @@ def losses(directory):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_workers_make_the_updates_of_one_process(tmp_path):
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -91,7 +91,7 @@ def signalled(arguments, outputs, log, step, victim, sent):
     return workers, time.monotonic()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undisturbed):
     pairs, expected = undisturbed
     directory = tmp_path / "run"

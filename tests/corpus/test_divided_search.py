@@ -10,6 +10,8 @@ from align_keras.corpus.divided_search import DividedSearch
 from align_keras.corpus.near_duplicates import Pictures, find_duplicates
 from align_keras.utils.errors import InputError
 
+pytestmark = pytest.mark.ci
+
 pytest.importorskip("apache_beam")
 
 ONE = ("--direct_num_workers=1",)
@@ -110,7 +112,6 @@ def test_a_mistake_of_a_share_is_told_with_its_row(tmp_path, monkeypatch):
         find_duplicates(corpus, [coco], "embedding", **options)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["hash", "embedding"])
 def test_two_processes_find_what_one_finds(mode, tmp_path):
     assert find(mode, tmp_path, TWO) == find(mode)

@@ -10,6 +10,8 @@ from align_keras.corpus.embedding_clusters import learn_centres, nearest_cluster
 from align_keras.corpus.embedding_duplicates import EmbeddingSearch
 from align_keras.utils.errors import InputError
 
+pytestmark = pytest.mark.ci
+
 pytest.importorskip("sklearn")
 
 # Small numbers of everything, so that buckets separate some near pictures.

@@ -9,6 +9,8 @@ import pytest
 
 from align_keras.corpus.local_workers import _command, _deaths, run_locally
 
+pytestmark = pytest.mark.ci
+
 beam = pytest.importorskip("apache_beam")
 
 

@@ -190,8 +190,8 @@ def test_embeddings_against_the_rule_by_loops(seed):
         assert find_duplicates(own, mode="embedding", block_rows=7) == expected
 
 
+@pytest.mark.ci
 def test_embeddings_in_clusters_do_not_depend_on_the_order():
-    pytest.importorskip("sklearn")
     random = np.random.default_rng(0)
     seeds = random.normal(size=(800, 12))
     rows = seeds[random.integers(0, 800, 3000)]
@@ -204,7 +204,9 @@ def test_embeddings_in_clusters_do_not_depend_on_the_order():
     assert find_duplicates(shuffled(corpus, 1), [coco], mode="embedding") == dropped
 
 
-@pytest.mark.parametrize("mode", ["hash", "embedding"])
+@pytest.mark.parametrize(
+    "mode", ["hash", pytest.param("embedding", marks=pytest.mark.ci)]
+)
 def test_nothing_one_and_all_equal(mode):
     shape = (1, 1, 2) if mode == "hash" else (1, 4)
     one = np.full(shape, 7, np.uint64 if mode == "hash" else np.float32)

@@ -7,6 +7,8 @@ import pytest
 from align_keras.corpus.opencv import opencv
 from align_keras.utils.errors import InputError
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(autouse=True)
 def _asked_anew():

@@ -17,6 +17,8 @@ from align_keras.corpus.perceptual_hash import (
 )
 from align_keras.utils.errors import InputError
 
+pytestmark = pytest.mark.ci
+
 STAMPS = pathlib.Path("/usr/share/tuxpaint/stamps")
 
 

@@ -7,8 +7,6 @@ from align_keras.corpus import workers
 from align_keras.corpus.workers import run_tasks, worker_count
 from align_keras.utils.errors import InputError
 
-pytest.importorskip("apache_beam")
-
 ONE = ("--direct_num_workers=1",)
 
 
@@ -112,6 +110,7 @@ def test_a_stderr_that_was_kept_stays_one(tmp_path, capfd, monkeypatch):
     assert capfd.readouterr().err == "later\n"
 
 
+@pytest.mark.ci
 def test_workers_are_counted():
     assert worker_count(options=ONE) == 1
     assert worker_count(options=("--direct_num_workers=3",)) == 3
@@ -124,6 +123,7 @@ def test_workers_are_counted():
         worker_count(options=("--direct_num_workers=x",))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "options, runner, said",
     [
@@ -144,7 +144,7 @@ def test_wrong_runners_and_options(tmp_path, options, runner, said, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_share_the_tasks(tmp_path):
     from tests.corpus import worker_tasks
 

@@ -94,7 +94,7 @@ def test_identical_pictures_never_straddle(root, tmp_path):
     assert keys["test"] and not keys["train"] & keys["test"]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(
     not pathlib.Path(CLIPART_DIR, "svg").is_dir(), reason="needs openclipart"
 )

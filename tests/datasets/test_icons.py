@@ -42,7 +42,7 @@ def examples(data_dir):
 
 
 @needs_fonts
-@pytest.mark.slow
+@pytest.mark.ci
 def test_counts(data_dir, examples):
     metadata = tfds.builder("icons", data_dir=data_dir).info.metadata
     blank = metadata["dropped"].get("blank glyph", 0)
@@ -55,7 +55,7 @@ def test_counts(data_dir, examples):
 
 
 @needs_fonts
-@pytest.mark.slow
+@pytest.mark.ci
 def test_families_never_straddle_the_splits(examples):
     families = {
         split: {example["category"].decode() for example in members.values()}
@@ -65,7 +65,7 @@ def test_families_never_straddle_the_splits(examples):
 
 
 @needs_fonts
-@pytest.mark.slow
+@pytest.mark.ci
 def test_every_glyph_is_dark_on_white_fitted_and_centred(examples):
     room = CANVAS - 2 * MARGIN
     for example in list(examples["train"].values())[::50]:
@@ -81,7 +81,7 @@ def test_every_glyph_is_dark_on_white_fitted_and_centred(examples):
 
 
 @needs_fonts
-@pytest.mark.slow
+@pytest.mark.ci
 def test_identical_glyphs_share_their_key(examples):
     everything = {**examples["train"], **examples["test"]}
     by_key = {}
@@ -92,7 +92,7 @@ def test_identical_glyphs_share_their_key(examples):
 
 
 @needs_fonts
-@pytest.mark.slow
+@pytest.mark.ci
 def test_captions_come_from_names(examples):
     arrow = examples["train"]["materialdesignicons6/account-arrow-left"]
     assert arrow["captions"].tolist() == [b"account arrow left"]

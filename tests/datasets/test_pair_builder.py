@@ -268,7 +268,7 @@ except Exception as error:
     assert not list(data_dir.rglob("*.tfrecord*"))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_second_process_waits_for_the_first(tmp_path):
     write_table(tmp_path)
     slow = """

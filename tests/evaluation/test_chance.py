@@ -2,7 +2,6 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import hypergeom
 
 from align_keras.evaluation.chance import chance_recall_at_k
 from align_keras.evaluation.recall_at_k import recall_at_k
@@ -26,7 +25,10 @@ def test_every_ranking_counted():
         )
 
 
+@pytest.mark.ci
 def test_against_scipy_hypergeometric():
+    from scipy.stats import hypergeom
+
     counts = [1, 2, 5, 60, 5000, 5000]
     positives = [np.arange(count) for count in counts]
     ks = (10, 1, 100, 4999)

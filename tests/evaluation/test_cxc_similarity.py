@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy import stats
 
 from align_keras.evaluation.cxc_similarity import (
     bootstrapped_spearman,
@@ -81,7 +80,10 @@ def test_similarity_takes_the_right_sides():
         assert abs(found["mean/spearman"]) < 0.9
 
 
+@pytest.mark.ci
 def test_bootstrap_equals_a_plain_one_by_scipy():
+    from scipy import stats
+
     rng = np.random.default_rng(4)
     queries = rng.integers(0, 100, 400)
     ratings = rng.integers(0, 51, 400) / 10
@@ -97,9 +99,12 @@ def test_bootstrap_equals_a_plain_one_by_scipy():
     assert found.std() == pytest.approx(np.std(plain), rel=0.1)
 
 
+@pytest.mark.ci
 def test_each_sample_draws_half_of_the_queries_once():
     # One pair says 1 and the rest lies in one order: were queries drawn twice, or
     # all of them drawn, the correlation would vary less or more.
+    from scipy import stats
+
     queries = np.arange(10)
     found = bootstrapped_spearman(queries, queries, (queries == 9), samples=400)
     present = found > 0

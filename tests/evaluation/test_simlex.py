@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from scipy import stats
 
 from align_keras.evaluation.paper_results import paper_results
 from align_keras.evaluation.simlex import (
@@ -38,7 +37,10 @@ class Encoder:
         return np.array([self.vectors[word] for word in words])
 
 
+@pytest.mark.ci
 def test_every_group_equals_scipy():
+    from scipy import stats
+
     rows, encoder = made_rows(), Encoder()
     found = dict(evaluate_simlex(encoder, rows))
     groups = {
@@ -123,7 +125,10 @@ def test_errors(encode, rows, message):
         dict(evaluate_simlex(encode, rows))
 
 
+@pytest.mark.ci
 def test_the_statistic_is_the_correlation_of_the_drawn_pairs():
+    from scipy import stats
+
     rows = made_rows()
     cosines = word_cosines(Encoder(), rows)
     statistic = simlex_statistics(cosines, rows)["all/spearman"]

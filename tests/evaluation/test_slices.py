@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import scipy.stats
 
 from align_keras.evaluation import slices
 from align_keras.evaluation.slices import (
@@ -33,9 +32,12 @@ def test_the_slices_are_the_metric_of_each_group():
         )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["mean", "spearman"])
 def test_intervals_are_those_of_scipys_bootstrap(name):
     """20,000 draws each: the ends of both intervals err by about 1% of the width."""
+    import scipy.stats
+
     random = np.random.default_rng(3)
     x = random.random(120)
     y = x + random.normal(0, 0.5, 120)

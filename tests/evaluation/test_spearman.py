@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy import stats
 
 from align_keras.evaluation.spearman import dense_codes, rank_correlation, spearman
 from align_keras.utils.errors import InputError
@@ -19,15 +18,21 @@ def test_by_hand():
     assert spearman([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(4.5 / np.sqrt(22.5))
 
 
+@pytest.mark.ci
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=40))
 def test_against_scipy(pairs):
+    from scipy import stats
+
     first, second = np.array(pairs).T
     assume(len(set(first)) > 1 and len(set(second)) > 1)
     expected = stats.spearmanr(first, second).statistic
     assert spearman(first, second) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.ci
 def test_against_scipy_on_ratings():
+    from scipy import stats
+
     rng = np.random.default_rng(0)
     ratings = rng.integers(0, 26, 3000) / 5
     scores = ratings + rng.normal(size=3000)

@@ -169,13 +169,13 @@ def test_the_variants_are_those_of_the_models():
         assert list(typing.get_args(variant)) == list(known)
 
 
-# B5 has 29M weights, B7 64M and L2 468M: minutes, for CI.
+# B5 has 29M weights, B7 64M and L2 468M.
 HEAVY = {
-    "align_b5_base",
-    "align_b7_base",
-    "align_l2_large",
-    "finetune_coco",
-    "finetune_flickr30k",
+    "align_b5_base": pytest.mark.ci,
+    "align_b7_base": pytest.mark.release,
+    "align_l2_large": pytest.mark.release,
+    "finetune_coco": pytest.mark.release,
+    "finetune_flickr30k": pytest.mark.release,
 }
 ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's table
     "align_b3_mini_cc3m": 10_187_560 + 384 * 640 + 640,  # and the projection
@@ -186,10 +186,7 @@ ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's t
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else [])
-        for name in FILES
-    ],
+    [pytest.param(name, marks=HEAVY.get(name, ())) for name in FILES],
 )
 def test_every_model_is_built_and_validated_on_small_inputs(name):
     import numpy as np

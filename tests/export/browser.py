@@ -9,8 +9,9 @@ import shutil
 import subprocess
 import threading
 
+import pytest
+
 from align_keras.export.web_page import LITERT_JS_VERSION
-from tests.export.needed import missing
 
 
 def node_modules(tmp_path_factory):
@@ -19,7 +20,7 @@ def node_modules(tmp_path_factory):
     if named:
         return pathlib.Path(named, "node_modules")
     if shutil.which("npm") is None:
-        missing("npm isn't installed")
+        pytest.skip("npm isn't installed")
     folder = tmp_path_factory.mktemp("npm")
     options = ("--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder))
     package = f"@litertjs/core@{LITERT_JS_VERSION}"
@@ -28,7 +29,7 @@ def node_modules(tmp_path_factory):
         ["npm", "install", *options, package, wasm], capture_output=True, text=True
     )
     if done.returncode:
-        missing(f"npm can't install {package}: {done.stderr[:200]}")
+        pytest.skip(f"npm can't install {package}: {done.stderr[:200]}")
     return folder / "node_modules"
 
 
@@ -38,10 +39,10 @@ def chromium():
     try:
         from playwright import sync_api
     except ImportError:
-        missing("playwright isn't installed")
+        pytest.skip("playwright isn't installed")
     program = shutil.which("chromium")
     if program is None:
-        missing("Debian's package chromium isn't installed")
+        pytest.skip("Debian's package chromium isn't installed")
     with sync_api.sync_playwright() as playwright:
         # Containers give Chromium no sandbox of its own.
         browser = playwright.chromium.launch(

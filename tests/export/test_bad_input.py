@@ -74,7 +74,7 @@ def test_bad_files_are_told_from_pictures(model, folder, files):
     assert after["peak"] - before["peak"] < 300 * MEGABYTE
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_largest_picture_that_is_taken_leaves_room(folder, files):
     """A file of 11 kilobytes, just below the limit; 3.2 GB where it's blended as int32.
 
@@ -89,7 +89,7 @@ def test_the_largest_picture_that_is_taken_leaves_room(folder, files):
     assert after["peak"] - before["resident"] < 2000 * MEGABYTE
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_bad_requests_are_answered_by_errors(model, folder, files):
     numbers = np.zeros(2, np.float32)
     pixels = np.zeros((1, 8, 8, 3), np.float32)
@@ -135,7 +135,7 @@ def test_bad_requests_are_answered_by_errors(model, folder, files):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_empty_batches(model, folder, files):
     none, width = strings([]), model.image_encoder.output_shape[-1]
     ids = np.zeros((0, 12), np.int32)
@@ -197,7 +197,7 @@ def malformed_files(source, picture):
             yield source.randbytes(source.randrange(3000))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_ten_thousand_malformed_inputs_leave_the_model_answering(model, folder, files):
     source = random.Random(0)
     bad = malformed_files(source, Image.open(io.BytesIO(files[2])))

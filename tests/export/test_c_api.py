@@ -14,7 +14,7 @@ from tests.export.c_process import SCRIPT, TOLERANCE, answers, every_format, str
 from tests.export.exported import CAPTIONS
 
 # Their models and files take minutes to make.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,8 @@ from tests.export.prediction_service import (  # noqa: E402
     rest_service,
 )
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(scope="module")
 def export(folder, tmp_path_factory):
@@ -149,7 +151,6 @@ def test_rest_from_what_is_no_such_server(export):
         server.shutdown()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["client_rest", "client_grpc"])
 def test_commands(model, export, grpc_server, rest_server, tmp_path, name):
     """As the shell runs them: without this package, REST without any other."""

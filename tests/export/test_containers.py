@@ -84,6 +84,7 @@ def test_the_image_gets_the_whole_export(export):
     assert all((export / name).is_dir() for name, _ in copies)
 
 
+@pytest.mark.ci
 def test_dockerfile_lint(export):
     hadolint = shutil.which("hadolint", path=str(pathlib.Path(sys.executable).parent))
     if hadolint is None:
@@ -94,6 +95,7 @@ def test_dockerfile_lint(export):
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.ci
 def test_compose_schema(export):
     jsonschema = pytest.importorskip("jsonschema")
     if importlib.util.find_spec("check_jsonschema") is None:
@@ -111,6 +113,7 @@ def test_compose_schema(export):
     assert (export / "serving" / volume["source"]).resolve() == export.resolve()
 
 
+@pytest.mark.ci
 def test_kubernetes_schema(export):
     validator = pytest.importorskip("kubernetes_validate")
     text = (export / "serving" / "kubernetes.yaml").read_text(encoding="utf-8")

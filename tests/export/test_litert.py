@@ -21,7 +21,7 @@ from tests.small import VOCABULARY, small_encoders
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 
 # Their models and files take minutes to make.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.ci
 
 SIZE = 32
 TEXTS = ["a red ring", "bars", "x", "green and blue bars on a plain wall"]

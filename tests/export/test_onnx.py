@@ -12,6 +12,8 @@ from align_keras.models.text_encoder import TextEncoder
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_encoders
 
+pytestmark = pytest.mark.ci
+
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("tf2onnx")
 

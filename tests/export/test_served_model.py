@@ -72,7 +72,7 @@ def test_classify_is_the_zero_shot_protocol(model, served):
             )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("weights", ["bfloat16", "float16"])
 def test_half_the_room(model, folder, tmp_path, weights):
     about = {"data": {"icons": ["3 pairs"]}, "evaluation": {"t2i/recall_at_1": 0.25}}

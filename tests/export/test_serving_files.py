@@ -100,6 +100,7 @@ def read(path, message):
     return text_format.Parse(text, message())
 
 
+@pytest.mark.ci
 def test_models_config(export):
     proto = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
     config = read(export / "serving" / "models.config", proto.ModelServerConfig)
@@ -139,7 +140,7 @@ def test_monitoring_config(export):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.slow
+@pytest.mark.ci
 def test_warm_up_requests_are_answered(export, name):
     proto = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     records = list(tf.data.TFRecordDataset(str(export / name / "1" / FILE)))

@@ -12,13 +12,14 @@ import align_keras.export
 from align_keras.export.web_page import tokenizer_options
 from align_keras.text import WordPieceTokenizer, learn_vocabulary, save_vocabulary
 from align_keras.text.vocabulary import NORMALIZATIONS
-from tests.export.needed import missing
 from tests.text.test_normalization import KNOWN_DIFFERENCES
 from tests.text.test_wordpiece_tokenizer import (
     HARD_CASES,
     VOCABULARY,
     random_captions,
 )
+
+pytestmark = pytest.mark.ci
 
 SCRIPT = """
 import { readFileSync } from "node:fs";
@@ -39,7 +40,7 @@ def in_node(tmp_path):
     """A function from a tokenizer and captions to lists of ids and of masks."""
     node = shutil.which("node")
     if node is None:
-        missing("node isn't installed")
+        pytest.skip("node isn't installed")
     web = pathlib.Path(align_keras.export.__file__).parent / "web"
     shutil.copyfile(web / "tokenizer.js", tmp_path / "tokenizer.mjs")
     (tmp_path / "script.mjs").write_text(SCRIPT)

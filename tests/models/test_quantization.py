@@ -112,7 +112,7 @@ def test_int8_block_in_another_model_reloads(tmp_path):
     ("quantize", "rematerialize"),
     [(False, False), pytest.param(True, True, marks=pytest.mark.slow)],
 )
-@pytest.mark.slow
+@pytest.mark.ci
 def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
     encoders = small_encoders(rematerialize=rematerialize)
     model = ALIGN(*encoders, vocabulary=VOCABULARY, initial_temperature=0.1)

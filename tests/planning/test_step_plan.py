@@ -205,7 +205,7 @@ def measured_and_planned(rows=16, vocabulary=2000, rematerialize="false", micro=
     return measured("step", overrides), plan_step(sizes).memory
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_weights_and_optimizer_take_what_is_planned():
     small, planned_small = measured_and_planned()
     large, planned_large = measured_and_planned(vocabulary=102_000)
@@ -215,7 +215,7 @@ def test_weights_and_optimizer_take_what_is_planned():
     assert large["state"] - small["state"] == pytest.approx(planned, rel=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("rematerialize", ["false", "true"])
 def test_activations_take_what_is_planned(rematerialize):
     few, planned_few = measured_and_planned(rematerialize=rematerialize)
@@ -224,7 +224,7 @@ def test_activations_take_what_is_planned(rematerialize):
     assert many["step"] - few["step"] == pytest.approx(planned, rel=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_micro_batches_take_what_is_planned():
     few, planned_few = measured_and_planned(rows=96, micro=16)
     many, planned_many = measured_and_planned(rows=96, micro=48)
@@ -232,7 +232,7 @@ def test_micro_batches_take_what_is_planned():
     assert many["step"] - few["step"] == pytest.approx(planned, rel=TOLERANCE)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     "rows, width, tile_size",
     [

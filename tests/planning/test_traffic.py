@@ -22,7 +22,7 @@ SMALL = (
 TOLERANCE = 0.2
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(
     not pathlib.Path("/sys/class/net/lo/statistics/rx_bytes").exists(),
     reason="the system doesn't count what the loopback interface receives",

@@ -11,7 +11,7 @@ from align_keras.search.standalone_check import check_standalone
 from align_keras.utils.errors import InputError
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_export_embeds_and_searches_without_align_keras(
     tiny, tiny_export, tmp_path
 ):

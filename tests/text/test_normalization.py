@@ -75,7 +75,7 @@ def test_code_points_of_living_scripts(normalization):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_all_code_points(normalization):
     points = [*range(0xD800), *range(0xE000, 0x110000)]
@@ -137,7 +137,7 @@ def test_bytes_that_are_not_utf8_are_dropped():
     assert words(captions, "bert_uncased") == [["caf", "x"], ["q"], []]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_locale_changes_nothing():
     # ICU lowers "I" to "ı" in a Turkish process, and JÌ otherwise in a Lithuanian.
     script = (

@@ -124,6 +124,7 @@ def test_special_tokens_in_captions_are_plain_text():
     assert "mask" in vocabulary
 
 
+@pytest.mark.ci
 def test_as_good_as_the_trainer_of_hugging_face(tmp_path, stamp_captions):
     # Tokens a caption, on captions in all languages of the stamps.
     captions = stamp_captions[::4]

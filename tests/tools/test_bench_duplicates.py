@@ -7,6 +7,7 @@ import pytest
 TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "bench_duplicates.py"
 
 
+@pytest.mark.release
 @pytest.mark.skipif(
     not pathlib.Path("/usr/share/tuxpaint/stamps").exists(),
     reason="needs tuxpaint-stamps-default",

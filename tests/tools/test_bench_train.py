@@ -26,7 +26,7 @@ def test_table_holds_medians_and_their_ratios(monkeypatch):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_runs():
     pytest.importorskip("transformers")
     pytest.importorskip("litert_quantizer")

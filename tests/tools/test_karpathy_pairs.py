@@ -46,7 +46,7 @@ def read(path):
     return list(read_pairs(path, counter=counter)), counter.as_metadata()["dropped"]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_splits_are_joined_with_all_captions(coco):
     out = coco / "karpathy_train.tsv"
     command = [sys.executable, "tools/karpathy_pairs.py", coco / "dataset_coco.json"]

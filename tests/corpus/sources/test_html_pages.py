@@ -79,6 +79,7 @@ def test_pages_that_vanish_are_told_from_others(tmp_path):
     assert counter.bad == {"vanished": 1}
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not MANUAL.is_dir(), reason="gimp-help-en isn't installed")
 def test_the_pictures_of_a_manual_are_there():
     source = open_source(f"html:{MANUAL}")

@@ -15,6 +15,8 @@ from align_keras.corpus.stages.pictures import (
 )
 from align_keras.utils.errors import InputError
 
+pytestmark = pytest.mark.ci
+
 
 def file_of(image, **options):
     file = io.BytesIO()
