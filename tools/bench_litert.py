@@ -3,7 +3,7 @@
 `python tools/bench_litert.py --model saved_models/stamps_warm` takes a run of
 stamps_warm_start, whose tower is efficientnet-lite-pytorch's Lite0 with the classifier,
 or one with an EfficientNet, such as saved_models/quickstart_icons, which is
-transformers' (all packages of `align-keras[test]`). It
+transformers' (all packages of `align-keras[oracles,litert]`). It
 
 - builds the same tower in PyTorch, checks that it gives the model's embeddings, and
   prints the latency of one picture in PyTorch (eager) and in LiteRT, each
@@ -233,6 +233,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--pictures", default="clipart", help="what calibrates int8")
     arguments = parser.parse_args()
+    # Before TensorFlow: after it, LLVM aborts the process where torch brings triton.
+    import torch._dynamo  # noqa: F401, I001
+
     from align_keras.cli.litert_figures import read_pixels
     from align_keras.export.litert import image_flatbuffer
     from align_keras.models import ALIGN

@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from align_keras.cli.main import main
-from tests.small import small_align
+from tests.models.align_folders import random_pairs, tiny_align, write_align_folder
+from tests.oracle_process import ask, needs
+from tests.small import VOCABULARY, small_align
+
+FILE = "model.safetensors"
 
 
 def answer(capsys, *arguments):
@@ -14,33 +19,45 @@ def answer(capsys, *arguments):
     return code, captured.err.strip().splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_there_and_back(tmp_path, capsys):
-    pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     from align_keras.models import ALIGN
-    from tests.models.hugging_face_reference import random_pairs, reference_align
 
-    reference_align().save_pretrained(tmp_path / "hf")
-    assert answer(capsys, "hf", tmp_path / "hf", "--to", tmp_path / "run")[0] == 0
+    hf = tiny_align()  # transformers wrote its tensors' names.
+    assert answer(capsys, "hf", hf, "--to", tmp_path / "run")[0] == 0
     (tmp_path / "back").mkdir()  # An empty folder may be there.
     code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
     assert code == 0
     assert "transformers.AlignModel.from_pretrained" in line
-    inputs = random_pairs(64, 64)
+    inputs = random_pairs(64, 64, length=8, vocabulary_size=len(VOCABULARY))
     embeddings = [
-        ALIGN.from_preset(tmp_path / name)(inputs)["image_embedding"]
-        for name in ("hf", "run", "back")
+        ALIGN.from_preset(folder)(inputs)["image_embedding"]
+        for folder in (hf, tmp_path / "run", tmp_path / "back")
     ]
     np.testing.assert_array_equal(embeddings[0], embeddings[1])
     np.testing.assert_array_equal(embeddings[0], embeddings[2])
-    back = transformers.AlignModel.from_pretrained(tmp_path / "back").state_dict()
-    for name, value in reference_align().state_dict().items():
-        if not name.endswith("num_batches_tracked"):
-            # exp(log(t)) of the temperature rounds.
-            np.testing.assert_allclose(back[name], value, rtol=1e-6)
+    assert_equal_tensors(*(load_file(f / FILE) for f in (tmp_path / "back", hf)))
     code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "back")
     assert (code, "which holds something" in line) == (1, True)
+
+
+def assert_equal_tensors(actual, expected):
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        if not name.endswith("num_batches_tracked"):  # Nothing reads it.
+            # exp(log(t)) of the temperature rounds.
+            np.testing.assert_allclose(actual[name], value, rtol=1e-6)
+
+
+@pytest.mark.ci
+@needs("torch", "transformers")
+def test_transformers_opens_what_comes_back(tmp_path, capsys):
+    write_align_folder(tmp_path, "tiny")
+    run, back = tmp_path / "run", tmp_path / "back"
+    assert answer(capsys, "hf", tmp_path, "--to", run)[0] == 0
+    assert answer(capsys, "keras", run, "--to", back)[0] == 0
+    assert_equal_tensors(
+        *(ask("hugging_face", "tensors", folder) for folder in (back, tmp_path))
+    )
 
 
 def test_a_model_without_a_place_in_transformers(tmp_path, capsys):

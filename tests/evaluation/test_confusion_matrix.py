@@ -16,6 +16,7 @@ from align_keras.evaluation.confusion_matrix import (
     most_confused,
 )
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
 EVIL = "<script>&\"'</script>"
 
@@ -28,6 +29,8 @@ def answers(classes, items, seed=0):
     return labels, np.where(draw.random(items) < 0.8, near, draw.integers(0, classes))
 
 
+@pytest.mark.ci
+@needs("sklearn")
 @pytest.mark.parametrize("classes, items", [(2, 9), (7, 200), (300, 2000)])
 def test_counts_against_scikit_learn(classes, items):
     from sklearn import metrics

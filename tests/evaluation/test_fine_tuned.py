@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from align_keras.evaluation import (
     evaluate_fine_tuned,
@@ -11,6 +10,7 @@ from align_keras.evaluation import (
     whole_metrics,
 )
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
 
 def scored(classes, seed=0, pictures=200):
@@ -26,8 +26,12 @@ def ranks_of(scores, labels):
     return np.sum(scores >= own, axis=1) - 1
 
 
+@pytest.mark.ci
+@needs("sklearn")
 @pytest.mark.parametrize("classes", [3, 12])
 def test_agrees_with_scikit_learn(classes):
+    from sklearn import metrics
+
     labels, scores = scored(classes)
     runs = []
     found = dict(

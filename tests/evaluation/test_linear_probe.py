@@ -2,11 +2,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from align_keras.evaluation import linear_probe, logistic_regression
 from align_keras.evaluation.linear_probe import PENALTIES, evaluate_linear_probe, probe
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
 
 def blobs(items):
@@ -22,7 +22,11 @@ def two_splits():
     return (features[:300], labels[:300]), (features[300:], labels[300:])
 
 
+@pytest.mark.ci
+@needs("sklearn")
 def test_is_what_scikit_learn_does_with_the_same_sweep():
+    from sklearn.linear_model import LogisticRegression
+
     (train, labels), (test, test_labels) = two_splits()
     penalties = PENALTIES[1:4]  # scikit-learn takes seconds with the weakest.
     found, chosen = probe(train, labels, test, test_labels, 4, penalties)

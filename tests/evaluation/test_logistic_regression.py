@@ -2,10 +2,10 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
 
 from align_keras.evaluation import logistic_regression
 from align_keras.evaluation.logistic_regression import fit_logistic_regression
+from tests.oracle_process import needs
 
 
 def blobs(items=300, dimension=6, classes=4, spread=0.8, seed=0):
@@ -16,8 +16,12 @@ def blobs(items=300, dimension=6, classes=4, spread=0.8, seed=0):
     return features / np.linalg.norm(features, axis=1, keepdims=True), labels
 
 
+@pytest.mark.ci
+@needs("sklearn")
 @pytest.mark.parametrize("penalty", [1e-1, 1e-2, 1e-4])
 def test_agrees_with_scikit_learn(penalty):
+    from sklearn.linear_model import LogisticRegression
+
     features, labels = blobs()
     fit = fit_logistic_regression(features, labels, 4, penalty, tolerance=1e-9)
     sklearn = LogisticRegression(

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from align_keras.evaluation.nearest_neighbors import (
     evaluate_knn,
@@ -13,6 +12,7 @@ from align_keras.evaluation.nearest_neighbors import (
     neighbor_ranks,
 )
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
 BLOCK_SIZES = (1, 2, 3, 7, 64, 4096)
 
@@ -53,7 +53,11 @@ def test_is_the_brute_force_result_with_its_ties(data, block_size):
     np.testing.assert_array_equal(rows, brute_force(queries, gallery, k))
 
 
+@pytest.mark.ci
+@needs("sklearn")
 def test_agrees_with_scikit_learn():
+    from sklearn.neighbors import NearestNeighbors
+
     queries, gallery = unit_rows(50, 16), unit_rows(700, 16, seed=1)
     rows, scores = nearest_neighbors(queries, gallery, k=10)
     distances, expected = (
@@ -177,7 +181,11 @@ def test_neighbor_ranks_by_hand():
         neighbor_ranks([[1, 2]], [1, 2, 3])
 
 
+@pytest.mark.ci
+@needs("sklearn")
 def test_evaluate_knn_agrees_with_scikit_learns_classifier():
+    from sklearn.neighbors import KNeighborsClassifier
+
     random = np.random.default_rng(0)
     labels, test_labels = random.integers(0, 6, 300), random.integers(0, 6, 100)
     centres = unit_rows(6, 12)

@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
-import torch
-from clip_benchmark.metrics import zeroshot_classification as clip_benchmark
-from sklearn.metrics import balanced_accuracy_score
 
+from align_keras.evaluation.classification import classification_metrics
 from align_keras.evaluation.zero_shot import (
     class_embeddings,
     evaluate_zero_shot,
     zero_shot_classification,
 )
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
+from tests.recorded_oracles import recorded
 
 CLASSES = ["cat", "dog", "red fox", "owl", "newt", "eel", "bee"]
 TEMPLATES = ["{}", "a picture of {}", "{} in the {{rain}}"]
@@ -22,20 +22,6 @@ def encode_texts(texts):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-class _ClipLike:
-    """A model as clip_benchmark takes it; its tokens are numbers of texts."""
-
-    def __init__(self):
-        self.texts = []
-
-    def tokenize(self, texts):
-        self.texts = texts
-        return torch.arange(len(texts))
-
-    def encode_text(self, tokens):
-        return torch.tensor(encode_texts([self.texts[token] for token in tokens]))
-
-
 def noisy_pictures(count=200, noise=0.6, seed=0):
     random = np.random.default_rng(seed)
     labels = random.integers(0, len(CLASSES), count)
@@ -45,40 +31,57 @@ def noisy_pictures(count=200, noise=0.6, seed=0):
     return rows.astype(np.float32), labels
 
 
-def test_class_embeddings_are_those_of_clip_benchmark():
-    model = _ClipLike()
-    expected = clip_benchmark.zero_shot_classifier(
-        model,
-        model.tokenize,
-        CLASSES,
-        # clip_benchmark's templates are filled in by str.format.
-        ["{c}", "a picture of {c}", "{c} in the {{{{rain}}}}"],
-        device="cpu",
-        amp=False,
+@pytest.fixture(scope="module")
+def recorded_case():
+    """Questions to clip_benchmark and its answers, and a table of its prompts."""
+    [(question, answer)] = recorded("zero_shot")
+    table = dict(zip(question["texts"], question["embeddings"], strict=True))
+    encode = lambda texts: np.stack([table[text] for text in texts])  # noqa: E731
+    names = question["class_names"].tolist()
+    # Its templates are filled in by str.format.
+    templates = [
+        own.replace("{c}", "{}").replace("{{", "{").replace("}}", "}")
+        for own in question["templates"].tolist()
+    ]
+    return question, answer, (encode, names, templates)
+
+
+def test_class_embeddings_are_those_of_clip_benchmark(recorded_case):
+    _, answer, prompts = recorded_case
+    np.testing.assert_allclose(
+        class_embeddings(*prompts), answer["classes"], atol=1e-12
     )
-    found = class_embeddings(encode_texts, CLASSES, TEMPLATES)
-    np.testing.assert_allclose(found, expected.numpy().T, atol=1e-12)
 
 
-def test_accuracies_are_those_of_clip_benchmark_and_scikit_learn(monkeypatch):
-    # Its float(array of one number) is an error in NumPy from 2.5 on.
-    item = lambda array: np.asarray(array).item()  # noqa: E731
-    monkeypatch.setattr(clip_benchmark, "float", item, raising=False)
-    images, labels = noisy_pictures()
+def test_accuracies_are_those_of_clip_benchmark(recorded_case):
+    question, answer, (encode, names, templates) = recorded_case
+    images, labels = question["images"], question["labels"]
     metrics = dict(
-        evaluate_zero_shot(
-            lambda rows: rows, encode_texts, images, labels, CLASSES, TEMPLATES
-        )
+        evaluate_zero_shot(lambda rows: rows, encode, images, labels, names, templates)
     )
-    classes = class_embeddings(encode_texts, CLASSES, TEMPLATES)
-    logits = torch.tensor(images @ classes.T)
-    top_1, top_5 = clip_benchmark.accuracy(logits, torch.tensor(labels), topk=(1, 5))
+    top_1, top_5 = answer["accuracies"]
     assert metrics["zero_shot/top_1"] == pytest.approx(top_1, abs=1e-9)
     assert metrics["zero_shot/top_5"] == pytest.approx(top_5, abs=1e-9)
-    assert metrics["zero_shot/mean_per_class"] == pytest.approx(
-        balanced_accuracy_score(labels, logits.argmax(1).numpy()), abs=1e-12
-    )
+    predictions = (images @ answer["classes"].T).argmax(1)
+    # As scikit-learn defines its balanced accuracy.
+    of_classes = [np.mean(predictions[labels == own] == own) for own in range(7)]
+    assert metrics["zero_shot/mean_per_class"] == pytest.approx(np.mean(of_classes))
     assert 0.3 < top_1 < 0.95 and top_5 < 1  # The test would see a difference.
+
+
+@pytest.mark.ci
+@needs("sklearn")
+def test_mean_per_class_is_scikit_learns_balanced_accuracy(recorded_case):
+    from sklearn.metrics import balanced_accuracy_score
+
+    question, answer, _ = recorded_case
+    found = zero_shot_classification(
+        question["images"], answer["classes"], question["labels"]
+    )
+    metrics = dict(classification_metrics("x", found, question["labels"], 7))
+    assert metrics["x/mean_per_class"] == pytest.approx(
+        balanced_accuracy_score(question["labels"], found.predictions), abs=1e-12
+    )
 
 
 def test_the_mean_is_of_embeddings_and_then_of_unit_length():

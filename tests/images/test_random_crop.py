@@ -1,12 +1,12 @@
-"""The fast training path against the plain one, on photographs."""
+"""The fast training path against the plain one, on photographs and on noise."""
 
+import functools
 import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from align_keras.corpus.stages.pictures import store_picture
 from align_keras.images import (
@@ -15,9 +15,41 @@ from align_keras.images import (
     decode_image,
     resize_image,
 )
+from tests.oracle_process import needs
 
-# The two photographs are 640 × 427.
-CHINA, FLOWER = (Image.fromarray(image) for image in load_sample_images().images)
+needs_photographs = [pytest.mark.ci, needs("sklearn")]
+PICTURES = [
+    "noise",
+    pytest.param("china", marks=needs_photographs),
+    pytest.param("flower", marks=needs_photographs),
+]
+
+
+@functools.cache
+def picture_of(name):
+    """One of scikit-learn's photographs, or noise with a photograph's spectrum."""
+    if name == "noise":
+        return pink_noise(427, 640)
+    from sklearn.datasets import load_sample_images
+
+    images = load_sample_images().images
+    return Image.fromarray(images[["china", "flower"].index(name)])
+
+
+def pink_noise(height, width):
+    """Amplitudes fall as the frequency grows, as they do in photographs."""
+    random = np.random.RandomState(0)
+    frequencies = np.hypot(
+        np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
+    )
+    frequencies[0, 0] = 1.0
+    gray, *colors = (
+        np.fft.rfft2(random.standard_normal((height, width))) / frequencies
+        for _ in range(4)
+    )
+    pixels = np.stack([np.fft.irfft2(gray + own / 2) for own in colors], -1)
+    pixels = 128 + 25 * (pixels - pixels.mean()) / pixels.std()
+    return Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
 
 
 def encoded(image, file_format="JPEG", **options):
@@ -46,9 +78,10 @@ def mean_difference(one, other):
 
 # (input size, source pixels a pixel of the resized picture, grey levels). The
 # limits are a sixth above the most that was measured, in the lower right of
-# `CHINA`, all roofs and leaves; the four nearest pixels, or the mean of all, keep
+# china, all roofs and leaves; the four nearest pixels, or the mean of all, keep
 # more of them than smoothing by a triangle. The other photograph lies at half of
-# it. JPEGs are decoded at a smaller scale from 2 on. Whole, 3.5 gives 8.
+# it, and noise in between. JPEGs are decoded at a smaller scale from 2 on. Whole,
+# 3.5 gives 8.
 SCALES = [
     (289, 1, 0.01),
     (128, 1, 0.01),
@@ -63,10 +96,11 @@ SCALES = [
 
 
 @pytest.mark.parametrize(("image_size", "multiple", "limit"), SCALES)
-@pytest.mark.parametrize("photograph", [CHINA, FLOWER], ids=["china", "flower"])
+@pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.parametrize("corner", [(0, 0), (1, 1)])
-def test_equals_the_plain_path(photograph, image_size, multiple, limit, corner):
-    content = encoded(source_picture(photograph, image_size, multiple), quality=92)
+def test_equals_the_plain_path(picture, image_size, multiple, limit, corner):
+    source = source_picture(picture_of(picture), image_size, multiple)
+    content = encoded(source, quality=92)
     slack = crop_size_to_resize_size(image_size) - image_size
     expected = plain(content, image_size, *(slack * share for share in corner))
     place = tuple(0.999 * share for share in corner)
@@ -96,7 +130,7 @@ def test_more_than_three_source_pixels_are_all_averaged(factor):
 
 @pytest.mark.parametrize("size", [(20, 30), (60, 400), (70, 5), (1, 1)])
 def test_small_and_narrow_pictures(size):
-    image = CHINA.resize(size, Image.Resampling.LANCZOS)
+    image = picture_of("noise").resize(size, Image.Resampling.LANCZOS)
     for content in (encoded(image, "PNG"), encoded(image, quality=95)):
         fast = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
         assert fast.shape == (64, 64, 3)
@@ -107,7 +141,7 @@ def test_small_and_narrow_pictures(size):
 
 def test_what_grows_is_interpolated_exactly():
     # Of 76 pixels the window has exactly 63.5, so that 2 · 346/289 · 64 fits.
-    image = CHINA.resize((38, 38), Image.Resampling.LANCZOS)
+    image = picture_of("noise").resize((38, 38), Image.Resampling.LANCZOS)
     content = encoded(image, "PNG")
     window = np.asarray(image)[:32, :32]
     expected = resize_image(tf.constant(window), 64).numpy()
@@ -117,17 +151,19 @@ def test_what_grows_is_interpolated_exactly():
 
 
 @pytest.mark.parametrize("keep_aspect", [True, False])
-@pytest.mark.parametrize("photograph", [CHINA, FLOWER])
-def test_stored_by_a_corpus(photograph, keep_aspect):
-    content = encoded(photograph, quality=95)
+@pytest.mark.parametrize("picture", PICTURES)
+def test_stored_by_a_corpus(picture, keep_aspect):
+    content = encoded(picture_of(picture), quality=95)
     stored = store_picture(content, 346, 85, keep_aspect=keep_aspect)["jpeg"]
     fast = crop_image_bytes(stored, 289, (0.0, 0.0)).numpy()
     # Two to five grey levels in the mean, most of it of JPEG and of less smoothing.
     assert mean_difference(fast, plain(content, 289, 0, 0)) < 5
 
 
+@pytest.mark.ci
+@needs("sklearn")
 def test_other_formats_and_grey():
-    image = source_picture(FLOWER, 64, 1.5)
+    image = source_picture(picture_of("flower"), 64, 1.5)
     expected = crop_image_bytes(encoded(image, "PNG"), 64, (0.4, 0.7)).numpy()
     bmp = crop_image_bytes(encoded(image, "BMP"), 64, (0.4, 0.7)).numpy()
     np.testing.assert_array_equal(bmp, expected)
@@ -138,6 +174,9 @@ def test_other_formats_and_grey():
     assert mean_difference(jpeg, expected) < 2
     grey = crop_image_bytes(encoded(image.convert("L")), 64, (0.4, 0.7)).numpy()
     assert (grey[..., 0] == grey[..., 1]).all() and grey.std() > 10
+
+
+def test_what_is_no_image_is_refused():
     with pytest.raises(tf.errors.InvalidArgumentError):
         crop_image_bytes(tf.constant(b"junk"), 64, (0.4, 0.7))
 

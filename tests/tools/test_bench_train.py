@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.oracle_process import needs
+
 TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
 
 
@@ -27,9 +29,8 @@ def test_table_holds_medians_and_their_ratios(monkeypatch):
 
 
 @pytest.mark.release
+@needs("torch", "transformers", "litert_quantizer")
 def test_runs():
-    pytest.importorskip("transformers")
-    pytest.importorskip("litert_quantizer")
     contenders = ["torch channels_last", "keras float32", "keras litert_int8"]
     command = [sys.executable, "tools/bench_train.py", "--architectures", "nano@32"]
     command += ["--contenders", *contenders]

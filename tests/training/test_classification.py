@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.linear_model import LogisticRegression
 
 from align_keras.data import evaluation_batches, labelled_batches
 from align_keras.models import ImageClassifier, ImageEncoder
@@ -12,6 +11,7 @@ from align_keras.models.image_classifier import encoder_without_projection
 from align_keras.training.classification import FineTuningStage, classify, fine_tune
 from align_keras.training.stage_checkpoints import StageCheckpoints
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
 SMALL = {
     "width_coefficient": 0.25,
@@ -167,8 +167,11 @@ def test_the_encoders_learning_rate_is_scaled():
     np.testing.assert_allclose(steps[0.1], 0.1 * steps[1.0], rtol=1e-2, atol=1e-7)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
+@needs("sklearn")
 def test_the_head_comes_near_to_logistic_regression():
+    from sklearn.linear_model import LogisticRegression
+
     images, labels = stripes(60)
     encoder = small_encoder()
     features = encoder(np.stack(images)).numpy()

@@ -15,6 +15,7 @@ from align_keras.datasets.benchmarks.class_names import (
 )
 from align_keras.datasets.benchmarks.labelled_images import LabelledImages
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
 
 def named(*names):
@@ -43,6 +44,8 @@ def test_files_of_names(tmp_path):
     assert read_class_names(mapped) == {"n01440764": "tench"}
 
 
+@pytest.mark.ci
+@needs("clip_benchmark")
 def test_clips_names_of_imagenet_fit_the_order_of_the_ids():
     names = read_class_names("clip:imagenet1k")
     by_id = dict(zip(imagenet_ids(), names, strict=True))
@@ -52,18 +55,24 @@ def test_clips_names_of_imagenet_fit_the_order_of_the_ids():
     assert by_id["n07753592"] == "banana"
 
 
-def test_clip_benchmark_is_read_and_not_imported(monkeypatch):
+@pytest.mark.ci
+@needs("clip_benchmark")
+def test_clip_benchmark_is_read_and_not_imported():
     """It would load PyTorch."""
-    monkeypatch.delitem(sys.modules, "clip_benchmark", raising=False)
     assert len(read_class_names("clip:flowers")) == 102
     assert "clip_benchmark" not in sys.modules
 
 
-def test_clip_benchmark_is_named_where_it_is_missing(monkeypatch):
+@pytest.mark.ci
+@needs("clip_benchmark")
+def test_an_unknown_set_of_clip_benchmark():
     with pytest.raises(
         InputError, match="clip:DATASET must be one of .*imagenet1k.*'x'"
     ):
         read_class_names("clip:x")
+
+
+def test_clip_benchmark_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         InputError, match="--classes clip:flowers .* pip install clip-be"

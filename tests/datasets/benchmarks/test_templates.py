@@ -5,6 +5,7 @@ import pytest
 from align_keras.datasets.benchmarks.clip_benchmark import read_clip_benchmark
 from align_keras.datasets.benchmarks.templates import read_templates
 from align_keras.utils.errors import InputError
+from tests.oracle_process import needs
 
 
 def test_our_own_are_groups_with_one_place_for_the_name():
@@ -15,6 +16,8 @@ def test_our_own_are_groups_with_one_place_for_the_name():
     assert len(photos) > 4 and len(drawings) > 4 and read_templates("none") == ["{}"]
 
 
+@pytest.mark.ci
+@needs("clip_benchmark")
 def test_none_of_ours_is_clips():
     file = "en_zeroshot_classification_templates.json"
     clips = {
@@ -25,15 +28,22 @@ def test_none_of_ours_is_clips():
     assert not {template.lower() for template in read_templates()} - {"{}"} & clips
 
 
+@pytest.mark.ci
+@needs("clip_benchmark")
 def test_clips_are_read_from_clip_benchmark():
     found = read_templates("clip:imagenet1k")
     assert len(found) == 80  # As the CLIP paper says.
     assert "a photo of a {}." in found and all("{}" in text for text in found)
 
 
-def test_clip_benchmark_is_named_where_it_is_missing(monkeypatch):
+@pytest.mark.ci
+@needs("clip_benchmark")
+def test_an_unknown_set_of_clip_benchmark():
     with pytest.raises(InputError, match="must be one of .*imagenet1k.*received 'abc'"):
         read_templates("clip:abc")
+
+
+def test_clip_benchmark_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install clip-benchmark, or give a file"):
         read_templates("clip:imagenet1k")

@@ -1,0 +1,35 @@
+"""The recorded answers are still what the oracles say."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from tests.oracle_process import needs
+from tests.recorded_oracles import CASES, recorded
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(*CASES[name].packages)) for name in CASES]
+)
+def test_answers_are_still_the_oracles(name):
+    for question, answer in recorded(name):
+        found = CASES[name].answer(question)
+        assert set(found) == set(answer)
+        for part, value in answer.items():
+            # Single precision in another order of sums, by processor and version.
+            np.testing.assert_allclose(found[part], value, rtol=1e-5, atol=1e-6)
+
+
+def test_every_case_is_recorded():
+    for name in CASES:
+        assert recorded(name), name
+
+
+def test_missing_packages_skip():
+    mark = needs("numpy", "no_such_package", "no_other").mark
+    assert mark.args == (True,)
+    assert mark.kwargs["reason"] == "not installed: no_such_package, no_other"
+    assert needs("numpy").mark.args == (False,)
+    assert importlib.util.find_spec("no_such_package") is None
