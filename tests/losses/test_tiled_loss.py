@@ -254,12 +254,11 @@ def test_equals_open_clip():
 @pytest.mark.parametrize(
     "replicas",
     [
-        pytest.param(1, marks=pytest.mark.slow),
+        pytest.param(1, marks=pytest.mark.ci),
         2,
-        pytest.param(4, marks=pytest.mark.slow),
+        pytest.param(4, marks=pytest.mark.release),
     ],
 )
-@pytest.mark.slow
 def test_replicas_equal_one_device_in_little_memory(replicas):
     """Real MirroredStrategy on logical CPUs, in a process of its own."""
     process = subprocess.run(
