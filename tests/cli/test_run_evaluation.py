@@ -23,7 +23,7 @@ def test_set(tmp_path_factory):
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     builder = build_corpus("pairs", pairs=path, data_dir=folder / "data")
-    return read_retrieval_set(builder, "train+test")
+    return read_retrieval_set(builder, *builder.info.splits)
 
 
 def test_equal_images_are_one_target(test_set, tmp_path):
