@@ -1,9 +1,8 @@
 """Prints by how much training steps on replicas differ from those on one device.
 
-`python updates_script.py COUNT [few]` prints a line of JSON, of two comparisons that
-differ the most where `few` is given. Logical devices must be made
-before TensorFlow is used, and a process holds one MirroredStrategy; so test_updates.py
-runs one process a count.
+`python updates_script.py COUNT [few]` prints a line of JSON; with `few`, of one
+comparison of much at once. Logical devices must be made before TensorFlow is used, and
+a process holds one MirroredStrategy; so test_updates.py runs one process a count.
 """
 
 import json
