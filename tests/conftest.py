@@ -1,5 +1,7 @@
 """What every test runs under. Nothing here imports TensorFlow."""
 
+import importlib.abc
+import importlib.util
 import os
 import re
 import sys
@@ -28,6 +30,43 @@ ALLOWED_SKIPS = (
 )
 # A file that is left out of the default run as a whole may stop at a missing package.
 _LEFT_OUT = re.compile(r"^pytestmark = .*pytest\.mark\.(ci|release)\b", re.MULTILINE)
+
+
+class _SplitCpu(importlib.abc.MetaPathFinder):
+    """Splits the CPU into two logical devices as soon as TensorFlow is imported.
+
+    Tests of two replicas then run in the process of all others: devices can't be
+    split once TensorFlow has been used, whichever test that was.
+    """
+
+    def find_spec(self, name, path, target=None):
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+
+        def load_and_split(module):
+            load(module)
+            config = module.config
+            config.set_logical_device_configuration(
+                config.list_physical_devices("CPU")[0],
+                [config.LogicalDeviceConfiguration()] * 2,
+            )
+
+        spec.loader.exec_module = load_and_split
+        return spec
+
+
+sys.meta_path.insert(0, _SplitCpu())
+
+
+@pytest.fixture(scope="session")
+def two_replicas():
+    """A `MirroredStrategy` of two logical CPUs; a process holds one."""
+    from align_keras.training.strategies import make_strategy
+
+    return make_strategy("mirrored", 2)
 
 
 def pytest_ignore_collect(collection_path):

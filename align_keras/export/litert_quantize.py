@@ -166,6 +166,16 @@ def _any_of(names):
     return f"^(?:{'|'.join(map(re.escape, names))})"
 
 
+def widest_range(old, new):
+    """Joins a tensor's range so far, empty at first, with that of another sample."""
+    if not old:
+        return new
+    return {
+        "min": np.minimum(old["min"], new["min"]),
+        "max": np.maximum(old["max"], new["max"]),
+    }
+
+
 def _ranges(flatbuffer, samples, recipe):
     """The least and the greatest value of each tensor over all samples.
 
@@ -176,17 +186,9 @@ def _ranges(flatbuffer, samples, recipe):
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe)
 
-    def widest(old, new):
-        if not old:
-            return new
-        return {
-            "min": np.minimum(old["min"], new["min"]),
-            "max": np.maximum(old["max"], new["max"]),
-        }
-
     with _quietly():
         calibration = calibrator.Calibrator(
-            bytearray(flatbuffer), num_threads=1, qsv_update_func=widest
+            bytearray(flatbuffer), num_threads=1, qsv_update_func=widest_range
         )
         (key,) = calibration.get_signature_list()
         calibration.calibrate({key: list(samples)}, manager)

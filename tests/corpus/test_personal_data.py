@@ -105,7 +105,8 @@ def test_what_is_found_is_always_looked_for(text):
         assert text_features([text]).may_be_personal[0]
 
 
-def test_long_texts_take_no_time():
+def test_long_texts_that_are_nearly_personal():
+    """Backtracking over one of these would outlast the time limit of a test."""
     for text in (
         "0" * 20_000,
         "1 " * 10_000,
@@ -113,4 +114,4 @@ def test_long_texts_take_no_time():
         "+1" * 10_000,
         "AB12" * 5_000,
     ):
-        find_personal_data(text)
+        assert find_personal_data(text) is None, text[:8]

@@ -92,6 +92,30 @@ def test_without_crop_and_flip_a_picture_stays_the_same(builder):
     assert len(np.unique(images, axis=0)) == 24
 
 
+@kinds
+def test_half_of_the_pictures_are_mirrored(builder, kind):
+    arguments = {"crop": False, "zoom": 0.0}
+    # A shift that moves nothing, so that whole pictures are varied.
+    arguments |= {"cropped": {}, "varied": {"shift": 1e-9}, "cached": {"cache": True}}[
+        kind
+    ]
+    drawn = {
+        flip: np.concatenate(
+            [
+                np.round(batch["images"])
+                for batch in batches(builder, 6, flip=flip, **arguments)
+            ]
+        )
+        for flip in (False, True)
+    }
+    # The order doesn't depend on `flip`, so each picture stands beside its mirror.
+    same = (drawn[True] == drawn[False]).all(axis=(1, 2, 3))
+    mirrored = (drawn[True] == drawn[False][:, :, ::-1]).all(axis=(1, 2, 3))
+    assert (same ^ mirrored).all()
+    # Of 48 fair draws, outside of 12 to 36 with a probability of 1e-3.
+    assert 12 <= mirrored.sum() <= 36
+
+
 def rows_of_all(builder, count, pipelines, **arguments):
     """The batches of each input pipeline, and all rows joined."""
     parts = [
@@ -121,7 +145,6 @@ def test_pipelines_of_few_files_share_the_batch(builder, kind, pipelines):
     assert_equal(batches(builder, 3, **arguments), joined)
 
 
-@pytest.mark.slow
 def test_pipelines_with_files_of_their_own(sharded):
     parts, _ = rows_of_all(sharded, 9, 2, zoom=0.0)
     later, _ = rows_of_all(sharded, 2, 2, start_step=7, zoom=0.0)
@@ -146,7 +169,7 @@ def test_mistakes_are_told_in_one_line(builder, arguments, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_data_service(sharded):
     script = pathlib.Path(__file__).with_name("service_script.py")
     command = [sys.executable, str(script)]
@@ -163,8 +186,10 @@ def test_data_service(sharded):
     assert len(set(letters)) == 24
 
 
-def test_epochs_hold_every_pair_once_and_vary(builder):
-    rows = [batch["token_ids"][:, 1] for batch in batches(builder, 6)]
+@kinds
+def test_epochs_hold_every_pair_once_and_vary(builder, kind):
+    drawn = batches(builder, 6, **KINDS[kind])
+    rows = [batch["token_ids"][:, 1] for batch in drawn]
     first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
     assert len(set(first)) == len(set(second)) == 24
     assert (first != second).any()

@@ -72,7 +72,6 @@ def test_block_equals_the_plain_one(arguments, in_graph):
 
 
 @pytest.mark.parametrize("in_graph", [False, True])
-@pytest.mark.slow
 def test_encoder_equals_the_plain_one(in_graph):
     arguments = {
         "width_coefficient": 0.25,
@@ -145,7 +144,6 @@ def test_graph_computes_again_and_only_when_the_gradient_arrives():
     assert sorted(waits) == [False, True]
 
 
-@pytest.mark.slow
 def test_text_encoder_equals_the_plain_one():
     def encoder(rematerialize):
         return TextEncoder(

@@ -15,7 +15,6 @@ from align_keras.utils.errors import InputError
 from tests.small import small_align, small_batch
 
 
-@pytest.mark.slow
 def test_cached_gradients_replay_dropout_and_update_statistics_once():
     model = small_align(initial_temperature=0.5)
     model.compile(SGD(0.1), micro_batch_size=2)
@@ -72,7 +71,7 @@ def test_errors():
         synchronized.compile(SGD(0.1), micro_batch_size=2)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_step_compiled_by_xla_makes_the_same_update():
     """A stand-in for TPUs: static shapes, and no strings on the device.
 

@@ -1,7 +1,8 @@
 """Trains a small ALIGN in a folder: `DIRECTORY REPLICAS STEPS_PER_LOOP`.
 
-It saves at the end of every loop. Run, killed and run again by test_kill.py. The pairs
-are those of `pairs/pairs.jsonl` beside the folder.
+On one replica the image encoder is locked, since tracing its gradients takes most of
+the time. It saves at the end of every loop. Run, killed and run again by test_kill.py.
+The pairs are those of `pairs/pairs.jsonl` beside the folder.
 """
 
 import pathlib
@@ -49,7 +50,7 @@ def main():
         split_cpu(count)
         strategy = make_strategy("mirrored", count)
     with strategy_scope(strategy):
-        model = make_model(dropout=0.2)
+        model = make_model(dropout=0.2, locked=count == 1)
         model.compile(Lamb(1e-3, global_clipnorm=1.0, use_ema=True), tile_size="auto")
         schedule = TrainingSchedule(STEPS, loop, loop, 8, max_to_keep=2)
         make_batches = batch_maker(directory.parent)

@@ -78,8 +78,13 @@ def kill_when(process, condition):
     return False
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize(
+    "replicas",
+    [
+        pytest.param(1, marks=pytest.mark.ci),
+        pytest.param(2, marks=pytest.mark.release),
+    ],
+)
 def test_killed_runs_go_on_to_the_same_curve(tmp_path, replicas):
     write_pairs(tmp_path / "pairs")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -107,7 +112,7 @@ def test_killed_runs_go_on_to_the_same_curve(tmp_path, replicas):
     assert_same(killed, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_sigterm_saves_within_a_loop_and_ends_with_zero(tmp_path):
     write_pairs(tmp_path / "pairs")
     whole, ended = tmp_path / "whole", tmp_path / "ended"
