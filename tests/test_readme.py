@@ -118,14 +118,24 @@ def test_an_experiment_is_there(name):
     assert (ROOT / "experiments" / f"{name}.yaml").is_file()
 
 
-def test_the_extras_exist():
+def test_the_markers_exist():
+    markers = setup_cfg()["tool:pytest"]["markers"]
+    named = set(re.findall(r"pytest[^`]*? -m (\w+)", " ".join(README.split())))
+    assert named
+    assert named <= set(re.findall(r"^(\w+):", markers, re.MULTILINE))
+
+
+def setup_cfg():
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_the_extras_exist():
     named = re.findall(r"-e \"\.\[([\w,-]+)\]\"", README)
     assert len(named) >= 5
-    assert {own for text in named for own in text.split(",")} <= set(
-        parser["options.extras_require"]
-    )
+    extras = set(setup_cfg()["options.extras_require"])
+    assert {own for text in named for own in text.split(",")} <= extras
 
 
 @pytest.mark.parametrize(
