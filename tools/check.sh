@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Runs all checks with the tools of the active environment, and goes on after a
 # failure so that one run shows them all.
-# usage: tools/check.sh [--slow]    --slow runs the slow tests too
+# usage: tools/check.sh [--ci]    --ci runs the tests of that tier too
 set -u
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-slow=0
+ci=0
 for argument in "$@"; do
   case "$argument" in
-    --slow) slow=1 ;;
+    --ci) ci=1 ;;
     *)
-      echo "tools/check.sh: unknown argument $argument; usage: tools/check.sh [--slow]" >&2
+      echo "tools/check.sh: unknown argument $argument; usage: tools/check.sh [--ci]" >&2
       exit 2
       ;;
   esac
@@ -30,8 +30,8 @@ check "ruff check" python -m ruff check .
 check "ruff format" python -m ruff format --check .
 check "import directions" python -m pytest -q tests/test_imports.py
 check "tests" python -m pytest
-if [ "$slow" = 1 ]; then
-  check "slow tests" python -m pytest -m slow
+if [ "$ci" = 1 ]; then
+  check "ci tests" python -m pytest -m ci
 fi
 
 if [ "${#failed[@]}" != 0 ]; then

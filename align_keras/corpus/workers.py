@@ -52,10 +52,11 @@ def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
 
     Example:
 
-    >>> import tempfile
-    >>> from align_keras.corpus.workers import run_tasks
-    >>> run_tasks(len, [{"part": 1}, {}], tempfile.mkdtemp())  # doctest: +SKIP
-    [1, 0]
+    ```python
+    import tempfile
+    from align_keras.corpus.workers import run_tasks
+    run_tasks(len, [{"part": 1}, {}], tempfile.mkdtemp())  # [1, 0]
+    ```
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

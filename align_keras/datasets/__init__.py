@@ -7,7 +7,6 @@ Importing this module registers them, so that TFDS's own functions find them:
 >>> builder = tfds.builder("stamps/de")
 >>> builder.name, builder.builder_config.name
 ('stamps', 'de')
->>> dataset = tfds.load("icons", split="train")  # doctest: +SKIP
 """
 
 from align_keras.datasets.build import CORPORA, build_corpus

@@ -25,9 +25,10 @@ class Mixture:
 
     Example:
 
-    >>> mixture = build_corpus("clipart+emoji")  # doctest: +SKIP
-    >>> mixture.info.splits["train"].num_examples  # doctest: +SKIP
-    9991
+    ```python
+    mixture = build_corpus("clipart+emoji")
+    mixture.info.splits["train"].num_examples  # 9991
+    ```
     """
 
     def __init__(self, members):

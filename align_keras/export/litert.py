@@ -70,10 +70,11 @@ def image_flatbuffer(
 
     Example:
 
-    >>> from align_keras.models.align import ALIGN
-    >>> model = ALIGN.from_preset("align_nano", vocabulary_size=100)
-    >>> LiteRTTower(image_flatbuffer(model)).inputs["images"]
-    (1, 64, 64, 3)
+    ```python
+    from align_keras.models.align import ALIGN
+    model = ALIGN.from_preset("align_nano", vocabulary_size=100)
+    LiteRTTower(image_flatbuffer(model)).inputs["images"]  # (1, 64, 64, 3)
+    ```
     """
     check_quantization(quantize)
     encode = image_tower_function(model, resizable)
@@ -121,12 +122,14 @@ def text_flatbuffer(model, quantize="none", *, resizable=False, licence=None):
 
     Example:
 
-    >>> from align_keras.models.align import ALIGN
-    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
-    >>> model = ALIGN.from_preset(
-    ...     "align_nano", vocabulary_size=6, vocabulary=vocabulary)
-    >>> LiteRTTower(text_flatbuffer(model)).outputs
-    {'text_embedding': (1, 256)}
+    ```python
+    from align_keras.models.align import ALIGN
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
+    model = ALIGN.from_preset(
+        "align_nano", vocabulary_size=6, vocabulary=vocabulary
+    )
+    LiteRTTower(text_flatbuffer(model)).outputs  # {'text_embedding': (1, 256)}
+    ```
     """
     check_quantization(quantize)
     encode = text_tower_function(model, resizable)

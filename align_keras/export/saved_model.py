@@ -48,18 +48,20 @@ def export_saved_model(model, directory, *, weights=None, about=None):
 
     Example:
 
-    >>> import os, tempfile
-    >>> import tensorflow as tf
-    >>> from align_keras.models.align import ALIGN
-    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
-    >>> model = ALIGN.from_preset(
-    ...     "align_nano", vocabulary_size=6, vocabulary=vocabulary)
-    >>> folder = os.path.join(tempfile.mkdtemp(), "export")
-    >>> export_saved_model(model, folder)
-    >>> served = tf.saved_model.load(os.path.join(folder, "text", "1"))
-    >>> encode_text = served.signatures["encode_text"]
-    >>> encode_text(captions=tf.constant(["red"]))["text_embedding"].shape[0]
-    1
+    ```python
+    import os, tempfile
+    import tensorflow as tf
+    from align_keras.models.align import ALIGN
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
+    model = ALIGN.from_preset(
+        "align_nano", vocabulary_size=6, vocabulary=vocabulary
+    )
+    folder = os.path.join(tempfile.mkdtemp(), "export")
+    export_saved_model(model, folder)
+    served = tf.saved_model.load(os.path.join(folder, "text", "1"))
+    encode_text = served.signatures["encode_text"]
+    encode_text(captions=tf.constant(["red"]))["text_embedding"].shape[0]  # 1
+    ```
     """
     check_exportable(model)
     directory = placeable_folder(directory, "directory")

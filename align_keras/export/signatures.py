@@ -48,7 +48,7 @@ def describe_signatures(served):
     return {
         "signatures": signatures,
         "preprocessing": {
-            # TensorFlow wraps the dicts of a module; Python 3.13 writes no such as JSON.
+            # TensorFlow wraps a module's dicts; Python 3.13 writes no such as JSON.
             name: dict(steps)
             for name, steps in served.preprocessing.items()
         },

@@ -71,7 +71,7 @@ def test_no_picture_can_be_read(align, tmp_path):
         build_index(align, options(pictures=str(tmp_path)))
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_runs_own_index(align, tmp_path):
     with pytest.raises(InputError, match="--pictures .* no folder `index`"):
         open_index(align, str(tmp_path))
@@ -91,7 +91,7 @@ def _empty(tmp_path):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_what_is_written(align, tmp_path):
     pairs = str(write_pairs(tmp_path / "pairs"))
     folder = _empty(tmp_path)

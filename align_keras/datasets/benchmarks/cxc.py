@@ -82,9 +82,11 @@ def read_cxc(folder, split="test"):
 
     Example:
 
-    >>> ratings = read_cxc("Crisscrossed-Captions", "val")  # doctest: +SKIP
-    >>> ratings.sits[0]  # doctest: +SKIP
-    RatedPair(first='648388', second='COCO_val2014_000000431431.jpg', score=1.8)
+    ```python
+    ratings = read_cxc("Crisscrossed-Captions", "val")
+    ratings.sits[0]
+    # RatedPair(first='648388', second='COCO_val2014_000000431431.jpg', score=1.8)
+    ```
     """
     if split not in ("test", "val"):
         raise InputError(f"split must be test or val, received {split!r}.")

@@ -43,10 +43,11 @@ def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True)
 
     Example:
 
-    >>> data = read_multi30k("multi30k", "flickr30k/images")  # doctest: +SKIP
-    >>> {language: len(own[0]) for language, own in data.captions.items()}
-    ... # doctest: +SKIP
-    {'en': 5, 'de': 5, 'fr': 1, 'cs': 1}
+    ```python
+    data = read_multi30k("multi30k", "flickr30k/images")
+    {language: len(own[0]) for language, own in data.captions.items()}
+    # {'en': 5, 'de': 5, 'fr': 1, 'cs': 1}
+    ```
     """
     folder = pathlib.Path(folder)
     data = folder / "data" if (folder / "data").is_dir() else folder

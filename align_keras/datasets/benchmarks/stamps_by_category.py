@@ -27,10 +27,11 @@ def stamps_by_category(builder, split=None):
 
     Example:
 
-    >>> from align_keras.datasets import build_corpus
-    >>> data = stamps_by_category(build_corpus("stamps"))  # doctest: +SKIP
-    >>> data.class_names[:3]  # doctest: +SKIP
-    ['animals', 'clothes', 'food']
+    ```python
+    from align_keras.datasets import build_corpus
+    data = stamps_by_category(build_corpus("stamps"))
+    data.class_names[:3]  # ['animals', 'clothes', 'food']
+    ```
     """
     # Here, for the package of the builders imports much.
     from align_keras.datasets.benchmarks.stored_pictures import read_stored_pictures

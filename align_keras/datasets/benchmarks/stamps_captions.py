@@ -21,9 +21,11 @@ def stamps_captions_by_language(data_dir=None):
 
     Example:
 
-    >>> data = stamps_captions_by_language()  # doctest: +SKIP
-    >>> {language: own[0] for language, own in data.captions.items()}  # doctest: +SKIP
-    {'en': ['A cat.'], 'de': ['Eine Katze.'], 'fr': ['Un chat.'], 'cs': ['Kočka.']}
+    ```python
+    data = stamps_captions_by_language()
+    {language: own[0] for language, own in data.captions.items()}
+    # {'en': ['A cat.'], 'de': ['Eine Katze.'], 'fr': ['Un chat.'], 'cs': ['Kočka.']}
+    ```
     """
     # Here, for the package of the builders imports much.
     from align_keras.datasets.build import build_corpus

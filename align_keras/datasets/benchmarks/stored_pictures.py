@@ -48,10 +48,11 @@ def read_stored_pictures(builder, split):
 
     Example:
 
-    >>> from align_keras.datasets import build_corpus
-    >>> icons = read_stored_pictures(build_corpus("icons"), "test")  # doctest: +SKIP
-    >>> icons[0].captions, icons[0].category  # doctest: +SKIP
-    (('0',), 'fontawesome6-solid')
+    ```python
+    from align_keras.datasets import build_corpus
+    icons = read_stored_pictures(build_corpus("icons"), "test")
+    icons[0].captions, icons[0].category  # (('0',), 'fontawesome6-solid')
+    ```
     """
     try:
         builder.info.splits[split]

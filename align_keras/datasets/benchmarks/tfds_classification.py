@@ -31,7 +31,9 @@ def prepared_builder(name, data_dir=None):
 
     Example:
 
-    >>> prepared_builder("food101").info.splits  # doctest: +SKIP
+    ```python
+    prepared_builder("food101").info.splits
+    ```
     """
     import tensorflow_datasets as tfds  # Late, for it takes seconds.
 
@@ -93,9 +95,10 @@ def read_tfds_classification(name, split, data_dir=None):
 
     Example:
 
-    >>> data = read_tfds_classification("food101", "validation")  # doctest: +SKIP
-    >>> len(data.images), data.class_names[:2]  # doctest: +SKIP
-    (25250, ['apple pie', 'baby back ribs'])
+    ```python
+    data = read_tfds_classification("food101", "validation")
+    len(data.images), data.class_names[:2]  # (25250, ['apple pie', 'baby back ribs'])
+    ```
     """
     import tensorflow_datasets as tfds
 
@@ -157,9 +160,10 @@ def tfds_splits_overlap(builder, one, other):
 
     Example:
 
-    >>> builder = prepared_builder("food101")  # doctest: +SKIP
-    >>> tfds_splits_overlap(builder, "train[:50%]", "train")  # doctest: +SKIP
-    True
+    ```python
+    builder = prepared_builder("food101")
+    tfds_splits_overlap(builder, "train[:50%]", "train")  # True
+    ```
     """
     parts = {}
     for own in _split_info(builder, other).file_instructions:

@@ -1,3 +1,5 @@
+import csv
+import gzip
 import os
 import pathlib
 
@@ -21,10 +23,9 @@ from tests.datasets.benchmarks.small_benchmarks import (
     write_cxc,
 )
 
-REAL = pathlib.Path(
-    os.environ.get("ALIGN_KERAS_CXC_DIR")
-    or pathlib.Path(__file__).parents[3] / "../shared/data/cxc"
-)
+# The first 200 ratings of each published file, free for any use with acknowledgement of
+# Google LLC as their source.
+EXCERPT = pathlib.Path(__file__).parent / "cxc_excerpt"
 
 
 @pytest.fixture
@@ -216,15 +217,60 @@ def test_other_columns(tmp_path, content, message):
         read_cxc(tmp_path)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs the ratings of CxC")
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_published_lines(split):
+    """Every line of the excerpt by the csv module alone."""
+    ratings = read_cxc(EXCERPT, split)
+    for task in ("sts", "sis", "sits"):
+        with gzip.open(EXCERPT / f"{task}_{split}.csv.gz", "rt") as file:
+            rows = list(csv.reader(file))[1:]
+        expected = [
+            (*(own.split(":")[-1] for own in row[:2]), float(row[2])) for row in rows
+        ]
+        found = [(own.first, own.second, own.score) for own in getattr(ratings, task)]
+        assert len(found) == 200
+        assert found == expected
+
+
+def test_an_excerpts_positives_and_rated_rows():
+    """All of its images and captions, as COCO would give them."""
+    ratings = read_cxc(EXCERPT)
+    images = sorted(ratings.image_ids())
+    captions = sorted(ratings.caption_ids(), key=int)
+    count = len(captions) // len(images) + 1
+    parts = [captions[row * count : (row + 1) * count] for row in range(len(images))]
+    data = CaptionedImages(images, [["-"] * len(own) for own in parts], images, parts)
+    right = cxc_positives(ratings, cxc_captioned_images(ratings, data))
+    good = {
+        task: [own for own in getattr(ratings, task) if own.score >= 3]
+        for task in ("sts", "sis", "sits")
+    }
+    assert sum(map(len, right.text_to_image)) == len(good["sits"])
+    assert sum(map(len, right.image_to_text)) == len(good["sits"])
+    for task, own in (("sts", right.text_to_text), ("sis", right.image_to_image)):
+        pairs = {frozenset(pair[:2]) for pair in good[task]}
+        assert sum(map(len, own)) == 2 * len(pairs)
+    rated = cxc_rated_rows(ratings, data)
+    assert {task: len(own[2]) for task, own in rated.items()} == {
+        "sts": 400,
+        "sis": 400,
+        "sits": 200,
+    }
+
+
+@pytest.mark.release
 def test_the_real_ratings():
-    ratings = read_cxc(REAL, "val")
+    """The counts of all published files, in the folder that a variable names."""
+    folder = os.environ.get("ALIGN_KERAS_CXC_DIR")
+    if not folder:
+        pytest.skip("ALIGN_KERAS_CXC_DIR names no clone of Crisscrossed-Captions")
+    ratings = read_cxc(folder, "val")
     assert [len(ratings.sts), len(ratings.sis), len(ratings.sits)] == [
         44_009,
         42_767,
         44_722,
     ]
-    ratings = read_cxc(REAL, "test")
+    ratings = read_cxc(folder, "test")
     assert [len(ratings.sts), len(ratings.sis), len(ratings.sits)] == [
         44_045,
         46_719,

@@ -1,0 +1,153 @@
+"""The wheel, the sdist and the lowest allowed versions, in environments of their own.
+
+Each environment is installed by pip from its index; nothing is read from the clone but
+by the last test.
+"""
+
+import configparser
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import venv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Installing takes minutes.
+pytestmark = [pytest.mark.release, pytest.mark.timeout(1800)]
+
+SMALL = ",".join(
+    [
+        "task.model.image_encoder.image_size=32",
+        "task.model.image_encoder.width_coefficient=0.1",
+        "task.model.image_encoder.depth_coefficient=0.1",
+        "task.model.text_encoder.variant=bert_tiny",
+        "task.model.text_encoder.num_layers=1",
+        "task.model.text_encoder.hidden_dim=16",
+        "task.model.text_encoder.intermediate_dim=32",
+        "task.model.text_encoder.vocabulary_size=60",
+        "task.model.text_encoder.sequence_length=8",
+        "task.model.projection_dim=16",
+        "task.train_data.global_batch_size=8",
+        "trainer.train_steps=4,trainer.steps_per_loop=2",
+        "trainer.checkpoint_interval=4,trainer.validation_interval=4",
+        "trainer.optimizer_config.warmup.linear.warmup_steps=2",
+    ]
+)
+# What users run, and what depends on other packages' insides.
+WITH_LOWEST = [
+    "tests/test_artifacts.py",
+    "tests/layers",
+    "tests/losses",
+    "tests/optimizers",
+    "tests/models/test_align.py",
+    "tests/models/test_quantization.py",
+    "tests/export/test_served_model.py",
+    "tests/search",
+    "tests/text",
+    "tests/training/test_trainer.py",
+]
+
+
+def run(*command, folder, **variables):
+    """Runs a command without this clone on its path; returns its stdout."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHONPATH", "PYTEST", "VIRTUAL_ENV"))
+    }
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=folder,
+        env=environment | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"} | variables,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-5000:]
+    return done.stdout
+
+
+def environment(folder):
+    """Makes a virtual environment; returns the folder of its programs."""
+    venv.create(folder, with_pip=True)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """Builds the sdist, and the wheel out of it, as `build` does."""
+    folder = tmp_path_factory.mktemp("build")
+    programs = environment(folder / "venv")
+    run(programs / "pip", "install", "-q", "build", folder=folder)
+    run(programs / "python", "-m", "build", "--outdir", "dist", ROOT, folder=folder)
+    return {
+        "wheel": next((folder / "dist").glob("*.whl")),
+        "sdist": next((folder / "dist").glob("*.tar.gz")),
+    }
+
+
+def write_pairs(folder):
+    """Writes 40 images of noise, each with a name of its own."""
+    folder.mkdir()
+    source = np.random.default_rng(0)
+    lines = []
+    for row in range(40):
+        pixels = source.integers(0, 256, (48, 48, 3)).astype("uint8")
+        Image.fromarray(pixels).save(folder / f"{row}.png")
+        caption = f"image {chr(97 + row % 26)} of {chr(97 + row // 26)}"
+        lines.append(json.dumps({"image": f"{row}.png", "caption": caption}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_it_is_installed_and_used_outside_the_clone(kind, distributions, tmp_path):
+    programs = environment(tmp_path / "venv")
+    run(programs / "pip", "install", "-q", distributions[kind], folder=tmp_path)
+    run(programs / "pip", "check", folder=tmp_path)
+    command = programs / "align-keras"
+    assert "quickstart" in run(command, "--help", folder=tmp_path)
+    code = "import align_keras; print(align_keras.__file__)"
+    where = run(programs / "python", "-c", code, folder=tmp_path)
+    assert where.startswith(str(tmp_path))
+
+    write_pairs(tmp_path / "pairs")
+    arguments = ["--pairs", "pairs/pairs.jsonl", "--model_dir", "run"]
+    arguments += ["--data_dir", "data", "--params_override", SMALL]
+    run(command, "quickstart", *arguments, folder=tmp_path)
+    run(command, "export", "--model", "run", "--to", "exported", folder=tmp_path)
+    assert (tmp_path / "exported" / "text" / "1" / "saved_model.pb").is_file()
+    search = [command, "search", "--model_dir", "run", "--json", "image a of a"]
+    found = json.loads(run(*search, folder=tmp_path))
+    assert len(found["queries"][0]["hits"]) == 5
+    # An experiment of those that the distribution carries.
+    assert "parameters" in run(
+        command, "plan", "--experiment", "align_b7_base", folder=tmp_path
+    )
+
+
+def lowest_versions():
+    """Returns `name==version` of each lower bound of setup.cfg, a list of str."""
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    text = parser["options"]["install_requires"]
+    text += parser["options.extras_require"]["test"]
+    found = re.findall(r"^([\w.-]+)(?:~=|>=)([\w.]+)", text, re.MULTILINE)
+    assert len(found) > 20
+    return [f"{name}=={version}" for name, version in found]
+
+
+def test_the_lowest_versions(tmp_path):
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("the lowest versions have wheels for Python 3.11 alone")
+    (tmp_path / "lowest.txt").write_text("\n".join(lowest_versions()) + "\n")
+    programs = environment(tmp_path / "venv")
+    install = [programs / "pip", "install", "-q", "-c", "lowest.txt"]
+    run(*install, "-e", f"{ROOT}[test]", folder=tmp_path)
+    run(programs / "pip", "check", folder=tmp_path)
+    pytest_ = [programs / "python", "-m", "pytest", "-n", "0", "-q"]
+    run(*pytest_, *WITH_LOWEST, folder=ROOT)
