@@ -110,7 +110,7 @@ def test_int8_block_in_another_model_reloads(tmp_path):
 
 @pytest.mark.parametrize(
     ("quantize", "rematerialize"),
-    [(False, False), pytest.param(True, True, marks=pytest.mark.slow)],
+    [(False, False), pytest.param(True, True, marks=pytest.mark.ci)],
 )
 @pytest.mark.ci
 def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
