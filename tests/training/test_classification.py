@@ -192,7 +192,7 @@ def test_the_head_comes_near_to_logistic_regression():
     np.testing.assert_allclose(ours, oracle.predict_proba(features), atol=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_it_learns_to_tell_stripes_apart():
     images, labels = stripes(90)
     others, right = stripes(60, seed=1)
@@ -270,7 +270,7 @@ def killed_at(step):
 
 
 @pytest.mark.parametrize("kill, stage_and_step", [(5, (0, 4)), (9, (1, 2))])
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, stage_and_step):
     images, labels = stripes(30)
     batches = batches_of(images, labels, batch_size=7, crop="inception", seed=4)
