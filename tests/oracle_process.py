@@ -47,7 +47,7 @@ def _pool():
 def _prepare():
     """Makes a wrong import loud, and ends the process when pytest is killed."""
     for name in ("tensorflow", "keras", "align_keras"):
-        sys.modules[name] = None
+        sys.modules[name] = None  # Python's way to refuse an import.
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
