@@ -54,6 +54,13 @@ def test_each_epoch_holds_every_record_once_in_another_order(builder, split):
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+def test_each_epoch_takes_the_files_in_another_order(builder):
+    # Nothing is drawn from a buffer of one, and no files are mixed.
+    ids = order(builder, 2 * PAIRS, shuffle_buffer_size=1, cycle_length=1)
+    assert sorted(ids[:PAIRS]) == sorted(ids[PAIRS:])
+    assert ids[:PAIRS] != ids[PAIRS:]
+
+
 def test_files_and_their_records_are_shuffled_by_the_seed_alone(builder):
     first, second = order(builder, PAIRS), order(builder, PAIRS, seed=1)
     assert first != second
