@@ -83,6 +83,8 @@ def updated(strategy):
     return before, model.get_weights(), history
 
 
+# Replicas wait for each other at each sum: long where other processes want the cores.
+@pytest.mark.timeout(900)
 def test_a_step_on_two_replicas_is_that_of_one_device(two_replicas):
     before, expected, reported = updated(None)
     start, actual, also = updated(two_replicas)
