@@ -66,13 +66,13 @@ def perceptual_hash(image, *, crops=True):
 
     Example:
 
-    >>> noise = Image.effect_noise((80, 60), 90)
-    >>> copy = noise.resize((160, 120))
-    >>> first, second = hash_array([perceptual_hash(noise), perceptual_hash(copy)])
-    >>> int(hamming_distance(first[0], second[0])) <= 12
-    True
-    >>> any(perceptual_hash(Image.new("RGB", (80, 60), "white")))
-    False
+    ```python
+    noise = Image.effect_noise((80, 60), 90)
+    copy = noise.resize((160, 120))
+    first, second = hash_array([perceptual_hash(noise), perceptual_hash(copy)])
+    int(hamming_distance(first[0], second[0])) <= 12  # True
+    any(perceptual_hash(Image.new("RGB", (80, 60), "white")))  # False
+    ```
     """
     views = len(VIEWS) if crops else 1
     signs = _signs(_thumbnail(image), views)

@@ -162,8 +162,10 @@ def placeable_folder(path, argument):
     """
     try:
         folder = pathlib.Path(path).resolve()
+        if folder.is_symlink():  # As Python 3.13 gives it.
+            raise OSError("links in a circle")
         problem = _obstacle(folder)
-    except (OSError, RuntimeError) as error:  # Links in a circle, for one.
+    except (OSError, RuntimeError) as error:  # Older Pythons' for the circle.
         problem = f"which can't be followed ({error})"
     if problem is not None:
         raise InputError(

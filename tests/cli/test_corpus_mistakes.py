@@ -10,8 +10,6 @@ from align_keras.cli.main import main
 from align_keras.utils.files import locked
 from tests.cli.small_corpus import ONE_WORKER
 
-pytest.importorskip("apache_beam")
-
 
 @pytest.mark.parametrize(
     "given, said",
@@ -21,14 +19,19 @@ pytest.importorskip("apache_beam")
         (["build", "--source=html:nowhere"], "there is no nowhere"),
         (["urls", "--source=html:."], "--to must name the list of the stage urls"),
         (["build", "--source=html:.", "--to=a.csv"], "--to must name the list"),
-        (["extract", "--source=table:a.csv", "--runner=Wrong"], "received 'Wrong'"),
-        (
+        pytest.param(
+            ["extract", "--source=table:a.csv", "--runner=Wrong"],
+            "received 'Wrong'",
+            marks=pytest.mark.ci,
+        ),
+        pytest.param(
             [
                 "extract",
                 "--source=table:a.csv",
                 "--runner_option=--direct_num_workers=x",
             ],
             "--runner_option must be an option of the runner",
+            marks=pytest.mark.ci,
         ),
         (
             ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],

@@ -206,6 +206,7 @@ def test_class_folders(evaluate, by_place, shapes, protocol):
     assert "no row" not in told
 
 
+@pytest.mark.ci
 def test_tfds_by_file_names(evaluate, by_place, imagenet_r):
     del imagenet_r
     named = ("--data=imagenet_r", "--classes=clip:imagenet1k", "--templates=none")

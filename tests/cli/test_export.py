@@ -115,10 +115,14 @@ FOLDER = ["--pictures", os.path.dirname(__file__)]
     "options, package, extra",
     [
         (["litert"], "ai_edge_litert", "litert"),
-        (["litert", "--quantize", "float16"], "litert_quantizer", "litert"),
+        pytest.param(
+            ["litert", "--quantize", "float16"],
+            *("litert_quantizer", "litert"),
+            marks=pytest.mark.ci,
+        ),
         (["web"], "ai_edge_litert", "litert"),
         (["onnx"], "tf2onnx", "onnx"),
-        (["onnx"], "onnxruntime", "onnx"),
+        pytest.param(["onnx"], "onnxruntime", "onnx", marks=pytest.mark.ci),
     ],
 )
 def test_what_is_not_installed_is_said_at_once(

@@ -150,6 +150,7 @@ def test_what_grows_is_interpolated_exactly():
     assert np.abs(fast.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("keep_aspect", [True, False])
 @pytest.mark.parametrize("picture", PICTURES)
 def test_stored_by_a_corpus(picture, keep_aspect):
