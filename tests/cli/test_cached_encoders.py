@@ -34,6 +34,7 @@ def opener(align, folder, opened):
     return open_it
 
 
+@pytest.mark.ci
 def test_pictures_that_cannot_be_decoded_are_skipped_and_told(align, tmp_path, capsys):
     (tmp_path / "red.png").write_bytes(png("red", "circle"))
     (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")

@@ -193,6 +193,7 @@ def test_a_users_table(evaluate, by_place, tmp_path):
     assert found["slices"]["i2t/recall_at_1[ink]/items"] == 4
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("protocol", ["zero_shot", "knn", "linear_probe"])
 def test_class_folders(evaluate, by_place, shapes, protocol):
     """By a column that says what the class is: the same numbers."""
@@ -223,6 +224,7 @@ def test_tfds_without_names_by_rows(by_place, tmp_path, monkeypatch):
     assert found.columns["place"] == ["out", *[""] * 10, "in"]
 
 
+@pytest.mark.ci
 def test_stamps(evaluate, by_place, tmp_path, monkeypatch):
     for row, colour in enumerate(COLOURS[:4]):
         path = tmp_path / "stamps" / "animals" / f"{colour}.png"

@@ -233,6 +233,7 @@ def test_pictures_that_are_none_are_counted(
         assert evaluate(*arguments, "--allow_missing") == found
 
 
+@pytest.mark.ci
 def test_missing_pictures_of_multi30k_are_counted(evaluate, tmp_path, data):
     shutil.copytree(data / "multi30k", tmp_path / "multi30k")
     (names,) = tmp_path.glob("multi30k/**/test_2016_flickr.txt")

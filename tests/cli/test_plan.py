@@ -189,6 +189,7 @@ def test_slots():
     assert slots(f"{optimizer}.type=sgd,{optimizer}.sgd.momentum=0.0,{average}") == 1
 
 
+@pytest.mark.ci
 def test_slots_are_those_of_the_optimizers():
     from align_keras.cli.assemble import build_model
     from align_keras.cli.assemble_training import compile_model

@@ -33,6 +33,7 @@ def test_training_has_the_same_batches(builders, kind, start_step):
     assert_equal(expected, actual)
 
 
+@pytest.mark.ci
 def test_each_of_several_hosts_reads_its_part(builders):
     for number in range(2):
         part = {"input_pipeline_id": number, "num_input_pipelines": 2}
@@ -47,6 +48,7 @@ def test_evaluation_reads_the_same(builders):
     assert one.captions == other.captions
 
 
+@pytest.mark.ci
 def test_a_mixture_of_both_formats(builders, tmp_path):
     few = build_noise(tmp_path / "few", file_format="array_record")
     many, records = builders

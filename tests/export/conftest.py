@@ -1,14 +1,19 @@
 """A small ALIGN of random weights, and its export."""
 
+import os
+
+import keras
 import numpy as np
 import pytest
 
 from align_keras.models.align import ALIGN
+from align_keras.utils.files import locked
 from tests.export.exported import VOCABULARY
 
 
 @pytest.fixture(scope="session")
 def model():
+    keras.utils.set_random_seed(0)  # All processes have the same.
     model = ALIGN.from_preset(
         "align_nano",
         vocabulary=VOCABULARY,
@@ -32,6 +37,12 @@ def model():
 
 @pytest.fixture(scope="session")
 def folder(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    model.export_saved_model(folder / "export")
+    """A run's folder with its export, which the processes of one pytest share."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "run"
+    with locked(folder):
+        if not folder.exists():
+            model.export_saved_model(folder / "export")
     return folder

@@ -71,7 +71,7 @@ def test_block_equals_the_plain_one(arguments, in_graph):
         assert (dropped[0] != dropped[1]).any()
 
 
-@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize("in_graph", [False, pytest.param(True, marks=pytest.mark.ci)])
 def test_encoder_equals_the_plain_one(in_graph):
     arguments = {
         "width_coefficient": 0.25,

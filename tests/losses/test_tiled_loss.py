@@ -198,6 +198,7 @@ def test_nan_stays_visible():
     assert np.isnan(loss)
 
 
+@pytest.mark.ci
 def test_compiles_with_xla():
     images, texts = unit_rows(ROWS, 6, 15), unit_rows(ROWS, 6, 16)
     groups = np.arange(ROWS) // 2

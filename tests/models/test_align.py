@@ -60,6 +60,7 @@ def test_fit_lowers_the_loss_and_runs_each_tower_once():
     assert history["temperature"][-1] != history["temperature"][0]
 
 
+@pytest.mark.ci
 def test_fixed_temperature_stays():
     keras.utils.set_random_seed(0)
     model = small_align(initial_temperature=0.25, learn_temperature=False)
@@ -124,9 +125,10 @@ def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
         np.testing.assert_array_equal(copy.encode_texts(["a red cat"]), expected[1])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "policy",
-    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.ci)],
+    ["mixed_bfloat16", "mixed_float16"],
 )
 def test_mixed_precision_trains_and_keeps_float32_embeddings(policy):
     keras.config.set_dtype_policy(policy)

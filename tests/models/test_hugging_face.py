@@ -225,6 +225,7 @@ def test_hub_names_are_opened_from_the_cache(folder, tmp_path, monkeypatch):
         ALIGN.from_preset("hf://kakaobrain/nothing")
 
 
+@pytest.mark.ci
 def test_no_torch_and_no_transformers_are_needed(folder):
     script = (
         "import sys\n"

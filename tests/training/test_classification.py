@@ -96,7 +96,7 @@ def test_the_head_stage_leaves_the_encoder_as_it_is():
     assert (classifier.head.kernel.numpy() != 0).any()
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.ci)])
 def test_the_full_stage_moves_all_but_frozen_statistics(frozen):
     images, labels = stripes(30)
     encoder = small_encoder(freeze_batch_statistics=frozen)
@@ -146,6 +146,7 @@ def test_a_step_of_the_head_is_the_hand_computed_one():
     np.testing.assert_allclose(classifier.head.bias, bias, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_the_encoders_learning_rate_is_scaled():
     images, labels = stripes(30)
     steps = {}
@@ -305,6 +306,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         fine_tune(ImageClassifier(small_encoder(), 3), stages, checkpoints=checkpoints)
 
 
+@pytest.mark.ci
 def test_the_same_seed_gives_the_same_weights():
     images, labels = stripes(30)
     kernels = []

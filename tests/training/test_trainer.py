@@ -207,6 +207,7 @@ def test_nan_stops_before_the_update_and_names_tower_and_pairs(tmp_path):
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
 
 
+@pytest.mark.ci
 def test_loss_above_its_bound_stops_before_the_update(tmp_path):
     model = compiled_model(loss_upper_bound=1.0)
     before = model.get_weights()
