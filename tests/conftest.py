@@ -1,5 +1,6 @@
 """What every test runs under. Nothing here imports TensorFlow."""
 
+import gc
 import importlib.abc
 import importlib.util
 import os
@@ -14,6 +15,9 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+
+# Graphs are many small objects; the collector finds none of them to be garbage.
+gc.set_threshold(200_000, 20, 50)
 
 # The same examples in every run, and no verdict by the clock of a busy machine.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)

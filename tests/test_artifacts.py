@@ -142,6 +142,7 @@ def test_corpus_is_read_for_training(artifact):
     assert sorted(map(list, found.captions)) == sorted(expected)
 
 
+@pytest.mark.ci
 def test_a_run_goes_on_to_the_same_numbers(artifact, capsys):
     """A run that was stopped ends where the one that wasn't did."""
     artifact("pairs")

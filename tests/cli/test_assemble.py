@@ -109,6 +109,7 @@ SMALL_TOWERS = (
 )
 
 
+@pytest.mark.ci
 def test_the_temperature_of_the_weights(tmp_path):
     source = build_model(load_config(params_override=SMALL_TOWERS).task.model)
     source.temperature_layer.log_temperature.assign(math.log(0.07))

@@ -19,6 +19,7 @@ def answer(capsys, *arguments):
     return code, captured.err.strip().splitlines()[-1]
 
 
+@pytest.mark.ci
 def test_there_and_back(tmp_path, capsys):
     from align_keras.models import ALIGN
 
@@ -60,6 +61,7 @@ def test_transformers_opens_what_comes_back(tmp_path, capsys):
     )
 
 
+@pytest.mark.ci
 def test_a_model_without_a_place_in_transformers(tmp_path, capsys):
     small_align().save_to_preset(tmp_path / "run")
     code, line = answer(capsys, "keras", tmp_path / "run", "--to", tmp_path / "hf")

@@ -214,6 +214,7 @@ def test_ids_are_no_names(evaluate, imagenet_r):
     assert "clip:imagenet1k" in message
 
 
+@pytest.mark.ci
 def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
     for number, colour in enumerate(COLOURS):
         for category, shape in (("animals", "bar"), ("naturalforces", "ring")):

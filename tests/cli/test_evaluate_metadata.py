@@ -73,6 +73,7 @@ def ranks_of(scores, right):
     return np.where(right.any(axis=1), wrong, -1)
 
 
+@pytest.mark.ci
 def test_flickr30k(evaluate, by_place, align, data):
     # Two of eight have no row; a row of another picture is of no account.
     places = {f"{1000 + row}.jpg": "in" if row % 2 else "out" for row in range(6)}
@@ -167,6 +168,7 @@ def test_a_group_of_all_has_the_metrics(evaluate, by_place):
             assert found["slices"][name] == pytest.approx(whole), name
 
 
+@pytest.mark.ci
 def test_multi30k(evaluate, by_place):
     places = {f"{1000 + row}.jpg": f"p{row // 500}" for row in range(1000)}
     found, _ = evaluate("multi30k", *by_place(places))

@@ -199,12 +199,13 @@ def test_missing_pictures_of_coco_are_counted(evaluate, tmp_path, data, protocol
     assert metrics["pictures_left_out"] == 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("protocol", "pictures"),
     [
         ("cxc_retrieval", None),
         ("cxc_similarity", None),
-        pytest.param("multi30k", 999, marks=pytest.mark.ci),
+        ("multi30k", 999),
     ],
 )
 def test_pictures_that_are_none_are_counted(

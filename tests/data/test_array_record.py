@@ -24,7 +24,7 @@ def builders(tmp_path_factory):
 
 
 @kinds
-@pytest.mark.parametrize("start_step", [0, 9])
+@pytest.mark.parametrize("start_step", [pytest.param(0, marks=pytest.mark.ci), 9])
 def test_training_has_the_same_batches(builders, kind, start_step):
     expected, actual = (
         batches(builder, 8, start_step=start_step, **KINDS[kind])

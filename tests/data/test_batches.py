@@ -147,7 +147,12 @@ def rows_of_all(builder, count, pipelines, **arguments):
 
 
 @pytest.mark.parametrize(
-    ("kind", "pipelines"), [("cropped", 2), ("varied", 4), ("cached", 2)]
+    ("kind", "pipelines"),
+    [
+        pytest.param("cropped", 2, marks=pytest.mark.ci),
+        ("varied", 4),
+        pytest.param("cached", 2, marks=pytest.mark.ci),
+    ],
 )
 def test_pipelines_of_few_files_share_the_batch(builder, kind, pipelines):
     arguments = {**KINDS[kind], "start_step": 2}

@@ -76,6 +76,7 @@ def test_any_start_goes_on_in_the_same_order(builder):
         assert order(builder, 4, start=start) == whole[start : start + 4]
 
 
+@pytest.mark.ci
 def test_any_start_of_a_mixture_goes_on_in_the_same_order(mixture):
     whole = order(mixture, 3 * 72 + 4)
     assert all(len(set(whole[n * 72 : (n + 1) * 72])) == 72 for n in range(3))

@@ -169,14 +169,17 @@ def test_the_variants_are_those_of_the_models():
         assert list(typing.get_args(variant)) == list(known)
 
 
-# B5 has 29M weights, B7 64M and L2 468M.
-HEAVY = {
-    "align_b5_base": pytest.mark.ci,
-    "align_b7_base": pytest.mark.release,
-    "align_l2_large": pytest.mark.release,
-    "finetune_coco": pytest.mark.release,
-    "finetune_flickr30k": pytest.mark.release,
-}
+# B7 has 64M weights, L2 468M.
+HEAVY = ("align_b7_base", "align_l2_large", "finetune_coco", "finetune_flickr30k")
+DEFAULT = ("quickstart_icons", "stamps_warm_start")
+
+
+def tier(name):
+    if name in DEFAULT:
+        return ()
+    return pytest.mark.release if name in HEAVY else pytest.mark.ci
+
+
 ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's table
     "align_b3_mini_cc3m": 10_187_560 + 384 * 640 + 640,  # and the projection
     "align_b7_base": 62.2e6,
@@ -186,7 +189,7 @@ ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's t
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=HEAVY.get(name, ())) for name in FILES],
+    [pytest.param(name, marks=tier(name)) for name in FILES],
 )
 def test_every_model_is_built_and_validated_on_small_inputs(name):
     import numpy as np

@@ -51,6 +51,7 @@ def _animation(size, count):
     return header + count * frame + b";"
 
 
+@pytest.mark.ci
 def test_bad_files_are_told_from_pictures(model, folder, files):
     bad = {
         **bombs(),

@@ -119,6 +119,7 @@ def test_batches_of_any_size(model, outputs, name):
     assert outputs[key + "_none"].shape == (0, width)
 
 
+@pytest.mark.ci
 def test_pictures_need_no_text_operations(folder, model):
     result = subprocess.run(
         [sys.executable, "-I", "-c", RELOAD_IMAGES, str(folder / "export/image/1")],

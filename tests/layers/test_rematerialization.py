@@ -144,6 +144,7 @@ def test_graph_computes_again_and_only_when_the_gradient_arrives():
     assert sorted(waits) == [False, True]
 
 
+@pytest.mark.ci
 def test_text_encoder_equals_the_plain_one():
     def encoder(rematerialize):
         return TextEncoder(

@@ -41,7 +41,7 @@ def copy_keras_weights(reference, encoder):
         ours.assign(np.reshape(theirs.numpy(), ours.shape))
 
 
-@pytest.mark.parametrize("size", [64, 75])
+@pytest.mark.parametrize("size", [pytest.param(64, marks=pytest.mark.ci), 75])
 def test_b0_equals_keras_applications(size):
     keras.utils.set_random_seed(0)
     # An open input shape makes Keras pad explicitly, as Hugging Face does.

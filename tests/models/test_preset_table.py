@@ -15,7 +15,9 @@ def preset(name):
     return next(p for p in align_keras.presets() if p.name == name)
 
 
-@pytest.mark.parametrize("name", ["align_nano", "align_b1_mini"])
+@pytest.mark.parametrize(
+    "name", ["align_nano", pytest.param("align_b1_mini", marks=pytest.mark.ci)]
+)
 def test_parameters_equal_keras(name):
     check_parameters(name)
 

@@ -51,6 +51,7 @@ def assert_equal_outputs(model, copies, batch, atol=0.0):
             np.testing.assert_allclose(actual[name], expected[name], rtol=0, atol=atol)
 
 
+@pytest.mark.ci
 def test_int8_align_keeps_its_embeddings_and_reloads(tmp_path):
     model, batch = small_align(), small_batch(16)
     calibrate(model, batch)
@@ -162,6 +163,7 @@ def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
         np.testing.assert_allclose(value, expected[name], rtol=0, atol=atol)
 
 
+@pytest.mark.ci
 def test_preset_takes_a_dtype(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path / "float")

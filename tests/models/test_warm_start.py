@@ -271,6 +271,7 @@ def test_model_garden_bert(version, root, tmp_path):
     assert_close(actual, reference(inputs)["sequence_output"][:, 0], atol=5e-6)
 
 
+@pytest.mark.ci
 def test_an_align_gives_its_projections_where_they_fit(tmp_path):
     source = small_align()
     source.save_to_preset(tmp_path / "run")
@@ -284,6 +285,7 @@ def test_an_align_gives_its_projections_where_they_fit(tmp_path):
         np.testing.assert_array_equal(actual[name], expected[name])
 
 
+@pytest.mark.ci
 def test_an_align_of_another_width_gives_its_towers_only(tmp_path):
     source = small_align()
     source.image_encoder.set_pixel_scaling(100.0, 50.0)

@@ -243,6 +243,7 @@ def test_a_damaged_index_is_refused(tmp_path):
         SearchIndex.load(folder)
 
 
+@pytest.mark.ci
 def test_tensorflow_is_imported_with_the_first_export(tiny_export):
     script = """
 import sys
