@@ -2,11 +2,13 @@
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -23,6 +25,7 @@ TWO_WORKERS = (
     "--runner_option=--direct_num_workers=2",
     "--runner_option=--direct_running_mode=multi_processing",
 )
+INTERRUPTS = (signal.SIGINT, signal.SIG_DFL)
 # An alt that would run as a script, were it not escaped.
 HOSTILE = "a \"quoted\" 'cat' onmouseover=alert(1) & more"
 REFUSED = (270, 230)
@@ -191,7 +194,9 @@ def arguments(stage, sources, out, *more):
 
 
 def start(*command, **options):
-    """Starts the command in a process group of its own."""
+    """Starts the command in a process group of its own, which Ctrl-C interrupts."""
+    # A shell has what it starts in the background ignore it.
+    options.setdefault("preexec_fn", functools.partial(signal.signal, *INTERRUPTS))
     return subprocess.Popen(
         [sys.executable, "-m", "align_keras.cli.main", *map(str, command)],
         env={**os.environ, "PYTHONPATH": str(ROOT)} | options.pop("env", {}),

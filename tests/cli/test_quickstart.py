@@ -182,7 +182,7 @@ def test_killed_at_each_moment_ends_as_an_undisturbed_run(
         np.testing.assert_array_equal(np.load(run / name), np.load(whole / name))
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_two_replicas_run_the_whole_corridor(pairs, tmp_path):
     replicas = "runtime.distribution_strategy=mirrored,runtime.num_replicas=2"
     command = arguments(pairs, tmp_path / "run", f"--params_override={replicas}")

@@ -28,7 +28,7 @@ def losses(directory):
     }
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_two_workers_make_the_updates_of_one_process(tmp_path):
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

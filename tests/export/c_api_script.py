@@ -6,6 +6,7 @@ Takes a SavedModel's folder and the libraries that it needs, and calls on stdin.
 import ctypes
 import pathlib
 import pickle
+import re
 import resource
 import sys
 
@@ -30,13 +31,16 @@ def usage():
     The last doesn't count what is free for the next call, as the first does.
     """
     resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # What getrusage gives begins with the size of the process that started this one.
+    (peak,) = re.findall(
+        r"VmHWM:\s*(\d+) kB", pathlib.Path("/proc/self/status").read_text()
+    )
     information = ctypes.CDLL(None).mallinfo2
     information.restype = HeapInformation
     heap = information()
     return {
         "resident": resident * resource.getpagesize(),
-        "peak": peak * 1024,
+        "peak": int(peak) * 1024,
         "in_use": heap.uordblks + heap.hblkhd,
     }
 

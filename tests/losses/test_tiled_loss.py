@@ -253,7 +253,7 @@ def test_equals_open_clip():
 @pytest.mark.parametrize(
     "replicas",
     [
-        pytest.param(1, marks=pytest.mark.ci),
+        pytest.param(1, marks=pytest.mark.release),
         pytest.param(2, marks=pytest.mark.ci),
         pytest.param(4, marks=pytest.mark.release),
     ],
