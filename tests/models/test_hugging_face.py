@@ -256,6 +256,17 @@ def changed_copy(folder, directory, change):
     return directory
 
 
+def test_a_width_at_which_transformers_leaves_out_a_sum(folder, tmp_path):
+    copy = changed_copy(folder, tmp_path / "narrow", lambda tensors: None)
+    config = json.loads((copy / "config.json").read_text())
+    # Stages of 16 and 24 filters, and of 8 and 8.
+    config["vision_config"]["width_coefficient"] = 0.1
+    config["projection_dim"] = 32
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="width_coefficient by which no stage"):
+        ALIGN.from_preset(copy)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

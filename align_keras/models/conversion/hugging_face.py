@@ -12,6 +12,7 @@ from align_keras.models.conversion.efficientnet_links import (
     efficientnet_links,
 )
 from align_keras.models.conversion.hugging_face_config import (
+    has_stage_as_wide,
     read_sizes,
     write_config,
 )
@@ -112,6 +113,13 @@ def from_hugging_face(cls, directory, load_weights=True, dtype=None):
         vocabulary=read_vocabulary(directory),
         normalization=read_normalization(directory),
     )
+    if has_stage_as_wide(model.image_encoder):
+        raise InputError(
+            f"{directory}: config.json must have a vision_config.width_coefficient by "
+            "which no stage is as wide as the one before, received "
+            f"{image['width_coefficient']}; transformers leaves out the sum there that "
+            "EfficientNet has, so that embeddings would differ."
+        )
     if load_weights:
         ignored = [name for name in tensors if name.endswith(IGNORED)]
         load_links(align_links(model), tensors, str(directory), ignored)

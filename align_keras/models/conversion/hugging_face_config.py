@@ -240,20 +240,25 @@ def write_config(model):
     }
 
 
+def has_stage_as_wide(image_encoder):
+    """Returns whether a stage's first block adds its input; transformers' never do."""
+    return any(
+        block.has_residual
+        for block in image_encoder.blocks
+        if block.name.endswith("_1")
+    )
+
+
 def check_representable(model):
     """Raises if `transformers.AlignModel` has no place for a part of the model."""
     image, text = model.image_encoder, model.text_encoder
-    # transformers never adds the input of a stage's first block to its output.
-    narrow = any(
-        block.has_residual for block in image.blocks if block.name.endswith("_1")
-    )
     foreign = {
         f"image_encoder.projection_dim {image.projection_dim} (it has no projection "
         "of the image)": image.projection_dim is not None,
         "image_encoder.lite": image.lite,
         "image_encoder.num_classes": image.num_classes is not None,
         f"image_encoder.width_coefficient {image.width_coefficient} (a stage as wide "
-        "as the one before)": narrow,
+        "as the one before)": has_stage_as_wide(image),
         f"text_encoder.pooling {text.pooling}": text.pooling != "cls",
         "text_encoder.projection_dim None": text.projection_dim is None,
     }
