@@ -85,8 +85,12 @@ def changed(revision):
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__.strip().splitlines()[-1])
-    print(
-        "\n".join(
-            own for own in tests_of(changed(sys.argv[1])) if (ROOT / own).exists()
+    try:
+        paths = changed(sys.argv[1])
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.strip().splitlines()[0]
+        sys.exit(
+            f"REV must be a revision of this repository, received {sys.argv[1]!r} "
+            f"({reason}); git log lists them."
         )
-    )
+    print("\n".join(own for own in tests_of(paths) if (ROOT / own).exists()))
