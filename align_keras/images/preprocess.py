@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-# Jia et al. 2021, section 5.1: resize to 346, crop 289. Other input sizes keep
+# Jia et al. 2021, section 5: resize to 346, crop 289. Other input sizes keep
 # this ratio.
 _RESIZE_TO_CROP = 346 / 289
 _PNG_SIGNATURE = b"\x89PNG"
@@ -18,7 +18,7 @@ def crop_size_to_resize_size(image_size):
         int, `image_size` × 346 / 289, rounded.
 
     References:
-        Jia et al. 2021, section 5.1 (346 for 289).
+        Jia et al. 2021, section 5 (346 for 289).
 
     Example:
 
@@ -74,7 +74,7 @@ def resize_image(image, size):
         uint8 tensor (size, size, 3), or (n, …), within 1 grey level of PIL's bilinear.
 
     References:
-        Jia et al. 2021, section 5.1 (the aspect isn't kept).
+        Jia et al. 2021, section 5 (the aspect isn't kept).
     """
     resized = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
