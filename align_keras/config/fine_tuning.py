@@ -100,7 +100,7 @@ class FineTuningConfig:
         sweep: `SweepConfig`, of the last stage.
 
     References:
-        Jia et al. 2021, sections 5.4 (ImageNet, VTAB) and 5.5 (fine-grained).
+        Jia et al. 2021, section 5.3.
     """
 
     runs: int = count(1)

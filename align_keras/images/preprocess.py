@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from align_keras.utils.errors import InputError
 
-# Jia et al. 2021, section 5.1: resize to 346, crop 289. Other input sizes keep
+# Jia et al. 2021, section 5: resize to 346, crop 289. Other input sizes keep
 # this ratio.
 _RESIZE_TO_CROP = 346 / 289
 _PNG_SIGNATURE = b"\x89PNG"
@@ -21,7 +21,7 @@ def crop_size_to_resize_size(image_size):
         int, `image_size` × 346 / 289, rounded.
 
     References:
-        Jia et al. 2021, section 5.1 (346 for 289).
+        Jia et al. 2021, section 5 (346 for 289).
 
     Example:
 
@@ -150,7 +150,7 @@ def resize_image(image, size):
         InputError: if the pixels aren't uint8; `uint8_pixels` makes them so.
 
     References:
-        Jia et al. 2021, section 5.1 (the aspect isn't kept).
+        Jia et al. 2021, section 5 (the aspect isn't kept).
     """
     image = uint8_pixels(image)
     resized = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
