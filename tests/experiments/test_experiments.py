@@ -81,6 +81,17 @@ def test_two_tables_are_taken_whole(name):
         assert [data.tfds_split for data in sections] == ["all", "all"]
 
 
+@pytest.mark.parametrize("name", [*NAMES, *ABLATIONS])
+def test_no_recipe_looks_at_karpathys_test_split(name):
+    """The figures are those of `align-keras evaluate`; no run selects by them."""
+    path = FILES.get(name) or ABLATIONS[name]
+    assert "karpathy_test" not in path.read_text(encoding="utf-8")
+    if name.startswith("finetune"):
+        task, folder = load_config(name).task, name.removeprefix("finetune_")
+        assert task.train_data.pairs == f"{folder}/karpathy_train.tsv"
+        assert task.validation_data.pairs == f"{folder}/karpathy_val.tsv"
+
+
 def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     from align_keras.cli.assemble import order_arguments, prepare_corpus
     from align_keras.data import batch_ids, read_retrieval_set
