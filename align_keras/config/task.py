@@ -1,6 +1,6 @@
 """The `task` section: what is learned, from what, and how it is judged.
 
-The defaults are the recipe of Jia et al. 2021 (sections 4.1, 4.2 and 5.1) for
+The defaults are the recipe of Jia et al. 2021 (sections 4.1 and 5) for
 EfficientNet-B7 + BERT-base, the largest model whose ablations they report.
 """
 
@@ -62,7 +62,7 @@ class ImageEncoderConfig:
         learning_rate_multiplier: float > 0, of all but the projection.
 
     References:
-        Jia et al. 2021, section 5.1: 289 pixels.
+        Jia et al. 2021, section 5: 289 pixels.
     """
 
     variant: ImageVariant = "efficientnet_b7"
@@ -113,7 +113,7 @@ class TextEncoderConfig:
         learning_rate_multiplier: float > 0, of all but the projection.
 
     References:
-        Jia et al. 2021, section 5.1: 100k WordPiece tokens, at most 64 tokens.
+        Jia et al. 2021, section 5: 100k WordPiece tokens, at most 64 tokens.
     """
 
     variant: TextVariant = "bert_base"
@@ -155,7 +155,7 @@ class ModelConfig:
         learn_temperature: bool.
 
     References:
-        Jia et al. 2021, sections 4.1 (B7's width of 640) and 5.1 (one learned
+        Jia et al. 2021, sections 4.1 (B7's width of 640) and 5 (one learned
         temperature that starts at 1.0).
     """
 
@@ -185,7 +185,7 @@ class LossConfig:
             precision, or None.
 
     References:
-        Jia et al. 2021, sections 4.2 (the sum) and 5.1 (smoothing of 0.1), and
+        Jia et al. 2021, sections 4.1 (the sum) and 5 (smoothing of 0.1), and
         table 8 (50% and 25% of the negatives).
     """
 
@@ -230,7 +230,7 @@ class DataConfig:
             and polarity, for drawings dark on white.
 
     References:
-        Jia et al. 2021, section 5.1: batches of 16384, random crop and flip.
+        Jia et al. 2021, section 5: batches of 16384, random crop and flip.
     """
 
     corpus: str | None = None

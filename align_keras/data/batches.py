@@ -86,7 +86,7 @@ def training_batches(
             or if the corpus is stored neither as TFRecord nor as ArrayRecord.
 
     References:
-        Jia et al. 2021, section 5.1 (resize, random crop, horizontal flip).
+        Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
     """
     check_batch_size(batch_size, builder, split)
     if data_service is not None:

@@ -32,7 +32,7 @@ def crop_image_bytes(image_bytes, image_size, place, flipped=False):
         tf.errors.InvalidArgumentError: if the bytes aren't such a picture.
 
     References:
-        Jia et al. 2021, section 5.1 (resize, random crop, horizontal flip).
+        Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
 
     Example:
 

@@ -148,26 +148,29 @@ class ALIGN(ContrastiveModel):
 
     # === Embedding ===
 
-    def encode_images(self, images, batch_size=64, engine=None):
+    def encode_images(self, images, batch_size=64, engine=None, value_range=None):
         """Embeds pictures.
 
         Args:
             images: list of paths, of file bytes, or of uint8 arrays (height,
                 width, 3), of any size; or one uint8 array (n, height, width, 3).
+                With a `value_range`, float arrays too.
             batch_size: int ≥ 1.
             engine: what computes, as `align_keras.models.image_embedder`: None
                 for TensorFlow; for many pictures on a CPU `"openvino"` or
                 `"openvino_bfloat16"` (`pip install openvino`), or the path of the
                 model's exported `image.tflite` (`pip install ai-edge-litert`).
+            value_range: two floats, black and white of float arrays: (0, 1), (-1, 1)
+                or (0, 255). Without it, floats are refused.
 
         Returns:
             float32 array (n, d), rows of unit length.
 
         Raises:
-            InputError: if a picture can't be read (names it), or the engine
-                isn't installed, can't run the model or isn't of its weights.
+            InputError: if a picture can't be read or isn't as above (names it), or
+                the engine isn't installed, can't run the model or isn't of its weights.
         """
-        return embedding.encode_images(self, images, batch_size, engine)
+        return embedding.encode_images(self, images, batch_size, engine, value_range)
 
     def encode_texts(self, texts, batch_size=256):
         """Embeds captions.

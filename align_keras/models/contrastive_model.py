@@ -80,7 +80,7 @@ class ContrastiveModel(keras.Model):
             InputError: if an argument isn't as above.
 
         References:
-            Jia et al. 2021, section 5.1.
+            Jia et al. 2021, section 5.
         """
         check_loss_arguments(
             label_smoothing, reduction, tile_size, negatives_fraction, matmul_dtype

@@ -31,7 +31,7 @@ class ImageClassifier(keras.Model):
         InputError: if there are fewer than two classes.
 
     References:
-        Jia et al. 2021, sections 5.4 and 5.5.
+        Jia et al. 2021, section 5.3.
 
     Example:
 
@@ -102,7 +102,7 @@ def encoder_without_projection(image_encoder, freeze_batch_statistics=False):
         InputError: for a quantized encoder.
 
     References:
-        Jia et al. 2021, sections 4.1 and 5.4.
+        Jia et al. 2021, sections 4.1 and 5.3.
 
     Example:
 

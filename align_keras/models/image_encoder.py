@@ -37,7 +37,7 @@ class ImageEncoder(Encoder):
         lite: bool, EfficientNet-Lite: no squeeze-and-excitation, ReLU6, stem
             and outer stages not scaled; for phones and integer arithmetic.
         projection_dim: int or None. None leaves the last block's width, as the
-            paper does for B7 (640) and L2 (1376).
+            paper does for B7 (640) and, in its largest model, L2 (1376).
         num_classes: int or None. None is the paper's tower, which ends at the
             last block. With a number it ends as the classifier that it was
             trained as: 1×1 head, pooling, and the class probabilities beside

@@ -51,7 +51,7 @@ class TextEncoder(Encoder):
 
     References:
         Jia et al. 2021, section 4.1: BERT with the [CLS] token, a linear layer
-        to the image encoder's width, at most 64 tokens (section 5.1).
+        to the image encoder's width, at most 64 tokens (section 5).
 
     Example:
 
