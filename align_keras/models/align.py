@@ -8,6 +8,7 @@ from align_keras.models import embedding, preset_io
 from align_keras.models.contrastive_model import ContrastiveModel
 from align_keras.models.loss_metrics import LossMetrics
 from align_keras.text import WordPieceTokenizer
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
 
@@ -38,8 +39,8 @@ class ALIGN(ContrastiveModel):
         by the temperature.
 
     Raises:
-        InputError: if the encoders' widths differ, or the vocabulary is larger
-            than the text encoder's.
+        InputError: if the encoders' widths differ, the vocabulary is larger than the
+            text encoder's, or there is no such argument.
 
     References:
         Jia et al. 2021, section 4.
@@ -63,6 +64,8 @@ class ALIGN(ContrastiveModel):
         name="align",
         **kwargs,
     ):
+        known = [*parameters_of(ALIGN.__init__), "trainable"]
+        refuse_unknown("ALIGN", kwargs, known)
         check_widths(image_encoder, text_encoder)
         check_vocabulary(vocabulary, text_encoder)
         # === Layers ===
@@ -253,16 +256,23 @@ class ALIGN(ContrastiveModel):
                 preprocessor_config.json); or `"hf://kakaobrain/align-base"`,
                 which is fetched once and then taken from the cache.
             load_weights: bool, for folders; names have no weights.
-            **kwargs: `dtype`, of both encoders; and for names: `vocabulary`,
-                `vocabulary_size`, `image_size`, `sequence_length`,
-                `projection_dim` and the arguments of `ALIGN`.
+            **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
+                `TextEncoder` that the name doesn't settle, such as `vocabulary`,
+                `vocabulary_size`, `image_size`, `sequence_length`, `projection_dim`,
+                `dropout`, `drop_connect_rate`, `pooling`; those that both encoders
+                have, such as `dtype`, `locked` and `rematerialize`, go to both.
+                For folders, those that leave the weights' meaning as it is: `dtype`,
+                `image_size`, `sequence_length`, `dropout`, `drop_connect_rate`,
+                `batch_norm_momentum`, `synchronized`, `virtual_batch_size`,
+                `freeze_batch_statistics`, `rematerialize`, `locked`, `trainable`,
+                `learn_temperature`, `name`. None leaves an argument out.
 
         Returns:
             `ALIGN`.
 
         Raises:
-            InputError: if there is no such preset or folder, or its files are
-                damaged or don't fit; lists the tensors' names and shapes.
+            InputError: if there is no such preset, folder or argument, or its files
+                are damaged or don't fit; lists the tensors' names and shapes.
 
         Example:
 

@@ -15,6 +15,7 @@ from align_keras.models.efficientnet import (
     stem_filters,
 )
 from align_keras.models.encoder import Encoder
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32
@@ -70,7 +71,8 @@ class ImageEncoder(Encoder):
         normalised.
 
     Raises:
-        InputError: if `image_size` is below 32, or `padding` is none of the two.
+        InputError: if `image_size` is below 32, `padding` is none of the two, or for
+            an unknown argument.
 
     References:
         Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the
@@ -112,6 +114,7 @@ class ImageEncoder(Encoder):
         name="image_encoder",
         **kwargs,
     ):
+        refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
         if image_size < MINIMUM_IMAGE_SIZE:
             raise InputError(
                 f"image_size must be at least {MINIMUM_IMAGE_SIZE}, received "
@@ -170,9 +173,7 @@ class ImageEncoder(Encoder):
                     projection_dim, dtype=policy, name="projection"
                 )
                 outputs = projection(outputs)
-        super().__init__(
-            inputs, outputs, policy=policy, trainable=trainable, name=name, **kwargs
-        )
+        super().__init__(inputs, outputs, policy=policy, trainable=trainable, name=name)
         if locked:
             for layer in self.layers:
                 layer.trainable = trainable and layer is projection
