@@ -111,6 +111,15 @@ def test_encode_images_takes_paths_bytes_and_arrays(model, tmp_path):
     assert model.encode_images([]).shape == (0, 16)
 
 
+def test_encode_query_adds_and_takes_words(model):
+    image = small_batch(1)["images"][0]
+    texts = model.encode_texts(["ab", "c"])
+    expected = model.encode_images([image])[0] + 2 * texts[0] - 2 * texts[1]
+    found = model.encode_query(image, plus="ab", minus=["c"])
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(found, expected[None], atol=1e-6)
+
+
 def test_encode_images_takes_floats_of_a_stated_range(model):
     pixels = np.random.default_rng(2).integers(0, 256, (2, 40, 60, 3)).astype("uint8")
     expected = model.encode_images(pixels)
