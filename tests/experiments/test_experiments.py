@@ -92,6 +92,21 @@ def test_no_recipe_looks_at_karpathys_test_split(name):
         assert task.validation_data.pairs == f"{folder}/karpathy_val.tsv"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_any_experiment_takes_a_corpus_or_pairs_by_one_override(name):
+    for section in ("train_data", "validation_data"):
+        for key, value, expected in (
+            ("corpus", "DIR/web_pairs/1.0.0", ("DIR/web_pairs/1.0.0", None)),
+            ("corpus", "emoji", ("emoji", None)),
+            ("pairs", "own.tsv", ("pairs", "own.tsv")),
+        ):
+            if section == "validation_data" and value == "emoji":
+                continue  # What some train on.
+            override = f"task.{section}.{key}={value}"
+            data = getattr(load_config(name, params_override=override).task, section)
+            assert (data.corpus, data.pairs) == expected
+
+
 def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     from align_keras.cli.assemble import order_arguments, prepare_corpus
     from align_keras.data import batch_ids, read_retrieval_set
