@@ -107,6 +107,7 @@ def run_sizes(config, devices):
         image=image_tower_cost(
             **image_encoder_sizes(model),
             image_size=image.image_size,
+            padding=image.padding or "tf",
             rematerialize=image.rematerialize,
             locked=image.locked,
         ),

@@ -12,7 +12,7 @@ from align_keras.config.corpus import CORPUS_RULES, CorpusConfig
 from align_keras.config.experiment import ExperimentConfig
 from align_keras.config.fine_tuning import FINE_TUNING_RULES, FineTuningConfig
 from align_keras.config.overrides import overrides_of, parse_overrides
-from align_keras.config.rules import RULES
+from align_keras.config.rules import RULES, SETTLED_BY_PRESET
 from align_keras.config.tree import as_dict
 from align_keras.config.validate import validate
 from align_keras.config.yaml_source import Located, parse_scalar, read_yaml
@@ -116,9 +116,50 @@ def _lay_over(defaults, files, params_override, rules=RULES):
         build(defaults, tree, {})
     merged = Located({}, "configuration")
     for tree in trees:
-        merged = merge(merged, tree)
+        merged = merge(*_with_one_source(merged, tree))
     places = {}
     return validate(build(defaults, merged, places), places, rules)
+
+
+def _with_one_source(base, given):
+    """Lets a corpus replace the pairs of an earlier layer, and pairs a corpus.
+
+    Args:
+        base: `Located`, what came before.
+        given: `Located`, which is laid over it.
+
+    Returns:
+        (base, given), without `pairs` in a section of `base` where `given` names a
+        corpus, and with `corpus: pairs` in one of `given` that names pairs alone.
+    """
+    for section in ("train_data", "validation_data"):
+        named = _section(given, section)
+        corpus, pairs = named.get("corpus"), named.get("pairs")
+        if pairs is not None and pairs.value is not None and corpus is None:
+            given = merge(
+                given, _nested(section, "corpus", Located("pairs", pairs.where))
+            )
+        elif corpus is not None and corpus.value != "pairs" and pairs is None:
+            if "pairs" in _section(base, section):
+                base = merge(
+                    base, _nested(section, "pairs", Located(None, corpus.where))
+                )
+    return base, given
+
+
+def _section(tree, name):
+    """What a tree holds of a data section, a dict from name to `Located`."""
+    for key in ("task", name):
+        if tree is None or not isinstance(tree.value, dict):
+            return {}
+        tree = tree.value.get(key)
+    return tree.value if tree is not None and isinstance(tree.value, dict) else {}
+
+
+def _nested(section, name, value):
+    for key in (name, section, "task"):
+        value = Located({key: value}, value.where)
+    return value
 
 
 def _override(item):
@@ -132,13 +173,15 @@ def _override(item):
 def save_config(config, path):
     """Writes a configuration, whole and in a fixed order, under its final name.
 
+    Of a model by `preset` the options that the preset settles are left out.
+
     Args:
         config: `ExperimentConfig`.
         path: str or `pathlib.Path`, such as RUN/params.yaml. Loading it with
             `load_config(config_files=[path])` gives an equal config.
     """
     text = yaml.dump(
-        as_dict(config),
+        _without_settled(as_dict(config)),
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
@@ -146,6 +189,15 @@ def save_config(config, path):
     )
     with atomic_write(path) as file:
         file.write(_HEADER + text)
+
+
+def _without_settled(tree):
+    model = tree.get("task", {}).get("model", {})
+    if model.get("preset") is not None:
+        for key in SETTLED_BY_PRESET:
+            *section, name = key.split(".")
+            del (model[section[0]] if section else model)[name]
+    return tree
 
 
 def find_experiment(name):

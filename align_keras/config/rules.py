@@ -1,7 +1,18 @@
 """Rules between options; each refuses by `report.refuse(key, rule, value, remedy)`."""
 
 import codecs
+import operator
+import os
 import re
+
+# What a preset settles, by keys below `task.model`.
+SETTLED_BY_PRESET = (
+    "image_encoder.variant",
+    "image_encoder.image_size",
+    "text_encoder.variant",
+    "text_encoder.sequence_length",
+    "projection_dim",
+)
 
 
 def _check_steps(config, report):
@@ -141,6 +152,23 @@ def _check_batch_parts(config, report):
         )
 
 
+def _check_preset(config, report):
+    model = config.task.model
+    if model.preset is None:
+        return
+    for name in SETTLED_BY_PRESET:
+        key, value = f"task.model.{name}", operator.attrgetter(name)(model)
+        default = operator.attrgetter(name)(type(model)())
+        if value != default or (key in report.places and value is not None):
+            report.refuse(
+                key,
+                f"left out where task.model.preset ({model.preset}) settles it",
+                value,
+                "leave one of them out: task.model.preset=null",
+                "task.model.preset",
+            )
+
+
 def _check_text_encoder(config, report):
     encoder = config.task.model.text_encoder
     if encoder.hidden_dim and encoder.num_heads:
@@ -220,16 +248,28 @@ def _check_data(config, report):
 
 def _check_held_out(config, report):
     train, validation = config.task.train_data, config.task.validation_data
-    same = train.pairs is not None and train.pairs == validation.pairs
-    if same and validation.tfds_split == "all":
-        report.refuse(
-            "task.validation_data.tfds_split",
-            "a part, such as test, where training takes the same pairs",
-            "all",
-            "name another table, or write test, and train for "
-            "task.train_data.tfds_split",
-            "task.validation_data.pairs",
-        )
+    if not _sources(train) & _sources(validation):
+        return
+    for section, data, part, others in (
+        ("validation_data", validation, "test", "training"),
+        ("train_data", train, "train", "validation"),
+    ):
+        if data.tfds_split == "all":
+            report.refuse(
+                f"task.{section}.tfds_split",
+                f"a part, such as {part}, where {others} takes the same pairs",
+                "all",
+                "name other pairs, or write train for task.train_data.tfds_split and "
+                "test for task.validation_data.tfds_split",
+                f"task.{section}.pairs",
+                f"task.{section}.corpus",
+            )
+
+
+def _sources(data):
+    """What a data section reads, a set of paths and of names as if they were."""
+    names = [data.pairs] if data.pairs is not None else (data.corpus or "").split("+")
+    return {os.path.abspath(name) for name in names if name}
 
 
 def _check_ks(config, report):
@@ -272,6 +312,7 @@ RULES = (
     _check_patterns,
     _check_best_metric,
     _check_batch_parts,
+    _check_preset,
     _check_text_encoder,
     _check_class_names,
     _check_temperature,

@@ -1,6 +1,6 @@
 """The `task` section: what is learned, from what, and how it is judged.
 
-The defaults are the recipe of Jia et al. 2021 (sections 4.1, 4.2 and 5.1) for
+The defaults are the recipe of Jia et al. 2021 (sections 4.1 and 5) for
 EfficientNet-B7 + BERT-base, the largest model whose ablations they report.
 """
 
@@ -42,6 +42,9 @@ class ImageEncoderConfig:
         width_coefficient: float > 0, or None for the variant's.
         depth_coefficient: float > 0, or None for the variant's.
         image_size: int >= 32, side of the input in pixels.
+        padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`, as
+            `ImageEncoder`'s; None for that of the ALIGN which `weights` names, and
+            `"tf"` otherwise.
         num_classes: int >= 2 to keep the classifier of the weights, whose class
             probabilities stand beside the features; None for the paper's tower.
         drop_connect_rate: float in [0, 1), of the last block.
@@ -59,13 +62,14 @@ class ImageEncoderConfig:
         learning_rate_multiplier: float > 0, of all but the projection.
 
     References:
-        Jia et al. 2021, section 5.1: 289 pixels.
+        Jia et al. 2021, section 5: 289 pixels.
     """
 
     variant: ImageVariant = "efficientnet_b7"
     width_coefficient: float | None = number(None, above=0)
     depth_coefficient: float | None = number(None, above=0)
     image_size: int = count(289, at_least=32)
+    padding: Literal["tf", "hugging_face"] | None = None
     num_classes: int | None = count(None, at_least=2)
     drop_connect_rate: float = fraction(0.2)
     batch_norm_momentum: float = fraction(0.99)
@@ -109,7 +113,7 @@ class TextEncoderConfig:
         learning_rate_multiplier: float > 0, of all but the projection.
 
     References:
-        Jia et al. 2021, section 5.1: 100k WordPiece tokens, at most 64 tokens.
+        Jia et al. 2021, section 5: 100k WordPiece tokens, at most 64 tokens.
     """
 
     variant: TextVariant = "bert_base"
@@ -138,7 +142,8 @@ class ModelConfig:
 
     Attributes:
         preset: str, a preset's name, such as `align_b3_mini`, in place of the
-            variants, input sizes and `projection_dim` below, or None.
+            variants, `image_size`, `sequence_length` and `projection_dim` below,
+            which are refused beside it; or None.
         image_encoder: `ImageEncoderConfig`.
         text_encoder: `TextEncoderConfig`.
         projection_dim: int >= 1, width of both embeddings.
@@ -151,7 +156,7 @@ class ModelConfig:
         learn_temperature: bool.
 
     References:
-        Jia et al. 2021, sections 4.1 (B7's width of 640) and 5.1 (one learned
+        Jia et al. 2021, sections 4.1 (B7's width of 640) and 5 (one learned
         temperature that starts at 1.0).
     """
 
@@ -181,7 +186,7 @@ class LossConfig:
             precision, or None.
 
     References:
-        Jia et al. 2021, sections 4.2 (the sum) and 5.1 (smoothing of 0.1), and
+        Jia et al. 2021, sections 4.1 (the sum) and 5 (smoothing of 0.1), and
         table 8 (50% and 25% of the negatives).
     """
 
@@ -213,6 +218,9 @@ class DataConfig:
         micro_batch_size: int >= 1, pairs that a replica embeds at a time (the
             loss is that of the whole batch), or None for all of its pairs.
         shuffle_buffer_size: int >= 1, pairs to draw from.
+        pair_weighted: bool, each caption of an image is a pair of an epoch, as in
+            the paper; otherwise an image comes once an epoch, with one of its
+            captions at random.
         cache: bool, keep decoded pictures in memory.
         data_service: str, address of a tf.data service's dispatcher, such as
             `grpc://host:5000`, whose workers make the batches, in an order that
@@ -226,7 +234,7 @@ class DataConfig:
             and polarity, for drawings dark on white.
 
     References:
-        Jia et al. 2021, section 5.1: batches of 16384, random crop and flip.
+        Jia et al. 2021, section 5: batches of 16384, random crop and flip.
     """
 
     corpus: str | None = None
@@ -240,6 +248,7 @@ class DataConfig:
     global_batch_size: int = count(16_384)
     micro_batch_size: int | None = count(None)
     shuffle_buffer_size: int = count(20_000)
+    pair_weighted: bool = False
     cache: bool = False
     data_service: str | None = None
     seed: int | None = count(None, at_least=0)

@@ -29,7 +29,7 @@ class LambConfig:
             or None.
 
     References:
-        Jia et al. 2021, section 5.1: weight decay 1e-5; the rest isn't stated
+        Jia et al. 2021, section 5: weight decay 1e-5; the rest isn't stated
         and is You et al. 2020's.
     """
 
@@ -78,7 +78,7 @@ class SGDConfig:
             or None.
 
     References:
-        Jia et al. 2021, section 5.4: momentum 0.9 in fine-tuning on ImageNet.
+        Jia et al. 2021, section 5.3: momentum 0.9 in fine-tuning on ImageNet.
     """
 
     momentum: float = fraction(0.9)
@@ -119,7 +119,7 @@ class LinearDecayConfig:
         decay_steps: int >= 1, or None for all steps after the warm-up.
 
     References:
-        Jia et al. 2021, section 5.1: from 1e-3 to zero.
+        Jia et al. 2021, section 5: from 1e-3 to zero.
     """
 
     initial_learning_rate: float = number(1e-3, above=0)
@@ -198,7 +198,7 @@ class LinearWarmupConfig:
         warmup_learning_rate: float >= 0, where it starts.
 
     References:
-        Jia et al. 2021, section 5.1: from zero in 10k steps.
+        Jia et al. 2021, section 5: from zero in 10k steps.
     """
 
     warmup_steps: int = count(10_000, at_least=0)
@@ -263,12 +263,14 @@ class TrainerConfig:
         best_checkpoint_eval_metric: str, a metric of the evaluation, such as
             `t2i/recall_at_1`, whose best checkpoint is kept too, or None.
         best_checkpoint_metric_comp: `"higher"` or `"lower"`, what is better.
+        best_checkpoint_by_test: bool, let the best checkpoint be chosen on pairs
+            whose split or table is named `test`, which is refused otherwise.
         loss_upper_bound: float > 0, a loss that stops the run, or None.
         seed: int >= 0, of the initial weights, dropout and the data.
         optimizer_config: `OptimizationConfig`.
 
     References:
-        Jia et al. 2021, section 5.1: 1.2M steps.
+        Jia et al. 2021, section 5: 1.2M steps.
     """
 
     train_steps: int = count(1_200_000)
@@ -278,6 +280,7 @@ class TrainerConfig:
     max_to_keep: int = count(3)
     best_checkpoint_eval_metric: str | None = None
     best_checkpoint_metric_comp: Literal["higher", "lower"] = "higher"
+    best_checkpoint_by_test: bool = False
     loss_upper_bound: float | None = number(1_000.0, above=0)
     seed: int = count(0, at_least=0)
     optimizer_config: OptimizationConfig = OptimizationConfig()

@@ -15,7 +15,7 @@ class PictureLayout:
         square: bool, pad to a square on white.
         margin: bool, for squares: leave an eighth of the picture's side white
             on each side. Evaluation keeps the middle 289/346 of a side (Jia et
-            al. 2021, section 5.1), which then holds the whole picture.
+            al. 2021, section 5), which then holds the whole picture.
         encoding: `"png"`, or `"jpeg"` of quality 92 without chroma
             subsampling.
     """

@@ -60,7 +60,7 @@ def labelled_batches(
             picture can be decoded.
 
     References:
-        Jia et al. 2021, section 5.4.
+        Jia et al. 2021, section 5.3.
     """
     read, items = _items(images, labels)
     if next(iter(_decodable(read, items)), None) is None:

@@ -74,7 +74,7 @@ def classification_metrics(name, found, labels, classes):
         over the classes that occur of their top-1.
 
     References:
-        Jia et al. 2021, section 5.3.
+        Jia et al. 2021, section 5.2.
 
     Example:
     >>> found = Classification(np.array([0, 0, 7]), np.array([0, 0, 2]))

@@ -43,7 +43,7 @@ def rank_composed_queries(
             for embeddings that don't fit or aren't finite.
 
     References:
-        Jia et al. 2021, section 6 and figure 5.
+        Jia et al. 2021, section 7 and figure 5.
 
     Example:
     >>> from types import SimpleNamespace
@@ -154,7 +154,7 @@ def evaluate_composed_retrieval(
         InputError: as `rank_composed_queries`.
 
     References:
-        Jia et al. 2021, section 6 and figure 5.
+        Jia et al. 2021, section 7 and figure 5.
 
     Example:
     >>> from types import SimpleNamespace

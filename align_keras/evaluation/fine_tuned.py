@@ -31,7 +31,7 @@ def evaluate_fine_tuned(fine_tune, labels, classes, runs=1, seed=0):
         InputError: if the ranks don't fit the labels.
 
     References:
-        Jia et al. 2021, sections 5.4 and 5.5, tables 4 and 5.
+        Jia et al. 2021, section 5.3, tables 5 and 7.
 
     Example:
     >>> ranks = {0: [0, 0, 1, 2], 1: [0, 1, 1, 0]}

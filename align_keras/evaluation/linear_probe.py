@@ -152,7 +152,7 @@ def evaluate_linear_probe(
         InputError: as `probe`.
 
     References:
-        Jia et al. 2021, section 5.4 evaluates the frozen image encoder with a
+        Jia et al. 2021, section 5.3 evaluates the frozen image encoder with a
         classification head, by SGD; this is the same head at its optimum.
 
     Example:

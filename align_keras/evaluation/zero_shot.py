@@ -28,7 +28,7 @@ def class_embeddings(encode_texts, class_names, templates):
             and where the prompts of a class cancel out.
 
     References:
-        Jia et al. 2021, section 5.3: the ensemble by mean of the embeddings.
+        Jia et al. 2021, section 5.2: the ensemble by mean of the embeddings.
 
     Example:
     >>> encode = {"a dog": [1.0, 0.0], "the dog": [0.0, 1.0]}
@@ -91,7 +91,7 @@ def zero_shot_classification(
             labels outside the classes.
 
     References:
-        Jia et al. 2021, section 5.3.
+        Jia et al. 2021, section 5.2.
 
     Example:
     >>> found = zero_shot_classification(np.eye(2), np.eye(2), [0, 0])
@@ -131,7 +131,7 @@ def evaluate_zero_shot(
         InputError: as `class_embeddings` and `zero_shot_classification`.
 
     References:
-        Jia et al. 2021, section 5.3 and table 4.
+        Jia et al. 2021, section 5.2 and table 4.
 
     Example:
     >>> vectors = {"a cat": [1.0, 0.0], "a dog": [0.0, 1.0]}

@@ -44,7 +44,7 @@ def export_saved_model(model, directory, *, weights=None, about=None):
             a file or holds something else, or there are no such `weights`.
 
     References:
-        Jia et al. 2021, sections 4.2 (embeddings compared by cosine) and 10.
+        Jia et al. 2021, sections 4.1 (embeddings compared by cosine) and 10.
 
     Example:
 

@@ -86,7 +86,7 @@ def augment_images(
         float32 tensor (n, image_size, image_size, 3) in [0, 255].
 
     References:
-        Jia et al. 2021, section 5.1 (random crop and horizontal flip).
+        Jia et al. 2021, section 5 (random crop and horizontal flip).
     """
     rows = _length(images, 0)
     total, first = rows * num_input_pipelines, rows * input_pipeline_id

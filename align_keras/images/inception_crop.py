@@ -25,7 +25,7 @@ def inception_crop_bytes(image_bytes, image_size, seed, min_area=0.08, flip=True
 
     References:
         Szegedy et al. 2015, "Going deeper with convolutions", section 6: 8% to
-        100% of the area, aspects from 3/4 to 4/3; Jia et al. 2021, section 5.4.
+        100% of the area, aspects from 3/4 to 4/3; Jia et al. 2021, section 5.3.
 
     Example:
 
@@ -65,7 +65,7 @@ def central_crop_bytes(image_bytes, image_size, fraction=0.875):
         tf.errors.InvalidArgumentError: if the bytes aren't such a picture.
 
     References:
-        Jia et al. 2021, section 5.4: a single central crop with ratio 0.875.
+        Jia et al. 2021, section 5.3: a single central crop with ratio 0.875.
 
     Example:
 

@@ -20,7 +20,7 @@ class L2Normalization(keras.layers.Layer):
         mixed-precision policy.
 
     References:
-        Jia et al. 2021, section 4.2 (cosine similarity).
+        Jia et al. 2021, section 4.1 (cosine similarity).
 
     Example:
 

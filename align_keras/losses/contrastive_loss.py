@@ -64,7 +64,7 @@ def contrastive_loss(
         InputError: if an option isn't as above.
 
     References:
-        Jia et al. 2021, section 4.2 (the sum of equations 1 and 2), 5.1 (label
+        Jia et al. 2021, section 4.1 (the sum of equations 1 and 2), 5 (label
         smoothing 0.1) and table 8 (fraction of in-batch negatives).
 
     Example:

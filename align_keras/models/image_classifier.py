@@ -4,6 +4,7 @@ import keras
 
 from align_keras.layers.dtype_policy import default_policy
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 
@@ -28,10 +29,10 @@ class ImageClassifier(keras.Model):
         float32 tensor (n, num_classes), logits.
 
     Raises:
-        InputError: if there are fewer than two classes.
+        InputError: if there are fewer than two classes, or for an unknown argument.
 
     References:
-        Jia et al. 2021, sections 5.4 and 5.5.
+        Jia et al. 2021, section 5.3.
 
     Example:
 
@@ -46,6 +47,8 @@ class ImageClassifier(keras.Model):
     def __init__(
         self, image_encoder, num_classes, dtype=None, name="image_classifier", **kwargs
     ):
+        known = [*parameters_of(ImageClassifier.__init__), "trainable"]
+        refuse_unknown("ImageClassifier", kwargs, known)
         if num_classes < 2:
             raise InputError(
                 f"num_classes must be at least 2, received {num_classes}; give data of "
@@ -102,7 +105,7 @@ def encoder_without_projection(image_encoder, freeze_batch_statistics=False):
         InputError: for a quantized encoder.
 
     References:
-        Jia et al. 2021, sections 4.1 and 5.4.
+        Jia et al. 2021, sections 4.1 and 5.3.
 
     Example:
 

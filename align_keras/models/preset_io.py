@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import zipfile
 
 import keras
 
@@ -21,6 +22,7 @@ from align_keras.models.sizes import (
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.text import save_vocabulary
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
@@ -30,59 +32,142 @@ VOCABULARY_FILE = "vocabulary.txt"
 ENCODERS = ("image_encoder", "text_encoder")
 
 
+# What a preset's name stands for.
+_NAMED = (
+    *("width_coefficient", "depth_coefficient", "lite"),
+    *("num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
+)
+# What a folder's model may be given anew: how it goes on learning, and the sizes of
+# its inputs. All else its weights were trained for.
+_FOR_FOLDERS = (
+    *("dtype", "image_size", "sequence_length", "dropout", "drop_connect_rate"),
+    *("batch_norm_momentum", "synchronized", "virtual_batch_size"),
+    *("freeze_batch_statistics", "rematerialize", "locked", "trainable"),
+    *("learn_temperature", "name"),
+)
+
+
 def from_preset(cls, preset, load_weights=True, **kwargs):
     """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
+    arguments = {name: own for name, own in kwargs.items() if own is not None}
+    parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
-        return from_name(cls, str(preset), **kwargs)
+        return from_name(cls, str(preset), parts)
     if str(preset).startswith(HUB_PREFIX):
         preset = download(str(preset))
     directory = pathlib.Path(preset)
+    if directory.is_file() or directory.suffix == ".keras":
+        return from_file(cls, directory, load_weights, arguments)
     if not directory.is_dir():
         raise InputError(
             f"no preset and no folder of this name: {preset}; known presets are "
             f"{', '.join(preset_names())}."
         )
-    dtype = kwargs.pop("dtype", None)
-    if kwargs:
+    refuse_export(directory)
+    refused = [name for name in arguments if name not in _FOR_FOLDERS]
+    if refused:
         raise InputError(
-            f"{', '.join(kwargs)} can only be given with a preset's name, received "
+            f"{', '.join(refused)} can only be given with a preset's name, received "
             f"the folder {preset}; its own config.json says what the model is."
         )
     if "model_type" in read_json(directory / CONFIG_FILE):
-        return from_hugging_face(cls, directory, load_weights, dtype)
-    return from_folder(directory, load_weights, dtype)
+        return from_hugging_face(cls, directory, load_weights, parts)
+    return from_folder(directory, load_weights, parts)
 
 
-def from_name(
-    cls,
-    name,
-    *,
-    vocabulary=None,
-    vocabulary_size=None,
-    image_size=None,
-    sequence_length=None,
-    projection_dim=None,
-    dtype=None,
-    **kwargs,
-):
-    """Builds a named preset with random weights; arguments override its sizes."""
-    sizes = preset_config(name)
-    projection_dim = projection_dim or sizes["projection_dim"]
-    if vocabulary_size is None:
-        vocabulary_size = len(vocabulary) if vocabulary else PAPER_VOCABULARY_SIZE
-    image_encoder = ImageEncoder(
-        image_size=image_size or sizes["image_size"],
-        dtype=dtype,
-        **image_encoder_arguments(sizes["image_encoder"], projection_dim),
+def from_file(cls, path, load_weights, arguments):
+    """Opens a `.keras` file, with its optimizer if it was compiled."""
+    if path.suffix != ".keras" or not path.is_file():
+        raise InputError(
+            f"a file must be there and end in .keras, received {path}; save one by "
+            'model.save("….keras"), or name the folder of a run.'
+        )
+    if arguments or not load_weights:
+        names = [*arguments, *([] if load_weights else ["load_weights"])]
+        raise InputError(
+            f"{', '.join(names)} can't be given with a .keras file, received {path}; "
+            "open it, save it by save_to_preset, and open that folder."
+        )
+    try:
+        model = keras.saving.load_model(path)
+    # A damaged archive, other contents, classes that nobody registered.
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} can't be opened ({reason[:300]}); save the model again."
+        ) from None
+    if not isinstance(model, cls):
+        raise InputError(
+            f"{path} must hold an ALIGN, received a {type(model).__name__}; open it by "
+            "keras.saving.load_model."
+        )
+    return model
+
+
+def refuse_export(directory):
+    """Raises if a folder holds SavedModels, which have no Keras model in them."""
+    if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
+        raise InputError(
+            f"{directory} is an export, which embeds but can't become an ALIGN again; "
+            f'embed by align_keras.search.ExportedModel("{directory}"), or open the '
+            "run folder or preset that it was made from."
+        )
+
+
+def divide_arguments(cls, arguments):
+    """Tells whose arguments they are; those that both encoders have are both's.
+
+    Args:
+        cls: `ALIGN`.
+        arguments: dict.
+
+    Returns:
+        dict of a dict for each of `"image_encoder"`, `"text_encoder"`, `"align"`.
+
+    Raises:
+        InputError: for an argument that none of them has.
+    """
+    known = {
+        "image_encoder": parameters_of(ImageEncoder.__init__),
+        "text_encoder": parameters_of(TextEncoder.__init__),
+        "align": parameters_of(cls.__init__),
+    }
+    for part, without in zip(known, ("name", "name", "dtype"), strict=True):
+        known[part] = {*known[part]} - {without, *ENCODERS}
+    names = sorted(set().union(*known.values()))
+    refuse_unknown("from_preset", arguments, names)
+    return {
+        part: {name: own for name, own in arguments.items() if name in known[part]}
+        for part in known
+    }
+
+
+def from_name(cls, preset, parts):
+    """Builds a named preset with random weights; `parts` override its sizes."""
+    image, text, own = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    for name in (*image, *text):
+        if name in _NAMED:
+            raise InputError(
+                f"{name} is what the name {preset} stands for, received another; give "
+                "another preset's name, or build ImageEncoder, TextEncoder and ALIGN."
+            )
+    sizes = preset_config(preset)
+    projection_dim = text.pop("projection_dim", sizes["projection_dim"])
+    image.pop("projection_dim", None)
+    vocabulary = own.get("vocabulary")
+    text.setdefault(
+        "vocabulary_size", len(vocabulary) if vocabulary else PAPER_VOCABULARY_SIZE
     )
-    text_encoder = TextEncoder(
-        vocabulary_size=vocabulary_size,
-        sequence_length=sequence_length or sizes["sequence_length"],
-        projection_dim=projection_dim,
-        dtype=dtype,
-        **text_encoder_arguments(sizes["text_encoder"]),
+    text.setdefault("sequence_length", sizes["sequence_length"])
+    image.setdefault("image_size", sizes["image_size"])
+    num_classes = image.pop("num_classes", None)
+    variant = image_encoder_arguments(
+        sizes["image_encoder"], projection_dim, num_classes=num_classes
     )
-    return cls(image_encoder, text_encoder, vocabulary=vocabulary, **kwargs)
+    image_encoder = ImageEncoder(**variant, **image)
+    variant = text_encoder_arguments(sizes["text_encoder"])
+    text_encoder = TextEncoder(**variant, projection_dim=projection_dim, **text)
+    return cls(image_encoder, text_encoder, **own)
 
 
 def save_to_preset(model, directory):
@@ -98,8 +183,8 @@ def save_to_preset(model, directory):
     temporary.replace(directory / WEIGHTS_FILE)
 
 
-def from_folder(directory, load_weights, dtype=None):
-    """Rebuilds the model that `save_to_preset` wrote; `dtype` replaces its own."""
+def from_folder(directory, load_weights, parts):
+    """Rebuilds the model that `save_to_preset` wrote; `parts` replace its own."""
     config_file = directory / CONFIG_FILE
     weights_file = directory / WEIGHTS_FILE
     if not config_file.exists():
@@ -108,14 +193,13 @@ def from_folder(directory, load_weights, dtype=None):
             "run; finish the run by the command that started it."
         )
     config = read_json(config_file)
-    if dtype is not None:
-        replace_dtype(config["config"], dtype, directory)
     if config.get("class_name") != "ALIGN":
         raise InputError(
             f"{config_file} must describe an ALIGN, received "
             f"{config.get('class_name', 'no class_name')!r}; name the folder of a run, "
             "or one of Hugging Face's ALIGN."
         )
+    replace_arguments(config["config"], parts, directory)
     model = keras.saving.deserialize_keras_object(config)
     if load_weights:
         if not weights_file.exists():
@@ -137,6 +221,18 @@ def read_weights(model, path):
             f"{path} is damaged or doesn't fit the {CONFIG_FILE} beside it "
             f"({reason[:400]}); save the model again, or finish the run."
         ) from None
+
+
+def replace_arguments(config, parts, directory):
+    """Puts arguments, as `divide_arguments` gives them, into a configuration."""
+    image, text, own = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    dtype = image.pop("dtype", None)
+    text.pop("dtype", None)
+    config.update(own)
+    for encoder, changes in zip(ENCODERS, (image, text), strict=True):
+        config[encoder]["config"].update(changes)
+    if dtype is not None:
+        replace_dtype(config, dtype, directory)
 
 
 def replace_dtype(config, dtype, directory):

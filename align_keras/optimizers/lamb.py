@@ -74,7 +74,7 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
 
     References:
         You et al. 2020, "Large batch optimization for deep learning",
-        algorithm 2; Jia et al. 2021, section 5.1 (weight decay 1e-5). The
+        algorithm 2; Jia et al. 2021, section 5 (weight decay 1e-5). The
         moments' decays, ε and the exclusions aren't stated there; these are TF
         Model Garden's.
 

@@ -34,7 +34,7 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
         **kwargs: as `keras.optimizers.SGD`.
 
     References:
-        Jia et al. 2021, sections 5.4 and 5.5: fine-tuning with momentum 0.9.
+        Jia et al. 2021, section 5.3: fine-tuning with momentum 0.9.
 
     Example:
 

@@ -17,7 +17,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         warmup_learning_rate: float, the value at step 0.
 
     References:
-        Jia et al. 2021, section 5.1: 0 → 1e-3 in 10k steps, then linearly to
+        Jia et al. 2021, section 5: 0 → 1e-3 in 10k steps, then linearly to
         zero.
 
     Example:
@@ -79,7 +79,7 @@ def paper_schedule(learning_rate=1e-3, warmup_steps=10_000, train_steps=1_200_00
         `LinearWarmup`.
 
     References:
-        Jia et al. 2021, section 5.1.
+        Jia et al. 2021, section 5.
 
     Example:
 

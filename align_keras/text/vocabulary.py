@@ -46,7 +46,7 @@ def learn_vocabulary(captions, size, *, min_frequency=2, normalization="bert_unc
         InputError: if an argument isn't as above, or the captions have no words.
 
     References:
-        Jia et al. 2021, section 5.1 (WordPiece learned on the training captions).
+        Jia et al. 2021, section 5 (WordPiece learned on the training captions).
 
     Example:
 

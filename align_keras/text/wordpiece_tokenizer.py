@@ -48,7 +48,7 @@ class WordPieceTokenizer(tf.Module):
         InputError: if an argument isn't as above.
 
     References:
-        Jia et al. 2021, section 5.1 (WordPiece, at most 64 tokens).
+        Jia et al. 2021, section 5 (WordPiece, at most 64 tokens).
 
     Example:
 

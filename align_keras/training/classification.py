@@ -79,7 +79,7 @@ def fine_tune(
         InputError: if no picture can be decoded, or the checkpoint is damaged.
 
     References:
-        Jia et al. 2021, sections 5.4 and 5.5.
+        Jia et al. 2021, section 5.3.
     """
     resumed, step = checkpoints.newest() if checkpoints else (0, 0)
     for number, stage in enumerate(stages[resumed:], start=resumed):

@@ -157,7 +157,16 @@ def test_every_number_has_a_tested_range():
         (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", [f"'{DATA}.corpus' must be pairs"]),
         (
             f"{DATA}.pairs=a.csv,{VALIDATION}.pairs=a.csv,{VALIDATION}.tfds_split=all",
-            [f"'{VALIDATION}.tfds_split' must be a part, such as test", "another"],
+            [f"'{VALIDATION}.tfds_split' must be a part, such as test", "other pairs"],
+        ),
+        (
+            f"{DATA}.corpus=clipart+emoji,{DATA}.tfds_split=all,"
+            f"{VALIDATION}.corpus=emoji",
+            [f"'{DATA}.tfds_split' must be a part, such as train", "other pairs"],
+        ),
+        (
+            f"{DATA}.corpus=c/1.0.0,{DATA}.tfds_split=all,{VALIDATION}.corpus=c/1.0.0/",
+            [f"'{DATA}.tfds_split' must be a part, such as train"],
         ),
         (f"{DATA}.encoding=utf-99", ["a text encoding", "'utf-99'", "try utf-8"]),
         (f"{DATA}.tfds_split=''", ["a non-empty string", "write null"]),
@@ -251,3 +260,27 @@ def test_every_type_name_has_its_member():
         names = {field.name for field in dataclasses.fields(one_of)} - {"type"}
         _, hint = fields_of(type(one_of))["type"]
         assert set(hint.__args__) == names
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (f"{IMAGE}.image_size", 128),
+        (f"{IMAGE}.image_size", 289),  # the default: given, it isn't ignored
+        (f"{IMAGE}.variant", "efficientnet_b0"),
+        (f"{TEXT}.variant", "bert_mini"),
+        (f"{TEXT}.sequence_length", 32),
+        (f"{MODEL}.projection_dim", 320),
+    ],
+)
+def test_what_a_preset_settles_is_refused_beside_it(key, value):
+    override = {f"{MODEL}.preset": "align_nano", key: value}
+    words = rf"'{key}' must be left out where {MODEL}.preset \(align_nano\)"
+    with pytest.raises(InputError, match=words):
+        load_config(params_override=override)
+    config = load_config(params_override={**override, f"{MODEL}.preset": None})
+    if (key, value) != (f"{IMAGE}.image_size", 289):
+        model = dataclasses.replace(config.task.model, preset="align_nano")
+        task = dataclasses.replace(config.task, model=model)
+        with pytest.raises(InputError, match=words):
+            validate(dataclasses.replace(config, task=task))

@@ -23,6 +23,7 @@ PRETRAINING = (
     "align_b5_base",
     "align_b7_base",
     "align_l2_large",
+    "align_l2_large_mling",
 )
 NAMES = sorted(FILES)
 
@@ -36,6 +37,7 @@ def test_the_files_are_there():
         "align_b5_base",
         "align_b7_base",
         "align_l2_large",
+        "align_l2_large_mling",
         "finetune_coco",
         "finetune_flickr30k",
     } <= set(NAMES)
@@ -79,6 +81,32 @@ def test_two_tables_are_taken_whole(name):
         assert [data.tfds_split for data in sections] == ["all", "all"]
 
 
+@pytest.mark.parametrize("name", [*NAMES, *ABLATIONS])
+def test_no_recipe_looks_at_karpathys_test_split(name):
+    """The figures are those of `align-keras evaluate`; no run selects by them."""
+    path = FILES.get(name) or ABLATIONS[name]
+    assert "karpathy_test" not in path.read_text(encoding="utf-8")
+    if name.startswith("finetune"):
+        task, folder = load_config(name).task, name.removeprefix("finetune_")
+        assert task.train_data.pairs == f"{folder}/karpathy_train.tsv"
+        assert task.validation_data.pairs == f"{folder}/karpathy_val.tsv"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_experiment_takes_a_corpus_or_pairs_by_one_override(name):
+    for section in ("train_data", "validation_data"):
+        for key, value, expected in (
+            ("corpus", "DIR/web_pairs/1.0.0", ("DIR/web_pairs/1.0.0", None)),
+            ("corpus", "emoji", ("emoji", None)),
+            ("pairs", "own.tsv", ("pairs", "own.tsv")),
+        ):
+            if section == "validation_data" and value == "emoji":
+                continue  # What some train on.
+            override = f"task.{section}.{key}={value}"
+            data = getattr(load_config(name, params_override=override).task, section)
+            assert (data.corpus, data.pairs) == expected
+
+
 def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     from align_keras.cli.assemble import order_arguments, prepare_corpus
     from align_keras.data import batch_ids, read_retrieval_set
@@ -96,12 +124,16 @@ def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
         f"task.{section}_data.tfds_data_dir={tmp_path / 'data'}"
         for section, table in (("train", "train"), ("validation", "test"))
     )
-    batch = "task.train_data.global_batch_size=25"
+    batch = "task.train_data.global_batch_size=25"  # 25 images, 50 pairs
     config = load_config("finetune_coco", params_override=[override, batch])
     train, validation = config.task.train_data, config.task.validation_data
     builder = prepare_corpus(train)
-    own = batch_ids(builder, train.tfds_split, step=0, **order_arguments(config))
-    assert len(set(own)) == 25
+    own = [
+        batch_ids(builder, train.tfds_split, step=step, **order_arguments(config))
+        for step in (0, 1)
+    ]
+    assert len(set(sum(own, []))) == 25
+    assert all(sum(own, []).count(identifier) == 2 for identifier in own[0])
     found = read_retrieval_set(prepare_corpus(validation), validation.tfds_split)
     assert len(found) == 15
     assert {len(captions) for captions in found.captions} == {2}
@@ -140,10 +172,12 @@ def test_the_papers_numbers_stay():
         assert changed <= {
             "task.model.image_encoder.variant",
             "task.model.text_encoder.variant",
+            "task.model.text_encoder.vocabulary_size",
             "task.model.projection_dim",
             "task.train_data.corpus",
             "task.train_data.pairs",
             "task.train_data.tfds_split",
+            "task.train_data.pair_weighted",
             "task.validation_data.corpus",
             "task.validation_data.pairs",
             "task.validation_data.tfds_split",
@@ -154,6 +188,33 @@ def test_the_papers_numbers_stay():
         as_dict(load_config("align_l2_large"))["trainer"]
         == (as_dict(ExperimentConfig())["trainer"])
     )
+
+
+def test_the_steps_are_the_papers():
+    """Sections 5, 6.1 and, for CC-3M, 6.2."""
+    steps = {name: load_config(name).trainer.train_steps for name in PRETRAINING}
+    assert steps == {
+        "align_b3_mini_cc3m": 100_000,
+        "align_b5_base": 1_000_000,
+        "align_b7_base": 1_000_000,
+        "align_l2_large": 1_200_000,
+        "align_l2_large_mling": 1_200_000,
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_recipes_take_every_caption_of_an_image(name):
+    """The paper's data are pairs, not images; the small experiments take images."""
+    of_paper = name.startswith(("align", "finetune"))
+    assert load_config(name).task.train_data.pair_weighted == of_paper
+
+
+def test_the_multilingual_model_differs_in_its_vocabulary_alone():
+    """Section 8."""
+    english, many = (load_config(f"align_l2_large{own}") for own in ("", "_mling"))
+    assert changed_keys(english, many) == {
+        "task.model.text_encoder.vocabulary_size": (100_000, 250_000)
+    }
 
 
 # --- Every file's model on small inputs: built from its config and validated. ---
@@ -170,7 +231,13 @@ def test_the_variants_are_those_of_the_models():
 
 
 # B7 has 64M weights, L2 468M.
-HEAVY = ("align_b7_base", "align_l2_large", "finetune_coco", "finetune_flickr30k")
+HEAVY = (
+    "align_b7_base",
+    "align_l2_large",
+    "align_l2_large_mling",
+    "finetune_coco",
+    "finetune_flickr30k",
+)
 DEFAULT = ("quickstart_icons", "stamps_warm_start")
 
 

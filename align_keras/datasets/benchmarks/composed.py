@@ -51,7 +51,7 @@ def composed_icon_queries(image_ids):
         InputError: for ids of another form, and if no two names differ so.
 
     References:
-        Jia et al. 2021, section 6 and figure 5, there without figures.
+        Jia et al. 2021, section 7 and figure 5, there without figures.
 
     Example:
 

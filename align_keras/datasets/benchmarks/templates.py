@@ -27,7 +27,7 @@ def read_templates(source="default"):
             and for clip-benchmark if it isn't installed or hasn't got the data set.
 
     References:
-        Jia et al. 2021, section 5.3: an ensemble of prompts adds 2.9 points.
+        Jia et al. 2021, section 5.2: an ensemble of prompts adds 2.9 points.
 
     Example:
 

@@ -173,7 +173,7 @@ def read_vtab(name, split):
             the data set, or not all of it.
 
     References:
-        Zhai et al. 2019; Jia et al. 2021, section 5.4.
+        Zhai et al. 2019; Jia et al. 2021, section 5.3.
     """
     if split not in VTAB_SPLITS:
         raise InputError(
