@@ -179,6 +179,23 @@ def limit_picture(image, size):
     return image.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
+def reduce_picture(image, shorter_side):
+    """Reduces a picture, antialiased, until its shorter side is `shorter_side`.
+
+    Args:
+        image: `PIL.Image.Image` of mode RGB or L.
+        shorter_side: int, in pixels; pictures with a smaller one stay.
+
+    Returns:
+        `PIL.Image.Image` of the same mode and, to a pixel, the same aspect.
+    """
+    shorter = min(image.size)
+    if shorter <= shorter_side:
+        return image
+    scaled = [round(side * shorter_side / shorter) for side in image.size]
+    return image.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
 def pixel_key(image):
     """Names a picture by its pixels: equal pixels, equal key.
 
