@@ -37,10 +37,11 @@ def fine_grained(encoders, request, options):
 def _classification(protocol, encoders, request, options):
     from align_keras.cli.assemble_fine_tuning import Trial, check_no_sweep
     from align_keras.cli.fine_tuning_data import ClassificationData
-    from align_keras.cli.fine_tuning_trials import finished
+    from align_keras.cli.fine_tuning_trials import finished, open_devices
 
     recipe = load_recipe(protocol, options.config_files, options.params_override)
     check_no_sweep(recipe, protocol)
+    strategy = open_devices(recipe, options)
     data = ClassificationData(request)
     lost = data.check()
     options.check_columns({"class", *data.read("", "test").columns})
@@ -49,7 +50,7 @@ def _classification(protocol, encoders, request, options):
         Trial("", "train", "test", recipe, recipe.seed + run)
         for run in range(recipe.runs)
     ]
-    results = finished(trials, data, encoders.model, options)
+    results = finished(trials, data, encoders.model, options, strategy)
     test = data.read("", "test")
     kept = np.setdiff1d(np.arange(len(test.labels)), results[0]["left_out"])
     ranks = np.array([result["ranks"] for result in results])  # (runs, kept)
@@ -82,9 +83,10 @@ def vtab(encoders, request, options):
     """19 tasks: tuned on 800 and 200 pictures, trained again on these 1,000."""
     from align_keras.cli.assemble_fine_tuning import Trial, swept_recipe
     from align_keras.cli.fine_tuning_data import VtabData
-    from align_keras.cli.fine_tuning_trials import finished
+    from align_keras.cli.fine_tuning_trials import finished, open_devices
 
     recipe = load_recipe("vtab", options.config_files, options.params_override)
+    strategy = open_devices(recipe, options)
     tasks = vtab_tasks(request.name)
     data = VtabData(request)
     options.check_columns({"class", *data.metadata_columns()})
@@ -94,7 +96,7 @@ def vtab(encoders, request, options):
 
     def run_trials(trials):
         trials = [Trial(*trial) for trial in trials]
-        results = finished(trials, data, encoders.model, options)
+        results = finished(trials, data, encoders.model, options, strategy)
         for trial, result in zip(trials, results, strict=True):
             count = len(result["ranks"]) + len(result["left_out"])
             kept[trial.task] = np.setdiff1d(np.arange(count), result["left_out"])

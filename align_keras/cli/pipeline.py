@@ -23,8 +23,7 @@ from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.training.strategies import (
     is_chief,
-    make_strategy,
-    split_cpu,
+    open_strategy,
     strategy_scope,
     wait_for_workers,
 )
@@ -130,10 +129,8 @@ def open_run(config, directory):
         `Run`.
     """
     runtime = config.runtime
-    if runtime.num_replicas and runtime.distribution_strategy == "mirrored":
-        split_cpu(runtime.num_replicas)
+    strategy = open_strategy(runtime)
     keras.config.set_dtype_policy(runtime.mixed_precision_dtype)
-    strategy = make_strategy(runtime.distribution_strategy, runtime.num_replicas)
     start_compiler()
     data, validation = config.task.train_data, config.task.validation_data
     # A built corpus is only opened, so the same one may be asked for twice.
