@@ -38,6 +38,22 @@ class HeadStageConfig:
         """Whether the recipe hasn't got this stage."""
         return self.epochs is None and self.steps is None
 
+    def length(self, batch_size, num_images):
+        """Returns the length in steps; epochs are rounded down, to one at least.
+
+        Args:
+            batch_size: int, images a step.
+            num_images: int, images to learn from.
+
+        Example:
+
+        >>> HeadStageConfig(epochs=2).length(batch_size=8, num_images=30)
+        7
+        """
+        if self.steps is not None:
+            return self.steps
+        return max(self.epochs * num_images // batch_size, 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class FullStageConfig(HeadStageConfig):
