@@ -6,10 +6,20 @@ doesn't load TensorFlow.
 References:
     Jia et al. 2021, "Scaling Up Visual and Vision-Language Representation
     Learning With Noisy Text Supervision", arXiv:2102.05918.
+
+Example:
+
+>>> import align_keras
+>>> align_keras.models.preset_names()[:2]
+['align_nano', 'align_micro']
 """
 
 import importlib
+import pkgutil
 
+from align_keras.utils.keras_objects import register_with_keras
+
+__version__ = "0.1.0"
 _PUBLIC = {
     "ALIGN": "align_keras.models",
     "ImageEncoder": "align_keras.models",
@@ -24,13 +34,33 @@ _PUBLIC = {
     "InputError": "align_keras.utils.errors",
 }
 __all__ = sorted(_PUBLIC)
+# What `keras.saving.load_model` opens without more ado.
+_SAVED_BY_KERAS = {
+    "ALIGN": "align_keras.models.align",
+    "ImageClassifier": "align_keras.models.image_classifier",
+    "ImageEncoder": "align_keras.models.image_encoder",
+    "TextEncoder": "align_keras.models.text_encoder",
+    "Activation": "align_keras.layers.activation",
+    "FusedBatchNormalization": "align_keras.layers.batch_normalization",
+    "L2Normalization": "align_keras.layers.l2_normalization",
+    "MBConvBlock": "align_keras.layers.mbconv_block",
+    "Temperature": "align_keras.layers.temperature",
+    "AdamW": "align_keras.optimizers.adamw",
+    "Lamb": "align_keras.optimizers.lamb",
+    "LinearWarmup": "align_keras.optimizers.warmup",
+    "SGD": "align_keras.optimizers.sgd",
+}
+_ROOMS = frozenset(own.name for own in pkgutil.iter_modules(__path__) if own.ispkg)
+register_with_keras(_SAVED_BY_KERAS)
 
 
 def __getattr__(name):
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module 'align_keras' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_PUBLIC])
+    return sorted([*globals(), *_PUBLIC, *_ROOMS])

@@ -2,12 +2,13 @@
 
 `python tools/karpathy_pairs.py data/coco/dataset_coco.json --images data/coco --splits
 train restval --out coco/karpathy_train.tsv` writes what COCO's fine-tuning learns from,
-113,287 pictures; `--splits test --out coco/karpathy_test.tsv` what it is validated on.
+113,287 pictures; `--splits val --out coco/karpathy_val.tsv` what it is validated on.
 Of Flickr30K: `dataset_flickr30k.json`, `--images data/flickr30k/images`, and `train`
 alone. A row is a picture's path, relative to the table where it lies below, and one
 of its captions; all captions are written, runs of white space as one space. An empty
 caption, or one of more than 2,000 characters, is dropped and counted when the table is
-read.
+read. A table of the split `test` must have "test" in its name, by which `align-keras
+train` knows that no checkpoint may be chosen by it.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import pathlib
 import sys
 
+from align_keras.cli.run_folder import names_test
 from align_keras.datasets.benchmarks import read_karpathy
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
@@ -25,6 +27,11 @@ def write_table(arguments):
     out = pathlib.Path(os.path.abspath(arguments.out))
     if out.suffix.lower() != ".tsv":
         raise InputError(f"--out must end in .tsv, received {out.name}; rename it.")
+    if "test" in arguments.splits and not names_test(out.name):
+        raise InputError(
+            "--out must have the word test in its name where --splits has test, "
+            f"received {out.name}; rename it, for example to karpathy_test.tsv."
+        )
     lines, pictures = ["image\tcaption"], 0
     for split in dict.fromkeys(arguments.splits):
         data = read_karpathy(

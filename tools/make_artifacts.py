@@ -10,7 +10,6 @@ has been released is never written again: later code must open what users have.
 """
 
 import argparse
-import configparser
 import contextlib
 import hashlib
 import io
@@ -271,10 +270,8 @@ def pack(kind, target):
 
 
 def version():
-    """Returns the minor version of setup.cfg, such as `0.1`."""
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / "setup.cfg")
-    return ".".join(parser["metadata"]["version"].split(".")[:2])
+    """Returns the package's minor version, such as `0.1`."""
+    return ".".join(align_keras.__version__.split(".")[:2])
 
 
 if __name__ == "__main__":

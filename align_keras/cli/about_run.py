@@ -1,8 +1,10 @@
 """What a model card tells of a run: its data and its evaluation so far."""
 
 import json
+import os
 import pathlib
 
+from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
 _DATA_FILE = "data.json"
@@ -52,3 +54,62 @@ def about_run(directory, command=None):
             name: value for name, value in newest.items() if "recall_at" in name
         }
     return about
+
+
+def read_evaluations(paths, model):
+    """Reads what `align-keras evaluate --json` printed of a model.
+
+    Args:
+        paths: sequence of paths.
+        model: str, the model that the card is of, as `--model` names it.
+
+    Returns:
+        list of dict, as `model_card` takes them for `measured`.
+
+    Raises:
+        InputError: if a file isn't such a result, or is one of another model.
+    """
+    return [_read_evaluation(path, model) for path in paths]
+
+
+def _read_evaluation(path, model):
+    try:
+        report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        slices = report.get("slices", {})
+        fits = (
+            all(isinstance(report[own], str) for own in ("model", "protocol", "data"))
+            and _are_metrics(report["metrics"])
+            and _are_metrics(slices)
+            and _have_intervals(slices)
+            and ("slices" in report) == ("slice_by" in report)
+        )
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"--evaluation: can't read {path}: {reason}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        fits = False
+    if not fits:
+        raise InputError(
+            "--evaluation must be what `align-keras evaluate --protocol … --json` "
+            f"printed, received {path}; write it anew."
+        )
+    if os.path.realpath(report["model"]) != os.path.realpath(model):
+        raise InputError(
+            f"--evaluation must be of --model {model}, received {path}, which is of "
+            f"{report['model']}; evaluate this model, or leave it out."
+        )
+    return report
+
+
+def _are_metrics(values):
+    return all(
+        value is None
+        or (isinstance(value, int | float) and not isinstance(value, bool))
+        for value in values.values()
+    )
+
+
+def _have_intervals(slices):
+    names = {name.rpartition("]")[0] for name in slices}
+    parts = ("", "/low", "/high", "/items")
+    return set(slices) == {f"{name}]{part}" for name in names for part in parts}

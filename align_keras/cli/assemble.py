@@ -18,6 +18,7 @@ from align_keras.models import (
     load_text_weights,
 )
 from align_keras.models.warm_start import (
+    padding_of,
     project_class_names,
     temperature_of,
     text_vocabulary,
@@ -122,6 +123,7 @@ def build_image_encoder(model_config):
     return ImageEncoder(
         **image_encoder_sizes(model_config),
         image_size=image.image_size,
+        padding=image.padding or padding_of(image.weights),
         drop_connect_rate=image.drop_connect_rate,
         batch_norm_momentum=image.batch_norm_momentum,
         batch_norm_epsilon=image.batch_norm_epsilon,

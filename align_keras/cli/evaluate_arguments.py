@@ -12,7 +12,7 @@ PROTOCOLS = {
     "imagenet_full": "the image encoder fine-tuned (table 5)",
     "vtab": "19 tasks of 1,000 pictures (table 6)",
     "fine_grained": "the encoder fine-tuned in two stages (table 7)",
-    "knn": "the class of the nearest training pictures (tables 8 and 9)",
+    "knn": "the class of the nearest training pictures (tables 8 to 10)",
     "linear_probe": "logistic regression on the embeddings",
     "multi30k": "mean recall in four languages (table 11)",
     "simlex": "similarity of words (table 12)",

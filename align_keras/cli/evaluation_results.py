@@ -82,7 +82,9 @@ def print_results(arguments, request, metrics, slices):
             "metrics": metrics,
             "paper": {} if splits else paper_as_shares(protocol, data),
         }
-        print(as_json(result | ({"slices": slices} if slices else {})))
+        if slices:
+            result |= {"slice_by": arguments.slice_by, "slices": slices}
+        print(as_json(result))
         return
     print_table(metrics_table(protocol, data, metrics, splits))
     for table in tables_of_many_models(protocol, data, metrics, splits):

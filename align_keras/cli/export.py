@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pathlib
 
+from align_keras.cli.about_run import about_run, read_evaluations
 from align_keras.cli.convert import check_target
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder
@@ -101,6 +102,14 @@ def add_arguments(parser):
         metavar="TEXT",
         help="of the model, kept in its files (litert, web, onnx)",
     )
+    parser.add_argument(
+        "--evaluation",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="what evaluate --json printed of this model, for the card, with the "
+        "metrics of groups by --slice_by; may be repeated",
+    )
     parser.add_argument("--title", metavar="TEXT", help="of the page (web)")
     parser.add_argument(
         "--litert_js",
@@ -112,6 +121,7 @@ def add_arguments(parser):
 def run(arguments):
     """Runs the command; returns its exit code."""
     target = check_arguments(arguments)
+    measured = read_evaluations(arguments.evaluation, arguments.model)
     from align_keras.models import ALIGN
 
     # Converters know no mixed precision; the variables are float32 in any case.
@@ -124,8 +134,7 @@ def run(arguments):
         )
     with atomic_folder(target) as folder:
         _WRITERS[arguments.format](align, folder, arguments)
-        if arguments.format in _DESCRIBED:
-            _write_card(align, folder, arguments)
+        _write_card(align, folder, arguments, measured)
     say(f"wrote {arguments.to}")
     return 0
 
@@ -183,28 +192,26 @@ def _check_installed(arguments):
             )
 
 
-def _write_card(align, folder, arguments):
-    from align_keras.cli.about_run import about_run
-    from align_keras.export.model_card import model_card
+def _write_card(align, folder, arguments, measured):
+    from align_keras.export.model_card import SIGNATURES, model_card
 
-    stored = None if arguments.quantize == "none" else arguments.quantize
+    quantized = None if arguments.quantize == "none" else arguments.quantize
     card = model_card(
         align,
-        weights=stored,
+        weights=arguments.weights or quantized,
         licence=arguments.licence,
-        described=_DESCRIBED[arguments.format],
+        described=_DESCRIBED.get(arguments.format, SIGNATURES),
+        measured=measured,
         **about_run(arguments.model),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_saved_model(align, folder, arguments):
-    from align_keras.cli.about_run import about_run
     from align_keras.export.saved_model import write_saved_models
     from align_keras.export.serving_files import write_serving_files
 
-    about = about_run(arguments.model)
-    write_saved_models(align, folder, weights=arguments.weights, about=about)
+    write_saved_models(align, folder, weights=arguments.weights)
     write_serving_files(folder)
 
 

@@ -203,13 +203,9 @@ class _Version(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, help="show the version")
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from importlib import metadata
+        import align_keras
 
-        try:
-            version = metadata.version("align-keras")
-        except metadata.PackageNotFoundError:
-            version = "(not installed)"
-        print(f"align-keras {version}")
+        print(f"align-keras {align_keras.__version__}")
         parser.exit(DONE)
 
 

@@ -249,13 +249,19 @@ def stage_sizes(model_config, recipe, name, devices, *, num_images, num_classes)
     The classifier is an image encoder whose projection is the head. The last stage's
     model is judged too, at its own size.
     """
-    stage, image = getattr(recipe, name), with_preset(model_config).image_encoder
-    tower = {**image_encoder_sizes(model_config), "projection_dim": num_classes}
+    stage, model = getattr(recipe, name), with_preset(model_config)
+    tower = {
+        **image_encoder_sizes(model),
+        "projection_dim": num_classes,
+        "padding": model.image_encoder.padding or "tf",
+    }
     rematerialize = recipe.rematerialize
+    if rematerialize is None:
+        rematerialize = model.image_encoder.rematerialize
     cost = image_tower_cost(
         **tower,
         image_size=stage.train_size,
-        rematerialize=image.rematerialize if rematerialize is None else rematerialize,
+        rematerialize=rematerialize,
         locked=name == "head",
     )
     if name == recipe.last_stage:
@@ -282,6 +288,7 @@ def run_sizes(config, devices):
         image=image_tower_cost(
             **image_encoder_sizes(model),
             image_size=image.image_size,
+            padding=image.padding or "tf",
             rematerialize=image.rematerialize,
             locked=image.locked,
         ),

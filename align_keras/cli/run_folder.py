@@ -37,10 +37,12 @@ def lock_config(config, directory):
         directory: `pathlib.Path`, the run's folder.
 
     Raises:
-        InputError: if the configuration names no pairs, or the folder holds a
-            run in which other options differ; names them.
+        InputError: if the configuration names no pairs, or would choose a
+            checkpoint by test pairs, or the folder holds a run in which other
+            options differ; names them.
     """
     check_corpora(config)
+    check_selection(config)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / PARAMS_FILE):  # All workers of a run come here.
@@ -114,3 +116,32 @@ def check_corpora(config):
                 f"task.{section}.pairs: no such file or folder: {data.pairs}; check "
                 "the path."
             )
+
+
+def check_selection(config):
+    """Raises if the best checkpoint would be chosen by what the model is tested on."""
+    trainer, data = config.trainer, config.task.validation_data
+    if trainer.best_checkpoint_eval_metric is None or trainer.best_checkpoint_by_test:
+        return
+    table = pathlib.Path(data.pairs).name if data.pairs else ""
+    for name, value in (("tfds_split", data.tfds_split), ("pairs", table)):
+        # Of a corpus with splits, all holds test as well.
+        if names_test(value) or (value == "all" and not table):
+            raise InputError(
+                f"task.validation_data.{name} must name no test pairs where "
+                "trainer.best_checkpoint_eval_metric chooses a checkpoint by them, "
+                f"received {value!r}; name others, such as Karpathy's val or a part of "
+                "train that isn't trained on, or write "
+                "trainer.best_checkpoint_by_test=true."
+            )
+
+
+def names_test(name):
+    """Returns whether a split or a table's file name says that it is for tests.
+
+    Example:
+
+    >>> [names_test(name) for name in ("test[:9]", "karpathy_test.tsv", "latest")]
+    [True, True, False]
+    """
+    return re.search(r"(?<![a-z])tests?(?![a-z])", name.lower()) is not None

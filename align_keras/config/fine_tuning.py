@@ -83,6 +83,10 @@ class SweepConfig:
         batch_size: tuple of ints >= 1, one of which is drawn.
         crop: tuple of `"inception"` and `"whole"`, one of which is drawn.
         flip: tuple of bools, one of which is drawn.
+
+    References:
+        Jia et al. 2021, section 5.3: 50 trials for each task of VTAB, of the sweep
+        in appendix I of Zhai et al. 2019 (arXiv 1910.04867).
     """
 
     trials: int = count(0, at_least=0)

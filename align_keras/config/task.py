@@ -42,6 +42,9 @@ class ImageEncoderConfig:
         width_coefficient: float > 0, or None for the variant's.
         depth_coefficient: float > 0, or None for the variant's.
         image_size: int >= 32, side of the input in pixels.
+        padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`, as
+            `ImageEncoder`'s; None for that of the ALIGN which `weights` names, and
+            `"tf"` otherwise.
         num_classes: int >= 2 to keep the classifier of the weights, whose class
             probabilities stand beside the features; None for the paper's tower.
         drop_connect_rate: float in [0, 1), of the last block.
@@ -66,6 +69,7 @@ class ImageEncoderConfig:
     width_coefficient: float | None = number(None, above=0)
     depth_coefficient: float | None = number(None, above=0)
     image_size: int = count(289, at_least=32)
+    padding: Literal["tf", "hugging_face"] | None = None
     num_classes: int | None = count(None, at_least=2)
     drop_connect_rate: float = fraction(0.2)
     batch_norm_momentum: float = fraction(0.99)

@@ -263,6 +263,8 @@ class TrainerConfig:
         best_checkpoint_eval_metric: str, a metric of the evaluation, such as
             `t2i/recall_at_1`, whose best checkpoint is kept too, or None.
         best_checkpoint_metric_comp: `"higher"` or `"lower"`, what is better.
+        best_checkpoint_by_test: bool, let the best checkpoint be chosen on pairs
+            whose split or table is named `test`, which is refused otherwise.
         loss_upper_bound: float > 0, a loss that stops the run, or None.
         seed: int >= 0, of the initial weights, dropout and the data.
         optimizer_config: `OptimizationConfig`.
@@ -278,6 +280,7 @@ class TrainerConfig:
     max_to_keep: int = count(3)
     best_checkpoint_eval_metric: str | None = None
     best_checkpoint_metric_comp: Literal["higher", "lower"] = "higher"
+    best_checkpoint_by_test: bool = False
     loss_upper_bound: float | None = number(1_000.0, above=0)
     seed: int = count(0, at_least=0)
     optimizer_config: OptimizationConfig = OptimizationConfig()

@@ -227,7 +227,7 @@ def evaluate_knn(
         InputError: as `nearest_neighbors`.
 
     References:
-        Jia et al. 2021, section 6.1 and tables 8 and 9.
+        Jia et al. 2021, section 6.1 and tables 8 to 10.
 
     Example:
     >>> pictures = np.array([[1, 0], [2, 1]])

@@ -37,7 +37,7 @@ def paper_results():
     """Returns the figures of the paper's tables, a tuple of `PaperResult`.
 
     References:
-        Jia et al. 2021, tables 1 to 9, 11 and 12.
+        Jia et al. 2021, tables 1 to 12.
 
     Example:
 

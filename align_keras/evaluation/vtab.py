@@ -50,7 +50,8 @@ def evaluate_vtab(run_trials, groups, options, *, swept=(), runs=3, seed=0):
         Pairs of str and float, as `vtab_metrics`.
 
     References:
-        Zhai et al. 2019; Jia et al. 2021, section 5.3 and table 6.
+        Zhai et al. 2019 (arXiv 1910.04867), whose appendix I has the sweep that
+        Jia et al. 2021 take with 50 trials a task, section 5.3 and table 6.
 
     Example:
     >>> def run_trials(trials):  # The greater the rate, the better.

@@ -16,8 +16,7 @@ _PROHIBITED = """\
 Surveillance and other harmful uses are prohibited, as are decisions about people by
 what the model says of their pictures."""
 
-
-_SIGNATURES = "`signatures.json` beside each `saved_model.pb` says what it serves."
+SIGNATURES = "`signatures.json` beside each `saved_model.pb` says what it serves."
 
 
 def model_card(
@@ -28,7 +27,8 @@ def model_card(
     data=None,
     evaluation=None,
     licence=None,
-    described=_SIGNATURES,
+    described=SIGNATURES,
+    measured=(),
 ):
     """Writes down what a model is, was trained on, can do, and must not be used for.
 
@@ -41,6 +41,9 @@ def model_card(
         evaluation: dict, metric → float, or None; before any quantisation.
         licence: str, the terms of the weights, or None.
         described: str, where inputs and outputs are described.
+        measured: sequence of dict, as `align-keras evaluate --json` prints them:
+            `protocol`, `data` and `metrics`, and `slice_by` with `slices`, the
+            metrics of groups with their intervals. Each becomes a table.
 
     Returns:
         str, Markdown.
@@ -48,6 +51,21 @@ def model_card(
     References:
         Jia et al. 2021, section 10; Mitchell et al. 2019, "Model cards for model
         reporting" (arXiv 1810.03993).
+
+    Example:
+
+    ```python
+    report = {"protocol": "retrieval", "data": "stamps", "metrics": {}}
+    report["slice_by"] = "category"
+    report["slices"] = {
+        "t2i/recall_at_1[animals]": 0.5,
+        "t2i/recall_at_1[animals]/low": 0.375,
+        "t2i/recall_at_1[animals]/high": 0.625,
+        "t2i/recall_at_1[animals]/items": 64.0,
+    }
+    card = model_card(model, measured=[report])
+    # …| t2i/recall_at_1[animals] | 0.5 | 0.375–0.625 | 64 |…
+    ```
     """
     image, text = model.image_encoder, model.text_encoder
     parts = {
@@ -69,7 +87,11 @@ def model_card(
     lines += [f"| {name} | {value} |" for name, value in parts.items()]
     lines += ["", described]
     lines += ["", "## Data", "", *_data_lines(data)]
-    lines += ["", "## Evaluation so far", "", *_evaluation_lines(evaluation)]
+    lines += ["", "## Evaluation so far", ""]
+    if evaluation or not measured:
+        lines += _evaluation_lines(evaluation)
+    for report in measured:
+        lines += _report_lines(report)
     lines += ["", "## Limits", "", _LIMITS, "", "## Prohibited uses", "", _PROHIBITED]
     return "\n".join(lines) + "\n"
 
@@ -92,3 +114,38 @@ def _evaluation_lines(evaluation):
         ]
     rows = [f"| {name} | {value:.4g} |" for name, value in sorted(evaluation.items())]
     return ["| metric | value |", "|---|---|", *rows]
+
+
+def _report_lines(report):
+    """One protocol's metrics, and below them those of groups."""
+    splits = [
+        f"{own} {report[own]}" for own in ("split", "train_split") if own in report
+    ]
+    title = ", ".join([f"{report['protocol']} on {report['data']}", *splits])
+    lines = ["", f"### {_cell(title)}", "", "| metric | value |", "|---|---|"]
+    for name, value in report["metrics"].items():
+        lines.append(f"| {_cell(name)} | {_number(value)} |")
+    slices = report.get("slices") or {}
+    if slices:
+        lines += [
+            "",
+            f"By `{_cell(report['slice_by'])}`, with 95% bootstrap intervals:",
+        ]
+        lines += ["", "| metric | value | 95% interval | items |", "|---|---|---|---|"]
+    for name in slices:
+        if f"{name}/low" in slices:
+            value, low, high, items = (
+                _number(slices[f"{name}{part}"])
+                for part in ("", "/low", "/high", "/items")
+            )
+            lines.append(f"| {_cell(name)} | {value} | {low}–{high} | {items} |")
+    return lines
+
+
+def _number(value):
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _cell(text):
+    """Text of the user's data as a table takes it: one line, no bars."""
+    return " ".join(str(text).split()).replace("|", "\\|")

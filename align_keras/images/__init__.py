@@ -12,6 +12,7 @@ from align_keras.images.preprocess import (
     preprocess_image,
     preprocess_image_bytes,
     resize_image,
+    uint8_pixels,
 )
 from align_keras.images.random_crop import crop_image_bytes
 from align_keras.images.readable_images import MAX_PIXELS, readable_images

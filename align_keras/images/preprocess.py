@@ -1,6 +1,9 @@
 """The one evaluation path of a picture: decode, resize, centre crop."""
 
+import numpy as np
 import tensorflow as tf
+
+from align_keras.utils.errors import InputError
 
 # Jia et al. 2021, section 5: resize to 346, crop 289. Other input sizes keep
 # this ratio.
@@ -63,6 +66,76 @@ def decode_image(image_bytes):
     return tf.ensure_shape(image, (None, None, 3))
 
 
+def uint8_pixels(
+    pixels: np.ndarray | tf.Tensor, value_range: tuple[float, float] | None = None
+) -> tf.Tensor:
+    """Returns the pixels of images as grey levels, or refuses what could be misread.
+
+    Float pixels may mean [0, 1], [-1, 1] or [0, 255], so their range is never guessed.
+
+    Args:
+        pixels: uint8 array or tensor of any shape, or a float one in `value_range`.
+        value_range: two floats, black and white of float pixels, such as (0, 1);
+            None takes uint8 alone.
+
+    Returns:
+        uint8 tensor of the same shape; float pixels are rounded to grey levels.
+
+    Raises:
+        InputError: for another dtype, floats without a range, values outside it, or
+            a range that isn't two numbers that increase. In a graph, values outside
+            the range raise `tf.errors.InvalidArgumentError`.
+
+    Example:
+
+    >>> uint8_pixels(np.array([0.0, 0.5, 1.0]), value_range=(0, 1)).numpy().tolist()
+    [0, 128, 255]
+    """
+    pixels = tf.convert_to_tensor(pixels)
+    if pixels.dtype == tf.uint8:
+        return pixels
+    if value_range is None or not pixels.dtype.is_floating:
+        raise InputError(
+            "pixels must be uint8 in [0, 255], or floats with a value_range, received "
+            f"{pixels.dtype.name} and value_range={value_range}; convert them by "
+            'astype("uint8"), or say what black and white are: value_range=(0, 1).'
+        )
+    low, high = _checked_range(value_range)
+    pixels = tf.cast(pixels, tf.float32)
+    with tf.control_dependencies(_range_check(pixels, low, high)):
+        levels = tf.round((pixels - low) * (255.0 / (high - low)))
+    return tf.cast(tf.clip_by_value(levels, 0.0, 255.0), tf.uint8)
+
+
+def _range_check(pixels, low, high):
+    """Raises when all is known; returns the assertions of a graph."""
+    slack = 1e-3 * (high - low)  # Resizing in floats may overshoot.
+    inside = tf.reduce_all((pixels >= low - slack) & (pixels <= high + slack))
+    ends = [tf.reduce_min(pixels), tf.reduce_max(pixels)]
+    message = f"float pixels must lie in value_range=({low:g}, {high:g})"
+    if not tf.executing_eagerly():
+        return [tf.debugging.Assert(inside, [f"{message}, received", *ends])]
+    if not inside:
+        raise InputError(
+            f"{message}, received {float(ends[0]):g} to {float(ends[1]):g}; give the "
+            "range that they have."
+        )
+    return []
+
+
+def _checked_range(value_range):
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low = high = 0.0
+    if not low < high < float("inf"):
+        raise InputError(
+            "value_range must be two numbers, black and white, the second larger, "
+            f"received {value_range!r}; write (0, 1), (-1, 1) or (0, 255)."
+        )
+    return low, high
+
+
 def resize_image(image, size):
     """Resizes a picture, without keeping its aspect, to a square of `size`.
 
@@ -73,9 +146,13 @@ def resize_image(image, size):
     Returns:
         uint8 tensor (size, size, 3), or (n, …), within 1 grey level of PIL's bilinear.
 
+    Raises:
+        InputError: if the pixels aren't uint8; `uint8_pixels` makes them so.
+
     References:
         Jia et al. 2021, section 5 (the aspect isn't kept).
     """
+    image = uint8_pixels(image)
     resized = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
@@ -90,6 +167,9 @@ def preprocess_image(image, image_size):
     Returns:
         float32 tensor (image_size, image_size, 3), or (n, …), in [0, 255], whole
         numbers.
+
+    Raises:
+        InputError: as `resize_image`.
     """
     resize_size = crop_size_to_resize_size(image_size)
     offset = (resize_size - image_size) // 2

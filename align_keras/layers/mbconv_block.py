@@ -15,11 +15,14 @@ CONV_INITIALIZER = {
 }
 
 
-def strided_padding(kernel_size):
-    """Padding of a stride-2 convolution: one pixel more after than before.
+PADDINGS = ("tf", "hugging_face")
 
-    It equals TensorFlow's SAME on even sizes; on odd ones it is what the
-    published ALIGN checkpoint was trained with.
+
+def strided_padding(kernel_size):
+    """Hugging Face's padding of a stride-2 convolution: one pixel more after it.
+
+    It equals TensorFlow's SAME on even sizes. On odd ones SAME pads both sides
+    alike, and the output has a row and a column more.
     """
     return ((kernel_size // 2 - 1, kernel_size // 2),) * 2
 
@@ -47,13 +50,15 @@ class MBConvBlock(keras.layers.Layer):
         activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
         rematerialize: bool, keep only the input for the backward pass and
             compute the rest again.
+        padding: str, as `ImageEncoder`'s.
 
     Call arguments:
         inputs: float tensor (n, height, width, filters_in).
         training: bool.
 
     Returns:
-        float tensor (n, ⌈height/strides⌉ or ⌊·⌋ by the padding, …, filters_out).
+        float tensor (n, ⌈height/strides⌉, …, filters_out), by Hugging Face's padding
+        ⌊height/strides⌋.
 
     References:
         Tan and Le 2019, "EfficientNet", table 1; Sandler et al. 2018.
@@ -75,6 +80,7 @@ class MBConvBlock(keras.layers.Layer):
         freeze_batch_statistics=False,
         activation="silu",
         rematerialize=False,
+        padding="tf",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -92,6 +98,7 @@ class MBConvBlock(keras.layers.Layer):
         self.freeze_batch_statistics = freeze_batch_statistics
         self.activation = activation
         self.rematerialize = rematerialize
+        self.padding = padding
         self.has_residual = strides == 1 and filters_in == filters_out
         self._make_layers(filters_in * expand_ratio)
 
@@ -101,14 +108,14 @@ class MBConvBlock(keras.layers.Layer):
             self.expand = self._conv(width, "expand")
             self.expand_norm = self._norm("expand_norm")
         self.pad = None
-        if self.strides == 2:
+        if self.strides == 2 and self.padding == "hugging_face":
             self.pad = keras.layers.ZeroPadding2D(
                 strided_padding(self.kernel_size), dtype=self.dtype_policy
             )
         self.depthwise = keras.layers.DepthwiseConv2D(
             self.kernel_size,
             strides=self.strides,
-            padding="same" if self.strides == 1 else "valid",
+            padding="same" if self.pad is None else "valid",
             use_bias=False,
             depthwise_initializer=CONV_INITIALIZER,
             dtype=self.dtype_policy,
@@ -238,4 +245,5 @@ class MBConvBlock(keras.layers.Layer):
             "freeze_batch_statistics": self.freeze_batch_statistics,
             "activation": self.activation,
             "rematerialize": self.rematerialize,
+            "padding": self.padding,
         }

@@ -8,6 +8,8 @@ from align_keras.models import embedding, preset_io
 from align_keras.models.contrastive_model import ContrastiveModel
 from align_keras.models.loss_metrics import LossMetrics
 from align_keras.text import WordPieceTokenizer
+from align_keras.utils.arguments import parameters_of, refuse_unknown
+from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
 
 
@@ -37,8 +39,8 @@ class ALIGN(ContrastiveModel):
         by the temperature.
 
     Raises:
-        InputError: if the encoders' widths differ, or the vocabulary is larger
-            than the text encoder's.
+        InputError: if the encoders' widths differ, the vocabulary is larger than the
+            text encoder's, or there is no such argument.
 
     References:
         Jia et al. 2021, section 4.
@@ -62,6 +64,8 @@ class ALIGN(ContrastiveModel):
         name="align",
         **kwargs,
     ):
+        known = [*parameters_of(ALIGN.__init__), "trainable"]
+        refuse_unknown("ALIGN", kwargs, known)
         check_widths(image_encoder, text_encoder)
         check_vocabulary(vocabulary, text_encoder)
         # === Layers ===
@@ -148,26 +152,29 @@ class ALIGN(ContrastiveModel):
 
     # === Embedding ===
 
-    def encode_images(self, images, batch_size=64, engine=None):
+    def encode_images(self, images, batch_size=64, engine=None, value_range=None):
         """Embeds pictures.
 
         Args:
             images: list of paths, of file bytes, or of uint8 arrays (height,
                 width, 3), of any size; or one uint8 array (n, height, width, 3).
+                With a `value_range`, float arrays too.
             batch_size: int ≥ 1.
             engine: what computes, as `align_keras.models.image_embedder`: None
                 for TensorFlow; for many pictures on a CPU `"openvino"` or
                 `"openvino_bfloat16"` (`pip install openvino`), or the path of the
                 model's exported `image.tflite` (`pip install ai-edge-litert`).
+            value_range: two floats, black and white of float arrays: (0, 1), (-1, 1)
+                or (0, 255). Without it, floats are refused.
 
         Returns:
             float32 array (n, d), rows of unit length.
 
         Raises:
-            InputError: if a picture can't be read (names it), or the engine
-                isn't installed, can't run the model or isn't of its weights.
+            InputError: if a picture can't be read or isn't as above (names it), or
+                the engine isn't installed, can't run the model or isn't of its weights.
         """
-        return embedding.encode_images(self, images, batch_size, engine)
+        return embedding.encode_images(self, images, batch_size, engine, value_range)
 
     def encode_texts(self, texts, batch_size=256):
         """Embeds captions.
@@ -183,6 +190,43 @@ class ALIGN(ContrastiveModel):
             InputError: if the model has no vocabulary, or `texts` is one str.
         """
         return embedding.encode_texts(self, texts, batch_size)
+
+    def encode_query(
+        self, image=None, plus=(), minus=(), *, text_weight=2.0, image_weight=1.0
+    ):
+        """Embeds an image, words, or an image plus and minus words, as one query.
+
+        Args:
+            image: one image, as `encode_images` takes in its list, or None.
+            plus: str, or sequence of str, what to add.
+            minus: str, or sequence of str, what to take away.
+            text_weight: float > 0, the weight of each text.
+            image_weight: float > 0, the weight of the image.
+
+        Returns:
+            float32 array (1, d), of unit length, for `SearchIndex.query`.
+
+        Raises:
+            InputError: as `encode_images` and `encode_texts`; without an image and
+                words to add; and where they cancel out.
+
+        References:
+            Jia et al. 2021, section 7 and figure 5.
+
+        Example:
+        ```python
+        query = model.encode_query(image="beach.jpg", plus="at night", minus="people")
+        rows, cosines = index.query(query, k=5)
+        ```
+        """
+        return encode_query(
+            self,
+            image,
+            plus,
+            minus,
+            text_weight=text_weight,
+            image_weight=image_weight,
+        )
 
     def encode_words(self, words, batch_size=256):
         """Embeds words by BERT's [CLS] vector, before the projection.
@@ -212,16 +256,23 @@ class ALIGN(ContrastiveModel):
                 preprocessor_config.json); or `"hf://kakaobrain/align-base"`,
                 which is fetched once and then taken from the cache.
             load_weights: bool, for folders; names have no weights.
-            **kwargs: `dtype`, of both encoders; and for names: `vocabulary`,
-                `vocabulary_size`, `image_size`, `sequence_length`,
-                `projection_dim` and the arguments of `ALIGN`.
+            **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
+                `TextEncoder` that the name doesn't settle, such as `vocabulary`,
+                `vocabulary_size`, `image_size`, `sequence_length`, `projection_dim`,
+                `dropout`, `drop_connect_rate`, `pooling`; those that both encoders
+                have, such as `dtype`, `locked` and `rematerialize`, go to both.
+                For folders, those that leave the weights' meaning as it is: `dtype`,
+                `image_size`, `sequence_length`, `dropout`, `drop_connect_rate`,
+                `batch_norm_momentum`, `synchronized`, `virtual_batch_size`,
+                `freeze_batch_statistics`, `rematerialize`, `locked`, `trainable`,
+                `learn_temperature`, `name`. None leaves an argument out.
 
         Returns:
             `ALIGN`.
 
         Raises:
-            InputError: if there is no such preset or folder, or its files are
-                damaged or don't fit; lists the tensors' names and shapes.
+            InputError: if there is no such preset, folder or argument, or its files
+                are damaged or don't fit; lists the tensors' names and shapes.
 
         Example:
 

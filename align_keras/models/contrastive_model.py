@@ -28,7 +28,11 @@ from align_keras.optimizers.replica_gradients import (
     check_clipping,
     take_summed_gradients,
 )
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
+
+# What Keras's `compile` takes for other models' sake.
+_BUILT_IN = ("loss", "loss_weights", "metrics", "weighted_metrics")
 
 
 class ContrastiveModel(keras.Model):
@@ -72,9 +76,9 @@ class ContrastiveModel(keras.Model):
             loss_upper_bound: float or None; a loss above it stops `fit`, as a loss
                 or a gradient that isn't finite always does. The update that would
                 have followed isn't made.
-            **kwargs: as `keras.Model.compile` (`jit_compile`,
-                `steps_per_execution` …); without `loss` and `metrics`, which
-                are built in.
+            **kwargs: as `keras.Model.compile`: `jit_compile`, `run_eagerly`,
+                `steps_per_execution`, `auto_scale_loss`. Losses and metrics can't be
+                given: they are built in.
 
         Raises:
             InputError: if an argument isn't as above.
@@ -86,12 +90,7 @@ class ContrastiveModel(keras.Model):
             label_smoothing, reduction, tile_size, negatives_fraction, matmul_dtype
         )
         check_micro_batches(self, micro_batch_size)
-        if kwargs.get("loss") is not None:
-            raise InputError(
-                "loss can't be given, received "
-                f"{kwargs['loss']!r}; ALIGN has its own contrastive loss: use "
-                "label_smoothing, reduction and share_equal_captions."
-            )
+        check_compile_arguments(kwargs, parameters_of(ContrastiveModel.compile))
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer or Lamb(paper_schedule()), **kwargs)
         # Variables made inside the first step would make it trace twice.
@@ -261,3 +260,24 @@ class ContrastiveModel(keras.Model):
     def predict(self, x=None, *args, **kwargs):
         """As `keras.Model.predict`; takes raw datasets too (see `fit`)."""
         return super().predict(embedding.prepare(self, x), *args, **kwargs)
+
+
+def check_compile_arguments(given, known):
+    """Raises for losses and metrics, which are built in, and for unknown arguments.
+
+    Args:
+        given: dict, the arguments that `ContrastiveModel.compile` has no name for.
+        known: names of those that it has.
+    """
+    for name in _BUILT_IN:
+        if given.get(name) is not None:
+            raise InputError(
+                f"{name} can't be given, received {given[name]!r}; ALIGN has its own "
+                "contrastive loss, with label_smoothing, reduction and "
+                "share_equal_captions, and reports loss, loss_i2t, loss_t2i and "
+                "temperature. Measure others after fit or in a callback, as by "
+                "align_keras.recall_at_k."
+            )
+    others = {*parameters_of(keras.Model.compile)} - {*known, *_BUILT_IN}
+    given = [name for name in given if name not in _BUILT_IN]
+    refuse_unknown("compile", given, [*known, *sorted(others)])

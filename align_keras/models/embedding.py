@@ -7,7 +7,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.images import preprocess_image, preprocess_image_bytes
+from align_keras.images import (
+    preprocess_image,
+    preprocess_image_bytes,
+    uint8_pixels,
+)
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
 from align_keras.utils.errors import InputError
@@ -38,6 +42,7 @@ def prepare(model, dataset):
         )
     tokenizer, image_size = model.tokenizer, model.image_size
 
+    @tf.autograph.experimental.do_not_convert  # which would wrap InputError
     def inputs(pair):
         return {
             "images": _pixels(pair["image"], image_size),
@@ -58,7 +63,7 @@ def _pixels(images, image_size):
     )
 
 
-def encode_images(model, images, batch_size, engine=None):
+def encode_images(model, images, batch_size, engine=None, value_range=None):
     """As `ALIGN.encode_images`."""
     if isinstance(images, str | bytes | os.PathLike):
         raise InputError(
@@ -66,17 +71,18 @@ def encode_images(model, images, batch_size, engine=None):
             f"{type(images).__name__}; write [image]."
         )
     embed = image_embedder(model, engine)
-    batches = [embed(pixels) for pixels in _read_ahead(model, images, batch_size)]
+    pixels = _read_ahead(images, model.image_size, batch_size, value_range)
+    batches = [embed(batch) for batch in pixels]
     return _concatenate(batches, model.image_encoder.output_shape[-1])
 
 
-def _read_ahead(model, images, batch_size):
+def _read_ahead(images, image_size, batch_size, value_range):
     """Yields float32 (≤ batch_size, S, S, 3), while threads read the next batch."""
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def submit(start):
         return [
-            pool.submit(_read, images[row], row, model.image_size)
+            pool.submit(_read, images[row], row, image_size, value_range)
             for row in range(start, min(start + batch_size, len(images)))
         ]
 
@@ -89,7 +95,7 @@ def _read_ahead(model, images, batch_size):
         pool.shutdown(cancel_futures=True)
 
 
-def _read(image, row, image_size):
+def _read(image, row, image_size, value_range=None):
     """Path, bytes or array → float32 (S, S, 3); names the picture on error."""
     name = f"images[{row}]"
     try:
@@ -106,12 +112,15 @@ def _read(image, row, image_size):
             "save it again, or leave it out."
         ) from None
     pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise InputError(
-            f"{name} must be a uint8 array (height, width, 3), received "
-            f"{pixels.dtype} {pixels.shape}; convert it to RGB in [0, 255]."
+            f"{name} must be an array (height, width, 3), received {pixels.dtype} "
+            f"{pixels.shape}; convert it to RGB."
         )
-    return preprocess_image(tf.convert_to_tensor(pixels), image_size)
+    try:
+        return preprocess_image(uint8_pixels(pixels, value_range), image_size)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def encode_texts(model, texts, batch_size):

@@ -20,11 +20,11 @@ class Encoder(keras.Model):
         policy: `keras.DTypePolicy`, or a `DTypePolicyMap` by the layers' paths,
             as quantized models have it.
         trainable: bool; False freezes the whole encoder.
-        **kwargs: as `keras.Model`.
+        name: str.
     """
 
-    def __init__(self, inputs, outputs, *, policy, trainable, **kwargs):
-        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+    def __init__(self, inputs, outputs, *, policy, trainable, name):
+        super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy = policy
         # Setting True would unfreeze the layers that are frozen one by one.
         if not trainable:

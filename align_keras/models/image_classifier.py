@@ -17,6 +17,7 @@ from align_keras.optimizers.replica_gradients import (
     check_clipping,
     take_summed_gradients,
 )
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 
@@ -45,8 +46,9 @@ class ImageClassifier(keras.Model):
         float32 tensor (n, num_classes), logits.
 
     Raises:
-        InputError: if there are fewer than two classes, or `micro_batch_size` is below
-            1 or comes with synchronized batch normalization.
+        InputError: if there are fewer than two classes, for an unknown argument, or if
+            `micro_batch_size` is below 1 or comes with synchronized batch
+            normalization.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -71,6 +73,8 @@ class ImageClassifier(keras.Model):
         micro_batch_size=None,
         **kwargs,
     ):
+        known = [*parameters_of(ImageClassifier.__init__), "trainable"]
+        refuse_unknown("ImageClassifier", kwargs, known)
         if num_classes < 2:
             raise InputError(
                 f"num_classes must be at least 2, received {num_classes}; give data of "

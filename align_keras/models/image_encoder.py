@@ -4,13 +4,18 @@ import keras
 import numpy as np
 
 from align_keras.layers import Activation, FusedBatchNormalization, MBConvBlock
-from align_keras.layers.mbconv_block import CONV_INITIALIZER, strided_padding
+from align_keras.layers.mbconv_block import (
+    CONV_INITIALIZER,
+    PADDINGS,
+    strided_padding,
+)
 from align_keras.models.efficientnet import (
     head_filters,
     scaled_stages,
     stem_filters,
 )
 from align_keras.models.encoder import Encoder
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32
@@ -25,10 +30,15 @@ class ImageEncoder(Encoder):
         depth_coefficient: float > 0, EfficientNet's depth scaling.
         image_size: int ≥ 32, side in pixels of the pictures that raw data are
             made into. The network itself takes any height and width.
+        padding: str, of the convolutions of stride 2. `"tf"` is TensorFlow's SAME,
+            as in the open-source EfficientNet that the paper takes: 289 pixels
+            become 145. `"hugging_face"` is that of transformers' ALIGN, which
+            kakaobrain/align-base runs with: 144. Where `image_size` is a multiple
+            of 32, both are the same.
         lite: bool, EfficientNet-Lite: no squeeze-and-excitation, ReLU6, stem
             and outer stages not scaled; for phones and integer arithmetic.
         projection_dim: int or None. None leaves the last block's width, as the
-            paper does for B7 (640) and L2 (1376).
+            paper does for B7 (640) and, in its largest model, L2 (1376).
         num_classes: int or None. None is the paper's tower, which ends at the
             last block. With a number it ends as the classifier that it was
             trained as: 1×1 head, pooling, and the class probabilities beside
@@ -61,7 +71,8 @@ class ImageEncoder(Encoder):
         normalised.
 
     Raises:
-        InputError: if `image_size` is below 32.
+        InputError: if `image_size` is below 32, `padding` is none of the two, or for
+            an unknown argument.
 
     References:
         Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the
@@ -84,6 +95,7 @@ class ImageEncoder(Encoder):
         width_coefficient=1.0,
         depth_coefficient=1.0,
         image_size=289,
+        padding="tf",
         lite=False,
         projection_dim=None,
         num_classes=None,
@@ -102,10 +114,15 @@ class ImageEncoder(Encoder):
         name="image_encoder",
         **kwargs,
     ):
+        refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
         if image_size < MINIMUM_IMAGE_SIZE:
             raise InputError(
                 f"image_size must be at least {MINIMUM_IMAGE_SIZE}, received "
                 f"{image_size}; smaller pictures vanish in the strides."
+            )
+        if padding not in PADDINGS:
+            raise InputError(
+                f"padding must be one of {', '.join(PADDINGS)}, received {padding!r}."
             )
         policy = keras.dtype_policies.get(dtype)
         # The scope gives both towers' variables paths that tell them apart.
@@ -124,6 +141,7 @@ class ImageEncoder(Encoder):
                 stem_filters(width_coefficient, lite),
                 drop_connect_rate=0.0 if locked else drop_connect_rate,
                 rematerialize=rematerialize,
+                padding=padding,
                 **lite_changes(lite),
                 **norm,
             )
@@ -131,11 +149,15 @@ class ImageEncoder(Encoder):
             # === Functional model ===
             inputs = keras.Input((None, None, 3), name="images")
             x = keras.layers.Rescaling(1.0, dtype=policy, name="rescaling")(inputs)
-            pad = keras.layers.ZeroPadding2D(
-                strided_padding(3), dtype=policy, name="stem_pad"
-            )
+            pad = padding == "hugging_face"
+            if pad:
+                x = keras.layers.ZeroPadding2D(
+                    strided_padding(3), dtype=policy, name="stem_pad"
+                )(x)
             stem = (blocks[0].filters_in, 3, blocks[0].activation, norm)
-            x = convolution(pad(x), "stem", *stem, strides=2)
+            x = convolution(
+                x, "stem", *stem, strides=2, padding="valid" if pad else "same"
+            )
             for block in blocks:
                 x = block(x)
             pooling = keras.layers.GlobalAveragePooling2D(dtype=policy, name="pooling")
@@ -151,9 +173,7 @@ class ImageEncoder(Encoder):
                     projection_dim, dtype=policy, name="projection"
                 )
                 outputs = projection(outputs)
-        super().__init__(
-            inputs, outputs, policy=policy, trainable=trainable, name=name, **kwargs
-        )
+        super().__init__(inputs, outputs, policy=policy, trainable=trainable, name=name)
         if locked:
             for layer in self.layers:
                 layer.trainable = trainable and layer is projection
@@ -162,6 +182,7 @@ class ImageEncoder(Encoder):
         self.width_coefficient = width_coefficient
         self.depth_coefficient = depth_coefficient
         self.image_size = image_size
+        self.padding = padding
         self.lite = lite
         self.projection_dim = projection_dim
         self.num_classes = num_classes
@@ -200,6 +221,7 @@ class ImageEncoder(Encoder):
             "width_coefficient": self.width_coefficient,
             "depth_coefficient": self.depth_coefficient,
             "image_size": self.image_size,
+            "padding": self.padding,
             "lite": self.lite,
             "projection_dim": self.projection_dim,
             "num_classes": self.num_classes,
@@ -216,19 +238,27 @@ class ImageEncoder(Encoder):
             **super().get_config(),
         }
 
+    @classmethod
+    def from_config(cls, config):
+        # Version 0.1 had Hugging Face's padding alone, and no name for it.
+        return super().from_config({"padding": "hugging_face", **config})
+
 
 def lite_changes(lite):
     """Returns the block arguments in which EfficientNet-Lite differs."""
     return {"activation": "relu6", "squeeze_ratio": 0.0} if lite else {}
 
 
-def convolution(x, name, filters, kernel_size, activation, norm, strides=1):
-    """Convolution without padding, batch normalisation and activation."""
+def convolution(
+    x, name, filters, kernel_size, activation, norm, strides=1, padding="valid"
+):
+    """Convolution, batch normalisation and activation."""
     policy = norm["dtype"]
     x = keras.layers.Conv2D(
         filters,
         kernel_size,
         strides=strides,
+        padding=padding,
         use_bias=False,
         kernel_initializer=CONV_INITIALIZER,
         dtype=policy,

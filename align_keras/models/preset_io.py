@@ -21,6 +21,7 @@ from align_keras.models.sizes import (
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.text import save_vocabulary
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
@@ -30,10 +31,27 @@ VOCABULARY_FILE = "vocabulary.txt"
 ENCODERS = ("image_encoder", "text_encoder")
 
 
+# What a preset's name stands for.
+_NAMED = (
+    *("width_coefficient", "depth_coefficient", "lite"),
+    *("num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
+)
+# What a folder's model may be given anew: how it goes on learning, and the sizes of
+# its inputs. All else its weights were trained for.
+_FOR_FOLDERS = (
+    *("dtype", "image_size", "sequence_length", "dropout", "drop_connect_rate"),
+    *("batch_norm_momentum", "synchronized", "virtual_batch_size"),
+    *("freeze_batch_statistics", "rematerialize", "locked", "trainable"),
+    *("learn_temperature", "name"),
+)
+
+
 def from_preset(cls, preset, load_weights=True, **kwargs):
     """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
+    arguments = {name: own for name, own in kwargs.items() if own is not None}
+    parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
-        return from_name(cls, str(preset), **kwargs)
+        return from_name(cls, str(preset), parts)
     if str(preset).startswith(HUB_PREFIX):
         preset = download(str(preset))
     directory = pathlib.Path(preset)
@@ -42,47 +60,71 @@ def from_preset(cls, preset, load_weights=True, **kwargs):
             f"no preset and no folder of this name: {preset}; known presets are "
             f"{', '.join(preset_names())}."
         )
-    dtype = kwargs.pop("dtype", None)
-    if kwargs:
+    refused = [name for name in arguments if name not in _FOR_FOLDERS]
+    if refused:
         raise InputError(
-            f"{', '.join(kwargs)} can only be given with a preset's name, received "
+            f"{', '.join(refused)} can only be given with a preset's name, received "
             f"the folder {preset}; its own config.json says what the model is."
         )
     if "model_type" in read_json(directory / CONFIG_FILE):
-        return from_hugging_face(cls, directory, load_weights, dtype)
-    return from_folder(directory, load_weights, dtype)
+        return from_hugging_face(cls, directory, load_weights, parts)
+    return from_folder(directory, load_weights, parts)
 
 
-def from_name(
-    cls,
-    name,
-    *,
-    vocabulary=None,
-    vocabulary_size=None,
-    image_size=None,
-    sequence_length=None,
-    projection_dim=None,
-    dtype=None,
-    **kwargs,
-):
-    """Builds a named preset with random weights; arguments override its sizes."""
-    sizes = preset_config(name)
-    projection_dim = projection_dim or sizes["projection_dim"]
-    if vocabulary_size is None:
-        vocabulary_size = len(vocabulary) if vocabulary else PAPER_VOCABULARY_SIZE
-    image_encoder = ImageEncoder(
-        image_size=image_size or sizes["image_size"],
-        dtype=dtype,
-        **image_encoder_arguments(sizes["image_encoder"], projection_dim),
+def divide_arguments(cls, arguments):
+    """Tells whose arguments they are; those that both encoders have are both's.
+
+    Args:
+        cls: `ALIGN`.
+        arguments: dict.
+
+    Returns:
+        dict of a dict for each of `"image_encoder"`, `"text_encoder"`, `"align"`.
+
+    Raises:
+        InputError: for an argument that none of them has.
+    """
+    known = {
+        "image_encoder": parameters_of(ImageEncoder.__init__),
+        "text_encoder": parameters_of(TextEncoder.__init__),
+        "align": parameters_of(cls.__init__),
+    }
+    for part, without in zip(known, ("name", "name", "dtype"), strict=True):
+        known[part] = {*known[part]} - {without, *ENCODERS}
+    names = sorted(set().union(*known.values()))
+    refuse_unknown("from_preset", arguments, names)
+    return {
+        part: {name: own for name, own in arguments.items() if name in known[part]}
+        for part in known
+    }
+
+
+def from_name(cls, preset, parts):
+    """Builds a named preset with random weights; `parts` override its sizes."""
+    image, text, own = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    for name in (*image, *text):
+        if name in _NAMED:
+            raise InputError(
+                f"{name} is what the name {preset} stands for, received another; give "
+                "another preset's name, or build ImageEncoder, TextEncoder and ALIGN."
+            )
+    sizes = preset_config(preset)
+    projection_dim = text.pop("projection_dim", sizes["projection_dim"])
+    image.pop("projection_dim", None)
+    vocabulary = own.get("vocabulary")
+    text.setdefault(
+        "vocabulary_size", len(vocabulary) if vocabulary else PAPER_VOCABULARY_SIZE
     )
-    text_encoder = TextEncoder(
-        vocabulary_size=vocabulary_size,
-        sequence_length=sequence_length or sizes["sequence_length"],
-        projection_dim=projection_dim,
-        dtype=dtype,
-        **text_encoder_arguments(sizes["text_encoder"]),
+    text.setdefault("sequence_length", sizes["sequence_length"])
+    image.setdefault("image_size", sizes["image_size"])
+    num_classes = image.pop("num_classes", None)
+    variant = image_encoder_arguments(
+        sizes["image_encoder"], projection_dim, num_classes=num_classes
     )
-    return cls(image_encoder, text_encoder, vocabulary=vocabulary, **kwargs)
+    image_encoder = ImageEncoder(**variant, **image)
+    variant = text_encoder_arguments(sizes["text_encoder"])
+    text_encoder = TextEncoder(**variant, projection_dim=projection_dim, **text)
+    return cls(image_encoder, text_encoder, **own)
 
 
 def save_to_preset(model, directory):
@@ -98,8 +140,8 @@ def save_to_preset(model, directory):
     temporary.replace(directory / WEIGHTS_FILE)
 
 
-def from_folder(directory, load_weights, dtype=None):
-    """Rebuilds the model that `save_to_preset` wrote; `dtype` replaces its own."""
+def from_folder(directory, load_weights, parts):
+    """Rebuilds the model that `save_to_preset` wrote; `parts` replace its own."""
     config_file = directory / CONFIG_FILE
     weights_file = directory / WEIGHTS_FILE
     if not config_file.exists():
@@ -108,14 +150,13 @@ def from_folder(directory, load_weights, dtype=None):
             "run; finish the run by the command that started it."
         )
     config = read_json(config_file)
-    if dtype is not None:
-        replace_dtype(config["config"], dtype, directory)
     if config.get("class_name") != "ALIGN":
         raise InputError(
             f"{config_file} must describe an ALIGN, received "
             f"{config.get('class_name', 'no class_name')!r}; name the folder of a run, "
             "or one of Hugging Face's ALIGN."
         )
+    replace_arguments(config["config"], parts, directory)
     model = keras.saving.deserialize_keras_object(config)
     if load_weights:
         if not weights_file.exists():
@@ -137,6 +178,18 @@ def read_weights(model, path):
             f"{path} is damaged or doesn't fit the {CONFIG_FILE} beside it "
             f"({reason[:400]}); save the model again, or finish the run."
         ) from None
+
+
+def replace_arguments(config, parts, directory):
+    """Puts arguments, as `divide_arguments` gives them, into a configuration."""
+    image, text, own = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    dtype = image.pop("dtype", None)
+    text.pop("dtype", None)
+    config.update(own)
+    for encoder, changes in zip(ENCODERS, (image, text), strict=True):
+        config[encoder]["config"].update(changes)
+    if dtype is not None:
+        replace_dtype(config, dtype, directory)
 
 
 def replace_dtype(config, dtype, directory):

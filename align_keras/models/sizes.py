@@ -5,10 +5,10 @@ from align_keras.utils.errors import InputError
 
 PAPER_PROJECTION_DIM = 640
 PAPER_VOCABULARY_SIZE = 100_000
-# B7 and L2 are as wide as the embedding, so they have no projection of their
-# own (Jia et al. 2021, section 4.1); L2's width is 1376, except in the
-# ablations, where it too gets a linear layer to 640.
-_UNPROJECTED = {"efficientnet_b7": 640, "efficientnet_l2": 1376}
+# The largest model's image encoder has no projection (Jia et al. 2021, sections 4.1
+# and 5); in the ablations, the rest of the grid, all are projected to 640 but B7,
+# which is as wide (section 6.1).
+_PROJECTION_DIMS = {"align_l2_large": 1376}
 _PAPER_IMAGE_SIZE = 289
 _PAPER_IMAGE_ENCODERS = ("b1", "b3", "b5", "b7", "l2")
 _PAPER_TEXT_ENCODERS = ("mini", "medium", "base", "large")
@@ -45,8 +45,9 @@ def preset_config(name):
 
     Example:
 
-    >>> preset_config("align_l2_large")["projection_dim"]
-    1376
+    >>> [preset_config(f"align_l2_{text}")["projection_dim"]
+    ...  for text in ("base", "large")]
+    [640, 1376]
     """
     if name == "align_nano":
         return _sizes("efficientnet_nano", "bert_tiny", 64, 16, 256)
@@ -58,14 +59,8 @@ def preset_config(name):
             "give the folder of a run."
         )
     _, image, text = name.split("_")
-    variant = f"efficientnet_{image}"
-    return _sizes(
-        variant,
-        f"bert_{text}",
-        _PAPER_IMAGE_SIZE,
-        64,
-        _UNPROJECTED.get(variant, PAPER_PROJECTION_DIM),
-    )
+    dim = _PROJECTION_DIMS.get(name, PAPER_PROJECTION_DIM)
+    return _sizes(f"efficientnet_{image}", f"bert_{text}", _PAPER_IMAGE_SIZE, 64, dim)
 
 
 def _sizes(image_encoder, text_encoder, image_size, sequence_length, projection_dim):

@@ -5,6 +5,7 @@ import keras
 from align_keras.layers.rematerialization import rematerialize_in_training
 from align_keras.models.bert_products import set_bert_computation
 from align_keras.models.encoder import Encoder
+from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 ACTIVATIONS = ("gelu_approximate", "gelu")
@@ -46,8 +47,8 @@ class TextEncoder(Encoder):
         float tensor (n, projection_dim or hidden_dim), not normalised.
 
     Raises:
-        InputError: if `hidden_dim` isn't a multiple of `num_heads`, or another
-            argument isn't as above.
+        InputError: if `hidden_dim` isn't a multiple of `num_heads`, another argument
+            isn't as above, or there is no such argument.
 
     References:
         Jia et al. 2021, section 4.1: BERT with the [CLS] token, a linear layer
@@ -85,6 +86,7 @@ class TextEncoder(Encoder):
         name="text_encoder",
         **kwargs,
     ):
+        refuse_unknown("TextEncoder", kwargs, parameters_of(TextEncoder.__init__))
         max_sequence_length = max_sequence_length or sequence_length
         check_arguments(hidden_dim, num_heads, sequence_length, max_sequence_length)
         check_choice("activation", activation, ACTIVATIONS)
@@ -142,7 +144,6 @@ class TextEncoder(Encoder):
             policy=policy,
             trainable=trainable,
             name=name,
-            **kwargs,
         )
 
         # === Config ===
@@ -195,6 +196,11 @@ def check_arguments(hidden_dim, num_heads, sequence_length, max_sequence_length)
         raise InputError(
             "hidden_dim must be a multiple of num_heads, received "
             f"{hidden_dim} and {num_heads}; change one of them."
+        )
+    if sequence_length < 3:
+        raise InputError(
+            "sequence_length must be at least 3, for [CLS], a token and [SEP], "
+            f"received {sequence_length}; the paper has 64."
         )
     if max_sequence_length < sequence_length:
         raise InputError(

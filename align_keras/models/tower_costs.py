@@ -71,6 +71,7 @@ def image_tower_cost(
     width_coefficient,
     depth_coefficient,
     image_size,
+    padding="tf",
     lite=False,
     projection_dim=None,
     num_classes=None,
@@ -88,17 +89,19 @@ def image_tower_cost(
     ...     width_coefficient=2.0, depth_coefficient=3.1, image_size=289).parameters
     62449040
     """
-    side, channels = image_size // 2, stem_filters(width_coefficient, lite)
+    same = padding == "tf"
+    side, channels = _strided(image_size, same), stem_filters(width_coefficient, lite)
     stem = [
-        _Part(kept=3 * (image_size + 1) ** 2),
+        _Part(kept=3 * (image_size + (not same)) ** 2),
         _convolution(3, 3, channels, side, lite),
     ]
     blocks, outputs = [], [0]
     for stage in scaled_stages(width_coefficient, depth_coefficient, lite):
         for repeat in range(stage.repeats):
             strides = stage.strides if repeat == 0 else 1
-            blocks.append(_block(stage, channels, strides, side, lite))
-            side, channels = side // strides, stage.filters
+            blocks.append(_block(stage, channels, strides, side, lite, same))
+            side = _strided(side, same) if strides == 2 else side
+            channels = stage.filters
             outputs.append(channels * side * side)
     end = []
     if num_classes is not None:
@@ -209,19 +212,24 @@ def _tower(body, projection, kept, peak, recomputed_flops, locked):
     )
 
 
-def _block(stage, channels, strides, side, lite):
+def _strided(side, same):
+    """The side that a stride of 2 leaves; an odd one is rounded up by SAME."""
+    return (side + same) // 2
+
+
+def _block(stage, channels, strides, side, lite, same):
     """The parts of an `MBConvBlock`; its input is kept as the output before it."""
     inner, kernel = channels * stage.expand_ratio, stage.kernel_size
     block = []
     if stage.expand_ratio != 1:
         block.append(_convolution(1, channels, inner, side, lite))
-    if strides == 2 and side % 2:
+    if strides == 2 and side % 2 and not same:
         # The padded copy is kept in the place of what it copies, or beside it where
         # the activation's gradient reads its output. Even sizes aren't padded.
         padded = (side + kernel - 2) ** 2
         instead = 0 if lite else side * side
         block.append(_Part(kept=inner * (padded - instead), largest=inner * padded))
-    side = side // strides
+    side = _strided(side, same) if strides == 2 else side
     block.append(_convolution(kernel, 1, inner, side, lite))
     if not lite:
         squeezed = max(1, int(channels * _SQUEEZE_RATIO))

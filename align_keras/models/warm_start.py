@@ -19,6 +19,7 @@ from align_keras.models.conversion.hugging_face import (
     read_json,
     read_vocabulary,
 )
+from align_keras.models.conversion.hugging_face_config import pads_alike
 from align_keras.models.conversion.keras_applications import (
     IMAGENET,
     load_keras_applications,
@@ -58,7 +59,7 @@ def load_image_weights(image_encoder, weights):
 
     Raises:
         InputError: if the weights aren't there or don't fit; nothing is loaded
-            then.
+            then. Also if they are an ALIGN's that pads otherwise.
     """
     if isinstance(weights, keras.Model) or _is_keras_applications(weights):
         load_keras_applications(image_encoder, weights)
@@ -66,6 +67,13 @@ def load_image_weights(image_encoder, weights):
         _load_lite(image_encoder, weights)
     else:
         source = _open_align(weights, "image_encoder", LITE_WEIGHTS)
+        if not pads_alike(image_encoder, source.image_encoder.padding):
+            raise InputError(
+                f"padding must be {source.image_encoder.padding!r}, by which the "
+                f"weights {weights} were trained, received {image_encoder.padding!r} "
+                f"and an image_size of {image_encoder.image_size}, which is no "
+                "multiple of 32; build the encoder with that padding."
+            )
         _copy(source.image_encoder, image_encoder, weights)
         image_encoder.set_pixel_scaling(
             source.image_encoder.pixel_mean, source.image_encoder.pixel_deviation
@@ -115,6 +123,25 @@ def temperature_of(weights):
         InputError: if it is none.
     """
     return float(_open_align(weights, "image_encoder", []).temperature)
+
+
+def padding_of(weights):
+    """Returns the padding that an image encoder's weights were trained with, str.
+
+    Args:
+        weights: str, as `load_image_weights` takes, or None.
+
+    Raises:
+        InputError: if they can't be fetched.
+    """
+    if weights is None or weights in LITE_WEIGHTS or _is_keras_applications(weights):
+        return "tf"
+    is_hub = str(weights).startswith(HUB_PREFIX)
+    config = read_json(
+        (download(weights) if is_hub else pathlib.Path(weights)) / CONFIG_FILE
+    )
+    encoder = config.get("config", {}).get("image_encoder", {}).get("config", {})
+    return encoder.get("padding", "hugging_face")
 
 
 def text_vocabulary(weights):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from align_keras import datasets
+from align_keras.cli.about_run import read_evaluations
 from align_keras.cli.evaluation_data import DataRequest, labelled_images
 from align_keras.cli.fine_tuning_data import ClassificationData
 from align_keras.cli.main import main
@@ -98,6 +99,11 @@ def test_cxc_retrieval(evaluate, by_place, align, data):
     groups = np.array(["in", "in", "out", "out", "out", "in"])
     arguments = by_place({coco_name(row): own for row, own in enumerate(groups)})
     found, told = evaluate("cxc_retrieval", *arguments)
+    assert found["slice_by"] == "place"
+    # What is printed is what a model card takes.
+    path = data / "report.json"
+    path.write_text(json.dumps(found))
+    assert read_evaluations([path], found["model"]) == [found]
     assert "no row" not in told
     images, texts, pairs = of_captions.cxc_parts(align, data)
     owners = np.repeat(np.arange(6), [5, 6, 7] * 2)

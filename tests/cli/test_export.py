@@ -75,6 +75,55 @@ def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     assert "signatures.json" not in card
 
 
+def report_of(model):
+    """As `evaluate --json` prints it, with a group that has the table's own marks."""
+    slices = {"t2i/recall_at_1[a|b]": 0.5, "t2i/recall_at_1[a|b]/low": 0.375}
+    slices |= {"t2i/recall_at_1[a|b]/high": 0.625, "t2i/recall_at_1[a|b]/items": 64.0}
+    report = {"model": str(model), "protocol": "retrieval", "data": "stamps"}
+    report |= {"split": "train", "metrics": {"t2i/recall_at_1": 0.25, "i2t/x": None}}
+    return report | {"slice_by": "category", "slices": slices}
+
+
+def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
+    """The paper's section 10 asks for them before any use."""
+    path, target = tmp_path / "report.json", tmp_path / "own"
+    path.write_text(json.dumps(report_of(mixed)))
+    monkeypatch.setitem(export._WRITERS, "saved_model", lambda *_: None)
+    arguments = ["export", "--model", str(mixed), "--to", str(target)]
+    assert main([*arguments, "--evaluation", str(path)]) == 0
+    card = (target / "README.md").read_text()
+    assert "### retrieval on stamps, split train\n" in card
+    assert "| t2i/recall_at_1 | 0.25 |\n| i2t/x | – |\n" in card
+    assert "By `category`, with 95% bootstrap intervals:\n" in card
+    assert "| t2i/recall_at_1[a\\|b] | 0.5 | 0.375–0.625 | 64 |\n" in card
+    assert "signatures.json" in card and "None recorded" not in card
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda report: report.pop("metrics"), "must be what"),
+        (lambda report: report.pop("slice_by"), "must be what"),
+        (lambda report: report["metrics"].update(a="b"), "must be what"),
+        (lambda report: report["slices"].pop("t2i/recall_at_1[a|b]/high"), "must be"),
+        (lambda report: report.update(model="another"), "which is of another"),
+        (None, "can't read"),
+    ],
+)
+def test_a_wrong_evaluation_is_refused_before_anything_is_written(
+    mixed, tmp_path, capsys, damage, words
+):
+    path, report = tmp_path / "report.json", report_of(mixed)
+    if damage is not None:
+        damage(report)
+        path.write_text(json.dumps(report))
+    arguments = ["export", "--model", str(mixed), "--to", str(tmp_path / "own")]
+    assert main([*arguments, "--evaluation", str(path)]) == 1
+    error = capsys.readouterr().err
+    assert "--evaluation" in error and words in error and error.count("\n") == 1
+    assert not (tmp_path / "own").exists()
+
+
 @pytest.mark.ci
 def test_a_saved_model_of_mixed_precision(mixed, tmp_path):
     align = ALIGN.from_preset(mixed)

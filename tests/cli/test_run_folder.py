@@ -44,6 +44,49 @@ def test_some_options_may_change_and_what_they_were_is_kept(tmp_path, capsys):
     assert load_config(config_files=[kept]) == config
 
 
+CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
+
+
+@pytest.mark.parametrize(
+    "validation, name",
+    [
+        ("corpus=icons", "tfds_split"),
+        ("corpus=icons,task.validation_data.tfds_split=all", "tfds_split"),
+        ("corpus=icons,task.validation_data.tfds_split='train[:9]+test'", "tfds_split"),
+        ("corpus=pairs,task.validation_data.pairs={}/a.tsv", "tfds_split"),
+        (
+            "corpus=pairs,task.validation_data.pairs={}/karpathy_test.tsv,"
+            "task.validation_data.tfds_split=all",
+            "pairs",
+        ),
+    ],
+)
+def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
+    for table in ("a.tsv", "karpathy_test.tsv"):
+        (tmp_path / table).touch()
+    overrides = f"task.train_data.corpus=icons,task.validation_data.{validation}"
+    overrides = overrides.format(tmp_path)
+    lock_config(load_config(params_override=overrides), tmp_path / "without")
+    with pytest.raises(InputError, match=rf"validation_data\.{name} must name no test"):
+        lock_config(load_config(params_override=[overrides, CHOICE]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    allowed = [overrides, CHOICE, "trainer.best_checkpoint_by_test=true"]
+    lock_config(load_config(params_override=allowed), tmp_path / "allowed")
+
+
+def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
+    (tmp_path / "karpathy_val.tsv").touch()
+    for overrides in (
+        f"pairs={tmp_path}/karpathy_val.tsv,task.validation_data.tfds_split=all,"
+        "task.validation_data.corpus=pairs",
+        "corpus=icons,task.validation_data.tfds_split='train[:10%]',"
+        "task.train_data.tfds_split='train[10%:]'",
+    ):
+        overrides = f"task.train_data.corpus=icons,task.validation_data.{overrides}"
+        config = load_config(params_override=[overrides, CHOICE])
+        lock_config(config, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -59,6 +59,37 @@ def test_json_for_a_picture(run_folder, capsys):
     assert [hit["id"] for hit in query["hits"]] == ["fa-green", "fa-blue", "fa-red"]
 
 
+def ids_of(run_folder, capsys, *arguments):
+    search.run(parse("--model_dir", run_folder, "--json", *arguments))
+    (query,) = json.loads(capsys.readouterr().out)["queries"]
+    return query, [hit["id"] for hit in query["hits"]]
+
+
+def test_an_image_and_words_in_one_query(run_folder, capsys):
+    image = run_folder / "query.png"  # Green.
+    query, ids = ids_of(run_folder, capsys, "--image", image, "blue")
+    assert ids == ["fa-blue", "fa-green", "fa-red"]
+    assert (query["plus"], query["minus"]) == (["blue"], [])
+    # The text weighs less than the image.
+    arguments = ("--image", image, "--plus", "blue", "--text-weight", 0.5)
+    assert ids_of(run_folder, capsys, *arguments)[1][0] == "fa-green"
+    arguments = ("--image", image, "--minus", "green", "--plus", "red")
+    query, ids = ids_of(run_folder, capsys, *arguments)
+    assert ids[0] == "fa-red" and ids[-1] == "fa-green"
+    model = ExportedModel(run_folder / "export")
+    expected = model.encode_query(image, plus="red", minus=["green"])
+    _, scores = SearchIndex.load(run_folder / "index").query(expected, 1)
+    assert query["hits"][0]["score"] == pytest.approx(scores[0, 0], abs=1e-6)
+
+
+def test_words_taken_from_words(run_folder, capsys):
+    arguments = ("red green", "--minus", "green")
+    query, ids = ids_of(run_folder, capsys, *arguments)
+    assert query["text"] == "red green" and ids[0] == "fa-red"
+    search.run(parse("--model_dir", run_folder, *arguments))
+    assert "red green − green" in capsys.readouterr().out
+
+
 def test_table_shows_all_and_interprets_nothing(run_folder, capsys):
     assert search.run(parse("--model_dir", run_folder, "red", "[link]green")) == 0
     out = capsys.readouterr().out
@@ -82,8 +113,8 @@ def test_table_shows_all_and_interprets_nothing(run_folder, capsys):
     "arguments",
     [
         ["red"],
-        ["--model_dir", "RUN"],
-        ["--model_dir", "RUN", "--image", "a.png", "red"],
+        ["--model_dir", "RUN", "red", "--text-weight", "0"],
+        ["--model_dir", "RUN", "red", "--text-weight", "two"],
         ["--model_dir", "RUN", "-k", "0", "red"],
         ["--model_dir", "RUN", "-k", "many", "red"],
     ],
@@ -103,8 +134,16 @@ def test_wrong_run_folders_and_queries(run_folder, tmp_path):
         search.run(parse("--model_dir", tmp_path, "red"))
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
-    with pytest.raises(InputError, match="`TEXT` must not be blank"):
-        search.run(parse("--model_dir", run_folder, " "))
+    for blank in ([" "], ["red", "--minus", ""]):
+        with pytest.raises(InputError, match="`TEXT` must not be blank"):
+            search.run(parse("--model_dir", run_folder, *blank))
+    for nothing in ([], ["--plus", "red"]):
+        with pytest.raises(InputError, match="needs TEXT or --image, received neither"):
+            search.run(parse("--model_dir", run_folder, *nothing))
+    with pytest.raises(InputError, match="--text-weight weighs words beside an image"):
+        search.run(parse("--model_dir", run_folder, "red", "--text-weight", 3))
+    with pytest.raises(InputError, match="cancel out"):
+        search.run(parse("--model_dir", run_folder, "red", "--minus", "red"))
 
 
 def test_index_of_another_run(run_folder, tmp_path):

@@ -23,6 +23,7 @@ PRETRAINING = (
     "align_b5_base",
     "align_b7_base",
     "align_l2_large",
+    "align_l2_large_mling",
 )
 NAMES = sorted(FILES)
 
@@ -36,6 +37,7 @@ def test_the_files_are_there():
         "align_b5_base",
         "align_b7_base",
         "align_l2_large",
+        "align_l2_large_mling",
         "finetune_coco",
         "finetune_flickr30k",
     } <= set(NAMES)
@@ -77,6 +79,17 @@ def test_two_tables_are_taken_whole(name):
     sections = (task.train_data, task.validation_data)
     if any(data.corpus == "pairs" for data in sections):
         assert [data.tfds_split for data in sections] == ["all", "all"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, *ABLATIONS])
+def test_no_recipe_looks_at_karpathys_test_split(name):
+    """The figures are those of `align-keras evaluate`; no run selects by them."""
+    path = FILES.get(name) or ABLATIONS[name]
+    assert "karpathy_test" not in path.read_text(encoding="utf-8")
+    if name.startswith("finetune"):
+        task, folder = load_config(name).task, name.removeprefix("finetune_")
+        assert task.train_data.pairs == f"{folder}/karpathy_train.tsv"
+        assert task.validation_data.pairs == f"{folder}/karpathy_val.tsv"
 
 
 def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
@@ -140,6 +153,7 @@ def test_the_papers_numbers_stay():
         assert changed <= {
             "task.model.image_encoder.variant",
             "task.model.text_encoder.variant",
+            "task.model.text_encoder.vocabulary_size",
             "task.model.projection_dim",
             "task.train_data.corpus",
             "task.train_data.pairs",
@@ -156,6 +170,26 @@ def test_the_papers_numbers_stay():
     )
 
 
+def test_the_steps_are_the_papers():
+    """Sections 5, 6.1 and, for CC-3M, 6.2."""
+    steps = {name: load_config(name).trainer.train_steps for name in PRETRAINING}
+    assert steps == {
+        "align_b3_mini_cc3m": 100_000,
+        "align_b5_base": 1_000_000,
+        "align_b7_base": 1_000_000,
+        "align_l2_large": 1_200_000,
+        "align_l2_large_mling": 1_200_000,
+    }
+
+
+def test_the_multilingual_model_differs_in_its_vocabulary_alone():
+    """Section 8."""
+    english, many = (load_config(f"align_l2_large{own}") for own in ("", "_mling"))
+    assert changed_keys(english, many) == {
+        "task.model.text_encoder.vocabulary_size": (100_000, 250_000)
+    }
+
+
 # --- Every file's model on small inputs: built from its config and validated. ---
 
 
@@ -170,7 +204,13 @@ def test_the_variants_are_those_of_the_models():
 
 
 # B7 has 64M weights, L2 468M.
-HEAVY = ("align_b7_base", "align_l2_large", "finetune_coco", "finetune_flickr30k")
+HEAVY = (
+    "align_b7_base",
+    "align_l2_large",
+    "align_l2_large_mling",
+    "finetune_coco",
+    "finetune_flickr30k",
+)
 DEFAULT = ("quickstart_icons", "stamps_warm_start")
 
 

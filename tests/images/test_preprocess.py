@@ -13,7 +13,9 @@ from align_keras.images import (
     preprocess_image,
     preprocess_image_bytes,
     resize_image,
+    uint8_pixels,
 )
+from align_keras.utils.errors import InputError
 
 
 def picture(height, width, mode="RGB", seed=0):
@@ -84,3 +86,38 @@ def test_whole_path_from_bytes():
     )
     with pytest.raises(tf.errors.InvalidArgumentError):
         preprocess_image_bytes(tf.constant(b"junk"), 64)
+
+
+@pytest.mark.parametrize("value_range", [(0, 1), (-1, 1), (0, 255)])
+def test_floats_of_a_stated_range_are_the_image_itself(value_range):
+    pixels = np.asarray(picture(30, 40))
+    low, high = value_range
+    floats = (low + pixels / 255 * (high - low)).astype("float32")
+    np.testing.assert_array_equal(uint8_pixels(floats, value_range), pixels)
+    np.testing.assert_array_equal(uint8_pixels(pixels, value_range), pixels)
+    batches = tf.data.Dataset.from_tensors(floats)
+    batches = batches.map(lambda own: uint8_pixels(own, value_range))
+    np.testing.assert_array_equal(next(batches.as_numpy_iterator()), pixels)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "value_range", "words"),
+    [
+        (np.full((9, 9, 3), 0.5), None, "received float64 and value_range=None"),
+        (np.full((9, 9, 3), 128), (0, 255), "received int64"),
+        (np.full((9, 9, 3), 2.0), (0, 1), r"value_range=\(0, 1\), received 2 to 2"),
+        (np.full((9, 9, 3), np.nan), (0, 1), "received nan"),
+        (np.full((9, 9, 3), 0.5), (1, 0), "two numbers"),
+        (np.full((9, 9, 3), 0.5), 255, "two numbers"),
+    ],
+)
+def test_pixels_that_could_be_misread_are_refused(pixels, value_range, words):
+    with pytest.raises(InputError, match=words) as caught:
+        uint8_pixels(pixels, value_range)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_path_takes_floats_for_grey_levels():
+    for prepare in (resize_image, preprocess_image):
+        with pytest.raises(InputError, match="received float32"):
+            prepare(tf.fill((50, 40, 3), 0.5), 64)

@@ -110,6 +110,29 @@ def test_encode_images_takes_paths_bytes_and_arrays(model, tmp_path):
     assert model.encode_images([]).shape == (0, 16)
 
 
+def test_encode_query_adds_and_takes_words(model):
+    image = small_batch(1)["images"][0]
+    texts = model.encode_texts(["ab", "c"])
+    expected = model.encode_images([image])[0] + 2 * texts[0] - 2 * texts[1]
+    found = model.encode_query(image, plus="ab", minus=["c"])
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(found, expected[None], atol=1e-6)
+
+
+def test_encode_images_takes_floats_of_a_stated_range(model):
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 40, 60, 3)).astype("uint8")
+    expected = model.encode_images(pixels)
+    floats = (pixels / 255).astype("float32")
+    np.testing.assert_array_equal(
+        model.encode_images(floats, value_range=(0, 1)), expected
+    )
+    for images in (floats, pixels.astype("int64")):
+        with pytest.raises(InputError, match=r"images\[0\]: pixels must be uint8"):
+            model.encode_images(images)
+    with pytest.raises(InputError, match=r"images\[1\].*value_range=\(0, 1\)"):
+        model.encode_images([floats[0], floats[1] * 255], value_range=(0, 1))
+
+
 def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
     model.compile(keras.optimizers.AdamW(1e-3), reduction="mean")
     model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0)
@@ -197,6 +220,12 @@ def test_raw_dataset_must_be_batched(model):
     dataset = tf.data.Dataset.from_tensor_slices({"image": ["x"], "caption": ["y"]})
     with pytest.raises(InputError, match="batched"):
         model.predict(dataset)
+
+
+def test_raw_dataset_of_floats_is_refused(model):
+    pair = {"image": np.full((2, 40, 40, 3), 0.5, "float32"), "caption": ["a", "b"]}
+    with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
+        model.predict(tf.data.Dataset.from_tensors(pair))
 
 
 def test_unfinished_run_folder(tmp_path):

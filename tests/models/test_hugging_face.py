@@ -160,7 +160,8 @@ def test_a_model_of_ours_opens_in_transformers(tmp_path):
         initial_temperature=0.3,
     )
     to_hugging_face(model, tmp_path / "align")
-    inputs = random_pairs(40, 33, vocabulary_size=len(VOCABULARY), length=8)
+    # Sides that every stride halves: others are padded otherwise.
+    inputs = random_pairs(64, 32, vocabulary_size=len(VOCABULARY), length=8)
     expected = ask("hugging_face", "outputs", tmp_path / "align", **inputs)
     outputs = model(inputs, training=False)
     # Single precision against double.
@@ -365,4 +366,8 @@ def test_truncated_file(folder, tmp_path):
 def test_models_that_transformers_cannot_hold(tmp_path):
     with pytest.raises(InputError, match="no place for image_encoder.projection_dim"):
         to_hugging_face(small_align(), tmp_path / "align")
+    odd = ImageEncoder(width_coefficient=0.5, depth_coefficient=0.3, image_size=40)
+    model = ALIGN(odd, small_encoders_of_hugging_face()[1], vocabulary=VOCABULARY)
+    with pytest.raises(InputError, match="no place for image_encoder.padding tf"):
+        to_hugging_face(model, tmp_path / "align")
     assert not (tmp_path / "align").exists()

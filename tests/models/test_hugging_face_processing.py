@@ -28,7 +28,10 @@ LANGUAGES, CAPTIONS = 60, 500
 def tiny_align(image_size, vocabulary, **arguments):
     return ALIGN(
         ImageEncoder(
-            width_coefficient=0.5, depth_coefficient=0.3, image_size=image_size
+            width_coefficient=0.5,
+            depth_coefficient=0.3,
+            image_size=image_size,
+            padding="hugging_face",
         ),
         TextEncoder(
             vocabulary_size=len(vocabulary),

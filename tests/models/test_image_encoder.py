@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from align_keras.layers import FusedBatchNormalization
-from align_keras.models import ImageEncoder, sizes
+from align_keras.models import ALIGN, ImageEncoder, sizes
 from align_keras.models.efficientnet import VARIANTS, round_filters, scaled_stages
+from align_keras.utils.errors import InputError
 from tests.recorded_oracles import recorded
 
 SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32}
@@ -41,27 +42,60 @@ def copy_keras_weights(reference, encoder):
         ours.assign(np.reshape(theirs.numpy(), ours.shape))
 
 
-@pytest.mark.parametrize("size", [pytest.param(64, marks=pytest.mark.ci), 75])
-def test_b0_equals_keras_applications(size):
+@pytest.mark.parametrize(
+    ("padding", "size"),
+    [
+        pytest.param("hugging_face", 64, marks=pytest.mark.ci),
+        pytest.param("hugging_face", 75, marks=pytest.mark.ci),
+        ("tf", 75),
+    ],
+)
+def test_b0_equals_keras_applications(padding, size):
     keras.utils.set_random_seed(0)
-    # An open input shape makes Keras pad explicitly, as Hugging Face does.
+    # Keras pads by the sides that it knows. An open input shape makes it pad all sides
+    # as even ones, as Hugging Face does.
+    side = size if padding == "tf" else None
     reference = keras.applications.EfficientNetB0(
-        include_top=False, weights=None, input_shape=(None, None, 3)
+        include_top=False, weights=None, input_shape=(side, side, 3)
     )
     features = reference.get_layer("block7a_project_bn").output
     reference = keras.Model(
-        reference.get_layer("stem_conv_pad").output,
+        reference.get_layer("stem_conv_pad").input,
         keras.layers.GlobalAveragePooling2D()(features),
     )
-    encoder = ImageEncoder(image_size=size)
+    encoder = ImageEncoder(image_size=size, padding=padding)
     copy_keras_weights(reference, encoder)
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3))
-    padded = np.pad(images / 127.5 - 1.0, ((0, 0), (0, 1), (0, 1), (0, 0)))
-    expected = reference(padded.astype("float32"), training=False)
+    expected = reference((images / 127.5 - 1.0).astype("float32"), training=False)
     actual = encoder(images.astype("float32"), training=False)
     # float32 through 81 layers; relative to the embedding's size.
     scale = np.abs(expected).max()
     np.testing.assert_allclose(actual / scale, expected / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize(("padding", "side"), [("tf", 145), ("hugging_face", 144)])
+def test_the_stem_of_289_pixels(padding, side):
+    encoder = ImageEncoder(**SMALL, padding=padding)
+    stem = keras.Model(encoder.input, encoder.get_layer("stem").output)
+    assert stem(pictures(289, 289, 1)).shape[1:3] == (side, side)
+    rebuilt = ImageEncoder.from_config(encoder.get_config())
+    assert rebuilt.padding == padding
+
+
+def test_a_configuration_of_version_0_1_keeps_its_padding():
+    config = ImageEncoder(**SMALL).get_config()
+    del config["padding"]
+    assert ImageEncoder.from_config(config).padding == "hugging_face"
+
+
+def test_the_papers_presets_pad_as_the_open_source_efficientnet():
+    model = ALIGN.from_preset("align_nano", vocabulary_size=10)
+    assert model.image_encoder.padding == "tf"
+
+
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(InputError, match="padding must be one of tf, hugging_face"):
+        ImageEncoder(**SMALL, padding="same")
 
 
 def test_widths_of_the_paper():
@@ -85,8 +119,10 @@ def test_paper_grid_is_complete():
         sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names)
         == 20
     )
-    for name in names:
-        assert sizes.preset_config(name)["projection_dim"] > 0
+    # Section 6.1: 640 in the grid; section 5: 1376 in the largest model alone.
+    for name in names[2:]:
+        width = 1376 if name == "align_l2_large" else 640
+        assert sizes.preset_config(name)["projection_dim"] == width
 
 
 @pytest.mark.parametrize("freeze", [True, pytest.param(False, marks=pytest.mark.ci)])

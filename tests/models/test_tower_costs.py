@@ -36,6 +36,7 @@ IMAGE_CASES = {
     "locked": {"locked": True, "projection_dim": 16},
     "rematerialized": {"rematerialize": True},
     "odd": {"image_size": 75},
+    "odd, Hugging Face": {"image_size": 75, "padding": "hugging_face"},
     "odd lite": {"image_size": 75, "lite": True},
     "narrow": {"width_coefficient": 0.5, "depth_coefficient": 0.5},
 }
@@ -194,5 +195,5 @@ def test_the_peak_lies_between_what_is_kept_with_and_without_rematerialisation()
     # pictures of 96 channels, kept three times, two gradients of them in flight,
     # beside the stem's output and the first block's.
     largest = 96 * 32 * 32
-    stem = 3 * 65 * 65 + 3 * 32 * 32 * 32
+    stem = 3 * 64 * 64 + 3 * 32 * 32 * 32
     assert again.peak == stem + 16 * 32 * 32 + 3 * largest + 2 * largest

@@ -17,8 +17,13 @@ from align_keras.models import (
 )
 from align_keras.models.conversion.torch_file import read_torch_file
 from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
-from align_keras.models.warm_start import project_class_names, text_vocabulary
+from align_keras.models.warm_start import (
+    padding_of,
+    project_class_names,
+    text_vocabulary,
+)
 from align_keras.utils.errors import InputError
+from tests.models.align_folders import tiny_align
 from tests.oracle_process import ask, needs
 from tests.small import small_align, small_batch
 
@@ -313,6 +318,22 @@ def test_an_align_of_other_sizes_is_refused(tmp_path):
     encoder = ImageEncoder(width_coefficient=0.35, depth_coefficient=0.3, image_size=32)
     with pytest.raises(InputError, match="has other sizes than the model's"):
         load_image_weights(encoder, str(tmp_path / "run"))
+
+
+def test_an_align_that_pads_odd_sides_otherwise_is_refused(tmp_path):
+    # The folder of Hugging Face's ALIGN says nothing of padding; ours does.
+    folder = tiny_align()
+    assert padding_of(str(folder)) == "hugging_face"
+    assert padding_of(None) == padding_of("efficientnet-lite0") == "tf"
+    small_align().save_to_preset(tmp_path / "run")
+    assert padding_of(str(tmp_path / "run")) == "tf"
+
+    source = ALIGN.from_preset(folder).image_encoder
+    config = {**source.get_config(), "padding": "tf"}
+    even = ImageEncoder.from_config({**config, "image_size": 64})
+    load_image_weights(even, str(folder))
+    with pytest.raises(InputError, match="padding must be 'hugging_face', by which"):
+        load_image_weights(ImageEncoder.from_config(config), str(folder))
 
 
 def test_a_pickle_with_code_is_refused(tmp_path):

@@ -48,7 +48,7 @@ def read(path):
 
 @pytest.mark.ci
 def test_splits_are_joined_with_all_captions(coco):
-    out = coco / "karpathy_train.tsv"
+    out = coco / "karpathy_test.tsv"
     command = [sys.executable, "tools/karpathy_pairs.py", coco / "dataset_coco.json"]
     command += ["--images", coco, "--splits", "test", "restval", "--out", out]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -94,7 +94,7 @@ def test_odd_captions_come_back(tmp_path):
 
 
 def test_mistakes_take_a_line_and_leave_the_table(coco, capsys):
-    out = coco / "table.tsv"
+    out = coco / "test.tsv"
     out.write_text("as before")
     common = ("--images", coco, "--out", out, "--splits")
     told = karpathy_pairs(coco, *common, "test", "val")
@@ -108,3 +108,8 @@ def test_mistakes_take_a_line_and_leave_the_table(coco, capsys):
     csv = ("--images", coco, "--out", "a.csv", "--splits", "test")
     told = karpathy_pairs(coco, *csv)
     assert "--out must end in .tsv, received a.csv" in told
+    unnamed = ("--images", coco, "--out", coco / "latest.tsv", "--splits")
+    told = karpathy_pairs(coco, *unnamed, "restval", "test")
+    assert "--out must have the word test in its name" in told
+    assert not (coco / "latest.tsv").exists()
+    assert karpathy_pairs(coco, *unnamed, "restval") is None

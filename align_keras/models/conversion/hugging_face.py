@@ -84,7 +84,7 @@ def read_json(path):
     return content
 
 
-def from_hugging_face(cls, directory, load_weights=True, dtype=None):
+def from_hugging_face(cls, directory, load_weights=True, parts=None):
     """Builds `ALIGN` from a folder as kakaobrain/align-base has it.
 
     Args:
@@ -92,7 +92,8 @@ def from_hugging_face(cls, directory, load_weights=True, dtype=None):
         directory: str or `pathlib.Path`: config.json, model.safetensors,
             vocab.txt, preprocessor_config.json.
         load_weights: bool, False for random weights.
-        dtype: str or `keras.DTypePolicy` of both encoders; None for Keras's own.
+        parts: dict of the dicts `image_encoder`, `text_encoder` and `align`,
+            arguments that replace the folder's own; or None.
 
     Returns:
         `ALIGN`.
@@ -107,9 +108,11 @@ def from_hugging_face(cls, directory, load_weights=True, dtype=None):
         str(directory),
     )
     tensors = SafetensorsFolder(directory) if load_weights else {}
+    parts = parts or {}
     model = cls(
-        ImageEncoder(**image, dtype=dtype),
-        TextEncoder(**text, dtype=dtype),
+        ImageEncoder(**{**image, **parts.get("image_encoder", {})}),
+        TextEncoder(**{**text, **parts.get("text_encoder", {})}),
+        **parts.get("align", {}),
         vocabulary=read_vocabulary(directory),
         normalization=read_normalization(directory),
     )

@@ -59,6 +59,7 @@ def read_sizes(config, preprocessor, source):
             f"{width[-1].filters}, received {projection_dim}; transformers' ALIGN has "
             "no projection of the image."
         )
+    image["padding"] = "hugging_face"
     image["image_size"] = read_image_size(preprocessor, source)
     image["pixel_mean"], image["pixel_deviation"] = read_pixel_scaling(preprocessor)
     text = read_bert_sizes(config.get("text_config") or {}, source)
@@ -249,6 +250,11 @@ def has_stage_as_wide(image_encoder):
     )
 
 
+def pads_alike(image_encoder, padding):
+    """Returns whether `padding` is the encoder's own, or all sides halved are even."""
+    return image_encoder.padding == padding or not image_encoder.image_size % 32
+
+
 def check_representable(model):
     """Raises if `transformers.AlignModel` has no place for a part of the model."""
     image, text = model.image_encoder, model.text_encoder
@@ -256,6 +262,10 @@ def check_representable(model):
         f"image_encoder.projection_dim {image.projection_dim} (it has no projection "
         "of the image)": image.projection_dim is not None,
         "image_encoder.lite": image.lite,
+        f"image_encoder.padding {image.padding} (it pads an odd side otherwise, and "
+        f"the image_size of {image.image_size} is no multiple of 32)": (
+            not pads_alike(image, "hugging_face")
+        ),
         "image_encoder.num_classes": image.num_classes is not None,
         f"image_encoder.width_coefficient {image.width_coefficient} (a stage as wide "
         "as the one before)": has_stage_as_wide(image),

@@ -1,0 +1,51 @@
+"""Arguments that a function doesn't take are refused, and the near one is named."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+
+from align_keras.utils.errors import InputError
+
+
+def parameters_of(function: Callable) -> list[str]:
+    """Returns the names of a function's parameters, without `self` and `**kwargs`.
+
+    Example:
+
+    >>> parameters_of(lambda a, *, b=1, **kwargs: None)
+    ['a', 'b']
+    """
+    parameters = inspect.signature(function).parameters.values()
+    varying = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [own.name for own in parameters if own.kind not in varying]
+    return [name for name in names if name != "self"]
+
+
+def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raises unless all arguments are known.
+
+    Args:
+        where: str, what was called.
+        given: names of arguments.
+        known: names that it takes.
+
+    Raises:
+        InputError: at the first unknown name; suggests the nearest known one, or
+            lists all where none is near.
+
+    Example:
+
+    >>> refuse_unknown("f", ["learn_temprature"], ["learn_temperature", "name"])
+    Traceback (most recent call last):
+    align_keras.utils.errors.InputError: f has no argument 'learn_temprature'; did you \
+mean 'learn_temperature'?
+    """
+    known = list(known)
+    for name in given:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        remedy = (
+            f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
+        )
+        raise InputError(f"{where} has no argument {name!r}; {remedy}")

@@ -1,0 +1,82 @@
+"""Queries of an image, and of words that are added to it or taken from it."""
+
+import math
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+
+
+def encode_query(
+    model, image=None, plus=(), minus=(), *, text_weight=2.0, image_weight=1.0
+):
+    """Embeds an image, words, or an image plus and minus words, as one query.
+
+    The query is `image_weight` · image + `text_weight` · (sum of plus − sum of
+    minus), of embeddings of unit length, brought to unit length.
+
+    Args:
+        model: what has `encode_images` and `encode_texts`, such as `ALIGN` and
+            `ExportedModel`.
+        image: one image, as `encode_images` takes in its list, or None.
+        plus: str, or sequence of str, what to add.
+        minus: str, or sequence of str, what to take away.
+        text_weight: float > 0, the weight of each text.
+        image_weight: float > 0, the weight of the image.
+
+    Returns:
+        float32 array (1, d), a row of unit length, as `SearchIndex.query` takes.
+
+    Raises:
+        InputError: without an image and without words to add, for blank words and
+            other weights, and where image and words cancel out.
+
+    References:
+        Jia et al. 2021, section 7 and figure 5; the weights of 2 and 1 are its best.
+
+    Example:
+    >>> from types import SimpleNamespace
+    >>> model = SimpleNamespace(
+    ...     encode_images=lambda images: np.array([[1.0, 0.0]]),
+    ...     encode_texts=lambda texts: np.array([[0.0, 1.0]] * len(texts)))
+    >>> encode_query(model, image="beach.jpg", minus="people").round(3)
+    array([[ 0.447, -0.894]], dtype=float32)
+    """
+    plus, minus = _texts("plus", plus), _texts("minus", minus)
+    if image is None and not plus:
+        raise InputError(
+            "a query needs `image` or words in `plus`, received neither; give one of "
+            "them, and in `minus` what to take from it."
+        )
+    for name, weight in (("text_weight", text_weight), ("image_weight", image_weight)):
+        if not (isinstance(weight, (int, float)) and 0 < weight < math.inf):
+            raise InputError(
+                f"`{name}` must be a number > 0, received {weight!r}; leave it out for "
+                "the paper's 2 of a text and 1 of the image."
+            )
+    query = 0.0
+    if image is not None:
+        query = image_weight * np.asarray(model.encode_images([image]), float)[0]
+    if plus or minus:
+        texts = np.asarray(model.encode_texts([*plus, *minus]), float)
+        signs = np.repeat([1.0, -1.0], [len(plus), len(minus)])
+        query = query + text_weight * signs @ texts
+    length = np.linalg.norm(query)
+    # Equal embeddings leave the rounding of float32.
+    if not length > 1e-6 * (image_weight + text_weight):
+        raise InputError(
+            "`image`, `plus` and `minus` must leave a direction to search in, but "
+            f"cancel out: plus {plus}, minus {minus}; leave out what is in both."
+        )
+    return (query / length).astype("float32")[None]
+
+
+def _texts(name, texts):
+    """One str or several → list of str, none of them blank."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    for text in texts:
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(
+                f"`{name}` must be words, received {text!r}; name what to look for."
+            )
+    return texts

@@ -1,0 +1,135 @@
+"""Arguments reach what they name, and unknown ones are refused with the near name."""
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras.models import ALIGN, ImageClassifier, ImageEncoder, TextEncoder
+from align_keras.utils.errors import InputError
+from tests.models.align_folders import tiny_align
+from tests.small import VOCABULARY, small_align, small_batch, small_encoders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    small_align(synchronized=True).save_to_preset(folder)
+    return folder
+
+
+def test_a_names_arguments_reach_the_encoders():
+    model = ALIGN.from_preset(
+        "align_nano",
+        vocabulary=VOCABULARY,
+        normalization="bert_cased",
+        learn_temperature=False,
+        dropout=0.0,
+        pooling="mean",
+        activation="gelu",
+        max_sequence_length=20,
+        sequence_length=12,
+        drop_connect_rate=0.0,
+        pixel_mean=100.0,
+        image_size=48,
+        projection_dim=24,
+        rematerialize=True,
+        dtype="bfloat16",
+        name="small",
+    )
+    image, text = model.image_encoder, model.text_encoder
+    assert (text.dropout, text.pooling, text.activation) == (0.0, "mean", "gelu")
+    assert (text.sequence_length, text.max_sequence_length) == (12, 20)
+    assert (image.drop_connect_rate, image.pixel_mean) == (0.0, 100.0)
+    assert (model.image_size, image.projection_dim, text.projection_dim) == (48, 24, 24)
+    assert image.rematerialize and text.rematerialize
+    assert image.dtype_policy.name == text.dtype_policy.name == "bfloat16"
+    assert (model.normalization, model.name) == ("bert_cased", "small")
+    assert not model.learn_temperature and text.vocabulary_size == len(VOCABULARY)
+
+
+def test_a_folders_arguments_are_those_that_keep_the_weights(folder):
+    model = ALIGN.from_preset(
+        folder, dropout=0.25, locked=True, image_size=40, learn_temperature=False
+    )
+    plain = ALIGN.from_preset(folder)
+    assert (model.text_encoder.dropout, model.image_size) == (0.25, 40)
+    assert model.image_encoder.locked and model.image_encoder.synchronized
+    assert len(model.trainable_variables) == 4  # both projections
+    batch = small_batch()
+    np.testing.assert_array_equal(
+        model(batch)["text_embedding"], plain(batch)["text_embedding"]
+    )
+    for name, value in {"pooling": "mean", "projection_dim": 8}.items():
+        with pytest.raises(InputError, match=f"{name} can only be given with a pre"):
+            ALIGN.from_preset(folder, **{name: value})
+
+
+def test_a_hugging_face_folders_arguments_too():
+    model = ALIGN.from_preset(tiny_align(), dropout=0.25, name="own")
+    assert (model.text_encoder.dropout, model.name) == (0.25, "own")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda folder: ALIGN(*small_encoders(), learn_temprature=False),
+            "ALIGN has no argument 'learn_temprature'; did you mean 'learn_temp",
+        ),
+        (
+            lambda folder: ImageEncoder(drop_conect_rate=0.1),
+            "ImageEncoder .*did you mean 'drop_connect_rate'",
+        ),
+        (
+            lambda folder: TextEncoder(
+                vocabulary_size=9,
+                num_layers=1,
+                hidden_dim=8,
+                num_heads=2,
+                intermediate_dim=8,
+                droput=0.1,
+            ),
+            "TextEncoder .*did you mean 'dropout'",
+        ),
+        (
+            lambda folder: ImageClassifier(small_encoders()[0], 3, xyz=1),
+            "no argument 'xyz'; it takes image_encoder, num_classes",
+        ),
+        (
+            lambda folder: ALIGN.from_preset("align_nano", droput=0.0),
+            "from_preset has no argument 'droput'; did you mean 'dropout'",
+        ),
+        (lambda folder: ALIGN.from_preset(folder, droput=0.0), "mean 'dropout'"),
+        (
+            lambda folder: ALIGN.from_preset("align_nano", num_layers=2),
+            "num_layers is what the name align_nano stands for",
+        ),
+        (
+            lambda folder: ALIGN.from_preset("align_nano", sequence_length=2),
+            "sequence_length must be at least 3",
+        ),
+        (
+            lambda folder: small_align().compile(label_smothing=0.1),
+            "compile .*did you mean 'label_smoothing'",
+        ),
+        (
+            lambda folder: small_align().compile(steps_per_exec=2),
+            "did you mean 'steps_per_execution'",
+        ),
+        (
+            lambda folder: small_align().compile(metrics=["accuracy"]),
+            r"metrics can't be given, received \['accuracy'\]",
+        ),
+    ],
+)
+def test_unknown_arguments_are_refused(folder, call, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_keras_own_arguments_stay():
+    model = small_align(trainable=False)
+    assert not model.trainable_variables
+    model.compile(keras.optimizers.SGD(0.1), loss=None, run_eagerly=True)
+    assert model.run_eagerly
