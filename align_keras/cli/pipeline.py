@@ -42,7 +42,6 @@ class Run:
         model: compiled `ALIGN`.
         train_builder: prepared TFDS builder, or None in evaluation.
         test_set: `RetrievalSet`.
-        strategy: `tf.distribute.Strategy` or None.
         notes: dict, name of the corpus → metadata of its builder.
     """
 
@@ -51,21 +50,23 @@ class Run:
     model: ALIGN
     train_builder: object
     test_set: RetrievalSet
-    strategy: object
     notes: dict
 
     def train(self, evaluate=True):
-        """Trains from the newest checkpoint to the last step."""
-        with strategy_scope(self.strategy):
-            train(
-                self.model,
-                batch_maker(self.config, self.train_builder, self.model),
-                training_schedule(self.config.trainer),
-                self.directory,
-                batch_size=self.config.task.train_data.global_batch_size,
-                evaluate=self.evaluate if evaluate else None,
-                batch_ids=batch_namer(self.config, self.train_builder),
-            )
+        """Trains from the newest checkpoint to the last step.
+
+        Outside of the strategy's scope, which `fit` enters by itself: the input's
+        tables and random numbers belong to the host, not to the replicas.
+        """
+        train(
+            self.model,
+            batch_maker(self.config, self.train_builder, self.model),
+            training_schedule(self.config.trainer),
+            self.directory,
+            batch_size=self.config.task.train_data.global_batch_size,
+            evaluate=self.evaluate if evaluate else None,
+            batch_ids=batch_namer(self.config, self.train_builder),
+        )
 
     def save(self):
         """Writes the model into the folder; of several workers, one for all."""
@@ -157,6 +158,5 @@ def open_run(config, directory):
         model=model,
         train_builder=train_builder,
         test_set=read_retrieval_set(test_builder, validation.tfds_split),
-        strategy=strategy,
         notes=notes,
     )

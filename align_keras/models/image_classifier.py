@@ -104,6 +104,8 @@ class ImageClassifier(keras.Model):
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         inputs = {"images": images, "labels": labels, "weights": weights}
         inputs = {name: own for name, own in inputs.items() if own is not None}
+        if not self.built:
+            self.build(images.shape)
         check_clipping(self.optimizer, replica_count())
         state = ForwardState(self)
         before = state.read()

@@ -255,6 +255,27 @@ def test_replicas_make_the_same_update(two_replicas, micro_batch_size):
 
 
 @pytest.mark.ci
+def test_a_step_compiled_by_xla_makes_the_same_update():
+    """A stand-in for TPUs, with micro-batches of rematerialized blocks."""
+    images, labels = stripes(24)
+    data = tf.data.Dataset.from_tensors((np.stack(images), labels.astype("int32")))
+    kernels = []
+    for compiled in (False, True):
+        encoder = small_encoder(freeze_batch_statistics=True)
+        classifier = ImageClassifier(encoder, 3, micro_batch_size=8)
+        classifier.compile(
+            keras.optimizers.SGD(0.1),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=compiled,
+        )
+        history = classifier.fit(data.repeat(2), verbose=0).history
+        assert history["accuracy"][0] >= 1 / 6 and history["loss"][0] > 0
+        kernels.append(classifier.head.kernel.numpy())
+    np.testing.assert_allclose(*kernels, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.ci
 def test_a_micro_batch_is_a_ghost_batch():
     """Where statistics aren't frozen, and with them the moving ones."""
     smooth = {**SMALL, "lite": False, "drop_connect_rate": 0.0}
