@@ -15,18 +15,22 @@ PACKAGE = "align_keras"
 # the learning-rate schedules), because `ALIGN.compile` and `ALIGN.train_step`
 # live with the model: `model.compile(); model.fit()` is the public API. Another:
 # `export` takes a model and imports none, so that `models` may import it, for
-# `model.export_saved_model()`.
+# `model.export_saved_model()`; and `evaluation`, pure NumPy, for `model.classify()`.
 ROOMS = {
     "utils": (),
     "corpus": (),
     "text": (),
     "images": (),
     "datasets": ("corpus",),
-    "data": ("text", "images", "datasets"),
+    # A user's own pairs become batches in `models`, whose `fit` does the same.
+    "data": ("text", "images", "datasets", "models"),
     "layers": (),
     "losses": (),
     "optimizers": (),
-    "models": ("layers", "text", "images", "losses", "optimizers", "export"),
+    "models": (
+        *("layers", "text", "images", "losses", "optimizers", "export"),
+        "evaluation",
+    ),
     "training": ("losses", "models", "data", "optimizers"),
     "evaluation": (),
     "export": ("text", "images"),

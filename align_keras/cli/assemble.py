@@ -199,4 +199,5 @@ def order_arguments(config):
         "seed": config.trainer.seed if data.seed is None else data.seed,
         "shuffle_buffer_size": data.shuffle_buffer_size,
         "cache": data.cache,
+        "pair_weighted": data.pair_weighted,
     }

@@ -116,9 +116,50 @@ def _lay_over(defaults, files, params_override, rules=RULES):
         build(defaults, tree, {})
     merged = Located({}, "configuration")
     for tree in trees:
-        merged = merge(merged, tree)
+        merged = merge(*_with_one_source(merged, tree))
     places = {}
     return validate(build(defaults, merged, places), places, rules)
+
+
+def _with_one_source(base, given):
+    """Lets a corpus replace the pairs of an earlier layer, and pairs a corpus.
+
+    Args:
+        base: `Located`, what came before.
+        given: `Located`, which is laid over it.
+
+    Returns:
+        (base, given), without `pairs` in a section of `base` where `given` names a
+        corpus, and with `corpus: pairs` in one of `given` that names pairs alone.
+    """
+    for section in ("train_data", "validation_data"):
+        named = _section(given, section)
+        corpus, pairs = named.get("corpus"), named.get("pairs")
+        if pairs is not None and pairs.value is not None and corpus is None:
+            given = merge(
+                given, _nested(section, "corpus", Located("pairs", pairs.where))
+            )
+        elif corpus is not None and corpus.value != "pairs" and pairs is None:
+            if "pairs" in _section(base, section):
+                base = merge(
+                    base, _nested(section, "pairs", Located(None, corpus.where))
+                )
+    return base, given
+
+
+def _section(tree, name):
+    """What a tree holds of a data section, a dict from name to `Located`."""
+    for key in ("task", name):
+        if tree is None or not isinstance(tree.value, dict):
+            return {}
+        tree = tree.value.get(key)
+    return tree.value if tree is not None and isinstance(tree.value, dict) else {}
+
+
+def _nested(section, name, value):
+    for key in (name, section, "task"):
+        value = Located({key: value}, value.where)
+    return value
 
 
 def _override(item):

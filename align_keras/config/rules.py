@@ -1,6 +1,7 @@
 """Rules between options; each refuses by `report.refuse(key, rule, value, remedy)`."""
 
 import codecs
+import os
 import re
 
 
@@ -220,16 +221,28 @@ def _check_data(config, report):
 
 def _check_held_out(config, report):
     train, validation = config.task.train_data, config.task.validation_data
-    same = train.pairs is not None and train.pairs == validation.pairs
-    if same and validation.tfds_split == "all":
-        report.refuse(
-            "task.validation_data.tfds_split",
-            "a part, such as test, where training takes the same pairs",
-            "all",
-            "name another table, or write test, and train for "
-            "task.train_data.tfds_split",
-            "task.validation_data.pairs",
-        )
+    if not _sources(train) & _sources(validation):
+        return
+    for section, data, part, others in (
+        ("validation_data", validation, "test", "training"),
+        ("train_data", train, "train", "validation"),
+    ):
+        if data.tfds_split == "all":
+            report.refuse(
+                f"task.{section}.tfds_split",
+                f"a part, such as {part}, where {others} takes the same pairs",
+                "all",
+                "name other pairs, or write train for task.train_data.tfds_split and "
+                "test for task.validation_data.tfds_split",
+                f"task.{section}.pairs",
+                f"task.{section}.corpus",
+            )
+
+
+def _sources(data):
+    """What a data section reads, a set of paths and of names as if they were."""
+    names = [data.pairs] if data.pairs is not None else (data.corpus or "").split("+")
+    return {os.path.abspath(name) for name in names if name}
 
 
 def _check_ks(config, report):

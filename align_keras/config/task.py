@@ -217,6 +217,9 @@ class DataConfig:
         micro_batch_size: int >= 1, pairs that a replica embeds at a time (the
             loss is that of the whole batch), or None for all of its pairs.
         shuffle_buffer_size: int >= 1, pairs to draw from.
+        pair_weighted: bool, each caption of an image is a pair of an epoch, as in
+            the paper; otherwise an image comes once an epoch, with one of its
+            captions at random.
         cache: bool, keep decoded pictures in memory.
         data_service: str, address of a tf.data service's dispatcher, such as
             `grpc://host:5000`, whose workers make the batches, in an order that
@@ -244,6 +247,7 @@ class DataConfig:
     global_batch_size: int = count(16_384)
     micro_batch_size: int | None = count(None)
     shuffle_buffer_size: int = count(20_000)
+    pair_weighted: bool = False
     cache: bool = False
     data_service: str | None = None
     seed: int | None = count(None, at_least=0)

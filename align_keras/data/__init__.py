@@ -9,3 +9,4 @@ from align_keras.data.labelled_batches import (
 )
 from align_keras.data.retrieval_set import RetrievalSet, read_retrieval_set
 from align_keras.data.stored_pairs import check_batch_size
+from align_keras.models.raw_pairs import image_text_batches

@@ -15,6 +15,7 @@ def batch_ids(
     cache=False,
     input_pipeline_id=0,
     num_input_pipelines=1,
+    pair_weighted=False,
 ):
     """Tells which pairs `training_batches` puts into a batch.
 
@@ -30,6 +31,7 @@ def batch_ids(
         cache: bool.
         input_pipeline_id: int.
         num_input_pipelines: int ≥ 1.
+        pair_weighted: bool.
 
     Returns:
         list of str, the ids of the rows in order. Under a `data_service` the
@@ -50,6 +52,7 @@ def batch_ids(
         cache=cache,
         input_pipeline_id=input_pipeline_id,
         num_input_pipelines=num_input_pipelines,
+        pair_weighted=pair_weighted,
     )
     rows = pairs.take(batch_size // num_input_pipelines)
-    return [identifier.decode() for _, identifier in rows.as_numpy_iterator()]
+    return [identifier.decode() for _, (identifier, _) in rows.as_numpy_iterator()]

@@ -34,8 +34,12 @@ def training_batches(
     input_pipeline_id=0,
     num_input_pipelines=1,
     data_service=None,
+    pair_weighted=False,
 ):
     """Endless batches of augmented pictures and one caption each.
+
+    An epoch holds each picture once, with one of its captions at random, or, if
+    `pair_weighted`, once for each of its captions, as the paper's pairs.
 
     The batches are a function of the arguments alone: batch k of a pipeline
     that starts at step k is bit for bit the batch k of one that starts at 0,
@@ -73,6 +77,8 @@ def training_batches(
             `"grpc://host:5000"`, whose workers read, decode and augment; or
             None. The order of the batches then depends on the workers, and a
             run that goes on elsewhere in the epoch sees some pairs again.
+        pair_weighted: bool, see above; without `cache` the captions are counted
+            first, once (see `caption_counts`).
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
@@ -103,6 +109,7 @@ def training_batches(
         "shuffle_buffer_size": shuffle_buffer_size,
         "input_pipeline_id": input_pipeline_id,
         "num_input_pipelines": num_input_pipelines,
+        "pair_weighted": pair_weighted,
     }
     if cache or zoom or shift or recolor:
         variation = {"zoom": zoom, "shift": shift, "recolor": recolor}
@@ -127,7 +134,7 @@ def _cropped(builder, split, image_size, crop, flip, order):
     seed = tf.cast(order["seed"], tf.int64)
 
     def read(example):
-        return example["image"], example["captions"]
+        return example["image"]
 
     def row(number, pair):
         image_bytes, captions = pair
@@ -148,8 +155,7 @@ def _varied(builder, split, image_size, variation, cache, order):
     resize_size = crop_size_to_resize_size(image_size)
 
     def read(example):
-        image = resize_image(decode_image(example["image"]), resize_size)
-        return image, example["captions"]
+        return resize_image(decode_image(example["image"]), resize_size)
 
     def row(number, pair):
         image, captions = pair

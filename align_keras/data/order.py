@@ -25,6 +25,7 @@ def ordered_pairs(
     cache,
     input_pipeline_id,
     num_input_pipelines,
+    pair_weighted=False,
 ):
     """Endless pairs in training order, from the first row of a step.
 
@@ -32,7 +33,8 @@ def ordered_pairs(
         builder: prepared TFDS builder, or a `Mixture` of them.
         split: str.
         read: callable of an example (`image`, undecoded, `captions` and `id`) → what
-            is made of it before shuffling if `cache` (and kept), else after it.
+            is made of it, but for its captions, before shuffling if `cache` (and
+            kept), else after it.
         batch_size: int, pairs a batch over all input pipelines.
         start_step: int ≥ 0, batches to leave out.
         seed: int.
@@ -40,10 +42,12 @@ def ordered_pairs(
         cache: bool, keep what `read` returns in memory.
         input_pipeline_id: int, whose rows of each batch to give.
         num_input_pipelines: int, a divisor of `batch_size`.
+        pair_weighted: bool, an image comes once an epoch for each of its captions.
 
     Returns:
-        `tf.data.Dataset` of `(number, read(example))`: the number of the row in
-        the rows of all batches.
+        `tf.data.Dataset` of `(number, (read(example), captions))`: the number of the
+        row in the rows of all batches, and the captions, of which one is to be
+        drawn: all of the image's, or if `pair_weighted` the one whose turn it is.
 
     Raises:
         InputError: if `input_pipeline_id` or `num_input_pipelines` don't fit.
@@ -54,7 +58,12 @@ def ordered_pairs(
     own_files = not cache and enough_shards(builder, split, num_input_pipelines)
     start = start_step * (rows if own_files else batch_size)
     if cache:
-        pairs = stored_pairs(builder, split).map(read, tf.data.AUTOTUNE).cache()
+        pairs = stored_pairs(builder, split).map(
+            lambda example: (read(example), example["captions"]), tf.data.AUTOTUNE
+        )
+        pairs = pairs.cache()
+        if pair_weighted:
+            pairs = pairs.flat_map(_each_caption)
         pairs = shuffle(
             pairs, shuffle_buffer_size, *_seeds(seed), reshuffle_each_iteration=True
         )
@@ -70,6 +79,7 @@ def ordered_pairs(
             seed=seed,
             start=start,
             shuffle_buffer_size=shuffle_buffer_size,
+            pair_weighted=pair_weighted,
             **(part if own_files else {}),
         ).enumerate(start)
 
@@ -84,14 +94,24 @@ def ordered_pairs(
         return number % batch_size // rows == input_pipeline_id
 
     def read_record(number, record):
-        prefix, serialized = record
+        prefix, serialized, *caption = record
         example = features.deserialize_example(serialized, decoders=DECODERS)
         example["id"] = tf.strings.join([prefix, example["id"]])
-        return number, read(example)
+        captions = example["captions"]
+        return number, (
+            read(example),
+            captions[caption[0], None] if caption else captions,
+        )
 
     if num_input_pipelines > 1:
         pairs = pairs.map(number_in_batches) if own_files else pairs.filter(is_own)
     return pairs if cache else pairs.map(read_record, tf.data.AUTOTUNE)
+
+
+def _each_caption(value, captions):
+    """The same value once for each caption, which alone is beside it."""
+    captions = tf.data.Dataset.from_tensor_slices(captions[:, None])
+    return captions.map(lambda own: (value, own))
 
 
 def _seeds(seed):

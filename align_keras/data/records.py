@@ -20,6 +20,7 @@ def shuffled_records(
     cycle_length=_CYCLE_LENGTH,
     input_pipeline_id=0,
     num_input_pipelines=1,
+    pair_weighted=False,
 ):
     """Endless records, of which each epoch holds every one once.
 
@@ -28,35 +29,38 @@ def shuffled_records(
     drawn from a buffer. Where a window begins is known from the files' lengths,
     so a start anywhere reads no other window than its own. The records of a
     `Mixture`'s members, each ordered in this way, come in proportion to their
-    number.
+    number. If `pair_weighted`, an epoch holds a record once for each of its captions,
+    in several such passes over the files (see `Shards`).
 
     Args:
         builder: prepared TFDS builder, or a `Mixture` of them.
         split: str.
         seed: int; the order is a function of it and of the other arguments.
-        start: int ≥ 0, records to leave out.
+        start: int ≥ 0, records (or pairs) to leave out.
         shuffle_buffer_size: int ≥ 1, records to draw from.
         cycle_length: int ≥ 1, files in a window.
         input_pipeline_id: int, which part of the stored order to read.
         num_input_pipelines: int ≥ 1, parts of equal size.
+        pair_weighted: bool, see above.
 
     Returns:
         `tf.data.Dataset` of (prefix of the id, serialized example), scalar
-        strings.
+        strings, and if `pair_weighted` the number of the caption, int64.
 
     Raises:
         InputError: if the corpus is stored neither as TFRecord nor as ArrayRecord.
     """
 
     def shards_of(member):
-        return Shards(member, split, input_pipeline_id, num_input_pipelines)
+        part = (input_pipeline_id, num_input_pipelines)
+        return Shards(member, split, *part, pair_weighted=pair_weighted)
 
     if not isinstance(builder, Mixture):
         shards = shards_of(builder)
         return _windows(shards, seed, start, shuffle_buffer_size, cycle_length, "")
     members = {name: shards_of(member) for name, member in builder.members.items()}
     members = {name: shards for name, shards in members.items() if len(shards)}
-    sizes = [shards.num_examples for shards in members.values()]
+    sizes = [shards.num_entries for shards in members.values()]
     epoch, position = divmod(start, sum(sizes))
     turns, taken = builder.endless_turns(sizes, position)
     datasets = [
@@ -101,11 +105,12 @@ def shuffle(dataset, buffer_size, seed, seed_2, *, reshuffle_each_iteration):
 
 def _windows(shards, seed, start, shuffle_buffer_size, cycle_length, prefix):
     """The endless records of one corpus."""
-    windows = -(-len(shards) // cycle_length)
+    windows, passes = -(-len(shards) // cycle_length), len(shards.sizes)
 
-    def chosen(epoch, window):
-        """The numbers of the window's shards."""
-        seeds = tf.stack([tf.cast(seed, tf.int64), epoch])
+    def chosen(number):
+        """The numbers of the window's shards; windows count through all passes."""
+        number_of_pass, window = number // windows, number % windows
+        seeds = tf.stack([tf.cast(seed, tf.int64), number_of_pass])
         numbers = tf.random.stateless_uniform(
             (len(shards),), seeds, minval=None, maxval=None, dtype=tf.int64
         )
@@ -113,8 +118,7 @@ def _windows(shards, seed, start, shuffle_buffer_size, cycle_length, prefix):
         return tf.argsort(numbers, stable=True)[first : first + cycle_length]
 
     def read(number):
-        # A window's number counts through all epochs.
-        records = shards.interleaved(chosen(number // windows, number % windows))
+        records = shards.interleaved(chosen(number), number // windows % passes)
         return shuffle(
             records,
             shuffle_buffer_size,
@@ -123,16 +127,17 @@ def _windows(shards, seed, start, shuffle_buffer_size, cycle_length, prefix):
             reshuffle_each_iteration=False,
         )
 
-    epoch, skipped = divmod(start, shards.num_examples)
-    window = 0
-    for window in range(windows):
-        size = int(np.sum(shards.takes[chosen(epoch, window)]))
+    epoch, skipped = divmod(start, shards.num_entries)
+    first = number = epoch * passes * windows
+    for number in range(first, first + passes * windows):
+        sizes = shards.sizes[number // windows % passes]
+        size = int(np.sum(sizes[chosen(number)]))
         if skipped < size:
             break
         skipped -= size
     return (
-        tf.data.Dataset.range(epoch * windows + window, tf.int64.max)
+        tf.data.Dataset.range(number, tf.int64.max)
         .flat_map(read)
         .skip(skipped)
-        .map(lambda record: (prefix, record))
+        .map(lambda *record: (prefix, *record))
     )

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_datasets.core import FileFormat
 
+from align_keras.data.caption_counts import caption_counts, count_captions
 from align_keras.datasets.array_records import array_records, is_array_record
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
@@ -20,12 +21,30 @@ class Shards:
         input_pipeline_id: int, which part of the stored order.
         num_input_pipelines: int ≥ 1, parts of equal size; a file at the border
             of two is read by both, each its own records.
+        pair_weighted: bool, each caption of an image is an entry of an epoch.
+
+    Attributes:
+        paths: list of str.
+        skips: int64 array (files,), records to leave out at the file's beginning.
+        takes: int64 array (files,), records to read.
+        sizes: int64 array (passes, files), the entries of each file in each pass
+            of an epoch: one pass with an entry a record, or, if `pair_weighted`,
+            as many as images have captions in the mean, rounded up. Each pass
+            takes other captions of an image, so that those of one image lie apart
+            and at most twice as many records are read as there are entries.
 
     Raises:
         InputError: if the corpus is stored neither as TFRecord nor as ArrayRecord.
     """
 
-    def __init__(self, builder, split, input_pipeline_id=0, num_input_pipelines=1):
+    def __init__(
+        self,
+        builder,
+        split,
+        input_pipeline_id=0,
+        num_input_pipelines=1,
+        pair_weighted=False,
+    ):
         stored_as = builder.info.file_format
         self._array_record = is_array_record(builder)
         if not self._array_record and stored_as not in (None, FileFormat.TFRECORD):
@@ -48,6 +67,8 @@ class Shards:
                 takes.append(min(end, last) - max(begin, first))
             begin = end
         self.skips, self.takes = np.array(skips, "int64"), np.array(takes, "int64")
+        self._builder, self._pair_weighted = builder, pair_weighted
+        self.sizes = self._passes(split) if pair_weighted else self.takes[None]
 
     def __len__(self):
         return len(self.paths)
@@ -57,25 +78,42 @@ class Shards:
         """int, the records of all files."""
         return int(self.takes.sum())
 
-    def interleaved(self, numbers):
+    @property
+    def num_entries(self):
+        """int, the entries of an epoch."""
+        return int(self.sizes.sum())
+
+    def interleaved(self, numbers, number_of_pass=0):
         """Reads some of the files at the same time.
 
         Args:
             numbers: integer tensor (n,), which files.
+            number_of_pass: int64 tensor (), the pass of the epoch.
 
         Returns:
             `tf.data.Dataset` of scalar strings, the first record of each file,
-            then the second ones, and so on.
+            then the second ones, and so on. If `pair_weighted`, of (record, number
+            of the caption, int64), those of the pass.
         """
 
         def read(path, skip, take):
             if self._array_record:
-                return array_records(path, skip, take)
-            file = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
-            return file.skip(skip).take(take)
+                records = array_records(path, skip, take)
+            else:
+                file = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
+                records = file.skip(skip).take(take)
+            return records.enumerate() if self._pair_weighted else records
+
+        def entries(position, record):
+            count = tf.cast(count_captions(self._builder, record), tf.int64)
+            first = (number_of_pass - position) % len(self.sizes)
+            chosen = tf.range(first, tf.maximum(first, count), len(self.sizes))
+            return tf.data.Dataset.from_tensor_slices(chosen).map(
+                lambda caption: (record, caption)
+            )
 
         files = (self.paths, self.skips, self.takes)
-        return tf.data.Dataset.from_tensor_slices(
+        records = tf.data.Dataset.from_tensor_slices(
             tuple(tf.gather(tf.constant(values), numbers) for values in files)
         ).interleave(
             read,
@@ -83,6 +121,25 @@ class Shards:
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
+        return records.flat_map(entries) if self._pair_weighted else records
+
+    def _passes(self, split):
+        counts = caption_counts(self._builder, split)
+        parts = [
+            counts[path][skip : skip + take].astype("int64")
+            for path, skip, take in zip(self.paths, self.skips, self.takes, strict=True)
+        ]
+        total, images = sum(part.sum() for part in parts), self.num_examples
+        passes = max(1, -(-int(total) // max(1, images)))
+        sizes = np.zeros((passes, len(parts)), "int64")
+        for number_of_pass in range(passes):
+            for file, part in enumerate(parts):
+                # As `entries` of `interleaved`: the captions first, first + passes …
+                first = (number_of_pass - np.arange(len(part))) % passes
+                sizes[number_of_pass, file] = np.maximum(
+                    0, -((first - part) // passes)
+                ).sum()
+        return sizes
 
 
 def enough_shards(builder, split, num_input_pipelines):

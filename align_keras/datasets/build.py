@@ -138,7 +138,8 @@ def _corpus_and_language(name):
     corpus, _, language = name.partition("/")
     if corpus not in CORPORA or (language and corpus != "stamps"):
         raise InputError(
-            f"corpus must be one of {', '.join(CORPORA)}, received {name!r}"
+            f"corpus must be one of {', '.join(CORPORA)}, or the folder of a built one "
+            f"with its dataset_info.json, received {name!r}"
         )
     if corpus != "stamps":
         return corpus, None

@@ -14,5 +14,5 @@ from align_keras.images.preprocess import (
     resize_image,
     uint8_pixels,
 )
-from align_keras.images.random_crop import crop_image_bytes
+from align_keras.images.random_crop import crop_image, crop_image_bytes
 from align_keras.images.readable_images import MAX_PIXELS, readable_images

@@ -47,6 +47,35 @@ def crop_image_bytes(image_bytes, image_size, place, flipped=False):
         lambda: _jpeg_window(image_bytes, image_size, place),
         lambda: _window(decode_image(image_bytes), image_size, place),
     )
+    return _resampled_and_mirrored(window, image_size, flipped)
+
+
+def crop_image(image, image_size, place, flipped=False):
+    """Brings a window of a decoded image to the encoder's input size.
+
+    Args:
+        image: uint8 tensor (height, width, 3).
+        image_size: int, the side of the encoder's input in pixels.
+        place: float tensor (2,), as `crop_image_bytes`.
+        flipped: bool tensor (), mirror the image left to right.
+
+    Returns:
+        uint8 tensor (image_size, image_size, 3), what `crop_image_bytes` makes of the
+        image as a PNG file.
+
+    References:
+        Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
+
+    Example:
+
+    >>> crop_image(tf.zeros((300, 400, 3), tf.uint8), 64, (0.5, 0.5)).shape
+    TensorShape([64, 64, 3])
+    """
+    window = _window(image, image_size, place)
+    return _resampled_and_mirrored(window, image_size, flipped)
+
+
+def _resampled_and_mirrored(window, image_size, flipped):
     image = _resample(window, image_size)
     flipped = tf.convert_to_tensor(flipped)
     return tf.cond(flipped, lambda: tf.reverse(image, [1]), lambda: image)

@@ -191,6 +191,53 @@ class ALIGN(ContrastiveModel):
         """
         return embedding.encode_texts(self, texts, batch_size)
 
+    def similarity(self, images, texts, batch_size=64, value_range=None):
+        """Compares each image with each text.
+
+        Args:
+            images: as `encode_images`.
+            texts: list of str.
+            batch_size: int ≥ 1.
+            value_range: as `encode_images`.
+
+        Returns:
+            float32 array (images, texts), cosines in [-1, 1], as the export's signature
+            `similarity`; `call` gives each pair's own, divided by the temperature.
+
+        Raises:
+            InputError: as `encode_images` and `encode_texts`.
+        """
+        return embedding.similarity(self, images, texts, batch_size, value_range)
+
+    def classify(
+        self, images, class_names, templates=("{}",), batch_size=64, value_range=None
+    ):
+        """Classifies images without training: by the nearest class's prompts.
+
+        Args:
+            images: as `encode_images`.
+            class_names: list of str.
+            templates: list of str, each with `{}` for the name; the mean of their
+                embeddings is the class's. `align_keras.datasets.benchmarks` has
+                `read_templates()`, and CLIP's, the paper's, by "clip:imagenet1k".
+            batch_size: int ≥ 1.
+            value_range: as `encode_images`.
+
+        Returns:
+            float32 array (images, classes), the softmax of cosine / temperature over
+            the classes, as the export's signature `classify`.
+
+        Raises:
+            InputError: as `encode_images` and `encode_texts`; without classes or
+                templates; for a template without `{}`.
+
+        References:
+            Jia et al. 2021, section 5.2.
+        """
+        return embedding.classify(
+            self, images, class_names, templates, batch_size, value_range
+        )
+
     def encode_query(
         self, image=None, plus=(), minus=(), *, text_weight=2.0, image_weight=1.0
     ):
@@ -247,15 +294,16 @@ class ALIGN(ContrastiveModel):
 
     @classmethod
     def from_preset(cls, preset, load_weights=True, **kwargs):
-        """Builds a model from a preset's name, a folder or the Hugging Face hub.
+        """Builds a model from a preset's name, a folder, a file or Hugging Face's hub.
 
         Args:
             preset: str, a name of `align_keras.presets()`; a folder that
-                `save_to_preset` or a training run wrote, or one in the form of
+                `save_to_preset` or a training run wrote; a `.keras` file, which
+                brings its optimizer too; a folder in the form of
                 kakaobrain/align-base (config.json, model.safetensors, vocab.txt,
                 preprocessor_config.json); or `"hf://kakaobrain/align-base"`,
                 which is fetched once and then taken from the cache.
-            load_weights: bool, for folders; names have no weights.
+            load_weights: bool, for folders; names have no weights, files always.
             **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
                 `TextEncoder` that the name doesn't settle, such as `vocabulary`,
                 `vocabulary_size`, `image_size`, `sequence_length`, `projection_dim`,
@@ -271,8 +319,9 @@ class ALIGN(ContrastiveModel):
             `ALIGN`.
 
         Raises:
-            InputError: if there is no such preset, folder or argument, or its files
-                are damaged or don't fit; lists the tensors' names and shapes.
+            InputError: if there is no such preset, folder, file or argument, or it's
+                damaged or doesn't fit; lists the tensors' names and shapes. For an
+                export, says what can be done with it.
 
         Example:
 

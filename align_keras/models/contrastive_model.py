@@ -12,12 +12,21 @@ from align_keras.losses.contrastive_loss import (
     reduce_directions,
 )
 from align_keras.losses.cross_replica import replica_count, sum_over_replicas
-from align_keras.models import embedding
 from align_keras.models.forward_state import ForwardState
 from align_keras.models.gradients import (
     cached_loss_gradients,
     check_micro_batches,
     loss_gradients,
+)
+from align_keras.models.keras_input import (
+    as_list,
+    as_x_and_y,
+    check_data,
+    check_weights,
+    keras_input,
+    raw_pairs,
+    readable_input,
+    split_pairs,
 )
 from align_keras.models.loss_metrics import LOSSES
 from align_keras.models.one_step import next_batch, one_step
@@ -153,6 +162,7 @@ class ContrastiveModel(keras.Model):
 
     def train_step(self, data):
         """One update on a batch of `images`, `token_ids` and `padding_mask`."""
+        check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         before = self.forward_state.read()
         self.forward_state.part_replicas()
@@ -190,6 +200,7 @@ class ContrastiveModel(keras.Model):
 
     def test_step(self, data):
         """The losses of a batch, without an update."""
+        check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         outputs = self(inputs, training=False)
         losses = self.embedding_losses(
@@ -197,6 +208,11 @@ class ContrastiveModel(keras.Model):
         )
         means = self.update_loss_metrics(*losses)
         return {name: means[name] for name in LOSSES}
+
+    def predict_step(self, data):
+        """The outputs of a batch, as `call` gives them."""
+        check_data(self, data)
+        return super().predict_step(data)
 
     def make_train_function(self, force=False):
         """As Keras's; also adds up `seconds_waited`, how long steps lacked input."""
@@ -233,33 +249,164 @@ class ContrastiveModel(keras.Model):
         batch of the input and fails on strings under a strategy.
         """
 
-    def fit(self, x=None, *args, **kwargs):
-        """As `keras.Model.fit`; takes raw datasets of `image` and `caption` too.
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+        *,
+        augment=True,
+        value_range=None,
+    ):
+        """As `keras.Model.fit`, on images and captions as they are.
 
         Args:
-            x: batched `tf.data.Dataset` of dicts: `images`, `token_ids` and
-                `padding_mask`; or raw `image` (file bytes, or uint8 pixels)
-                and `caption` (strings).
-            *args: as `keras.Model.fit`.
-            **kwargs: as `keras.Model.fit`.
+            x: images, with their captions in `y`; a tuple `(images, captions)` or dict
+                of `image` and `caption`, as `align_keras.data.image_text_batches`
+                takes them; a batched `tf.data.Dataset` of such tuples or dicts, of
+                paths, encoded images or pixels; or what is ready for the model, in
+                any form that Keras takes: dicts of `images`, `token_ids` and
+                `padding_mask`.
+            y: captions, one for each image of `x`.
+            batch_size: int or None, pairs a batch where `x` isn't batched; None for
+                32. A last batch that isn't full is left out, unless it's the only one.
+            epochs: as `keras.Model.fit`.
+            verbose: as `keras.Model.fit`.
+            callbacks: a callback or a list of them.
+            validation_split: float in [0, 1), the share of the last pairs that are
+                validated on; not for datasets.
+            validation_data: as `x`, or a tuple of `x` and `y`.
+            shuffle: bool, where `x` isn't batched.
+            class_weight: None: all pairs of a batch weigh alike.
+            sample_weight: None.
+            initial_epoch: as `keras.Model.fit`.
+            steps_per_epoch: as `keras.Model.fit`; pairs that aren't batched are then
+                repeated without end.
+            validation_steps: as `keras.Model.fit`.
+            validation_batch_size: as `keras.Model.fit`.
+            validation_freq: as `keras.Model.fit`.
+            augment: bool; crop raw images at a random place, and mirror half of them.
+                With False all are cropped in the center, as in validation. For more,
+                see `align_keras.data.image_text_batches`.
+            value_range: two floats, black and white of raw float images, such as
+                (0, 1). Without it, they are refused.
+
+        Returns:
+            `keras.callbacks.History`.
 
         Raises:
+            InputError: if an argument isn't as above, an image can't be read, or
+                inputs have wrong names, dtypes or shapes.
             UnsoundStepError: at the first loss or gradient that isn't finite, and
                 at a loss above `loss_upper_bound`. The model is then as it was
                 before that step.
+
+        References:
+            Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
         """
-        if isinstance(x, tf.data.Dataset):
-            kwargs.setdefault("shuffle", False)  # else Keras warns at each call
-        kwargs["callbacks"] = [SoundSteps(), *(kwargs.get("callbacks") or ())]
-        return super().fit(embedding.prepare(self, x), *args, **kwargs)
+        check_weights(class_weight=class_weight, sample_weight=sample_weight)
+        if validation_split and validation_data is None:
+            x, y, validation_data = split_pairs(x, y, validation_split)
+        pairs = raw_pairs(x, y)
+        if pairs is None and not isinstance(x, tf.data.Dataset):
+            options = {"shuffle": shuffle}
+        else:
+            options = {"shuffle": False}  # else Keras warns at each call
+        x = keras_input(
+            self,
+            x,
+            y,
+            training=True,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            repeat=steps_per_epoch is not None,
+            augment=augment,
+            value_range=value_range,
+        )
+        if validation_data is not None:
+            validation_data = keras_input(
+                self,
+                *as_x_and_y(validation_data),
+                batch_size=validation_batch_size or batch_size,
+                value_range=value_range,
+            )
+        with readable_input(self, pairs[0] if pairs else (), value_range):
+            return super().fit(
+                x,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=[SoundSteps(), *as_list(callbacks)],
+                validation_data=validation_data,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+                **options,
+            )
 
-    def evaluate(self, x=None, *args, **kwargs):
-        """As `keras.Model.evaluate`; takes raw datasets too (see `fit`)."""
-        return super().evaluate(embedding.prepare(self, x), *args, **kwargs)
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        sample_weight=None,
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        value_range=None,
+        **kwargs,
+    ):
+        """As `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
+        check_weights(sample_weight=sample_weight)
+        pairs = raw_pairs(x, y)
+        x = keras_input(self, x, y, batch_size=batch_size, value_range=value_range)
+        with readable_input(self, pairs[0] if pairs else (), value_range):
+            return super().evaluate(
+                x,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
 
-    def predict(self, x=None, *args, **kwargs):
-        """As `keras.Model.predict`; takes raw datasets too (see `fit`)."""
-        return super().predict(embedding.prepare(self, x), *args, **kwargs)
+    def predict(
+        self,
+        x,
+        batch_size=None,
+        verbose="auto",
+        steps=None,
+        callbacks=None,
+        value_range=None,
+    ):
+        """As `keras.Model.predict`; takes raw pairs too (see `fit`)."""
+        pairs = raw_pairs(x)
+        x = keras_input(self, x, batch_size=batch_size, value_range=value_range)
+        with readable_input(self, pairs[0] if pairs else (), value_range):
+            return super().predict(
+                x,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+            )
 
 
 def check_compile_arguments(given, known):

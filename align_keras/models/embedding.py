@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.evaluation.zero_shot import class_embeddings
 from align_keras.images import (
     preprocess_image,
     preprocess_image_bytes,
@@ -15,52 +16,6 @@ from align_keras.images import (
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
 from align_keras.utils.errors import InputError
-
-
-def prepare(model, dataset):
-    """Maps a raw dataset of `image` and `caption` to the model's inputs.
-
-    Anything else is returned as it is.
-
-    Args:
-        model: `ALIGN` with a vocabulary.
-        dataset: batched `tf.data.Dataset` of dicts, or any input of `fit`.
-
-    Returns:
-        The dataset to give to Keras.
-
-    Raises:
-        InputError: if the raw dataset isn't batched.
-    """
-    spec = getattr(dataset, "element_spec", None)
-    if not isinstance(spec, dict) or not {"image", "caption"} <= set(spec):
-        return dataset
-    if spec["caption"].shape.rank != 1:
-        raise InputError(
-            "a raw dataset must be batched: caption of rank 1, received rank "
-            f"{spec['caption'].shape.rank}; call dataset.batch(n) first."
-        )
-    tokenizer, image_size = model.tokenizer, model.image_size
-
-    @tf.autograph.experimental.do_not_convert  # which would wrap InputError
-    def inputs(pair):
-        return {
-            "images": _pixels(pair["image"], image_size),
-            **tokenizer(pair["caption"]),
-        }
-
-    return dataset.map(inputs, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
-
-
-def _pixels(images, image_size):
-    """File bytes (n,) or uint8 (n, h, w, 3) → float32 (n, S, S, 3)."""
-    if images.dtype != tf.string:
-        return preprocess_image(images, image_size)
-    return tf.map_fn(
-        lambda image_bytes: preprocess_image_bytes(image_bytes, image_size),
-        images,
-        fn_output_signature=tf.TensorSpec((image_size, image_size, 3), tf.float32),
-    )
 
 
 def encode_images(model, images, batch_size, engine=None, value_range=None):
@@ -82,7 +37,7 @@ def _read_ahead(images, image_size, batch_size, value_range):
 
     def submit(start):
         return [
-            pool.submit(_read, images[row], row, image_size, value_range)
+            pool.submit(read_image, images[row], row, image_size, value_range)
             for row in range(start, min(start + batch_size, len(images)))
         ]
 
@@ -95,7 +50,7 @@ def _read_ahead(images, image_size, batch_size, value_range):
         pool.shutdown(cancel_futures=True)
 
 
-def _read(image, row, image_size, value_range=None):
+def read_image(image, row, image_size, value_range=None):
     """Path, bytes or array → float32 (S, S, 3); names the picture on error."""
     name = f"images[{row}]"
     try:
@@ -137,6 +92,32 @@ def encode_texts(model, texts, batch_size):
         lambda tokens: model.normalise_text(model.text_encoder(tokens, training=False)),
         model.text_encoder.output_shape[-1],
     )
+
+
+def similarity(model, images, texts, batch_size, value_range):
+    """As `ALIGN.similarity`."""
+    images = encode_images(model, images, batch_size, value_range=value_range)
+    return images @ encode_texts(model, texts, batch_size).T
+
+
+def classify(model, images, class_names, templates, batch_size, value_range):
+    """As `ALIGN.classify`."""
+    for name, value in {"class_names": class_names, "templates": templates}.items():
+        if isinstance(value, str):
+            raise InputError(
+                f"{name} must be a list of str, received one str {value[:40]!r}; "
+                "write it in brackets."
+            )
+
+    def encode(prompts):
+        return encode_texts(model, prompts, batch_size)
+
+    classes = class_embeddings(encode, class_names, templates)
+    images = encode_images(model, images, batch_size, value_range=value_range)
+    logits = images @ classes.T / float(model.temperature)
+    logits -= logits.max(axis=1, keepdims=True)
+    scores = np.exp(logits)
+    return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")
 
 
 def encode_words(model, words, batch_size):

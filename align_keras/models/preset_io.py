@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import zipfile
 
 import keras
 
@@ -55,11 +56,14 @@ def from_preset(cls, preset, load_weights=True, **kwargs):
     if str(preset).startswith(HUB_PREFIX):
         preset = download(str(preset))
     directory = pathlib.Path(preset)
+    if directory.is_file() or directory.suffix == ".keras":
+        return from_file(cls, directory, load_weights, arguments)
     if not directory.is_dir():
         raise InputError(
             f"no preset and no folder of this name: {preset}; known presets are "
             f"{', '.join(preset_names())}."
         )
+    refuse_export(directory)
     refused = [name for name in arguments if name not in _FOR_FOLDERS]
     if refused:
         raise InputError(
@@ -69,6 +73,45 @@ def from_preset(cls, preset, load_weights=True, **kwargs):
     if "model_type" in read_json(directory / CONFIG_FILE):
         return from_hugging_face(cls, directory, load_weights, parts)
     return from_folder(directory, load_weights, parts)
+
+
+def from_file(cls, path, load_weights, arguments):
+    """Opens a `.keras` file, with its optimizer if it was compiled."""
+    if path.suffix != ".keras" or not path.is_file():
+        raise InputError(
+            f"a file must be there and end in .keras, received {path}; save one by "
+            'model.save("….keras"), or name the folder of a run.'
+        )
+    if arguments or not load_weights:
+        names = [*arguments, *([] if load_weights else ["load_weights"])]
+        raise InputError(
+            f"{', '.join(names)} can't be given with a .keras file, received {path}; "
+            "open it, save it by save_to_preset, and open that folder."
+        )
+    try:
+        model = keras.saving.load_model(path)
+    # A damaged archive, other contents, classes that nobody registered.
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path} can't be opened ({reason[:300]}); save the model again."
+        ) from None
+    if not isinstance(model, cls):
+        raise InputError(
+            f"{path} must hold an ALIGN, received a {type(model).__name__}; open it by "
+            "keras.saving.load_model."
+        )
+    return model
+
+
+def refuse_export(directory):
+    """Raises if a folder holds SavedModels, which have no Keras model in them."""
+    if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
+        raise InputError(
+            f"{directory} is an export, which embeds but can't become an ALIGN again; "
+            f'embed by align_keras.search.ExportedModel("{directory}"), or open the '
+            "run folder or preset that it was made from."
+        )
 
 
 def divide_arguments(cls, arguments):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import pathlib
+import re
+import shlex
 
 import pytest
 
@@ -9,6 +12,7 @@ from align_keras.cli import corpus_build
 from align_keras.cli.main import main
 from tests.cli import small_corpus
 from tests.cli.small_corpus import ONE_WORKER, arguments, run
+from tests.cli.small_run import SMALL, write_pairs
 
 pytestmark = pytest.mark.ci
 
@@ -75,11 +79,36 @@ def test_a_model_trains_on_it(tmp_path, capsys):
     assert list(ALIGN.from_preset(run_folder).vocabulary) == words
 
 
+def test_readmes_command_trains_on_it(tmp_path, capsys):
+    """The command from corpus to pre-training, with a smaller model and fewer steps."""
+    readme = pathlib.Path(__file__).parents[2] / "README.md"
+    text = readme.read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = re.findall(r"^align-keras train .*corpus=DIR/web_pairs.*$", text, re.M)
+    out = tmp_path / "out"
+    run(*arguments("build", small_corpus.write_sources(tmp_path), out, *ONE_WORKER))
+    pairs = write_pairs(tmp_path / "validation")
+    for old, new in (
+        ("saved_models/mine", tmp_path / "run"),
+        ("DIR", out),
+        ("COCO/karpathy_val.tsv", pairs),
+    ):
+        assert old in line
+        line = line.replace(old, str(new))
+    _, *command = shlex.split(line)
+    small = [own for own in SMALL.split(",") if "trainer." not in own]
+    small += ["trainer.train_steps=1,trainer.steps_per_loop=1"]
+    small += ["trainer.checkpoint_interval=1,trainer.validation_interval=1"]
+    small += ["trainer.optimizer_config.warmup.type=null"]
+    code = main([*command, f"--params_override={','.join(small)}", "--json"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    assert json.loads(captured.out)["step"] == 1
+    assert list((out / "web_pairs" / "1.0.0").glob("caption_counts.npz"))
+
+
 def _test_split():
     return "--params_override=shards.test_fraction=0.3"
 
 
 def _small_model():
-    from tests.cli.small_run import SMALL
-
     return [own for own in SMALL.split(",") if "trainer." not in own]

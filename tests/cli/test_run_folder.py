@@ -64,7 +64,7 @@ CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
 def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
     for table in ("a.tsv", "karpathy_test.tsv"):
         (tmp_path / table).touch()
-    overrides = f"task.train_data.corpus=icons,task.validation_data.{validation}"
+    overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
     overrides = overrides.format(tmp_path)
     lock_config(load_config(params_override=overrides), tmp_path / "without")
     with pytest.raises(InputError, match=rf"validation_data\.{name} must name no test"):

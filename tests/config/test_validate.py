@@ -157,7 +157,16 @@ def test_every_number_has_a_tested_range():
         (f"{DATA}.corpus=icons,{DATA}.pairs=a.csv", [f"'{DATA}.corpus' must be pairs"]),
         (
             f"{DATA}.pairs=a.csv,{VALIDATION}.pairs=a.csv,{VALIDATION}.tfds_split=all",
-            [f"'{VALIDATION}.tfds_split' must be a part, such as test", "another"],
+            [f"'{VALIDATION}.tfds_split' must be a part, such as test", "other pairs"],
+        ),
+        (
+            f"{DATA}.corpus=clipart+emoji,{DATA}.tfds_split=all,"
+            f"{VALIDATION}.corpus=emoji",
+            [f"'{DATA}.tfds_split' must be a part, such as train", "other pairs"],
+        ),
+        (
+            f"{DATA}.corpus=c/1.0.0,{DATA}.tfds_split=all,{VALIDATION}.corpus=c/1.0.0/",
+            [f"'{DATA}.tfds_split' must be a part, such as train"],
         ),
         (f"{DATA}.encoding=utf-99", ["a text encoding", "'utf-99'", "try utf-8"]),
         (f"{DATA}.tfds_split=''", ["a non-empty string", "write null"]),

@@ -34,9 +34,11 @@ def test_training_has_the_same_batches(builders, kind, start_step):
 
 
 @pytest.mark.ci
-def test_each_of_several_hosts_reads_its_part(builders):
+@pytest.mark.parametrize("pair_weighted", [False, True])
+def test_each_of_several_hosts_reads_its_part(builders, pair_weighted):
     for number in range(2):
         part = {"input_pipeline_id": number, "num_input_pipelines": 2}
+        part["pair_weighted"] = pair_weighted
         expected, actual = (batches(builder, 7, **part) for builder in builders)
         assert_equal(expected, actual)
 

@@ -24,19 +24,20 @@ def mixture(builder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("corpus", "cache", "part"),
+    ("corpus", "cache", "part", "pair_weighted"),
     [
-        ("builder", False, (1, 2)),
-        ("builder", True, (0, 1)),
-        ("mixture", False, (0, 1)),
-        ("mixture", True, (1, 2)),
+        ("builder", False, (1, 2), False),
+        ("builder", True, (0, 1), True),
+        ("mixture", False, (0, 1), True),
+        ("mixture", True, (1, 2), False),
     ],
 )
-def test_ids_are_those_of_the_batch(corpus, cache, part, request):
+def test_ids_are_those_of_the_batch(corpus, cache, part, pair_weighted, request):
     builder = request.getfixturevalue(corpus)
     pairs = read_retrieval_set(builder, "train")
     pictures = dict(zip(pairs.ids, pairs.images, strict=True))
     order = {"batch_size": 8, "seed": 3, "cache": cache, "shuffle_buffer_size": 6}
+    order["pair_weighted"] = pair_weighted
     order["input_pipeline_id"], order["num_input_pipelines"] = part
     tokenizer = WordPieceTokenizer(VOCABULARY, sequence_length=6)
     still = {"image_size": 32, "crop": False, "flip": False}

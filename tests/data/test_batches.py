@@ -152,10 +152,12 @@ def rows_of_all(builder, count, pipelines, **arguments):
         pytest.param("cropped", 2, marks=pytest.mark.ci),
         ("varied", 4),
         pytest.param("cached", 2, marks=pytest.mark.ci),
+        pytest.param("pair_weighted", 2, marks=pytest.mark.ci),
     ],
 )
 def test_pipelines_of_few_files_share_the_batch(builder, kind, pipelines):
-    arguments = {**KINDS[kind], "start_step": 2}
+    own = {"zoom": 0.0, "pair_weighted": True}
+    arguments = {**KINDS.get(kind, own), "start_step": 2}
     parts, joined = rows_of_all(builder, 3, pipelines, **arguments)
     assert parts[0][0]["images"].shape[0] == 8 // pipelines
     assert_equal(batches(builder, 3, **arguments), joined)
@@ -210,6 +212,19 @@ def test_epochs_hold_every_pair_once_and_vary(builder, kind):
     first, second = np.concatenate(rows[:3]), np.concatenate(rows[3:])
     assert len(set(first)) == len(set(second)) == 24
     assert (first != second).any()
+
+
+@pytest.mark.parametrize(
+    "kind", ["cropped", "cached", pytest.param("varied", marks=pytest.mark.ci)]
+)
+def test_pair_weighted_epochs_hold_every_caption_once(builder, kind):
+    drawn = batches(builder, 12, pair_weighted=True, **KINDS[kind])
+    rows = np.concatenate([batch["token_ids"][:, 1:3] for batch in drawn]).tolist()
+    first, second = rows[:48], rows[48:]
+    assert len({tuple(row) for row in first}) == 48
+    assert sorted(first) == sorted(second) and first != second
+    later = batches(builder, 5, pair_weighted=True, start_step=7, **KINDS[kind])
+    assert_equal(drawn[7:], later)
 
 
 def test_all_captions_are_drawn(builder):

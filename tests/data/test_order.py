@@ -22,7 +22,7 @@ def test_only_what_training_takes_is_parsed(tmp_path):
         num_input_pipelines=1,
         **arguments,
     )
-    ids = {identifier for _, identifier in pairs.take(24).as_numpy_iterator()}
+    ids = {identifier for _, (identifier, _) in pairs.take(24).as_numpy_iterator()}
     assert ids == {f"noise/{number}".encode() for number in range(24)}
     # Not the category nor the key of the picture.
     assert parsed == [{"image", "captions", "id"}]

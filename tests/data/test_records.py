@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from align_keras.data import caption_counts
 from align_keras.data.records import shuffled_records
 from align_keras.data.shards import Shards, enough_shards
 from align_keras.datasets.mixture import Mixture
@@ -128,3 +129,101 @@ def test_other_file_formats_are_refused(builder, monkeypatch):
     monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
     with pytest.raises(InputError, match="tfrecord or array_record, received riegeli"):
         order(builder, 1)
+
+
+def pair_order(builder, count, split="train", start=0, **arguments):
+    """The (id, caption) of each entry of the pair-weighted order."""
+    arguments = {"shuffle_buffer_size": 5, "cycle_length": WINDOW, **arguments}
+    records = shuffled_records(
+        builder, split, seed=0, start=start, pair_weighted=True, **arguments
+    )
+    features = tfds.features.FeaturesDict(
+        {name: builder.info.features[name] for name in ("id", "captions")}
+    )
+
+    def entry(prefix, record, caption):
+        example = features.deserialize_example(record)
+        return prefix + example["id"], example["captions"][caption]
+
+    found = records.take(count).map(entry).as_numpy_iterator()
+    return [(name.decode(), caption.decode()) for name, caption in found]
+
+
+# 48 images of 1, 2 and 3 captions: 96 pairs in two passes.
+def test_each_epoch_holds_every_caption_once_in_another_order(builder):
+    drawn = pair_order(builder, 3 * 2 * PAIRS)
+    epochs = [drawn[n * 2 * PAIRS : (n + 1) * 2 * PAIRS] for n in range(3)]
+    assert len(set(epochs[0])) == 2 * PAIRS
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+    part = pair_order(builder, 200, "train[10%:60%]")
+    size = len(set(part))
+    images = builder.info.splits["train[10%:60%]"].num_examples
+    assert len({name for name, _ in part}) == images < size < 3 * images
+    assert len(set(part[:size])) == size and sorted(part[:size]) == sorted(set(part))
+
+
+def test_captions_of_an_image_lie_apart(builder):
+    """In a pass an image has at most half of its captions, rounded up."""
+    drawn = [name for name, _ in pair_order(builder, 2 * PAIRS)]
+    sizes = Shards(builder, "train", pair_weighted=True).sizes.sum(axis=1)
+    assert len(sizes) == 2 and sizes.sum() == 2 * PAIRS
+    passes = drawn[: sizes[0]], drawn[sizes[0] :]
+    for name in set(drawn):
+        most = -(-drawn.count(name) // 2)
+        assert max(own.count(name) for own in passes) == most
+
+
+def test_any_start_goes_on_in_the_same_order_of_pairs(builder):
+    whole = pair_order(builder, 2 * 2 * PAIRS + 4)
+    for start in [7, 47, PAIRS, 2 * PAIRS - 1, 2 * PAIRS, 2 * PAIRS + 1, 4 * PAIRS]:
+        assert pair_order(builder, 4, start=start) == whole[start : start + 4]
+
+
+@pytest.mark.ci
+def test_pairs_of_a_mixture(mixture):
+    whole = pair_order(mixture, 2 * 144 + 4)
+    assert all(len(set(whole[n * 144 : (n + 1) * 144])) == 144 for n in range(2))
+    for start in [31, 143, 145, 2 * 144]:
+        assert pair_order(mixture, 4, start=start) == whole[start : start + 4]
+
+
+@pytest.mark.ci
+def test_parts_of_the_pairs_are_disjoint(builder):
+    parts = []
+    for number in range(5):
+        own = Shards(builder, "train", number, 5, pair_weighted=True).num_entries
+        part = {"input_pipeline_id": number, "num_input_pipelines": 5}
+        parts += pair_order(builder, own, **part)
+    assert sorted(parts) == sorted(pair_order(builder, 2 * PAIRS))
+
+
+def test_captions_are_counted_once(tmp_path, monkeypatch):
+    builder = build_noise(tmp_path, 12)
+    counts = caption_counts.caption_counts(builder, "train[:50%]")
+    ids = order(builder, 12, "train[:50%]")
+    captions = [int(name.rpartition("/")[2]) % 3 + 1 for name in ids]
+    assert sorted(np.concatenate([*counts.values()]).tolist()) == sorted(captions)
+    whole = caption_counts.caption_counts(builder, "train")
+    assert sum(map(len, whole.values())) == 24
+    monkeypatch.setattr(caption_counts, "_count", None)
+    for path, own in caption_counts.caption_counts(builder, "train").items():
+        np.testing.assert_array_equal(own, whole[path])
+    monkeypatch.undo()
+    # A damaged file is made anew.
+    (builder.data_path / "caption_counts.npz").write_bytes(b"PK\x03\x04 junk")
+    again = caption_counts.caption_counts(builder, "train")
+    assert {path: own.tolist() for path, own in again.items()} == {
+        path: own.tolist() for path, own in whole.items()
+    }
+
+
+def test_counts_that_cannot_be_kept_are_counted_again(tmp_path, monkeypatch):
+    builder = build_noise(tmp_path, 2)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(caption_counts, "atomic_write", full)
+    counts = caption_counts.caption_counts(builder, "train")
+    assert sum(map(np.sum, counts.values())) == 48

@@ -92,6 +92,21 @@ def test_no_recipe_looks_at_karpathys_test_split(name):
         assert task.validation_data.pairs == f"{folder}/karpathy_val.tsv"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_any_experiment_takes_a_corpus_or_pairs_by_one_override(name):
+    for section in ("train_data", "validation_data"):
+        for key, value, expected in (
+            ("corpus", "DIR/web_pairs/1.0.0", ("DIR/web_pairs/1.0.0", None)),
+            ("corpus", "emoji", ("emoji", None)),
+            ("pairs", "own.tsv", ("pairs", "own.tsv")),
+        ):
+            if section == "validation_data" and value == "emoji":
+                continue  # What some train on.
+            override = f"task.{section}.{key}={value}"
+            data = getattr(load_config(name, params_override=override).task, section)
+            assert (data.corpus, data.pairs) == expected
+
+
 def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     from align_keras.cli.assemble import order_arguments, prepare_corpus
     from align_keras.data import batch_ids, read_retrieval_set
@@ -109,12 +124,16 @@ def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
         f"task.{section}_data.tfds_data_dir={tmp_path / 'data'}"
         for section, table in (("train", "train"), ("validation", "test"))
     )
-    batch = "task.train_data.global_batch_size=25"
+    batch = "task.train_data.global_batch_size=25"  # 25 images, 50 pairs
     config = load_config("finetune_coco", params_override=[override, batch])
     train, validation = config.task.train_data, config.task.validation_data
     builder = prepare_corpus(train)
-    own = batch_ids(builder, train.tfds_split, step=0, **order_arguments(config))
-    assert len(set(own)) == 25
+    own = [
+        batch_ids(builder, train.tfds_split, step=step, **order_arguments(config))
+        for step in (0, 1)
+    ]
+    assert len(set(sum(own, []))) == 25
+    assert all(sum(own, []).count(identifier) == 2 for identifier in own[0])
     found = read_retrieval_set(prepare_corpus(validation), validation.tfds_split)
     assert len(found) == 15
     assert {len(captions) for captions in found.captions} == {2}
@@ -158,6 +177,7 @@ def test_the_papers_numbers_stay():
             "task.train_data.corpus",
             "task.train_data.pairs",
             "task.train_data.tfds_split",
+            "task.train_data.pair_weighted",
             "task.validation_data.corpus",
             "task.validation_data.pairs",
             "task.validation_data.tfds_split",
@@ -180,6 +200,13 @@ def test_the_steps_are_the_papers():
         "align_l2_large": 1_200_000,
         "align_l2_large_mling": 1_200_000,
     }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_recipes_take_every_caption_of_an_image(name):
+    """The paper's data are pairs, not images; the small experiments take images."""
+    of_paper = name.startswith(("align", "finetune"))
+    assert load_config(name).task.train_data.pair_weighted == of_paper
 
 
 def test_the_multilingual_model_differs_in_its_vocabulary_alone():

@@ -80,6 +80,7 @@ def test_default_compile_is_the_papers(model):
     assert float(optimizer._learning_rate(1_200_000)) == pytest.approx(0.0)
 
 
+@pytest.mark.ci
 def test_raw_dataset_equals_encode(model):
     model.compile(keras.optimizers.SGD(0.1))
     pictures = np.random.default_rng(0).integers(0, 256, (4, 50, 40, 3)).astype("uint8")
@@ -143,7 +144,9 @@ def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
     loaded = keras.models.load_model(tmp_path / "align.keras")
     assert loaded.reduction == "mean"
     assert int(loaded.optimizer.iterations) == 1
-    for copy in (loaded, ALIGN.from_preset(tmp_path / "run")):
+    from_file = ALIGN.from_preset(tmp_path / "align.keras")
+    assert int(from_file.optimizer.iterations) == 1
+    for copy in (loaded, from_file, ALIGN.from_preset(tmp_path / "run")):
         np.testing.assert_array_equal(copy.encode_images(pictures), expected[0])
         np.testing.assert_array_equal(copy.encode_texts(["a red cat"]), expected[1])
 
@@ -226,6 +229,28 @@ def test_raw_dataset_of_floats_is_refused(model):
     pair = {"image": np.full((2, 40, 40, 3), 0.5, "float32"), "caption": ["a", "b"]}
     with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
         model.predict(tf.data.Dataset.from_tensors(pair))
+
+
+def test_files_and_exports_that_are_no_model_are_refused(tmp_path):
+    damaged, export = tmp_path / "damaged.keras", tmp_path / "export"
+    damaged.write_bytes(b"junk")
+    (export / "align" / "1").mkdir(parents=True)
+    dense = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    dense.save(tmp_path / "dense.keras")
+    (tmp_path / "image.tflite").write_bytes(b"")
+    for preset, options, words in (
+        (tmp_path / "none.keras", {}, "must be there and end in .keras"),
+        (tmp_path / "image.tflite", {}, "must be there and end in .keras"),
+        (damaged, {}, "can't be opened"),
+        (damaged, {"dtype": "float16"}, "dtype can't be given with a .keras file"),
+        (damaged, {"load_weights": False}, "load_weights can't be given"),
+        (tmp_path / "dense.keras", {}, "must hold an ALIGN, received a Sequential"),
+        (export, {}, r"is an export.*ExportedModel\("),
+        (export / "align", {}, "config.json"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            ALIGN.from_preset(preset, **options)
+        assert "\n" not in str(caught.value)
 
 
 def test_unfinished_run_folder(tmp_path):

@@ -30,6 +30,7 @@ def test_a_names_arguments_reach_the_encoders():
         sequence_length=12,
         drop_connect_rate=0.0,
         pixel_mean=100.0,
+        padding="hugging_face",
         image_size=48,
         projection_dim=24,
         rematerialize=True,
@@ -40,6 +41,7 @@ def test_a_names_arguments_reach_the_encoders():
     assert (text.dropout, text.pooling, text.activation) == (0.0, "mean", "gelu")
     assert (text.sequence_length, text.max_sequence_length) == (12, 20)
     assert (image.drop_connect_rate, image.pixel_mean) == (0.0, 100.0)
+    assert image.padding == "hugging_face"
     assert (model.image_size, image.projection_dim, text.projection_dim) == (48, 24, 24)
     assert image.rematerialize and text.rematerialize
     assert image.dtype_policy.name == text.dtype_policy.name == "bfloat16"

@@ -1,0 +1,252 @@
+"""What `fit`, `evaluate` and `predict` are given, checked and made ready for Keras."""
+
+import contextlib
+import re
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.models.embedding import read_image
+from align_keras.models.raw_pairs import (
+    batches_of_dataset,
+    image_text_batches,
+    is_raw,
+)
+from align_keras.utils.errors import InputError
+
+INPUTS = ("images", "token_ids", "padding_mask")
+_REMEDY = (
+    "give batches of images and captions by align_keras.data.image_text_batches, pairs "
+    "(images, captions), or a dict or tf.data.Dataset of image and caption"
+)
+
+
+def keras_input(
+    model,
+    x,
+    y=None,
+    *,
+    training=False,
+    batch_size=None,
+    shuffle=False,
+    repeat=False,
+    augment=True,
+    value_range=None,
+):
+    """Returns what to give to Keras as `x`: raw pairs are made batches of inputs.
+
+    Args:
+        model: `ContrastiveModel`.
+        x: as `ContrastiveModel.fit`.
+        y: captions, or None.
+        training: bool, vary the images.
+        batch_size: int or None, of sequences; None for 32.
+        shuffle: bool, of sequences.
+        repeat: bool, of sequences: without end.
+        augment: bool, whether training crops and mirrors at random.
+        value_range: as `image_text_batches`.
+
+    Raises:
+        InputError: for anything else.
+    """
+    pairs = raw_pairs(x, y)
+    if pairs is not None:
+        options = {"crop": augment, "flip": augment, "value_range": value_range}
+        batches = image_text_batches(
+            *pairs,
+            model,
+            training=training,
+            shuffle=shuffle,
+            batch_size=32 if batch_size is None else batch_size,
+            **options,
+        )
+        return batches.repeat() if repeat else batches
+    if y is not None or x is None:
+        raise InputError(
+            f"x and y must be images and their captions, received {_kind(x)} and "
+            f"{_kind(y)}; {_REMEDY}."
+        )
+    if isinstance(x, tf.data.Dataset):
+        if is_raw(x.element_spec):
+            options = {"augment": augment, "value_range": value_range}
+            return batches_of_dataset(model, x, training=training, **options)
+        check_data(model, x.element_spec)
+    elif isinstance(x, dict | tuple | list | np.ndarray) or tf.is_tensor(x):
+        check_inputs(model, x)
+        _check_grey_levels(x["images"])
+    return x
+
+
+def raw_pairs(x, y=None):
+    """Returns images and captions where they are given as sequences, or None."""
+    if isinstance(x, dict) and is_raw(x) and y is None:
+        return x["image"], x["caption"]
+    if isinstance(x, tuple | list) and len(x) == 2 and y is None:
+        return None if isinstance(x[0], dict) else tuple(x)
+    is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
+    return (x, y) if is_sequence and y is not None else None
+
+
+def as_x_and_y(validation_data):
+    """`x` and `y` of `validation_data`, which may be a dataset, a dict or a tuple."""
+    if not isinstance(validation_data, tuple | list) or len(validation_data) > 3:
+        return validation_data, None
+    x, y, weight = (*validation_data, None, None)[:3]
+    check_weights(sample_weight=weight)
+    return x, y
+
+
+def split_pairs(x, y, share):
+    """Returns `x` and `y` of the first pairs, and the last `share` of them as a tuple.
+
+    Args:
+        x: as `ContrastiveModel.fit`.
+        y: captions, or None.
+        share: float in [0, 1).
+
+    Raises:
+        InputError: for datasets, or if one of both is empty.
+    """
+    pairs = raw_pairs(x, y)
+    if pairs is None and isinstance(x, dict) and y is None:
+        pairs = tuple(x.values())
+    if pairs is None:
+        raise InputError(
+            f"validation_split must be 0 for {_kind(x)}; give validation_data, such as "
+            "dataset.take(n) and, to train on, dataset.skip(n)."
+        )
+    count = len(pairs[0])
+    first = int(count * (1 - share))
+    if not 0 < first < count:
+        raise InputError(
+            f"validation_split must leave pairs on both sides of {count}, received "
+            f"{share}; give validation_data, or another share."
+        )
+    parts = [
+        [own[:first] for own in pairs],
+        [own[first:] for own in pairs],
+    ]
+    if raw_pairs(x, y) is not None:
+        return *parts[0], tuple(parts[1])
+    train, validation = (dict(zip(x, part, strict=True)) for part in parts)
+    return train, None, validation
+
+
+def as_list(callbacks):
+    """A callback, a list of them, Keras's `CallbackList` or None as a list."""
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, tuple | list) else [callbacks]
+
+
+def check_weights(**weights):
+    """Raises for weights of pairs or classes, for which the loss has no place."""
+    for name, value in weights.items():
+        if value is not None:
+            raise InputError(
+                f"{name} can't be given, received {_kind(value)}; the contrastive loss "
+                "weighs all pairs of a batch alike: leave it out."
+            )
+
+
+def check_data(model, data):
+    """Raises unless a batch, as a step gets it, is inputs alone that fit the model."""
+    inputs, *others = data if isinstance(data, tuple | list) else (data,)
+    if any(other is not None for other in others):
+        raise InputError(
+            "a batch must be the inputs alone, received targets or weights beside "
+            "them, which the contrastive loss has no use for; leave them out."
+        )
+    check_inputs(model, inputs)
+
+
+def check_inputs(model, inputs):
+    """Raises unless inputs have the names, dtypes and shapes that the model takes.
+
+    Args:
+        model: `ContrastiveModel`.
+        inputs: dict of arrays, tensors or their specifications.
+    """
+    if not isinstance(inputs, dict) or not set(INPUTS) <= set(inputs):
+        raise InputError(
+            f"inputs must be a dict of {', '.join(INPUTS)}, received {_kind(inputs)}; "
+            f"{_REMEDY}."
+        )
+    for name in INPUTS:
+        if not hasattr(inputs[name], "shape"):
+            raise InputError(
+                f"{name} must be an array or tensor, received {_kind(inputs[name])}; "
+                "convert it by numpy.asarray."
+            )
+    shapes = {name: tf.TensorShape(inputs[name].shape) for name in INPUTS}
+    dtypes = {name: tf.as_dtype(inputs[name].dtype) for name in INPUTS}
+    tokens = tf.TensorShape((shapes["images"].rank and shapes["images"][0], None))
+    limit = model.text_encoder.max_sequence_length
+    length = shapes["token_ids"].rank == 2 and shapes["token_ids"][1]
+    fits = {
+        "images": shapes["images"].is_compatible_with((None, None, None, 3))
+        and (dtypes["images"].is_integer or dtypes["images"].is_floating),
+        "token_ids": shapes["token_ids"].is_compatible_with(tokens)
+        and dtypes["token_ids"].is_integer
+        and (length or 0) <= limit,
+        "padding_mask": shapes["padding_mask"].is_compatible_with(tokens)
+        and shapes["padding_mask"].is_compatible_with(shapes["token_ids"])
+        and (dtypes["padding_mask"].is_integer or dtypes["padding_mask"].is_bool),
+    }
+    wanted = {
+        "images": "grey levels (n, height, width, 3)",
+        "token_ids": f"integers (n, length), of length at most {limit}",
+        "padding_mask": "integers or bool, of the shape of token_ids",
+    }
+    for name in INPUTS:
+        if not fits[name]:
+            raise InputError(
+                f"{name} must be {wanted[name]}, received {dtypes[name].name} "
+                f"{shapes[name]} beside images {shapes['images']}; {_REMEDY}."
+            )
+
+
+def _check_grey_levels(images):
+    """Raises for floats that are all of [0, 1]: nearly black as grey levels."""
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.size:
+        if 0 < images.max() <= 1:
+            raise InputError(
+                "images must be grey levels in [0, 255], received floats of at most "
+                f"{images.max():g}; multiply them by 255."
+            )
+
+
+def _kind(value):
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{type(value).__name__} {shape}"
+
+
+@contextlib.contextmanager
+def readable_input(model, images=(), value_range=None):
+    """Says in one line which image of the input can't be read.
+
+    Args:
+        model: `ContrastiveModel`.
+        images: sequence of the images, if the input is one.
+        value_range: as `image_text_batches`.
+
+    Raises:
+        InputError: where the input's pipeline fails; names the image if it can.
+    """
+    is_dataset = isinstance(images, tf.data.Dataset)
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if "IteratorGetNext" not in str(error):
+            raise
+        reason = re.search(r"transformation with iterator: \S+ (.*)", error.message)
+        reason = reason[1] if reason else error.message.split("\n")[0]
+        for row, image in enumerate(() if is_dataset else images):
+            read_image(image, row, model.image_size, value_range)
+        raise InputError(
+            f"a batch of the input can't be read ({reason[:300]}); mend or leave out "
+            "that pair."
+        ) from None

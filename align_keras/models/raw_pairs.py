@@ -1,0 +1,423 @@
+"""Images and captions as users have them → batches of a model's inputs."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.images import (
+    augment_images,
+    crop_image,
+    crop_image_bytes,
+    crop_size_to_resize_size,
+    decode_image,
+    preprocess_image,
+    resize_image,
+    uint8_pixels,
+)
+from align_keras.utils.errors import InputError
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
+
+
+def image_text_batches(
+    images,
+    captions=None,
+    model=None,
+    *,
+    training: bool,
+    batch_size: int,
+    crop: bool = True,
+    flip: bool = True,
+    zoom: float = 0.0,
+    shift: float = 0.0,
+    recolor: float = 0.0,
+    shuffle: bool | None = None,
+    shuffle_buffer_size: int = 10_000,
+    seed: int | None = None,
+    drop_remainder: bool | None = None,
+    value_range: tuple[float, float] | None = None,
+) -> tf.data.Dataset:
+    """Batches of a model's inputs from a user's own images and captions.
+
+    For training, images are varied as in training runs: cropped at a random place and
+    mirrored, otherwise anew in each epoch. Otherwise they are resized and cropped in
+    the center, as in evaluation.
+
+    Args:
+        images: sequence of paths, of encoded images (bytes) or of uint8 arrays
+            (height, width, 3), all of one kind; an array or tensor of them; or a
+            `tf.data.Dataset` of single images (paths, encoded or pixels) or, without
+            `captions`, of pairs: tuples or dicts of `image` and `caption`.
+        captions: sequence or tensor of str, one for each image, or a sequence of
+            lists of str, of which training draws one each time and evaluation takes
+            the first; or a `tf.data.Dataset` of them.
+        model: `ALIGN` with a vocabulary, whose tokenizer and `image_size` are taken.
+        training: bool, vary and shuffle the pairs.
+        batch_size: int ≥ 1.
+        crop: bool; in training, crop at a random place.
+        flip: bool; in training, mirror half of the images.
+        zoom: float ≥ 0; in training, see `align_keras.images.augment_images`; and so
+            the next two.
+        shift: float ≥ 0.
+        recolor: float in [0, 1].
+        shuffle: bool; None shuffles in training alone.
+        shuffle_buffer_size: int ≥ 1, pairs of a `tf.data.Dataset` to draw from;
+            sequences are shuffled as a whole.
+        seed: int or None, of shuffling and variation; None for TensorFlow's own, which
+            `keras.utils.set_random_seed` sets.
+        drop_remainder: bool, leave out a last batch that isn't full; None does so in
+            training, unless it would be the only one.
+        value_range: two floats, black and white of float pixels: (0, 1), (-1, 1) or
+            (0, 255). Without it, floats are refused.
+
+    Returns:
+        `tf.data.Dataset` of dicts, one pass over the pairs: `images` (n, image_size,
+        image_size, 3) in [0, 255], `token_ids` and `padding_mask` int32 (n,
+        sequence_length).
+
+    Raises:
+        InputError: if an argument isn't as above.
+
+    References:
+        Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
+
+    Example:
+
+    >>> import numpy as np
+    >>> from align_keras.models import ALIGN
+    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat"]
+    >>> model = ALIGN.from_preset("align_nano", vocabulary=vocabulary)
+    >>> images = np.zeros((3, 90, 120, 3), "uint8")
+    >>> batches = image_text_batches(
+    ...     images, ["a cat"] * 3, model, training=True, batch_size=2)
+    >>> next(iter(batches))["images"].shape
+    TensorShape([2, 64, 64, 3])
+    """
+    if getattr(model, "tokenizer", None) is None:
+        raise InputError(
+            f"model must be an ALIGN with a vocabulary, received {type(model).__name__}"
+            "; give it as the third argument or as model=…."
+        )
+    _check_batch_size(batch_size)
+    options = {"crop": crop, "flip": flip, "zoom": zoom, "shift": shift}
+    options |= {"recolor": recolor, "value_range": value_range}
+    preparation = _Preparation(model.image_size, training, **options)
+    if isinstance(images, tf.data.Dataset):
+        rows, fetch = _dataset_rows(images, captions)
+        count, buffer = int(rows.cardinality()), shuffle_buffer_size
+    else:
+        count, fetch = _sequence_rows(images, captions, value_range)
+        rows, buffer = tf.data.Dataset.range(count), count
+    if training if shuffle is None else shuffle:
+        rows = rows.shuffle(buffer, seed, reshuffle_each_iteration=True)
+    if drop_remainder is None:
+        drop_remainder = training and not 0 <= count < batch_size
+    rows = tf.data.Dataset.zip((rows, _random_numbers(seed)))
+
+    @tf.autograph.experimental.do_not_convert
+    def row(pair, number):
+        image, caption = fetch(pair)
+        drawn = tf.random.stateless_uniform((4,), tf.stack([number, 0]))
+        caption = _chosen(caption, drawn[3] if training else 0.0)
+        return preparation.image(image, drawn[:3]), caption
+
+    @tf.autograph.experimental.do_not_convert
+    def inputs(batch, number):
+        images, captions = batch
+        return {"images": preparation.batch(images, number), **tokenizer(captions)}
+
+    tokenizer = model.tokenizer
+    rows = rows.map(row, tf.data.AUTOTUNE).batch(batch_size, drop_remainder)
+    batches = tf.data.Dataset.zip((rows, _random_numbers(seed)))
+    return batches.map(inputs, tf.data.AUTOTUNE).prefetch(2)
+
+
+def batches_of_dataset(model, dataset, *, training, augment=True, value_range=None):
+    """Maps batches of raw pairs, as `fit` takes them, to the model's inputs.
+
+    Args:
+        model: `ALIGN` with a vocabulary.
+        dataset: batched `tf.data.Dataset` for which `is_raw` is true.
+        training: bool, vary the images.
+        augment: bool; in training, crop at a random place and mirror half of them.
+        value_range: as `image_text_batches`.
+
+    Returns:
+        `tf.data.Dataset` of dicts, with the batches that the dataset has.
+
+    Raises:
+        InputError: if it isn't batched, or its pixels could be misread.
+    """
+    image, caption = _pair(dataset.element_spec)
+    if caption.shape.rank != 1:
+        raise InputError(
+            "a raw dataset must be batched: caption of rank 1, received rank "
+            f"{caption.shape.rank}; call dataset.batch(n) first."
+        )
+    size, tokenizer = model.image_size, model.tokenizer
+    options = {"crop": augment, "flip": augment, "value_range": value_range}
+    preparation = _Preparation(size, training, **options)
+    dtype = tf.uint8 if training else tf.float32
+    one = tf.TensorSpec((size, size, 3), dtype)
+
+    @tf.autograph.experimental.do_not_convert  # which would wrap InputError
+    def inputs(pairs, number):
+        images, captions = _pair(pairs)
+        drawn = tf.random.stateless_uniform(
+            (tf.shape(captions)[0], 3), tf.stack([number, 0])
+        )
+        images = tf.map_fn(
+            lambda row: preparation.image(_file_bytes(row[0]), row[1]),
+            (images, drawn),
+            fn_output_signature=one,
+        )
+        return {"images": images, **tokenizer(captions)}
+
+    pairs = tf.data.Dataset.zip((dataset, _random_numbers(None)))
+    return pairs.map(inputs, tf.data.AUTOTUNE).prefetch(2)
+
+
+def is_raw(element) -> bool:
+    """Whether an element of a dataset, or its specification, is a raw pair.
+
+    Example:
+
+    >>> is_raw({"image": tf.TensorSpec(()), "caption": tf.TensorSpec(())})
+    True
+    """
+    if isinstance(element, dict):
+        return {"image", "caption"} <= set(element)
+    if not isinstance(element, tuple) or len(element) != 2:
+        return False
+    return getattr(element[1], "dtype", None) == tf.string
+
+
+def _pair(element):
+    if isinstance(element, dict):
+        return element["image"], element["caption"]
+    return element
+
+
+@dataclasses.dataclass(frozen=True)
+class _Preparation:
+    """What is done to an image, and to a batch of them, before the encoder."""
+
+    image_size: int
+    training: bool
+    crop: bool = True
+    flip: bool = True
+    zoom: float = 0.0
+    shift: float = 0.0
+    recolor: float = 0.0
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def varies_batches(self):
+        """Whether whole images are resized first, and varied by the batch."""
+        return self.training and bool(self.zoom or self.shift or self.recolor)
+
+    def image(self, image, drawn):
+        """Encoded image or pixels → (S, S, 3); `drawn` are three numbers in [0, 1)."""
+        is_encoded, size = image.dtype == tf.string, self.image_size
+        if self.training and not self.varies_batches:
+            place = drawn[:2] if self.crop else tf.fill((2,), 0.5)
+            flipped = drawn[2] < 0.5 if self.flip else False
+            if is_encoded:
+                return crop_image_bytes(image, size, place, flipped)
+            pixels = uint8_pixels(image, self.value_range)
+            return crop_image(pixels, size, place, flipped)
+        if is_encoded:
+            pixels = decode_image(image)
+        else:
+            pixels = uint8_pixels(image, self.value_range)
+        if self.varies_batches:
+            return resize_image(pixels, crop_size_to_resize_size(size))
+        return preprocess_image(pixels, size)
+
+    def batch(self, images, number):
+        """Images as `image` gives them → (n, S, S, 3)."""
+        if not self.varies_batches:
+            return images
+        options = {"zoom": self.zoom, "shift": self.shift, "recolor": self.recolor}
+        return augment_images(
+            images,
+            self.image_size,
+            tf.stack([number, 1]),
+            crop=self.crop,
+            flip=self.flip,
+            **options,
+        )
+
+
+def _random_numbers(seed):
+    """Endless int64, others in each epoch."""
+    return tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+
+
+def _chosen(caption, place):
+    """The caption, or the one of several at a place in [0, 1)."""
+    if caption.shape.rank == 0:
+        return caption
+    count = tf.size(caption)
+    return caption[
+        tf.minimum(tf.cast(place * tf.cast(count, tf.float32), tf.int32), count - 1)
+    ]
+
+
+def _file_bytes(image):
+    """Encoded images and pixels as they are; of a path, the file's bytes."""
+    if image.dtype != tf.string:
+        return image
+    # No path holds NUL, which ends the head of a short one.
+    head = tf.strings.join([tf.strings.substr(image, 0, 12), b"\0" * 12])
+
+    def has(start, part):
+        return tf.strings.substr(head, start, len(part)) == part
+
+    is_encoded = (has(0, b"RIFF") & has(8, b"WEBP")) | (has(0, b"BM") & has(6, b"\0\0"))
+    for signature in _SIGNATURES:
+        is_encoded |= has(0, signature)
+    return tf.cond(is_encoded, lambda: image, lambda: tf.io.read_file(image))
+
+
+# === Pairs of a tf.data.Dataset ===
+
+
+def _dataset_rows(images, captions):
+    """The dataset of single pairs, and what makes (image, caption) of one."""
+    pairs = images
+    if captions is not None:
+        if not isinstance(captions, tf.data.Dataset):
+            captions = tf.data.Dataset.from_tensor_slices(_caption_tensor(captions))
+        pairs = tf.data.Dataset.zip((images, captions))
+    if not is_raw(pairs.element_spec):
+        raise InputError(
+            "images must be a dataset of pairs (image, caption) or of dicts with image "
+            f"and caption, or captions be given too, received {pairs.element_spec}; "
+            "map it to such pairs."
+        )
+    image = _pair(pairs.element_spec)[0]
+    single = 0 if image.dtype == tf.string else 3
+    if image.shape.rank == single + 1:
+        pairs = pairs.unbatch()
+    elif image.shape.rank != single:
+        raise InputError(
+            "image must be a path, an encoded image or pixels (height, width, 3), "
+            f"received {image}; map it to such, by tf.ensure_shape where its rank "
+            "isn't known."
+        )
+
+    def fetch(pair):
+        image, caption = _pair(pair)
+        return _file_bytes(image), caption
+
+    return pairs, fetch
+
+
+# === Pairs of sequences ===
+
+
+def _sequence_rows(images, captions, value_range):
+    """How many pairs, and what makes (image, caption) of a row's number."""
+    image_of, image_count = _image_fetcher(images, value_range)
+    caption_tensor = _caption_tensor(captions)
+    caption_count = len(captions)
+    if image_count != caption_count or not image_count:
+        raise InputError(
+            "images and captions must be of one number and not empty, received "
+            f"{image_count} and {caption_count}; give each image its caption."
+        )
+    return image_count, lambda row: (image_of(row), caption_tensor[row])
+
+
+def _image_fetcher(images, value_range):
+    """What reads the image of a row, and how many there are."""
+    if isinstance(images, str | bytes | os.PathLike | dict):
+        raise InputError(
+            "images must be a sequence of paths, of encoded images or of arrays, "
+            f"received one {type(images).__name__}; write [image]."
+        )
+    if len(getattr(images, "shape", ())) == 4:
+        _check_pixels("images", images[0], value_range)
+        pixels = tf.convert_to_tensor(images)
+        return lambda row: pixels[row], len(images)
+    images = list(images.numpy() if tf.is_tensor(images) else images)
+    if all(isinstance(image, str | os.PathLike) for image in images):
+        paths = tf.constant([os.fspath(image) for image in images], tf.string)
+        return lambda row: tf.io.read_file(paths[row]), len(images)
+    if all(isinstance(image, bytes) for image in images):
+        files = tf.constant(images, tf.string)
+        return lambda row: _file_bytes(files[row]), len(images)
+    return _array_fetcher(images, value_range)
+
+
+def _array_fetcher(images, value_range):
+    """As `_image_fetcher`, of arrays of different sizes."""
+    dtype = np.asarray(images[0]).dtype
+    for row, image in enumerate(images):
+        _check_pixels(f"images[{row}]", image, value_range)
+        if np.asarray(image).dtype != dtype:
+            raise InputError(
+                f"images must be of one dtype, received {dtype} and, in images[{row}], "
+                f"{np.asarray(image).dtype}; convert them to uint8."
+            )
+
+    def fetch(row):
+        image = tf.numpy_function(lambda row: np.asarray(images[row]), [row], dtype)
+        return tf.ensure_shape(image, (None, None, 3))
+
+    return fetch, len(images)
+
+
+def _check_pixels(name, image, value_range):
+    if isinstance(image, str | bytes | os.PathLike):
+        raise InputError(
+            f"images must be all of one kind, received a {type(image).__name__} as "
+            f"{name} among others; give paths, encoded images or arrays alone."
+        )
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise InputError(
+            f"{name} must be an array (height, width, 3), received {image.dtype} "
+            f"{image.shape}; convert it to RGB."
+        )
+    try:
+        uint8_pixels(image, value_range)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _caption_tensor(captions):
+    """Captions as a string tensor (n,), or ragged (n, None) where images have more."""
+    if isinstance(captions, str | bytes) or not hasattr(captions, "__len__"):
+        raise InputError(
+            "captions must be a sequence of str, one for each image, received "
+            f"{type(captions).__name__}; write [caption]."
+        )
+    captions = list(captions.numpy() if tf.is_tensor(captions) else captions)
+    several = [isinstance(own, Sequence) and not _is_text(own) for own in captions]
+    for row, own in enumerate(captions):
+        texts = own if several[row] else [own]
+        if several[row] != several[0] or not texts or not all(map(_is_text, texts)):
+            raise InputError(
+                f"captions[{row}] must be a str, or all of them lists of str, received "
+                f"{own!r}; give each image its caption."
+            )
+    if any(several):
+        return tf.ragged.constant(captions, tf.string)
+    return tf.constant(captions, tf.string)
+
+
+def _is_text(value):
+    return isinstance(value, str | bytes)
+
+
+def _check_batch_size(batch_size):
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(
+            f"batch_size must be an int of at least 1, received {batch_size!r}; "
+            "Keras's own default is 32."
+        )

@@ -1,0 +1,220 @@
+"""Keras's fit, evaluate and predict on data as users have them."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from align_keras.images import crop_image
+from align_keras.models.keras_input import keras_input
+from align_keras.utils.errors import InputError
+from tests.small import small_align, small_batch
+
+CAPTIONS = ["a b", "red", "blue", "cat"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    model = small_align(initial_temperature=0.5)
+    model.compile(keras.optimizers.SGD(0.1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (4, 60, 50, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def paths(pixels, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    paths = [folder / f"{row}.png" for row in range(len(pixels))]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def test_fit_on_paths_with_raw_validation_and_one_callback(model, pixels, paths):
+    steps = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: steps.append(batch)
+    )
+    history = model.fit(
+        paths,
+        CAPTIONS,
+        batch_size=2,
+        epochs=2,
+        verbose=0,
+        callbacks=callback,
+        validation_data=(pixels, CAPTIONS),
+        validation_batch_size=4,
+    ).history
+    assert len(steps) == 4
+    assert len(history["val_loss"]) == 2 and len(history["loss"]) == 2
+    cosines = model.similarity(pixels, CAPTIONS)
+    losses = contrastive_loss_in_numpy(cosines / float(model.temperature))
+    assert history["val_loss"][-1] == pytest.approx(losses, rel=1e-4)
+
+
+def contrastive_loss_in_numpy(logits, label_smoothing=0.1):
+    """The sum of both directions' cross-entropies, with smoothed labels."""
+    count = len(logits)
+    labels = np.eye(count) * (1 - label_smoothing) + label_smoothing / count
+    total = 0.0
+    for own in (logits, logits.T):
+        log_softmax = own - np.log(np.exp(own).sum(axis=1, keepdims=True))
+        total -= (labels * log_softmax).sum(axis=1).mean()
+    return total
+
+
+def images_of(model, x, y=None, **options):
+    batches = keras_input(model, x, y, **options)
+    return np.concatenate([batch["images"] for batch in batches.as_numpy_iterator()])
+
+
+def test_training_data_are_varied_unless_an_argument_says_no(model, pixels):
+    pairs = {"image": pixels, "caption": CAPTIONS}
+    dataset = tf.data.Dataset.from_tensor_slices(pairs).batch(2)
+    batches = keras_input(model, dataset, training=True)
+    first, second = (
+        np.concatenate([batch["images"] for batch in batches]) for _ in range(2)
+    )
+    assert (first != second).any()
+    for x in (dataset, pairs):
+        still = images_of(model, x, training=True, augment=False)
+        expected = np.stack([crop_image(image, 32, (0.5, 0.5)) for image in pixels])
+        np.testing.assert_array_equal(np.sort(still, 0), np.sort(expected, 0))
+        if x is dataset:
+            np.testing.assert_array_equal(still, expected)
+    floats = {"image": pixels / 255, "caption": CAPTIONS}
+    found = images_of(model, floats, value_range=(0, 1))
+    np.testing.assert_array_equal(found, images_of(model, dataset))
+
+
+def inputs_with(**changes):
+    return {**small_batch(), **changes}
+
+
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (inputs_with(images=np.zeros((4, 32, 32), "uint8")), "images must be grey"),
+        (inputs_with(images=np.full((4, 32, 32, 3), 0.5)), "floats of at most 0.5"),
+        (inputs_with(token_ids=np.zeros((4, 8))), "token_ids must be integers"),
+        (inputs_with(token_ids=np.zeros((3, 8), int)), r"token_ids .*\(3, 8\)"),
+        (inputs_with(token_ids=np.zeros((4, 9), int)), "of length at most 8"),
+        (inputs_with(padding_mask=np.zeros((4, 7), int)), "padding_mask must be"),
+        (inputs_with(token_ids=[[1, 2]] * 4), "token_ids must be an array"),
+        ({"images": np.zeros((4, 32, 32, 3), "uint8")}, "received a dict of images"),
+        (np.zeros((4, 32, 32, 3), "uint8"), "pairs"),
+        (None, "x and y must be images and their captions, received NoneType"),
+        (tf.data.Dataset.from_tensors(inputs_with(images=["a"])), "images must be"),
+        (tf.data.Dataset.from_tensors((small_batch(), [1] * 4)), "inputs alone"),
+        (tf.data.Dataset.from_tensors({"image": ["a"]}), "a dict of image;"),
+        ((small_batch(), np.ones(4)), "inputs must be a dict"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_one_clear_line(model, x, words):
+    for call in (model.fit, model.evaluate, model.predict):
+        with pytest.raises(InputError, match=words) as caught:
+            call(x, verbose=0)
+        assert "\n" not in str(caught.value)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches that Keras sees only when a step gets them."""
+
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.batch
+
+
+def test_steps_look_at_what_python_gives(model):
+    for batch, words in (
+        ((inputs_with(token_ids=np.zeros((4, 9), int)),), "of length at most 8"),
+        ((small_batch(), np.ones(4)), "must be the inputs alone"),
+    ):
+        for call in (model.fit, model.evaluate):
+            with pytest.raises(InputError, match=words) as caught:
+                call(Batches(batch), verbose=0)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"sample_weight": np.ones(4)}, "sample_weight can't be given"),
+        ({"class_weight": {0: 1.0}}, "class_weight can't be given"),
+        ({"validation_split": 0.9}, "leave pairs on both sides of 4"),
+        ({"validation_data": (np.zeros((4, 9)), ["a"] * 4)}, "all of one kind|array"),
+        ({"y": CAPTIONS[:2]}, "of one number"),
+    ],
+)
+def test_arguments_without_a_meaning_are_refused(model, pixels, arguments, words):
+    with pytest.raises(InputError, match=words):
+        model.fit(pixels, **{"y": CAPTIONS, "verbose": 0, **arguments})
+
+
+def test_validation_split_is_not_for_datasets(model, pixels):
+    pairs = tf.data.Dataset.from_tensor_slices((pixels, CAPTIONS)).batch(2)
+    with pytest.raises(InputError, match="validation_split must be 0 for .*Dataset"):
+        model.fit(pairs, validation_split=0.5)
+
+
+def test_an_image_that_cannot_be_read_is_named(model, pixels, paths, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xffjunk")
+    missing = tmp_path / "missing.png"
+    dataset = tf.data.Dataset.from_tensor_slices(([str(missing)], ["a"])).batch(1)
+    for x, y, words in (
+        ([*paths[:3], broken], CAPTIONS, f"not a readable JPEG.*{broken}"),
+        ([*paths[:3], missing], CAPTIONS, f"no such picture: {missing}"),
+        (dataset, None, f"can't be read .*{missing}; No such file"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            model.evaluate(x, y, verbose=0)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.ci
+def test_predict_and_validation_split_take_raw_pairs(model, pixels, paths):
+    predicted = model.predict((paths, CAPTIONS), batch_size=3, verbose=0)
+    images, texts = model.encode_images(pixels), model.encode_texts(CAPTIONS)
+    np.testing.assert_allclose(predicted["image_embedding"], images, atol=1e-5)
+    np.testing.assert_allclose(predicted["text_embedding"], texts, atol=1e-5)
+    history = model.fit(
+        {"image": paths, "caption": CAPTIONS}, validation_split=0.5, verbose=0
+    ).history
+    assert np.isfinite(history["val_loss"]).all()
+    # Without an end, where steps are counted.
+    steps = {"epochs": 2, "steps_per_epoch": 3, "batch_size": 4, "verbose": 0}
+    model.fit(paths, CAPTIONS, **steps)
+    inputs = small_batch()
+    history = model.fit(inputs, validation_split=0.5, batch_size=2, verbose=0).history
+    assert np.isfinite(history["val_loss"]).all()
+
+
+@pytest.mark.ci
+def test_fit_on_two_replicas_takes_raw_pairs(pixels, paths):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model = small_align()
+        model.compile(keras.optimizers.SGD(0.1))
+    history = model.fit(
+        paths,
+        CAPTIONS,
+        batch_size=2,
+        validation_data=(pixels, CAPTIONS),
+        verbose=0,
+    ).history
+    assert np.isfinite(history["val_loss"]).all()
+    with pytest.raises(InputError, match="of length at most 8"):
+        model.fit(Batches((inputs_with(token_ids=np.zeros((4, 9), int)),)), verbose=0)

@@ -1,0 +1,178 @@
+"""A user's images and captions, in the forms that they come in."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from align_keras.data import image_text_batches
+from align_keras.images import crop_image, crop_image_bytes, preprocess_image
+from align_keras.utils.errors import InputError
+from tests.small import small_align
+
+CAPTIONS = ["a b", "red", "blue", "cat", "dog"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(0)
+    return small_align()
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (5, 60, 50, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def paths(pixels, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    paths = [folder / f"BM{row}.png" for row in range(5)]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    return paths
+
+
+def batches_of(images, captions, model, batch_size=2, **options):
+    options = {"training": False, **options}
+    batches = image_text_batches(
+        images, captions, model, batch_size=batch_size, **options
+    )
+    return list(batches.as_numpy_iterator())
+
+
+def forms_of(pixels, paths):
+    files = [path.read_bytes() for path in paths]
+    names = [str(path) for path in paths]
+    from_slices = tf.data.Dataset.from_tensor_slices
+    return {
+        "paths": (paths, CAPTIONS),
+        "names": (names, np.array(CAPTIONS)),
+        "files": (files, tf.constant(CAPTIONS)),
+        "array": (pixels, CAPTIONS),
+        "tensor": (tf.constant(pixels), CAPTIONS),
+        "arrays": (list(pixels), CAPTIONS),
+        "string tensor": (tf.constant(names), CAPTIONS),
+        "images alone": (from_slices(files), CAPTIONS),
+        "two datasets": (from_slices(names), from_slices(CAPTIONS)),
+        "tuples": (from_slices((files, CAPTIONS)), None),
+        "dicts": (from_slices({"image": pixels, "caption": CAPTIONS}), None),
+        "batches": (from_slices((names, CAPTIONS)).batch(3), None),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("paths", "arrays", "batches"),
+        *(
+            pytest.param(name, marks=pytest.mark.ci)
+            for name in (
+                *("names", "files", "array", "tensor", "string tensor"),
+                *("images alone", "two datasets", "tuples", "dicts"),
+            )
+        ),
+    ],
+)
+def test_every_form_gives_the_same_batches(model, pixels, paths, name):
+    expected = np.stack([preprocess_image(image, 32) for image in pixels])
+    batches = batches_of(*forms_of(pixels, paths)[name], model)
+    assert [len(batch["images"]) for batch in batches] == [2, 2, 1]
+    assert set(batches[0]) == {"images", "token_ids", "padding_mask"}
+    found = np.concatenate([batch["images"] for batch in batches])
+    np.testing.assert_array_equal(found, expected)
+    found = np.concatenate([batch["token_ids"] for batch in batches])
+    np.testing.assert_array_equal(found, model.tokenizer(CAPTIONS)["token_ids"])
+
+
+def test_arrays_of_different_sizes_and_floats(model, pixels):
+    images = [image[row:] / 255 for row, image in enumerate(pixels)]
+    (batch,) = batches_of(images, CAPTIONS, model, 5, value_range=(0, 1))
+    expected = [preprocess_image(own[row:], 32) for row, own in enumerate(pixels)]
+    np.testing.assert_array_equal(batch["images"], expected)
+
+
+def test_training_varies_and_shuffles_anew_by_a_seed(model, pixels):
+    batches = image_text_batches(
+        pixels, CAPTIONS, model, training=True, batch_size=2, seed=3
+    )
+    first, second = (list(batches.as_numpy_iterator()) for _ in range(2))
+    assert [len(batch["images"]) for batch in first] == [2, 2]  # no remainder
+    assert not np.array_equal(first[0]["images"], second[0]["images"])
+    again = batches_of(pixels, CAPTIONS, model, training=True, seed=3)
+    for one, other in zip(first, again, strict=True):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+    still = {"crop": False, "flip": False, "shuffle": False, "training": True}
+    (batch,) = batches_of(pixels, CAPTIONS, model, 9, **still)
+    expected = [crop_image(image, 32, (0.5, 0.5)) for image in pixels]
+    np.testing.assert_array_equal(batch["images"], expected)
+    varied = {**still, "zoom": 0.2, "shift": 0.1}
+    (batch,) = batches_of(pixels, CAPTIONS, model, 9, **varied)
+    assert batch["images"].shape == (5, 32, 32, 3)
+    assert np.abs(batch["images"] - expected).mean() > 1
+
+
+def test_half_are_mirrored_and_windows_differ(model, pixels):
+    count = 400
+    images = np.repeat(pixels[:1], count, axis=0)
+    options = {"training": True, "shuffle": False, "seed": 0}
+    (batch,) = batches_of(images, ["a"] * count, model, count, **options)
+    windows = {image.tobytes() for image in batch["images"]}
+    assert len(windows) > 30
+    mirrored = batches_of(images, ["a"] * count, model, count, crop=False, **options)
+    mirrored = mirrored[0]["images"]
+    straight = np.asarray(crop_image(pixels[0], 32, (0.5, 0.5)))
+    is_straight = (mirrored == straight).all((1, 2, 3))
+    assert 160 < is_straight.sum() < 240
+    assert (mirrored[~is_straight] == straight[:, ::-1]).all()
+
+
+def test_a_window_of_pixels_is_the_files(pixels):
+    png = tf.io.encode_png(pixels[0])
+    for place in ((0.0, 0.0), (0.3, 0.9)):
+        np.testing.assert_array_equal(
+            crop_image(pixels[0], 32, place, True),
+            crop_image_bytes(png, 32, place, True),
+        )
+
+
+def test_one_of_several_captions_is_drawn(model, pixels):
+    captions = [["a", "b", "c"]] * 300
+    images = np.repeat(pixels[:1], 300, axis=0)
+    (batch,) = batches_of(images, captions, model, 300, training=True, seed=0)
+    _, counts = np.unique(batch["token_ids"][:, 1], return_counts=True)
+    assert len(counts) == 3 and counts.min() > 70
+    (batch,) = batches_of(images, captions, model, 300)
+    first = model.tokenizer(["a"])["token_ids"].numpy()
+    assert (batch["token_ids"] == first).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": "a.png"}, r"received one str; write \[image\]"),
+        ({"images": [b"x", "y"] + ["z"] * 3}, "all of one kind"),
+        ({"images": np.zeros((5, 9, 9, 1), "uint8")}, r"\(height, width, 3\)"),
+        ({"images": np.zeros((5, 9, 9, 3))}, "images: pixels must be uint8"),
+        ({"images": [np.zeros((9, 9, 3)) + 2] * 5, "value_range": (0, 1)}, "value_ra"),
+        ({"captions": CAPTIONS[:3]}, "of one number and not empty, received 5 and 3"),
+        ({"captions": "a cat"}, r"received str; write \[caption\]"),
+        ({"captions": CAPTIONS[:4] + [float("nan")]}, r"captions\[4\].*received nan"),
+        ({"captions": CAPTIONS[:4] + [["a"]]}, r"captions\[4\] must be a str, or all"),
+        ({"captions": [[]] * 5}, r"captions\[0\]"),
+        ({"batch_size": 0}, "batch_size must be an int of at least 1"),
+        ({"model": None}, "model must be an ALIGN"),
+        (
+            {"images": tf.data.Dataset.range(3), "captions": None},
+            "dataset of pairs",
+        ),
+    ],
+)
+def test_wrong_pairs_are_one_clear_line(model, pixels, change, words):
+    arguments = {"images": pixels, "captions": CAPTIONS, "model": model}
+    arguments |= {"batch_size": 2, "training": True, **change}
+    with pytest.raises(InputError, match=words) as caught:
+        image_text_batches(**arguments)
+    assert "\n" not in str(caught.value)
