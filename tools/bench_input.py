@@ -62,7 +62,7 @@ def write_photographs(folder, count):
 
 
 def build(folder, count, stored_size):
-    """Stores the photographs as the user-pairs builder does, at `stored_size`."""
+    """Stores the photographs as the user-pairs builder does, at a shorter side."""
     from align_keras.corpus.stored_picture import PictureLayout
     from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
 

@@ -10,6 +10,7 @@ from align_keras.cli.model_sizes import (
 from align_keras.data import batch_ids, training_batches
 from align_keras.data.retrieval_set import read_captions
 from align_keras.datasets import build_corpus
+from align_keras.images import crop_size_to_resize_size
 from align_keras.models import (
     ALIGN,
     ImageEncoder,
@@ -27,8 +28,17 @@ from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.utils.progress import progress_bar, say
 
 
-def prepare_corpus(data):
-    """Builds the corpus of a data configuration, or opens the built one."""
+def prepare_corpus(data, image_size):
+    """Builds the corpus of a data configuration, or opens the built one.
+
+    Args:
+        data: `DataConfig`.
+        image_size: int, the side of the image encoder's input, for which the stored
+            images must be large enough.
+
+    Returns:
+        A prepared TFDS builder, or a `Mixture`.
+    """
     bars, totals = [], []
 
     def progress(done, total):
@@ -54,6 +64,7 @@ def prepare_corpus(data):
             caption_column=data.caption_column,
             encoding=data.encoding,
             max_bad_fraction=data.max_bad_fraction,
+            shorter_side=crop_size_to_resize_size(image_size),
             progress=progress,
         )
     finally:

@@ -22,7 +22,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
 # Part of every stage's name: raised when the code gives other results.
-_VERSION = 3
+_VERSION = 4
 _PAIRS_PER_PIECE = 20_000
 
 

@@ -42,6 +42,8 @@ def funnel(made, config=None):
     raw = made["extract"].facts["counts"]
     found = raw["kept"] + sum(raw["dropped"].values())
     rows.append(("pairs found", found, False))
+    cleaned = sorted(raw.get("cleaned", {}).items())
+    rows += [(f"captions cleaned of {what}", count, False) for what, count in cleaned]
     rows += [(what, count, True) for what, count in sorted(raw["dropped"].items())]
     if "filter" in made:
         counts = made["filter"].facts["counts"]

@@ -14,6 +14,7 @@ from align_keras.cli.assemble import (
     prepare_vocabulary,
 )
 from align_keras.cli.assemble_training import compile_model, training_schedule
+from align_keras.cli.model_sizes import with_preset
 from align_keras.data import RetrievalSet, check_batch_size, read_retrieval_set
 from align_keras.evaluation import evaluate_retrieval
 from align_keras.models import ALIGN
@@ -135,7 +136,10 @@ def open_run(config, directory):
     start_compiler()
     data, validation = config.task.train_data, config.task.validation_data
     # A built corpus is only opened, so the same one may be asked for twice.
-    train_builder, test_builder = prepare_corpus(data), prepare_corpus(validation)
+    image_size = with_preset(config.task.model).image_encoder.image_size
+    train_builder, test_builder = (
+        prepare_corpus(section, image_size) for section in (data, validation)
+    )
     # By path, since training and test pairs may be two files of the user's.
     notes = {
         section.pairs or section.corpus: dict(builder.info.metadata or {})

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 
 from align_keras.config import changed_keys, load_config, save_config
 from align_keras.utils.errors import InputError
@@ -145,3 +146,54 @@ def names_test(name):
     [True, True, False]
     """
     return re.search(r"(?<![a-z])tests?(?![a-z])", name.lower()) is not None
+
+
+def train_command(directory, mode=None):
+    """Returns the command that goes on with a run, from its own configuration."""
+    folder = shlex.quote(str(directory))
+    command = f"align-keras train --config_file {folder}/{PARAMS_FILE} "
+    command += f"--model_dir {folder}"
+    return command if mode is None else f"{command} --mode {mode}"
+
+
+def check_finished(directory):
+    """Raises unless a run's folder holds its trained model.
+
+    Args:
+        directory: str or `pathlib.Path`.
+
+    Raises:
+        InputError: otherwise; names the command that trains it.
+    """
+    directory = pathlib.Path(directory)
+    if (directory / "config.json").exists():
+        return
+    if not (directory / PARAMS_FILE).exists():
+        raise InputError(
+            f"{directory} must be a run's folder, but has neither config.json nor "
+            f"{PARAMS_FILE}; check --model_dir."
+        )
+    raise InputError(
+        f"{directory} must be a finished run, but holds no trained model; let it end: "
+        f"`{train_command(directory)}`."
+    )
+
+
+def check_searchable(directory):
+    """Raises if a run's folder has no search index; names the command to build it.
+
+    Args:
+        directory: str or `pathlib.Path`.
+
+    Raises:
+        InputError: for a run that isn't finished, or has no index or no export.
+    """
+    directory = pathlib.Path(directory)
+    missing = [name for name in ("index", "export") if not (directory / name).is_dir()]
+    if not missing or not (directory / PARAMS_FILE).exists():
+        return  # What isn't a run is told by those who open these folders.
+    check_finished(directory)
+    raise InputError(
+        f"{directory} is a finished run without {' and '.join(missing)}, which search "
+        f"opens; build them by `{train_command(directory, 'index')}`."
+    )

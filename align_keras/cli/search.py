@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 
+from align_keras.cli.run_folder import check_searchable
 from align_keras.utils.errors import InputError
 
 
@@ -87,8 +88,9 @@ def run(arguments):
         int, the exit code 0.
 
     Raises:
-        InputError: when the run folder has no export or no index, they don't
-            fit together, a picture cannot be read, or a text is blank.
+        InputError: when the run folder has no export or no index (names the command
+            that builds them), they don't fit together, a picture cannot be read, or a
+            text is blank.
     """
     import numpy as np
 
@@ -96,6 +98,7 @@ def run(arguments):
 
     queries = _queries(arguments)
     directory = pathlib.Path(arguments.model_dir)
+    check_searchable(directory)
     # Both answer a wrong folder before TensorFlow is imported.
     index = SearchIndex.load(directory / "index")
     model = ExportedModel(directory / "export")

@@ -1,12 +1,13 @@
 """`align-keras train`: runs an experiment, as TF Model Garden's `train.py`."""
 
+import dataclasses
 import pathlib
 
 from align_keras.cli import warm_start
-from align_keras.cli.run_folder import lock_config
+from align_keras.cli.run_folder import check_finished, lock_config, train_command
 from align_keras.config import load_config
 
-MODES = ("train", "eval", "train_and_eval")
+MODES = ("train", "eval", "train_and_eval", "index")
 
 
 def add_config_arguments(parser):
@@ -41,7 +42,9 @@ def add_arguments(parser):
         "--mode",
         choices=MODES,
         default="train_and_eval",
-        help="train, eval (of a checkpoint), or both (default)",
+        help="train, eval (of a checkpoint), or both (default); or index: write into "
+        "a finished run its export and the index of its validation pairs, for "
+        "align-keras search",
     )
     parser.add_argument(
         "--checkpoint",
@@ -66,6 +69,8 @@ def run(arguments):
         [warm_start.overrides(arguments), *arguments.params_override],
     )
     directory = pathlib.Path(arguments.model_dir)
+    if arguments.mode == "index":
+        check_finished(directory)
     if arguments.mode != "eval":
         lock_config(config, directory)
     from align_keras.cli.pipeline import open_run
@@ -74,9 +79,27 @@ def run(arguments):
     opened = open_run(config, directory)
     if arguments.mode == "eval":
         metrics = opened.evaluate_checkpoint(arguments.checkpoint)
+    elif arguments.mode == "index":
+        metrics = index_run(opened)
     else:
         opened.train(evaluate=arguments.mode == "train_and_eval")
         opened.save()
         metrics = opened.last_metrics()
     print_metrics(metrics, as_json=arguments.json)
     return 0
+
+
+def index_run(run):
+    """Writes what `align-keras search` opens into a finished run; returns its metrics.
+
+    Args:
+        run: `Run`, of which all is taken but the model, which lies in its folder.
+    """
+    from align_keras.cli.outcome import finish_run
+    from align_keras.cli.quickstart import next_steps
+    from align_keras.models import ALIGN
+
+    run = dataclasses.replace(run, model=ALIGN.from_preset(run.directory))
+    steps = next_steps(run.directory, run.test_set.captions[0][0])
+    finish_run(run, train_command(run.directory), steps)
+    return run.last_metrics()

@@ -12,7 +12,7 @@ from align_keras.config.corpus import CORPUS_RULES, CorpusConfig
 from align_keras.config.experiment import ExperimentConfig
 from align_keras.config.fine_tuning import FINE_TUNING_RULES, FineTuningConfig
 from align_keras.config.overrides import overrides_of, parse_overrides
-from align_keras.config.rules import RULES
+from align_keras.config.rules import RULES, SETTLED_BY_PRESET
 from align_keras.config.tree import as_dict
 from align_keras.config.validate import validate
 from align_keras.config.yaml_source import Located, parse_scalar, read_yaml
@@ -173,13 +173,15 @@ def _override(item):
 def save_config(config, path):
     """Writes a configuration, whole and in a fixed order, under its final name.
 
+    Of a model by `preset` the options that the preset settles are left out.
+
     Args:
         config: `ExperimentConfig`.
         path: str or `pathlib.Path`, such as RUN/params.yaml. Loading it with
             `load_config(config_files=[path])` gives an equal config.
     """
     text = yaml.dump(
-        as_dict(config),
+        _without_settled(as_dict(config)),
         Dumper=_Dumper,
         sort_keys=False,
         allow_unicode=True,
@@ -187,6 +189,15 @@ def save_config(config, path):
     )
     with atomic_write(path) as file:
         file.write(_HEADER + text)
+
+
+def _without_settled(tree):
+    model = tree.get("task", {}).get("model", {})
+    if model.get("preset") is not None:
+        for key in SETTLED_BY_PRESET:
+            *section, name = key.split(".")
+            del (model[section[0]] if section else model)[name]
+    return tree
 
 
 def find_experiment(name):

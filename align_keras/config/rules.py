@@ -1,8 +1,18 @@
 """Rules between options; each refuses by `report.refuse(key, rule, value, remedy)`."""
 
 import codecs
+import operator
 import os
 import re
+
+# What a preset settles, by keys below `task.model`.
+SETTLED_BY_PRESET = (
+    "image_encoder.variant",
+    "image_encoder.image_size",
+    "text_encoder.variant",
+    "text_encoder.sequence_length",
+    "projection_dim",
+)
 
 
 def _check_steps(config, report):
@@ -140,6 +150,23 @@ def _check_batch_parts(config, report):
             "change one of them",
             "task.train_data.micro_batch_size",
         )
+
+
+def _check_preset(config, report):
+    model = config.task.model
+    if model.preset is None:
+        return
+    for name in SETTLED_BY_PRESET:
+        key, value = f"task.model.{name}", operator.attrgetter(name)(model)
+        default = operator.attrgetter(name)(type(model)())
+        if value != default or (key in report.places and value is not None):
+            report.refuse(
+                key,
+                f"left out where task.model.preset ({model.preset}) settles it",
+                value,
+                "leave one of them out: task.model.preset=null",
+                "task.model.preset",
+            )
 
 
 def _check_text_encoder(config, report):
@@ -290,6 +317,7 @@ RULES = (
     _check_patterns,
     _check_best_metric,
     _check_batch_parts,
+    _check_preset,
     _check_text_encoder,
     _check_class_names,
     _check_temperature,

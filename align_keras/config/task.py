@@ -142,7 +142,8 @@ class ModelConfig:
 
     Attributes:
         preset: str, a preset's name, such as `align_b3_mini`, in place of the
-            variants, input sizes and `projection_dim` below, or None.
+            variants, `image_size`, `sequence_length` and `projection_dim` below,
+            which are refused beside it; or None.
         image_encoder: `ImageEncoderConfig`.
         text_encoder: `TextEncoderConfig`.
         projection_dim: int >= 1, width of both embeddings.

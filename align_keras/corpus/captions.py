@@ -1,8 +1,33 @@
 """One caption's text, cleaned or refused."""
 
+import re
 import unicodedata
+from urllib.parse import unquote, urlsplit
 
 MAX_CAPTION_LENGTH = 2000
+# The reason of `DropCounter` for captions of which `names_file` is true.
+FILE_NAME = "caption is a file name or an address"
+
+# Of most file systems.
+_MAX_FILE_NAME = 255
+_IMAGE_SUFFIX = re.compile(
+    r"\.(?:apng|avif|bmp|eps|gif|heic|heif|ico|jfif|jpe?g|jxl|pdf|png|psd|svgz?|tiff?"
+    r"|webp|xcf)(?:[?#]\S*)?$",
+    re.I,
+)
+# Of a caption without white space.
+_ADDRESS = re.compile(
+    r"[a-z][a-z0-9+.-]*://|www\.|data:[a-z]+/|[a-z]:\\|\.{1,2}/|~?/{1,2}\w", re.I
+)
+# MediaWiki's, whose names of files have spaces.
+_WIKI_FILE = re.compile(r"(?:file|image):", re.I)
+# What cameras and programs call a file, rather than a word.
+_MACHINE_NAME = re.compile(r"\w*(?:_|\d{4})[\w.-]*$")
+# What sites add to the name of a reduced or fingerprinted copy: MediaWiki, WordPress,
+# Hugo, webpack.
+_COPY_MARKS = re.compile(
+    r"^\d+px-|-\d+x\d+$|-scaled$|_hu[0-9a-f_]{8,}.*$|[-._][0-9a-f]{8,64}$"
+)
 
 # Control characters and halves of surrogate pairs, which no UTF-8 file holds.
 _UNPRINTABLE = {"Cc", "Cs"}
@@ -50,3 +75,60 @@ def caption_fault(caption):
     if len(caption) > MAX_CAPTION_LENGTH:
         return "long caption", f"{len(caption):,} characters"
     return None
+
+
+def names_file(caption, image_url=""):
+    """Tells whether a caption names a file instead of describing an image.
+
+    Generators of pages write an image's path where the author gave no alt-text. A
+    caption is a name if it is an address, a path, or a file name of an image in one
+    word; if it is the image's file name, of several words too; or the image's file name
+    without its ending, where that has an underscore or four digits, as cameras write.
+
+    Args:
+        caption: str, cleaned as `clean_caption`.
+        image_url: str, address or path of the image, where known.
+
+    Returns:
+        bool.
+
+    Example:
+
+    >>> names_file("../_images/red_bicycle.png")
+    True
+    >>> names_file("IMG_2041", "https://example.org/IMG_2041-300x200.jpg")
+    True
+    >>> names_file("A red bicycle", "https://example.org/a-red-bicycle.png")
+    False
+    """
+    if len(caption) > MAX_CAPTION_LENGTH:  # Another fault.
+        return False
+    ending = _IMAGE_SUFFIX.search(caption)
+    if " " not in caption:
+        if ending or _ADDRESS.match(caption):
+            return True
+        if not _MACHINE_NAME.match(caption):
+            return False
+    elif not ending:
+        return False
+    elif _WIKI_FILE.match(caption):
+        return True
+    stem = caption[: ending.start()] if ending else caption
+    return _folded(stem) in _file_stems(image_url)
+
+
+def _file_stems(image_url):
+    """Returns a file name as it can be meant: whole, and as the original's."""
+    if image_url[:5].lower() == "data:":
+        return ()
+    try:
+        path = urlsplit(image_url).path
+    except ValueError:  # Such as a broken IPv6 host.
+        return ()
+    name = unquote(path.rpartition("/")[2])[:_MAX_FILE_NAME]
+    stem = _IMAGE_SUFFIX.sub("", name)
+    return {_folded(stem), _folded(_COPY_MARKS.sub("", stem))}
+
+
+def _folded(name):
+    return re.sub(r"[\s_+-]+", "_", name.casefold())

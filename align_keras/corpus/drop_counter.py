@@ -2,6 +2,7 @@
 
 import collections
 
+from align_keras.corpus.svg_drawing import NO_RENDERER
 from align_keras.utils.errors import InputError
 
 # How to go on, by reason; the summary's last column.
@@ -12,6 +13,7 @@ _REMEDIES = {
     "truncated": "copy or download the file again",
     "oversized": "reduce the picture",
     "zero size": "remove the pair",
+    NO_RENDERER: 'run `pip install "align-keras[svg]"`',
     "empty caption": "write a caption or remove the pair",
     "long caption": "shorten the caption to at most 2,000 characters",
     "duplicate id": "give every picture an id of its own",
@@ -21,7 +23,7 @@ _REMEDIES = {
 
 
 class DropCounter:
-    """Counts pairs: kept, bad by reason, filtered by reason, converted by kind.
+    """Counts pairs: kept, bad by reason, filtered by reason, changed by kind.
 
     A *bad* pair is one that can't be used (an unreadable picture, an empty
     caption, a duplicate id); a *filtered* one is sound, but a rule of the
@@ -49,6 +51,7 @@ file again
         self.bad = collections.Counter()
         self.filtered = collections.Counter()
         self.converted = collections.Counter()
+        self.cleaned = collections.Counter()
         self.examples = {}
 
     def keep(self, count=1):
@@ -76,6 +79,10 @@ file again
         """Counts a kept picture that was converted; `None` counts nothing."""
         if kind:
             self.converted[kind] += 1
+
+    def clean(self, kind):
+        """Counts a caption from which something was cut, such as a permalink."""
+        self.cleaned[kind] += 1
 
     def check(self, max_bad_fraction):
         """Stops a run on an empty result or on too many bad pairs.
@@ -111,16 +118,20 @@ file again
         Returns:
             dict with `kept` (int), `dropped` (counts by reason, filtered ones
             included), `filtered` (the reasons among them that are rules of the
-            corpus), `converted` (counts by kind) and `examples` (the first
-            offender by reason).
+            corpus), `converted` (counts by kind), `examples` (the first
+            offender by reason) and, where captions were cleaned, `cleaned` (counts by
+            kind).
         """
-        return {
+        found = {
             "kept": self.kept,
             "dropped": dict(sorted((self.bad + self.filtered).items())),
             "filtered": sorted(self.filtered),
             "converted": dict(sorted(self.converted.items())),
             "examples": dict(sorted(self.examples.items())),
         }
+        if self.cleaned:
+            found["cleaned"] = dict(sorted(self.cleaned.items()))
+        return found
 
     @classmethod
     def from_metadata(cls, metadata):
@@ -135,6 +146,7 @@ file again
         counter = cls()
         counter.kept = metadata["kept"]
         counter.converted.update(metadata["converted"])
+        counter.cleaned.update(metadata.get("cleaned", {}))
         counter.examples.update(metadata["examples"])
         for reason, count in metadata["dropped"].items():
             filtered = reason in metadata["filtered"]
@@ -157,6 +169,8 @@ file again
             )
         for kind, count in self.converted.most_common():
             lines.append(f"{count} converted to 8-bit RGB on white, {kind}")
+        for kind, count in self.cleaned.most_common():
+            lines.append(f"{count} captions cleaned of {kind}")
         return lines
 
     def _note(self, reason, where, detail):

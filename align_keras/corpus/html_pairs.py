@@ -1,18 +1,38 @@
-"""Pictures and the texts beside them, out of one web page."""
+"""Images and the texts beside them, out of one web page."""
 
 import codecs
 import dataclasses
 import re
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from align_keras.corpus.captions import clean_caption
+from align_keras.corpus.captions import FILE_NAME, clean_caption, names_file
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.extras import needs
 
 RULES = ("alt", "title", "figcaption")
 _SCHEMES = ("http", "https", "data", "file")
-# Where scripts that load pictures late keep the address.
-_LATE = ("data-src", "data-original", "data-lazy-src")
-_LATE_SETS = ("data-srcset", "data-lazy-srcset")
+# Where scripts that load images late keep the address.
+_LATE = ("data-src", "data-original", "data-lazy-src", "data-lazy")
+_LATE_SETS = ("data-srcset", "data-lazy-srcset", "data-original-set")
+# What stands in a `figcaption` without belonging to the caption, by its class.
+_PERMALINK, _BUTTON = "a permalink", "a button"
+_FOOTNOTE, _HIDDEN = "a footnote mark", "a text for screen readers"
+_HELPERS = {
+    **dict.fromkeys(("headerlink", "permalink", "hash-link"), _PERMALINK),
+    **dict.fromkeys(("header-anchor", "heading-anchor", "anchor-link"), _PERMALINK),
+    **dict.fromkeys(("copybtn", "magnify", "mw-editsection"), _BUTTON),
+    **dict.fromkeys(("sr-only", "visually-hidden", "visuallyhidden"), _HIDDEN),
+    **dict.fromkeys(("screen-reader-text", "show-for-sr"), _HIDDEN),
+}
+# Texts of links into the same page that are no words.
+_MARKS = re.compile(r"[\s¶#§⚓∞↩↑🔗\u200b\ufe0e\ufe0f]*")
+_UNSEEN = {"script", "style", "template", "noscript"}
+# All other elements part words.
+_INLINE = {"a", "abbr", "b", "bdi", "bdo", "cite", "code", "del", "dfn", "em", "font"}
+_INLINE |= {"i", "ins", "kbd", "mark", "q", "s", "samp", "small", "span", "strong"}
+_INLINE |= {"sub", "sup", "time", "tt", "u", "var", "wbr", "-text"}
+# How deep in links and `picture` elements the `img` beside a `noscript` stands.
+_WRAPPERS = 4
 # A candidate of a srcset: an address, which may hold commas but doesn't end in one,
 # and what it is for.
 _CANDIDATE = re.compile(r"[\s,]*(\S*[^\s,])(?:\s+([^,]*))?(?:,|$)")
@@ -46,13 +66,16 @@ class WebPair:
     page_url: str
 
 
-def extract_pairs(html, base_url):
+def extract_pairs(html, base_url, counter=None):
     """Yields the pictures of a page with their texts, in the page's order.
 
-    A picture's texts are the `alt` and the `title` of its `img`, and the
-    `figcaption` of the figure around it; each is a pair of its own, unless it repeats
-    one of the picture's. Of the addresses in `src`, `srcset` and the `source`
-    elements of a `picture`, the largest counts. Pages with errors are read as a
+    An image's texts are the `alt` and the `title` of its `img`, and the `figcaption` of
+    the figure around it; each is a pair of its own, unless it repeats one of the
+    image's. Texts that are the name of a file are left out; permalinks, buttons,
+    footnote marks and texts for screen readers are cut from a `figcaption`. Of the
+    addresses in `srcset`, the `source` elements of a `picture` and `src`, or of those
+    that scripts load late, the largest counts. An `img` in a `noscript` and the one
+    before or after it with the same `alt` are one. Pages with errors are read as a
     browser reads them.
 
     Args:
@@ -60,6 +83,8 @@ def extract_pairs(html, base_url):
             Windows-1252.
         base_url: str, the page's address; relative ones are against it, or against
             the page's own `base`.
+        counter: `align_keras.corpus.drop_counter.DropCounter` or None, counts what was
+            left out and cleaned.
 
     Yields:
         `WebPair`.
@@ -85,15 +110,22 @@ def extract_pairs(html, base_url):
     tree = LexborHTMLParser(text.encode("utf-8", "replace").decode())
     base = tree.css_first("base[href]")
     address = _joined(base_url, base.attributes["href"]) if base else None
-    seen = set()
+    counter = DropCounter() if counter is None else counter
+    seen, figures, copies = set(), {}, _noscript_copies(tree)
     for image in tree.css("img"):
         image_url = _picture_url(image, address or base_url)
-        if image_url is None:
+        if image_url is None or image.mem_id in copies:
             continue
-        for rule, caption in _captions(image):
-            if (image_url, caption) not in seen:
-                seen.add((image_url, caption))
-                yield WebPair(image_url, caption, rule, _language(image), base_url)
+        for rule, caption, cut in _captions(image, figures):
+            if (image_url, caption) in seen:
+                continue
+            seen.add((image_url, caption))
+            if names_file(caption, image_url):
+                counter.filter(FILE_NAME, base_url, caption[:200])
+                continue
+            for kind in cut:
+                counter.clean(kind)
+            yield WebPair(image_url, caption, rule, _language(image), base_url)
 
 
 def decode_html(content, charset=None):
@@ -132,40 +164,116 @@ def decode_html(content, charset=None):
         return content.decode("cp1252", "replace")
 
 
-def _captions(image):
-    """Yields (rule, caption) of an `img`, those that say something."""
-    found = [("alt", image.attributes.get("alt"))]
-    found.append(("title", image.attributes.get("title")))
+def _captions(image, figures):
+    """Returns (rule, caption, what was cut) of an `img`, those that say something.
+
+    `figures` keeps the captions of figures, by their node, for their other images.
+    """
+    texts = [(rule, image.attributes.get(rule) or "") for rule in ("alt", "title")]
+    found = [(rule, clean_caption(text), ()) for rule, text in texts]
     figure = _ancestor(image, "figure")
     if figure is not None:
-        caption = figure.css_first("figcaption")
-        if caption is not None:
-            found.append(("figcaption", caption.text(separator=" ")))
-    for rule, text in found:
-        caption = clean_caption(text or "")
-        if caption:
-            yield rule, caption
+        if figure.mem_id not in figures:
+            caption = figure.css_first("figcaption")
+            figures[figure.mem_id] = _seen_text(caption)
+        found.append(("figcaption", *figures[figure.mem_id]))
+    return [own for own in found if own[1]]
+
+
+def _seen_text(node):
+    """Returns the text that a reader sees of an element, cleaned, and what was cut.
+
+    Of None there is none.
+    """
+    words, cut, waiting = [], set(), [] if node is None else [node]
+    while waiting:
+        own = waiting.pop()
+        if own.is_text_node:
+            words.append(own.text_content or "")
+            continue
+        if own.tag in _UNSEEN or own.is_comment_node:
+            continue
+        kind = _helper(own)
+        if kind:
+            cut.add(kind)
+            continue
+        if own.tag not in _INLINE:
+            words.append(" ")
+        waiting += reversed(list(own.iter(include_text=True)))
+    return clean_caption("".join(words)), sorted(cut)
+
+
+def _helper(node):
+    """Names what an element is, if it isn't part of a caption."""
+    attributes = {name: value or "" for name, value in node.attributes.items()}
+    role = attributes.get("role", "")
+    for name in attributes.get("class", "").split():
+        if name in _HELPERS:
+            return _HELPERS[name]
+    if node.tag == "button" or role == "button":
+        return _BUTTON
+    if "hidden" in attributes or attributes.get("aria-hidden") == "true":
+        return _HIDDEN
+    if role == "doc-noteref" or (
+        node.tag == "sup" and "reference" in attributes.get("class", "").split()
+    ):
+        return _FOOTNOTE
+    if node.tag == "a" and attributes.get("href", "").startswith("#"):
+        return _PERMALINK if _MARKS.fullmatch(node.text()) else None
+    return None
+
+
+def _noscript_copies(tree):
+    """Returns the nodes of images that another `img` shows with or without scripts.
+
+    Beside a `noscript` the `img` that names its late address stays, as it may be in
+    more sizes; else the one in it, as the other is a placeholder.
+    """
+    copies, last = set(), None
+    for copy in tree.css("noscript img"):
+        noscript = _ancestor(copy, "noscript")
+        if noscript.mem_id == last:  # Only its first image is such a copy.
+            continue
+        last = noscript.mem_id
+        for beside in (_beside(noscript, "prev"), _beside(noscript, "next")):
+            alt = None if beside is None else beside.attributes.get("alt")
+            if beside is not None and alt == copy.attributes.get("alt"):
+                late = any(beside.attributes.get(own) for own in (*_LATE, *_LATE_SETS))
+                copies.add((copy if late else beside).mem_id)
+                break
+    return copies
+
+
+def _beside(node, way):
+    """Returns the `img` that is or begins the element before or after another."""
+    node = getattr(node, way)
+    while node is not None and not node.is_element_node:
+        node = getattr(node, way)
+    for _ in range(_WRAPPERS):
+        if node is None or node.tag in ("img", "noscript"):
+            break
+        node = node.first_child
+        while node is not None and (not node.is_element_node or node.tag == "source"):
+            node = node.next
+    return node if node is not None and node.tag == "img" else None
 
 
 def _picture_url(image, base_url):
     """Returns the absolute address of the largest version of an `img`, or None."""
-    attributes = image.attributes
-    sets = [attributes.get(name) for name in ("srcset", *_LATE_SETS)]
-    picture = image.parent
-    if picture is not None and picture.tag == "picture":
-        sources = picture.css("source")
-        sets += [own.attributes.get("srcset") for own in sources]
-        sets += [own.attributes.get("data-srcset") for own in sources]
-    versions = [version for own in sets if own for version in parse_srcset(own)]
-    plain = [attributes.get(name) for name in ("src", *_LATE)]
+    nodes = [image]
+    if image.parent is not None and image.parent.tag == "picture":
+        nodes += image.parent.css("source")
     # What stands in `src` is a placeholder where the page has another address.
-    plain.sort(key=lambda own: (own or "data:").strip().startswith("data:"))
-    versions += [(own, 1.0) for own in plain if own]
-    # The first of equals: `sorted` is stable.
-    for address, _ in sorted(versions, key=lambda own: -own[1]):
-        url = _joined(base_url, address)
-        if url is not None:
-            return url
+    for plain, sets in ((_LATE, _LATE_SETS), (("src",), ("srcset",))):
+        found = [own.attributes.get(name) for own in nodes for name in sets]
+        versions = [version for own in found if own for version in parse_srcset(own)]
+        found = [image.attributes.get(name) for name in plain]
+        versions += [(address, 1.0) for address in found if address]
+        # The first of equals: `sorted` is stable.
+        for address, _ in sorted(versions, key=lambda own: -own[1]):
+            url = _joined(base_url, address)
+            if url is not None:
+                return url
     return None
 
 

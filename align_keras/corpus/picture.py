@@ -11,6 +11,13 @@ import threading
 import numpy as np
 from PIL import Image, ImageOps
 
+from align_keras.corpus.svg_drawing import (
+    NO_RENDERER,
+    SvgError,
+    has_renderer,
+    read_svg,
+)
+
 MAX_PIXELS = 89_000_000
 WHITE = (255, 255, 255)
 
@@ -24,7 +31,8 @@ class PictureError(ValueError):
 
     Args:
         reason: str, one of `"missing"`, `"empty"`, `"unreadable"`,
-            `"truncated"`, `"oversized"` and `"zero size"`.
+            `"truncated"`, `"oversized"`, `"zero size"` and, without the extra
+            `svg`, `"SVG, which needs resvg-py"`.
         detail: str, one line on this very picture.
     """
 
@@ -43,7 +51,8 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
     CMYK, greyscale and palette pictures are converted; 16 bits are scaled to
     8, not clipped (integers of 32 bits and floats from their own range);
     transparency is composited on white; the EXIF orientation is applied; of an
-    animation the first frame is taken.
+    animation the first frame is taken. SVG drawings are rendered in the size that they
+    name, by the extra `svg`.
 
     Args:
         source: str or path of a file, or its content as bytes.
@@ -56,7 +65,7 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
 
     Returns:
         `(image, conversion)`: a `PIL.Image.Image` of mode RGB, and a str that
-        names what was done to it (`"cmyk"`, `"16-bit"`, `"greyscale"`,
+        names what was done to it (`"svg"`, `"cmyk"`, `"16-bit"`, `"greyscale"`,
         `"palette"`, `"palette with transparency"`, `"transparency"`,
         `"animated"`, `"rotated"`, several joined by `", "`), or `None`.
 
@@ -74,10 +83,14 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
     >>> image.mode, image.size, conversion
     ('RGB', (3, 2), 'cmyk')
     """
-    image = _open(_read(source))
+    content = _read(source)
+    drawing = _read_svg(content)
+    image = _open(content) if drawing is None else _rendered(drawing)
     try:
         _check_size(image, max_pixels)
         steps = ["animated"] if _is_animated(image) else []
+        if drawing is not None:
+            steps.append("svg")
         sixteen_bit = _has_sixteen_bits(image)
         if shorter_side is not None:
             _decode_smaller(image, shorter_side)
@@ -110,7 +123,9 @@ def picture_size(source):
     Raises:
         PictureError: the picture is missing, empty, unreadable or of zero size.
     """
-    return _open(_read(source)).size
+    content = _read(source)
+    drawing = _read_svg(content)
+    return _open(content).size if drawing is None else drawing.size
 
 
 def square_picture(image, size, margin=0):
@@ -164,6 +179,23 @@ def limit_picture(image, size):
     return image.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
+def reduce_picture(image, shorter_side):
+    """Reduces a picture, antialiased, until its shorter side is `shorter_side`.
+
+    Args:
+        image: `PIL.Image.Image` of mode RGB or L.
+        shorter_side: int, in pixels; pictures with a smaller one stay.
+
+    Returns:
+        `PIL.Image.Image` of the same mode and, to a pixel, the same aspect.
+    """
+    shorter = min(image.size)
+    if shorter <= shorter_side:
+        return image
+    scaled = [round(side * shorter_side / shorter) for side in image.size]
+    return image.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
 def pixel_key(image):
     """Names a picture by its pixels: equal pixels, equal key.
 
@@ -193,6 +225,26 @@ def _read(source):
     if not content:
         raise PictureError("empty", "0 bytes")
     return content
+
+
+def _read_svg(content):
+    """Returns the `SvgDrawing`, or None of anything else."""
+    try:
+        drawing = read_svg(content)
+    except SvgError as error:
+        raise PictureError("unreadable", f"SVG: {_one_line(error)}") from None
+    if drawing is not None and not has_renderer():
+        raise PictureError(
+            NO_RENDERER, 'run `pip install "align-keras[svg]"` to have it rendered'
+        )
+    return drawing
+
+
+def _rendered(drawing):
+    try:
+        return drawing.render()
+    except (SvgError, OSError) as error:
+        raise PictureError("unreadable", f"SVG: {_one_line(error)}") from None
 
 
 def _open(content):

@@ -3,7 +3,15 @@
 import dataclasses
 import io
 
-from align_keras.corpus.picture import limit_picture, pixel_key, square_picture
+from align_keras.corpus.picture import (
+    limit_picture,
+    pixel_key,
+    reduce_picture,
+    square_picture,
+)
+
+# The longer side of what the key is made of, where the aspect is kept.
+_KEY_SIDE = 384
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,8 +19,10 @@ class PictureLayout:
     """How a corpus stores its pictures.
 
     Args:
-        size: int, the longer side's limit in pixels; nothing is enlarged.
-        square: bool, pad to a square on white.
+        size: int, in pixels; nothing is enlarged. The limit of the longer side, or,
+            where the aspect is kept, of the shorter one, since training resizes both
+            to one length.
+        square: bool, pad to a square on white; otherwise the aspect is kept.
         margin: bool, for squares: leave an eighth of the picture's side white
             on each side. Evaluation keeps the middle 289/346 of a side (Jia et
             al. 2021, section 5), which then holds the whole picture.
@@ -33,7 +43,8 @@ class PictureLayout:
 
         Returns:
             `(content, image_key)`: the encoded bytes, and the key of the
-            pixels that were encoded.
+            pixels that were encoded, or, where the aspect is kept, one that doesn't
+            depend on `size`, so that a picture keeps its split.
 
         Example:
 
@@ -45,11 +56,13 @@ class PictureLayout:
         """
         if self.square:
             image = square_picture(image, self.size, 1 / 8 if self.margin else 0)
+            key = pixel_key(image)
         else:
-            image = limit_picture(image, self.size)
+            key = pixel_key(limit_picture(image, _KEY_SIDE))
+            image = reduce_picture(image, self.size)
         file = io.BytesIO()
         if self.encoding == "jpeg":
             image.save(file, "JPEG", quality=92, subsampling=0)
         else:
             image.save(file, "PNG", compress_level=6)
-        return file.getvalue(), pixel_key(image)
+        return file.getvalue(), key

@@ -11,7 +11,11 @@ from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.stamps import Stamps
-from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
+from align_keras.datasets.user_pairs import (
+    SHORTER_SIDE,
+    UserPairs,
+    user_pairs_config,
+)
 from align_keras.utils.errors import InputError
 
 _BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoji}
@@ -28,6 +32,7 @@ def build_corpus(
     caption_column=None,
     encoding="utf-8",
     max_bad_fraction=0.1,
+    shorter_side=None,
     progress=None,
 ):
     """Prepares a corpus, or finds it prepared, and returns its builder.
@@ -47,6 +52,9 @@ def build_corpus(
         encoding: str, of the table or the caption files.
         max_bad_fraction: float in [0, 1], a larger share of bad pairs stops
             the build.
+        shorter_side: int, what training needs of larger pictures, in pixels, or
+            None. Those of `"pairs"` are reduced to it, but to no less than 346; a
+            folder whose pictures `align-keras corpus` reduced to less is refused.
         progress: callable `(done, total)`, called with the number of pictures,
             or `None`.
 
@@ -78,7 +86,9 @@ def build_corpus(
         "progress": progress,
     }
     if os.path.isfile(os.path.join(name, "dataset_info.json")):
-        return tfds.builder_from_directory(name)
+        builder = tfds.builder_from_directory(name)
+        _check_shorter_side(builder, name, shorter_side)
+        return builder
     if "+" in name:
         return _build_mixture(name, pairs, **options)
     corpus, language = _corpus_and_language(name)
@@ -93,9 +103,23 @@ def build_corpus(
             image_column=image_column,
             caption_column=caption_column,
             encoding=encoding,
+            shorter_side=max(shorter_side or 0, SHORTER_SIDE),
         )
         return _prepare(UserPairs, config=config, **options)
     return _prepare(_BUILDERS[corpus], config=language, **options)
+
+
+def _check_shorter_side(builder, name, needed):
+    """Raises if `align-keras corpus` has reduced the pictures to less than that."""
+    config = (builder.info.metadata or {}).get("config", {})
+    stored = config.get("pictures", {}).get("shorter_side")
+    if None not in (stored, needed) and stored < needed:
+        raise InputError(
+            f"corpus must be stored with a shorter side of at least {needed} pixels, "
+            f"from which training crops, received {name!r} with {stored}; build it "
+            f"again with --params_override pictures.shorter_side={needed}, or train "
+            "with a smaller image_size."
+        )
 
 
 def _build_mixture(name, pairs, *, progress, **options):

@@ -15,6 +15,8 @@ from align_keras.datasets.splits import hashed_test_keys
 
 TEST_FRACTION = 0.1
 MAX_TEST_PICTURES = 1000
+# What the paper's recipe crops 289 pixels from.
+SHORTER_SIDE = 346
 
 
 @dataclasses.dataclass(eq=False)
@@ -25,10 +27,16 @@ class UserPairsConfig(tfds.core.BuilderConfig):
     image_column: str | None = None
     caption_column: str | None = None
     encoding: str = "utf-8"
+    shorter_side: int = SHORTER_SIDE
 
 
 def user_pairs_config(
-    path, *, image_column=None, caption_column=None, encoding="utf-8"
+    path,
+    *,
+    image_column=None,
+    caption_column=None,
+    encoding="utf-8",
+    shorter_side=SHORTER_SIDE,
 ):
     """Names a configuration by its content, so that any change builds anew.
 
@@ -37,6 +45,7 @@ def user_pairs_config(
         image_column: str or `None`.
         caption_column: str or `None`.
         encoding: str.
+        shorter_side: int, in pixels, to which larger pictures are reduced.
 
     Returns:
         `UserPairsConfig` whose name is a digest of the absolute path, the
@@ -55,8 +64,13 @@ def user_pairs_config(
     counter = DropCounter()
     for record in read_pairs(path, **options, counter=counter):
         digest.update(repr((record, _stamp(record.image_path))).encode())
-    digest.update(repr(counter.as_metadata()).encode())
-    return UserPairsConfig(name=digest.hexdigest()[:16], path=str(path), **options)
+    digest.update(repr((counter.as_metadata(), shorter_side)).encode())
+    return UserPairsConfig(
+        name=digest.hexdigest()[:16],
+        path=str(path),
+        shorter_side=shorter_side,
+        **options,
+    )
 
 
 def _stamp(path):
@@ -70,7 +84,7 @@ def _stamp(path):
 class UserPairs(PairBuilder, skip_registration=True):
     """Pairs from a table or a folder of the user's.
 
-    Pictures keep their aspect; their longer side is at most 384 pixels. A
+    Pictures keep their aspect; their shorter side is at most that of the config. A
     tenth of them, chosen by their pixels, at least one and at most 1,000, make
     the `test` split; where a table is for training or for tests alone, the split
     `all` takes it whole.
@@ -80,10 +94,18 @@ class UserPairs(PairBuilder, skip_registration=True):
         **kwargs: see `PairBuilder`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}
-    LAYOUT = PictureLayout(size=384, square=False, encoding="jpeg")
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {
+        "1.1.0": "As large as training needs: a limit of the shorter side.",
+        "1.0.0": "First release.",
+    }
     DESCRIPTION = "Image-text pairs of the user's own."
+
+    @property
+    def LAYOUT(self):
+        """The `PictureLayout`, of the config's size."""
+        size = self.builder_config.shorter_side
+        return PictureLayout(size=size, square=False, encoding="jpeg")
 
     def _raw_pairs(self, counter):
         config = self.builder_config

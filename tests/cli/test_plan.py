@@ -13,28 +13,30 @@ from align_keras.config import experiments, load_config
 from tests.experiments.headers import header_of
 
 GPUS = ("v100", "a100_40", "a100_80", "h100")
-NANO = (
-    "task.model.image_encoder.variant=efficientnet_nano,"
-    "task.model.image_encoder.image_size=64,"
-    "task.model.text_encoder.variant=bert_tiny,"
+SHORT = (
     "task.model.text_encoder.vocabulary_size=1000,"
-    "task.model.projection_dim=64,"
     "task.train_data.global_batch_size=32,"
     "trainer.train_steps=1000,"
     "trainer.optimizer_config.warmup.linear.warmup_steps=10"
 )
+NANO = (
+    "task.model.image_encoder.variant=efficientnet_nano,"
+    "task.model.image_encoder.image_size=64,"
+    "task.model.text_encoder.variant=bert_tiny,"
+    f"task.model.projection_dim=64,{SHORT}"
+)
 
 
-def plan(capsys, *arguments):
+def plan(capsys, *arguments, base=NANO):
     arguments = ["--devices=2", "--device-kind=tpu_v3", *arguments]
-    code = main(["plan", f"--params_override={NANO}", *arguments])
+    code = main(["plan", f"--params_override={base}", *arguments])
     captured = capsys.readouterr()
     assert code == 0, captured.err
     return captured.out
 
 
-def planned(capsys, *arguments):
-    return json.loads(plan(capsys, "--json", *arguments))
+def planned(capsys, *arguments, base=NANO):
+    return json.loads(plan(capsys, "--json", *arguments, base=base))
 
 
 def refused(capsys, *arguments):
@@ -71,7 +73,7 @@ def test_a_presets_figures(capsys, name):
     from align_keras.models import presets
 
     preset = next(p for p in presets() if p.name == name)
-    answer = planned(capsys, f"--params_override=task.model.preset={name}")
+    answer = planned(capsys, base=f"task.model.preset={name},{SHORT}")
     # The configuration's vocabulary is smaller than the presets'.
     width = {"mini": 256, "base": 768, "large": 1024}[name.split("_")[-1]]
     assert answer["parameters"]["image encoder"] == preset.image_parameters

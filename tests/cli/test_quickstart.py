@@ -2,6 +2,9 @@
 
 import json
 import pathlib
+import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +52,30 @@ def undisturbed(pairs, tmp_path_factory):
     )
     assert process.returncode == 0, process.stderr
     return run, process
+
+
+@pytest.mark.ci
+def test_a_trained_run_is_indexed_and_searched(undisturbed, tmp_path):
+    run = shutil.copytree(undisturbed[0], tmp_path / "run")
+    for name in ("export", "index"):
+        shutil.rmtree(run / name)
+    search = [*COMMAND, "search", f"--model_dir={run}", "--json", "a red ring"]
+    answer = subprocess.run(search, capture_output=True, text=True)
+    assert answer.returncode == 1 and "Traceback" not in answer.stderr
+    command = re.search(r"`align-keras (.*)`", answer.stderr)[1]
+    command = [*COMMAND, *shlex.split(command), "--json"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["t2i/recall_at_1"] >= 0
+    found = subprocess.run(search, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    search[search.index(f"--model_dir={run}")] = f"--model_dir={undisturbed[0]}"
+    expected = subprocess.run(search, capture_output=True, text=True)
+    (hits, own) = (
+        [(hit["id"], hit["captions"]) for hit in json.loads(out)["queries"][0]["hits"]]
+        for out in (found.stdout, expected.stdout)
+    )
+    assert hits == own and hits
 
 
 @pytest.mark.ci

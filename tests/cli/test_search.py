@@ -2,10 +2,12 @@ import argparse
 import json
 import pathlib
 import runpy
+import shlex
 
 import pytest
 
 from align_keras.cli import search
+from align_keras.cli.main import main, parse_arguments
 from align_keras.search import ExportedModel, SearchIndex
 from align_keras.utils.errors import InputError
 
@@ -153,3 +155,32 @@ def test_index_of_another_run(run_folder, tmp_path):
     SearchIndex.build(np.eye(3), ["a", "b", "c"]).save(tmp_path / "index")
     with pytest.raises(InputError, match=r"\(queries, 3\) .*same run"):
         search.run(parse("--model_dir", tmp_path, "red"))
+
+
+def test_a_run_without_an_index_names_the_command_that_builds_one(run_folder, tmp_path):
+    (tmp_path / "params.yaml").write_text("")
+    with pytest.raises(InputError, match="holds no trained model; let it end: `align"):
+        search.run(parse("--model_dir", tmp_path, "red"))
+    (tmp_path / "config.json").write_text("{}")
+    command = (
+        f"`align-keras train --config_file {tmp_path}/params.yaml "
+        f"--model_dir {tmp_path} --mode index`"
+    )
+    with pytest.raises(InputError, match="index and export, ") as caught:
+        search.run(parse("--model_dir", tmp_path, "red"))
+    assert command in str(caught.value) and "\n" not in str(caught.value)
+    (tmp_path / "export").symlink_to(run_folder / "export")
+    with pytest.raises(InputError, match="a finished run without index, which"):
+        search.run(parse("--model_dir", tmp_path, "red"))
+    # The command that it names is one.
+    arguments = shlex.split(command.strip("`"))[1:]
+    assert parse_arguments(arguments).mode == "index"
+
+
+def test_only_a_finished_run_is_indexed(tmp_path, capsys):
+    arguments = ["train", f"--model_dir={tmp_path}", "--mode=index"]
+    assert main(arguments) == 1
+    assert "has neither config.json nor params.yaml" in capsys.readouterr().err
+    (tmp_path / "params.yaml").write_text("")
+    assert main(arguments) == 1
+    assert "holds no trained model" in capsys.readouterr().err

@@ -33,6 +33,17 @@ def refusal(*arguments, **keywords):
     return message
 
 
+def test_a_configuration_by_preset_is_saved_without_what_it_settles(tmp_path):
+    override = {
+        "task.model.preset": "align_nano",
+        "task.model.text_encoder.dropout": 0.2,
+    }
+    config, path = load_config(params_override=override), tmp_path / "params.yaml"
+    save_config(config, path)
+    assert load_config(config_files=[path]) == config
+    assert "image_size" not in path.read_text() and "dropout: 0.2" in path.read_text()
+
+
 def test_defaults_are_the_papers_recipe():
     config = load_config()
     assert config == ExperimentConfig()

@@ -260,3 +260,27 @@ def test_every_type_name_has_its_member():
         names = {field.name for field in dataclasses.fields(one_of)} - {"type"}
         _, hint = fields_of(type(one_of))["type"]
         assert set(hint.__args__) == names
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (f"{IMAGE}.image_size", 128),
+        (f"{IMAGE}.image_size", 289),  # the default: given, it isn't ignored
+        (f"{IMAGE}.variant", "efficientnet_b0"),
+        (f"{TEXT}.variant", "bert_mini"),
+        (f"{TEXT}.sequence_length", 32),
+        (f"{MODEL}.projection_dim", 320),
+    ],
+)
+def test_what_a_preset_settles_is_refused_beside_it(key, value):
+    override = {f"{MODEL}.preset": "align_nano", key: value}
+    words = rf"'{key}' must be left out where {MODEL}.preset \(align_nano\)"
+    with pytest.raises(InputError, match=words):
+        load_config(params_override=override)
+    config = load_config(params_override={**override, f"{MODEL}.preset": None})
+    if (key, value) != (f"{IMAGE}.image_size", 289):
+        model = dataclasses.replace(config.task.model, preset="align_nano")
+        task = dataclasses.replace(config.task, model=model)
+        with pytest.raises(InputError, match=words):
+            validate(dataclasses.replace(config, task=task))

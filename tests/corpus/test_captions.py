@@ -4,7 +4,7 @@ import hypothesis
 import hypothesis.strategies as strategies
 import pytest
 
-from align_keras.corpus.captions import caption_fault, clean_caption
+from align_keras.corpus.captions import caption_fault, clean_caption, names_file
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,57 @@ def test_limits():
     assert caption_fault("a" * 2_000) is None
     assert caption_fault("a" * 2_001) == ("long caption", "2,001 characters")
     assert caption_fault("a" * 10_000)[0] == "long caption"
+
+
+URL = "https://example.org/up/a%20b/IMG_2041-300x200.jpg?w=300"
+
+
+@pytest.mark.parametrize(
+    ("caption", "image_url"),
+    [
+        ("../../_images/foo_bar.png", ""),
+        ("foo.PNG", ""),
+        ("foo.jpg?itok=4", ""),
+        ("https://example.org/a", ""),
+        ("//example.org/a", ""),
+        ("www.example.org", ""),
+        (r"C:\pictures\cat", ""),
+        ("/home/me/cat", ""),
+        ("File:Map of Graz.svg", ""),
+        ("IMG_2041", URL),
+        ("img_2041.jpg", URL),
+        ("20190304", "/photos/20190304-scaled.jpg"),
+        ("Screenshot 2024-01-02 at 10.png", "/Screenshot%202024-01-02%20at%2010.png"),
+        ("Foo bar.jpg", "https://e.org/thumb/a/220px-Foo_bar.jpg"),
+        ("plushie_2", "/assets/plushie_2-" + "0f" * 16 + ".png"),
+    ],
+)
+def test_names_of_files(caption, image_url):
+    assert names_file(caption, image_url)
+
+
+@pytest.mark.parametrize(
+    ("caption", "image_url"),
+    [
+        ("", ""),
+        ("cat", "/cat.png"),
+        ("forget-me-not", "/forget-me-not.jpg"),
+        ("A red bicycle", "/a_red_bicycle.png"),
+        ("Saving as logo.png", "/save.png"),
+        ("The .svg format", ""),
+        ("Node.js", "/nodejs.png"),
+        ("and/or", ""),
+        ("IMG_2041", "/IMG_2042.jpg"),
+        ("Open http://localhost in a browser", ""),
+        ("IMG_2041", "http://[::1/IMG_2041.jpg"),
+        ("x" * 3000 + ".png", ""),
+        ("image_1", "data:image/png;base64,image_1"),
+    ],
+)
+def test_captions_that_name_no_file(caption, image_url):
+    assert not names_file(caption, image_url)
+
+
+@hypothesis.given(strategies.text(), strategies.text())
+def test_any_text_and_address_can_be_compared(caption, image_url):
+    names_file(clean_caption(caption), image_url)

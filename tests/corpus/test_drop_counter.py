@@ -38,6 +38,15 @@ def test_more_than_the_allowed_fraction_stops(kept, bad, allowed, stops):
         counter.check(allowed)
 
 
+def test_cleaned_captions_are_kept_and_counted():
+    counter = counter_with(2)
+    assert "cleaned" not in counter.as_metadata()
+    counter.clean("a permalink")
+    assert counter.lines()[-1] == "1 captions cleaned of a permalink"
+    again = DropCounter.from_metadata(json.loads(json.dumps(counter.as_metadata())))
+    assert again.cleaned == {"a permalink": 1} and again.kept == 2
+
+
 def test_filtered_pairs_are_not_bad():
     counter_with(1, filtered=1000).check(0.0)
 

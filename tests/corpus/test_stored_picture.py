@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from align_keras.corpus.picture import pixel_key
@@ -23,7 +24,7 @@ def test_png_stores_the_very_pixels():
 
 def test_jpeg_keeps_the_aspect_and_comes_close():
     image = Image.linear_gradient("L").convert("RGB")
-    content, key = PictureLayout(64, square=False, encoding="jpeg").apply(
+    content, key = PictureLayout(32, square=False, encoding="jpeg").apply(
         image.resize((128, 64))
     )
     stored = Image.open(io.BytesIO(content))
@@ -32,6 +33,21 @@ def test_jpeg_keeps_the_aspect_and_comes_close():
     difference = np.asarray(stored, int) - np.asarray(expected, int)
     assert np.abs(difference).mean() < 4
     assert len(key) == 32
+
+
+@pytest.mark.parametrize("size", [(500, 700), (900, 301), (200, 100)])
+def test_training_need_not_enlarge_what_keeps_its_aspect(size):
+    """It resizes both sides to one length: 346 for 289 pixels, 569 for 475."""
+    keys = set()
+    for shorter_side in (346, 569):
+        layout = PictureLayout(shorter_side, square=False, encoding="jpeg")
+        content, key = layout.apply(noise(*size))
+        stored = Image.open(io.BytesIO(content)).size
+        assert min(stored) == min(*size, shorter_side)
+        assert stored[0] / stored[1] == pytest.approx(size[0] / size[1], rel=0.01)
+        keys.add(key)
+    # So that a picture keeps its split.
+    assert len(keys) == 1
 
 
 def test_grey_stays_a_grey_file():

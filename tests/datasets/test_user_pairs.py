@@ -61,12 +61,32 @@ def test_pairs_become_examples(album):
 
 
 def test_large_pictures_are_reduced_and_keep_their_aspect(album):
-    Image.linear_gradient("L").resize((1000, 500)).save(album / "0.png")
-    shapes = {
-        example["id"]: example["image"].shape
-        for example in tfds.as_numpy(build(album).as_dataset(split="all"))
-    }
-    assert shapes[b"0.png"] == (192, 384, 3)
+    Image.linear_gradient("L").resize((1200, 600)).save(album / "0.png")
+    for options, expected in (
+        ({}, (346, 692, 3)),
+        ({"shorter_side": 77}, (346, 692, 3)),
+        ({"shorter_side": 569}, (569, 1138, 3)),
+    ):
+        shapes = {
+            example["id"]: example["image"].shape
+            for example in tfds.as_numpy(build(album, **options).as_dataset("all"))
+        }
+        assert shapes[b"0.png"] == expected
+        assert shapes[b"1.png"] == (30, 20, 3)
+
+
+def test_the_stored_size_does_not_move_a_picture_to_another_split(album):
+    for number in range(12):
+        path = album / f"{number}.png"
+        Image.open(path).resize((800, 900)).save(path)
+    ids = [
+        {
+            bytes(example["id"])
+            for example in tfds.as_numpy(build(album, **options).as_dataset("test"))
+        }
+        for options in ({}, {"shorter_side": 569})
+    ]
+    assert ids[0] == ids[1]
 
 
 def test_every_bad_picture_and_caption_is_counted(album):

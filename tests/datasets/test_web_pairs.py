@@ -8,10 +8,16 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets.build import quiet
+from align_keras.cli.assemble import prepare_corpus
+from align_keras.config import DataConfig
+from align_keras.datasets.build import build_corpus, quiet
 from align_keras.datasets.web_pairs import WebPairs
+from align_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
+
+
+PICTURES = {"shorter_side": 346, "keep_aspect": True}
 
 
 def pictures(count=40):
@@ -39,7 +45,7 @@ def build(folder, **options):
         builder = WebPairs(
             pictures=pictures,
             description="Pairs of a test.",
-            notes={"config": {"sources": ["html:ä"]}},
+            notes={"config": {"sources": ["html:ä"], "pictures": PICTURES}},
             data_dir=str(folder),
             **options,
         )
@@ -65,7 +71,8 @@ def test_everything_comes_back(tmp_path, file_format, capfd):
     folder = build(tmp_path, file_format=file_format)
     assert capfd.readouterr().out == ""
     builder, found = read(folder, "train")
-    assert builder.info.metadata["config"] == {"sources": ["html:ä"]}
+    notes = {"sources": ["html:ä"], "pictures": PICTURES}
+    assert builder.info.metadata["config"] == notes
     assert list(builder.info.splits) == ["train"]
     expected = {own["id"]: own for own in pictures()}
     assert set(found) == set(expected)
@@ -113,3 +120,14 @@ def test_equal_pictures_are_equal_bytes_in_any_process(tmp_path, file_format):
         made[place] = {path.name: path.read_bytes() for path in files}
     assert len(made["here"]) >= 4
     assert made["here"] == made["there"]
+
+
+def test_a_corpus_that_training_would_enlarge_is_refused(tmp_path):
+    folder = build(tmp_path)
+    data = DataConfig(corpus=str(folder))
+    assert prepare_corpus(data, 289).info.splits["train"].num_examples == 40
+    words = r"at least 569 pixels.*with 346; .*pictures\.shorter_side=569"
+    with pytest.raises(InputError, match=words):
+        prepare_corpus(data, 475)
+    # Evaluation takes what there is.
+    assert build_corpus(str(folder)).info.splits["train"].num_examples == 40

@@ -127,14 +127,15 @@ def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     batch = "task.train_data.global_batch_size=25"  # 25 images, 50 pairs
     config = load_config("finetune_coco", params_override=[override, batch])
     train, validation = config.task.train_data, config.task.validation_data
-    builder = prepare_corpus(train)
+    builder = prepare_corpus(train, 289)
     own = [
         batch_ids(builder, train.tfds_split, step=step, **order_arguments(config))
         for step in (0, 1)
     ]
     assert len(set(sum(own, []))) == 25
     assert all(sum(own, []).count(identifier) == 2 for identifier in own[0])
-    found = read_retrieval_set(prepare_corpus(validation), validation.tfds_split)
+    test_builder = prepare_corpus(validation, 289)
+    found = read_retrieval_set(test_builder, validation.tfds_split)
     assert len(found) == 15
     assert {len(captions) for captions in found.captions} == {2}
 

@@ -31,7 +31,7 @@ def read(part, counter):
         if content is None:
             continue
         try:
-            pairs = list(extract_pairs(content, pathlib.Path(path).as_uri()))
+            pairs = list(extract_pairs(content, pathlib.Path(path).as_uri(), counter))
         except InputError:
             raise
         except Exception as error:  # Nothing in one page may stop the others.

@@ -1,7 +1,16 @@
 """The pairs of one part of a source, whatever its kind."""
 
-from align_keras.corpus.captions import caption_fault, clean_caption
+from align_keras.corpus.captions import (
+    FILE_NAME,
+    caption_fault,
+    clean_caption,
+    names_file,
+)
 from align_keras.corpus.sources.source import KINDS
+
+# Shards of img2dataset: alt-texts as crawls found them. The readers of pages look for
+# such captions themselves, as they know the images' addresses.
+_CRAWLED = ("webdataset", "parquet", "tfrecord")
 
 
 def read_part(part, counter, spool=None):
@@ -13,10 +22,11 @@ def read_part(part, counter, spool=None):
             dropped in it with an example; kept pairs aren't counted. Beside the
             reasons of captions and tables these are: `"broken record"`, `"malformed
             page"`, `"truncated shard"`, `"empty shard"`, `"oversized record"`,
-            `"missing"` and, filtered, `"not downloaded"` and `"evaluation set"`. A
-            file that has gone, or has changed since it was listed, is `"vanished"`:
-            as long as `counter.bad["vanished"]` isn't 0, the part isn't read
-            completely and must be listed and read again.
+            `"missing"` and, filtered, `"not downloaded"`, `"evaluation set"` and
+            `"caption is a file name or an address"`, of sources that hold alt-texts
+            of the web. A file that has gone, or has changed since it was listed, is
+            `"vanished"`: as long as `counter.bad["vanished"]` isn't 0, the part isn't
+            read completely and must be listed and read again.
         spool: str or path, the folder for pictures that have no file of their own;
             only the kind `tfds` needs it.
 
@@ -49,6 +59,9 @@ def read_part(part, counter, spool=None):
         fault = caption_fault(caption)
         if fault:
             counter.drop(fault[0], _storable(pair.page_url or pair.image), fault[1])
+        elif part.kind in _CRAWLED and names_file(caption):
+            where = _storable(pair.page_url or pair.image)
+            counter.filter(FILE_NAME, where, caption[:200])
         else:
             yield pair._replace(
                 image=_storable(pair.image),

@@ -77,7 +77,7 @@ def _read_page(path, offset, pictures, counter):
         content = response_body(record)
         charset = _CHARSET.search(record.http_headers.get_header("content-type"))
         text = decode_html(content, charset[1] if charset else None)
-        pairs = list(extract_pairs(text, _address(record)))
+        pairs = list(extract_pairs(text, _address(record), counter))
     except (InputError, OSError):
         raise
     except Exception as error:  # Nothing in one page may stop the others.

@@ -38,7 +38,7 @@ def read(part, counter):
                 counter.drop(own.fault, where(path), own.detail)
                 continue
             try:
-                yield from _pairs(own.content)
+                yield from _pairs(own.content, counter)
             except InputError:
                 raise
             except _OTHER_FORM as error:
@@ -51,7 +51,7 @@ def read(part, counter):
         counter.drop("empty shard", where(path), "no record")
 
 
-def _pairs(content):
+def _pairs(content, counter):
     record = parse_record(content)
     if record.rec_type != "metadata":
         return []
@@ -71,7 +71,7 @@ def _pairs(content):
     lines += [f"<img{_attributes(image)}>" for image in images]
     return [
         SourcePair(own.image_url, own.caption, own.rule, own.language, own.page_url)
-        for own in extract_pairs("\n".join(lines), address)
+        for own in extract_pairs("\n".join(lines), address, counter)
         if is_from_web(own.image_url)
     ]
 

@@ -69,7 +69,7 @@ def merged_counts(counts):
     total = DropCounter()
     for own in map(DropCounter.from_metadata, counts):
         total.kept += own.kept
-        for name in ("bad", "filtered", "converted"):
+        for name in ("bad", "filtered", "converted", "cleaned"):
             getattr(total, name).update(getattr(own, name))
         total.examples = own.examples | total.examples
     return total.as_metadata()

@@ -54,7 +54,8 @@ def test_tables_of_addresses_hold_nothing_but_web_addresses(tmp_path):
 def test_parts_share_the_row_groups_out(tmp_path):
     count = 230_000
     urls = [f"https://example.org/{own}" for own in range(count)]
-    table = pyarrow.table({"url": urls, "caption": urls})
+    captions = [f"cat {own}" for own in range(len(urls))]
+    table = pyarrow.table({"url": urls, "caption": captions})
     pq.write_table(table, tmp_path / "b.parquet", row_group_size=50_000)
     pq.write_table(table.slice(0, 3), tmp_path / "a.parquet")
     source = open_source(f"parquet:{tmp_path}")
@@ -88,7 +89,8 @@ def test_broken_tables(tmp_path):
 def test_a_garbled_row_group_costs_its_rows(tmp_path):
     path = tmp_path / "a.parquet"
     urls = [f"https://example.org/{own}" for own in range(300)]
-    table = pyarrow.table({"url": urls, "caption": urls})
+    captions = [f"cat {own}" for own in range(len(urls))]
+    table = pyarrow.table({"url": urls, "caption": captions})
     pq.write_table(table, path, row_group_size=100, compression="zstd")
     content = bytearray(path.read_bytes())
     column = pq.ParquetFile(path).metadata.row_group(1).column(0)

@@ -46,3 +46,20 @@ def test_a_part_says_what_it_is(tmp_path):
     (tmp_path / "a.csv").write_text("image,caption\na.jpg,A cat\n")
     [part] = open_source(str(tmp_path)).parts()
     assert str(part) == f"table:{tmp_path}/a.csv[0:1]"
+
+
+def test_alt_texts_of_crawls_that_name_files_are_left_out(tmp_path):
+    rows = ["../img/a_1.png", "A cat"]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, caption in enumerate(rows):
+            for suffix, content in ((".jpg", b"x"), (".txt", caption.encode())):
+                member = tarfile.TarInfo(f"{number}{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    [pair], counter = read_source(tmp_path)
+    assert pair.caption == "A cat" and not counter.bad
+    assert counter.filtered == {"caption is a file name or an address": 1}
+    # What someone wrote into a table is a caption.
+    table = tmp_path / "table.csv"
+    table.write_text("image,caption\na.jpg,large_braces.svg\n")
+    assert [pair.caption for pair in read_source(table)[0]] == ["large_braces.svg"]

@@ -1,0 +1,224 @@
+"""SVG drawings as pixels: bounded, without other files, in a process of their own."""
+
+import dataclasses
+import functools
+import importlib.util
+import io
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zlib
+
+from PIL import Image
+
+# The reason of `PictureError` where the extra `svg` is missing.
+NO_RENDERER = "SVG, which needs resvg-py"
+MAX_SIDE = 2048
+MAX_BYTES = 8_000_000
+_MAX_ELEMENTS = 50_000
+_MAX_DEPTH = 100
+_SVG = "{http://www.w3.org/2000/svg}svg"
+# Of CSS; a percentage and anything unknown leave the size to the `viewBox`.
+_PIXELS = {"": 1, "px": 1, "pt": 4 / 3, "pc": 16, "in": 96, "cm": 96 / 2.54}
+_PIXELS |= {"mm": 96 / 25.4, "em": 16, "ex": 8}
+_LENGTH = re.compile(r"\s*\+?(\d{0,9}\.?\d{1,9}(?:e[+-]?\d)?)\s*([a-z]*)\s*$", re.I)
+# What a browser gives a drawing without any size.
+_DEFAULT_SIZE = (300.0, 150.0)
+_SECONDS = 10
+# Where the system has no limit of processor time.
+_MOST_SECONDS = 60
+# A drawing can end the process that renders it, by its depth or what it claims.
+_PROGRAM = f"""
+import sys
+try:
+    import resource
+    for limit, most in (("CPU", {_SECONDS}), ("AS", 2 << 30), ("CORE", 0)):
+        resource.setrlimit(getattr(resource, "RLIMIT_" + limit), (most, most))
+except (ImportError, OSError, ValueError):
+    pass
+import resvg_py
+drawing = sys.stdin.buffer.read().decode()
+fonts = dict(own.split("=", 1) for own in sys.argv[1:])
+sys.stdout.buffer.write(bytes(resvg_py.svg_to_bytes(svg_string=drawing, **fonts)))
+"""
+
+
+class SvgError(ValueError):
+    """A drawing that can't be read or rendered; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SvgDrawing:
+    """A drawing whose elements were read.
+
+    Attributes:
+        size: (width, height) of int, in pixels, as a browser shows it; reduced to a
+            longer side of `MAX_SIDE`.
+        content: bytes, its XML, of this size and without addresses of other files.
+    """
+
+    size: tuple
+    content: bytes
+
+    def render(self):
+        """Returns the drawing's pixels, a `PIL.Image.Image` of mode RGBA.
+
+        A process of its own renders it, in at most 10 seconds and 2 GiB where the
+        system has such limits. Letters need the font that the drawing names or, on
+        Linux, the one that fontconfig has in its place.
+
+        Raises:
+            SvgError: it can't be rendered.
+        """
+        try:
+            own = subprocess.run(
+                [sys.executable, "-c", _PROGRAM, *_fonts()],
+                input=self.content,
+                capture_output=True,
+                timeout=_MOST_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise SvgError(f"not rendered in {_MOST_SECONDS} seconds") from None
+        if own.returncode:
+            lines = own.stderr.decode("utf-8", "replace").split("\n")
+            said = " ".join([line for line in lines if line.strip()][-1:])
+            raise SvgError(f"not rendered: {said[:200] or f'code {own.returncode}'}")
+        return Image.open(io.BytesIO(own.stdout)).convert("RGBA")
+
+
+@functools.cache
+def _fonts():
+    """Returns the system's own general fonts, as arguments of `_PROGRAM`.
+
+    Without them resvg knows Times New Roman, Arial and Courier New alone, and where
+    these are missing, it leaves letters out.
+    """
+    found = []
+    for name in ("serif", "sans-serif", "monospace"):
+        try:
+            own = subprocess.run(
+                ["fc-match", "--format=%{family[0]}", name],
+                capture_output=True,
+                text=True,
+                timeout=_MOST_SECONDS,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return []
+        found.append(f"{name.replace('-', '_')}_family={own.stdout.strip()}")
+    return found
+
+
+@functools.cache
+def has_renderer():
+    """Tells whether the extra `svg` is installed."""
+    return importlib.util.find_spec("resvg_py") is not None
+
+
+def read_svg(content):
+    """Reads a drawing, in plain or by gzip.
+
+    Args:
+        content: bytes of any file.
+
+    Returns:
+        `SvgDrawing`, or None if it is no SVG.
+
+    Raises:
+        SvgError: if it is one, but broken, or larger than 8 MB, 50,000 elements or 100
+            elements in each other.
+
+    Example:
+
+    >>> head = b'<svg xmlns="http://www.w3.org/2000/svg" '
+    >>> read_svg(head + b'width="2in" viewBox="0 0 40 10"/>').size
+    (192, 48)
+    >>> read_svg(b"GIF89a") is None
+    True
+    """
+    if content[:2] == b"\x1f\x8b":
+        content = _inflated(content)
+    if not _seems_svg(content):
+        return None
+    if len(content) > MAX_BYTES:
+        raise SvgError(f"more than {MAX_BYTES:,} bytes")
+    root = _parsed(content)
+    if root.tag != _SVG:
+        return None
+    width, height = _size(root)
+    scale = min(1.0, MAX_SIDE / max(width, height))
+    if "viewBox" not in root.attrib:
+        root.set("viewBox", f"0 0 {width:g} {height:g}")
+    size = tuple(max(1, round(side * scale)) for side in (width, height))
+    for name, side in zip(("width", "height"), size, strict=True):
+        root.set(name, str(side))
+    return SvgDrawing(size, ElementTree.tostring(root))
+
+
+def _inflated(content):
+    try:
+        return zlib.decompressobj(wbits=31).decompress(content, MAX_BYTES + 1)
+    except zlib.error:
+        return b""
+
+
+def _seems_svg(content):
+    start = content[:65_536]
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16.
+        start = start.replace(b"\0", b"")
+    return start.lstrip(b"\xef\xbb\xbf\xff\xfe\t\r\n ")[:1] == b"<" and b"svg" in start
+
+
+def _parsed(content):
+    """Returns the root, from which addresses of other files are gone."""
+    depth = count = 0
+    element = None
+    try:
+        for event, element in ElementTree.iterparse(
+            io.BytesIO(content), ("start", "end")
+        ):
+            if event == "end":
+                depth -= 1
+                continue
+            depth, count = depth + 1, count + 1
+            if depth > _MAX_DEPTH or count > _MAX_ELEMENTS:
+                raise SvgError(
+                    f"more than {_MAX_DEPTH} elements in each other or "
+                    f"{_MAX_ELEMENTS:,} in all"
+                )
+            for name in [own for own in element.attrib if own.endswith("href")]:
+                if not element.attrib[name].startswith(("#", "data:")):
+                    del element.attrib[name]
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        if isinstance(error, SvgError):
+            raise
+        raise SvgError(f"broken XML: {error}") from None
+    # The last end is that of the root.
+    return element
+
+
+def _size(root):
+    """Returns the width and height in pixels as a browser finds them."""
+    width, height = (_pixels(root.get(name)) for name in ("width", "height"))
+    box = re.split(r"[\s,]+", root.get("viewBox", "").strip())
+    inner = [_pixels(own) for own in box[2:]] if len(box) == 4 else []
+    if len(inner) != 2 or None in inner:
+        root.attrib.pop("viewBox", None)
+        inner = None
+    if width and height:
+        return width, height
+    if inner is None:
+        return width or _DEFAULT_SIZE[0], height or _DEFAULT_SIZE[1]
+    if width or height:
+        aspect = inner[0] / inner[1]
+        return width or height * aspect, height or width / aspect
+    return inner
+
+
+def _pixels(length):
+    """Returns a length in pixels, or None where it is none above zero."""
+    found = _LENGTH.match(length or "")
+    factor = _PIXELS.get(found[2].lower()) if found else None
+    return (float(found[1]) * factor or None) if factor else None

@@ -1,0 +1,137 @@
+"""SVG drawings: sizes as browsers find them, pixels, and hostile ones."""
+
+import gzip
+import importlib.util
+
+import pytest
+
+from align_keras.corpus import picture, svg_drawing
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.picture import PictureError, normalise_picture, picture_size
+from align_keras.corpus.svg_drawing import SvgError, read_svg
+
+RENDERS = importlib.util.find_spec("resvg_py") is not None
+renders = pytest.mark.skipif(not RENDERS, reason="could not import 'resvg_py'")
+
+
+def svg(body="", head='width="300" height="200"'):
+    return (
+        '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink" {head}>{body}</svg>'
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("head", "size"),
+    [
+        ('width="300" height="200"', (300, 200)),
+        ('width="2in" height="25.4mm"', (192, 96)),
+        ('viewBox="0 0 40 10"', (40, 10)),
+        ('width="100%" height="auto" viewBox="0,0,40,10"', (40, 10)),
+        ('width="80" viewBox="0 0 40 10"', (80, 20)),
+        ('height="20" viewBox="0 0 40 10"', (80, 20)),
+        ('width="10000" height="5000"', (2048, 1024)),
+        ('width="1e5" height="1"', (2048, 1)),
+        ("", (300, 150)),
+        ('width="0" height="-5" viewBox="0 0 0 x"', (300, 150)),
+    ],
+)
+def test_sizes(head, size):
+    assert read_svg(svg(head=head)).size == size
+    assert read_svg(gzip.compress(svg(head=head))).size == size
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"GIF89a", b"<html><svg></svg></html>", b"<svg/>", gzip.compress(b"x")],
+)
+def test_what_is_no_drawing(content):
+    assert read_svg(content) is None
+
+
+ENTITIES = "".join(
+    f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 12)
+).encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (svg("<g>" * 500 + "</g>" * 500), "100 elements"),
+        (svg("<g/>" * 50_001), "50,000 in all"),
+        (svg("<!--" + "x" * 8_000_000 + "-->"), "8,000,000 bytes"),
+        (gzip.compress(svg("<!--" + "x" * 50_000_000 + "-->")), "8,000,000 bytes"),
+        (svg("<g>"), "broken XML"),
+        (svg("&nothing;"), "broken XML"),
+        (b'<!DOCTYPE svg [<!ENTITY a0 "lol">' + ENTITIES + b"]>" + svg("&a11;")[22:],
+         "broken XML"),
+    ],
+    ids=["deep", "many", "large", "inflated", "cut", "entity", "laughs"],
+)  # fmt: skip
+def test_hostile_drawings_are_refused_unrendered(content, message):
+    with pytest.raises(SvgError, match=message):
+        read_svg(content)
+
+
+def test_other_files_are_out_of_reach():
+    body = (
+        '<image xlink:href="/etc/a.png"/><image href=" file:///a.png"/>'
+        '<use href="b.svg#x"/><use href="#x"/><image href="data:image/png;base64,AA"/>'
+    )
+    content = read_svg(svg(body)).content
+    assert b"a.png" not in content and b"b.svg" not in content
+    assert content.count(b"href=") == 2
+
+
+@pytest.mark.parametrize("function", [normalise_picture, picture_size])
+def test_without_the_extra_the_reason_says_so(monkeypatch, function):
+    monkeypatch.setattr(picture, "has_renderer", lambda: False)
+    with pytest.raises(PictureError, match="align-keras.svg") as caught:
+        function(svg())
+    assert caught.value.reason == svg_drawing.NO_RENDERER
+    counter = DropCounter()
+    counter.drop(caught.value.reason, "a.svg")
+    assert "align-keras[svg]" in counter.lines()[1]
+
+
+@renders
+def test_a_drawing_becomes_pixels():
+    square = '<rect width="150" height="200" fill="#f00"/>'
+    for content in (svg(square), gzip.compress(svg(square))):
+        image, conversion = normalise_picture(content)
+        assert (image.mode, image.size) == ("RGB", picture_size(content))
+        assert image.getpixel((10, 10)) == (255, 0, 0)
+        assert image.getpixel((290, 10)) == (255, 255, 255)
+        assert conversion == "svg, transparency"
+
+
+@renders
+def test_a_large_drawing_is_reduced_whole():
+    content = svg('<rect width="5000" height="9000"/>', 'width="10000" height="9000"')
+    image, _ = normalise_picture(content)
+    assert image.size == picture_size(content) == (2048, 1843)
+    assert image.getpixel((1000, 1800)) == (0, 0, 0)
+    assert image.getpixel((1048, 1800)) == (255, 255, 255)
+
+
+@renders
+def test_a_drawing_that_fells_its_process_is_unreadable():
+    uses = '<rect id="a0"/>' + "".join(
+        f'<g id="a{i}">' + f'<use href="#a{i - 1}"/>' * 10 + "</g>" for i in range(1, 8)
+    )
+    pattern = (
+        '<pattern id="p" width="1e7" height="1e7" patternUnits="userSpaceOnUse">'
+        '<rect width="1" height="1"/></pattern>'
+        '<rect width="1e8" height="1e8" fill="url(#p)"/>'
+    )
+    for body in (f'{uses}<use href="#a7"/>', pattern):
+        with pytest.raises(PictureError, match="SVG: not rendered"):
+            normalise_picture(svg(body))
+
+
+@renders
+def test_a_drawing_that_never_ends_is_stopped(monkeypatch):
+    monkeypatch.setattr(svg_drawing, "_PROGRAM", "while True: pass")
+    monkeypatch.setattr(svg_drawing, "_MOST_SECONDS", 0.2)
+    with pytest.raises(PictureError, match="not rendered in 0.2 seconds"):
+        normalise_picture(svg())
