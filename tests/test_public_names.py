@@ -26,6 +26,7 @@ assert "align_keras.models.align" not in sys.modules
 model = keras.saving.load_model(sys.argv[1])
 assert isinstance(model, align_keras.ALIGN), type(model)
 assert isinstance(model.optimizer, align_keras.Lamb), type(model.optimizer)
+assert type(align_keras.ALIGN.from_preset(sys.argv[1]).optimizer) is align_keras.Lamb
 print(float(model.temperature))
 """
 

@@ -10,6 +10,7 @@ from align_keras.images import (
     decode_image,
     inception_crop_bytes,
     random_flip,
+    uint8_pixels,
 )
 from align_keras.utils.errors import InputError
 
@@ -143,7 +144,10 @@ def _items(images, labels):
             "images and labels must be of one number and not empty, received "
             f"{len(images)} and {len(labels)}; check the data's split."
         )
-    if isinstance(next(iter(images)), str | os.PathLike):
+    first = next(iter(images))
+    if isinstance(first, np.ndarray):
+        uint8_pixels(first)  # Which refuses floats, that would be left out below.
+    if isinstance(first, str | os.PathLike):
         paths = tf.constant([os.fspath(path) for path in images])
         return tf.io.read_file, tf.data.Dataset.from_tensor_slices(paths).enumerate()
 

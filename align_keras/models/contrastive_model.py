@@ -24,12 +24,12 @@ from align_keras.models.keras_input import (
     check_data,
     check_weights,
     keras_input,
-    raw_pairs,
     readable_input,
     split_pairs,
 )
 from align_keras.models.loss_metrics import LOSSES
 from align_keras.models.one_step import next_batch, one_step
+from align_keras.models.raw_pairs import raw_pairs
 from align_keras.models.sound_steps import SoundSteps
 from align_keras.models.update_checks import gradient_norms, is_sound
 from align_keras.optimizers import Lamb, apply_if, paper_schedule
@@ -274,12 +274,12 @@ class ContrastiveModel(keras.Model):
         """As `keras.Model.fit`, on images and captions as they are.
 
         Args:
-            x: images, with their captions in `y`; a tuple `(images, captions)` or dict
-                of `image` and `caption`, as `align_keras.data.image_text_batches`
-                takes them; a batched `tf.data.Dataset` of such tuples or dicts, of
-                paths, encoded images or pixels; or what is ready for the model, in
-                any form that Keras takes: dicts of `images`, `token_ids` and
-                `padding_mask`.
+            x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
+                of `image` and `caption`, or a list of pairs, each a tuple or such a
+                dict, as `align_keras.data.image_text_batches` takes them; a batched
+                `tf.data.Dataset` of such tuples or dicts, of paths, encoded images or
+                pixels; or what is ready for the model, in any form that Keras takes:
+                dicts of `images`, `token_ids` and `padding_mask`.
             y: captions, one for each image of `x`.
             batch_size: int or None, pairs a batch where `x` isn't batched; None for
                 32. A last batch that isn't full is left out, unless it's the only one.
@@ -373,6 +373,8 @@ class ContrastiveModel(keras.Model):
         **kwargs,
     ):
         """As `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
+        known = parameters_of(ContrastiveModel.evaluate)
+        refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
         check_weights(sample_weight=sample_weight)
         pairs = raw_pairs(x, y)
         x = keras_input(self, x, y, batch_size=batch_size, value_range=value_range)

@@ -11,6 +11,7 @@ from align_keras.models.raw_pairs import (
     batches_of_dataset,
     image_text_batches,
     is_raw,
+    raw_pairs,
 )
 from align_keras.utils.errors import InputError
 
@@ -75,16 +76,6 @@ def keras_input(
         check_inputs(model, x)
         _check_grey_levels(x["images"])
     return x
-
-
-def raw_pairs(x, y=None):
-    """Returns images and captions where they are given as sequences, or None."""
-    if isinstance(x, dict) and is_raw(x) and y is None:
-        return x["image"], x["caption"]
-    if isinstance(x, tuple | list) and len(x) == 2 and y is None:
-        return None if isinstance(x[0], dict) else tuple(x)
-    is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
-    return (x, y) if is_sequence and y is not None else None
 
 
 def as_x_and_y(validation_data):

@@ -49,8 +49,9 @@ def image_text_batches(
     Args:
         images: sequence of paths, of encoded images (bytes) or of uint8 arrays
             (height, width, 3), all of one kind; an array or tensor of them; or a
-            `tf.data.Dataset` of single images (paths, encoded or pixels) or, without
-            `captions`, of pairs: tuples or dicts of `image` and `caption`.
+            `tf.data.Dataset` of single images (paths, encoded or pixels). Without
+            `captions`, a list or `tf.data.Dataset` of pairs: tuples or dicts of `image`
+            and `caption`; or one tuple or dict of sequences of both.
         captions: sequence or tensor of str, one for each image, or a sequence of
             lists of str, of which training draws one each time and evaluation takes
             the first; or a `tf.data.Dataset` of them.
@@ -102,6 +103,8 @@ def image_text_batches(
             "; give it as the third argument or as model=…."
         )
     _check_batch_size(batch_size)
+    if captions is None:
+        images, captions = raw_pairs(images) or (images, captions)
     options = {"crop": crop, "flip": flip, "zoom": zoom, "shift": shift}
     options |= {"recolor": recolor, "value_range": value_range}
     preparation = _Preparation(model.image_size, training, **options)
@@ -197,6 +200,38 @@ def is_raw(element) -> bool:
     if not isinstance(element, tuple) or len(element) != 2:
         return False
     return getattr(element[1], "dtype", None) == tf.string
+
+
+def raw_pairs(x, y=None):
+    """Returns images and captions where they are given as sequences, or None.
+
+    Args:
+        x: images; or, if `y` is None, a tuple `(images, captions)`, a dict of `image`
+            and `caption`, or a list of pairs, each a tuple or such a dict.
+        y: captions, or None.
+
+    Example:
+
+    >>> raw_pairs([("a.png", "a cat"), ("b.png", "a dog")])
+    (['a.png', 'b.png'], ['a cat', 'a dog'])
+    """
+    if y is not None:
+        is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
+        return (x, y) if is_sequence else None
+    if isinstance(x, dict):
+        return _pair(x) if is_raw(x) else None
+    if isinstance(x, list) and x and all(map(_is_one_pair, x)):
+        images, captions = zip(*map(_pair, x), strict=True)
+        return list(images), list(captions)
+    if isinstance(x, tuple | list) and len(x) == 2 and not isinstance(x[0], dict):
+        return tuple(x)
+    return None
+
+
+def _is_one_pair(element):
+    if isinstance(element, tuple):
+        return len(element) == 2
+    return isinstance(element, dict) and is_raw(element)
 
 
 def _pair(element):

@@ -152,3 +152,9 @@ def test_numbers_must_fit():
     for images, labels in ((IMAGES, [0, 1]), ([], [])):
         with pytest.raises(InputError, match="of one number and not empty"):
             labelled_batches(images, labels, image_size=32, batch_size=2)
+
+
+def test_float_arrays_are_refused():
+    images = [np.full((40, 50, 3), 0.5, "float32")] * 2
+    with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
+        labelled_batches(images, [0, 1], image_size=32, batch_size=2)

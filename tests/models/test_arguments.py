@@ -66,6 +66,7 @@ def test_a_folders_arguments_are_those_that_keep_the_weights(folder):
             ALIGN.from_preset(folder, **{name: value})
 
 
+@pytest.mark.ci
 def test_a_hugging_face_folders_arguments_too():
     model = ALIGN.from_preset(tiny_align(), dropout=0.25, name="own")
     assert (model.text_encoder.dropout, model.name) == (0.25, "own")
@@ -130,6 +131,7 @@ def test_unknown_arguments_are_refused(folder, call, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.ci
 def test_keras_own_arguments_stay():
     model = small_align(trainable=False)
     assert not model.trainable_variables

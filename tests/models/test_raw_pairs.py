@@ -59,18 +59,29 @@ def forms_of(pixels, paths):
         "tuples": (from_slices((files, CAPTIONS)), None),
         "dicts": (from_slices({"image": pixels, "caption": CAPTIONS}), None),
         "batches": (from_slices((names, CAPTIONS)).batch(3), None),
+        "list of tuples": (list(zip(paths, CAPTIONS, strict=True)), None),
+        "list of dicts": (
+            [
+                {"image": image, "caption": caption}
+                for image, caption in zip(pixels, CAPTIONS, strict=True)
+            ],
+            None,
+        ),
+        "one tuple": ((names, CAPTIONS), None),
+        "one dict": ({"image": names, "caption": CAPTIONS}, None),
     }
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *("paths", "arrays", "batches"),
+        *("list of tuples", "arrays", "batches"),
         *(
             pytest.param(name, marks=pytest.mark.ci)
             for name in (
-                *("names", "files", "array", "tensor", "string tensor"),
+                *("paths", "names", "files", "array", "tensor", "string tensor"),
                 *("images alone", "two datasets", "tuples", "dicts"),
+                *("list of dicts", "one tuple", "one dict"),
             )
         ),
     ],
@@ -108,10 +119,19 @@ def test_training_varies_and_shuffles_anew_by_a_seed(model, pixels):
     (batch,) = batches_of(pixels, CAPTIONS, model, 9, **still)
     expected = [crop_image(image, 32, (0.5, 0.5)) for image in pixels]
     np.testing.assert_array_equal(batch["images"], expected)
-    varied = {**still, "zoom": 0.2, "shift": 0.1}
+
+
+@pytest.mark.ci
+def test_a_runs_other_variations(model, pixels):
+    options = {"crop": False, "flip": False, "shuffle": False, "training": True}
+    varied = {**options, "zoom": 0.2, "shift": 0.1}
     (batch,) = batches_of(pixels, CAPTIONS, model, 9, **varied)
     assert batch["images"].shape == (5, 32, 32, 3)
-    assert np.abs(batch["images"] - expected).mean() > 1
+    # Nearly white borders, and otherwise as the centered window.
+    (plain,) = batches_of(pixels, CAPTIONS, model, 9, **options, recolor=1e-9)
+    (center,) = batches_of(pixels, CAPTIONS, model, 9)
+    np.testing.assert_allclose(plain["images"], center["images"], atol=1e-3)
+    assert np.abs(batch["images"] - center["images"]).mean() > 1
 
 
 def test_half_are_mirrored_and_windows_differ(model, pixels):
