@@ -9,7 +9,7 @@ import struct
 import threading
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from align_keras.corpus.svg_drawing import (
     NO_RENDERER,
@@ -19,7 +19,19 @@ from align_keras.corpus.svg_drawing import (
 )
 
 MAX_PIXELS = 89_000_000
+# Those of `align_keras.images.decode`, whose rule this is too.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 WHITE = (255, 255, 255)
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # `Image.open` warns or raises by a module-wide limit of its own; ours, checked
 # from the same header, replaces it while a file is being opened.
@@ -251,7 +263,7 @@ def _open(content):
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
         except Image.UnidentifiedImageError:
             if _claims_no_pixels(content):
                 raise PictureError("zero size", "no width or no height") from None
@@ -260,6 +272,16 @@ def _open(content):
             raise PictureError("unreadable", _one_line(error)) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    if image.format == "BMP":
+        _check_bitmap(content)
+    return image
+
+
+def _check_bitmap(content):
+    # Header's size, planes, bits and compression.
+    header, planes, bits, compression = struct.unpack_from("<I8xHHI", content, 14)
+    if header < 40 or planes != 1 or compression or bits not in (1, 4, 8, 24, 32):
+        raise PictureError("unreadable", "a BMP of another kind, or compressed")
 
 
 def _claims_no_pixels(content):
@@ -302,12 +324,28 @@ def _has_sixteen_bits(image):
 
 
 def _upright(image):
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    method = _TURNS.get(_orientation_of_exif(exif))
+    return image if method is None else image.transpose(method)
+
+
+def _orientation_of_exif(exif):
+    """Returns the orientation of a TIFF header and its first directory, or 1.
+
+    Not by Pillow, which takes it from XMP, from PNG's text chunks and of other types
+    too.
+    """
+    order = ">" if exif.startswith(b"MM") else "<"
     try:
-        if image.getexif().get(0x0112, 1) in range(2, 9):
-            return ImageOps.exif_transpose(image)
-    except Exception:  # Malformed EXIF data say nothing about the pixels.
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, number = struct.unpack_from(f"{order}HHI", exif, entry)
+            if (tag, kind, number) == (0x0112, 3, 1):
+                return struct.unpack_from(f"{order}H2x", exif, entry + 8)[0]
+    except struct.error:  # It ends before.
         pass
-    return image
+    return 1
 
 
 def _to_rgb(image):

@@ -1,6 +1,7 @@
 """Decode, resize, crop and augment, as graph operations."""
 
 from align_keras.images.augment import augment_images
+from align_keras.images.decode import decode_image
 from align_keras.images.inception_crop import (
     central_crop_bytes,
     inception_crop_bytes,
@@ -8,7 +9,6 @@ from align_keras.images.inception_crop import (
 )
 from align_keras.images.preprocess import (
     crop_size_to_resize_size,
-    decode_image,
     preprocess_image,
     preprocess_image_bytes,
     resize_image,

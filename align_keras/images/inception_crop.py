@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from align_keras.images.preprocess import decode_image, resize_image
+from align_keras.images.decode import decode_image
+from align_keras.images.preprocess import resize_image
 
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 

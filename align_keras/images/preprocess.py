@@ -3,12 +3,12 @@
 import numpy as np
 import tensorflow as tf
 
+from align_keras.images.decode import decode_image
 from align_keras.utils.errors import InputError
 
 # Jia et al. 2021, section 5: resize to 346, crop 289. Other input sizes keep
 # this ratio.
 _RESIZE_TO_CROP = 346 / 289
-_PNG_SIGNATURE = b"\x89PNG"
 
 
 def crop_size_to_resize_size(image_size):
@@ -29,41 +29,6 @@ def crop_size_to_resize_size(image_size):
     346
     """
     return round(image_size * _RESIZE_TO_CROP)
-
-
-def decode_image(image_bytes):
-    """Decodes JPEG, PNG, GIF (first frame) or BMP bytes to RGB.
-
-    Transparent PNGs are composited on white, as the corpus builders do.
-
-    Args:
-        image_bytes: scalar string tensor, the file's bytes.
-
-    Returns:
-        uint8 tensor (height, width, 3).
-
-    Raises:
-        tf.errors.InvalidArgumentError: if the bytes aren't such a picture.
-    """
-
-    def png():
-        rgba = tf.io.decode_png(image_bytes, channels=4)
-        rgb, alpha = rgba[..., :3], rgba[..., 3:]
-
-        def blended():
-            colour, opacity = tf.cast(rgb, tf.uint16), tf.cast(alpha, tf.uint16)
-            white = 255 * (255 - opacity) + 127
-            return tf.cast((colour * opacity + white) // 255, tf.uint8)
-
-        # Most have no transparent pixel.
-        return tf.cond(tf.reduce_min(alpha) == 255, lambda: rgb, blended)
-
-    def other():
-        return tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
-
-    is_png = tf.strings.substr(image_bytes, 0, 4) == _PNG_SIGNATURE
-    image = tf.cond(is_png, png, other)
-    return tf.ensure_shape(image, (None, None, 3))
 
 
 def uint8_pixels(

@@ -2,9 +2,13 @@
 
 import tensorflow as tf
 
-from align_keras.images.preprocess import crop_size_to_resize_size, decode_image
+from align_keras.images.decode import (
+    JPEG_SIGNATURE,
+    decode_image,
+    jpeg_orientation,
+)
+from align_keras.images.preprocess import crop_size_to_resize_size
 
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
 # libjpeg's inverse transform of 4, 2 or 1 of a block's 8 rows and columns.
 _JPEG_RATIOS = (1, 2, 4, 8)
 
@@ -41,9 +45,13 @@ def crop_image_bytes(image_bytes, image_size, place, flipped=False):
     >>> crop_image_bytes(jpeg, 64, (0.5, 0.5)).shape
     TensorShape([64, 64, 3])
     """
-    is_jpeg = tf.strings.substr(image_bytes, 0, 3) == _JPEG_SIGNATURE
+    is_upright_jpeg = tf.cond(
+        tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE,
+        lambda: tf.abs(jpeg_orientation(image_bytes) - 5) > 3,  # None of 2 to 8.
+        lambda: tf.constant(False),
+    )
     window = tf.cond(
-        is_jpeg,
+        is_upright_jpeg,
         lambda: _jpeg_window(image_bytes, image_size, place),
         lambda: _window(decode_image(image_bytes), image_size, place),
     )
