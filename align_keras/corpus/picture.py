@@ -23,6 +23,7 @@ MAX_PIXELS = 89_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 WHITE = (255, 255, 255)
 
+_EXIF_WITHIN = 2**16
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,11 +61,11 @@ class PictureError(ValueError):
 def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
     """Decodes a picture to 8-bit RGB, upright, first frame, on white.
 
-    CMYK, greyscale and palette pictures are converted; 16 bits are scaled to
-    8, not clipped (integers of 32 bits and floats from their own range);
-    transparency is composited on white; the EXIF orientation is applied; of an
-    animation the first frame is taken. SVG drawings are rendered in the size that they
-    name, by the extra `svg`.
+    The rule is that of `align_keras.images.decode`: JPEG, PNG, WebP, GIF and plain BMP.
+    CMYK, greyscale and palette pictures are converted; 16 bits are scaled to 8, not
+    clipped; transparency is composited on white; the EXIF orientation is applied; of
+    an animation the first frame is taken. SVG drawings are rendered in the size that
+    they name, by the extra `svg`.
 
     Args:
         source: str or path of a file, or its content as bytes.
@@ -106,11 +107,14 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
         sixteen_bit = _has_sixteen_bits(image)
         if shorter_side is not None:
             _decode_smaller(image, shorter_side)
+        turn = _TURNS.get(_orientation(image, content))
         image.load()
-        upright = _upright(image)
+        upright = image if turn is None else image.transpose(turn)
         if upright is not image:
             steps.append("rotated")
         rgb, kind = _to_rgb(upright)
+        if image.format == "GIF":
+            rgb = _on_white_canvas(rgb, image.dispose_extent)
     except PictureError:
         raise
     except Exception as error:  # Decoders raise whatever a broken file leads to.
@@ -323,18 +327,16 @@ def _has_sixteen_bits(image):
     return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
-def _upright(image):
-    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
-    method = _TURNS.get(_orientation_of_exif(exif))
-    return image if method is None else image.transpose(method)
+def _orientation(image, content):
+    """Returns the EXIF orientation, or 1, before the pixels are read.
 
-
-def _orientation_of_exif(exif):
-    """Returns the orientation of a TIFF header and its first directory, or 1.
-
-    Not by Pillow, which takes it from XMP, from PNG's text chunks and of other types
-    too.
+    Not by Pillow, which takes it from XMP, from PNG's text chunks, from behind the
+    pixels and of other types too.
     """
+    mark = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
+    if mark not in content[:_EXIF_WITHIN]:
+        return 1
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     order = ">" if exif.startswith(b"MM") else "<"
     try:
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
@@ -348,9 +350,18 @@ def _orientation_of_exif(exif):
     return 1
 
 
+def _on_white_canvas(rgb, box):
+    """Makes white what a GIF's first frame leaves free, in place of its first color."""
+    if box == (0, 0, *rgb.size):
+        return rgb
+    white = Image.new("RGB", rgb.size, WHITE)
+    white.paste(rgb.crop(box), box)
+    return white
+
+
 def _to_rgb(image):
     mode = image.mode
-    if mode in ("I", "F") or mode.startswith("I;"):
+    if mode == "I" or mode.startswith("I;"):
         return _scaled_to_eight_bits(image), "16-bit"
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -369,15 +380,7 @@ def _to_rgb(image):
 
 def _scaled_to_eight_bits(image):
     values = np.asarray(image)
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values.astype(np.float64))
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind != "f" and low >= 0 and high <= 65535:
-        low, high = 0.0, 65535.0
-    elif values.dtype.kind == "f" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    span = (high - low) or 1.0
-    scaled = np.rint((values - low) * (255.0 / span)).astype(np.uint8)
+    scaled = np.rint(values * (255.0 / 65535)).astype(np.uint8)
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         scaled[values == clear] = 255

@@ -166,7 +166,6 @@ def _on_white_if_it_has_alpha(image):
 
 def _upright(image, orientation):
     """Turns (h, w, 3) by an EXIF orientation; what isn't 2 to 8 changes nothing."""
-
     is_turned = (orientation >= 2) & (orientation <= 8)
     return tf.cond(is_turned, lambda: _turned(image, orientation), lambda: image)
 
@@ -361,16 +360,14 @@ def _first_frame_of_webp(file):
     )
     with tf.control_dependencies([check]):
         has_alpha = file.begins(b"ALPH", alpha)
-    # VP8L tells of its alpha itself.
-    header = tf.where(
-        has_alpha,
-        tf.strings.join([b"VP8X\x0a\0\0\0\x10\0\0\0", file.part(frame + 14, 6)]),
-        tf.constant(b""),
+    # Its sizes are checked against those of the pixels, so that neither is a bomb.
+    flags = tf.where(
+        has_alpha | file.begins(b"VP8L", pixels), b"\x10\0\0\0", b"\0\0\0\0"
     )
+    header = tf.strings.join([b"VP8X\x0a\0\0\0", flags, file.part(frame + 14, 6)])
     start = tf.where(has_alpha, alpha, pixels)
     data = tf.strings.join([b"WEBP", header, file.part(start, end - start)])
-    size = tf.cast(tf.strings.length(data), tf.int64)
-    size = _little_endian(size, 4)
+    size = _little_endian(tf.cast(tf.strings.length(data), tf.int64), 4)
     image = _still_webp(tf.strings.join([b"RIFF", size, data]))
     image = _on_white_if_it_has_alpha(image)
     width, height = 1 + file.number(24, 3), 1 + file.number(27, 3)
@@ -427,14 +424,15 @@ def gif_frame(file):
         return (position < file.length) & ~is_frame
 
     start = 13 + _colors(file, 10)
-    position, _, control = tf.while_loop(
+    position, in_data, control = tf.while_loop(
         goes_on,
         step,
         (start, tf.constant(False), tf.constant(-1, tf.int64)),
         parallel_iterations=1,
         maximum_iterations=MAX_PARTS,
     )
-    return position, control
+    is_there = (position < file.length) & ~goes_on(position, in_data, control)
+    return tf.where(is_there, position, file.length), control
 
 
 def _colors(file, position):

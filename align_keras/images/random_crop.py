@@ -95,7 +95,7 @@ def _jpeg_window(image_bytes, image_size, place):
     def window_at(ratio):
         box = _box(-(-shape // ratio), image_size, place)
         return tf.image.decode_and_crop_jpeg(
-            image_bytes, box, channels=3, ratio=ratio, dct_method="INTEGER_FAST"
+            image_bytes, box, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE"
         )
 
     smallest = tf.reduce_min(_window_size(shape, image_size)) // image_size

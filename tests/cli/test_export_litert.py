@@ -6,19 +6,23 @@ import importlib.util
 import io
 import json
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from align_keras.cli import evaluation_data
 from align_keras.cli.export_litert import _some_pictures, _test_set, write_litert
 from align_keras.cli.litert_figures import measure, read_pixels
+from align_keras.images import preprocess_image
 from align_keras.utils.errors import InputError
 from tests.cli.small_run import COLOURS, SHAPES, write_pairs
+from tests.image_files import readable, refused
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 
@@ -114,6 +118,22 @@ def test_python_example_compares_as_the_model_does(
     # Both towers are in integers here, and Pillow rounds other than TensorFlow.
     found = [float(value) for value, _ in lines]
     np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+def test_the_python_example_reads_by_the_one_rule(exported, tmp_path):
+    read = runpy.run_path(str(exported / "example.py"))["read_pixels"]
+    for name, (content, pixels) in readable().items():
+        if name == "GIF, smaller than its screen":  # Pillow alone shows it otherwise.
+            continue
+        (tmp_path / "file").write_bytes(content)
+        found = read(tmp_path / "file", {"image_size": 32, "resize_to": 38})[0]
+        expected = preprocess_image(tf.constant(pixels), 32)
+        assert np.abs(found - expected).max() <= 1, name
+    for content in refused().values():
+        (tmp_path / "file").write_bytes(content)
+        if not content.startswith(b"BM"):  # It reads a bitmap that is compressed.
+            with pytest.raises(OSError):
+                read(tmp_path / "file", {"image_size": 32, "resize_to": 38})
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import zipfile
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import BertWordPieceTokenizer
 
 
@@ -30,7 +30,12 @@ def open_tower(path, threads):
 def read_pixels(path, preprocessing):
     """Returns a picture as float32 (1, S, S, 3), grey levels from 0 to 255."""
     size, resize_to = preprocessing["image_size"], preprocessing["resize_to"]
-    picture = Image.open(path).convert("RGBA")
+    # The first frame, upright, 16 bits scaled to 8, transparency on white.
+    picture = Image.open(path, formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype("uint8"))
+    picture = picture.convert("RGBA")
     white = Image.new("RGBA", picture.size, "white")
     picture = Image.alpha_composite(white, picture).convert("RGB")
     picture = picture.resize((resize_to, resize_to), Image.Resampling.BILINEAR)

@@ -10,8 +10,8 @@ const PIXELS_PER_STRIP = 2 ** 20;
 export class PictureError extends Error {}
 
 /**
- * @param {Blob} file JPEG, PNG, GIF (first frame), BMP, WebP and what else the browser
- *     can decode.
+ * @param {Blob} file JPEG, PNG, GIF (first frame), WebP or BMP; what else a browser
+ *     decodes is refused, as Python refuses it.
  * @param {number} size of the tower's input, in pixels a side.
  * @param {number} resizeSize the side to resize to before the crop.
  * @returns {Promise<Uint8ClampedArray>} size × size × 3, RGB.
@@ -19,9 +19,15 @@ export class PictureError extends Error {}
 export async function readPicture(file, size, resizeSize) {
   let bitmap;
   try {
-    // The stored numbers, as Python reads them: colours aren't managed. Pictures are
-    // turned upright, as the corpus builders do.
-    bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
+    checkKind(new DataView(await file.slice(0, 34).arrayBuffer()));
+    // The stored numbers, as Python reads them: colours aren't managed. Browsers turn
+    // JPEG and PNG upright; WebP isn't by all.
+    const orientation = await webpOrientation(file);
+    bitmap = await createImageBitmap(file, {
+      colorSpaceConversion: "none",
+      imageOrientation: orientation === null ? "from-image" : "none",
+    });
+    if (orientation > 1) bitmap = turn(bitmap, orientation);
   } catch {
     throw new PictureError("it is no picture that this browser can read");
   }
@@ -37,6 +43,82 @@ export async function readPicture(file, size, resizeSize) {
   } finally {
     bitmap.close();
   }
+}
+
+/** The EXIF orientation of a WebP file, 1 where it has none, null for other files. */
+async function webpOrientation(file) {
+  const head = new DataView(await file.slice(0, 30).arrayBuffer());
+  if (head.byteLength < 30 || head.getUint32(0) !== 0x52494646) return null;
+  const isExtended = head.getUint32(12) === 0x56503858; // VP8X
+  if (!isExtended || !(head.getUint8(20) & 8)) return 1;
+  for (let start = 12; start + 8 <= file.size; ) {
+    const chunk = new DataView(await file.slice(start, start + 8).arrayBuffer());
+    const size = chunk.getUint32(4, true);
+    if (chunk.getUint32(0) === 0x45584946) {
+      return exifOrientation(await file.slice(start + 8, start + 8 + size).arrayBuffer());
+    }
+    start += 8 + size + (size % 2);
+  }
+  return 1;
+}
+
+/** The orientation of a TIFF header and its first directory, or 1. */
+function exifOrientation(content) {
+  const signature = String.fromCharCode(...new Uint8Array(content.slice(0, 6)));
+  const view = new DataView(content, signature === "Exif\0\0" ? 6 : 0);
+  try {
+    const isLittle = view.getUint16(0) !== 0x4d4d;
+    const start = view.getUint32(4, isLittle);
+    const count = view.getUint16(start, isLittle);
+    for (let entry = start + 2; entry < start + 2 + 12 * count; entry += 12) {
+      const isOrientation =
+        view.getUint16(entry, isLittle) === 0x0112 &&
+        view.getUint16(entry + 2, isLittle) === 3 &&
+        view.getUint32(entry + 4, isLittle) === 1;
+      if (!isOrientation) continue;
+      view.getUint32(entry + 8); // The entry is whole.
+      const value = view.getUint16(entry + 8, isLittle);
+      return value <= 8 ? value : 1;
+    }
+  } catch {
+    // It ends before.
+  }
+  return 1;
+}
+
+function turn(bitmap, orientation) {
+  const { width, height } = bitmap;
+  const isTransposed = orientation >= 5;
+  const canvas = isTransposed
+    ? new OffscreenCanvas(height, width)
+    : new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d");
+  if ([2, 3, 6, 7].includes(orientation)) context.transform(-1, 0, 0, 1, canvas.width, 0);
+  if ([3, 4, 7, 8].includes(orientation)) context.transform(1, 0, 0, -1, 0, canvas.height);
+  if (isTransposed) context.transform(0, 1, 1, 0, 0, 0);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return canvas.transferToImageBitmap();
+}
+
+/** Throws unless a file begins as one of the kinds that align_keras reads. */
+function checkKind(head) {
+  const begins = (...bytes) =>
+    bytes.length <= head.byteLength && bytes.every((byte, at) => head.getUint8(at) === byte);
+  const isBitmap = begins(0x42, 0x4d);
+  if (isBitmap) {
+    // Header's size, planes, bits and compression.
+    const isPlain = head.getUint32(14, true) >= 40 && head.getUint32(30, true) === 0;
+    const bits = head.getUint16(28, true);
+    if (isPlain && head.getUint16(26, true) === 1 && [1, 4, 8, 24, 32].includes(bits)) return;
+  }
+  const kinds = [
+    [0xff, 0xd8, 0xff],
+    [0x89, 0x50, 0x4e, 0x47],
+    [0x47, 0x49, 0x46, 0x38],
+    [0x52, 0x49, 0x46, 0x46],
+  ];
+  if (isBitmap || !kinds.some((bytes) => begins(...bytes))) throw new Error("another kind");
 }
 
 /**

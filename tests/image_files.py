@@ -1,0 +1,223 @@
+"""Files of every kind of image that is read, with the pixels that they stand for.
+
+Each pixel is known from what the file was made of; only of a JPEG it is what Pillow
+decodes. Files of kinds that are refused stand beside them.
+"""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageCms
+
+WIDTH, HEIGHT = 52, 37
+ORIENTATION = 0x0112
+
+
+def source(mode="RGB", seed=0):
+    """A smooth image of random colors, and of random opacity."""
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (6, 8, len(mode))).astype("uint8")
+    return Image.fromarray(small, mode).resize((WIDTH, HEIGHT), Image.BICUBIC)
+
+
+def encoded(image, file_format, **options):
+    """The bytes of a file; WebP without loss unless asked for."""
+    if file_format == "WEBP":
+        options.setdefault("lossless", True)
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def on_white(rgba):
+    """An image with alpha, on white, as RGB."""
+    rgba = rgba.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def exif(orientation):
+    """Metadata with an orientation, as Pillow writes them."""
+    data = Image.Exif()
+    data[ORIENTATION] = orientation
+    return data.tobytes()
+
+
+def turned(pixels, orientation):
+    """Pixels as a viewer shows them, by the table of the standard."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
+
+
+def png_chunk(kind, data):
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+
+def png_of_16_bits(values):
+    """A PNG of 16 bits a channel, of an array (h, w, 3 or 4)."""
+    height, width, channels = values.shape
+    kind = {3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def bitmap(bits, indices, palette, compression=0, top_down=False):
+    """A BMP with a palette, an array (n, 3), which Pillow doesn't write."""
+    height, width = indices.shape
+    padded = np.zeros((height, -(-width * bits // 32) * 32 // bits), "uint8")
+    padded[:, :width] = indices
+    places = padded.reshape(height, -1, 8 // bits)
+    shifts = bits * np.arange(8 // bits)[::-1]
+    rows = (places.astype(int) << shifts).sum(-1).astype("uint8")
+    data = (rows if top_down else rows[::-1]).tobytes()
+    colors = np.pad(palette[:, ::-1], [(0, 0), (0, 1)]).astype("uint8").tobytes()
+    start = 54 + len(colors)
+    header = struct.pack(
+        "<IiiHHIIiiII",
+        *(40, width, -height if top_down else height, 1, bits, compression, len(data)),
+        *(0, 0, len(palette), 0),
+    )
+    return (
+        b"BM"
+        + struct.pack("<IHHI", start + len(data), 0, 0, start)
+        + header
+        + (colors + data)
+    )
+
+
+def moved_frame(gif, screen, place):
+    """A GIF's first frame at another place of another screen."""
+    content = bytearray(gif)
+    content[6:10] = struct.pack("<HH", *screen)
+    position = 13 + (3 * 2 ** (content[10] % 8 + 1) if content[10] >= 128 else 0)
+    while content[position] != 0x2C:
+        position += 2
+        while content[position]:
+            position += 1 + content[position]
+        position += 1
+    content[position + 1 : position + 5] = struct.pack("<HH", *place)
+    return bytes(content)
+
+
+def pixels_of(image):
+    return np.asarray(image.convert("RGB"))
+
+
+def readable():
+    """Returns a dict: name → (file's bytes, uint8 pixels (h, w, 3))."""
+    rgb, rgba, other = source(), source("RGBA"), source(seed=1)
+    grey = rgb.convert("L")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    files = {}
+
+    def add(name, image, file_format, expected=None, **options):
+        content = encoded(image, file_format, **options)
+        if file_format == "JPEG":
+            expected = Image.open(io.BytesIO(content))
+        expected = image if expected is None else expected
+        files[name] = content, pixels_of(expected)
+
+    for bits in (1, 2, 4, 8):
+        palette = rgb.quantize(2**bits)
+        add(f"PNG, palette of {bits} bits", palette, "PNG", bits=bits)
+        entry = palette.getpixel((9, 9))
+        clear = palette.convert("RGBA")
+        mask = Image.fromarray(np.uint8(255 * (np.asarray(palette) != entry)))
+        clear.putalpha(mask)
+        add(
+            f"PNG, palette of {bits} bits with a clear color",
+            *(palette, "PNG", on_white(clear)),
+            **{"bits": bits, "transparency": entry},
+        )
+    add("PNG, black and white", rgb.convert("1"), "PNG")
+    add("PNG, grey", grey, "PNG")
+    add("PNG, grey with alpha", rgba.convert("LA"), "PNG", on_white(rgba.convert("LA")))
+    add("PNG", rgb, "PNG")
+    add("PNG with alpha", rgba, "PNG", on_white(rgba))
+    add("PNG with a profile", rgb, "PNG", icc_profile=profile)
+    add("PNG, animated", rgb, "PNG", save_all=True, append_images=[other])
+    deep = np.random.default_rng(2).integers(0, 65536, (HEIGHT, WIDTH, 3))
+    files["PNG of 16 bits"] = png_of_16_bits(deep), np.uint8(deep >> 8)
+    deep_grey = Image.fromarray(deep[..., 0].astype("uint16"))
+    shown = Image.fromarray(np.uint8(deep[..., 0] >> 8))
+    add("PNG, grey of 16 bits", deep_grey, "PNG", shown)
+
+    add("JPEG", rgb, "JPEG", quality=90)
+    add("JPEG, progressive", rgb, "JPEG", progressive=True, subsampling=2)
+    add("JPEG, grey", grey, "JPEG")
+    add("JPEG, CMYK", rgb.convert("CMYK"), "JPEG", quality=95)
+    add("JPEG with a profile", rgb, "JPEG", icc_profile=profile)
+
+    add("WebP", rgb, "WEBP")
+    add("WebP with alpha", rgba, "WEBP", on_white(rgba), exact=True)
+    for name, image in (("", rgb), (" with alpha", rgba)):
+        others = [source(image.mode, seed=1)]
+        add(
+            f"WebP, animated{name}",
+            *(image, "WEBP", on_white(image)),
+            **{"save_all": True, "append_images": others, "exact": True},
+        )
+
+    palette = rgb.quantize(16)
+    add("GIF", palette, "GIF")
+    add("GIF, animated", palette, "GIF", save_all=True, append_images=[other])
+    entry = palette.getpixel((9, 9))
+    shown = pixels_of(palette).copy()
+    shown[np.asarray(palette) == entry] = 255
+    add(
+        "GIF with a clear color",
+        *(palette, "GIF", Image.fromarray(shown)),
+        transparency=entry,
+    )
+    canvas = np.full((HEIGHT + 30, WIDTH + 9, 3), 255, "uint8")
+    canvas[20 : 20 + HEIGHT, 5 : 5 + WIDTH] = pixels_of(palette)
+    moved = moved_frame(files["GIF"][0], (WIDTH + 9, HEIGHT + 30), (5, 20))
+    files["GIF, smaller than its screen"] = moved, canvas
+
+    add("BMP", rgb, "BMP")
+    add("BMP of 32 bits", rgb.convert("RGBA"), "BMP")
+    colors = np.random.default_rng(3).integers(0, 256, (16, 3))
+    for bits in (1, 4, 8):
+        indices = np.random.default_rng(4).integers(
+            0, min(2**bits, 16), (HEIGHT, WIDTH)
+        )
+        table = colors[: 2**bits]
+        for top_down in (False, True):
+            name = f"BMP of {bits} bits" + (", from the top down" if top_down else "")
+            content = bitmap(bits, indices, table, top_down=top_down)
+            files[name] = content, np.uint8(table[indices])
+
+    for orientation in range(1, 9):
+        for file_format in ("JPEG", "PNG", "WEBP"):
+            data = exif(orientation)
+            content = encoded(rgb, file_format, exif=data)
+            plain = pixels_of(Image.open(io.BytesIO(content)))
+            name = f"{file_format}, orientation {orientation}"
+            files[name] = content, turned(plain, orientation)
+    return files
+
+
+def refused():
+    """Returns a dict: name → bytes of files that are no images here."""
+    rgb = source()
+    indices = np.zeros((9, 9), "uint8")
+    files = {
+        "BMP, compressed": bitmap(8, indices, np.zeros((2, 3), int), compression=1),
+        "TIFF": encoded(rgb, "TIFF"),
+        "ICO": encoded(rgb, "ICO"),
+        "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
+        "EPS": encoded(rgb, "EPS"),
+        "text": b"no image",
+        "nothing": b"",
+    }
+    if "AVIF" in Image.registered_extensions().values():  # Of Pillow 11.3 and later.
+        files["AVIF"] = encoded(rgb, "AVIF")
+    return files

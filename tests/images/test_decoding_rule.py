@@ -1,0 +1,130 @@
+"""The one rule of decoding, over a table of files, in a graph and by Pillow.
+
+The web page and the LiteRT example are held to the same table in `tests/export`.
+"""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from align_keras.corpus.picture import PictureError, normalise_picture
+from align_keras.images import crop_image_bytes, decode_image, readable_images
+from align_keras.images.preprocess import preprocess_image
+from tests.image_files import encoded, exif, readable, refused, source, turned
+
+READABLE = readable()
+REFUSED = refused()
+
+
+def difference(actual, expected):
+    actual, expected = (np.asarray(own).astype(int) for own in (actual, expected))
+    assert actual.shape == expected.shape
+    return np.abs(actual - expected).max()
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_a_graph_and_pillow_give_the_pixels(name):
+    content, expected = READABLE[name]
+    # Blending on white and scaling 16 bits down may round.
+    assert difference(decode_image(tf.constant(content)), expected) <= 1
+    assert difference(normalise_picture(content)[0], expected) <= 1
+
+
+def test_a_saved_graph_gives_the_pixels(tmp_path):
+    module = tf.Module()
+    module.read = tf.function(
+        lambda files: readable_images(files, 48),
+        input_signature=[tf.TensorSpec((None,), tf.string)],
+    )
+    tf.saved_model.save(module, str(tmp_path))
+    files = [content for content, _ in READABLE.values()] + list(REFUSED.values())
+    found, valid = tf.saved_model.load(str(tmp_path)).read(tf.constant(files))
+    assert valid.numpy().tolist() == [True] * len(READABLE) + [False] * len(REFUSED)
+    expected = [pixels for _, pixels in READABLE.values()]
+    for image, pixels in zip(found[: len(expected)], expected, strict=True):
+        assert difference(image, preprocess_image(tf.constant(pixels), 48)) <= 1
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_crops_of_training_are_of_these_pixels(name):
+    content, expected = READABLE[name]
+    place = (0.0, 0.0)
+    png = encoded(Image.fromarray(expected), "PNG")
+    theirs = crop_image_bytes(tf.constant(png), 32, place)
+    found = crop_image_bytes(tf.constant(content), 32, place)
+    # Of a JPEG no more than the window is decoded; at its ends, the colors that would
+    # be smoothed with those beyond aren't.
+    edge = slice(0, 28 if name.startswith("JPEG") else None)
+    assert difference(found[edge, edge], theirs[edge, edge]) <= 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_files_are_refused(name):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_image(tf.constant(REFUSED[name]))
+    if name == "SVG":  # The corpora draw it.
+        return
+    with pytest.raises(PictureError, match="unreadable|empty"):
+        normalise_picture(REFUSED[name])
+
+
+def tiff(order, entries, start=8):
+    """EXIF data: a header and one directory of (tag, type, count, value)."""
+    letter = {"II": "<", "MM": ">"}[order]
+    parts = [order.encode(), struct.pack(f"{letter}HI", 42, start)]
+    parts += [b"\0" * (start - 8), struct.pack(f"{letter}H", len(entries))]
+    for tag, kind, count, value in entries:
+        parts.append(struct.pack(f"{letter}HHIHH", tag, kind, count, value, 0))
+    return b"Exif\0\0" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("data", "orientation"),
+    [
+        (tiff("MM", [(0x0112, 3, 1, 6)]), 6),
+        (tiff("II", [(0x0100, 3, 1, 9), (0x0112, 3, 1, 8)], start=20), 8),
+        (tiff("II", [(0x0112, 3, 1, 9)]), 1),
+        (tiff("II", [(0x0112, 3, 1, 0)]), 1),
+        (tiff("II", [(0x0112, 4, 1, 6)]), 1),
+        (tiff("II", [(0x0112, 3, 2, 6)]), 1),
+        (tiff("II", [(0x0112, 3, 1, 6)])[:-5], 1),
+        (tiff("II", [(0x0112, 3, 1, 6)])[:12], 1),
+        (tiff("II", []) + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0", 1),
+        (b"Exif\0\0", 1),
+        (b"Exif\0\0II*\0\xff\xff\xff\xff", 1),
+    ],
+)
+def test_orientation_is_read_alike_from_odd_metadata(data, orientation):
+    image = source()
+    for file_format in ("JPEG", "PNG", "WEBP"):
+        content = encoded(image, file_format, exif=data)
+        plain = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        expected = turned(plain, orientation)
+        assert difference(decode_image(tf.constant(content)), expected) == 0
+        assert difference(normalise_picture(content)[0], expected) == 0
+
+
+def test_metadata_after_the_pixels_and_far_behind_are_left_alone():
+    image = source()
+    jpeg = encoded(image, "JPEG", comment=b"x" * 60_000, exif=exif(6))
+    assert jpeg.index(b"Exif") < 2**16
+    assert decode_image(tf.constant(jpeg)).shape[:2] == image.size
+    # Between the signature and the metadata lie more than 64 KiB.
+    start = jpeg.index(b"\xff\xe1")
+    filler = b"\xff\xfe\xff\xff" + b"x" * 65_533
+    jpeg = jpeg[:start] + filler + jpeg[start:]
+    for decoded in (decode_image(tf.constant(jpeg)), normalise_picture(jpeg)[0]):
+        assert np.asarray(decoded).shape[:2] == image.size[::-1]
+
+
+def test_a_frame_that_is_larger_than_its_animation_is_refused():
+    content = bytearray(READABLE["WebP, animated"][0])
+    frame = content.index(b"ANMF")
+    # Its header says one pixel less than its pixels are.
+    content[frame + 14] -= 1
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_image(tf.constant(bytes(content)))
