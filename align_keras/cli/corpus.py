@@ -7,7 +7,7 @@ from align_keras.utils.errors import InputError
 STAGES = {
     "extract": "pairs out of the sources",
     "filter": "the paper's filters of pictures and texts",
-    "dedup": "copies of evaluation pictures and of each other",
+    "dedup": "copies of evaluation images and, if asked for, of each other",
     "vocab": "the WordPiece vocabulary",
     "shard": "shards that tfds.builder_from_directory and training open",
     "report": "report.html: what was kept and dropped, and why",

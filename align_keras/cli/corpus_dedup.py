@@ -1,6 +1,5 @@
 """The stage of a corpus that finds copies."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -58,30 +57,22 @@ def dedup(build):
 
 
 def _dropped(corpus, references, config, divide):
-    """Copies of evaluation pictures first, then those of each other among the rest."""
+    """Copies of evaluation images first, then those of each other among the rest."""
+    find = functools.partial(find_duplicates, corpus, divide=divide)
+    inside, against = config.max_distance, config.max_distance_against
     if config.mode == "embedding":
-        return find_duplicates(
-            corpus,
-            references,
-            "embedding",
-            divide=divide,
-            threshold=config.min_cosine,
+        inside, against = config.min_cosine, config.min_cosine_against
+        find = functools.partial(
+            find,
+            mode="embedding",
             clusters=config.clusters,
             nearest=config.nearest_clusters,
         )
-    find = functools.partial(find_duplicates, divide=divide)
-    near = find(corpus, references, threshold=config.max_distance_against)
+    if not config.inside_corpus or inside == against:
+        return find(references, threshold=against, inside=config.inside_corpus)
+    near = find(references, threshold=against, inside=False)
     near = [own for own in near if own.reason == NEAR_EVALUATION]
-    gone = {own.image_key for own in near}
-    rows = [row for row, key in enumerate(corpus.keys) if key not in gone]
-    rest = dataclasses.replace(
-        corpus,
-        keys=[corpus.keys[row] for row in rows],
-        signatures=corpus.signatures[rows],
-        pixels=corpus.pixels[rows],
-        pixel_keys=[corpus.pixel_keys[row] for row in rows],
-    )
-    return sorted(near + find(rest, threshold=config.max_distance))
+    return find(gone=near, threshold=inside)
 
 
 def _pictures(tables, *, stage, mode, encode, name=""):

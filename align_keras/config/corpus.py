@@ -71,14 +71,19 @@ class DuplicatesConfig:
             or `"pixels"`, equal pixels alone.
         against: tuple of str, sources of evaluation pictures: what is near to one of
             them goes.
-        max_distance: int in [0, 32], bits of 128 in which hashes of near pictures of
-            the corpus differ at most. Drawings and screenshots are more alike than
-            photographs, and want 2 to 6.
-        max_distance_against: int in [0, 32], the same to evaluation pictures, where a
-            copy that stays harms more than a picture that goes.
+        inside_corpus: bool, of images that are near each other in the corpus, only the
+            largest stays. The paper keeps them all. Images of equal pixels are one
+            anyway, with the captions of all.
+        max_distance: int in [0, 32], bits of 128 in which hashes of near images of
+            the corpus differ at most, if `inside_corpus`. Drawings and screenshots are
+            more alike than photographs, and want 2 to 6.
+        max_distance_against: int in [0, 32], the same to evaluation images, where a
+            copy that stays harms more than an image that goes.
         encoder: str, whose image embeddings are compared: a run, an export, or a
             Hugging Face folder.
-        min_cosine: float in [0, 1), above which embeddings are near.
+        min_cosine: float in [0, 1), above which embeddings of images of the corpus are
+            near, if `inside_corpus`.
+        min_cosine_against: float in [0, 1), the same to evaluation images.
         clusters: int >= 3, of k-means.
         nearest_clusters: int >= 3, to which each picture goes; each three of them are
             a bucket, within which pictures are compared.
@@ -86,10 +91,12 @@ class DuplicatesConfig:
 
     mode: Literal["hash", "embedding", "pixels"] = "hash"
     against: tuple[str, ...] = ()
+    inside_corpus: bool = False
     max_distance: int = number(8, at_least=0, at_most=32)
     max_distance_against: int = number(12, at_least=0, at_most=32)
     encoder: str | None = None
     min_cosine: float = fraction(0.975)
+    min_cosine_against: float = fraction(0.975)
     clusters: int = count(4096, at_least=3)
     nearest_clusters: int = count(10, at_least=3)
 
@@ -168,6 +175,18 @@ def _check_duplicates(config, report):
             "name a run, an export or a Hugging Face folder",
             "duplicates.mode",
         )
+    for name in ("max_distance", "min_cosine"):
+        value = getattr(own, name)
+        if value != getattr(DuplicatesConfig, name) and not own.inside_corpus:
+            report.refuse(
+                f"duplicates.{name}",
+                "left out unless duplicates.inside_corpus is true",
+                value,
+                "add duplicates.inside_corpus=true, write "
+                f"duplicates.{name}_against for copies of evaluation images, or leave "
+                f"it at {getattr(DuplicatesConfig, name)}",
+                "duplicates.inside_corpus",
+            )
     if own.nearest_clusters > own.clusters:
         report.refuse(
             "duplicates.nearest_clusters",

@@ -56,7 +56,16 @@ class Dropped(typing.NamedTuple):
     reference: str
 
 
-def find_duplicates(corpus, references=(), mode="hash", *, divide=None, **options):
+def find_duplicates(
+    corpus,
+    references=(),
+    mode="hash",
+    *,
+    inside=True,
+    gone=(),
+    divide=None,
+    **options,
+):
     """Finds the pictures that leave the corpus, because others show the same.
 
     1. Pictures equal to or near one of an evaluation set leave it, all of them. The
@@ -76,12 +85,15 @@ def find_duplicates(corpus, references=(), mode="hash", *, divide=None, **option
         corpus: `Pictures`.
         references: sequence of `Pictures` with names, the evaluation sets.
         mode: `"hash"`, see `HammingSearch`, or `"embedding"`, see `EmbeddingSearch`.
+        inside: bool, take the third step; the paper doesn't.
+        gone: sequence of `Dropped`, images of the corpus that have left it before, such
+            as copies of evaluation images by another threshold.
         divide: callable, that search → one that does the same on several workers, such
             as `DividedSearch`; by default all is done in this process.
         **options: those of that class, such as `threshold`.
 
     Returns:
-        list of `Dropped`, by ascending key.
+        list of `Dropped`, those of `gone` among them, by ascending key.
 
     Raises:
         InputError: if an argument doesn't fit.
@@ -115,9 +127,10 @@ def find_duplicates(corpus, references=(), mode="hash", *, divide=None, **option
     search.fit(corpus.keys, corpus.signatures)
     placed = search.place(corpus.signatures, "the corpus")
     rows, original = _distinct(corpus)
-    verdicts = [None] * len(rows)
+    left_before = {own.image_key: tuple(own[1:]) for own in gone}
+    verdicts = [left_before.get(corpus.keys[row]) for row in rows.tolist()]
     _drop_evaluation(corpus, rows, original, placed, references, search, verdicts)
-    _drop_near(corpus, rows, original, placed, search, verdicts)
+    _drop_inside(corpus, rows, original, placed, search if inside else None, verdicts)
     return sorted(
         Dropped(corpus.keys[row], *verdict)
         for row, verdict in zip(rows.tolist(), verdicts, strict=True)
@@ -208,12 +221,16 @@ def _near_pictures(rows, original, placed, reference, order, search):
     return found
 
 
-def _drop_near(corpus, rows, original, placed, search, verdicts):
-    """Fills in the verdicts of all that are equal to or near a picture that stays."""
+def _drop_inside(corpus, rows, original, placed, search, verdicts):
+    """Fills in the verdicts of all that are equal to or near an image that stays.
+
+    Without a search only equal ones leave.
+    """
     left = np.array([verdict is None for verdict in verdicts], bool)
     distinct = np.flatnonzero(left & (original == np.arange(len(rows))))
     kept_by = np.arange(len(rows))
-    kept_by[distinct] = _greedy(search, search.take(placed, rows), distinct)
+    if search is not None:
+        kept_by[distinct] = _greedy(search, search.take(placed, rows), distinct)
     for place in np.flatnonzero(left).tolist():
         best = int(kept_by[original[place]])
         if best != place:

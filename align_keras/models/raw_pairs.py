@@ -160,6 +160,10 @@ def batches_of_dataset(model, dataset, *, training, augment=True, value_range=No
             "a raw dataset must be batched: caption of rank 1, received rank "
             f"{caption.shape.rank}; call dataset.batch(n) first."
         )
+    if image.dtype != tf.string:
+        # Before tf.map_fn, which leaves TensorFlow's scope changed by an error: no
+        # strategy could be entered any more.
+        uint8_pixels(tf.zeros((0,), image.dtype), value_range)
     size, tokenizer = model.image_size, model.tokenizer
     options = {"crop": augment, "flip": augment, "value_range": value_range}
     preparation = _Preparation(size, training, **options)

@@ -187,10 +187,13 @@ def _bytes(image, kind):
 
 
 def arguments(stage, sources, out, *more):
-    """The command's arguments; the vocabulary is small, for that is quicker."""
+    """The command's arguments; the vocabulary is small, for that is quicker.
+
+    Copies inside the corpus leave, unlike by default.
+    """
     own = ["corpus", stage, f"--out={out}", *more]
     own += [f"--source={source}" for source in sources]
-    return [*own, "--params_override=vocabulary.size=300"]
+    return [*own, "--params_override=vocabulary.size=300,duplicates.inside_corpus=true"]
 
 
 def start(*command, **options):

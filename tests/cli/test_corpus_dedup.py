@@ -33,7 +33,8 @@ def folder(tmp_path_factory):
 def embedding(folder):
     """The options; copies have cosines above 0.999, other pictures below 0.96."""
     model = f"duplicates.mode=embedding,duplicates.encoder={folder / 'model'}"
-    return f"--params_override={model},duplicates.min_cosine=0.98"
+    cosines = "duplicates.min_cosine=0.98,duplicates.min_cosine_against=0.98"
+    return f"--params_override={model},{cosines}"
 
 
 def command(folder, out):

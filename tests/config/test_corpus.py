@@ -26,7 +26,10 @@ def test_the_defaults_are_the_papers():
     assert (own.min_unigrams, own.max_unigrams) == (3, 20)
     assert own.frequent_ngrams == 100_000_000
     assert CorpusConfig().vocabulary.size == 100_000
-    assert CorpusConfig().duplicates.nearest_clusters == 10
+    duplicates = CorpusConfig().duplicates
+    assert duplicates.nearest_clusters == 10
+    assert duplicates.min_cosine_against == 0.975
+    assert not duplicates.inside_corpus
 
 
 def test_a_saved_configuration_is_the_same(tmp_path):
@@ -57,6 +60,9 @@ def test_a_saved_configuration_is_the_same(tmp_path):
         ("duplicates.nearest_clusters=9,duplicates.clusters=8", "duplicates.clusters"),
         ("duplicates.max_distance=33", "<= 32"),
         ("duplicates.min_cosine=1", "< 1"),
+        ("duplicates.max_distance=2", "add duplicates.inside_corpus=true"),
+        ("duplicates.min_cosine=0.9", "duplicates.min_cosine_against for copies"),
+        ("duplicates.inside_corpus=1", "inside_corpus"),
         ("vocabulary.size=5", ">= 6"),
         ("vocabulary.normalization=none", "normalization"),
         ("shards.file_format=parquet", "file_format"),

@@ -223,6 +223,34 @@ def test_nothing_one_and_all_equal(mode):
     assert len(find_duplicates(many, [coco], mode=mode)) == 3000
 
 
+def test_inside_the_corpus_the_paper_leaves_all_but_equal_ones():
+    corpus = pictures(
+        [
+            ("a", 9, "p", bits()),
+            ("b", 9, "p", bits()),
+            ("c", 9, "q", bits(1)),
+            ("d", 9, "r", bits(*range(30, 60))),
+        ]
+    )
+    coco = pictures([("x", 1, "z", bits(*range(30, 61)))], name="coco")
+    equal = Dropped("b", DUPLICATE, "a", "")
+    copy = Dropped("d", NEAR_EVALUATION, "x", "coco")
+    for seed in range(3):
+        own = shuffled(corpus, seed)
+        assert find_duplicates(own, [coco], inside=False) == [equal, copy]
+
+
+def test_what_has_gone_stays_gone_and_takes_nothing_along():
+    corpus = pictures(
+        [("a", 1, "p", bits()), ("b", 9, "q", bits(1)), ("c", 1, "r", bits(2))]
+    )
+    gone = Dropped("b", NEAR_EVALUATION, "x", "coco")
+    assert find_duplicates(corpus, gone=[gone]) == [
+        gone,
+        Dropped("c", NEAR_DUPLICATE, "a", ""),
+    ]
+
+
 def test_equal_keys_are_one_picture():
     corpus = pictures(
         [("a", 5, "", bits()), ("a", 5, "", bits()), ("b", 1, "", bits())]
