@@ -32,7 +32,7 @@ def build_stages(recipe, make_batches, count):
     for name in ("head", "full"):
         stage = getattr(recipe, name)
         if not stage.is_left_out:
-            steps = stage_steps(stage, recipe.batch_size, count)
+            steps = stage.length(recipe.batch_size, count)
             stages.append(
                 FineTuningStage(
                     make_batches=functools.partial(make_batches, stage.train_size),
@@ -45,13 +45,6 @@ def build_stages(recipe, make_batches, count):
                 )
             )
     return stages
-
-
-def stage_steps(stage, batch_size, count):
-    """Returns a stage's length in steps; epochs are rounded down, to one at least."""
-    if stage.steps is not None:
-        return stage.steps
-    return max(stage.epochs * count // batch_size, 1)
 
 
 def build_schedule(stage, steps, steps_per_epoch):

@@ -37,19 +37,20 @@ def fine_grained(encoders, request, options):
 def _classification(protocol, encoders, request, options):
     from align_keras.cli.assemble_fine_tuning import Trial, check_no_sweep
     from align_keras.cli.fine_tuning_data import ClassificationData
-    from align_keras.cli.fine_tuning_trials import finished
+    from align_keras.cli.fine_tuning_trials import finished, open_devices
 
     recipe = load_recipe(protocol, options.config_files, options.params_override)
     check_no_sweep(recipe, protocol)
+    strategy = open_devices(recipe, options)
     data = ClassificationData(request)
     lost = data.check()
     options.check_columns({"class", *data.read("", "test").columns})
-    check_trainable(encoders.model)
+    model = opened_on_host(encoders)
     trials = [
         Trial("", "train", "test", recipe, recipe.seed + run)
         for run in range(recipe.runs)
     ]
-    results = finished(trials, data, encoders.model, options)
+    results = finished(trials, data, model, options, strategy)
     test = data.read("", "test")
     kept = np.setdiff1d(np.arange(len(test.labels)), results[0]["left_out"])
     ranks = np.array([result["ranks"] for result in results])  # (runs, kept)
@@ -82,19 +83,20 @@ def vtab(encoders, request, options):
     """19 tasks: tuned on 800 and 200 pictures, trained again on these 1,000."""
     from align_keras.cli.assemble_fine_tuning import Trial, swept_recipe
     from align_keras.cli.fine_tuning_data import VtabData
-    from align_keras.cli.fine_tuning_trials import finished
+    from align_keras.cli.fine_tuning_trials import finished, open_devices
 
     recipe = load_recipe("vtab", options.config_files, options.params_override)
+    strategy = open_devices(recipe, options)
     tasks = vtab_tasks(request.name)
     data = VtabData(request)
     options.check_columns({"class", *data.metadata_columns()})
     data.check(tasks)
-    check_trainable(encoders.model)
+    model = opened_on_host(encoders)
     kept = {}
 
     def run_trials(trials):
         trials = [Trial(*trial) for trial in trials]
-        results = finished(trials, data, encoders.model, options)
+        results = finished(trials, data, model, options, strategy)
         for trial, result in zip(trials, results, strict=True):
             count = len(result["ranks"]) + len(result["left_out"])
             kept[trial.task] = np.setdiff1d(np.arange(count), result["left_out"])
@@ -157,6 +159,16 @@ def vtab_tasks(name):
     if not chosen:
         return list(VTAB_TASKS)
     return [vtab_task(task).name for task in dict.fromkeys(chosen.split("+"))]
+
+
+def opened_on_host(encoders):
+    """Opens the model in the host's memory: a copy of its image encoder is trained."""
+    import tensorflow as tf
+
+    with tf.device("/cpu:0"):
+        model = encoders.model
+    check_trainable(model)
+    return model
 
 
 def check_trainable(model):

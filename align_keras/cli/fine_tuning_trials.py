@@ -17,6 +17,7 @@ from align_keras.models.image_classifier import (
 )
 from align_keras.training.classification import classify, fine_tune
 from align_keras.training.stage_checkpoints import StageCheckpoints
+from align_keras.training.strategies import open_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.quiet import start_compiler
@@ -33,6 +34,7 @@ _CODE = (
     "images.inception_crop",
     "data.labelled_batches",
     "models.image_classifier",
+    "models.gradients",
     "cli.assemble_fine_tuning",
     "optimizers.sgd",
     "optimizers.multipliers",
@@ -40,7 +42,26 @@ _CODE = (
 )
 
 
-def finished(trials, data, model, options):
+def open_devices(recipe, options):
+    """Returns the strategy of a recipe, or None; before TensorFlow is used.
+
+    Args:
+        recipe: `FineTuningConfig`.
+        options: `Options`.
+
+    Raises:
+        InputError: if there are no such devices, or several processes would share them.
+    """
+    if options.workers > 1 and recipe.runtime.distribution_strategy != "default":
+        raise InputError(
+            "--workers must be 1 where runtime.distribution_strategy is "
+            f"{recipe.runtime.distribution_strategy}, received {options.workers}; all "
+            "replicas train one trial."
+        )
+    return open_strategy(recipe.runtime)
+
+
+def finished(trials, data, model, options, strategy=None):
     """Runs the trials that aren't finished; returns the results of all.
 
     Args:
@@ -48,6 +69,7 @@ def finished(trials, data, model, options):
         data: `ClassificationData` or `VtabData`.
         model: `OpenedModel`.
         options: `Options`.
+        strategy: `tf.distribute.Strategy` or None, on which they train.
 
     Returns:
         list of dict: `ranks`, `predictions`, and `left_out`, the rows that can't be
@@ -76,7 +98,8 @@ def finished(trials, data, model, options):
         open_runner = functools.partial(_open_runner, options.model, data)
         run_in_processes(waiting, open_runner, directory, workers)
     elif waiting:
-        run_trials(waiting, TrialRunner(model.align.image_encoder, data), directory)
+        runner = TrialRunner(model.align.image_encoder, data, strategy)
+        run_trials(waiting, runner, directory)
     results = read_results(by_key, directory)
     lost = len(by_key) - len(results)
     if lost:
@@ -99,10 +122,12 @@ class TrialRunner:
     Args:
         image_encoder: `ImageEncoder`; stays as it is.
         data: `ClassificationData` or `VtabData`.
+        strategy: `tf.distribute.Strategy` or None.
     """
 
-    def __init__(self, image_encoder, data):
+    def __init__(self, image_encoder, data, strategy=None):
         self._image_encoder, self._data = image_encoder, data
+        self._strategy = strategy
         start_compiler()
 
     def __call__(self, trial, scratch):
@@ -110,12 +135,18 @@ class TrialRunner:
         recipe = trial.recipe
         keras.utils.set_random_seed(trial.seed)
         train = self._data.read(trial.task, trial.learns_from)
-        classifier = ImageClassifier(
-            encoder_without_projection(
-                self._image_encoder, recipe.full.freeze_batch_statistics
-            ),
-            len(train.class_names),
-        )
+        with strategy_scope(self._strategy):
+            encoder = encoder_without_projection(
+                self._image_encoder,
+                freeze_batch_statistics=recipe.full.freeze_batch_statistics,
+                rematerialize=recipe.rematerialize,
+                dtype=recipe.runtime.mixed_precision_dtype,
+            )
+            classifier = ImageClassifier(
+                encoder,
+                len(train.class_names),
+                micro_batch_size=recipe.micro_batch_size,
+            )
 
         def make_batches(size, start_step):
             return labelled_batches(
@@ -146,13 +177,21 @@ class TrialRunner:
         gc.collect()  # Keras's graphs hold on to the classifier.
         return found
 
+    def _judged_at_once(self, recipe):
+        """As many images as are trained on at once."""
+        if recipe.micro_batch_size is None:
+            return recipe.batch_size
+        strategy = self._strategy
+        replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+        return replicas * recipe.micro_batch_size
+
     def _judge(self, classifier, trial):
         recipe = trial.recipe
         test = self._data.read(trial.task, trial.judged_on)
         batches = evaluation_batches(
             test.images,
             image_size=getattr(recipe, recipe.last_stage).eval_size,
-            batch_size=recipe.batch_size,
+            batch_size=self._judged_at_once(recipe),
             central_crop=1.0 if recipe.crop == "whole" else recipe.central_crop,
         )
         found = classify(classifier, batches, test.labels)

@@ -9,6 +9,7 @@ import difflib
 import errno
 import importlib
 import os
+import re
 import sys
 
 from align_keras.utils.errors import InputError
@@ -23,6 +24,9 @@ COMMANDS = {
     "search": "find pictures in a finished run, by a text or by a picture",
     "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
 }
+# What is written to, which is on this machine: gs://bucket/run would become a folder
+# "gs:" in the current one.
+LOCAL = ("model_dir", "out", "to", "html", "cache", "results")
 DONE, FAILURE = 0, 1
 # From where a command goes on after an interrupt.
 RESUMABLE = {
@@ -51,6 +55,7 @@ def main(argv=None):
     # exceptions. Must precede the import of TensorFlow.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
+        check_local(arguments)
         code = arguments.run(arguments)
         sys.stdout.flush()
         return code
@@ -117,6 +122,24 @@ def parse_arguments(argv):
     if chosen is not None:
         commands[chosen].refuse_unknown_options(argv)
     return parser.parse_args(argv)
+
+
+def check_local(arguments):
+    """Raises if what is written to is the address of a remote folder or file.
+
+    Args:
+        arguments: `argparse.Namespace`.
+
+    Raises:
+        InputError: for `gs://bucket/run` and its like.
+    """
+    for name in LOCAL:
+        value = getattr(arguments, name, None)
+        if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
+            raise InputError(
+                f"--{name} must be on this machine, received {value}; name a local "
+                "path, or mount the remote folder (gcsfuse, s3fs) and name its place."
+            )
 
 
 def describe_error(error):

@@ -24,8 +24,7 @@ from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.training.strategies import (
     is_chief,
-    make_strategy,
-    split_cpu,
+    open_strategy,
     strategy_scope,
     wait_for_workers,
 )
@@ -44,7 +43,6 @@ class Run:
         model: compiled `ALIGN`.
         train_builder: prepared TFDS builder, or None in evaluation.
         test_set: `RetrievalSet`.
-        strategy: `tf.distribute.Strategy` or None.
         notes: dict, name of the corpus → metadata of its builder.
     """
 
@@ -53,21 +51,23 @@ class Run:
     model: ALIGN
     train_builder: object
     test_set: RetrievalSet
-    strategy: object
     notes: dict
 
     def train(self, evaluate=True):
-        """Trains from the newest checkpoint to the last step."""
-        with strategy_scope(self.strategy):
-            train(
-                self.model,
-                batch_maker(self.config, self.train_builder, self.model),
-                training_schedule(self.config.trainer),
-                self.directory,
-                batch_size=self.config.task.train_data.global_batch_size,
-                evaluate=self.evaluate if evaluate else None,
-                batch_ids=batch_namer(self.config, self.train_builder),
-            )
+        """Trains from the newest checkpoint to the last step.
+
+        Outside of the strategy's scope, which `fit` enters by itself: the input's
+        tables and random numbers belong to the host, not to the replicas.
+        """
+        train(
+            self.model,
+            batch_maker(self.config, self.train_builder, self.model),
+            training_schedule(self.config.trainer),
+            self.directory,
+            batch_size=self.config.task.train_data.global_batch_size,
+            evaluate=self.evaluate if evaluate else None,
+            batch_ids=batch_namer(self.config, self.train_builder),
+        )
 
     def save(self):
         """Writes the model into the folder; of several workers, one for all."""
@@ -131,10 +131,8 @@ def open_run(config, directory):
         `Run`.
     """
     runtime = config.runtime
-    if runtime.num_replicas and runtime.distribution_strategy == "mirrored":
-        split_cpu(runtime.num_replicas)
+    strategy = open_strategy(runtime)
     keras.config.set_dtype_policy(runtime.mixed_precision_dtype)
-    strategy = make_strategy(runtime.distribution_strategy, runtime.num_replicas)
     start_compiler()
     data, validation = config.task.train_data, config.task.validation_data
     # A built corpus is only opened, so the same one may be asked for twice.
@@ -164,6 +162,5 @@ def open_run(config, directory):
         model=model,
         train_builder=train_builder,
         test_set=read_retrieval_set(test_builder, validation.tfds_split),
-        strategy=strategy,
         notes=notes,
     )

@@ -4,6 +4,8 @@ import dataclasses
 from typing import Literal
 
 from align_keras.config.fields import count, fraction, number
+from align_keras.config.rules import check_num_replicas
+from align_keras.config.runtime import RuntimeConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,22 @@ class HeadStageConfig:
     def is_left_out(self):
         """Whether the recipe hasn't got this stage."""
         return self.epochs is None and self.steps is None
+
+    def length(self, batch_size, num_images):
+        """Returns the length in steps; epochs are rounded down, to one at least.
+
+        Args:
+            batch_size: int, images a step.
+            num_images: int, images to learn from.
+
+        Example:
+
+        >>> HeadStageConfig(epochs=2).length(batch_size=8, num_images=30)
+        7
+        """
+        if self.steps is not None:
+            return self.steps
+        return max(self.epochs * num_images // batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +100,7 @@ class SweepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningConfig:
-    """A recipe: stages, optimizer, pictures, runs and a sweep.
+    """A recipe: stages, optimizer, pictures, runs, a sweep, memory and devices.
 
     Attributes:
         runs: int >= 1, repetitions with other seeds, over which metrics are
@@ -102,6 +120,12 @@ class FineTuningConfig:
         head: `HeadStageConfig`, the first stage.
         full: `FullStageConfig`, the second.
         sweep: `SweepConfig`, of the last stage.
+        micro_batch_size: int >= 1, images that a replica trains on at a time, or None
+            for all of its own; their gradients are added up. Where batch statistics
+            aren't frozen, a micro-batch is normalized by its own.
+        rematerialize: bool, compute activations twice rather than keep them; None for
+            the model's own choice.
+        runtime: `RuntimeConfig`, devices and precision, as in training.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -121,6 +145,9 @@ class FineTuningConfig:
     head: HeadStageConfig = HeadStageConfig()
     full: FullStageConfig = FullStageConfig()
     sweep: SweepConfig = SweepConfig()
+    micro_batch_size: int | None = count(None)
+    rematerialize: bool | None = None
+    runtime: RuntimeConfig = RuntimeConfig()
 
     @property
     def last_stage(self):
@@ -160,4 +187,42 @@ def _check_sweep(config, report):
             )
 
 
-FINE_TUNING_RULES = (_check_stages, _check_sweep)
+def _check_runtime(config, report):
+    runtime = config.runtime
+    if runtime.distribution_strategy == "multi_worker_mirrored":
+        report.refuse(
+            "runtime.distribution_strategy",
+            "default, one_device, mirrored or tpu, since an evaluation is one process",
+            runtime.distribution_strategy,
+            "write mirrored, or run other trials of the same --results on each machine",
+        )
+    check_num_replicas(runtime, report)
+
+
+def _check_batch_parts(config, report):
+    replicas, micro = config.runtime.num_replicas or 1, config.micro_batch_size
+    drawn = config.sweep.batch_size if config.sweep.trials else ()
+    for key, sizes in (
+        ("batch_size", [config.batch_size]),
+        ("sweep.batch_size", drawn),
+    ):
+        for size in sizes:
+            if size % replicas:
+                report.refuse(
+                    key,
+                    f"a multiple of runtime.num_replicas ({replicas})",
+                    size,
+                    "change one of them",
+                    "runtime.num_replicas",
+                )
+            elif micro is not None and size // replicas % micro:
+                report.refuse(
+                    "micro_batch_size",
+                    f"a divisor of a replica's batch ({size // replicas}, by {key})",
+                    micro,
+                    "change one of them",
+                    key,
+                )
+
+
+FINE_TUNING_RULES = (_check_stages, _check_sweep, _check_runtime, _check_batch_parts)

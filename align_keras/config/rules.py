@@ -283,11 +283,9 @@ def _check_ks(config, report):
         )
 
 
-def _check_replicas(config, report):
-    runtime, replicas = config.runtime, config.runtime.num_replicas
-    if replicas is None:
-        return
-    if runtime.distribution_strategy != "mirrored":
+def check_num_replicas(runtime, report):
+    """Refuses a number of replicas without the strategy that makes them."""
+    if runtime.num_replicas and runtime.distribution_strategy != "mirrored":
         report.refuse(
             "runtime.distribution_strategy",
             "mirrored where num_replicas is given",
@@ -295,8 +293,15 @@ def _check_replicas(config, report):
             "change it, or write runtime.num_replicas=null",
             "runtime.num_replicas",
         )
-    batch = config.task.train_data.global_batch_size
-    if batch % replicas:
+
+
+def _check_replicas(config, report):
+    check_num_replicas(config.runtime, report)
+    replicas, batch = (
+        config.runtime.num_replicas,
+        config.task.train_data.global_batch_size,
+    )
+    if replicas and batch % replicas:
         report.refuse(
             "task.train_data.global_batch_size",
             f"a multiple of runtime.num_replicas ({replicas})",

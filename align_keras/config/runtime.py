@@ -16,6 +16,9 @@ class RuntimeConfig:
         num_replicas: int >= 1, logical CPU devices to make, to try a strategy
             on one machine; None takes the devices that are there.
         mixed_precision_dtype: str, Keras's dtype policy.
+        tpu: str, of the strategy tpu: a TPU's name, or its address, such as
+            `grpc://10.0.0.2:8470`; `local` for the machine's own. None is `local` on a
+            TPU VM, and elsewhere what the environment's TPU_NAME names.
     """
 
     distribution_strategy: Literal[
@@ -25,3 +28,4 @@ class RuntimeConfig:
     mixed_precision_dtype: Literal["float32", "mixed_bfloat16", "mixed_float16"] = (
         "float32"
     )
+    tpu: str | None = None

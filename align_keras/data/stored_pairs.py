@@ -38,14 +38,23 @@ def split_size(builder, split):
     """Returns the number of pictures of a split.
 
     Raises:
-        InputError: if the corpus has no such split; names those that it has.
+        InputError: if the corpus has no such split, or fewer images than it takes;
+            names the splits that it has.
     """
     try:
         return builder.info.splits[split].num_examples
     except InputError:
         raise  # A mixture's, which tells whose split it is that lacks.
     except (KeyError, ValueError, NotImplementedError) as error:
-        known = ", ".join(sorted(builder.info.splits)) or "none"
+        splits = builder.info.splits
+        known = ", ".join(sorted(splits)) or "none"
+        whole = split.partition("[")[0]
+        if whole != split and whole in splits:
+            raise InputError(
+                f"tfds_split must be a part of the {splits[whole].num_examples} images "
+                f"of {builder.name}[{whole}], received {split!r}; name a smaller one, "
+                "or give more pairs."
+            ) from error
         raise InputError(
             f"{builder.name} has no split {split!r}, only {known}; name one of these "
             "as tfds_split, or give more pairs: two different pictures at least."

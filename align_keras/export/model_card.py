@@ -6,7 +6,8 @@ _LIMITS = """\
   practice; none is made by exporting it.
 - Captions from the web may hold harmful text, which can reinforce such harms.
 - Stereotypes of the data are reinforced unless it is balanced. Look at the metrics of
-  groups of your own data: `align-keras evaluate --slice_by COLUMN`.
+  groups of your own data: `align-keras evaluate --slice_by COLUMN --json`, which
+  `align-keras export --evaluation FILE` puts into this card.
 - Religious and cultural items may be mislabelled; test them, and train on better pairs.
 - The distribution of people, and of clothing, food and art, may skew what the model
   finds. Analyse and balance before production.

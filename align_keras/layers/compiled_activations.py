@@ -12,6 +12,8 @@ import math
 import keras
 import tensorflow as tf
 
+from align_keras.utils.compiled import compiled
+
 # GELU by tanh is x · sigmoid(x · (a + b · x²)).
 _A = 2.0 * math.sqrt(2.0 / math.pi)
 _B = 0.044715 * _A
@@ -45,13 +47,9 @@ def activate(name, inputs, training=None):
     return (trainable if training else plain)(inputs)
 
 
-def _compiled(function):
-    return tf.function(function, jit_compile=True, autograph=False)
-
-
 def _with_gradient(forward, slope):
     """Returns `forward` of one tensor, with `slope(inputs)` as its derivative."""
-    gradient = _compiled(lambda inputs, upstream: upstream * slope(inputs))
+    gradient = compiled(lambda inputs, upstream: upstream * slope(inputs))
 
     @tf.custom_gradient
     def activation(inputs):
@@ -102,10 +100,10 @@ _ACTIVATIONS = {
     "silu": (_silu, _with_gradient(_silu, _silu_slope)),
     "gelu_approximate": (
         functools.partial(tf.nn.gelu, approximate=True),
-        _with_gradient(_compiled(_approximate_gelu), _approximate_gelu_slope),
+        _with_gradient(compiled(_approximate_gelu), _approximate_gelu_slope),
     ),
     "gelu": (
         functools.partial(tf.nn.gelu, approximate=False),
-        _with_gradient(_compiled(_gelu), _gelu_slope),
+        _with_gradient(compiled(_gelu), _gelu_slope),
     ),
 }

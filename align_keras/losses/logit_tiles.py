@@ -4,6 +4,8 @@ import math
 
 import tensorflow as tf
 
+from align_keras.utils.compiled import compiled
+
 # As a share of the logarithm of a dtype's largest value: while |logit| stays
 # below it, exponentials, their sums and the inverses of these can't overflow.
 _BOUND_SHARE = 0.8
@@ -120,7 +122,7 @@ class _LogitTiles:
 
 
 # One pass over memory in place of three.
-@tf.function(jit_compile=True, autograph=False)
+@compiled
 def _fused(logits, by_row, by_column):
     return tf.exp(logits) * (by_row + by_column)
 

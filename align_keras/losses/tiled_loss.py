@@ -116,7 +116,19 @@ def _over_replicas(row):
 
 def _group_means(all_rows, all_groups, pair_groups, offset):
     """For each local pair, the mean of all rows of its group."""
-    _, indices = tf.unique(all_groups)
+    numbers = _group_numbers(all_groups)
     # As many segments as rows keeps the shape static; the empty ones aren't read.
-    means = tf.math.unsorted_segment_mean(all_rows, indices, tf.shape(all_rows)[0])
-    return tf.gather(means, indices[offset : offset + tf.shape(pair_groups)[0]])
+    means = tf.math.unsorted_segment_mean(all_rows, numbers, tf.shape(all_rows)[0])
+    return tf.gather(means, numbers[offset : offset + tf.shape(pair_groups)[0]])
+
+
+def _group_numbers(groups):
+    """Numbers the groups from 0: (n,) → int32 (n,).
+
+    By sorting, since tf.unique's second output has a length that TPUs can't know.
+    """
+    order = tf.argsort(groups)
+    ordered = tf.gather(groups, order)
+    begins = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
+    numbers = tf.pad(tf.cumsum(begins), [[1, 0]])
+    return tf.scatter_nd(order[:, None], numbers, tf.shape(order))

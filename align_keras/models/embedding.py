@@ -14,6 +14,7 @@ from align_keras.images import (
     uint8_pixels,
 )
 from align_keras.models.image_engines import image_embedder
+from align_keras.models.on_replicas import on_replicas
 from align_keras.utils.errors import InputError
 
 
@@ -135,8 +136,9 @@ def encode_words(model, words, batch_size):
 
 def _embed_texts(model, texts, batch_size, embed, width):
     tokenizer = model.tokenizer
+    embed = on_replicas(model.distribute_strategy, embed)
     batches = [
-        np.asarray(embed(tokenizer(list(texts[start : start + batch_size]))))
+        embed(tokenizer(list(texts[start : start + batch_size])))
         for start in range(0, len(texts), batch_size)
     ]
     return _concatenate(batches, width)

@@ -10,10 +10,10 @@ _SEED_STRIDE = 1_000_003
 
 
 class ForwardState:
-    """The moving statistics and the seeds of a model's two encoders.
+    """The moving statistics and the seeds of a model.
 
     Args:
-        model: `ALIGN`.
+        model: `ALIGN` or `ImageClassifier`.
     """
 
     def __init__(self, model):
@@ -32,8 +32,7 @@ class ForwardState:
         self.synchronized = any(layer.synchronized for layer in layers)
         self.seeds = [
             variable.value
-            for encoder in (model.image_encoder, model.text_encoder)
-            for variable in encoder.non_trainable_variables
+            for variable in model.non_trainable_variables
             if variable.path.endswith("seed_generator_state")
         ]
 

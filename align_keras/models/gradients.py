@@ -86,6 +86,44 @@ def cached_loss_gradients(model, inputs, micro_batch_size):
     ]
 
 
+def accumulated_gradients(model, state, inputs, micro_batch_size, part_gradients):
+    """The gradients of a mean over rows, micro-batch by micro-batch.
+
+    A micro-batch is normalized by its own statistics, as a ghost batch of that size,
+    and their mean goes into the moving statistics, once.
+
+    Args:
+        model: `ImageClassifier`, built.
+        state: `ForwardState` of the model.
+        inputs: dict of tensors, n rows each, `images` among them.
+        micro_batch_size: int, a divisor of n.
+        part_gradients: callable of a micro-batch, a dict as `inputs` → its mean loss,
+            its logits, float32 (micro_batch_size, classes), and the list of gradients.
+
+    Returns:
+        Mean loss, logits (n, classes), and the list of gradients of the mean loss.
+    """
+    parts = split_inputs(inputs, micro_batch_size)
+    count, size = parts["images"].shape[:2]
+    before = read(state.statistics)
+    variables = [variable.value for variable in model.trainable_variables]
+
+    def body(number, loss, logits, *totals):
+        part = {name: value[number] for name, value in parts.items()}
+        part_loss, part_logits, gradients = part_gradients(part)
+        values = [*gradients, *read(state.statistics)]
+        write(state.statistics, before)
+        totals = [total + value for total, value in zip(totals, values, strict=True)]
+        return loss + part_loss, logits.write(number, part_logits), *totals
+
+    array = tf.TensorArray(tf.float32, count, element_shape=(size, model.num_classes))
+    zeros = [tf.zeros(value.shape, value.dtype) for value in (*variables, *before)]
+    loss, logits, *totals = _loop(parts, body, (tf.constant(0.0), array, *zeros))
+    means = [total / count for total in totals]
+    write(state.statistics, means[len(variables) :])
+    return loss / count, logits.concat(), means[: len(variables)]
+
+
 def split_inputs(inputs, micro_batch_size):
     """Reshapes each input from (n, …) to (n / size, size, …)."""
     rows = inputs["images"].shape[0]

@@ -1,9 +1,22 @@
 """A linear classifier on the image encoder."""
 
 import keras
+import tensorflow as tf
 
 from align_keras.layers.dtype_policy import default_policy
+from align_keras.losses.cross_replica import replica_count, sum_over_replicas
+from align_keras.models.forward_state import ForwardState
+from align_keras.models.gradients import (
+    accumulated_gradients,
+    check_micro_batches,
+    dense,
+)
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.optimizers import apply_if
+from align_keras.optimizers.replica_gradients import (
+    check_clipping,
+    take_summed_gradients,
+)
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
@@ -21,6 +34,10 @@ class ImageClassifier(keras.Model):
         num_classes: int ≥ 2.
         dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
             scale the loss; None for the encoder's. The head computes in float32.
+        micro_batch_size: int or None; images that a replica trains on at a time,
+            whose gradients are added up: the update is that of the whole batch, the
+            memory that of a micro-batch. Each is normalized by its own statistics,
+            where these aren't frozen.
 
     Call arguments:
         inputs: uint8 or float tensor (n, height, width, 3) in [0, 255].
@@ -29,7 +46,9 @@ class ImageClassifier(keras.Model):
         float32 tensor (n, num_classes), logits.
 
     Raises:
-        InputError: if there are fewer than two classes, or for an unknown argument.
+        InputError: if there are fewer than two classes, for an unknown argument, or if
+            `micro_batch_size` is below 1 or comes with synchronized batch
+            normalization.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -45,7 +64,14 @@ class ImageClassifier(keras.Model):
     """
 
     def __init__(
-        self, image_encoder, num_classes, dtype=None, name="image_classifier", **kwargs
+        self,
+        image_encoder,
+        num_classes,
+        dtype=None,
+        name="image_classifier",
+        *,
+        micro_batch_size=None,
+        **kwargs,
     ):
         known = [*parameters_of(ImageClassifier.__init__), "trainable"]
         refuse_unknown("ImageClassifier", kwargs, known)
@@ -59,6 +85,8 @@ class ImageClassifier(keras.Model):
         super().__init__(dtype=dtype, name=name, **kwargs)
         self.image_encoder = image_encoder
         self.num_classes = num_classes
+        self.micro_batch_size = micro_batch_size
+        check_micro_batches(self, micro_batch_size)
         self.head = keras.layers.Dense(
             num_classes, kernel_initializer="zeros", dtype="float32", name="head"
         )
@@ -71,11 +99,50 @@ class ImageClassifier(keras.Model):
         learns = bool(training) and self.image_encoder.trainable
         return self.head(self.image_encoder(inputs, training=learns))
 
+    def train_step(self, data):
+        """One update on a batch over all replicas, in micro-batches if need be."""
+        images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+        inputs = {"images": images, "labels": labels, "weights": weights}
+        inputs = {name: own for name, own in inputs.items() if own is not None}
+        if not self.built:
+            self.build(images.shape)
+        check_clipping(self.optimizer, replica_count())
+        state = ForwardState(self)
+        before = state.read()
+        state.part_replicas()
+        if self.micro_batch_size is None:
+            loss, logits, gradients = self._gradients(inputs)
+        else:
+            loss, logits, gradients = accumulated_gradients(
+                self, state, inputs, self.micro_batch_size, self._gradients
+            )
+        gradients = take_summed_gradients(
+            self.optimizer, sum_over_replicas(gradients), replica_count()
+        )
+        apply_if(True, self.optimizer, gradients, self.trainable_variables)
+        state.settle(before, True)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss * replica_count())
+        return self.compute_metrics(images, labels, logits, weights)
+
+    def _gradients(self, inputs):
+        """Loss, logits and gradients of this replica's share of the batch's mean."""
+        images, labels = inputs["images"], inputs["labels"]
+        with tf.GradientTape() as tape:
+            logits = self(images, training=True)
+            # Keras divides it by the number of replicas.
+            loss = self.compute_loss(images, labels, logits, inputs.get("weights"))
+            scaled = self.optimizer.scale_loss(loss)
+        variables = [variable.value for variable in self.trainable_variables]
+        return loss, logits, dense(tape.gradient(scaled, variables))
+
     def get_config(self):
         encoder = keras.saving.serialize_keras_object(self.image_encoder)
         return {
             "image_encoder": encoder,
             "num_classes": self.num_classes,
+            "micro_batch_size": self.micro_batch_size,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
         }
@@ -86,7 +153,9 @@ class ImageClassifier(keras.Model):
         return cls(**{**config, "image_encoder": encoder})
 
 
-def encoder_without_projection(image_encoder, freeze_batch_statistics=False):
+def encoder_without_projection(
+    image_encoder, freeze_batch_statistics=False, rematerialize=None, dtype=None
+):
     """Copies an image encoder up to its pooled features, ready to learn.
 
     The projection is made for the contrastive loss, and the paper's large encoders
@@ -97,6 +166,9 @@ def encoder_without_projection(image_encoder, freeze_batch_statistics=False):
         image_encoder: `ImageEncoder`; stays as it is.
         freeze_batch_statistics: bool, normalise by the moving statistics when all
             layers learn, and leave them as they are.
+        rematerialize: bool, keep only the blocks' inputs for the backward pass; None
+            for the encoder's own choice.
+        dtype: str or `keras.DTypePolicy` to compute by; None for the encoder's.
 
     Returns:
         `ImageEncoder` with the same weights, not locked.
@@ -120,6 +192,10 @@ def encoder_without_projection(image_encoder, freeze_batch_statistics=False):
             "image_encoder must have float weights to learn, received a quantized one; "
             "take the model that it was made from."
         )
+    if rematerialize is not None:
+        config["rematerialize"] = rematerialize
+    if dtype is not None:
+        config["dtype"] = dtype
     copy = ImageEncoder.from_config(
         {
             **config,

@@ -122,7 +122,11 @@ def _made(model, engine):
     if engine not in ENGINES:
         return _litert(model.image_encoder, engine)
     embed = _tensorflow(model)
-    return embed if engine is None else _openvino(embed, engine)
+    if engine is not None:
+        return _openvino(embed, engine)
+    from align_keras.models.on_replicas import on_replicas
+
+    return on_replicas(model.distribute_strategy, embed)
 
 
 def _tensorflow(model):

@@ -51,7 +51,7 @@ def image_text_batches(
             (height, width, 3), all of one kind; an array or tensor of them; or a
             `tf.data.Dataset` of single images (paths, encoded or pixels). Without
             `captions`, a list or `tf.data.Dataset` of pairs: tuples or dicts of `image`
-            and `caption`; or one tuple or dict of sequences of both.
+            and `caption`; or one tuple, dict or data frame of sequences of both.
         captions: sequence or tensor of str, one for each image, or a sequence of
             lists of str, of which training draws one each time and evaluation takes
             the first; or a `tf.data.Dataset` of them.
@@ -160,6 +160,10 @@ def batches_of_dataset(model, dataset, *, training, augment=True, value_range=No
             "a raw dataset must be batched: caption of rank 1, received rank "
             f"{caption.shape.rank}; call dataset.batch(n) first."
         )
+    if image.dtype != tf.string:
+        # Before tf.map_fn, which leaves TensorFlow's scope changed by an error: no
+        # strategy could be entered any more.
+        uint8_pixels(tf.zeros((0,), image.dtype), value_range)
     size, tokenizer = model.image_size, model.tokenizer
     options = {"crop": augment, "flip": augment, "value_range": value_range}
     preparation = _Preparation(size, training, **options)
@@ -202,8 +206,9 @@ def raw_pairs(x, y=None):
     """Returns images and captions where they are given as sequences, or None.
 
     Args:
-        x: images; or, if `y` is None, a tuple `(images, captions)`, a dict of `image`
-            and `caption`, or a list of pairs, each a tuple or such a dict.
+        x: images; or, if `y` is None, a tuple `(images, captions)`, a dict or data
+            frame of `image` and `caption`, or a list of pairs, each a tuple or such
+            a dict.
         y: captions, or None.
 
     Example:
@@ -213,9 +218,12 @@ def raw_pairs(x, y=None):
     """
     if y is not None:
         is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
-        return (x, y) if is_sequence else None
+        # A column of a data frame.
+        return (x, y) if is_sequence or hasattr(x, "to_numpy") else None
     if isinstance(x, dict):
         return _pair(x) if is_raw(x) else None
+    if hasattr(x, "to_numpy") and is_raw(dict.fromkeys(getattr(x, "columns", ()))):
+        return x["image"], x["caption"]
     if isinstance(x, list) and x and all(map(_is_one_pair, x)):
         images, captions = zip(*map(_pair, x), strict=True)
         return list(images), list(captions)

@@ -68,7 +68,7 @@ def apply_if(sound, optimizer, gradients, variables):
     as a step: its batch is used up, and the run's intervals are in steps.
 
     Args:
-        sound: scalar bool tensor, the same on each replica.
+        sound: scalar bool tensor, the same on each replica; or True.
         optimizer: built Keras optimizer.
         gradients: list of tensors.
         variables: list of `keras.Variable`.
@@ -81,6 +81,10 @@ def apply_if(sound, optimizer, gradients, variables):
 
 
 def _apply_if(sound, optimizer, gradients, variables):
+    if sound is True:
+        optimizer.apply(gradients, variables)
+        return
+
     def update():
         optimizer.apply(gradients, variables)
         return tf.constant(True)

@@ -37,6 +37,10 @@ EfficientNet's depthwise convolutions; and the update of the weights at the memo
 bandwidth. However few pairs there are, it reads the gradients and reads and writes
 weights and slots; further micro-batches' gradients are read, added and written. Traffic
 is taken to run beside the operations. tools/bench_plan.py compares with real steps.
+
+A classifier is planned by the same rules: an image encoder whose projection is the
+head, without a text encoder and a contrastive loss. The gradients of its micro-batches
+are added up in one pass, so nothing is computed again for them.
 """
 
 import dataclasses
@@ -62,7 +66,7 @@ class RunSizes:
 
     Attributes:
         image: `TowerCost` of the image encoder.
-        text: `TowerCost` of the text encoder.
+        text: `TowerCost` of the text encoder, or None for a classifier.
         projection_dim: int, width of the embeddings.
         global_batch_size: int, pairs a step over all devices.
         devices: int, replicas.
@@ -89,6 +93,22 @@ class RunSizes:
     tile_size: int | str | None = "auto"
     negatives_fraction: float = 1.0
     share_equal_captions: bool = False
+
+    @property
+    def towers(self):
+        """Dict from encoder to `TowerCost`."""
+        towers = {"image encoder": self.image, "text encoder": self.text}
+        return {name: tower for name, tower in towers.items() if tower is not None}
+
+    @property
+    def is_contrastive(self):
+        """bool, whether there are two encoders, a temperature and their loss."""
+        return self.text is not None
+
+    @property
+    def learned(self):
+        """int, weights that the optimizer updates, the temperature included."""
+        return self.is_contrastive + sum(own.learned for own in self.towers.values())
 
     @property
     def rows(self):
@@ -145,11 +165,15 @@ class StepPlan:
         Returns:
             dict from part to seconds.
         """
-        image, text = self.encoder_flops.values()
+        rates = {"image encoder": image_rate}
+        parts = dict(self.encoder_flops)
+        if "loss" in self.flops:
+            parts["loss"] = self.flops["loss"]
         return {
-            "image encoder": image / self.devices / image_rate,
-            "text encoder": text / self.devices / text_rate,
-            "loss": self.flops["loss"] / self.devices / text_rate,
+            **{
+                part: flops / self.devices / rates.get(part, text_rate)
+                for part, flops in parts.items()
+            },
             "update of the weights": self.updated_bytes / bandwidth,
         }
 
@@ -183,14 +207,12 @@ def plan_step(sizes):
     check_division(sizes)
     return StepPlan(
         parameters={
-            "image encoder": sizes.image.parameters,
-            "text encoder": sizes.text.parameters,
-            "temperature": 1,
+            **{name: tower.parameters for name, tower in sizes.towers.items()},
+            **({"temperature": 1} if sizes.is_contrastive else {}),
         },
         flops=flops(sizes),
         encoder_flops={
-            "image encoder": encoder_flops(sizes, sizes.image),
-            "text encoder": encoder_flops(sizes, sizes.text),
+            name: encoder_flops(sizes, tower) for name, tower in sizes.towers.items()
         },
         updated_bytes=updated_bytes(sizes),
         memory=memory(sizes),
@@ -222,52 +244,65 @@ def check_division(sizes):
 
 def flops(sizes):
     """Operations of a step over all devices, by part."""
-    pairs, towers = sizes.global_batch_size, (sizes.image, sizes.text)
+    pairs, towers = sizes.global_batch_size, sizes.towers.values()
     forward = pairs * sum(tower.flops for tower in towers)
     again = pairs * sum(tower.recomputed_flops for tower in towers)
-    if sizes.micro_batch_size is not None:
+    if embeds_twice(sizes):
         again += forward
-    product = 2 * sizes.projection_dim * pairs**2 // sizes.parts
-    if sizes.tile_size is None and sizes.devices > 1:
-        product *= 2  # Each direction has its own.
-    return {
+    parts = {
         "forward": forward,
         "backward": 2 * pairs * sum(tower.learned_flops for tower in towers),
         "recomputation": again,
-        "loss": product * (3 if sizes.keeps_logits else 4),
     }
+    if not sizes.is_contrastive:
+        return parts
+    product = 2 * sizes.projection_dim * pairs**2 // sizes.parts
+    if sizes.tile_size is None and sizes.devices > 1:
+        product *= 2  # Each direction has its own.
+    return {**parts, "loss": product * (3 if sizes.keeps_logits else 4)}
+
+
+def embeds_twice(sizes):
+    """Whether micro-batches are embedded once for the loss and once for gradients."""
+    return sizes.is_contrastive and sizes.micro_batch_size is not None
 
 
 def encoder_flops(sizes, tower):
     """Operations that a step takes of one encoder, over all devices."""
-    forward = tower.flops * (1 if sizes.micro_batch_size is None else 2)
+    forward = tower.flops * (2 if embeds_twice(sizes) else 1)
     again = tower.recomputed_flops + 2 * tower.learned_flops
     return sizes.global_batch_size * (forward + again)
 
 
 def updated_bytes(sizes):
     """Bytes that the update of the weights reads and writes on a device."""
-    learned = 1 + sizes.image.learned + sizes.text.learned
     micro_batches = sizes.rows // (sizes.micro_batch_size or sizes.rows)
     added = 3 * (micro_batches - 1)
-    return _FLOAT32 * learned * (3 + 2 * sizes.slots + added)
+    return _FLOAT32 * sizes.learned * (3 + 2 * sizes.slots + added)
 
 
 def memory(sizes):
     """Bytes of a device, by part."""
-    towers = (sizes.image, sizes.text)
-    weights = 1 + sum(tower.parameters for tower in towers)
-    learned = 1 + sum(tower.learned for tower in towers)
+    towers, learned = sizes.towers, sizes.learned
+    weights = sizes.is_contrastive + sum(own.parameters for own in towers.values())
     rows = sizes.micro_batch_size or sizes.rows
     value = _HALF if sizes.half_precision else _FLOAT32
-    peak = max(tower.peak for tower in towers)
-    return {
+    kept = sum(tower.kept for tower in towers.values())
+    peak = max(tower.peak for tower in towers.values())
+    parts = {
         "weights": weights * (_FLOAT32 + (_HALF if sizes.half_precision else 0)),
         "gradients": _FLOAT32 * learned * (1 if sizes.micro_batch_size is None else 2),
         "optimizer": _FLOAT32 * learned * sizes.slots,
-        "image activations": value * rows * sizes.image.kept,
-        "text activations": value * rows * sizes.text.kept,
-        "in flight": value * rows * max(0, peak - sum(tower.kept for tower in towers)),
+        **{
+            f"{name.split()[0]} activations": value * rows * tower.kept
+            for name, tower in towers.items()
+        },
+        "in flight": value * rows * max(0, peak - kept),
+    }
+    if not sizes.is_contrastive:
+        return parts
+    return {
+        **parts,
         "logits": _FLOAT32 * logits(sizes),
         "embeddings": _FLOAT32 * embeddings(sizes),
     }
@@ -293,11 +328,13 @@ def embeddings(sizes):
 def traffic(sizes):
     """Bytes that a device receives in a step, by part."""
     others = (sizes.devices - 1) / sizes.devices
+    weights = round(2 * others * _FLOAT32 * sizes.learned)
+    if not sizes.is_contrastive:
+        return {"summed gradients of weights": weights}
     texts = _FLOAT32 * sizes.projection_dim * sizes.global_batch_size
     gathered = texts * (2 if sizes.share_equal_captions else 1)
-    learned = 1 + sizes.image.learned + sizes.text.learned
     return {
         "gathered embeddings": round(others * gathered),
         "summed gradients of embeddings": round(2 * others * gathered),
-        "summed gradients of weights": round(2 * others * _FLOAT32 * learned),
+        "summed gradients of weights": weights,
     }

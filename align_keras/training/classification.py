@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.models.on_replicas import on_replicas
 from align_keras.optimizers import SGD
 from align_keras.training.callbacks import Progress
 from align_keras.training.stage_checkpoints import SaveStage
@@ -108,19 +109,20 @@ def fine_tune(
 def compile_stage(classifier, stage, momentum, weight_decay):
     """Compiles the classifier with the optimizer of a stage, ready to restore."""
     pattern = f"^{re.escape(classifier.image_encoder.name)}/"
-    classifier.compile(
-        optimizer=SGD(
-            stage.learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            learning_rate_multipliers={pattern: stage.encoder_multiplier},
-        ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
-    )
-    if not classifier.built:
-        classifier.build(classifier.image_encoder.input_shape)
-    classifier.optimizer.build(classifier.trainable_variables)
+    with classifier.distribute_strategy.scope():
+        classifier.compile(
+            optimizer=SGD(
+                stage.learning_rate,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                learning_rate_multipliers={pattern: stage.encoder_multiplier},
+            ),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=False,
+        )
+        if not classifier.built:
+            classifier.build(classifier.image_encoder.input_shape)
+        classifier.optimizer.build(classifier.trainable_variables)
 
 
 def classify(classifier, batches, labels):
@@ -138,10 +140,13 @@ def classify(classifier, batches, labels):
     Raises:
         InputError: if no picture can be decoded.
     """
-    score = tf.function(
-        lambda images: classifier(images, training=False),
-        input_signature=[batches.element_spec[1]],  # One trace for all lengths.
-        autograph=False,
+    score = on_replicas(
+        getattr(classifier, "distribute_strategy", None),
+        tf.function(
+            lambda images: classifier(images, training=False),
+            input_signature=[batches.element_spec[1]],  # One trace for all lengths.
+            autograph=False,
+        ),
     )
     labels, found = np.asarray(labels), []
     for rows, images in batches:

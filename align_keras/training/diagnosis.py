@@ -1,6 +1,9 @@
 """Which tower, which pairs: what can be said of a step that had to be left out."""
 
 import numpy as np
+import tensorflow as tf
+
+from align_keras.models.on_replicas import on_replicas
 
 # Pairs that are embedded at a time, and named at most.
 _ROWS, _NAMED = 32, 8
@@ -88,11 +91,16 @@ def tower_inputs(name, inputs):
 def finite_rows(encoder, inputs):
     """Returns bool (n,): whether each row's embedding is finite, in inference."""
     rows = len(next(iter(inputs.values())))
+    embed = on_replicas(
+        encoder.distribute_strategy,
+        lambda part: tf.cast(
+            encoder(part.get("images", part), training=False), "float32"
+        ),
+    )
     finite = []
     for start in range(0, rows, _ROWS):
         part = {name: value[start : start + _ROWS] for name, value in inputs.items()}
-        output = encoder(part.get("images", part), training=False)
-        finite.append(np.isfinite(np.asarray(output, "float32")).all(axis=1))
+        finite.append(np.isfinite(embed(part)).all(axis=1))
     return np.concatenate(finite)
 
 

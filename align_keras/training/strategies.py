@@ -1,6 +1,8 @@
 """The `tf.distribute` strategy of a run, by name."""
 
 import contextlib
+import os
+import pathlib
 
 import tensorflow as tf
 
@@ -9,19 +11,43 @@ from align_keras.utils.errors import InputError
 STRATEGIES = ("default", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
 
 
-def make_strategy(name, num_replicas=None):
+# What a TPU VM has for each of its chips, by generation.
+_TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
+
+
+def open_strategy(runtime):
+    """Returns the strategy that a `RuntimeConfig` names, or None for `"default"`.
+
+    Logical CPU devices are made for it if need be, so TensorFlow must not have been
+    used yet in the process.
+
+    Args:
+        runtime: `RuntimeConfig`.
+
+    Raises:
+        InputError: as `make_strategy`.
+    """
+    if runtime.num_replicas and runtime.distribution_strategy == "mirrored":
+        split_cpu(runtime.num_replicas)
+    return make_strategy(
+        runtime.distribution_strategy, runtime.num_replicas, runtime.tpu
+    )
+
+
+def make_strategy(name, num_replicas=None, tpu=None):
     """Returns the strategy of that name, or None for `"default"`.
 
     Args:
         name: str, one of `STRATEGIES`.
         num_replicas: int or None; for `"mirrored"`, how many of the GPUs, or
             without a GPU how many logical CPU devices.
+        tpu: str or None; for `"tpu"`, its name or address, as `tpu_address` takes it.
 
     Returns:
         `tf.distribute.Strategy` or None.
 
     Raises:
-        InputError: if the name is unknown.
+        InputError: if the name is unknown, or there is no such TPU.
 
     Example:
 
@@ -38,20 +64,62 @@ def make_strategy(name, num_replicas=None):
     if name == "multi_worker_mirrored":
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
-        try:
-            resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
-        except ValueError as error:
-            raise InputError(
-                "runtime.distribution_strategy is tpu, but no TPU was found; use "
-                "--params_override runtime.distribution_strategy=mirrored, or default."
-            ) from error
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-        return tf.distribute.TPUStrategy(resolver)
+        return _tpu_strategy(tpu_address(tpu))
     raise InputError(
         f"distribution_strategy must be one of {', '.join(STRATEGIES)}, received "
         f"{name!r}."
     )
+
+
+def tpu_address(tpu=None, devices="/dev"):
+    """Returns the name or address of the TPU to take.
+
+    Args:
+        tpu: str or None, the one that was asked for.
+        devices: str, the folder of the machine's devices.
+
+    Returns:
+        str: `tpu`; without one `"local"` on a TPU VM, and elsewhere what the
+        environment's TPU_NAME names.
+
+    Raises:
+        InputError: if nothing names a TPU.
+
+    Example:
+
+    >>> tpu_address("grpc://10.0.0.2:8470")
+    'grpc://10.0.0.2:8470'
+    """
+    if tpu is not None:
+        return tpu
+    folder = pathlib.Path(devices)
+    if any(next(folder.glob(pattern), None) for pattern in _TPU_DEVICES):
+        return "local"
+    if os.environ.get("TPU_NAME"):
+        return os.environ["TPU_NAME"]
+    raise InputError(
+        "runtime.distribution_strategy is tpu, but no TPU was found: this is no TPU "
+        "VM, and TPU_NAME isn't set. Name one by --params_override runtime.tpu=NAME, "
+        "or use runtime.distribution_strategy=mirrored, or default."
+    )
+
+
+def _tpu_strategy(address):
+    cluster_resolver, tpu = tf.distribute.cluster_resolver, tf.tpu.experimental
+    try:
+        resolver = cluster_resolver.TPUClusterResolver(address)
+        if address != "local":
+            tf.config.experimental_connect_to_cluster(resolver)
+        tpu.initialize_tpu_system(resolver)
+    # A name is looked up through Google's API client, if that is installed.
+    except (ValueError, ImportError, OSError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"runtime.tpu must be a TPU that can be reached, received {address!r} "
+            f"({reason[:160]}); check the name, or use "
+            "runtime.distribution_strategy=mirrored, or default."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
 
 
 def strategy_scope(strategy):
@@ -165,12 +233,24 @@ def _devices(num_replicas):
 
 
 def split_cpu(count):
-    """Makes `count` logical devices of the CPU, for tests of many replicas.
+    """Makes `count` logical devices of the CPU, unless there are as many.
 
     Args:
-        count: int ≥ 1. TensorFlow must not have been used yet in the process.
+        count: int ≥ 1.
+
+    Raises:
+        InputError: if TensorFlow has been used in the process.
     """
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
-    )
+    config = tf.config
+    cpu = config.list_physical_devices("CPU")[0]
+    if len(config.get_logical_device_configuration(cpu) or ()) >= count:
+        return
+    try:
+        config.set_logical_device_configuration(
+            cpu, [config.LogicalDeviceConfiguration() for _ in range(count)]
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"runtime.num_replicas must be set before TensorFlow is used, received "
+            f"{count}; start a new process."
+        ) from error

@@ -159,6 +159,11 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
             "--results is for imagenet_frozen, imagenet_full, fine_grained, vtab",
         ),
         (["--suite", "paper", "--config_file", "x.yaml"], "--config_file is for one"),
+        (
+            ["--protocol", "vtab", "--workers", "2", "--params_override"]
+            + ["runtime.distribution_strategy=one_device"],
+            "--workers must be 1 where runtime.distribution_strategy is one_device",
+        ),
     ],
 )
 def test_what_is_refused(

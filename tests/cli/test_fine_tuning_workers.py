@@ -1,5 +1,6 @@
 """Trials in several processes, one of which dies."""
 
+import json
 import os
 import pathlib
 import signal
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from tests.cli.drawings import HEAD, evaluate
+from tests.cli.drawings import BOTH, HEAD, evaluate
 
 
 @pytest.mark.ci
@@ -30,6 +31,30 @@ def test_workers_find_the_same(capsys, tmp_path, drawings, small_model):
     # Sums in another order, by another number of threads: a picture may change sides.
     for name, value in alone["metrics"].items():
         assert both["metrics"][name] == pytest.approx(value, abs=0.1)
+
+
+@pytest.mark.ci
+def test_replicas_find_the_same(capsys, tmp_path, drawings, small_model):
+    """Both stages, on two logical CPUs in a process of their own."""
+    arguments = ["--model", small_model, "--protocol", "fine_grained"]
+    arguments += ["--data", drawings, "--params_override", BOTH]
+    alone, _ = evaluate(capsys, *arguments, "--results", tmp_path / "alone")
+    arguments[-1] += (
+        ",runtime.distribution_strategy=mirrored,runtime.num_replicas=2,"
+        "micro_batch_size=3,rematerialize=true"
+    )
+    arguments += ["--results", tmp_path / "both", "--json"]
+    ran = subprocess.run(
+        [sys.executable, "-c", COMMAND, "evaluate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=pathlib.Path(__file__).parents[2],
+    )
+    assert ran.returncode == 0, ran.stderr
+    both = json.loads(ran.stdout)["metrics"]
+    # Sums in another order: a picture may change sides.
+    for name, value in alone["metrics"].items():
+        assert both[name] == pytest.approx(value, abs=0.1)
 
 
 COMMAND = "import sys; from align_keras.cli.main import main; sys.exit(main())"

@@ -123,6 +123,29 @@ def test_the_commands_code_is_the_exit_code(command, code):
     assert main(["search", "--model_dir", "x"]) == code
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--model_dir", "gs://bucket/run"),
+        ("train", "--mode", "eval", "--model_dir=s3://bucket/run"),
+        ("quickstart", "--model_dir", "gs://bucket/run"),
+        ("search", "words", "--model_dir", "hdfs://host:9000/run"),
+        ("corpus", "filter", "--out", "gs://bucket/corpus"),
+        ("export", "--model", "x", "--to", "gs://bucket/export"),
+        ("evaluate", "--model=x", "--protocol=vtab", "--results=gs://bucket/trials"),
+    ],
+)
+def test_a_remote_folder_never_becomes_a_local_one(
+    capsys, tmp_path, monkeypatch, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(list(arguments)) == 1
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert "must be on this machine, received" in line and "://" in line
+    assert captured.out == "" and not list(tmp_path.iterdir())
+
+
 def test_tensorflow_is_quiet_unless_the_user_wants_to_hear_it(command, monkeypatch):
     seen = []
     name = "TF_CPP_MIN_LOG_LEVEL"

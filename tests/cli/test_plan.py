@@ -1,6 +1,7 @@
 """`align-keras plan`: its table, its JSON and its wrong inputs."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,8 +9,10 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.cli.plan import optimizer_slots, run_sizes
-from align_keras.config import load_config
+from align_keras.config import experiments, load_config
+from tests.experiments.headers import header_of
 
+GPUS = ("v100", "a100_40", "a100_80", "h100")
 SHORT = (
     "task.model.text_encoder.vocabulary_size=1000,"
     "task.train_data.global_batch_size=32,"
@@ -115,6 +118,134 @@ def test_what_the_options_change(capsys):
     )
 
 
+# --- Protocols that train. ---
+
+
+def planned_stages(capsys, *arguments):
+    code = main(["plan", "--json", "--device-kind=tpu_v3", *arguments])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out)
+
+
+def test_a_protocols_stages_by_hand(capsys):
+    from align_keras.models import presets
+
+    answer = planned_stages(capsys, "--protocol=imagenet_full", "--devices=64")
+    (preset,) = [p for p in presets() if p.name == "align_l2_large"]
+    assert list(answer["stages"]) == ["head", "full"]
+    head, full = answer["stages"].values()
+    # L2's own width is 1376; both begin with its weights and a bias for each class.
+    weights = preset.image_parameters + 1377 * 1000
+    for stage in (head, full):
+        assert stage["parameters"] == {"image encoder": weights}
+        assert stage["train_steps"] == 100 * 1_281_167 // 1024
+        assert stage["memory"]["weights"] == 4 * weights
+        assert set(stage["flops"]) == {"forward", "backward", "recomputation"}
+    assert head["memory"]["optimizer"] == 4 * 1377 * 1000  # Momentum alone.
+    assert head["memory"]["image activations"] == 0
+    assert head["flops"]["forward"] == 1024 * (preset.image_flops + 2 * 1376 * 1000)
+    assert full["flops"]["backward"] == 2 * full["flops"]["forward"]
+    assert full["fits"] is False and head["fits"] is True
+    assert answer["days"] == pytest.approx(head["days"] + full["days"])
+
+
+def test_what_a_recipes_options_change(capsys):
+    arguments = ("--protocol=fine_grained", "--devices=8", "--params_override")
+    plain, micro, half = (
+        planned_stages(capsys, *arguments, options)["stages"]["full"]
+        for options in (
+            "seed=0",
+            "rematerialize=true,micro_batch_size=8",
+            "runtime.mixed_precision_dtype=mixed_bfloat16",
+        )
+    )
+    # Micro-batches' gradients are added up; only the blocks are computed again.
+    assert 0 < micro["flops"]["recomputation"] < micro["flops"]["forward"]
+    assert micro["memory"]["gradients"] == 2 * plain["memory"]["gradients"]
+    activations = plain["memory"]["image activations"]
+    assert micro["memory"]["image activations"] < activations / 4
+    assert half["memory"]["image activations"] == activations / 2
+    tables = ["plan", "--device-kind=tpu_v3", *arguments[:2]]
+    assert main(tables) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "fine_grained, head: 8 × tpu_v3, 32 images on each" in text
+    assert "Less is needed with rematerialize=true, micro_batch_size," in text
+
+
+def test_another_model_and_the_largest_trial_of_a_sweep(capsys):
+    arguments = ("--protocol=vtab", "--experiment=align_b7_base", "--devices=2")
+    (full,) = planned_stages(capsys, *arguments)["stages"].values()
+    assert full["train_steps"] == 2500
+    # 256, of 128 and 256.
+    fixed = ("--params_override", "sweep.trials=0,batch_size=256")
+    (same,) = planned_stages(capsys, *arguments, *fixed)["stages"].values()
+    assert full == same
+    small = planned_stages(capsys, *arguments, "--num-classes=10")["stages"]["full"]
+    fewer = 990 * 641
+    assert small["parameters"]["image encoder"] == (
+        full["parameters"]["image encoder"] - fewer
+    )
+    assert (
+        planned_stages(
+            capsys, "--protocol=imagenet_frozen", "--devices=2", "--num-images=2048"
+        )["stages"]["head"]["train_steps"]
+        == 200
+    )
+
+
+def test_the_largest_batch_is_judged_too(capsys):
+    """At a greater side than the frozen encoder's training."""
+
+    def in_flight(override):
+        arguments = ("--protocol=imagenet_frozen", "--devices=8", "--params_override")
+        head = planned_stages(capsys, *arguments, override)["stages"]["head"]
+        return head["memory"]["in flight"]
+
+    assert in_flight("head.eval_size=360") == pytest.approx(
+        in_flight("head.eval_size=180,head.train_size=360")
+    )
+    assert in_flight("head.eval_size=360") > in_flight("head.eval_size=289")
+
+
+HEADERS = {
+    path.stem: path
+    for folder in (".", "evaluation")
+    for path in experiments(folder).values()
+    if "stamps" not in path.stem and "icons" not in path.stem
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_header_names_the_fewest_devices(capsys, name):
+    """As the command that stands in the header prints them."""
+    hardware = header_of(HEADERS[name].read_text(encoding="utf-8"))["Hardware"]
+    command, claims = re.search(r"by align-keras (plan .*) K: (.*)", hardware).groups()
+    claims = re.findall(r"(\d+) × (\w+) \(([\d.]+) GiB on each\)", claims)
+    kinds = [kind for _, kind, _ in claims]
+    assert len(kinds) == 2 and kinds[0].startswith("tpu") and kinds[1] in GPUS
+    for devices, kind, memory in claims:
+        assert main([*command.split(), kind, "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        stages = answer.get("stages", {"train": answer}).values()
+        assert {own["devices"] for own in stages} == {int(devices)}
+        assert all(own["fits"] for own in stages)
+        most = max(sum(own["memory"].values()) for own in stages) / 2**30
+        assert float(memory) == pytest.approx(most, abs=0.05001)
+
+
+def test_fewer_devices_do_not_hold_it(capsys):
+    fewest = plan_of(capsys)
+    assert fewest["fits"] is True and fewest["devices"] > 1
+    assert plan_of(capsys, f"--devices={fewest['devices'] // 2}")["fits"] is False
+
+
+def plan_of(capsys, *arguments):
+    arguments = ["--experiment=align_b7_base", "--device-kind=a100_80", *arguments]
+    assert main(["plan", "--json", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
 def test_an_experiment_and_a_file_over_it(capsys, tmp_path):
     path = tmp_path / "wide.yaml"
     path.write_text("task:\n  model:\n    projection_dim: 320\n")
@@ -170,6 +301,27 @@ def test_what_does_not_fit_is_said(capsys):
                 "--params_override=task.train_data.micro_batch_size=8",
             ),
             "micro_batch_size must divide a device's 4 pairs",
+        ),
+        (("--device-kind=cpu",), "--devices must be given for cpu"),
+        (
+            ("--device-kind=v100", "--experiment=align_l2_large"),
+            "no number of v100 holds it, of those that divide the batch of 16,384",
+        ),
+        (
+            ("--device-kind=h100", "--protocol=imagenet"),
+            "no recipe imagenet.yaml in experiments/evaluation",
+        ),
+        (
+            ("--device-kind=h100", "--protocol=vtab", "--num-classes=1"),
+            "--num-classes must be at least 2, received 1",
+        ),
+        (
+            ("--device-kind=h100", "--num-images=9", "--experiment=align_b7_base"),
+            "--num-images is for --protocol, received 9",
+        ),
+        (
+            ("--device-kind=h100", "--protocol=vtab", "--params_override=batch=1"),
+            "unknown key 'batch'; did you mean 'batch_size'?",
         ),
     ],
 )

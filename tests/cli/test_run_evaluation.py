@@ -2,14 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
+from align_keras.cli import pipeline
 from align_keras.cli.pipeline import Run
 from align_keras.config import load_config
 from align_keras.data import read_retrieval_set
 from align_keras.datasets import build_corpus
+from align_keras.images import preprocess_image
+from align_keras.optimizers import SGD
 from tests.cli.small_run import draw
-from tests.small import small_align
+from tests.small import small_align, small_batch
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +39,51 @@ def test_equal_images_are_one_target(test_set, tmp_path):
         model=small_align(),
         train_builder=None,
         test_set=test_set,
-        strategy=None,
         notes={},
     )
     metrics = run.evaluate()
     # The twins can't be told apart. Were each one's twin wrong, it would come first,
     # since ties are pessimistic, and no caption of the twins would find its image.
     assert metrics["t2i/recall_at_1"] == metrics["i2t/recall_at_1"] == 1.0
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(900)
+def test_sources_are_opened_outside_of_the_strategys_scope(
+    tmp_path, monkeypatch, two_replicas
+):
+    """Where their tables and random numbers aren't made on each replica, or a TPU."""
+    with two_replicas.scope():
+        model = small_align()
+        model.compile(SGD(0.01))
+    seen = []
+
+    def make_batches(start_step):
+        seen.append(tf.distribute.has_strategy())
+        return tf.data.Dataset.from_tensors(small_batch(4)).repeat()
+
+    monkeypatch.setattr(pipeline, "batch_maker", lambda *_: make_batches)
+    monkeypatch.setattr(pipeline, "batch_namer", lambda *_: None)
+    intervals = ("train_steps", "steps_per_loop", "checkpoint_interval")
+    override = ",".join(f"trainer.{name}=2" for name in intervals)
+    override += ",trainer.validation_interval=2,task.train_data.global_batch_size=4"
+    override += ",trainer.optimizer_config.warmup.type=null"
+    run = Run(
+        config=load_config(params_override=override),
+        directory=tmp_path,
+        model=model,
+        train_builder=None,
+        test_set=None,
+        notes={},
+    )
+    run.train(evaluate=False)
+    assert seen == [False]
+    assert int(model.optimizer.iterations.numpy()) == 2
+    # What is embedded comes from both replicas, in order.
+    rows = small_batch(5)["images"]
+    pixels = tf.stack([preprocess_image(tf.constant(row), 32) for row in rows])
+    expected = model.normalise_image(model.image_encoder(pixels))
+    np.testing.assert_allclose(
+        model.encode_images(list(rows)), expected, rtol=1e-4, atol=1e-5
+    )
+    assert model.encode_texts(["a", "b", "c"]).shape == (3, 16)

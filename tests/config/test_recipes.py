@@ -102,6 +102,23 @@ def test_vtab_is_the_papers_as_far_as_it_says():
         ("sweep.trials=2,sweep.learning_rate=[0.1, 0.01]", "a least and a greatest"),
         ("sweep.learning_rate=[0, 1]", "> 0"),
         ("sweep.flip=[1]", "a list"),
+        ("micro_batch_size=0", "'micro_batch_size' must be >= 1"),
+        ("micro_batch_size=3", "a divisor of a replica's batch (256, by batch_size)"),
+        (
+            "runtime.distribution_strategy=mirrored,runtime.num_replicas=3",
+            "'batch_size' must be a multiple of runtime.num_replicas (3), received 256",
+        ),
+        (
+            "runtime.distribution_strategy=mirrored,runtime.num_replicas=2,"
+            "sweep.trials=1,sweep.batch_size=[128, 96],micro_batch_size=64",
+            "a divisor of a replica's batch (48, by sweep.batch_size), received 64",
+        ),
+        ("runtime.num_replicas=2", "mirrored where num_replicas is given"),
+        (
+            "runtime.distribution_strategy=multi_worker_mirrored",
+            "since an evaluation is one process",
+        ),
+        ("runtime.distribution_strategie=tpu", "did you mean 'distribution_strategy'?"),
     ],
 )
 def test_a_wrong_option_is_refused(override, message):

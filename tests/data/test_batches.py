@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from align_keras.data import read_retrieval_set, training_batches
 from align_keras.data.retrieval_set import read_captions
+from align_keras.data.stored_pairs import split_size
 from align_keras.datasets.mixture import Mixture
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
@@ -215,7 +216,11 @@ def test_epochs_hold_every_pair_once_and_vary(builder, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["cropped", "cached", pytest.param("varied", marks=pytest.mark.ci)]
+    "kind",
+    [
+        "cached",
+        *(pytest.param(own, marks=pytest.mark.ci) for own in ("cropped", "varied")),
+    ],
 )
 def test_pair_weighted_epochs_hold_every_caption_once(builder, kind):
     drawn = batches(builder, 12, pair_weighted=True, **KINDS[kind])
@@ -244,6 +249,13 @@ def test_shapes_are_static(builder):
 def test_batch_larger_than_the_corpus(builder):
     with pytest.raises(InputError, match="at most the 24 pairs.*received 25"):
         batches(builder, 1, batch_size=25)
+
+
+def test_a_part_larger_than_the_corpus(builder):
+    with pytest.raises(InputError, match="part of the 24 images.*'train\\[:25\\]'"):
+        split_size(builder, "train[:25]")
+    with pytest.raises(InputError, match="has no split 'val', only train"):
+        split_size(builder, "val")
 
 
 def test_retrieval_set_holds_all_captions_in_order(builder):

@@ -227,6 +227,8 @@ def test_raw_dataset_of_floats_is_refused(model):
     pair = {"image": np.full((2, 40, 40, 3), 0.5, "float32"), "caption": ["a", "b"]}
     with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
         model.predict(tf.data.Dataset.from_tensors(pair))
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        assert tf.distribute.has_strategy()
 
 
 def test_files_and_exports_that_are_no_model_are_refused(tmp_path):

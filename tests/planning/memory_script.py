@@ -1,6 +1,7 @@
 """Prints what is in memory before and at the peak of real steps, in bytes, as JSON.
 
 usage: memory_script.py step OVERRIDES    a model of this configuration, two steps
+       memory_script.py classifier OVERRIDES RECIPE    its image encoder and ten classes
        memory_script.py loss N WIDTH TILE_SIZE    the loss alone and its gradients
 
 A process of its own, since a process's peak never falls again.
@@ -63,6 +64,28 @@ def measure_step(overrides):
     return {"state": state, "step": peak() - before}
 
 
+def measure_classifier(overrides, recipe):
+    from align_keras.cli.assemble import build_image_encoder
+    from align_keras.config import load_config, load_recipe
+    from align_keras.models import ImageClassifier
+    from align_keras.models.image_classifier import encoder_without_projection
+    from align_keras.training.classification import FineTuningStage, fine_tune
+
+    recipe = load_recipe("fine_grained", params_override=recipe)
+    tower = build_image_encoder(load_config(params_override=overrides).task.model)
+    tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64)))
+    classifier = ImageClassifier(
+        encoder_without_projection(tower, True, recipe.rematerialize), 10
+    )
+    before = resident()
+    shape = (recipe.batch_size, recipe.full.train_size, recipe.full.train_size, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape).astype("uint8")
+    batches = tf.data.Dataset.from_tensors((images, np.zeros(shape[0], "int32")))
+    stage = FineTuningStage(lambda step: batches.repeat(), 2, 0.01, True)
+    fine_tune(classifier, [stage])
+    return {"step": peak() - before}
+
+
 def measure_loss(rows, width, tile_size):
     @tf.function
     def gradients(images, texts, temperature):
@@ -89,6 +112,8 @@ if __name__ == "__main__":
     kind, *arguments = sys.argv[1:]
     if kind == "step":
         measured = measure_step(*arguments)
+    elif kind == "classifier":
+        measured = measure_classifier(*arguments)
     else:
         rows, width, tile = arguments
         tile = int(tile) if tile.isdigit() else {"none": None, "auto": "auto"}[tile]

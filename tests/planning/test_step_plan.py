@@ -130,6 +130,33 @@ def test_the_encoders_operations_are_those_of_the_passes():
         assert sum(own.encoder_flops.values()) == passes
 
 
+def test_a_classifier_by_hand():
+    """Without a text encoder, a temperature and the contrastive loss."""
+    again = dataclasses.replace(IMAGE, recomputed_flops=9_000)
+    own = plan(image=again, text=None, micro_batch_size=8, slots=1)
+    assert own.parameters == {"image encoder": 1000}
+    # Nothing is computed again for micro-batches: their gradients are added up.
+    assert own.flops == {
+        "forward": 640_000,
+        "backward": 1_280_000,
+        "recomputation": 576_000,
+    }
+    assert own.encoder_flops == {"image encoder": 2_496_000}
+    assert own.memory == {
+        "weights": 4 * 1000,
+        "gradients": 8 * 900,
+        "optimizer": 4 * 900,
+        "image activations": 4 * 8 * 500,
+        "in flight": 4 * 8 * 70,
+    }
+    assert own.traffic == {"summed gradients of weights": 6 * 900}
+    assert own.seconds(1000, 500, 100) == {
+        "image encoder": 2_496_000 / 4000,
+        # 5 as with one slot, and the second micro-batch's 3.
+        "update of the weights": 8 * 4 * 900 / 100,
+    }
+
+
 @pytest.mark.parametrize(
     "changes, words",
     [
@@ -230,6 +257,33 @@ def test_micro_batches_take_what_is_planned():
     many, planned_many = measured_and_planned(rows=96, micro=48)
     planned = sum(planned_many.values()) - sum(planned_few.values())
     assert many["step"] - few["step"] == pytest.approx(planned, rel=TOLERANCE)
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("rematerialize", ["false", "true"])
+def test_a_classifier_takes_what_is_planned(rematerialize):
+    from align_keras.cli.plan import stage_sizes
+    from align_keras.config import load_config, load_recipe
+
+    model = SMALL.partition(",task.train_data")[0]
+    measures, plans = [], []
+    for rows in (16, 48):
+        recipe = (
+            f"batch_size={rows},rematerialize={rematerialize},"
+            "full.train_size=96,full.eval_size=96"
+        )
+        sizes = stage_sizes(
+            load_config(params_override=model).task.model,
+            load_recipe("fine_grained", params_override=recipe),
+            "full",
+            1,
+            num_images=100,
+            num_classes=10,
+        )
+        measures.append(measured("classifier", model, recipe)["step"])
+        plans.append(sum(plan_step(sizes).memory.values()))
+    planned = plans[1] - plans[0]
+    assert measures[1] - measures[0] == pytest.approx(planned, rel=TOLERANCE)
 
 
 @pytest.mark.release

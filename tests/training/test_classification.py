@@ -10,6 +10,7 @@ from align_keras.models import ImageClassifier, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
 from align_keras.training.classification import FineTuningStage, classify, fine_tune
 from align_keras.training.stage_checkpoints import StageCheckpoints
+from align_keras.training.strategies import strategy_scope
 from align_keras.utils.errors import InputError
 from tests.oracle_process import needs
 
@@ -205,6 +206,109 @@ def test_it_learns_to_tell_stripes_apart():
     found = judged(classifier, others, right)
     assert found.accuracy > 0.9  # A third by chance.
     assert found.accuracy == np.mean(found.predictions == right)
+
+
+def updated(strategy=None, encoder=None, micro_batch_size=None, **encoder_arguments):
+    """The weights after two steps of all layers on 24 images."""
+    images, labels = stripes(24)
+    pixels = tf.constant(np.stack(images))
+    data = tf.data.Dataset.from_tensors((pixels, labels.astype("int32"))).repeat()
+    start = encoder or small_encoder(freeze_batch_statistics=True)
+    with strategy_scope(strategy):
+        copy = ImageEncoder.from_config({**start.get_config(), **encoder_arguments})
+        copy.set_weights(start.get_weights())
+        classifier = ImageClassifier(copy, 3, micro_batch_size=micro_batch_size)
+        classifier.build((None, SIDE, SIDE, 3))
+    classifier.head.kernel.assign(np.random.default_rng(0).normal(size=(80, 3)) / 9)
+    fine_tune(classifier, [stage(lambda step: data, 2, 0.01, True, 0.5)])
+    return {v.path: v.numpy() for v in classifier.variables if "seed" not in v.path}
+
+
+def assert_same_update(ours, theirs, tolerance, start=None):
+    """Each variable's difference is small beside what it moved by."""
+    start = weights_of(start or calibrated_encoder())
+    largest = 0.0
+    for name, expected in theirs.items():
+        moved = np.abs(expected - start.get(name, 0)).max()
+        largest = max(moved, largest)
+        # What a normalization behind it cancels has a gradient of rounding alone.
+        np.testing.assert_allclose(
+            ours[name], expected, rtol=0, atol=tolerance * moved + 1e-7, err_msg=name
+        )
+    assert largest > 1e-3
+
+
+def test_micro_batches_of_rematerialized_blocks_make_the_same_update():
+    """With frozen statistics an image's gradient doesn't depend on its neighbors."""
+    both = updated(micro_batch_size=6, rematerialize=True)
+    # float32: means of 24 images, added up in another order, over two steps.
+    assert_same_update(both, updated(), 1e-3)
+
+
+# Replicas wait for each other at each sum: long where other processes want the cores.
+@pytest.mark.timeout(900)
+@pytest.mark.ci
+@pytest.mark.parametrize("micro_batch_size", [None, 4])
+def test_replicas_make_the_same_update(two_replicas, micro_batch_size):
+    ours = updated(two_replicas, micro_batch_size=micro_batch_size)
+    assert_same_update(ours, updated(), 1e-3)
+
+
+@pytest.mark.ci
+def test_a_step_compiled_by_xla_makes_the_same_update():
+    """A stand-in for TPUs, with micro-batches of rematerialized blocks."""
+    images, labels = stripes(24)
+    data = tf.data.Dataset.from_tensors((np.stack(images), labels.astype("int32")))
+    kernels = []
+    for compiled in (False, True):
+        encoder = small_encoder(freeze_batch_statistics=True)
+        classifier = ImageClassifier(encoder, 3, micro_batch_size=8)
+        classifier.compile(
+            keras.optimizers.SGD(0.1),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=compiled,
+        )
+        history = classifier.fit(data.repeat(2), verbose=0).history
+        assert history["accuracy"][0] >= 1 / 6 and history["loss"][0] > 0
+        kernels.append(classifier.head.kernel.numpy())
+    np.testing.assert_allclose(*kernels, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.ci
+def test_a_micro_batch_is_a_ghost_batch():
+    """Where statistics aren't frozen, and with them the moving ones."""
+    smooth = {**SMALL, "lite": False, "drop_connect_rate": 0.0}
+    encoder = ImageEncoder(**smooth)
+    ghosts = updated(encoder=encoder, virtual_batch_size=6)
+    ours = updated(encoder=encoder, micro_batch_size=6)
+    # float32, through normalizations of 6 images by another kernel. (Of ReLU6 a unit
+    # at its kink may fall on the other side, which six images don't hide.)
+    assert_same_update(ours, ghosts, 1e-2, encoder)
+
+
+def test_a_batch_that_micro_batches_cannot_cut():
+    with pytest.raises(InputError, match=r"micro_batch_size \(7\) must divide .* 24"):
+        updated(micro_batch_size=7)
+    with pytest.raises(InputError, match="micro_batch_size must be at least 1"):
+        ImageClassifier(small_encoder(), 3, micro_batch_size=0)
+
+
+@pytest.mark.ci
+def test_each_replica_judges_its_share_of_the_images(two_replicas):
+    """Also of an odd number, and of one image."""
+    others, right = stripes(7, seed=1)
+    head = np.random.default_rng(0).normal(size=(80, 3))
+    found = []
+    for strategy in (None, two_replicas):
+        with strategy_scope(strategy):
+            classifier = ImageClassifier(small_encoder(), 3)
+            classifier.build((None, SIDE, SIDE, 3))
+        classifier.head.kernel.assign(head)
+        batches = evaluation_batches(others, image_size=SIDE, batch_size=3)
+        found.append(classify(classifier, batches, right))
+    for ours, theirs in zip(*(vars(own).values() for own in found), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def fixed_classifier(logits):

@@ -1,9 +1,19 @@
 """Strategies by name."""
 
+import subprocess
+import sys
+
 import pytest
 import tensorflow as tf
 
-from align_keras.training.strategies import make_strategy, strategy_scope
+from align_keras.config import load_config
+from align_keras.training.strategies import (
+    make_strategy,
+    open_strategy,
+    split_cpu,
+    strategy_scope,
+    tpu_address,
+)
 from align_keras.utils.errors import InputError
 
 
@@ -24,6 +34,57 @@ def test_names():
         ("mirrored", 64, "needs as many logical devices"),
     ],
 )
-def test_errors(name, count, words):
+def test_errors(monkeypatch, name, count, words):
+    monkeypatch.delenv("TPU_NAME", raising=False)
     with pytest.raises(InputError, match=words):
         make_strategy(name, count)
+
+
+def test_a_tpus_address(tmp_path, monkeypatch):
+    """The one that is named, else the machine's own, else the environment's."""
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    with pytest.raises(InputError, match="TPU_NAME isn't set"):
+        tpu_address(None, str(tmp_path))
+    monkeypatch.setenv("TPU_NAME", "mine")
+    assert tpu_address(None, str(tmp_path)) == "mine"
+    for device in ("accel0", "vfio/0"):
+        own = tmp_path / device.replace("/", "_")
+        (own / device).parent.mkdir(parents=True)
+        (own / device).touch()
+        assert tpu_address(None, str(own)) == "local"
+        assert tpu_address("grpc://10.0.0.2:8470", str(own)) == "grpc://10.0.0.2:8470"
+
+
+def test_the_address_reaches_the_resolver(monkeypatch):
+    asked = []
+
+    def resolver(address):
+        asked.append(address)
+        raise ValueError("no such TPU\nand more")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", resolver)
+    runtime = load_config(
+        params_override="runtime.distribution_strategy=tpu,runtime.tpu=pod"
+    ).runtime
+    with pytest.raises(InputError, match="received 'pod' .no such TPU.; check"):
+        open_strategy(runtime)
+    assert asked == ["pod"]
+
+
+@pytest.mark.ci
+def test_a_tpu_that_is_not_there():
+    """By TensorFlow's own resolver, in a process of its own."""
+    script = (
+        "from align_keras.training.strategies import make_strategy;"
+        "make_strategy('tpu', tpu='local')"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    last = ran.stderr.strip().splitlines()[-1]
+    assert "InputError: runtime.tpu must be a TPU that can be reached" in last
+
+
+def test_logical_devices_are_made_once():
+    open_strategy(load_config(params_override="").runtime)
+    split_cpu(2)  # The test's process has them.
+    with pytest.raises(InputError, match="must be set before TensorFlow is used"):
+        split_cpu(3)

@@ -1,0 +1,63 @@
+"""Inference on all replicas of a model's strategy."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def on_replicas(strategy, function):
+    """Returns a function of rows, of which each replica computes its share.
+
+    A model that was made under a `MirroredStrategy` or a `TPUStrategy` is called
+    inside of `strategy.run`: outside of it a TPU computes nothing, and of several
+    GPUs only the first. The workers of a `MultiWorkerMirroredStrategy` compute all
+    rows, each for itself.
+
+    Args:
+        strategy: `tf.distribute.Strategy`, such as a model's `distribute_strategy`.
+        function: callable of a tensor (n, …) or of a dict of these → float tensor
+            (n, d).
+
+    Returns:
+        Callable of arrays or tensors in the same form, n ≥ 1 → NumPy array (n, d).
+
+    Example:
+
+    >>> double = on_replicas(tf.distribute.get_strategy(), lambda rows: 2 * rows)
+    >>> double(np.ones((3, 1))).tolist()
+    [[2.0], [2.0], [2.0]]
+    """
+    # A MultiWorkerMirroredStrategy is neither.
+    if not isinstance(
+        strategy, tf.distribute.MirroredStrategy | tf.distribute.TPUStrategy
+    ):
+        return lambda rows: np.asarray(function(rows))
+    count = strategy.num_replicas_in_sync
+    function = getattr(function, "python_function", function)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def run(rows):
+        return strategy.run(function, args=(rows,))
+
+    def compute(rows):
+        length = len(tf.nest.flatten(rows)[0])
+        shares = tf.nest.map_structure(
+            lambda own: _shares(strategy, _padded(np.asarray(own), count)), rows
+        )
+        answers = strategy.experimental_local_results(run(shares))
+        return np.concatenate([answer.numpy() for answer in answers])[:length]
+
+    return compute
+
+
+def _padded(rows, count):
+    """Repeats the last row until all replicas have equally many."""
+    missing = -len(rows) % count
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
+
+
+def _shares(strategy, rows):
+    """Gives each replica its part of the rows, in order."""
+    parts = iter(np.split(rows, strategy.num_replicas_in_sync))
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(next(parts))
+    )
