@@ -151,11 +151,11 @@ def pair_order(builder, count, split="train", start=0, **arguments):
 
 # 48 images of 1, 2 and 3 captions: 96 pairs in two passes.
 def test_each_epoch_holds_every_caption_once_in_another_order(builder):
-    drawn = pair_order(builder, 3 * 2 * PAIRS)
-    epochs = [drawn[n * 2 * PAIRS : (n + 1) * 2 * PAIRS] for n in range(3)]
+    drawn = pair_order(builder, 2 * 2 * PAIRS)
+    epochs = drawn[: 2 * PAIRS], drawn[2 * PAIRS :]
     assert len(set(epochs[0])) == 2 * PAIRS
-    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
-    assert epochs[0] != epochs[1] != epochs[2]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1]
     part = pair_order(builder, 200, "train[10%:60%]")
     size = len(set(part))
     images = builder.info.splits["train[10%:60%]"].num_examples
@@ -176,7 +176,7 @@ def test_captions_of_an_image_lie_apart(builder):
 
 def test_any_start_goes_on_in_the_same_order_of_pairs(builder):
     whole = pair_order(builder, 2 * 2 * PAIRS + 4)
-    for start in [7, 47, PAIRS, 2 * PAIRS - 1, 2 * PAIRS, 2 * PAIRS + 1, 4 * PAIRS]:
+    for start in [47, 2 * PAIRS - 1, 2 * PAIRS, 4 * PAIRS]:
         assert pair_order(builder, 4, start=start) == whole[start : start + 4]
 
 
