@@ -140,6 +140,9 @@ def build_image_encoder(model_config):
         batch_norm_epsilon=image.batch_norm_epsilon,
         synchronized=image.synchronized,
         virtual_batch_size=image.virtual_batch_size,
+        replicas_per_group="auto"
+        if image.replicas_per_group == 0
+        else image.replicas_per_group,
         freeze_batch_statistics=image.freeze_batch_statistics,
         rematerialize=image.rematerialize,
         locked=image.locked,

@@ -122,6 +122,7 @@ def _check_batch_parts(config, report):
             "task.train_data.global_batch_size",
         )
     micro, ghost = data.micro_batch_size, image.virtual_batch_size
+    _check_groups(config, report)
     for key, size in (
         ("task.train_data.micro_batch_size", micro),
         ("task.model.image_encoder.virtual_batch_size", ghost),
@@ -167,6 +168,35 @@ def _check_preset(config, report):
                 "leave one of them out: task.model.preset=null",
                 "task.model.preset",
             )
+
+
+def _check_groups(config, report):
+    """Whose rows are normalized together is said once, and in whole groups."""
+    data, image = config.task.train_data, config.task.model.image_encoder
+    groups, replicas = image.replicas_per_group, config.runtime.num_replicas
+    prefix = "task.model.image_encoder"
+    others = {
+        f"{prefix}.synchronized is true": image.synchronized,
+        f"{prefix}.virtual_batch_size is given": image.virtual_batch_size,
+        "task.train_data.micro_batch_size is given": data.micro_batch_size,
+    }
+    for where, given in others.items():
+        if groups is not None and given:
+            report.refuse(
+                f"{prefix}.replicas_per_group",
+                f"null where {where}",
+                groups,
+                "leave one of them out",
+                where.split()[0],
+            )
+    if groups and replicas and replicas % groups:
+        report.refuse(
+            f"{prefix}.replicas_per_group",
+            f"a divisor of runtime.num_replicas ({replicas})",
+            groups,
+            "change one of them",
+            "runtime.num_replicas",
+        )
 
 
 def _check_text_encoder(config, report):

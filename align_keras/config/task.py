@@ -51,9 +51,12 @@ class ImageEncoderConfig:
         batch_norm_momentum: float in [0, 1).
         batch_norm_epsilon: float > 0.
         synchronized: bool, batch statistics over all replicas; otherwise each
-            replica's own, as the paper.
+            replica's own. The paper doesn't say which it takes in pre-training.
         virtual_batch_size: int >= 1, rows of a replica that are normalised
             together, or None for all of them.
+        replicas_per_group: int >= 0, replicas whose rows are normalized together, or
+            None for each by itself; 0 for as many as the open-source EfficientNet
+            takes on n > 8 TPU cores, max(8, n / 8).
         freeze_batch_statistics: bool, normalise by the moving statistics.
         rematerialize: bool, compute activations twice rather than keep them.
         weights: str, where the tower's weights start: a name or a path as
@@ -76,6 +79,7 @@ class ImageEncoderConfig:
     batch_norm_epsilon: float = number(1e-3, above=0)
     synchronized: bool = False
     virtual_batch_size: int | None = count(None)
+    replicas_per_group: int | None = count(None, at_least=0)
     freeze_batch_statistics: bool = False
     rematerialize: bool = False
     weights: str | None = None

@@ -1,7 +1,6 @@
 """Embeddings that are computed once and kept on disk, by content."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import pathlib
@@ -10,7 +9,7 @@ import tempfile
 import numpy as np
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write
+from align_keras.utils.files import atomic_write, locked
 from align_keras.utils.progress import say
 
 _DIGEST_BYTES = 20
@@ -103,12 +102,8 @@ class EmbeddingCache:
 
     @contextlib.contextmanager
     def _locked(self):
-        with open(self._directory / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("waiting for another process that computes the same embeddings")
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        text = "waiting for another process that computes the same embeddings"
+        with locked(self._directory / "embeddings", lambda: say(text)):
             yield
 
     def _open(self):

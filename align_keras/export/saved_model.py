@@ -112,6 +112,12 @@ def check_exportable(model):
             f"model must be an ALIGN, received {type(model).__name__} without "
             f"{', '.join(missing)}; build one by ALIGN.from_preset."
         )
+    if not model.tokenizer.in_graph:
+        raise InputError(
+            "a SavedModel holds the tokenizer by tensorflow-text, which isn't "
+            "installed here and has no wheels for Windows; export on Linux or macOS, "
+            "or by --format litert."
+        )
 
 
 def _check_holds_nothing_else(folder):

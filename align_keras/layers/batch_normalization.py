@@ -14,12 +14,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of NHWC pictures, by the fused kernel.
 
     Keras 3 normalises with separate operations; the fused kernel gives the same
-    numbers with the same variables in a fraction of the time. Synchronised
+    numbers with the same variables in a fraction of the time. Synchronized
     training and other dtypes than float32 and bfloat16 are Keras's own layer.
 
-    Under a strategy the statistics are those of the replica's own rows, as in
-    the paper, and `ContrastiveModel.train_step` averages the moving ones over
-    replicas; `synchronized` takes the rows of all replicas together.
+    Under a strategy the statistics are those of the replica's own rows, and the
+    train steps average the moving ones over replicas; `synchronized` takes the rows
+    of all replicas together, `replicas_per_group` those of a few. The paper says
+    nothing about batch normalization in pre-training.
 
     Args:
         freeze_statistics: bool, normalise by the moving statistics in training
@@ -27,6 +28,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         virtual_batch_size: int or None; in training each `virtual_batch_size`
             rows in turn are normalised by their own statistics ("ghost
             batches"), whose means go into the moving statistics.
+        replicas_per_group: int, `"auto"` or None; so many replicas in turn are
+            normalized together. `"auto"` is what the open-source EfficientNet, which
+            the paper uses, does on TPUs: an eighth of the n replicas, 8 at least, and
+            each by itself where there are at most 8.
         **kwargs: as `keras.layers.BatchNormalization`; the axis is the last.
 
     Call arguments:
@@ -37,11 +42,13 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         Tensor like `inputs`.
 
     Raises:
-        InputError: if `virtual_batch_size` comes with `synchronized`, or the
-            rows aren't a multiple of it.
+        InputError: if two of `synchronized`, `virtual_batch_size` and
+            `replicas_per_group` are given, or the rows aren't a multiple of
+            `virtual_batch_size`, or the replicas of `replicas_per_group`.
 
     References:
         Hoffer et al. 2017, "Train longer, generalize better" (ghost batches).
+        `TpuBatchNormalization` of Tan and Le's EfficientNet (groups of replicas).
 
     Example:
 
@@ -51,24 +58,31 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     TensorShape([2, 4, 4, 3])
     """
 
-    def __init__(self, *, freeze_statistics=False, virtual_batch_size=None, **kwargs):
+    def __init__(
+        self,
+        *,
+        freeze_statistics=False,
+        virtual_batch_size=None,
+        replicas_per_group=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        if virtual_batch_size and self.synchronized:
-            raise InputError(
-                "virtual_batch_size must be None where synchronized is true, received "
-                f"{virtual_batch_size}; choose one of them."
-            )
+        check_statistics(self.synchronized, virtual_batch_size, replicas_per_group)
         self.freeze_statistics = freeze_statistics
         self.virtual_batch_size = virtual_batch_size
+        self.replicas_per_group = replicas_per_group
 
     def call(self, inputs, training=None, mask=None):
         training = training and self.trainable and not self.freeze_statistics
         whole = mask is None and len(inputs.shape) == 4
         kernel_has = keras.backend.standardize_dtype(inputs.dtype) in _KERNEL_DTYPES
+        replicas = group_size(self.replicas_per_group) if training else 1
+        if whole and training and self.virtual_batch_size:
+            return self._normalize_in_ghost_batches(inputs)
+        if whole and replicas > 1:
+            return self._normalize_in_groups(inputs, replicas)
         if not (whole and kernel_has) or (training and self.synchronized):
             return super().call(inputs, training=training, mask=mask)
-        if training and self.virtual_batch_size:
-            return self._normalize_in_ghost_batches(inputs)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=tf.cast(self.gamma, "float32"),
@@ -97,15 +111,27 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             )
         grouped = tf.reshape(inputs, (-1, size, *ops.shape(inputs)[1:]))
         # (groups, 1, 1, 1, channels)
-        mean, variance = tf.nn.moments(
-            tf.cast(grouped, "float32"), axes=(1, 2, 3), keepdims=True
-        )
-        scale = tf.math.rsqrt(variance + self.epsilon) * tf.cast(self.gamma, "float32")
-        offset = tf.cast(self.beta, "float32") - mean * scale
-        outputs = grouped * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
+        mean, variance = tf.nn.moments(_wide(grouped), axes=(1, 2, 3), keepdims=True)
+        outputs = self._normalize(grouped, mean, variance)
         self._update(self.moving_mean, tf.reduce_mean(mean, axis=(0, 1, 2, 3)))
         self._update(self.moving_variance, tf.reduce_mean(variance, axis=(0, 1, 2, 3)))
         return tf.reshape(outputs, tf.shape(inputs))
+
+    def _normalize_in_groups(self, inputs, replicas):
+        mean, variance = tf.nn.moments(_wide(inputs), axes=(0, 1, 2))
+        # Each replica has equally many values: the variance is the mean square less
+        # the square of the mean.
+        moments = tf.stack([mean, variance + tf.square(mean)])
+        mean, square = tf.unstack(mean_over_group(moments, replicas))
+        variance = tf.maximum(square - tf.square(mean), 0.0)
+        self._update(self.moving_mean, mean)
+        self._update(self.moving_variance, variance)
+        return self._normalize(inputs, mean, variance)
+
+    def _normalize(self, inputs, mean, variance):
+        scale = tf.math.rsqrt(variance + self.epsilon) * tf.cast(self.gamma, mean.dtype)
+        offset = tf.cast(self.beta, mean.dtype) - mean * scale
+        return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
 
     def _statistic(self, moving):
         return tf.cast(moving, "float32")
@@ -119,4 +145,80 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             **super().get_config(),
             "freeze_statistics": self.freeze_statistics,
             "virtual_batch_size": self.virtual_batch_size,
+            "replicas_per_group": self.replicas_per_group,
         }
+
+
+def _wide(inputs):
+    """The inputs as statistics are computed: in float32 at least."""
+    return inputs if inputs.dtype == tf.float64 else tf.cast(inputs, "float32")
+
+
+def check_statistics(synchronized, virtual_batch_size, replicas_per_group):
+    """Raises if more than one says whose rows are normalized together."""
+    for name, value in (
+        ("virtual_batch_size", virtual_batch_size),
+        ("replicas_per_group", replicas_per_group),
+    ):
+        if value and synchronized:
+            raise InputError(
+                f"{name} must be None where synchronized is true, received {value}; "
+                "choose one of them."
+            )
+    if virtual_batch_size and replicas_per_group:
+        raise InputError(
+            "replicas_per_group must be None where virtual_batch_size is given, "
+            f"received {replicas_per_group}; choose one of them."
+        )
+    is_count = type(replicas_per_group) is int and replicas_per_group >= 1
+    if replicas_per_group not in (None, "auto") and not is_count:
+        raise InputError(
+            'replicas_per_group must be None, "auto" or an int of at least 1, received '
+            f'{replicas_per_group!r}; use "auto" for the open-source EfficientNet\'s.'
+        )
+
+
+def group_size(replicas_per_group):
+    """Returns how many replicas are normalized together, int.
+
+    Args:
+        replicas_per_group: as `FusedBatchNormalization`.
+
+    Raises:
+        InputError: if it doesn't divide the replicas.
+
+    Example:
+
+    >>> group_size("auto")
+    1
+    """
+    context = tf.distribute.get_replica_context()
+    count = 1 if context is None else context.num_replicas_in_sync
+    if replicas_per_group is None or count == 1:
+        return 1
+    if replicas_per_group == "auto":
+        replicas_per_group = 1 if count <= 8 else max(8, count // 8)
+    if count % replicas_per_group:
+        raise InputError(
+            f"replicas_per_group must divide the {count} replicas, received "
+            f"{replicas_per_group}; change one of them."
+        )
+    return replicas_per_group
+
+
+def mean_over_group(values, replicas):
+    """Returns the mean over so many replicas in turn; gradients flow through it.
+
+    Args:
+        values: float tensor, of the same shape on each replica.
+        replicas: int, a divisor of the replicas.
+    """
+    context = tf.distribute.get_replica_context()
+    groups = context.num_replicas_in_sync // replicas
+    # A sum over all replicas of which each fills its group's part: `tf.distribute` has
+    # no sum over some of them.
+    group = context.replica_id_in_sync_group // replicas
+    own = tf.one_hot(group, groups, dtype=values.dtype)
+    parts = tf.reshape(own, [groups, *[1] * values.shape.rank]) * values
+    parts = context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
+    return tf.gather(parts, group) / replicas

@@ -77,13 +77,22 @@ def _approximate_gelu_slope(x):
     return sigmoid + x * sigmoid * (1.0 - sigmoid) * (_A + 3.0 * _B * square)
 
 
+def _normal_share(x):
+    """Returns the standard normal distribution's share below `x`."""
+    z = x * math.sqrt(0.5)
+    # XLA's erf of TensorFlow 2.21 stays 1.8e-7 below 1, which GELU multiplies by `x`;
+    # beyond 4 it is 1 in float32.
+    erf = tf.where(tf.abs(z) < 4.0, tf.math.erf(z), tf.sign(z))
+    return 0.5 * (1.0 + erf)
+
+
 def _gelu(x):
-    return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
+    return x * _normal_share(x)
 
 
 def _gelu_slope(x):
     density = tf.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
-    return 0.5 * (1.0 + tf.math.erf(x * math.sqrt(0.5))) + x * density
+    return _normal_share(x) + x * density
 
 
 # Name → in inference, in training. Swish forwards is a kernel of oneDNN's.

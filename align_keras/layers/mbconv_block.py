@@ -45,6 +45,7 @@ class MBConvBlock(keras.layers.Layer):
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
         virtual_batch_size: int or None, as `FusedBatchNormalization`.
+        replicas_per_group: int, `"auto"` or None, as `FusedBatchNormalization`.
         freeze_batch_statistics: bool, normalise by the moving statistics in
             training too, and leave them as they are.
         activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
@@ -77,6 +78,7 @@ class MBConvBlock(keras.layers.Layer):
         batch_norm_epsilon=1e-3,
         synchronized=False,
         virtual_batch_size=None,
+        replicas_per_group=None,
         freeze_batch_statistics=False,
         activation="silu",
         rematerialize=False,
@@ -95,6 +97,7 @@ class MBConvBlock(keras.layers.Layer):
         self.batch_norm_epsilon = batch_norm_epsilon
         self.synchronized = synchronized
         self.virtual_batch_size = virtual_batch_size
+        self.replicas_per_group = replicas_per_group
         self.freeze_batch_statistics = freeze_batch_statistics
         self.activation = activation
         self.rematerialize = rematerialize
@@ -163,6 +166,7 @@ class MBConvBlock(keras.layers.Layer):
             epsilon=self.batch_norm_epsilon,
             synchronized=self.synchronized,
             virtual_batch_size=self.virtual_batch_size,
+            replicas_per_group=self.replicas_per_group,
             freeze_statistics=self.freeze_batch_statistics,
             dtype=self.dtype_policy,
             name=name,
@@ -242,6 +246,7 @@ class MBConvBlock(keras.layers.Layer):
             "batch_norm_epsilon": self.batch_norm_epsilon,
             "synchronized": self.synchronized,
             "virtual_batch_size": self.virtual_batch_size,
+            "replicas_per_group": self.replicas_per_group,
             "freeze_batch_statistics": self.freeze_batch_statistics,
             "activation": self.activation,
             "rematerialize": self.rematerialize,

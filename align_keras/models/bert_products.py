@@ -1,10 +1,27 @@
 """KerasHub's BERT layers with the same weights and fewer passes over memory."""
 
 import functools
+import operator
 
 import keras
 
 from align_keras.layers.compiled_activations import activate
+from align_keras.utils.errors import InputError
+
+# The last version whose private parts these are, by the tests.
+TESTED = {"keras": "3.15", "keras-hub": "0.32"}
+_PRIVATE = (
+    "_self_attention_layer._query_dense",
+    "_self_attention_layer._key_dense",
+    "_self_attention_layer._value_dense",
+    "_self_attention_layer._output_dense",
+    "_self_attention_dropout",
+    "_self_attention_layer_norm",
+    "_feedforward_intermediate_dense",
+    "_feedforward_output_dense",
+    "_feedforward_dropout",
+    "_feedforward_layer_norm",
+)
 
 
 def set_bert_computation(backbone, activation, first_token_only):
@@ -20,7 +37,11 @@ def set_bert_computation(backbone, activation, first_token_only):
         activation: str, `"gelu_approximate"` or `"gelu"`.
         first_token_only: bool; the last layer computes, and the backbone returns,
             [CLS] alone, which is all that its pooling reads.
+
+    Raises:
+        InputError: if this version of KerasHub or Keras has other private parts.
     """
+    _check_parts(backbone.transformer_layers)
     for layer in backbone.transformer_layers:
         attention = layer._self_attention_layer
         for dense in (
@@ -36,6 +57,23 @@ def set_bert_computation(backbone, activation, first_token_only):
     if first_token_only:
         last = backbone.transformer_layers[-1]
         last.call = functools.partial(_first_token, last)
+
+
+def _check_parts(layers):
+    """Raises unless the layers have what is replaced or read here."""
+    for layer in layers:
+        for name in _PRIVATE:
+            try:
+                operator.attrgetter(name)(layer)
+            except AttributeError:
+                import keras_hub
+
+                versions = " ".join(f"'{own}=={TESTED[own]}.*'" for own in TESTED)
+                raise InputError(
+                    "keras and keras-hub must be versions whose BERT layers have "
+                    f"{name}, received {keras.__version__} and "
+                    f"{keras_hub.__version__}; run `pip install {versions}`."
+                ) from None
 
 
 def _first_token(layer, inputs, padding_mask=None, training=None):

@@ -23,6 +23,7 @@ from align_keras.models.keras_input import (
     as_x_and_y,
     check_data,
     check_weights,
+    is_raw_data,
     keras_input,
     readable_input,
     split_pairs,
@@ -337,11 +338,12 @@ class ContrastiveModel(keras.Model):
             value_range=value_range,
         )
         if validation_data is not None:
+            validation_data = as_x_and_y(validation_data)
             validation_data = keras_input(
                 self,
-                *as_x_and_y(validation_data),
+                *validation_data,
                 batch_size=validation_batch_size or batch_size,
-                value_range=value_range,
+                value_range=value_range if is_raw_data(*validation_data) else None,
             )
         with readable_input(self, pairs[0] if pairs else (), value_range):
             return super().fit(

@@ -223,9 +223,11 @@ def check_micro_batches(model, micro_batch_size):
             f"micro_batch_size must be at least 1, received {micro_batch_size}; "
             "None embeds the whole batch at once."
         )
-    if model.image_encoder.synchronized:
+    encoder = model.image_encoder
+    if encoder.synchronized or encoder.replicas_per_group:
         raise InputError(
-            "micro_batch_size must be None for an image encoder with synchronized "
-            f"batch normalisation, received {micro_batch_size}; a micro-batch is "
-            "normalised by its own statistics, so leave one of them out."
+            "micro_batch_size must be None for an image encoder that is normalized "
+            "over replicas (synchronized or replicas_per_group), received "
+            f"{micro_batch_size}; a micro-batch is normalized by its own statistics, "
+            "so leave one of them out."
         )

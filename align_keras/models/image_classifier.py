@@ -201,7 +201,9 @@ def encoder_without_projection(
             **config,
             "projection_dim": None,
             "freeze_batch_statistics": freeze_batch_statistics,
+            "synchronized": False,
             "virtual_batch_size": None,
+            "replicas_per_group": None,
             "locked": False,
             "trainable": True,
         }

@@ -50,6 +50,9 @@ class ImageEncoder(Encoder):
         synchronized: bool, batch statistics over all replicas.
         virtual_batch_size: int or None, rows that are normalised together in
             training ("ghost batches"); None for all of the replica's.
+        replicas_per_group: int, `"auto"` or None; replicas whose rows are normalized
+            together, as `FusedBatchNormalization`. The paper doesn't say; `"auto"` is
+            the open-source EfficientNet's.
         freeze_batch_statistics: bool, normalise by the moving statistics in
             training too, and leave them as they are; for fine-tuning.
         rematerialize: bool, keep only the blocks' inputs for the backward pass
@@ -104,6 +107,7 @@ class ImageEncoder(Encoder):
         batch_norm_epsilon=1e-3,
         synchronized=False,
         virtual_batch_size=None,
+        replicas_per_group=None,
         freeze_batch_statistics=False,
         rematerialize=False,
         locked=False,
@@ -134,6 +138,7 @@ class ImageEncoder(Encoder):
                 "batch_norm_epsilon": batch_norm_epsilon,
                 "synchronized": synchronized,
                 "virtual_batch_size": virtual_batch_size,
+                "replicas_per_group": replicas_per_group,
                 "freeze_batch_statistics": freeze_batch_statistics,
             }
             blocks = make_blocks(
@@ -191,6 +196,7 @@ class ImageEncoder(Encoder):
         self.batch_norm_epsilon = batch_norm_epsilon
         self.synchronized = synchronized
         self.virtual_batch_size = virtual_batch_size
+        self.replicas_per_group = replicas_per_group
         self.freeze_batch_statistics = freeze_batch_statistics
         self.rematerialize = rematerialize
         self.locked = locked
@@ -230,6 +236,7 @@ class ImageEncoder(Encoder):
             "batch_norm_epsilon": self.batch_norm_epsilon,
             "synchronized": self.synchronized,
             "virtual_batch_size": self.virtual_batch_size,
+            "replicas_per_group": self.replicas_per_group,
             "freeze_batch_statistics": self.freeze_batch_statistics,
             "rematerialize": self.rematerialize,
             "locked": self.locked,
@@ -269,6 +276,7 @@ def convolution(
         epsilon=norm["batch_norm_epsilon"],
         synchronized=norm["synchronized"],
         virtual_batch_size=norm["virtual_batch_size"],
+        replicas_per_group=norm["replicas_per_group"],
         freeze_statistics=norm["freeze_batch_statistics"],
         dtype=policy,
         name=f"{name}_norm",

@@ -1,8 +1,10 @@
 """What `fit`, `evaluate` and `predict` are given, checked and made ready for Keras."""
 
 import contextlib
+import os
 import re
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -62,20 +64,34 @@ def keras_input(
             **options,
         )
         return batches.repeat() if repeat else batches
-    if y is not None or x is None:
+    is_batches = hasattr(x, "__iter__") or isinstance(x, keras.utils.PyDataset)
+    if y is not None or not is_batches or isinstance(x, str | bytes | os.PathLike):
         raise InputError(
             f"x and y must be images and their captions, received {_kind(x)} and "
             f"{_kind(y)}; {_REMEDY}."
         )
+    if is_raw_data(x):
+        options = {"augment": augment, "value_range": value_range}
+        return batches_of_dataset(model, x, training=training, **options)
+    if value_range is not None:
+        raise InputError(
+            f"value_range is of raw images, received {value_range} and {_kind(x)}, "
+            "which is ready for the model: give grey levels in [0, 255], and leave it "
+            "out."
+        )
     if isinstance(x, tf.data.Dataset):
-        if is_raw(x.element_spec):
-            options = {"augment": augment, "value_range": value_range}
-            return batches_of_dataset(model, x, training=training, **options)
         check_data(model, x.element_spec)
-    elif isinstance(x, dict | tuple | list | np.ndarray) or tf.is_tensor(x):
+    elif not isinstance(x, keras.utils.PyDataset) and hasattr(x, "__getitem__"):
         check_inputs(model, x)
         _check_grey_levels(x["images"])
     return x
+
+
+def is_raw_data(x, y=None):
+    """Whether `x` and `y` are raw pairs, as sequences or as a dataset."""
+    if isinstance(x, tf.data.Dataset):
+        return is_raw(x.element_spec)
+    return raw_pairs(x, y) is not None
 
 
 def as_x_and_y(validation_data):

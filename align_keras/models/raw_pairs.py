@@ -51,7 +51,7 @@ def image_text_batches(
             (height, width, 3), all of one kind; an array or tensor of them; or a
             `tf.data.Dataset` of single images (paths, encoded or pixels). Without
             `captions`, a list or `tf.data.Dataset` of pairs: tuples or dicts of `image`
-            and `caption`; or one tuple or dict of sequences of both.
+            and `caption`; or one tuple, dict or data frame of sequences of both.
         captions: sequence or tensor of str, one for each image, or a sequence of
             lists of str, of which training draws one each time and evaluation takes
             the first; or a `tf.data.Dataset` of them.
@@ -206,8 +206,9 @@ def raw_pairs(x, y=None):
     """Returns images and captions where they are given as sequences, or None.
 
     Args:
-        x: images; or, if `y` is None, a tuple `(images, captions)`, a dict of `image`
-            and `caption`, or a list of pairs, each a tuple or such a dict.
+        x: images; or, if `y` is None, a tuple `(images, captions)`, a dict or data
+            frame of `image` and `caption`, or a list of pairs, each a tuple or such
+            a dict.
         y: captions, or None.
 
     Example:
@@ -217,9 +218,12 @@ def raw_pairs(x, y=None):
     """
     if y is not None:
         is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
-        return (x, y) if is_sequence else None
+        # A column of a data frame.
+        return (x, y) if is_sequence or hasattr(x, "to_numpy") else None
     if isinstance(x, dict):
         return _pair(x) if is_raw(x) else None
+    if hasattr(x, "to_numpy") and is_raw(dict.fromkeys(getattr(x, "columns", ()))):
+        return x["image"], x["caption"]
     if isinstance(x, list) and x and all(map(_is_one_pair, x)):
         images, captions = zip(*map(_pair, x), strict=True)
         return list(images), list(captions)

@@ -4,8 +4,9 @@ Operations are two for each multiplication of a convolution or a matrix product;
 normalisation, activations and softmax don't count. "Kept" are the values that
 TensorFlow's graph holds from the forward to the backward pass: what each operation's
 gradient reads. Dropout's masks (a byte a value), the squeeze-and-excitation's vectors
-and what single vectors take are left out: under 5% together. Ghost batches and
-synchronised batch normalisation, which don't run in the fused kernel, keep more.
+and what single vectors take are left out: under 5% together. Ghost
+batches, synchronized and grouped batch normalization, which don't run in the fused
+kernel, keep more.
 """
 
 import dataclasses

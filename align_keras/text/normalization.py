@@ -6,7 +6,6 @@ checkpoints were trained with.
 """
 
 import tensorflow as tf
-import tensorflow_text as tf_text
 
 from align_keras.text.unicode_classes import (
     IDEOGRAPHS,
@@ -83,6 +82,8 @@ def split_words(captions, normalization):
 
 
 def _strip_accents(text):
+    import tensorflow_text as tf_text
+
     text = tf_text.normalize_utf8(text, "NFD")
     return tf.strings.regex_replace(text, _MARKS_PATTERN, "")
 

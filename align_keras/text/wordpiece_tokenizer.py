@@ -1,7 +1,12 @@
 """Captions to token ids, as graph operations."""
 
+import numpy as np
 import tensorflow as tf
-import tensorflow_text as tf_text
+
+try:
+    import tensorflow_text as tf_text
+except ModuleNotFoundError:  # It has no wheels for Windows.
+    tf_text = None
 
 from align_keras.text.normalization import mark_special_token, split_words
 from align_keras.text.vocabulary import (
@@ -10,6 +15,7 @@ from align_keras.text.vocabulary import (
     SPECIAL_TOKENS,
     check_normalization,
     check_vocabulary,
+    is_uncased,
 )
 from align_keras.utils.errors import InputError
 
@@ -19,7 +25,9 @@ class WordPieceTokenizer(tf.Module):
 
     The ids are those of Hugging Face's `BertTokenizer` (the fast one) with
     `max_length` and `truncation=True`, at about ten times its speed. It runs
-    eagerly, in `tf.data` and in an exported graph.
+    eagerly, in `tf.data` and in an exported graph. Where tensorflow-text isn't
+    installed, as it can't be on Windows, Hugging Face's `tokenizers` computes the ids,
+    and no graph with the tokenizer in it can be exported.
 
     The one difference: `bert_uncased` leaves 116 letters as they are that Unicode
     added after the version that TensorFlow knows: 95 capitals (Vithkuqi, Garay,
@@ -72,6 +80,12 @@ class WordPieceTokenizer(tf.Module):
             token: mark_special_token(token, normalization) for token in SPECIAL_TOKENS
         }
         self._unknown = special["[UNK]"]
+        self._hugging_face = None
+        if tf_text is None:
+            self._hugging_face = _hugging_face_tokenizer(
+                vocabulary, sequence_length, normalization
+            )
+            return
         # The model is a constant; built inside someone's graph it would die there.
         with tf.init_scope():
             self._wordpiece = tf_text.FastWordpieceTokenizer(
@@ -98,13 +112,34 @@ class WordPieceTokenizer(tf.Module):
         """str, how captions are normalised."""
         return self._normalization
 
+    @property
+    def in_graph(self):
+        """bool, whether an exported graph can hold the tokenizer."""
+        return self._hugging_face is None
+
     def __call__(self, captions):
         captions = tf.convert_to_tensor(captions, tf.string)
         if captions.shape.rank == 0:
             batch = self(captions[tf.newaxis])
             return {name: values[0] for name, values in batch.items()}
         captions = tf.ensure_shape(captions, (None,))
+        if not self.in_graph:
+            return self._from_hugging_face(captions)
         return self._pad(self._wordpieces(captions))
+
+    def _from_hugging_face(self, captions):
+        """Returns what `_pad` does, by Python outside the graph."""
+
+        def encode(captions):
+            texts = [own.decode("utf-8", "replace") for own in captions.tolist()]
+            found = self._hugging_face.encode_batch(texts)
+            rows = [(own.ids, own.attention_mask) for own in found]
+            shape = (len(rows), 2, self._sequence_length)
+            return np.array(rows, np.int32).reshape(shape)
+
+        both = tf.numpy_function(encode, [captions], tf.int32, stateful=False)
+        both = tf.ensure_shape(both, (captions.shape[0], 2, self._sequence_length))
+        return {"token_ids": both[:, 0], "padding_mask": both[:, 1]}
 
     def _wordpieces(self, captions):
         """Returns ragged int32 (n, tokens), without [CLS] and [SEP]."""
@@ -148,6 +183,21 @@ class WordPieceTokenizer(tf.Module):
     def from_config(cls, config):
         """Builds the tokenizer that `get_config` describes."""
         return cls(**config)
+
+
+def _hugging_face_tokenizer(vocabulary, sequence_length, normalization):
+    """Returns a `tokenizers.BertWordPieceTokenizer` that truncates and pads."""
+    from tokenizers import BertWordPieceTokenizer
+
+    tokenizer = BertWordPieceTokenizer(
+        {token: number for number, token in enumerate(vocabulary)},
+        lowercase=is_uncased(normalization),
+    )
+    tokenizer.enable_truncation(sequence_length)
+    tokenizer.enable_padding(
+        length=sequence_length, pad_id=vocabulary.index("[PAD]"), pad_token="[PAD]"
+    )
+    return tokenizer
 
 
 def check_token_lengths(vocabulary):

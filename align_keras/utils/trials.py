@@ -1,7 +1,6 @@
 """Trials that are run once each, by any number of processes, and kept."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
@@ -11,6 +10,11 @@ import pathlib
 import shutil
 import sys
 import time
+
+try:
+    import fcntl
+except ImportError:  # Elsewhere than on POSIX.
+    fcntl = None
 
 import numpy as np
 
@@ -145,7 +149,14 @@ def run_in_processes(trials, open_runner, directory, workers):
         InputError: if a process ended before its trials did.
     """
     context = multiprocessing.get_context("spawn")
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    if fcntl is None and workers > 1:
+        raise InputError(
+            "--workers must be 1 where the system has no locks of files (fcntl), "
+            f"received {workers}; leave it out."
+        )
+    # Only Linux tells which of the cores are this process's.
+    own = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    threads = max(1, len(own(0)) // workers)
     processes = [
         context.Process(
             target=_work, args=(trials, open_runner, directory, threads), daemon=True
@@ -178,8 +189,14 @@ def _work(trials, open_runner, directory, threads):
 
 @contextlib.contextmanager
 def _claimed(path):
-    """Holds a lock file within the block; yields whether nobody else does."""
+    """Holds a lock file within the block; yields whether nobody else does.
+
+    Without locks of files, which several workers need, nobody else is there.
+    """
     with open(path, "w", encoding="utf-8") as file:
+        if fcntl is None:
+            yield True
+            return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

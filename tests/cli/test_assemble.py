@@ -4,7 +4,11 @@ import math
 
 import pytest
 
-from align_keras.cli.assemble import build_model, prepare_vocabulary
+from align_keras.cli.assemble import (
+    build_image_encoder,
+    build_model,
+    prepare_vocabulary,
+)
 from align_keras.cli.assemble_training import (
     build_optimizer,
     build_schedule,
@@ -93,6 +97,16 @@ def test_loss_and_batch_options_reach_the_model():
     assert (model.micro_batch_size, model.loss_upper_bound) == (16, 50.0)
     assert model.image_encoder.virtual_batch_size == 8
     assert model.text_encoder.rematerialize
+    assert model.image_encoder.replicas_per_group is None
+
+
+def test_the_open_source_efficientnets_groups_reach_the_image_encoder():
+    override = "variant=efficientnet_nano,replicas_per_group=0"
+    override = ",".join(
+        f"task.model.image_encoder.{own}" for own in override.split(",")
+    )
+    encoder = build_image_encoder(load_config(params_override=override).task.model)
+    assert encoder.replicas_per_group == "auto"
 
 
 def test_a_preset_replaces_the_sizes():

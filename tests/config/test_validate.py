@@ -34,6 +34,7 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
         (f"{IMAGE}.learning_rate_multiplier=0", "> 0"),
         (f"{IMAGE}.num_classes=1", ">= 2"),
         (f"{IMAGE}.virtual_batch_size=0", ">= 1"),
+        (f"{IMAGE}.replicas_per_group=-1", ">= 0"),
         (f"{TEXT}.learning_rate_multiplier=0", "> 0"),
         (f"{TEXT}.max_sequence_length=2", ">= 3"),
         (f"{TEXT}.num_layers=0", ">= 1"),
@@ -135,6 +136,23 @@ def test_every_number_has_a_tested_range():
         ("task.loss.negatives_fraction=0.3", ["one over a divisor of", "16384"]),
         (f"{DATA}.micro_batch_size=100", ["a divisor of a replica's batch (16384)"]),
         (f"{IMAGE}.virtual_batch_size=100", ["a divisor of a replica's batch"]),
+        (
+            f"{IMAGE}.replicas_per_group=0,{IMAGE}.synchronized=true",
+            ["replicas_per_group' must be null where", "synchronized is true"],
+        ),
+        (
+            f"{IMAGE}.replicas_per_group=2,{IMAGE}.virtual_batch_size=64",
+            ["null where", "virtual_batch_size is given", "received 2"],
+        ),
+        (
+            f"{IMAGE}.replicas_per_group=2,{DATA}.micro_batch_size=64",
+            ["null where", "micro_batch_size is given"],
+        ),
+        (
+            f"{IMAGE}.replicas_per_group=3,runtime.num_replicas=4,"
+            "runtime.distribution_strategy=mirrored",
+            ["a divisor of runtime.num_replicas (4), received 3"],
+        ),
         (
             f"{IMAGE}.virtual_batch_size=64,{IMAGE}.synchronized=true",
             ["null where", "synchronized is true"],

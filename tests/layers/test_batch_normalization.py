@@ -1,11 +1,21 @@
-"""Ghost batches are batches: each part as if it came alone."""
+"""Ghost batches and groups of replicas: each part as if it came alone."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from align_keras.layers import FusedBatchNormalization
+from align_keras.models import ImageEncoder
 from align_keras.utils.errors import InputError
+from tests.layers import groups_script
+
+SCRIPT = pathlib.Path(groups_script.__file__)
 
 
 def built(**arguments):
@@ -54,8 +64,80 @@ def test_ghost_batches_equal_batches_of_their_size():
     np.testing.assert_array_equal(inference, ghost(tf.constant(rows), training=False))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_ghost_batches_of_other_dtypes(dtype):
+    """Which the fused kernel hasn't, but which are no reason to take all rows."""
+    rows = np.random.default_rng(0).normal(size=(6, 5, 4, 3)).astype(dtype)
+    ghost, plain = built(virtual_batch_size=2, dtype=dtype), built(dtype=dtype)
+    outputs = ghost(tf.constant(rows), training=True)
+    parts = [plain(tf.constant(part), training=True) for part in np.split(rows, 3)]
+    assert outputs.dtype == dtype
+    # float16 has 11 bits; gamma and offset are about 2.
+    tolerance = {"float16": 1e-2, "float64": 1e-6}[dtype]
+    np.testing.assert_allclose(outputs, np.concatenate(parts), atol=tolerance)
+
+
+def test_a_group_of_two_replicas_is_one_batch(two_replicas):
+    """Value, gradients and moving statistics are those of both replicas' rows."""
+    assert groups_script.difference(two_replicas, 2, 2, 2) < 1e-5
+    # Up to eight replicas each is by itself, as in the open-source EfficientNet.
+    assert groups_script.difference(two_replicas, 2, "auto", 1) < 1e-5
+
+
+@pytest.mark.ci
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_groups_of_replicas_are_ghost_batches_of_their_rows(count):
+    ran = subprocess.run(
+        [sys.executable, str(SCRIPT), str(count)],
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    differences = json.loads(ran.stdout.strip().splitlines()[-1])
+    sizes = {1: {"auto", "1"}, 4: {"auto", "1", "2", "4"}, 16: {"auto"}}
+    assert set(differences) == sizes[count]
+    # float32, added up in another order; the variance from the mean square.
+    assert max(differences.values()) < 1e-5
+
+
+def test_the_replicas_must_make_whole_groups(two_replicas):
+    layer = groups_script.built(two_replicas, replicas_per_group=3)
+    inputs = tf.zeros((3, 5, 4, 3))
+    with pytest.raises(InputError, match="must divide the 2 replicas, received 3"):
+        two_replicas.run(lambda: layer(inputs, training=True))
+    # Where nothing is normalized by the batch it doesn't matter.
+    two_replicas.run(lambda: layer(inputs, training=False))
+
+
 def test_errors():
     with pytest.raises(InputError, match="synchronized is true, received 2"):
         FusedBatchNormalization(virtual_batch_size=2, synchronized=True)
     with pytest.raises(InputError, match=r"multiple of virtual_batch_size \(4\)"):
         built(virtual_batch_size=4)(tf.zeros((6, 5, 4, 3)), training=True)
+    with pytest.raises(InputError, match="synchronized is true, received auto"):
+        FusedBatchNormalization(replicas_per_group="auto", synchronized=True)
+    with pytest.raises(InputError, match="virtual_batch_size is given, received 2"):
+        FusedBatchNormalization(replicas_per_group=2, virtual_batch_size=2)
+    for wrong in (0, -1, 1.5, True, "all"):
+        with pytest.raises(InputError, match=f"at least 1, received {wrong!r}"):
+            FusedBatchNormalization(replicas_per_group=wrong)
+
+
+def test_it_is_saved_with_the_encoder():
+    encoder = ImageEncoder(
+        width_coefficient=0.25, depth_coefficient=0.3, replicas_per_group="auto"
+    )
+    again = ImageEncoder.from_config(encoder.get_config())
+    norms = [
+        layer
+        for layer in again._flatten_layers()
+        if isinstance(layer, FusedBatchNormalization)
+    ]
+    assert len(norms) > 10
+    assert {layer.replicas_per_group for layer in norms} == {"auto"}
+    assert FusedBatchNormalization.from_config(norms[0].get_config()).get_config() == (
+        norms[0].get_config()
+    )

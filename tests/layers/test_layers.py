@@ -60,7 +60,7 @@ def test_mbconv_without_branch_is_identity_plus_branch():
 
 @pytest.mark.parametrize(("size", "expected"), [(8, 4), (9, 4), (7, 3)])
 def test_mbconv_stride_two_pads_as_hugging_face(size, expected):
-    block = MBConvBlock(4, 8, kernel_size=5, strides=2)
+    block = MBConvBlock(4, 8, kernel_size=5, strides=2, padding="hugging_face")
     outputs = block(pictures(shape=(1, size, size, 4)))
     assert outputs.shape == (1, expected, expected, 8)
     assert block.compute_output_shape((1, size, size, 4)) == outputs.shape

@@ -1,5 +1,7 @@
 """The text encoder's own computation against KerasHub's BERT."""
 
+import importlib.metadata
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ import tensorflow as tf
 from keras_hub.models import BertBackbone
 
 from align_keras.models import TextEncoder
+from align_keras.models.bert_products import TESTED, set_bert_computation
+from align_keras.utils.errors import InputError
 
 SIZES = {
     "vocabulary_size": 50,
@@ -74,3 +78,26 @@ def test_dropout_still_drops_in_the_last_layer():
     one, other = (encoder(tokens(), training=True) for _ in range(2))
     assert np.abs(one - other).max() > 0
     np.testing.assert_array_equal(encoder(tokens()), encoder(tokens()))
+
+
+def test_a_keras_hub_with_other_private_parts_is_refused():
+    bert = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
+    del bert.transformer_layers[1]._feedforward_intermediate_dense
+    with pytest.raises(InputError, match="keras-hub must be versions") as caught:
+        set_bert_computation(bert, "gelu", False)
+    assert "_feedforward_intermediate_dense, received" in str(caught.value)
+    assert f"'keras-hub=={TESTED['keras-hub']}.*'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.ci
+def test_the_private_parts_were_tested_with_these_versions():
+    installed = {
+        name: ".".join(importlib.metadata.version(name).split(".")[:2])
+        for name in TESTED
+    }
+    assert installed == TESTED, (
+        "newer versions: run tests/models/test_bert_products.py and, if it passes, "
+        "write them into TESTED of align_keras/models/bert_products.py; if it doesn't, "
+        "adapt what is replaced there"
+    )

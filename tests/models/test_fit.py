@@ -109,6 +109,7 @@ def inputs_with(**changes):
         (inputs_with(token_ids=[[1, 2]] * 4), "token_ids must be an array"),
         ({"images": np.zeros((4, 32, 32, 3), "uint8")}, "received a dict of images"),
         (np.zeros((4, 32, 32, 3), "uint8"), "pairs"),
+        ("pairs.csv", "x and y must be images and their captions, received str"),
         (None, "x and y must be images and their captions, received NoneType"),
         (tf.data.Dataset.from_tensors(inputs_with(images=["a"])), "images must be"),
         (tf.data.Dataset.from_tensors((small_batch(), [1] * 4)), "inputs alone"),
@@ -156,11 +157,14 @@ def test_steps_look_at_what_python_gives(model):
         ({"validation_split": 0.9}, "leave pairs on both sides of 4"),
         ({"validation_data": (np.zeros((4, 9)), ["a"] * 4)}, "all of one kind|array"),
         ({"y": CAPTIONS[:2]}, "of one number"),
+        ({"y": None, "x": small_batch(), "value_range": (0, 1)}, "is of raw images"),
     ],
 )
 def test_arguments_without_a_meaning_are_refused(model, pixels, arguments, words):
     with pytest.raises(InputError, match=words):
-        model.fit(pixels, **{"y": CAPTIONS, "verbose": 0, **arguments})
+        model.fit(**{"x": pixels, "y": CAPTIONS, "verbose": 0, **arguments})
+    with pytest.raises(InputError, match="did you mean 'return_dict'"):
+        model.evaluate(pixels, CAPTIONS, return_dct=True)
 
 
 def test_validation_split_is_not_for_datasets(model, pixels):

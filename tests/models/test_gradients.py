@@ -67,7 +67,7 @@ def test_errors():
     with pytest.raises(InputError, match=r"micro_batch_size \(4\) must divide .* 6"):
         model.fit(batches, verbose=0)
     synchronized = small_align(synchronized=True)
-    with pytest.raises(InputError, match="synchronized batch normalisation"):
+    with pytest.raises(InputError, match="normalized over replicas"):
         synchronized.compile(SGD(0.1), micro_batch_size=2)
 
 

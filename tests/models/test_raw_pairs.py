@@ -8,6 +8,7 @@ from PIL import Image
 
 from align_keras.data import image_text_batches
 from align_keras.images import crop_image, crop_image_bytes, preprocess_image
+from align_keras.models.raw_pairs import raw_pairs
 from align_keras.utils.errors import InputError
 from tests.small import small_align
 
@@ -95,6 +96,17 @@ def test_every_form_gives_the_same_batches(model, pixels, paths, name):
     np.testing.assert_array_equal(found, expected)
     found = np.concatenate([batch["token_ids"] for batch in batches])
     np.testing.assert_array_equal(found, model.tokenizer(CAPTIONS)["token_ids"])
+
+
+@pytest.mark.ci
+def test_data_frames_and_their_columns(model, pixels, paths):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"image": paths, "caption": CAPTIONS}).iloc[1:]
+    expected = [preprocess_image(image, 32) for image in pixels[1:]]
+    for images, captions in ((frame, None), (frame["image"], frame["caption"])):
+        (batch,) = batches_of(images, captions, model, 5)
+        np.testing.assert_array_equal(batch["images"], expected)
+    assert raw_pairs(frame["image"], frame["caption"]) is not None
 
 
 def test_arrays_of_different_sizes_and_floats(model, pixels):

@@ -1,5 +1,10 @@
+import json
+import os
+import pathlib
 import random
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +12,7 @@ import tensorflow as tf
 from tokenizers import BertWordPieceTokenizer
 
 from align_keras.text import WordPieceTokenizer, learn_vocabulary, save_vocabulary
+from align_keras.text import wordpiece_tokenizer as module
 from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
 from tests.oracle_process import ask, needs
@@ -287,3 +293,43 @@ def test_longest_token():
     word = "x" * 100
     tokens = WordPieceTokenizer([*SPECIAL_TOKENS, word, "y" * 256], 5)([word])
     assert tokens["token_ids"].numpy().tolist() == [[2, 5, 3, 0, 0]]
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_without_tensorflow_text_the_ids_are_the_same(monkeypatch, normalization):
+    captions = [own for own in HARD_CASES if own not in KNOWN_DIFFERENCES]
+    captions += random_captions(500)
+    vocabulary = learn_vocabulary(captions, 8000, normalization=normalization)
+    expected = WordPieceTokenizer(vocabulary, 24, normalization)(captions)
+    monkeypatch.setattr(module, "tf_text", None)
+    tokenizer = WordPieceTokenizer(vocabulary, 24, normalization)
+    assert not tokenizer.in_graph
+    found = tokenizer(captions)
+    for name, values in expected.items():
+        assert different(captions, found[name].numpy(), values.numpy()) == []
+    assert found["token_ids"].dtype == tf.int32
+    for name, shape in (("red", (24,)), ([], (0, 24)), ([b"r\xffed"], (1, 24))):
+        assert tokenizer(name)["token_ids"].shape == shape
+
+
+@pytest.mark.ci
+def test_a_process_that_can_import_neither_tensorflow_text_nor_fcntl():
+    script = pathlib.Path(__file__).with_name("without_tensorflow_text_script.py")
+    captions = [own for own in HARD_CASES if own not in KNOWN_DIFFERENCES]
+    vocabulary = learn_vocabulary(captions, 8000)
+    process = subprocess.run(
+        [sys.executable, script],
+        input=json.dumps([vocabulary, captions]),
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(own for own in sys.path if own),
+        },
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    said = json.loads(process.stdout.splitlines()[-1])
+    expected = WordPieceTokenizer(vocabulary, 16)(captions)["token_ids"].numpy()
+    assert said["ids"] == expected.tolist()
+    assert "tensorflow-text" in said["refused"] and said["loaded"] == []

@@ -123,6 +123,9 @@ def comparisons(strategy, count):
     # Each replica's own statistics are ghost batches of the whole batch.
     ghosts = {"model": {"virtual_batch_size": ROWS // count}}
     yield "local", compare(strategy, ghosts, {})
+    # Groups of two replicas are ghost batches of theirs; one is by itself.
+    pairs = {"model": {"virtual_batch_size": ROWS * min(2, count) // count}}
+    yield "grouped", compare(strategy, pairs, {"model": {"replicas_per_group": 2}})
     ghosts = {"model": {"virtual_batch_size": 2}}
     yield "ghost", compare(strategy, ghosts, ghosts)
     if few:

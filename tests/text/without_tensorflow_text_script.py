@@ -1,0 +1,40 @@
+"""Tokenizes where tensorflow_text and fcntl can't be imported; prints the ids."""
+
+import importlib.abc
+import json
+import sys
+
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorflow_text", "fcntl"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Missing())
+sys.modules.pop("fcntl", None)
+
+import tensorflow as tf  # noqa: E402
+
+import align_keras.evaluation.embedding_cache  # noqa: E402, F401
+import align_keras.utils.trials  # noqa: E402, F401
+from align_keras.export.saved_model import check_exportable  # noqa: E402
+from align_keras.text import WordPieceTokenizer  # noqa: E402
+from align_keras.utils.errors import InputError  # noqa: E402
+from tests.small import small_align  # noqa: E402
+
+vocabulary, captions = json.load(sys.stdin)
+tokenizer = WordPieceTokenizer(vocabulary, 16)
+eager = tokenizer(captions)["token_ids"].numpy().tolist()
+dataset = tf.data.Dataset.from_tensor_slices(captions).batch(7).map(tokenizer)
+mapped = [row for own in dataset for row in own["token_ids"].numpy().tolist()]
+assert mapped == eager
+assert dataset.element_spec["token_ids"].shape.as_list() == [None, 16]
+model = small_align()
+assert model.encode_texts(["red"]).shape[0] == 1
+try:
+    check_exportable(model)
+except InputError as error:
+    refused = str(error)
+loaded = {"tensorflow_text", "fcntl"} & set(sys.modules)
+print(json.dumps({"ids": eager, "refused": refused, "loaded": sorted(loaded)}))
