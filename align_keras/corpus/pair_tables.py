@@ -2,13 +2,16 @@
 
 import csv
 import io
+import itertools
 import json
+import re
 
 from align_keras.utils.errors import InputError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 _MALFORMED = "malformed line"
+_IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
 
 
 def read_table(path, encoding, counter):
@@ -116,15 +119,33 @@ def _csv_lines(text, suffix):
         return
     header = text.lstrip().split("\n", 1)[0]
     delimiter = ";" if "," not in header and ";" in header else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    while True:
-        number = reader.line_num + 1
+    lines, done = list(io.StringIO(text, newline="")), 0
+    while done < len(lines):
+        rest = itertools.islice(lines, done, None)
+        reader = csv.reader(rest, delimiter=delimiter, strict=True)
+        start = done
         try:
-            yield number, next(reader), None
-        except StopIteration:
-            return
+            for cells in reader:
+                end = start + reader.line_num
+                _check_inner_lines(lines[done + 1 : end], cells, delimiter)
+                yield done + 1, cells, None
+                done = end
         except csv.Error as error:
-            yield number, [], str(error)
+            # A quotation mark that isn't closed would take the lines behind it along:
+            # its own line alone is malformed, and reading goes on with the next.
+            yield done + 1, [], str(error)
+            done += 1
+
+
+def _check_inner_lines(lines, cells, delimiter):
+    """Raises where the lines within a cell are rows of images too."""
+    columns = [n for n, cell in enumerate(cells) if _IMAGE_NAME.search(cell)]
+    rows = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
+    if rows and all(
+        len(row) == len(cells) and any(_IMAGE_NAME.search(row[n]) for n in columns)
+        for row in rows
+    ):
+        raise csv.Error("a cell holds whole rows; close its quotation mark")
 
 
 def _unquoted(cell):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -15,6 +16,7 @@ _VERSION = 1
 _ROW_BLOCK = 65_536
 _QUERY_BLOCK = 64
 
+_THUMBNAIL = re.compile(r"thumbnails/\w[\w-]*\.\w+")
 _SUFFIXES = {
     b"\x89PNG": ".png",
     b"\xff\xd8\xff": ".jpg",
@@ -181,6 +183,8 @@ class SearchIndex:
                 f"{shape[1]}, got embeddings {embeddings.shape} and {len(entries)} "
                 "entries; build it again."
             )
+        for row, entry in enumerate(entries):
+            _check_thumbnail(entry, row, directory)
         return cls(embeddings, entries, directory)
 
     def thumbnail(self, row):
@@ -189,7 +193,13 @@ class SearchIndex:
             return self._thumbnails[row]
         if self.directory is None or "thumbnail" not in self.entries[row]:
             return None
-        return (self.directory / self.entries[row]["thumbnail"]).read_bytes()
+        path = self.directory / self.entries[row]["thumbnail"]
+        if path.is_symlink() or path.parent.is_symlink():
+            raise InputError(
+                f"The index {self.directory} must hold its thumbnails itself, got a "
+                f"link, {path.name}; build it again."
+            )
+        return path.read_bytes()
 
     def query(self, embeddings, k):
         """Finds the k rows of greatest inner product for each query.
@@ -264,6 +274,16 @@ class SearchIndex:
         scores = (rows * query.astype(float)).sum(axis=1)
         best = np.lexsort((candidates, -scores))[:k]
         return candidates[best], scores[best]
+
+
+def _check_thumbnail(entry, row, directory):
+    """Refuses a name that `save` didn't give: others may lead out of the folder."""
+    name = entry.get("thumbnail", "thumbnails/0.png") if isinstance(entry, dict) else 0
+    if not isinstance(name, str) or not _THUMBNAIL.fullmatch(name):
+        raise InputError(
+            f"The index {directory} is damaged (row {row} has the thumbnail {name!r}, "
+            "which isn't a file of its folder thumbnails); build it again."
+        )
 
 
 def _check_distinct(ids):

@@ -1,6 +1,7 @@
 """Files and folders that appear under their final name only when complete."""
 
 import contextlib
+import glob
 import os
 import pathlib
 import shutil
@@ -29,7 +30,8 @@ def _fsync_folder(path):
 def remove_leftovers(path):
     """Removes the temporary siblings that a killed writer of `path` left."""
     path = pathlib.Path(path)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+    pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"
+    for leftover in path.parent.glob(pattern):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

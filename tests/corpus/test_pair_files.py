@@ -6,6 +6,7 @@ import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
+from align_keras.corpus.pair_tables import read_table
 from align_keras.utils.errors import InputError
 
 
@@ -25,6 +26,31 @@ def message_of(path, **options):
         read(path, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["", '" of all', '"'])
+def test_an_open_quotation_mark_costs_its_own_line(tmp_path, end):
+    lines = [f"{row}.png,caption {row}" for row in range(13)]
+    lines[2] = '2.png,"caption 2'
+    lines[9] += end
+    path = tmp_path / "pairs.csv"
+    path.write_text("\n".join(["image,caption", *lines]))
+    counter = DropCounter()
+    columns, rows = read_table(path, "utf-8", counter)
+    assert columns == ["image", "caption"]
+    assert [row["image"] for row, _ in rows] == [
+        f"{n}.png" for n in range(13) if n != 2
+    ]
+    assert counter.bad == {"malformed line": 1}
+    assert rows[2][1] == "pairs.csv line 5"
+
+
+def test_a_cell_of_several_lines_that_is_closed(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text('image,caption\na.png,"two\nlines, ""quoted"""\nb.png,one\n')
+    _, rows = read_table(path, "utf-8", DropCounter())
+    assert [row["caption"] for row, _ in rows] == ['two\nlines, "quoted"', "one"]
+    assert [place for _, place in rows] == ["pairs.csv line 2", "pairs.csv line 4"]
 
 
 def test_csv_with_quotes_ids_and_several_captions(tmp_path):
@@ -228,3 +254,13 @@ def test_folder_with_a_wrong_encoding(tmp_path):
 def test_folder_without_pictures_or_with_columns(tmp_path):
     assert "holds no picture" in message_of(tmp_path)
     assert "leave them out" in message_of(tmp_path, image_column="image")
+
+
+def test_line_separators_of_unicode_are_no_ends_of_lines(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text(
+        "image,caption\r\na.png,one\u2028two\x0b\r\nb.png,\x85\r\n", "utf-8"
+    )
+    columns, rows = read_table(path, "utf-8", DropCounter())
+    captions = [row["caption"] for row, _ in rows]
+    assert captions == ["one\u2028two\x0b", "\x85"]

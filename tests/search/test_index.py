@@ -243,6 +243,32 @@ def test_a_damaged_index_is_refused(tmp_path):
         SearchIndex.load(folder)
 
 
+@pytest.mark.parametrize(
+    "name", ["../../evil.png", "/etc/passwd", "thumbnails/../x.png", "thumbnails/a", 7]
+)
+def test_a_thumbnail_outside_of_the_index_is_refused(tmp_path, tiny, name):
+    thumbnails = [tiny["picture_bytes"]("red")] * 2
+    build(np.eye(2), thumbnails=thumbnails).save(tmp_path / "index")
+    path = tmp_path / "index" / "entries.jsonl"
+    entries = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    entries[1]["thumbnail"] = name
+    path.write_text("".join(json.dumps(own) + "\n" for own in entries), "utf-8")
+    with pytest.raises(InputError, match="is damaged .row 1 has the thumbnail"):
+        SearchIndex.load(tmp_path / "index")
+
+
+def test_a_thumbnail_that_is_a_link_is_not_read(tmp_path, tiny):
+    thumbnails = [tiny["picture_bytes"]("red")] * 2
+    build(np.eye(2), thumbnails=thumbnails).save(tmp_path / "index")
+    index = SearchIndex.load(tmp_path / "index")
+    path = tmp_path / "index" / index.entries[0]["thumbnail"]
+    secret = tmp_path / "secret"
+    path.rename(secret)
+    path.symlink_to(secret)
+    with pytest.raises(InputError, match="got a link"):
+        index.thumbnail(0)
+
+
 @pytest.mark.ci
 def test_tensorflow_is_imported_with_the_first_export(tiny_export):
     script = """

@@ -73,6 +73,16 @@ def test_folder_replaces_as_a_whole_and_cleans_leftovers(tmp_path):
     assert os.listdir(target) == ["b"]
 
 
+def test_a_name_with_wildcards_removes_no_neighbors(tmp_path):
+    others = [".other.12345678.tmp", ".a*b.notes.tmp", ".acb.12345678.tmp"]
+    for name in others:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".a*b.12345678.tmp").mkdir()
+    with atomic_folder(tmp_path / "a*b"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "a*b"])
+
+
 def test_names_that_no_folder_can_take(tmp_path, monkeypatch):
     own = tmp_path / "own"
     own.mkdir()

@@ -16,7 +16,7 @@ _GZIP = b"\x1f\x8b\x08"
 _WARC = b"WARC/"
 _START = re.compile(rb"(?<=\n)WARC/\d\.|\x1f\x8b\x08")
 _HEADER_END = re.compile(rb"\r?\n\r?\n")
-_LENGTH = re.compile(rb"^content-length:\s*(\d+)\s*$", re.I | re.M)
+_LENGTH = re.compile(rb"^content-length:\s*(\d{1,18})\s*$", re.I | re.M)
 # Between records and behind the last one, also of files that are cut to blocks.
 _BLANK = b"\r\n\0"
 

@@ -69,7 +69,8 @@ def _members(file, path, counter):
                 if member.isfile() and member.offset_data + member.size <= length:
                     yield member.name, member.offset_data, member.size
             break
-        except tarfile.TarError:  # The header behind a PAX header is broken.
+        # A PAX header is broken, of which tarfile converts numbers, or the one behind.
+        except (tarfile.TarError, ValueError):
             _count_gap(file, end, end + _BLOCK, path, counter)
             end += _BLOCK
     file.seek(max(length - _BLOCK, 0))

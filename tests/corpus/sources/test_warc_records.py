@@ -90,6 +90,15 @@ def test_a_broken_record_costs_itself_alone(tmp_path, gzip):
     assert texts == [contents[0], "broken record", contents[2]]
 
 
+def test_a_length_of_thousands_of_digits_is_a_broken_record(tmp_path):
+    content, offsets = archive([b"cat" * 20, b"dog" * 20], False)
+    at = content.index(b"Content-Length", offsets[0])
+    end = content.index(b"\r\n", at)
+    path = tmp_path / "a"
+    path.write_bytes(content[:at] + b"Content-Length: " + b"9" * 5000 + content[end:])
+    assert [text for _, text in found(path)] == ["broken record", b"dog" * 20]
+
+
 @pytest.mark.parametrize("gzip", [False, True])
 def test_every_cut_loses_only_what_is_cut(tmp_path, gzip):
     content, offsets = archive([b"cat" * 20, b"dog" * 20], gzip)

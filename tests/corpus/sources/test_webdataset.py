@@ -116,6 +116,18 @@ def test_garbled_headers_cost_their_members(tmp_path):
     assert not pairs and counter.bad == {"broken record": 1}
 
 
+def test_a_size_that_is_no_number(tmp_path):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.txt")
+        member.pax_headers = {"GNU.sparse.size": "x0"}
+        tar.addfile(member)
+    path = tmp_path / "a.tar"
+    path.write_bytes(file.getvalue() + SHARD.read_bytes())
+    pairs, counter = read_source(path)
+    assert len(pairs) == 2 and counter.bad["broken record"] >= 1
+
+
 def test_joined_tars(tmp_path):
     path = tmp_path / "a.tar"
     path.write_bytes(SHARD.read_bytes() * 2)
