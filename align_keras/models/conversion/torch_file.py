@@ -6,7 +6,9 @@ can hold, code above all, is refused.
 """
 
 import collections
+import os
 import pickle
+import pickletools
 
 import numpy as np
 
@@ -41,7 +43,9 @@ def read_torch_file(path):
             return _read(file)
     except FileNotFoundError:
         raise InputError(f"no such file: {path}; check the path.") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError) as error:
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}).") from None
+    except Exception as error:  # A broken pickle leads to whatever its numbers do.
         raise InputError(
             f"{path} isn't a whole file of tensors in PyTorch's first format "
             f"({' '.join(str(error).split())}); get it again."
@@ -49,14 +53,17 @@ def read_torch_file(path):
 
 
 def _read(file):
-    reader = _Unpickler(file)
-    if reader.load() != _MAGIC_NUMBER or _Unpickler(file).load() != _PROTOCOL_VERSION:
+    size = os.fstat(file.fileno()).st_size
+    storages = {}
+    if (_load(file, size, {}), _load(file, size, {})) != (
+        _MAGIC_NUMBER,
+        _PROTOCOL_VERSION,
+    ):
         raise ValueError("wrong magic number")
-    _Unpickler(file).load()  # What the writing machine was like.
-    reader = _Unpickler(file)
-    tensors = reader.load()
-    for key in _Unpickler(file).load():
-        storage = reader.storages[key]
+    _load(file, size, {})  # What the writing machine was like.
+    tensors = _load(file, size, storages)
+    for key in _load(file, size, {}):
+        storage = storages[key]
         count = int.from_bytes(file.read(8), "little")
         data = file.read(storage.nbytes)
         if count != storage.size or len(data) != storage.nbytes:
@@ -65,17 +72,31 @@ def _read(file):
     return dict(tensors)
 
 
+def _load(file, size, storages):
+    """Loads the next pickle, whose numbers fit into the file."""
+    start = file.tell()
+    for opcode, argument, _ in pickletools.genops(file):
+        # pickle makes room for as many objects as the greatest number says.
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument) > size:
+            raise ValueError(f"it numbers an object {argument}")
+    file.seek(start)
+    return _Unpickler(file, size, storages).load()
+
+
 class _Unpickler(pickle.Unpickler):
     """Builds dictionaries and tensors, and nothing else."""
 
-    def __init__(self, file):
+    def __init__(self, file, size, storages):
         super().__init__(file)
-        self.storages = {}
+        self.size = size
+        self.storages = storages
 
     def persistent_load(self, saved):
         kind, dtype, key, _, count, *_ = saved
         if kind != "storage":
             raise pickle.UnpicklingError(f"it holds a {kind}")
+        if not 0 <= count * dtype.itemsize <= self.size:
+            raise ValueError(f"it promises {count} numbers")
         # The numbers follow at the end of the file.
         return self.storages.setdefault(key, np.zeros(count, dtype))
 
@@ -90,5 +111,13 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage, offset, shape, strides, *_):
+    numbers = (offset, *shape, *strides)
+    if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(f"a tensor of shape {shape} with strides {strides}")
+    last = offset + sum(
+        (n - 1) * stride for n, stride in zip(shape, strides, strict=True)
+    )
+    if 0 not in shape and last >= storage.size:
+        raise ValueError(f"a tensor of shape {shape} beyond its numbers")
     strides = tuple(stride * storage.itemsize for stride in strides)
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides)

@@ -1,0 +1,98 @@
+"""Files of PyTorch's first format: real ones, and broken ones."""
+
+import collections
+import pickle
+import random
+import resource
+import struct
+
+import numpy as np
+import pytest
+
+from align_keras.models.conversion.torch_file import read_torch_file
+from align_keras.utils.errors import InputError
+
+
+def name(module, own):
+    return b"c" + module.encode() + b"\n" + own.encode() + b"\n"
+
+
+def integer(value):
+    return b"\x8a" + bytes([9]) + value.to_bytes(9, "little", signed=True)
+
+
+def numbers(*values):
+    return b"(" + b"".join(integer(value) for value in values) + b"t"
+
+
+def torch_file(count=6, offset=0, shape=(2, 3), strides=(3, 1), data=None, put=None):
+    """A file of one tensor `a` of float32, by hand, opcode by opcode."""
+    storage = b"(X\x07\0\0\0storage" + name("torch", "FloatStorage")
+    storage += b"X\x01\0\0\x000X\x03\0\0\0cpu" + integer(count) + b"NtQ"
+    tensor = name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage
+    tensor += integer(offset) + numbers(*shape) + numbers(*strides) + b"\x89NtR"
+    memo = b"" if put is None else b"r" + struct.pack("<I", put)
+    state = b"\x80\x02}" + memo + b"X\x01\0\0\0a" + tensor + b"s."
+    head = [pickle.dumps(own, 2) for own in (0x1950A86A20F9469CFC6C, 1001, {})]
+    data = np.arange(6, dtype="<f4") if data is None else data
+    tail = pickle.dumps(["0"], 2) + struct.pack("<q", len(data)) + data.tobytes()
+    return b"".join(head) + state + tail
+
+
+def read(tmp_path, content):
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    return read_torch_file(path)
+
+
+def test_a_tensor(tmp_path):
+    tensors = read(tmp_path, torch_file())
+    np.testing.assert_array_equal(tensors["a"], np.arange(6).reshape(2, 3))
+    transposed = read(tmp_path, torch_file(shape=(3, 2), strides=(1, 3)))
+    np.testing.assert_array_equal(transposed["a"], np.arange(6).reshape(2, 3).T)
+    assert read(tmp_path, torch_file(shape=(0, 3)))["a"].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"shape": (2, 4)},
+        {"strides": (3, 2)},
+        {"offset": 1},
+        {"offset": -1},
+        {"strides": (-3, 1)},
+        {"shape": (2,)},
+        {"shape": (10**12, 10**6)},
+        {"count": 10**15},
+        {"count": 7},
+        {"put": 2**30},
+    ],
+)
+def test_numbers_beyond_the_file_are_refused(tmp_path, broken):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="isn't a whole file of tensors"):
+        read(tmp_path, torch_file(**broken))
+    # Kilobytes; pickle would take eight bytes for each number of an object.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_mutated_files_end_in_one_error(tmp_path):
+    own = random.Random(0)
+    good = torch_file()
+    outcomes = collections.Counter()
+    for _ in range(2000):
+        content = bytearray(good)
+        for _ in range(own.choice([1, 2, 8])):
+            place = own.randrange(len(content))
+            if own.random() < 0.2:
+                del content[place : place + own.choice([1, 20])]
+            else:
+                content[place] = own.randrange(256)
+            content = content or bytearray(b"\0")
+        try:
+            read(tmp_path, bytes(content))
+            outcomes["read"] += 1
+        except InputError as error:
+            assert "\n" not in str(error)
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 1000
