@@ -24,6 +24,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 WHITE = (255, 255, 255)
 
 _EXIF_WITHIN = 2**16
+_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -120,6 +121,8 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
     except Exception as error:  # Decoders raise whatever a broken file leads to.
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise PictureError(reason, _one_line(error)) from error
+    for name in _METADATA:  # Whoever looks at it next would turn it again.
+        rgb.info.pop(name, None)
     if sixteen_bit and kind != "16-bit":
         steps.append("16-bit")
     if kind:

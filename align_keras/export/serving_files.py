@@ -1,5 +1,6 @@
 """What TensorFlow Serving needs beside the SavedModels, and warm-up requests."""
 
+import importlib.metadata
 import importlib.util
 import json
 import pathlib
@@ -59,7 +60,10 @@ def write_serving_files(folder):
     serving = folder / "serving"
     serving.mkdir(exist_ok=True)
     for name, source in _SERVING.items():
-        shutil.copyfile(_SOURCES / source, serving / name)
+        text = (_SOURCES / source).read_text(encoding="utf-8")
+        # TensorFlow Serving has TensorFlow's versions.
+        text = text.replace("{version}", f"{tensorflow_minor()}.0")
+        (serving / name).write_text(text, encoding="utf-8")
     for name, source in _BATCHING.items():
         shutil.copyfile(_SOURCES / source, models[name] / "batching_params.pbtxt")
     if importlib.util.find_spec("tensorflow_serving") is None:
@@ -69,6 +73,12 @@ def write_serving_files(folder):
 
     for name, path in models.items():
         write_warm_up_requests(path, name, signatures[name])
+
+
+def tensorflow_minor():
+    """Returns the major and minor version of the TensorFlow that exports, a str."""
+    version = importlib.metadata.version("tensorflow")
+    return ".".join(version.split(".")[:2])
 
 
 def _read_signatures(model):

@@ -97,7 +97,7 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
     """Which recipe is trained again, and the figures, by hand."""
     asked = []
 
-    def finished(trials, data, model, options):
+    def finished(trials, data, model, options, strategy=None):
         asked.append(trials)
         if trials[0].judged_on == "val200":
             # The second trial of each task is the best, and the third as good.
