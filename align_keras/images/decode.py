@@ -42,19 +42,24 @@ class FileBytes:
     def __init__(self, file):
         self.file = tf.convert_to_tensor(file)
         self.length = tf.cast(tf.strings.length(self.file), tf.int64)
-        padded = tf.strings.join([self.file, b"\0" * _SLACK])
-        self.content = tf.io.decode_raw(padded, tf.uint8)
+        self._padded = tf.strings.join([self.file, b"\0" * _SLACK])
+
+    # Each of these is few operations, since they make up most of the graph, and what
+    # a graph costs before its first run grows with it.
 
     def number(self, position, count, big_endian=False):
         """An unsigned number of `count` bytes, int64; 0 behind the end."""
-        position = tf.clip_by_value(tf.cast(position, tf.int64), 0, self.length)
-        values = tf.cast(self.content[position : position + count], tf.int64)
-        powers = [256**place for place in range(count)]
-        return tf.reduce_sum(values * (powers[::-1] if big_endian else powers))
+        position = tf.minimum(tf.cast(position, tf.int64), self.length)
+        eight = tf.strings.substr(self._padded, position, 8)
+        value = tf.io.decode_raw(eight, tf.int64, little_endian=not big_endian)
+        value = tf.reshape(value, ())
+        if big_endian:
+            value = tf.bitwise.right_shift(value, tf.constant(64 - 8 * count, tf.int64))
+        return tf.bitwise.bitwise_and(value, tf.constant(256**count - 1, tf.int64))
 
     def part(self, position, size):
         """A piece of the file, scalar string; cut off where the file ends."""
-        position = tf.clip_by_value(tf.cast(position, tf.int64), 0, self.length)
+        position = tf.minimum(tf.cast(position, tf.int64), self.length)
         return tf.strings.substr(self.file, position, tf.cast(size, tf.int64))
 
     def begins(self, signature, position=0):

@@ -139,6 +139,7 @@ def test_good_ones_are_read_as_ever_and_bad_ones_are_black():
         np.testing.assert_array_equal(image, expected)
 
 
+@pytest.mark.ci
 def test_a_stored_graph_gives_the_evaluations_pixels_bit_for_bit(tmp_path):
     module = tf.Module()
     module.read = tf.function(
@@ -155,6 +156,7 @@ def test_a_stored_graph_gives_the_evaluations_pixels_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(image, expected)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("files", [[], list(BAD.values()), list(GOOD.values())])
 def test_any_number_of_them(files):
     read = tf.function(readable_images)

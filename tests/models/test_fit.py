@@ -36,6 +36,7 @@ def paths(pixels, tmp_path_factory):
     return paths
 
 
+@pytest.mark.ci
 def test_fit_on_paths_with_raw_validation_and_one_callback(model, pixels, paths):
     steps = []
     callback = keras.callbacks.LambdaCallback(
