@@ -5,7 +5,6 @@ import json
 import math
 import pathlib
 
-from align_keras.cli.run_folder import check_searchable
 from align_keras.utils.errors import InputError
 
 
@@ -94,6 +93,7 @@ def run(arguments):
     """
     import numpy as np
 
+    from align_keras.cli.run_folder import check_searchable
     from align_keras.search import ExportedModel, SearchIndex
 
     queries = _queries(arguments)

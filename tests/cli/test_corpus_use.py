@@ -99,6 +99,8 @@ def test_readmes_command_trains_on_it(tmp_path, capsys):
     small += ["trainer.train_steps=1,trainer.steps_per_loop=1"]
     small += ["trainer.checkpoint_interval=1,trainer.validation_interval=1"]
     small += ["trainer.optimizer_config.warmup.type=null"]
+    # A process holds one MirroredStrategy, which other tests may have made.
+    small += ["runtime.distribution_strategy=one_device"]
     code = main([*command, f"--params_override={','.join(small)}", "--json"])
     captured = capsys.readouterr()
     assert code == 0, captured.err

@@ -208,9 +208,8 @@ def test_predict_and_validation_split_take_raw_pairs(model, pixels, paths):
 
 
 @pytest.mark.ci
-def test_fit_on_two_replicas_takes_raw_pairs(paths):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
+def test_fit_on_two_replicas_takes_raw_pairs(paths, two_replicas):
+    with two_replicas.scope():
         model = small_align()
         model.compile(keras.optimizers.SGD(0.1))
     # The last batch, of one pair, could not be divided.

@@ -99,7 +99,7 @@ def test_encode_images_takes_an_engine_and_reads_in_order(model):
     np.testing.assert_allclose(expected, one_by_one, atol=1e-5)
     actual = model.encode_images(pictures, batch_size=3, engine="openvino")
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="images\\[4\\] must be a uint8 array"):
+    with pytest.raises(InputError, match="images\\[4\\]: pixels must be uint8"):
         model.encode_images([*pictures[:4], pictures[0] / 255], batch_size=3)
 
 

@@ -55,7 +55,9 @@ def test_operations_equal_pytorchs_count(size):
     inputs = random_pairs(size, size, count=1, length=16)
     flops = ask("hugging_face", "flops", "b0", text, **inputs)
     image = image_tower_cost(
-        **image_encoder_arguments("efficientnet_b0", 320), image_size=size
+        **image_encoder_arguments("efficientnet_b0", 320),
+        image_size=size,
+        padding="hugging_face",
     )
     text = text_tower_cost(
         **text_encoder_arguments("bert_mini"),
