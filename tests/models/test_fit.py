@@ -18,7 +18,7 @@ CAPTIONS = ["a b", "red", "blue", "cat"]
 def model():
     keras.utils.set_random_seed(0)
     model = small_align(initial_temperature=0.5)
-    model.compile(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.SGD(0.01))
     return model
 
 
