@@ -151,42 +151,8 @@ class ExportedModel:
         encoded = [text.encode("utf-8", "replace") for text in texts]
         return self._encode(_TEXTS, encoded, texts)
 
-    def encode_query(
-        self, image=None, plus=(), minus=(), *, text_weight=2.0, image_weight=1.0
-    ):
-        """Embeds an image, words, or an image plus and minus words, as one query.
-
-        Args:
-            image: one image, as `encode_images` takes in its list, or None.
-            plus: str, or sequence of str, what to add.
-            minus: str, or sequence of str, what to take away.
-            text_weight: float > 0, the weight of each text.
-            image_weight: float > 0, the weight of the image.
-
-        Returns:
-            float32 array (1, d), of unit length, for `SearchIndex.query`.
-
-        Raises:
-            InputError: as `encode_images` and `encode_texts`; without an image and
-                words to add; and where they cancel out.
-
-        References:
-            Jia et al. 2021, section 7 and figure 5.
-
-        Example:
-        ```python
-        query = model.encode_query(image="beach.jpg", plus="at night", minus="people")
-        rows, cosines = index.query(query, k=5)
-        ```
-        """
-        return encode_query(
-            self,
-            image,
-            plus,
-            minus,
-            text_weight=text_weight,
-            image_weight=image_weight,
-        )
+    # Of one image with words that are added and taken away, as one query.
+    encode_query = encode_query
 
     def _encode(self, signature, items, names):
         name, argument, output = signature
