@@ -50,20 +50,16 @@ _MAX_CANDIDATES = 100
 _META_CHARSET = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w-]+)""", re.I
 )
-# By Python's names those of the standard's encodings that keep ASCII, and what they
-# are read as. Python knows more, some of which take hours for a page.
-_CHARSETS = {
-    **{name: name for name in ("utf-8", "koi8-r", "koi8-u", "mac-roman", "cp866")},
-    **{
-        f"iso8859-{part}": f"iso8859-{part}" for part in (*range(2, 12), 13, 14, 15, 16)
-    },
-    **{f"cp{page}": f"cp{page}" for page in (874, 932, 949, 950, *range(1250, 1259))},
-    **{name: name for name in ("mac-cyrillic", "gb2312", "gbk", "gb18030", "hz")},
-    **{name: name for name in ("big5", "big5hkscs", "euc_jp", "shift_jis", "euc_kr")},
-    **{name: name for name in ("tis-620", "iso2022_jp", "euc_jis_2004", "johab")},
-    "iso8859-1": "cp1252",
-    "ascii": "cp1252",
-}
+# By Python's names those encodings of pages that keep ASCII. Python knows more, some of
+# which take hours for a page.
+_CHARSETS = {"utf-8", "koi8-r", "koi8-u", "mac-roman", "mac-cyrillic", "cp866", "cp874"}
+_CHARSETS |= {f"iso8859-{part}" for part in range(2, 17)}
+_CHARSETS |= {f"cp{page}" for page in range(1250, 1259)}
+_CHARSETS |= {"gb2312", "gbk", "gb18030", "hz", "big5", "big5hkscs", "cp950"}
+_CHARSETS |= {"euc_jp", "shift_jis", "cp932", "iso2022_jp", "euc_kr", "cp949"}
+_CHARSETS |= {"johab", "tis-620"}
+# As the standard has it, Latin-1 means Windows-1252.
+_AS_WINDOWS = ("iso8859-1", "ascii")
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -199,9 +195,10 @@ def _codec(name):
     A page whose `meta` could be read isn't in UTF-16, whatever it says.
     """
     try:
-        return _CHARSETS.get(codecs.lookup(name[:40]).name)
+        codec = codecs.lookup(name[:40]).name
     except (LookupError, ValueError):
         return None
+    return "cp1252" if codec in _AS_WINDOWS else codec if codec in _CHARSETS else None
 
 
 class _Surroundings(NamedTuple):
