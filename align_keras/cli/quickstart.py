@@ -66,23 +66,28 @@ def run(arguments):
     config = quickstart_config(arguments)
     name = "pairs" if arguments.pairs else arguments.corpus
     directory = pathlib.Path(arguments.model_dir or f"saved_models/quickstart_{name}")
-    lock_config(config, directory)
-
-    say("starting TensorFlow")
-    from align_keras.cli.outcome import finish_run
-    from align_keras.cli.pipeline import open_run
+    with lock_config(config, directory):
+        metrics, steps = _train(arguments, config, directory)
     from align_keras.cli.results import print_metrics
 
-    opened = open_run(config, directory)
-    opened.train()
-    steps = next_steps(directory, opened.test_set.captions[0][0])
-    finish_run(opened, quickstart_command(arguments), steps)
-    print_metrics(opened.last_metrics(), as_json=arguments.json)
+    print_metrics(metrics, as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     say(f"done in {minutes} min {seconds} s; open {directory / 'report.html'}. Next:")
     for step in steps:
         say(f"  {step}")
     return 0
+
+
+def _train(arguments, config, directory):
+    say("starting TensorFlow")
+    from align_keras.cli.outcome import finish_run
+    from align_keras.cli.pipeline import open_run
+
+    opened = open_run(config, directory)
+    opened.train()
+    steps = next_steps(directory, opened.test_set.captions[0][0])
+    finish_run(opened, quickstart_command(arguments), steps)
+    return opened.last_metrics(), steps
 
 
 def quickstart_config(arguments):

@@ -1,12 +1,14 @@
 """A run's folder: the configuration that it is bound to."""
 
+import json
+import os
 import pathlib
 import re
 import shlex
 
 from align_keras.config import changed_keys, load_config, save_config
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import locked
+from align_keras.utils.files import hold, locked
 from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
@@ -37,17 +39,43 @@ def lock_config(config, directory):
         config: `ExperimentConfig`.
         directory: `pathlib.Path`, the run's folder.
 
+    Returns:
+        A context manager, entered: until its end, or that of the process, no other
+        command can write this run.
+
     Raises:
         InputError: if the configuration names no pairs, or would choose a
-            checkpoint by test pairs, or the folder holds a run in which other
-            options differ; names them.
+            checkpoint by test pairs, or another process is writing the run, or the
+            folder holds a run in which other options differ; names them.
     """
     check_corpora(config)
     check_selection(config)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory / PARAMS_FILE):  # All workers of a run come here.
-        _bind(config, directory)
+    held = hold(directory / f".run{_task(config)}.lock")
+    if held is None:
+        raise InputError(
+            f"--model_dir must be a run that no other process is writing, received "
+            f"{directory}, where one is at work; let it end, or name another folder."
+        )
+    try:
+        with locked(directory / PARAMS_FILE):  # All workers of a run come here.
+            _bind(config, directory)
+    except BaseException:
+        held.lock.release()
+        raise
+    return held
+
+
+def _task(config):
+    """What tells this worker from others of its run, each with a lock of its own."""
+    if config.runtime.distribution_strategy != "multi_worker_mirrored":
+        return ""
+    try:
+        task = json.loads(os.environ.get("TF_CONFIG", "{}"))["task"]
+        return f".{task['type']}-{task['index']:d}"
+    except (ValueError, LookupError, TypeError):  # TensorFlow says what is wrong.
+        return ""
 
 
 def _bind(config, directory):

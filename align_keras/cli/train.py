@@ -1,5 +1,6 @@
 """`align-keras train`: runs an experiment, as TF Model Garden's `train.py`."""
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -71,22 +72,27 @@ def run(arguments):
     directory = pathlib.Path(arguments.model_dir)
     if arguments.mode == "index":
         check_finished(directory)
-    if arguments.mode != "eval":
-        lock_config(config, directory)
-    from align_keras.cli.pipeline import open_run
+    # Judging a checkpoint writes nothing, and may go on beside the training.
+    reads = arguments.mode == "eval"
+    with contextlib.nullcontext() if reads else lock_config(config, directory):
+        metrics = _run_mode(arguments, config, directory)
     from align_keras.cli.results import print_metrics
+
+    print_metrics(metrics, as_json=arguments.json)
+    return 0
+
+
+def _run_mode(arguments, config, directory):
+    from align_keras.cli.pipeline import open_run
 
     opened = open_run(config, directory)
     if arguments.mode == "eval":
-        metrics = opened.evaluate_checkpoint(arguments.checkpoint)
-    elif arguments.mode == "index":
-        metrics = index_run(opened)
-    else:
-        opened.train(evaluate=arguments.mode == "train_and_eval")
-        opened.save()
-        metrics = opened.last_metrics()
-    print_metrics(metrics, as_json=arguments.json)
-    return 0
+        return opened.evaluate_checkpoint(arguments.checkpoint)
+    if arguments.mode == "index":
+        return index_run(opened)
+    opened.train(evaluate=arguments.mode == "train_and_eval")
+    opened.save()
+    return opened.last_metrics()
 
 
 def index_run(run):

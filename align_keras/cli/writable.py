@@ -5,6 +5,7 @@ import tempfile
 
 from align_keras.cli.cached_encoders import default_cache
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import replaceable_file
 
 
 def check_page_path(path):
@@ -14,7 +15,8 @@ def check_page_path(path):
             f"--html must be a file, received the folder {path}; write for instance "
             f"{pathlib.Path(path) / 'results.html'}."
         )
-    _check_writable("--html", path, pathlib.Path(path).absolute().parent)
+    file = replaceable_file(path, "--html")
+    _check_writable("--html", path, file.absolute().parent)
 
 
 def check_cache_folder(path):

@@ -5,18 +5,16 @@ import glob
 import os
 import pathlib
 import shutil
+import stat
 import uuid
+
+import filelock
 
 from align_keras.utils.errors import InputError
 
-try:
-    import fcntl
-except ImportError:  # Windows: simultaneous writers aren't kept apart.
-    fcntl = None
 
-
-def _temporary_sibling(path):
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+def _temporary_sibling(path, suffix="tmp"):
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.{suffix}")
 
 
 def _fsync_folder(path):
@@ -27,17 +25,6 @@ def _fsync_folder(path):
         os.close(descriptor)
 
 
-def remove_leftovers(path):
-    """Removes the temporary siblings that a killed writer of `path` left."""
-    path = pathlib.Path(path)
-    pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"
-    for leftover in path.parent.glob(pattern):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
 @contextlib.contextmanager
 def atomic_write(path, mode="w", encoding=None):
     """Opens a temporary sibling of `path` and renames it when the block ends.
@@ -46,12 +33,16 @@ def atomic_write(path, mode="w", encoding=None):
     none, under `path`, never a half-written one.
 
     Args:
-        path: str or `pathlib.Path`, the final name. Its folder is created.
+        path: str or `pathlib.Path`, the final name. Its folder is created; of a link,
+            what it points to is written.
         mode: `"w"` (UTF-8 text) or `"wb"`.
         encoding: str, for text modes; UTF-8 by default.
 
     Yields:
         The open file.
+
+    Raises:
+        InputError: if that is there and no regular file: a device, a pipe, a folder.
 
     Example:
 
@@ -62,20 +53,11 @@ def atomic_write(path, mode="w", encoding=None):
     >>> path.read_text()
     'whole'
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if "b" not in mode:
         encoding = encoding or "utf-8"
-    temporary = _temporary_sibling(path)
-    try:
+    with atomic_path(path) as temporary:
         with open(temporary, mode, encoding=encoding) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -83,10 +65,13 @@ def atomic_path(path):
     """As `atomic_write`, for libraries that open their files themselves.
 
     Args:
-        path: str or `pathlib.Path`, the final name. Its folder is created.
+        path: str or `pathlib.Path`, as `atomic_write` takes it.
 
     Yields:
         `pathlib.Path` of the temporary sibling to write.
+
+    Raises:
+        InputError: as `atomic_write`.
 
     Example:
 
@@ -97,7 +82,7 @@ def atomic_path(path):
     >>> path.read_text()
     'whole'
     """
-    path = pathlib.Path(path)
+    path = replaceable_file(path, "the file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
     try:
@@ -108,6 +93,32 @@ def atomic_path(path):
         _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replaceable_file(path, argument):
+    """Returns the file that a name means, if `atomic_write` can put one there.
+
+    Args:
+        path: str or `pathlib.Path`, as the user gave it.
+        argument: str, what the user gave it for, for the error.
+
+    Returns:
+        `pathlib.Path`; of a link, what it points to.
+
+    Raises:
+        InputError: if something else than a regular file is there, such as a pipe.
+    """
+    path = pathlib.Path(path)
+    try:
+        is_other = not stat.S_ISREG(os.stat(path).st_mode)
+    except FileNotFoundError:
+        is_other = False
+    if is_other:
+        raise InputError(
+            f"{argument} must be a new or a regular file, received {path}, which is a "
+            "folder, a pipe or a device; name another."
+        )
+    return path.resolve() if path.is_symlink() else path
 
 
 @contextlib.contextmanager
@@ -122,24 +133,56 @@ def atomic_folder(path):
 
     Yields:
         `pathlib.Path` of the folder to fill.
+
+    Raises:
+        InputError: if another process is writing this folder.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path)
     temporary = _temporary_sibling(path)
-    temporary.mkdir()
+    lock = filelock.FileLock(temporary.with_suffix(".lock"))
     try:
-        yield temporary
-        if path.exists():
-            old = _temporary_sibling(path)
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-        _fsync_folder(path.parent)
+        with lock:  # By which others see that this writer is alive.
+            _settle_leftovers(path, lock)
+            temporary.mkdir()
+            yield temporary
+            _replace_folder(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        pathlib.Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _settle_leftovers(path, own):
+    """Raises if a process but the holder of `own` writes `path`; clears up the rest."""
+    pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
+    for file in path.parent.glob(f"{pattern}.lock"):
+        if file == pathlib.Path(own.lock_file):
+            continue
+        other = hold(file)
+        if other is None:
+            raise InputError(
+                f"{path} must be written by one process at a time, and another is "
+                "writing it; let it end, or name another folder."
+            )
+        other.lock.release()
+        file.unlink(missing_ok=True)
+    for old in path.parent.glob(f"{pattern}.old"):
+        if not path.exists():  # Killed before the new folder had taken the name.
+            os.replace(old, path)
+        shutil.rmtree(old, ignore_errors=True)
+    for temporary in path.parent.glob(f"{pattern}.tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(path, new):
+    if path.exists():
+        old = _temporary_sibling(path, "old")
+        os.replace(path, old)
+        os.replace(new, path)
+        shutil.rmtree(old)
+    else:
+        os.replace(new, path)
+    _fsync_folder(path.parent)
 
 
 def placeable_folder(path, argument):
@@ -201,17 +244,33 @@ def locked(path, on_wait=None):
 
     Args:
         path: str or `pathlib.Path`, what the block changes. The lock is a hidden
-            file beside it, in a folder that must exist.
+            file beside it, in a folder that must exist; it ends with the process,
+            whatever ends that.
         on_wait: callable without arguments, called once if there is another, before
             waiting.
     """
     path = pathlib.Path(path)
-    with open(path.with_name(f".{path.name}.lock"), "wb") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if on_wait is not None:
-                    on_wait()
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield  # The lock ends with the file, also when the process is killed.
+    file = path.with_name(f".{path.name}.lock")
+    held = hold(file)
+    if held is None:
+        if on_wait is not None:
+            on_wait()
+        held = filelock.FileLock(file).acquire()
+    with held:
+        yield
+
+
+def hold(file):
+    """Takes the lock of a file, unless another process, or thread, has it.
+
+    Args:
+        file: str or `pathlib.Path`, made if need be.
+
+    Returns:
+        A context manager whose end frees the lock, as that of the process does; or
+        None if another holds it.
+    """
+    try:
+        return filelock.FileLock(file).acquire(blocking=False)
+    except filelock.Timeout:
+        return None

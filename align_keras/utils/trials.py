@@ -11,15 +11,10 @@ import shutil
 import sys
 import time
 
-try:
-    import fcntl
-except ImportError:  # Elsewhere than on POSIX.
-    fcntl = None
-
 import numpy as np
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write
+from align_keras.utils.files import atomic_write, hold
 from align_keras.utils.progress import say
 
 
@@ -149,11 +144,6 @@ def run_in_processes(trials, open_runner, directory, workers):
         InputError: if a process ended before its trials did.
     """
     context = multiprocessing.get_context("spawn")
-    if fcntl is None and workers > 1:
-        raise InputError(
-            "--workers must be 1 where the system has no locks of files (fcntl), "
-            f"received {workers}; leave it out."
-        )
     # Only Linux tells which of the cores are this process's.
     own = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
     threads = max(1, len(own(0)) // workers)
@@ -189,19 +179,12 @@ def _work(trials, open_runner, directory, threads):
 
 @contextlib.contextmanager
 def _claimed(path):
-    """Holds a lock file within the block; yields whether nobody else does.
-
-    Without locks of files, which several workers need, nobody else is there.
-    """
-    with open(path, "w", encoding="utf-8") as file:
-        if fcntl is None:
-            yield True
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
+    """Holds a lock file within the block; yields whether nobody else does."""
+    held = hold(path)
+    if held is None:
+        yield False
+        return
+    with held:
         yield True
         # Who still has this file open finds the result.
         path.unlink(missing_ok=True)

@@ -226,7 +226,7 @@ def test_a_link_is_followed_and_a_killed_exports_rest_removed(
 
 def _write_a_file(align, folder, arguments):
     # Nothing else is there meanwhile that a kill could leave.
-    (left,) = (path for path in folder.parent.iterdir() if path.name.startswith("."))
+    (left,) = folder.parent.glob(".*.tmp")
     assert left == folder
     (folder / "a").write_text("1")
 

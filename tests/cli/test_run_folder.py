@@ -1,5 +1,8 @@
 """What binds a run's folder, and what is refused before anything is written."""
 
+import contextlib
+import json
+
 import pytest
 
 from align_keras.cli.main import main
@@ -42,6 +45,33 @@ def test_some_options_may_change_and_what_they_were_is_kept(tmp_path, capsys):
     assert load_config(config_files=[tmp_path / "params.yaml"]) == longer
     kept = tmp_path / "params.until_step_200.yaml"
     assert load_config(config_files=[kept]) == config
+
+
+def test_one_command_at_a_time_writes_a_run(tmp_path, capsys):
+    config = load_config("quickstart_icons")
+    train = ["train", "--experiment=quickstart_icons", f"--model_dir={tmp_path}"]
+    with lock_config(config, tmp_path):
+        capsys.readouterr()
+        before = (tmp_path / "params.yaml").read_bytes()
+        for command in (train, ["quickstart", f"--model_dir={tmp_path}"]):
+            other = "--params_override=trainer.seed=3"
+            assert main([*command, other]) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "no other process is writing, received" in line
+        assert (tmp_path / "params.yaml").read_bytes() == before
+    lock_config(config, tmp_path)
+
+
+def test_the_workers_of_a_run_dont_shut_each_other_out(tmp_path, monkeypatch):
+    override = "runtime.distribution_strategy=multi_worker_mirrored"
+    config = load_config("quickstart_icons", params_override=override)
+    with contextlib.ExitStack() as workers:
+        for index in (0, 1):
+            task = {"type": "worker", "index": index}
+            monkeypatch.setenv("TF_CONFIG", json.dumps({"task": task}))
+            workers.enter_context(lock_config(config, tmp_path))
+        with pytest.raises(InputError, match="no other process is writing"):
+            lock_config(config, tmp_path)
 
 
 CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"

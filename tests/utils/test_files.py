@@ -14,6 +14,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
     atomic_folder,
     atomic_write,
+    hold,
     locked,
     placeable_folder,
 )
@@ -139,3 +140,81 @@ def test_locked_keeps_blocks_apart(tmp_path):
         thread.join()
     assert most == [1] * 4
     assert not path.exists()
+
+
+def test_a_held_lock_isnt_given_twice_and_ends_with_its_process(tmp_path):
+    file = tmp_path / "a.lock"
+    script = f"""
+        import time
+        from align_keras.utils.files import hold
+        held = hold({str(file)!r})
+        print("held", flush=True)
+        time.sleep(60)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process, process.stdout as stdout:
+        assert stdout.readline() == "held\n"
+        assert hold(file) is None
+        process.kill()
+    with hold(file) as held:
+        assert held is not None and hold(file) is None
+    assert hold(file) is not None
+
+
+def test_a_folder_is_written_by_one_process_at_a_time(tmp_path):
+    target = tmp_path / "export"
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("1")
+        with pytest.raises(InputError, match="export must be written by one process"):
+            with atomic_folder(target):
+                pass
+        assert (folder / "a").exists()
+    assert os.listdir(target) == ["a"] and os.listdir(tmp_path) == ["export"]
+
+
+SWAP_KILLED = """
+import os, signal
+from align_keras.utils import files
+replace = os.replace
+def killed(source, to):
+    replace(source, to)
+    os.kill(os.getpid(), signal.SIGKILL)
+with files.atomic_folder({path!r}) as folder:
+    (folder / "b").write_text("new")
+    os.replace = killed
+"""
+
+
+def test_a_kill_between_the_old_folder_and_the_new_loses_neither(tmp_path):
+    target = tmp_path / "export"
+    target.mkdir()
+    (target / "a").write_text("old")
+    assert run(SWAP_KILLED, target).returncode == -signal.SIGKILL
+    assert not target.exists()
+    with pytest.raises(RuntimeError), atomic_folder(target):
+        assert (target / "a").read_text() == "old"
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["export"] and os.listdir(target) == ["a"]
+
+
+def test_a_link_stays_and_what_is_no_file_is_refused(tmp_path):
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "page.html"
+    for name in ("real/old.html", "real/new.html"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(name)
+        with atomic_write(link) as file:
+            file.write("page")
+        assert link.is_symlink() and (tmp_path / name).read_text() == "page"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to_pipe").symlink_to("pipe")
+    for place in (tmp_path / "pipe", tmp_path / "to_pipe", "/dev/full", tmp_path):
+        with pytest.raises(InputError, match="must be a new or a regular file"):
+            with atomic_write(place):
+                pass
+    assert sorted(os.listdir(tmp_path)) == ["page.html", "pipe", "real", "to_pipe"]
+    assert (tmp_path / "pipe").is_fifo()

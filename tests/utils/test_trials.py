@@ -10,7 +10,6 @@ import time
 import numpy as np
 import pytest
 
-from align_keras.utils import trials as trials_module
 from align_keras.utils.errors import InputError
 from align_keras.utils.trials import (
     drawn_options,
@@ -209,10 +208,3 @@ def test_draws_cover_the_space_and_repeat():
     shares = np.histogram(exponents, bins=[-4, -3, -2, -1])[0] / 400
     np.testing.assert_allclose(shares, 1 / 3, atol=0.1)
     assert abs(np.mean([options["steps"] == 500 for options in drawn]) - 0.5) < 0.1
-
-
-def test_without_locks_of_files_one_process_works_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(trials_module, "fcntl", None)
-    assert run_trials({"a": 3}, open_noting(tmp_path, 0), tmp_path) == 1
-    with pytest.raises(InputError, match="--workers must be 1 .* received 2"):
-        run_in_processes({"b": 3}, None, tmp_path, 2)
