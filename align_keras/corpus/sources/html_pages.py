@@ -2,8 +2,8 @@
 
 Images on relative addresses are files: `%20` and the like are decoded, and what follows
 `?` is cut. An address that begins with `/` means the source's folder, as in a site that
-was copied whole. A file that isn't below that folder, links followed, isn't taken: a page
-from elsewhere could put private images of this machine into the corpus.
+was copied whole. A file that isn't below that folder, links followed, isn't taken: a
+page from elsewhere could put private images of this machine into the corpus.
 """
 
 import os
