@@ -140,6 +140,18 @@ def readable():
     add("PNG, black and white", rgb.convert("1"), "PNG")
     add("PNG, grey", grey, "PNG")
     add("PNG, grey with alpha", rgba.convert("LA"), "PNG", on_white(rgba.convert("LA")))
+    for name, image in (
+        ("PNG", rgb),
+        ("PNG, grey", grey),
+        ("PNG, black and white", rgb.convert("1")),
+    ):
+        shown, color = pixels_of(image).copy(), image.getpixel((9, 9))
+        shown[(shown == color).all(-1)] = 255
+        add(
+            f"{name} with a clear color",
+            *(image, "PNG", Image.fromarray(shown)),
+            transparency=color,
+        )
     add("PNG", rgb, "PNG")
     add("PNG with alpha", rgba, "PNG", on_white(rgba))
     add("PNG with a profile", rgb, "PNG", icc_profile=profile)

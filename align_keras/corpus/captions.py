@@ -22,7 +22,7 @@ _ADDRESS = re.compile(
 # MediaWiki's, whose names of files have spaces.
 _WIKI_FILE = re.compile(r"(?:file|image):", re.I)
 # What cameras and programs call a file, rather than a word.
-_MACHINE_NAME = re.compile(r"\w*(?:_|\d{4})[\w.-]*$")
+_MACHINE_NAME = re.compile(r"(?=[\w.-]*$)\w*?(?:_|\d{4})")
 # What sites add to the name of a reduced or fingerprinted copy: MediaWiki, WordPress,
 # Hugo, webpack.
 _COPY_MARKS = re.compile(

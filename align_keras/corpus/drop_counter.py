@@ -84,6 +84,24 @@ file again
         """Counts a caption from which something was cut, such as a permalink."""
         self.cleaned[kind] += 1
 
+    def add(self, other):
+        """Adds what another `DropCounter` counted.
+
+        Of several examples of a reason the first, this one's, stays.
+
+        Example:
+
+        >>> counter, other = DropCounter(), DropCounter()
+        >>> other.drop("empty caption", "a.csv line 2")
+        >>> counter.add(other)
+        >>> counter.bad["empty caption"], counter.examples
+        (1, {'empty caption': 'a.csv line 2'})
+        """
+        self.kept += other.kept
+        for name in ("bad", "filtered", "converted", "cleaned"):
+            getattr(self, name).update(getattr(other, name))
+        self.examples = other.examples | self.examples
+
     def check(self, max_bad_fraction):
         """Stops a run on an empty result or on too many bad pairs.
 

@@ -2,10 +2,17 @@
 
 import codecs
 import dataclasses
+import itertools
 import re
+from typing import NamedTuple
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from align_keras.corpus.captions import FILE_NAME, clean_caption, names_file
+from align_keras.corpus.captions import (
+    FILE_NAME,
+    caption_fault,
+    clean_caption,
+    names_file,
+)
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.extras import needs
 
@@ -33,12 +40,26 @@ _INLINE |= {"i", "ins", "kbd", "mark", "q", "s", "samp", "small", "span", "stron
 _INLINE |= {"sub", "sup", "time", "tt", "u", "var", "wbr", "-text"}
 # How deep in links and `picture` elements the `img` beside a `noscript` stands.
 _WRAPPERS = 4
-# A candidate of a srcset: an address, which may hold commas but doesn't end in one,
-# and what it is for.
-_CANDIDATE = re.compile(r"[\s,]*(\S*[^\s,])(?:\s+([^,]*))?(?:,|$)")
+# A candidate of a srcset: an address, and what it is for, unless a comma comes before.
+_CANDIDATE = re.compile(r"([^\s,]\S*)(?:(?<!,)\s+([^,]*))?")
+# What no page needs more of, in characters; an address with its image in it may be
+# longer.
+_MAX_ADDRESS = 16_384
+_MAX_FIGCAPTION = 100_000
+_MAX_CANDIDATES = 100
 _META_CHARSET = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w-]+)""", re.I
 )
+# By Python's names those encodings of pages that keep ASCII. Python knows more, some of
+# which take hours for a page.
+_CHARSETS = {"utf-8", "koi8-r", "koi8-u", "mac-roman", "mac-cyrillic", "cp866", "cp874"}
+_CHARSETS |= {f"iso8859-{part}" for part in range(2, 17)}
+_CHARSETS |= {f"cp{page}" for page in range(1250, 1259)}
+_CHARSETS |= {"gb2312", "gbk", "gb18030", "hz", "big5", "big5hkscs", "cp950"}
+_CHARSETS |= {"euc_jp", "shift_jis", "cp932", "iso2022_jp", "euc_kr", "cp949"}
+_CHARSETS |= {"johab", "tis-620"}
+# As the standard has it, Latin-1 means Windows-1252.
+_AS_WINDOWS = ("iso8859-1", "ascii")
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -76,7 +97,11 @@ def extract_pairs(html, base_url, counter=None):
     addresses in `srcset`, the `source` elements of a `picture` and `src`, or of those
     that scripts load late, the largest counts. An `img` in a `noscript` and the one
     before or after it with the same `alt` are one. Pages with errors are read as a
-    browser reads them.
+    browser reads them. Captions of more than 2,000 characters are left out, and so are
+    addresses of more than 16,384.
+
+    A page can be made to take minutes and gigabytes of any parser that reads it as a
+    browser does: `align_keras.corpus.page_process.read_page` reads one within limits.
 
     Args:
         html: str, or bytes in the encoding that the page names, else UTF-8, else
@@ -111,21 +136,27 @@ def extract_pairs(html, base_url, counter=None):
     base = tree.css_first("base[href]")
     address = _joined(base_url, base.attributes["href"]) if base else None
     counter = DropCounter() if counter is None else counter
-    seen, figures, copies = set(), {}, _noscript_copies(tree)
+    surroundings, figures, seen = {}, {}, set()
+    copies = _noscript_copies(tree, surroundings)
     for image in tree.css("img"):
         image_url = _picture_url(image, address or base_url)
         if image_url is None or image.mem_id in copies:
             continue
-        for rule, caption, cut in _captions(image, figures):
+        around = _surroundings(image, surroundings)
+        for rule, caption, cut in _captions(image, around.figure, figures):
             if (image_url, caption) in seen:
                 continue
             seen.add((image_url, caption))
+            fault = caption_fault(caption)
+            if fault:
+                counter.drop(fault[0], base_url, fault[1])
+                continue
             if names_file(caption, image_url):
                 counter.filter(FILE_NAME, base_url, caption[:200])
                 continue
             for kind in cut:
                 counter.clean(kind)
-            yield WebPair(image_url, caption, rule, _language(image), base_url)
+            yield WebPair(image_url, caption, rule, around.language, base_url)
 
 
 def decode_html(content, charset=None):
@@ -149,29 +180,63 @@ def decode_html(content, charset=None):
             return content[len(mark) :].decode(name, "replace")
     meta = _META_CHARSET.search(content[:4096])
     for name in (charset, meta[1].decode() if meta else None):
-        try:
-            codec = codecs.lookup(name) if name else None
-        except LookupError:
-            continue
-        # A page whose `meta` could be read isn't in UTF-16, whatever it says; as the
-        # standard has it, Latin-1 means Windows-1252.
-        if codec is not None and not codec.name.startswith("utf-16"):
-            known = {"iso8859-1": "cp1252", "ascii": "cp1252"}
-            return content.decode(known.get(codec.name, codec.name), "replace")
+        codec = _codec(name or "")
+        if codec is not None:
+            return content.decode(codec, "replace")
     try:
         return content.decode()
     except UnicodeDecodeError:
         return content.decode("cp1252", "replace")
 
 
-def _captions(image, figures):
+def _codec(name):
+    """Returns Python's name of a charset, or None where it isn't one of pages.
+
+    A page whose `meta` could be read isn't in UTF-16, whatever it says.
+    """
+    try:
+        codec = codecs.lookup(name[:40]).name
+    except (LookupError, ValueError):
+        return None
+    return "cp1252" if codec in _AS_WINDOWS else codec if codec in _CHARSETS else None
+
+
+class _Surroundings(NamedTuple):
+    """What stands around a node: the nearest figure and `noscript`, the language."""
+
+    figure: object = None
+    noscript: object = None
+    language: str = ""
+
+
+def _surroundings(node, known):
+    """Returns the `_Surroundings` of a node, itself included.
+
+    `known` keeps those of the nodes around, by `mem_id`, so that no depth of a page
+    makes this slow.
+    """
+    path = []
+    while node is not None and node.mem_id not in known:
+        path.append(node)
+        node = node.parent
+    around = _Surroundings() if node is None else known[node.mem_id]
+    for node in reversed(path):
+        if node.tag in ("figure", "noscript"):
+            around = around._replace(**{node.tag: node})
+        language = (node.attributes or {}).get("lang")
+        if language is not None:
+            around = around._replace(language=language.strip().lower()[:64])
+        known[node.mem_id] = around
+    return around
+
+
+def _captions(image, figure, figures):
     """Returns (rule, caption, what was cut) of an `img`, those that say something.
 
     `figures` keeps the captions of figures, by their node, for their other images.
     """
     texts = [(rule, image.attributes.get(rule) or "") for rule in ("alt", "title")]
     found = [(rule, clean_caption(text), ()) for rule, text in texts]
-    figure = _ancestor(image, "figure")
     if figure is not None:
         if figure.mem_id not in figures:
             caption = figure.css_first("figcaption")
@@ -186,10 +251,12 @@ def _seen_text(node):
     Of None there is none.
     """
     words, cut, waiting = [], set(), [] if node is None else [node]
-    while waiting:
+    size = 0
+    while waiting and size < _MAX_FIGCAPTION:
         own = waiting.pop()
         if own.is_text_node:
-            words.append(own.text_content or "")
+            words.append((own.text_content or "")[:_MAX_FIGCAPTION])
+            size += len(words[-1])
             continue
         if own.tag in _UNSEEN or own.is_comment_node:
             continue
@@ -223,7 +290,7 @@ def _helper(node):
     return None
 
 
-def _noscript_copies(tree):
+def _noscript_copies(tree, surroundings):
     """Returns the nodes of images that another `img` shows with or without scripts.
 
     Beside a `noscript` the `img` that names its late address stays, as it may be in
@@ -231,7 +298,7 @@ def _noscript_copies(tree):
     """
     copies, last = set(), None
     for copy in tree.css("noscript img"):
-        noscript = _ancestor(copy, "noscript")
+        noscript = _surroundings(copy, surroundings).noscript
         if noscript.mem_id == last:  # Only its first image is such a copy.
             continue
         last = noscript.mem_id
@@ -267,6 +334,7 @@ def _picture_url(image, base_url):
     for plain, sets in ((_LATE, _LATE_SETS), (("src",), ("srcset",))):
         found = [own.attributes.get(name) for own in nodes for name in sets]
         versions = [version for own in found if own for version in parse_srcset(own)]
+        versions = versions[:_MAX_CANDIDATES]
         found = [image.attributes.get(name) for name in plain]
         versions += [(address, 1.0) for address in found if address]
         # The first of equals: `sorted` is stable.
@@ -291,12 +359,14 @@ def parse_srcset(srcset):
     [('a.jpg', 1.0), ('data:image/gif;base64,AA==', 2.0)]
     """
     found = []
-    for address, size in _CANDIDATE.findall(srcset):
-        number = re.match(r"\s*([\d.]+)[wx]", size)
+    for match in itertools.islice(_CANDIDATE.finditer(srcset), _MAX_CANDIDATES):
+        address, size = match.groups("")
+        number = re.match(r"([\d.]+)[wx]", size)
         try:
-            found.append((address, float(number[1]) if number else 1.0))
+            size = float(number[1]) if number else 1.0
         except ValueError:
-            found.append((address, 1.0))
+            size = 1.0
+        found.append((address.rstrip(","), size))
     return found
 
 
@@ -304,28 +374,13 @@ def _joined(base_url, address):
     """Returns an absolute address, or None where there is none to fetch."""
     # As browsers do: line breaks and tabs inside mean nothing.
     address = re.sub(r"[\t\n\r]", "", address or "").strip()
-    if not address:
+    holds_image = address[:5].lower() == "data:"
+    if not address or len(address) > _MAX_ADDRESS and not holds_image:
         return None
     try:
-        url = address if address[:5].lower() == "data:" else urljoin(base_url, address)
+        url = address if holds_image else urljoin(base_url, address)
         if urlsplit(url).scheme.lower() not in _SCHEMES:
             return None
     except ValueError:  # Such as a broken IPv6 host.
         return None
     return urldefrag(url).url.replace(" ", "%20")
-
-
-def _language(node):
-    while node is not None:
-        language = (node.attributes or {}).get("lang")
-        if language is not None:
-            return language.strip().lower()
-        node = node.parent
-    return ""
-
-
-def _ancestor(node, tag):
-    node = node.parent
-    while node is not None and node.tag != tag:
-        node = node.parent
-    return node

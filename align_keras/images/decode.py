@@ -28,8 +28,23 @@ JPEG_SIGNATURE = b"\xff\xd8\xff"
 # Where a JPEG's or a PNG's orientation must begin; far, since other metadata may come
 # before, but not the whole file, which would take longer to search.
 EXIF_WITHIN = 2**16
-# Behind the end, so that what is cut off reads as zeros.
-_SLACK = 64
+_STRING = tf.TensorSpec((), tf.string)
+_NUMBER = tf.TensorSpec((), tf.int64)
+_IMAGE = tf.TensorSpec((None, None, 3), tf.uint8)
+
+
+# A graph's first run, in every pipeline and every export, takes time by its size, so
+# that what formats share is a function, traced once and there once. Nor is such a
+# function inlined: branches of other formats would take time as well.
+
+
+def _apart(*signature):
+    """Decorator: makes a call of the function one operation of the graph."""
+    return tf.function(
+        input_signature=signature,
+        autograph=False,
+        experimental_attributes={"_noinline": True},
+    )
 
 
 class FileBytes:
@@ -42,20 +57,11 @@ class FileBytes:
     def __init__(self, file):
         self.file = tf.convert_to_tensor(file)
         self.length = tf.cast(tf.strings.length(self.file), tf.int64)
-        self._padded = tf.strings.join([self.file, b"\0" * _SLACK])
-
-    # Each of these is few operations, since they make up most of the graph, and what
-    # a graph costs before its first run grows with it.
 
     def number(self, position, count, big_endian=False):
-        """An unsigned number of `count` bytes, int64; 0 behind the end."""
-        position = tf.minimum(tf.cast(position, tf.int64), self.length)
-        eight = tf.strings.substr(self._padded, position, 8)
-        value = tf.io.decode_raw(eight, tf.int64, little_endian=not big_endian)
-        value = tf.reshape(value, ())
-        if big_endian:
-            value = tf.bitwise.right_shift(value, tf.constant(64 - 8 * count, tf.int64))
-        return tf.bitwise.bitwise_and(value, tf.constant(256**count - 1, tf.int64))
+        """An unsigned number of up to four bytes, int64; 0 behind the end."""
+        read = _big_endian_number if big_endian else _number
+        return read(self.file, tf.cast(position, tf.int64), count)
 
     def part(self, position, size):
         """A piece of the file, scalar string; cut off where the file ends."""
@@ -66,39 +72,27 @@ class FileBytes:
         """Whether the file has these bytes there."""
         return self.part(position, len(signature)) == signature
 
-    def find(self, start, size, found):
-        """Walks over parts and returns the position of the first that is `found`.
 
-        Args:
-            start: where the first part begins.
-            size: function from a part's position to its size.
-            found: function from a part's position to a bool.
+def _number_there(file, position, count):
+    eight = tf.strings.join([FileBytes(file).part(position, count), b"\0" * 8])
+    eight = tf.strings.substr(eight, 0, 8)
+    return tf.reshape(tf.io.decode_raw(eight, tf.int64), ())
 
-        Returns:
-            int64 tensor (), the file's length where there is none.
-        """
-        position = tf.while_loop(
-            lambda position: (position < self.length) & ~found(position),
-            lambda position: (
-                position + tf.maximum(tf.cast(size(position), tf.int64), 1),
-            ),
-            (tf.cast(start, tf.int64),),
-            parallel_iterations=1,
-            maximum_iterations=MAX_PARTS,
-        )[0]
-        is_there = (position < self.length) & found(position)
-        return tf.where(is_there, position, self.length)
+
+_number = _apart(_STRING, _NUMBER, _NUMBER)(_number_there)
+
+
+@_apart(_STRING, _NUMBER, _NUMBER)
+def _big_endian_number(file, position, count):
+    eight = tf.strings.join([FileBytes(file).part(position, count), b"\0" * 8])
+    eight = tf.strings.substr(eight, 0, 8)
+    value = tf.io.decode_raw(eight, tf.int64, little_endian=False)
+    return tf.bitwise.right_shift(tf.reshape(value, ()), 64 - 8 * count)
 
 
 def _choose(condition, number, other):
     """`tf.where` of numbers, int64."""
     return tf.where(condition, *(tf.cast(own, tf.int64) for own in (number, other)))
-
-
-def _apart(function):
-    """Makes a call of it one operation; inlined, branches not taken take time too."""
-    attributes = {"_noinline": True}
-    return tf.function(function, autograph=False, experimental_attributes=attributes)
 
 
 @tf.autograph.experimental.do_not_convert
@@ -120,28 +114,22 @@ def decode_image(image_bytes):
     >>> decode_image(png).numpy().tolist()
     [[[255, 255, 255]]]
     """
-    image = tf.cond(
-        tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE,
-        lambda: _jpeg(image_bytes),
-        lambda: _no_jpeg(image_bytes),
-    )
-    return tf.ensure_shape(image, (None, None, 3))
+    return _decoded(image_bytes)
 
 
-@_apart
-def _no_jpeg(image_bytes):
-    def begins(signature):
-        return tf.strings.substr(image_bytes, 0, len(signature)) == signature
-
-    return tf.case(
-        [
-            (begins(b"\x89PNG"), lambda: _png(image_bytes)),
-            (begins(b"RIFF"), lambda: _webp(image_bytes)),
-            (begins(b"GIF8"), lambda: _gif(image_bytes)),
-            (begins(b"BM"), lambda: _bmp(image_bytes)),
-        ],
+@tf.function(autograph=False)
+def _decoded(image_bytes):
+    signatures = [JPEG_SIGNATURE, b"\x89PNG", b"RIFF", b"GIF8", b"BM"]
+    sizes = [len(signature) for signature in signatures]
+    begins = tf.strings.substr(image_bytes, [0] * len(sizes), sizes) == signatures
+    decoders = [_jpeg, _png, _webp, _gif, _bmp]
+    image = tf.switch_case(
+        # With none, the greatest of all numbers, and so the last branch.
+        tf.cast(tf.minimum(tf.reduce_min(tf.where(begins)), len(sizes)), tf.int32),
+        [lambda decode=decode: decode(image_bytes) for decode in decoders],
         default=lambda: _refused("a JPEG, PNG, WebP, GIF or BMP file"),
     )
+    return tf.ensure_shape(image, (None, None, 3))
 
 
 def _refused(rule):
@@ -151,8 +139,9 @@ def _refused(rule):
         return tf.zeros((1, 1, 3), tf.uint8)
 
 
-def _on_white(rgba):
-    """uint8 (h, w, 4) → (h, w, 3), as Pillow rounds it."""
+@_apart(tf.TensorSpec((None, None, 4), tf.uint8), tf.TensorSpec((), tf.uint8))
+def _on_white(rgba, opaque):
+    """uint8 (h, w, 4) → (h, w, 3), as Pillow rounds it; of one opacity as it is."""
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
 
     def blended():
@@ -161,21 +150,17 @@ def _on_white(rgba):
         return tf.cast((color * opacity + white) // 255, tf.uint8)
 
     # Most have no transparent pixel.
-    return tf.cond(tf.reduce_min(alpha) == 255, lambda: rgb, blended)
+    return tf.cond(tf.reduce_all(alpha == opaque), lambda: rgb, blended)
 
 
-def _on_white_if_it_has_alpha(image):
-    """uint8 (h, w, 3 or 4) → (h, w, 3)."""
-    return tf.cond(tf.shape(image)[2] == 4, lambda: _on_white(image), lambda: image)
-
-
-def _upright(image, orientation):
-    """Turns (h, w, 3) by an EXIF orientation; what isn't 2 to 8 changes nothing."""
+@_apart(_IMAGE, _STRING)
+def _upright(image, exif):
+    """Turns (h, w, 3) by the orientation of EXIF data, if it is 2 to 8."""
+    orientation = _orientation(exif)
     is_turned = (orientation >= 2) & (orientation <= 8)
     return tf.cond(is_turned, lambda: _turned(image, orientation), lambda: image)
 
 
-@_apart
 def _turned(image, orientation):
     image = tf.cond(
         orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image
@@ -187,33 +172,34 @@ def _turned(image, orientation):
     return image
 
 
-def _orientation_of_exif(exif):
-    """Returns the orientation of a TIFF header and its first directory, or 1."""
+@_apart(_STRING)
+def _orientation(exif):
+    """Returns what a TIFF header and its first directory say, int64, or less than 1."""
     file = FileBytes(exif)
-    big = file.begins(b"MM")
+    is_big = file.begins(b"MM")
 
     def number(position, count):
-        return _choose(
-            big, file.number(position, count, True), file.number(position, count)
-        )
-
-    def is_orientation(entry):
-        # A single number of two bytes.
-        return (
-            (number(entry, 2) == 0x0112)
-            & (number(entry + 2, 2) == 3)
-            & (number(entry + 4, 4) == 1)
-        )
+        either = file.number(position, count, True), file.number(position, count)
+        return tf.where(is_big, *either)
 
     directory = number(4, 4)
-    end = directory + 2 + 12 * number(directory, 2)
-    entry = file.find(
-        directory + 2,
-        lambda _: 12,
-        lambda entry: is_orientation(entry) | (entry >= end),
+    entries = file.part(directory + 2, 12 * number(directory, 2))
+    entries = tf.strings.substr(entries, 0, tf.strings.length(entries) // 12 * 12)
+    entries = tf.where(
+        is_big,
+        tf.io.decode_raw(entries, tf.uint16, little_endian=False),
+        tf.io.decode_raw(entries, tf.uint16),
     )
-    is_there = (entry < end) & (entry + 12 <= file.length)
-    return _choose(is_there, number(entry + 8, 2), 1)
+    entries = tf.cast(tf.reshape(entries, (-1, 6)), tf.int64)
+    # A single number of two bytes.
+    tag = tf.where(is_big, [0x0112, 3, 0, 1], [0x0112, 3, 1, 0])
+    is_orientation = tf.reduce_all(entries[:, :4] == tf.cast(tag, tf.int64), axis=1)
+    return tf.reduce_max(tf.where(is_orientation, entries[:, 4], 0))
+
+
+def _from_mark(text, mark):
+    """Returns the text before and the text after a mark, a vector of one or two."""
+    return tf.raw_ops.StringSplitV2(input=text[tf.newaxis], sep=mark, maxsplit=1).values
 
 
 # === JPEG ===
@@ -225,169 +211,144 @@ def jpeg_orientation(image_bytes):
     Args:
         image_bytes: scalar string tensor.
     """
-    return _orientation_if(image_bytes, b"Exif\0\0", _orientation_of_jpeg)
-
-
-def _orientation_if(image_bytes, mark, orientation):
-    """Follows the file's parts, which takes time, only if the mark is in its head."""
-    head = tf.strings.substr(image_bytes, 0, EXIF_WITHIN)
-    parts = tf.raw_ops.StringSplitV2(input=head[tf.newaxis], sep=mark, maxsplit=1)
-    return tf.cond(tf.size(parts.values) > 1, lambda: orientation(image_bytes), _one)
+    exif = _exif_of_jpeg(image_bytes)
+    has_exif = tf.size(exif) > 1
+    return tf.cond(has_exif, lambda: _orientation(exif[1]), _one)
 
 
 def _one():
     return tf.constant(1, tf.int64)
 
 
-@_apart
-def _orientation_of_jpeg(image_bytes):
-    file = FileBytes(image_bytes)
+def _exif_of_jpeg(image_bytes):
+    return _from_mark(tf.strings.substr(image_bytes, 0, EXIF_WITHIN), b"Exif\0\0")
 
-    def size(position):
-        is_fill = file.number(position, 2) == 0xFFFF
-        return _choose(is_fill, 1, 2 + file.number(position + 2, 2, True))
 
-    def found(position):
-        marker = file.number(position, 2, True)
-        is_exif = (marker == 0xFFE1) & file.begins(b"Exif\0\0", position + 4)
-        # The pixels, or no marker.
-        return is_exif | (marker == 0xFFDA) | (marker < 0xFF00)
-
-    position = file.find(2, size, found)
-    is_exif = file.number(position, 2, True) == 0xFFE1
-    exif = file.part(position + 10, tf.maximum(size(position) - 10, 0))
-    return tf.cond(is_exif, lambda: _orientation_of_exif(exif), _one)
+def _upright_by(image, exif):
+    """Turns an image by what follows a mark, if there is one."""
+    return tf.cond(tf.size(exif) > 1, lambda: _upright(image, exif[1]), lambda: image)
 
 
 def _jpeg(image_bytes):
     # As every libjpeg-turbo decodes by default; TensorFlow's default differs by up to
     # eight grey levels.
     image = tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
-    return _upright(image, jpeg_orientation(image_bytes))
+    return _upright_by(image, _exif_of_jpeg(image_bytes))
 
 
 # === PNG ===
 
 
-@_apart
+@_apart(_STRING)
 def _png(image_bytes):
-    header = tf.io.decode_raw(
-        tf.strings.substr(tf.strings.join([image_bytes, b"\0" * 26]), 24, 2), tf.uint8
-    )
-    bits, kind = header[0], header[1]
-
-    def palette():
-        image = tf.io.decode_png(image_bytes, channels=0)
-        return _on_white_if_it_has_alpha(image)
-
-    def other():
-        rgba = tf.io.decode_png(image_bytes, channels=4)
-        return _on_white(tf.cond(bits < 8, lambda: scaled(rgba), lambda: rgba))
-
-    def scaled(rgba):
-        # Where there is no transparency, TensorFlow fills in the greatest number of
-        # as many bits as a grey level has.
-        filler = tf.cast(2 ** tf.cast(bits, tf.int32) - 1, tf.uint8)
-        alpha = rgba[..., 3:]
-        alpha = tf.where(alpha == filler, tf.constant(255, tf.uint8), alpha)
-        return tf.concat([rgba[..., :3], alpha], -1)
-
-    image = tf.cond(kind == 3, palette, other)
-    return _upright(image, _orientation_if(image_bytes, b"eXIf", _orientation_of_png))
-
-
-@_apart
-def _orientation_of_png(image_bytes):
-    file = FileBytes(image_bytes)
-    position = file.find(
-        8,
-        lambda position: 12 + file.number(position, 4, True),
-        lambda position: (
-            file.begins(b"eXIf", position + 4) | file.begins(b"IDAT", position + 4)
-        ),
-    )
-    exif = file.part(position + 8, file.number(position, 4, True))
-    is_exif = file.begins(b"eXIf", position + 4)
-    return tf.cond(is_exif, lambda: _orientation_of_exif(exif), _one)
+    rgba = tf.io.decode_png(image_bytes, channels=4)
+    bits = FileBytes(image_bytes).number(24, 1)
+    # Where there is no transparency, TensorFlow fills in the greatest number of as many
+    # bits as a grey level has.
+    opaque = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8)) - 1
+    image = _on_white(rgba, tf.cast(opaque, tf.uint8))
+    head = tf.strings.substr(image_bytes, 0, EXIF_WITHIN)
+    before_pixels = _from_mark(head, b"IDAT")[0]
+    return _upright_by(image, _from_mark(before_pixels, b"eXIf"))
 
 
 # === WebP ===
 
 
-@_apart
+@_apart(_STRING)
 def _webp(image_bytes):
     file = FileBytes(image_bytes)
     flags = _choose(file.begins(b"VP8X", 12), file.number(20, 1), 0)
-    is_animated = flags // 2 % 2 == 1
-    image = tf.cond(
-        is_animated,
-        lambda: _first_frame_of_webp(file),
-        lambda: _on_white_if_it_has_alpha(_still_webp(file.file)),
+    is_animated = tf.bitwise.bitwise_and(flags, 2) > 0
+    content = tf.cond(
+        is_animated, lambda: _first_frame_of_webp(image_bytes), lambda: image_bytes
     )
-
-    def orientation():
-        position = _find_chunk(file, 12, b"EXIF")
-        exif = file.part(position + 8, file.number(position + 4, 4))
-        # Some writers put JPEG's signature before it.
-        signature = tf.strings.substr(exif, 0, 6)
-        start = tf.where(signature == b"Exif\0\0", 6, 0)
-        return _orientation_of_exif(tf.strings.substr(exif, start, 2**30))
-
-    has_exif = flags // 8 % 2 == 1
-    return _upright(image, tf.cond(has_exif, orientation, _one))
-
-
-def _still_webp(content):
     # With as many channels as it has, for it refuses to leave one out or to add one.
-    return tf.image.decode_image(content, channels=0, expand_animations=False)
-
-
-def _find_chunk(file, start, *kinds):
-    return file.find(
-        start,
-        lambda position: 8 + (file.number(position + 4, 4) + 1) // 2 * 2,
-        lambda position: tf.reduce_any([file.begins(kind, position) for kind in kinds]),
+    image = tf.image.decode_image(content, channels=0, expand_animations=False)
+    image = tf.cond(
+        tf.shape(image)[2] == 4,
+        lambda: _on_white(image, tf.constant(255, tf.uint8)),
+        lambda: image,
+    )
+    image = tf.cond(
+        is_animated, lambda: _on_canvas_of_webp(image_bytes, image), lambda: image
     )
 
+    def turned():
+        exif = _find_chunk(image_bytes, 12, [b"EXIF"])
+        exif = file.part(exif + 8, file.number(exif + 4, 4))
+        # Some writers put JPEG's signature before it.
+        exif = tf.strings.regex_replace(exif, "^Exif\\x00\\x00", "")
+        return _upright(image, exif)
 
-def _first_frame_of_webp(file):
+    has_exif = tf.bitwise.bitwise_and(flags, 8) > 0
+    return tf.cond(has_exif, turned, lambda: image)
+
+
+@_apart(_STRING, _NUMBER, tf.TensorSpec((None,), tf.string))
+def _find_chunk(file, start, kinds):
+    """Returns where the first chunk of one of these kinds is, or the file's length."""
+    content = FileBytes(file)
+
+    def goes_on(position):
+        is_there = tf.reduce_any(content.part(position, 4) == kinds)
+        return (position < content.length) & ~is_there
+
+    def step(position):
+        size = _number_there(file, position + 4, tf.constant(4, tf.int64))
+        return (position + 8 + (size + 1) // 2 * 2,)
+
+    position = tf.while_loop(
+        goes_on, step, (start,), parallel_iterations=1, maximum_iterations=MAX_PARTS
+    )[0]
+    return tf.where(goes_on(position), content.length, position)
+
+
+def _frame_of_webp(file):
+    return _find_chunk(file, 12, [b"ANMF"])
+
+
+@_apart(_STRING)
+def _first_frame_of_webp(image_bytes):
     """Makes a file of the first frame, for TensorFlow's own way isn't safe.
 
     Its decoder of animations has ended a process by writing behind its memory.
     """
-    frame = _find_chunk(file, 12, b"ANMF")
-    left, top = 2 * file.number(frame + 8, 3), 2 * file.number(frame + 11, 3)
+    file = FileBytes(image_bytes)
+    frame = _frame_of_webp(image_bytes)
     end = frame + 8 + file.number(frame + 4, 4)
-    alpha = _find_chunk(file, frame + 24, b"ALPH", b"VP8 ", b"VP8L")
-    pixels = _find_chunk(file, frame + 24, b"VP8 ", b"VP8L")
+    pixels = _find_chunk(image_bytes, frame + 24, [b"VP8 ", b"VP8L"])
+    start = _find_chunk(image_bytes, frame + 24, [b"ALPH", b"VP8 ", b"VP8L"])
     check = tf.debugging.Assert(
         (frame < file.length) & (pixels < end), ["the animation has no frame"]
     )
     with tf.control_dependencies([check]):
-        has_alpha = file.begins(b"ALPH", alpha)
+        has_alpha = (start < pixels) | file.begins(b"VP8L", pixels)
     # Its sizes are checked against those of the pixels, so that neither is a bomb.
-    flags = tf.where(
-        has_alpha | file.begins(b"VP8L", pixels), b"\x10\0\0\0", b"\0\0\0\0"
-    )
-    header = tf.strings.join([b"VP8X\x0a\0\0\0", flags, file.part(frame + 14, 6)])
-    start = tf.where(has_alpha, alpha, pixels)
-    data = tf.strings.join([b"WEBP", header, file.part(start, end - start)])
-    size = _little_endian(tf.cast(tf.strings.length(data), tf.int64), 4)
-    image = _still_webp(tf.strings.join([b"RIFF", size, data]))
-    image = _on_white_if_it_has_alpha(image)
-    width, height = 1 + file.number(24, 3), 1 + file.number(27, 3)
-    return _on_canvas(image, top, left, height, width)
-
-
-def _little_endian(number, count):
-    """int64 tensor () → scalar string of its bytes."""
-    values = tf.stack([number // 256**place % 256 for place in range(count)])
-    return tf.strings.reduce_join(tf.gather(_BYTES, values))
+    flags = tf.where(has_alpha, b"\x10\0\0\0", b"\0\0\0\0")
+    sizes = file.part(frame + 14, 6)
+    data = [b"WEBPVP8X\x0a\0\0\0", flags, sizes, file.part(start, end - start)]
+    data = tf.strings.join(data)
+    size = tf.strings.length(data)
+    places = tf.bitwise.right_shift(size, [0, 8, 16, 24])
+    size = tf.gather(_BYTES, tf.bitwise.bitwise_and(places, 255))
+    return tf.strings.join([b"RIFF", tf.strings.reduce_join(size), data])
 
 
 _BYTES = [bytes([value]) for value in range(256)]
 
 
+@_apart(_STRING, _IMAGE)
+def _on_canvas_of_webp(image_bytes, image):
+    file = FileBytes(image_bytes)
+    frame = _frame_of_webp(image_bytes)
+    left, top, width, height = (
+        file.number(position, 3) for position in (frame + 8, frame + 11, 24, 27)
+    )
+    return _on_canvas(image, 2 * top, 2 * left, 1 + height, 1 + width)
+
+
+@_apart(_IMAGE, _NUMBER, _NUMBER, _NUMBER, _NUMBER)
 def _on_canvas(image, top, left, height, width):
     """Puts a frame on a white canvas, which grows where the frame is beyond it."""
     shape = tf.shape(image, tf.int64)
@@ -400,33 +361,35 @@ def _on_canvas(image, top, left, height, width):
 # === GIF ===
 
 
+@_apart(_STRING)
 def gif_frame(file):
     """Finds the first frame of a GIF.
 
     Args:
-        file: `FileBytes`.
+        file: scalar string tensor.
 
     Returns:
         Two int64 tensors (): the position of its descriptor, the file's length where
         there is none; and the position of its graphic control extension, or -1.
     """
+    content = FileBytes(file)
 
     def step(position, in_data, control):
         """Over one extension's label or one block of its data."""
-        first = file.number(position, 1)
-        is_control = ~in_data & file.begins(b"!\xf9", position)
+        first = _byte(file, position)
+        is_control = ~in_data & content.begins(b"!\xf9", position)
         size = _choose(in_data, 1 + first, 2)
         # What is no extension ends the walk.
         is_known = in_data | (first == 0x21)
         return (
-            tf.where(is_known, position + size, file.length),
+            tf.where(is_known, position + size, content.length),
             ~in_data | (first > 0),
             tf.where(is_control, position, control),
         )
 
     def goes_on(position, in_data, _):
-        is_frame = ~in_data & (file.number(position, 1) == 0x2C)
-        return (position < file.length) & ~is_frame
+        is_frame = ~in_data & content.begins(b",", position)
+        return (position < content.length) & ~is_frame
 
     start = 13 + _colors(file, 10)
     position, in_data, control = tf.while_loop(
@@ -436,17 +399,36 @@ def gif_frame(file):
         parallel_iterations=1,
         maximum_iterations=MAX_PARTS,
     )
-    is_there = (position < file.length) & ~goes_on(position, in_data, control)
-    return tf.where(is_there, position, file.length), control
+    is_there = (position < content.length) & ~goes_on(position, in_data, control)
+    return tf.where(is_there, position, content.length), control
 
 
+def _byte(file, position):
+    return _number_there(file, position, tf.constant(1, tf.int64))
+
+
+@_apart(_STRING, _NUMBER)
 def _colors(file, position):
     """Bytes of the color table that a packed field announces."""
-    packed = file.number(position, 1)
+    packed = _byte(file, position)
     return _choose(packed < 128, 0, 3 * 2 ** (packed % 8 + 1))
 
 
-@_apart
+@_apart(_STRING, _NUMBER)
+def _end_of_data(file, start):
+    """Returns where the empty block is that ends a GIF's data, or the file's length."""
+    length = tf.cast(tf.strings.length(file), tf.int64)
+    position, _ = tf.while_loop(
+        lambda position, size: (position < length) & (size > 0),
+        lambda position, size: (position + 1 + size, _byte(file, position + 1 + size)),
+        (start, _byte(file, start)),
+        parallel_iterations=1,
+        maximum_iterations=MAX_PARTS,
+    )
+    return tf.where(_byte(file, position) == 0, position, length)
+
+
+@_apart(_STRING)
 def _gif(image_bytes):
     """Decodes a file of the first frame alone, its transparent color made white.
 
@@ -454,75 +436,66 @@ def _gif(image_bytes):
     all frames.
     """
     file = FileBytes(image_bytes)
-    frame, control = gif_frame(file)
-    is_local = file.number(frame + 9, 1) >= 128
-    data = frame + 10 + _colors(file, frame + 9)
-    end = file.find(
-        data + 1,
-        lambda position: 1 + file.number(position, 1),
-        lambda position: file.number(position, 1) == 0,
-    )
+    frame, control = gif_frame(image_bytes)
+    global_size, local_size = _colors(image_bytes, 10), _colors(image_bytes, frame + 9)
+    end = _end_of_data(image_bytes, frame + 11 + local_size)
     check = tf.debugging.Assert(
-        (frame < file.length) & (file.number(frame, 1) == 0x2C) & (end < file.length),
+        file.begins(b",", frame) & (end < file.length),
         ["the image must be a whole GIF"],
     )
     with tf.control_dependencies([check]):
-        left, top, width, height = (
-            file.number(frame + place, 2) for place in (1, 3, 5, 7)
-        )
-    table = _choose(is_local, frame + 10, 13)
-    size = _choose(is_local, _colors(file, frame + 9), _colors(file, 10))
-    is_clear = (control >= 0) & (file.number(control + 3, 1) % 2 == 1)
-    clear = 3 * file.number(control + 6, 1)
-    is_clear &= clear < size
+        left, top = file.number(frame + 1, 2), file.number(frame + 3, 2)
     content = tf.strings.join(
         [
             b"GIF89a",
             file.part(frame + 5, 4),  # A screen as large as the frame, at its place.
-            file.part(10, 3 + _colors(file, 10)),
+            file.part(10, 3 + global_size),
             b",\0\0\0\0",
             file.part(frame + 5, end - frame - 5),
             b"\0;",
         ]
     )
-    # The tables lie 6 + 4 + 3 bytes, and the frame's own as many after it, as before.
-    start = _choose(is_local, 13 + _colors(file, 10) + 10, table) + clear
-    whole = FileBytes(content)
+    # The frame's table, if it has one, is 10 bytes behind the other's end.
+    table = 13 + _choose(local_size > 0, global_size + 10, 0)
+    clear = 3 * file.number(control + 6, 1)
+    is_clear = (control >= 0) & (file.number(control + 3, 1) % 2 == 1)
+    is_clear &= clear < tf.where(local_size > 0, local_size, global_size)
+    whole, start = FileBytes(content), table + clear
     white = [whole.part(0, start), b"\xff\xff\xff", whole.part(start + 3, whole.length)]
     content = tf.where(is_clear, tf.strings.join(white), content)
     image = tf.image.decode_image(content, channels=3, expand_animations=False)
-    image = tf.ensure_shape(image, (None, None, 3))
     return _on_canvas(image, top, left, file.number(8, 2), file.number(6, 2))
 
 
 # === BMP ===
 
 
-@_apart
+@_apart(_STRING)
 def _bmp(image_bytes):
     file = FileBytes(image_bytes)
-    bits, is_plain = file.number(28, 2), file.number(30, 4) == 0
-    header = file.number(14, 4)
-    is_known = (header >= 40) & is_plain & (file.number(26, 2) == 1)
-    rule = "a BMP of 1, 4, 8, 24 or 32 bits, not compressed"
-    return tf.case(
-        [
-            (~is_known, lambda: _refused(rule)),
-            (tf.reduce_any(bits == [1, 4, 8]), lambda: _palette_bmp(file, bits)),
-            (tf.reduce_any(bits == [24, 32]), lambda: _plain_bmp(file)),
-        ],
-        default=lambda: _refused(rule),
-        exclusive=False,
+    bits = file.number(28, 2)
+    is_palette = tf.reduce_any(bits == [1, 4, 8])
+    check = tf.debugging.Assert(
+        (file.number(14, 4) >= 40)
+        & (file.number(26, 2) == 1)
+        & (file.number(30, 4) == 0)
+        & (is_palette | tf.reduce_any(bits == [24, 32])),
+        ["the image must be a BMP of 1, 4, 8, 24 or 32 bits, not compressed"],
     )
+    with tf.control_dependencies([check]):
+        return tf.cond(
+            is_palette,
+            lambda: _palette_bmp(image_bytes, bits),
+            lambda: tf.image.decode_image(
+                image_bytes, channels=3, expand_animations=False
+            ),
+        )
 
 
-def _plain_bmp(file):
-    image = tf.image.decode_image(file.file, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
-
-
-def _palette_bmp(file, bits):
+@_apart(_STRING, _NUMBER)
+def _palette_bmp(image_bytes, bits):
     """Decodes what TensorFlow's decoder takes for grey levels, or refuses."""
+    file = FileBytes(image_bytes)
     start, header, count = (file.number(place, 4) for place in (10, 14, 46))
     width, height = file.number(18, 4), file.number(22, 4)
     # A negative height, of rows from the top down, is two's complement.

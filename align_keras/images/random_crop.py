@@ -45,17 +45,8 @@ def crop_image_bytes(image_bytes, image_size, place, flipped=False):
     >>> crop_image_bytes(jpeg, 64, (0.5, 0.5)).shape
     TensorShape([64, 64, 3])
     """
-    is_upright_jpeg = tf.cond(
-        tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE,
-        lambda: tf.abs(jpeg_orientation(image_bytes) - 5) > 3,  # None of 2 to 8.
-        lambda: tf.constant(False),
-    )
-    window = tf.cond(
-        is_upright_jpeg,
-        lambda: _jpeg_window(image_bytes, image_size, place),
-        lambda: _window(decode_image(image_bytes), image_size, place),
-    )
-    return _resampled_and_mirrored(window, image_size, flipped)
+    place, flipped = tf.convert_to_tensor(place), tf.convert_to_tensor(flipped)
+    return _cropped(image_bytes, image_size, place, flipped)
 
 
 def crop_image(image, image_size, place, flipped=False):
@@ -80,6 +71,21 @@ def crop_image(image, image_size, place, flipped=False):
     TensorShape([64, 64, 3])
     """
     window = _window(image, image_size, place)
+    return _resampled_and_mirrored(window, image_size, flipped)
+
+
+@tf.function(autograph=False)
+def _cropped(image_bytes, image_size, place, flipped):
+    is_upright_jpeg = tf.cond(
+        tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE,
+        lambda: tf.abs(jpeg_orientation(image_bytes) - 5) > 3,  # None of 2 to 8.
+        lambda: tf.constant(False),
+    )
+    window = tf.cond(
+        is_upright_jpeg,
+        lambda: _jpeg_window(image_bytes, image_size, place),
+        lambda: _window(decode_image(image_bytes), image_size, place),
+    )
     return _resampled_and_mirrored(window, image_size, flipped)
 
 

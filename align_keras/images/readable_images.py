@@ -81,7 +81,7 @@ def pixels_by_header(file):
         return at(16, 4, True) * at(20, 4, True)
 
     def gif():
-        frame, _ = gif_frame(content)
+        frame, _ = gif_frame(file)
         left, top, width, height = (at(frame + place, 2) for place in (1, 3, 5, 7))
         return tf.maximum(at(6, 2), left + width) * tf.maximum(at(8, 2), top + height)
 

@@ -109,3 +109,13 @@ def test_one_line_a_reason():
     assert bad.startswith("2 dropped, truncated: pairs.csv line 2: file ends early; ")
     assert filtered.startswith("3 left out, shared title: picture 0; ")
     assert converted == "1 converted to 8-bit RGB on white, cmyk"
+
+
+def test_counts_add_up():
+    counter, other = DropCounter(), DropCounter()
+    counter.drop("missing", "a")
+    other.drop("missing", "b", count=2)
+    other.filter("repeated pair", "c")
+    counter.add(other)
+    assert counter.bad == {"missing": 3} and counter.filtered == {"repeated pair": 1}
+    assert counter.examples == {"missing": "a", "repeated pair": "c"}

@@ -8,12 +8,11 @@ there is nothing, the source's folder, as in a site that was copied whole.
 import os
 import pathlib
 
-from align_keras.corpus.html_pairs import extract_pairs
+from align_keras.corpus.page_process import PageError, read_page
 from align_keras.corpus.sources.location import path_location, url_path
 from align_keras.corpus.sources.part import Part
 from align_keras.corpus.sources.source_files import group_files, read_whole, where
 from align_keras.corpus.sources.source_pair import SourcePair
-from align_keras.utils.errors import InputError
 
 SUFFIXES = (".html", ".htm", ".xhtml")
 
@@ -31,10 +30,8 @@ def read(part, counter):
         if content is None:
             continue
         try:
-            pairs = list(extract_pairs(content, pathlib.Path(path).as_uri(), counter))
-        except InputError:
-            raise
-        except Exception as error:  # Nothing in one page may stop the others.
+            pairs = read_page(content, pathlib.Path(path).as_uri(), counter)
+        except PageError as error:
             counter.drop("malformed page", where(path), str(error))
             continue
         for own in pairs:

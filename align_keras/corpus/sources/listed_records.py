@@ -36,28 +36,6 @@ def record_ranges(kind, root, name, total, options=()):
     ]
 
 
-def add_counts(counter, other):
-    """Adds what one counter of bad and filtered pairs holds to another.
-
-    Args:
-        counter: `align_keras.corpus.drop_counter.DropCounter`, changed.
-        other: `DropCounter`.
-
-    Example:
-
-    >>> from align_keras.corpus.drop_counter import DropCounter
-    >>> counter, other = DropCounter(), DropCounter()
-    >>> other.drop("empty caption", "a.csv line 2")
-    >>> add_counts(counter, other)
-    >>> counter.bad["empty caption"], counter.examples
-    (1, {'empty caption': 'a.csv line 2'})
-    """
-    counter.bad.update(other.bad)
-    counter.filtered.update(other.filtered)
-    for reason, example in other.examples.items():
-        counter.examples.setdefault(reason, example)
-
-
 def read_range(part, counter, load):
     """Yields the records of a part of a file, and counts what the file's list dropped.
 
@@ -79,5 +57,5 @@ def read_range(part, counter, load):
         counter.drop("vanished", where(path), "the file has changed")
         return
     if part.start == 0:
-        add_counts(counter, dropped)
+        counter.add(dropped)
     yield from records[part.start : part.stop]

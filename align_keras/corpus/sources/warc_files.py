@@ -8,7 +8,7 @@ import os
 import re
 from urllib.parse import quote
 
-from align_keras.corpus.html_pairs import decode_html, extract_pairs
+from align_keras.corpus.page_process import read_page
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.part import Part
 from align_keras.corpus.sources.source_files import count_os_error, where
@@ -76,8 +76,8 @@ def _read_page(path, offset, pictures, counter):
         record = parse_record(read_record(path, offset).content)
         content = response_body(record)
         charset = _CHARSET.search(record.http_headers.get_header("content-type"))
-        text = decode_html(content, charset[1] if charset else None)
-        pairs = list(extract_pairs(text, _address(record), counter))
+        charset = charset[1] if charset else None
+        pairs = read_page(content, _address(record), counter, charset)
     except (InputError, OSError):
         raise
     except Exception as error:  # Nothing in one page may stop the others.

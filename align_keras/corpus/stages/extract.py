@@ -67,11 +67,8 @@ def merged_counts(counts):
         dict of the same form; of several examples the first counts.
     """
     total = DropCounter()
-    for own in map(DropCounter.from_metadata, counts):
-        total.kept += own.kept
-        for name in ("bad", "filtered", "converted", "cleaned"):
-            getattr(total, name).update(getattr(own, name))
-        total.examples = own.examples | total.examples
+    for own in counts:
+        total.add(DropCounter.from_metadata(own))
     return total.as_metadata()
 
 

@@ -91,10 +91,30 @@ def test_a_broken_message_costs_itself_alone(tmp_path):
     content = bytearray(SHARD.read_bytes())
     first = struct.unpack_from("<Q", content)[0] + 16
     content[12:40] = b"\xff" * 28
+    content[first - 4 : first] = masked_crc(bytes(content[12 : first - 4])).to_bytes(
+        4, "little"
+    )
     path = tmp_path / "a.tfrecord"
     path.write_bytes(content + content[first:])
     pairs, counter = read_source(path)
     assert len(pairs) == 2 and counter.bad == {"broken record": 1}
+
+
+def test_a_flipped_bit_of_a_caption_is_found(tmp_path):
+    content = bytearray(SHARD.read_bytes())
+    content[content.index(b'"red"')] ^= 1
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(content)
+    pairs, counter = read_source(path)
+    assert [pair.caption for pair in pairs] == ["Käse auf 木"]
+    assert counter.bad == {"broken record": 1}
+    assert "checksum" in counter.examples["broken record"]
+
+
+@pytest.mark.parametrize("message", [b"\xff" * 1_000_000, b"\x0a\0" * 1_000_001])
+def test_long_numbers_and_many_fields_take_no_time(message):
+    with pytest.raises(ValueError, match="64 bits|fields"):
+        feature_spans(message)
 
 
 @given(st.binary(max_size=100))

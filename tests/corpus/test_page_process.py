@@ -1,0 +1,88 @@
+"""Pages made to hang, fill or break whoever reads them."""
+
+import os
+import time
+
+import pytest
+
+from align_keras.corpus import page_process
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.page_process import PageError, read_page
+
+pytest.importorskip("selectolax")
+
+PAGE = "https://example.org/"
+IMAGE = "<img src=a.png alt=x>"
+IMAGES = "".join(f"<img src={own}.png alt=x{own}>" for own in range(3_000))
+# Each is read whole, in well below the limit of time.
+LONG = {
+    "srcset": f"<img srcset='{' ' * 300_000}'>" + IMAGE,
+    "srcset of commas": f"<img srcset='{',' * 300_000}!'>" + IMAGE,
+    "srcset of addresses": f"<picture><source srcset='{'a 1w,' * 50_000}'>" + IMAGES,
+    "images in elements": "<i>".join([IMAGE] * 10_000),
+    "base": f"<base href='/{'a' * 1_000_000}/'>" + IMAGES,
+    "figcaption": f"<figure><figcaption>{'a ' * 500_000}</figcaption>" + IMAGES,
+    "language": f"<p lang='{'a' * 100_000}'>" + IMAGES,
+    "machine names": "".join(
+        f"<img src=a.png alt='{'_' * 1_990}{own}!'>" for own in range(300)
+    )
+    + IMAGE,
+}
+# 20 KB that make 1.5 GB of every parser that follows the standard.
+BOMB = "<p>" + "".join(f"<b a={own}>" for own in range(2_000)) + "</p>"
+BOMB += "<p>x</p>" * 2_000
+
+
+def urls(html, counter=None, charset=None):
+    content = html if isinstance(html, bytes) else html.encode()
+    counter = DropCounter() if counter is None else counter
+    return [own.image_url for own in read_page(content, PAGE, counter, charset)]
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_long_pages_are_read(kind):
+    begun = time.monotonic()
+    counter = DropCounter()
+    found = urls(LONG[kind], counter)
+    last = "a" if kind == "srcset of addresses" else "2999.png"
+    assert found[-1] == PAGE + (last if IMAGES in LONG[kind] else "a.png")
+    assert counter.bad == ({"long caption": 3_000} if kind == "figcaption" else {})
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "utf-7"])
+def test_charsets_that_no_page_has_are_not_taken(charset):
+    html = f"<meta charset={charset}>{'é' * 100_000}{IMAGE}".encode()
+    assert urls(html) == urls(html, charset=charset) == [PAGE + "a.png"]
+
+
+def test_a_page_that_takes_too_much_memory_costs_itself_alone(monkeypatch):
+    monkeypatch.setattr(page_process, "MAX_BYTES", 100_000_000)
+    with pytest.raises(PageError, match="parse|memory"):
+        urls(BOMB)
+    assert urls(IMAGE) == [PAGE + "a.png"]
+
+
+def test_a_page_that_takes_too_long_costs_itself_alone(monkeypatch):
+    monkeypatch.setattr(page_process, "MAX_SECONDS", 0.2)
+    with pytest.raises(PageError, match="seconds"):
+        urls("<div>" * 50_000 + IMAGE)
+    assert urls(IMAGE) == [PAGE + "a.png"]
+
+
+def test_a_process_that_is_killed_is_started_anew():
+    assert urls(IMAGE)
+    page_process._process.kill()
+    with pytest.raises(PageError, match="exit code -9"):
+        urls(IMAGE)
+    assert urls(IMAGE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_reads_by_a_process_of_its_own():
+    assert urls(IMAGE)
+    number = os.fork()
+    if not number:
+        os._exit(0 if page_process._process is None and urls(IMAGE) else 1)
+    assert os.waitpid(number, 0)[1] == 0
+    assert urls(IMAGE)
