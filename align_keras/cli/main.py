@@ -5,12 +5,16 @@ Only the chosen subcommand's module is imported, and TensorFlow only by its
 """
 
 import argparse
+import codecs
 import difflib
 import errno
 import importlib
 import os
+import pathlib
 import re
 import sys
+import tempfile
+import traceback
 
 from align_keras.utils.errors import InputError
 
@@ -50,6 +54,7 @@ def main(argv=None):
         SystemExit: with code 2 for a usage error, 0 after `--help` and
             `--version`.
     """
+    open_streams()
     arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
     # TensorFlow's start-up notes hide what matters; its errors reach Python as
     # exceptions. Must precede the import of TensorFlow.
@@ -70,11 +75,29 @@ def main(argv=None):
             kept = RESUMABLE[arguments.command]
             message += f"; the same command goes on from {kept}"
     except Exception as error:
-        message = describe_error(error)
-        if message is None:
-            raise
+        message = describe_error(error) or describe_bug(error)
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
     return FAILURE
+
+
+def open_streams():
+    """Lets stdout and stderr take any text, also where they are closed or ASCII."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            # Else the next file that is opened would take its number, and its output.
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r" if number == 0 else "w"))
+    codecs.register_error("align_keras_escape", _escape)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="align_keras_escape")
+
+
+def _escape(error):
+    """Characters that a stream hasn't got, as JSON writes them: \\u00e9."""
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    pairs = zip(units[::2], units[1::2], strict=True)
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs), error.end
 
 
 def parse_arguments(argv):
@@ -149,7 +172,7 @@ def describe_error(error):
         error: exception.
 
     Returns:
-        str, or None for an error that deserves its traceback.
+        str, or None for an error that nobody expects.
 
     Example:
 
@@ -162,10 +185,15 @@ def describe_error(error):
     # TensorFlow has one class for a full disk and for exhausted memory, and
     # h5py's errors have no errno.
     exhausted = _is_tensorflow(error, "ResourceExhaustedError")
-    if isinstance(error, OSError) or exhausted:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left" in text:
+    if isinstance(error, OSError) or _is_tensorflow(error, "OpError"):
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
             return f"no space left on the disk{_of(error)}; free some, then run again"
+        if number == errno.EFBIG or "File too large" in text:
+            return (
+                f"a file too large for this disk or this process{_of(error)}; write to "
+                "another disk, or raise `ulimit -f`"
+            )
     lost = ("UnavailableError", "AbortedError", "CancelledError", "InternalError")
     if "ollective" in text and any(_is_tensorflow(error, name) for name in lost):
         return (
@@ -179,6 +207,45 @@ def describe_error(error):
     if isinstance(error, OSError):
         return f"{error.strerror or text}{_of(error)}"
     return None
+
+
+def describe_bug(error):
+    """Says in one line what nobody expected, and keeps its traceback in a file.
+
+    Args:
+        error: exception, raised.
+
+    Returns:
+        str; with the whole traceback where no file can be written.
+    """
+    whole = "".join(traceback.format_exception(error))
+    package = pathlib.Path(__file__).parents[1]
+    places = [
+        f"align_keras/{pathlib.Path(frame.filename).relative_to(package)}, line "
+        f"{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if pathlib.Path(frame.filename).is_relative_to(package)
+    ]
+    text = " ".join(str(error).split())[:300]
+    message = f"unexpected {type(error).__name__}: {text}"
+    if places:
+        message += f" ({places[-1]})"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            prefix="align-keras-",
+            suffix=".log",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as file:
+            file.write(whole)
+    except OSError:
+        return f"{message}; please report it:\n{whole}"
+    return (
+        f"{message}; an input is damaged, or this is a bug: please report it with "
+        f"{file.name}"
+    )
 
 
 def _of(error):

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+from align_keras.utils.arguments import check_number
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -97,8 +99,11 @@ def head_filters(width_coefficient, lite=False):
 def scaled_stages(width_coefficient, depth_coefficient, lite=False):
     """Returns B0's stages, scaled, as a tuple of `Stage`.
 
-    Lite doesn't repeat its first and its last stage.
+    Lite doesn't repeat its first and its last stage. Raises InputError for coefficients
+    that aren't from 0.01 to 10.
     """
+    check_number("width_coefficient", width_coefficient, 0.01, 10)
+    check_number("depth_coefficient", depth_coefficient, 0.01, 10)
     ends = (0, len(B0_STAGES) - 1) if lite else ()
     return tuple(
         dataclasses.replace(

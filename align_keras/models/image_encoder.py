@@ -15,7 +15,7 @@ from align_keras.models.efficientnet import (
     stem_filters,
 )
 from align_keras.models.encoder import Encoder
-from align_keras.utils.arguments import parameters_of, refuse_unknown
+from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32
@@ -74,8 +74,9 @@ class ImageEncoder(Encoder):
         normalised.
 
     Raises:
-        InputError: if `image_size` is below 32, `padding` is none of the two, or for
-            an unknown argument.
+        InputError: if `image_size` is below 32 or above 8192, a coefficient isn't from
+            0.01 to 10, `pixel_deviation` isn't positive, `padding` is none of the two,
+            or for an unknown argument.
 
     References:
         Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the
@@ -124,6 +125,7 @@ class ImageEncoder(Encoder):
                 f"image_size must be at least {MINIMUM_IMAGE_SIZE}, received "
                 f"{image_size}; smaller pictures vanish in the strides."
             )
+        check_number("image_size", image_size, MINIMUM_IMAGE_SIZE, 8192, whole=True)
         if padding not in PADDINGS:
             raise InputError(
                 f"padding must be one of {', '.join(PADDINGS)}, received {padding!r}."
@@ -212,10 +214,19 @@ class ImageEncoder(Encoder):
 
         Args:
             pixel_mean: float or three floats, the grey level that becomes 0.
-            pixel_deviation: float or three floats, grey levels from 0 to 1.
+            pixel_deviation: float or three floats > 0, grey levels from 0 to 1.
+
+        Raises:
+            InputError: for numbers that aren't finite or no such scale.
         """
         self.pixel_mean = pixel_mean
         self.pixel_deviation = pixel_deviation
+        for name, value, least in (
+            ("pixel_mean", pixel_mean, -1e12),
+            ("pixel_deviation", pixel_deviation, 1e-6),
+        ):
+            for level in np.ravel(value).tolist():
+                check_number(name, level, least, 1e12)
         mean = np.asarray(pixel_mean, dtype="float64")
         deviation = np.asarray(pixel_deviation, dtype="float64")
         rescaling = self.get_layer("rescaling")

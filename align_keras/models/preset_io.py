@@ -1,16 +1,18 @@
 """Models by name, and folders of config, weights and vocabulary."""
 
 import json
+import math
+import os
 import pathlib
 import zipfile
 
 import keras
+import numpy as np
 
 from align_keras.models.conversion.hugging_face import (
     HUB_PREFIX,
     download,
     from_hugging_face,
-    read_json,
 )
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.sizes import (
@@ -21,17 +23,22 @@ from align_keras.models.sizes import (
     text_encoder_arguments,
 )
 from align_keras.models.text_encoder import TextEncoder
+from align_keras.models.tower_costs import check_parameters
 from align_keras.text import save_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write
+from align_keras.utils.files import atomic_write, read_json
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 VOCABULARY_FILE = "vocabulary.txt"
 ENCODERS = ("image_encoder", "text_encoder")
+# What HDF5 adds to a tensor for its name and its groups, at the most.
+_HDF5_BYTES = 8192
 
-
+# What damaged configurations lead to, before TensorFlow computes anything.
+_DAMAGES = (ArithmeticError, AttributeError, LookupError, RecursionError)
+_DAMAGES += (TypeError, ValueError)
 # What a preset's name stands for.
 _NAMED = (
     *("width_coefficient", "depth_coefficient", "lite"),
@@ -174,13 +181,31 @@ def save_to_preset(model, directory):
     """As `ALIGN.save_to_preset`; each file is written atomically."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    with atomic_write(directory / CONFIG_FILE) as file:
-        json.dump(keras.saving.serialize_keras_object(model), file, indent=1)
     if model.vocabulary is not None:
         save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
+    _save_weights(model, directory)
+    # Last, for by it the folder counts as whole.
+    with atomic_write(directory / CONFIG_FILE) as file:
+        json.dump(keras.saving.serialize_keras_object(model), file, indent=1)
+
+
+def _save_weights(model, directory):
     temporary = directory / f".{WEIGHTS_FILE.replace('.weights', '.tmp.weights')}"
-    model.save_weights(temporary, overwrite=True)
-    temporary.replace(directory / WEIGHTS_FILE)
+    size = sum(
+        math.prod(own.shape) * np.dtype(own.dtype).itemsize for own in model.variables
+    )
+    try:
+        with open(temporary, "wb") as file:
+            # HDF5 ends the process where a disk turns out to be full.
+            if hasattr(os, "posix_fallocate"):
+                room = size + _HDF5_BYTES * (1 + len(model.variables))
+                os.posix_fallocate(file.fileno(), 0, room)
+        model.save_weights(temporary, overwrite=True)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(directory / WEIGHTS_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def from_folder(directory, load_weights, parts):
@@ -199,14 +224,27 @@ def from_folder(directory, load_weights, parts):
             f"{config.get('class_name', 'no class_name')!r}; name the folder of a run, "
             "or one of Hugging Face's ALIGN."
         )
-    replace_arguments(config["config"], parts, directory)
-    model = keras.saving.deserialize_keras_object(config)
+    if load_weights and not weights_file.exists():
+        raise InputError(
+            f"{directory} holds no {WEIGHTS_FILE}; finish the run, or pass "
+            "load_weights=False."
+        )
+    try:
+        replace_arguments(config["config"], parts, directory)
+        if load_weights:
+            towers = (config["config"][encoder]["config"] for encoder in ENCODERS)
+            # A byte holds two numbers of 4 bits.
+            check_parameters(*towers, 2 * weights_file.stat().st_size, directory)
+        model = keras.saving.deserialize_keras_object(config)
+    except InputError:
+        raise
+    except _DAMAGES as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise InputError(
+            f"{config_file} doesn't describe an ALIGN ({reason}); save the model "
+            "again, or finish the run."
+        ) from None
     if load_weights:
-        if not weights_file.exists():
-            raise InputError(
-                f"{directory} holds no {WEIGHTS_FILE}; finish the run, or pass "
-                "load_weights=False."
-            )
         read_weights(model, weights_file)
     return model
 

@@ -5,11 +5,19 @@ import keras
 from align_keras.layers.rematerialization import rematerialize_in_training
 from align_keras.models.bert_products import set_bert_computation
 from align_keras.models.encoder import Encoder
-from align_keras.utils.arguments import parameters_of, refuse_unknown
+from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 ACTIVATIONS = ("gelu_approximate", "gelu")
 POOLINGS = ("cls", "mean")
+# Beyond it, a number is a mistake that would fill the memory, or take hours.
+MOST = {
+    "vocabulary_size": 10_000_000,
+    "num_layers": 100,
+    "hidden_dim": 65_536,
+    "num_heads": 65_536,
+    "intermediate_dim": 1_000_000,
+}
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -88,7 +96,14 @@ class TextEncoder(Encoder):
     ):
         refuse_unknown("TextEncoder", kwargs, parameters_of(TextEncoder.__init__))
         max_sequence_length = max_sequence_length or sequence_length
-        check_arguments(hidden_dim, num_heads, sequence_length, max_sequence_length)
+        sizes = {
+            "vocabulary_size": vocabulary_size,
+            "num_layers": num_layers,
+            "hidden_dim": hidden_dim,
+            "num_heads": num_heads,
+            "intermediate_dim": intermediate_dim,
+        }
+        check_arguments(sizes, sequence_length, max_sequence_length)
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("pooling", pooling, POOLINGS)
         from keras_hub.models import BertBackbone
@@ -190,8 +205,11 @@ class TextEncoder(Encoder):
         }
 
 
-def check_arguments(hidden_dim, num_heads, sequence_length, max_sequence_length):
-    """Raises unless the sizes fit each other."""
+def check_arguments(sizes, sequence_length, max_sequence_length):
+    """Raises unless the sizes are such as a tower can have, and fit each other."""
+    for name, size in sizes.items():
+        check_number(name, size, 1, MOST[name], whole=True)
+    hidden_dim, num_heads = sizes["hidden_dim"], sizes["num_heads"]
     if hidden_dim % num_heads:
         raise InputError(
             "hidden_dim must be a multiple of num_heads, received "

@@ -16,6 +16,8 @@ from align_keras.models.efficientnet import (
     scaled_stages,
     stem_filters,
 )
+from align_keras.utils.arguments import parameters_of
+from align_keras.utils.errors import InputError
 
 _SQUEEZE_RATIO = 0.25
 _SEGMENTS = 2
@@ -194,6 +196,53 @@ def text_tower_cost(
         kept, again = (num_layers + 2) * length * width, body.flops
         peak = kept + layer + _IN_FLIGHT * body.largest
     return _tower(body, _dense(width, projection_dim), kept, peak, again, locked)
+
+
+def check_parameters(image, text, most, source):
+    """Raises if two towers have more parameters than a file has room for.
+
+    So a damaged configuration is refused before its model is built.
+
+    Args:
+        image: dict, arguments of `ImageEncoder`.
+        text: dict, arguments of `TextEncoder`.
+        most: int, the number of parameters that there can be.
+        source: str or `pathlib.Path`, where they were read, for the error.
+
+    Raises:
+        InputError: names both numbers.
+    """
+    count = sum(
+        cost(**{name: own[name] for name in parameters_of(cost) if name in own})
+        for cost, own in ((_image_parameters, image), (_text_parameters, text))
+    )
+    if count > most:
+        raise InputError(
+            f"{source}: config.json must describe a model that its weights fill, "
+            f"received {count:,} parameters, where the file has room for {most:,} at "
+            "most; get both again."
+        )
+
+
+def _image_parameters(width_coefficient, depth_coefficient, lite=False):
+    return image_tower_cost(
+        width_coefficient=width_coefficient,
+        depth_coefficient=depth_coefficient,
+        lite=lite,
+        image_size=32,
+    ).parameters
+
+
+def _text_parameters(num_layers, hidden_dim, intermediate_dim, vocabulary_size):
+    return text_tower_cost(
+        num_layers=num_layers,
+        hidden_dim=hidden_dim,
+        num_heads=1,
+        intermediate_dim=intermediate_dim,
+        vocabulary_size=vocabulary_size,
+        sequence_length=3,
+        projection_dim=None,
+    ).parameters
 
 
 def _tower(body, projection, kept, peak, recomputed_flops, locked):

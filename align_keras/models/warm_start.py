@@ -16,7 +16,6 @@ from align_keras.models.conversion.hugging_face import (
     CONFIG_FILE,
     HUB_PREFIX,
     download,
-    read_json,
     read_vocabulary,
 )
 from align_keras.models.conversion.hugging_face_config import pads_alike
@@ -30,6 +29,7 @@ from align_keras.models.conversion.tensor_files import SafetensorsFolder
 from align_keras.models.conversion.torch_file import read_torch_file
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_json
 
 # Name → distribution. Their packages are found, not imported.
 LITE_WEIGHTS = {

@@ -1,7 +1,8 @@
-"""Arguments that a function doesn't take are refused, and the near one is named."""
+"""Arguments that a function doesn't take, or of other kinds, are refused by name."""
 
 import difflib
 import inspect
+import numbers
 from collections.abc import Callable, Iterable
 
 from align_keras.utils.errors import InputError
@@ -49,3 +50,35 @@ mean 'learn_temperature'?
             f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
         )
         raise InputError(f"{where} has no argument {name!r}; {remedy}")
+
+
+def check_number(
+    name: str, value: object, least: float, most: float, whole: bool = False
+) -> None:
+    """Raises unless the value is a number of a range.
+
+    Args:
+        name: str, of the argument.
+        value: what was given.
+        least: float, the smallest allowed.
+        most: float, the largest allowed.
+        whole: bool, only integers.
+
+    Raises:
+        InputError: for NaN and what is no number too.
+
+    Example:
+
+    >>> check_number("dropout", float("nan"), 0, 1)
+    Traceback (most recent call last):
+    align_keras.utils.errors.InputError: dropout must be a number from 0 to 1, \
+received nan; correct it.
+    """
+    kind = numbers.Integral if whole else numbers.Real
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        what = "a whole number" if whole else "a number"
+        raise InputError(
+            f"{name} must be {what} from {least:g} to {most:g}, received "
+            f"{value!r:.80}; correct it."
+        )

@@ -1,5 +1,9 @@
 """`align-keras convert`, both ways, and its wrong inputs."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -96,3 +100,37 @@ def test_an_unknown_format(format, capsys):
         main(["convert", format, "a", "--to", "b"])
     assert caught.value.code == 2
     assert "invalid choice" in capsys.readouterr().err
+
+
+FULL = """
+import os, resource, signal, sys
+from align_keras.cli.main import main
+hf, run, folder = sys.argv[1:]
+assert main(["convert", "hf", hf, "--to", run]) == 0
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+print("full", file=sys.stderr)
+codes = [main(["convert", "hf", hf, "--to", f"{folder}/run"])]
+codes += [main(["convert", "keras", run, "--to", f"{folder}/hf"])]
+codes += [main(["export", "--model", run, "--to", f"{folder}/export"])]
+assert codes == [1, 1, 1], codes
+assert os.listdir(folder) == [], os.listdir(folder)
+"""
+
+
+@pytest.mark.ci
+def test_a_full_disk_takes_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / "full").mkdir()
+    folders = (tiny_align(), tmp_path / "run", tmp_path / "full")
+    answer = subprocess.run(
+        [sys.executable, "-c", FULL, *map(str, folders)],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    lines = answer.stderr.partition("full\n")[2].splitlines()
+    errors = [line for line in lines if "error: " in line]
+    assert len(errors) == 3 and "Traceback" not in answer.stderr, lines
+    assert all("too large" in line or "no space" in line for line in errors), lines

@@ -1,6 +1,8 @@
 import errno
+import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import types
@@ -157,11 +159,16 @@ def test_tensorflow_is_quiet_unless_the_user_wants_to_hear_it(command, monkeypat
     assert seen == ["3", "0"]
 
 
-class ResourceExhaustedError(Exception):
+class OpError(Exception):
     """Stands for TensorFlow's, so that no test here loads TensorFlow."""
 
 
-ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
+class ResourceExhaustedError(OpError):
+    """As `OpError`."""
+
+
+for own in (OpError, ResourceExhaustedError):
+    own.__module__ = "tensorflow.python.framework.errors_impl"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +186,8 @@ ResourceExhaustedError.__module__ = "tensorflow.python.framework.errors_impl"
             ResourceExhaustedError("OOM when allocating"),
             "out of memory; make",
         ),
+        (OSError(errno.EFBIG, "File too large"), "a file too large for this disk"),
+        (OpError("part-0; File too large [Op:SaveV2]"), "a file too large for this d"),
         (MemoryError(), "out of memory; make"),
         (
             PermissionError(errno.EACCES, "Denied", b"/r"),
@@ -200,14 +209,25 @@ def test_expected_failures_take_one_line(command, capsys, error, expected):
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x")])
-def test_bugs_keep_their_traceback(command, error):
-    def run(arguments):
-        raise error
-
-    command.run = run
-    with pytest.raises(type(error)):
-        main(["search", "--model_dir", "x"])
+def test_a_bug_takes_one_line_and_keeps_its_traceback(
+    command, capsys, tmp_path, monkeypatch, error
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    code, message = run_failing(command, error, capsys)
+    assert code == 1 and message.count("\n") == 1
+    kind = type(error).__name__
+    assert f"error: unexpected {kind}: " in message and "cli/main.py, line" in message
+    (log,) = tmp_path.iterdir()
+    assert str(log) in message
+    kept = log.read_text()
+    assert kept.startswith("Traceback") and "run(arguments)" in kept and kind in kept
     assert describe_error(error) is None
+
+
+def test_a_bugs_traceback_is_printed_where_no_file_can_be(command, capsys, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nothing")
+    code, message = run_failing(command, ValueError("a bug"), capsys)
+    assert code == 1 and "Traceback (most recent call last)" in message
 
 
 def test_another_librarys_exhaustion_is_a_bug():
@@ -302,6 +322,30 @@ def test_a_reader_that_left_before_the_last_line_is_no_error():
     )
     os.close(writer)
     assert (process.returncode, process.stderr) == (1, "")
+
+
+def test_a_closed_stdout_is_no_error(tmp_path):
+    # What is opened next would become stdout, and end with what is printed.
+    body = "file = open('kept', 'w'); print('printed', flush=True); file.write('x')"
+    script = f"{sys.executable} -c {shlex.quote(SCRIPT.format(body=body))} >&-"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env=environment, stderr=subprocess.PIPE
+    )
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert (tmp_path / "kept").read_text() == "x"
+
+
+def test_json_stays_json_where_stdout_is_ascii():
+    body = "import json; print(json.dumps('é € 😀 \\udc80', ensure_ascii=False))"
+    answer = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(body=body)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert (answer.returncode, answer.stderr) == (0, b"")
+    assert json.loads(answer.stdout.decode("ascii")) == "é € 😀 \udc80"
 
 
 def test_an_interrupt_takes_one_line():

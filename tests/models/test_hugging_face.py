@@ -15,8 +15,14 @@ from safetensors.numpy import load_file, save_file
 
 from align_keras.losses import contrastive_loss
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
-from align_keras.models.conversion.hugging_face import align_links, to_hugging_face
+from align_keras.models.conversion.hugging_face import (
+    align_links,
+    read_normalization,
+    read_vocabulary,
+    to_hugging_face,
+)
 from align_keras.models.conversion.links import load_links
+from align_keras.models.conversion.tensor_files import SafetensorsFolder
 from align_keras.utils.errors import InputError
 from tests.models.align_folders import (
     PREPROCESSOR,
@@ -333,12 +339,117 @@ def edited_config(folder, directory, edit):
         (lambda c: c["text_config"].update(hidden_act="relu"), "hidden_act must be"),
         (lambda c: c["text_config"].update(vocab_size=9), "at most 9 tokens"),
         (lambda c: c["text_config"].update(hidden_size=30), "multiple of num_heads"),
+        (lambda c: c.update(text_config=[1]), "text_config must be a JSON object"),
+        (
+            lambda c: c["vision_config"].update(batch_norm_eps=-0.001),
+            "vision_config.batch_norm_eps must be a number .* received -0.001",
+        ),
+        (
+            lambda c: c["vision_config"].update(depth_coefficient=1e9),
+            "depth_coefficient must be a number from 0.01 to 10, received 1000000000",
+        ),
+        (
+            lambda c: c["text_config"].update(num_hidden_layers=10**7),
+            "num_hidden_layers must be a whole number from 1 to 100",
+        ),
+        (
+            lambda c: c["text_config"].update(num_hidden_layers=90),
+            "must describe the 2 layers text_model.encoder.layer.… of .*received 90",
+        ),
+        (
+            lambda c: c["vision_config"].update(depth_coefficient=5),
+            "layers vision_model.encoder.blocks.… of the weights, received 8",
+        ),
+        (
+            lambda c: c["text_config"].update(vocab_size=10**7),
+            "received .* parameters, where the file has room for",
+        ),
+        (
+            lambda c: c["text_config"].update(hidden_dropout_prob=float("nan")),
+            "hidden_dropout_prob must be a number from 0 to 0.999, received nan",
+        ),
     ],
 )
 def test_configs_that_do_not_fit(folder, tmp_path, edit, words):
     with pytest.raises(InputError, match=words) as caught:
         ALIGN.from_preset(edited_config(folder, tmp_path / "edited", edit))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ({"do_normalize": True, "image_std": [0.5, 0, 0.5]}, "image_std must be"),
+        ({"do_normalize": True, "image_std": [0.5, 0.5]}, "one or three numbers"),
+        ({"do_normalize": True, "image_mean": ["0.5"]}, "image_mean must be a number"),
+        ({"rescale_factor": float("nan")}, "rescale_factor must be .* received nan"),
+        ({"rescale_factor": 0}, "rescale_factor must be .* received 0"),
+        ({"do_rescale": "no"}, "do_rescale must be true or false, received 'no'"),
+        ({"crop_size": 289_000, "size": 346_000}, "crop_size must be .* to 8192"),
+        ({"crop_size": "289"}, "crop_size must be a whole number"),
+    ],
+)
+def test_preprocessing_that_makes_no_sense(folder, tmp_path, edit, words):
+    copy = edited_config(folder, tmp_path / "edited", lambda config: None)
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps({**PREPROCESSOR, **edit}))
+    with pytest.raises(InputError, match=f"preprocessor_config.json's .*{words}"):
+        ALIGN.from_preset(copy)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        {token: number + (number > 3) for number, token in enumerate(VOCABULARY)},
+        {token: min(number, 7) for number, token in enumerate(VOCABULARY)},
+        {token: float(number) for number, token in enumerate(VOCABULARY)},
+        {"[CLS]": [0]},
+        ["[CLS]"],
+    ],
+    ids=["gap", "double", "fractions", "list", "no object"],
+)
+def test_ids_with_a_gap_never_shift(tmp_path, ids):
+    content = json.dumps({"model": {"vocab": ids}})
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match="must number its tokens from 0 without gaps"):
+        read_vocabulary(tmp_path)
+    whole = {token: number for number, token in enumerate(VOCABULARY)}
+    content = json.dumps({"model": {"vocab": whole}})
+    (tmp_path / "tokenizer.json").write_text(content)
+    assert read_vocabulary(tmp_path) == VOCABULARY
+
+
+def test_the_case_of_captions_is_no_guess(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": "no"}')
+    with pytest.raises(InputError, match="do_lower_case must be true or false, rec"):
+        read_normalization(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert read_normalization(tmp_path) == "bert_cased"
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        {"a": "../secret.safetensors"},
+        {"a": "/etc/secret.safetensors"},
+        {"a": "passwd"},
+        {"a": 3},
+        ["model.safetensors"],
+        {},
+        None,
+    ],
+)
+def test_shards_lie_beside_their_index(tmp_path, shards):
+    save_file({"a": np.zeros(2, "float32")}, tmp_path / "secret.safetensors")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(InputError, match="names of files beside it"):
+        SafetensorsFolder(folder)
+    index.write_text("[" * 100_000)
+    with pytest.raises(InputError, match="isn't JSON"):
+        SafetensorsFolder(folder)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """ALIGN from and to a folder of Hugging Face's transformers."""
 
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from align_keras.models.conversion.efficientnet_links import (
 )
 from align_keras.models.conversion.hugging_face_config import (
     has_stage_as_wide,
+    read_flag,
     read_sizes,
     write_config,
 )
@@ -22,11 +24,13 @@ from align_keras.models.conversion.tensor_files import (
     SAFETENSORS_FILE,
     SafetensorsFolder,
 )
+from align_keras.models.efficientnet import scaled_stages
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.text_encoder import TextEncoder
+from align_keras.models.tower_costs import check_parameters
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_folder
+from align_keras.utils.files import atomic_folder, read_json
 
 HUB_PREFIX = "hf://"
 CONFIG_FILE = "config.json"
@@ -71,19 +75,6 @@ def download(name):
         ) from None
 
 
-def read_json(path):
-    """Reads a JSON object; an absent file gives an empty dict."""
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} isn't JSON ({error}); get it again.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object; get it again.")
-    return content
-
-
 def from_hugging_face(cls, directory, load_weights=True, parts=None):
     """Builds `ALIGN` from a folder as kakaobrain/align-base has it.
 
@@ -108,6 +99,10 @@ def from_hugging_face(cls, directory, load_weights=True, parts=None):
         str(directory),
     )
     tensors = SafetensorsFolder(directory) if load_weights else {}
+    if load_weights:
+        _check_depths(image, text, tensors, directory)
+        numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
+        check_parameters(image, text, 2 * numbers, directory)
     parts = parts or {}
     model = cls(
         ImageEncoder(**{**image, **parts.get("image_encoder", {})}),
@@ -129,6 +124,23 @@ def from_hugging_face(cls, directory, load_weights=True, parts=None):
     return model
 
 
+def _check_depths(image, text, tensors, directory):
+    """Raises unless config.json has the layers that the tensors have."""
+    stages = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
+    blocks = sum(stage.repeats for stage in stages)
+    for prefix, told in (
+        ("vision_model.encoder.blocks.", blocks),
+        ("text_model.encoder.layer.", text["num_layers"]),
+    ):
+        own = [name for name in tensors if name.startswith(prefix)]
+        held = len({name.removeprefix(prefix).partition(".")[0] for name in own})
+        if told != held:
+            raise InputError(
+                f"{directory}: config.json must describe the {held} layers "
+                f"{prefix}… of the weights, received {told}; get both again."
+            )
+
+
 def align_links(model):
     """Links all of a model's variables by the names of `transformers.AlignModel`."""
     projection = model.text_encoder.get_layer("projection")
@@ -146,20 +158,33 @@ def read_vocabulary(directory):
     path = directory / VOCABULARY_FILE
     if path.exists():
         return load_vocabulary(path)
-    ids = read_json(directory / TOKENIZER_FILE).get("model", {}).get("vocab")
-    return sorted(ids, key=ids.get) if ids else None
+    path = directory / TOKENIZER_FILE
+    if not path.exists():
+        return None
+    model = read_json(path).get("model")
+    ids = model.get("vocab") if isinstance(model, dict) else None
+    numbers = list(ids.values()) if isinstance(ids, dict) else []
+    # A gap would shift the ids behind it, and with them what captions mean.
+    is_whole = numbers and all(type(number) is int for number in numbers)
+    if not is_whole or sorted(numbers) != list(range(len(numbers))):
+        raise InputError(
+            f"{path}: model.vocab must number its tokens from 0 without gaps; get the "
+            f"file again, or a {VOCABULARY_FILE}."
+        )
+    return sorted(ids, key=ids.get)
 
 
 def read_normalization(directory):
-    """Returns how captions are normalised, after tokenizer_config.json."""
-    config = read_json(directory / TOKENIZER_CONFIG_FILE)
-    lower = config.get("do_lower_case", True)
+    """Returns how captions are normalized, after tokenizer_config.json."""
+    path = directory / TOKENIZER_CONFIG_FILE
+    config = read_json(path)
+    lower = read_flag(config, "do_lower_case", True, path)
     strip = config.get("strip_accents")
-    if not config.get("tokenize_chinese_chars", True) or strip not in (None, lower):
+    split = read_flag(config, "tokenize_chinese_chars", True, path)
+    if not split or strip not in (None, lower):
         raise InputError(
-            f"{directory / TOKENIZER_CONFIG_FILE} must split Chinese characters, and "
-            "strip accents only together with do_lower_case; no other tokenizer can "
-            "be loaded."
+            f"{path} must split Chinese characters, and strip accents only together "
+            "with do_lower_case; no other tokenizer can be loaded."
         )
     return "bert_uncased" if lower else "bert_cased"
 
@@ -173,7 +198,9 @@ def to_hugging_face(model, directory):
 
     Raises:
         InputError: if `transformers.AlignModel` can't hold the model.
+        OSError: if the folder can't be written, or the disk is full.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     contents = {CONFIG_FILE: write_config(model), **preprocessing_files(model)}
@@ -188,7 +215,10 @@ def to_hugging_face(model, directory):
         if model.vocabulary is not None:
             text = "".join(f"{token}\n" for token in model.vocabulary)
             (folder / VOCABULARY_FILE).write_text(text, "utf-8")
-        save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
+        try:
+            save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
+        except SafetensorError as error:  # Its name for what the system says.
+            raise OSError(f"{folder / SAFETENSORS_FILE}: {error}") from None
 
 
 def preprocessing_files(model):

@@ -2,6 +2,8 @@
 
 from align_keras.images import crop_size_to_resize_size
 from align_keras.models.efficientnet import B0_STAGES, STEM_FILTERS, scaled_stages
+from align_keras.models.text_encoder import MOST
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 MODEL_TYPE = "align"
@@ -27,6 +29,26 @@ FIXED_TEXT = {
     "layer_norm_eps": 1e-12,
     "position_embedding_type": "absolute",
 }
+# Our names: theirs, their default, the least and the most that makes sense. Beyond it
+# memory and hours would go into a model before the first tensor is looked at.
+_VISION_NUMBERS = {
+    "width_coefficient": ("width_coefficient", 2.0, 0.01, 10),
+    "depth_coefficient": ("depth_coefficient", 3.1, 0.01, 10),
+    "drop_connect_rate": ("drop_connect_rate", 0.2, 0, 1),
+    # transformers hands 0.99 to PyTorch, which means the opposite by it.
+    "batch_norm_momentum": ("batch_norm_momentum", 0.99, 0, 1),
+    "batch_norm_epsilon": ("batch_norm_eps", 1e-3, 1e-12, 1),
+}
+_TEXT_NUMBERS = {
+    "vocabulary_size": ("vocab_size", 30522, 1, MOST["vocabulary_size"]),
+    "num_layers": ("num_hidden_layers", 12, 1, MOST["num_layers"]),
+    "hidden_dim": ("hidden_size", 768, 1, MOST["hidden_dim"]),
+    "num_heads": ("num_attention_heads", 12, 1, MOST["num_heads"]),
+    "intermediate_dim": ("intermediate_size", 3072, 1, MOST["intermediate_dim"]),
+    "dropout": ("hidden_dropout_prob", 0.1, 0, 0.999),
+    "max_sequence_length": ("max_position_embeddings", 512, 3, 1_000_000),
+}
+_GREATEST_SIDE = 8192
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_approximate",
@@ -49,7 +71,7 @@ def read_sizes(config, preprocessor, source):
         InputError: if it is another model's, or has what ALIGN hasn't.
     """
     check_model_type(config, MODEL_TYPE, source)
-    vision = config.get("vision_config") or {}
+    vision = _section(config, "vision_config", source)
     projection_dim = config.get("projection_dim", 640)
     image = read_vision_sizes(vision, source)
     width = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
@@ -61,11 +83,23 @@ def read_sizes(config, preprocessor, source):
         )
     image["padding"] = "hugging_face"
     image["image_size"] = read_image_size(preprocessor, source)
-    image["pixel_mean"], image["pixel_deviation"] = read_pixel_scaling(preprocessor)
-    text = read_bert_sizes(config.get("text_config") or {}, source)
+    image["pixel_mean"], image["pixel_deviation"] = read_pixel_scaling(
+        preprocessor, source
+    )
+    text = read_bert_sizes(_section(config, "text_config", source), source)
     text["sequence_length"] = min(SEQUENCE_LENGTH, text["max_sequence_length"])
     text["projection_dim"] = projection_dim
     return image, text
+
+
+def _section(config, name, source):
+    section = config.get(name) or {}
+    if not isinstance(section, dict):
+        raise InputError(
+            f"{source}: config.json's {name} must be a JSON object, received "
+            f"{section!r:.80}; get the file again."
+        )
+    return section
 
 
 def check_model_type(config, model_type, source):
@@ -82,12 +116,8 @@ def read_vision_sizes(vision, source):
     _check_fixed(vision, FIXED_VISION, f"{source}: vision_config")
     _check_choice(vision, "hidden_act", "swish", ("swish", "silu"), source)
     return {
-        "width_coefficient": vision.get("width_coefficient", 2.0),
-        "depth_coefficient": vision.get("depth_coefficient", 3.1),
-        "drop_connect_rate": vision.get("drop_connect_rate", 0.2),
-        # transformers hands 0.99 to PyTorch, which means the opposite by it.
-        "batch_norm_momentum": vision.get("batch_norm_momentum", 0.99),
-        "batch_norm_epsilon": vision.get("batch_norm_eps", 1e-3),
+        ours: _number(vision, name, *rule, f"{source}: vision_config")
+        for ours, (name, *rule) in _VISION_NUMBERS.items()
     }
 
 
@@ -95,16 +125,18 @@ def read_bert_sizes(text, source):
     """Returns `TextEncoder`'s sizes from a text_config or a BERT's config.json."""
     _check_fixed(text, FIXED_TEXT, f"{source}: text_config")
     act = _check_choice(text, "hidden_act", "gelu", tuple(_ACTIVATIONS), source)
-    return {
-        "vocabulary_size": text.get("vocab_size", 30522),
-        "num_layers": text.get("num_hidden_layers", 12),
-        "hidden_dim": text.get("hidden_size", 768),
-        "num_heads": text.get("num_attention_heads", 12),
-        "intermediate_dim": text.get("intermediate_size", 3072),
-        "dropout": text.get("hidden_dropout_prob", 0.1),
-        "max_sequence_length": text.get("max_position_embeddings", 512),
-        "activation": _ACTIVATIONS[act],
+    sizes = {
+        ours: _number(text, name, *rule, f"{source}: text_config")
+        for ours, (name, *rule) in _TEXT_NUMBERS.items()
     }
+    return {**sizes, "activation": _ACTIVATIONS[act]}
+
+
+def _number(config, name, default, least, most, source):
+    """A number of a configuration; whole, where the default is."""
+    value = config.get(name, default)
+    check_number(f"{source}.{name}", value, least, most, isinstance(default, int))
+    return value
 
 
 def read_image_size(preprocessor, source):
@@ -113,6 +145,9 @@ def read_image_size(preprocessor, source):
         return IMAGE_SIZE
     crop, size = preprocessor.get("crop_size"), preprocessor.get("size")
     crop, size = (_side(sides) for sides in (crop, size))
+    if crop is not None:
+        name = f"{source}: preprocessor_config.json's crop_size"
+        check_number(name, crop, 1, _GREATEST_SIDE, whole=True)
     bilinear = preprocessor.get("resample") == 2 and preprocessor.get("do_center_crop")
     if not bilinear or not crop or size != crop_size_to_resize_size(crop):
         raise InputError(
@@ -124,14 +159,19 @@ def read_image_size(preprocessor, source):
     return crop
 
 
-def read_pixel_scaling(preprocessor):
+def read_pixel_scaling(preprocessor, source=""):
     """Returns the mean and the deviation of pixels, in grey levels.
 
     Args:
         preprocessor: dict, the content of preprocessor_config.json, or empty.
+        source: str, for messages.
 
     Returns:
         Two floats, or two lists of three.
+
+    Raises:
+        InputError: for flags that are no booleans, numbers that aren't finite, and
+            scales that aren't positive.
 
     Example:
 
@@ -141,23 +181,52 @@ def read_pixel_scaling(preprocessor):
     """
     if not preprocessor:
         return 127.5, 127.5
+    source = f"{source}: preprocessor_config.json"
     # Left-out keys have the defaults of `transformers.EfficientNetImageProcessor`.
     factor = preprocessor.get("rescale_factor", 1 / 255)
-    factor = factor if preprocessor.get("do_rescale", True) else 1.0
-    offset = -1.0 if preprocessor.get("rescale_offset", False) else 0.0
+    check_number(f"{source}'s rescale_factor", factor, 1e-6, 1e6)
+    factor = factor if read_flag(preprocessor, "do_rescale", True, source) else 1.0
+    offset = -1.0 if read_flag(preprocessor, "rescale_offset", False, source) else 0.0
     mean, deviation = [0.0], [1.0]
-    standard = preprocessor.get("image_std", [0.5] * 3)
-    if preprocessor.get("do_normalize", True):
-        mean, deviation = preprocessor.get("image_mean", [0.5] * 3), standard
-    if preprocessor.get("include_top", True):
+    standard = _channels(preprocessor, "image_std", 1e-6, source)
+    if read_flag(preprocessor, "do_normalize", True, source):
+        mean = _channels(preprocessor, "image_mean", -1e6, source)
+        deviation = standard
+    if read_flag(preprocessor, "include_top", True, source):
         deviation = [level * last for level, last in _pairs(deviation, standard)]
     pairs = _pairs(mean, deviation)
     # Rounded, since 1 / (1 / 127.5) isn't 127.5 to the last bit everywhere.
     means = [round((level - offset) / factor, 6) for level, _ in pairs]
     deviations = [round(level / factor, 6) for _, level in pairs]
+    check_number(f"{source}'s deviation in grey levels", min(deviations), 1e-6, 1e12)
     if len(set(means)) == len(set(deviations)) == 1:
         return means[0], deviations[0]
     return means, deviations
+
+
+def read_flag(config, name, default, source):
+    """Returns a boolean of a configuration; `source` is for messages."""
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise InputError(
+            f"{source}'s {name} must be true or false, received {value!r:.80}; correct "
+            "the file."
+        )
+    return value
+
+
+def _channels(preprocessor, name, least, source):
+    """A list of one number, or of one for each channel."""
+    value = preprocessor.get(name, [0.5] * 3)
+    levels = value if isinstance(value, list | tuple) else [value]
+    if len(levels) not in (1, 3):
+        raise InputError(
+            f"{source}'s {name} must hold one or three numbers, received "
+            f"{value!r:.80}; correct the file."
+        )
+    for level in levels:
+        check_number(f"{source}'s {name}", level, least, 1e6)
+    return levels
 
 
 def _pairs(left, right):
