@@ -13,6 +13,7 @@ _REMEDIES = {
     "truncated": "copy or download the file again",
     "oversized": "reduce the picture",
     "zero size": "remove the pair",
+    "outside the source": "put the image below the source's folder, or name one above",
     NO_RENDERER: 'run `pip install "align-keras[svg]"`',
     "empty caption": "write a caption or remove the pair",
     "long caption": "shorten the caption to at most 2,000 characters",

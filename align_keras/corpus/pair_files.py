@@ -7,6 +7,7 @@ import pathlib
 from align_keras.corpus.captions import caption_fault, clean_caption
 from align_keras.corpus.pair_tables import TABLE_SUFFIXES, decode, read_table
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_regular
 
 # Guessed in this order, upper and lower case alike.
 IMAGE_COLUMNS = (
@@ -243,7 +244,7 @@ def _read_picture(path, file, texts, encoding, counter):
         return record
     where = record_where(str(text_file.relative_to(path)))
     try:
-        lines = decode(where, text_file.read_bytes(), encoding).splitlines()
+        lines = decode(where, read_regular(text_file), encoding).splitlines()
     except InputError as error:
         counter.drop("wrong encoding", record.where, str(error))
         return record

@@ -7,10 +7,13 @@ import json
 import re
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_regular
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 _MALFORMED = "malformed line"
+# A table is read as a whole.
+_MAX_BYTES = 2_000_000_000
 _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
 
 
@@ -28,9 +31,17 @@ def read_table(path, encoding, counter):
         columns are the keys of all objects.
 
     Raises:
-        InputError: the file is empty, or not of this encoding.
+        InputError: the file is empty, not of this encoding, no regular file, or of more
+            than 2 GB.
     """
-    text = decode(path, path.read_bytes(), encoding)
+    try:
+        content = read_regular(path, _MAX_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"pairs file must be a file that can be read as a whole, received {path} "
+            f"({error.strerror}); make a file of it, or tables of fewer rows"
+        ) from None
+    text = decode(path, content, encoding)
     if not text.strip():
         raise InputError(
             f"pairs file {path} is empty; it needs a header line, then one line a pair"

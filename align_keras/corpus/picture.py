@@ -1,10 +1,9 @@
 """Any readable picture as 8-bit RGB on white, or a named reason why not."""
 
+import errno
 import hashlib
 import io
 import math
-import os
-import pathlib
 import struct
 import threading
 
@@ -17,6 +16,7 @@ from align_keras.corpus.svg_drawing import (
     has_renderer,
     read_svg,
 )
+from align_keras.utils.files import read_regular
 
 MAX_PIXELS = 89_000_000
 # Those of `align_keras.images.decode`, whose rule this is too.
@@ -236,11 +236,12 @@ def _read(source):
         content = bytes(source)
     else:
         try:
-            content = pathlib.Path(os.fspath(source)).read_bytes()
+            content = read_regular(source)
         except FileNotFoundError:
             raise PictureError("missing", f"no file {source}") from None
-        except (OSError, ValueError) as error:
-            raise PictureError("unreadable", _one_line(error)) from error
+        except OSError as error:
+            reason = "oversized" if error.errno == errno.EFBIG else "unreadable"
+            raise PictureError(reason, _one_line(error)) from error
     if not content:
         raise PictureError("empty", "0 bytes")
     return content

@@ -10,7 +10,7 @@ import tempfile
 import numpy as np
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write, locked
+from align_keras.utils.files import atomic_write, locked, read_regular
 from align_keras.utils.progress import say
 
 _DIGEST_BYTES = 20
@@ -271,7 +271,7 @@ def content_digest(item):
     """
     if isinstance(item, pathlib.Path):
         try:
-            item = item.read_bytes()
+            item = read_regular(item)
         except OSError as error:
             raise InputError(
                 f"no readable picture: {item} ({error.strerror}); check the path."

@@ -16,6 +16,7 @@ from align_keras.images import (
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import is_special
 
 
 def encode_images(model, images, batch_size, engine=None, value_range=None):
@@ -56,6 +57,11 @@ def read_image(image, row, image_size, value_range=None):
     try:
         if isinstance(image, str | os.PathLike):
             name = os.fspath(image)
+            if is_special(name):
+                raise InputError(
+                    f"images must be files, received {name}, a pipe or a device; "
+                    "give a file's path or its bytes."
+                )
             image = tf.io.read_file(name)
         if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
             return preprocess_image_bytes(tf.convert_to_tensor(image), image_size)

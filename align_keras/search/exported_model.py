@@ -8,6 +8,7 @@ import numpy as np
 
 from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_regular
 
 # Signature, its input and its output, as the export writes them.
 _IMAGES = ("encode_image", "image_bytes", "image_embedding")
@@ -205,7 +206,7 @@ def _tensorflow_with_text_ops():
 
 def _file_bytes(path):
     try:
-        return pathlib.Path(path).read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise InputError(
             f"`images` must be readable files, got {path} ({error.strerror}); "

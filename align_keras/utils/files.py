@@ -14,6 +14,8 @@ import filelock
 
 from align_keras.utils.errors import InputError
 
+# Nothing that claims to be larger is an image.
+MAX_FILE_BYTES = 512_000_000
 # Of a configuration, a list of tokens or of entries: more is none of them.
 _MOST_BYTES = 256 * 2**20
 
@@ -148,6 +150,67 @@ def atomic_path(path):
         _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_special(path):
+    """Says whether a path is a pipe, a device or a socket, whose reading may not end.
+
+    Args:
+        path: str or path.
+
+    Returns:
+        bool, False where nothing is there.
+
+    Example:
+
+    >>> is_special(os.devnull), is_special(os.curdir), is_special("no such file")
+    (True, False, False)
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # The latter of a name with NUL.
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def open_regular(path):
+    """Opens a regular file for reading its bytes.
+
+    Args:
+        path: str or path.
+
+    Returns:
+        The open file.
+
+    Raises:
+        OSError: as `open`; its errno is EINVAL if something else than a regular file is
+            there, or if no file can have the name.
+    """
+    if is_special(path):
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    try:
+        return open(path, "rb")
+    except ValueError:
+        raise OSError(errno.EINVAL, "not a name of a file", os.fspath(path)) from None
+
+
+def read_regular(path, limit=MAX_FILE_BYTES):
+    """Reads a regular file.
+
+    Args:
+        path: str or path.
+        limit: int, the most bytes that it may have.
+
+    Returns:
+        bytes.
+
+    Raises:
+        OSError: as `open_regular`; its errno is EFBIG if the file is larger.
+    """
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise OSError(errno.EFBIG, f"more than {limit:,} bytes", os.fspath(path))
+        return file.read()
 
 
 def replaceable_file(path, argument):

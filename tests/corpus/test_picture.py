@@ -208,6 +208,7 @@ def test_folder_and_odd_names_are_unreadable(tmp_path):
     assert reason_of(tmp_path) == "unreadable"
     assert reason_of("a\0b.png") == "unreadable"
     assert reason_of("\ud800.png") == "unreadable"
+    assert reason_of("/dev/zero") == "unreadable"
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP"])

@@ -43,7 +43,13 @@ def test_sizes(head, size):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"GIF89a", b"<html><svg></svg></html>", b"<svg/>", gzip.compress(b"x", mtime=0)],
+    [
+        b"",
+        b"GIF89a",
+        b"<html><svg></svg></html>",
+        b"<svg/>",
+        gzip.compress(b"x", mtime=0),
+    ],
 )
 def test_what_is_no_drawing(content):
     assert read_svg(content) is None

@@ -153,3 +153,8 @@ def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):
 )
 def test_one_line_of_the_messages_of_tensorflow(message):
     assert exported_model._reason(ValueError(message)) == "Invalid PNG data, size 300"
+
+
+def test_an_image_is_a_regular_file():
+    with pytest.raises(InputError, match="/dev/zero .not a regular file"):
+        exported_model._file_bytes("/dev/zero")

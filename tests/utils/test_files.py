@@ -15,8 +15,11 @@ from align_keras.utils.files import (
     atomic_folder,
     atomic_write,
     hold,
+    is_special,
     locked,
+    open_regular,
     placeable_folder,
+    read_regular,
 )
 
 KILLED = """
@@ -218,3 +221,27 @@ def test_a_link_stays_and_what_is_no_file_is_refused(tmp_path):
                 pass
     assert sorted(os.listdir(tmp_path)) == ["page.html", "pipe", "real", "to_pipe"]
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "a\0b", "folder", "gone"])
+def test_nothing_but_regular_files_is_read(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    path = os.path.join(tmp_path, name)
+    assert is_special(path) is (name in ("pipe", "/dev/zero"))
+    for function in (open_regular, read_regular):
+        with pytest.raises(OSError) as caught:
+            function(path)
+        assert caught.value.filename == path and caught.value.strerror
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"cat")
+    (tmp_path / "link").symlink_to(path)
+    assert read_regular(tmp_path / "link", 3) == b"cat"
+    with pytest.raises(OSError, match="more than 2 bytes"):
+        read_regular(path, 2)
+    os.truncate(path, 1 << 40)  # Nothing of it is read.
+    with pytest.raises(OSError, match="512,000,000"):
+        read_regular(path)

@@ -22,9 +22,12 @@ from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.source_files import where
 from align_keras.corpus.sources.source_pair import SourcePair
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_regular
 
 SUFFIXES = (".json",)
 _EVALUATION = ("val", "test")
+# Of which COCO's own has 90 million.
+_MAX_BYTES = 1_000_000_000
 
 
 class _Entry(NamedTuple):
@@ -43,8 +46,7 @@ def json_kind(path):
         `"coco"`, `"karpathy"` or None.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(read_regular(path, _MAX_BYTES))
         images = content["images"]
         if "annotations" in content:
             return "coco" if "caption" in content["annotations"][0] else None
@@ -79,8 +81,7 @@ def read(part, counter):
 @functools.lru_cache(maxsize=1)
 def _entries(kind, path, modified):
     """Returns `_Entry`s and what was dropped; `modified` tells a file from an older."""
-    with open(path, "rb") as file:
-        text = file.read()
+    text = read_regular(path, _MAX_BYTES)
     try:
         content = json.loads(text)
         rows = content["images"]

@@ -1,8 +1,9 @@
 """Kind `html`: a folder of web pages, or one page, and the pictures beside them.
 
-Pictures on relative addresses are files: `%20` and the like are decoded, and what
-follows `?` is cut. An address that begins with `/` means the machine's root or, where
-there is nothing, the source's folder, as in a site that was copied whole.
+Images on relative addresses are files: `%20` and the like are decoded, and what follows
+`?` is cut. An address that begins with `/` means the source's folder, as in a site that
+was copied whole. A file that isn't below that folder, links followed, isn't taken: a
+page from elsewhere could put private images of this machine into the corpus.
 """
 
 import os
@@ -36,14 +37,27 @@ def read(part, counter):
             continue
         for own in pairs:
             image = _picture_location(own.image_url, part.root)
+            if image is None:
+                counter.drop("outside the source", where(path), own.image_url[:200])
+                continue
             yield SourcePair(image, own.caption, own.rule, own.language, own.page_url)
 
 
 def _picture_location(url, root):
+    """Returns where an image is, or None of a file that isn't below the source."""
     if not url[:5].lower() == "file:":
         return url
     path = url_path(url)
-    if not os.path.exists(path):
-        below = os.path.join(root, path.lstrip("/"))
-        path = below if os.path.exists(below) else path
-    return path_location(path)
+    if "\0" in path:
+        return None
+    if not _is_below(path, root):
+        of_site = os.path.join(root, path.lstrip("/"))
+        if os.path.lexists(path) and not os.path.exists(of_site):
+            return None
+        path = of_site
+    return path_location(path) if _is_below(path, root) else None
+
+
+def _is_below(path, folder):
+    folder = os.path.join(os.path.realpath(folder), "")
+    return os.path.realpath(path).startswith(folder)

@@ -22,9 +22,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from align_keras.corpus.picture import PictureError
 from align_keras.corpus.sources.warc_responses import read_response
-
-# Nothing that claims to be larger is a picture for training.
-MAX_BYTES = 512_000_000
+from align_keras.utils.files import MAX_FILE_BYTES, is_special, open_regular
 
 
 def is_remote(location):
@@ -187,10 +185,10 @@ def _read(location):
 
 
 def _read_bytes(path, offset, size):
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if size is None:
             size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
+        if size > MAX_FILE_BYTES:
             raise PictureError("oversized", f"{size:,} bytes")
         file.seek(offset)
         content = file.read(size)
@@ -217,6 +215,8 @@ def _column(path, modified, group, column):
     """One column of a row group; `modified` tells a file from an older one."""
     import pyarrow.parquet
 
+    if is_special(path):
+        raise PictureError("unreadable", f"{path} is no regular file")
     with pyarrow.parquet.ParquetFile(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)
 

@@ -6,6 +6,7 @@ The picture is in a column of bytes named by its format (`jpg`, `png`, `webp`) o
 `align_keras.corpus.sources.source_pair.columns_of`.
 """
 
+import errno
 import os
 
 from align_keras.corpus.parquet_pairs import arrow
@@ -14,6 +15,7 @@ from align_keras.corpus.sources.part import Part
 from align_keras.corpus.sources.source_files import count_os_error, where
 from align_keras.corpus.sources.source_pair import columns_of, pair_from_columns
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import is_special
 
 SUFFIXES = (".parquet",)
 _PICTURES = ("jpg", "jpeg", "png", "webp", "image")
@@ -66,6 +68,8 @@ def read(part, counter):
 
 def _open(path):
     pyarrow = arrow()
+    if is_special(path):
+        raise OSError(errno.EINVAL, "not a regular file", path)
     try:
         return pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:

@@ -22,11 +22,11 @@ def read_part(part, counter, spool=None):
             dropped in it with an example; kept pairs aren't counted. Beside the
             reasons of captions and tables these are: `"broken record"`, `"malformed
             page"`, `"truncated shard"`, `"empty shard"`, `"oversized record"`,
-            `"missing"` and, filtered, `"not downloaded"`, `"evaluation set"` and
-            `"caption is a file name or an address"`, of sources that hold alt-texts
-            of the web. A file that has gone, or has changed since it was listed, is
-            `"vanished"`: as long as `counter.bad["vanished"]` isn't 0, the part isn't
-            read completely and must be listed and read again.
+            `"missing"`, `"outside the source"` and, filtered, `"not downloaded"`,
+            `"evaluation set"` and `"caption is a file name or an address"`, of sources
+            that hold alt-texts of the web. A file that has gone, or has changed since
+            it was listed, is `"vanished"`: as long as `counter.bad["vanished"]` isn't
+            0, the part isn't read completely and must be listed and read again.
         spool: str or path, the folder for pictures that have no file of their own;
             only the kind `tfds` needs it.
 

@@ -17,6 +17,7 @@ from align_keras.corpus.sources import (
 )
 from align_keras.corpus.sources.source_files import fingerprint, list_files, one_file
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import is_special
 
 # Each module finds its files by SUFFIXES, shares them out by `list_parts` and reads a
 # part by `read`.
@@ -156,6 +157,11 @@ def open_source(spec):
     path = os.path.abspath(rest)
     if not rest or not os.path.exists(path):
         raise _no_source(spec, f"but there is no {rest or 'path'}")
+    if is_special(path):
+        raise InputError(
+            f"source must be a file or a folder, received {spec!r}, a pipe or a "
+            "device; make a file of it."
+        )
     kind = kind or _guess_kind(spec, path)
     if os.path.isdir(path) and KINDS[kind] is caption_json:
         raise InputError(

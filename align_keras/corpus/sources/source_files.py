@@ -1,8 +1,11 @@
 """The files of a source: found, shared out, and told apart from changed ones."""
 
+import errno
 import hashlib
 import os
 from typing import NamedTuple
+
+from align_keras.utils.files import open_regular
 
 # A part's share of small files: enough that starting it costs little, few enough
 # that their names travel easily and the work is spread.
@@ -128,10 +131,12 @@ def count_os_error(counter, path, error):
     Args:
         counter: `align_keras.corpus.drop_counter.DropCounter`.
         path: str.
-        error: OSError. One that says that nobody may read the file lasts; any other
-            means that the file, its folder or its disk has gone: `"vanished"`.
+        error: OSError. One that says that nobody may read the file, or that it isn't a
+            regular one, lasts; any other means that the file, its folder or its disk
+            has gone: `"vanished"`.
     """
     lasting = isinstance(error, PermissionError | IsADirectoryError)
+    lasting |= error.errno == errno.EINVAL  # A pipe or a device.
     reason = "unreadable" if lasting else "vanished"
     counter.drop(reason, where(path), error.strerror or type(error).__name__)
 
@@ -148,7 +153,7 @@ def read_whole(path, counter, limit=64_000_000):
         bytes, or None.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             content = file.read(limit + 1)
     except OSError as error:
         count_os_error(counter, path, error)

@@ -16,6 +16,7 @@ from align_keras.corpus.sources.part import Part
 from align_keras.corpus.sources.source_files import count_os_error, where
 from align_keras.corpus.sources.source_pair import pair_from_columns
 from align_keras.utils.extras import needs
+from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tfrecord", ".tfrecords")
 _PICTURES = ("jpg", "jpeg", "png", "webp", "image")
@@ -34,7 +35,7 @@ def read(part, counter):
     """Yields the pairs of a shard, in its order."""
     path = os.path.join(part.root, part.files[0])
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for offset, message in _messages(file, path, counter):
                 pair = _pair(path, offset, message, counter)
                 if pair is not None:

@@ -9,6 +9,8 @@ import re
 import zlib
 from typing import NamedTuple
 
+from align_keras.utils.files import open_regular
+
 # A longer record is no page and no picture that a corpus takes.
 MAX_RECORD_BYTES = 64_000_000
 _CHUNK = 1 << 16
@@ -62,7 +64,7 @@ def iterate_records(path, limit=MAX_RECORD_BYTES):
     >>> [(own.offset, own.fault) for own in iterate_records(path)]
     [(0, None), (38, 'broken record'), (43, None)]
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         offset = 0
         while True:
             offset = _skip_blank(file, offset)
@@ -86,7 +88,7 @@ def read_record(path, offset, limit=MAX_RECORD_BYTES):
     Raises:
         OSError: if the file can't be opened.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return _cut(file, offset, limit)[0]
 
 

@@ -13,6 +13,7 @@ from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.part import Part
 from align_keras.corpus.sources.source_files import count_os_error, where
 from align_keras.corpus.sources.source_pair import pair_from_columns
+from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tar",)
 _BLOCK = tarfile.BLOCKSIZE
@@ -29,7 +30,7 @@ def read(part, counter):
     """Yields the pairs of a shard, in its order."""
     path = os.path.join(part.root, part.files[0])
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for key, sample in _samples(file, path, counter):
                 pair = _pair(file, path, key, sample, counter)
                 if pair is not None:

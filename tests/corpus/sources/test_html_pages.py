@@ -43,11 +43,34 @@ def test_other_addresses(tmp_path):
     assert [pair.image for pair in pairs] == [
         str(tmp_path / "b.png"),
         str(tmp_path / "b.png"),
-        "/gone/c.png",
+        str(tmp_path / "gone/c.png"),
         "https://example.org/d.png",
         "data:,x",
         str(tmp_path / "sub/e f.png"),
     ]
+
+
+def test_files_outside_the_source_are_not_taken(tmp_path):
+    private = tmp_path / "private.png"
+    private.touch()
+    root = tmp_path / "site"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub/link.png").symlink_to(private)
+    (root / "sub/within.png").symlink_to(root / "b.png")
+    (root / "b.png").touch()
+    addresses = [
+        *(private.as_uri(), "../../private.png", "..%2f../private.png", "link.png"),
+        *("file://localhost" + str(private), "%00.png", "within.png", "../b.png"),
+    ]
+    (root / "sub/page.html").write_text(
+        "".join(f"<img src='{own}' alt={n}>" for n, own in enumerate(addresses))
+    )
+    pairs, counter = read_source(f"html:{root}")
+    assert [(pair.caption, pair.image) for pair in pairs] == [
+        ("6", str(root / "sub/within.png")),
+        ("7", str(root / "b.png")),
+    ]
+    assert counter.bad == {"outside the source": 6}
 
 
 def test_malformed_pages_yield_what_they_have(tmp_path):

@@ -2,12 +2,15 @@
 
 import io
 import json
+import os
 import tarfile
 
 import pytest
 from source_reading import read_source
 
-from align_keras.corpus.sources import open_source
+from align_keras.corpus.picture import PictureError
+from align_keras.corpus.sources import open_source, read_location
+from align_keras.utils.errors import InputError
 
 
 def test_what_no_file_can_hold_is_replaced(tmp_path):
@@ -63,3 +66,25 @@ def test_alt_texts_of_crawls_that_name_files_are_left_out(tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("image,caption\na.jpg,large_braces.svg\n")
     assert [pair.caption for pair in read_source(table)[0]] == ["large_braces.svg"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a.html", "a.warc", "a.wat.gz", "a.tar", "a.tfrecord", "a.jpg", "a.csv"]
+)
+def test_pipes_among_the_files_of_a_source_are_counted(tmp_path, name):
+    pytest.importorskip("selectolax")
+    pytest.importorskip("warcio")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="a pipe"):
+        open_source(str(tmp_path / name))
+    if name == "a.csv":  # Whose rows are counted before.
+        with pytest.raises(InputError, match="not a regular file"):
+            read_source(tmp_path)
+        return
+    (tmp_path / "a.txt").write_text("A cat")
+    pairs, counter = read_source(f"folder:{tmp_path}" if name == "a.jpg" else tmp_path)
+    if name == "a.jpg":
+        with pytest.raises(PictureError, match="unreadable: .*not a regular file"):
+            read_location(pairs[0].image)
+    else:
+        assert not pairs and counter.bad == {"unreadable": 1}
