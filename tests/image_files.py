@@ -217,6 +217,20 @@ def readable():
     return files
 
 
+def largest(width=8192, height=6144):
+    """Returns a PNG of a few kilobytes and as many pixels as may be, all black."""
+    return encoded(Image.new("1", (width, height)), "PNG")
+
+
+def frame_far_outside():
+    """Returns an animated WebP whose frame would make its canvas 300 megapixels."""
+    frames = {"save_all": True, "append_images": [source(seed=1)]}
+    content = bytearray(encoded(source(), "WEBP", **frames))
+    place = content.index(b"ANMF") + 8  # Where it lies, in twos of pixels.
+    content[place : place + 3] = (2**22).to_bytes(3, "little")
+    return bytes(content)
+
+
 def refused():
     """Returns a dict: name → bytes of files that are no images here."""
     rgb = source()
@@ -227,9 +241,33 @@ def refused():
         "ICO": encoded(rgb, "ICO"),
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>",
         "EPS": encoded(rgb, "EPS"),
+        "PNG of a row too many": largest(height=6145),
+        "WebP, animated, a frame far outside": frame_far_outside(),
         "text": b"no image",
         "nothing": b"",
     }
     if "AVIF" in Image.registered_extensions().values():  # Of Pillow 11.3 and later.
         files["AVIF"] = encoded(rgb, "AVIF")
     return files
+
+
+def malformed(random, whole):
+    """Yields without end what looks like these files, and mostly is no image.
+
+    Args:
+        random: `random.Random`.
+        whole: list of bytes, files.
+    """
+    while True:
+        content = bytearray(random.choice(whole))
+        kind = random.randrange(4)
+        if kind == 0:
+            yield bytes(content[: random.randrange(len(content))])
+        elif kind == 1:
+            for _ in range(random.randrange(1, 50)):
+                content[random.randrange(len(content))] = random.randrange(256)
+            yield bytes(content)
+        elif kind == 2:
+            yield bytes(content[:12]) + random.randbytes(random.randrange(3000))
+        else:
+            yield random.randbytes(random.randrange(3000))

@@ -5,7 +5,7 @@ import os
 import pathlib
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write
+from align_keras.utils.files import atomic_write, read_json
 
 _DATA_FILE = "data.json"
 
@@ -32,6 +32,9 @@ def about_run(directory, command=None):
 
     Returns:
         dict of `source`, `data` and `evaluation`.
+
+    Raises:
+        InputError: if the run's `data.json` or `metrics.jsonl` is damaged.
     """
     directory = pathlib.Path(directory)
     about = {
@@ -40,8 +43,7 @@ def about_run(directory, command=None):
         "evaluation": None,
     }
     if (directory / _DATA_FILE).exists():
-        text = (directory / _DATA_FILE).read_text(encoding="utf-8")
-        about["data"] = json.loads(text)
+        about["data"] = _read_data(directory / _DATA_FILE)
     if (directory / "metrics.jsonl").exists():
         # Only here, since it imports Keras.
         from align_keras.training.metrics_log import MetricsLog
@@ -54,6 +56,17 @@ def about_run(directory, command=None):
             name: value for name, value in newest.items() if "recall_at" in name
         }
     return about
+
+
+def _read_data(path):
+    data = read_json(path)
+    for lines in data.values():
+        if not isinstance(lines, list) or not all(isinstance(o, str) for o in lines):
+            raise InputError(
+                f"{path} must hold lists of lines about corpora; remove it, and the "
+                "card will say nothing of the data."
+            )
+    return data
 
 
 def read_evaluations(paths, model):

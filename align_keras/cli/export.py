@@ -122,6 +122,7 @@ def run(arguments):
     """Runs the command; returns its exit code."""
     target = check_arguments(arguments)
     measured = read_evaluations(arguments.evaluation, arguments.model)
+    from align_keras.export.saved_model import check_finite_weights
     from align_keras.models import ALIGN
 
     # Converters know no mixed precision; the variables are float32 in any case.
@@ -132,6 +133,7 @@ def run(arguments):
             f"--model must have a vocabulary to take captions, received "
             f"{arguments.model} without one; add its vocab.txt."
         )
+    check_finite_weights(align)
     with atomic_folder(target) as folder:
         _WRITERS[arguments.format](align, folder, arguments)
         _write_card(align, folder, arguments, measured)

@@ -191,7 +191,7 @@ def describe_error(error):
             return f"no space left on the disk{_of(error)}; free some, then run again"
         if number == errno.EFBIG or "File too large" in text:
             return (
-                f"a file too large for this disk or this process{_of(error)}; write to "
+                f"File too large for this disk or process{_of(error)}; write to "
                 "another disk, or raise `ulimit -f`"
             )
     lost = ("UnavailableError", "AbortedError", "CancelledError", "InternalError")

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from align_keras.config.fields import count, fraction, number
+from align_keras.utils.image_limits import MAX_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FilterConfig:
 
     min_shorter_side: int = count(200, at_least=0)
     max_aspect: float = number(3.0, above=1)
-    max_pixels: int = count(89_000_000)
+    max_pixels: int = count(MAX_PIXELS)
     max_texts_per_image: int = count(1000)
     max_images_per_text: int = count(10)
     min_unigrams: int = count(3)

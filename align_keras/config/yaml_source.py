@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_regular
 
 # YAML 1.1, which PyYAML implements, reads `1e-3` as a string, `yes` as true,
 # `010` as 8 and `1:30` as 90. YAML 1.2's core schema has none of these traps.
@@ -18,6 +19,10 @@ _HEX_OR_OCTAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _INFINITE = re.compile(r"[-+]?(\.inf|\.Inf|\.INF)|\.nan|\.NaN|\.NAN")
 _MERGE_KEY = "<<"
+# PyYAML takes up to seven seconds for a megabyte, and longer the deeper it is.
+_MOST_BYTES = 2**19
+_MOST_LEVELS = 20
+_MOST_VALUES = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +84,17 @@ def read_yaml(path):
             hold keys and values.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"no configuration file {path}; check the path.") from None
     except IsADirectoryError:
         raise InputError(
             f"{path} is a folder, not a configuration file; name the .yaml file in it."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{path} must be a file of at most {_MOST_BYTES:,} bytes that can be read, "
+            f"received another ({error.strerror}); check the path."
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(
@@ -118,7 +128,7 @@ def parse_yaml(text, source, show_line=True):
     """
     reader = _Reader(source, show_line)
     try:
-        reader.refuse_tags(text)
+        reader.check_tokens(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         return None if node is None else reader.convert(node, ())
     except yaml.MarkedYAMLError as error:
@@ -157,20 +167,37 @@ def _one_line(text):
     return " ".join(str(text).split())
 
 
+_OPENING = (
+    yaml.BlockMappingStartToken,
+    yaml.BlockSequenceStartToken,
+    yaml.FlowMappingStartToken,
+    yaml.FlowSequenceStartToken,
+)
+_ENDING = (yaml.BlockEndToken, yaml.FlowMappingEndToken, yaml.FlowSequenceEndToken)
+
+
 class _Reader:
     """Turns PyYAML's nodes into `Located` values."""
 
     def __init__(self, source, show_line):
         self.source = source
         self.show_line = show_line
+        self.count = 0
 
     def where(self, node):
         line = f", line {node.start_mark.line + 1}" if self.show_line else ""
         return f"{self.source}{line}"
 
-    def refuse_tags(self, text):
-        """Refuses `!!float` and the like, which PyYAML would resolve itself."""
+    def check_tokens(self, text):
+        """Refuses `!!float` and the like, which PyYAML would resolve, and depths."""
+        level = 0
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            level += isinstance(token, _OPENING) - isinstance(token, _ENDING)
+            if level > _MOST_LEVELS:
+                raise InputError(
+                    f"{self.where(token)}: nested too deeply; no key lies deeper than "
+                    "six levels."
+                )
             if isinstance(token, yaml.TagToken):
                 raise InputError(
                     f"{self.where(token)}: tags (!) aren't allowed; write the plain "
@@ -181,6 +208,12 @@ class _Reader:
         where = self.where(node)
         if any(node is ancestor for ancestor in ancestors):
             raise InputError(f"{where}: an alias holds itself; write the value out.")
+        self.count += 1
+        if self.count > _MOST_VALUES:
+            raise InputError(
+                f"{where}: more than {_MOST_VALUES:,} values, aliases counted; a "
+                "configuration holds fewer."
+            )
         ancestors = (*ancestors, node)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, where)

@@ -17,8 +17,8 @@ from align_keras.corpus.svg_drawing import (
     read_svg,
 )
 from align_keras.utils.files import read_regular
+from align_keras.utils.image_limits import MAX_PIXELS
 
-MAX_PIXELS = 89_000_000
 # Those of `align_keras.images.decode`, whose rule this is too.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 WHITE = (255, 255, 255)

@@ -3,8 +3,8 @@
 import dataclasses
 import numbers
 
-from align_keras.corpus.picture import MAX_PIXELS
 from align_keras.utils.errors import InputError
+from align_keras.utils.image_limits import MAX_PIXELS
 
 _UNDETERMINED = "und"
 

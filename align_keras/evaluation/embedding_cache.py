@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import re
 import tempfile
 
 import numpy as np
@@ -115,9 +116,12 @@ class EmbeddingCache:
         self._rows, self._width = {}, None
         if not (self._directory / "width").exists():
             return
-        self._width = int((self._directory / "width").read_text())
         for path in (digests, embeddings):
             path.touch()
+        self._width = self._read_width()
+        if self._width is None:
+            say(f"{self._directory} is damaged (width); computing its embeddings anew")
+            return
         count = min(
             digests.stat().st_size // _DIGEST_BYTES,
             embeddings.stat().st_size // (4 * self._width),
@@ -129,6 +133,28 @@ class EmbeddingCache:
             content[start : start + _DIGEST_BYTES]: start // _DIGEST_BYTES
             for start in range(0, len(content), _DIGEST_BYTES)
         }
+
+    def _read_width(self):
+        """The width as `_write_width` wrote it, or None if it's another or damaged.
+
+        By a wrong one, rows would be cut out of the middle of others.
+        """
+        content = (self._directory / "width").read_bytes()[:99]
+        number, _, check = content.partition(b" ")
+        width = int(number) if re.fullmatch(rb"[1-9]\d{0,5}", number) else None
+        if width is None or check == _check_of(number):
+            return width
+        # Until 0.1 there was no check, but the sizes of whole files agree.
+        digests = (self._directory / "digests").stat().st_size
+        embeddings = (self._directory / "embeddings").stat().st_size
+        fits = embeddings * _DIGEST_BYTES == digests * 4 * width
+        return width if fits and not check else None
+
+    def _write_width(self, width):
+        number = str(width).encode()
+        with atomic_write(self._directory / "width", "wb") as file:
+            file.write(number + b" " + _check_of(number))
+        self._width = width
 
     def _add(self, missing):
         """Appends the embeddings of new items.
@@ -143,12 +169,11 @@ class EmbeddingCache:
         if self._width is None:
             if np.isnan(rows).all():
                 return False
-            # Rows that were written before their width was known are none.
+            # Rows that were written before their width was known are none. Others may
+            # have these files mapped, so they aren't cut.
             for name in ("embeddings", "digests"):
-                (self._directory / name).write_bytes(b"")
-            with atomic_write(self._directory / "width") as file:
-                file.write(str(rows.shape[1]))
-            self._width = rows.shape[1]
+                (self._directory / name).unlink(missing_ok=True)
+            self._write_width(rows.shape[1])
         for name, content in (
             ("embeddings", rows.tobytes()),
             ("digests", b"".join(missing)),
@@ -223,6 +248,10 @@ class EmbeddingCache:
                 file.write(stored[rows[start : start + _COPIED_ROWS]].tobytes())
             file.flush()
             return np.memmap(file, np.float32, "r", shape=(len(rows), self._width))
+
+
+def _check_of(number):
+    return hashlib.blake2b(number, digest_size=4).hexdigest().encode()
 
 
 def content_digest(item):

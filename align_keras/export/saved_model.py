@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 
 from align_keras.export.model_card import model_card
@@ -40,8 +41,9 @@ def export_saved_model(model, directory, *, weights=None, about=None):
         about: dict of what the card tells of the model's origin, as `model_card`.
 
     Raises:
-        InputError: if the model isn't an `ALIGN`, has no vocabulary, `directory` is
-            a file or holds something else, or there are no such `weights`.
+        InputError: if the model isn't an `ALIGN`, has no vocabulary or weights that
+            aren't finite, `directory` is a file or holds something else, or there are
+            no such `weights`.
 
     References:
         Jia et al. 2021, sections 4.1 (embeddings compared by cosine) and 10.
@@ -83,7 +85,11 @@ def write_saved_models(model, folder, *, weights=None, about=None):
         folder: `pathlib.Path`, existing and empty; half full after an error.
         weights: as `export_saved_model`.
         about: as `export_saved_model`.
+
+    Raises:
+        InputError: as `check_finite_weights`.
     """
+    check_finite_weights(model)
     for name, (images, texts) in MODELS.items():
         write_served(ServedModel(model, images, texts, weights), folder / name)
     card = model_card(model, weights=weights, **(about or {}))
@@ -118,6 +124,30 @@ def check_exportable(model):
             "installed here and has no wheels for Windows; export on Linux or macOS, "
             "or by --format litert."
         )
+
+
+def check_finite_weights(model):
+    """Raises if a weight is NaN or infinite, which would make all embeddings so.
+
+    Args:
+        model: `ALIGN`.
+
+    Raises:
+        InputError: names the first of the weights, and how many there are.
+    """
+    wrong = [own.path for own in model.weights if not _is_finite(own.numpy())]
+    if wrong:
+        raise InputError(
+            f"model must have finite weights, received NaN or infinity in {len(wrong)} "
+            f"of {len(model.weights)}, the first of them {wrong[0]}; take an earlier "
+            "checkpoint, or train again with a lower learning rate."
+        )
+
+
+def _is_finite(values):
+    # A sum that isn't finite is a value's, or an overflow, which takes a second look.
+    values = np.asarray(values, "float32")
+    return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 def _check_holds_nothing_else(folder):

@@ -1,7 +1,10 @@
 """What a SavedModel's signatures take and give, as plain JSON."""
 
+from align_keras.utils.image_limits import MAX_PIXELS
+
 _FILES = (
-    "JPEG, PNG, GIF (its first frame), BMP or WebP files, of at most 89 million pixels"
+    "JPEG, PNG, GIF (its first frame), BMP or WebP files, of at most "
+    f"{MAX_PIXELS:,} pixels"
 )
 _UNIT = "of unit length"
 _MEANINGS = {

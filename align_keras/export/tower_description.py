@@ -5,6 +5,7 @@ from importlib import metadata
 
 from align_keras.export.litert_metadata import LICENCE, METADATA, VOCABULARY
 from align_keras.images import crop_size_to_resize_size
+from align_keras.utils.image_limits import MAX_PIXELS
 
 _NO_LICENCE = (
     "The terms of these weights weren't stated when the file was made; they are those "
@@ -43,8 +44,11 @@ def describe_image_tower(model, quantize, calibration_pictures, resizable, licen
         "preprocessing": {
             "image_size": size,
             "resize_to": resized,
+            "max_pixels": MAX_PIXELS,
             "steps": [
-                "decode to RGB, transparent PNGs on white",
+                f"decode JPEG, PNG, WebP, GIF or uncompressed BMP of at most "
+                f"{MAX_PIXELS:,} pixels to RGB of 8 bits, upright by EXIF, on white "
+                "where transparent, the first frame of an animation",
                 f"resize to {resized} × {resized} without keeping the aspect: "
                 "bilinear with antialiasing, rounded to whole grey levels",
                 f"crop the {size} × {size} in the middle, from "

@@ -19,6 +19,7 @@ from align_keras.text.unicode_classes import (
 )
 from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased, save_vocabulary
 from align_keras.utils.errors import InputError
+from align_keras.utils.image_limits import MAX_PIXELS
 
 # npm's package of LiteRT for browsers, and what it imports. Neither is part of this
 # package: `npm install` in the page's folder fetches them.
@@ -136,6 +137,7 @@ def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
         {
             "image_size": image_size,
             "resize_size": crop_size_to_resize_size(image_size),
+            "max_pixels": MAX_PIXELS,
             "dimension": index.dimension,
             "tokenizer": tokenizer_options(tokenizer),
             # By them the page shows how much has come.

@@ -15,4 +15,4 @@ from align_keras.images.preprocess import (
     uint8_pixels,
 )
 from align_keras.images.random_crop import crop_image, crop_image_bytes
-from align_keras.images.readable_images import MAX_PIXELS, readable_images
+from align_keras.images.readable_images import readable_images

@@ -9,6 +9,7 @@
 - Of an animation the first frame is read.
 - The EXIF orientation is applied: of a JPEG's APP1 segment, a PNG's eXIf chunk before
   its pixels, a WebP's EXIF chunk.
+- At most 192 MiB of pixels, four bytes each, by the header and before any is decoded.
 
 Here they are operations of a graph, for training, evaluation and every SavedModel.
 `align_keras.corpus.picture` follows the same rule by Pillow, the exported web page by
@@ -21,6 +22,11 @@ References:
 
 import tensorflow as tf
 
+from align_keras.utils.image_limits import MAX_PIXELS
+
+# PNG, WebP, GIF and BMP of more pixels are decoded one after another: they may be small
+# files, and take a gigabyte each.
+LARGE = MAX_PIXELS // 4
 # What a walk over a file's parts looks at before it gives up: 32 megabytes of a GIF's
 # full blocks, some seconds.
 MAX_PARTS = 2**17
@@ -106,7 +112,8 @@ def decode_image(image_bytes):
         uint8 tensor (height, width, 3).
 
     Raises:
-        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
+        tf.errors.InvalidArgumentError: if the bytes aren't such an image, or it has
+            more than `MAX_PIXELS` pixels.
 
     Example:
 
@@ -119,17 +126,103 @@ def decode_image(image_bytes):
 
 @tf.function(autograph=False)
 def _decoded(image_bytes):
+    pixels = pixels_by_header(image_bytes)
+    with tf.control_dependencies([size_check(pixels)]):
+        image_bytes = tf.identity(image_bytes)
+    image = tf.cond(
+        (pixels > LARGE) & (_kind(image_bytes) > 0),
+        lambda: _decoded_alone(image_bytes),
+        lambda: _by_kind(image_bytes),
+    )
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+@_apart(_STRING)
+def _decoded_alone(image_bytes):
+    """Waits until no other large image is being decoded in this process."""
+    lock = tf.raw_ops.MutexLock(mutex=tf.raw_ops.MutexV2(shared_name="large_image"))
+    with tf.control_dependencies([lock]):
+        image = _by_kind(tf.identity(image_bytes))
+    with tf.control_dependencies([image]):
+        unlock = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
+    with tf.control_dependencies([unlock]):
+        return tf.identity(image)
+
+
+def _kind(image_bytes):
+    """Returns which signature a file begins with, of none their number, int32."""
     signatures = [JPEG_SIGNATURE, b"\x89PNG", b"RIFF", b"GIF8", b"BM"]
     sizes = [len(signature) for signature in signatures]
     begins = tf.strings.substr(image_bytes, [0] * len(sizes), sizes) == signatures
+    # With none, the least is the greatest of all numbers.
+    return tf.cast(tf.minimum(tf.reduce_min(tf.where(begins)), len(sizes)), tf.int32)
+
+
+def _by_kind(image_bytes):
     decoders = [_jpeg, _png, _webp, _gif, _bmp]
-    image = tf.switch_case(
-        # With none, the greatest of all numbers, and so the last branch.
-        tf.cast(tf.minimum(tf.reduce_min(tf.where(begins)), len(sizes)), tf.int32),
+    return tf.switch_case(
+        _kind(image_bytes),
         [lambda decode=decode: decode(image_bytes) for decode in decoders],
         default=lambda: _refused("a JPEG, PNG, WebP, GIF or BMP file"),
     )
-    return tf.ensure_shape(image, (None, None, 3))
+
+
+def pixels_by_header(file):
+    """Returns how many pixels a file says that it has, before it is decoded.
+
+    Args:
+        file: scalar string tensor.
+
+    Returns:
+        int64 tensor (), 0 for what isn't one of the known formats; of a GIF, those of
+        its canvas with the first frame.
+
+    References:
+        PNG, ISO/IEC 15948, section 11.2.2; GIF89a, sections 15 to 20;
+        BITMAPINFOHEADER;
+        WebP, RFC 9649; JPEG, by TensorFlow's own reader.
+    """
+    content = FileBytes(file)
+    at = content.number
+
+    def jpeg():
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(file, tf.int32))
+        return tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+
+    def png():
+        return at(16, 4, True) * at(20, 4, True)
+
+    def webp():
+        kind = content.part(12, 4)
+        extended = (at(24, 3) + 1) * (at(27, 3) + 1)
+        bits = at(21, 4)
+        lossless = (bits % 2**14 + 1) * (bits // 2**14 % 2**14 + 1)
+        lossy = at(26, 2) % 2**14 * (at(28, 2) % 2**14)
+        return tf.where(
+            kind == b"VP8X", extended, tf.where(kind == b"VP8L", lossless, lossy)
+        )
+
+    def gif():
+        frame, _ = gif_frame(file)
+        left, top, width, height = (at(frame + place, 2) for place in (1, 3, 5, 7))
+        return tf.maximum(at(6, 2), left + width) * tf.maximum(at(8, 2), top + height)
+
+    def bmp():
+        # A negative height, of rows from the top down, is two's complement.
+        height = at(22, 4)
+        return at(18, 4) * tf.minimum(height, 2**32 - height)
+
+    return tf.switch_case(
+        _kind(file),
+        [jpeg, png, webp, gif, bmp],
+        default=lambda: tf.constant(0, tf.int64),
+    )
+
+
+def size_check(pixels):
+    """Returns an operation that raises for more than `MAX_PIXELS` pixels, an int64."""
+    message = f"the image must have at most {MAX_PIXELS:,} pixels, received"
+    return tf.debugging.Assert(pixels <= MAX_PIXELS, [message, pixels])
 
 
 def _refused(rule):
@@ -355,7 +448,10 @@ def _on_canvas(image, top, left, height, width):
     below = tf.maximum(height - top - shape[0], 0)
     beside = tf.maximum(width - left - shape[1], 0)
     paddings = [[top, below], [left, beside], [0, 0]]
-    return tf.pad(image, paddings, constant_values=255)
+    # The frame may say that it lies anywhere.
+    pixels = (top + below + shape[0]) * (left + beside + shape[1])
+    with tf.control_dependencies([size_check(pixels)]):
+        return tf.pad(image, paddings, constant_values=255)
 
 
 # === GIF ===

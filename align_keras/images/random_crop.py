@@ -6,6 +6,7 @@ from align_keras.images.decode import (
     JPEG_SIGNATURE,
     decode_image,
     jpeg_orientation,
+    size_check,
 )
 from align_keras.images.preprocess import crop_size_to_resize_size
 
@@ -97,6 +98,9 @@ def _resampled_and_mirrored(window, image_size, flipped):
 
 def _jpeg_window(image_bytes, image_size, place):
     shape = tf.io.extract_jpeg_shape(image_bytes)[:2]
+    pixels = tf.reduce_prod(tf.cast(shape, tf.int64))
+    with tf.control_dependencies([size_check(pixels)]):
+        shape = tf.identity(shape)
 
     def window_at(ratio):
         box = _box(-(-shape // ratio), image_size, place)

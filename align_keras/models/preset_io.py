@@ -234,7 +234,7 @@ def from_folder(directory, load_weights, parts):
         if load_weights:
             towers = (config["config"][encoder]["config"] for encoder in ENCODERS)
             # A byte holds two numbers of 4 bits.
-            check_parameters(*towers, 2 * weights_file.stat().st_size, directory)
+            check_parameters(*towers, 2 * weights_file.stat().st_size, weights_file)
         model = keras.saving.deserialize_keras_object(config)
     except InputError:
         raise

@@ -207,7 +207,7 @@ def check_parameters(image, text, most, source):
         image: dict, arguments of `ImageEncoder`.
         text: dict, arguments of `TextEncoder`.
         most: int, the number of parameters that there can be.
-        source: str or `pathlib.Path`, where they were read, for the error.
+        source: str or `pathlib.Path`, the file, for the error.
 
     Raises:
         InputError: names both numbers.
@@ -218,8 +218,8 @@ def check_parameters(image, text, most, source):
     )
     if count > most:
         raise InputError(
-            f"{source}: config.json must describe a model that its weights fill, "
-            f"received {count:,} parameters, where the file has room for {most:,} at "
+            f"{source} is damaged or doesn't fit the config.json beside it, which "
+            f"describes {count:,} parameters, where the file has room for {most:,} at "
             "most; get both again."
         )
 

@@ -7,7 +7,12 @@ import re
 import numpy as np
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_folder
+from align_keras.utils.files import (
+    atomic_folder,
+    open_regular,
+    read_json,
+    read_regular,
+)
 
 _FORMAT = "align_keras_search_index"
 _VERSION = 1
@@ -155,10 +160,10 @@ class SearchIndex:
         """
         directory = pathlib.Path(directory)
         try:
-            header = json.loads((directory / "index.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            header = None
-        if not isinstance(header, dict) or header.get("format") != _FORMAT:
+            header = read_json(directory / "index.json")
+        except (OSError, InputError):
+            header = {}
+        if header.get("format") != _FORMAT:
             raise InputError(
                 f"The index folder {directory} must hold an index.json of a search "
                 "index, but has none; give the folder `index` of a finished run."
@@ -169,13 +174,14 @@ class SearchIndex:
                 f"{header.get('version')}; build it again with this release."
             )
         try:
-            embeddings = np.load(directory / "embeddings.npy", mmap_mode="r")
-            with open(directory / "entries.jsonl", encoding="utf-8") as file:
-                entries = [json.loads(line) for line in file]
             shape = (header["rows"], header["dimension"])
-        except (OSError, ValueError, KeyError) as error:
+            embeddings = _mapped(directory / "embeddings.npy")
+            with open_regular(directory / "entries.jsonl") as file:
+                entries = [json.loads(line) for line in file]
+        except (OSError, ValueError, KeyError, RecursionError) as error:
+            reason = str(error)[:200]
             raise InputError(
-                f"The index {directory} is damaged ({error}); build it again."
+                f"The index {directory} is damaged ({reason}); build it again."
             ) from error
         if embeddings.shape != shape or len(entries) != shape[0]:
             raise InputError(
@@ -184,7 +190,7 @@ class SearchIndex:
                 "entries; build it again."
             )
         for row, entry in enumerate(entries):
-            _check_thumbnail(entry, row, directory)
+            _check_entry(entry, row, directory)
         return cls(embeddings, entries, directory)
 
     def thumbnail(self, row):
@@ -199,7 +205,12 @@ class SearchIndex:
                 f"The index {self.directory} must hold its thumbnails itself, got a "
                 f"link, {path.name}; build it again."
             )
-        return path.read_bytes()
+        try:
+            return read_regular(path)
+        except OSError as error:
+            raise InputError(
+                f"The index {self.directory} is damaged ({error}); build it again."
+            ) from None
 
     def query(self, embeddings, k):
         """Finds the k rows of greatest inner product for each query.
@@ -255,6 +266,11 @@ class SearchIndex:
         for start in range(0, len(self), _ROW_BLOCK):
             block = self.embeddings[start : start + _ROW_BLOCK]
             slack = error * np.sqrt(np.einsum("ij,ij->i", block, block).max())
+            if not np.isfinite(slack).all():
+                raise InputError(
+                    "the index must hold finite embeddings, received NaN or infinity "
+                    f"in rows {start} to {start + len(block) - 1}; build it again."
+                )
             scores = queries @ block.T
             if len(block) >= k:
                 kth = np.partition(scores, len(block) - k, axis=1)[:, -k]
@@ -276,14 +292,44 @@ class SearchIndex:
         return candidates[best], scores[best]
 
 
-def _check_thumbnail(entry, row, directory):
-    """Refuses a name that `save` didn't give: others may lead out of the folder."""
-    name = entry.get("thumbnail", "thumbnails/0.png") if isinstance(entry, dict) else 0
-    if not isinstance(name, str) or not _THUMBNAIL.fullmatch(name):
+def _mapped(path):
+    """The matrix of a .npy file, read as it is needed."""
+    with open_regular(path) as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise ValueError(f"{path.name} is no .npy file")
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # A broken header leads to whatever it says.
+        raise ValueError(f"{path.name}: {error}") from None
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or 0 in matrix.shape:
+        raise ValueError(f"{path.name} holds {matrix.dtype} of shape {matrix.shape}")
+    return matrix
+
+
+def _check_entry(entry, row, directory):
+    """Refuses what `save` didn't write, such as a thumbnail outside of the folder."""
+    problem = None
+    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+        problem = "no id"
+    elif not _are_strings(entry.get("captions")):
+        problem = "no list of captions"
+    elif not isinstance(entry.get("path", ""), str):
+        problem = "a path that is no text"
+    else:
+        name = entry.get("thumbnail", "thumbnails/0.png")
+        if not isinstance(name, str) or not _THUMBNAIL.fullmatch(name):
+            problem = (
+                f"the thumbnail {name!r}, which isn't a file of its folder thumbnails"
+            )
+    if problem is not None:
         raise InputError(
-            f"The index {directory} is damaged (row {row} has the thumbnail {name!r}, "
-            "which isn't a file of its folder thumbnails); build it again."
+            f"The index {directory} is damaged (row {row} has {problem}); build it "
+            "again."
         )
+
+
+def _are_strings(values):
+    return isinstance(values, list) and all(isinstance(own, str) for own in values)
 
 
 def _check_distinct(ids):

@@ -7,7 +7,7 @@ import re
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write
+from align_keras.utils.files import atomic_write, read_json
 from align_keras.utils.progress import say
 
 
@@ -72,10 +72,9 @@ class RunCheckpoints:
             higher: bool, whether a higher value is better.
         """
         note = self.directory / "best" / "metric.json"
-        if note.exists():
-            best = json.loads(note.read_text(encoding="utf-8"))["value"]
-            if not (value > best if higher else value < best):
-                return
+        best = _noted_value(note)
+        if best is not None and not (value > best if higher else value < best):
+            return
         if self.writes:
             self._best.save(checkpoint_number=self.step)
             with atomic_write(note) as file:
@@ -126,6 +125,17 @@ class RunCheckpoints:
         except (tf.errors.OpError, RuntimeError, IndexError):
             return False
         return True
+
+
+def _noted_value(note):
+    """The best checkpoint's metric; None where there is none, or it is damaged."""
+    if not note.exists():
+        return None
+    try:
+        return float(read_json(note)["value"])
+    except (InputError, LookupError, TypeError, ValueError):
+        say(f"warning: {note} is damaged; the next value counts as the best so far")
+        return None
 
 
 def checkpoints_in(directory, last=None):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
 
@@ -35,11 +36,31 @@ class MetricsLog:
             file.write(json.dumps(line) + "\n")
 
     def read(self):
-        """Returns the lines as a list of dicts; a torn last line is left out."""
+        """Returns the lines as a list of dicts; a torn last line is left out.
+
+        Raises:
+            InputError: if another line is damaged; names it.
+        """
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = self.path.read_bytes().split(b"\n")[:-1]
+        return [self._parsed(line, row) for row, line in enumerate(lines, 1)]
+
+    def _parsed(self, line, row):
+        try:
+            values = json.loads(line)
+            is_whole = type(values["step"]) is int and all(
+                isinstance(name, str) and isinstance(value, int | float)
+                for name, value in values.items()
+            )
+        except (ValueError, TypeError, LookupError, RecursionError):
+            is_whole = False
+        if not is_whole:
+            raise InputError(
+                f"{self.path}, line {row}, must hold a step and its numbers; remove "
+                "the line."
+            )
+        return values
 
     def truncate_after(self, step):
         """Drops the lines that a killed run wrote after its last checkpoint."""

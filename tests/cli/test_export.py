@@ -9,11 +9,12 @@ import pytest
 import tensorflow as tf
 
 from align_keras.cli import export
-from align_keras.cli.about_run import save_data_notes
+from align_keras.cli.about_run import about_run, save_data_notes
 from align_keras.cli.main import main
-from align_keras.export.saved_model import write_served
+from align_keras.export.saved_model import export_saved_model, write_served
 from align_keras.export.served_model import ServedModel
 from align_keras.models import ALIGN
+from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_encoders
 
 
@@ -244,6 +245,30 @@ def test_a_damaged_model_leaves_nothing(run_folder, tmp_path, tmp_path_factory, 
         assert "is damaged or doesn't fit the config.json beside it" in error
         assert len(error.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
+
+
+@pytest.mark.ci
+def test_weights_that_are_not_finite_are_never_exported(run_folder, tmp_path, capsys):
+    model = ALIGN.from_preset(run_folder)
+    kernel = model.image_encoder.get_layer("stem").kernel
+    kernel.assign(np.where(np.arange(kernel.shape[-1]) == 1, np.nan, kernel.numpy()))
+    model.save_to_preset(tmp_path / "diverged")
+    for name in ("saved_model", "onnx"):
+        arguments = ["export", "--model", str(tmp_path / "diverged"), "--format", name]
+        assert main([*arguments, "--to", str(tmp_path / "served")]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "must have finite weights, received NaN or infinity in 1 of" in line
+        assert "stem" in line
+    with pytest.raises(InputError, match="must have finite weights"):
+        export_saved_model(model, tmp_path / "served")
+    assert [path.name for path in tmp_path.iterdir()] == ["diverged"]
+
+
+def test_damaged_notes_of_a_run_are_named(tmp_path):
+    for content in ("{", "[1]", '{"icons": "lines"}', '{"icons": [3]}'):
+        (tmp_path / "data.json").write_text(content)
+        with pytest.raises(InputError, match="data.json"):
+            about_run(tmp_path)
 
 
 def other_size(tmp_path_factory):

@@ -99,6 +99,7 @@ def test_what_is_written(align, tmp_path):
     write_web(align, folder, options(pictures=pairs, litert_js=str(runtime)))
     about = json.loads((folder / "model" / "model.json").read_text())
     assert (about["image_size"], about["resize_size"]) == (32, 38)
+    assert about["max_pixels"] == 8192 * 6144
     for name, size in about["files"].items():
         assert (folder / name).stat().st_size == size
     assert set(about["files"]) == {

@@ -186,8 +186,8 @@ for own in (OpError, ResourceExhaustedError):
             ResourceExhaustedError("OOM when allocating"),
             "out of memory; make",
         ),
-        (OSError(errno.EFBIG, "File too large"), "a file too large for this disk"),
-        (OpError("part-0; File too large [Op:SaveV2]"), "a file too large for this d"),
+        (OSError(errno.EFBIG, "File too large"), "File too large for this disk"),
+        (OpError("part-0; File too large [Op:SaveV2]"), "File too large for this d"),
         (MemoryError(), "out of memory; make"),
         (
             PermissionError(errno.EACCES, "Denied", b"/r"),

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import pathlib
 
 import pytest
@@ -221,6 +222,13 @@ def test_values_of_yaml_1_2(override, key, value):
     assert type(found) is type(value)
 
 
+# A hundred million values in 500 bytes.
+ALIAS_BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n"
+    for level in range(1, 8)
+)
+
+
 @pytest.mark.parametrize(
     "text, expected",
     [
@@ -238,6 +246,9 @@ def test_values_of_yaml_1_2(override, key, value):
         ("? [1]\n: 2\n", ["a key must be a word"]),
         ("a: \x01\n", ["not valid YAML"]),
         (f"a: {'[' * 1500}\n", ["nested too deeply"]),
+        ("".join(f"{' ' * level}a:\n" for level in range(30)), ["nested too deeply"]),
+        (ALIAS_BOMB, ["more than 100,000 values, aliases counted"]),
+        ("a: 'x'\n" * 80_000, ["received another (more than 524,288 bytes)"]),
     ],
 )
 def test_broken_files(tmp_path, text, expected):
@@ -249,6 +260,9 @@ def test_broken_files(tmp_path, text, expected):
 def test_unreadable_files(tmp_path):
     assert "no configuration file" in refusal(config_files=[tmp_path / "no.yaml"])
     assert "is a folder" in refusal(config_files=[tmp_path])
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", "/dev/zero"):
+        assert "received another (not a regular file)" in refusal(config_files=[path])
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("task: {train_data: {corpus: \xe9}}".encode("latin-1"))
     assert "isn't UTF-8 text (byte 28)" in refusal(config_files=[latin])

@@ -2,9 +2,9 @@
 
 import pytest
 
-from align_keras.corpus.picture import MAX_PIXELS
 from align_keras.corpus.thresholds import Thresholds, primary_language
 from align_keras.utils.errors import InputError
+from align_keras.utils.image_limits import MAX_PIXELS
 
 
 def test_defaults_are_the_papers():

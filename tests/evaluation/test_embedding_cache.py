@@ -236,3 +236,32 @@ def test_content_counts_and_not_the_place(tmp_path):
         content_digest(pathlib.Path("/dev/zero"))
     with pytest.raises(InputError, match="no readable picture: .*missing.*check"):
         content_digest(tmp_path / "missing")
+
+
+def test_a_broken_width_gives_no_rows_out_of_the_middle_of_others(tmp_path, capsys):
+    texts = [f"text {number}" for number in range(8)]
+    EmbeddingCache(tmp_path, Encoder())(texts)
+    content = (tmp_path / "width").read_bytes()
+    for broken in (b"1" + content[1:], b"1", b"", b"\xff", b"-3", content[:-1], b"0"):
+        (tmp_path / "width").write_bytes(broken)
+        mapped = np.memmap(tmp_path / "embeddings", np.float32, "r")
+        encoder = Encoder()
+        np.testing.assert_array_equal(
+            EmbeddingCache(tmp_path, encoder)(texts), expected(texts)
+        )
+        assert encoder.asked == texts
+        # Whoever reads it meanwhile keeps what was there.
+        np.testing.assert_array_equal(mapped.reshape(8, 3), expected(texts))
+        assert "is damaged (width); computing its emb" in capsys.readouterr().err
+        assert (tmp_path / "width").read_bytes() == content
+
+
+def test_a_cache_of_0_1_is_read_where_its_sizes_agree(tmp_path):
+    texts = [f"text {number}" for number in range(8)]
+    EmbeddingCache(tmp_path, Encoder())(texts)
+    (tmp_path / "width").write_text("3")
+    encoder = Encoder()
+    np.testing.assert_array_equal(
+        EmbeddingCache(tmp_path, encoder)([*texts, "new"]), expected([*texts, "new"])
+    )
+    assert encoder.asked == ["new"]

@@ -23,13 +23,17 @@ def strings(values):
     return array
 
 
+def text_operations():
+    """The libraries that a model of captions needs."""
+    text = pathlib.Path(importlib.util.find_spec("tensorflow_text").origin).parent
+    libraries = sorted(map(str, text.glob("python/ops/*.so")))
+    assert libraries
+    return libraries
+
+
 def call(folder, name, calls):
     """Answers calls of a model in a fresh process: outputs or error, and memory."""
-    libraries = []
-    if name != "image":
-        text = pathlib.Path(importlib.util.find_spec("tensorflow_text").origin).parent
-        libraries = sorted(map(str, text.glob("python/ops/*.so")))
-        assert libraries
+    libraries = [] if name == "image" else text_operations()
     result = subprocess.run(
         [sys.executable, SCRIPT, folder / "export" / name / "1", *libraries],
         input=pickle.dumps(calls),

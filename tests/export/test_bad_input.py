@@ -16,6 +16,7 @@ from tests.export.c_process import (
     picture,
     strings,
 )
+from tests.image_files import encoded, malformed
 
 MEGABYTE = 2**20
 
@@ -75,18 +76,30 @@ def test_bad_files_are_told_from_pictures(model, folder, files):
 
 
 @pytest.mark.ci
-def test_the_largest_picture_that_is_taken_leaves_room(folder, files):
-    """A file of 11 kilobytes, just below the limit; 3.2 GB where it's blended as int32.
-
-    The process runs as many at a time as it has threads.
-    """
-    largest = picture("PNG", (9400, 9400), "1")
-    calls = [
-        ("encode_image", {"image_bytes": strings([one])}) for one in (files[2], largest)
-    ]
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_largest_images_that_are_taken_leave_room(folder, files, count):
+    """Files of 6 kilobytes each; as many at a time as cores are took 1 GB each."""
+    image = Image.new("LA", (8192, 6144), (0, 128))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    batches = files[2:3], [file.getvalue()] * count
+    calls = [("encode_image", {"image_bytes": strings(own)}) for own in batches]
     (_, before), (found, after) = call(folder, "image", calls)
     assert found["valid"].all()
-    assert after["peak"] - before["resident"] < 2000 * MEGABYTE
+    assert after["peak"] - before["resident"] < 1600 * MEGABYTE
+
+
+@pytest.mark.ci
+def test_memory_grows_by_what_is_asked_and_answered(folder, files):
+    """20,000 captions took 6 GB where all were embedded at once."""
+    captions = strings(["a red bicycle", "dog"] * 10_000)
+    calls = [("encode_text", {"captions": own}) for own in (captions[:2], captions)]
+    (first, before), (found, after) = call(folder, "text", calls)
+    expected = np.tile(first["text_embedding"], (10_000, 1))
+    np.testing.assert_allclose(
+        found["text_embedding"], expected, rtol=0, atol=TOLERANCE
+    )
+    assert after["peak"] - before["resident"] < 500 * MEGABYTE
 
 
 @pytest.mark.ci
@@ -174,33 +187,12 @@ def test_empty_batches(model, folder, files):
         assert outputs[key].shape == shape, signature
 
 
-def malformed_files(source, picture):
-    """Without end: files that look like pictures, and don't."""
-    formats = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-    whole = []
-    for format in formats:
-        buffer = io.BytesIO()
-        picture.save(buffer, format)
-        whole.append(buffer.getvalue())
-    while True:
-        content = bytearray(source.choice(whole))
-        kind = source.randrange(4)
-        if kind == 0:
-            yield bytes(content[: source.randrange(len(content))])
-        elif kind == 1:
-            for _ in range(source.randrange(1, 50)):
-                content[source.randrange(len(content))] = source.randrange(256)
-            yield bytes(content)
-        elif kind == 2:
-            yield bytes(content[:12]) + source.randbytes(source.randrange(3000))
-        else:
-            yield source.randbytes(source.randrange(3000))
-
-
 @pytest.mark.release
 def test_ten_thousand_malformed_inputs_leave_the_model_answering(model, folder, files):
     source = random.Random(0)
-    bad = malformed_files(source, Image.open(io.BytesIO(files[2])))
+    photograph = Image.open(io.BytesIO(files[2]))
+    formats = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
+    bad = malformed(source, [encoded(photograph, own) for own in formats])
     calls, every = [], 50
     good = ("similarity", {"image_bytes": strings(files), "captions": strings(["red"])})
     for _ in range(10_000 // every):

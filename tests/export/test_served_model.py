@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from align_keras.evaluation import class_embeddings
 from align_keras.export import export_saved_model
+from align_keras.export.served_model import in_parts
 from align_keras.models.align import ALIGN
 from tests.export.exported import CAPTIONS, TOLERANCE, pictures
 
@@ -18,11 +19,12 @@ def served(folder):
 def test_a_bad_picture_fails_nothing(model, served):
     good = pictures()
     files = [b"", good[2], b"<html>", good[0][:200], good[3], b"\x89PNG"]
+    files *= 6  # More than are embedded at once.
     found = served.signatures["encode_image"](image_bytes=tf.constant(files))
     valid = found["valid"].numpy()
-    assert valid.tolist() == [False, True, False, False, True, False]
+    assert valid.tolist() == [False, True, False, False, True, False] * 6
     embedding = found["image_embedding"].numpy()
-    expected = model.encode_images([good[2], good[3]])
+    expected = np.tile(model.encode_images([good[2], good[3]]), (6, 1))
     np.testing.assert_allclose(embedding[valid], expected, rtol=0, atol=TOLERANCE)
     assert (embedding[~valid] == 0).all()
 
@@ -43,10 +45,12 @@ def test_pixels_and_token_ids(model, served):
 
 def test_similarity_is_the_cosine(model, served):
     files = [*pictures(), b"no picture"]
+    captions = CAPTIONS * 25  # More than are embedded at once.
     found = served.signatures["similarity"](
-        image_bytes=tf.constant(files), captions=tf.constant(CAPTIONS)
+        image_bytes=tf.constant(files), captions=tf.constant(captions)
     )
     expected = model.encode_images(files[:-1]) @ model.encode_texts(CAPTIONS).T
+    expected = np.tile(expected, 25)
     np.testing.assert_allclose(found["cosine"][:-1], expected, atol=TOLERANCE)
     assert found["valid"].numpy().tolist() == [True] * 5 + [False]
 
@@ -70,6 +74,20 @@ def test_classify_is_the_zero_shot_protocol(model, served):
                 class_names=tf.constant(names),
                 templates=tf.constant(wrong, tf.string),
             )
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_rows_in_parts_are_joined(count):
+    offset = tf.constant(10)
+
+    def compute(rows, others):
+        return rows + offset, {"sizes": tf.fill(tf.shape(others), tf.size(others))}
+
+    rows = tf.range(count)
+    found, others = in_parts(compute, 2, rows, tf.cast(rows, tf.float32))
+    assert found.numpy().tolist() == [10, 11, 12, 13, 14][:count]
+    sizes = {0: [], 1: [1], 4: [2, 2, 2, 2], 5: [2, 2, 2, 2, 1]}
+    assert others["sizes"].numpy().tolist() == sizes[count]
 
 
 @pytest.mark.ci

@@ -9,13 +9,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from align_keras.images import (
-    MAX_PIXELS,
-    decode,
-    preprocess_image_bytes,
-    readable_images,
-)
-from align_keras.images.readable_images import pixels_by_header
+from align_keras.images import decode, preprocess_image_bytes, readable_images
+from align_keras.images.decode import pixels_by_header
+from align_keras.utils.image_limits import MAX_PIXELS
 
 
 def encoded(file_format, size=(120, 70), mode="RGB", **options):
@@ -168,10 +164,7 @@ def test_any_number_of_them(files):
     assert valid.numpy().all() == (files != list(BAD.values()))
 
 
-def test_the_limit_is_that_of_the_corpora():
-    from align_keras.corpus import picture
-
-    assert MAX_PIXELS == picture.MAX_PIXELS
+def test_bombs_say_that_they_are_too_large():
     assert len(BAD["bomb"]) < 100_000
     assert int(pixels_by_header(tf.constant(BAD["bomb"]))) == 200_000_000
     for file in BOMBS.values():

@@ -362,7 +362,7 @@ def edited_config(folder, directory, edit):
         ),
         (
             lambda c: c["text_config"].update(vocab_size=10**7),
-            "received .* parameters, where the file has room for",
+            "describes .* parameters, where the file has room for",
         ),
         (
             lambda c: c["text_config"].update(hidden_dropout_prob=float("nan")),

@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -255,6 +256,55 @@ def test_a_thumbnail_outside_of_the_index_is_refused(tmp_path, tiny, name):
     path.write_text("".join(json.dumps(own) + "\n" for own in entries), "utf-8")
     with pytest.raises(InputError, match="is damaged .row 1 has the thumbnail"):
         SearchIndex.load(tmp_path / "index")
+
+
+@pytest.mark.parametrize(
+    "entry, problem",
+    [
+        ({}, "no id"),
+        ([], "no id"),
+        ({"id": 3, "captions": []}, "no id"),
+        ({"id": "a"}, "no list of captions"),
+        ({"id": "a", "captions": "a cat"}, "no list of captions"),
+        ({"id": "a", "captions": [None]}, "no list of captions"),
+        ({"id": "a", "captions": [], "path": 1}, "a path that is no text"),
+    ],
+)
+def test_an_entry_that_save_did_not_write_is_refused(tmp_path, entry, problem):
+    build(np.eye(1)).save(tmp_path / "index")
+    (tmp_path / "index" / "entries.jsonl").write_text(json.dumps(entry) + "\n")
+    with pytest.raises(InputError, match=f"is damaged .row 0 has {problem}.*build it"):
+        SearchIndex.load(tmp_path / "index")
+
+
+def test_other_matrices_and_pipes_are_refused(tmp_path):
+    build(np.eye(2)).save(tmp_path / "index")
+    path = tmp_path / "index" / "embeddings.npy"
+    for other in (np.eye(2), np.eye(2, dtype="c8"), np.ones(2, "f4"), np.array([[{}]])):
+        np.save(path, other)
+        with pytest.raises(InputError, match="is damaged .*embeddings.npy"):
+            SearchIndex.load(tmp_path / "index")
+    np.savez(path.with_suffix(".npz"), a=np.eye(2))
+    path.with_suffix(".npz").replace(path)
+    with pytest.raises(InputError, match="is no .npy file"):
+        SearchIndex.load(tmp_path / "index")
+    for name in ("embeddings.npy", "entries.jsonl", "index.json"):
+        (tmp_path / "index" / name).unlink()
+        os.mkfifo(tmp_path / "index" / name)
+        with pytest.raises(
+            InputError, match="regular file|must hold an index"
+        ):
+            SearchIndex.load(tmp_path / "index")
+
+
+def test_rows_of_nan_are_no_hits(tmp_path):
+    build(np.eye(3)).save(tmp_path / "index")
+    rows = np.eye(3, dtype="f4")
+    rows[1, 1] = np.nan
+    np.save(tmp_path / "index" / "embeddings.npy", rows)
+    index = SearchIndex.load(tmp_path / "index")
+    with pytest.raises(InputError, match="must hold finite embeddings, received NaN"):
+        index.query(np.eye(3)[:1], 2)
 
 
 def test_a_thumbnail_that_is_a_link_is_not_read(tmp_path, tiny):

@@ -18,7 +18,11 @@ import tensorflow as tf
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.optimizers import AdamW
 from align_keras.training import TrainingSchedule, train
-from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
+from align_keras.training.checkpoints import (
+    RunCheckpoints,
+    _noted_value,
+    checkpoints_in,
+)
 from align_keras.training.termination import Terminated
 from tests.small import VOCABULARY, small_batch
 
@@ -169,6 +173,16 @@ def test_a_checkpoint_holds_every_variable(as_in_a_new_process, tmp_path):
             assert any(path.endswith(f"{own}_{kind}") for path in changed), (own, kind)
     assert any("seed_generator_state" in path for path in changed)
     assert "loss/sums" in changed
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"value": "high"}'])
+def test_a_damaged_note_of_the_best_ends_no_training(tmp_path, capsys, content):
+    (tmp_path / "metric.json").write_text(content)
+    assert _noted_value(tmp_path / "metric.json") is None
+    assert "metric.json is damaged" in capsys.readouterr().err
+    (tmp_path / "metric.json").write_text('{"value": 0.5}')
+    assert _noted_value(tmp_path / "metric.json") == 0.5
+    assert _noted_value(tmp_path / "none.json") is None
 
 
 @pytest.mark.parametrize(("higher", "best"), [(True, 2), (False, 1)])

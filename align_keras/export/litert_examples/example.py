@@ -11,6 +11,7 @@ vocabulary.txt the tokens (`unzip -l text.tflite` lists them).
 import argparse
 import json
 import pathlib
+import warnings
 import zipfile
 
 import numpy as np
@@ -30,6 +31,9 @@ def open_tower(path, threads):
 def read_pixels(path, preprocessing):
     """Returns a picture as float32 (1, S, S, 3), grey levels from 0 to 255."""
     size, resize_to = preprocessing["image_size"], preprocessing["resize_to"]
+    # Of more pixels a file of some kilobytes may fill the memory: Pillow refuses it.
+    Image.MAX_IMAGE_PIXELS = preprocessing["max_pixels"]
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
     # The first frame, upright, 16 bits scaled to 8, transparency on white.
     picture = Image.open(path, formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"])
     picture = ImageOps.exif_transpose(picture)
@@ -72,7 +76,10 @@ def main():
     encode_text, about_text = open_tower(folder / "text.tflite", arguments.threads)
     tokenizer = open_tokenizer(folder / "text.tflite", about_text["preprocessing"])
 
-    pixels = read_pixels(arguments.picture, about_image["preprocessing"])
+    try:
+        pixels = read_pixels(arguments.picture, about_image["preprocessing"])
+    except Exception as error:  # Decoders raise whatever a broken file leads to.
+        parser.error(f"{arguments.picture} can't be read: {error}")
     image = encode_image(images=pixels)["image_embedding"][0]
     for words in arguments.texts:
         encoding = tokenizer.encode(words)

@@ -86,8 +86,8 @@ async function embedText(text) {
 }
 
 async function embedPicture(file) {
-  const { image_size: size, resize_size: resizeSize } = state.about;
-  const images = await readPicture(file, size, resizeSize).catch((error) => {
+  const { image_size: size, resize_size: resizeSize, max_pixels: maxPixels } = state.about;
+  const images = await readPicture(file, size, resizeSize, maxPixels).catch((error) => {
     if (error instanceof PictureError) error.name = file.name || "The picture";
     throw error;
   });

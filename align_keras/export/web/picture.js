@@ -1,9 +1,6 @@
 // From a picture's file to the image tower's input, as
 // align_keras.images.preprocess_image_bytes: decode, resize, centre crop.
 
-// Pillow's limit, above which a file may be a bomb, a few kilobytes that fill the
-// memory.
-const MAX_PIXELS = 89_478_485;
 // How much of a picture is read from the canvas at a time.
 const PIXELS_PER_STRIP = 2 ** 20;
 
@@ -14,9 +11,10 @@ export class PictureError extends Error {}
  *     decodes is refused, as Python refuses it.
  * @param {number} size of the tower's input, in pixels a side.
  * @param {number} resizeSize the side to resize to before the crop.
+ * @param {number} maxPixels of more than so many the picture is refused.
  * @returns {Promise<Uint8ClampedArray>} size × size × 3, RGB.
  */
-export async function readPicture(file, size, resizeSize) {
+export async function readPicture(file, size, resizeSize, maxPixels) {
   let bitmap;
   try {
     checkKind(new DataView(await file.slice(0, 34).arrayBuffer()));
@@ -32,9 +30,10 @@ export async function readPicture(file, size, resizeSize) {
     throw new PictureError("it is no picture that this browser can read");
   }
   try {
-    if (bitmap.width * bitmap.height > MAX_PIXELS) {
-      const count = Math.round((bitmap.width * bitmap.height) / 1e6);
-      throw new PictureError(`it has ${count} million pixels, and at most 89 can be read`);
+    const pixels = bitmap.width * bitmap.height;
+    if (pixels > maxPixels) {
+      const [count, limit] = [pixels, maxPixels].map((own) => (own / 1e6).toFixed(1));
+      throw new PictureError(`it has ${count} million pixels, and at most ${limit} can be read`);
     }
     const first = Math.floor((resizeSize - size) / 2);
     const columns = spans(bitmap.width, resizeSize, first, size);

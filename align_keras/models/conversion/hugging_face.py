@@ -102,7 +102,7 @@ def from_hugging_face(cls, directory, load_weights=True, parts=None):
     if load_weights:
         _check_depths(image, text, tensors, directory)
         numbers = sum(math.prod(tensor.shape) for tensor in tensors.values())
-        check_parameters(image, text, 2 * numbers, directory)
+        check_parameters(image, text, 2 * numbers, directory / SAFETENSORS_FILE)
     parts = parts or {}
     model = cls(
         ImageEncoder(**{**image, **parts.get("image_encoder", {})}),

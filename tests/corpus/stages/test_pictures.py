@@ -159,7 +159,7 @@ def test_bad_pictures_keep_their_row_with_the_fault(tmp_path):
         "quality": 90,
         "keep_aspect": True,
         "refuse": None,
-        "max_pixels": 89_000_000,
+        "max_pixels": 50_000_000,
     }
     counts = store_pictures(task)
     assert counts["pictures"] == 1
