@@ -98,7 +98,7 @@ def from_file(cls, path, load_weights, arguments):
     try:
         model = keras.saving.load_model(path)
     # A damaged archive, other contents, classes that nobody registered.
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile, *_DAMAGES) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path} can't be opened ({reason[:300]}); save the model again."
