@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import read_whole_text
+from align_keras.utils.files import read_regular
 
 # YAML 1.1, which PyYAML implements, reads `1e-3` as a string, `yes` as true,
 # `010` as 8 and `1:30` as 90. YAML 1.2's core schema has none of these traps.
@@ -84,12 +84,17 @@ def read_yaml(path):
             hold keys and values.
     """
     try:
-        text = read_whole_text(path, "utf-8-sig", _MOST_BYTES)
+        text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"no configuration file {path}; check the path.") from None
     except IsADirectoryError:
         raise InputError(
             f"{path} is a folder, not a configuration file; name the .yaml file in it."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{path} must be a file of at most {_MOST_BYTES:,} bytes that can be read, "
+            f"received another ({error.strerror}); check the path."
         ) from None
     except UnicodeDecodeError as error:
         raise InputError(

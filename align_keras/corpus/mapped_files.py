@@ -1,13 +1,21 @@
 """Objects in files whose arrays are mapped, not read, by whoever opens them."""
 
 import hashlib
-import io
+import json
 import pathlib
-import pickle
 
 import numpy as np
 
+from align_keras.corpus.embedding_duplicates import EmbeddingSearch
+from align_keras.corpus.hamming_search import HammingSearch
+from align_keras.corpus.placed_embeddings import PlacedEmbeddings
+from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path, atomic_write
+
+# Nothing else comes out of a file, and so no code of whoever wrote it.
+_CLASSES = {
+    own.__name__: own for own in (EmbeddingSearch, HammingSearch, PlacedEmbeddings)
+}
 
 
 def save_mapped(content, folder):
@@ -18,7 +26,8 @@ def save_mapped(content, folder):
     file as a whole stays where it is.
 
     Args:
-        content: whatever can be pickled.
+        content: None, bool, int, float, str, array, a search or what it placed, or
+            lists, tuples and dicts of such.
         folder: str or path; it is created.
 
     Returns:
@@ -33,12 +42,10 @@ def save_mapped(content, folder):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    file = io.BytesIO()
-    _Pickler(file, folder).dump(content)
-    text = file.getvalue()
-    path = folder / f"{_digest(text)}.pickle"
+    text = json.dumps(_described(content, folder))
+    path = folder / f"{_digest(text.encode())}.json"
     if not path.exists():
-        with atomic_write(path, "wb") as file:
+        with atomic_write(path) as file:
             file.write(text)
     return path
 
@@ -47,40 +54,62 @@ def load_mapped(path):
     """Opens what `save_mapped` wrote.
 
     Args:
-        path: str or path; a file of this program's own, for opening one runs code.
+        path: str or path.
 
     Returns:
         The object, its arrays read-only.
+
+    Raises:
+        InputError: if the file has changed since.
     """
-    with open(path, "rb") as file:
-        return _Unpickler(file).load()
+    path = pathlib.Path(path)
+    text = path.read_text(encoding="utf-8")
+    if _digest(text.encode()) != path.stem:
+        raise InputError(
+            f"{path} must be as it was written, but has changed; remove it, and run "
+            "again."
+        )
+    return _restored(json.loads(text))
 
 
-class _Pickler(pickle.Pickler):
-    """Writes arrays beside, and their paths in their places."""
-
-    def __init__(self, file, folder):
-        super().__init__(file, protocol=5)
-        self._folder = folder
-
-    def persistent_id(self, own):
-        if not isinstance(own, np.ndarray) or own.dtype.hasobject:
-            return None
-        return _mapped_path(own) or str(self._saved(own))
-
-    def _saved(self, array):
-        array = np.ascontiguousarray(array)
-        form = f"{array.dtype.str} {array.shape}".encode()
-        path = self._folder / f"{_digest(form, array.data)}.npy"
-        if not path.exists():
-            with atomic_path(path) as temporary, open(temporary, "wb") as file:
-                np.save(file, array)
-        return path
+def _described(own, folder):
+    """Returns what JSON holds of an object, and writes its arrays."""
+    if isinstance(own, np.ndarray) and not own.dtype.hasobject:
+        return {"array": _mapped_path(own) or str(_saved(own, folder))}
+    if isinstance(own, np.generic):
+        return own.item()
+    if isinstance(own, dict):
+        return {"dict": {name: _described(part, folder) for name, part in own.items()}}
+    if isinstance(own, list | tuple):
+        return {type(own).__name__: [_described(part, folder) for part in own]}
+    if _CLASSES.get(type(own).__name__) is type(own):
+        return {"class": type(own).__name__, "of": _described(vars(own), folder)}
+    return own  # Of what JSON can't hold it says so.
 
 
-class _Unpickler(pickle.Unpickler):
-    def persistent_load(self, path):
-        return _load(path)
+def _restored(own):
+    if not isinstance(own, dict):
+        return own
+    if "array" in own:
+        return _load(own["array"])
+    if "dict" in own:
+        return {name: _restored(part) for name, part in own["dict"].items()}
+    if "class" in own:
+        found = object.__new__(_CLASSES[own["class"]])
+        vars(found).update(_restored(own["of"]))
+        return found
+    [(kind, parts)] = own.items()
+    return {"list": list, "tuple": tuple}[kind](map(_restored, parts))
+
+
+def _saved(array, folder):
+    array = np.ascontiguousarray(array)
+    form = f"{array.dtype.str} {array.shape}".encode()
+    path = folder / f"{_digest(form, array.data)}.npy"
+    if not path.exists():
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, array)
+    return path
 
 
 def _load(path):

@@ -23,6 +23,7 @@ from align_keras.utils.image_limits import MAX_PIXELS
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 WHITE = (255, 255, 255)
 
+_JPEG_SIDE = 65_500
 _EXIF_WITHIN = 2**16
 _METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 _TURNS = {
@@ -145,6 +146,24 @@ def picture_size(source):
     content = _read(source)
     drawing = _read_svg(content)
     return _open(content).size if drawing is None else drawing.size
+
+
+def check_jpeg_size(width, height):
+    """Raises if an image is too long for a JPEG.
+
+    Args:
+        width: int, in pixels.
+        height: int, in pixels.
+
+    Raises:
+        PictureError: `"oversized"`, where a side has more than 65,500 pixels, which is
+            libjpeg's limit.
+    """
+    if max(width, height) > _JPEG_SIDE:
+        detail = (
+            f"stored, {width} × {height} pixels are more than {_JPEG_SIDE:,} a side"
+        )
+        raise PictureError("oversized", detail)
 
 
 def square_picture(image, size, margin=0):

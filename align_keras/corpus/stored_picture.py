@@ -4,6 +4,7 @@ import dataclasses
 import io
 
 from align_keras.corpus.picture import (
+    check_jpeg_size,
     limit_picture,
     pixel_key,
     reduce_picture,
@@ -46,6 +47,9 @@ class PictureLayout:
             pixels that were encoded, or, where the aspect is kept, one that doesn't
             depend on `size`, so that a picture keeps its split.
 
+        Raises:
+            PictureError: `"oversized"`, of a JPEG, where a side is too long for one.
+
         Example:
 
         >>> from PIL import Image
@@ -62,6 +66,7 @@ class PictureLayout:
             image = reduce_picture(image, self.size)
         file = io.BytesIO()
         if self.encoding == "jpeg":
+            check_jpeg_size(*image.size)
             image.save(file, "JPEG", quality=92, subsampling=0)
         else:
             image.save(file, "PNG", compress_level=6)

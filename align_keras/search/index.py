@@ -7,7 +7,12 @@ import re
 import numpy as np
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_folder, read_json
+from align_keras.utils.files import (
+    atomic_folder,
+    open_regular,
+    read_json,
+    read_regular,
+)
 
 _FORMAT = "align_keras_search_index"
 _VERSION = 1
@@ -171,8 +176,7 @@ class SearchIndex:
         try:
             shape = (header["rows"], header["dimension"])
             embeddings = _mapped(directory / "embeddings.npy")
-            _check_file(directory / "entries.jsonl")
-            with open(directory / "entries.jsonl", encoding="utf-8") as file:
+            with open_regular(directory / "entries.jsonl") as file:
                 entries = [json.loads(line) for line in file]
         except (OSError, ValueError, KeyError, RecursionError) as error:
             reason = str(error)[:200]
@@ -202,8 +206,7 @@ class SearchIndex:
                 f"link, {path.name}; build it again."
             )
         try:
-            _check_file(path)
-            return path.read_bytes()
+            return read_regular(path)
         except OSError as error:
             raise InputError(
                 f"The index {self.directory} is damaged ({error}); build it again."
@@ -289,15 +292,9 @@ class SearchIndex:
         return candidates[best], scores[best]
 
 
-def _check_file(path):
-    if not path.is_file():  # A pipe would never be there whole.
-        raise OSError(f"no regular file {path.name}")
-
-
 def _mapped(path):
     """The matrix of a .npy file, read as it is needed."""
-    _check_file(path)
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         if file.read(6) != b"\x93NUMPY":
             raise ValueError(f"{path.name} is no .npy file")
     try:

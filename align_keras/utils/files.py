@@ -16,8 +16,6 @@ from align_keras.utils.errors import InputError
 
 # Nothing that claims to be larger is an image.
 MAX_FILE_BYTES = 512_000_000
-# Of a configuration, a list of tokens or of entries: more is none of them.
-_MOST_BYTES = 256 * 2**20
 
 
 def _temporary_sibling(path, suffix="tmp"):
@@ -30,56 +28,6 @@ def _fsync_folder(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def read_whole_text(
-    path: str | pathlib.Path, encoding: str = "utf-8", most: int = _MOST_BYTES
-) -> str:
-    """Reads a text file, never a pipe or a device, which may have no end.
-
-    Args:
-        path: str or `pathlib.Path`.
-        encoding: str.
-        most: int, the greatest number of bytes.
-
-    Returns:
-        str.
-
-    Raises:
-        InputError: if it is no regular file or holds more.
-        OSError: if it can't be read.
-        UnicodeDecodeError: if it is of another encoding.
-    """
-    path = pathlib.Path(path)
-    status = path.stat()
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(status.st_mode) or status.st_size > most:
-        raise InputError(
-            f"{path} must be a regular file of at most {most:,} bytes, received "
-            f"{status.st_size:,} bytes, or a pipe or a device; check the path."
-        )
-    return path.read_text(encoding)
-
-
-def read_json(path: str | pathlib.Path) -> dict:
-    """Reads a JSON object; an absent file gives an empty dict.
-
-    Raises:
-        InputError: if the file holds something else, or can't be read.
-    """
-    try:
-        content = json.loads(read_whole_text(path))
-    except FileNotFoundError:
-        return {}
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
-        reason = str(error)[:200]
-        raise InputError(f"{path} isn't JSON ({reason}); get it again.") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold a JSON object; get it again.")
-    return content
 
 
 @contextlib.contextmanager
@@ -211,6 +159,26 @@ def read_regular(path, limit=MAX_FILE_BYTES):
         if os.fstat(file.fileno()).st_size > limit:
             raise OSError(errno.EFBIG, f"more than {limit:,} bytes", os.fspath(path))
         return file.read()
+
+
+def read_json(path: str | pathlib.Path) -> dict:
+    """Reads a JSON object of at most 512 MB; an absent file gives an empty dict.
+
+    Raises:
+        InputError: if something else is there, or it can't be read.
+    """
+    try:
+        content = json.loads(read_regular(path))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}).") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:200]
+        raise InputError(f"{path} isn't JSON ({reason}); get it again.") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object; get it again.")
+    return content
 
 
 def replaceable_file(path, argument):

@@ -61,7 +61,7 @@ def test_shares_find_what_the_whole_finds(mode, shares, tmp_path, monkeypatch):
     assert {own.reference for own in expected} == {"", "coco"}
     assert 1000 < len(expected) < 2500
     assert find(mode, tmp_path) == expected
-    methods = [divided_search.load_mapped(path) for path in tmp_path.glob("*.pickle")]
+    methods = [divided_search.load_mapped(path) for path in tmp_path.glob("*.json")]
     methods = {own[1] for own in methods if isinstance(own, tuple)}
     assert methods == {"lowest"} | ({"place"} if mode == "embedding" else set())
 

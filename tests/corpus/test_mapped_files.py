@@ -1,7 +1,13 @@
+import pathlib
+import pickle
+
 import numpy as np
 import pytest
 
+from align_keras.corpus.hamming_search import HammingSearch
 from align_keras.corpus.mapped_files import load_mapped, save_mapped
+from align_keras.corpus.placed_embeddings import PlacedEmbeddings
+from align_keras.utils.errors import InputError
 
 
 def test_arrays_are_mapped_and_equal(tmp_path):
@@ -44,3 +50,30 @@ def test_a_mapped_file_stays_where_it_is_but_its_parts_are_copied(tmp_path):
         found = load_mapped(save_mapped(part, tmp_path / "b"))
         assert found.tolist() == part.tolist()
     assert len(list((tmp_path / "b").glob("*.npy"))) == 5
+
+
+def test_searches_come_back_as_they_were(tmp_path):
+    search = HammingSearch(threshold=9)
+    rows = np.arange(3)
+    placed = PlacedEmbeddings(np.ones((3, 2), np.float16), rows, rows[:, None])
+    found, other = load_mapped(save_mapped([search, placed], tmp_path))
+    assert type(found) is HammingSearch and vars(found) == vars(search)
+    assert other.embeddings.dtype == np.float16 and other.rows.tolist() == [0, 1, 2]
+
+
+class Planted:
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path("planted"),)
+
+
+def test_a_file_that_another_put_there_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = save_mapped({"name": "a"}, tmp_path)
+    for content in (pickle.dumps(Planted(), 0), b'{"dict": {}}'):
+        path.write_bytes(content)
+        assert save_mapped({"name": "a"}, tmp_path) == path
+        with pytest.raises(InputError, match="has changed; remove it"):
+            load_mapped(path)
+    with pytest.raises(TypeError, match="JSON"):
+        save_mapped(Planted(), tmp_path)
+    assert not pathlib.Path("planted").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.corpus.picture import pixel_key
+from align_keras.corpus.picture import PictureError, pixel_key
 from align_keras.corpus.stored_picture import PictureLayout
 
 
@@ -54,3 +54,9 @@ def test_grey_stays_a_grey_file():
     content, key = PictureLayout(size=64).apply(Image.new("L", (8, 8), 9))
     assert Image.open(io.BytesIO(content)).mode == "L"
     assert key == pixel_key(Image.new("RGB", (8, 8), (9, 9, 9)))
+
+
+def test_what_no_jpeg_can_hold_is_refused():
+    image = Image.new("RGB", (70_000, 3))
+    with pytest.raises(PictureError, match="oversized.*70000 × 3 pixels"):
+        PictureLayout(size=3, square=False, encoding="jpeg").apply(image)

@@ -291,7 +291,9 @@ def test_other_matrices_and_pipes_are_refused(tmp_path):
     for name in ("embeddings.npy", "entries.jsonl", "index.json"):
         (tmp_path / "index" / name).unlink()
         os.mkfifo(tmp_path / "index" / name)
-        with pytest.raises(InputError, match="no regular file|must hold an index.json"):
+        with pytest.raises(
+            InputError, match="regular file|must hold an index"
+        ):
             SearchIndex.load(tmp_path / "index")
 
 

@@ -14,6 +14,8 @@ from align_keras.corpus.sources.warc_responses import parse_record
 from align_keras.utils.errors import InputError
 
 SUFFIXES = (".wat", ".wat.gz")
+# Of one page, of which archives keep up to 5 MB. Python's objects take 30 times that.
+_MAX_RECORD_BYTES = 8_000_000
 # What JSON of another form than expected leads to.
 _OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
@@ -32,7 +34,7 @@ def read(part, counter):
     path = os.path.join(part.root, part.files[0])
     begun = False
     try:
-        for own in iterate_records(path):
+        for own in iterate_records(path, _MAX_RECORD_BYTES):
             begun = True
             if own.fault:
                 counter.drop(own.fault, where(path), own.detail)

@@ -4,6 +4,7 @@ A sample is the members that follow one another with the same name up to the fir
 dot: a picture, `.txt` with its caption, `.json` with the columns that came with it.
 """
 
+import errno
 import json
 import os
 import tarfile
@@ -17,8 +18,12 @@ from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tar",)
 _BLOCK = tarfile.BLOCKSIZE
+# Of these, which hold a long name and the like, none is longer.
+_NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_NAMES += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_MAX_HEADER_BYTES = 64_000
 # No caption, and no metadata of one picture, is longer.
-_MAX_TEXT_BYTES = 16_000_000
+_MAX_TEXT_BYTES = 1_000_000
 
 
 def list_parts(kind, root, files, options):
@@ -61,44 +66,86 @@ def _members(file, path, counter):
     if not length:
         counter.drop("empty shard", where(path), "0 bytes")
         return
-    end = 0
-    while end < length:
-        try:
-            for member in _tar_members(file, end):
-                _count_gap(file, end, member.offset, path, counter)
-                end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
-                if member.isfile() and member.offset_data + member.size <= length:
-                    yield member.name, member.offset_data, member.size
-            break
-        # A PAX header is broken, of which tarfile converts numbers, or the one behind.
-        except (tarfile.TarError, ValueError):
-            _count_gap(file, end, end + _BLOCK, path, counter)
-            end += _BLOCK
+    position = end = 0
+    garbage = None
+    while (position := _behind_zeros(file, position, length)) < length:
+        start = position
+        for member, position in _tar_members(file, start):
+            if garbage is not None:
+                _count_garbage(garbage, path, counter)
+                garbage = None
+            end = position
+            if member.isfile() and member.offset_data + member.size <= length:
+                yield member.name, member.offset_data, member.size
+        if position == start:
+            garbage = start if garbage is None else garbage
+            position += _BLOCK
     file.seek(max(length - _BLOCK, 0))
     if end >= length or length % _BLOCK or file.read(_BLOCK).strip(b"\0"):
         counter.drop("truncated shard", where(path), "the end of the archive lacks")
-    else:
-        _count_gap(file, end, length, path, counter)
+    elif garbage is not None:
+        _count_garbage(garbage, path, counter)
+
+
+def _count_garbage(position, path, counter):
+    counter.drop("broken record", where(path), f"no member at byte {position}")
+
+
+def _behind_zeros(file, position, length):
+    """Returns where the next block stands that isn't zeros, or the file's length.
+
+    Zeros end an archive, but joined ones go on, and so do broken ones.
+    """
+    while position < length:
+        position = max(position, _behind_hole(file, position, length))
+        file.seek(position)
+        chunk = file.read(1 << 20)
+        if rest := len(chunk.lstrip(b"\0")):
+            return position + (len(chunk) - rest) // _BLOCK * _BLOCK
+        position += len(chunk) or length
+    return length
+
+
+def _behind_hole(file, position, length):
+    """As `_behind_zeros`, of those that take no place on the disk."""
+    if not hasattr(os, "SEEK_DATA"):
+        return position
+    current = os.lseek(file.fileno(), 0, os.SEEK_CUR)  # Which `file` counts on.
+    try:
+        return os.lseek(file.fileno(), position, os.SEEK_DATA) // _BLOCK * _BLOCK
+    except OSError as error:
+        return length if error.errno == errno.ENXIO else position
+    finally:
+        os.lseek(file.fileno(), current, os.SEEK_SET)
+
+
+class _Member(tarfile.TarInfo):
+    """A member, unless its header is one that could take much memory."""
+
+    @classmethod
+    def frombuf(cls, *arguments):
+        member = super().frombuf(*arguments)
+        too_long = member.type in _NAMES and member.size > _MAX_HEADER_BYTES
+        if too_long or member.size < 0 or member.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.InvalidHeaderError("no header of an image")
+        return member
+
+    def _proc_gnusparse_10(self, *arguments):
+        raise ValueError("a map of as many numbers as it says")
 
 
 def _tar_members(file, offset):
+    """Yields members and where each ends, from a block on to one without a header."""
     file.seek(offset)
-    # Zeros end an archive, but joined ones go on, and so do broken ones.
-    tar = tarfile.TarFile(fileobj=file, ignore_zeros=True)
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # It would keep them all.
-        yield member
-
-
-def _count_gap(file, start, end, path, counter):
-    """Counts what lies between members, unless it's zeros."""
-    file.seek(start)
-    while start < end:
-        chunk = file.read(min(end - start, 1 << 20))
-        if chunk.strip(b"\0"):
-            counter.drop("broken record", where(path), f"no member at byte {start}")
-            return
-        start += len(chunk) or end
+    try:
+        tar = tarfile.TarFile(fileobj=file, tarinfo=_Member)
+        while (member := tar.next()) is not None and tar.offset > member.offset:
+            tar.members.clear()  # It would keep them all.
+            yield member, tar.offset
+    except OSError:
+        raise
+    except Exception:  # Whatever a broken header leads to.
+        return
 
 
 def _pair(file, path, key, sample, counter):

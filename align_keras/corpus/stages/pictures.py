@@ -12,7 +12,7 @@ from PIL import Image
 from align_keras.corpus.opencv import opencv
 from align_keras.corpus.parquet_pairs import arrow, read_rows, table_writer
 from align_keras.corpus.perceptual_hash import perceptual_hash
-from align_keras.corpus.picture import PictureError, normalise_picture
+from align_keras.corpus.picture import PictureError, check_jpeg_size, normalise_picture
 from align_keras.corpus.sources import read_location
 from align_keras.utils.errors import InputError
 from align_keras.utils.image_limits import MAX_PIXELS
@@ -129,14 +129,16 @@ def store_picture(
         raise PictureError("refused", "by pictures.refuse")
     cv2 = opencv()
     pixels = _reduced(_pixels(image), shorter_side, keep_aspect)
+    height, width = pixels.shape[:2]
+    check_jpeg_size(width, height)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
     jpeg = _jpeg(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR), quality)
     return {
         # Equal pixels make equal bytes, of which there are fewer to read.
         "pixel_key": hashlib.blake2b(jpeg, digest_size=16).hexdigest(),
         "conversion": conversion or "",
-        "width": pixels.shape[1],
-        "height": pixels.shape[0],
+        "width": width,
+        "height": height,
         "perceptual_hash": perceptual_hash(grey),
         "jpeg": jpeg,
     }

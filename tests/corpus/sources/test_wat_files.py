@@ -91,3 +91,11 @@ def test_cut_and_empty_files(tmp_path):
     (tmp_path / "b.wat").touch()
     _, counter = read_source(tmp_path)
     assert counter.bad == {"truncated shard": 1, "empty shard": 1}
+
+
+def test_a_record_of_more_than_a_page_has_is_passed_over(tmp_path):
+    good = envelope([{"path": "IMG@/src", "url": "b.png", "alt": "A cat"}])
+    write(tmp_path / "a.wat.gz", [b"[" + b"0," * 4_500_000, good])
+    pairs, counter = read_source(tmp_path)
+    assert [pair.caption for pair in pairs] == ["A cat"]
+    assert counter.bad == {"oversized record": 1}

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import tarfile
+import tracemalloc
 
 import pytest
 from PIL import Image
@@ -126,6 +128,44 @@ def test_a_size_that_is_no_number(tmp_path):
     path.write_bytes(file.getvalue() + SHARD.read_bytes())
     pairs, counter = read_source(path)
     assert len(pairs) == 2 and counter.bad["broken record"] >= 1
+
+
+def test_a_hole_of_a_terabyte_takes_no_time(tmp_path):
+    path = tmp_path / "a.tar"
+    shutil.copy(SHARD, path)
+    os.truncate(path, 10**12 // 512 * 512)
+    with open(path, "ab") as file:
+        file.write(SHARD.read_bytes())
+    pairs, counter = read_source(path)
+    assert len(pairs) == 4 and not counter.bad
+
+
+@pytest.mark.parametrize(
+    "kind", [b"L", b"K", b"x", b"g", b"X", b"S", b"D", b"5", b"0", "numbers"]
+)
+def test_headers_that_claim_much_are_broken(tmp_path, kind):
+    if kind == "numbers":  # A map of a sparse file.
+        member = tarfile.TarInfo("a.jpg")
+        member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}
+        member.size = 1_000_000
+        start = member.tobuf(tarfile.PAX_FORMAT) + b"500000\n" + b"1\n" * 499_996
+        start += bytes(-len(start) % 512)
+    else:
+        member = tarfile.TarInfo("a.jpg")
+        member.type, member.size = kind, 6 * 10**9
+        start = member.tobuf(tarfile.GNU_FORMAT)
+    path = tmp_path / "a.tar"
+    path.write_bytes(start + SHARD.read_bytes())
+    os.truncate(path, 7 * 10**9 // 512 * 512)
+    tracemalloc.start()
+    try:
+        pairs, counter = read_source(path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+    # What a member is said to hold isn't looked at.
+    assert len(pairs) == (0 if kind in (b"0", b"D") else 2)
+    assert counter.bad["broken record"] == (kind not in (b"0", b"D", b"5"))
 
 
 def test_joined_tars(tmp_path):

@@ -168,3 +168,12 @@ def test_bad_pictures_keep_their_row_with_the_fault(tmp_path):
     assert [own["image_key"] for own in stored] == ["a", "b", "c", "d"]
     assert [own["fault"] for own in stored] == ["", "empty", "truncated", "missing"]
     assert [own["jpeg"] is None for own in stored] == [False, True, True, True]
+
+
+def test_what_no_jpeg_can_hold_is_refused():
+    # What a recipe with a large max_aspect lets through.
+    content = file_of(Image.new("L", (70_000, 300)), format="PNG")
+    with pytest.raises(PictureError, match="oversized.*70000 × 300 pixels.*65,500"):
+        store_picture(content, shorter_side=300, quality=90)
+    stored = store_picture(content, shorter_side=200, quality=90)
+    assert (stored["width"], stored["height"]) == (46_667, 200)
