@@ -126,8 +126,13 @@ class EmbeddingCache:
             digests.stat().st_size // _DIGEST_BYTES,
             embeddings.stat().st_size // (4 * self._width),
         )
-        os.truncate(embeddings, count * 4 * self._width)
-        os.truncate(digests, count * _DIGEST_BYTES)
+        for path, size in (
+            (embeddings, count * 4 * self._width),
+            (digests, count * _DIGEST_BYTES),
+        ):
+            if path.stat().st_size > size:
+                say(f"cutting off half-written {path}; {count:,} embeddings stay")
+                os.truncate(path, size)
         content = digests.read_bytes()
         self._rows = {
             content[start : start + _DIGEST_BYTES]: start // _DIGEST_BYTES

@@ -98,7 +98,7 @@ def from_file(cls, path, load_weights, arguments):
     try:
         model = keras.saving.load_model(path)
     # A damaged archive, other contents, classes that nobody registered.
-    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile, *_DAMAGES) as error:
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path} can't be opened ({reason[:300]}); save the model again."
@@ -253,7 +253,7 @@ def read_weights(model, path):
     """Loads a weights file, or says in one line why it can't be."""
     try:
         model.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:  # h5py's and Keras's.
+    except (OSError, RuntimeError, *_DAMAGES) as error:  # h5py's and Keras's.
         reason = " ".join(str(error).split())
         raise InputError(
             f"{path} is damaged or doesn't fit the {CONFIG_FILE} beside it "

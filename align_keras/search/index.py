@@ -1,6 +1,8 @@
 """A flat, exact search index that is opened without reading it whole."""
 
 import json
+import math
+import os
 import pathlib
 import re
 
@@ -171,15 +173,22 @@ class SearchIndex:
         if header.get("version") != _VERSION:
             raise InputError(
                 f"The index {directory} must have version {_VERSION}, got "
-                f"{header.get('version')}; build it again with this release."
+                f"{header.get('version')!r:.80}; build it again with this release."
             )
         try:
-            shape = (header["rows"], header["dimension"])
+            shape = (int(header["rows"]), int(header["dimension"]))
             embeddings = _mapped(directory / "embeddings.npy")
             with open_regular(directory / "entries.jsonl") as file:
                 entries = [json.loads(line) for line in file]
-        except (OSError, ValueError, KeyError, RecursionError) as error:
-            reason = str(error)[:200]
+        except (
+            OSError,
+            ArithmeticError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"The index {directory} is damaged ({reason}); build it again."
             ) from error
@@ -295,15 +304,18 @@ class SearchIndex:
 def _mapped(path):
     """The matrix of a .npy file, read as it is needed."""
     with open_regular(path) as file:
-        if file.read(6) != b"\x93NUMPY":
-            raise ValueError(f"{path.name} is no .npy file")
-    try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # A broken header leads to whatever it says.
-        raise ValueError(f"{path.name}: {error}") from None
-    if matrix.dtype != np.float32 or matrix.ndim != 2 or 0 in matrix.shape:
-        raise ValueError(f"{path.name} holds {matrix.dtype} of shape {matrix.shape}")
-    return matrix
+        try:
+            version = np.lib.format.read_magic(file)
+            shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
+        except Exception as error:  # A broken header leads to whatever it says.
+            raise ValueError(f"{path.name}: {error}") from None
+        start = file.tell()
+        size = os.fstat(file.fileno()).st_size
+    if version != (1, 0) or by_column or dtype != np.float32 or len(shape) != 2:
+        raise ValueError(f"{path.name} holds {dtype} of shape {shape}")
+    if min(shape) < 1 or size != start + 4 * math.prod(shape):
+        raise ValueError(f"{path.name} has {size} bytes for the shape {shape}")
+    return np.memmap(path, np.float32, "r", offset=start, shape=shape)
 
 
 def _check_entry(entry, row, directory):
@@ -319,7 +331,8 @@ def _check_entry(entry, row, directory):
         name = entry.get("thumbnail", "thumbnails/0.png")
         if not isinstance(name, str) or not _THUMBNAIL.fullmatch(name):
             problem = (
-                f"the thumbnail {name!r}, which isn't a file of its folder thumbnails"
+                f"the thumbnail {name!r:.80}, which isn't a file of its folder "
+                "thumbnails"
             )
     if problem is not None:
         raise InputError(

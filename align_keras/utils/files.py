@@ -252,11 +252,16 @@ def _settle_leftovers(path, own):
             )
         other.lock.release()
         file.unlink(missing_ok=True)
+    from align_keras.utils.progress import say  # Its rich takes a tenth of a second.
+
     for old in path.parent.glob(f"{pattern}.old"):
-        if not path.exists():  # Killed before the new folder had taken the name.
+        if path.exists():
+            os.replace(old, old.with_suffix(".tmp"))
+        else:  # Killed before the new folder had taken the name.
             os.replace(old, path)
-        shutil.rmtree(old, ignore_errors=True)
+            say(f"put back {path}, whose replacement was interrupted")
     for temporary in path.parent.glob(f"{pattern}.tmp"):
+        say(f"removing what an interrupted writing of {path} has left")
         shutil.rmtree(temporary, ignore_errors=True)
 
 
@@ -265,6 +270,8 @@ def _replace_folder(path, new):
         old = _temporary_sibling(path, "old")
         os.replace(path, old)
         os.replace(new, path)
+        # No longer one to put back, from the first file that it lacks.
+        old = old.replace(old.with_suffix(".tmp"))
         shutil.rmtree(old)
     else:
         os.replace(new, path)

@@ -57,7 +57,7 @@ def test_each_content_is_encoded_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["digests", "embeddings"])
 @pytest.mark.parametrize("lost", [1, 13, 61])
-def test_half_written_rows_are_computed_again(tmp_path, name, lost):
+def test_half_written_rows_are_computed_again(tmp_path, capsys, name, lost):
     texts = [f"text {number}" for number in range(8)]
     EmbeddingCache(tmp_path, Encoder())(texts)
     size = (tmp_path / name).stat().st_size
@@ -67,6 +67,8 @@ def test_half_written_rows_are_computed_again(tmp_path, name, lost):
     np.testing.assert_array_equal(actual, expected(texts))
     row = {"digests": 20, "embeddings": 12}[name]
     assert encoder.asked == texts[-math.ceil(lost / row) :]
+    whole = len(texts) - math.ceil(lost / row)
+    assert f"{whole} embeddings stay" in capsys.readouterr().err
 
 
 SLOW_WRITER = """

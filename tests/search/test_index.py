@@ -286,7 +286,7 @@ def test_other_matrices_and_pipes_are_refused(tmp_path):
             SearchIndex.load(tmp_path / "index")
     np.savez(path.with_suffix(".npz"), a=np.eye(2))
     path.with_suffix(".npz").replace(path)
-    with pytest.raises(InputError, match="is no .npy file"):
+    with pytest.raises(InputError, match="embeddings.npy"):
         SearchIndex.load(tmp_path / "index")
     for name in ("embeddings.npy", "entries.jsonl", "index.json"):
         (tmp_path / "index" / name).unlink()

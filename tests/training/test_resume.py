@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import signal
+import time
 
 import keras
 import numpy as np
@@ -173,6 +174,23 @@ def test_a_checkpoint_holds_every_variable(as_in_a_new_process, tmp_path):
             assert any(path.endswith(f"{own}_{kind}") for path in changed), (own, kind)
     assert any("seed_generator_state" in path for path in changed)
     assert "loss/sums" in changed
+
+
+@pytest.mark.ci
+def test_a_clock_that_jumps_back_a_year_changes_nothing(
+    as_in_a_new_process, tmp_path, monkeypatch
+):
+    whole, jumped = tmp_path / "whole", tmp_path / "jumped"
+    expected = trained(as_in_a_new_process(), whole, 6, 2, 2)
+    trained(as_in_a_new_process(), jumped, 4, 2, 2)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 365 * 24 * 3600)
+    assert trained(as_in_a_new_process(), jumped, 6, 2, 2) == expected
+    steps = [
+        int(pathlib.Path(p).name[5:]) for p in checkpoints_in(jumped / "checkpoints")
+    ]
+    assert steps == [6, 4, 2]
+    assert_same_state(jumped / "checkpoints", whole / "checkpoints")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"value": "high"}'])

@@ -192,7 +192,7 @@ with files.atomic_folder({path!r}) as folder:
 """
 
 
-def test_a_kill_between_the_old_folder_and_the_new_loses_neither(tmp_path):
+def test_a_kill_between_the_old_folder_and_the_new_loses_neither(tmp_path, capsys):
     target = tmp_path / "export"
     target.mkdir()
     (target / "a").write_text("old")
@@ -202,6 +202,10 @@ def test_a_kill_between_the_old_folder_and_the_new_loses_neither(tmp_path):
         assert (target / "a").read_text() == "old"
         raise RuntimeError
     assert os.listdir(tmp_path) == ["export"] and os.listdir(target) == ["a"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"put back {target}, whose replacement was interrupted",
+        f"removing what an interrupted writing of {target} has left",
+    ]
 
 
 def test_a_link_stays_and_what_is_no_file_is_refused(tmp_path):

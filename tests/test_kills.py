@@ -1,0 +1,205 @@
+"""Killed at any moment, kept from writing, or by a clock that jumps: nothing is lost.
+
+Real signals to real processes; the corpus's are in `tests/cli/test_corpus_kill.py`, the
+trainings' in `tests/training/test_kill.py`.
+"""
+
+import ctypes
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from align_keras.evaluation.embedding_cache import EmbeddingCache
+from align_keras.search import SearchIndex
+
+ROOT = pathlib.Path(__file__).parents[1]
+COUNT = pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(4, marks=pytest.mark.ci),
+        pytest.param(60, marks=pytest.mark.release),
+    ],
+)
+
+
+def start(script, *arguments, **keywords):
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **keywords,
+    )
+    assert process.stdout.readline() == "ready\n", process.communicate()[1]
+    return process
+
+
+def kill_after(process, seconds):
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
+def row(text):
+    return np.full(64, float(text.split()[1]), np.float32)
+
+
+CACHE = """
+import sys
+import numpy as np
+from align_keras.evaluation.embedding_cache import EmbeddingCache
+texts = [f"text {number}" for number in range(1_000_000)]
+encode = lambda own: np.array([[float(t.split()[1])] * 64 for t in own], np.float32)
+print("ready", flush=True)
+EmbeddingCache(sys.argv[1], encode, chunk=7)(texts)
+"""
+
+
+@COUNT
+def test_a_cache_of_embeddings(tmp_path, count):
+    own, most = random.Random(0), 0
+    for _ in range(count):
+        kill_after(start(CACHE, tmp_path), own.uniform(0, 0.2))
+        asked = []
+
+        def encode(texts, asked=asked):
+            asked.extend(texts)
+            return np.array([row(text) for text in texts])
+
+        texts = [f"text {number}" for number in range(most + 10)]
+        found = EmbeddingCache(tmp_path, encode)(texts)
+        np.testing.assert_array_equal(found, [row(text) for text in texts])
+        # What was there before this kill wasn't computed again.
+        assert len(asked) <= 10
+        most = (tmp_path / "digests").stat().st_size // 20
+    assert most > 50
+
+
+INDEX = """
+import sys
+import numpy as np
+from align_keras.search import SearchIndex
+print("ready", flush=True)
+for version in range(1_000_000):
+    rows = np.full((200, 32), 1.0 + version % 9)
+    ids = [f"{version % 9} {row}" for row in range(len(rows))]
+    thumbnails = [b"\\x89PNG"] * len(rows)
+    SearchIndex.build(rows, ids, thumbnails=thumbnails).save(sys.argv[1])
+"""
+
+
+@COUNT
+def test_an_index(tmp_path, capsys, count):
+    own, folder, told = random.Random(0), tmp_path / "index", 0
+    rows = np.ones((2, 2))
+    SearchIndex.build(rows, ["0 a", "0 b"]).save(folder)
+    for _ in range(count):
+        kill_after(start(INDEX, folder), own.uniform(0, 0.3))
+        left = any(path.suffix in (".tmp", ".old") for path in tmp_path.iterdir())
+        capsys.readouterr()
+        if folder.exists():
+            index = SearchIndex.load(folder)
+            version = index.entries[0]["id"].split()[0]
+            assert {entry["id"].split()[0] for entry in index.entries} == {version}
+            assert (index.embeddings == 1.0 + float(version)).all()
+        SearchIndex.build(rows, ["0 a", "0 b"]).save(folder)
+        says = "interrupted" in capsys.readouterr().err
+        assert says == left
+        told += says
+        assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert told or count < 10
+
+
+EXPORT = """
+import sys
+from align_keras.cli.main import main
+import tensorflow, keras_hub, tensorflow_text
+print("ready", flush=True)
+sys.exit(main(["export", "--model", sys.argv[1], "--to", sys.argv[2]]))
+"""
+
+
+@pytest.mark.release
+def test_an_export(tmp_path):
+    from tests.small import small_align
+
+    model, target = tmp_path / "model", tmp_path / "served" / "export"
+    small_align().save_to_preset(model)
+    own = random.Random(0)
+    for _ in range(6):
+        process = start(EXPORT, model, target)
+        deadline = time.monotonic() + 120
+        while not list(target.parent.glob(".export.*.tmp")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        kill_after(process, own.uniform(0, 2))
+        assert not target.exists()
+    process = start(EXPORT, model, target)
+    error = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, error
+    assert f"removing what an interrupted writing of {target} has left" in error
+    assert [path.name for path in target.parent.iterdir()] == ["export"]
+    assert (target / "align" / "1" / "saved_model.pb").exists()
+
+
+def obey_permissions():
+    """Takes from root, who writes everywhere, what lets him (CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+READ_ONLY = """
+import pathlib, sys
+from align_keras.cli.main import main
+from align_keras.evaluation.embedding_cache import EmbeddingCache
+from align_keras.search import SearchIndex
+import numpy as np
+print("ready", flush=True)
+folder = pathlib.Path(sys.argv[1])
+assert len(SearchIndex.load(folder / "index").query(np.eye(2), 1)[0]) == 2
+for write in (
+    lambda: SearchIndex.build(np.eye(2), ["a", "b"]).save(folder / "index"),
+    lambda: EmbeddingCache(folder / "cache", len)(["text"]),
+):
+    try:
+        write()
+        raise SystemExit("written")
+    except PermissionError:
+        pass
+run = ["--experiment=quickstart_icons", f"--model_dir={folder}"]
+cache = ["--model=align_nano", "--protocol=retrieval", "--data=stamps"]
+for arguments in (
+    ["train", *run],
+    ["convert", "hf", str(folder), f"--to={folder}/new"],
+    ["evaluate", *cache, f"--cache={folder}/cache"],
+    ["evaluate", *cache, f"--html={folder}/page.html"],
+):
+    assert main(arguments) == 1, arguments
+"""
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(sys.platform != "linux", reason="by Linux's capabilities")
+def test_a_read_only_folder(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "cache").mkdir(parents=True)
+    SearchIndex.build(np.eye(2), ["a", "b"]).save(folder / "index")
+    before = sorted(folder.rglob("*"))
+    for place in [folder, *folder.rglob("*")]:
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    process = start(READ_ONLY, folder, preexec_fn=obey_permissions)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, error
+    lines = error.splitlines()
+    assert len(lines) == 4 and all("error: " in line for line in lines), error
+    assert all("permission" in line or "written to" in line for line in lines), error
+    assert sorted(folder.rglob("*")) == before
+    folder.chmod(0o755)

@@ -1,0 +1,97 @@
+"""Configurations, indexes, run folders and Hugging Face's with any file damaged.
+
+A short run each time, and by the same functions a minute of each before a release.
+"""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from align_keras.config import experiments, load_config
+from align_keras.search import SearchIndex
+from tests.mutated import check_folder
+from tests.small import VOCABULARY
+
+
+def counts(few, many):
+    return pytest.mark.parametrize(
+        "count", [few, pytest.param(many, marks=pytest.mark.release)]
+    )
+
+
+@counts(60, 10_000)
+def test_configurations(tmp_path, count):
+    path = tmp_path / "params.yaml"
+    shutil.copy(experiments()["quickstart_icons"], path)
+    read, refused = check_folder(
+        tmp_path, [path.name], lambda: load_config(config_files=[path]), count
+    )
+    assert read and refused > count / 3
+
+
+@counts(100, 10_000)
+def test_indexes(tmp_path, count):
+    folder = tmp_path / "index"
+    embeddings = np.random.default_rng(0).normal(size=(5, 8))
+    SearchIndex.build(
+        embeddings,
+        ids=["a", "b", "c", "d", "e"],
+        captions=[["a cat", "a red cat"]] * 5,
+        paths=["a.png"] * 5,
+        thumbnails=[b"\x89PNG and more"] * 5,
+    ).save(folder)
+
+    def read():
+        index = SearchIndex.load(folder)
+        rows, _ = index.query(embeddings[:2], 3)
+        assert [index.thumbnail(row) for row in rows[0]]
+
+    names = ["index.json", "embeddings.npy", "entries.jsonl"]
+    read, refused = check_folder(folder, names, read, count)
+    assert read and refused > count / 3
+
+
+@pytest.mark.release
+def test_notes_and_vocabularies_of_runs(tmp_path):
+    from align_keras.cli.about_run import about_run
+    from align_keras.text import load_vocabulary
+
+    (tmp_path / "data.json").write_text(json.dumps({"icons": ["12 pairs kept"]}))
+    lines = ['{"step": 1, "loss": 2.0}\n', '{"step": 2, "t2i/recall_at_1": 0.25}\n']
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    (tmp_path / "vocabulary.txt").write_text("\n".join(VOCABULARY) + "\n")
+
+    def read():
+        about_run(tmp_path)
+        load_vocabulary(tmp_path / "vocabulary.txt")
+
+    names = ["data.json", "metrics.jsonl", "vocabulary.txt"]
+    assert min(check_folder(tmp_path, names, read, 8_000)) > 100
+
+
+@pytest.mark.release
+def test_trained_models(tmp_path):
+    from align_keras.models import ALIGN
+    from tests.small import small_align
+
+    small_align().save_to_preset(tmp_path)
+    names = ["config.json", "model.weights.h5", "vocabulary.txt"]
+    outcomes = check_folder(tmp_path, names, lambda: ALIGN.from_preset(tmp_path), 200)
+    assert min(outcomes) > 20
+
+
+@pytest.mark.release
+def test_models_of_hugging_face(tmp_path):
+    from align_keras.models import ALIGN
+    from tests.models.align_folders import tiny_align
+
+    folder = tmp_path / "align"
+    shutil.copytree(tiny_align(), folder)
+    config = {"do_lower_case": True, "tokenize_chinese_chars": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    names = sorted(os.listdir(folder))
+    outcomes = check_folder(folder, names, lambda: ALIGN.from_preset(folder), 300)
+    assert min(outcomes) > 20
