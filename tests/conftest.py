@@ -4,8 +4,8 @@ import gc
 import importlib.abc
 import importlib.util
 import os
-import re
 import random
+import re
 import sys
 
 import hypothesis

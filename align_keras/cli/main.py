@@ -200,6 +200,11 @@ def describe_error(error):
             "another process of this run ended or can't be reached; start all of them "
             f"again, and the run goes on from its last checkpoint ({text[:160]})"
         )
+    if _is_tensorflow(error, "DataLossError"):
+        return (
+            "a file of the data set or of a checkpoint is damaged; copy it again, or "
+            f"make it anew ({text[:160]})"
+        )
     if isinstance(error, MemoryError) or exhausted:
         return f"out of memory; make the batch or the model smaller ({text[:160]})"
     if isinstance(error, PermissionError):

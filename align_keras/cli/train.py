@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 
 from align_keras.cli import warm_start
@@ -85,7 +86,11 @@ def run(arguments):
 def _run_mode(arguments, config, directory):
     from align_keras.cli.pipeline import open_run
 
-    opened = open_run(config, directory)
+    with _damage_named(config.task):
+        return _run_opened(arguments, open_run(config, directory))
+
+
+def _run_opened(arguments, opened):
     if arguments.mode == "eval":
         return opened.evaluate_checkpoint(arguments.checkpoint)
     if arguments.mode == "index":
@@ -93,6 +98,21 @@ def _run_mode(arguments, config, directory):
     opened.train(evaluate=arguments.mode == "train_and_eval")
     opened.save()
     return opened.last_metrics()
+
+
+@contextlib.contextmanager
+def _damage_named(task):
+    """Says which shards are damaged where one can't be read, of which it isn't told."""
+    try:
+        yield
+    except Exception as error:
+        if "DataLossError" in (type(error).__name__, type(error.__cause__).__name__):
+            from align_keras.datasets.build import refuse_damaged
+
+            for corpus in (task.train_data.corpus, task.validation_data.corpus):
+                if corpus and os.path.isdir(corpus):
+                    refuse_damaged(corpus)
+        raise
 
 
 def index_run(run):

@@ -1,6 +1,7 @@
 """One function that prepares any of the corpora."""
 
 import contextlib
+import hashlib
 import os
 
 import tensorflow_datasets as tfds
@@ -17,10 +18,13 @@ from align_keras.datasets.user_pairs import (
     user_pairs_config,
 )
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import open_regular, read_json
 
 _BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoji}
 
 CORPORA = (*_BUILDERS, "pairs")
+# Of what `align-keras corpus shard` writes: names, sizes and checksums.
+_INDEX = "index.json"
 
 
 def build_corpus(
@@ -86,6 +90,7 @@ def build_corpus(
         "progress": progress,
     }
     if os.path.isfile(os.path.join(name, "dataset_info.json")):
+        _refuse_damaged(name, damaged_shards(name))
         builder = tfds.builder_from_directory(name)
         _check_shorter_side(builder, name, shorter_side)
         return builder
@@ -107,6 +112,55 @@ def build_corpus(
         )
         return _prepare(UserPairs, config=config, **options)
     return _prepare(_BUILDERS[corpus], config=language, **options)
+
+
+def damaged_shards(folder: str, whole: bool = False) -> list[str]:
+    """Compares the shards that `align-keras corpus` wrote with its index.
+
+    Args:
+        folder: str, of the shards.
+        whole: bool, compare their checksums, for which they are read; else their sizes.
+
+    Returns:
+        list of str, the names of those that lack or differ; empty where the folder has
+        no index.json.
+
+    Raises:
+        InputError: if the index can't be read.
+    """
+    index = read_json(os.path.join(folder, _INDEX))
+    found = []
+    for shard in index.get("shards", ()):
+        path = os.path.join(folder, os.path.basename(shard["file"]))
+        try:
+            same = os.path.getsize(path) == shard["bytes"]
+            if same and whole:
+                with open_regular(path) as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                same = digest == shard["sha256"]
+        except OSError:
+            same = False
+        if not same:
+            found.append(shard["file"])
+    return found
+
+
+def refuse_damaged(folder: str):
+    """Raises if shards in a folder aren't as its index has them; reads them whole.
+
+    Raises:
+        InputError: naming them.
+    """
+    _refuse_damaged(folder, damaged_shards(folder, whole=True))
+
+
+def _refuse_damaged(folder, names):
+    if names:
+        raise InputError(
+            f"the corpus {folder} must be as it was built, but {', '.join(names[:5])} "
+            f"{'lack or differ' if len(names) > 1 else 'lacks or differs'} from "
+            f"{_INDEX}; copy it again, or run `align-keras corpus shard`."
+        )
 
 
 def _check_shorter_side(builder, name, needed):

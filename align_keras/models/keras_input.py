@@ -256,4 +256,4 @@ def readable_input(model, images=(), value_range=None):
         raise InputError(
             f"a batch of the input can't be read ({reason[:300]}); mend or leave out "
             "that pair."
-        ) from None
+        ) from error

@@ -62,14 +62,8 @@ def test_a_model_trains_on_it(tmp_path, capsys):
         # Of the small run the model alone.
         *[own for own in _small_model() if "vocabulary_size" not in own],
     ]
-    code = main(
-        [
-            "train",
-            f"--model_dir={run_folder}",
-            f"--params_override={','.join(overrides)}",
-            "--json",
-        ]
-    )
+    command = ["train", f"--params_override={','.join(overrides)}", "--json"]
+    code = main([*command, f"--model_dir={run_folder}"])
     captured = capsys.readouterr()
     assert code == 0, captured.err
     assert json.loads(captured.out)["step"] == 1
@@ -77,6 +71,15 @@ def test_a_model_trains_on_it(tmp_path, capsys):
 
     words = (out / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
     assert list(ALIGN.from_preset(run_folder).vocabulary) == words
+    # One byte of a shard is another: which shard, TensorFlow doesn't say.
+    [shard] = (out / "web_pairs/1.0.0").glob("*-train.*")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    os.unlink(shard)  # A link to the stage's.
+    shard.write_bytes(content)
+    assert main([*command, f"--model_dir={tmp_path / 'other'}"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"as it was built, but {shard.name} lacks or differs from" in message
 
 
 def test_readmes_command_trains_on_it(tmp_path, capsys):

@@ -230,6 +230,14 @@ def test_a_bugs_traceback_is_printed_where_no_file_can_be(command, capsys, monke
     assert code == 1 and "Traceback (most recent call last)" in message
 
 
+def test_a_damaged_file_is_told_in_one_line():
+    class DataLossError(Exception):
+        __module__ = "tensorflow.python.framework.errors_impl"
+
+    line = describe_error(DataLossError("corrupted record at 12"))
+    assert line.startswith("a file of the data set or of a checkpoint is damaged; ")
+
+
 def test_another_librarys_exhaustion_is_a_bug():
     class ResourceExhaustedError(Exception):
         pass

@@ -1,5 +1,6 @@
 import hashlib
 import io
+import json
 import pathlib
 import subprocess
 import sys
@@ -8,9 +9,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from align_keras.cli import corpus_shards
 from align_keras.cli.assemble import prepare_corpus
 from align_keras.config import DataConfig
-from align_keras.datasets.build import build_corpus, quiet
+from align_keras.datasets.build import build_corpus, damaged_shards, quiet
 from align_keras.datasets.web_pairs import WebPairs
 from align_keras.utils.errors import InputError
 
@@ -131,3 +133,21 @@ def test_a_corpus_that_training_would_enlarge_is_refused(tmp_path):
         prepare_corpus(data, 475)
     # Evaluation takes what there is.
     assert build_corpus(str(folder)).info.splits["train"].num_examples == 40
+
+
+def test_shards_that_differ_from_their_index_are_named(tmp_path):
+    folder = build(tmp_path)
+    builder = tfds.builder_from_directory(folder)
+    assert damaged_shards(str(folder), whole=True) == []  # Without an index.
+    index = corpus_shards._index(builder, folder)
+    (folder / "index.json").write_text(json.dumps(index))
+    assert damaged_shards(str(folder), whole=True) == []
+    [name] = [own["file"] for own in index["shards"]]
+    content = bytearray((folder / name).read_bytes())
+    content[100] ^= 1
+    (folder / name).write_bytes(content)
+    assert damaged_shards(str(folder)) == []  # By the size.
+    assert damaged_shards(str(folder), whole=True) == [name]
+    (folder / name).write_bytes(content[:-1])
+    with pytest.raises(InputError, match=f"{name} lacks or differs from index.json"):
+        build_corpus(str(folder))
