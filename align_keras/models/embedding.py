@@ -17,6 +17,7 @@ from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
+from align_keras.utils.image_limits import MAX_PIXELS
 
 
 def encode_images(model, images, batch_size, engine=None, value_range=None):
@@ -69,8 +70,9 @@ def read_image(image, row, image_size, value_range=None):
         raise InputError(f"no such picture: {name}; check the path.") from None
     except tf.errors.OpError:
         raise InputError(
-            f"not a readable JPEG, PNG, GIF, BMP or WebP picture: {name}; open it and "
-            "save it again, or leave it out."
+            "not a readable JPEG, PNG, GIF, BMP or WebP picture of at most "
+            f"{MAX_PIXELS:,} pixels: {name}; open it and save it again, or leave it "
+            "out."
         ) from None
     pixels = np.asarray(image)
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:

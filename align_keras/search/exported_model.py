@@ -9,6 +9,7 @@ import numpy as np
 from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
+from align_keras.utils.image_limits import MAX_PIXELS
 
 # Signature, its input and its output, as the export writes them.
 _IMAGES = ("encode_image", "image_bytes", "image_embedding")
@@ -183,7 +184,8 @@ class ExportedModel:
             if not valid.all():
                 raise InputError(
                     f"{names[start + int(np.argmin(valid))]} cannot be decoded; leave "
-                    "it out or convert it to JPEG or PNG."
+                    "it out, or convert it to JPEG or PNG of at most "
+                    f"{MAX_PIXELS:,} pixels."
                 )
             embeddings.append(embedding)
         return _checked_unit_rows(np.concatenate(embeddings), names)

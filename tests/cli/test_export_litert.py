@@ -138,6 +138,14 @@ def test_the_python_example_reads_by_the_one_rule(exported, tmp_path):
                 read(tmp_path / "file", about)
 
 
+def test_the_python_example_refuses_in_one_line(exported, tmp_path):
+    (tmp_path / "page.jpg").write_text("<html>")
+    command = [sys.executable, exported / "example.py", tmp_path / "page.jpg", "bars"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 2 and "Traceback" not in answer.stderr
+    assert "page.jpg can't be read: cannot identify image file" in answer.stderr
+
+
 @pytest.fixture(scope="module")
 def c_example(exported, tmp_path_factory):
     compiler = shutil.which("cc") or shutil.which("gcc")

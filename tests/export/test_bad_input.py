@@ -86,7 +86,7 @@ def test_the_largest_images_that_are_taken_leave_room(folder, files, count):
     calls = [("encode_image", {"image_bytes": strings(own)}) for own in batches]
     (_, before), (found, after) = call(folder, "image", calls)
     assert found["valid"].all()
-    assert after["peak"] - before["resident"] < 1600 * MEGABYTE
+    assert after["peak"] - before["resident"] < 1200 * MEGABYTE
 
 
 @pytest.mark.ci

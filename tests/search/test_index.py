@@ -291,9 +291,7 @@ def test_other_matrices_and_pipes_are_refused(tmp_path):
     for name in ("embeddings.npy", "entries.jsonl", "index.json"):
         (tmp_path / "index" / name).unlink()
         os.mkfifo(tmp_path / "index" / name)
-        with pytest.raises(
-            InputError, match="regular file|must hold an index"
-        ):
+        with pytest.raises(InputError, match="regular file|must hold an index"):
             SearchIndex.load(tmp_path / "index")
 
 

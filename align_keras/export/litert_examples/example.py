@@ -63,6 +63,16 @@ def open_tokenizer(path, preprocessing):
     return tokenizer
 
 
+def tokens(tokenizer, words):
+    """Returns a text as the text tower's inputs, int32 (1, L) each."""
+    # Bytes of an argument that aren't UTF-8 have no place in a text.
+    encoding = tokenizer.encode(words.encode("utf-8", "replace").decode())
+    return {
+        "token_ids": np.array([encoding.ids], "int32"),
+        "padding_mask": np.array([encoding.attention_mask], "int32"),
+    }
+
+
 def main():
     """Runs the command."""
     parser = argparse.ArgumentParser(description="Compares a picture with texts.")
@@ -82,11 +92,7 @@ def main():
         parser.error(f"{arguments.picture} can't be read: {error}")
     image = encode_image(images=pixels)["image_embedding"][0]
     for words in arguments.texts:
-        encoding = tokenizer.encode(words)
-        text = encode_text(
-            token_ids=np.array([encoding.ids], "int32"),
-            padding_mask=np.array([encoding.attention_mask], "int32"),
-        )["text_embedding"][0]
+        text = encode_text(**tokens(tokenizer, words))["text_embedding"][0]
         print(f"{image @ text:.4f} {words}")
 
 
