@@ -2,10 +2,9 @@
 
 import collections
 import itertools
-import pathlib
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write
+from align_keras.utils.files import atomic_write, read_regular
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NORMALIZATIONS = ("bert_uncased", "bert_cased")
@@ -98,7 +97,8 @@ def load_vocabulary(path):
             lines, duplicates, or not all special tokens.
     """
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise InputError(
             f"path must be a readable vocabulary file, received {str(path)!r}: "

@@ -199,10 +199,12 @@ def replaceable_file(path, argument):
         is_other = not stat.S_ISREG(os.stat(path).st_mode)
     except FileNotFoundError:
         is_other = False
+    except ValueError:  # A name with NUL.
+        is_other = True
     if is_other:
         raise InputError(
             f"{argument} must be a new or a regular file, received {path}, which is a "
-            "folder, a pipe or a device; name another."
+            "folder, a pipe, a device or no name of a file; name another."
         )
     return path.resolve() if path.is_symlink() else path
 
@@ -303,7 +305,8 @@ def placeable_folder(path, argument):
         if folder.is_symlink():  # As Python 3.13 gives it.
             raise OSError("links in a circle")
         problem = _obstacle(folder)
-    except (OSError, RuntimeError) as error:  # Older Pythons' for the circle.
+    # Older Pythons' for the circle, and that of a name with NUL.
+    except (OSError, RuntimeError, ValueError) as error:
         problem = f"which can't be followed ({error})"
     if problem is not None:
         raise InputError(

@@ -210,3 +210,9 @@ def test_a_bad_vocabulary_replaces_nothing(tmp_path):
             save_vocabulary(bad, path)
     assert load_vocabulary(path)[-1] == "a"
     assert [file.name for file in tmp_path.iterdir()] == ["vocabulary.txt"]
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "a\0b"])
+def test_a_file_is_a_regular_one(path):
+    with pytest.raises(InputError, match="must be a readable vocabulary file.*: not a"):
+        load_vocabulary(path)

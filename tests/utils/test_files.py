@@ -20,6 +20,7 @@ from align_keras.utils.files import (
     open_regular,
     placeable_folder,
     read_regular,
+    replaceable_file,
 )
 
 KILLED = """
@@ -249,3 +250,10 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
     os.truncate(path, 1 << 40)  # Nothing of it is read.
     with pytest.raises(OSError, match="512,000,000"):
         read_regular(path)
+
+
+def test_no_file_is_named_with_nul():
+    with pytest.raises(InputError, match="null byte"):
+        placeable_folder("a\0b", "--to")
+    with pytest.raises(InputError, match="no name of a file"):
+        replaceable_file("a\0b", "--html")
