@@ -135,7 +135,7 @@ def test_an_export(tmp_path):
     model, target = tmp_path / "model", tmp_path / "served" / "export"
     small_align().save_to_preset(model)
     own = random.Random(0)
-    for _ in range(6):
+    for _ in range(3):
         process = start(EXPORT, model, target)
         deadline = time.monotonic() + 120
         while not list(target.parent.glob(".export.*.tmp")):

@@ -21,15 +21,18 @@ from align_keras.models.conversion.hugging_face import (
     read_vocabulary,
     to_hugging_face,
 )
+from align_keras.models.conversion.hugging_face_config import read_sizes
 from align_keras.models.conversion.links import load_links
 from align_keras.models.conversion.tensor_files import SafetensorsFolder
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_json
 from tests.models.align_folders import (
     PREPROCESSOR,
     random_pairs,
     tiny_align,
     write_align_folder,
 )
+from tests.mutated import check_folder
 from tests.oracle_process import ask, needs
 from tests.recorded_oracles import recorded
 from tests.small import VOCABULARY, small_align
@@ -453,7 +456,8 @@ def test_shards_lie_beside_their_index(tmp_path, shards):
 
 
 @pytest.mark.parametrize(
-    "edit", [{"resample": 3}, {"do_center_crop": False}, {"crop_size": 346}]
+    "edit",
+    [{"resample": 3}, {"do_center_crop": False}, {"crop_size": 346}, {"size": {}}],
 )
 def test_other_preprocessing(folder, tmp_path, edit):
     copy = edited_config(folder, tmp_path / "edited", lambda config: None)
@@ -461,6 +465,27 @@ def test_other_preprocessing(folder, tmp_path, edit):
     path.write_text(json.dumps({**PREPROCESSOR, **edit}))
     with pytest.raises(InputError, match="must resize bilinearly"):
         ALIGN.from_preset(copy)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(4000, marks=pytest.mark.release)])
+def test_damaged_folders_are_refused_in_one_line(folder, tmp_path, count):
+    copy = edited_config(folder, tmp_path / "edited", lambda config: None)
+    (copy / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    ids = {token: number for number, token in enumerate(VOCABULARY)}
+    (copy / "tokenizer.json").write_text(json.dumps({"model": {"vocab": ids}}))
+    (copy / "vocab.txt").unlink()
+
+    def read():
+        names = ("config.json", "preprocessor_config.json")
+        read_sizes(*(read_json(copy / name) for name in names), str(copy))
+        for tensor in SafetensorsFolder(copy).values():
+            np.asarray(tensor)
+        read_vocabulary(copy)
+        read_normalization(copy)
+
+    names = sorted(path.name for path in copy.iterdir())
+    read, refused = check_folder(copy, names, read, count)
+    assert read and refused > count / 3
 
 
 def test_truncated_file(folder, tmp_path):

@@ -238,7 +238,8 @@ def _pairs(left, right):
 
 def _side(sides):
     if isinstance(sides, dict):
-        return sides["height"] if sides.get("height") == sides.get("width") else None
+        height, width = sides.get("height"), sides.get("width")
+        return height if height == width else None
     return sides
 
 
