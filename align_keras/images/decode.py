@@ -126,27 +126,44 @@ def decode_image(image_bytes):
 
 @tf.function(autograph=False)
 def _decoded(image_bytes):
-    pixels = pixels_by_header(image_bytes)
-    with tf.control_dependencies([size_check(pixels)]):
-        image_bytes = tf.identity(image_bytes)
-    image = tf.cond(
-        (pixels > LARGE) & (_kind(image_bytes) > 0),
-        lambda: _decoded_alone(image_bytes),
-        lambda: _by_kind(image_bytes),
-    )
-    return tf.ensure_shape(image, (None, None, 3))
+    is_jpeg = tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE
+    decoders = [lambda: _jpeg(image_bytes), lambda: _no_jpeg(image_bytes)]
+    return tf.ensure_shape(tf.cond(is_jpeg, *decoders), (None, None, 3))
 
 
 @_apart(_STRING)
-def _decoded_alone(image_bytes):
-    """Waits until no other large image is being decoded in this process."""
-    lock = tf.raw_ops.MutexLock(mutex=tf.raw_ops.MutexV2(shared_name="large_image"))
+def _no_jpeg(image_bytes):
+    pixels = pixels_by_header(image_bytes)
+    with tf.control_dependencies([size_check(pixels)]):
+        is_large = pixels > LARGE
+    # It waits until no other large image is being decoded in this process. A lock ends
+    # with its tensor too, if the decoder raises; where none is needed, any will do.
+    lock = tf.cond(
+        is_large,
+        lambda: tf.raw_ops.MutexLock(
+            mutex=tf.raw_ops.MutexV2(shared_name="large_image")
+        ),
+        lambda: tf.raw_ops.EmptyTensorList(
+            element_shape=-1, max_num_elements=0, element_dtype=tf.bool
+        ),
+    )
     with tf.control_dependencies([lock]):
-        image = _by_kind(tf.identity(image_bytes))
+        image_bytes = tf.identity(image_bytes)
+    decoders = [_png, _webp, _gif, _bmp]
+    image = tf.switch_case(
+        _kind(image_bytes) - 1,
+        [lambda decode=decode: decode(image_bytes) for decode in decoders],
+        default=lambda: _refused("a JPEG, PNG, WebP, GIF or BMP file"),
+    )
     with tf.control_dependencies([image]):
-        unlock = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
-    with tf.control_dependencies([unlock]):
+        unlocked = tf.cond(is_large, lambda: _unlocked(lock), lambda: True)
+    with tf.control_dependencies([unlocked]):
         return tf.identity(image)
+
+
+def _unlocked(lock):
+    with tf.control_dependencies([tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)]):
+        return tf.constant(True)
 
 
 def _kind(image_bytes):
@@ -156,15 +173,6 @@ def _kind(image_bytes):
     begins = tf.strings.substr(image_bytes, [0] * len(sizes), sizes) == signatures
     # With none, the least is the greatest of all numbers.
     return tf.cast(tf.minimum(tf.reduce_min(tf.where(begins)), len(sizes)), tf.int32)
-
-
-def _by_kind(image_bytes):
-    decoders = [_jpeg, _png, _webp, _gif, _bmp]
-    return tf.switch_case(
-        _kind(image_bytes),
-        [lambda decode=decode: decode(image_bytes) for decode in decoders],
-        default=lambda: _refused("a JPEG, PNG, WebP, GIF or BMP file"),
-    )
 
 
 def pixels_by_header(file):
@@ -186,8 +194,8 @@ def pixels_by_header(file):
     at = content.number
 
     def jpeg():
-        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(file, tf.int32))
-        return tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(file, tf.int64))
+        return height * width
 
     def png():
         return at(16, 4, True) * at(20, 4, True)
@@ -323,6 +331,9 @@ def _upright_by(image, exif):
 
 
 def _jpeg(image_bytes):
+    height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(image_bytes, tf.int64))
+    with tf.control_dependencies([size_check(height * width)]):
+        image_bytes = tf.identity(image_bytes)
     # As every libjpeg-turbo decodes by default; TensorFlow's default differs by up to
     # eight grey levels.
     image = tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")

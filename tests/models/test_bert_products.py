@@ -41,8 +41,9 @@ def output_and_gradients(function, variables):
 def test_equals_keras_hub(pooling, training):
     encoder = TextEncoder(**SIZES, sequence_length=6, pooling=pooling)
     theirs = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
+    seed = keras.random.SeedGenerator(0)
     for variable in encoder.bert.variables:  # Biases too, and no layer like another.
-        variable.assign(keras.random.normal(variable.shape, stddev=0.3))
+        variable.assign(keras.random.normal(variable.shape, stddev=0.3, seed=seed))
     theirs.set_weights(encoder.bert.get_weights())
     inputs = tokens()
 
@@ -66,8 +67,9 @@ def test_equals_keras_hub(pooling, training):
         ["output", *names], actual, expected, strict=True
     ):
         ours, reference_ = (tf.convert_to_tensor(v).numpy() for v in (ours, reference_))
-        # The same sums in float32, in another order.
-        scale = max(np.abs(reference_).max(), 1e-3)
+        # The same sums in float32, in another order. A key's bias changes no attention:
+        # its gradient is nothing but rounding.
+        scale = max(np.abs(reference_).max(), 1e-2)
         np.testing.assert_allclose(
             ours / scale, reference_ / scale, atol=2e-5, err_msg=name
         )
