@@ -139,7 +139,7 @@ def _column(path, columns, given, guesses, kind):
         if found is not None:
             return found
         problem = f"has no column that looks like the {kind}s'"
-    listed = ", ".join(repr(name) for name in columns[:20]) or "none"
+    listed = ", ".join(repr(name[:60]) for name in columns[:20]) or "none"
     raise InputError(
         f"{path.name} {problem}; it has {listed}; name the right one with "
         f"--{kind}_column, or in a config by {kind}_column"

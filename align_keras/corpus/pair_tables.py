@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import json
 import re
 
@@ -132,7 +131,8 @@ def _csv_lines(text, suffix):
     delimiter = ";" if "," not in header and ";" in header else ","
     lines, done = list(io.StringIO(text, newline="")), 0
     while done < len(lines):
-        rest = itertools.islice(lines, done, None)
+        # Not a slice or islice, which take as long as what is done.
+        rest = map(lines.__getitem__, range(done, len(lines)))
         reader = csv.reader(rest, delimiter=delimiter, strict=True)
         start = done
         try:

@@ -33,8 +33,8 @@ def reason_of(pairs, number=0, **thresholds):
         ((602, 201), "kept"),
         ((1, 5000), "shorter side"),
         ((0, 0), "kept"),
-        ((10_000, 8_900), "kept"),
-        ((10_000, 8_901), "pixels"),
+        ((8192, 6144), "kept"),
+        ((8192, 6145), "pixels"),
         ((2**31 - 1, 2**31 - 1), "pixels"),
     ],
 )

@@ -67,8 +67,9 @@ def test_equals_keras_hub(pooling, training):
         ["output", *names], actual, expected, strict=True
     ):
         ours, reference_ = (tf.convert_to_tensor(v).numpy() for v in (ours, reference_))
-        # The same sums in float32, in another order.
-        scale = max(np.abs(reference_).max(), 1e-3)
+        # The same sums in float32, in another order. A key's bias changes no attention:
+        # its gradient is nothing but rounding.
+        scale = max(np.abs(reference_).max(), 1e-2)
         np.testing.assert_allclose(
             ours / scale, reference_ / scale, atol=2e-5, err_msg=name
         )

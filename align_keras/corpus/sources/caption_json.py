@@ -85,8 +85,9 @@ def _entries(kind, path, modified):
     try:
         content = json.loads(text)
         rows = content["images"]
-        if kind == "coco":
-            content["annotations"]
+        for name in ("images", "annotations") if kind == "coco" else ("images",):
+            if not isinstance(content[name], list):
+                raise TypeError(f"{name} is no list")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{path} must be the JSON of kind {kind}, received something else "
@@ -104,7 +105,7 @@ def _coco(content, name, counter):
     for number, row in enumerate(content["images"]):
         try:
             page = row.get("flickr_url") or row.get("coco_url") or ""
-            entry = _Entry(_text(row["file_name"]), [], page)
+            entry = _Entry(_text(row["file_name"]), [], _text(page))
             by_id[row["id"]] = entry
             entries.append(entry)
         except (KeyError, TypeError, AttributeError) as error:
@@ -153,8 +154,8 @@ def _find_pictures(path, entries):
     if not entries:
         return own
     raise InputError(
-        f"the pictures of {path}, such as {first[0]!r}, must lie beside it or in a "
-        f"folder nearby, but none is there; give their folder by "
+        f"the pictures of {path}, such as {first[0][:200]!r}, must lie beside it or "
+        "in a folder nearby, but none is there; give their folder by "
         f"--source '{path}?images=DIR'."
     )
 

@@ -6,6 +6,7 @@ The picture is in a column of bytes named by its format (`jpg`, `png`, `webp`) o
 `align_keras.corpus.sources.source_pair.columns_of`.
 """
 
+import contextlib
 import errno
 import os
 
@@ -53,7 +54,7 @@ def read(part, counter):
         if not os.path.getsize(path):
             counter.drop("empty shard", where(path), "0 bytes")
             return
-        with _open(path) as table:
+        with _open(path) as table, _faults_of_arrow():
             if table.num_row_groups != part.total:
                 counter.drop("vanished", where(path), "the file has changed")
                 return
@@ -70,9 +71,18 @@ def _open(path):
     pyarrow = arrow()
     if is_special(path):
         raise OSError(errno.EINVAL, "not a regular file", path)
-    try:
+    with _faults_of_arrow():
         return pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
+
+
+@contextlib.contextmanager
+def _faults_of_arrow():
+    """Raises as OSError without a number what broken files lead to."""
+    try:
+        yield
+    except (OSError, InputError):
+        raise
+    except Exception as error:  # Arrow's own, and Python's of broken names and texts.
         raise OSError(" ".join(str(error).split())) from error
 
 
@@ -120,15 +130,11 @@ def _read_groups(table, part, path, counter):
 
 
 def _rows(table, group, columns):
-    import pyarrow
-
-    try:
+    with _faults_of_arrow():
         for batch in table.iter_batches(
             _ROWS_A_BATCH, row_groups=[group], columns=columns
         ):
             yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise OSError(" ".join(str(error).split())) from error
 
 
 def _picture_column(schema):

@@ -118,3 +118,13 @@ def test_a_file_that_changes_or_vanishes(tmp_path):
         counter = DropCounter()
         assert list(read_part(part, counter)) == []
         assert counter.bad == {"vanished": 1}
+
+
+def test_values_of_other_types(tmp_path):
+    row = {"id": 1, "file_name": "a.png", "flickr_url": 3.5}
+    path = write(tmp_path / "a.json", {"images": [row], "annotations": []})
+    pairs, counter = read_source(f"coco:{path}")
+    assert not pairs and counter.bad == {"broken record": 1}
+    for content in ({"images": 3, "annotations": []}, {"images": [], "annotations": 3}):
+        with pytest.raises(InputError, match="is no list"):
+            read_source(f"coco:{write(path, content)}")

@@ -2,12 +2,14 @@
 
 import gzip
 import io
+import time
 import tracemalloc
 import zlib
 
 import pytest
 
 from align_keras.corpus.picture import PictureError
+from align_keras.corpus.sources import warc_responses
 from align_keras.corpus.sources.warc_responses import (
     parse_record,
     read_response,
@@ -92,3 +94,22 @@ def test_reading_by_the_offset(tmp_path):
     with pytest.raises(PictureError) as caught:
         read_response(path, len(first))
     assert caught.value.reason == "truncated"
+
+
+def test_long_headers_are_refused():
+    many = [(f"a{number}", "b") for number in range(10_000)]
+    with pytest.raises(ValueError, match="headers of more than 64,000 bytes"):
+        parse_record(response(b"cat", *many))
+    with pytest.raises(ValueError, match="headers of more than 64,000 bytes"):
+        parse_record(response(b"cat", ("a", "b" + "\r\n c" * 20_000)))
+    assert body_of(response(b"cat" * 100_000, ("a", "b" * 60_000))) == b"cat" * 100_000
+
+
+def test_a_chunk_for_each_byte_takes_no_longer_than_allowed(monkeypatch):
+    body = b"1\r\nx\r\n" * 200_000 + b"0\r\n\r\n"
+    record = parse_record(response(body, ("Transfer-Encoding", "chunked")))
+    monkeypatch.setattr(warc_responses, "_MAX_SECONDS", 0.1)
+    begun = time.thread_time()
+    with pytest.raises(ValueError, match="takes more than 0.1 seconds"):
+        response_body(record)
+    assert time.thread_time() - begun < 0.5

@@ -1,0 +1,183 @@
+"""Sources of every kind with any byte damaged: read past it, counted, or refused.
+
+A short run each time, and by the same function up to a minute of each before a release.
+"""
+
+import io
+import json
+import shutil
+
+import pytest
+from source_reading import IMG2DATASET, read_source
+
+from align_keras.corpus.picture import PictureError, picture_size
+from align_keras.corpus.sources import caption_json, location, read_location, tables
+from tests.mutated import check_folder
+
+PAGE = """<!doctype html><html lang=en><head><meta charset=utf-8><base href="img/">
+<body><figure><a href="#x"><picture><source srcset="a.webp 1x, b.webp 2x">
+<img src="a.png?w=3" alt="A cat &amp; a dog" title="Two pets"></picture></a>
+<figcaption>Two <b>pets</b> on a mat<sup class=reference><a href="#1">1</a></sup>
+</figcaption></figure><img data-src="data:image/gif;base64,R0lGODlhAQABAAAAACw="
+alt=K&auml;se><noscript><img src="c.png" alt=K&auml;se></noscript>
+<table><tr><td><img src="https://example.org/d%20e.jpg" alt="A &#x6728; tree" lang=de>
+<svg><title>no</title></svg><template><img src=f.png alt=unseen></template>"""
+RECORDS = {
+    "image": "a.png",
+    "caption": "A cat",
+    "id": "1",
+    "rule": "alt",
+    "language": "en",
+    "page_url": "https://example.org/",
+}
+
+
+def write_html(folder):
+    (folder / "a.html").write_text(PAGE)
+
+
+def write_warc(folder):
+    pytest.importorskip("warcio")
+    from warcio.statusandheaders import StatusAndHeaders
+    from warcio.warcwriter import WARCWriter
+
+    for name, gzip in (("a.warc", False), ("b.warc.gz", True)):
+        with open(folder / name, "wb") as file:
+            writer = WARCWriter(file, gzip=gzip)
+            for url, kind, content in (
+                ("https://example.org/a.html", "text/html; charset=utf-8", PAGE),
+                ("https://example.org/img/a.png", "image/png", "\x89PNG"),
+            ):
+                headers = [("Content-Type", kind), ("Transfer-Encoding", "identity")]
+                record = writer.create_warc_record(
+                    url,
+                    "response",
+                    payload=io.BytesIO(content.encode()),
+                    http_headers=StatusAndHeaders("200 OK", headers, "HTTP/1.1"),
+                )
+                writer.write_record(record)
+
+
+def write_wat(folder):
+    pytest.importorskip("warcio")
+    from warcio.warcwriter import WARCWriter
+
+    from tests.corpus.sources.test_wat_files import envelope
+
+    links = [
+        {"path": "IMG@/src", "url": "b.png", "alt": 'A "cat"', "title": "Tom"},
+        {"path": "A@/href", "url": "c.html"},
+        {"path": "IMG@/src", "url": "//e.org/d.png", "alt": "木"},
+    ]
+    with open(folder / "a.wat", "wb") as file:
+        writer = WARCWriter(file, gzip=False)
+        for head in ({}, {"Base": "/other/"}):
+            content = json.dumps(envelope(links, head)).encode()
+            record = writer.create_warc_record(
+                "https://example.org/", "metadata", payload=io.BytesIO(content)
+            )
+            writer.write_record(record)
+
+
+def write_shard(name):
+    return lambda folder: shutil.copy(IMG2DATASET / name, folder)
+
+
+def write_csv(folder):
+    lines = [",".join(RECORDS), ",".join(RECORDS.values())]
+    lines += ['b.png,"A ""red"" cat,\nasleep",2,title,de,', "c.png,A dog,3,,,"]
+    (folder / "a.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_jsonl(folder):
+    rows = [RECORDS, {**RECORDS, "id": 2, "caption": ["A cat", "Käse"]}]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def write_coco(folder):
+    content = {
+        "images": [{"id": 1, "file_name": "a.json", "flickr_url": "https://e.org/"}],
+        "annotations": [{"id": 2, "image_id": 1, "caption": "A cat"}],
+    }
+    (folder / "a.json").write_text(json.dumps(content))
+
+
+def write_karpathy(folder):
+    sentences = [{"raw": "A cat"}, {"raw": "A red cat"}]
+    image = {"filename": "a.json", "filepath": "", "split": "train"}
+    content = {"images": [{**image, "sentences": sentences}]}
+    (folder / "a.json").write_text(json.dumps(content))
+
+
+# How many damages are read each time, and before a release.
+KINDS = {
+    "html": (write_html, 50, 6_000),
+    "warc": (write_warc, 30, 4_000),
+    "wat": (write_wat, 30, 6_000),
+    "webdataset": (write_shard("webdataset/00000.tar"), 30, 4_000),
+    "tfrecord": (write_shard("tfrecord/00000.tfrecord"), 40, 6_000),
+    "table.csv": (write_csv, 60, 6_000),
+    "table.jsonl": (write_jsonl, 40, 10_000),
+    "coco": (write_coco, 40, 4_000),
+    "karpathy": (write_karpathy, 30, 4_000),
+}
+# Of which every record has a checksum, so that nothing is lost or changed in silence.
+CHECKED = ("tfrecord",)
+
+
+def read_all(spec, whole):
+    """Reads the pairs and their images, and returns the pairs."""
+    # Their keys are times of change, of which several files have the same here.
+    for cached in (tables._records, caption_json._entries, location._column):
+        cached.cache_clear()
+    pairs, counter = read_source(spec)
+    for pair in pairs:
+        "".join(pair).encode()
+        try:
+            picture_size(read_location(pair.image))
+        except PictureError:
+            pass
+    lost = set(pair[1:] for pair in whole or ()) - {pair[1:] for pair in pairs}
+    if spec.partition(":")[0] in CHECKED and whole is not None:
+        assert set(pairs) <= set(whole)
+        assert not lost or counter.bad
+    return pairs
+
+
+def check(tmp_path, kind, count):
+    write = KINDS[kind][0] if kind in KINDS else write_shard("parquet/00000.parquet")
+    write(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    source = f"{kind.partition('.')[0]}:{tmp_path}"
+    if kind in ("coco", "karpathy"):
+        source += f"/{names[0]}"
+    whole = read_all(source, None)
+    assert whole
+    read, refused = check_folder(
+        tmp_path, names, lambda: read_all(source, whole), count
+    )
+    assert read and read + refused == count
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_sources(tmp_path, kind):
+    pytest.importorskip("selectolax")
+    check(tmp_path, kind, KINDS[kind][1])
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_damaged_sources(tmp_path, kind):
+    check(tmp_path, kind, KINDS[kind][2])
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(200, marks=pytest.mark.ci),
+        pytest.param(5_000, marks=pytest.mark.release),
+    ],
+)
+def test_damaged_tables_of_parquet(tmp_path, count):
+    pytest.importorskip("pyarrow")
+    check(tmp_path, "parquet", count)
