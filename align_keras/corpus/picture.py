@@ -64,8 +64,8 @@ def normalise_picture(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
     """Decodes a picture to 8-bit RGB, upright, first frame, on white.
 
     The rule is that of `align_keras.images.decode`: JPEG, PNG, WebP, GIF and plain BMP.
-    CMYK, greyscale and palette pictures are converted; 16 bits are scaled to 8, not
-    clipped; transparency is composited on white; the EXIF orientation is applied; of
+    CMYK, greyscale and palette pictures are converted; of 16 bits the upper
+    eight stay; transparency is composited on white; the EXIF orientation is applied; of
     an animation the first frame is taken. SVG drawings are rendered in the size that
     they name, by the extra `svg`.
 
@@ -403,7 +403,7 @@ def _to_rgb(image):
 
 def _scaled_to_eight_bits(image):
     values = np.asarray(image)
-    scaled = np.rint(values * (255.0 / 65535)).astype(np.uint8)
+    scaled = (values >> 8).astype(np.uint8)
     clear = image.info.get("transparency")
     if isinstance(clear, int):
         scaled[values == clear] = 255

@@ -14,6 +14,8 @@ from align_keras.utils.image_limits import MAX_PIXELS
 # Signature, its input and its output, as the export writes them.
 _IMAGES = ("encode_image", "image_bytes", "image_embedding")
 _TEXTS = ("encode_text", "captions", "text_embedding")
+# What TensorFlow's loader comes to in damaged files, beside its own errors.
+_DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
 class ExportedModel:
@@ -55,7 +57,7 @@ class ExportedModel:
         try:
             # The signatures hold no reference to the variables; this does.
             self._model = self._tensorflow.saved_model.load(str(self.directory))
-        except (OSError, ValueError, self._tensorflow.errors.OpError) as error:
+        except (self._tensorflow.errors.OpError, *_DAMAGES) as error:
             raise InputError(
                 f"The export {self.directory} cannot be loaded "
                 f"({_reason(error)}); export the model again."

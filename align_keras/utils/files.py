@@ -197,7 +197,7 @@ def replaceable_file(path, argument):
     path = pathlib.Path(path)
     try:
         is_other = not stat.S_ISREG(os.stat(path).st_mode)
-    except FileNotFoundError:
+    except OSError:  # Nothing is there, or nothing can be, as its writer will say.
         is_other = False
     except ValueError:  # A name with NUL.
         is_other = True

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,14 @@ def test_what_is_no_export_is_refused(tmp_path, tiny, tiny_export):
         ExportedModel(tmp_path)
     with pytest.raises(InputError, match="`batch_size` must be .*got 0"):
         ExportedModel(tiny_export, batch_size=0)
+
+
+def test_an_export_that_lost_its_end_is_refused(tmp_path, tiny_export):
+    shutil.copytree(tiny_export, tmp_path / "export")
+    (data,) = (tmp_path / "export").glob("variables/variables.data-*")
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(InputError, match="cannot be loaded .*export the model again"):
+        ExportedModel(tmp_path / "export")
 
 
 def test_the_newest_version_of_both_towers_is_taken(tmp_path, tiny, tiny_export):

@@ -34,7 +34,7 @@ def read_pixels(path, preprocessing):
     # Of more pixels a file of some kilobytes may fill the memory: Pillow refuses it.
     Image.MAX_IMAGE_PIXELS = preprocessing["max_pixels"]
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    # The first frame, upright, 16 bits scaled to 8, transparency on white.
+    # The first frame, upright, of 16 bits the upper eight, transparency on white.
     picture = Image.open(path, formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"])
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
