@@ -1,6 +1,7 @@
 """Images and the texts beside them, out of one web page."""
 
 import codecs
+import collections
 import dataclasses
 import itertools
 import re
@@ -33,6 +34,8 @@ _HELPERS = {
 }
 # Texts of links into the same page that are no words.
 _MARKS = re.compile(r"[\s¶#§⚓∞↩↑🔗\u200b\ufe0e\ufe0f]*")
+# What stands for a `figcaption` in MediaWiki, WordPress and others.
+_CAPTIONS = "div.caption, .thumbcaption, p.wp-caption-text"
 _UNSEEN = {"script", "style", "template", "noscript"}
 # All other elements part words.
 _INLINE = {"a", "abbr", "b", "bdi", "bdo", "cite", "code", "del", "dfn", "em", "font"}
@@ -91,9 +94,11 @@ def extract_pairs(html, base_url, counter=None):
     """Yields the pictures of a page with their texts, in the page's order.
 
     An image's texts are the `alt` and the `title` of its `img`, and the `figcaption` of
-    the figure around it; each is a pair of its own, unless it repeats one of the
-    image's. Texts that are the name of a file are left out; permalinks, buttons,
-    footnote marks and texts for screen readers are cut from a `figcaption`. Of the
+    the figure around it, or what a generator writes in its place beside the one image,
+    `div.caption`, `.thumbcaption` or `p.wp-caption-text`; each is a pair of its own,
+    unless it repeats one of the image's. Texts that are the name of a file are left
+    out; permalinks, buttons, footnote marks and texts for screen readers are cut from a
+    `figcaption`. Of the
     addresses in `srcset`, the `source` elements of a `picture` and `src`, or of those
     that scripts load late, the largest counts. An `img` in a `noscript` and the one
     before or after it with the same `alt` are one. Pages with errors are read as a
@@ -138,12 +143,14 @@ def extract_pairs(html, base_url, counter=None):
     counter = DropCounter() if counter is None else counter
     surroundings, figures, seen = {}, {}, set()
     copies = _noscript_copies(tree, surroundings)
+    captions = _captions_by_class(tree)
     for image in tree.css("img"):
         image_url = _picture_url(image, address or base_url)
         if image_url is None or image.mem_id in copies:
             continue
         around = _surroundings(image, surroundings)
-        for rule, caption, cut in _captions(image, around.figure, figures):
+        figure = around.figure or captions.get(image.mem_id)
+        for rule, caption, cut in _captions(image, figure, figures):
             if (image_url, caption) in seen:
                 continue
             seen.add((image_url, caption))
@@ -239,10 +246,27 @@ def _captions(image, figure, figures):
     found = [(rule, clean_caption(text), ()) for rule, text in texts]
     if figure is not None:
         if figure.mem_id not in figures:
-            caption = figure.css_first("figcaption")
+            caption = figure
+            if figure.tag == "figure":
+                caption = figure.css_first("figcaption")
             figures[figure.mem_id] = _seen_text(caption)
         found.append(("figcaption", *figures[figure.mem_id]))
     return [own for own in found if own[1]]
+
+
+def _captions_by_class(tree):
+    """Returns captions that aren't in a figure, by the image beside each."""
+    found, captions = {}, tree.css(_CAPTIONS)
+    beside = collections.Counter(own.parent.mem_id for own in captions)
+    for caption in captions:
+        if beside[caption.parent.mem_id] > 1:  # Whose each is, isn't told.
+            continue
+        images = [own.mem_id for own in caption.parent.css("img")]
+        within = {own.mem_id for own in caption.css("img")}  # Such as a magnifier.
+        images = [own for own in images if own not in within]
+        if len(images) == 1:
+            found.setdefault(images[0], caption)
+    return found
 
 
 def _seen_text(node):

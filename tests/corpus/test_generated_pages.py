@@ -187,3 +187,32 @@ def test_two_images_of_a_figure_share_its_caption():
     found = list(extract_pairs(html, PAGE, counter))
     assert [own.caption for own in found] == ["Before and after"] * 2
     assert counter.cleaned == {"a permalink": 2}
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        # MediaWiki before 1.40, WordPress before its blocks, and a page by hand.
+        """<div class="thumb tright"><div class="thumbinner" style="width:222px;">
+        <a href="/wiki/File:B.jpg" class="image"><img src=b.jpg class="thumbimage"></a>
+        <div class="thumbcaption"><div class="magnify"><a href="/wiki/File:B.jpg"
+        class="internal" title="Enlarge"><img src=clip.png></a></div>The market</div>
+        </div></div>""",
+        """<div id="attachment_7" class="wp-caption alignnone"><a href=b.jpg>
+        <img src=b.jpg class="wp-image-7"></a>
+        <p class="wp-caption-text">The market</p></div>""",
+        "<div class=image><p><img src=b.jpg></p><div class='caption'>The market</div>",
+    ],
+)
+def test_captions_by_their_class(html):
+    [pair] = extract_pairs(html, PAGE)
+    assert (pair.rule, pair.caption) == ("figcaption", "The market")
+    assert pair.image_url.endswith("/b.jpg")
+
+
+def test_a_class_beside_several_images_or_in_a_figure_is_no_caption():
+    html = """<div><img src=a.png><div class=caption>a</div>
+      <img src=b.png><div class=caption>b</div></div>
+      <figure><img src=c.png><div class=caption>c</div>
+      <figcaption>The market</figcaption></figure>"""
+    assert [own.caption for own in extract_pairs(html, PAGE)] == ["The market"]
