@@ -4,6 +4,7 @@ Each pixel is known from what the file was made of; only of a JPEG it is what Pi
 decodes. Files of kinds that are refused stand beside them.
 """
 
+import base64
 import io
 import struct
 import zlib
@@ -13,6 +14,17 @@ from PIL import Image, ImageCms
 
 WIDTH, HEIGHT = 52, 37
 ORIENTATION = 0x0112
+# 64 x 64 pixels as pillow-heif 1.8.1 wrote them, which no test needs installed.
+HEIC = zlib.decompress(
+    base64.b85decode(
+        b"c-"
+        b"muNV30{GsVvAy%}izhg51nBLl8SRGck>UfiWyMwIq=N0u(b+a*CjAhJwuG5(YG&l$nzcHpIn&fe{"
+        b"FSfUycf1Azn(D`#frrGa@MQBfc#l?lqrC`&d3G5HEIOLE~#u4NV!6#(h&nFY!DK)M2`%$boHBs2l"
+        b"6NbUo}pT9qTFfi~lCjfOwI56@s{{IhBzzkBs3_^0dm>d#;lG;v;jA$|o6dGBlz4Fvtm&YW<!vPXH"
+        b"0U|gYl7Q;jT^J7*ZBTLmS|gmCpHq~VoKpc5=4D`O01Am@78j&K{pJA00tJ~BnIHjX4i2Dc4C0vux"
+        b"v<~^h6qa|6Eh2tsgRqJ2nszB4aW5>5`QW!UjP3oaK4qXAWrbY0|47wNqq"
+    )
+)
 
 
 def source(mode="RGB", seed=0):
@@ -60,11 +72,25 @@ def png_chunk(kind, data):
 
 
 def png_of_16_bits(values):
-    """A PNG of 16 bits a channel, of an array (h, w, 3 or 4)."""
-    height, width, channels = values.shape
-    kind = {3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    """A PNG of 16 bits a channel, of an array (h, w, 3)."""
+    rows = [row.astype(">u2").tobytes() for row in values]
+    return png_of_rows(values.shape[1], rows, bits=16, kind=2)
+
+
+def grey_png(values, bits):
+    """A PNG of 1, 2 or 4 bits a grey level, of an array (h, w) of levels."""
+    bytes_of_row = -(-values.shape[1] * bits // 8)
+    padded = np.zeros((len(values), bytes_of_row * 8 // bits), int)
+    padded[:, : values.shape[1]] = values
+    shifts = bits * np.arange(8 // bits)[::-1]
+    rows = (padded.reshape(len(values), bytes_of_row, -1) << shifts).sum(-1)
+    rows = [row.astype("uint8").tobytes() for row in rows]
+    return png_of_rows(values.shape[1], rows, bits=bits, kind=0)
+
+
+def png_of_rows(width, rows, *, bits, kind):
+    header = struct.pack(">IIBBBBB", width, len(rows), bits, kind, 0, 0, 0)
+    rows = b"".join(b"\0" + row for row in rows)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
@@ -138,6 +164,11 @@ def readable():
             **{"bits": bits, "transparency": entry},
         )
     add("PNG, black and white", rgb.convert("1"), "PNG")
+    for bits in (2, 4):
+        levels = np.asarray(grey) >> (8 - bits)
+        shown = np.uint8(levels * (255 // (2**bits - 1)))
+        content = grey_png(levels, bits)
+        files[f"PNG, grey of {bits} bits"] = content, pixels_of(Image.fromarray(shown))
     add("PNG, grey", grey, "PNG")
     add("PNG, grey with alpha", rgba.convert("LA"), "PNG", on_white(rgba.convert("LA")))
     for name, image in (
@@ -243,6 +274,7 @@ def refused():
         "EPS": encoded(rgb, "EPS"),
         "PNG of a row too many": largest(height=6145),
         "WebP, animated, a frame far outside": frame_far_outside(),
+        "HEIC": HEIC,
         "text": b"no image",
         "nothing": b"",
     }
