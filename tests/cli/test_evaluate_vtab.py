@@ -29,7 +29,7 @@ def unprepared(name):
     return builder
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     import tensorflow_datasets as tfds
 

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.drawings import BOTH, HEAD, evaluate
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_workers_find_the_same(capsys, tmp_path, drawings, small_model):
     arguments = [
         "--model",
@@ -33,7 +33,7 @@ def test_workers_find_the_same(capsys, tmp_path, drawings, small_model):
         assert both["metrics"][name] == pytest.approx(value, abs=0.1)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_replicas_find_the_same(capsys, tmp_path, drawings, small_model):
     """Both stages, on two logical CPUs in a process of their own."""
     arguments = ["--model", small_model, "--protocol", "fine_grained"]

@@ -296,7 +296,7 @@ def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
     assert "diagnosis.json says more" in message
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_bad_pictures_are_counted_and_allowed(tmp_path, capsys):
     folder = tmp_path / "pairs"
     path = write_pairs(folder)

@@ -26,10 +26,10 @@ def mixture(builder, tmp_path_factory):
 @pytest.mark.parametrize(
     ("corpus", "cache", "part", "pair_weighted"),
     [
-        ("builder", False, (1, 2), False),
+        pytest.param("builder", False, (1, 2), False, marks=pytest.mark.ci),
         ("builder", True, (0, 1), True),
         ("mixture", False, (0, 1), True),
-        ("mixture", True, (1, 2), False),
+        pytest.param("mixture", True, (1, 2), False, marks=pytest.mark.ci),
     ],
 )
 def test_ids_are_those_of_the_batch(corpus, cache, part, pair_weighted, request):

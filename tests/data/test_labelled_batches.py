@@ -48,7 +48,9 @@ class Stream:
         return iter(self.images)
 
 
-@pytest.mark.parametrize("crop", ["inception", "whole"])
+@pytest.mark.parametrize(
+    "crop", ["inception", pytest.param("whole", marks=pytest.mark.ci)]
+)
 @pytest.mark.parametrize("kind", ["paths", "bytes", "arrays", "stream"])
 def test_pictures_keep_their_class(tmp_path, kind, crop):
     images = {

@@ -209,7 +209,7 @@ def test_predict_and_validation_split_take_raw_pairs(model, pixels, paths):
     assert np.isfinite(history["val_loss"]).all()
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_fit_on_two_replicas_takes_raw_pairs(paths, two_replicas):
     with two_replicas.scope():
         model = small_align()

@@ -93,7 +93,7 @@ def test_one_class_is_no_choice():
         ImageClassifier(ImageEncoder(**SMALL), 1)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_quantized_encoder_cannot_learn():
     encoder = ImageEncoder(**SMALL, projection_dim=8)
     encoder.quantize("int8")

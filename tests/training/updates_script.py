@@ -1,8 +1,8 @@
 """Prints by how much training steps on replicas differ from those on one device.
 
-`python updates_script.py COUNT [few]` prints a line of JSON; with `few`, of one
-comparison of much at once. Logical devices must be made before TensorFlow is used, and
-a process holds one MirroredStrategy; so test_updates.py runs one process a count.
+`python updates_script.py COUNT` prints a line of JSON. Logical devices must be made
+before TensorFlow is used, and a process holds one MirroredStrategy; so test_updates.py
+runs one process a count.
 """
 
 import json
@@ -103,13 +103,6 @@ def compare(strategy, single, several, steps=3, **both):
     return difference(actual, expected)
 
 
-def few_comparisons(strategy, count):
-    """Yields (name, largest difference of any weight) of much that differs at once."""
-    ghosts = {"model": {"virtual_batch_size": ROWS // count}}
-    arguments = {"optimizer_name": "lamb", "clip": 0.1}
-    yield "local", compare(strategy, ghosts, {"tile_size": 3}, **arguments)
-
-
 def comparisons(strategy, count):
     """Yields (name, largest difference of any weight), after three steps mostly."""
     synchronized = {"model": {"synchronized": True}}
@@ -200,10 +193,6 @@ def main():
     count = int(sys.argv[1])
     split_cpu(count)
     strategy = make_strategy("mirrored", count)
-    if "few" in sys.argv:
-        others = {"masks": masks(strategy), "overflow": overflow(strategy)}
-        print(json.dumps({**dict(few_comparisons(strategy, count)), **others}))
-        return
     start = trained(None, steps=1, model={"synchronized": True})
     moved = difference(trained(None, steps=3, model={"synchronized": True}), start)
     differences = dict(comparisons(strategy, count))
