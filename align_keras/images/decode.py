@@ -79,10 +79,10 @@ class FileBytes:
         return self.part(position, len(signature)) == signature
 
 
-def _number_there(file, position, count):
+def _number_there(file, position, count, little_endian=True):
     eight = tf.strings.join([FileBytes(file).part(position, count), b"\0" * 8])
     eight = tf.strings.substr(eight, 0, 8)
-    return tf.reshape(tf.io.decode_raw(eight, tf.int64), ())
+    return tf.reshape(tf.io.decode_raw(eight, tf.int64, little_endian), ())
 
 
 _number = _apart(_STRING, _NUMBER, _NUMBER)(_number_there)
@@ -90,10 +90,8 @@ _number = _apart(_STRING, _NUMBER, _NUMBER)(_number_there)
 
 @_apart(_STRING, _NUMBER, _NUMBER)
 def _big_endian_number(file, position, count):
-    eight = tf.strings.join([FileBytes(file).part(position, count), b"\0" * 8])
-    eight = tf.strings.substr(eight, 0, 8)
-    value = tf.io.decode_raw(eight, tf.int64, little_endian=False)
-    return tf.bitwise.right_shift(tf.reshape(value, ()), 64 - 8 * count)
+    value = _number_there(file, position, count, little_endian=False)
+    return tf.bitwise.right_shift(value, 64 - 8 * count)
 
 
 def _choose(condition, number, other):
