@@ -96,7 +96,7 @@ def test_index(artifact):
 
 
 def test_embedding_cache(artifact):
-    from align_keras.evaluation.embedding_cache import EmbeddingCache
+    from align_keras.protocols.embedding_cache import EmbeddingCache
 
     def encode(items):
         raise AssertionError(f"{len(items)} embeddings were thrown away")

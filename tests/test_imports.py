@@ -35,6 +35,18 @@ ROOMS = {
     "evaluation": (),
     "export": ("text", "images"),
     "search": (),
+    # Pages and charts of what was measured.
+    "reports": ("evaluation",),
+    # Each benchmark of the paper, from its data to its metrics.
+    "protocols": (
+        *("reports", "search", "training", "data", "models", "datasets", "evaluation"),
+        "config",
+    ),
+    # From a configuration to a run's folder and back.
+    "runs": (
+        *("protocols", "reports", "search", "training", "data", "export", "models"),
+        *("datasets", "evaluation", "config", "optimizers", "text", "images"),
+    ),
     # What a run takes, by formulas: numbers in, numbers out.
     "planning": (),
     "config": (),
@@ -48,7 +60,7 @@ LIGHT = (
     "cli/evaluate.py",
     "cli/evaluate_arguments.py",
     "cli/main.py",
-    "cli/model_sizes.py",
+    "runs/model_sizes.py",
     "cli/plan.py",
     "cli/quickstart.py",
     "cli/search.py",
@@ -66,6 +78,7 @@ LIGHT = (
     "models/sizes.py",
     "models/tower_costs.py",
     "planning",
+    "reports",
     "search",
     "text/vocabulary.py",
 )

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 
-from align_keras.evaluation.embedding_cache import EmbeddingCache
+from align_keras.protocols.embedding_cache import EmbeddingCache
 from align_keras.search import SearchIndex
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def row(text):
 CACHE = """
 import sys
 import numpy as np
-from align_keras.evaluation.embedding_cache import EmbeddingCache
+from align_keras.protocols.embedding_cache import EmbeddingCache
 texts = [f"text {number}" for number in range(1_000_000)]
 encode = lambda own: np.array([[float(t.split()[1])] * 64 for t in own], np.float32)
 print("ready", flush=True)
@@ -159,7 +159,7 @@ def obey_permissions():
 READ_ONLY = """
 import pathlib, sys
 from align_keras.cli.main import main
-from align_keras.evaluation.embedding_cache import EmbeddingCache
+from align_keras.protocols.embedding_cache import EmbeddingCache
 from align_keras.search import SearchIndex
 import numpy as np
 print("ready", flush=True)

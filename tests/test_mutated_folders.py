@@ -56,7 +56,7 @@ def test_indexes(tmp_path, count):
 
 @pytest.mark.release
 def test_notes_and_vocabularies_of_runs(tmp_path):
-    from align_keras.cli.about_run import about_run
+    from align_keras.runs.about_run import about_run
     from align_keras.text import load_vocabulary
 
     (tmp_path / "data.json").write_text(json.dumps({"icons": ["12 pairs kept"]}))

@@ -30,7 +30,7 @@ _LEAST_COSINE = 0.9999
 
 def pictures(name, split, count=None):
     """Returns encoded pictures of a corpus, `count` of them evenly spread."""
-    from align_keras.cli.evaluation_data import DataRequest, captioned_images
+    from align_keras.protocols.evaluation_data import DataRequest, captioned_images
 
     request = DataRequest(name=name, root=pathlib.Path("data"), split=split)
     images = captioned_images(request).images
@@ -211,9 +211,9 @@ def tried(flatbuffer, samples):
 
 def compare_tried(align, files, calibration):
     """Prints what each way keeps of the stamps' recall."""
-    from align_keras.cli.evaluation_data import DataRequest
     from align_keras.cli.litert_figures import measure, table
     from align_keras.export.litert import image_flatbuffer
+    from align_keras.protocols.evaluation_data import DataRequest
 
     samples = [{"images": picture[None]} for picture in calibration]
     files = dict(files)

@@ -16,8 +16,8 @@ import os
 import pathlib
 import sys
 
-from align_keras.cli.run_folder import names_test
 from align_keras.datasets.benchmarks import read_karpathy
+from align_keras.runs.run_folder import names_test
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 

@@ -32,8 +32,8 @@ from PIL import Image, ImageDraw  # noqa: E402
 import align_keras  # noqa: E402
 from align_keras.cli.main import main  # noqa: E402
 from align_keras.datasets.build import quiet  # noqa: E402
-from align_keras.evaluation.embedding_cache import EmbeddingCache  # noqa: E402
 from align_keras.models.conversion.hugging_face import to_hugging_face  # noqa: E402
+from align_keras.protocols.embedding_cache import EmbeddingCache  # noqa: E402
 from align_keras.search import SearchIndex  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parents[1]

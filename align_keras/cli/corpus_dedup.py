@@ -115,7 +115,7 @@ def check_encoder(config):
     Raises:
         InputError: if it can't.
     """
-    from align_keras.cli.open_model import check_model
+    from align_keras.protocols.open_model import check_model
 
     if config.mode == "embedding":
         try:
@@ -128,7 +128,7 @@ def check_encoder(config):
 @functools.cache
 def _encoder(name):
     """Returns the encode function of a model, and what names its weights."""
-    from align_keras.cli.open_model import open_model
+    from align_keras.protocols.open_model import open_model
 
     model = open_model(name)
     return model.encode_images, model.image_fingerprint

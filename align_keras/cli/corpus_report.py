@@ -9,7 +9,7 @@ from align_keras.corpus.kept_statistics import kept_statistics
 from align_keras.corpus.picture import PictureError, normalise_picture
 from align_keras.corpus.sources import is_remote, read_location
 from align_keras.corpus.stages.kept_pictures import kept_pictures
-from align_keras.evaluation.page_template import page_template
+from align_keras.reports.page_template import page_template
 from align_keras.utils.files import atomic_write
 
 # How the filters' reasons read in the funnel.

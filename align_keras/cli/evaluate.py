@@ -59,8 +59,8 @@ def run(arguments):
     if arguments.protocol in TRAINED or arguments.results is not None:
         check_results_folder(arguments.results)
     directory = check_cache_folder(arguments.cache)
-    from align_keras.cli.cached_encoders import CachedEncoders
-    from align_keras.cli.open_model import check_model, open_model
+    from align_keras.protocols.cached_encoders import CachedEncoders
+    from align_keras.protocols.open_model import check_model, open_model
 
     encoders = CachedEncoders(
         functools.partial(open_model, arguments.model, arguments.engine), directory
@@ -75,7 +75,7 @@ def run(arguments):
     check_model(arguments.model, arguments.engine)
     from align_keras.cli.evaluation_request import data_request, protocol_options
     from align_keras.cli.evaluation_results import print_results, sliced, write_page
-    from align_keras.cli.protocols import PROTOCOLS as FUNCTIONS
+    from align_keras.protocols.paper_protocols import PROTOCOLS as FUNCTIONS
 
     function, usual_data = FUNCTIONS[arguments.protocol]
     request = data_request(arguments, arguments.data or usual_data)

@@ -1,7 +1,7 @@
 """`align-keras evaluate --html`: the page of results."""
 
-from align_keras.cli.evaluation_splits import unusual_splits
-from align_keras.evaluation.result_page import write_result_page
+from align_keras.protocols.evaluation_splits import unusual_splits
+from align_keras.reports.result_page import write_result_page
 
 
 def write_page(arguments, request, found, slices):

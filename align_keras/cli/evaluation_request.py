@@ -2,8 +2,8 @@
 
 import pathlib
 
-from align_keras.cli.evaluation_data import DataRequest
-from align_keras.cli.protocol_types import Options
+from align_keras.protocols.evaluation_data import DataRequest
+from align_keras.protocols.protocol_types import Options
 
 
 def data_request(arguments, data):

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from align_keras.cli.evaluation_page import write_page
-from align_keras.cli.evaluation_splits import unusual_splits
 from align_keras.evaluation import sliced_metrics
-from align_keras.evaluation.paper_results import papers_figures
-from align_keras.evaluation.result_page import split_slices
-from align_keras.evaluation.result_tables import (
+from align_keras.protocols.evaluation_splits import unusual_splits
+from align_keras.reports.paper_results import papers_figures
+from align_keras.reports.result_page import split_slices
+from align_keras.reports.result_tables import (
     ResultTable,
     metrics_table,
     shown,

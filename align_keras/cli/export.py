@@ -4,8 +4,8 @@ import importlib.util
 import os
 import pathlib
 
-from align_keras.cli.about_run import about_run, read_evaluations
 from align_keras.cli.convert import check_target
+from align_keras.runs.about_run import about_run, read_evaluations
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say

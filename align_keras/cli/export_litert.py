@@ -58,7 +58,7 @@ def _some_pictures(arguments):
     """Pictures to calibrate with, evenly spread over the set; none where none is."""
     if arguments.pictures is None:
         return []
-    from align_keras.cli.evaluation_data import captioned_images
+    from align_keras.protocols.evaluation_data import captioned_images
 
     request = _request(arguments, arguments.pictures)
     try:
@@ -75,7 +75,7 @@ def _some_pictures(arguments):
 
 def _training_pictures(request):
     """Those of the training split, or of the other one where there is none."""
-    from align_keras.cli.evaluation_data import captioned_images
+    from align_keras.protocols.evaluation_data import captioned_images
 
     try:
         return captioned_images(dataclasses.replace(request, split="train")).images
@@ -99,14 +99,14 @@ def _pixels(images, size):
 
 
 def _test_set(arguments):
-    from align_keras.cli.evaluation_data import captioned_images
+    from align_keras.protocols.evaluation_data import captioned_images
 
     request = _request(arguments, arguments.data)
     return request, captioned_images(request).images
 
 
 def _request(arguments, name):
-    from align_keras.cli.evaluation_data import DataRequest
+    from align_keras.protocols.evaluation_data import DataRequest
 
     of_table = {}
     if _is_path(name):

@@ -185,7 +185,7 @@ def _read(counter):
 
 
 def _thumbnail(image):
-    from align_keras.evaluation.thumbnail import thumbnail_uri
+    from align_keras.reports.thumbnail import thumbnail_uri
 
     uri = thumbnail_uri(image, _THUMBNAIL_SIDE)
     return base64.b64decode(uri.partition(",")[2])

@@ -166,8 +166,8 @@ def interleaved_medians(runs, rounds):
 
 
 def _recall(align, embeddings, rows, request):
-    from align_keras.cli.protocol_types import Options
-    from align_keras.cli.protocols import retrieval
+    from align_keras.protocols.paper_protocols import retrieval
+    from align_keras.protocols.protocol_types import Options
 
     texts = {}
 

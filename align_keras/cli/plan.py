@@ -6,15 +6,15 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from align_keras.cli.model_sizes import (
-    image_encoder_sizes,
-    text_encoder_sizes,
-    with_preset,
-)
 from align_keras.cli.train import add_config_arguments
 from align_keras.config import experiments, load_config, load_recipe
 from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 from align_keras.planning import DEVICE_KINDS, RunSizes, device_kind, plan_step
+from align_keras.runs.model_sizes import (
+    image_encoder_sizes,
+    text_encoder_sizes,
+    with_preset,
+)
 from align_keras.utils.errors import InputError
 
 # Shares of the peak. EfficientNet's depthwise convolutions and normalisations leave

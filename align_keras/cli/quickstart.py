@@ -5,8 +5,8 @@ import shlex
 import time
 
 from align_keras.cli import warm_start
-from align_keras.cli.run_folder import lock_config
 from align_keras.config import load_config
+from align_keras.runs.run_folder import lock_config
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -80,8 +80,8 @@ def run(arguments):
 
 def _train(arguments, config, directory):
     say("starting TensorFlow")
-    from align_keras.cli.outcome import finish_run
-    from align_keras.cli.pipeline import open_run
+    from align_keras.runs.outcome import finish_run
+    from align_keras.runs.pipeline import open_run
 
     opened = open_run(config, directory)
     opened.train()

@@ -5,7 +5,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
-from align_keras.evaluation.report_tables import DIRECTIONS, retrieval_rows
+from align_keras.reports.report_tables import DIRECTIONS, retrieval_rows
 
 
 def print_metrics(metrics, as_json=False):

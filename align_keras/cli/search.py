@@ -93,7 +93,7 @@ def run(arguments):
     """
     import numpy as np
 
-    from align_keras.cli.run_folder import check_searchable
+    from align_keras.runs.run_folder import check_searchable
     from align_keras.search import ExportedModel, SearchIndex
 
     queries = _queries(arguments)

@@ -3,15 +3,15 @@
 import dataclasses
 
 from align_keras.cli.evaluate_arguments import TRAINED
-from align_keras.cli.evaluation_data import NAMED, missing
 from align_keras.cli.evaluation_request import data_request, protocol_options
 from align_keras.cli.evaluation_results import as_json as json_text
 from align_keras.cli.evaluation_results import paper_as_shares, print_table
-from align_keras.cli.open_model import is_export
-from align_keras.cli.protocols import PROTOCOLS
-from align_keras.cli.unprepared_sets import what_to_prepare
-from align_keras.evaluation.paper_results import paper_results
-from align_keras.evaluation.result_tables import papers_tables
+from align_keras.protocols.evaluation_data import NAMED, missing
+from align_keras.protocols.open_model import is_export
+from align_keras.protocols.paper_protocols import PROTOCOLS
+from align_keras.protocols.unprepared_sets import what_to_prepare
+from align_keras.reports.paper_results import paper_results
+from align_keras.reports.result_tables import papers_tables
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 

@@ -6,8 +6,8 @@ import os
 import pathlib
 
 from align_keras.cli import warm_start
-from align_keras.cli.run_folder import check_finished, lock_config, train_command
 from align_keras.config import load_config
+from align_keras.runs.run_folder import check_finished, lock_config, train_command
 
 MODES = ("train", "eval", "train_and_eval", "index")
 
@@ -84,7 +84,7 @@ def run(arguments):
 
 
 def _run_mode(arguments, config, directory):
-    from align_keras.cli.pipeline import open_run
+    from align_keras.runs.pipeline import open_run
 
     with _damage_named(config.task):
         return _run_opened(arguments, open_run(config, directory))
@@ -121,9 +121,9 @@ def index_run(run):
     Args:
         run: `Run`, of which all is taken but the model, which lies in its folder.
     """
-    from align_keras.cli.outcome import finish_run
     from align_keras.cli.quickstart import next_steps
     from align_keras.models import ALIGN
+    from align_keras.runs.outcome import finish_run
 
     run = dataclasses.replace(run, model=ALIGN.from_preset(run.directory))
     steps = next_steps(run.directory, run.test_set.captions[0][0])

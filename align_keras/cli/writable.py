@@ -3,7 +3,7 @@
 import pathlib
 import tempfile
 
-from align_keras.cli.cached_encoders import default_cache
+from align_keras.protocols.cached_encoders import default_cache
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
 

@@ -1,7 +1,7 @@
 """Metrics in pure NumPy; protocols take encode functions; the report.
 
-`align_keras.evaluation.report.write_report` and
-`align_keras.evaluation.contact_sheet.contact_sheet` are imported by their
+`align_keras.reports.report.write_report` and
+`align_keras.reports.contact_sheet.contact_sheet` are imported by their
 modules, so that the metrics need NumPy alone.
 """
 
@@ -49,7 +49,6 @@ from align_keras.evaluation.nearest_neighbors import (
     nearest_neighbors,
     neighbor_ranks,
 )
-from align_keras.evaluation.paper_results import PaperResult, paper_results
 from align_keras.evaluation.positives import (
     RetrievalPositives,
     own_positives,
@@ -98,7 +97,6 @@ from align_keras.evaluation.zero_shot import (
 __all__ = [
     "Classification",
     "LanguageRanks",
-    "PaperResult",
     "RetrievalPositives",
     "Statistic",
     "VtabTrial",
@@ -140,7 +138,6 @@ __all__ = [
     "nearest_neighbors",
     "neighbor_ranks",
     "own_positives",
-    "paper_results",
     "probe",
     "rank_composed_queries",
     "rank_of_best_positive",

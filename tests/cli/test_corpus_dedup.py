@@ -9,9 +9,9 @@ from align_keras.cli import corpus_dedup
 from align_keras.cli.main import main
 from align_keras.corpus import divided_search
 from align_keras.corpus.embedding_duplicates import EmbeddingSearch
-from tests.cli import small_corpus
-from tests.cli.small_corpus import ONE_WORKER, arguments, funnel_of, run
+from tests import small_corpus
 from tests.small import small_align
+from tests.small_corpus import ONE_WORKER, arguments, funnel_of, run
 
 pytestmark = pytest.mark.ci
 

@@ -11,8 +11,8 @@ import time
 import pyarrow.parquet as parquet
 import pytest
 
-from tests.cli import small_corpus
-from tests.cli.small_corpus import (
+from tests import small_corpus
+from tests.small_corpus import (
     ONE_WORKER,
     TWO_WORKERS,
     arguments,

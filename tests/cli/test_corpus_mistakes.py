@@ -8,7 +8,7 @@ import pytest
 
 from align_keras.cli.main import main
 from align_keras.utils.files import locked
-from tests.cli.small_corpus import ONE_WORKER
+from tests.small_corpus import ONE_WORKER
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 
 from align_keras.cli import corpus_build
 from align_keras.cli.main import main
-from tests.cli import small_corpus
-from tests.cli.small_corpus import ONE_WORKER, arguments, run
-from tests.cli.small_run import SMALL, write_pairs
+from tests import small_corpus
+from tests.small_corpus import ONE_WORKER, arguments, run
+from tests.small_run import SMALL, write_pairs
 
 pytestmark = pytest.mark.ci
 

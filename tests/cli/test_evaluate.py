@@ -8,14 +8,14 @@ import types
 import pytest
 
 from align_keras.cli import evaluate
-from align_keras.cli.evaluation_data import DataRequest
 from align_keras.cli.evaluation_results import as_json, print_results, print_table
 from align_keras.cli.main import main
-from align_keras.cli.protocols import PROTOCOLS
-from align_keras.evaluation.result_tables import ResultTable
-from tests.cli.small_run import COLOURS, SHAPES, draw, write_pairs
-from tests.evaluation.test_report import Page
+from align_keras.protocols.evaluation_data import DataRequest
+from align_keras.protocols.paper_protocols import PROTOCOLS
+from align_keras.reports.result_tables import ResultTable
+from tests.reports.test_report import Page
 from tests.small import small_align
+from tests.small_run import COLOURS, SHAPES, draw, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypa
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr("align_keras.cli.open_model.open_model", refuse)
+    monkeypatch.setattr("align_keras.protocols.open_model.open_model", refuse)
     code, out, err = run(*arguments)
     assert (code, out) == (1, "")
     assert err.startswith("align-keras evaluate: error: ") and err.count("\n") == 1

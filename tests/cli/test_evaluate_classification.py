@@ -20,9 +20,9 @@ from align_keras.datasets.benchmarks import (
     read_stored_pictures,
 )
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
-from tests.cli.small_run import COLOURS, SHAPES, draw
 from tests.oracle_process import needs
 from tests.small import small_align
+from tests.small_run import COLOURS, SHAPES, draw
 
 WORDS = {"circle": "round", "square": "box", "bar": "bar", "cross": "x", "ring": "o"}
 

@@ -7,12 +7,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from align_keras.cli import fine_tuned_protocols
-from align_keras.cli.evaluation_data import DataRequest
 from align_keras.cli.main import main
-from align_keras.cli.open_model import OpenedModel
+from align_keras.protocols import fine_tuned_protocols
+from align_keras.protocols.evaluation_data import DataRequest
+from align_keras.protocols.open_model import OpenedModel
 from align_keras.utils.errors import InputError
-from tests.cli.drawings import (
+from tests.drawings import (
     BOTH,
     HEAD,
     draw,

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from align_keras import datasets
-from align_keras.cli.about_run import read_evaluations
-from align_keras.cli.evaluation_data import DataRequest, labelled_images
-from align_keras.cli.fine_tuning_data import ClassificationData
 from align_keras.cli.main import main
 from align_keras.datasets import benchmarks, build_corpus
+from align_keras.protocols.evaluation_data import DataRequest, labelled_images
+from align_keras.protocols.fine_tuning_data import ClassificationData
+from align_keras.runs.about_run import read_evaluations
 from tests.cli import test_evaluate_classification as of_classes
 from tests.cli import test_evaluate_retrieval as of_captions
-from tests.cli.small_run import COLOURS, SHAPES, draw
 from tests.datasets.benchmarks.small_benchmarks import coco_name, write_picture
+from tests.small_run import COLOURS, SHAPES, draw
 
 # The fixtures of the protocols' own tests.
 align, data, model = of_captions.align, of_captions.data, of_captions.model

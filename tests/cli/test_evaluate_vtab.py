@@ -7,14 +7,18 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from align_keras.cli import fine_tuned_protocols, fine_tuning_data, fine_tuning_trials
-from align_keras.cli.assemble_fine_tuning import swept_recipe
-from align_keras.cli.evaluation_data import DataRequest
 from align_keras.cli.evaluation_results import sliced
-from align_keras.cli.protocol_types import Options
 from align_keras.config import load_recipe
 from align_keras.datasets.benchmarks import LabelledImages
-from tests.cli.drawings import evaluate
+from align_keras.protocols import (
+    fine_tuned_protocols,
+    fine_tuning_data,
+    fine_tuning_trials,
+)
+from align_keras.protocols.assemble_fine_tuning import swept_recipe
+from align_keras.protocols.evaluation_data import DataRequest
+from align_keras.protocols.protocol_types import Options
+from tests.drawings import evaluate
 
 
 def unprepared(name):

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 
 from align_keras.cli import export
-from align_keras.cli.about_run import about_run, save_data_notes
 from align_keras.cli.main import main
 from align_keras.export.saved_model import export_saved_model, write_served
 from align_keras.export.served_model import ServedModel
 from align_keras.models import ALIGN
+from align_keras.runs.about_run import about_run, save_data_notes
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_encoders
 

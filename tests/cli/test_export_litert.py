@@ -16,14 +16,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from align_keras.cli import evaluation_data
 from align_keras.cli.export_litert import _some_pictures, _test_set, write_litert
 from align_keras.cli.litert_figures import measure, read_pixels
 from align_keras.export.litert_metadata import read_metadata
 from align_keras.images import preprocess_image
+from align_keras.protocols import evaluation_data
 from align_keras.utils.errors import InputError
-from tests.cli.small_run import COLOURS, SHAPES, write_pairs
 from tests.image_files import readable, refused
+from tests.small_run import COLOURS, SHAPES, write_pairs
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 

@@ -48,8 +48,8 @@ def trained(tmp_path_factory):
 
 
 def test_quantising_keeps_recall(trained):
-    from align_keras.cli.evaluation_data import DataRequest, captioned_images
     from align_keras.export.litert import image_flatbuffer
+    from align_keras.protocols.evaluation_data import DataRequest, captioned_images
 
     request = DataRequest(name="clipart", root=pathlib.Path("data"), split="train")
     images = captioned_images(request).images[::31]

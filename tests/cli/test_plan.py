@@ -48,8 +48,8 @@ def refused(capsys, *arguments):
 
 
 def test_parameters_and_operations_equal_the_models(capsys):
-    from align_keras.cli.assemble import build_model
     from align_keras.models.tower_costs import image_tower_cost
+    from align_keras.runs.assemble import build_model
 
     answer = planned(capsys)
     model = build_model(load_config(params_override=NANO).task.model)
@@ -345,8 +345,8 @@ def test_slots():
 
 @pytest.mark.ci
 def test_slots_are_those_of_the_optimizers():
-    from align_keras.cli.assemble import build_model
-    from align_keras.cli.assemble_training import compile_model
+    from align_keras.runs.assemble import build_model
+    from align_keras.runs.assemble_training import compile_model
 
     for kind in ("lamb", "adamw", "sgd"):
         config = load_config(

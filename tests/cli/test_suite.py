@@ -7,7 +7,7 @@ import pytest
 
 from align_keras.cli import suite
 from align_keras.cli.main import main
-from align_keras.evaluation import paper_results
+from align_keras.reports.paper_results import paper_results
 from align_keras.utils.errors import InputError
 from tests.datasets.benchmarks.small_benchmarks import simlex_lines, write_simlex
 from tests.small import small_align
@@ -39,7 +39,7 @@ def test_without_any_data_everything_is_named_and_no_model_opened(
     def refuse(*arguments):
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr("align_keras.cli.open_model.open_model", refuse)
+    monkeypatch.setattr("align_keras.protocols.open_model.open_model", refuse)
     code, out, err = run()
     assert (code, err) == (0, "")
     title, *lines = out.splitlines()
@@ -132,7 +132,7 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
         raise InputError("`images` must be\n there, received none.")
 
     def measured(encoders, request, options):
-        from align_keras.cli.protocol_types import Evaluation
+        from align_keras.protocols.protocol_types import Evaluation
 
         return Evaluation({"all/spearman": 0.25})
 
@@ -154,8 +154,8 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
 
 def test_zero_shot_takes_clips_prompts(monkeypatch):
     """And says that clip-benchmark is missing where only that is."""
-    from align_keras.cli.evaluation_data import DataRequest
     from align_keras.datasets import benchmarks
+    from align_keras.protocols.evaluation_data import DataRequest
 
     monkeypatch.setattr(benchmarks, "prepared_builder", lambda name: None)
     request = DataRequest("imagenet_r", None)

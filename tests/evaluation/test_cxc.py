@@ -8,7 +8,7 @@ from align_keras.evaluation.cxc import (
     cxc_retrieval_metrics,
     evaluate_cxc_retrieval,
 )
-from align_keras.evaluation.paper_results import paper_results
+from align_keras.reports.paper_results import paper_results
 from tests.oracle_process import ask, needs
 
 

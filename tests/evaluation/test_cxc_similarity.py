@@ -7,8 +7,8 @@ from align_keras.evaluation.cxc_similarity import (
     cxc_similarity_statistics,
     evaluate_cxc_similarity,
 )
-from align_keras.evaluation.paper_results import paper_results
 from align_keras.evaluation.slices import sliced_metrics
+from align_keras.reports.paper_results import paper_results
 from align_keras.utils.errors import InputError
 
 

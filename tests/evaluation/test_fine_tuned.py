@@ -5,10 +5,10 @@ from align_keras.evaluation import (
     evaluate_fine_tuned,
     fine_tuned_metrics,
     fine_tuned_statistics,
-    paper_results,
     sliced_metrics,
     whole_metrics,
 )
+from align_keras.reports.paper_results import paper_results
 from align_keras.utils.errors import InputError
 from tests.oracle_process import needs
 

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from align_keras.evaluation.paper_results import paper_results
 from align_keras.evaluation.simlex import (
     evaluate_simlex,
     simlex_statistics,
     word_cosines,
 )
+from align_keras.reports.paper_results import paper_results
 from align_keras.utils.errors import InputError
 
 

@@ -4,12 +4,12 @@ import pytest
 from align_keras.evaluation import (
     accuracies_of,
     evaluate_vtab,
-    paper_results,
     sliced_metrics,
     vtab_metrics,
     vtab_statistics,
     whole_metrics,
 )
+from align_keras.reports.paper_results import paper_results
 
 GROUPS = {"natural": ["a", "b"], "structured": ["c"]}
 ACCURACIES = {"a": [0.2, 0.4, 0.3], "b": [0.6, 0.5, 1.0], "c": [0.0, 0.1, 0.9]}

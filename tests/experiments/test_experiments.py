@@ -15,8 +15,8 @@ from align_keras.config import (
 from align_keras.config.task import ImageVariant, TextVariant
 from align_keras.config.tree import leaves
 from align_keras.utils.errors import InputError
-from tests.cli.small_run import COLOURS, SHAPES, draw
 from tests.experiments.headers import ABLATIONS, checked_header, flat
+from tests.small_run import COLOURS, SHAPES, draw
 
 FILES = experiments()
 PRETRAINING = (
@@ -109,8 +109,8 @@ def test_any_experiment_takes_a_corpus_or_pairs_by_one_override(name):
 
 
 def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
-    from align_keras.cli.assemble import order_arguments, prepare_corpus
     from align_keras.data import batch_ids, read_retrieval_set
+    from align_keras.runs.assemble import order_arguments, prepare_corpus
 
     for table, colours in (("train", COLOURS[:5]), ("test", COLOURS[5:])):
         lines = ["image\tcaption"]
@@ -267,8 +267,8 @@ ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's t
 def test_every_model_is_built_and_validated_on_small_inputs(name):
     import numpy as np
 
-    from align_keras.cli.assemble import build_model
-    from align_keras.cli.assemble_training import compile_model
+    from align_keras.runs.assemble import build_model
+    from align_keras.runs.assemble_training import compile_model
 
     small = (
         "task.model.image_encoder.image_size=32,"

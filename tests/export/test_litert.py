@@ -15,7 +15,7 @@ from align_keras.export.litert_tower import LiteRTTower
 from align_keras.images import preprocess_image
 from align_keras.models.align import ALIGN
 from align_keras.utils.errors import InputError
-from tests.cli.drawings import draw
+from tests.drawings import draw
 from tests.small import VOCABULARY, small_encoders
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")

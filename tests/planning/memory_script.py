@@ -49,9 +49,9 @@ def random_batch(config):
 
 
 def measure_step(overrides):
-    from align_keras.cli.assemble import build_model
-    from align_keras.cli.assemble_training import compile_model
     from align_keras.config import load_config
+    from align_keras.runs.assemble import build_model
+    from align_keras.runs.assemble_training import compile_model
 
     config = load_config(params_override=overrides)
     tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64)))
@@ -65,10 +65,10 @@ def measure_step(overrides):
 
 
 def measure_classifier(overrides, recipe):
-    from align_keras.cli.assemble import build_image_encoder
     from align_keras.config import load_config, load_recipe
     from align_keras.models import ImageClassifier
     from align_keras.models.image_classifier import encoder_without_projection
+    from align_keras.runs.assemble import build_image_encoder
     from align_keras.training.classification import FineTuningStage, fine_tune
 
     recipe = load_recipe("fine_grained", params_override=recipe)

@@ -36,7 +36,11 @@ def test_every_room_and_every_named_test_is_there():
             TABLE["align_keras/models/conversion"],
         ),
         (["tests/text/test_coverage.py", "README.md"], "tests/text/test_coverage.py"),
-        (["tests/cli/small_run.py", "tests/cli/test_main.py"], "tests/cli"),
+        (
+            ["tests/search/tiny_export.py", "tests/search/test_index.py"],
+            "tests/search",
+        ),
+        (["tests/small_run.py", "tests/cli/test_main.py"], "tests"),
         (["tests/datasets/benchmarks/cxc_excerpt/a.gz"], "tests/datasets/benchmarks"),
         ([], ""),
     ],

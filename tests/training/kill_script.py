@@ -15,7 +15,7 @@ from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.training import TrainingSchedule, train
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
-from tests.cli.small_run import COLOURS, SHAPES
+from tests.small_run import COLOURS, SHAPES
 from tests.training.updates_script import LENGTH, ROWS, SIZE, make_model
 
 STEPS = 48

@@ -1,0 +1,221 @@
+"""Which classes are taken for which, counted and drawn as inline SVG."""
+
+from typing import NamedTuple
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from align_keras.evaluation.classification import as_labels
+from align_keras.reports.bar_chart import shortened, text_width
+
+_CELL = 30
+# Class names beside the matrix are cut to this width.
+_WIDEST_NAME = 150
+# So that the counts stay readable on the deepest shade (contrast above 4.5).
+_DEEPEST = 0.52
+
+
+class Confusion(NamedTuple):
+    """How often one class was taken for another.
+
+    Attributes:
+        label: int, the right class.
+        prediction: int, what it was taken for.
+        count: int.
+        share: float, of the class's items.
+    """
+
+    label: int
+    prediction: int
+    count: int
+    share: float
+
+
+def confusion_matrix(labels, predictions, classes, chosen=None):
+    """Counts the items of each class by what they were taken for.
+
+    Args:
+        labels: integers (items,) in [0, classes), the right classes.
+        predictions: integers (items,) in [0, classes).
+        classes: int ≥ 1.
+        chosen: optional int array (n,), the classes to count; None for all.
+
+    Returns:
+        int64 array (classes, classes), right classes down, predictions across; or
+        (n, n + 1) of the chosen classes, whose last column counts the predictions
+        of all others.
+
+    Raises:
+        InputError: if the lengths differ, or a class lies outside.
+
+    Example:
+
+    >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    labels, predictions = _checked(labels, predictions, classes)
+    if chosen is None:
+        flat = np.bincount(labels * classes + predictions, minlength=classes**2)
+        return flat.reshape(classes, classes)
+    count = len(chosen)
+    place = np.full(classes, count)
+    place[chosen] = np.arange(count)
+    flat = np.bincount(
+        place[labels] * (count + 1) + place[predictions], minlength=(count + 1) ** 2
+    )
+    return flat.reshape(count + 1, count + 1)[:count]
+
+
+def _checked(labels, predictions, classes):
+    labels = as_labels("labels", labels, len(labels), classes)
+    return labels, as_labels("predictions", predictions, len(labels), classes)
+
+
+def most_confused(labels, predictions, classes, most=20):
+    """Finds the pairs of classes that are confused most often.
+
+    Args:
+        labels: integers (items,) in [0, classes), the right classes.
+        predictions: integers (items,) in [0, classes).
+        classes: int ≥ 1.
+        most: int ≥ 0, pairs to find.
+
+    Returns:
+        List of `Confusion`, the most frequent first; right answers aren't among
+        them.
+
+    Raises:
+        InputError: as `confusion_matrix`.
+
+    Example:
+
+    >>> most_confused([0, 1, 1, 1, 1], [0, 0, 0, 1, 2], 3, most=1)
+    [Confusion(label=1, prediction=0, count=2, share=0.5)]
+    """
+    labels, predictions = _checked(labels, predictions, classes)
+    items = np.bincount(labels, minlength=classes)
+    wrong = labels != predictions
+    # Pairs and not the whole matrix, which is large with many classes.
+    pairs, counts = np.unique(
+        labels[wrong] * classes + predictions[wrong], return_counts=True
+    )
+    rows, columns = np.divmod(pairs, classes)
+    shares = counts / items[rows]
+    order = np.lexsort((columns, rows, -shares, -counts))[:most]
+    return [
+        Confusion(int(row), int(column), int(count), float(share))
+        for row, column, count, share in zip(
+            rows[order], columns[order], counts[order], shares[order], strict=True
+        )
+    ]
+
+
+def classes_to_draw(labels, predictions, classes, most=20):
+    """Chooses the classes of a matrix that is too large to be drawn whole.
+
+    Args:
+        labels: integers (items,) in [0, classes), the right classes.
+        predictions: integers (items,) in [0, classes).
+        classes: int ≥ 1.
+        most: int ≥ 2, classes to choose.
+
+    Returns:
+        int64 array, ascending: all classes where they are few, else those of the
+        most frequent confusions, filled up with the most frequent classes.
+
+    Example:
+
+    >>> classes_to_draw([0, 0, 0, 1, 2], [0, 0, 0, 2, 2], 3, most=2).tolist()
+    [1, 2]
+    """
+    if classes <= most:
+        return np.arange(classes)
+    chosen = {}
+    for pair in most_confused(labels, predictions, classes, most * most):
+        both = {pair.label: None, pair.prediction: None}
+        if len(chosen | both) <= most:
+            chosen |= both
+    items = np.bincount(np.asarray(labels), minlength=classes)
+    for label in np.argsort(-items, kind="stable").tolist():
+        if len(chosen) == most:
+            break
+        chosen[label] = None
+    return np.array(sorted(chosen))
+
+
+def confusion_chart(matrix, names, *, title):
+    """Draws a confusion matrix: the stronger a cell, the larger its share of the row.
+
+    Args:
+        matrix: int array (n, n), or (n, n + 1) with a last column of all other
+            predictions, as `confusion_matrix`; up to about 20 classes are readable.
+        names: sequence of n str.
+        title: str, the chart's accessible name.
+
+    Returns:
+        `markupsafe.Markup`, an SVG element of fixed size without colours of its
+        own; it expects the classes of `report.css`.
+
+    Example:
+
+    >>> chart = confusion_chart(np.array([[1, 1], [0, 2]]), ["a", "b"], title="T")
+    >>> 'aria-label="T: 3 of 4 are on the diagonal"' in chart
+    True
+    """
+    rows, columns = matrix.shape
+    across = [*names, "other classes"][:columns]
+    margin = round(max(min(text_width(name), _WIDEST_NAME) for name in across)) + 12
+    width, height = margin + columns * _CELL + 2, margin + rows * _CELL + 2
+    parts = []
+    for number, name in enumerate(names):
+        y = margin + (number + 0.5) * _CELL + 4
+        parts.append(_label(name, f'class="name end" x="{margin - 8}" y="{y:.1f}"'))
+    for number, name in enumerate(across):
+        x = margin + (number + 0.5) * _CELL + 4
+        place = f'class="name" transform="translate({x:.1f} {margin - 8}) rotate(-90)"'
+        parts.append(_label(name, place))
+    items = matrix.sum(axis=1)
+    for row, column in np.ndindex(rows, columns):
+        x, y = margin + column * _CELL, margin + row * _CELL
+        taken_for = None if row == column else across[column]
+        parts.append(
+            _cell(x, y, int(matrix[row, column]), items[row], names[row], taken_for)
+        )
+    right = int(np.trace(matrix))
+    label = escape(f"{title}: {right:,} of {int(items.sum()):,} are on the diagonal")
+    return Markup(
+        f'<svg class="matrix" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _label(name, place):
+    full = f"<title>{escape(name)}</title>"
+    return f"<text {place}>{full}{escape(shortened(name, _WIDEST_NAME))}</text>"
+
+
+def _cell(x, y, count, items, name, taken_for):
+    """A square with its count; `taken_for` is None for right answers."""
+    if not count:
+        kind = "empty" if taken_for is not None else "empty right"
+        return (
+            f'<rect class="{kind}" x="{x + 1}" y="{y + 1}" '
+            f'width="{_CELL - 2}" height="{_CELL - 2}"/>'
+        )
+    share = count / items
+    kind = "right" if taken_for is None else "wrong"
+    verdict = "recognised" if taken_for is None else f"taken for {taken_for}"
+    note = escape(f"{name}, {verdict}: {count:,} of {items:,} ({share:.1%})")
+    shade = 0.06 + (_DEEPEST - 0.06) * share
+    return (
+        f'<g><title>{note}</title><rect class="{kind}" x="{x + 1}" y="{y + 1}" '
+        f'width="{_CELL - 2}" height="{_CELL - 2}" fill-opacity="{shade:.2f}"/>'
+        f'<text class="name middle" x="{x + _CELL / 2}" y="{y + _CELL / 2 + 4}">'
+        f"{_short_count(count)}</text></g>"
+    )
+
+
+def _short_count(count):
+    """At most four letters, which a cell holds."""
+    return f"{count}" if count < 10_000 else f"{count // 1000}k"

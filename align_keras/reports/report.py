@@ -1,0 +1,150 @@
+"""report.html: one file that shows what a run has learnt."""
+
+import importlib.metadata
+import platform
+
+from align_keras.reports import report_tables
+from align_keras.reports.line_chart import line_chart
+from align_keras.reports.page_template import page_template
+from align_keras.utils.files import atomic_write
+
+_PACKAGES = (
+    "align-keras",
+    "tensorflow",
+    "keras",
+    "keras-hub",
+    "tensorflow-text",
+    "tensorflow-datasets",
+    "numpy",
+)
+
+
+def installed_versions():
+    """Versions of Python and of the packages that decide a run's result.
+
+    Returns:
+        dict, name → version; packages that aren't installed are left out.
+    """
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_report(
+    path,
+    *,
+    title,
+    parameters,
+    metrics,
+    history,
+    text_queries,
+    image_queries,
+    data_notes,
+    next_steps,
+    command="",
+    versions=None,
+):
+    """Writes a run's report as one HTML file that loads nothing.
+
+    Args:
+        path: str or `pathlib.Path`; appears only when complete.
+        title: str.
+        parameters: dict, nested or flat, the effective configuration.
+        metrics: dict, name → float, as `evaluate_retrieval` yields; names
+            without a recall are listed below the table.
+        history: sequence of dicts with `step` and numbers, the lines of
+            `metrics.jsonl`: `loss`, `val_loss`, `t2i/recall_at_10`, ….
+        text_queries: sequence of `TextQuery`.
+        image_queries: sequence of `ImageQuery`; `contact_sheet` makes both.
+        data_notes: dict, name of the corpus → its notes: `kept` (int),
+            `dropped` (dict, reason → count), `examples` (dict, reason → str)
+            and `notes` (dict). The notes of a single corpus do as well.
+        next_steps: sequence of commands (str), or of (explanation, command).
+        command: str, what was run.
+        versions: dict, name → version; those installed by default.
+
+    Example:
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "report.html")
+    >>> write_report(
+    ...     path, title="A <run>", parameters={}, metrics={}, history=[],
+    ...     text_queries=[], image_queries=[], data_notes={}, next_steps=[]
+    ... )
+    >>> with open(path, encoding="utf-8") as file:
+    ...     "<h1>A &lt;run&gt;</h1>" in file.read()
+    True
+    """
+    rows = report_tables.retrieval_rows(metrics)
+    recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
+    columns, measured = report_tables.recall_history(history)
+    html = page_template("report.html.j2").render(
+        title=title,
+        command=command,
+        versions=installed_versions() if versions is None else versions,
+        parameters=report_tables.flattened(parameters),
+        directions=report_tables.DIRECTIONS,
+        rows=rows,
+        tiles=_tiles(rows),
+        queries=[
+            (name, metrics[f"{key}/queries"])
+            for key, name in report_tables.DIRECTIONS.items()
+            if f"{key}/queries" in metrics
+        ],
+        other_metrics=[
+            (name, value)
+            for name, value in metrics.items()
+            if name not in recalls and "/chance_recall_at_" not in name
+        ],
+        charts=_charts(history),
+        recall_columns=columns,
+        recall_rows=measured,
+        text_queries=text_queries,
+        image_queries=image_queries,
+        data_tables=report_tables.data_tables(data_notes),
+        next_steps=[
+            ("", step) if isinstance(step, str) else tuple(step) for step in next_steps
+        ],
+    )
+    with atomic_write(path) as file:
+        file.write(html)
+
+
+def _tiles(rows):
+    """The recalls at the smallest and at the largest k of each direction."""
+    tiles = []
+    for direction in report_tables.DIRECTIONS:
+        own = [row for row in rows if row.direction == direction]
+        tiles.extend(own[:1] + own[1:][-1:])
+    return tiles
+
+
+def _charts(history):
+    """Pairs of heading and SVG, without charts that have nothing to show."""
+    charts = []
+    loss = report_tables.loss_series(history)
+    if loss:
+        chart = line_chart(
+            loss,
+            title="Training loss by step",
+            x_label="step",
+            y_label="loss",
+        )
+        charts.append(("Training loss", chart))
+    for direction, name in report_tables.DIRECTIONS.items():
+        recall = report_tables.recall_series(history, direction)
+        if recall:
+            chart = line_chart(
+                recall,
+                title=f"Recall of {name} by step",
+                x_label="step",
+                y_label="recall",
+                y_format="{:.1%}",
+                tick_format="{:.0%}",
+                from_zero=True,
+            )
+            charts.append((f"Recall on the test pairs, {name}", chart))
+    return charts

@@ -1,0 +1,170 @@
+"""What a report shows, arranged from a run's plain numbers."""
+
+import math
+import re
+from typing import NamedTuple
+
+from align_keras.reports.line_chart import Series
+
+DIRECTIONS = {"t2i": "text → picture", "i2t": "picture → text"}
+
+_RECALL = re.compile(r"(t2i|i2t)/recall_at_(\d+)$")
+
+
+class RetrievalRow(NamedTuple):
+    """One line of the table of recalls.
+
+    Attributes:
+        direction: `"t2i"` or `"i2t"`.
+        k: int.
+        recall: float in [0, 1].
+        chance: float in [0, 1], or None where it isn't known.
+        times_chance: float, `recall / chance`, or None.
+    """
+
+    direction: str
+    k: int
+    recall: float
+    chance: float | None
+    times_chance: float | None
+
+
+def retrieval_rows(metrics):
+    """Finds the recalls among metrics, with their chance levels.
+
+    Args:
+        metrics: dict, name → float, with keys such as `t2i/recall_at_10` and
+            `t2i/chance_recall_at_10`.
+
+    Returns:
+        List of `RetrievalRow`: text → picture first, k ascending.
+
+    Example:
+    >>> retrieval_rows({"t2i/recall_at_5": 0.2, "t2i/chance_recall_at_5": 0.01})
+    [RetrievalRow(direction='t2i', k=5, recall=0.2, chance=0.01, times_chance=20.0)]
+    """
+    rows = []
+    for name, recall in metrics.items():
+        if match := _RECALL.match(name):
+            direction, k = match[1], int(match[2])
+            chance = metrics.get(f"{direction}/chance_recall_at_{k}")
+            times = recall / chance if chance else None
+            rows.append(RetrievalRow(direction, k, recall, chance, times))
+    order = list(DIRECTIONS)
+    return sorted(rows, key=lambda row: (order.index(row.direction), row.k))
+
+
+def loss_series(history):
+    """Lines of the training loss, and of the validation loss where it is logged.
+
+    Args:
+        history: sequence of dicts with `step` and numbers, the lines of
+            `metrics.jsonl`.
+
+    Returns:
+        List of `Series`, without those that have no finite point.
+    """
+    names = {"loss": "training", "val_loss": "validation"}
+    found = [
+        Series(label, _points(history, name), style)
+        for style, (name, label) in enumerate(names.items(), 1)
+    ]
+    return [series for series in found if series.points]
+
+
+def recall_series(history, direction):
+    """Lines of one direction's recalls, one for each k, the largest first."""
+    names = {name for line in history for name in line}
+    ks = sorted(
+        (int(match[2]), name)
+        for name in names
+        if (match := _RECALL.match(name)) and match[1] == direction
+    )
+    found = [
+        Series(f"R@{k}", _points(history, name), 1 + style % 6)
+        for style, (k, name) in enumerate(reversed(ks))
+    ]
+    return [series for series in found if series.points]
+
+
+def _points(history, name):
+    points = {
+        line["step"]: line[name]
+        for line in history
+        if "step" in line and name in line and math.isfinite(line[name])
+    }
+    return tuple(sorted(points.items()))
+
+
+def recall_history(history):
+    """The steps at which recall was measured, as a table.
+
+    Returns:
+        List of column names (`"t2i R@1"`, …), and list of (step, values) with
+        None for what wasn't measured.
+    """
+    lines = {}
+    for direction in DIRECTIONS:
+        for series in recall_series(history, direction)[::-1]:
+            for step, value in series.points:
+                column = f"{direction} {series.label}"
+                lines.setdefault(step, {})[column] = value
+    columns = list(dict.fromkeys(name for line in lines.values() for name in line))
+    rows = [
+        (step, [line.get(name) for name in columns])
+        for step, line in sorted(lines.items())
+    ]
+    return columns, rows
+
+
+def flattened(parameters, prefix=""):
+    """Nested mappings as (dotted name, value) pairs.
+
+    Example:
+    >>> flattened({"task": {"model": {"name": "nano"}}, "seed": 1})
+    [('task.model.name', 'nano'), ('seed', 1)]
+    """
+    pairs = []
+    for name, value in parameters.items():
+        if isinstance(value, dict) and value:
+            pairs.extend(flattened(value, f"{prefix}{name}."))
+        else:
+            pairs.append((f"{prefix}{name}", value))
+    return pairs
+
+
+def data_tables(data_notes):
+    """The notes of each corpus in the form that the template shows.
+
+    Args:
+        data_notes: dict, name of the corpus → its notes (`kept`, `dropped`,
+            `examples`, `notes`), or the notes of a single corpus.
+
+    Returns:
+        List of dicts with `name`, `kept`, `share` (of all pairs, or None),
+        `dropped` (list of (reason, count, example), the most frequent first)
+        and `notes` (list of (name, value)).
+    """
+    if "kept" in data_notes:
+        data_notes = {"": data_notes}
+    tables = []
+    for name, notes in data_notes.items():
+        dropped = notes.get("dropped") or {}
+        examples = notes.get("examples") or {}
+        kept = notes.get("kept")
+        total = (kept or 0) + sum(dropped.values())
+        tables.append(
+            {
+                "name": name,
+                "kept": kept,
+                "share": kept / total if kept is not None and total else None,
+                "dropped": [
+                    (reason, count, examples.get(reason, ""))
+                    for reason, count in sorted(
+                        dropped.items(), key=lambda item: (-item[1], item[0])
+                    )
+                ],
+                "notes": flattened(notes.get("notes") or {}),
+            }
+        )
+    return tables

@@ -1,0 +1,247 @@
+"""The page of one evaluation: its numbers, and what lies behind them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from align_keras.reports.bar_chart import Bar, bar_chart, extremes
+from align_keras.reports.confusion_matrix import (
+    classes_to_draw,
+    confusion_chart,
+    confusion_matrix,
+    most_confused,
+)
+from align_keras.reports.page_template import page_template
+from align_keras.reports.report import installed_versions
+from align_keras.reports.report_tables import DIRECTIONS
+from align_keras.reports.result_tables import (
+    is_share,
+    metrics_table,
+    shown,
+    tables_of_many_models,
+    without_chance,
+)
+from align_keras.reports.retrieval_examples import retrieval_examples
+from align_keras.utils.files import atomic_write
+
+_MOST_TILES = 4
+# Charts of slices; the table below them has them all.
+_MOST_CHARTS = 6
+_KINDS = {
+    "found": ("Found", "Drawn of those with a right answer among the first five."),
+    "missed": ("Missed", "Drawn of those without one."),
+    "worst": ("Worst", "Their first right answer comes last of all."),
+}
+
+
+class Slice(NamedTuple):
+    """One metric of one group.
+
+    Attributes:
+        metric: str.
+        group: str.
+        value: float.
+        low: float, where the 95% interval begins.
+        high: float, where it ends.
+        items: int.
+    """
+
+    metric: str
+    group: str
+    value: float
+    low: float
+    high: float
+    items: int
+
+
+def write_result_page(
+    path,
+    *,
+    protocol,
+    data,
+    facts,
+    metrics,
+    splits=None,
+    slices=None,
+    retrieval=None,
+    classification=None,
+    versions=None,
+):
+    """Writes an evaluation's results as one HTML file that loads nothing.
+
+    Args:
+        path: str or `pathlib.Path`; appears only when complete.
+        protocol: str.
+        data: str, the data set's name.
+        facts: dict, name → str, what was evaluated, such as the model's path.
+        metrics: dict, name → float.
+        splits: optional dict of splits that aren't the paper's, as `metrics_table`.
+        slices: optional dict, as `sliced_metrics` yields.
+        retrieval: optional dict, the arguments of `retrieval_examples`.
+        classification: optional dict of `labels` and `predictions`, integers
+            (items,), and `class_names`, sequence of str.
+        versions: dict, name → version; those installed by default.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "page.html")
+    >>> write_result_page(
+    ...     path, protocol="simlex", data="simlex999", facts={"model": "<M>"},
+    ...     metrics={"all/spearman": 0.25})
+    >>> with open(path, encoding="utf-8") as file:
+    ...     page = file.read()
+    >>> "&lt;M&gt;" in page, "25.0" in page
+    (True, True)
+    """
+    table = metrics_table(protocol, data, metrics, splits)
+    html = page_template("result_page.html.j2").render(
+        title=table.title,
+        facts=facts,
+        tiles=_tiles(metrics),
+        table=table,
+        bars=_metric_bars(metrics),
+        other_tables=tables_of_many_models(protocol, data, metrics, splits),
+        slices=split_slices(slices or {}),
+        slice_charts=_slice_charts(split_slices(slices or {})),
+        classes=classification and _classes(**classification),
+        examples=_example_groups(retrieval),
+        versions=installed_versions() if versions is None else versions,
+    )
+    with atomic_write(path) as file:
+        file.write(html)
+
+
+def split_slices(slices):
+    """Arranges the metrics of `sliced_metrics` by metric and group.
+
+    Args:
+        slices: dict, `METRIC[GROUP]` → float, and the same with `/low`, `/high`
+            and `/items`.
+
+    Returns:
+        List of `Slice`, in their order.
+
+    Example:
+
+    >>> split_slices({"top_1[a]": 0.5, "top_1[a]/low": 0.25, "top_1[a]/high": 1.0,
+    ...               "top_1[a]/items": 4.0})
+    [Slice(metric='top_1', group='a', value=0.5, low=0.25, high=1.0, items=4)]
+    """
+    found = []
+    for name, value in slices.items():
+        if f"{name}/low" in slices:
+            metric, _, group = name.removesuffix("]").partition("[")
+            rest = (slices[f"{name}/{part}"] for part in ("low", "high", "items"))
+            found.append(Slice(metric, group, value, *rest))
+    return [own._replace(items=int(own.items)) for own in found]
+
+
+def _tiles(metrics):
+    """The first shares, as (name, percent, percent of chance or None)."""
+    metrics, chance = without_chance(metrics)
+    names = [
+        name
+        for name in metrics
+        if is_share(name) and not name.endswith(("recall_at_5", "_std"))
+    ]
+    return [
+        (
+            name,
+            shown(name, metrics[name]),
+            shown(name, chance[name], 2) if name in chance else None,
+        )
+        for name in names[:_MOST_TILES]
+    ]
+
+
+def _metric_bars(metrics):
+    """(share, chance or None) of each row of the table, None for plain numbers."""
+    metrics, chance = without_chance(metrics)
+    return [
+        (value, chance.get(name)) if is_share(name) and value == value else None
+        for name, value in metrics.items()
+    ]
+
+
+def _slice_charts(slices):
+    """(metric, chart, how many groups it leaves out) of each metric."""
+    charts = []
+    for metric in list(dict.fromkeys(own.metric for own in slices))[:_MOST_CHARTS]:
+        bars, left_out = extremes(
+            Bar(own.group, own.value, own.items, own.low, own.high)
+            for own in slices
+            if own.metric == metric
+        )
+        chart = bar_chart(bars, title=metric, value_name="measured")
+        charts.append((metric, chart, left_out))
+    return charts
+
+
+def _classes(labels, predictions, class_names):
+    """What the template shows of a classification."""
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    count = len(class_names)
+    chosen = classes_to_draw(labels, predictions, count)
+    part = None if len(chosen) == count else chosen
+    matrix = confusion_matrix(labels, predictions, count, part)
+    names = [class_names[row] for row in chosen]
+    items = np.bincount(labels, minlength=count)
+    right = np.bincount(labels[labels == predictions], minlength=count)
+    bars = [
+        Bar(class_names[row], float(right[row] / items[row]), int(items[row]))
+        for row in np.flatnonzero(items)
+    ]
+    return {
+        "count": count,
+        "drawn": len(chosen),
+        "matrix": confusion_chart(matrix, names, title="Confusion matrix"),
+        "confused": [
+            (class_names[own.label], class_names[own.prediction], own.count, own.share)
+            for own in most_confused(labels, predictions, count)
+        ],
+        "charts": _class_charts(bars),
+        "all": extremes(bars, len(bars) + 2)[0],
+    }
+
+
+def _class_charts(bars):
+    """(heading, chart) of all classes, or of the lowest and of the highest."""
+    shown_bars, left_out = extremes(bars)
+    parts = [("", shown_bars)]
+    if left_out:
+        half = len(shown_bars) // 2
+        parts = [
+            (f"The {half} lowest", shown_bars[:half]),
+            (f"The {half} highest", shown_bars[half:]),
+        ]
+    return [
+        (
+            heading,
+            bar_chart(
+                part,
+                title=f"Accuracy by class {heading}".strip(),
+                value_name="accuracy",
+            ),
+        )
+        for heading, part in parts
+    ]
+
+
+def _example_groups(retrieval):
+    """(direction, what is found, groups of (heading, note, queries))."""
+    if not retrieval:
+        return []
+    found = retrieval_examples(**retrieval)
+    return [
+        (
+            direction,
+            name,
+            [
+                (*_KINDS[kind], queries)
+                for kind, queries in found[direction]._asdict().items()
+                if queries
+            ],
+        )
+        for direction, name in DIRECTIONS.items()
+    ]

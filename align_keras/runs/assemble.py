@@ -1,0 +1,217 @@
+"""From an experiment's configuration to corpora, model and batches."""
+
+import pathlib
+
+from align_keras.data import batch_ids, training_batches
+from align_keras.data.retrieval_set import read_captions
+from align_keras.datasets import build_corpus
+from align_keras.images import crop_size_to_resize_size
+from align_keras.models import (
+    ALIGN,
+    ImageEncoder,
+    TextEncoder,
+    load_image_weights,
+    load_text_weights,
+)
+from align_keras.models.warm_start import (
+    padding_of,
+    project_class_names,
+    temperature_of,
+    text_vocabulary,
+)
+from align_keras.runs.model_sizes import (
+    image_encoder_sizes,
+    text_encoder_sizes,
+    with_preset,
+)
+from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
+from align_keras.utils.progress import progress_bar, say
+
+
+def prepare_corpus(data, image_size):
+    """Builds the corpus of a data configuration, or opens the built one.
+
+    Args:
+        data: `DataConfig`.
+        image_size: int, the side of the image encoder's input, for which the stored
+            images must be large enough.
+
+    Returns:
+        A prepared TFDS builder, or a `Mixture`.
+    """
+    bars, totals = [], []
+
+    def progress(done, total):
+        if totals[-1:] != [total]:  # A mixture's grows as its next corpus begins.
+            start = bars[-1].done if bars else 0
+            stop()
+            title = f"building {data.corpus}"
+            bars.append(progress_bar(title, "pictures", total, start))
+            totals.append(total)
+            bars[-1].start()
+        bars[-1].advance(done - bars[-1].done)
+
+    def stop():
+        for bar in bars[-1:]:
+            bar.stop()
+
+    try:
+        return build_corpus(
+            data.corpus,
+            data_dir=data.tfds_data_dir,
+            pairs=data.pairs,
+            image_column=data.image_column,
+            caption_column=data.caption_column,
+            encoding=data.encoding,
+            max_bad_fraction=data.max_bad_fraction,
+            shorter_side=crop_size_to_resize_size(image_size),
+            progress=progress,
+        )
+    finally:
+        stop()
+
+
+def prepare_vocabulary(config, builder, directory):
+    """Takes the vocabulary of the text weights or the configured file, or learns it.
+
+    Once a run: it is kept in the run's folder.
+    """
+    path = pathlib.Path(directory) / "vocabulary.txt"
+    if path.exists():
+        return load_vocabulary(path)
+    text = config.task.model.text_encoder
+    if text.weights is not None:
+        vocabulary = text_vocabulary(text.weights)
+    elif text.vocabulary is not None:
+        vocabulary = load_vocabulary(text.vocabulary)
+    else:
+        say("learning the vocabulary from the training captions")
+        captions = read_captions(builder, config.task.train_data.tfds_split)
+        vocabulary = learn_vocabulary(
+            captions, text.vocabulary_size, normalization=text.normalization
+        )
+    save_vocabulary(vocabulary, path)
+    return vocabulary
+
+
+def build_model(model_config, vocabulary=None):
+    """Builds ALIGN as `task.model` describes it.
+
+    Args:
+        model_config: `ModelConfig`.
+        vocabulary: list of str, or None for the size that the configuration
+            names, without a tokenizer.
+
+    Returns:
+        `ALIGN` with random weights, but for towers that start from `weights`.
+    """
+    model_config = with_preset(model_config)
+    image_encoder = build_image_encoder(model_config)
+    text_encoder = build_text_encoder(model_config, vocabulary)
+    temperature = model_config.initial_temperature
+    if temperature is None:
+        temperature = temperature_of(model_config.image_encoder.weights)
+    model = ALIGN(
+        image_encoder,
+        text_encoder,
+        vocabulary=vocabulary,
+        normalization=model_config.text_encoder.normalization,
+        initial_temperature=temperature,
+        learn_temperature=model_config.learn_temperature,
+    )
+    if model_config.image_encoder.weights is not None:
+        load_image_weights(image_encoder, model_config.image_encoder.weights)
+    if model_config.text_encoder.weights is not None:
+        load_text_weights(text_encoder, model_config.text_encoder.weights)
+    if model_config.project_class_names:
+        project_class_names(model)
+    return model
+
+
+def build_image_encoder(model_config):
+    """Builds the image tower, with random weights."""
+    image = model_config.image_encoder
+    return ImageEncoder(
+        **image_encoder_sizes(model_config),
+        image_size=image.image_size,
+        padding=image.padding or padding_of(image.weights),
+        drop_connect_rate=image.drop_connect_rate,
+        batch_norm_momentum=image.batch_norm_momentum,
+        batch_norm_epsilon=image.batch_norm_epsilon,
+        synchronized=image.synchronized,
+        virtual_batch_size=image.virtual_batch_size,
+        replicas_per_group="auto"
+        if image.replicas_per_group == 0
+        else image.replicas_per_group,
+        freeze_batch_statistics=image.freeze_batch_statistics,
+        rematerialize=image.rematerialize,
+        locked=image.locked,
+    )
+
+
+def build_text_encoder(model_config, vocabulary):
+    """Builds the text tower, with random weights."""
+    text = model_config.text_encoder
+    return TextEncoder(
+        vocabulary_size=len(vocabulary) if vocabulary else text.vocabulary_size,
+        dropout=text.dropout,
+        sequence_length=text.sequence_length,
+        max_sequence_length=text.max_sequence_length,
+        activation=text.activation,
+        pooling=text.pooling,
+        rematerialize=text.rematerialize,
+        locked=text.locked,
+        **text_encoder_sizes(model_config),
+    )
+
+
+def batch_maker(config, builder, model):
+    """Returns the function of the start step that makes the training batches."""
+    data = config.task.train_data
+
+    def make_batches(start_step, **pipeline):
+        return training_batches(
+            builder,
+            data.tfds_split,
+            model.tokenizer,
+            image_size=model.image_size,
+            start_step=start_step,
+            crop=data.random_crop,
+            flip=data.random_flip,
+            zoom=data.random_zoom,
+            shift=data.random_shift,
+            recolor=data.random_recolor,
+            data_service=data.data_service,
+            **order_arguments(config),
+            **pipeline,
+        )
+
+    return make_batches
+
+
+def batch_namer(config, builder):
+    """Returns the function of a step that names the pairs of its batch.
+
+    With a data service, whose workers decide on the order, it returns None.
+    """
+    data = config.task.train_data
+
+    def ids(step, **pipeline):
+        if data.data_service is not None:
+            return None
+        arguments = order_arguments(config) | pipeline
+        return batch_ids(builder, data.tfds_split, step=step, **arguments)
+
+    return ids
+
+
+def order_arguments(config):
+    """What decides which pairs are in which batch."""
+    data = config.task.train_data
+    return {
+        "batch_size": data.global_batch_size,
+        "seed": config.trainer.seed if data.seed is None else data.seed,
+        "shuffle_buffer_size": data.shuffle_buffer_size,
+        "cache": data.cache,
+        "pair_weighted": data.pair_weighted,
+    }

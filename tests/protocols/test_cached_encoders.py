@@ -1,0 +1,110 @@
+"""Embeddings of a real small model, kept on disk."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
+from align_keras.protocols.open_model import OpenedModel, fingerprints, open_model
+from align_keras.utils.errors import InputError
+from tests.small import small_align
+from tests.small_run import draw
+
+
+def png(colour, shape):
+    file = io.BytesIO()
+    draw(colour, shape).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def align():
+    return small_align()
+
+
+def opener(align, folder, opened):
+    def open_it():
+        opened.append(folder)
+        align.save_to_preset(folder)
+        return open_model(str(folder))
+
+    return open_it
+
+
+@pytest.mark.ci
+def test_pictures_that_cannot_be_decoded_are_skipped_and_told(align, tmp_path, capsys):
+    (tmp_path / "red.png").write_bytes(png("red", "circle"))
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    opened = []
+    make = opener(align, tmp_path / "run", opened)
+    encoders = CachedEncoders(make, tmp_path / "cache")
+    assert opened == []  # Not before something is to be embedded.
+    pixels = np.asarray(Image.open(tmp_path / "red.png"))
+    images = [
+        str(tmp_path / "red.png"),
+        b"nothing",
+        pixels,
+        str(tmp_path / "cut.jpg"),
+        png("blue", "bar")[:60],
+        png("blue", "bar"),
+    ]
+    embeddings, rows = encoders.readable_images(images)
+    assert rows.tolist() == [0, 2, 5]
+    assert np.abs(embeddings[0] - embeddings[1]).max() < 1e-6
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "3 of 6 pictures can't be decoded and are left out: picture 1, "
+        f"{tmp_path}/cut.jpg, picture 4"
+    )
+    with pytest.raises(InputError, match="none of the 1 pictures can be decoded"):
+        encoders.readable_images([b"nothing"])
+    assert encoders.readable_images([images[0]])[0].shape == (1, 16)
+    texts = encoders.texts(["a cat", "a dog", "a cat"])
+    np.testing.assert_array_equal(texts[0], texts[2])
+
+    # Another process finds all of it, and computes nothing.
+    def refuse(items):
+        raise AssertionError(f"computed again: {len(items)}")
+
+    again = CachedEncoders(opener(align, tmp_path / "run", opened), tmp_path / "cache")
+    object.__setattr__(again.model, "encode_images", refuse)
+    object.__setattr__(again.model, "encode_texts", refuse)
+    capsys.readouterr()
+    np.testing.assert_array_equal(again.readable_images(images)[0], embeddings)
+    np.testing.assert_array_equal(again.texts(["a dog"]), texts[1:2])
+    assert "3 of 6 pictures" in capsys.readouterr().err
+
+
+def test_changes_are_computed_anew(tmp_path):
+    align = small_align()
+    kernel = align.image_encoder.get_layer("projection").kernel
+    made = []
+    for change in (
+        lambda: None,
+        lambda: kernel.assign(kernel[:, ::-1]),
+        lambda: setattr(align.image_encoder, "image_size", 48),
+        lambda: align.image_encoder.set_pixel_scaling(100.0, 127.5),
+    ):
+        change()
+        encode = (align.encode_images, align.encode_texts, align.encode_words)
+        model = OpenedModel(*encode, *fingerprints(align), align)
+        encoders = CachedEncoders(lambda model=model: model, tmp_path / "cache")
+        made.append(np.array(encoders.readable_images([png("green", "ring")])[0]))
+        encoders.texts(["a cat"])
+        folders = list((tmp_path / "cache").iterdir())
+        # A folder more for the pictures, none for the texts.
+        assert len(folders) == len(made) + 1
+    for before, after in itertools.pairwise(made):
+        assert np.abs(after - before).max() > 1e-4
+
+
+def test_default_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "align_keras" / "embeddings"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache() == tmp_path / ".cache" / "align_keras" / "embeddings"

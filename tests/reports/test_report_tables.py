@@ -1,0 +1,76 @@
+import math
+
+from align_keras.reports import report_tables
+from align_keras.reports.report_tables import RetrievalRow
+
+HISTORY = [
+    {"step": 10, "loss": 5.0, "learning_rate": 1e-3},
+    {"step": 20, "loss": math.nan},
+    {"step": 20, "t2i/recall_at_1": 0.1, "t2i/recall_at_10": 0.3},
+    {"step": 20, "i2t/recall_at_1": 0.05, "t2i/chance_recall_at_1": 0.01},
+    {"step": 30, "loss": 3.0, "val_loss": 4.0},
+    {"step": 30, "t2i/recall_at_1": 0.2},
+]
+
+
+def test_retrieval_rows_are_ordered_and_compared_with_chance():
+    metrics = {
+        "i2t/recall_at_10": 0.5,
+        "t2i/recall_at_10": 0.4,
+        "t2i/chance_recall_at_10": 0.02,
+        "t2i/recall_at_5": 0.3,
+        "t2i/chance_recall_at_5": 0.0,
+        "i2t/queries": 7.0,
+        "loss": 1.0,
+    }
+    assert report_tables.retrieval_rows(metrics) == [
+        RetrievalRow("t2i", 5, 0.3, 0.0, None),
+        RetrievalRow("t2i", 10, 0.4, 0.02, 20.0),
+        RetrievalRow("i2t", 10, 0.5, None, None),
+    ]
+
+
+def test_series_leave_out_what_is_missing_or_not_finite():
+    loss, validation = report_tables.loss_series(HISTORY)
+    assert loss.points == ((10, 5.0), (30, 3.0))
+    assert validation.points == ((30, 4.0),)
+    largest, smallest = report_tables.recall_series(HISTORY, "t2i")
+    assert (largest.label, largest.points) == ("R@10", ((20, 0.3),))
+    assert (smallest.label, smallest.points) == ("R@1", ((20, 0.1), (30, 0.2)))
+    assert report_tables.loss_series([]) == []
+    assert report_tables.recall_series([{"step": 1}], "i2t") == []
+
+
+def test_recall_history():
+    columns, rows = report_tables.recall_history(HISTORY)
+    assert columns == ["t2i R@1", "t2i R@10", "i2t R@1"]
+    assert rows == [(20, [0.1, 0.3, 0.05]), (30, [0.2, None, None])]
+
+
+def test_data_tables():
+    notes = {
+        "kept": 90,
+        "dropped": {"a rare one": 2, "often": 8},
+        "examples": {"often": "x.png: unreadable"},
+        "notes": {"licence": "CC0"},
+    }
+    (table,) = report_tables.data_tables(notes)
+    assert table == {
+        "name": "",
+        "kept": 90,
+        "share": 0.9,
+        "dropped": [("often", 8, "x.png: unreadable"), ("a rare one", 2, "")],
+        "notes": [("licence", "CC0")],
+    }
+    tables = report_tables.data_tables({"icons": notes, "empty": {}})
+    assert [own["name"] for own in tables] == ["icons", "empty"]
+    assert tables[1]["kept"] is tables[1]["share"] is None
+    assert report_tables.data_tables({}) == []
+
+
+def test_flattened_keeps_empty_mappings():
+    assert report_tables.flattened({"a": {"b": {"c": 1}, "d": {}}, "e": [1]}) == [
+        ("a.b.c", 1),
+        ("a.d", {}),
+        ("e", [1]),
+    ]

@@ -1,0 +1,116 @@
+"""Metrics as text, beside the paper's figures."""
+
+import math
+
+import pytest
+
+from align_keras.reports.result_tables import (
+    is_share,
+    metrics_table,
+    papers_tables,
+    shown,
+    tables_of_many_models,
+    without_chance,
+)
+
+
+@pytest.mark.parametrize(
+    "name, value, text",
+    [
+        ("i2t/recall_at_1", 0.88649, "88.6"),
+        ("en/mean_recall", 0.922, "92.2"),
+        ("zero_shot/top_1", 1.0, "100.0"),
+        ("top_1_std", 0.0015, "0.1"),
+        ("linear_probe/mean_per_class", 0.5, "50.0"),
+        ("linear_probe/held_out_top_1", 0.328, "32.8"),
+        ("sts/spearman_std", 0.004, "0.4"),
+        ("all/spearman", -0.0523, "-5.2"),
+        ("vtab/natural", 0.8338, "83.4"),
+        ("zero_shot/top_1", math.nan, "–"),
+        ("zero_shot/top_1", None, ""),
+        ("pictures", 25010.0, "25,010"),
+        ("linear_probe/penalty", 0.0001234, "0.0001234"),
+        ("linear_probe/penalty", math.inf, "–"),
+    ],
+)
+def test_metrics_as_text(name, value, text):
+    assert shown(name, value) == text
+
+
+def test_numbers_of_things_are_no_shares():
+    for name in ("pictures", "i2t/queries", "i2t/queries_without_positives", "gallery"):
+        assert not is_share(name)
+
+
+def test_chance_stands_beside_its_metric():
+    metrics = {
+        "i2t/recall_at_1": 0.5,
+        "i2t/chance_recall_at_1": 0.001,
+        "chance_of_rain": 0.3,
+        "pictures": 4.0,
+    }
+    own, chance = without_chance(metrics)
+    assert list(own) == ["i2t/recall_at_1", "chance_of_rain", "pictures"]
+    assert chance == {"i2t/recall_at_1": 0.001}
+    table = metrics_table("retrieval", "stamps", metrics)
+    assert table.columns == ("metric", "measured", "chance")
+    assert table.rows == [
+        ("i2t/recall_at_1", "50.0", "0.10"),
+        ("chance_of_rain", "30.0", ""),
+        ("pictures", "4", ""),
+    ]
+
+
+def test_a_column_a_model_where_they_are_few():
+    metrics = {"i2t/recall_at_1": 0.5, "i2t/recall_at_10": 0.9, "pictures": 5000.0}
+    table = metrics_table("retrieval", "coco", metrics)
+    models = ("ALIGN, zero-shot", "ALIGN, fine-tuned", "CLIP, zero-shot")
+    assert table.columns == ("metric", "measured", *models)
+    assert table.rows == [
+        ("i2t/recall_at_1", "50.0", "58.6", "77.0", "58.4"),
+        ("i2t/recall_at_10", "90.0", "89.7", "96.9", "88.1"),
+        ("pictures", "5,000", "", "", ""),
+    ]
+    assert [
+        own.title for own in tables_of_many_models("retrieval", "coco", metrics)
+    ] == [
+        "Table 8: retrieval on coco",
+        "Table 9: retrieval on coco",
+        "Table 10: retrieval on coco",
+    ]
+
+
+def test_no_figures_beside_another_split():
+    metrics = {"i2t/recall_at_1": 0.5}
+    table = metrics_table("retrieval", "coco", metrics, {"split": "val"})
+    assert table.title == "retrieval on coco, split val"
+    assert table.columns == ("metric", "measured")
+    assert table.rows == [("i2t/recall_at_1", "50.0")]
+    assert tables_of_many_models("retrieval", "coco", metrics, {"split": "val"}) == []
+    splits = {"split": "train", "train_split": "train[:9]"}
+    title = metrics_table("knn", "food101", {}, splits).title
+    assert title == "knn on food101, split train, train_split train[:9]"
+
+
+def test_as_many_digits_as_the_paper():
+    (table,) = papers_tables("vtab", "vtab", {"vtab/all": 0.79994}).values()
+    assert table.rows[0] == ("vtab/all", "79.99", "79.99")
+    assert table.rows[2] == ("vtab/natural", "", "83.38")
+    (table,) = papers_tables("simlex", "simlex999", {"all/spearman": 0.4}).values()
+    assert table.rows[0] == ("all/spearman", "40.0", "39.8")
+
+
+def test_a_row_a_model_where_they_are_many():
+    tables = papers_tables("retrieval", "coco", {"i2t/recall_at_1": 0.5})
+    assert list(tables) == [1, 8, 9, 10]
+    assert len(tables[1].rows) == 6
+    ablations = tables[8]
+    assert ablations.columns == ("model", "i2t/recall_at_1", "t2i/recall_at_1")
+    assert ablations.rows[0] == ("measured", "50.0", "")
+    assert ("B5 + BERT-base, temperature 1/32", "39.6", "26.9") in ablations.rows
+    assert len(ablations.rows) == 10
+
+
+def test_what_the_paper_has_not():
+    assert papers_tables("retrieval", "stamps", {}) == {}
+    assert metrics_table("retrieval", "stamps", {}).rows == []

@@ -1,0 +1,100 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.reports.thumbnail import thumbnail_uri
+
+
+def decoded(uri):
+    head, data = uri.split(",", 1)
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert head == f"data:image/{image.format.lower()};base64"
+    return image
+
+
+def file_bytes(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def photo(height=300, width=400):
+    """Smooth colours with noise, as a photograph has."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 200, width)[None, :, None] + np.zeros((height, 1, 3))
+    return (ramp + rng.uniform(0, 40, (height, width, 3))).astype(np.uint8)
+
+
+def test_flat_pictures_stay_exact_png_and_photos_become_jpeg():
+    flat = np.full((64, 64, 3), (10, 200, 30), np.uint8)
+    flat[:20, :20] = 255
+    image = decoded(thumbnail_uri(flat))
+    assert image.format == "PNG"
+    np.testing.assert_array_equal(np.asarray(image), flat)
+    image = decoded(thumbnail_uri(photo()))
+    assert (image.format, image.size) == ("JPEG", (160, 120))
+
+
+def test_all_kinds_of_input_give_the_same(tmp_path):
+    pixels = np.full((20, 10, 3), (200, 100, 0), np.uint8)
+    image = Image.fromarray(pixels)
+    (tmp_path / "a.png").write_bytes(file_bytes(image))
+    kinds = [
+        image,
+        file_bytes(image),
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        pixels.tolist() and pixels,
+    ]
+    assert len({thumbnail_uri(own) for own in kinds}) == 1
+    assert decoded(thumbnail_uri(pixels)).size == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("RGBA", (8, 8), (255, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("LA", (8, 8), (0, 0)), (255, 255, 255)),
+        (Image.new("CMYK", (8, 8), (0, 0, 0, 255)), (0, 0, 0)),
+        (Image.new("1", (8, 8), 1), (255, 255, 255)),
+        (Image.new("L", (8, 8), 77), (77, 77, 77)),
+        (Image.fromarray(np.full((8, 8), 128 << 8, np.uint16)), (128, 128, 128)),
+    ],
+)
+def test_modes(image, expected):
+    pixels = np.asarray(decoded(thumbnail_uri(image)).convert("RGB")).astype(int)
+    assert np.abs(pixels - expected).max() <= 2
+
+
+def test_grey_and_transparent_arrays():
+    grey = np.full((8, 8, 1), 50, np.uint8)
+    assert decoded(thumbnail_uri(grey)).getpixel((0, 0)) == (50, 50, 50)
+    clear = np.zeros((8, 8, 4), np.uint8)
+    assert decoded(thumbnail_uri(clear)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_rotation_of_cameras():
+    image = Image.fromarray(photo(40, 80))
+    exif = image.getexif()
+    exif[0x0112] = 6  # the camera was held upright
+    content = file_bytes(image, "JPEG", exif=exif)
+    assert decoded(thumbnail_uri(content)).size == (40, 80)
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        b"",
+        b"no picture",
+        file_bytes(Image.fromarray(photo()))[:2000],
+        "/nowhere/missing.png",
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+        None,
+    ],
+)
+def test_what_cannot_be_read_becomes_a_cross(picture):
+    assert thumbnail_uri(picture).startswith("data:image/svg+xml,")

@@ -1,0 +1,63 @@
+"""What a configured optimizer does to a weight, against updates by hand."""
+
+import keras
+import numpy as np
+import pytest
+
+from align_keras.config import load_config
+from align_keras.runs.assemble_training import build_optimizer, training_schedule
+
+OPTIMIZER = "trainer.optimizer_config"
+RATE, DECAY = 0.1, 0.5
+# The factor of a decayed weight in a step whose gradient is zero. LAMB's trust ratio,
+# 1 / decay, cancels the decay (You et al. 2020, algorithm 2).
+DECAYED = {"adamw": 1 - RATE * DECAY, "sgd": 1 - RATE * DECAY, "lamb": 1 - RATE}
+NAMES = ("kernel", "bias", "gamma", "beta", "log_temperature")
+
+
+def moved_without_a_gradient(kind, override=""):
+    """The factor of each named weight after one step."""
+    rate = f"{OPTIMIZER}.learning_rate"
+    overrides = [
+        f"{OPTIMIZER}.optimizer.type={kind}",
+        f"{OPTIMIZER}.optimizer.{kind}.weight_decay={DECAY}",
+        f"{rate}.type=constant,{rate}.constant.learning_rate={RATE}",
+        f"{OPTIMIZER}.warmup.type=null",
+    ]
+    overrides += [override] if override else []
+    trainer = load_config(params_override=overrides).trainer
+    optimizer = build_optimizer(trainer.optimizer_config, 100)
+    weights = [keras.Variable([3.0, -4.0], name=name) for name in NAMES]
+    optimizer.apply([keras.ops.zeros(2) for _ in weights], weights)
+    return {
+        name: weight.numpy() / [3.0, -4.0]
+        for name, weight in zip(NAMES, weights, strict=True)
+    }
+
+
+@pytest.mark.parametrize("kind", DECAYED)
+def test_vectors_and_the_temperature_are_not_decayed(kind):
+    factors = moved_without_a_gradient(kind)
+    np.testing.assert_allclose(factors.pop("kernel"), DECAYED[kind], rtol=1e-6)
+    for name, factor in factors.items():
+        np.testing.assert_array_equal(factor, 1.0, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", DECAYED)
+def test_the_configured_exclusions_alone_are_not_decayed(kind):
+    excluded = f"{OPTIMIZER}.optimizer.{kind}.exclude_from_weight_decay=[kernel]"
+    factors = moved_without_a_gradient(kind, excluded)
+    np.testing.assert_array_equal(factors.pop("kernel"), 1.0)
+    for name, factor in factors.items():
+        np.testing.assert_allclose(factor, DECAYED[kind], rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("comparison", ["higher", "lower"])
+def test_the_comparison_of_the_best_checkpoint_reaches_the_schedule(comparison):
+    override = (
+        "trainer.best_checkpoint_eval_metric=t2i/recall_at_1,"
+        f"trainer.best_checkpoint_metric_comp={comparison}"
+    )
+    schedule = training_schedule(load_config(params_override=override).trainer)
+    assert schedule.best_metric == "t2i/recall_at_1"
+    assert schedule.best_is_higher == (comparison == "higher")

@@ -1,0 +1,135 @@
+"""What binds a run's folder, and what is refused before anything is written."""
+
+import contextlib
+import json
+
+import pytest
+
+from align_keras.cli.main import main
+from align_keras.config import load_config
+from align_keras.runs.run_folder import lock_config
+from align_keras.utils.errors import InputError
+
+
+def test_a_mistake_before_the_first_checkpoint_can_be_corrected(tmp_path):
+    lock_config(load_config("quickstart_icons"), tmp_path)
+    (tmp_path / "vocabulary.txt").write_text("old")
+    corrected = load_config("quickstart_icons", params_override="trainer.seed=3")
+    lock_config(corrected, tmp_path)
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == corrected
+    assert not (tmp_path / "vocabulary.txt").exists()
+
+
+def test_a_checkpoint_binds_the_folder(tmp_path):
+    config = load_config("quickstart_icons")
+    lock_config(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-200.index").touch()
+    lock_config(config, tmp_path)
+    override = "trainer.seed=3,trainer.max_to_keep=9"
+    other = load_config("quickstart_icons", params_override=override)
+    words = r"trainer.seed was 0 and is now 3 \(trainer.max_to_keep could change\)"
+    with pytest.raises(InputError, match=words):
+        lock_config(other, tmp_path)
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == config
+
+
+def test_some_options_may_change_and_what_they_were_is_kept(tmp_path, capsys):
+    config = load_config("quickstart_icons")
+    lock_config(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "ckpt-200.index").touch()
+    longer = load_config("quickstart_icons", params_override="trainer.train_steps=5000")
+    lock_config(longer, tmp_path)
+    assert "trainer.train_steps was 4000 and is now 5000" in capsys.readouterr().err
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == longer
+    kept = tmp_path / "params.until_step_200.yaml"
+    assert load_config(config_files=[kept]) == config
+
+
+def test_one_command_at_a_time_writes_a_run(tmp_path, capsys):
+    config = load_config("quickstart_icons")
+    train = ["train", "--experiment=quickstart_icons", f"--model_dir={tmp_path}"]
+    with lock_config(config, tmp_path):
+        capsys.readouterr()
+        before = (tmp_path / "params.yaml").read_bytes()
+        for command in (train, ["quickstart", f"--model_dir={tmp_path}"]):
+            other = "--params_override=trainer.seed=3"
+            assert main([*command, other]) == 1
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "no other process is writing, received" in line
+        assert (tmp_path / "params.yaml").read_bytes() == before
+    lock_config(config, tmp_path)
+
+
+def test_the_workers_of_a_run_dont_shut_each_other_out(tmp_path, monkeypatch):
+    override = "runtime.distribution_strategy=multi_worker_mirrored"
+    config = load_config("quickstart_icons", params_override=override)
+    with contextlib.ExitStack() as workers:
+        for index in (0, 1):
+            task = {"type": "worker", "index": index}
+            monkeypatch.setenv("TF_CONFIG", json.dumps({"task": task}))
+            workers.enter_context(lock_config(config, tmp_path))
+        with pytest.raises(InputError, match="no other process is writing"):
+            lock_config(config, tmp_path)
+
+
+CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
+
+
+@pytest.mark.parametrize(
+    "validation, name",
+    [
+        ("corpus=icons", "tfds_split"),
+        ("corpus=icons,task.validation_data.tfds_split=all", "tfds_split"),
+        ("corpus=icons,task.validation_data.tfds_split='train[:9]+test'", "tfds_split"),
+        ("corpus=pairs,task.validation_data.pairs={}/a.tsv", "tfds_split"),
+        (
+            "corpus=pairs,task.validation_data.pairs={}/karpathy_test.tsv,"
+            "task.validation_data.tfds_split=all",
+            "pairs",
+        ),
+    ],
+)
+def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
+    for table in ("a.tsv", "karpathy_test.tsv"):
+        (tmp_path / table).touch()
+    overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
+    overrides = overrides.format(tmp_path)
+    lock_config(load_config(params_override=overrides), tmp_path / "without")
+    with pytest.raises(InputError, match=rf"validation_data\.{name} must name no test"):
+        lock_config(load_config(params_override=[overrides, CHOICE]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    allowed = [overrides, CHOICE, "trainer.best_checkpoint_by_test=true"]
+    lock_config(load_config(params_override=allowed), tmp_path / "allowed")
+
+
+def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
+    (tmp_path / "karpathy_val.tsv").touch()
+    for overrides in (
+        f"pairs={tmp_path}/karpathy_val.tsv,task.validation_data.tfds_split=all,"
+        "task.validation_data.corpus=pairs",
+        "corpus=icons,task.validation_data.tfds_split='train[:10%]',"
+        "task.train_data.tfds_split='train[10%:]'",
+    ):
+        overrides = f"task.train_data.corpus=icons,task.validation_data.{overrides}"
+        config = load_config(params_override=[overrides, CHOICE])
+        lock_config(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "task.train_data.corpus must name a corpus"),
+        (["--params_override=task.train_data.corpus=pairs"], "must be a path"),
+        (["--experiment=align_b7_base"], "no such file or folder"),
+        (["--experiment=align_b7"], "did you mean 'align_b7_base'"),
+    ],
+)
+def test_no_pairs_is_one_line_and_writes_nothing(tmp_path, capsys, arguments, words):
+    run = tmp_path / "run"
+    assert main(["train", f"--model_dir={run}", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert not run.exists()

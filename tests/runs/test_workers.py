@@ -1,0 +1,120 @@
+"""Two real workers over loopback: one update, one death, one resumption."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.small_run import SMALL, write_pairs
+from tests.training.workers import ROOT, start_workers, wait
+
+SCRIPT = ROOT / "tests" / "training" / "worker_script.py"
+RATES = ("pairs_per_second", "input_wait_fraction")
+
+
+def losses(directory):
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return {
+        (line["step"], name): value
+        for line in map(json.loads, lines)
+        for name, value in line.items()
+        if name not in RATES
+    }
+
+
+@pytest.mark.release
+def test_two_workers_make_the_updates_of_one_process(tmp_path):
+    whole, shared = tmp_path / "whole", tmp_path / "shared"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(whole)], env=environment, check=True
+    )
+    wait(start_workers([str(SCRIPT), str(shared)], tmp_path), tmp_path)
+    # float32 sums in another order, over one step or four.
+    for name, limit in (("sgd_1", 1e-6), ("lamb_1", 1e-6), ("lamb_4", 2e-6)):
+        one, two = (np.load(own / f"{name}.npz") for own in (whole, shared))
+        for path in one.files:
+            if "seed_generator" not in path:
+                message = f"{name}: {path}"
+                np.testing.assert_allclose(
+                    two[path], one[path], atol=limit, err_msg=message
+                )
+
+
+def command(pairs, directory):
+    overrides = ",".join(
+        [
+            SMALL,
+            "task.train_data.corpus=pairs",
+            "task.validation_data.corpus=pairs",
+            f"task.train_data.pairs={pairs}",
+            f"task.validation_data.pairs={pairs}",
+            f"task.train_data.tfds_data_dir={directory.parent / 'data'}",
+            f"task.validation_data.tfds_data_dir={directory.parent / 'data'}",
+            "task.train_data.shuffle_buffer_size=40",
+            "trainer.train_steps=240",
+            "trainer.checkpoint_interval=20",
+            "trainer.validation_interval=240",
+            "runtime.distribution_strategy=multi_worker_mirrored",
+        ]
+    )
+    return ["-m", "align_keras.cli.main", "train", f"--params_override={overrides}"] + [
+        f"--model_dir={directory}"
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Pairs, and the curve of a run of two workers that nothing happens to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    pairs = write_pairs(folder / "pairs")
+    wait(start_workers(command(pairs, folder / "run"), folder), folder)
+    return pairs, losses(folder / "run")
+
+
+def signalled(arguments, outputs, log, step, victim, sent):
+    """Starts workers, sends one of them a signal at a step; the workers, the time."""
+    workers = start_workers(arguments, outputs)
+    deadline = time.monotonic() + 600
+    # A line for each two steps.
+    while not (log.exists() and log.read_text().count("\n") >= step // 2):
+        assert time.monotonic() < deadline
+        assert all(worker.poll() is None for worker in workers)
+        time.sleep(0.05)
+    workers[victim].send_signal(sent)
+    return workers, time.monotonic()
+
+
+@pytest.mark.release
+def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undisturbed):
+    pairs, expected = undisturbed
+    directory = tmp_path / "run"
+    arguments = command(pairs, directory)
+    log = directory / "metrics.jsonl"
+    for step, victim in ((30, 0), (70, 1)):
+        workers, died = signalled(
+            arguments, tmp_path, log, step, victim, signal.SIGKILL
+        )
+        survivor = 1 - victim
+        code = workers[survivor].wait(timeout=120)
+        assert time.monotonic() - died < 60
+        text = (tmp_path / f"worker_{survivor}.err").read_text()
+        assert code == 1, text[-3000:]
+        assert "another process of this run ended" in text.splitlines()[-1]
+        assert "Traceback" not in text
+    # Asked to end, either ends both, after the same step.
+    workers, _ = signalled(arguments, tmp_path, log, 110, 1, signal.SIGTERM)
+    wait(workers, tmp_path, 120)
+    texts = [(tmp_path / f"worker_{index}.err").read_text() for index in range(2)]
+    assert all("the same command goes on from it" in text for text in texts)
+    (saved,) = {re.search(r"terminated; step (\d+)", text)[1] for text in texts}
+    wait(start_workers(arguments, tmp_path), tmp_path)
+    text = (tmp_path / "worker_0.err").read_text()
+    assert f"going on at step {saved} of 240" in text
+    assert losses(directory) == expected
