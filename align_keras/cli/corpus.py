@@ -23,7 +23,9 @@ def add_arguments(parser):
     parser.epilog = "stages, each with those before it:\n" + "\n".join(
         f"  {name:<9}{what}" for name, what in STAGES.items()
     )
-    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help="see below")
+    parser.add_argument(
+        "stage", choices=tuple(STAGES), metavar="STAGE", help="see below"
+    )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the corpus's folder"
     )
