@@ -26,6 +26,7 @@ _PUBLIC = {
     "TextEncoder": "align_keras.models",
     "Lamb": "align_keras.optimizers",
     "presets": "align_keras.models",
+    "build_corpus": "align_keras.runs.corpus",
     "contrastive_loss": "align_keras.losses",
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
