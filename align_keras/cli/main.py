@@ -14,6 +14,7 @@ import sys
 
 from align_keras.cli.errors import describe_bug, describe_error, with_options
 from align_keras.utils.errors import InputError
+from align_keras.utils.quiet import silence_tensorflow
 
 COMMANDS = {
     "quickstart": "train, evaluate, export and search on a small corpus in minutes",
@@ -53,9 +54,7 @@ def main(argv=None):
     """
     open_streams()
     arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
-    # TensorFlow's start-up notes hide what matters; its errors reach Python as
-    # exceptions. Must precede the import of TensorFlow.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    silence_tensorflow()
     try:
         check_local(arguments)
         code = arguments.run(arguments)
