@@ -166,7 +166,7 @@ def _captioned_images(request):
 def _corpus(name, split):
     from align_keras.datasets import benchmarks, build_corpus
 
-    pictures = benchmarks.read_stored_pictures(build_corpus(name), split)
+    pictures = benchmarks.read_stored_images(build_corpus(name), split)
     return benchmarks.CaptionedImages(
         images=[picture.image for picture in pictures],
         captions=[list(picture.captions) for picture in pictures],

@@ -133,7 +133,7 @@ class VtabData:
 
 def _full_name(name):
     """A TFDS set's name, configuration and version."""
-    from align_keras.datasets.benchmarks.tfds_classification import prepared_builder
+    from align_keras.datasets.benchmarks.labelled_images import prepared_builder
 
     return prepared_builder(name).info.full_name
 

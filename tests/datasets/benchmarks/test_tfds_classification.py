@@ -7,8 +7,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.datasets.benchmarks.class_names import imagenet_ids, rename_classes
-from align_keras.datasets.benchmarks.labelled_images import only_occurring_classes
-from align_keras.datasets.benchmarks.tfds_classification import (
+from align_keras.datasets.benchmarks.labelled_images import (
+    only_occurring_classes,
     prepared_builder,
     read_tfds_classification,
 )
