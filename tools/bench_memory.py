@@ -49,10 +49,13 @@ def measure(variant, batch_size, steps):
     import numpy as np
     import tensorflow as tf
 
+    from align_keras.losses import ContrastiveLoss
+
     options = dict(VARIANTS[variant])
     keras.utils.set_random_seed(0)
     model = build(options.pop("rematerialize", False))
-    model.compile(keras.optimizers.SGD(1e-3), tile_size="auto", **options)
+    loss = ContrastiveLoss(tile_size="auto")
+    model.compile(keras.optimizers.SGD(1e-3), loss, **options)
     random = np.random.default_rng(0)
     batch = {
         "images": random.integers(0, 256, (batch_size, 128, 128, 3), dtype="uint8"),

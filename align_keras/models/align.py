@@ -4,9 +4,9 @@ import keras
 
 from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
+from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.models import embedding, preset_io
-from align_keras.models.contrastive_model import ContrastiveModel
-from align_keras.models.loss_metrics import LossMetrics
+from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.composed_query import encode_query
@@ -113,7 +113,7 @@ class ALIGN(ContrastiveModel):
         self.initial_temperature = initial_temperature
         self.learn_temperature = learn_temperature
         self._tokenizer = None
-        self.loss_metrics = [LossMetrics()]
+        self.loss_metrics = [LossMetrics(ContrastiveLoss.parts)]
 
     @property
     def image_size(self):

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from align_keras.layers.dtype_policy import default_policy
 from align_keras.losses.cross_replica import replica_count, sum_over_replicas
-from align_keras.models.forward_state import ForwardState
 from align_keras.models.gradients import (
+    ForwardState,
     accumulated_gradients,
     check_micro_batches,
     dense,

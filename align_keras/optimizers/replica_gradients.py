@@ -61,27 +61,27 @@ def take_summed_gradients(optimizer, gradients, replicas):
     return gradients
 
 
-def apply_if(sound, optimizer, gradients, variables):
-    """Makes the optimizer's update where `sound` is true, else nothing.
+def apply_if(condition, optimizer, gradients, variables):
+    """Makes the optimizer's update where `condition` is true, else nothing.
 
     One that a loss-scaling optimizer leaves out, since a gradient overflowed, counts
     as a step: its batch is used up, and the run's intervals are in steps.
 
     Args:
-        sound: scalar bool tensor, the same on each replica; or True.
+        condition: scalar bool tensor, the same on each replica; or True.
         optimizer: built Keras optimizer.
         gradients: list of tensors.
         variables: list of `keras.Variable`.
     """
     iterations = inner_optimizer(optimizer).iterations
-    after = iterations.value + tf.cast(sound, iterations.dtype)
-    _apply_if(sound, optimizer, gradients, variables)
+    after = iterations.value + tf.cast(condition, iterations.dtype)
+    _apply_if(condition, optimizer, gradients, variables)
     if inner_optimizer(optimizer) is not optimizer:
         iterations.assign(after)
 
 
-def _apply_if(sound, optimizer, gradients, variables):
-    if sound is True:
+def _apply_if(condition, optimizer, gradients, variables):
+    if condition is True:
         optimizer.apply(gradients, variables)
         return
 
@@ -95,16 +95,16 @@ def _apply_if(sound, optimizer, gradients, variables):
     # A condition around an update that merges replicas has to stand outside of
     # the replicas, as in Keras's LossScaleOptimizer.
     if tf.__internal__.distribute.strategy_supports_no_merge_call():
-        tf.cond(sound, update, keep)
+        tf.cond(condition, update, keep)
         return
 
-    def across(strategy, sound, gradients):
+    def across(strategy, condition, gradients):
         def update_each():
             strategy.extended.call_for_each_replica(
                 optimizer.apply, args=(gradients, variables)
             )
             return tf.constant(True)
 
-        tf.cond(strategy.experimental_local_results(sound)[0], update_each, keep)
+        tf.cond(strategy.experimental_local_results(condition)[0], update_each, keep)
 
-    tf.distribute.get_replica_context().merge_call(across, args=(sound, gradients))
+    tf.distribute.get_replica_context().merge_call(across, args=(condition, gradients))

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 
+from align_keras.losses import ContrastiveLoss
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup
 from align_keras.training import TrainingSchedule
 
@@ -67,21 +68,21 @@ def build_decay(learning_rate_config, steps):
     return schedules.CosineDecay(rate.initial_learning_rate, steps, rate.alpha)
 
 
+def build_loss(loss_config):
+    """Builds the loss: the configuration's fields are its arguments."""
+    options = dataclasses.asdict(loss_config)
+    return ContrastiveLoss(**{**options, "tile_size": options["tile_size"] or "auto"})
+
+
 def compile_model(model, config):
     """Compiles the model with the optimizer and the loss of the experiment."""
-    loss = config.task.loss
     model.compile(
         optimizer=build_optimizer(
             config.trainer.optimizer_config,
             config.trainer.train_steps,
             learning_rate_multipliers(config.task.model),
         ),
-        label_smoothing=loss.label_smoothing,
-        reduction=loss.reduction,
-        share_equal_captions=loss.share_equal_captions,
-        negatives_fraction=loss.negatives_fraction,
-        tile_size=loss.tile_size or "auto",
-        matmul_dtype=loss.matmul_dtype,
+        loss=build_loss(config.task.loss),
         micro_batch_size=config.task.train_data.micro_batch_size,
         loss_upper_bound=config.trainer.loss_upper_bound,
     )

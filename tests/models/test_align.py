@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 import align_keras
-from align_keras.losses.caption_groups import caption_groups
+from align_keras.losses import ContrastiveLoss
+from align_keras.losses.contrastive_loss import caption_groups
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_align, small_batch, small_encoders
@@ -75,7 +76,7 @@ def test_default_compile_is_the_papers(model):
     optimizer = model.optimizer
     assert isinstance(optimizer, align_keras.Lamb)
     assert optimizer.get_config()["weight_decay"] == 1e-5
-    assert (model.label_smoothing, model.reduction) == (0.1, "sum")
+    assert (model.loss.label_smoothing, model.loss.reduction) == (0.1, "sum")
     assert float(optimizer._learning_rate(10_000)) == pytest.approx(1e-3)
     assert float(optimizer._learning_rate(1_200_000)) == pytest.approx(0.0)
 
@@ -135,14 +136,15 @@ def test_encode_images_takes_floats_of_a_stated_range(model):
 
 
 def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
-    model.compile(keras.optimizers.AdamW(1e-3), reduction="mean")
+    model.compile(keras.optimizers.AdamW(1e-3), ContrastiveLoss(reduction="mean"))
     model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0)
     pictures = list(small_batch(seed=3)["images"])
     expected = model.encode_images(pictures), model.encode_texts(["a red cat"])
     model.save(tmp_path / "align.keras")
     model.save_to_preset(tmp_path / "run")
     loaded = keras.models.load_model(tmp_path / "align.keras")
-    assert loaded.reduction == "mean"
+    assert loaded.loss.get_config() == model.loss.get_config()
+    assert loaded.loss.reduction == "mean"
     assert int(loaded.optimizer.iterations) == 1
     for copy in (loaded, ALIGN.from_preset(tmp_path / "run")):
         np.testing.assert_array_equal(copy.encode_images(pictures), expected[0])
@@ -197,8 +199,15 @@ def test_summary_is_readable(model):
         (lambda m: m.encode_images(["/dev/zero"]), "must be files, received /dev/zero"),
         (lambda m: m.encode_images([b"junk"]), r"images\[0\]"),
         (lambda m: m.encode_images([np.zeros((4, 4), "uint8")]), "height, width, 3"),
-        (lambda m: m.compile(loss="mse"), "loss can't be given"),
-        (lambda m: m.compile(label_smoothing=2), "label_smoothing"),
+        (lambda m: m.compile(loss="mse"), "loss must be a ContrastiveLoss"),
+        (
+            lambda m: m.compile(loss=keras.losses.MeanSquaredError()),
+            "loss must be a ContrastiveLoss",
+        ),
+        (
+            lambda m: m.compile(label_smoothing=0.2),
+            r"option of the loss, .*ContrastiveLoss\(label_smoothing=0.2\)",
+        ),
         (lambda m: ALIGN.from_preset("align_b9_mini"), "known presets"),
         (lambda m: ALIGN(*small_encoders()).encode_texts(["a"]), "vocabulary"),
         (lambda m: small_encoders(image_size=16), "at least 32"),
