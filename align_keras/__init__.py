@@ -27,6 +27,7 @@ _PUBLIC = {
     "Lamb": "align_keras.optimizers",
     "presets": "align_keras.models",
     "ContrastiveLoss": "align_keras.losses",
+    "build_corpus": "align_keras.runs.corpus",
     "contrastive_loss": "align_keras.losses",
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",

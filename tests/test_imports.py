@@ -36,7 +36,7 @@ ROOMS = {
     "export": ("text", "images"),
     "search": (),
     # Pages and charts of what was measured.
-    "reports": ("evaluation",),
+    "reports": ("corpus", "evaluation", "config"),
     # Each benchmark of the paper, from its data to its metrics.
     "protocols": (
         *("reports", "search", "training", "data", "models", "datasets", "evaluation"),
@@ -45,7 +45,8 @@ ROOMS = {
     # From a configuration to a run's folder and back.
     "runs": (
         *("protocols", "reports", "search", "training", "data", "export", "models"),
-        *("datasets", "evaluation", "config", "optimizers", "text", "images"),
+        *("datasets", "corpus", "evaluation", "config", "optimizers", "text"),
+        "images",
     ),
     # What a run takes, by formulas: numbers in, numbers out.
     "planning": (),

@@ -85,13 +85,13 @@ def build_corpus(folder, builder, image_size, name):
     """Makes the shards that `align-keras corpus` makes of the stored files."""
     import tensorflow_datasets as tfds
 
-    from align_keras.cli.corpus_build import CorpusBuild
-    from align_keras.cli.corpus_shards import SHARDS, shards
     from align_keras.config import load_corpus_config
     from align_keras.images import crop_size_to_resize_size
+    from align_keras.runs import corpus
 
     out = folder / f"{name}_{image_size}"
-    if not (out / SHARDS).exists():
+    shards = out / "web_pairs/1.0.0"
+    if not shards.exists():
         pictures = folder / "jpegs"
         pictures.mkdir(exist_ok=True)
         lines = ["image\tcaption"]
@@ -108,8 +108,9 @@ def build_corpus(folder, builder, image_size, name):
             "pictures.keep_aspect": name == "corpus",
             "filter.drop_personal_data": False,
         }
-        shards(CorpusBuild(out, load_corpus_config(params_override=override)))
-    return tfds.builder_from_directory(out / SHARDS)
+        config = load_corpus_config(params_override=override)
+        corpus.build_corpus(out, config, "shard")
+    return tfds.builder_from_directory(shards)
 
 
 def make_pipeline(name, builder, image_size):

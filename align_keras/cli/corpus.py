@@ -1,28 +1,31 @@
 """`align-keras corpus`: from web pages and archives to shards that train a model."""
 
+import argparse
 import pathlib
 
 from align_keras.utils.errors import InputError
 
 STAGES = {
     "extract": "pairs out of the sources",
-    "filter": "the paper's filters of pictures and texts",
+    "filter": "the paper's filters of images and texts",
     "dedup": "copies of evaluation images and, if asked for, of each other",
     "vocab": "the WordPiece vocabulary",
     "shard": "shards that tfds.builder_from_directory and training open",
     "report": "report.html: what was kept and dropped, and why",
     "build": "all of these",
-    "urls": "the list of remote pictures, for img2dataset",
+    "urls": "the list of remote images, for img2dataset",
 }
 
 
 def add_arguments(parser):
     """Adds the command's arguments."""
-    parser.formatter_class = _formatter()
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "stages, each with those before it:\n" + "\n".join(
         f"  {name:<9}{what}" for name, what in STAGES.items()
     )
-    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help="see below")
+    parser.add_argument(
+        "stage", choices=tuple(STAGES), metavar="STAGE", help="see below"
+    )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the corpus's folder"
     )
@@ -51,7 +54,7 @@ def add_arguments(parser):
         "--against",
         action="append",
         metavar="KIND:PATH",
-        help="a source of evaluation pictures, whose copies leave the corpus",
+        help="a source of evaluation images, whose copies leave the corpus",
     )
     parser.add_argument(
         "--runner",
@@ -75,34 +78,51 @@ def add_arguments(parser):
 
 def run(arguments):
     """Runs the command; returns its exit code."""
-    if (arguments.stage == "urls") != (arguments.to is not None):
+    stage = arguments.stage
+    if (stage == "urls") != (arguments.to is not None):
         raise InputError(
             "--to must name the list of the stage urls, and be left out elsewhere, "
-            f"received {arguments.to!r} for {arguments.stage}; write --to urls.parquet."
+            f"received {arguments.to!r} for {stage}; write --to urls.parquet."
         )
-    from align_keras.utils.files import locked
-    from align_keras.utils.progress import say
+    from align_keras.reports.corpus_report import corpus_funnel
+    from align_keras.runs.corpus import build_corpus
 
     out = pathlib.Path(arguments.out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out must be a folder, received the file {out}.")
-    out.mkdir(parents=True, exist_ok=True)
-    config = _config(arguments, out)
-    from align_keras.cli.corpus_build import CorpusBuild, check_sources
-    from align_keras.cli.corpus_dedup import check_encoder
-    from align_keras.cli.corpus_stages import run_stage
-    from align_keras.config import save_config
+    last = {"build": "report", "urls": "filter"}.get(stage, stage)
+    corpus = build_corpus(
+        out,
+        _config(arguments, out),
+        last,
+        runner=arguments.runner,
+        options=arguments.runner_option,
+    )
+    if stage == "urls":
+        from align_keras.corpus.sources import write_url_list
 
-    check_sources(config)
-    check_encoder(config.duplicates)
-    build = CorpusBuild(out, config, arguments.runner, arguments.runner_option)
-    with locked(
-        out / "corpus.yaml",
-        lambda: say(f"corpus: waiting for another align-keras corpus on {out}"),
-    ):
-        save_config(config, out / "corpus.yaml")
-        run_stage(build, arguments.stage, arguments.to)
+        count = write_url_list(corpus.remote_pairs(), arguments.to)
+        print(f"wrote {count:,} remote images to {arguments.to}")
+        return 0
+    for what, count, _ in corpus_funnel(corpus):
+        print(f"{count:>12,}  {what}")
+    if last == "report":
+        _say_what_is_next(corpus)
     return 0
+
+
+def _say_what_is_next(corpus):
+    from align_keras.config.corpus import VocabularyConfig
+    from align_keras.utils.progress import say
+
+    text = "task.model.text_encoder"
+    overrides = [
+        f"task.train_data.corpus={corpus.shards}",
+        f"{text}.vocabulary={corpus.vocabulary}",
+    ]
+    normalization = corpus.config.vocabulary.normalization
+    if normalization != VocabularyConfig.normalization:
+        overrides.append(f"{text}.normalization={normalization}")
+    say(f"open {corpus.out / 'report.html'}; train on it:")
+    say(f"  align-keras train --experiment E --params_override {','.join(overrides)}")
 
 
 def _config(arguments, out):
@@ -119,9 +139,3 @@ def _config(arguments, out):
         if given is not None:
             overrides.append({key: list(given)})
     return load_corpus_config(files, overrides)
-
-
-def _formatter():
-    import argparse
-
-    return argparse.RawDescriptionHelpFormatter

@@ -7,15 +7,12 @@ Only the chosen subcommand's module is imported, and TensorFlow only by its
 import argparse
 import codecs
 import difflib
-import errno
 import importlib
 import os
-import pathlib
 import re
 import sys
-import tempfile
-import traceback
 
+from align_keras.cli.errors import describe_bug, describe_error, with_options
 from align_keras.utils.errors import InputError
 
 COMMANDS = {
@@ -74,6 +71,8 @@ def main(argv=None):
         if arguments.command in RESUMABLE:
             kept = RESUMABLE[arguments.command]
             message += f"; the same command goes on from {kept}"
+    except InputError as error:
+        message = with_options(describe_error(error), arguments.options)
     except Exception as error:
         message = describe_error(error) or describe_bug(error)
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
@@ -107,8 +106,8 @@ def parse_arguments(argv):
         argv: list of str.
 
     Returns:
-        `argparse.Namespace` with the subcommand's arguments, `command` and its
-        `run`.
+        `argparse.Namespace` with the subcommand's arguments, `command`, its `run`,
+        and `options`, a dict from the arguments' names to their options.
 
     Raises:
         SystemExit: as `main`.
@@ -118,33 +117,27 @@ def parse_arguments(argv):
         description="ALIGN in Keras: image-text pairs in, a trained model, its "
         "numbers, its export and a working search out.",
         epilog="align-keras COMMAND --help shows a command's options.",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version)
+    parser.add_argument("--print-completion", action=_Completion)
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, title="commands"
     )
     chosen = next((item for item in argv if not item.startswith("-")), None)
-    commands = {}
+    completes = any(item.startswith("--print-completion") for item in argv[:1])
     for name, summary in COMMANDS.items():
-        commands[name] = subparsers.add_parser(
-            name,
-            help=summary,
-            description=f"{summary[0].upper()}{summary[1:]}.",
-            allow_abbrev=False,
+        command = subparsers.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
         )
-        if name == chosen:
+        if name == chosen or completes:
             module = importlib.import_module(f"align_keras.cli.{name}")
-            module.add_arguments(commands[name])
-            commands[name].set_defaults(run=module.run)
-    if chosen is not None and chosen not in COMMANDS:
-        parser.error(
-            f"unknown command '{chosen}';{_did_you_mean(chosen, COMMANDS)} commands "
-            f"are {', '.join(COMMANDS)}"
-        )
-    if chosen is not None:
-        commands[chosen].refuse_unknown_options(argv)
-    return parser.parse_args(argv)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+        if name == chosen:
+            command.refuse_unknown_options(argv[argv.index(name) + 1 :])
+    arguments = parser.parse_args(argv)
+    arguments.options = subparsers.choices[arguments.command].options()
+    return arguments
 
 
 def check_local(arguments):
@@ -165,130 +158,68 @@ def check_local(arguments):
             )
 
 
-def describe_error(error):
-    """Says in one line what went wrong, where it's no bug of this package.
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their whole names, and suggests the nearest known one."""
 
-    Args:
-        error: exception.
+    def __init__(self, *args, **keywords):
+        super().__init__(*args, **{"allow_abbrev": False, **keywords})
 
-    Returns:
-        str, or None for an error that nobody expects.
+    def options(self):
+        """Returns the options by the arguments' names, nested commands' too."""
+        found = {}
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for nested in action.choices.values():
+                    found = nested.options() | found
+            else:
+                # The first spelling is the one that help shows.
+                shown = action.option_strings[:1] or [action.metavar or action.dest]
+                found[action.dest] = str(shown[0])
+        return found
 
-    Example:
+    def refuse_unknown_options(self, argv):
+        """Ends the process at an option that neither command nor nested command has.
 
-    >>> describe_error(InputError("`k` must be >= 1, received 0; raise it."))
-    '`k` must be >= 1, received 0; raise it.'
-    """
-    text = " ".join(str(error).split())
-    if isinstance(error, InputError):
-        return text
-    # TensorFlow has one class for a full disk and for exhausted memory, and
-    # h5py's errors have no errno.
-    exhausted = _is_tensorflow(error, "ResourceExhaustedError")
-    if isinstance(error, OSError) or _is_tensorflow(error, "OpError"):
-        number = getattr(error, "errno", None)
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
-            return f"no space left on the disk{_of(error)}; free some, then run again"
-        if number == errno.EFBIG or "File too large" in text:
-            return (
-                f"File too large for this disk or process{_of(error)}; write to "
-                "another disk, or raise `ulimit -f`"
-            )
-    lost = ("UnavailableError", "AbortedError", "CancelledError", "InternalError")
-    if "ollective" in text and any(_is_tensorflow(error, name) for name in lost):
-        return (
-            "another process of this run ended or can't be reached; start all of them "
-            f"again, and the run goes on from its last checkpoint ({text[:160]})"
-        )
-    if _is_tensorflow(error, "DataLossError"):
-        return (
-            "a file of the data set or of a checkpoint is damaged; copy it again, or "
-            f"make it anew ({text[:160]})"
-        )
-    if isinstance(error, MemoryError) or exhausted:
-        return f"out of memory; make the batch or the model smaller ({text[:160]})"
-    if isinstance(error, PermissionError):
-        return f"no permission{_of(error)}; change it, or choose another folder"
-    if isinstance(error, OSError):
-        return f"{error.strerror or text}{_of(error)}"
-    return None
+        argparse itself would first complain of the required option that the unknown
+        one was meant to be.
+        """
+        known, parser = set(self._option_string_actions), self
+        for position, item in enumerate(argv):
+            option, nested = item.partition("=")[0], parser.nested_commands()
+            unknown = nested and not item.startswith("-") and item not in nested
+            if option == "--" or (position == 0 and unknown):
+                return  # argparse tells of an unknown nested command.
+            if item in nested:
+                parser = nested[item]
+                known |= set(parser._option_string_actions)
+            elif option.startswith("--") and option not in known:
+                near = _did_you_mean(option, sorted(known))
+                parser.error(f"unknown option {option}{near and ';'}{near}")
 
+    def nested_commands(self):
+        """Returns the parsers of the nested commands by name."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                return action.choices
+        return {}
 
-def describe_bug(error):
-    """Says in one line what nobody expected, and keeps its traceback in a file.
-
-    Args:
-        error: exception, raised.
-
-    Returns:
-        str; with the whole traceback where no file can be written.
-    """
-    whole = "".join(traceback.format_exception(error))
-    package = pathlib.Path(__file__).parents[1]
-    places = [
-        f"align_keras/{pathlib.Path(frame.filename).relative_to(package)}, line "
-        f"{frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if pathlib.Path(frame.filename).is_relative_to(package)
-    ]
-    text = " ".join(str(error).split())[:300]
-    message = f"unexpected {type(error).__name__}: {text}"
-    if places:
-        message += f" ({places[-1]})"
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            prefix="align-keras-",
-            suffix=".log",
-            delete=False,
-            encoding="utf-8",
-            errors="backslashreplace",
-        ) as file:
-            file.write(whole)
-    except OSError:
-        return f"{message}; please report it:\n{whole}"
-    return (
-        f"{message}; an input is damaged, or this is a bug: please report it with "
-        f"{file.name}"
-    )
-
-
-def _of(error):
-    name = getattr(error, "filename", None)
-    return (
-        f": {os.fsdecode(name)}" if isinstance(name, str | bytes | os.PathLike) else ""
-    )
-
-
-def _is_tensorflow(error, name):
-    """Compares by name, since importing TensorFlow to ask takes seconds."""
-    return any(
-        base.__name__ == name and base.__module__.startswith("tensorflow")
-        for base in type(error).__mro__
-    )
+    def _check_value(self, action, value):
+        """Raises for a value or a command that isn't among the choices."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = _did_you_mean(str(value), list(map(str, action.choices)))
+            known = ", ".join(map(str, action.choices))
+            if action.dest == "command":
+                self.error(f"unknown command {value!r};{near} commands are {known}")
+            raise argparse.ArgumentError(
+                action, f"{error.message};{near}" if near else error.message
+            ) from None
 
 
 def _did_you_mean(word, known):
     near = difflib.get_close_matches(word, known, n=1)
     return f" did you mean {near[0]}?" if near else ""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Suggests the nearest option for an unknown one.
-
-    argparse itself would first complain of the required option that the
-    unknown one was meant to be.
-    """
-
-    def refuse_unknown_options(self, argv):
-        known = [name for name in self._option_string_actions if name.startswith("--")]
-        for item in argv:
-            option = item.partition("=")[0]
-            if option == "--":
-                return
-            if option.startswith("--") and option not in known:
-                near = _did_you_mean(option, known)
-                self.error(f"unknown option {option}{near and ';'}{near}")
 
 
 class _Version(argparse.Action):
@@ -301,6 +232,28 @@ class _Version(argparse.Action):
         import align_keras
 
         print(f"align-keras {align_keras.__version__}")
+        parser.exit(DONE)
+
+
+class _Completion(argparse.Action):
+    """Prints what a shell completes commands, options and their values by."""
+
+    def __init__(self, option_strings, dest, **kwargs):
+        super().__init__(
+            option_strings,
+            dest,
+            metavar="SHELL",
+            choices=("bash", "zsh", "fish"),
+            help="print a script that completes commands and options, for bash, zsh "
+            'or tcsh: eval "$(align-keras --print-completion bash)"',
+        )
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        try:
+            import shtab
+        except ImportError:
+            parser.error("--print-completion needs shtab; run pip install shtab.")
+        print(shtab.complete(parser, values))
         parser.exit(DONE)
 
 

@@ -1,30 +1,40 @@
-"""A corpus built from the web as a TFDS builder."""
+"""A corpus built from the web as a TFDS builder, and its shards written and placed."""
+
+import hashlib
+import json
+import os
+import shutil
 
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
+from align_keras.datasets.build import quiet
 from align_keras.datasets.splits import is_test_key
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_folder, atomic_write, locked
 
+SHARDS = "web_pairs/1.0.0"
+INDEX = "index.json"
 _LISTS = ("captions", "rules", "languages", "page_urls", "sources")
 
 
 class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Pictures with all their captions, and where both came from.
+    """Images with all their captions, and where both came from.
 
     Made by `align-keras corpus`; what it wrote is opened by
     `tfds.builder_from_directory` and `tfds.load` without this class. An example is
     `{"id", "image", "image_key", "category", "width", "height", "location",
     "captions", "rules", "languages", "page_urls", "sources"}`, where the lists have
-    one entry a caption; `width` and `height` are those of the picture as it came.
+    one entry a caption; `width` and `height` are those of the image as it came.
 
     Args:
-        pictures: callable that returns an iterator of such dict, without `category`,
+        images: callable that returns an iterator of such dict, without `category`,
             the same each time.
         description: str.
         notes: dict, JSON-ready, for `info.metadata`.
-        test_fraction: float in [0, 1), pictures that make the split `test`.
+        test_fraction: float in [0, 1), images that make the split `test`.
         **kwargs: for `tfds.core.GeneratorBasedBuilder`, such as `data_dir` and
             `file_format`.
     """
@@ -34,8 +44,8 @@ class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # TFDS looks here for checksums of downloads, of which there are none.
     code_path = None
 
-    def __init__(self, *, pictures, description, notes, test_fraction=0.0, **kwargs):
-        self._pictures = pictures
+    def __init__(self, *, images, description, notes, test_fraction=0.0, **kwargs):
+        self._images = images
         self._description = description
         self._notes = notes
         self._test_fraction = test_fraction
@@ -69,9 +79,9 @@ class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return splits
 
     def _generate_examples(self, test):
-        for picture in self._pictures():
-            if is_test_key(picture["image_key"], self._test_fraction) == test:
-                yield picture["id"], {**picture, "category": ""}
+        for image in self._images():
+            if is_test_key(image["image_key"], self._test_fraction) == test:
+                yield image["id"], {**image, "category": ""}
 
     def _example_writer(self):
         return _EqualBytesWriter(self.info.file_format)
@@ -92,9 +102,90 @@ class _EqualBytesWriter(writer.ExampleWriter):
     """
 
     def write(self, path, examples):
-        return super().write(path, ((key, _in_order(own)) for key, own in examples))
+        return super().write(path, ((key, _in_order(row)) for key, row in examples))
 
 
 def _in_order(serialized):
     example = tf_example_pb2.Example.FromString(serialized)
     return example.SerializeToString(deterministic=True)
+
+
+def write_web_pairs(folder, images, config, *, notes):
+    """Writes the shards of a corpus, and `index.json` with their checksums.
+
+    Args:
+        folder: `pathlib.Path`; the shards lie in `FOLDER/web_pairs/1.0.0`.
+        images: as `WebPairs`.
+        config: `align_keras.config.corpus.ShardsConfig`.
+        notes: as `WebPairs`.
+
+    Returns:
+        dict: `pictures`, how many images, and `splits`, how many of each.
+
+    Raises:
+        InputError: if there is no image.
+    """
+    shutil.rmtree((folder / SHARDS).parent, ignore_errors=True)
+    if next(images(), None) is None:
+        raise InputError(
+            "the corpus is empty, no image passed all filters; see the funnel of "
+            "`align-keras corpus report`, and lower the filters' thresholds in "
+            "--config."
+        )
+    with quiet():
+        builder = WebPairs(
+            images=images,
+            description="Image-text pairs built by align-keras corpus.",
+            notes=notes,
+            test_fraction=config.test_fraction,
+            data_dir=str(folder),
+            file_format=config.file_format,
+        )
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                num_shards=config.number_of_shards
+            )
+        )
+    splits = {name: split.num_examples for name, split in builder.info.splits.items()}
+    counts = {"pictures": sum(splits.values()), "splits": splits}
+    with atomic_write(folder / SHARDS / INDEX) as file:
+        json.dump({**counts, "shards": _shards(builder)}, file, indent=1)
+    return counts
+
+
+def _shards(builder):
+    """Returns the counts and checksums of the shards."""
+    files = []
+    for split, info in sorted(builder.info.splits.items()):
+        for path, count in zip(info.filepaths, info.shard_lengths, strict=True):
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            files.append(
+                {
+                    "file": os.path.basename(path),
+                    "split": split,
+                    "pictures": count,
+                    "bytes": os.path.getsize(path),
+                    "sha256": digest,
+                }
+            )
+    return files
+
+
+def place_shards(source, destination):
+    """Puts shards under their final name; links share the disk's room.
+
+    Args:
+        source: `pathlib.Path`, the folder with the shards and their index.
+        destination: `pathlib.Path`; shards with an equal index stay.
+    """
+    index = destination / INDEX
+    if index.exists() and index.read_bytes() == (source / INDEX).read_bytes():
+        return
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with locked(destination), atomic_folder(destination) as folder:
+        for path in sorted(source.iterdir()):
+            try:
+                os.link(path, folder / path.name)
+            except OSError:  # Another disk, or one without links.
+                shutil.copy2(path, folder / path.name)

@@ -16,7 +16,7 @@ from align_keras.images import (
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import is_special
+from align_keras.utils.files import MAX_FILE_BYTES, is_special
 from align_keras.utils.image_limits import MAX_PIXELS
 
 
@@ -62,6 +62,11 @@ def read_image(image, row, image_size, value_range=None):
                 raise InputError(
                     f"images must be files, received {name}, a pipe or a device; "
                     "give a file's path or its bytes."
+                )
+            if os.path.isfile(name) and os.path.getsize(name) > MAX_FILE_BYTES:
+                raise InputError(
+                    f"images must be files of at most {MAX_FILE_BYTES:,} bytes, "
+                    f"received {name} of {os.path.getsize(name):,}; leave it out."
                 )
             image = tf.io.read_file(name)
         if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:

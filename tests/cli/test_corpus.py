@@ -32,14 +32,14 @@ FUNNEL = {
     "personal data": 1,
     "few unigrams": 1,
     "pairs that pass the filters": 46,
-    "pairs whose picture isn't here": 3,
-    "pictures, with all their captions": 41,
+    "pairs whose image isn't here": 3,
+    "images, with all their captions": 41,
     "refused": 1,
     "truncated": 1,
     "duplicate": 2,
-    "near an evaluation picture": 2,
+    "near an evaluation image": 2,
     "near duplicate": 1,
-    "pictures in the shards": 34,
+    "images in the shards": 34,
 }
 
 
@@ -210,7 +210,7 @@ def test_the_reports_numbers_are_those_of_the_funnel(page):
     start = texts.index("pairs found")
     numbers = [int(row[1].replace(",", "")) for row in rows[start : start + 20]]
     assert sorted(numbers) == sorted(FUNNEL.values())
-    assert texts[start + 19] == "pictures in the shards"
+    assert texts[start + 19] == "images in the shards"
 
 
 walk = os.walk
@@ -227,8 +227,8 @@ def backwards(*given, **options):
 def test_nothing_is_done_twice(built, sources, monkeypatch):
     out = built[0]
     times = {path: path.stat().st_mtime_ns for path in out.rglob("part-*")}
-    monkeypatch.setattr("align_keras.cli.corpus_build.run_tasks", _never)
-    monkeypatch.setattr("align_keras.cli.corpus_shards.learn_vocabulary", _never)
+    monkeypatch.setattr("align_keras.runs.corpus.run_tasks", _never)
+    monkeypatch.setattr("align_keras.runs.corpus.learn_vocabulary", _never)
     # Without sources: those of the last call.
     assert run("corpus", "build", f"--out={out}") == built[1]
     own, options = sources
@@ -251,7 +251,7 @@ def test_remote_pictures_are_listed(built, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "urls.parquet"
     said = run("corpus", "urls", f"--out={built[0]}", f"--to={path}")
-    assert said == f"wrote 3 remote pictures to {path}\n"
+    assert said == f"wrote 3 remote images to {path}\n"
     rows = {own["url"]: own for own in parquet.read_table(path).to_pylist()}
     far = rows["https://example.org/far.jpg"]
     assert far["caption"] == "a picture on another machine"

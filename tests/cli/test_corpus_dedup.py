@@ -5,10 +5,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from align_keras.cli import corpus_dedup
 from align_keras.cli.main import main
 from align_keras.corpus import divided_search
 from align_keras.corpus.embedding_duplicates import EmbeddingSearch
+from align_keras.runs import corpus
 from tests import small_corpus
 from tests.small import small_align
 from tests.small_corpus import ONE_WORKER, arguments, funnel_of, run
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ci
 
 pytest.importorskip("apache_beam")
 
-COPIES = {"duplicate": 2, "near an evaluation picture": 1, "near duplicate": 1}
+COPIES = {"duplicate": 2, "near an evaluation image": 1, "near duplicate": 1}
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def dropped(out):
 def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
     folder, tmp_path, monkeypatch
 ):
-    encode, fingerprint = corpus_dedup._encoder(str(folder / "model"))
-    find, encoded = corpus_dedup.find_duplicates, []
+    encode, fingerprint = corpus._open_encoder(str(folder / "model"))
+    find, encoded = corpus.find_duplicates, []
 
     def counted(batch):
         encoded.append(len(batch))
@@ -66,11 +66,11 @@ def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
     def killed(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(corpus_dedup, "_encoder", lambda name: (counted, fingerprint))
-    monkeypatch.setattr(corpus_dedup, "find_duplicates", killed)
+    monkeypatch.setattr(corpus, "_open_encoder", lambda name: (counted, fingerprint))
+    monkeypatch.setattr(corpus, "find_duplicates", killed)
     main(command(folder, tmp_path))
     assert not small_corpus.stage_facts(tmp_path, "dedup") and sum(encoded) == 34
-    monkeypatch.setattr(corpus_dedup, "find_duplicates", find)
+    monkeypatch.setattr(corpus, "find_duplicates", find)
     assert copies(run(*command(folder, tmp_path))) == COPIES
     assert sum(encoded) == 34
     names = {path.name for path in tmp_path.glob("stages/dedup-*/*")}
@@ -106,5 +106,5 @@ def test_embeddings_of_no_picture(folder, tmp_path):
     source = f"table:{tmp_path / 'a.csv'}"
     own = arguments("dedup", [source], tmp_path / "out", *ONE_WORKER, embedding(folder))
     said = run(*own)
-    assert funnel_of(said)["pictures, with all their captions"] == 0
+    assert funnel_of(said)["images, with all their captions"] == 0
     assert np.array(dropped(tmp_path / "out")).size == 0

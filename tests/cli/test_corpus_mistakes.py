@@ -86,7 +86,7 @@ def test_wrong_usage(capsys):
 def test_out_is_a_file(tmp_path, capsys):
     (tmp_path / "out").write_text("x")
     assert main(["corpus", "build", f"--out={tmp_path / 'out'}"]) == 1
-    assert "--out must be a folder" in capsys.readouterr().err
+    assert "out must be a folder" in capsys.readouterr().err
 
 
 def test_a_second_command_says_that_it_waits(tmp_path, monkeypatch, capsys):
@@ -101,7 +101,7 @@ def test_a_second_command_says_that_it_waits(tmp_path, monkeypatch, capsys):
             print(line, file=sys.stderr)
             first.close()
 
-        monkeypatch.setattr("align_keras.utils.progress.say", end_the_first)
+        monkeypatch.setattr("align_keras.runs.corpus.say", end_the_first)
         assert main([*command, f"--source=table:{tmp_path / 'a.csv'}"]) == 0
     assert capsys.readouterr().err.splitlines().count(said) == 1
     assert main(command) == 0

@@ -8,8 +8,8 @@ import shlex
 
 import pytest
 
-from align_keras.cli import corpus_build
 from align_keras.cli.main import main
+from align_keras.runs import corpus
 from tests import small_corpus
 from tests.small_corpus import ONE_WORKER, arguments, run
 from tests.small_run import SMALL, write_pairs
@@ -24,7 +24,7 @@ def test_a_source_that_vanishes_between_listing_and_reading(
 ):
     sources = small_corpus.write_sources(tmp_path)
     out, page = tmp_path / "out", tmp_path / "pages" / "index.html"
-    run_tasks, ran = corpus_build.run_tasks, []
+    run_tasks, ran = corpus.run_tasks, []
 
     def vanishing(function, tasks, folder, **options):
         ran.append(function.__name__)
@@ -32,7 +32,7 @@ def test_a_source_that_vanishes_between_listing_and_reading(
             os.rename(page, tmp_path / "elsewhere")
         return run_tasks(function, tasks, folder, **options)
 
-    monkeypatch.setattr(corpus_build, "run_tasks", vanishing)
+    monkeypatch.setattr(corpus, "run_tasks", vanishing)
     command = arguments("extract", sources, out, *ONE_WORKER)
     assert main(command) == 1
     last = capsys.readouterr().err.splitlines()[-1]

@@ -11,7 +11,8 @@ import pytest
 
 from align_keras import __version__
 from align_keras.cli import main as main_module
-from align_keras.cli.main import COMMANDS, describe_error, main
+from align_keras.cli.errors import describe_error
+from align_keras.cli.main import COMMANDS, main
 from align_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(main_module.__file__).parents[2]
@@ -107,9 +108,77 @@ def test_usage_errors(capsys, command):
         assert message.endswith("; did you mean --model_dir?")
     message = usage_error(capsys, "search", "--xyzzy")
     assert message == "align-keras search: error: unknown option --xyzzy"
+    message = usage_error(capsys, "train", "--model_dir", "x", "--mode", "evl")
+    assert message.endswith("; did you mean eval?")
     assert "unrecognized arguments: -x" in usage_error(
         capsys, "search", "--model_dir", "x", "-x"
     )
+
+
+@pytest.fixture
+def nested(command):
+    """`search` as a command of two nested ones, `text` and `image`."""
+
+    def add_arguments(parser):
+        parser.add_argument("--quiet", action="store_true")
+        kinds = parser.add_subparsers(dest="kind", metavar="KIND")
+        kinds.add_parser("text").add_argument("--max-count", type=int)
+        kinds.add_parser("image").add_argument("--file", required=True)
+
+    command.add_arguments = add_arguments
+    return command
+
+
+def test_a_nested_command_has_its_options_and_those_before_it(capsys, nested):
+    seen = []
+    nested.run = lambda arguments: seen.append(arguments) or 0
+    assert main(["search", "--quiet", "text", "--max-count", "3"]) == 0
+    assert (seen[0].kind, seen[0].quiet, seen[0].max_count) == ("text", True, 3)
+    message = usage_error(capsys, "search", "image", "--fil", "a.jpg")
+    assert message.endswith("unknown option --fil; did you mean --file?")
+    assert message.startswith("align-keras search image: ")
+    # Another nested command's.
+    message = usage_error(capsys, "search", "text", "--file", "a.jpg")
+    assert "unknown option --file" in message
+    message = usage_error(capsys, "search", "imagee", "--file", "a.jpg")
+    assert message.endswith("; did you mean image?")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("model_dir must be a run, received x.", "--model_dir must be a run, received"),
+        ("count and model_dir must differ; lower `count`.", "--count and --model_dir "),
+        ("no count: `count` 3 or `other`", "no count: --count 3 or `other`"),
+        ("text must not be blank.", "text must not be blank."),
+        ("count: no such file", "--count: no such file"),
+        ("counts may be at most 3", "counts may be at most 3"),
+    ],
+)
+def test_a_librarys_argument_is_named_as_the_commands_option(
+    command, capsys, text, expected
+):
+    code, message = run_failing(command, InputError(text), capsys)
+    assert code == 1 and message.startswith(f"align-keras search: error: {expected}")
+
+
+def test_an_argument_is_named_as_the_option_of_a_nested_command(nested, capsys):
+    def run(arguments):
+        raise InputError("max_count must be > 0, received -1.")
+
+    nested.run = run
+    assert main(["search", "text", "--max-count", "-1"]) == 1
+    assert "error: --max-count must be > 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_options_and_values(capsys, shell):
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", shell])
+    assert caught.value.code == 0
+    script = capsys.readouterr().out
+    assert "train_and_eval" in script and "quickstart" in script
+    assert all(name in script for name in ("params_override", "model_dir"))
 
 
 def test_arguments_after_two_dashes_are_no_options(command):

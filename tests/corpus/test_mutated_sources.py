@@ -123,10 +123,17 @@ KINDS = {
 }
 # Of which every record has a checksum, so that nothing is lost or changed in silence.
 CHECKED = ("tfrecord",)
+# Whose records are marked, so that a lost one is counted, but for a line or an archive
+# that ends at the damage: at most one damage in a thousand. Elsewhere a tag or a cell
+# that is none any more can't be told from text.
+MARKED = ("tfrecord", "webdataset", "table.jsonl", "coco")
 
 
-def read_all(spec, whole):
-    """Reads the pairs and their images, and returns the pairs."""
+def read_all(spec, whole, silent=None):
+    """Reads the pairs and their images, and returns the pairs.
+
+    Appends to `silent` the pairs where fewer than the whole are read and none counted.
+    """
     # Their keys are times of change, of which several files have the same here.
     for cached in (tables._records, caption_json._entries, location._column):
         cached.cache_clear()
@@ -141,6 +148,8 @@ def read_all(spec, whole):
     if spec.partition(":")[0] in CHECKED and whole is not None:
         assert set(pairs) <= set(whole)
         assert not lost or counter.bad
+    if silent is not None and len(pairs) < len(whole) and not counter.bad:
+        silent.append(pairs)
     return pairs
 
 
@@ -153,10 +162,12 @@ def check(tmp_path, kind, count):
         source += f"/{names[0]}"
     whole = read_all(source, None)
     assert whole
+    silent = []
     read, refused = check_folder(
-        tmp_path, names, lambda: read_all(source, whole), count
+        tmp_path, names, lambda: read_all(source, whole, silent), count
     )
     assert read and read + refused == count
+    assert len(silent) <= count / 1000 or kind not in MARKED
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,10 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.cli import corpus_shards
 from align_keras.config import DataConfig
 from align_keras.datasets.build import build_corpus, damaged_shards, quiet
-from align_keras.datasets.web_pairs import WebPairs
+from align_keras.datasets.web_pairs import WebPairs, _shards
 from align_keras.runs.assemble import prepare_corpus
 from align_keras.utils.errors import InputError
 
@@ -45,7 +44,7 @@ def pictures(count=40):
 def build(folder, **options):
     with quiet():
         builder = WebPairs(
-            pictures=pictures,
+            images=pictures,
             description="Pairs of a test.",
             notes={"config": {"sources": ["html:ä"], "pictures": PICTURES}},
             data_dir=str(folder),
@@ -139,10 +138,10 @@ def test_shards_that_differ_from_their_index_are_named(tmp_path):
     folder = build(tmp_path)
     builder = tfds.builder_from_directory(folder)
     assert damaged_shards(str(folder), whole=True) == []  # Without an index.
-    index = corpus_shards._index(builder, folder)
-    (folder / "index.json").write_text(json.dumps(index))
+    shards = _shards(builder)
+    (folder / "index.json").write_text(json.dumps({"shards": shards}))
     assert damaged_shards(str(folder), whole=True) == []
-    [name] = [own["file"] for own in index["shards"]]
+    [name] = [shard["file"] for shard in shards]
     content = bytearray((folder / name).read_bytes())
     content[100] ^= 1
     (folder / name).write_bytes(content)

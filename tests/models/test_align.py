@@ -1,6 +1,7 @@
 """ALIGN: training, prediction, saving, and its errors."""
 
 import inspect
+import resource
 
 import keras
 import numpy as np
@@ -283,3 +284,14 @@ def test_damaged_and_foreign_preset_folders(tmp_path):
     config.write_text('{"class_name": "Dense"}')
     with pytest.raises(InputError, match="must describe an ALIGN, received 'Dense'"):
         ALIGN.from_preset(tmp_path)
+
+
+def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
+    large = tmp_path / "large.png"
+    with open(large, "wb") as file:
+        file.truncate(600_000_000)  # A hole: it takes no disk.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match="at most 512,000,000 bytes, received .*large"):
+        model.encode_images([large])
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 100_000  # KiB

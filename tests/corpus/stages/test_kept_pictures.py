@@ -2,7 +2,6 @@ import collections
 
 import pytest
 
-from align_keras.corpus.kept_statistics import kept_statistics
 from align_keras.corpus.near_duplicates import (
     DUPLICATE,
     NEAR_DUPLICATE,
@@ -84,12 +83,3 @@ def test_captions_come_with_their_language(tables):
     found = collections.Counter(kept_captions(*tables, DROPPED))
     expected = ["A cat", "Kitty", "Zoo cat", "A red bus in London"]
     assert found == collections.Counter((own, "en") for own in expected)
-
-
-def test_statistics_count_what_stays(tables):
-    found = kept_statistics(*tables, DROPPED)
-    assert found["Words of a caption"] == [("1", 1), ("2", 2), ("5", 1)]
-    assert found["Shorter side, pixels"] == [("to 300", 2)]
-    assert found["Longer side by shorter"] == [("to 1.34", 2)]
-    assert found["Captions of a picture"] == [("to 1", 1), ("to 3", 1)]
-    assert found["Languages"] == [("en", 4)]

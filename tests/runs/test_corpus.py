@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from align_keras.cli import corpus_dedup
 from align_keras.config import load_corpus_config
 from align_keras.corpus.near_duplicates import (
     DUPLICATE,
@@ -11,6 +10,7 @@ from align_keras.corpus.near_duplicates import (
     NEAR_EVALUATION,
     Pictures,
 )
+from align_keras.runs.corpus import _dropped
 
 EMBEDDING = "duplicates.mode=embedding,duplicates.encoder=m,"
 REASONS = {"near": NEAR_DUPLICATE, "copy": NEAR_EVALUATION, "equal": DUPLICATE}
@@ -70,7 +70,7 @@ def hashes():
 def test_copies_leave_by_the_threshold_of_their_place(pictures, override, expected):
     config = load_corpus_config(params_override=[override.rstrip(",")]).duplicates
     corpus, references = pictures()
-    dropped = corpus_dedup._dropped(corpus, references, config, None)
+    dropped = _dropped(corpus, references, config, None)
     assert {own.image_key for own in dropped} == expected
     for own in dropped:
         assert own.reason == REASONS.get(own.image_key, NEAR_EVALUATION)

@@ -1,0 +1,146 @@
+"""What an error that reaches the command line means, in one line."""
+
+import errno
+import os
+import pathlib
+import re
+import tempfile
+import traceback
+
+from align_keras.utils.errors import InputError
+
+# What a library's message names: `argument` anywhere, or the arguments it begins with.
+_QUOTED = re.compile(r"`(\w+)`")
+_FIRST = re.compile(r"(?:\w+(?:, | and | or ))*\w+(?=:| (?:must|may|can|has|have)\b)")
+
+
+def with_options(text, options):
+    """Names a command's options in the place of a library's arguments.
+
+    Args:
+        text: str, a message that begins with the names of arguments ("data must …",
+            "train_split and split must …") or has them in backquotes.
+        options: dict, name of an argument → its option.
+
+    Returns:
+        str.
+
+    Example:
+
+    >>> with_options("k must be >= 1, received 0; raise `k`.", {"k": "-k"})
+    '-k must be >= 1, received 0; raise -k.'
+    >>> with_options("the data must be there", {"data": "--data"})
+    'the data must be there'
+    """
+
+    def named(match):
+        return options.get(match[1], match[0])
+
+    first = _FIRST.match(text)
+    if first:
+        names = re.sub(r"(\w+)", named, first[0])
+        text = names + text[first.end() :]
+    return _QUOTED.sub(named, text)
+
+
+def describe_error(error):
+    """Says in one line what went wrong, where it's no bug of this package.
+
+    Args:
+        error: exception.
+
+    Returns:
+        str, or None for an error that nobody expects.
+
+    Example:
+
+    >>> describe_error(InputError("`k` must be >= 1, received 0; raise it."))
+    '`k` must be >= 1, received 0; raise it.'
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    # TensorFlow has one class for a full disk and for exhausted memory, and
+    # h5py's errors have no errno.
+    exhausted = _is_tensorflow(error, "ResourceExhaustedError")
+    if isinstance(error, OSError) or _is_tensorflow(error, "OpError"):
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text:
+            return f"no space left on the disk{_of(error)}; free some, then run again"
+        if number == errno.EFBIG or "File too large" in text:
+            return (
+                f"File too large for this disk or process{_of(error)}; write to "
+                "another disk, or raise `ulimit -f`"
+            )
+    lost = ("UnavailableError", "AbortedError", "CancelledError", "InternalError")
+    if "ollective" in text and any(_is_tensorflow(error, name) for name in lost):
+        return (
+            "another process of this run ended or can't be reached; start all of them "
+            f"again, and the run goes on from its last checkpoint ({text[:160]})"
+        )
+    if _is_tensorflow(error, "DataLossError"):
+        return (
+            "a file of the data set or of a checkpoint is damaged; copy it again, or "
+            f"make it anew ({text[:160]})"
+        )
+    if isinstance(error, MemoryError) or exhausted:
+        return f"out of memory; make the batch or the model smaller ({text[:160]})"
+    if isinstance(error, PermissionError):
+        return f"no permission{_of(error)}; change it, or choose another folder"
+    if isinstance(error, OSError):
+        return f"{error.strerror or text}{_of(error)}"
+    return None
+
+
+def describe_bug(error):
+    """Says in one line what nobody expected, and keeps its traceback in a file.
+
+    Args:
+        error: exception, raised.
+
+    Returns:
+        str; with the whole traceback where no file can be written.
+    """
+    whole = "".join(traceback.format_exception(error))
+    package = pathlib.Path(__file__).parents[1]
+    places = [
+        f"align_keras/{pathlib.Path(frame.filename).relative_to(package)}, line "
+        f"{frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if pathlib.Path(frame.filename).is_relative_to(package)
+    ]
+    text = " ".join(str(error).split())[:300]
+    message = f"unexpected {type(error).__name__}: {text}"
+    if places:
+        message += f" ({places[-1]})"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w",
+            prefix="align-keras-",
+            suffix=".log",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
+        ) as file:
+            file.write(whole)
+    except OSError:
+        return f"{message}; please report it:\n{whole}"
+    return (
+        f"{message}; an input is damaged, or this is a bug: please report it with "
+        f"{file.name}"
+    )
+
+
+def _of(error):
+    name = getattr(error, "filename", None)
+    return (
+        f": {os.fsdecode(name)}" if isinstance(name, str | bytes | os.PathLike) else ""
+    )
+
+
+def _is_tensorflow(error, name):
+    """Compares by name, since importing TensorFlow to ask takes seconds."""
+    return any(
+        base.__name__ == name and base.__module__.startswith("tensorflow")
+        for base in type(error).__mro__
+    )

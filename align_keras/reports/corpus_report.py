@@ -1,0 +1,195 @@
+"""What a corpus kept and dropped: a funnel of counts, and report.html."""
+
+import collections
+
+from align_keras.config import as_dict
+from align_keras.corpus.near_duplicates import NEAR_EVALUATION
+from align_keras.corpus.parquet_pairs import read_rows
+from align_keras.corpus.picture import PictureError, normalise_picture
+from align_keras.corpus.sources import is_remote, read_location
+from align_keras.corpus.stages.kept_pictures import kept_pictures, kept_texts
+from align_keras.corpus.text_normalization import unigrams
+from align_keras.corpus.thresholds import primary_language
+from align_keras.reports.page_template import page_template
+from align_keras.utils.files import atomic_write
+
+# How the filters' reasons read in the funnel.
+_RULES = {
+    "shorter side": "shorter side of at most {min_shorter_side} pixels",
+    "aspect": "longer side at least {max_aspect:g} times the shorter",
+    "pixels": "more than {max_pixels:,} pixels",
+    "texts per image": "image with more than {max_texts_per_image:,} alt-texts",
+    "language": "another language than {languages}",
+    "personal data": "personal data",
+    "images per text": "text of more than {max_images_per_text:,} images",
+    "rare n-gram": "rare word or pair of words (beyond {frequent_ngrams:,})",
+    "few unigrams": "fewer than {min_unigrams} words",
+    "many unigrams": "more than {max_unigrams} words",
+}
+# Reasons that the tables of stages have in another word.
+_COPIES = {NEAR_EVALUATION: "near an evaluation image"}
+_KEPT_SAMPLES = 20
+# Upper ends of the histograms' bins; the last is open.
+_SIDES = (200, 300, 400, 600, 800, 1200, 2000)
+_ASPECTS = (1.1, 1.34, 1.51, 1.78, 2.0, 2.5)
+_CAPTIONS = (1, 2, 3, 5, 10, 100)
+
+
+def corpus_funnel(corpus, *, thresholds=False):
+    """Returns the way from raw pairs to shards.
+
+    Args:
+        corpus: `align_keras.runs.corpus.Corpus`, as far as it was built.
+        thresholds: bool, tell the rules of the filters with their thresholds.
+
+    Returns:
+        list of (what, count, dropped): str, int and bool, whether these left.
+    """
+    tables, rows = corpus.tables, []
+    raw = tables["extract"].facts["counts"]
+    found = raw["kept"] + sum(raw["dropped"].values())
+    rows.append(("pairs found", found, False))
+    cleaned = sorted(raw.get("cleaned", {}).items())
+    rows += [(f"captions cleaned of {what}", count, False) for what, count in cleaned]
+    rows += [(what, count, True) for what, count in sorted(raw["dropped"].items())]
+    if "filter" in tables:
+        counts = tables["filter"].facts["counts"]
+        values = as_dict(corpus.config.filter)
+        for reason, text in _RULES.items():
+            what = text.format(**values) if thresholds else reason
+            rows.append((what, counts[reason], True))
+        rows.append(("pairs that pass the filters", counts["kept"], False))
+    if "pictures" in tables:
+        facts = tables["pictures"].facts
+        rows.append(("pairs whose image isn't here", facts["remote"], True))
+        rows.append(("images, with all their captions", facts["pictures"], False))
+        rows += [(what, n, True) for what, n in sorted(facts["faults"].items())]
+        reasons = (reason for _, reason, *_ in tables["dedup"].facts["dropped"])
+        copies = collections.Counter(_COPIES.get(reason, reason) for reason in reasons)
+        rows += [(what, count, True) for what, count in sorted(copies.items())]
+    if "shard" in tables:
+        rows.append(("images in the shards", tables["shard"].facts["pictures"], False))
+    return [row for row in rows if row[1] or not row[2]]
+
+
+def write_corpus_report(corpus):
+    """Writes `OUT/report.html`.
+
+    Args:
+        corpus: `align_keras.runs.corpus.Corpus` with the tables of all stages.
+    """
+    tables = corpus.tables
+    dropped = tables["dedup"].facts["dropped"]
+    groups, stored = tables["pictures"].paths("group"), tables["pictures"].paths()
+    filtered = tables["filter"].facts
+    rows = corpus_funnel(corpus, thresholds=True)
+    most = max(count for _, count, _ in rows) or 1
+    page = page_template("corpus_report.html.j2").render(
+        sources=corpus.config.sources,
+        rows=[(*row, row[1] / most) for row in rows],
+        chosen=filtered["chosen"],
+        histograms=_bars(_kept_statistics(groups, stored, dropped)),
+        shared=_shared(filtered["shared_texts"]),
+        vocabulary=tables["vocab"].facts,
+        kept=_kept_samples(groups, stored, dropped),
+        samples=_samples(filtered["samples"], corpus.config.filter),
+        near=_near(dropped, groups),
+    )
+    with atomic_write(corpus.out / "report.html") as file:
+        file.write(page)
+
+
+def _kept_statistics(groups, stored, dropped):
+    """Counts what stays by the properties of images and captions.
+
+    Returns:
+        dict from a title to a list of (name, count), in the order of the names, the
+        most frequent first where these are words.
+    """
+    words, rules, languages = (collections.Counter() for _ in range(3))
+    sides, aspects, captions = (collections.Counter() for _ in range(3))
+    for row in kept_texts(groups, stored, dropped):
+        low, high = sorted((row["width"], row["height"]))
+        sides[_bin(low, _SIDES)] += 1
+        aspects[_bin(high / max(low, 1), _ASPECTS)] += 1
+        captions[_bin(len(row["captions"]), _CAPTIONS)] += 1
+        for text in row["captions"]:
+            words[len(unigrams(text["caption"]))] += 1
+            rules[text["rule"]] += 1
+            languages[primary_language(text["language"]) or "unknown"] += 1
+    return {
+        "Words of a caption": [(f"{n}", words[n]) for n in sorted(words)],
+        "Shorter side, pixels": _named(sides, _SIDES),
+        "Longer side by shorter": _named(aspects, _ASPECTS),
+        "Captions of an image": _named(captions, _CAPTIONS),
+        "Where captions stood": rules.most_common(),
+        "Languages": languages.most_common(15),
+    }
+
+
+def _bin(value, ends):
+    return next((end for end in ends if value <= end), None)
+
+
+def _named(counts, ends):
+    rows = [(f"to {end:g}", counts[end]) for end in ends]
+    rows.append((f"over {ends[-1]:g}", counts[None]))
+    return [row for row in rows if row[1]]
+
+
+def _bars(histograms):
+    return {
+        title: [(name, count, count / max(n for _, n in rows)) for name, count in rows]
+        for title, rows in histograms.items()
+        if rows
+    }
+
+
+def _shared(texts):
+    rows = sorted(texts.values(), key=lambda row: (-row[1], row[0]))
+    return [(text, count) for text, count in rows[:30]]
+
+
+def _kept_samples(groups, stored, dropped):
+    """The images whose names, which are digests, come first in each piece."""
+    found = kept_pictures(groups[:1], stored[:1], dropped)
+    return [
+        (image["image"], image["captions"][0])
+        for image, _ in zip(found, range(_KEPT_SAMPLES), strict=False)
+    ]
+
+
+def _samples(samples, config):
+    """Groups of dropped pairs: (rule, list of (image or None, caption))."""
+    values = as_dict(config)
+    groups = []
+    for reason, text in _RULES.items():
+        rows = list(samples[reason].values())
+        if rows:
+            shown = [(_image(row["image"]), row["caption"]) for row in rows[:10]]
+            groups.append((text.format(**values), shown))
+    return groups
+
+
+def _near(dropped, groups):
+    """A few near duplicates beside what they are near to: pairs of images."""
+    wanted = [row for row in dropped if not row[3]][:8]
+    keys = {key for row in wanted for key in (row[0], row[2])}
+    places = {}
+    for group in groups:
+        for row in read_rows(group, ["image_key", "image"]):
+            if row["image_key"] in keys:
+                places[row["image_key"]] = row["image"]
+    return [
+        (reason, _image(places.get(key)), _image(places.get(near_to)))
+        for key, reason, near_to, _ in wanted
+    ]
+
+
+def _image(location):
+    if location is None or is_remote(location):
+        return None
+    try:
+        return normalise_picture(read_location(location), shorter_side=160)[0]
+    except PictureError:
+        return None

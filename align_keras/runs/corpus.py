@@ -1,0 +1,490 @@
+"""A corpus from its sources to its shards: stages in order, each done once.
+
+Each stage is handed the tables that those before it wrote, and writes its own to a
+folder named by everything that they depend on: a killed build goes on where it stopped,
+and a changed threshold repeats only what it changes.
+"""
+
+import collections
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from align_keras.config import CorpusConfig, as_dict, save_config
+from align_keras.corpus.divided_search import DividedSearch
+from align_keras.corpus.filter_tables import merge_results
+from align_keras.corpus.near_duplicates import (
+    NEAR_EVALUATION,
+    Pictures,
+    find_duplicates,
+)
+from align_keras.corpus.parquet_pairs import read_rows
+from align_keras.corpus.perceptual_hash import hash_array
+from align_keras.corpus.picture_embeddings import write_embeddings
+from align_keras.corpus.sources import SourcePair, is_remote, open_source
+from align_keras.corpus.stage_folders import StageFolder
+from align_keras.corpus.stages.by_picture import cut_table, group_piece
+from align_keras.corpus.stages.extract import extract_part, merged_counts
+from align_keras.corpus.stages.filter import (
+    choose_task,
+    count_task,
+    filter_task,
+    merge_task,
+)
+from align_keras.corpus.stages.kept_pictures import kept_captions, kept_pictures
+from align_keras.corpus.stages.pictures import load_hook, store_pictures
+from align_keras.corpus.text_counts import count_partitions
+from align_keras.corpus.workers import LOCAL_RUNNER, run_tasks
+from align_keras.protocols.open_model import check_model, open_model
+from align_keras.reports.corpus_report import write_corpus_report
+from align_keras.text.coverage import Coverage
+from align_keras.text.vocabulary import learn_vocabulary, save_vocabulary
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write, locked
+from align_keras.utils.progress import say
+
+VOCABULARY = "vocabulary.txt"
+# Part of every stage's name: raised when the code gives other results.
+_VERSION = 4
+_PAIRS_PER_PIECE = 20_000
+_STORED = ["image_key", "pixel_key", "fault", "perceptual_hash"]
+_CAPTIONS_PER_LANGUAGE = 20_000
+_LANGUAGES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """What a stage made.
+
+    Attributes:
+        folder: `StageFolder`.
+        facts: dict, what `StageFolder.finish` was given.
+    """
+
+    folder: StageFolder
+    facts: dict
+
+    def paths(self, name: str = "part") -> list[str]:
+        """Returns the stage's tables in order."""
+        count = self.facts["tables"]
+        return [_table(self.folder, name, number) for number in range(count)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A corpus, as far as it was built.
+
+    Attributes:
+        out: `pathlib.Path`, absolute, the corpus's folder.
+        config: `CorpusConfig`.
+        tables: dict from the name of a stage to its `Tables`.
+    """
+
+    out: pathlib.Path
+    config: CorpusConfig
+    tables: dict[str, Tables]
+
+    @property
+    def shards(self) -> pathlib.Path:
+        """The folder that training and `tfds.builder_from_directory` open."""
+        return self.out / "web_pairs/1.0.0"
+
+    @property
+    def vocabulary(self) -> pathlib.Path:
+        """The file of the WordPiece vocabulary."""
+        return self.out / VOCABULARY
+
+    def remote_pairs(self) -> Iterator[SourcePair]:
+        """Yields the filtered pairs whose image must be fetched first."""
+        for table in self.tables["filter"].paths():
+            for row in read_rows(table):
+                if is_remote(row["image"]):
+                    yield SourcePair(*(row[name] for name in SourcePair._fields))
+
+
+def build_corpus(
+    out: str | pathlib.Path,
+    config: CorpusConfig,
+    stage: str = "report",
+    *,
+    runner: str = LOCAL_RUNNER,
+    options: Sequence[str] = (),
+) -> Corpus:
+    """Builds a corpus, or finds it built: what `align-keras corpus` calls.
+
+    The configuration is saved as `OUT/corpus.yaml`. A second build of the same folder
+    waits for the first one's end.
+
+    Args:
+        out: str or path, the corpus's folder.
+        config: `CorpusConfig`, such as `load_corpus_config` returns.
+        stage: str, a key of `STAGES`, the last stage; those that it stands on run
+            before it. `"report"` stands on all.
+        runner: str, as `align_keras.corpus.workers.run_tasks`.
+        options: sequence of str, as there.
+
+    Returns:
+        `Corpus`.
+
+    Raises:
+        InputError: if there is no source, one can't be read, or nothing passes the
+            filters.
+
+    References:
+        Jia et al. 2021, section 3.
+
+    Example:
+
+    ```python
+    config = load_corpus_config(params_override={"sources": ["html:pages"]})
+    corpus = build_corpus("corpus", config)
+    tfds.builder_from_directory(corpus.shards)
+    ```
+    """
+    out = pathlib.Path(out).absolute()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"out must be a folder, received the file {out}.")
+    out.mkdir(parents=True, exist_ok=True)
+    _check(config)
+    build = _Build(out, config, {"runner": runner, "options": tuple(options)})
+    corpus = Corpus(out, config, {})
+    with locked(
+        out / "corpus.yaml",
+        lambda: say(f"corpus: waiting for another align-keras corpus on {out}"),
+    ):
+        save_config(config, out / "corpus.yaml")
+        for name in _up_to(stage):
+            function, inputs = STAGES[name]
+            if function is not None:
+                given = [corpus.tables[before] for before in inputs]
+                corpus.tables[name] = function(build, *given)
+        if stage == "report":
+            write_corpus_report(corpus)
+    return corpus
+
+
+def _check(config):
+    if not config.sources:
+        raise InputError(
+            "a corpus needs a source; name one with --source, such as --source "
+            "html:PAGES, or as sources in --config."
+        )
+    if config.duplicates.mode == "embedding":
+        try:
+            check_model(config.duplicates.encoder)
+        except InputError as error:
+            text = str(error).replace("--model", "duplicates.encoder", 1)
+            raise InputError(text) from None
+
+
+def _up_to(stage):
+    """Returns the names of a stage and of those that it stands on, in order."""
+    needed = {stage}
+    for name, (_, inputs) in reversed(STAGES.items()):
+        needed.update(inputs if name in needed else ())
+    return [name for name in STAGES if name in needed]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Build:
+    """What every stage is handed besides tables."""
+
+    out: pathlib.Path
+    config: CorpusConfig
+    workers: dict
+
+    def stage(self, name, inputs, run):
+        """Runs a stage unless it is done.
+
+        Args:
+            name: str.
+            inputs: list, JSON-ready, what the result depends on.
+            run: callable, `StageFolder` → (facts, names of what can be removed).
+
+        Returns:
+            `Tables`.
+        """
+        folder = StageFolder(self.out, name, [_VERSION, *inputs])
+        facts = folder.facts()
+        if facts is None:
+            facts, scratch = run(folder)
+            folder.finish(facts, ("tasks", *scratch))
+        return Tables(folder, facts)
+
+    def run(self, function, tasks, folder):
+        return run_tasks(
+            function, tasks, folder.tasks / function.__name__, **self.workers
+        )
+
+
+def extract(build, specs=None):
+    """Reads sources, those of the configuration by default, into raw pairs."""
+    sources = [open_source(spec) for spec in sorted(specs or build.config.sources)]
+    inputs = [(source.name, source.fingerprint()) for source in sources]
+
+    def run(folder):
+        parts = [(source, part) for source in sources for part in source.parts()]
+        names = ", ".join(source.name for source in sources)
+        say(f"corpus extract: {len(parts):,} parts of {names}")
+        tasks = [
+            {
+                "part": dataclasses.asdict(part),
+                "source": source.name,
+                "table": _table(folder, "part", number),
+                "spool": str(folder.path / "spool"),
+            }
+            for number, (source, part) in enumerate(parts)
+        ]
+        counts = merged_counts(build.run(extract_part, tasks, folder))
+        return {"tables": len(parts), "counts": counts}, ()
+
+    return build.stage("extract", inputs, run)
+
+
+def filter_pairs(build, raw):
+    """Applies the paper's filters to the raw pairs: four passes over the tables."""
+    thresholds = as_dict(build.config.filter)
+
+    def run(folder):
+        say(f"corpus filter: {raw.facts['counts']['kept']:,} pairs")
+        counts, tables = str(folder.path / "counts"), raw.paths()
+        tasks = [{"table": table, "folder": counts} for table in tables]
+        build.run(count_task, tasks, folder)
+        partitions = count_partitions(counts)
+        shared = {"folder": counts, "thresholds": thresholds, "partitions": partitions}
+        tasks = [{**shared, "partition": number} for number in range(partitions)]
+        build.run(merge_task, tasks, folder)
+        [chosen] = build.run(choose_task, [shared], folder)
+        tasks = [
+            {**shared, "table": table, "kept": _table(folder, "part", number)}
+            for number, table in enumerate(tables)
+        ]
+        result = merge_results(build.run(filter_task, tasks, folder))
+        return {"tables": len(tables), "chosen": chosen, **result}, ("counts",)
+
+    return build.stage("filter", [raw.folder.key, thresholds], run)
+
+
+def store_images(build, pairs):
+    """Gathers pairs by image, and decodes each image once.
+
+    The tables are `group`, of captions by image, and `part`, of stored images.
+    """
+    form = as_dict(build.config.pictures)
+    form["max_pixels"] = build.config.filter.max_pixels
+    load_hook(form["refuse"])
+
+    def run(folder):
+        count = pairs.facts["counts"]["kept"]
+        say(f"corpus pictures: of {count:,} pairs")
+        cut, tables = str(folder.path / "cut"), pairs.paths()
+        pieces = 1 + count // _PAIRS_PER_PIECE
+        tasks = [{"table": table, "folder": cut, "pieces": pieces} for table in tables]
+        places = build.run(cut_table, tasks, folder)
+        names = [pathlib.Path(table).stem for table in tables]
+        groups = [_table(folder, "group", number) for number in range(pieces)]
+        tasks = [
+            {"folder": cut, "names": names, "piece": number, "table": group}
+            for number, group in enumerate(groups)
+        ]
+        grouped = build.run(group_piece, tasks, folder)
+        tasks = [
+            {**form, "group": group, "table": _table(folder, "part", number)}
+            for number, group in enumerate(groups)
+        ]
+        faults = collections.Counter()
+        for stored in build.run(store_pictures, tasks, folder):
+            faults.update(stored["faults"])
+        facts = {
+            "tables": pieces,
+            "remote": sum(counts["remote"] for counts in places),
+            "pairs": sum(counts["pairs"] for counts in grouped),
+            "pictures": sum(counts["pictures"] for counts in grouped),
+            "faults": dict(faults),
+        }
+        return facts, ("cut",)
+
+    return build.stage("pictures", [pairs.folder.key, form], run)
+
+
+def find_copies(build, images):
+    """Finds the images that are too near to another.
+
+    The facts name them: `dropped`, a list of `Dropped` as lists.
+    """
+    config = build.config.duplicates
+    references = {
+        spec: store_images(build, extract(build, [spec])) for spec in config.against
+    }
+    keys = [tables.folder.key for tables in references.values()]
+    inputs = [images.folder.key, as_dict(config), keys]
+    if config.mode == "embedding":
+        inputs.append(_open_encoder(config.encoder)[1])
+
+    def run(folder):
+        say(f"corpus dedup: {images.facts['pictures']:,} pictures")
+        read = functools.partial(_signed_images, folder=folder, config=config)
+        corpus = read(images)
+        evaluation = [read(tables, name=spec) for spec, tables in references.items()]
+        divide = functools.partial(
+            DividedSearch, folder=folder.path / "search", **build.workers
+        )
+        dropped = _dropped(corpus, evaluation, config, divide)
+        facts = {"tables": 0, "dropped": [list(image) for image in dropped]}
+        return facts, ("embeddings", "search")
+
+    return build.stage("dedup", inputs, run)
+
+
+def _dropped(corpus, references, config, divide):
+    """Copies of evaluation images first, then those of each other among the rest."""
+    find = functools.partial(find_duplicates, corpus, divide=divide)
+    inside, against = config.max_distance, config.max_distance_against
+    if config.mode == "embedding":
+        inside, against = config.min_cosine, config.min_cosine_against
+        clusters = {"clusters": config.clusters, "nearest": config.nearest_clusters}
+        find = functools.partial(find, mode="embedding", **clusters)
+    if not config.inside_corpus or inside == against:
+        return find(references, threshold=against, inside=config.inside_corpus)
+    near = find(references, threshold=against, inside=False)
+    near = [image for image in near if image.reason == NEAR_EVALUATION]
+    return find(gone=near, threshold=inside)
+
+
+def _signed_images(tables, *, folder, config, name=""):
+    """Reads what finding copies needs of stored images."""
+    keys, pixel_keys, hashes, pixels = [], [], [], []
+    for group, stored in zip(tables.paths("group"), tables.paths(), strict=True):
+        sizes = read_rows(group, ["width", "height"])
+        for row, size in zip(read_rows(stored, _STORED), sizes, strict=True):
+            if not row["fault"]:
+                keys.append(row["image_key"])
+                pixel_keys.append(row["pixel_key"])
+                hashes.append(row["perceptual_hash"])
+                pixels.append(size["width"] * size["height"])
+    if config.mode == "embedding":
+        path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
+        if path.exists():  # Of a run that was killed later.
+            signatures = np.load(path, mmap_mode="r" if keys else None)
+        else:
+            encode, _ = _open_encoder(config.encoder)
+            signatures = write_embeddings(path, _jpegs(tables), encode, len(keys))
+    else:
+        signatures = hash_array(hashes)
+        if config.mode == "pixels":
+            signatures = np.zeros_like(signatures)  # Near to none.
+    return Pictures(keys, signatures, np.array(pixels), pixel_keys, name)
+
+
+def _jpegs(tables):
+    for stored in tables.paths():
+        for row in read_rows(stored, ["fault", "jpeg"]):
+            if not row["fault"]:
+                yield row["jpeg"]
+
+
+@functools.cache
+def _open_encoder(name):
+    """Returns the encode function of a model, and what names its weights."""
+    model = open_model(name)
+    return model.encode_images, model.image_fingerprint
+
+
+def learn_words(build, images, copies):
+    """Learns the vocabulary of what stays: `OUT/vocabulary.txt`."""
+    config = build.config.vocabulary
+
+    def run(folder):
+        say("corpus vocab: of the kept captions")
+        kept = _kept(kept_captions, images, copies)
+        tokens = learn_vocabulary(
+            (caption for caption, _ in kept()),
+            config.size,
+            min_frequency=config.min_frequency,
+            normalization=config.normalization,
+        )
+        save_vocabulary(tokens, folder.path / VOCABULARY)
+        facts = {
+            "tables": 0,
+            "tokens": len(tokens),
+            "normalization": config.normalization,
+            "languages": _coverage(tokens, config.normalization, kept()),
+        }
+        return facts, ()
+
+    inputs = [images.folder.key, copies.folder.key, as_dict(config)]
+    made = build.stage("vocab", inputs, run)
+    with atomic_write(build.out / VOCABULARY, "wb") as file:
+        file.write((made.folder.path / VOCABULARY).read_bytes())
+    return made
+
+
+def _coverage(tokens, normalization, kept):
+    """Measures the vocabulary on each language, by the first captions of each."""
+    samples, counts = {}, collections.Counter()
+    for caption, language in kept:
+        counts[language] += 1
+        if counts[language] <= _CAPTIONS_PER_LANGUAGE:
+            samples.setdefault(language, []).append(caption)
+    coverage = Coverage(tokens, normalization)
+    return [
+        {
+            **coverage.count(samples[language]),
+            "language": language or "unknown",
+            "captions": count,
+        }
+        for language, count in counts.most_common(_LANGUAGES)
+    ]
+
+
+def write_shards(build, images, copies):
+    """Writes the shards that training reads: `OUT/web_pairs/1.0.0`."""
+    # It imports TensorFlow, which no other stage needs.
+    from align_keras.datasets.web_pairs import SHARDS, place_shards, write_web_pairs
+
+    config = build.config.shards
+
+    def run(folder):
+        say("corpus shard: writing the shards")
+        kept = _kept(kept_pictures, images, copies)
+        origin = {"config": _origin(build.config)}
+        counts = write_web_pairs(folder.path, kept, config, notes=origin)
+        return {"tables": 0, **counts}, ()
+
+    inputs = [images.folder.key, copies.folder.key, as_dict(config)]
+    made = build.stage("shard", inputs, run)
+    place_shards(made.folder.path / SHARDS, build.out / SHARDS)
+    return made
+
+
+def _kept(read, images, copies):
+    dropped = copies.facts["dropped"]
+    return functools.partial(read, images.paths("group"), images.paths(), dropped)
+
+
+def _origin(config):
+    """Returns what the shards depend on, in whatever order it was given."""
+    origin = as_dict(config)
+    del origin["vocabulary"]
+    origin["sources"] = sorted(origin["sources"])
+    origin["duplicates"]["against"] = sorted(origin["duplicates"]["against"])
+    return origin
+
+
+def _table(folder, name, number):
+    return str(folder.path / f"{name}-{number:05d}.parquet")
+
+
+# In their order, each with those whose tables it is handed.
+STAGES = {
+    "extract": (extract, ()),
+    "filter": (filter_pairs, ("extract",)),
+    "pictures": (store_images, ("filter",)),
+    "dedup": (find_copies, ("pictures",)),
+    "vocab": (learn_words, ("pictures", "dedup")),
+    "shard": (write_shards, ("pictures", "dedup")),
+    "report": (None, ("vocab", "shard")),
+}

@@ -1,0 +1,49 @@
+"""The funnel and the histograms of a corpus."""
+
+import types
+
+import pytest
+
+from align_keras.config import CorpusConfig
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.html_pairs import extract_pairs
+from align_keras.corpus.stages.extract import merged_counts
+from align_keras.reports.corpus_report import _kept_statistics, corpus_funnel
+from tests.corpus.picture_tables import DROPPED, write_pieces
+
+pytest.importorskip("pyarrow")
+
+
+def test_histograms_of_what_stays_with_inherited_captions(tmp_path):
+    assert _kept_statistics(*write_pieces(tmp_path), DROPPED) == {
+        "Words of a caption": [("2", 4), ("4", 1)],
+        "Shorter side, pixels": [("to 300", 1), ("over 2000", 1)],
+        "Longer side by shorter": [("to 1.1", 1), ("to 1.34", 1)],
+        "Captions of an image": [("to 1", 1), ("to 5", 1)],
+        "Where captions stood": [("alt", 4), ("title", 1)],
+        "Languages": [("en", 3), ("unknown", 1), ("de", 1)],
+    }
+
+
+def test_of_each_only_what_stays_counts(tmp_path):
+    everything = [[key, "near duplicate", "", ""] for key in "abcdef"]
+    empty = _kept_statistics(*write_pieces(tmp_path), everything)
+    assert set(map(len, empty.values())) == {0} and len(empty) == 6
+
+
+def test_cleaned_captions_and_names_of_files_have_rows_of_their_own():
+    pytest.importorskip("selectolax")
+    counters = []
+    for name in "ab":
+        counter = DropCounter()
+        html = f"""<figure><img src=x/{name}.png alt="x/{name}.png"><figcaption>A cat
+          <a class=headerlink href="#{name}">¶</a></figcaption></figure>"""
+        counter.keep(len(list(extract_pairs(html, "https://e.org/", counter))))
+        counters.append(counter.as_metadata())
+    extracted = types.SimpleNamespace(facts={"counts": merged_counts(counters)})
+    corpus = types.SimpleNamespace(config=CorpusConfig(), tables={"extract": extracted})
+    assert corpus_funnel(corpus) == [
+        ("pairs found", 4, False),
+        ("captions cleaned of a permalink", 2, False),
+        ("caption is a file name or an address", 2, True),
+    ]
