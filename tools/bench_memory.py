@@ -29,16 +29,15 @@ VARIANTS = {
 def build(rematerialize):
     """Returns EfficientNet-B0 with BERT-mini."""
     from align_keras import ALIGN, ImageEncoder, TextEncoder
-    from align_keras.models.sizes import text_encoder_arguments
 
     image = ImageEncoder(
         image_size=128, projection_dim=256, rematerialize=rematerialize
     )
-    text = TextEncoder(
+    text = TextEncoder.from_variant(
+        "bert_mini",
         vocabulary_size=30_000,
         projection_dim=256,
         rematerialize=rematerialize,
-        **text_encoder_arguments("bert_mini"),
     )
     return ALIGN(image, text)
 

@@ -14,8 +14,8 @@ _PUBLIC = {
     "image_embedder": "align_keras.models.image_engines",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",
-    "preset_names": "align_keras.models.sizes",
-    "presets": "align_keras.models.preset_table",
+    "preset_names": "align_keras.models.presets",
+    "presets": "align_keras.models.presets",
 }
 __all__ = sorted(_PUBLIC)
 

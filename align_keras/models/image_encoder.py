@@ -9,12 +9,13 @@ from align_keras.layers.mbconv_block import (
     PADDINGS,
     strided_padding,
 )
-from align_keras.models.efficientnet import (
+from align_keras.models.encoder import Encoder
+from align_keras.models.variants import (
     head_filters,
+    image_encoder_arguments,
     scaled_stages,
     stem_filters,
 )
-from align_keras.models.encoder import Encoder
 from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
@@ -203,6 +204,38 @@ class ImageEncoder(Encoder):
         self.rematerialize = rematerialize
         self.locked = locked
         self.set_pixel_scaling(pixel_mean, pixel_deviation)
+
+    @classmethod
+    def from_variant(
+        cls, variant: str, projection_dim: int | None = None, **arguments
+    ) -> "ImageEncoder":
+        """Builds the encoder of a named size, with random weights.
+
+        Args:
+            variant: str, a key of `align_keras.models.variants.IMAGE_VARIANTS`, such as
+                `"efficientnet_b7"`, the paper's, or `"b7"` for short.
+            projection_dim: int or None, width of the embedding. There is no projection
+                where the last block is as wide, as B7's for 640.
+            **arguments: those of `ImageEncoder`; None for the variant's or the default.
+
+        Returns:
+            `ImageEncoder`.
+
+        Raises:
+            InputError: if the variant is unknown, or as `ImageEncoder`.
+
+        Example:
+
+        >>> encoder = ImageEncoder.from_variant("nano", 16, image_size=64)
+        >>> encoder.width_coefficient, encoder.output_shape
+        (0.5, (None, 16))
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        names = ("width_coefficient", "depth_coefficient", "num_classes")
+        sizes = image_encoder_arguments(
+            variant, projection_dim, *(given.pop(name, None) for name in names)
+        )
+        return cls(**{**sizes, **given})
 
     @property
     def blocks(self):

@@ -15,12 +15,10 @@ from align_keras.models.conversion.hugging_face import (
     from_hugging_face,
 )
 from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.sizes import (
+from align_keras.models.presets import (
     PAPER_VOCABULARY_SIZE,
-    image_encoder_arguments,
     preset_config,
     preset_names,
-    text_encoder_arguments,
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
@@ -42,7 +40,7 @@ _DAMAGES += (TypeError, ValueError)
 # What a preset's name stands for.
 _NAMED = (
     *("width_coefficient", "depth_coefficient", "lite"),
-    *("num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
+    *("num_layers", "hidden_dim", "num_heads", "intermediate_dim", "architecture"),
 )
 # What a folder's model may be given anew: how it goes on learning, and the sizes of
 # its inputs. All else its weights were trained for.
@@ -167,13 +165,12 @@ def from_name(cls, preset, parts):
     )
     text.setdefault("sequence_length", sizes["sequence_length"])
     image.setdefault("image_size", sizes["image_size"])
-    num_classes = image.pop("num_classes", None)
-    variant = image_encoder_arguments(
-        sizes["image_encoder"], projection_dim, num_classes=num_classes
+    image_encoder = ImageEncoder.from_variant(
+        sizes["image_encoder"], projection_dim=projection_dim, **image
     )
-    image_encoder = ImageEncoder(**variant, **image)
-    variant = text_encoder_arguments(sizes["text_encoder"])
-    text_encoder = TextEncoder(**variant, projection_dim=projection_dim, **text)
+    text_encoder = TextEncoder.from_variant(
+        sizes["text_encoder"], projection_dim=projection_dim, **text
+    )
     return cls(image_encoder, text_encoder, **own)
 
 

@@ -1,10 +1,11 @@
-"""The text encoder: BERT's [CLS] and a linear projection."""
+"""The text encoder: a transformer's [CLS] and a linear projection."""
 
 import keras
 
 from align_keras.layers.rematerialization import rematerialize_in_training
-from align_keras.models.bert_products import set_bert_computation
 from align_keras.models.encoder import Encoder
+from align_keras.models.transformer_computation import set_transformer_computation
+from align_keras.models.variants import ARCHITECTURES, text_encoder_arguments
 from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
@@ -22,7 +23,7 @@ MOST = {
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class TextEncoder(Encoder):
-    """KerasHub's BERT, a pooling, and an optional linear projection.
+    """A text backbone of KerasHub, a pooling, and an optional linear projection.
 
     Args:
         vocabulary_size: int, number of WordPiece tokens.
@@ -37,8 +38,10 @@ class TextEncoder(Encoder):
             that raw captions are cut or padded to.
         max_sequence_length: int ≥ `sequence_length`, positions that have an
             embedding; None for `sequence_length`.
+        architecture: str, a key of `variants.ARCHITECTURES`: `"bert"`, the paper's, or
+            `"distil_bert"`.
         activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or
-            `"gelu"` (exact, as Hugging Face's).
+            `"gelu"` (exact, as Hugging Face's, and as DistilBERT was trained).
         pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
             sentence encoders such as MiniLM were trained with.
         rematerialize: bool, keep only the layers' inputs for the backward pass and
@@ -85,6 +88,7 @@ class TextEncoder(Encoder):
         dropout=0.1,
         sequence_length=64,
         max_sequence_length=None,
+        architecture="bert",
         activation="gelu_approximate",
         pooling="cls",
         rematerialize=False,
@@ -104,15 +108,18 @@ class TextEncoder(Encoder):
             "intermediate_dim": intermediate_dim,
         }
         check_arguments(sizes, sequence_length, max_sequence_length)
+        check_choice("architecture", architecture, ARCHITECTURES)
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("pooling", pooling, POOLINGS)
-        from keras_hub.models import BertBackbone
+        import keras_hub
 
+        parts = ARCHITECTURES[architecture]
+        segments = {"num_segments": parts.segments} if parts.segments else {}
         policy = keras.dtype_policies.get(dtype)
         # The scope gives both towers' variables paths that tell them apart.
         with keras.name_scope(name):
             # === Layers ===
-            backbone = BertBackbone(
+            backbone = getattr(keras_hub.models, parts.keras_hub_class)(
                 vocabulary_size=vocabulary_size,
                 num_layers=num_layers,
                 num_heads=num_heads,
@@ -120,29 +127,31 @@ class TextEncoder(Encoder):
                 intermediate_dim=intermediate_dim,
                 dropout=0.0 if locked else dropout,
                 max_sequence_length=max_sequence_length,
-                num_segments=2,
                 dtype=policy,
-                name="bert",
+                name=architecture,
+                **segments,
             )
-            set_bert_computation(backbone, activation, pooling == "cls")
+            set_transformer_computation(backbone, activation, pooling == "cls")
             if rematerialize:
                 for layer in backbone.transformer_layers:
                     rematerialize_in_training(layer)
             # BERT's pooler is for next-sentence prediction; nothing here reads it.
-            backbone.get_layer("pooled_dense").trainable = False
+            if parts.pooler:
+                backbone.get_layer(parts.pooler).trainable = False
             if locked:  # Setting True would set the pooler learning again.
                 backbone.trainable = False
 
             # === Functional model ===
             token_ids = keras.Input((None,), dtype="int32", name="token_ids")
             padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
-            sequence = backbone(
-                {
-                    "token_ids": token_ids,
-                    "segment_ids": keras.ops.zeros_like(token_ids),
-                    "padding_mask": padding_mask,
-                }
-            )["sequence_output"]
+            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+            if segments:
+                zeros = keras.ops.zeros_like(token_ids)
+                sequence = backbone({**inputs, "segment_ids": zeros})
+            else:
+                sequence = backbone(inputs)
+            if isinstance(sequence, dict):
+                sequence = sequence["sequence_output"]
             if pooling == "cls":
                 outputs = sequence[:, 0]
             else:
@@ -154,7 +163,7 @@ class TextEncoder(Encoder):
                 )
                 outputs = projection(outputs)
         super().__init__(
-            {"token_ids": token_ids, "padding_mask": padding_mask},
+            inputs,
             outputs,
             policy=policy,
             trainable=trainable,
@@ -171,20 +180,46 @@ class TextEncoder(Encoder):
         self.dropout = dropout
         self.sequence_length = sequence_length
         self.max_sequence_length = max_sequence_length
+        self.architecture = architecture
         self.activation = activation
         self.pooling = pooling
         self.rematerialize = rematerialize
         self.locked = locked
 
+    @classmethod
+    def from_variant(cls, variant: str, **arguments) -> "TextEncoder":
+        """Builds the encoder of a named size, with random weights.
+
+        Args:
+            variant: str, a key of `align_keras.models.variants.TEXT_VARIANTS`, such as
+                `"bert_base"`, the paper's, or `"distil_bert_base"`.
+            **arguments: those of `TextEncoder`, `vocabulary_size` among them; None for
+                the variant's or the default.
+
+        Returns:
+            `TextEncoder`.
+
+        Raises:
+            InputError: if the variant is unknown, or as `TextEncoder`.
+
+        Example:
+
+        >>> encoder = TextEncoder.from_variant("bert_tiny", vocabulary_size=50)
+        >>> encoder.num_layers, encoder.hidden_dim
+        (2, 128)
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return cls(**{**text_encoder_arguments(variant), **given})
+
     @property
-    def bert(self):
-        """KerasHub's `BertBackbone`."""
-        return self.get_layer("bert")
+    def backbone(self):
+        """KerasHub's backbone, such as its `BertBackbone`."""
+        return self.get_layer(self.architecture)
 
     @property
     def token_embedding(self):
-        """BERT's token embedding, as KerasHub's backbones."""
-        return self.bert.token_embedding
+        """The backbone's token embedding, as KerasHub's backbones."""
+        return self.backbone.token_embedding
 
     def get_config(self):
         return {
@@ -197,6 +232,7 @@ class TextEncoder(Encoder):
             "dropout": self.dropout,
             "sequence_length": self.sequence_length,
             "max_sequence_length": self.max_sequence_length,
+            "architecture": self.architecture,
             "activation": self.activation,
             "pooling": self.pooling,
             "rematerialize": self.rematerialize,

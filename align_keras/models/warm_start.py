@@ -7,10 +7,12 @@ import keras
 import numpy as np
 
 from align_keras.models.align import ALIGN
-from align_keras.models.conversion.bert_links import bert_links
-from align_keras.models.conversion.efficientnet_links import (
+from align_keras.models.conversion.bert import bert_links, load_model_garden_bert
+from align_keras.models.conversion.efficientnet import (
+    IMAGENET,
     LITE_PYTORCH,
     efficientnet_links,
+    load_keras_applications,
 )
 from align_keras.models.conversion.hugging_face import (
     CONFIG_FILE,
@@ -19,14 +21,11 @@ from align_keras.models.conversion.hugging_face import (
     read_vocabulary,
 )
 from align_keras.models.conversion.hugging_face_config import pads_alike
-from align_keras.models.conversion.keras_applications import (
-    IMAGENET,
-    load_keras_applications,
-)
 from align_keras.models.conversion.links import load_links
-from align_keras.models.conversion.model_garden import load_model_garden_bert
-from align_keras.models.conversion.tensor_files import SafetensorsFolder
-from align_keras.models.conversion.torch_file import read_torch_file
+from align_keras.models.conversion.tensor_files import (
+    SafetensorsFolder,
+    read_torch_file,
+)
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json

@@ -1,5 +1,6 @@
 """From an experiment's configuration to corpora, model and batches."""
 
+import dataclasses
 import pathlib
 
 from align_keras.data import batch_ids, training_batches
@@ -19,11 +20,7 @@ from align_keras.models.warm_start import (
     temperature_of,
     text_vocabulary,
 )
-from align_keras.runs.model_sizes import (
-    image_encoder_sizes,
-    text_encoder_sizes,
-    with_preset,
-)
+from align_keras.runs.model_sizes import with_preset
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.utils.progress import progress_bar, say
 
@@ -129,39 +126,28 @@ def build_model(model_config, vocabulary=None):
 
 
 def build_image_encoder(model_config):
-    """Builds the image tower, with random weights."""
-    image = model_config.image_encoder
-    return ImageEncoder(
-        **image_encoder_sizes(model_config),
-        image_size=image.image_size,
-        padding=image.padding or padding_of(image.weights),
-        drop_connect_rate=image.drop_connect_rate,
-        batch_norm_momentum=image.batch_norm_momentum,
-        batch_norm_epsilon=image.batch_norm_epsilon,
-        synchronized=image.synchronized,
-        virtual_batch_size=image.virtual_batch_size,
-        replicas_per_group="auto"
-        if image.replicas_per_group == 0
-        else image.replicas_per_group,
-        freeze_batch_statistics=image.freeze_batch_statistics,
-        rematerialize=image.rematerialize,
-        locked=image.locked,
+    """Builds the image encoder, with random weights."""
+    arguments = dataclasses.asdict(model_config.image_encoder)
+    weights = arguments.pop("weights")
+    del arguments["learning_rate_multiplier"]
+    arguments["padding"] = arguments["padding"] or padding_of(weights)
+    if arguments["replicas_per_group"] == 0:
+        arguments["replicas_per_group"] = "auto"
+    return ImageEncoder.from_variant(
+        **arguments, projection_dim=model_config.projection_dim
     )
 
 
 def build_text_encoder(model_config, vocabulary):
-    """Builds the text tower, with random weights."""
-    text = model_config.text_encoder
-    return TextEncoder(
-        vocabulary_size=len(vocabulary) if vocabulary else text.vocabulary_size,
-        dropout=text.dropout,
-        sequence_length=text.sequence_length,
-        max_sequence_length=text.max_sequence_length,
-        activation=text.activation,
-        pooling=text.pooling,
-        rematerialize=text.rematerialize,
-        locked=text.locked,
-        **text_encoder_sizes(model_config),
+    """Builds the text encoder, with random weights."""
+    arguments = dataclasses.asdict(model_config.text_encoder)
+    for name in ("vocabulary", "normalization", "weights", "learning_rate_multiplier"):
+        del arguments[name]
+    if vocabulary:
+        arguments["vocabulary_size"] = len(vocabulary)
+    projection = arguments.pop("projection")
+    return TextEncoder.from_variant(
+        **arguments, projection_dim=model_config.projection_dim if projection else None
     )
 
 

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 from align_keras.layers import FusedBatchNormalization
-from align_keras.models import ALIGN, ImageEncoder, sizes
-from align_keras.models.efficientnet import VARIANTS, round_filters, scaled_stages
+from align_keras.models import ALIGN, ImageEncoder, presets
+from align_keras.models.variants import (
+    IMAGE_VARIANTS,
+    image_encoder_arguments,
+    round_filters,
+    scaled_stages,
+)
 from align_keras.utils.errors import InputError
 from tests.recorded_oracles import recorded
 
@@ -99,22 +104,22 @@ def test_an_unknown_padding_is_refused():
 
 
 def test_widths_of_the_paper():
-    assert scaled_stages(*VARIANTS["efficientnet_b7"][:2])[-1].filters == 640
-    assert scaled_stages(*VARIANTS["efficientnet_l2"][:2])[-1].filters == 1376
-    assert scaled_stages(*VARIANTS["efficientnet_b6"][:2])[-1].filters == 576
-    assert scaled_stages(*VARIANTS["efficientnet_b8"][:2])[-1].filters == 704
+    assert scaled_stages(*IMAGE_VARIANTS["efficientnet_b7"][:2])[-1].filters == 640
+    assert scaled_stages(*IMAGE_VARIANTS["efficientnet_l2"][:2])[-1].filters == 1376
+    assert scaled_stages(*IMAGE_VARIANTS["efficientnet_b6"][:2])[-1].filters == 576
+    assert scaled_stages(*IMAGE_VARIANTS["efficientnet_b8"][:2])[-1].filters == 704
     assert round_filters(32, 0.1) == 8
 
 
 def test_projection_is_absent_where_the_tower_is_as_wide():
-    arguments = sizes.image_encoder_arguments
+    arguments = image_encoder_arguments
     assert arguments("efficientnet_b7", 640)["projection_dim"] is None
     assert arguments("efficientnet_l2", 1376)["projection_dim"] is None
     assert arguments("efficientnet_b3", 640)["projection_dim"] == 640
 
 
 def test_paper_grid_is_complete():
-    names = sizes.preset_names()
+    names = presets.preset_names()
     assert (
         sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names)
         == 20
@@ -122,7 +127,7 @@ def test_paper_grid_is_complete():
     # Section 6.1: 640 in the grid; section 5: 1376 in the largest model alone.
     for name in names[2:]:
         width = 1376 if name == "align_l2_large" else 640
-        assert sizes.preset_config(name)["projection_dim"] == width
+        assert presets.preset_config(name)["projection_dim"] == width
 
 
 @pytest.mark.parametrize("freeze", [True, pytest.param(False, marks=pytest.mark.ci)])
@@ -174,7 +179,7 @@ def test_locked_without_a_projection_learns_nothing():
 def test_lite_has_as_many_parameters_as_its_pytorch_tower(number):
     question, expected = recorded("lite_parameters")[number]
     assert question["number"] == number
-    arguments = sizes.image_encoder_arguments(f"efficientnet_lite{number}", None)
+    arguments = image_encoder_arguments(f"efficientnet_lite{number}", None)
     encoder = ImageEncoder(**arguments, image_size=32)
     found = sum(math.prod(weight.shape) for weight in encoder.trainable_weights)
     assert found == expected["answer"]

@@ -119,7 +119,7 @@ def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
     model = ALIGN(*encoders, vocabulary=VOCABULARY, initial_temperature=0.1)
     if quantize:
         model.quantize("int8")
-    bert, image_encoder = model.text_encoder.bert, model.image_encoder
+    bert, image_encoder = model.text_encoder.backbone, model.image_encoder
     bert.enable_lora(4)
     dense = [layer for b in image_encoder.blocks for layer in (b.squeeze, b.excite)]
     for layer in image_encoder._flatten_layers(include_self=False):
@@ -168,7 +168,7 @@ def test_preset_takes_a_dtype(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path / "float")
     copy = ALIGN.from_preset(tmp_path / "float", dtype="mixed_bfloat16")
-    for part in (copy, copy.text_encoder.bert, copy.image_encoder.blocks[0]):
+    for part in (copy, copy.text_encoder.backbone, copy.image_encoder.blocks[0]):
         assert part.dtype_policy.name == "mixed_bfloat16"
     assert copy.image_encoder(small_batch()["images"]).dtype == "bfloat16"
     nano = ALIGN.from_preset("align_nano", vocabulary_size=60, dtype="mixed_float16")

@@ -42,6 +42,7 @@ IMAGE_CASES = {
 }
 TEXT_CASES = {
     "bert": {},
+    "distil_bert": {"architecture": "distil_bert"},
     "mean": {"pooling": "mean"},
     "no dropout": {"pooling": "mean", "dropout": 0.0},
     "rematerialized": {"rematerialize": True},

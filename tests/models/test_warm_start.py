@@ -15,8 +15,8 @@ from align_keras.models import (
     load_image_weights,
     load_text_weights,
 )
-from align_keras.models.conversion.torch_file import read_torch_file
-from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
+from align_keras.models.conversion.tensor_files import read_torch_file
+from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.warm_start import (
     padding_of,
     project_class_names,
@@ -304,8 +304,8 @@ def test_an_align_of_another_width_gives_its_towers_only(tmp_path):
         source.image_encoder.blocks[1].project.kernel,
     )
     np.testing.assert_array_equal(
-        target.text_encoder.bert.get_weights()[0],
-        source.text_encoder.bert.get_weights()[0],
+        target.text_encoder.backbone.get_weights()[0],
+        source.text_encoder.backbone.get_weights()[0],
     )
     after = target.text_encoder.get_layer("projection").get_weights()
     np.testing.assert_array_equal(after[0], before[0])

@@ -7,8 +7,8 @@ import pathlib
 import numpy as np
 
 from align_keras.images import crop_size_to_resize_size
-from align_keras.models.conversion.bert_links import bert_links
-from align_keras.models.conversion.efficientnet_links import (
+from align_keras.models.conversion.bert import bert_links
+from align_keras.models.conversion.efficientnet import (
     HUGGING_FACE,
     efficientnet_links,
 )
@@ -18,16 +18,21 @@ from align_keras.models.conversion.hugging_face_config import (
     read_sizes,
     write_config,
 )
-from align_keras.models.conversion.layouts import LOGARITHM, TORCH_DENSE
-from align_keras.models.conversion.links import Link, export_links, load_links
+from align_keras.models.conversion.links import (
+    LOGARITHM,
+    TORCH_DENSE,
+    Link,
+    export_links,
+    load_links,
+)
 from align_keras.models.conversion.tensor_files import (
     SAFETENSORS_FILE,
     SafetensorsFolder,
 )
-from align_keras.models.efficientnet import scaled_stages
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
+from align_keras.models.variants import scaled_stages
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json

@@ -1,8 +1,8 @@
 """ALIGN's sizes between Hugging Face's config.json and ours."""
 
 from align_keras.images import crop_size_to_resize_size
-from align_keras.models.efficientnet import B0_STAGES, STEM_FILTERS, scaled_stages
 from align_keras.models.text_encoder import MOST
+from align_keras.models.variants import B0_STAGES, STEM_FILTERS, scaled_stages
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
