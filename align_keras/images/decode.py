@@ -96,7 +96,7 @@ def _big_endian_number(file, position, count):
 
 def _choose(condition, number, other):
     """`tf.where` of numbers, int64."""
-    return tf.where(condition, *(tf.cast(own, tf.int64) for own in (number, other)))
+    return tf.where(condition, *(tf.cast(value, tf.int64) for value in (number, other)))
 
 
 @tf.autograph.experimental.do_not_convert

@@ -1,4 +1,4 @@
-"""The one evaluation path of a picture: decode, resize, centre crop."""
+"""The one evaluation path of an image: decode, resize, center crop."""
 
 import numpy as np
 import tensorflow as tf
@@ -102,7 +102,7 @@ def _checked_range(value_range):
 
 
 def resize_image(image, size):
-    """Resizes a picture, without keeping its aspect, to a square of `size`.
+    """Resizes an image, without keeping its aspect, to a square of `size`.
 
     Args:
         image: uint8 tensor (height, width, 3), or a batch (n, height, width, 3).
@@ -123,7 +123,7 @@ def resize_image(image, size):
 
 
 def preprocess_image(image, image_size):
-    """Resizes and centre-crops a decoded picture for the image encoder.
+    """Resizes and center-crops a decoded image for the image encoder.
 
     Args:
         image: uint8 tensor (height, width, 3), or a batch (n, height, width, 3).
@@ -144,7 +144,7 @@ def preprocess_image(image, image_size):
 
 
 def preprocess_image_bytes(image_bytes, image_size):
-    """Decodes, resizes and centre-crops a picture for the image encoder.
+    """Decodes, resizes and center-crops an image for the image encoder.
 
     Args:
         image_bytes: scalar string tensor, a JPEG, PNG, GIF, BMP or WebP file's bytes.

@@ -1,4 +1,4 @@
-"""Batch normalisation by TensorFlow's fused kernel."""
+"""Batch normalization by TensorFlow's fused kernel."""
 
 import keras
 import tensorflow as tf
@@ -11,22 +11,22 @@ _KERNEL_DTYPES = ("float32", "bfloat16")
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of NHWC pictures, by the fused kernel.
+    """`keras.layers.BatchNormalization` of NHWC images, by the fused kernel.
 
-    Keras 3 normalises with separate operations; the fused kernel gives the same
+    Keras 3 normalizes with separate operations; the fused kernel gives the same
     numbers with the same variables in a fraction of the time. Synchronized
-    training and other dtypes than float32 and bfloat16 are Keras's own layer.
+    training and other dtypes than float32 and bfloat16 are Keras's layer.
 
-    Under a strategy the statistics are those of the replica's own rows, and the
+    Under a strategy the statistics are those of the replica's rows, and the
     train steps average the moving ones over replicas; `synchronized` takes the rows
     of all replicas together, `replicas_per_group` those of a few. The paper says
     nothing about batch normalization in pre-training.
 
     Args:
-        freeze_statistics: bool, normalise by the moving statistics in training
+        freeze_statistics: bool, normalize by the moving statistics in training
             too and leave them as they are; gamma and beta go on learning.
         virtual_batch_size: int or None; in training each `virtual_batch_size`
-            rows in turn are normalised by their own statistics ("ghost
+            rows in turn are normalized by their own statistics ("ghost
             batches"), whose means go into the moving statistics.
         replicas_per_group: int, `"auto"` or None; so many replicas in turn are
             normalized together. `"auto"` is what the open-source EfficientNet, which
@@ -218,7 +218,7 @@ def mean_over_group(values, replicas):
     # A sum over all replicas of which each fills its group's part: `tf.distribute` has
     # no sum over some of them.
     group = context.replica_id_in_sync_group // replicas
-    own = tf.one_hot(group, groups, dtype=values.dtype)
-    parts = tf.reshape(own, [groups, *[1] * values.shape.rank]) * values
+    place = tf.one_hot(group, groups, dtype=values.dtype)
+    parts = tf.reshape(place, [groups, *[1] * values.shape.rank]) * values
     parts = context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
     return tf.gather(parts, group) / replicas

@@ -4,7 +4,7 @@ import keras
 
 
 def dtype_config(layer):
-    """Serialises a layer's dtype policy, quantized inner layers included.
+    """Serializes a layer's dtype policy, quantized inner layers included.
 
     `quantize` changes the policy of the inner layers that it reaches and not that
     of the layer around them. Without the map by path that stands here, the copy

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from align_keras.layers.activation import activate
 from align_keras.layers.batch_normalization import FusedBatchNormalization
-from align_keras.layers.compiled_activations import activate
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
 
@@ -46,7 +46,7 @@ class MBConvBlock(keras.layers.Layer):
         synchronized: bool, batch statistics over all replicas.
         virtual_batch_size: int or None, as `FusedBatchNormalization`.
         replicas_per_group: int, `"auto"` or None, as `FusedBatchNormalization`.
-        freeze_batch_statistics: bool, normalise by the moving statistics in
+        freeze_batch_statistics: bool, normalize by the moving statistics in
             training too, and leave them as they are.
         activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
         rematerialize: bool, keep only the input for the backward pass and

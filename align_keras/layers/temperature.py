@@ -30,7 +30,7 @@ class Temperature(keras.layers.Layer):
         InputError: if `initial_temperature` isn't positive.
 
     References:
-        Jia et al. 2021, section 4.1 and table 8: initialised to 1.0, learned.
+        Jia et al. 2021, section 4.1 and table 8: initialized to 1.0, learned.
 
     Example:
 

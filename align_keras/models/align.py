@@ -5,16 +5,16 @@ import keras
 from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
 from align_keras.losses.contrastive_loss import ContrastiveLoss
-from align_keras.models import embedding, preset_io
+from align_keras.models import preset_io
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
+from align_keras.models.embedding import EmbeddingMethods
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.arguments import parameters_of, refuse_unknown
-from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class ALIGN(ContrastiveModel):
+class ALIGN(EmbeddingMethods, ContrastiveModel):
     """Image encoder, text encoder and temperature, trained contrastively.
 
     Args:
@@ -22,12 +22,12 @@ class ALIGN(ContrastiveModel):
         text_encoder: `TextEncoder`, token ids and mask → (n, d).
         vocabulary: list of str or None, WordPiece tokens in the order of their
             ids. Needed for captions; without it the model takes token ids only.
-        normalization: str, how captions are normalised before WordPiece.
+        normalization: str, how captions are normalized before WordPiece.
         initial_temperature: float > 0.
         learn_temperature: bool; False keeps it fixed.
         dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
             scale the loss; None for the image encoder's. The encoders compute
-            by their own; embeddings and temperature stay float32.
+            by theirs; embeddings and temperature stay float32.
 
     Call arguments:
         inputs: dict of `images`, uint8 or float (n, S, S, 3) in [0, 255],
@@ -35,7 +35,7 @@ class ALIGN(ContrastiveModel):
 
     Returns:
         dict of `image_embedding` and `text_embedding`, float32 (n, d) of unit
-        length, and `similarity`, float32 (n,), each pair's own cosine divided
+        length, and `similarity`, float32 (n,), each pair's cosine divided
         by the temperature.
 
     Raises:
@@ -69,8 +69,8 @@ class ALIGN(ContrastiveModel):
         check_widths(image_encoder, text_encoder)
         check_vocabulary(vocabulary, text_encoder)
         # === Layers ===
-        normalise_image = L2Normalization(name="image_embedding")
-        normalise_text = L2Normalization(name="text_embedding")
+        normalize_image = L2Normalization(name="image_embedding")
+        normalize_text = L2Normalization(name="text_embedding")
         temperature_layer = Temperature(
             initial_temperature, trainable=learn_temperature, name="temperature"
         )
@@ -80,8 +80,8 @@ class ALIGN(ContrastiveModel):
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
         padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
         text_inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-        image_embedding = normalise_image(image_encoder(images))
-        text_embedding = normalise_text(text_encoder(text_inputs))
+        image_embedding = normalize_image(image_encoder(images))
+        text_embedding = normalize_text(text_encoder(text_inputs))
         cosine = keras.layers.Dot(axes=1, name="cosine", dtype="float32")
         cosine = cosine([image_embedding, text_embedding])
         similarity = keras.layers.Reshape((), name="similarity", dtype="float32")(
@@ -106,8 +106,8 @@ class ALIGN(ContrastiveModel):
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.temperature_layer = temperature_layer
-        self.normalise_image = normalise_image
-        self.normalise_text = normalise_text
+        self.normalize_image = normalize_image
+        self.normalize_text = normalize_text
         self.vocabulary = list(vocabulary) if vocabulary is not None else None
         self.normalization = normalization
         self.initial_temperature = initial_temperature
@@ -127,7 +127,7 @@ class ALIGN(ContrastiveModel):
 
     @property
     def token_embedding(self):
-        """BERT's token embedding, as KerasHub's backbones."""
+        """The text encoder's token embedding, as KerasHub's backbones."""
         return self.text_encoder.token_embedding
 
     @property
@@ -149,112 +149,6 @@ class ALIGN(ContrastiveModel):
                 normalization=self.normalization,
             )
         return self._tokenizer
-
-    # === Embedding ===
-
-    def encode_images(self, images, batch_size=64, engine=None, value_range=None):
-        """Embeds pictures.
-
-        Args:
-            images: list of paths, of file bytes, or of uint8 arrays (height,
-                width, 3), of any size; or one uint8 array (n, height, width, 3).
-                With a `value_range`, float arrays too.
-            batch_size: int ≥ 1.
-            engine: what computes, as `align_keras.models.image_embedder`: None
-                for TensorFlow; for many pictures on a CPU `"openvino"` or
-                `"openvino_bfloat16"` (`pip install openvino`), or the path of the
-                model's exported `image.tflite` (`pip install ai-edge-litert`).
-            value_range: two floats, black and white of float arrays: (0, 1), (-1, 1)
-                or (0, 255). Without it, floats are refused.
-
-        Returns:
-            float32 array (n, d), rows of unit length.
-
-        Raises:
-            InputError: if a picture can't be read or isn't as above (names it), or
-                the engine isn't installed, can't run the model or isn't of its weights.
-        """
-        return embedding.encode_images(self, images, batch_size, engine, value_range)
-
-    def encode_texts(self, texts, batch_size=256):
-        """Embeds captions.
-
-        Args:
-            texts: list of str.
-            batch_size: int ≥ 1.
-
-        Returns:
-            float32 array (n, d), rows of unit length.
-
-        Raises:
-            InputError: if the model has no vocabulary, or `texts` is one str.
-        """
-        return embedding.encode_texts(self, texts, batch_size)
-
-    def similarity(self, images, texts, batch_size=64, value_range=None):
-        """Compares each image with each text.
-
-        Args:
-            images: as `encode_images`.
-            texts: list of str.
-            batch_size: int ≥ 1.
-            value_range: as `encode_images`.
-
-        Returns:
-            float32 array (images, texts), cosines in [-1, 1], as the export's signature
-            `similarity`; `call` gives each pair's own, divided by the temperature.
-
-        Raises:
-            InputError: as `encode_images` and `encode_texts`.
-        """
-        return embedding.similarity(self, images, texts, batch_size, value_range)
-
-    def classify(
-        self, images, class_names, templates=("{}",), batch_size=64, value_range=None
-    ):
-        """Classifies images without training: by the nearest class's prompts.
-
-        Args:
-            images: as `encode_images`.
-            class_names: list of str.
-            templates: list of str, each with `{}` for the name; the mean of their
-                embeddings is the class's. `align_keras.datasets.benchmarks` has
-                `read_templates()`, and CLIP's, the paper's, by "clip:imagenet1k".
-            batch_size: int ≥ 1.
-            value_range: as `encode_images`.
-
-        Returns:
-            float32 array (images, classes), the softmax of cosine / temperature over
-            the classes, as the export's signature `classify`.
-
-        Raises:
-            InputError: as `encode_images` and `encode_texts`; without classes or
-                templates; for a template without `{}`.
-
-        References:
-            Jia et al. 2021, section 5.2.
-        """
-        return embedding.classify(
-            self, images, class_names, templates, batch_size, value_range
-        )
-
-    # Of one image with words that are added and taken away, as one query.
-    encode_query = encode_query
-
-    def encode_words(self, words, batch_size=256):
-        """Embeds words by BERT's [CLS] vector, before the projection.
-
-        Args:
-            words: list of str.
-            batch_size: int ≥ 1.
-
-        Returns:
-            float32 array (n, `text_encoder.hidden_dim`), of any length.
-
-        References:
-            Jia et al. 2021, table 12 (SimLex-999).
-        """
-        return embedding.encode_words(self, words, batch_size)
 
     # === Saving ===
 

@@ -103,7 +103,7 @@ class ImageClassifier(keras.Model):
         """One update on a batch over all replicas, in micro-batches if need be."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         inputs = {"images": images, "labels": labels, "weights": weights}
-        inputs = {name: own for name, own in inputs.items() if own is not None}
+        inputs = {name: rows for name, rows in inputs.items() if rows is not None}
         if not self.built:
             self.build(images.shape)
         check_clipping(self.optimizer, replica_count())
@@ -160,14 +160,14 @@ def encoder_without_projection(
 
     The projection is made for the contrastive loss, and the paper's large encoders
     have none: B7's and L2's pooled features are the embedding before its length is
-    normalised, and are what is classified.
+    normalized, and are what is classified.
 
     Args:
         image_encoder: `ImageEncoder`; stays as it is.
-        freeze_batch_statistics: bool, normalise by the moving statistics when all
+        freeze_batch_statistics: bool, normalize by the moving statistics when all
             layers learn, and leave them as they are.
         rematerialize: bool, keep only the blocks' inputs for the backward pass; None
-            for the encoder's own choice.
+            for the encoder's choice.
         dtype: str or `keras.DTypePolicy` to compute by; None for the encoder's.
 
     Returns:

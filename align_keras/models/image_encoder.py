@@ -29,7 +29,7 @@ class ImageEncoder(Encoder):
     Args:
         width_coefficient: float > 0, EfficientNet's width scaling.
         depth_coefficient: float > 0, EfficientNet's depth scaling.
-        image_size: int ≥ 32, side in pixels of the pictures that raw data are
+        image_size: int ≥ 32, side in pixels of the images that raw data are
             made into. The network itself takes any height and width.
         padding: str, of the convolutions of stride 2. `"tf"` is TensorFlow's SAME,
             as in the open-source EfficientNet that the paper takes: 289 pixels
@@ -49,12 +49,12 @@ class ImageEncoder(Encoder):
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
-        virtual_batch_size: int or None, rows that are normalised together in
+        virtual_batch_size: int or None, rows that are normalized together in
             training ("ghost batches"); None for all of the replica's.
         replicas_per_group: int, `"auto"` or None; replicas whose rows are normalized
             together, as `FusedBatchNormalization`. The paper doesn't say; `"auto"` is
             the open-source EfficientNet's.
-        freeze_batch_statistics: bool, normalise by the moving statistics in
+        freeze_batch_statistics: bool, normalize by the moving statistics in
             training too, and leave them as they are; for fine-tuning.
         rematerialize: bool, keep only the blocks' inputs for the backward pass
             and compute the rest again: less memory, more time, same numbers.
@@ -63,7 +63,7 @@ class ImageEncoder(Encoder):
         pixel_mean: float or three, the grey level that becomes 0.
         pixel_deviation: float or three, grey levels from 0 to 1; with the
             defaults the network sees [-1, 1].
-        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's own.
+        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
         trainable: bool; False freezes all of it, the projection included.
 
     Call arguments:
@@ -71,8 +71,8 @@ class ImageEncoder(Encoder):
             [0, 255]; their scaling is part of the model.
 
     Returns:
-        float tensor (n, projection_dim or the tower's own width), not
-        normalised.
+        float tensor (n, projection_dim or the last block's width), not
+        normalized.
 
     Raises:
         InputError: if `image_size` is below 32 or above 8192, a coefficient isn't from
@@ -124,7 +124,7 @@ class ImageEncoder(Encoder):
         if image_size < MINIMUM_IMAGE_SIZE:
             raise InputError(
                 f"image_size must be at least {MINIMUM_IMAGE_SIZE}, received "
-                f"{image_size}; smaller pictures vanish in the strides."
+                f"{image_size}; smaller images vanish in the strides."
             )
         check_number("image_size", image_size, MINIMUM_IMAGE_SIZE, 8192, whole=True)
         if padding not in PADDINGS:
@@ -243,7 +243,7 @@ class ImageEncoder(Encoder):
         return [layer for layer in self.layers if isinstance(layer, MBConvBlock)]
 
     def set_pixel_scaling(self, pixel_mean, pixel_deviation):
-        """Scales pictures as the weights' first owner did, before any training.
+        """Scales images as the weights' first owner did, before any training.
 
         Args:
             pixel_mean: float or three floats, the grey level that becomes 0.
@@ -303,7 +303,7 @@ def lite_changes(lite):
 def convolution(
     x, name, filters, kernel_size, activation, norm, strides=1, padding="valid"
 ):
-    """Convolution, batch normalisation and activation."""
+    """Convolution, batch normalization and activation."""
     policy = norm["dtype"]
     x = keras.layers.Conv2D(
         filters,
@@ -331,7 +331,7 @@ def convolution(
 def with_class_probabilities(features, num_classes, policy):
     """Puts softened class probabilities beside the pooled features."""
     logits = keras.layers.Dense(num_classes, dtype=policy, name="classifier")(features)
-    # Halved logits let a picture resemble several classes. Ten times the
+    # Halved logits let an image resemble several classes. Ten times the
     # probabilities weigh as much as the features; 3 and 30 were no better.
     soften = keras.layers.Rescaling(0.5, dtype="float32", name="soften")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(

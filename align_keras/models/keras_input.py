@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.models.embedding import read_image
+from align_keras.images import read_image
 from align_keras.models.raw_pairs import (
     batches_of_dataset,
     image_text_batches,

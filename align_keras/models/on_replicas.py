@@ -41,7 +41,7 @@ def on_replicas(strategy, function):
     def compute(rows):
         length = len(tf.nest.flatten(rows)[0])
         shares = tf.nest.map_structure(
-            lambda own: _shares(strategy, _padded(np.asarray(own), count)), rows
+            lambda part: _shares(strategy, _padded(np.asarray(part), count)), rows
         )
         answers = strategy.experimental_local_results(run(shares))
         return np.concatenate([answer.numpy() for answer in answers])[:length]

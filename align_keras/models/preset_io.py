@@ -54,7 +54,7 @@ _FOR_FOLDERS = (
 
 def from_preset(cls, preset, load_weights=True, **kwargs):
     """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
-    arguments = {name: own for name, own in kwargs.items() if own is not None}
+    arguments = {name: value for name, value in kwargs.items() if value is not None}
     parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
         return from_name(cls, str(preset), parts)
@@ -142,14 +142,14 @@ def divide_arguments(cls, arguments):
     names = sorted(set().union(*known.values()))
     refuse_unknown("from_preset", arguments, names)
     return {
-        part: {name: own for name, own in arguments.items() if name in known[part]}
+        part: {name: arguments[name] for name in arguments if name in known[part]}
         for part in known
     }
 
 
 def from_name(cls, preset, parts):
     """Builds a named preset with random weights; `parts` override its sizes."""
-    image, text, own = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
     for name in (*image, *text):
         if name in _NAMED:
             raise InputError(
@@ -159,7 +159,7 @@ def from_name(cls, preset, parts):
     sizes = preset_config(preset)
     projection_dim = text.pop("projection_dim", sizes["projection_dim"])
     image.pop("projection_dim", None)
-    vocabulary = own.get("vocabulary")
+    vocabulary = align.get("vocabulary")
     text.setdefault(
         "vocabulary_size", len(vocabulary) if vocabulary else PAPER_VOCABULARY_SIZE
     )
@@ -171,7 +171,7 @@ def from_name(cls, preset, parts):
     text_encoder = TextEncoder.from_variant(
         sizes["text_encoder"], projection_dim=projection_dim, **text
     )
-    return cls(image_encoder, text_encoder, **own)
+    return cls(image_encoder, text_encoder, **align)
 
 
 def save_to_preset(model, directory):
@@ -189,7 +189,8 @@ def save_to_preset(model, directory):
 def _save_weights(model, directory):
     temporary = directory / f".{WEIGHTS_FILE.replace('.weights', '.tmp.weights')}"
     size = sum(
-        math.prod(own.shape) * np.dtype(own.dtype).itemsize for own in model.variables
+        math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
+        for variable in model.variables
     )
     try:
         with open(temporary, "wb") as file:
@@ -206,7 +207,7 @@ def _save_weights(model, directory):
 
 
 def from_folder(directory, load_weights, parts):
-    """Rebuilds the model that `save_to_preset` wrote; `parts` replace its own."""
+    """Rebuilds the model that `save_to_preset` wrote; `parts` replace its arguments."""
     config_file = directory / CONFIG_FILE
     weights_file = directory / WEIGHTS_FILE
     if not config_file.exists():
@@ -260,10 +261,10 @@ def read_weights(model, path):
 
 def replace_arguments(config, parts, directory):
     """Puts arguments, as `divide_arguments` gives them, into a configuration."""
-    image, text, own = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
     dtype = image.pop("dtype", None)
     text.pop("dtype", None)
-    config.update(own)
+    config.update(align)
     for encoder, changes in zip(ENCODERS, (image, text), strict=True):
         config[encoder]["config"].update(changes)
     if dtype is not None:

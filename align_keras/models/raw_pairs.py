@@ -40,7 +40,7 @@ def image_text_batches(
     drop_remainder: bool | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> tf.data.Dataset:
-    """Batches of a model's inputs from a user's own images and captions.
+    """Batches of a model's inputs from a user's images and captions.
 
     For training, images are varied as in training runs: cropped at a random place and
     mirrored, otherwise anew in each epoch. Otherwise they are resized and cropped in
@@ -441,13 +441,13 @@ def _caption_tensor(captions):
             f"{type(captions).__name__}; write [caption]."
         )
     captions = list(captions.numpy() if tf.is_tensor(captions) else captions)
-    several = [isinstance(own, Sequence) and not _is_text(own) for own in captions]
-    for row, own in enumerate(captions):
-        texts = own if several[row] else [own]
+    several = [isinstance(c, Sequence) and not _is_text(c) for c in captions]
+    for row, caption in enumerate(captions):
+        texts = caption if several[row] else [caption]
         if several[row] != several[0] or not texts or not all(map(_is_text, texts)):
             raise InputError(
                 f"captions[{row}] must be a str, or all of them lists of str, received "
-                f"{own!r}; give each image its caption."
+                f"{caption!r}; give each image its caption."
             )
     if any(several):
         return tf.ragged.constant(captions, tf.string)
@@ -462,5 +462,5 @@ def _check_batch_size(batch_size):
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(
             f"batch_size must be an int of at least 1, received {batch_size!r}; "
-            "Keras's own default is 32."
+            "Keras's default is 32."
         )

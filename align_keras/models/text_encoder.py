@@ -47,7 +47,7 @@ class TextEncoder(Encoder):
         rematerialize: bool, keep only the layers' inputs for the backward pass and
             compute the rest again: less memory, more time, same numbers.
         locked: bool, nothing but the projection learns, without dropout.
-        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's own.
+        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
         trainable: bool; False freezes all of it, the projection included.
 
     Call arguments:
@@ -55,7 +55,7 @@ class TextEncoder(Encoder):
             or int (n, length), true on tokens; length ≤ `max_sequence_length`.
 
     Returns:
-        float tensor (n, projection_dim or hidden_dim), not normalised.
+        float tensor (n, projection_dim or hidden_dim), not normalized.
 
     Raises:
         InputError: if `hidden_dim` isn't a multiple of `num_heads`, another argument
@@ -145,11 +145,8 @@ class TextEncoder(Encoder):
             token_ids = keras.Input((None,), dtype="int32", name="token_ids")
             padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
             inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-            if segments:
-                zeros = keras.ops.zeros_like(token_ids)
-                sequence = backbone({**inputs, "segment_ids": zeros})
-            else:
-                sequence = backbone(inputs)
+            known = {**inputs, "segment_ids": keras.ops.zeros_like(token_ids)}
+            sequence = backbone({name: known[name] for name in backbone.input})
             if isinstance(sequence, dict):
                 sequence = sequence["sequence_output"]
             if pooling == "cls":

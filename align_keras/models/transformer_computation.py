@@ -5,7 +5,7 @@ import operator
 
 import keras
 
-from align_keras.layers.compiled_activations import activate
+from align_keras.layers.activation import activate
 from align_keras.utils.errors import InputError
 
 # The last version whose private parts these are, by the tests.

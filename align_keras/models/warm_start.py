@@ -172,7 +172,7 @@ def text_vocabulary(weights):
 def project_class_names(model):
     """Starts the image projection where the text tower puts the class names.
 
-    A picture then lies at the mean of ImageNet's class names, weighted by their
+    An image then lies at the mean of ImageNet's class names, weighted by their
     probabilities, before any training on pairs; the features' share starts at 0.
 
     Args:

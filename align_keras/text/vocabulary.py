@@ -116,7 +116,7 @@ def load_vocabulary(path):
 
 
 def is_uncased(normalization):
-    """Returns whether a normalisation lowers and strips accents."""
+    """Returns whether a normalization lowers and strips accents."""
     return normalization == "bert_uncased"
 
 
@@ -191,7 +191,7 @@ def _checked(captions):
 
 
 def _count_words(captions, normalization):
-    """Returns a Counter of the captions' normalised words.
+    """Returns a Counter of the captions' normalized words.
 
     Raises:
         InputError: if there are none, naming how many captions were read.

@@ -109,7 +109,7 @@ class WordPieceTokenizer(tf.Module):
 
     @property
     def normalization(self):
-        """str, how captions are normalised."""
+        """str, how captions are normalized."""
         return self._normalization
 
     @property
@@ -131,9 +131,9 @@ class WordPieceTokenizer(tf.Module):
         """Returns what `_pad` does, by Python outside the graph."""
 
         def encode(captions):
-            texts = [own.decode("utf-8", "replace") for own in captions.tolist()]
+            texts = [text.decode("utf-8", "replace") for text in captions.tolist()]
             found = self._hugging_face.encode_batch(texts)
-            rows = [(own.ids, own.attention_mask) for own in found]
+            rows = [(encoding.ids, encoding.attention_mask) for encoding in found]
             shape = (len(rows), 2, self._sequence_length)
             return np.array(rows, np.int32).reshape(shape)
 

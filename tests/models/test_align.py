@@ -196,7 +196,7 @@ def test_summary_is_readable(model):
     [
         (lambda m: m.encode_texts("one"), "list of str"),
         (lambda m: m.encode_images("one.png"), "list of paths"),
-        (lambda m: m.encode_images(["missing.png"]), "no such picture: missing.png"),
+        (lambda m: m.encode_images(["missing.png"]), "no such image: missing.png"),
         (lambda m: m.encode_images(["/dev/zero"]), "must be files, received /dev/zero"),
         (lambda m: m.encode_images([b"junk"]), r"images\[0\]"),
         (lambda m: m.encode_images([np.zeros((4, 4), "uint8")]), "height, width, 3"),

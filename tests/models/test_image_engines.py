@@ -48,7 +48,7 @@ def test_equals_keras(request, engine, name, count):
     actual = image_embedder(model, engine)(pixels(count))
     assert actual.shape == (count, 16) and actual.dtype == np.float32
     if count:
-        expected = np.asarray(model.normalise_image(model.image_encoder(pixels(count))))
+        expected = np.asarray(model.normalize_image(model.image_encoder(pixels(count))))
         # As the docstring of `image_embedder` has them.
         assert (actual * expected).sum(axis=1).min() > 0.99999
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
@@ -80,7 +80,7 @@ def test_answers_with_the_present_weights_and_scaling(engine):
     np.testing.assert_allclose(after, before[:, ::-1], atol=1e-5)
 
     model.image_encoder.set_pixel_scaling(110.0, 120.0)
-    expected = np.asarray(model.normalise_image(model.image_encoder(pixels())))
+    expected = np.asarray(model.normalize_image(model.image_encoder(pixels())))
     actual = image_embedder(model, engine)(pixels())
     assert np.abs(expected - after).max() > 1e-3
     np.testing.assert_allclose(actual, expected, atol=1e-5)

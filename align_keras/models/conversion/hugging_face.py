@@ -71,7 +71,7 @@ def download(name):
                 allow_patterns=[*_FILES, f"{SAFETENSORS_FILE}*", "*.safetensors"],
             )
         )
-    # Its own errors, a bad name's, and those of the HTTP library that it uses.
+    # Its errors, a bad name's, and those of the HTTP library that it uses.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -89,7 +89,7 @@ def from_hugging_face(cls, directory, load_weights=True, parts=None):
             vocab.txt, preprocessor_config.json.
         load_weights: bool, False for random weights.
         parts: dict of the dicts `image_encoder`, `text_encoder` and `align`,
-            arguments that replace the folder's own; or None.
+            arguments that replace the folder's; or None.
 
     Returns:
         `ALIGN`.
@@ -137,8 +137,8 @@ def _check_depths(image, text, tensors, directory):
         ("vision_model.encoder.blocks.", blocks),
         ("text_model.encoder.layer.", text["num_layers"]),
     ):
-        own = [name for name in tensors if name.startswith(prefix)]
-        held = len({name.removeprefix(prefix).partition(".")[0] for name in own})
+        names = [name for name in tensors if name.startswith(prefix)]
+        held = len({name.removeprefix(prefix).partition(".")[0] for name in names})
         if told != held:
             raise InputError(
                 f"{directory}: config.json must describe the {held} layers "

@@ -321,7 +321,7 @@ def has_stage_as_wide(image_encoder):
 
 
 def pads_alike(image_encoder, padding):
-    """Returns whether `padding` is the encoder's own, or all sides halved are even."""
+    """Returns whether `padding` is the encoder's, or all sides halved are even."""
     return image_encoder.padding == padding or not image_encoder.image_size % 32
 
 
