@@ -12,8 +12,8 @@ from align_keras.config import (
     load_config,
     validate,
 )
-from align_keras.config.task import ImageVariant, TextVariant
-from align_keras.config.tree import leaves
+from align_keras.config.experiment import ImageVariant, TextVariant
+from align_keras.config.fields import leaves
 from align_keras.utils.errors import InputError
 from tests.experiments.headers import ABLATIONS, checked_header, flat
 from tests.small_run import COLOURS, SHAPES, draw
