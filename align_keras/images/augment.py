@@ -53,18 +53,18 @@ def _random_colors(count, seed):
 
 
 def augment_images(
-    images,
-    image_size,
-    seed,
+    images: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
     *,
-    crop=True,
-    flip=False,
-    zoom=0.0,
-    shift=0.0,
-    recolor=0.0,
-    input_pipeline_id=0,
-    num_input_pipelines=1,
-):
+    crop: bool = True,
+    flip: bool = False,
+    zoom: float = 0.0,
+    shift: float = 0.0,
+    recolor: float = 0.0,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+) -> tf.Tensor:
     """Varies images that were resized to a square, for training.
 
     Args:

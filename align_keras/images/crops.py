@@ -19,7 +19,12 @@ _JPEG_RATIOS = (1, 2, 4, 8)
 _ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 
-def crop_image_bytes(image_bytes, image_size, place, flipped=False):
+def crop_image_bytes(
+    image_bytes: tf.Tensor,
+    image_size: int,
+    place: tf.Tensor | tuple[float, float],
+    flipped: tf.Tensor | bool = False,
+) -> tf.Tensor:
     """Decodes an image and brings a window of it to the encoder's input size.
 
     The same as decoding the image, resizing it to the side that
@@ -55,7 +60,12 @@ def crop_image_bytes(image_bytes, image_size, place, flipped=False):
     return _cropped(image_bytes, image_size, place, flipped)
 
 
-def crop_image(image, image_size, place, flipped=False):
+def crop_image(
+    image: tf.Tensor,
+    image_size: int,
+    place: tf.Tensor | tuple[float, float],
+    flipped: tf.Tensor | bool = False,
+) -> tf.Tensor:
     """Brings a window of a decoded image to the encoder's input size.
 
     Args:
@@ -172,7 +182,13 @@ def _mean_of_all(images, size, target):
 # === Crops of classifiers ===
 
 
-def inception_crop_bytes(image_bytes, image_size, seed, min_area=0.08, flip=True):
+def inception_crop_bytes(
+    image_bytes: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
+    min_area: float = 0.08,
+    flip: bool = True,
+) -> tf.Tensor:
     """Decodes an image, and cuts and resizes a window of random area and aspect.
 
     Args:
@@ -215,7 +231,9 @@ def inception_crop_bytes(image_bytes, image_size, seed, min_area=0.08, flip=True
     return random_flip(image, seed) if flip else image
 
 
-def central_crop_bytes(image_bytes, image_size, fraction=0.875):
+def central_crop_bytes(
+    image_bytes: tf.Tensor, image_size: int, fraction: float = 0.875
+) -> tf.Tensor:
     """Decodes an image, and resizes its central part without keeping its aspect.
 
     Args:
@@ -243,7 +261,7 @@ def central_crop_bytes(image_bytes, image_size, fraction=0.875):
     return resize_image(_static(image), image_size)
 
 
-def random_flip(image, seed):
+def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Mirrors an image left to right, or not, by the seed."""
     # The crop's own numbers come from the seed too.
     seed = tf.cast(tf.convert_to_tensor(seed), tf.int64)

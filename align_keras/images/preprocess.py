@@ -11,7 +11,7 @@ from align_keras.utils.errors import InputError
 _RESIZE_TO_CROP = 346 / 289
 
 
-def crop_size_to_resize_size(image_size):
+def crop_size_to_resize_size(image_size: int) -> int:
     """Returns the side to resize to before a crop of `image_size`.
 
     Args:
@@ -101,7 +101,7 @@ def _checked_range(value_range):
     return low, high
 
 
-def resize_image(image, size):
+def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
     """Resizes an image, without keeping its aspect, to a square of `size`.
 
     Args:
@@ -122,7 +122,7 @@ def resize_image(image, size):
     return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
 
-def preprocess_image(image, image_size):
+def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
     """Resizes and center-crops a decoded image for the image encoder.
 
     Args:
@@ -143,7 +143,7 @@ def preprocess_image(image, image_size):
     return tf.cast(resized[..., window, window, :], tf.float32)
 
 
-def preprocess_image_bytes(image_bytes, image_size):
+def preprocess_image_bytes(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
     """Decodes, resizes and center-crops an image for the image encoder.
 
     Args:

@@ -19,7 +19,7 @@ _A = 2.0 * math.sqrt(2.0 / math.pi)
 _B = 0.044715 * _A
 
 
-def activate(name, inputs, training=None):
+def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
     """Applies an activation; its gradient is a compiled one in training.
 
     Inference takes plain operations, which TensorFlow fuses with the convolutions
@@ -130,15 +130,15 @@ class Activation(keras.layers.Layer):
     [0.0, 6.0]
     """
 
-    def __init__(self, activation, **kwargs):
+    def __init__(self, activation: str, **kwargs):
         super().__init__(**kwargs)
         self.activation = activation
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return activate(self.activation, inputs, training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "activation": self.activation}

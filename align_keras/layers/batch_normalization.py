@@ -61,9 +61,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def __init__(
         self,
         *,
-        freeze_statistics=False,
-        virtual_batch_size=None,
-        replicas_per_group=None,
+        freeze_statistics: bool = False,
+        virtual_batch_size: int | None = None,
+        replicas_per_group: int | str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -72,7 +72,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self.virtual_batch_size = virtual_batch_size
         self.replicas_per_group = replicas_per_group
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         training = training and self.trainable and not self.freeze_statistics
         whole = mask is None and len(inputs.shape) == 4
         kernel_has = keras.backend.standardize_dtype(inputs.dtype) in _KERNEL_DTYPES
@@ -140,7 +145,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         value = ops.cast(ops.stop_gradient(value), moving.dtype)
         moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "freeze_statistics": self.freeze_statistics,
@@ -154,7 +159,11 @@ def _wide(inputs):
     return inputs if inputs.dtype == tf.float64 else tf.cast(inputs, "float32")
 
 
-def check_statistics(synchronized, virtual_batch_size, replicas_per_group):
+def check_statistics(
+    synchronized: bool,
+    virtual_batch_size: int | None,
+    replicas_per_group: int | str | None,
+) -> None:
     """Raises if more than one says whose rows are normalized together."""
     for name, value in (
         ("virtual_batch_size", virtual_batch_size),
@@ -178,7 +187,7 @@ def check_statistics(synchronized, virtual_batch_size, replicas_per_group):
         )
 
 
-def group_size(replicas_per_group):
+def group_size(replicas_per_group: int | str | None) -> int:
     """Returns how many replicas are normalized together, int.
 
     Args:
@@ -206,7 +215,7 @@ def group_size(replicas_per_group):
     return replicas_per_group
 
 
-def mean_over_group(values, replicas):
+def mean_over_group(values: tf.Tensor, replicas: int) -> tf.Tensor:
     """Returns the mean over so many replicas in turn; gradients flow through it.
 
     Args:

@@ -3,7 +3,7 @@
 import keras
 
 
-def dtype_config(layer):
+def dtype_config(layer: keras.layers.Layer) -> dict:
     """Serializes a layer's dtype policy, quantized inner layers included.
 
     `quantize` changes the policy of the inner layers that it reaches and not that
@@ -34,6 +34,6 @@ def dtype_config(layer):
     return keras.dtype_policies.serialize(policy)
 
 
-def default_policy(policy):
+def default_policy(policy: keras.DTypePolicy) -> keras.DTypePolicy:
     """Returns the policy of what a map doesn't name; any other policy as it is."""
     return getattr(policy, "default_policy", policy)

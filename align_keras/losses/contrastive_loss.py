@@ -297,8 +297,13 @@ def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
 
 
 def plain_directional_losses(
-    image_embeddings, text_embeddings, scale, *, label_smoothing, pair_groups
-):
+    image_embeddings: tf.Tensor,
+    text_embeddings: tf.Tensor,
+    scale: tf.Tensor,
+    *,
+    label_smoothing: float,
+    pair_groups: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns `loss_i2t` and `loss_t2i`; `scale` is 1 / temperature."""
     rows = tf.shape(image_embeddings)[0]
     all_images, offset = gather_replicas(image_embeddings)

@@ -122,7 +122,13 @@ class FunctionLoss(PairLoss):
     def __init__(self, function: Callable):
         self.function = function
 
-    def call(self, image_embeddings, text_embeddings, temperature, token_ids):
+    def call(
+        self,
+        image_embeddings: tf.Tensor,
+        text_embeddings: tf.Tensor,
+        temperature: tf.Tensor,
+        token_ids: tf.Tensor | None,
+    ) -> tf.Tensor:
         return self.function(image_embeddings, text_embeddings, temperature)
 
     def get_config(self) -> dict:

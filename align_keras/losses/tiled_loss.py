@@ -5,6 +5,7 @@ same tile, which the gradient computes once more, or reads where it was kept.
 """
 
 import math
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -21,15 +22,15 @@ _BOUND_SHARE = 0.8
 
 
 def tiled_directional_losses(
-    image_embeddings,
-    text_embeddings,
-    scale,
+    image_embeddings: tf.Tensor,
+    text_embeddings: tf.Tensor,
+    scale: tf.Tensor,
     *,
-    label_smoothing,
-    pair_groups,
-    tile_size,
-    matmul_dtype,
-):
+    label_smoothing: float,
+    pair_groups: tf.Tensor | None,
+    tile_size: int | str,
+    matmul_dtype: str | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
     """As `plain_directional_losses`, from tiles of at most `tile_size`².
 
     Only the texts are gathered: each replica has its rows of the logits,
@@ -146,7 +147,15 @@ def _group_numbers(groups):
 # === Normalizers of the logits, tile by tile ===
 
 
-def normalizers(images, texts, scale, *, tile_size, keep_tiles, matmul_dtype):
+def normalizers(
+    images: tf.Tensor,
+    texts: tf.Tensor,
+    scale: tf.Tensor,
+    *,
+    tile_size: int,
+    keep_tiles: bool,
+    matmul_dtype: tf.DType | str,
+) -> tuple[tf.Tensor, tf.Tensor, Callable]:
     """Log-sum-exp of the rows and of the columns of scale · images · textsᵀ.
 
     Both come from the same tile, which the gradient computes once more (or
@@ -413,7 +422,7 @@ def _padding_mask(length, tensor):
     return _in_tiles(tf.ones([length], tf.bool), tf.shape(tensor)[0])
 
 
-def row_dots(rows, others):
+def row_dots(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """Returns each row's dot product with its like: (n, d) twice → (n,).
 
     No array of the products is built.

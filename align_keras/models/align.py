@@ -1,6 +1,10 @@
 """ALIGN: two encoders in one embedding space."""
 
+import os
+from collections.abc import Sequence
+
 import keras
+import tensorflow as tf
 
 from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
@@ -8,6 +12,8 @@ from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.models import preset_io
 from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
 from align_keras.models.embedding import EmbeddingMethods
+from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.text_encoder import TextEncoder
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -54,14 +60,14 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
     def __init__(
         self,
-        image_encoder,
-        text_encoder,
-        vocabulary=None,
-        normalization="bert_uncased",
-        initial_temperature=1.0,
-        learn_temperature=True,
-        dtype=None,
-        name="align",
+        image_encoder: ImageEncoder,
+        text_encoder: TextEncoder,
+        vocabulary: Sequence[str] | None = None,
+        normalization: str = "bert_uncased",
+        initial_temperature: float = 1.0,
+        learn_temperature: bool = True,
+        dtype: str | keras.DTypePolicy | None = None,
+        name: str = "align",
         **kwargs,
     ):
         known = [*parameters_of(ALIGN.__init__), "trainable"]
@@ -116,22 +122,22 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         self.loss_metrics = [LossMetrics(ContrastiveLoss.parts)]
 
     @property
-    def image_size(self):
+    def image_size(self) -> int:
         """int, side of the image encoder's input in pixels."""
         return self.image_encoder.image_size
 
     @property
-    def temperature(self):
+    def temperature(self) -> tf.Tensor:
         """Scalar float32 tensor, the current temperature."""
         return self.temperature_layer.temperature
 
     @property
-    def token_embedding(self):
+    def token_embedding(self) -> keras.layers.Layer:
         """The text encoder's token embedding, as KerasHub's backbones."""
         return self.text_encoder.token_embedding
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> WordPieceTokenizer:
         """The `WordPieceTokenizer` of the model's vocabulary.
 
         Raises:
@@ -153,7 +159,9 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
     # === Saving ===
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, **kwargs):
+    def from_preset(
+        cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs
+    ) -> "ALIGN":
         """Builds a model from a preset's name, a folder, a file or Hugging Face's hub.
 
         Args:
@@ -191,7 +199,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         """
         return preset_io.from_preset(cls, preset, load_weights, **kwargs)
 
-    def save_to_preset(self, directory):
+    def save_to_preset(self, directory: str | os.PathLike) -> None:
         """Writes `config.json`, `model.weights.h5` and `vocabulary.txt`.
 
         Args:
@@ -199,7 +207,9 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         """
         preset_io.save_to_preset(self, directory)
 
-    def export_saved_model(self, directory, weights=None):
+    def export_saved_model(
+        self, directory: str | os.PathLike, weights: str | None = None
+    ) -> None:
         """Writes SavedModels for TensorFlow Serving: `image/1`, `text/1`, `align/1`.
 
         Args:
@@ -214,7 +224,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
         export_saved_model(self, directory, weights=weights)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
             "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
@@ -227,14 +237,14 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "ALIGN":
         config = dict(config)
         for key in ("image_encoder", "text_encoder"):
             config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
 
 
-def check_widths(image_encoder, text_encoder):
+def check_widths(image_encoder: keras.Model, text_encoder: keras.Model) -> None:
     """Raises unless both encoders give embeddings of one width."""
     image_dim = image_encoder.output_shape[-1]
     text_dim = text_encoder.output_shape[-1]
@@ -245,7 +255,9 @@ def check_widths(image_encoder, text_encoder):
         )
 
 
-def check_vocabulary(vocabulary, text_encoder):
+def check_vocabulary(
+    vocabulary: Sequence[str] | None, text_encoder: keras.Model
+) -> None:
     """Raises if the vocabulary has tokens that the text encoder lacks."""
     if vocabulary is not None and len(vocabulary) > text_encoder.vocabulary_size:
         raise InputError(

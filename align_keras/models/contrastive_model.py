@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -127,7 +127,12 @@ class ContrastiveModel(PairModel):
     def metrics(self) -> list:
         return self.loss_metrics
 
-    def embedding_losses(self, image_embedding, text_embedding, token_ids):
+    def embedding_losses(
+        self,
+        image_embedding: tf.Tensor,
+        text_embedding: tf.Tensor,
+        token_ids: tf.Tensor,
+    ) -> tuple[tf.Tensor, ...]:
         """Returns the losses of `loss.parts`, means over this replica's rows."""
         return self.loss.replica_losses(
             image_embedding, text_embedding, self.temperature, token_ids
@@ -157,7 +162,12 @@ class ContrastiveModel(PairModel):
         self.forward_state.settle(before, finite)
         return self.update_loss_metrics(losses, norms, finite)
 
-    def update_loss_metrics(self, losses, norms=(0, 0, 0), finite=True):
+    def update_loss_metrics(
+        self,
+        losses: Sequence[tf.Tensor],
+        norms: Sequence = (0, 0, 0),
+        finite: tf.Tensor | bool = True,
+    ) -> dict:
         """Feeds the running means and returns them by name.
 
         A step that isn't finite isn't fed: its values are returned, with `loss` NaN.
@@ -191,14 +201,14 @@ class ContrastiveModel(PairModel):
         """Returns what `fit` calls at each step: the stop at one that isn't finite."""
         return [StopAtNonFinite()]
 
-    def make_train_function(self, force=False):
+    def make_train_function(self, force: bool = False) -> None:
         """As Keras's; also adds up `seconds_waited`, how long steps lacked input."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_train_function(force)
         elif self.train_function is None or force:
             self.train_function = self._make_timed_function(self.train_step)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         """As Keras's, which would average what all replicas have in common."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_test_function(force)
@@ -257,7 +267,9 @@ def check_compile_arguments(given: dict) -> None:
 # === A batch and a step on all replicas ===
 
 
-def one_step(strategy, step_function, jit_compile):
+def one_step(
+    strategy: tf.distribute.Strategy, step_function: Callable, jit_compile: bool
+) -> Callable:
     """Returns the compiled function of a batch → dict of metrics.
 
     A batch and a step are two graphs, so that what each takes can be told.
@@ -280,7 +292,7 @@ def one_step(strategy, step_function, jit_compile):
     return tf.function(step, reduce_retracing=True, jit_compile=jit_compile)
 
 
-def next_batch(iterator):
+def next_batch(iterator: Iterator) -> object:
     """Returns the next batch of a `tf.data`, distributed or Python iterator."""
     if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
         return _get_next(iterator)
@@ -316,7 +328,7 @@ class LossMetrics(keras.metrics.Metric):
             name="sums",
         )
 
-    def update_state(self, values, finite=True):
+    def update_state(self, values: list, finite: tf.Tensor | bool = True) -> None:
         """Adds one step's values, a list in the order of `names`, if it is finite.
 
         A step whose scaled gradient overflowed counts, but has no norms to add.
@@ -329,7 +341,7 @@ class LossMetrics(keras.metrics.Metric):
         step = ops.concatenate([ops.stack(counts), losses, norms])
         self.sums.assign_add(ops.where(finite, step, ops.zeros_like(step)))
 
-    def result(self):
+    def result(self) -> dict:
         steps, with_norms, *sums = ops.unstack(self.sums, len(self.names) + 2)
         return {
             name: total
@@ -367,7 +379,7 @@ class StopAtNonFinite(keras.callbacks.Callback):
     `ContrastiveModel.fit` adds it by itself.
     """
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if math.isfinite(logs["loss"]):
             return
         values = {name: float(value) for name, value in logs.items()}

@@ -4,6 +4,9 @@ Beside them what a step reads and writes: batch statistics and dropout's seeds
 (`ForwardState`), the gradients' norms and the check for non-finite values.
 """
 
+from collections.abc import Callable, Sequence
+
+import keras
 import tensorflow as tf
 
 from align_keras.layers import FusedBatchNormalization
@@ -15,7 +18,7 @@ from align_keras.utils.errors import InputError
 _SEED_STRIDE = 1_000_003
 
 
-def loss_gradients(model, inputs):
+def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
     """Embeds this replica's rows at once.
 
     Args:
@@ -38,12 +41,12 @@ def loss_gradients(model, inputs):
     return losses, dense(tape.gradient(loss, variables))
 
 
-def scaled_loss(model, losses):
+def scaled_loss(model: keras.Model, losses: Sequence[tf.Tensor]) -> tf.Tensor:
     """This replica's share of the loss, scaled as the optimizer wants it."""
     return model.optimizer.scale_loss(model.loss.total(*losses) / replica_count())
 
 
-def dense(gradients):
+def dense(gradients: list) -> list:
     """Makes sparse gradients, as of an embedding, dense ones."""
     return [
         None if gradient is None else tf.convert_to_tensor(gradient)
@@ -51,7 +54,9 @@ def dense(gradients):
     ]
 
 
-def cached_loss_gradients(model, inputs, micro_batch_size):
+def cached_loss_gradients(
+    model: keras.Model, inputs: dict, micro_batch_size: int
+) -> tuple[tuple, list]:
     """As `loss_gradients`, with the activations of one micro-batch in memory.
 
     The embeddings of all micro-batches are computed first, without a tape; the
@@ -95,7 +100,13 @@ def cached_loss_gradients(model, inputs, micro_batch_size):
     ]
 
 
-def accumulated_gradients(model, state, inputs, micro_batch_size, part_gradients):
+def accumulated_gradients(
+    model: keras.Model,
+    state: "ForwardState",
+    inputs: dict,
+    micro_batch_size: int,
+    part_gradients: Callable,
+) -> tuple:
     """The gradients of a mean over rows, micro-batch by micro-batch.
 
     A micro-batch is normalized by its own statistics, as a ghost batch of that size,
@@ -133,7 +144,7 @@ def accumulated_gradients(model, state, inputs, micro_batch_size, part_gradients
     return loss / count, logits.concat(), means[: len(variables)]
 
 
-def split_inputs(inputs, micro_batch_size):
+def split_inputs(inputs: dict, micro_batch_size: int) -> dict:
     """Reshapes each input from (n, …) to (n / size, size, …)."""
     rows = inputs["images"].shape[0]
     if rows is None or rows % micro_batch_size:
@@ -162,7 +173,7 @@ def _loop(parts, body, start):
     return values
 
 
-def embed_parts(model, parts, statistics):
+def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
     """Embeds all micro-batches; the state's seeds move on, its statistics don't.
 
     Returns:
@@ -198,7 +209,13 @@ def embed_parts(model, parts, statistics):
     )
 
 
-def carry_back(model, parts, statistics, at_images, at_texts):
+def carry_back(
+    model: keras.Model,
+    parts: dict,
+    statistics: list,
+    at_images: tf.Tensor,
+    at_texts: tf.Tensor,
+) -> list:
     """Returns the weights' gradients from those at the embeddings."""
     state = model.forward_state
     size = parts["images"].shape[1]
@@ -223,7 +240,7 @@ def carry_back(model, parts, statistics, at_images, at_texts):
     return _loop(parts, body, zeros)
 
 
-def check_micro_batches(model, micro_batch_size):
+def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> None:
     """Raises where micro-batches can't give the update of the whole batch."""
     if micro_batch_size is None:
         return
@@ -245,7 +262,9 @@ def check_micro_batches(model, micro_batch_size):
 # === Norms, and the check for non-finite values ===
 
 
-def gradient_norms(optimizer, variables, gradients):
+def gradient_norms(
+    optimizer: keras.optimizers.Optimizer, variables: list, gradients: list
+) -> list[tf.Tensor]:
     """Returns the norms of all gradients, and of each encoder's.
 
     Args:
@@ -268,7 +287,12 @@ def gradient_norms(optimizer, variables, gradients):
     return [tf.sqrt(total) / scale for total in totals]
 
 
-def is_finite_step(optimizer, loss, gradient_norm, loss_upper_bound):
+def is_finite_step(
+    optimizer: keras.optimizers.Optimizer,
+    loss: tf.Tensor,
+    gradient_norm: tf.Tensor,
+    loss_upper_bound: float | None,
+) -> tf.Tensor:
     """Tells whether an update may be made: nothing is non-finite or out of bounds.
 
     Args:
@@ -301,7 +325,7 @@ class ForwardState:
         model: `ALIGN` or `ImageClassifier`.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model):
         layers = [
             layer
             for layer in model._flatten_layers()
@@ -321,11 +345,11 @@ class ForwardState:
             if variable.path.endswith("seed_generator_state")
         ]
 
-    def read(self):
+    def read(self) -> tuple[list, list]:
         """Returns the present values of the statistics and of the seeds."""
         return read(self.statistics), read(self.seeds)
 
-    def part_replicas(self):
+    def part_replicas(self) -> None:
         """Gives each replica other seeds; `settle` joins them again."""
         if replica_count() == 1:
             return
@@ -334,7 +358,7 @@ class ForwardState:
             shift = tf.cast(replica * _SEED_STRIDE, seed.dtype)
             seed.assign(seed + tf.stack([shift, tf.zeros_like(shift)]))
 
-    def settle(self, before, finite):
+    def settle(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
         """Ends a step: one state for all replicas, or the state before the step.
 
         Args:
@@ -355,12 +379,17 @@ class ForwardState:
         write(self.seeds, moved, seeds, finite)
 
 
-def read(variables):
+def read(variables: list) -> list[tf.Tensor]:
     """Returns the values of the variables, as they are now."""
     return [tf.identity(variable) for variable in variables]
 
 
-def write(variables, values, otherwise=None, condition=True):
+def write(
+    variables: list,
+    values: list,
+    otherwise: list | None = None,
+    condition: tf.Tensor | bool = True,
+) -> None:
     """Assigns `values`, or `otherwise` where the condition is false."""
     otherwise = values if otherwise is None else otherwise
     for variable, value, other in zip(variables, values, otherwise, strict=True):

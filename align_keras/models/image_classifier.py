@@ -65,12 +65,12 @@ class ImageClassifier(keras.Model):
 
     def __init__(
         self,
-        image_encoder,
-        num_classes,
-        dtype=None,
-        name="image_classifier",
+        image_encoder: keras.Model,
+        num_classes: int,
+        dtype: str | keras.DTypePolicy | None = None,
+        name: str = "image_classifier",
         *,
-        micro_batch_size=None,
+        micro_batch_size: int | None = None,
         **kwargs,
     ):
         known = [*parameters_of(ImageClassifier.__init__), "trainable"]
@@ -91,15 +91,15 @@ class ImageClassifier(keras.Model):
             num_classes, kernel_initializer="zeros", dtype="float32", name="head"
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         self.head.build(self.image_encoder.output_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         learns = bool(training) and self.image_encoder.trainable
         return self.head(self.image_encoder(inputs, training=learns))
 
-    def train_step(self, data):
+    def train_step(self, data: object) -> dict:
         """One update on a batch over all replicas, in micro-batches if need be."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         inputs = {"images": images, "labels": labels, "weights": weights}
@@ -137,7 +137,7 @@ class ImageClassifier(keras.Model):
         variables = [variable.value for variable in self.trainable_variables]
         return loss, logits, dense(tape.gradient(scaled, variables))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         encoder = keras.saving.serialize_keras_object(self.image_encoder)
         return {
             "image_encoder": encoder,
@@ -148,14 +148,17 @@ class ImageClassifier(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "ImageClassifier":
         encoder = keras.saving.deserialize_keras_object(config["image_encoder"])
         return cls(**{**config, "image_encoder": encoder})
 
 
 def encoder_without_projection(
-    image_encoder, freeze_batch_statistics=False, rematerialize=None, dtype=None
-):
+    image_encoder: keras.Model,
+    freeze_batch_statistics: bool = False,
+    rematerialize: bool | None = None,
+    dtype: str | keras.DTypePolicy | None = None,
+) -> ImageEncoder:
     """Copies an image encoder up to its pooled features, ready to learn.
 
     The projection is made for the contrastive loss, and the paper's large encoders

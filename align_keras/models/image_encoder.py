@@ -1,5 +1,7 @@
 """The image encoder: an EfficientNet, without its 1×1 head unless asked for."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -11,6 +13,7 @@ from align_keras.layers.mbconv_block import (
 )
 from align_keras.models.encoder import Encoder
 from align_keras.models.variants import (
+    Stage,
     head_filters,
     image_encoder_arguments,
     scaled_stages,
@@ -97,27 +100,27 @@ class ImageEncoder(Encoder):
     def __init__(
         self,
         *,
-        width_coefficient=1.0,
-        depth_coefficient=1.0,
-        image_size=289,
-        padding="tf",
-        lite=False,
-        projection_dim=None,
-        num_classes=None,
-        drop_connect_rate=0.2,
-        batch_norm_momentum=0.99,
-        batch_norm_epsilon=1e-3,
-        synchronized=False,
-        virtual_batch_size=None,
-        replicas_per_group=None,
-        freeze_batch_statistics=False,
-        rematerialize=False,
-        locked=False,
-        pixel_mean=127.5,
-        pixel_deviation=127.5,
-        dtype=None,
-        trainable=True,
-        name="image_encoder",
+        width_coefficient: float = 1.0,
+        depth_coefficient: float = 1.0,
+        image_size: int = 289,
+        padding: str = "tf",
+        lite: bool = False,
+        projection_dim: int | None = None,
+        num_classes: int | None = None,
+        drop_connect_rate: float = 0.2,
+        batch_norm_momentum: float = 0.99,
+        batch_norm_epsilon: float = 1e-3,
+        synchronized: bool = False,
+        virtual_batch_size: int | None = None,
+        replicas_per_group: int | str | None = None,
+        freeze_batch_statistics: bool = False,
+        rematerialize: bool = False,
+        locked: bool = False,
+        pixel_mean: float | Sequence[float] = 127.5,
+        pixel_deviation: float | Sequence[float] = 127.5,
+        dtype: str | keras.DTypePolicy | None = None,
+        trainable: bool = True,
+        name: str = "image_encoder",
         **kwargs,
     ):
         refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
@@ -238,11 +241,15 @@ class ImageEncoder(Encoder):
         return cls(**{**sizes, **given})
 
     @property
-    def blocks(self):
+    def blocks(self) -> list[MBConvBlock]:
         """List of the `MBConvBlock`s, in order."""
         return [layer for layer in self.layers if isinstance(layer, MBConvBlock)]
 
-    def set_pixel_scaling(self, pixel_mean, pixel_deviation):
+    def set_pixel_scaling(
+        self,
+        pixel_mean: float | Sequence[float],
+        pixel_deviation: float | Sequence[float],
+    ) -> None:
         """Scales images as the weights' first owner did, before any training.
 
         Args:
@@ -266,7 +273,7 @@ class ImageEncoder(Encoder):
         rescaling.scale = (1 / deviation).tolist()
         rescaling.offset = (-mean / deviation).tolist()
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "width_coefficient": self.width_coefficient,
             "depth_coefficient": self.depth_coefficient,
@@ -290,19 +297,26 @@ class ImageEncoder(Encoder):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "ImageEncoder":
         # Version 0.1 had Hugging Face's padding alone, and no name for it.
         return super().from_config({"padding": "hugging_face", **config})
 
 
-def lite_changes(lite):
+def lite_changes(lite: bool) -> dict:
     """Returns the block arguments in which EfficientNet-Lite differs."""
     return {"activation": "relu6", "squeeze_ratio": 0.0} if lite else {}
 
 
 def convolution(
-    x, name, filters, kernel_size, activation, norm, strides=1, padding="valid"
-):
+    x: keras.KerasTensor,
+    name: str,
+    filters: int,
+    kernel_size: int,
+    activation: str,
+    norm: dict,
+    strides: int = 1,
+    padding: str = "valid",
+) -> keras.KerasTensor:
     """Convolution, batch normalization and activation."""
     policy = norm["dtype"]
     x = keras.layers.Conv2D(
@@ -328,7 +342,9 @@ def convolution(
     return Activation(activation, dtype=policy, name=f"{name}_activation")(x)
 
 
-def with_class_probabilities(features, num_classes, policy):
+def with_class_probabilities(
+    features: keras.KerasTensor, num_classes: int, policy: keras.DTypePolicy
+) -> keras.KerasTensor:
     """Puts softened class probabilities beside the pooled features."""
     logits = keras.layers.Dense(num_classes, dtype=policy, name="classifier")(features)
     # Halved logits let an image resemble several classes. Ten times the
@@ -342,7 +358,9 @@ def with_class_probabilities(features, num_classes, policy):
     return join([features, weigh(probabilities)])
 
 
-def make_blocks(stages, filters_in, *, drop_connect_rate, **arguments):
+def make_blocks(
+    stages: Sequence[Stage], filters_in: int, *, drop_connect_rate: float, **arguments
+) -> list[MBConvBlock]:
     """Returns the list of all `MBConvBlock`s, in order."""
     total = sum(stage.repeats for stage in stages)
     blocks = []

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,7 +17,7 @@ ENGINES = (None, "openvino", "openvino_bfloat16")
 _IMAGES_A_REQUEST = 4
 
 
-def image_embedder(model, engine=None):
+def image_embedder(model: object, engine: str | os.PathLike | None = None) -> Callable:
     """Returns the function that embeds images as pixels.
 
     It is made once and kept until the encoder's structure or, for an engine,
@@ -64,7 +65,7 @@ def image_embedder(model, engine=None):
     return embed_any_number
 
 
-def checked_engine(engine):
+def checked_engine(engine: str | os.PathLike | None) -> str | None:
     """Returns an engine as None or str.
 
     Args:
@@ -101,7 +102,7 @@ def _state(encoder, engine):
     return encoder.fingerprint(), engine_fingerprint(engine)
 
 
-def engine_fingerprint(engine):
+def engine_fingerprint(engine: str | None) -> str:
     """Returns what tells an engine's embeddings from others', a str.
 
     Args:

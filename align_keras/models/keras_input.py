@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -37,26 +38,26 @@ class PairModel(keras.Model):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        initial_epoch=0,
-        steps_per_epoch=None,
-        validation_steps=None,
-        validation_batch_size=None,
-        validation_freq=1,
+        x: object = None,
+        y: object = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        validation_split: float = 0.0,
+        validation_data: object = None,
+        shuffle: bool = True,
+        class_weight: object = None,
+        sample_weight: object = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
         *,
-        augment=True,
-        value_range=None,
-    ):
+        augment: bool = True,
+        value_range: tuple[float, float] | None = None,
+    ) -> keras.callbacks.History:
         """As `keras.Model.fit`, on images and captions as they are.
 
         Args:
@@ -148,17 +149,17 @@ class PairModel(keras.Model):
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=False,
-        value_range=None,
+        x: object = None,
+        y: object = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: object = None,
+        steps: int | None = None,
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        return_dict: bool = False,
+        value_range: tuple[float, float] | None = None,
         **kwargs,
-    ):
+    ) -> list[float] | dict[str, float]:
         """As `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
         known = parameters_of(PairModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
@@ -178,13 +179,13 @@ class PairModel(keras.Model):
 
     def predict(
         self,
-        x,
-        batch_size=None,
-        verbose="auto",
-        steps=None,
-        callbacks=None,
-        value_range=None,
-    ):
+        x: object,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> dict:
         """As `keras.Model.predict`; takes raw pairs too (see `fit`)."""
         pairs = raw_pairs(x)
         x = keras_input(self, x, batch_size=batch_size, value_range=value_range)
@@ -199,17 +200,17 @@ class PairModel(keras.Model):
 
 
 def keras_input(
-    model,
-    x,
-    y=None,
+    model: keras.Model,
+    x: object,
+    y: object = None,
     *,
-    training=False,
-    batch_size=None,
-    shuffle=False,
-    repeat=False,
-    augment=True,
-    value_range=None,
-):
+    training: bool = False,
+    batch_size: int | None = None,
+    shuffle: bool = False,
+    repeat: bool = False,
+    augment: bool = True,
+    value_range: tuple[float, float] | None = None,
+) -> object:
     """Returns what to give to Keras as `x`: raw pairs are made batches of inputs.
 
     Args:
@@ -261,14 +262,14 @@ def keras_input(
     return x
 
 
-def is_raw_data(x, y=None):
+def is_raw_data(x: object, y: object = None) -> bool:
     """Whether `x` and `y` are raw pairs, as sequences or as a dataset."""
     if isinstance(x, tf.data.Dataset):
         return is_raw(x.element_spec)
     return raw_pairs(x, y) is not None
 
 
-def as_x_and_y(validation_data):
+def as_x_and_y(validation_data: object) -> tuple:
     """`x` and `y` of `validation_data`, which may be a dataset, a dict or a tuple."""
     if not isinstance(validation_data, tuple | list) or len(validation_data) > 3:
         return validation_data, None
@@ -277,7 +278,7 @@ def as_x_and_y(validation_data):
     return x, y
 
 
-def split_pairs(x, y, share):
+def split_pairs(x: object, y: object, share: float) -> tuple:
     """Returns `x` and `y` of the first pairs, and the last `share` of them as a tuple.
 
     Args:
@@ -313,7 +314,7 @@ def split_pairs(x, y, share):
     return train, None, validation
 
 
-def as_list(callbacks):
+def as_list(callbacks: keras.callbacks.Callback | Sequence | None) -> list:
     """A callback, a list of them, Keras's `CallbackList` or None as a list."""
     callbacks = getattr(callbacks, "callbacks", callbacks)
     if callbacks is None:
@@ -321,7 +322,7 @@ def as_list(callbacks):
     return list(callbacks) if isinstance(callbacks, tuple | list) else [callbacks]
 
 
-def check_weights(**weights):
+def check_weights(**weights) -> None:
     """Raises for weights of pairs or classes, for which the loss has no place."""
     for name, value in weights.items():
         if value is not None:
@@ -331,7 +332,7 @@ def check_weights(**weights):
             )
 
 
-def check_data(model, data):
+def check_data(model: keras.Model, data: object) -> None:
     """Raises unless a batch, as a step gets it, is inputs alone that fit the model."""
     inputs, *others = data if isinstance(data, tuple | list) else (data,)
     if any(other is not None for other in others):
@@ -342,7 +343,7 @@ def check_data(model, data):
     check_inputs(model, inputs)
 
 
-def check_inputs(model, inputs):
+def check_inputs(model: keras.Model, inputs: dict) -> None:
     """Raises unless inputs have the names, dtypes and shapes that the model takes.
 
     Args:
@@ -406,7 +407,11 @@ def _kind(value):
 
 
 @contextlib.contextmanager
-def readable_input(model, images=(), value_range=None):
+def readable_input(
+    model: keras.Model,
+    images: Sequence = (),
+    value_range: tuple[float, float] | None = None,
+) -> Iterator[None]:
     """Says in one line which image of the input can't be read.
 
     Args:

@@ -1,10 +1,12 @@
 """Inference on all replicas of a model's strategy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 
-def on_replicas(strategy, function):
+def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
     """Returns a function of rows, of which each replica computes its share.
 
     A model that was made under a `MirroredStrategy` or a `TPUStrategy` is called

@@ -52,7 +52,9 @@ _FOR_FOLDERS = (
 )
 
 
-def from_preset(cls, preset, load_weights=True, **kwargs):
+def from_preset(
+    cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs
+) -> keras.Model:
     """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
     arguments = {name: value for name, value in kwargs.items() if value is not None}
     parts = divide_arguments(cls, arguments)
@@ -80,7 +82,9 @@ def from_preset(cls, preset, load_weights=True, **kwargs):
     return from_folder(directory, load_weights, parts)
 
 
-def from_file(cls, path, load_weights, arguments):
+def from_file(
+    cls, path: pathlib.Path, load_weights: bool, arguments: dict
+) -> keras.Model:
     """Opens a `.keras` file, with its optimizer if it was compiled."""
     if path.suffix != ".keras" or not path.is_file():
         raise InputError(
@@ -109,7 +113,7 @@ def from_file(cls, path, load_weights, arguments):
     return model
 
 
-def refuse_export(directory):
+def refuse_export(directory: pathlib.Path) -> None:
     """Raises if a folder holds SavedModels, which have no Keras model in them."""
     if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
         raise InputError(
@@ -119,7 +123,7 @@ def refuse_export(directory):
         )
 
 
-def divide_arguments(cls, arguments):
+def divide_arguments(cls, arguments: dict) -> dict[str, dict]:
     """Tells whose arguments they are; those that both encoders have are both's.
 
     Args:
@@ -147,7 +151,7 @@ def divide_arguments(cls, arguments):
     }
 
 
-def from_name(cls, preset, parts):
+def from_name(cls, preset: str, parts: dict) -> keras.Model:
     """Builds a named preset with random weights; `parts` override its sizes."""
     image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
     for name in (*image, *text):
@@ -174,7 +178,7 @@ def from_name(cls, preset, parts):
     return cls(image_encoder, text_encoder, **align)
 
 
-def save_to_preset(model, directory):
+def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
     """As `ALIGN.save_to_preset`; each file is written atomically."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -206,7 +210,9 @@ def _save_weights(model, directory):
         temporary.unlink(missing_ok=True)
 
 
-def from_folder(directory, load_weights, parts):
+def from_folder(
+    directory: pathlib.Path, load_weights: bool, parts: dict
+) -> keras.Model:
     """Rebuilds the model that `save_to_preset` wrote; `parts` replace its arguments."""
     config_file = directory / CONFIG_FILE
     weights_file = directory / WEIGHTS_FILE
@@ -247,7 +253,7 @@ def from_folder(directory, load_weights, parts):
     return model
 
 
-def read_weights(model, path):
+def read_weights(model: keras.Model, path: str | os.PathLike) -> keras.Model:
     """Loads a weights file, or says in one line why it can't be."""
     try:
         model.load_weights(path)
@@ -259,7 +265,7 @@ def read_weights(model, path):
         ) from None
 
 
-def replace_arguments(config, parts, directory):
+def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -> None:
     """Puts arguments, as `divide_arguments` gives them, into a configuration."""
     image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
     dtype = image.pop("dtype", None)
@@ -271,7 +277,9 @@ def replace_arguments(config, parts, directory):
         replace_dtype(config, dtype, directory)
 
 
-def replace_dtype(config, dtype, directory):
+def replace_dtype(
+    config: dict, dtype: str | keras.DTypePolicy, directory: str | os.PathLike
+) -> None:
     """Sets the dtype policy of ALIGN and of its encoders in a configuration."""
     policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
     for part in (config, *(config[key]["config"] for key in ENCODERS)):

@@ -107,7 +107,7 @@ class Preset:
     text_flops: int
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         """int, weights of both towers and the temperature."""
         return self.image_parameters + self.text_parameters + 1
 

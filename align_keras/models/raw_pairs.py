@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -23,9 +24,9 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 
 
 def image_text_batches(
-    images,
-    captions=None,
-    model=None,
+    images: object,
+    captions: object = None,
+    model: keras.Model | None = None,
     *,
     training: bool,
     batch_size: int,
@@ -138,7 +139,14 @@ def image_text_batches(
     return batches.map(inputs, tf.data.AUTOTUNE).prefetch(2)
 
 
-def batches_of_dataset(model, dataset, *, training, augment=True, value_range=None):
+def batches_of_dataset(
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    *,
+    training: bool,
+    augment: bool = True,
+    value_range: tuple[float, float] | None = None,
+) -> tf.data.Dataset:
     """Maps batches of raw pairs, as `fit` takes them, to the model's inputs.
 
     Args:
@@ -187,7 +195,7 @@ def batches_of_dataset(model, dataset, *, training, augment=True, value_range=No
     return pairs.map(inputs, tf.data.AUTOTUNE).prefetch(2)
 
 
-def is_raw(element) -> bool:
+def is_raw(element: object) -> bool:
     """Whether an element of a dataset, or its specification, is a raw pair.
 
     Example:
@@ -202,7 +210,7 @@ def is_raw(element) -> bool:
     return getattr(element[1], "dtype", None) == tf.string
 
 
-def raw_pairs(x, y=None):
+def raw_pairs(x: object, y: object = None) -> tuple | None:
     """Returns images and captions where they are given as sequences, or None.
 
     Args:

@@ -1,5 +1,7 @@
 """The text encoder: a transformer's [CLS] and a linear projection."""
 
+from collections.abc import Sequence
+
 import keras
 
 from align_keras.layers.rematerialization import rematerialize_in_training
@@ -79,23 +81,23 @@ class TextEncoder(Encoder):
     def __init__(
         self,
         *,
-        vocabulary_size,
-        num_layers,
-        hidden_dim,
-        num_heads,
-        intermediate_dim,
-        projection_dim=None,
-        dropout=0.1,
-        sequence_length=64,
-        max_sequence_length=None,
-        architecture="bert",
-        activation="gelu_approximate",
-        pooling="cls",
-        rematerialize=False,
-        locked=False,
-        dtype=None,
-        trainable=True,
-        name="text_encoder",
+        vocabulary_size: int,
+        num_layers: int,
+        hidden_dim: int,
+        num_heads: int,
+        intermediate_dim: int,
+        projection_dim: int | None = None,
+        dropout: float = 0.1,
+        sequence_length: int = 64,
+        max_sequence_length: int | None = None,
+        architecture: str = "bert",
+        activation: str = "gelu_approximate",
+        pooling: str = "cls",
+        rematerialize: bool = False,
+        locked: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        trainable: bool = True,
+        name: str = "text_encoder",
         **kwargs,
     ):
         refuse_unknown("TextEncoder", kwargs, parameters_of(TextEncoder.__init__))
@@ -209,16 +211,16 @@ class TextEncoder(Encoder):
         return cls(**{**text_encoder_arguments(variant), **given})
 
     @property
-    def backbone(self):
+    def backbone(self) -> keras.Model:
         """KerasHub's backbone, such as its `BertBackbone`."""
         return self.get_layer(self.architecture)
 
     @property
-    def token_embedding(self):
+    def token_embedding(self) -> keras.layers.Layer:
         """The backbone's token embedding, as KerasHub's backbones."""
         return self.backbone.token_embedding
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "vocabulary_size": self.vocabulary_size,
             "num_layers": self.num_layers,
@@ -238,7 +240,9 @@ class TextEncoder(Encoder):
         }
 
 
-def check_arguments(sizes, sequence_length, max_sequence_length):
+def check_arguments(
+    sizes: dict[str, int], sequence_length: int, max_sequence_length: int
+) -> None:
     """Raises unless the sizes are such as a tower can have, and fit each other."""
     for name, size in sizes.items():
         check_number(name, size, 1, MOST[name], whole=True)
@@ -260,7 +264,7 @@ def check_arguments(sizes, sequence_length, max_sequence_length):
         )
 
 
-def check_choice(argument, value, choices):
+def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
     """Raises unless the value is one of the choices."""
     if value not in choices:
         raise InputError(

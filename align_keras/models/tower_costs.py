@@ -10,6 +10,7 @@ kernel, keep more.
 """
 
 import dataclasses
+import os
 
 from align_keras.models.variants import (
     ARCHITECTURES,
@@ -71,16 +72,16 @@ class _Part:
 
 def image_tower_cost(
     *,
-    width_coefficient,
-    depth_coefficient,
-    image_size,
-    padding="tf",
-    lite=False,
-    projection_dim=None,
-    num_classes=None,
-    rematerialize=False,
-    locked=False,
-):
+    width_coefficient: float,
+    depth_coefficient: float,
+    image_size: int,
+    padding: str = "tf",
+    lite: bool = False,
+    projection_dim: int | None = None,
+    num_classes: int | None = None,
+    rematerialize: bool = False,
+    locked: bool = False,
+) -> TowerCost:
     """Returns the cost of an `ImageEncoder` with these arguments.
 
     Returns:
@@ -140,20 +141,20 @@ def _peak(kept, parts):
 
 def text_tower_cost(
     *,
-    architecture="bert",
-    num_layers,
-    hidden_dim,
-    num_heads,
-    intermediate_dim,
-    vocabulary_size,
-    sequence_length,
-    projection_dim,
-    max_sequence_length=None,
-    dropout=0.1,
-    pooling="cls",
-    rematerialize=False,
-    locked=False,
-):
+    architecture: str = "bert",
+    num_layers: int,
+    hidden_dim: int,
+    num_heads: int,
+    intermediate_dim: int,
+    vocabulary_size: int,
+    sequence_length: int,
+    projection_dim: int | None,
+    max_sequence_length: int | None = None,
+    dropout: float = 0.1,
+    pooling: str = "cls",
+    rematerialize: bool = False,
+    locked: bool = False,
+) -> TowerCost:
     """Returns the cost of a `TextEncoder` with these arguments.
 
     An example is a caption of `sequence_length` tokens, padding included.
@@ -200,7 +201,9 @@ def text_tower_cost(
     return _tower(body, _dense(width, projection_dim), kept, peak, again, locked)
 
 
-def check_parameters(image, text, most, source):
+def check_parameters(
+    image: dict, text: dict, most: int, source: str | os.PathLike
+) -> None:
     """Raises if two towers have more parameters than a file has room for.
 
     So a damaged configuration is refused before its model is built.

@@ -24,7 +24,9 @@ _PRIVATE = (
 )
 
 
-def set_transformer_computation(backbone, activation, first_token_only):
+def set_transformer_computation(
+    backbone: keras.Model, activation: str, first_token_only: bool
+) -> None:
     """Replaces how a text backbone's dense layers compute; weights and paths stay.
 
     KerasHub has the approximate GELU only. Its attention multiplies by batched

@@ -68,7 +68,7 @@ IMAGE_VARIANTS = {
 }
 
 
-def round_filters(filters, width_coefficient, divisor=8):
+def round_filters(filters: int, width_coefficient: float, divisor: int = 8) -> int:
     """Scales a number of channels and rounds it to a multiple of `divisor`.
 
     Args:
@@ -89,17 +89,19 @@ def round_filters(filters, width_coefficient, divisor=8):
     return rounded + divisor if rounded < 0.9 * scaled else rounded
 
 
-def stem_filters(width_coefficient, lite=False):
+def stem_filters(width_coefficient: float, lite: bool = False) -> int:
     """Returns the stem's number of channels; Lite doesn't scale it."""
     return STEM_FILTERS if lite else round_filters(STEM_FILTERS, width_coefficient)
 
 
-def head_filters(width_coefficient, lite=False):
+def head_filters(width_coefficient: float, lite: bool = False) -> int:
     """Returns the 1×1 head's number of channels; Lite doesn't scale it."""
     return HEAD_FILTERS if lite else round_filters(HEAD_FILTERS, width_coefficient)
 
 
-def scaled_stages(width_coefficient, depth_coefficient, lite=False):
+def scaled_stages(
+    width_coefficient: float, depth_coefficient: float, lite: bool = False
+) -> tuple[Stage, ...]:
     """Returns B0's stages, scaled, as a tuple of `Stage`.
 
     Lite doesn't repeat its first and its last stage. Raises InputError for coefficients

@@ -42,7 +42,7 @@ _COUNTER = "num_batches_tracked"
 _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
 
-def load_image_weights(image_encoder, weights):
+def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -> None:
     """Loads an image encoder's tower, without the weights' classifier.
 
     The projection stays as it is, unless an ALIGN has one of the same shape.
@@ -79,7 +79,7 @@ def load_image_weights(image_encoder, weights):
         )
 
 
-def load_text_weights(text_encoder, weights):
+def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
     """Loads a text encoder's BERT.
 
     The projection stays as it is, unless an ALIGN has one of the same shape.
@@ -112,7 +112,7 @@ def load_text_weights(text_encoder, weights):
         _copy(source.text_encoder, text_encoder, weights)
 
 
-def temperature_of(weights):
+def temperature_of(weights: str) -> float:
     """Returns the temperature of an ALIGN, float.
 
     Args:
@@ -124,7 +124,7 @@ def temperature_of(weights):
     return float(_open_align(weights, "image_encoder", []).temperature)
 
 
-def padding_of(weights):
+def padding_of(weights: str | None) -> str:
     """Returns the padding that an image encoder's weights were trained with, str.
 
     Args:
@@ -143,7 +143,7 @@ def padding_of(weights):
     return encoder.get("padding", "hugging_face")
 
 
-def text_vocabulary(weights):
+def text_vocabulary(weights: str) -> list[str]:
     """Returns the tokens that a text encoder's weights were trained with.
 
     Args:
@@ -169,7 +169,7 @@ def text_vocabulary(weights):
     return vocabulary
 
 
-def project_class_names(model):
+def project_class_names(model: keras.Model) -> None:
     """Starts the image projection where the text tower puts the class names.
 
     An image then lies at the mean of ImageNet's class names, weighted by their

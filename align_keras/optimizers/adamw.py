@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -95,14 +96,14 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        weight_decay=1e-5,
-        exclusions=DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers=None,
-        name="adamw",
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float = 1e-5,
+        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
+        learning_rate_multipliers: dict[str, float] | None = None,
+        name: str = "adamw",
         **kwargs,
     ):
         super().__init__(
@@ -117,7 +118,7 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
         self.decoupled_decay = weight_decay
         self.exclusions = tuple(exclusions)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "weight_decay": self.decoupled_decay,

@@ -1,6 +1,7 @@
 """LAMB with the decay inside the trust ratio, as the paper it comes from."""
 
 import re
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -89,14 +90,14 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-6,
-        weight_decay=1e-5,
-        exclusions=DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers=None,
-        name="lamb",
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        weight_decay: float = 1e-5,
+        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
+        learning_rate_multipliers: dict[str, float] | None = None,
+        name: str = "lamb",
         **kwargs,
     ):
         # The base class would apply the decay outside the trust ratio.
@@ -113,7 +114,7 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         self.decay_inside_trust_ratio = weight_decay
         self.exclusions = tuple(exclusions)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "beta_1": self.beta_1,

@@ -1,5 +1,6 @@
 """Gradients that are summed over replicas before the optimizer sees them."""
 
+import keras
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
@@ -24,12 +25,14 @@ class ReplicaGradients:
         return super()._all_reduce_sum_gradients(grads_and_vars)
 
 
-def inner_optimizer(optimizer):
+def inner_optimizer(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
     """Returns the optimizer that a loss-scaling one wraps, or itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def check_clipping(optimizer, replicas):
+def check_clipping(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
     """Raises for an optimizer that would clip each replica's own gradients."""
     inner = inner_optimizer(optimizer)
     clips = any((inner.clipnorm, inner.clipvalue, inner.global_clipnorm))
@@ -41,7 +44,9 @@ def check_clipping(optimizer, replicas):
         )
 
 
-def take_summed_gradients(optimizer, gradients, replicas):
+def take_summed_gradients(
+    optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor], replicas: int
+) -> list[tf.Tensor]:
     """Prepares the optimizer for sums; returns the gradients to give to it.
 
     Args:
@@ -61,7 +66,12 @@ def take_summed_gradients(optimizer, gradients, replicas):
     return gradients
 
 
-def apply_if(condition, optimizer, gradients, variables):
+def apply_if(
+    condition: tf.Tensor | bool,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list[tf.Tensor],
+    variables: list[keras.Variable],
+) -> None:
     """Makes the optimizer's update where `condition` is true, else nothing.
 
     One that a loss-scaling optimizer leaves out, since a gradient overflowed, counts

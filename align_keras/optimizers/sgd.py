@@ -1,6 +1,7 @@
 """SGD with momentum, with exclusions and learning-rate multipliers by path."""
 
 import re
+from collections.abc import Sequence
 
 import keras
 
@@ -47,13 +48,13 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
 
     def __init__(
         self,
-        learning_rate=1e-2,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=0.0,
-        exclusions=DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers=None,
-        name="sgd",
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-2,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
+        learning_rate_multipliers: dict[str, float] | None = None,
+        name: str = "sgd",
         **kwargs,
     ):
         super().__init__(
@@ -67,7 +68,7 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
         self.gradient_decay = weight_decay
         self.exclusions = tuple(exclusions)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "weight_decay": self.gradient_decay,

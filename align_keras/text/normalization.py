@@ -27,7 +27,7 @@ _MARKS_PATTERN = re2_class(MARKS)
 _ISOLATED_PATTERN = re2_class(PUNCTUATION + IDEOGRAPHS)
 
 
-def mark_special_token(token, normalization):
+def mark_special_token(token: str, normalization: str) -> str:
     """Returns a special token as `split_words` spells it.
 
     Args:
@@ -41,7 +41,7 @@ def mark_special_token(token, normalization):
     return _SENTINEL + (inside.lower() if is_uncased(normalization) else inside)
 
 
-def split_words(captions, normalization):
+def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
     """Normalizes captions and splits them into words.
 
     Bytes that aren't UTF-8 are dropped. A special token that is written out in a

@@ -79,7 +79,7 @@ IDEOGRAPHS = """
 """
 
 
-def re2_class(ranges):
+def re2_class(ranges: str) -> str:
     r"""Returns an RE2 character class of code point ranges.
 
     Args:

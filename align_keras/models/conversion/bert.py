@@ -1,7 +1,9 @@
 """BERT's tensors by the names of Hugging Face's transformers and of TF Model Garden."""
 
 import collections.abc
+import os
 
+import keras
 import tensorflow as tf
 
 from align_keras.models.conversion.links import (
@@ -21,7 +23,7 @@ _BY_ORDER = "layer_with_weights-0/embeddings"
 _BY_ATTRIBUTE = "_embedding_layer/embeddings"
 
 
-def bert_links(text_encoder, prefix=""):
+def bert_links(text_encoder: keras.Model, prefix: str = "") -> list[Link]:
     """Links a text encoder's BERT, its pooler included.
 
     Args:
@@ -47,7 +49,7 @@ def bert_links(text_encoder, prefix=""):
     return links + _dense(bert.pooled_dense, f"{prefix}pooler.dense")
 
 
-def bert_of(text_encoder):
+def bert_of(text_encoder: keras.Model) -> keras.Model:
     """Returns the encoder's `BertBackbone`; raises `InputError` for another."""
     if text_encoder.architecture != "bert":
         raise InputError(
@@ -119,7 +121,7 @@ class _Checkpoint(collections.abc.Mapping):
         return self._reader.get_tensor(name)
 
 
-def load_model_garden_bert(text_encoder, path):
+def load_model_garden_bert(text_encoder: keras.Model, path: str | os.PathLike) -> None:
     """Loads a text encoder's BERT from a checkpoint of TF Model Garden.
 
     Args:

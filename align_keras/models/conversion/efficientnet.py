@@ -135,7 +135,9 @@ KERAS_APPLICATIONS = Naming(
 )
 
 
-def efficientnet_links(image_encoder, naming, prefix=""):
+def efficientnet_links(
+    image_encoder: keras.Model, naming: Naming, prefix: str = ""
+) -> list[Link]:
     """Links an image encoder, without its projection, by a library's names.
 
     Args:
@@ -183,7 +185,9 @@ def _part_links(layer, part, prefix, naming):
 # === keras.applications ===
 
 
-def load_keras_applications(image_encoder, weights):
+def load_keras_applications(
+    image_encoder: keras.Model, weights: str | keras.Model
+) -> None:
     """Loads a tower from Keras's ImageNet weights or from a file of such weights.
 
     Args:
@@ -235,7 +239,7 @@ def _open(image_encoder, weights):
     )
 
 
-def pixel_scaling(reference):
+def pixel_scaling(reference: keras.Model) -> tuple[list[float], list[float]]:
     """Returns the mean and the deviation by which a Keras model scales pixels.
 
     Measured on black and on white, since Keras divides in one or two steps,

@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import pathlib
 
+import keras
 import numpy as np
 
 from align_keras.images import crop_size_to_resize_size
@@ -48,7 +50,7 @@ IGNORED = ("num_batches_tracked", "position_ids")
 _FILES = [CONFIG_FILE, PREPROCESSOR_FILE, VOCABULARY_FILE, "tokenizer*.json"]
 
 
-def download(name):
+def download(name: str) -> pathlib.Path:
     """Fetches the files of `hf://user/model` and returns their folder.
 
     Files that were fetched before are taken from the cache of `huggingface_hub`.
@@ -80,7 +82,12 @@ def download(name):
         ) from None
 
 
-def from_hugging_face(cls, directory, load_weights=True, parts=None):
+def from_hugging_face(
+    cls,
+    directory: str | os.PathLike,
+    load_weights: bool = True,
+    parts: dict | None = None,
+) -> keras.Model:
     """Builds `ALIGN` from a folder as kakaobrain/align-base has it.
 
     Args:
@@ -146,7 +153,7 @@ def _check_depths(image, text, tensors, directory):
             )
 
 
-def align_links(model):
+def align_links(model: keras.Model) -> list[Link]:
     """Links all of a model's variables by the names of `transformers.AlignModel`."""
     projection = model.text_encoder.get_layer("projection")
     return [
@@ -158,7 +165,7 @@ def align_links(model):
     ]
 
 
-def read_vocabulary(directory):
+def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
     """Returns the tokens of vocab.txt or tokenizer.json, or None without either."""
     path = directory / VOCABULARY_FILE
     if path.exists():
@@ -179,7 +186,7 @@ def read_vocabulary(directory):
     return sorted(ids, key=ids.get)
 
 
-def read_normalization(directory):
+def read_normalization(directory: pathlib.Path) -> str:
     """Returns how captions are normalized, after tokenizer_config.json."""
     path = directory / TOKENIZER_CONFIG_FILE
     config = read_json(path)
@@ -194,7 +201,7 @@ def read_normalization(directory):
     return "bert_uncased" if lower else "bert_cased"
 
 
-def to_hugging_face(model, directory):
+def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
     """Writes a folder that `AlignModel` and `AlignProcessor` load.
 
     Args:
@@ -226,7 +233,7 @@ def to_hugging_face(model, directory):
             raise OSError(f"{folder / SAFETENSORS_FILE}: {error}") from None
 
 
-def preprocessing_files(model):
+def preprocessing_files(model: keras.Model) -> dict[str, dict]:
     """Returns the contents of the processor's files, a dict by name."""
     crop = model.image_size
     size = crop_size_to_resize_size(crop)

@@ -6,7 +6,7 @@ undoes it.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -75,14 +75,16 @@ class Link:
     layout: Layout = SAME
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """Tuple of int, the shape that the tensor must have in the file."""
         # A broadcast zero has a shape, but no memory.
         like_variable = np.broadcast_to(np.float32(0), self.variable.shape)
         return self.layout.from_keras(like_variable).shape
 
 
-def load_links(links, tensors, source, ignored=()):
+def load_links(
+    links: Sequence[Link], tensors: Mapping, source: str, ignored: Sequence[str] = ()
+) -> None:
     """Gives all variables their values, after everything has been checked.
 
     Args:
@@ -123,7 +125,7 @@ def load_links(links, tensors, source, ignored=()):
         link.variable.assign(value)
 
 
-def export_links(links):
+def export_links(links: Sequence[Link]) -> dict[str, np.ndarray]:
     """Returns the tensors of a file, a dict from name to contiguous array."""
     return {
         link.name: np.ascontiguousarray(

@@ -42,7 +42,7 @@ class SafetensorsFolder(collections.abc.Mapping):
         InputError: if there is no such file, or it is damaged.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: str | os.PathLike):
         self._files = {}
         for path in _files_of(pathlib.Path(directory)):
             try:
@@ -124,7 +124,7 @@ def _one_line(error):
 # === PyTorch's first format ===
 
 
-def read_torch_file(path):
+def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Reads a state dict that `torch.save` wrote in its format before 1.6.
 
     Args:
