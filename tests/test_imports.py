@@ -73,7 +73,7 @@ LIGHT = (
     "corpus",
     "models/__init__.py",
     "models/image_engines.py",
-    "models/presets.py",
+    "models/preset_table.py",
     "models/tower_costs.py",
     "models/variants.py",
     "planning",

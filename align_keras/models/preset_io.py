@@ -15,7 +15,7 @@ from align_keras.models.conversion.hugging_face import (
     from_hugging_face,
 )
 from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.presets import (
+from align_keras.models.preset_table import (
     PAPER_VOCABULARY_SIZE,
     preset_config,
     preset_names,

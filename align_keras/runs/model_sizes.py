@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from align_keras.models.presets import preset_config
+from align_keras.models.preset_table import preset_config
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 
 

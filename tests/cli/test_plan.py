@@ -70,7 +70,6 @@ def test_parameters_and_operations_equal_the_models(capsys):
 
 @pytest.mark.parametrize("name", ["align_b3_mini", "align_b7_base", "align_l2_large"])
 def test_a_presets_figures(capsys, name):
-    from align_keras.models import presets
 
     preset = next(p for p in presets() if p.name == name)
     answer = planned(capsys, base=f"task.model.preset={name},{SHORT}")
@@ -129,7 +128,6 @@ def planned_stages(capsys, *arguments):
 
 
 def test_a_protocols_stages_by_hand(capsys):
-    from align_keras.models import presets
 
     answer = planned_stages(capsys, "--protocol=imagenet_full", "--devices=64")
     (preset,) = [p for p in presets() if p.name == "align_l2_large"]

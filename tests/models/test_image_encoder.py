@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from align_keras.layers import FusedBatchNormalization
-from align_keras.models import ALIGN, ImageEncoder, presets
+from align_keras.models import ALIGN, ImageEncoder
 from align_keras.models.variants import (
     IMAGE_VARIANTS,
     image_encoder_arguments,
@@ -119,7 +119,7 @@ def test_projection_is_absent_where_the_tower_is_as_wide():
 
 
 def test_paper_grid_is_complete():
-    names = presets.preset_names()
+    names = preset_table.preset_names()
     assert (
         sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names)
         == 20
@@ -127,7 +127,7 @@ def test_paper_grid_is_complete():
     # Section 6.1: 640 in the grid; section 5: 1376 in the largest model alone.
     for name in names[2:]:
         width = 1376 if name == "align_l2_large" else 640
-        assert presets.preset_config(name)["projection_dim"] == width
+        assert preset_table.preset_config(name)["projection_dim"] == width
 
 
 @pytest.mark.parametrize("freeze", [True, pytest.param(False, marks=pytest.mark.ci)])
