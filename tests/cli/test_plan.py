@@ -70,6 +70,7 @@ def test_parameters_and_operations_equal_the_models(capsys):
 
 @pytest.mark.parametrize("name", ["align_b3_mini", "align_b7_base", "align_l2_large"])
 def test_a_presets_figures(capsys, name):
+    from align_keras.models import presets
 
     preset = next(p for p in presets() if p.name == name)
     answer = planned(capsys, base=f"task.model.preset={name},{SHORT}")
@@ -128,6 +129,7 @@ def planned_stages(capsys, *arguments):
 
 
 def test_a_protocols_stages_by_hand(capsys):
+    from align_keras.models import presets
 
     answer = planned_stages(capsys, "--protocol=imagenet_full", "--devices=64")
     (preset,) = [p for p in presets() if p.name == "align_l2_large"]
@@ -343,8 +345,7 @@ def test_slots():
 
 @pytest.mark.ci
 def test_slots_are_those_of_the_optimizers():
-    from align_keras.runs.assemble import build_model
-    from align_keras.runs.assemble_training import compile_model
+    from align_keras.runs.assemble import build_model, compile_model
 
     for kind in ("lamb", "adamw", "sgd"):
         config = load_config(
