@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from align_keras.layers import FusedBatchNormalization
-from align_keras.models import ALIGN, ImageEncoder
+from align_keras.models import ALIGN, ImageEncoder, preset_table
 from align_keras.models.variants import (
     IMAGE_VARIANTS,
     image_encoder_arguments,
