@@ -8,6 +8,7 @@ from align_keras.layers.activation import activate
 from align_keras.layers.batch_normalization import FusedBatchNormalization
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
+from align_keras.utils.arguments import arguments_of
 
 # As EfficientNet's reference code: variance scaling by fan-out.
 CONV_INITIALIZER = {
@@ -236,20 +237,5 @@ class MBConvBlock(keras.layers.Layer):
         return {
             **super().get_config(),
             "dtype": dtype_config(self),
-            "filters_in": self.filters_in,
-            "filters_out": self.filters_out,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "expand_ratio": self.expand_ratio,
-            "squeeze_ratio": self.squeeze_ratio,
-            "drop_connect_rate": self.drop_connect_rate,
-            "batch_norm_momentum": self.batch_norm_momentum,
-            "batch_norm_epsilon": self.batch_norm_epsilon,
-            "synchronized": self.synchronized,
-            "virtual_batch_size": self.virtual_batch_size,
-            "replicas_per_group": self.replicas_per_group,
-            "freeze_batch_statistics": self.freeze_batch_statistics,
-            "activation": self.activation,
-            "rematerialize": self.rematerialize,
-            "padding": self.padding,
+            **arguments_of(self, MBConvBlock),
         }

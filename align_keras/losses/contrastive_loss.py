@@ -8,7 +8,7 @@ import tensorflow as tf
 from align_keras.losses.cross_replica import gather_replicas, replica_count
 from align_keras.losses.pair_loss import PairLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
-from align_keras.utils.arguments import parameters_of, refuse_unknown
+from align_keras.utils.arguments import arguments_of, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 
@@ -101,7 +101,7 @@ class ContrastiveLoss(PairLoss):
         return parameters_of(cls.__init__)
 
     def get_config(self) -> dict:
-        return {name: getattr(self, name) for name in self.options()}
+        return arguments_of(self, ContrastiveLoss)
 
     def total(self, loss_i2t: tf.Tensor, loss_t2i: tf.Tensor) -> tf.Tensor:
         """Returns the sum or the mean of both directions, by `reduction`."""

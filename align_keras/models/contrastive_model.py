@@ -19,7 +19,7 @@ from align_keras.models.gradients import (
     is_finite_step,
     loss_gradients,
 )
-from align_keras.models.keras_input import PairModel, check_data
+from align_keras.models.pair_model import PairModel, check_data
 from align_keras.optimizers import Lamb, apply_if, paper_schedule
 from align_keras.optimizers.replica_gradients import (
     check_clipping,

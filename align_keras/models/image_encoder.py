@@ -19,7 +19,12 @@ from align_keras.models.variants import (
     scaled_stages,
     stem_filters,
 )
-from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
+from align_keras.utils.arguments import (
+    arguments_of,
+    check_number,
+    parameters_of,
+    refuse_unknown,
+)
 from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32
@@ -274,27 +279,7 @@ class ImageEncoder(Encoder):
         rescaling.offset = (-mean / deviation).tolist()
 
     def get_config(self) -> dict:
-        return {
-            "width_coefficient": self.width_coefficient,
-            "depth_coefficient": self.depth_coefficient,
-            "image_size": self.image_size,
-            "padding": self.padding,
-            "lite": self.lite,
-            "projection_dim": self.projection_dim,
-            "num_classes": self.num_classes,
-            "drop_connect_rate": self.drop_connect_rate,
-            "batch_norm_momentum": self.batch_norm_momentum,
-            "batch_norm_epsilon": self.batch_norm_epsilon,
-            "synchronized": self.synchronized,
-            "virtual_batch_size": self.virtual_batch_size,
-            "replicas_per_group": self.replicas_per_group,
-            "freeze_batch_statistics": self.freeze_batch_statistics,
-            "rematerialize": self.rematerialize,
-            "locked": self.locked,
-            "pixel_mean": self.pixel_mean,
-            "pixel_deviation": self.pixel_deviation,
-            **super().get_config(),
-        }
+        return {**arguments_of(self, ImageEncoder), **super().get_config()}
 
     @classmethod
     def from_config(cls, config: dict) -> "ImageEncoder":

@@ -8,7 +8,12 @@ from align_keras.layers.rematerialization import rematerialize_in_training
 from align_keras.models.encoder import Encoder
 from align_keras.models.transformer_computation import set_transformer_computation
 from align_keras.models.variants import ARCHITECTURES, text_encoder_arguments
-from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
+from align_keras.utils.arguments import (
+    arguments_of,
+    check_number,
+    parameters_of,
+    refuse_unknown,
+)
 from align_keras.utils.errors import InputError
 
 ACTIVATIONS = ("gelu_approximate", "gelu")
@@ -221,23 +226,7 @@ class TextEncoder(Encoder):
         return self.backbone.token_embedding
 
     def get_config(self) -> dict:
-        return {
-            "vocabulary_size": self.vocabulary_size,
-            "num_layers": self.num_layers,
-            "hidden_dim": self.hidden_dim,
-            "num_heads": self.num_heads,
-            "intermediate_dim": self.intermediate_dim,
-            "projection_dim": self.projection_dim,
-            "dropout": self.dropout,
-            "sequence_length": self.sequence_length,
-            "max_sequence_length": self.max_sequence_length,
-            "architecture": self.architecture,
-            "activation": self.activation,
-            "pooling": self.pooling,
-            "rematerialize": self.rematerialize,
-            "locked": self.locked,
-            **super().get_config(),
-        }
+        return {**arguments_of(self, TextEncoder), **super().get_config()}
 
 
 def check_arguments(

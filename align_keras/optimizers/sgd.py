@@ -1,20 +1,20 @@
 """SGD with momentum, with exclusions and learning-rate multipliers by path."""
 
-import re
 from collections.abc import Sequence
 
 import keras
 
-from align_keras.optimizers.lamb import DEFAULT_EXCLUSIONS
-from align_keras.optimizers.multipliers import LearningRateMultipliers
+from align_keras.optimizers.multipliers import (
+    DEFAULT_EXCLUSIONS,
+    LearningRateMultipliers,
+)
 
 
 class _DecayedSGD(keras.optimizers.SGD):
     """SGD whose gradient includes the decay."""
 
     def update_step(self, gradient, variable, learning_rate):
-        path = self.path_of(variable)
-        if not any(re.search(pattern, path) for pattern in self.exclusions):
+        if not self.is_excluded(variable):
             gradient = gradient + self.gradient_decay * variable
         super().update_step(gradient, variable, learning_rate)
 
@@ -61,16 +61,15 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
             learning_rate=learning_rate,
             momentum=momentum,
             nesterov=nesterov,
+            exclusions=exclusions,
             learning_rate_multipliers=learning_rate_multipliers,
             name=name,
             **kwargs,
         )
         self.gradient_decay = weight_decay
-        self.exclusions = tuple(exclusions)
 
     def get_config(self) -> dict:
         return {
             **super().get_config(),
             "weight_decay": self.gradient_decay,
-            "exclusions": self.exclusions,
         }
