@@ -85,13 +85,13 @@ def test_default_compile_is_the_papers(model):
 @pytest.mark.ci
 def test_raw_dataset_equals_encode(model):
     model.compile(keras.optimizers.SGD(0.1))
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 50, 40, 3)).astype("uint8")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 50, 40, 3)).astype("uint8")
     captions = ["a b", "red", "blue", "cat"]
     dataset = tf.data.Dataset.from_tensor_slices(
-        {"image": pictures, "caption": captions}
+        {"image": pixels, "caption": captions}
     ).batch(2)
     predicted = model.predict(dataset, verbose=0)
-    images, texts = model.encode_images(list(pictures)), model.encode_texts(captions)
+    images, texts = model.encode_images(list(pixels)), model.encode_texts(captions)
     # The same graph on other batch sizes: float32 rounding.
     np.testing.assert_allclose(predicted["image_embedding"], images, atol=1e-5)
     np.testing.assert_allclose(predicted["text_embedding"], texts, atol=1e-5)
@@ -139,8 +139,8 @@ def test_encode_images_takes_floats_of_a_stated_range(model):
 def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
     model.compile(keras.optimizers.AdamW(1e-3), ContrastiveLoss(reduction="mean"))
     model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0)
-    pictures = list(small_batch(seed=3)["images"])
-    expected = model.encode_images(pictures), model.encode_texts(["a red cat"])
+    pixels = list(small_batch(seed=3)["images"])
+    expected = model.encode_images(pixels), model.encode_texts(["a red cat"])
     model.save(tmp_path / "align.keras")
     model.save_to_preset(tmp_path / "run")
     loaded = keras.models.load_model(tmp_path / "align.keras")
@@ -148,7 +148,7 @@ def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
     assert loaded.loss.reduction == "mean"
     assert int(loaded.optimizer.iterations) == 1
     for copy in (loaded, ALIGN.from_preset(tmp_path / "run")):
-        np.testing.assert_array_equal(copy.encode_images(pictures), expected[0])
+        np.testing.assert_array_equal(copy.encode_images(pixels), expected[0])
         np.testing.assert_array_equal(copy.encode_texts(["a red cat"]), expected[1])
 
 

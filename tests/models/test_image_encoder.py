@@ -20,7 +20,7 @@ from tests.recorded_oracles import recorded
 SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32}
 
 
-def pictures(height=32, width=32, count=4):
+def random_images(height=32, width=32, count=4):
     random = np.random.default_rng(0)
     return random.integers(0, 256, (count, height, width, 3)).astype("float32")
 
@@ -82,7 +82,7 @@ def test_b0_equals_keras_applications(padding, size):
 def test_the_stem_of_289_pixels(padding, side):
     encoder = ImageEncoder(**SMALL, padding=padding)
     stem = keras.Model(encoder.input, encoder.get_layer("stem").output)
-    assert stem(pictures(289, 289, 1)).shape[1:3] == (side, side)
+    assert stem(random_images(289, 289, 1)).shape[1:3] == (side, side)
     rebuilt = ImageEncoder.from_config(encoder.get_config())
     assert rebuilt.padding == padding
 
@@ -138,14 +138,14 @@ def test_frozen_statistics_stay_while_the_rest_learns(freeze):
         for layer in encoder._flatten_layers()
         if isinstance(layer, FusedBatchNormalization)
     ]
-    changed = fit_a_step(encoder, pictures(64, 64))
+    changed = fit_a_step(encoder, random_images(64, 64))
     statistics = {v.path for norm in norms for v in norm.non_trainable_variables}
     learned = {v.path for norm in norms for v in norm.trainable_variables}
     assert statistics.isdisjoint(changed) if freeze else statistics <= changed
     assert learned <= changed
     if freeze:
         # What it learns from is what it will predict with.
-        images = pictures(64, 64)
+        images = random_images(64, 64)
         encoder = ImageEncoder(
             **SMALL, freeze_batch_statistics=True, drop_connect_rate=0.0
         )
@@ -160,7 +160,7 @@ def test_locked_tower_stays_bit_by_bit():
         **SMALL, projection_dim=8, locked=True, drop_connect_rate=0.5
     )
     features = keras.Model(encoder.input, encoder.get_layer("pooling").output)
-    images = pictures()
+    images = random_images()
     before = features(images, training=False).numpy()
     np.testing.assert_array_equal(features(images, training=True), before)
     changed = fit_a_step(encoder, images)
@@ -194,7 +194,7 @@ def small_encoder(request):
     ("height", "width"), [(32, 32), (33, 47), (64, 35), (129, 32), (101, 99)]
 )
 def test_any_size_from_32_runs(small_encoder, height, width):
-    embedding = small_encoder(pictures(height, width, 2))
+    embedding = small_encoder(random_images(height, width, 2))
     assert embedding.shape == (2, *small_encoder.output_shape[1:])
     # A side that had vanished in the strides would average to NaN.
     assert np.isfinite(embedding).all()

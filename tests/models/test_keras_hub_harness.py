@@ -94,7 +94,7 @@ class ModelsTest(Harness):
                 "text_embedding": (4, 16),
                 "similarity": (4,),
             },
-            # The harness would cut every input along axis 1, pictures too.
+            # The harness would cut every input along axis 1, images too.
             variable_length_data=[
                 {**batch, **{k: v[:, :n] for k, v in text_inputs().items()}}
                 for n in (2, 3, 4)

@@ -58,7 +58,7 @@ def test_int8_align_keeps_its_embeddings_and_reloads(tmp_path):
     before = model(batch)
     model.quantize("int8")
     after = model(batch)
-    # Measured over three seeds: at least 0.9976 for pictures, 0.9999 for texts.
+    # Measured over three seeds: at least 0.9976 for images, 0.9999 for texts.
     for name in ("image_embedding", "text_embedding"):
         assert smallest_cosine(before[name], after[name]) > 0.99
         assert np.abs(before[name] - after[name]).max() > 0
@@ -105,8 +105,8 @@ def test_int8_block_in_another_model_reloads(tmp_path):
     model.quantize("int8")
     model.save(tmp_path / "model.keras")
     copy = keras.models.load_model(tmp_path / "model.keras")
-    pictures = keras.random.normal((2, 6, 6, 8), seed=0)
-    np.testing.assert_array_equal(copy(pictures), model(pictures))
+    pixels = keras.random.normal((2, 6, 6, 8), seed=0)
+    np.testing.assert_array_equal(copy(pixels), model(pixels))
 
 
 @pytest.mark.parametrize(
