@@ -118,12 +118,7 @@ class ContrastiveLoss(PairLoss):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes the image→text and the text→image loss of this replica's rows.
 
-        Args:
-            image_embeddings: as the call's arguments.
-            text_embeddings: as the call's arguments.
-            temperature: as the call's arguments.
-            token_ids: as the call's arguments.
-            pair_groups: as the call's arguments.
+        The arguments are those of the call.
 
         Returns:
             Two scalars, `loss_i2t` and `loss_t2i`: means over this replica's rows,
@@ -160,19 +155,6 @@ class ContrastiveLoss(PairLoss):
         return tuple(
             tf.add_n(direction) / len(losses) for direction in zip(*losses, strict=True)
         )
-
-    def __call__(
-        self,
-        image_embeddings: tf.Tensor,
-        text_embeddings: tf.Tensor,
-        temperature: tf.Tensor | float,
-        token_ids: tf.Tensor | None = None,
-        pair_groups: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        losses = self.replica_losses(
-            image_embeddings, text_embeddings, temperature, token_ids, pair_groups
-        )
-        return self.total(*losses)
 
     def _parts_of_batch(self, images, texts, pair_groups):
         """Cuts the rows into the parts that have only their negatives."""

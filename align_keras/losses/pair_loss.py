@@ -99,10 +99,11 @@ class PairLoss:
         text_embeddings: tf.Tensor,
         temperature: tf.Tensor | float,
         token_ids: tf.Tensor | None = None,
+        **others,
     ) -> tf.Tensor:
-        """Returns the total of `replica_losses`, a scalar."""
+        """Returns the total of `replica_losses`, a scalar; `others` are passed on."""
         losses = self.replica_losses(
-            image_embeddings, text_embeddings, temperature, token_ids
+            image_embeddings, text_embeddings, temperature, token_ids, **others
         )
         return self.total(*losses)
 
