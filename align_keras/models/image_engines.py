@@ -7,6 +7,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ ENGINES = (None, "openvino", "openvino_bfloat16")
 _IMAGES_A_REQUEST = 4
 
 
-def image_embedder(model: object, engine: str | os.PathLike | None = None) -> Callable:
+def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Callable:
     """Returns the function that embeds images as pixels.
 
     It is made once and kept until the encoder's structure or, for an engine,

@@ -35,8 +35,10 @@ ENCODERS = ("image_encoder", "text_encoder")
 _HDF5_BYTES = 8192
 
 # What damaged configurations lead to, before TensorFlow computes anything.
-_DAMAGES = (ArithmeticError, AttributeError, LookupError, RecursionError)
-_DAMAGES += (TypeError, ValueError)
+_DAMAGES = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
 # What a preset's name stands for.
 _NAMED = (
     *("width_coefficient", "depth_coefficient", "lite"),
@@ -137,12 +139,13 @@ def divide_arguments(cls, arguments: dict) -> dict[str, dict]:
         InputError: for an argument that none of them has.
     """
     known = {
-        "image_encoder": parameters_of(ImageEncoder.__init__),
-        "text_encoder": parameters_of(TextEncoder.__init__),
-        "align": parameters_of(cls.__init__),
+        part: {*parameters_of(owner.__init__)} - {without, *ENCODERS}
+        for part, owner, without in (
+            ("image_encoder", ImageEncoder, "name"),
+            ("text_encoder", TextEncoder, "name"),
+            ("align", cls, "dtype"),
+        )
     }
-    for part, without in zip(known, ("name", "name", "dtype"), strict=True):
-        known[part] = {*known[part]} - {without, *ENCODERS}
     names = sorted(set().union(*known.values()))
     refuse_unknown("from_preset", arguments, names)
     return {
@@ -236,9 +239,9 @@ def from_folder(
     try:
         replace_arguments(config["config"], parts, directory)
         if load_weights:
-            towers = (config["config"][encoder]["config"] for encoder in ENCODERS)
+            image, text = (config["config"][name]["config"] for name in ENCODERS)
             # A byte holds two numbers of 4 bits.
-            check_parameters(*towers, 2 * weights_file.stat().st_size, weights_file)
+            check_parameters(image, text, 2 * weights_file.stat().st_size, weights_file)
         model = keras.saving.deserialize_keras_object(config)
     except InputError:
         raise

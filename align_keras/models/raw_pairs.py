@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,9 +25,9 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 
 
 def image_text_batches(
-    images: object,
-    captions: object = None,
-    model: keras.Model | None = None,
+    images: Any,
+    captions: Any = None,
+    model: Any = None,
     *,
     training: bool,
     batch_size: int,
@@ -106,9 +107,9 @@ def image_text_batches(
     _check_batch_size(batch_size)
     if captions is None:
         images, captions = raw_pairs(images) or (images, captions)
-    options = {"crop": crop, "flip": flip, "zoom": zoom, "shift": shift}
-    options |= {"recolor": recolor, "value_range": value_range}
-    preparation = _Preparation(model.image_size, training, **options)
+    preparation = _Preparation(
+        model.image_size, training, crop, flip, zoom, shift, recolor, value_range
+    )
     if isinstance(images, tf.data.Dataset):
         rows, fetch = _dataset_rows(images, captions)
         count, buffer = int(rows.cardinality()), shuffle_buffer_size
@@ -173,8 +174,9 @@ def batches_of_dataset(
         # strategy could be entered any more.
         uint8_pixels(tf.zeros((0,), image.dtype), value_range)
     size, tokenizer = model.image_size, model.tokenizer
-    options = {"crop": augment, "flip": augment, "value_range": value_range}
-    preparation = _Preparation(size, training, **options)
+    preparation = _Preparation(
+        size, training, augment, augment, value_range=value_range
+    )
     dtype = tf.uint8 if training else tf.float32
     one = tf.TensorSpec((size, size, 3), dtype)
 
@@ -195,7 +197,7 @@ def batches_of_dataset(
     return pairs.map(inputs, tf.data.AUTOTUNE).prefetch(2)
 
 
-def is_raw(element: object) -> bool:
+def is_raw(element: Any) -> bool:
     """Whether an element of a dataset, or its specification, is a raw pair.
 
     Example:
@@ -210,7 +212,7 @@ def is_raw(element: object) -> bool:
     return getattr(element[1], "dtype", None) == tf.string
 
 
-def raw_pairs(x: object, y: object = None) -> tuple | None:
+def raw_pairs(x: Any, y: Any = None) -> tuple | None:
     """Returns images and captions where they are given as sequences, or None.
 
     Args:

@@ -1,6 +1,6 @@
 """The text encoder: a transformer's [CLS] and a linear projection."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import keras
 
@@ -253,7 +253,7 @@ def check_arguments(
         )
 
 
-def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
     """Raises unless the value is one of the choices."""
     if value not in choices:
         raise InputError(

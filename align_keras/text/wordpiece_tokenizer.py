@@ -1,6 +1,6 @@
 """Captions to token ids, as graph operations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -120,7 +120,7 @@ class WordPieceTokenizer(tf.Module):
         return self._normalization
 
     @property
-    def in_graph(self) -> Callable:
+    def in_graph(self) -> bool:
         """bool, whether an exported graph can hold the tokenizer."""
         return self._hugging_face is None
 
