@@ -38,7 +38,7 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import benchmarks
-    from align_keras.datasets.benchmarks import tfds_classification, vtab
+    from align_keras.datasets.benchmarks import labelled_images, vtab
 
     override = (
         # The head alone, which is quicker to trace.
@@ -49,7 +49,7 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
         tfds.testing.mock_data(num_examples=6),
         mock.patch.object(benchmarks, "prepared_builder", unprepared),
         mock.patch.object(vtab, "prepared_builder", unprepared),
-        mock.patch.object(tfds_classification, "prepared_builder", unprepared),
+        mock.patch.object(labelled_images, "prepared_builder", unprepared),
     ):
         found, messages = evaluate(
             capsys,

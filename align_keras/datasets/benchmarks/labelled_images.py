@@ -182,7 +182,6 @@ def stamps_by_category(builder, split=None):
     ```
     """
     # Here, for the package of the builders imports much.
-    from align_keras.datasets.benchmarks.labelled_images import read_stored_images
     from align_keras.datasets.splits import hashed_test_keys
 
     if split not in (None, "train", "test"):

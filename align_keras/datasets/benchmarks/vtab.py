@@ -6,8 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from align_keras.datasets.benchmarks.class_names import readable_name
-from align_keras.datasets.benchmarks.labelled_images import LabelledImages
-from align_keras.datasets.benchmarks.tfds_classification import prepared_builder
+from align_keras.datasets.benchmarks.labelled_images import (
+    LabelledImages,
+    prepared_builder,
+)
 from align_keras.utils.errors import InputError
 
 # Car, van and truck in KITTI's order of types.

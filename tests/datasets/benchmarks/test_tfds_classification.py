@@ -179,5 +179,5 @@ def test_sets_without_a_class(tmp_path):
 def test_unlabelled_splits(tmp_path):
     examples = imagenet_examples([-1, -1])
     prepare("imagenet_r", tmp_path, {"test": examples})
-    with pytest.raises(InputError, match="2 pictures, 2 of them without one"):
+    with pytest.raises(InputError, match="2 images, 2 of them without one"):
         read_tfds_classification("imagenet_r", "test", tmp_path)
