@@ -1,7 +1,8 @@
 """Frozen dataclasses, strict YAML and dotted overrides.
 
 The layout (task, trainer, runtime), the merge order and the one-of configs are
-TF Model Garden's; the type checks are ours.
+TF Model Garden's; the type checks are ours. From an option to its value: the classes in
+`experiment.py`, `load.py`, and the rules between options in `rules.py`.
 """
 
 from align_keras.config.corpus import (
@@ -12,7 +13,29 @@ from align_keras.config.corpus import (
     ShardsConfig,
     VocabularyConfig,
 )
-from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.experiment import (
+    AdamWConfig,
+    ConstantConfig,
+    CosineDecayConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ImageEncoderConfig,
+    LambConfig,
+    LearningRateConfig,
+    LinearDecayConfig,
+    LinearWarmupConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizationConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    TaskConfig,
+    TextEncoderConfig,
+    TrainerConfig,
+    WarmupConfig,
+)
+from align_keras.config.fields import as_dict, changed_keys
 from align_keras.config.fine_tuning import (
     FineTuningConfig,
     FullStageConfig,
@@ -26,71 +49,5 @@ from align_keras.config.load import (
     load_corpus_config,
     load_recipe,
     save_config,
+    validate,
 )
-from align_keras.config.runtime import RuntimeConfig
-from align_keras.config.task import (
-    DataConfig,
-    EvaluationConfig,
-    ImageEncoderConfig,
-    LossConfig,
-    ModelConfig,
-    TaskConfig,
-    TextEncoderConfig,
-)
-from align_keras.config.trainer import (
-    AdamWConfig,
-    ConstantConfig,
-    CosineDecayConfig,
-    LambConfig,
-    LearningRateConfig,
-    LinearDecayConfig,
-    LinearWarmupConfig,
-    OptimizationConfig,
-    OptimizerConfig,
-    TrainerConfig,
-    WarmupConfig,
-)
-from align_keras.config.tree import as_dict, changed_keys
-from align_keras.config.validate import validate
-
-__all__ = [
-    "AdamWConfig",
-    "ConstantConfig",
-    "CorpusConfig",
-    "CosineDecayConfig",
-    "DataConfig",
-    "DuplicatesConfig",
-    "EvaluationConfig",
-    "ExperimentConfig",
-    "FilterConfig",
-    "FineTuningConfig",
-    "FullStageConfig",
-    "HeadStageConfig",
-    "ImageEncoderConfig",
-    "LambConfig",
-    "LearningRateConfig",
-    "LinearDecayConfig",
-    "LinearWarmupConfig",
-    "LossConfig",
-    "ModelConfig",
-    "OptimizationConfig",
-    "OptimizerConfig",
-    "PicturesConfig",
-    "RuntimeConfig",
-    "ShardsConfig",
-    "SweepConfig",
-    "TaskConfig",
-    "TextEncoderConfig",
-    "TrainerConfig",
-    "VocabularyConfig",
-    "WarmupConfig",
-    "as_dict",
-    "changed_keys",
-    "experiments",
-    "find_experiment",
-    "load_config",
-    "load_corpus_config",
-    "load_recipe",
-    "save_config",
-    "validate",
-]

@@ -14,9 +14,9 @@ class FilterConfig:
     Attributes:
         min_shorter_side: int >= 0, in pixels, which the shorter side must exceed.
         max_aspect: float > 1, longer side by shorter, which stays below it.
-        max_pixels: int >= 1, of a picture.
-        max_texts_per_image: int >= 1, alt-texts of one picture.
-        max_images_per_text: int >= 1, pictures that share an alt-text.
+        max_pixels: int >= 1, of an image.
+        max_texts_per_image: int >= 1, alt-texts of one image.
+        max_images_per_text: int >= 1, images that share an alt-text.
         min_unigrams: int >= 1, words of an alt-text.
         max_unigrams: int >= 1.
         frequent_ngrams: int >= 1, how many unigrams and bigrams of the raw texts
@@ -41,20 +41,20 @@ class FilterConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PicturesConfig:
-    """In what form pictures are stored.
+    """In what form images are stored.
 
     Attributes:
-        shorter_side: int >= 32, in pixels; larger pictures are reduced to it, smaller
+        shorter_side: int >= 32, in pixels; larger images are reduced to it, smaller
             ones stay. 346 is what the paper's recipe crops 289 from.
-        keep_aspect: bool; false makes larger pictures squares of `shorter_side`, as
+        keep_aspect: bool; false makes larger images squares of `shorter_side`, as
             the paper resizes them and training would: of these it only decodes the
             window that it crops.
         quality: int in [1, 95], of JPEG. Against 90, 85 takes four fifths of the bytes
             and a tenth off training's input; the crops of photographs then differ by 3
-            to 4 grey levels in the mean from those of the originals, 0.3 more.
-        refuse: str, `"module:function"`, called with each picture
+            to 4 gray levels in the mean from those of the originals, 0.3 more.
+        refuse: str, `"module:function"`, called with each image
             (`PIL.Image.Image`, RGB); those for which it returns true go. Here is
-            where a classifier of pornographic pictures comes in.
+            where a classifier of pornographic images comes in.
     """
 
     shorter_side: int = count(346, at_least=32)
@@ -65,12 +65,12 @@ class PicturesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DuplicatesConfig:
-    """Which pictures are too near to another.
+    """Which images are too near to another.
 
     Attributes:
         mode: `"hash"`, perceptual hashes; `"embedding"`, as the paper's appendix A;
             or `"pixels"`, equal pixels alone.
-        against: tuple of str, sources of evaluation pictures: what is near to one of
+        against: tuple of str, sources of evaluation images: what is near to one of
             them goes.
         inside_corpus: bool, of images that are near each other in the corpus, only the
             largest stays. The paper keeps them all. Images of equal pixels are one
@@ -86,8 +86,8 @@ class DuplicatesConfig:
             near, if `inside_corpus`.
         min_cosine_against: float in [0, 1), the same to evaluation images.
         clusters: int >= 3, of k-means.
-        nearest_clusters: int >= 3, to which each picture goes; each three of them are
-            a bucket, within which pictures are compared.
+        nearest_clusters: int >= 3, to which each image goes; each three of them are
+            a bucket, within which images are compared.
     """
 
     mode: Literal["hash", "embedding", "pixels"] = "hash"
@@ -124,7 +124,7 @@ class ShardsConfig:
     Attributes:
         file_format: `"tfrecord"` or `"array_record"`.
         number_of_shards: int >= 1, or None for as many as TFDS chooses.
-        test_fraction: float in [0, 1), pictures that make the split `test`, chosen by
+        test_fraction: float in [0, 1), images that make the split `test`, chosen by
             their pixels.
     """
 
@@ -147,53 +147,45 @@ class CorpusConfig:
     """
 
     sources: tuple[str, ...] = ()
-    filter: FilterConfig = dataclasses.field(default_factory=FilterConfig)
-    pictures: PicturesConfig = dataclasses.field(default_factory=PicturesConfig)
-    duplicates: DuplicatesConfig = dataclasses.field(default_factory=DuplicatesConfig)
-    vocabulary: VocabularyConfig = dataclasses.field(default_factory=VocabularyConfig)
-    shards: ShardsConfig = dataclasses.field(default_factory=ShardsConfig)
+    filter: FilterConfig = FilterConfig()
+    pictures: PicturesConfig = PicturesConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    shards: ShardsConfig = ShardsConfig()
 
 
 def _check_unigrams(config, report):
-    least, most = config.filter.min_unigrams, config.filter.max_unigrams
-    if least > most:
-        report.refuse(
-            "filter.min_unigrams",
-            "at most filter.max_unigrams",
-            least,
-            f"write at most {most}",
-            "filter.max_unigrams",
-        )
+    most = config.filter.max_unigrams
+    if config.filter.min_unigrams > most:
+        rule, remedy = "at most filter.max_unigrams", f"write at most {most}"
+        report.refuse("filter.min_unigrams", rule, remedy, "filter.max_unigrams")
 
 
 def _check_duplicates(config, report):
-    own = config.duplicates
-    if own.mode == "embedding" and own.encoder is None:
+    duplicates = config.duplicates
+    if duplicates.mode == "embedding" and duplicates.encoder is None:
         report.refuse(
             "duplicates.encoder",
             "a model where duplicates.mode is embedding",
-            None,
             "name a run, an export or a Hugging Face folder",
             "duplicates.mode",
         )
     for name in ("max_distance", "min_cosine"):
-        value = getattr(own, name)
-        if value != getattr(DuplicatesConfig, name) and not own.inside_corpus:
+        default = getattr(DuplicatesConfig, name)
+        if getattr(duplicates, name) != default and not duplicates.inside_corpus:
             report.refuse(
                 f"duplicates.{name}",
                 "left out unless duplicates.inside_corpus is true",
-                value,
                 "add duplicates.inside_corpus=true, write "
                 f"duplicates.{name}_against for copies of evaluation images, or leave "
-                f"it at {getattr(DuplicatesConfig, name)}",
+                f"it at {default}",
                 "duplicates.inside_corpus",
             )
-    if own.nearest_clusters > own.clusters:
+    if duplicates.nearest_clusters > duplicates.clusters:
         report.refuse(
             "duplicates.nearest_clusters",
             "at most duplicates.clusters",
-            own.nearest_clusters,
-            f"write at most {own.clusters}",
+            f"write at most {duplicates.clusters}",
             "duplicates.clusters",
         )
 

@@ -1,10 +1,598 @@
-"""The whole configuration of a run."""
+"""The options of a run: `task`, `trainer` and `runtime`, as Model Garden divides them.
+
+The defaults are the recipe of Jia et al. 2021 (sections 4.1 and 5) for
+EfficientNet-B7 + BERT-base, the largest model whose ablations they report. One-of
+configs nest as in Model Garden: `type` names the member that counts, and each member
+keeps its options.
+"""
 
 import dataclasses
+from typing import Literal
 
-from align_keras.config.runtime import RuntimeConfig
-from align_keras.config.task import TaskConfig
-from align_keras.config.trainer import TrainerConfig
+from align_keras.config.fields import count, fraction, number
+
+ImageVariant = Literal[
+    "efficientnet_nano",
+    "efficientnet_micro",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_b2",
+    "efficientnet_b3",
+    "efficientnet_b4",
+    "efficientnet_b5",
+    "efficientnet_b6",
+    "efficientnet_b7",
+    "efficientnet_b8",
+    "efficientnet_l2",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "efficientnet_lite3",
+    "efficientnet_lite4",
+]
+TextVariant = Literal[
+    "bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large", "minilm_l6"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoderConfig:
+    """The image tower: a named EfficientNet, its coefficients overridable.
+
+    Attributes:
+        variant: str, the named size.
+        width_coefficient: float > 0, or None for the variant's.
+        depth_coefficient: float > 0, or None for the variant's.
+        image_size: int >= 32, side of the input in pixels.
+        padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`, as
+            `ImageEncoder`'s; None for that of the ALIGN which `weights` names, and
+            `"tf"` otherwise.
+        num_classes: int >= 2 to keep the classifier of the weights, whose class
+            probabilities stand beside the features; None for the paper's tower.
+        drop_connect_rate: float in [0, 1), of the last block.
+        batch_norm_momentum: float in [0, 1).
+        batch_norm_epsilon: float > 0.
+        synchronized: bool, batch statistics over all replicas; otherwise each
+            replica by itself. The paper doesn't say which it takes in pre-training.
+        virtual_batch_size: int >= 1, rows of a replica that are normalized
+            together, or None for all of them.
+        replicas_per_group: int >= 0, replicas whose rows are normalized together, or
+            None for each by itself; 0 for as many as the open-source EfficientNet
+            takes on n > 8 TPU cores, max(8, n / 8).
+        freeze_batch_statistics: bool, normalize by the moving statistics.
+        rematerialize: bool, compute activations twice rather than keep them.
+        weights: str, where the tower's weights start: a name or a path as
+            `align_keras.models.load_image_weights` takes; None for random ones.
+        locked: bool, only the projection learns.
+        learning_rate_multiplier: float > 0, of all but the projection.
+
+    References:
+        Jia et al. 2021, section 5: 289 pixels.
+    """
+
+    variant: ImageVariant = "efficientnet_b7"
+    width_coefficient: float | None = number(None, above=0)
+    depth_coefficient: float | None = number(None, above=0)
+    image_size: int = count(289, at_least=32)
+    padding: Literal["tf", "hugging_face"] | None = None
+    num_classes: int | None = count(None, at_least=2)
+    drop_connect_rate: float = fraction(0.2)
+    batch_norm_momentum: float = fraction(0.99)
+    batch_norm_epsilon: float = number(1e-3, above=0)
+    synchronized: bool = False
+    virtual_batch_size: int | None = count(None)
+    replicas_per_group: int | None = count(None, at_least=0)
+    freeze_batch_statistics: bool = False
+    rematerialize: bool = False
+    weights: str | None = None
+    locked: bool = False
+    learning_rate_multiplier: float = number(1.0, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderConfig:
+    """The text tower: a named BERT, its sizes overridable.
+
+    Attributes:
+        variant: str, the named size.
+        num_layers: int >= 1, or None for the variant's.
+        hidden_dim: int >= 1, a multiple of `num_heads`, or None.
+        num_heads: int >= 1, or None for the variant's.
+        intermediate_dim: int >= 1, or None for the variant's.
+        dropout: float in [0, 1).
+        vocabulary: str, path of a vocabulary.txt, such as `align-keras corpus`
+            learns, or None to learn one from the training captions.
+        vocabulary_size: int >= 10, WordPiece tokens to learn.
+        normalization: `"bert_uncased"` or `"bert_cased"`, the one that the
+            vocabulary was learned with.
+        sequence_length: int >= 3, tokens a caption, [CLS] and [SEP] included.
+        max_sequence_length: int >= `sequence_length`, or None for the same.
+        activation: `"gelu_approximate"` or `"gelu"`.
+        pooling: `"cls"`, the paper's, or `"mean"`.
+        rematerialize: bool, compute activations twice rather than keep them.
+        projection: bool, a linear layer to `projection_dim`; False where
+            `hidden_dim` is `projection_dim`.
+        weights: str, where the tower's weights and its vocabulary start: a name
+            or a path as `align_keras.models.load_text_weights` takes; None for
+            random ones and a vocabulary of the training captions.
+        locked: bool, only the projection learns.
+        learning_rate_multiplier: float > 0, of all but the projection.
+
+    References:
+        Jia et al. 2021, section 5: 100k WordPiece tokens, at most 64 tokens.
+    """
+
+    variant: TextVariant = "bert_base"
+    num_layers: int | None = count(None)
+    hidden_dim: int | None = count(None)
+    num_heads: int | None = count(None)
+    intermediate_dim: int | None = count(None)
+    dropout: float = fraction(0.1)
+    vocabulary: str | None = None
+    vocabulary_size: int = count(100_000, at_least=10)
+    normalization: Literal["bert_uncased", "bert_cased"] = "bert_uncased"
+    sequence_length: int = count(64, at_least=3)
+    max_sequence_length: int | None = count(None, at_least=3)
+    activation: Literal["gelu_approximate", "gelu"] = "gelu_approximate"
+    pooling: Literal["cls", "mean"] = "cls"
+    rematerialize: bool = False
+    projection: bool = True
+    weights: str | None = None
+    locked: bool = False
+    learning_rate_multiplier: float = number(1.0, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Both towers and what joins them.
+
+    Attributes:
+        preset: str, a preset's name, such as `align_b3_mini`, in place of the
+            variants, `image_size`, `sequence_length` and `projection_dim` below,
+            which are refused beside it; or None.
+        image_encoder: `ImageEncoderConfig`.
+        text_encoder: `TextEncoderConfig`.
+        projection_dim: int >= 1, width of both embeddings.
+        project_class_names: bool, start the image projection where the text
+            tower puts the names of ImageNet's 1,000 classes; needs
+            `image_encoder.num_classes` of 1000, weights of both towers, and a text
+            tower without projection.
+        initial_temperature: float > 0, or None for that of the ALIGN which
+            `image_encoder.weights` names.
+        learn_temperature: bool.
+
+    References:
+        Jia et al. 2021, sections 4.1 (B7's width of 640) and 5 (one learned
+        temperature that starts at 1.0).
+    """
+
+    preset: str | None = None
+    image_encoder: ImageEncoderConfig = ImageEncoderConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    projection_dim: int = count(640)
+    project_class_names: bool = False
+    initial_temperature: float | None = number(1.0, above=0)
+    learn_temperature: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """The contrastive loss.
+
+    Attributes:
+        label_smoothing: float in [0, 1).
+        reduction: `"sum"` or `"mean"` of the two directions.
+        share_equal_captions: bool, whether pairs of a batch with the same
+            caption count as each other's positives.
+        negatives_fraction: float in (0, 1], one over a whole number: the share
+            of the in-batch negatives that each pair is contrasted with.
+        tile_size: int >= 0, rows and columns of the logits that are in memory
+            at a time; 0 for the fastest of this batch size.
+        matmul_dtype: `"bfloat16"` for matrix products of the loss in half
+            precision, or None.
+
+    References:
+        Jia et al. 2021, sections 4.1 (the sum) and 5 (smoothing of 0.1), and
+        table 8 (50% and 25% of the negatives).
+    """
+
+    label_smoothing: float = fraction(0.1)
+    reduction: Literal["sum", "mean"] = "sum"
+    share_equal_captions: bool = False
+    negatives_fraction: float = number(1.0, above=0, at_most=1)
+    tile_size: int = count(0, at_least=0)
+    matmul_dtype: Literal["bfloat16"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """A corpus and how batches are made of it.
+
+    Attributes:
+        corpus: str, `icons`, `stamps`, `clipart`, `emoji`, several of these
+            joined by `+`, `pairs`, or the path of a data set that TFDS prepared,
+            such as `align-keras corpus` writes; None until an experiment names one.
+        tfds_split: str, split of the prepared data, such as `train[:90%]`, or
+            `all` for every pair.
+        tfds_data_dir: str, where prepared data lies, or None for TFDS's place.
+        pairs: str, table or folder of the corpus `pairs`.
+        image_column: str, the table's column of image paths, None to guess.
+        caption_column: str, the table's column of captions, None to guess.
+        encoding: str, of the table and of caption files.
+        max_bad_fraction: float in [0, 1], unusable pairs that are tolerated.
+        global_batch_size: int >= 1, pairs a step over all replicas.
+        micro_batch_size: int >= 1, pairs that a replica embeds at a time (the
+            loss is that of the whole batch), or None for all of its pairs.
+        shuffle_buffer_size: int >= 1, pairs to draw from.
+        pair_weighted: bool, each caption of an image is a pair of an epoch, as in
+            the paper; otherwise an image comes once an epoch, with one of its
+            captions at random.
+        cache: bool, keep decoded images in memory.
+        data_service: str, address of a tf.data service's dispatcher, such as
+            `grpc://host:5000`, whose workers make the batches, in an order that
+            isn't repeatable; or None.
+        seed: int >= 0 of shuffling and augmentation, or None for the trainer's.
+        random_crop: bool, crop at a random place, else in the center.
+        random_flip: bool, mirror half of the images.
+        random_zoom: float >= 0, how far the scale of a crop's sides varies.
+        random_shift: float >= 0, how far a crop moves, as a share of its side.
+        random_recolor: float in [0, 1], the share of images in random colors
+            and polarity, for drawings dark on white.
+
+    References:
+        Jia et al. 2021, section 5: batches of 16384, random crop and flip.
+    """
+
+    corpus: str | None = None
+    tfds_split: str = "train"
+    tfds_data_dir: str | None = None
+    pairs: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    encoding: str = "utf-8"
+    max_bad_fraction: float = number(0.1, at_least=0, at_most=1)
+    global_batch_size: int = count(16_384)
+    micro_batch_size: int | None = count(None)
+    shuffle_buffer_size: int = count(20_000)
+    pair_weighted: bool = False
+    cache: bool = False
+    data_service: str | None = None
+    seed: int | None = count(None, at_least=0)
+    random_crop: bool = True
+    random_flip: bool = True
+    random_zoom: float = number(0.0, at_least=0)
+    random_shift: float = number(0.0, at_least=0)
+    random_recolor: float = number(0.0, at_least=0, at_most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured.
+
+    Attributes:
+        ks: tuple of increasing ints >= 1, the k of recall at k.
+
+    References:
+        Jia et al. 2021, table 1.
+    """
+
+    ks: tuple[int, ...] = count((1, 5, 10))
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskConfig:
+    """The `task` section.
+
+    Attributes:
+        model: `ModelConfig`.
+        loss: `LossConfig`.
+        train_data: `DataConfig`.
+        validation_data: `DataConfig`, with nothing varied and nothing left out.
+        evaluation: `EvaluationConfig`.
+    """
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train_data: DataConfig = DataConfig()
+    validation_data: DataConfig = DataConfig(
+        tfds_split="test",
+        global_batch_size=256,
+        random_crop=False,
+        random_flip=False,
+    )
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+# Biases and normalization parameters, by the usual practice of LAMB, and the
+# temperature, which would otherwise move by ±lr relative at every step.
+_EXCLUDED = ("bias", "gamma", "beta", "temperature")
+
+
+@dataclasses.dataclass(frozen=True)
+class _OptimizerOptions:
+    """What all optimizers take.
+
+    Attributes:
+        weight_decay: float >= 0; of SGD, of an L2 penalty.
+        exclude_from_weight_decay: tuple of str, patterns of the variables without
+            weight decay and, in LAMB, without trust ratio.
+        global_clipnorm: float > 0, bound of the norm of all gradients together,
+            or None.
+    """
+
+    weight_decay: float = number(1e-5, at_least=0)
+    exclude_from_weight_decay: tuple[str, ...] = _EXCLUDED
+    global_clipnorm: float | None = number(None, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LambConfig(_OptimizerOptions):
+    """LAMB, the paper's optimizer.
+
+    Attributes:
+        beta_1: float in [0, 1).
+        beta_2: float in [0, 1).
+        epsilon: float > 0.
+
+    References:
+        Jia et al. 2021, section 5: weight decay 1e-5; the rest isn't stated
+        and is You et al. 2020's.
+    """
+
+    beta_1: float = fraction(0.9)
+    beta_2: float = fraction(0.999)
+    epsilon: float = number(1e-6, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig(_OptimizerOptions):
+    """AdamW: Adam with decoupled weight decay.
+
+    Attributes:
+        beta_1: float in [0, 1).
+        beta_2: float in [0, 1).
+        epsilon: float > 0.
+    """
+
+    beta_1: float = fraction(0.9)
+    beta_2: float = fraction(0.999)
+    epsilon: float = number(1e-7, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SGDConfig(_OptimizerOptions):
+    """SGD with momentum.
+
+    Attributes:
+        momentum: float in [0, 1).
+        nesterov: bool.
+
+    References:
+        Jia et al. 2021, section 5.3: momentum 0.9 in fine-tuning on ImageNet.
+    """
+
+    weight_decay: float = number(0.0, at_least=0)
+    momentum: float = fraction(0.9)
+    nesterov: bool = False
+
+
+class _OneOf:
+    """A section of which only the member that `type` names counts."""
+
+    def get(self):
+        """Returns the config that `type` names, or None where it names none."""
+        return self.type and getattr(self, self.type)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig(_OneOf):
+    """One of the optimizers.
+
+    Attributes:
+        type: `"lamb"`, `"adamw"` or `"sgd"`.
+        lamb: `LambConfig`.
+        adamw: `AdamWConfig`.
+        sgd: `SGDConfig`.
+    """
+
+    type: Literal["lamb", "adamw", "sgd"] = "lamb"
+    lamb: LambConfig = LambConfig()
+    adamw: AdamWConfig = AdamWConfig()
+    sgd: SGDConfig = SGDConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearDecayConfig:
+    """Linear decay.
+
+    Attributes:
+        initial_learning_rate: float > 0, the peak.
+        end_learning_rate: float >= 0.
+        decay_steps: int >= 1, or None for all steps after the warm-up.
+
+    References:
+        Jia et al. 2021, section 5: from 1e-3 to zero.
+    """
+
+    initial_learning_rate: float = number(1e-3, above=0)
+    end_learning_rate: float = number(0.0, at_least=0)
+    decay_steps: int | None = count(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineDecayConfig:
+    """Cosine decay.
+
+    Attributes:
+        initial_learning_rate: float > 0, the peak.
+        alpha: float in [0, 1], the end as a fraction of the peak.
+        decay_steps: int >= 1, or None for all steps after the warm-up.
+    """
+
+    initial_learning_rate: float = number(1e-3, above=0)
+    alpha: float = number(0.0, at_least=0, at_most=1)
+    decay_steps: int | None = count(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepwiseConfig:
+    """A constant learning rate up to each boundary, then the next one.
+
+    Attributes:
+        boundaries: tuple of increasing ints >= 1, steps after the warm-up.
+        values: tuple of floats > 0, one more than boundaries.
+    """
+
+    boundaries: tuple[int, ...] = count((100_000,))
+    values: tuple[float, ...] = number((1e-3, 1e-4), above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantConfig:
+    """A constant learning rate.
+
+    Attributes:
+        learning_rate: float > 0.
+    """
+
+    learning_rate: float = number(1e-3, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRateConfig(_OneOf):
+    """One of the learning-rate schedules.
+
+    Attributes:
+        type: `"linear"`, `"cosine"`, `"stepwise"` or `"constant"`.
+        linear: `LinearDecayConfig`.
+        cosine: `CosineDecayConfig`.
+        stepwise: `StepwiseConfig`.
+        constant: `ConstantConfig`.
+    """
+
+    type: Literal["linear", "cosine", "stepwise", "constant"] = "linear"
+    linear: LinearDecayConfig = LinearDecayConfig()
+    cosine: CosineDecayConfig = CosineDecayConfig()
+    stepwise: StepwiseConfig = StepwiseConfig()
+    constant: ConstantConfig = ConstantConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearWarmupConfig:
+    """Linear warm-up.
+
+    Attributes:
+        warmup_steps: int >= 0.
+        warmup_learning_rate: float >= 0, where it starts.
+
+    References:
+        Jia et al. 2021, section 5: from zero in 10k steps.
+    """
+
+    warmup_steps: int = count(10_000, at_least=0)
+    warmup_learning_rate: float = number(0.0, at_least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupConfig(_OneOf):
+    """One of the warm-ups, or none.
+
+    Attributes:
+        type: `"linear"`, or None.
+        linear: `LinearWarmupConfig`.
+    """
+
+    type: Literal["linear"] | None = "linear"
+    linear: LinearWarmupConfig = LinearWarmupConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class EMAConfig:
+    """Exponential moving average of the weights, used to evaluate and at the end.
+
+    Attributes:
+        average_decay: float in [0, 1), or None for no average.
+    """
+
+    average_decay: float | None = fraction(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizationConfig:
+    """Optimizer, learning rate, warm-up and average of the weights.
+
+    Attributes:
+        optimizer: `OptimizerConfig`.
+        learning_rate: `LearningRateConfig`.
+        warmup: `WarmupConfig`.
+        ema: `EMAConfig`.
+    """
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    learning_rate: LearningRateConfig = LearningRateConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    ema: EMAConfig = EMAConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainerConfig:
+    """The `trainer` section; all intervals are in steps.
+
+    Attributes:
+        train_steps: int >= 1, a multiple of `steps_per_loop`.
+        steps_per_loop: int >= 1, steps whose losses are averaged and logged.
+        checkpoint_interval: int, a multiple of `steps_per_loop`.
+        validation_interval: int, a multiple of `steps_per_loop`.
+        max_to_keep: int >= 1, checkpoints kept.
+        best_checkpoint_eval_metric: str, a metric of the evaluation, such as
+            `t2i/recall_at_1`, whose best checkpoint is kept too, or None.
+        best_checkpoint_metric_comp: `"higher"` or `"lower"`, what is better.
+        best_checkpoint_by_test: bool, let the best checkpoint be chosen on pairs
+            whose split or table is named `test`, which is refused otherwise.
+        loss_upper_bound: float > 0, a loss that stops the run, or None.
+        seed: int >= 0, of the initial weights, dropout and the data.
+        optimizer_config: `OptimizationConfig`.
+
+    References:
+        Jia et al. 2021, section 5: 1.2M steps.
+    """
+
+    train_steps: int = count(1_200_000)
+    steps_per_loop: int = count(1_000)
+    checkpoint_interval: int = count(10_000)
+    validation_interval: int = count(10_000)
+    max_to_keep: int = count(3)
+    best_checkpoint_eval_metric: str | None = None
+    best_checkpoint_metric_comp: Literal["higher", "lower"] = "higher"
+    best_checkpoint_by_test: bool = False
+    loss_upper_bound: float | None = number(1_000.0, above=0)
+    seed: int = count(0, at_least=0)
+    optimizer_config: OptimizationConfig = OptimizationConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig:
+    """The `runtime` section.
+
+    Attributes:
+        distribution_strategy: str, how replicas work together; `default` is
+            one device without a strategy's overhead.
+        num_replicas: int >= 1, logical CPU devices to make, to try a strategy
+            on one machine; None takes the devices that are there.
+        mixed_precision_dtype: str, Keras's dtype policy.
+        tpu: str, of the strategy tpu: a TPU's name, or its address, such as
+            `grpc://10.0.0.2:8470`; `local` for this machine's. None is `local` on a
+            TPU VM, and elsewhere what the environment's TPU_NAME names.
+    """
+
+    distribution_strategy: Literal[
+        "default", "mirrored", "multi_worker_mirrored", "one_device", "tpu"
+    ] = "default"
+    num_replicas: int | None = count(None)
+    mixed_precision_dtype: Literal["float32", "mixed_bfloat16", "mixed_float16"] = (
+        "float32"
+    )
+    tpu: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,74 +1,212 @@
-"""Ranges of configuration fields, kept in the fields' metadata."""
+"""Fields of configurations: their types, their ranges, and how both are said."""
 
 import dataclasses
+import math
+import operator
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+_BOUNDS = {
+    "at_least": (">=", operator.ge),
+    "above": (">", operator.gt),
+    "at_most": ("<=", operator.le),
+    "below": ("<", operator.lt),
+}
+_WORDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+}
 
 
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """The numbers that a field admits; a bound of None is no bound.
-
-    Args:
-        at_least: number or None, inclusive lower bound.
-        above: number or None, exclusive lower bound.
-        at_most: number or None, inclusive upper bound.
-        below: number or None, exclusive upper bound.
-
-    Example:
-
-    >>> Range(at_least=0, below=1).admits(1.0)
-    False
-    >>> Range(at_least=0, below=1).rule
-    '>= 0 and < 1'
-    """
-
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-
-    def admits(self, value):
-        """Returns whether the number lies in the range."""
-        return (
-            (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
-
-    @property
-    def rule(self):
-        """The range in words, for messages."""
-        bounds = (
-            (">=", self.at_least),
-            (">", self.above),
-            ("<=", self.at_most),
-            ("<", self.below),
-        )
-        return " and ".join(f"{sign} {to}" for sign, to in bounds if to is not None)
+class WrongTypeError(ValueError):
+    """A value doesn't fit its field; the message says what the field takes."""
 
 
-def number(default, *, at_least=None, above=None, at_most=None, below=None):
-    """A dataclass field whose value, or each of whose items, has a range.
+def number(default: Any, **bounds: float) -> Any:
+    """Makes a dataclass field whose value, or each of whose items, has a range.
 
     Args:
         default: number, tuple of numbers or None.
-        at_least: number or None, inclusive lower bound.
-        above: number or None, exclusive lower bound.
-        at_most: number or None, inclusive upper bound.
-        below: number or None, exclusive upper bound.
+        **bounds: `at_least` or `above`, and `at_most` or `below`.
 
     Returns:
         The field, for a dataclass body.
     """
-    admitted = Range(at_least, above, at_most, below)
-    return dataclasses.field(default=default, metadata={"range": admitted})
+    return dataclasses.field(default=default, metadata={"bounds": bounds})
 
 
-def fraction(default):
-    """A dataclass field in [0, 1)."""
+def fraction(default: Any) -> Any:
+    """Makes a dataclass field in [0, 1)."""
     return number(default, at_least=0, below=1)
 
 
-def count(default, at_least=1):
-    """A dataclass field that counts: `at_least` or more."""
+def count(default: Any, at_least: float = 1) -> Any:
+    """Makes a dataclass field that counts: `at_least` or more."""
     return number(default, at_least=at_least)
+
+
+def out_of_range(field: dataclasses.Field, value: Any) -> tuple[str, str, Any] | None:
+    """Finds what a field's range refuses.
+
+    Args:
+        field: `dataclasses.Field`.
+        value: the field's value, of its type.
+
+    Returns:
+        None, or the rule in words, the remedy, and what breaks the rule.
+
+    Example:
+
+    >>> from align_keras.config import LossConfig
+    >>> label_smoothing, *_ = dataclasses.fields(LossConfig)
+    >>> out_of_range(label_smoothing, 1.0)
+    ('>= 0 and < 1', 'choose a value in that range', 1.0)
+    """
+    bounds = field.metadata.get("bounds", {})
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, float) and not math.isfinite(item):
+            return "finite", "write a number", item
+        if item == "":
+            return "a non-empty string", "write null to leave it out", item
+        if item is not None and not all(
+            _BOUNDS[name][1](item, bound) for name, bound in bounds.items()
+        ):
+            signs = (f"{_BOUNDS[name][0]} {bound}" for name, bound in bounds.items())
+            return " and ".join(signs), "choose a value in that range", item
+    return None
+
+
+def coerce(hint: Any, value: Any) -> Any:
+    """Checks a plain value against a type.
+
+    Args:
+        hint: type: a scalar, a `Literal`, `tuple[X, ...]`, or one with `None`.
+        value: plain value.
+
+    Returns:
+        The value as the field keeps it: an int becomes a float in a float
+        field, a list a tuple.
+
+    Raises:
+        WrongTypeError: if it doesn't fit; the message says what would.
+
+    Example:
+
+    >>> coerce(float | None, 1), coerce(tuple[int, ...], [1, 5])
+    (1.0, (1, 5))
+    >>> coerce(float, "1e-3")
+    Traceback (most recent call last):
+    align_keras.config.fields.WrongTypeError: a number
+    """
+    member, or_none = member_of(hint)
+    arguments = typing.get_args(member)
+    if value is None and or_none:
+        return None
+    if typing.get_origin(member) is typing.Literal:
+        words, fits = f"one of {', '.join(arguments)}", value in arguments
+    elif typing.get_origin(member) is tuple:
+        words = f"a list such as {'[1, 5, 10]' if arguments[0] is int else '[a, b]'}"
+        fits = isinstance(value, list | tuple)
+        try:
+            value = tuple(coerce(arguments[0], item) for item in value if fits)
+        except (TypeError, WrongTypeError):
+            fits = False
+    else:
+        # bool is a subclass of int, but true is no number of steps.
+        words, fits = _WORDS[member], type(value) is member
+        if member is float and type(value) is int:
+            # A float holds no integer of more than 308 digits.
+            value, fits = (
+                (float(value), True) if abs(value) < 2**1023 else (value, False)
+            )
+    if not fits:
+        raise WrongTypeError(f"{words}, or null" if or_none else words)
+    return value
+
+
+def member_of(hint: Any) -> tuple[Any, bool]:
+    """Splits a type such as `int | None` into `int` and whether None is one too."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (member,) = (one for one in typing.get_args(hint) if one is not type(None))
+        return member, True
+    return hint, False
+
+
+def describe(value: Any) -> str:
+    """Names a value in a message: what it is, and itself where it's short."""
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"the boolean {str(value).lower()}"
+    text = repr(value)
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"the string {text}" if isinstance(value, str) else text
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yields the dotted key, the value and the field of every option.
+
+    Args:
+        config: config dataclass.
+        prefix: str, put before the keys.
+
+    Yields:
+        (str, value, `dataclasses.Field`), in the order of the classes.
+    """
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(field.type):
+            yield from leaves(value, f"{key}.")
+        else:
+            yield key, value, field
+
+
+def as_dict(config: Any) -> Any:
+    """Returns a config as nested dicts, ready for YAML or JSON.
+
+    Args:
+        config: config dataclass.
+
+    Returns:
+        dict of dicts and plain values; tuples become lists.
+
+    Example:
+
+    >>> from align_keras.config import ExperimentConfig
+    >>> as_dict(ExperimentConfig())["task"]["evaluation"]
+    {'ks': [1, 5, 10]}
+    """
+    if dataclasses.is_dataclass(config):
+        fields = dataclasses.fields(config)
+        return {field.name: as_dict(getattr(config, field.name)) for field in fields}
+    return list(config) if isinstance(config, tuple) else config
+
+
+def changed_keys(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """Names the options in which two configs differ.
+
+    Args:
+        old: `ExperimentConfig`.
+        new: `ExperimentConfig`.
+
+    Returns:
+        dict from dotted key to (old value, new value).
+
+    Example:
+
+    >>> from align_keras.config import load_config
+    >>> changed_keys(load_config(), load_config(params_override="trainer.seed=7"))
+    {'trainer.seed': (0, 7)}
+    """
+    after = {key: value for key, value, _ in leaves(new)}
+    return {
+        key: (value, after[key]) for key, value, _ in leaves(old) if value != after[key]
+    }

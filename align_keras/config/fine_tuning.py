@@ -3,9 +3,9 @@
 import dataclasses
 from typing import Literal
 
+from align_keras.config.experiment import RuntimeConfig
 from align_keras.config.fields import count, fraction, number
 from align_keras.config.rules import check_num_replicas
-from align_keras.config.runtime import RuntimeConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class HeadStageConfig:
             `"cosine"`, to zero at the end; or `"constant"`.
         decay_factor: float > 0, of `"stepwise"`.
         decay_epochs: int >= 1, of `"stepwise"`.
-        train_size: int >= 32, side of the pictures in pixels.
+        train_size: int >= 32, side of the images in pixels.
         eval_size: int >= 32, side in evaluation, if the stage is the last.
     """
 
@@ -62,7 +62,7 @@ class FullStageConfig(HeadStageConfig):
     Attributes:
         backbone_multiplier: float > 0, the image encoder's learning rate by the
             head's.
-        freeze_batch_statistics: bool, normalise by the moving statistics, and
+        freeze_batch_statistics: bool, normalize by the moving statistics, and
             leave them as they are.
     """
 
@@ -72,7 +72,7 @@ class FullStageConfig(HeadStageConfig):
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-    """What a sweep draws for the last stage, each trial for itself.
+    """What a sweep draws for the last stage, for each trial anew.
 
     Attributes:
         trials: int >= 0; 0 is no sweep.
@@ -100,7 +100,7 @@ class SweepConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningConfig:
-    """A recipe: stages, optimizer, pictures, runs, a sweep, memory and devices.
+    """A recipe: stages, optimizer, images, runs, a sweep, memory and devices.
 
     Attributes:
         runs: int >= 1, repetitions with other seeds, over which metrics are
@@ -110,19 +110,19 @@ class FineTuningConfig:
         momentum: float in [0, 1), of SGD.
         weight_decay: float >= 0, of an L2 penalty on the kernels.
         crop: `"inception"`, of random area and aspect in training, central in
-            evaluation; or `"whole"`, the whole picture in both.
-        min_crop_area: float in (0, 1], the least share of the picture.
-        flip: bool, mirror half of the training pictures.
+            evaluation; or `"whole"`, the whole image in both.
+        min_crop_area: float in (0, 1], the least share of the image.
+        flip: bool, mirror half of the training images.
         central_crop: float in (0, 1], share of each side in evaluation.
-        shuffle_buffer_size: int >= 1, encoded pictures to draw from.
+        shuffle_buffer_size: int >= 1, encoded images to draw from.
         checkpoint_interval: int >= 1, steps after which a training that is killed
             loses nothing.
         head: `HeadStageConfig`, the first stage.
         full: `FullStageConfig`, the second.
         sweep: `SweepConfig`, of the last stage.
         micro_batch_size: int >= 1, images that a replica trains on at a time, or None
-            for all of its own; their gradients are added up. Where batch statistics
-            aren't frozen, a micro-batch is normalized by its own.
+            for all of them; their gradients are added up. Where batch statistics
+            aren't frozen, a micro-batch is normalized by itself.
         rematerialize: bool, compute activations twice rather than keep them; None for
             the model's own choice.
         runtime: `RuntimeConfig`, devices and precision, as in training.
@@ -157,53 +157,43 @@ class FineTuningConfig:
 
 def _check_stages(config, report):
     if config.head.is_left_out and config.full.is_left_out:
-        report.refuse(
-            "head.steps", "given in one stage", None, "write head.steps or full.steps"
-        )
+        remedy = "write head.steps or full.steps"
+        report.refuse("head.steps", "given in one stage", remedy)
     for name in ("head", "full"):
         stage = getattr(config, name)
         if stage.epochs is not None and stage.steps is not None:
             report.refuse(
                 f"{name}.epochs",
                 "null where steps is given",
-                stage.epochs,
                 "leave one of them out",
                 f"{name}.steps",
             )
 
 
 def _check_sweep(config, report):
-    sweep = config.sweep
-    if not sweep.trials:
-        return
-    for name in ("learning_rate", "weight_decay"):
-        bounds = getattr(sweep, name)
-        if len(bounds) not in (0, 2) or list(bounds) != sorted(bounds):
-            report.refuse(
-                f"sweep.{name}",
-                "a least and a greatest value, or empty",
-                list(bounds),
-                "write for example [1e-4, 1e-1]",
-            )
+    for key in ("sweep.learning_rate", "sweep.weight_decay"):
+        bounds = report.get(key)
+        is_range = len(bounds) in (0, 2) and list(bounds) == sorted(bounds)
+        if config.sweep.trials and not is_range:
+            rule = "a least and a greatest value, or empty"
+            report.refuse(key, rule, "write for example [1e-4, 1e-1]")
 
 
 def _check_runtime(config, report):
-    runtime = config.runtime
-    if runtime.distribution_strategy == "multi_worker_mirrored":
+    if config.runtime.distribution_strategy == "multi_worker_mirrored":
         report.refuse(
             "runtime.distribution_strategy",
             "default, one_device, mirrored or tpu, since an evaluation is one process",
-            runtime.distribution_strategy,
             "write mirrored, or run other trials of the same --results on each machine",
         )
-    check_num_replicas(runtime, report)
+    check_num_replicas(config, report)
 
 
 def _check_batch_parts(config, report):
     replicas, micro = config.runtime.num_replicas or 1, config.micro_batch_size
     drawn = config.sweep.batch_size if config.sweep.trials else ()
     for key, sizes in (
-        ("batch_size", [config.batch_size]),
+        ("batch_size", (config.batch_size,)),
         ("sweep.batch_size", drawn),
     ):
         for size in sizes:
@@ -211,18 +201,13 @@ def _check_batch_parts(config, report):
                 report.refuse(
                     key,
                     f"a multiple of runtime.num_replicas ({replicas})",
-                    size,
                     "change one of them",
                     "runtime.num_replicas",
+                    value=size,
                 )
             elif micro is not None and size // replicas % micro:
-                report.refuse(
-                    "micro_batch_size",
-                    f"a divisor of a replica's batch ({size // replicas}, by {key})",
-                    micro,
-                    "change one of them",
-                    key,
-                )
+                rule = f"a divisor of a replica's batch ({size // replicas}, by {key})"
+                report.refuse("micro_batch_size", rule, "change one of them", key)
 
 
 FINE_TUNING_RULES = (_check_stages, _check_sweep, _check_runtime, _check_batch_parts)

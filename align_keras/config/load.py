@@ -1,30 +1,48 @@
-"""Finds, merges, checks and saves configurations."""
+"""Finds, merges, checks and saves configurations.
 
+The defaults are laid under YAML files, and these under overrides; each layer is checked
+by itself, then the whole. The merge order is Model Garden's.
+"""
+
+import dataclasses
 import difflib
+import os
 import pathlib
 import site
 import sysconfig
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
-import yaml
-
-from align_keras.config.build import build, merge
 from align_keras.config.corpus import CORPUS_RULES, CorpusConfig
 from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.fields import (
+    WrongTypeError,
+    as_dict,
+    coerce,
+    describe,
+    leaves,
+    out_of_range,
+)
 from align_keras.config.fine_tuning import FINE_TUNING_RULES, FineTuningConfig
-from align_keras.config.overrides import overrides_of, parse_overrides
-from align_keras.config.rules import RULES, SETTLED_BY_PRESET
-from align_keras.config.tree import as_dict
-from align_keras.config.validate import validate
-from align_keras.config.yaml_source import Located, parse_scalar, read_yaml
+from align_keras.config.rules import RULES, SETTLED_BY_PRESET, Report
+from align_keras.config.yaml_source import Given, dump_yaml, read_overrides, read_yaml
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
-_SUFFIXES = (".yaml", ".yml")
+Config = TypeVar("Config", ExperimentConfig, FineTuningConfig, CorpusConfig)
+Path = str | os.PathLike
+Override = Path | Mapping[str, Any]
+Rules = Iterable[Callable[[Any, Report], None]]
+
 _CLONE = pathlib.Path(__file__).resolve().parents[2]
 _HEADER = "# The effective configuration: every option with its value.\n"
 
 
-def load_config(experiment=None, config_files=(), params_override=""):
+def load_config(
+    experiment: Path | None = None,
+    config_files: Sequence[Path] = (),
+    params_override: Override | Sequence[Override] = "",
+) -> ExperimentConfig:
     """Loads a configuration.
 
     The defaults are the paper's; an experiment is laid over them, then the
@@ -52,10 +70,14 @@ def load_config(experiment=None, config_files=(), params_override=""):
     0.001
     """
     files = [] if experiment is None else [find_experiment(experiment)]
-    return _lay_over(ExperimentConfig(), [*files, *config_files], params_override)
+    return _load(ExperimentConfig(), [*files, *config_files], params_override, RULES)
 
 
-def load_recipe(name, config_files=(), params_override=""):
+def load_recipe(
+    name: str,
+    config_files: Sequence[Path] = (),
+    params_override: Override | Sequence[Override] = "",
+) -> FineTuningConfig:
     """Loads a recipe of experiments/evaluation/.
 
     Args:
@@ -81,10 +103,13 @@ def load_recipe(name, config_files=(), params_override=""):
             "again, or run in a clone."
         )
     files = [path, *config_files]
-    return _lay_over(FineTuningConfig(), files, params_override, FINE_TUNING_RULES)
+    return _load(FineTuningConfig(), files, params_override, FINE_TUNING_RULES)
 
 
-def load_corpus_config(config_files=(), params_override=""):
+def load_corpus_config(
+    config_files: Sequence[Path] = (),
+    params_override: Override | Sequence[Override] = "",
+) -> CorpusConfig:
     """Loads how a corpus is built.
 
     Args:
@@ -102,75 +127,199 @@ def load_corpus_config(config_files=(), params_override=""):
     >>> load_corpus_config(params_override="filter.max_unigrams=30").filter.max_unigrams
     30
     """
-    return _lay_over(CorpusConfig(), config_files, params_override, CORPUS_RULES)
+    return _load(CorpusConfig(), config_files, params_override, CORPUS_RULES)
 
 
-def _lay_over(defaults, files, params_override, rules=RULES):
-    if isinstance(params_override, str | dict):
+def _load(
+    defaults: Config,
+    files: Sequence[Path],
+    params_override: Override | Sequence[Override],
+    rules: Rules,
+) -> Config:
+    if isinstance(params_override, str | os.PathLike | Mapping):
         params_override = [params_override]
-    trees = [read_yaml(pathlib.Path(path)) for path in files]
-    trees += [_override(item) for item in params_override]
-    # Each tree is checked by itself too: an error that a later one covers is
-    # still an error.
-    for tree in trees:
-        build(defaults, tree, {})
-    merged = Located({}, "configuration")
-    for tree in trees:
-        merged = merge(*_with_one_source(merged, tree))
-    places = {}
-    return validate(build(defaults, merged, places), places, rules)
+    layers = [read_yaml(path) for path in files]
+    layers += [read_overrides(item) for item in params_override]
+    values: dict[str, Any] = {}
+    places: dict[str, str] = {}
+    # Each layer is checked by itself: an error that a later one covers is still one.
+    for layer in layers:
+        places |= {key: given.where for key, given in layer.items()}
+        values |= _with_one_source(_checked(layer, defaults), values)
+    return validate(_replace(defaults, values), places, rules)
 
 
-def _with_one_source(base, given):
-    """Lets a corpus replace the pairs of an earlier layer, and pairs a corpus.
+def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Lets a corpus replace the pairs of an earlier layer, and pairs a corpus."""
+    for section in ("task.train_data", "task.validation_data"):
+        corpus, pairs = f"{section}.corpus", f"{section}.pairs"
+        if layer.get(pairs) is not None:
+            layer.setdefault(corpus, "pairs")
+        elif layer.get(corpus, "pairs") != "pairs" and pairs in values:
+            layer.setdefault(pairs, None)
+    return layer
+
+
+def _replace(config: Any, values: dict[str, Any], prefix: str = "") -> Any:
+    """Returns a config with other values, by dotted key."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        key, value = f"{prefix}{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _replace(value, values, f"{key}.")
+        elif key in values:
+            changes[field.name] = values[key]
+    return dataclasses.replace(config, **changes)
+
+
+def _checked(layer: dict[str, Given], defaults: Any) -> dict[str, Any]:
+    """Returns a layer's values by dotted key; refuses unknown keys and wrong types."""
+    hints = {key: field.type for key, _, field in leaves(defaults)}
+    sections = _sections(hints)
+    values = {}
+    for key, given in layer.items():
+        names = key.split(".")
+        for level, name in enumerate(names):
+            section = ".".join(names[:level])
+            if section in hints:
+                _typed(section, Given({}, given.where, {}), hints[section])
+            if name not in sections[section]:
+                _refuse_key(section, name, given, sections)
+        if key in hints:
+            values[key] = _typed(key, given, hints[key])
+        elif given.value != {}:
+            raise InputError(
+                f"{given.where}: '{key}' must hold keys ({', '.join(sections[key])}), "
+                f"received {describe(given.value)}; write the key below it."
+            )
+    return values
+
+
+def _sections(keys: Iterable[str]) -> dict[str, list[str]]:
+    """Returns the names that stand below each dotted key of a section."""
+    sections: dict[str, list[str]] = {}
+    for key in keys:
+        names = key.split(".")
+        for level, name in enumerate(names):
+            below = sections.setdefault(".".join(names[:level]), [])
+            if name not in below:
+                below.append(name)
+    return sections
+
+
+def _refuse_key(section: str, name: str, given: Given, sections: dict) -> NoReturn:
+    near = _nearest(name, section, sections)
+    hint = f"did you mean '{near}'? " if near else ""
+    level = f"'{section}'" if section else "a configuration"
+    key = f"{section}.{name}" if section else name
+    raise InputError(
+        f"{given.where}: unknown key '{key}'; {hint}The keys of {level} are "
+        f"{', '.join(sections[section])}."
+    )
+
+
+def _nearest(name: str, section: str, sections: dict[str, list[str]]) -> str | None:
+    """Returns the known dotted key or sibling that an unknown name may mean."""
+    dotted: dict[str, str] = {}
+    for parent, names in sections.items():
+        for known in names:
+            dotted.setdefault(known, f"{parent}.{known}".lstrip("."))
+    # The right name at the wrong level, such as train_steps beside trainer.
+    if name in dotted:
+        return dotted[name]
+    near = difflib.get_close_matches(name, sections[section], n=1)
+    if near:
+        return near[0]
+    near = difflib.get_close_matches(name, dotted, n=1, cutoff=0.8)
+    return dotted[near[0]] if near else None
+
+
+def _typed(key: str, given: Given, hint: Any) -> Any:
+    try:
+        return coerce(hint, given.value)
+    except WrongTypeError as error:
+        raise InputError(
+            f"{given.where}: '{key}' must be {error}, received "
+            f"{describe(given.value)}; {_remedy(given, hint)}."
+        ) from None
+
+
+def _remedy(given: Given, hint: Any) -> str:
+    """How to mend the usual slips: quotes, 1e4 for an integer, yes for true."""
+
+    def fits(other):
+        try:
+            coerce(hint, other)
+        except WrongTypeError:
+            return False
+        return True
+
+    value = given.value
+    if fits(given.unquoted):
+        return "remove the quotes"
+    if isinstance(value, float) and value.is_integer() and fits(int(value)):
+        return f"write {int(value)}"
+    words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+    if isinstance(value, str) and value.lower() in words and fits(True):
+        return f"write {words[value.lower()]}"
+    if isinstance(value, int | float | bool) and fits(str(value)):
+        return "put it in quotes"
+    if not isinstance(value, list | dict) and fits([value]):
+        return f"write [{value}]"
+    return "change the value"
+
+
+def validate(
+    config: Config, places: dict[str, str] | None = None, rules: Rules = RULES
+) -> Config:
+    """Checks types, ranges and the rules between options.
 
     Args:
-        base: `Located`, what came before.
-        given: `Located`, which is laid over it.
+        config: `ExperimentConfig`, or another with its rules.
+        places: dict from dotted key to the place where it was given, or None;
+            messages name it.
+        rules: functions of the config and of what refuses a value.
 
     Returns:
-        (base, given), without `pairs` in a section of `base` where `given` names a
-        corpus, and with `corpus: pairs` in one of `given` that names pairs alone.
+        The same config.
+
+    Raises:
+        InputError: for the first rule that is broken.
+
+    Example:
+
+    >>> import dataclasses
+    >>> from align_keras.config import ExperimentConfig, RuntimeConfig
+    >>> validate(ExperimentConfig(runtime=RuntimeConfig(num_replicas=0)))
+    Traceback (most recent call last):
+    align_keras.utils.errors.InputError: 'runtime.num_replicas' must be >= 1,
+    received 0; choose a value in that range.
     """
-    for section in ("train_data", "validation_data"):
-        named = _section(given, section)
-        corpus, pairs = named.get("corpus"), named.get("pairs")
-        if pairs is not None and pairs.value is not None and corpus is None:
-            given = merge(
-                given, _nested(section, "corpus", Located("pairs", pairs.where))
-            )
-        elif corpus is not None and corpus.value != "pairs" and pairs is None:
-            if "pairs" in _section(base, section):
-                base = merge(
-                    base, _nested(section, "pairs", Located(None, corpus.where))
-                )
-    return base, given
+    report = Report(config, places or {})
+    _check_sections(config, "", report)
+    for key, value, field in leaves(config):
+        try:
+            coerce(field.type, value)
+        except WrongTypeError as error:
+            report.refuse(key, str(error), "change the value")
+        if refused := out_of_range(field, value):
+            rule, remedy, item = refused
+            report.refuse(key, rule, remedy, value=item)
+    for rule in rules:
+        rule(config, report)
+    return config
 
 
-def _section(tree, name):
-    """What a tree holds of a data section, a dict from name to `Located`."""
-    for key in ("task", name):
-        if tree is None or not isinstance(tree.value, dict):
-            return {}
-        tree = tree.value.get(key)
-    return tree.value if tree is not None and isinstance(tree.value, dict) else {}
+def _check_sections(config: Any, prefix: str, report: Report) -> None:
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(field.type):
+            key, value = f"{prefix}{field.name}", getattr(config, field.name)
+            if not isinstance(value, field.type):
+                report.refuse(key, f"a {field.type.__name__}", "construct one")
+            _check_sections(value, f"{key}.", report)
 
 
-def _nested(section, name, value):
-    for key in (name, section, "task"):
-        value = Located({key: value}, value.where)
-    return value
-
-
-def _override(item):
-    if isinstance(item, dict):
-        return overrides_of(item)
-    if item.endswith(_SUFFIXES) and "=" not in item:
-        return read_yaml(pathlib.Path(item))
-    return parse_overrides(item)
-
-
-def save_config(config, path):
+def save_config(config: Any, path: Path) -> None:
     """Writes a configuration, whole and in a fixed order, under its final name.
 
     Of a model by `preset` the options that the preset settles are left out.
@@ -180,27 +329,17 @@ def save_config(config, path):
         path: str or `pathlib.Path`, such as RUN/params.yaml. Loading it with
             `load_config(config_files=[path])` gives an equal config.
     """
-    text = yaml.dump(
-        _without_settled(as_dict(config)),
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-    )
-    with atomic_write(path) as file:
-        file.write(_HEADER + text)
-
-
-def _without_settled(tree):
+    tree = as_dict(config)
     model = tree.get("task", {}).get("model", {})
     if model.get("preset") is not None:
         for key in SETTLED_BY_PRESET:
             *section, name = key.split(".")
             del (model[section[0]] if section else model)[name]
-    return tree
+    with atomic_write(path) as file:
+        file.write(_HEADER + dump_yaml(tree))
 
 
-def find_experiment(name):
+def find_experiment(name: Path) -> pathlib.Path:
     """Finds an experiment's file.
 
     Args:
@@ -220,7 +359,7 @@ def find_experiment(name):
     path = pathlib.Path(name)
     if path.is_file():
         return path
-    if path.suffix in _SUFFIXES or len(path.parts) > 1:
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise InputError(f"no experiment file {path}; check the path.")
     known = experiments()
     if path.name not in known:
@@ -233,7 +372,7 @@ def find_experiment(name):
     return known[path.name]
 
 
-def experiments(subfolder="."):
+def experiments(subfolder: str = ".") -> dict[str, pathlib.Path]:
     """Returns the known experiments.
 
     Args:
@@ -249,25 +388,9 @@ def experiments(subfolder="."):
     return {path.stem: path for path in sorted((folder / subfolder).glob("*.yaml"))}
 
 
-def _folders():
+def _folders() -> Iterator[pathlib.Path]:
     if (_CLONE / "setup.cfg").is_file():
         yield _CLONE / "experiments"
     # Where setup.cfg's data_files go.
     for root in (sysconfig.get_path("data"), site.getuserbase()):
         yield pathlib.Path(root) / "share" / "align_keras" / "experiments"
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the strings that YAML 1.2 would read as something else."""
-
-    def ignore_aliases(self, data):
-        return True
-
-
-def _represent_string(dumper, text):
-    ambiguous = not isinstance(parse_scalar(text), str)
-    style = "'" if ambiguous else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Dumper.add_representer(str, _represent_string)

@@ -1,9 +1,13 @@
-"""Rules between options; each refuses by `report.refuse(key, rule, value, remedy)`."""
+"""Rules between options: each looks at a whole configuration and refuses an option."""
 
 import codecs
 import operator
 import os
 import re
+from typing import Any, NoReturn
+
+from align_keras.config.fields import describe
+from align_keras.utils.errors import InputError
 
 # What a preset settles, by keys below `task.model`.
 SETTLED_BY_PRESET = (
@@ -13,82 +17,112 @@ SETTLED_BY_PRESET = (
     "text_encoder.sequence_length",
     "projection_dim",
 )
+_CHANGE_ONE = "change one of them"
+_LEAVE_ONE = "leave one of them out"
+_MODEL = "task.model"
+_IMAGE, _TEXT = f"{_MODEL}.image_encoder", f"{_MODEL}.text_encoder"
+_DATA = "task.train_data"
+_OPTIMIZER = "trainer.optimizer_config.optimizer"
+_SCHEDULE = "trainer.optimizer_config.learning_rate"
+
+
+class Report:
+    """Refuses options in one line that begins with the place where one was given.
+
+    Args:
+        config: config dataclass.
+        places: dict from dotted key to the place where it was given.
+    """
+
+    def __init__(self, config: Any, places: dict[str, str]):
+        self.config = config
+        self.places = places
+
+    def get(self, key: str) -> Any:
+        """Returns the value of a dotted key."""
+        return operator.attrgetter(key)(self.config)
+
+    def refuse(
+        self, key: str, rule: str, remedy: str, *others: str, **received: Any
+    ) -> NoReturn:
+        """Refuses an option.
+
+        Args:
+            key: str, the option's dotted key.
+            rule: str, what it must be.
+            remedy: str.
+            *others: str, options that share the fault and may be the given ones.
+            **received: `value`, where it isn't all of the option's value.
+
+        Raises:
+            InputError: always.
+        """
+        given = next((k for k in (key, *others) if k in self.places), None)
+        place = f"{self.places[given]}: " if given else ""
+        value = received["value"] if received else self.get(key)
+        raise InputError(
+            f"{place}'{key}' must be {rule}, received {describe(value)}; {remedy}."
+        )
+
+    def multiple(self, key: str, of: str, name: str | None = None) -> None:
+        """Refuses an option that isn't a multiple of another, if both are given."""
+        value, divisor = self.get(key), self.get(of)
+        if value and divisor and value % divisor:
+            self.refuse(key, f"a multiple of {name or of} ({divisor})", _CHANGE_ONE, of)
 
 
 def _check_steps(config, report):
-    trainer = config.trainer
-    for name in (
-        "train_steps",
-        "checkpoint_interval",
-        "validation_interval",
-    ):
-        steps = getattr(trainer, name)
-        if steps % trainer.steps_per_loop:
-            report.refuse(
-                f"trainer.{name}",
-                f"a multiple of trainer.steps_per_loop ({trainer.steps_per_loop})",
-                steps,
-                "change one of them",
-                "trainer.steps_per_loop",
-            )
+    for name in ("train_steps", "checkpoint_interval", "validation_interval"):
+        report.multiple(f"trainer.{name}", "trainer.steps_per_loop")
 
 
 def _check_learning_rate(config, report):
     optimization = config.trainer.optimizer_config
-    prefix = "trainer.optimizer_config"
-    warmup, schedule = optimization.warmup.get(), optimization.learning_rate.get()
+    warmup, rate = optimization.warmup.get(), optimization.learning_rate
     steps = config.trainer.train_steps
     if warmup and warmup.warmup_steps >= steps:
         report.refuse(
-            f"{prefix}.warmup.linear.warmup_steps",
+            "trainer.optimizer_config.warmup.linear.warmup_steps",
             f"< trainer.train_steps ({steps})",
-            warmup.warmup_steps,
-            f"shorten the warm-up, or leave it out by {prefix}.warmup.type=null",
+            "shorten the warm-up, or leave it out by "
+            "trainer.optimizer_config.warmup.type=null",
             "trainer.train_steps",
         )
-    if optimization.learning_rate.type == "stepwise":
-        _check_boundaries(schedule, f"{prefix}.learning_rate.stepwise", report)
-    if optimization.learning_rate.type == "linear":
-        if schedule.end_learning_rate > schedule.initial_learning_rate:
-            report.refuse(
-                f"{prefix}.learning_rate.linear.end_learning_rate",
-                f"<= initial_learning_rate ({schedule.initial_learning_rate})",
-                schedule.end_learning_rate,
-                "exchange them",
-                f"{prefix}.learning_rate.linear.initial_learning_rate",
-            )
-
-
-def _check_boundaries(schedule, prefix, report):
-    boundaries = schedule.boundaries
-    if list(boundaries) != sorted(set(boundaries)):
+    if rate.type == "stepwise":
+        _check_boundaries(rate.stepwise, report)
+    initial = rate.linear.initial_learning_rate
+    if rate.type == "linear" and rate.linear.end_learning_rate > initial:
         report.refuse(
-            f"{prefix}.boundaries", "increasing", list(boundaries), "put them in order"
+            f"{_SCHEDULE}.linear.end_learning_rate",
+            f"<= initial_learning_rate ({initial})",
+            "exchange them",
+            f"{_SCHEDULE}.linear.initial_learning_rate",
         )
+
+
+def _check_boundaries(schedule, report):
+    boundaries = schedule.boundaries
+    key = f"{_SCHEDULE}.stepwise.boundaries"
+    if list(boundaries) != sorted(set(boundaries)):
+        report.refuse(key, "increasing", "put them in order")
     if len(schedule.values) != len(boundaries) + 1:
         report.refuse(
-            f"{prefix}.values",
+            f"{_SCHEDULE}.stepwise.values",
             f"one value more than boundaries ({len(boundaries)})",
-            list(schedule.values),
             "add or remove values",
-            f"{prefix}.boundaries",
+            key,
         )
 
 
 def _check_patterns(config, report):
-    prefix = "trainer.optimizer_config.optimizer"
     for name in ("lamb", "adamw", "sgd"):
-        optimizer = getattr(config.trainer.optimizer_config.optimizer, name)
-        for pattern in optimizer.exclude_from_weight_decay:
+        key = f"{_OPTIMIZER}.{name}.exclude_from_weight_decay"
+        for pattern in report.get(key):
             try:
                 re.compile(pattern)
             except re.error as error:
-                report.refuse(
-                    f"{prefix}.{name}.exclude_from_weight_decay",
-                    "regular expressions",
-                    pattern,
-                    f"correct it ({error})",
-                )
+                remedy = f"correct it ({error})"
+                report.refuse(key, "regular expressions", remedy, value=pattern)
 
 
 def _check_best_metric(config, report):
@@ -102,54 +136,57 @@ def _check_best_metric(config, report):
         report.refuse(
             "trainer.best_checkpoint_eval_metric",
             f"one of {', '.join(known)}",
-            metric,
             "choose one, or leave it out",
             "task.evaluation.ks",
         )
 
 
 def _check_batch_parts(config, report):
-    data, loss = config.task.train_data, config.task.loss
-    image = config.task.model.image_encoder
-    rows = data.global_batch_size // (config.runtime.num_replicas or 1)
-    parts = 1 / loss.negatives_fraction
+    image, batch = config.task.model.image_encoder, f"{_DATA}.global_batch_size"
+    rows = report.get(batch) // (config.runtime.num_replicas or 1)
+    parts = 1 / config.task.loss.negatives_fraction
     if abs(parts - round(parts)) > 1e-6 or rows % round(parts):
         report.refuse(
             "task.loss.negatives_fraction",
             f"one over a divisor of a replica's batch ({rows})",
-            loss.negatives_fraction,
             "write for example 0.5 or 0.25",
-            "task.train_data.global_batch_size",
+            batch,
         )
-    micro, ghost = data.micro_batch_size, image.virtual_batch_size
     _check_groups(config, report)
-    for key, size in (
-        ("task.train_data.micro_batch_size", micro),
-        ("task.model.image_encoder.virtual_batch_size", ghost),
-    ):
+    micro_key, ghost_key = f"{_DATA}.micro_batch_size", f"{_IMAGE}.virtual_batch_size"
+    synchronized = f"{_IMAGE}.synchronized"
+    for key in (micro_key, ghost_key):
+        size = report.get(key)
         if size is not None and rows % size:
-            report.refuse(
-                key,
-                f"a divisor of a replica's batch ({rows})",
-                size,
-                "change one of them",
-                "task.train_data.global_batch_size",
-            )
+            rule = f"a divisor of a replica's batch ({rows})"
+            report.refuse(key, rule, _CHANGE_ONE, batch)
         if size is not None and image.synchronized:
-            report.refuse(
-                key,
-                "null where task.model.image_encoder.synchronized is true",
-                size,
-                "leave one of them out",
-                "task.model.image_encoder.synchronized",
-            )
+            rule = f"null where {synchronized} is true"
+            report.refuse(key, rule, _LEAVE_ONE, synchronized)
+    micro, ghost = report.get(micro_key), report.get(ghost_key)
     if ghost is not None and micro is not None and micro % ghost:
+        rule = f"a divisor of {micro_key} ({micro})"
+        report.refuse(ghost_key, rule, _CHANGE_ONE, micro_key)
+
+
+def _check_groups(config, report):
+    """Whose rows are normalized together is said once, and in whole groups."""
+    groups = report.get(f"{_IMAGE}.replicas_per_group")
+    replicas = config.runtime.num_replicas
+    for key, state in (
+        (f"{_IMAGE}.synchronized", "true"),
+        (f"{_IMAGE}.virtual_batch_size", "given"),
+        (f"{_DATA}.micro_batch_size", "given"),
+    ):
+        if groups is not None and report.get(key):
+            rule = f"null where {key} is {state}"
+            report.refuse(f"{_IMAGE}.replicas_per_group", rule, _LEAVE_ONE, key)
+    if groups and replicas and replicas % groups:
         report.refuse(
-            "task.model.image_encoder.virtual_batch_size",
-            f"a divisor of task.train_data.micro_batch_size ({micro})",
-            ghost,
-            "change one of them",
-            "task.train_data.micro_batch_size",
+            f"{_IMAGE}.replicas_per_group",
+            f"a divisor of runtime.num_replicas ({replicas})",
+            _CHANGE_ONE,
+            "runtime.num_replicas",
         )
 
 
@@ -158,67 +195,28 @@ def _check_preset(config, report):
     if model.preset is None:
         return
     for name in SETTLED_BY_PRESET:
-        key, value = f"task.model.{name}", operator.attrgetter(name)(model)
+        key, value = f"{_MODEL}.{name}", operator.attrgetter(name)(model)
         default = operator.attrgetter(name)(type(model)())
         if value != default or (key in report.places and value is not None):
             report.refuse(
                 key,
                 f"left out where task.model.preset ({model.preset}) settles it",
-                value,
                 "leave one of them out: task.model.preset=null",
                 "task.model.preset",
             )
 
 
-def _check_groups(config, report):
-    """Whose rows are normalized together is said once, and in whole groups."""
-    data, image = config.task.train_data, config.task.model.image_encoder
-    groups, replicas = image.replicas_per_group, config.runtime.num_replicas
-    prefix = "task.model.image_encoder"
-    others = {
-        f"{prefix}.synchronized is true": image.synchronized,
-        f"{prefix}.virtual_batch_size is given": image.virtual_batch_size,
-        "task.train_data.micro_batch_size is given": data.micro_batch_size,
-    }
-    for where, given in others.items():
-        if groups is not None and given:
-            report.refuse(
-                f"{prefix}.replicas_per_group",
-                f"null where {where}",
-                groups,
-                "leave one of them out",
-                where.split()[0],
-            )
-    if groups and replicas and replicas % groups:
-        report.refuse(
-            f"{prefix}.replicas_per_group",
-            f"a divisor of runtime.num_replicas ({replicas})",
-            groups,
-            "change one of them",
-            "runtime.num_replicas",
-        )
-
-
 def _check_text_encoder(config, report):
+    report.multiple(f"{_TEXT}.hidden_dim", f"{_TEXT}.num_heads", "num_heads")
     encoder = config.task.model.text_encoder
-    if encoder.hidden_dim and encoder.num_heads:
-        if encoder.hidden_dim % encoder.num_heads:
-            report.refuse(
-                "task.model.text_encoder.hidden_dim",
-                f"a multiple of num_heads ({encoder.num_heads})",
-                encoder.hidden_dim,
-                "change one of them",
-                "task.model.text_encoder.num_heads",
-            )
-    if (encoder.max_sequence_length or encoder.sequence_length) < (
-        encoder.sequence_length
-    ):
+    if encoder.max_sequence_length is None:
+        return
+    if encoder.max_sequence_length < encoder.sequence_length:
         report.refuse(
-            "task.model.text_encoder.max_sequence_length",
+            f"{_TEXT}.max_sequence_length",
             f">= sequence_length ({encoder.sequence_length})",
-            encoder.max_sequence_length,
-            "change one of them",
-            "task.model.text_encoder.sequence_length",
+            _CHANGE_ONE,
+            f"{_TEXT}.sequence_length",
         )
 
 
@@ -226,14 +224,12 @@ def _check_class_names(config, report):
     model = config.task.model
     image, text = model.image_encoder, model.text_encoder
     fits = image.num_classes == 1000 and image.weights is not None
-    if model.project_class_names and not (
-        fits and text.weights is not None and not text.projection
-    ):
+    fits = fits and text.weights is not None and not text.projection
+    if model.project_class_names and not fits:
         report.refuse(
-            "task.model.project_class_names",
+            f"{_MODEL}.project_class_names",
             "false without image_encoder.num_classes=1000, the weights of both towers "
             "and text_encoder.projection=false",
-            True,
             "set these, or leave it out",
         )
 
@@ -242,57 +238,45 @@ def _check_temperature(config, report):
     model = config.task.model
     if model.initial_temperature is None and model.image_encoder.weights is None:
         report.refuse(
-            "task.model.initial_temperature",
+            f"{_MODEL}.initial_temperature",
             "a number where image_encoder.weights names no ALIGN",
-            None,
             "write 1.0, as the paper, or name the weights",
         )
 
 
 def _check_data(config, report):
-    for section in ("train_data", "validation_data"):
-        data, key = getattr(config.task, section), f"task.{section}"
+    for key in (_DATA, "task.validation_data"):
+        data = report.get(key)
         try:
             codecs.lookup(data.encoding)
         except LookupError:
-            report.refuse(
-                f"{key}.encoding", "a text encoding", data.encoding, "try utf-8"
-            )
+            report.refuse(f"{key}.encoding", "a text encoding", "try utf-8")
         if data.corpus == "pairs" and data.pairs is None:
-            report.refuse(
-                f"{key}.pairs",
-                "a path where corpus is 'pairs'",
-                None,
-                "name the table or folder",
-                f"{key}.corpus",
-            )
+            rule = "a path where corpus is 'pairs'"
+            remedy = "name the table or folder"
+            report.refuse(f"{key}.pairs", rule, remedy, f"{key}.corpus")
         if data.pairs is not None and data.corpus not in (None, "pairs"):
-            report.refuse(
-                f"{key}.corpus",
-                f"pairs where {key}.pairs is given",
-                data.corpus,
-                "leave one of them out",
-                f"{key}.pairs",
-            )
+            rule = f"pairs where {key}.pairs is given"
+            report.refuse(f"{key}.corpus", rule, _LEAVE_ONE, f"{key}.pairs")
 
 
 def _check_held_out(config, report):
     train, validation = config.task.train_data, config.task.validation_data
     if not _sources(train) & _sources(validation):
         return
-    for section, data, part, others in (
-        ("validation_data", validation, "test", "training"),
-        ("train_data", train, "train", "validation"),
+    for section, part, others in (
+        ("validation_data", "test", "training"),
+        ("train_data", "train", "validation"),
     ):
-        if data.tfds_split == "all":
+        key = f"task.{section}"
+        if report.get(f"{key}.tfds_split") == "all":
             report.refuse(
-                f"task.{section}.tfds_split",
+                f"{key}.tfds_split",
                 f"a part, such as {part}, where {others} takes the same pairs",
-                "all",
                 "name other pairs, or write train for task.train_data.tfds_split and "
                 "test for task.validation_data.tfds_split",
-                f"task.{section}.pairs",
-                f"task.{section}.corpus",
+                f"{key}.pairs",
+                f"{key}.corpus",
             )
 
 
@@ -308,37 +292,25 @@ def _check_ks(config, report):
         report.refuse(
             "task.evaluation.ks",
             "increasing, without repetition, and not empty",
-            list(ks),
             "write for example [1, 5, 10]",
         )
 
 
-def check_num_replicas(runtime, report):
+def check_num_replicas(config: Any, report: Report) -> None:
     """Refuses a number of replicas without the strategy that makes them."""
+    runtime = config.runtime
     if runtime.num_replicas and runtime.distribution_strategy != "mirrored":
         report.refuse(
             "runtime.distribution_strategy",
             "mirrored where num_replicas is given",
-            runtime.distribution_strategy,
             "change it, or write runtime.num_replicas=null",
             "runtime.num_replicas",
         )
 
 
 def _check_replicas(config, report):
-    check_num_replicas(config.runtime, report)
-    replicas, batch = (
-        config.runtime.num_replicas,
-        config.task.train_data.global_batch_size,
-    )
-    if replicas and batch % replicas:
-        report.refuse(
-            "task.train_data.global_batch_size",
-            f"a multiple of runtime.num_replicas ({replicas})",
-            batch,
-            "change one of them",
-            "runtime.num_replicas",
-        )
+    check_num_replicas(config, report)
+    report.multiple(f"{_DATA}.global_batch_size", "runtime.num_replicas")
 
 
 RULES = (

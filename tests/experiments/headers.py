@@ -19,6 +19,8 @@ def header_of(text):
     for line in text.splitlines():
         if not line.startswith("#"):
             break
+        if line.startswith("# yaml-language-server:"):
+            continue
         lines.append(line.removeprefix("#").strip())
     items = re.split(rf"(?:^|\n)({'|'.join(HEADER)}):", "\n".join(lines))
     return {

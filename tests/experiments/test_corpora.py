@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from align_keras.config import CorpusConfig, experiments, load_corpus_config
-from align_keras.config.tree import leaves
+from align_keras.config.fields import leaves
 from tests.experiments.headers import checked_header, flat
 
 FILES = experiments("corpora")

@@ -12,8 +12,8 @@ from align_keras.config import (
     load_config,
     validate,
 )
-from align_keras.config.task import ImageVariant, TextVariant
-from align_keras.config.tree import leaves
+from align_keras.config.experiment import ImageVariant, TextVariant
+from align_keras.config.fields import leaves
 from align_keras.utils.errors import InputError
 from tests.experiments.headers import ABLATIONS, checked_header, flat
 from tests.small_run import COLOURS, SHAPES, draw
@@ -267,8 +267,7 @@ ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's t
 def test_every_model_is_built_and_validated_on_small_inputs(name):
     import numpy as np
 
-    from align_keras.runs.assemble import build_model
-    from align_keras.runs.assemble_training import compile_model
+    from align_keras.runs.assemble import build_model, compile_model
 
     small = (
         "task.model.image_encoder.image_size=32,"

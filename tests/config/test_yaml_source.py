@@ -4,17 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_keras.config.overrides import parse_overrides
+from align_keras.config.yaml_source import read_overrides
 from align_keras.utils.errors import InputError
 
 
-def plain(located):
-    value = located.value
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return value
+def plain(overrides):
+    """The values by dotted key, without the sections that others stand below."""
+    return {key: given.value for key, given in overrides.items() if given.value != {}}
 
 
 @pytest.mark.parametrize(
@@ -22,11 +18,11 @@ def plain(located):
     [
         ("", {}),
         ("a=1", {"a": 1}),
-        ("a.b=1,a.c=2", {"a": {"b": 1, "c": 2}}),
-        (" a.b = 1 , a.c = 2 ,", {"a": {"b": 1, "c": 2}}),
+        ("a.b=1,a.c=2", {"a.b": 1, "a.c": 2}),
+        (" a.b = 1 , a.c = 2 ,", {"a.b": 1, "a.c": 2}),
         ("a=1,a=2", {"a": 2}),
         ("a=[1, 2],b=3", {"a": [1, 2], "b": 3}),
-        ("a={x: 1, y: [2, 3]},b=4", {"a": {"x": 1, "y": [2, 3]}, "b": 4}),
+        ("a={x: 1, y: [2, 3]},b=4", {"a.x": 1, "a.y": [2, 3], "b": 4}),
         ("a=[[1,2],[3]]", {"a": [[1, 2], [3]]}),
         ("a='x,y',b=1", {"a": "x,y", "b": 1}),
         ('a="x,\\"y",b=1', {"a": 'x,"y', "b": 1}),
@@ -41,11 +37,11 @@ def plain(located):
         ("a=", {"a": None}),
         ("a=/data/my corpus/v1.2", {"a": "/data/my corpus/v1.2"}),
         ("a=é", {"a": "é"}),
-        ("a.b={c: 1},a.b.d=2", {"a": {"b": {"c": 1, "d": 2}}}),
+        ("a.b={c: 1},a.b.d=2", {"a.b.c": 1, "a.b.d": 2}),
     ],
 )
 def test_values(text, expected):
-    assert plain(parse_overrides(text)) == expected
+    assert plain(read_overrides(text)) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +61,7 @@ def test_values(text, expected):
 )
 def test_mistakes(text, expected):
     with pytest.raises(InputError) as caught:
-        parse_overrides(text)
+        read_overrides(text)
     for part in expected:
         assert part in str(caught.value), caught.value
     assert "\n" not in str(caught.value)
@@ -81,12 +77,12 @@ def test_json_values_pass_through(values):
         for number, value in enumerate(values)
     ]
     expected = {f"k{number}": value for number, value in enumerate(values)}
-    assert plain(parse_overrides(",".join(items))) == expected
+    assert plain(read_overrides(",".join(items))) == expected
 
 
 @given(st.text())
 def test_any_text_is_read_or_refused_in_one_line(text):
     try:
-        parse_overrides(text)
+        read_overrides(text)
     except InputError as error:
         assert "\n" not in str(error)

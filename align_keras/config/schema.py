@@ -1,0 +1,106 @@
+"""JSON Schemas of the configurations, by which editors complete and check YAML files.
+
+`python -m align_keras.config.schema experiments/schema` writes them. A YAML file names
+its schema by a comment: `# yaml-language-server: $schema=schema/experiment.json`.
+"""
+
+import dataclasses
+import inspect
+import json
+import pathlib
+import re
+import sys
+import typing
+from typing import Any
+
+from align_keras.config.corpus import CorpusConfig
+from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.fields import as_dict, member_of
+from align_keras.config.fine_tuning import FineTuningConfig
+
+CONFIGURATIONS = {
+    "experiment": ExperimentConfig(),
+    "evaluation": FineTuningConfig(),
+    "corpus": CorpusConfig(),
+}
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+_BOUNDS = {
+    "at_least": "minimum",
+    "above": "exclusiveMinimum",
+    "at_most": "maximum",
+    "below": "exclusiveMaximum",
+}
+_ATTRIBUTE = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
+
+
+def json_schema(config: Any) -> dict[str, Any]:
+    """Makes the JSON Schema of a configuration.
+
+    Args:
+        config: config dataclass instance, whose values are the defaults.
+
+    Returns:
+        dict, a schema of draft 7. Ranges and choices are in it, rules between options
+        aren't.
+
+    Example:
+
+    >>> from align_keras.config import EvaluationConfig
+    >>> json_schema(EvaluationConfig())["properties"]["ks"]["items"]
+    {'type': 'integer', 'minimum': 1}
+    """
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **_section(config)}
+
+
+def _section(config: Any) -> dict[str, Any]:
+    texts, properties = _descriptions(type(config)), {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            schema = _section(value)
+        else:
+            bounds = field.metadata.get("bounds", {})
+            limits = {_BOUNDS[name]: bound for name, bound in bounds.items()}
+            schema = _option(field.type, limits) | {"default": as_dict(value)}
+        properties[field.name] = {"description": texts[field.name]} | schema
+    return {
+        "type": "object",
+        "description": inspect.getdoc(type(config)).splitlines()[0],
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def _option(hint: Any, limits: dict[str, float]) -> dict[str, Any]:
+    member, or_none = member_of(hint)
+    arguments = typing.get_args(member)
+    schema: dict[str, Any]
+    if typing.get_origin(member) is typing.Literal:
+        schema = {"enum": list(arguments)}
+    elif typing.get_origin(member) is tuple:
+        return {"type": "array", "items": _option(arguments[0], limits)}
+    else:
+        schema = {"type": _TYPES[member], **limits}
+    return {"anyOf": [schema, {"type": "null"}]} if or_none else schema
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """Reads what the docstrings of a class and of its bases say of its fields."""
+    texts: dict[str, str] = {}
+    for base in cls.__mro__:
+        _, _, attributes = (inspect.getdoc(base) or "").partition("Attributes:\n")
+        for name, text in _ATTRIBUTE.findall(attributes):
+            texts.setdefault(name, " ".join(text.replace("`", "").split()))
+    return texts
+
+
+def main(folder: str) -> None:
+    """Writes a schema of each kind of configuration into a folder."""
+    pathlib.Path(folder).mkdir(exist_ok=True)
+    for name, config in CONFIGURATIONS.items():
+        text = json.dumps(json_schema(config), indent=2, ensure_ascii=False)
+        pathlib.Path(folder, f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
