@@ -1,4 +1,4 @@
-"""Finding copies among many pictures: one process against Beam's workers.
+"""Finding copies among many pictures: one process against several.
 
     python tools/bench_divided_search.py --modes hash --sizes 100000 1000000 4000000
     python tools/bench_divided_search.py --modes embedding --sizes 100000 300000
@@ -77,8 +77,7 @@ def measure(mode, path, workers):
         return search
 
     with tempfile.TemporaryDirectory(dir=pathlib.Path(path).parent) as folder:
-        options = (f"--direct_num_workers={workers}",)
-        divide = functools.partial(DividedSearch, folder=folder, options=options)
+        divide = functools.partial(DividedSearch, folder=folder, workers=workers)
         before, start = np.array(_processor()), time.perf_counter()
         dropped = find_duplicates(
             corpus,

@@ -1,4 +1,4 @@
-"""A search for near pictures whose large steps are divided among Beam's workers."""
+"""A search for near pictures whose large steps are divided among workers."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ import numpy as np
 from align_keras.corpus.embedding_clusters import one_thread
 from align_keras.corpus.mapped_files import load_mapped, save_mapped
 from align_keras.corpus.placed_embeddings import PlacedEmbeddings
-from align_keras.corpus.workers import LOCAL_RUNNER, run_tasks, worker_count
+from align_keras.corpus.workers import run_tasks, worker_count
 
 
 class DividedSearch:
@@ -26,8 +26,7 @@ class DividedSearch:
         search: `HammingSearch` or `EmbeddingSearch`.
         folder: str or path, for the files, on a disk that all workers see. They can be
             removed when the search is done.
-        runner: str, as `run_tasks`.
-        options: sequence of str, as `run_tasks`.
+        workers: int, as `run_tasks`.
 
     Example:
 
@@ -39,10 +38,10 @@ class DividedSearch:
     [0, 0]
     """
 
-    def __init__(self, search, folder, runner=LOCAL_RUNNER, options=()):
+    def __init__(self, search, folder, workers=None):
         self.search = search
         self.folder = pathlib.Path(folder)
-        self._workers = {"runner": runner, "options": tuple(options)}
+        self._workers = workers
 
     def fit(self, keys, signatures):
         """As the search's, in this process."""
@@ -52,7 +51,7 @@ class DividedSearch:
         """As the search's."""
         shares = 1
         if self.search.placing_work(signatures) >= self.search.placed_from:
-            shares = worker_count(**self._workers)
+            shares = worker_count(self._workers)
         if shares < 2:
             return self.search.place(signatures, where)
         # Whole blocks, so that each is multiplied in the form that it has here.
@@ -71,7 +70,7 @@ class DividedSearch:
         """As the search's."""
         shares = 1
         if len(below) * len(ranks) >= self.search.divided_from:
-            shares = worker_count(**self._workers)
+            shares = worker_count(self._workers)
         if shares < 2:
             return self.search.lowest(queries, references, ranks, below)
         # Every so manyth: of those with high ranks more is compared.
@@ -91,12 +90,14 @@ class DividedSearch:
             {"call": str(save_mapped((self.search, method, own), self.folder))}
             for own in shares
         ]
-        found = run_tasks(search_share, tasks, self.folder / "tasks", **self._workers)
+        found = run_tasks(
+            search_share, tasks, self.folder / "tasks", workers=self._workers
+        )
         return [load_mapped(path) for path in found]
 
 
 def search_share(task):
-    """Does a share of a step of a search; a task of Beam's workers.
+    """Does a share of a step of a search; a task of `run_tasks`.
 
     Args:
         task: dict with `call` (str, the file of a search, the name of its method, and

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -37,7 +37,7 @@ from align_keras.corpus.stages.filter import (
 from align_keras.corpus.stages.kept_pictures import kept_captions, kept_pictures
 from align_keras.corpus.stages.pictures import load_hook, store_pictures
 from align_keras.corpus.text_counts import count_partitions
-from align_keras.corpus.workers import LOCAL_RUNNER, run_tasks
+from align_keras.corpus.workers import run_tasks
 from align_keras.protocols.open_model import check_model, open_model
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
@@ -109,8 +109,7 @@ def build_corpus(
     config: CorpusConfig,
     stage: str = "report",
     *,
-    runner: str = LOCAL_RUNNER,
-    options: Sequence[str] = (),
+    workers: int | None = None,
 ) -> Corpus:
     """Builds a corpus, or finds it built: what `align-keras corpus` calls.
 
@@ -122,8 +121,7 @@ def build_corpus(
         config: `CorpusConfig`, such as `load_corpus_config` returns.
         stage: str, a key of `STAGES`, the last stage; those that it stands on run
             before it. `"report"` stands on all.
-        runner: str, as `align_keras.corpus.workers.run_tasks`.
-        options: sequence of str, as there.
+        workers: int >= 1, processes; as many as the machine has cores by default.
 
     Returns:
         `Corpus`.
@@ -148,7 +146,7 @@ def build_corpus(
         raise InputError(f"out must be a folder, received the file {out}.")
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
-    build = _Build(out, config, {"runner": runner, "options": tuple(options)})
+    build = _Build(out, config, workers)
     corpus = Corpus(out, config, {})
     with locked(
         out / "corpus.yaml",
@@ -193,7 +191,7 @@ class _Build:
 
     out: pathlib.Path
     config: CorpusConfig
-    workers: dict
+    workers: int | None
 
     def stage(self, name, inputs, run):
         """Runs a stage unless it is done.
@@ -214,9 +212,8 @@ class _Build:
         return Tables(folder, facts)
 
     def run(self, function, tasks, folder):
-        return run_tasks(
-            function, tasks, folder.tasks / function.__name__, **self.workers
-        )
+        results = folder.tasks / function.__name__
+        return run_tasks(function, tasks, results, workers=self.workers)
 
 
 def extract(build, specs=None):
@@ -329,7 +326,7 @@ def find_copies(build, images):
         corpus = read(images)
         evaluation = [read(tables, name=spec) for spec, tables in references.items()]
         divide = functools.partial(
-            DividedSearch, folder=folder.path / "search", **build.workers
+            DividedSearch, folder=folder.path / "search", workers=build.workers
         )
         dropped = _dropped(corpus, evaluation, config, divide)
         facts = {"tables": 0, "dropped": [list(image) for image in dropped]}

@@ -15,7 +15,7 @@ from tests.small_corpus import ONE_WORKER, arguments, funnel_of, run
 
 pytestmark = pytest.mark.ci
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("cv2")
 
 COPIES = {"duplicate": 2, "near an evaluation image": 1, "near duplicate": 1}
 
@@ -81,7 +81,7 @@ def test_it_is_the_same_divided(folder, tmp_path, monkeypatch):
     whole, shares = tmp_path / "whole", tmp_path / "shares"
     run(*command(folder, whole))
     monkeypatch.setattr(EmbeddingSearch, "divided_from", 1)
-    monkeypatch.setattr(divided_search, "worker_count", lambda **_: 3)
+    monkeypatch.setattr(divided_search, "worker_count", lambda _: 3)
     calls, run_tasks = [], divided_search.run_tasks
 
     def counted(function, tasks, *arguments, **options):

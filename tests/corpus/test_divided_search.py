@@ -12,10 +12,9 @@ from align_keras.utils.errors import InputError
 
 pytestmark = pytest.mark.ci
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("cv2")
 
-ONE = ("--direct_num_workers=1",)
-TWO = ("--direct_num_workers=2",)
+ONE, TWO = 1, 2
 
 
 def planted(mode, count=3000, seed=0):
@@ -36,17 +35,17 @@ def planted(mode, count=3000, seed=0):
     return corpus, [Pictures(names, rows[:100], name="coco")]
 
 
-def divided(search, folder, options=ONE):
+def divided(search, folder, workers=ONE):
     """Divides whatever there is."""
     search.divided_from = search.placed_from = 1
-    return DividedSearch(search, folder, options=options)
+    return DividedSearch(search, folder, workers=workers)
 
 
-def find(mode, folder=None, options=ONE, seed=0):
+def find(mode, folder=None, workers=ONE, seed=0):
     """What is found, divided if there is a folder."""
     if mode == "embedding":
         pytest.importorskip("sklearn")
-    divide = functools.partial(divided, folder=folder, options=options)
+    divide = functools.partial(divided, folder=folder, workers=workers)
     divide = None if folder is None else divide
     # Several blocks a share.
     own = {"divide": divide, "block_rows": 256}
@@ -56,7 +55,7 @@ def find(mode, folder=None, options=ONE, seed=0):
 @pytest.mark.parametrize("mode", ["hash", "embedding"])
 @pytest.mark.parametrize("shares", [2, 5])
 def test_shares_find_what_the_whole_finds(mode, shares, tmp_path, monkeypatch):
-    monkeypatch.setattr(divided_search, "worker_count", lambda **_: shares)
+    monkeypatch.setattr(divided_search, "worker_count", lambda _: shares)
     expected = find(mode)
     assert {own.reference for own in expected} == {"", "coco"}
     assert 1000 < len(expected) < 2500
@@ -70,13 +69,13 @@ def test_shares_find_what_the_whole_finds(mode, shares, tmp_path, monkeypatch):
 def test_one_worker_and_little_work_stay_in_this_process(mode, tmp_path):
     expected = find(mode)
     assert find(mode, tmp_path) == expected
-    divide = functools.partial(DividedSearch, folder=tmp_path, options=TWO)
+    divide = functools.partial(DividedSearch, folder=tmp_path, workers=TWO)
     assert find_duplicates(*planted(mode), mode, divide=divide) == expected
     assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_run_finds_the_shares_that_are_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(divided_search, "worker_count", lambda **_: 3)
+    monkeypatch.setattr(divided_search, "worker_count", lambda _: 3)
     calls = []
 
     def killed(function, tasks, *arguments, **options):
@@ -102,7 +101,7 @@ def test_a_killed_run_finds_the_shares_that_are_done(tmp_path, monkeypatch):
 
 def test_a_mistake_of_a_share_is_told_with_its_row(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
-    monkeypatch.setattr(divided_search, "worker_count", lambda **_: 2)
+    monkeypatch.setattr(divided_search, "worker_count", lambda _: 2)
     corpus, [coco] = planted("embedding")
     coco = Pictures(corpus.keys, corpus.signatures.copy(), name="coco")
     coco.signatures[2999] = np.nan

@@ -1,1 +1,1 @@
-"""What Beam's workers do in each stage: functions of JSON-ready tasks."""
+"""What the workers do in each stage: functions of JSON-ready tasks."""
