@@ -245,7 +245,7 @@ def _refused(rule):
 
 @_apart(tf.TensorSpec((None, None, 4), tf.uint8), tf.TensorSpec((), tf.uint8))
 def _on_white(rgba, opaque):
-    """Blends uint8 (h, w, 4) to (h, w, 3), as Pillow rounds; of one opacity as it is."""
+    """Blends uint8 (h, w, 4) to (h, w, 3), as Pillow; of one opacity as it is."""
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
 
     def blended():

@@ -273,7 +273,7 @@ class _Preparation:
         return self.training and bool(self.zoom or self.shift or self.recolor)
 
     def image(self, image, drawn):
-        """Brings encoded images or pixels to (S, S, 3); `drawn`: three numbers in [0, 1)."""
+        """Brings files or pixels to (S, S, 3); `drawn` are three numbers in [0, 1)."""
         is_encoded, size = image.dtype == tf.string, self.image_size
         if self.training and not self.varies_batches:
             place = drawn[:2] if self.crop else tf.fill((2,), 0.5)
