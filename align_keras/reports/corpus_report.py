@@ -3,7 +3,7 @@
 import collections
 
 from align_keras.config import as_dict
-from align_keras.corpus.near_duplicates import NEAR_EVALUATION
+from align_keras.corpus.duplicates.near_duplicates import NEAR_EVALUATION
 from align_keras.corpus.parquet_pairs import read_rows
 from align_keras.corpus.picture import PictureError, normalise_picture
 from align_keras.corpus.sources import is_remote, read_location

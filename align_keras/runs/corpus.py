@@ -14,16 +14,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from align_keras.config import CorpusConfig, as_dict, save_config
-from align_keras.corpus.divided_search import DividedSearch
-from align_keras.corpus.filter_tables import merge_results
-from align_keras.corpus.near_duplicates import (
+from align_keras.corpus.duplicates.embeddings import write_embeddings
+from align_keras.corpus.duplicates.hashes import hash_array
+from align_keras.corpus.duplicates.near_duplicates import (
     NEAR_EVALUATION,
-    Pictures,
+    ImageSet,
     find_duplicates,
 )
+from align_keras.corpus.filter_tables import merge_results
 from align_keras.corpus.parquet_pairs import read_rows
-from align_keras.corpus.perceptual_hash import hash_array
-from align_keras.corpus.picture_embeddings import write_embeddings
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
 from align_keras.corpus.stage_folders import StageFolder
 from align_keras.corpus.stages.by_picture import cut_table, group_piece
@@ -49,6 +48,8 @@ from align_keras.utils.progress import say
 VOCABULARY = "vocabulary.txt"
 # Part of every stage's name: raised when the code gives other results.
 _VERSION = 4
+# The same of the search among embeddings.
+_SEARCH = "faiss"
 _PAIRS_PER_PIECE = 20_000
 _STORED = ["image_key", "pixel_key", "fault", "perceptual_hash"]
 _CAPTIONS_PER_LANGUAGE = 20_000
@@ -319,26 +320,23 @@ def find_copies(build, images):
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, as_dict(config), keys]
     if config.mode == "embedding":
-        inputs.append(_open_encoder(config.encoder)[1])
+        inputs += [_SEARCH, _open_encoder(config.encoder)[1]]
 
     def run(folder):
         say(f"corpus dedup: {images.facts['pictures']:,} pictures")
         read = functools.partial(_signed_images, folder=folder, config=config)
         corpus = read(images)
         evaluation = [read(tables, name=spec) for spec, tables in references.items()]
-        divide = functools.partial(
-            DividedSearch, folder=folder.path / "search", workers=build.workers
-        )
-        dropped = _dropped(corpus, evaluation, config, divide)
+        dropped = _dropped(corpus, evaluation, config)
         facts = {"tables": 0, "dropped": [list(image) for image in dropped]}
-        return facts, ("embeddings", "search")
+        return facts, ("embeddings",)
 
     return build.stage("dedup", inputs, run)
 
 
-def _dropped(corpus, references, config, divide):
+def _dropped(corpus, references, config):
     """Copies of evaluation images first, then those of each other among the rest."""
-    find = functools.partial(find_duplicates, corpus, divide=divide)
+    find = functools.partial(find_duplicates, corpus)
     inside, against = config.max_distance, config.max_distance_against
     if config.mode == "embedding":
         inside, against = config.min_cosine, config.min_cosine_against
@@ -373,7 +371,7 @@ def _signed_images(tables, *, folder, config, name=""):
         signatures = hash_array(hashes)
         if config.mode == "pixels":
             signatures = np.zeros_like(signatures)  # Near to none.
-    return Pictures(keys, signatures, np.array(pixels), pixel_keys, name)
+    return ImageSet(keys, signatures, np.array(pixels), pixel_keys, name)
 
 
 def _jpegs(tables):

@@ -1,6 +1,6 @@
 """Two pieces of pictures with captions, some of them near or equal to others."""
 
-from align_keras.corpus.near_duplicates import DUPLICATE, NEAR_DUPLICATE
+from align_keras.corpus.duplicates.near_duplicates import DUPLICATE, NEAR_DUPLICATE
 from align_keras.corpus.parquet_pairs import table_writer
 from align_keras.corpus.stages.by_picture import picture_schema
 from align_keras.corpus.stages.pictures import stored_schema

@@ -2,7 +2,7 @@
 
 import collections
 
-from align_keras.corpus.near_duplicates import DUPLICATE
+from align_keras.corpus.duplicates.near_duplicates import DUPLICATE
 from align_keras.corpus.parquet_pairs import read_rows
 from align_keras.corpus.stages.by_picture import TEXTS
 from align_keras.corpus.thresholds import primary_language

@@ -9,9 +9,9 @@ import importlib
 import numpy as np
 from PIL import Image
 
+from align_keras.corpus.duplicates.hashes import perceptual_hash
 from align_keras.corpus.opencv import opencv
 from align_keras.corpus.parquet_pairs import arrow, read_rows, table_writer
-from align_keras.corpus.perceptual_hash import perceptual_hash
 from align_keras.corpus.picture import PictureError, check_jpeg_size, normalise_picture
 from align_keras.corpus.sources import read_location
 from align_keras.utils.errors import InputError

@@ -2,7 +2,7 @@ import collections
 
 import pytest
 
-from align_keras.corpus.near_duplicates import (
+from align_keras.corpus.duplicates.near_duplicates import (
     DUPLICATE,
     NEAR_DUPLICATE,
     NEAR_EVALUATION,

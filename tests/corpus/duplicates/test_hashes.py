@@ -1,4 +1,4 @@
-"""Copies made by PIL get close hashes, other pictures and plain ones don't."""
+"""Copies made by PIL get close hashes, other images and plain ones don't."""
 
 import io
 import pathlib
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from align_keras.corpus import perceptual_hash as module
-from align_keras.corpus.hamming_search import THRESHOLD
-from align_keras.corpus.perceptual_hash import (
+from align_keras.corpus.duplicates import hashes as module
+from align_keras.corpus.duplicates.hashes import (
+    THRESHOLD,
     hamming_distance,
     hash_array,
     mirrored,
@@ -28,14 +28,14 @@ def drawing(seed, size=(320, 240)):
     image = Image.new("RGB", size, tuple(random.integers(120, 256, 3).tolist()))
     draw = ImageDraw.Draw(image)
     for _ in range(40):
-        centre = random.uniform(0, 1, 2) * size
+        center = random.uniform(0, 1, 2) * size
         reach = random.uniform(0.03, 0.2, 2) * size
-        box = [*(centre - reach), *(centre + reach)]
-        colour = tuple(random.integers(0, 256, 3).tolist())
+        box = [*(center - reach), *(center + reach)]
+        color = tuple(random.integers(0, 256, 3).tolist())
         if random.random() < 0.5:
-            draw.ellipse(box, fill=colour)
+            draw.ellipse(box, fill=color)
         else:
-            draw.rectangle(box, fill=colour)
+            draw.rectangle(box, fill=color)
     return image
 
 
@@ -104,7 +104,7 @@ def test_a_crop_of_a_corner_is_close_to_a_view(side):
     assert hamming_distance(*hash_array(whole)[:, 0]) > THRESHOLD
 
 
-def test_different_pictures_are_far():
+def test_different_images_are_far():
     images = [drawing(seed) for seed in range(30)]
     hashes = hash_array([perceptual_hash(image, crops=False) for image in images])
     pairs = hashes[:, None, 0], hashes[None, :, 0]
@@ -142,7 +142,7 @@ def disc():
         disc(),
     ],
 )
-def test_plain_pictures_have_no_hash(image):
+def test_plain_images_have_no_hash(image):
     assert perceptual_hash(image) == bytes(96)
     assert perceptual_hash(image, crops=False) == bytes(16)
 
@@ -169,12 +169,12 @@ def test_the_hash_is_the_signs_of_scipys_cosine_transform(view):
 
 
 @pytest.mark.parametrize("size", [(320, 240), (1500, 300)])
-def test_a_picture_or_its_grey_pixels(size):
+def test_a_image_or_its_grey_pixels(size):
     image = drawing(1, size)
     assert perceptual_hash(np.asarray(image.convert("L"))) == perceptual_hash(image)
 
 
-def test_the_smallest_detail_of_a_large_picture_is_averaged():
+def test_the_smallest_detail_of_a_large_image_is_averaged():
     # 253 lines of one pixel, of which 256 samples would make three broad ones.
     pixels = np.asarray(drawing(1, (1518, 1518)).convert("L")) // 2
     lined = pixels.copy()
@@ -183,7 +183,7 @@ def test_the_smallest_detail_of_a_large_picture_is_averaged():
     assert hamming_distance(*hashes[:, 0]) <= THRESHOLD // 2
 
 
-def test_mirrored_is_the_mirror_pictures_hash():
+def test_mirrored_is_the_mirror_images_hash():
     image = drawing(2, (64, 64))
     plain, turned = hash_array(
         [perceptual_hash(image), perceptual_hash(ImageOps.mirror(image))]

@@ -1,34 +1,34 @@
-"""Copies among pictures: of evaluation pictures, and inside the corpus."""
+"""Copies among images: of evaluation images, and inside the corpus."""
 
 import dataclasses
 import typing
 
 import numpy as np
 
-from align_keras.corpus.embedding_duplicates import EmbeddingSearch
-from align_keras.corpus.hamming_search import HammingSearch
+from align_keras.corpus.duplicates.embeddings import EmbeddingSearch
+from align_keras.corpus.duplicates.hashes import HammingSearch
 from align_keras.utils.errors import InputError
 
-NEAR_EVALUATION = "near an evaluation picture"
+NEAR_EVALUATION = "near an evaluation image"
 NEAR_DUPLICATE = "near duplicate"
 DUPLICATE = "duplicate"
 
-# Instead of the place of the picture that stays.
+# Instead of the place of the image that stays.
 _OPEN, _LEAVES, _NONE = -1, -2, np.iinfo(np.int64).max
 MODES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class ImageSet:
     """A corpus or an evaluation set, by what finding duplicates needs of it.
 
     Attributes:
-        keys: sequence of str, the pictures' `image_key`, one a picture.
+        keys: sequence of str, the images' `image_key`, one an image.
         signatures: the hashes of `hash_array`, uint64 (n, views, 2), or embeddings,
             float (n, d), which may be memory-mapped.
         pixels: sequence of int, width × height; all equal by default. Evaluation
             sets need none.
-        pixel_keys: sequence of str, each picture's `pixel_key`, or `None`: then only
+        pixel_keys: sequence of str, each image's `pixel_key`, or `None`: then only
             equal `keys` are exact duplicates.
         name: str, the evaluation set's.
     """
@@ -41,12 +41,12 @@ class Pictures:
 
 
 class Dropped(typing.NamedTuple):
-    """A picture that leaves the corpus.
+    """An image that leaves the corpus.
 
     Attributes:
         image_key: str.
         reason: str, `NEAR_EVALUATION`, `NEAR_DUPLICATE` or `DUPLICATE`.
-        near_to: str, the key of the evaluation picture, or of the kept picture.
+        near_to: str, the key of the evaluation image, or of the kept image.
         reference: str, the evaluation set's name, "" inside the corpus.
     """
 
@@ -63,33 +63,30 @@ def find_duplicates(
     *,
     inside=True,
     gone=(),
-    divide=None,
     **options,
 ):
-    """Finds the pictures that leave the corpus, because others show the same.
+    """Finds the images that leave the corpus, because others show the same.
 
-    1. Pictures equal to or near one of an evaluation set leave it, all of them. The
+    1. Images equal to or near one of an evaluation set leave it, all of them. The
        sets are taken by their names, in each the lowest key counts.
-    2. Of pictures with equal pixels one stays ("duplicate"). They show the same, so
+    2. Of images with equal pixels one stays ("duplicate"). They show the same, so
        the captions of those that leave belong to the one that stays.
-    3. Of near pictures the best stays ("near duplicate"): the one with the most
-       pixels, of these the one with the lowest key. Best first, a picture leaves if
+    3. Of near images the best stays ("near duplicate"): the one with the most
+       pixels, of these the one with the lowest key. Best first, an image leaves if
        it is near one that stays. So whatever leaves is near one that stays (chains of
-       near pictures don't merge), and no two that stay are near. The captions of
+       near images don't merge), and no two that stay are near. The captions of
        those that leave are lost: they describe a crop or a changed copy.
 
-    The result depends neither on the order of the pictures nor on blocks. Equal keys
-    in the corpus are one picture.
+    The result depends neither on the order of the images nor on blocks. Equal keys
+    in the corpus are one image.
 
     Args:
-        corpus: `Pictures`.
-        references: sequence of `Pictures` with names, the evaluation sets.
+        corpus: `ImageSet`.
+        references: sequence of `ImageSet` with names, the evaluation sets.
         mode: `"hash"`, see `HammingSearch`, or `"embedding"`, see `EmbeddingSearch`.
         inside: bool, take the third step; the paper doesn't.
         gone: sequence of `Dropped`, images of the corpus that have left it before, such
             as copies of evaluation images by another threshold.
-        divide: callable, that search → one that does the same on several workers, such
-            as `DividedSearch`; by default all is done in this process.
         **options: those of that class, such as `threshold`.
 
     Returns:
@@ -104,7 +101,7 @@ def find_duplicates(
     Example:
 
     >>> hashes = np.uint64([[[65535, 0]], [[65534, 0]], [[0, 65535]]])
-    >>> corpus = Pictures(["a", "b", "c"], hashes, pixels=[100, 400, 100])
+    >>> corpus = ImageSet(["a", "b", "c"], hashes, pixels=[100, 400, 100])
     >>> find_duplicates(corpus)
     [Dropped(image_key='a', reason='near duplicate', near_to='b', reference='')]
     """
@@ -120,14 +117,12 @@ def find_duplicates(
             f"options must be those of mode {mode!r}, received "
             f"{', '.join(sorted(options))} ({error}); see {MODES[mode].__name__}."
         ) from None
-    if divide is not None:
-        search = divide(search)
-    for own in (corpus, *references):
-        _check(own)
+    for images in (corpus, *references):
+        _check(images)
     search.fit(corpus.keys, corpus.signatures)
     placed = search.place(corpus.signatures, "the corpus")
     rows, original = _distinct(corpus)
-    left_before = {own.image_key: tuple(own[1:]) for own in gone}
+    left_before = {image.image_key: tuple(image[1:]) for image in gone}
     verdicts = [left_before.get(corpus.keys[row]) for row in rows.tolist()]
     _drop_evaluation(corpus, rows, original, placed, references, search, verdicts)
     _drop_inside(corpus, rows, original, placed, search if inside else None, verdicts)
@@ -138,19 +133,19 @@ def find_duplicates(
     )
 
 
-def _check(pictures):
-    name = f"evaluation set {pictures.name!r}" if pictures.name else "the corpus"
+def _check(images):
+    name = f"evaluation set {images.name!r}" if images.name else "the corpus"
     for field in ("signatures", "pixels", "pixel_keys"):
-        values = getattr(pictures, field)
-        if values is not None and len(values) != len(pictures.keys):
+        values = getattr(images, field)
+        if values is not None and len(values) != len(images.keys):
             raise InputError(
                 f"{field} of {name} must be as many as its keys, "
-                f"{len(pictures.keys):,}, received {len(values):,}; give one a picture."
+                f"{len(images.keys):,}, received {len(values):,}; give one an image."
             )
 
 
 def _distinct(corpus):
-    """Ranks the corpus's pictures and finds those with equal pixels.
+    """Ranks the corpus's images and finds those with equal pixels.
 
     Returns:
         `(rows, original)`: int64 arrays (m,), the rows of the distinct keys, best
@@ -177,11 +172,11 @@ def _distinct(corpus):
 
 def _drop_evaluation(corpus, rows, original, placed, references, search, verdicts):
     """Fills in the verdicts of all that are equal to or near a reference."""
-    for reference in sorted(references, key=lambda own: own.name):
+    for reference in sorted(references, key=lambda images: images.name):
         order = sorted(range(len(reference.keys)), key=reference.keys.__getitem__)
-        equal = _equal_pictures(corpus, rows, reference, order)
-        near = _near_pictures(rows, original, placed, reference, order, search)
-        # What holds for one of the pictures with equal pixels holds for all.
+        equal = _equal_images(corpus, rows, reference, order)
+        near = _near_images(rows, original, placed, reference, order, search)
+        # What holds for one of the images with equal pixels holds for all.
         targets = np.full(len(rows), len(order), np.int64)
         np.minimum.at(targets, original, np.minimum(equal, near))
         for place, target in enumerate(targets[original].tolist()):
@@ -190,8 +185,8 @@ def _drop_evaluation(corpus, rows, original, placed, references, search, verdict
                 verdicts[place] = (NEAR_EVALUATION, key, reference.name)
 
 
-def _equal_pictures(corpus, rows, reference, order):
-    """Returns the place in `order` of each picture's equal; too high for none."""
+def _equal_images(corpus, rows, reference, order):
+    """Returns the place in `order` of each image's equal; too high for none."""
     places = {}
     for place, row in enumerate(order):
         places.setdefault(("key", reference.keys[row]), place)
@@ -199,16 +194,16 @@ def _equal_pictures(corpus, rows, reference, order):
             places.setdefault(("pixels", reference.pixel_keys[row]), place)
     found = np.full(len(rows), len(order), np.int64)
     for number, row in enumerate(rows.tolist()):
-        own = places.get(("key", corpus.keys[row]), len(order))
+        place = places.get(("key", corpus.keys[row]), len(order))
         if corpus.pixel_keys is not None:
             pixels = ("pixels", corpus.pixel_keys[row])
-            own = min(own, places.get(pixels, len(order)))
-        found[number] = own
+            place = min(place, places.get(pixels, len(order)))
+        found[number] = place
     return found
 
 
-def _near_pictures(rows, original, placed, reference, order, search):
-    """Returns the place in `order` of the first near picture; too high for none."""
+def _near_images(rows, original, placed, reference, order, search):
+    """Returns the place in `order` of the first near image; too high for none."""
     found = np.full(len(rows), len(order), np.int64)
     asked = np.flatnonzero(original == np.arange(len(rows)))
     there = search.place(reference.signatures, f"evaluation set {reference.name!r}")
@@ -240,25 +235,25 @@ def _drop_inside(corpus, rows, original, placed, search, verdicts):
 
 
 def _greedy(search, placed, undecided):
-    """Keeps pictures, best first, that are near none that was kept.
+    """Keeps images, best first, that are near none that was kept.
 
-    In each round those without a better near picture among the undecided stay, and
-    all that are near to these leave; so nothing but one number a picture is held,
+    In each round those without a better near image among the undecided stay, and
+    all that are near to these leave; so nothing but one number an image is held,
     however many pairs are near.
 
     Args:
         search: a search, such as `HammingSearch`.
-        placed: placed pictures, best first.
+        placed: placed images, best first.
         undecided: ascending int64 array (n,), places in `placed`.
 
     Returns:
-        int64 array (n,), the place of the picture that stays: its own if it does.
+        int64 array (n,), the place of the image that stays: its own if it does.
     """
     kept_by = np.full(int(undecided.max(initial=-1)) + 1, _OPEN)
     everyone = undecided
     while len(undecided):
-        pictures = search.take(placed, undecided)
-        first = search.lowest(pictures, pictures, undecided, undecided)
+        images = search.take(placed, undecided)
+        first = search.lowest(images, images, undecided, undecided)
         stays = first == undecided
         kept_by[undecided[stays]] = undecided[stays]
         # The first near one stays: then no better one that stays is near.

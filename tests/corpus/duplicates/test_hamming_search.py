@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from align_keras.corpus import hamming_search
-from align_keras.corpus.hamming_search import HammingSearch
-from align_keras.corpus.perceptual_hash import mirrored
+from align_keras.corpus.duplicates import hashes as module
+from align_keras.corpus.duplicates.hashes import HammingSearch, mirrored
 from align_keras.utils.errors import InputError
 
 
@@ -61,7 +60,7 @@ def test_few_and_many_hashes_have_other_bands_and_the_same_result(monkeypatch):
     hashes = hashes_near_each_other(5, 60, 1, 12)
     ranks = below = np.arange(60)
     few = HammingSearch(12).lowest(hashes, hashes, ranks, below)
-    monkeypatch.setattr(hamming_search, "_FEW", 0)
+    monkeypatch.setattr(module, "_FEW", 0)
     many = HammingSearch(12).lowest(hashes, hashes, ranks, below)
     assert few.tolist() == many.tolist()
     assert (few < below).any()
@@ -105,7 +104,7 @@ def test_equal_and_plain_hashes():
     ]
 
 
-def test_plain_pictures_are_near_to_no_sparse_ones():
+def test_plain_images_are_near_to_no_sparse_ones():
     plain = np.zeros((1, 2, 2), np.uint64)
     sparse = np.full((1, 2, 2), 3, np.uint64)
     for query, reference in ((plain, sparse), (sparse, plain)):
