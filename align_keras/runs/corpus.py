@@ -21,22 +21,26 @@ from align_keras.corpus.duplicates.near_duplicates import (
     ImageSet,
     find_duplicates,
 )
-from align_keras.corpus.filter_tables import merge_results
-from align_keras.corpus.parquet_pairs import read_rows
-from align_keras.corpus.sources import SourcePair, is_remote, open_source
-from align_keras.corpus.stage_folders import StageFolder
-from align_keras.corpus.stages.by_picture import cut_table, group_piece
-from align_keras.corpus.stages.extract import extract_part, merged_counts
-from align_keras.corpus.stages.filter import (
+from align_keras.corpus.extract import extract_part, merged_counts
+from align_keras.corpus.filters.counts import count_partitions
+from align_keras.corpus.filters.tables import (
     choose_task,
     count_task,
     filter_task,
+    merge_results,
     merge_task,
 )
-from align_keras.corpus.stages.kept_pictures import kept_captions, kept_pictures
-from align_keras.corpus.stages.pictures import load_hook, store_pictures
-from align_keras.corpus.text_counts import count_partitions
-from align_keras.corpus.workers import run_tasks
+from align_keras.corpus.image_tables import (
+    cut_table,
+    group_piece,
+    kept_captions,
+    kept_images,
+    load_hook,
+    store_images,
+)
+from align_keras.corpus.parquet_tables import read_rows
+from align_keras.corpus.sources import SourcePair, is_remote, open_source
+from align_keras.corpus.workers import StageFolder, run_tasks
 from align_keras.protocols.open_model import check_model, open_model
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.coverage import Coverage
@@ -266,7 +270,7 @@ def filter_pairs(build, raw):
     return build.stage("filter", [raw.folder.key, thresholds], run)
 
 
-def store_images(build, pairs):
+def gather_images(build, pairs):
     """Gathers pairs by image, and decodes each image once.
 
     The tables are `group`, of captions by image, and `part`, of stored images.
@@ -294,7 +298,7 @@ def store_images(build, pairs):
             for number, group in enumerate(groups)
         ]
         faults = collections.Counter()
-        for stored in build.run(store_pictures, tasks, folder):
+        for stored in build.run(store_images, tasks, folder):
             faults.update(stored["faults"])
         facts = {
             "tables": pieces,
@@ -315,7 +319,7 @@ def find_copies(build, images):
     """
     config = build.config.duplicates
     references = {
-        spec: store_images(build, extract(build, [spec])) for spec in config.against
+        spec: gather_images(build, extract(build, [spec])) for spec in config.against
     }
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, as_dict(config), keys]
@@ -444,7 +448,7 @@ def write_shards(build, images, copies):
 
     def run(folder):
         say("corpus shard: writing the shards")
-        kept = _kept(kept_pictures, images, copies)
+        kept = _kept(kept_images, images, copies)
         origin = {"config": _origin(build.config)}
         counts = write_web_pairs(folder.path, kept, config, notes=origin)
         return {"tables": 0, **counts}, ()
@@ -477,7 +481,7 @@ def _table(folder, name, number):
 STAGES = {
     "extract": (extract, ()),
     "filter": (filter_pairs, ("extract",)),
-    "pictures": (store_images, ("filter",)),
+    "pictures": (gather_images, ("filter",)),
     "dedup": (find_copies, ("pictures",)),
     "vocab": (learn_words, ("pictures", "dedup")),
     "shard": (write_shards, ("pictures", "dedup")),

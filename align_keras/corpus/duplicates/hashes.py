@@ -7,7 +7,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from align_keras.corpus.opencv import opencv
+from align_keras.corpus.image import opencv
 from align_keras.utils.errors import InputError
 
 WORDS = 2  # 64-bit words in the hash of one view.
@@ -234,8 +234,8 @@ class HammingSearch:
     the processor time (16 s against 2.8, of 100,000 hashes within 8 bits). The 128 bits
     are cut into bands; of two hashes within the threshold, at least one band differs in
     few bits (the pigeonhole principle), so for each band only the hashes are compared
-    whose band is among the query's keys with so few bits changed. Memory is some tens of
-    bytes an image and a constant, however many pairs are near.
+    whose band is among the query's keys with so few bits changed. Memory is some tens
+    of bytes an image and a constant, however many pairs are near.
 
     `tools/bench_duplicates.py --start 5 --emoji EMOJI` (images on which nothing was
     chosen) finds of 5,950 planted copies at 8, 12 and 16 bits: all kinds 76, 82 and
