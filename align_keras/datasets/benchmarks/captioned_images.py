@@ -10,8 +10,8 @@ from align_keras.corpus.pair_files import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     read_pairs,
+    read_table,
 )
-from align_keras.corpus.pair_tables import read_table
 from align_keras.datasets.benchmarks.labelled_images import read_stored_images
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from align_keras.corpus.pair_files import PICTURE_SUFFIXES
+from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.utils.errors import InputError
 
@@ -123,7 +123,7 @@ def read_class_folders(folder, split=None):
         if not found:
             raise InputError(
                 f"--data must hold images of every class, received {folder} without "
-                f"any ({', '.join(PICTURE_SUFFIXES)}); remove it, or name a split if "
+                f"any ({', '.join(IMAGE_SUFFIXES)}); remove it, or name a split if "
                 "it isn't a class."
             )
         images += map(str, found)
@@ -145,7 +145,7 @@ def _subfolders(folder):
 
 def _is_image(path, root):
     hidden = any(part[0] == "." for part in path.relative_to(root).parts)
-    return path.suffix.lower() in PICTURE_SUFFIXES and not hidden and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
 
 def _some(paths, limit=5):

@@ -1,1 +1,0 @@
-"""What the workers do in each stage: functions of JSON-ready tasks."""
