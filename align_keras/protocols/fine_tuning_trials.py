@@ -15,8 +15,7 @@ from align_keras.models.image_classifier import (
 from align_keras.protocols.assemble_fine_tuning import build_stages
 from align_keras.protocols.cached_encoders import default_cache
 from align_keras.protocols.open_model import sources
-from align_keras.training.classification import classify, fine_tune
-from align_keras.training.stage_checkpoints import StageCheckpoints
+from align_keras.training.classification import StageCheckpoints, classify, fine_tune
 from align_keras.training.strategies import open_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
