@@ -90,7 +90,7 @@ def image_flatbuffer(
         describe_image_tower(model, quantize, len(pixels), resizable, licence),
     )
     shown = pixels[:CHECKED] if len(pixels) else noise(size)
-    expected = np.asarray(model.normalise_image(model.image_encoder(shown)))
+    expected = np.asarray(model.normalize_image(model.image_encoder(shown)))
     _check(content, [{"images": own[None]} for own in shown], expected, quantize)
     return content
 
@@ -143,7 +143,7 @@ def text_flatbuffer(model, quantize="none", *, resizable=False, licence=None):
     content = append_files(
         content, describe_text_tower(model, quantize, resizable, licence)
     )
-    expected = np.asarray(model.normalise_text(encoder(tokens)))
+    expected = np.asarray(model.normalize_text(encoder(tokens)))
     rows = range(len(expected))
     shown = [{name: own[row, None] for name, own in tokens.items()} for row in rows]
     _check(content, shown, expected, quantize)

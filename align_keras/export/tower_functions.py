@@ -25,7 +25,7 @@ def image_tower_function(model, resizable):
         InputError: if the model lacks the tower, or computes in another dtype.
     """
     _check(model, "image_encoder")
-    encoder, normalise = model.image_encoder, model.normalise_image
+    encoder, normalise = model.image_encoder, model.normalize_image
     size = model.image_size
     shape = (None, None, None, 3) if resizable else (1, size, size, 3)
 
@@ -54,7 +54,7 @@ def text_tower_function(model, resizable):
         InputError: if the model lacks the tower, or computes in another dtype.
     """
     _check(model, "text_encoder")
-    encoder, normalise = model.text_encoder, model.normalise_text
+    encoder, normalise = model.text_encoder, model.normalize_text
     shape = (None if resizable else 1, encoder.sequence_length)
 
     @tf.function(

@@ -23,7 +23,15 @@ class Encoder(keras.Model):
         name: str.
     """
 
-    def __init__(self, inputs, outputs, *, policy, trainable, name):
+    def __init__(
+        self,
+        inputs: object,
+        outputs: object,
+        *,
+        policy: keras.DTypePolicy,
+        trainable: bool,
+        name: str,
+    ):
         super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy = policy
         # Setting True would unfreeze the layers that are frozen one by one.
@@ -31,11 +39,11 @@ class Encoder(keras.Model):
             self.trainable = False
 
     @property
-    def token_embedding(self):
+    def token_embedding(self) -> keras.layers.Layer | None:
         """The layer that embeds token ids, or None, as KerasHub's backbones."""
         return None
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Returns a digest of the configuration and the weights, a str of 64 digits.
 
         Example:
@@ -55,7 +63,7 @@ class Encoder(keras.Model):
             digest.update(value.tobytes())
         return digest.hexdigest()
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "dtype": dtype_config(self),
             "trainable": self.trainable,
@@ -63,5 +71,5 @@ class Encoder(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "Encoder":
         return cls(**config)

@@ -18,7 +18,7 @@ class Coverage:
     {'captions': 2, 'words': 4, 'tokens_per_word': 1.25, 'coverage': 0.75}
     """
 
-    def __init__(self, vocabulary, normalization):
+    def __init__(self, vocabulary: list[str], normalization: str):
         from tokenizers import Tokenizer
         from tokenizers.models import WordPiece
         from tokenizers.normalizers import BertNormalizer
@@ -36,7 +36,7 @@ class Coverage:
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
         self._unknown = ids["[UNK]"]
 
-    def count(self, captions):
+    def count(self, captions: list[str]) -> dict:
         """Counts over captions.
 
         Args:

@@ -2,6 +2,8 @@
 
 import collections
 import itertools
+import os
+from collections.abc import Iterable, Sequence
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_regular
@@ -21,7 +23,13 @@ _CAPTIONS_PER_BATCH = 256
 _COPIES_PER_BATCH = 1000
 
 
-def learn_vocabulary(captions, size, *, min_frequency=2, normalization="bert_uncased"):
+def learn_vocabulary(
+    captions: Iterable[str],
+    size: int,
+    *,
+    min_frequency: int = 2,
+    normalization: str = "bert_uncased",
+) -> list[str]:
     """Learns a WordPiece vocabulary.
 
     The result depends on the captions alone: neither on their order nor on the
@@ -60,7 +68,7 @@ def learn_vocabulary(captions, size, *, min_frequency=2, normalization="bert_unc
     return [*SPECIAL_TOKENS, *alphabet, *vocabulary]
 
 
-def save_vocabulary(vocabulary, path):
+def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
     """Writes a vocabulary as `vocab.txt`: one token a line, in the order of the ids.
 
     Args:
@@ -83,7 +91,7 @@ def save_vocabulary(vocabulary, path):
         file.writelines(f"{token}\n" for token in vocabulary)
 
 
-def load_vocabulary(path):
+def load_vocabulary(path: str | os.PathLike) -> list[str]:
     """Reads a vocabulary from `vocab.txt`, ours or Hugging Face's.
 
     Args:
@@ -115,12 +123,12 @@ def load_vocabulary(path):
     return vocabulary
 
 
-def is_uncased(normalization):
-    """Returns whether a normalisation lowers and strips accents."""
+def is_uncased(normalization: str) -> bool:
+    """Returns whether a normalization lowers and strips accents."""
     return normalization == "bert_uncased"
 
 
-def check_normalization(normalization):
+def check_normalization(normalization: str) -> None:
     """Raises unless `normalization` is one of `NORMALIZATIONS`."""
     if normalization not in NORMALIZATIONS:
         raise InputError(
@@ -129,7 +137,7 @@ def check_normalization(normalization):
         )
 
 
-def check_vocabulary(vocabulary, source):
+def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
     """Raises unless a vocabulary can be stored and tokenized with.
 
     Args:
@@ -191,7 +199,7 @@ def _checked(captions):
 
 
 def _count_words(captions, normalization):
-    """Returns a Counter of the captions' normalised words.
+    """Returns a Counter of the captions' normalized words.
 
     Raises:
         InputError: if there are none, naming how many captions were read.

@@ -16,7 +16,7 @@ import time
 import keras
 from keras import ops
 
-from align_keras.models.sound_steps import UnsoundStepError
+from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.diagnosis import explained
@@ -127,7 +127,7 @@ def train(
     )
     try:
         fit(model, make_batches, schedule, directory, loop_end, batch_size)
-    except UnsoundStepError as error:
+    except NonFiniteStepError as error:
         checkpoints.save()
         if not chief:
             raise
