@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 from align_keras.utils.errors import InputError
@@ -58,7 +59,7 @@ def _some_pictures(arguments):
     """Pictures to calibrate with, evenly spread over the set; none where none is."""
     if arguments.pictures is None:
         return []
-    from align_keras.protocols.evaluation_data import captioned_images
+    from align_keras.protocols.retrieval import captioned_images
 
     request = _request(arguments, arguments.pictures)
     try:
@@ -68,20 +69,21 @@ def _some_pictures(arguments):
             images = _training_pictures(request)
     except InputError as error:
         # They are read as those of --data are.
-        raise InputError(str(error).replace("--data", "--pictures")) from None
+        message = re.sub("^data ", "pictures ", str(error))
+        raise InputError(message) from None
     step = max(1, len(images) // _CALIBRATION_PICTURES)
     return images[::step][:_CALIBRATION_PICTURES]
 
 
 def _training_pictures(request):
     """Those of the training split, or of the other one where there is none."""
-    from align_keras.protocols.evaluation_data import captioned_images
+    from align_keras.protocols.retrieval import captioned_images
 
     try:
         return captioned_images(dataclasses.replace(request, split="train")).images
     except InputError:
         images = captioned_images(request).images
-    say(f"{request.name} has no training split; its test pictures calibrate")
+    say(f"{request.data} has no training split; its test pictures calibrate")
     return images
 
 
@@ -99,14 +101,14 @@ def _pixels(images, size):
 
 
 def _test_set(arguments):
-    from align_keras.protocols.evaluation_data import captioned_images
+    from align_keras.protocols.retrieval import captioned_images
 
     request = _request(arguments, arguments.data)
     return request, captioned_images(request).images
 
 
 def _request(arguments, name):
-    from align_keras.protocols.evaluation_data import DataRequest
+    from align_keras.protocols.protocol import Request
 
     of_table = {}
     if _is_path(name):
@@ -114,7 +116,7 @@ def _request(arguments, name):
     if pathlib.Path(name).is_file():
         of_table["image_column"] = arguments.image_column
         of_table["caption_column"] = arguments.caption_column
-    return DataRequest(name=name, root=pathlib.Path(arguments.data_root), **of_table)
+    return Request(data=name, data_root=arguments.data_root, **of_table)
 
 
 def _is_path(name):

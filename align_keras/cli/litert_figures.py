@@ -44,7 +44,7 @@ def measure(align, files, images, request=None):
         files: dict, name → bytes of a LiteRT file of its image tower.
         images: list of paths or encoded pictures for cosines and latencies; those
             of `request` where there is one.
-        request: `DataRequest` of captioned pictures, or None for no recall.
+        request: `Request` of captioned pictures, or None for no recall.
 
     Returns:
         list of `TowerFigures`, Keras's first, then in the order of `files`.
@@ -166,8 +166,7 @@ def interleaved_medians(runs, rounds):
 
 
 def _recall(align, embeddings, rows, request):
-    from align_keras.protocols.paper_protocols import retrieval
-    from align_keras.protocols.protocol_types import Options
+    from align_keras.protocols.retrieval import run
 
     texts = {}
 
@@ -188,7 +187,7 @@ def _recall(align, embeddings, rows, request):
 
     found = {}
     for name, own in embeddings.items():
-        metrics = retrieval(Embedded(own), request, Options()).metrics
+        metrics = run(Embedded(own), request).metrics
         found[name] = {
             f"{way}/recall_at_{k}": metrics[f"{way}/recall_at_{k}"]
             for way in ("t2i", "i2t")

@@ -1,6 +1,7 @@
 """Image files that may be none: one by its name, and a batch of them in a graph."""
 
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ from align_keras.utils.image_limits import MAX_PIXELS
 
 
 def read_image(
-    image: object,
+    image: Any,
     row: int,
     image_size: int,
     value_range: tuple[float, float] | None = None,

@@ -8,6 +8,7 @@ and matrix products stay outside: XLA is slow at those on CPU.
 
 import functools
 import math
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -96,7 +97,7 @@ def _gelu_slope(x):
 
 
 # Name → in inference, in training. Swish forwards is a kernel of oneDNN's.
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
     "silu": (_silu, _with_gradient(_silu, _silu_slope)),
     "gelu_approximate": (
         functools.partial(tf.nn.gelu, approximate=True),

@@ -155,7 +155,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 def _wide(inputs):
-    """The inputs as statistics are computed: in float32 at least."""
+    """Returns the inputs as statistics are computed: in float32 at least."""
     return inputs if inputs.dtype == tf.float64 else tf.cast(inputs, "float32")
 
 
@@ -205,14 +205,14 @@ def group_size(replicas_per_group: int | str | None) -> int:
     count = 1 if context is None else context.num_replicas_in_sync
     if replicas_per_group is None or count == 1:
         return 1
-    if replicas_per_group == "auto":
-        replicas_per_group = 1 if count <= 8 else max(8, count // 8)
-    if count % replicas_per_group:
+    automatic = 1 if count <= 8 else max(8, count // 8)
+    size = automatic if replicas_per_group == "auto" else int(replicas_per_group)
+    if count % size:
         raise InputError(
-            f"replicas_per_group must divide the {count} replicas, received "
-            f"{replicas_per_group}; change one of them."
+            f"replicas_per_group must divide the {count} replicas, received {size}; "
+            "change one of them."
         )
-    return replicas_per_group
+    return size
 
 
 def mean_over_group(values: tf.Tensor, replicas: int) -> tf.Tensor:

@@ -1,6 +1,8 @@
 """The normalized-softmax contrastive loss of ALIGN."""
 
 import numbers
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -137,19 +139,14 @@ class ContrastiveLoss(PairLoss):
             images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
         if not tf.is_tensor(temperature):  # tf.cast would round a float to float32
             temperature = tf.constant(temperature, images.dtype)
-        form, options = plain_directional_losses, {}
+        form: Callable = plain_directional_losses
+        options: dict[str, Any] = {"label_smoothing": self.label_smoothing}
         if self.tile_size is not None:
             form = tiled_directional_losses
-            options = {"tile_size": self.tile_size, "matmul_dtype": self.matmul_dtype}
+            options |= {"tile_size": self.tile_size, "matmul_dtype": self.matmul_dtype}
         scale = 1.0 / tf.cast(temperature, images.dtype)
         losses = [
-            form(
-                *rows,
-                scale,
-                label_smoothing=self.label_smoothing,
-                pair_groups=groups,
-                **options,
-            )
+            form(*rows, scale, pair_groups=groups, **options)
             for *rows, groups in self._parts_of_batch(images, texts, pair_groups)
         ]
         return tuple(

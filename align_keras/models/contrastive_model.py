@@ -41,6 +41,10 @@ class ContrastiveModel(PairModel):
     one `LossMetrics`), `tokenizer` and `image_size`.
     """
 
+    loss_metrics: list["LossMetrics"]
+    train_function: Callable | None
+    test_function: Callable | None
+
     def compile(
         self,
         optimizer: keras.optimizers.Optimizer | str | None = None,
@@ -151,8 +155,8 @@ class ContrastiveModel(PairModel):
                 self, inputs, self.micro_batch_size
             )
         sums = sum_over_replicas([*gradients, *losses])
-        gradients, losses = sums[: len(gradients)], sums[len(gradients) :]
-        losses = [loss / replica_count() for loss in losses]
+        gradients, losses = sums[: len(gradients)], tuple(sums[len(gradients) :])
+        losses = tuple(loss / replica_count() for loss in losses)
         variables = self.trainable_variables
         norms = gradient_norms(self.optimizer, variables, gradients)
         loss = self.loss.total(*losses)
@@ -202,14 +206,14 @@ class ContrastiveModel(PairModel):
         return [StopAtNonFinite()]
 
     def make_train_function(self, force: bool = False) -> None:
-        """As Keras's; also adds up `seconds_waited`, how long steps lacked input."""
+        """Makes Keras's function, which also adds up how long steps lacked input."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_train_function(force)
         elif self.train_function is None or force:
             self.train_function = self._make_timed_function(self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
-        """As Keras's, which would average what all replicas have in common."""
+        """Makes a function that doesn't average what all replicas have in common."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_test_function(force)
         elif self.test_function is None or force:
@@ -259,9 +263,9 @@ def check_compile_arguments(given: dict) -> None:
             )
     known = parameters_of(ContrastiveModel.compile)
     keras_names = {*parameters_of(keras.Model.compile)} - {*known, *_FOR_OTHERS}
-    given = [name for name in given if name not in _FOR_OTHERS]
+    names = [name for name in given if name not in _FOR_OTHERS]
     known = [*known, *sorted(keras_names), *ContrastiveLoss.options()]
-    refuse_unknown("compile", given, known)
+    refuse_unknown("compile", names, known)
 
 
 # === A batch and a step on all replicas ===
@@ -380,9 +384,9 @@ class StopAtNonFinite(keras.callbacks.Callback):
     """
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if math.isfinite(logs["loss"]):
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        if math.isfinite(values["loss"]):
             return
-        values = {name: float(value) for name, value in logs.items()}
         step = int(self.model.optimizer.iterations.numpy()) + 1
         raise NonFiniteStepError(step, values, self._broken_rule(values))
 

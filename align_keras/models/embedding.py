@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,6 +22,14 @@ class EmbeddingMethods:
     A subclass is a Keras model with `image_encoder`, `text_encoder`, `normalize_text`,
     `temperature`, `tokenizer` and `image_size`.
     """
+
+    image_encoder: Any
+    text_encoder: Any
+    normalize_text: Any
+    temperature: Any
+    tokenizer: Any
+    image_size: Any
+    distribute_strategy: Any
 
     def encode_images(
         self,
@@ -109,8 +118,8 @@ class EmbeddingMethods:
         Raises:
             InputError: as `encode_images` and `encode_texts`.
         """
-        images = self.encode_images(images, batch_size, value_range=value_range)
-        return images @ self.encode_texts(texts, batch_size).T
+        rows = self.encode_images(images, batch_size, value_range=value_range)
+        return rows @ self.encode_texts(texts, batch_size).T
 
     def classify(
         self,
@@ -153,8 +162,8 @@ class EmbeddingMethods:
             return self.encode_texts(prompts, batch_size)
 
         classes = class_embeddings(encode, class_names, templates)
-        images = self.encode_images(images, batch_size, value_range=value_range)
-        logits = images @ classes.T / float(self.temperature)
+        rows = self.encode_images(images, batch_size, value_range=value_range)
+        logits = rows @ classes.T / float(self.temperature)
         logits -= logits.max(axis=1, keepdims=True)
         scores = np.exp(logits)
         return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")

@@ -54,8 +54,8 @@ class Encoder(keras.Model):
         True
         """
         config = {k: v for k, v in self.get_config().items() if k != "name"}
-        config = json.dumps(config, sort_keys=True, default=str)
-        digest = hashlib.sha256(config.encode())
+        text = json.dumps(config, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode())
         # Not all variables: the seeds of dropout differ at each opening.
         for variable in self.weights:
             value = np.ascontiguousarray(variable.numpy())

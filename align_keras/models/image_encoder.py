@@ -302,7 +302,7 @@ def convolution(
     strides: int = 1,
     padding: str = "valid",
 ) -> keras.KerasTensor:
-    """Convolution, batch normalization and activation."""
+    """Applies a convolution, batch normalization and an activation."""
     policy = norm["dtype"]
     x = keras.layers.Conv2D(
         filters,
@@ -348,7 +348,7 @@ def make_blocks(
 ) -> list[MBConvBlock]:
     """Returns the list of all `MBConvBlock`s, in order."""
     total = sum(stage.repeats for stage in stages)
-    blocks = []
+    blocks: list[MBConvBlock] = []
     for number, stage in enumerate(stages, start=1):
         for repeat in range(stage.repeats):
             blocks.append(

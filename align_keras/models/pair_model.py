@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,14 +39,14 @@ class PairModel(keras.Model):
 
     def fit(
         self,
-        x: object = None,
-        y: object = None,
+        x: Any = None,
+        y: Any = None,
         batch_size: int | None = None,
         epochs: int = 1,
         verbose: int | str = "auto",
         callbacks: keras.callbacks.Callback | Sequence | None = None,
         validation_split: float = 0.0,
-        validation_data: object = None,
+        validation_data: Any = None,
         shuffle: bool = True,
         class_weight: object = None,
         sample_weight: object = None,
@@ -58,7 +59,7 @@ class PairModel(keras.Model):
         augment: bool = True,
         value_range: tuple[float, float] | None = None,
     ) -> keras.callbacks.History:
-        """As `keras.Model.fit`, on images and captions as they are.
+        """Trains as `keras.Model.fit`, on images and captions as they are.
 
         Args:
             x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
@@ -149,8 +150,8 @@ class PairModel(keras.Model):
 
     def evaluate(
         self,
-        x: object = None,
-        y: object = None,
+        x: Any = None,
+        y: Any = None,
         batch_size: int | None = None,
         verbose: int | str = "auto",
         sample_weight: object = None,
@@ -160,7 +161,7 @@ class PairModel(keras.Model):
         value_range: tuple[float, float] | None = None,
         **kwargs,
     ) -> list[float] | dict[str, float]:
-        """As `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
+        """Measures as `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
         known = parameters_of(PairModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
         check_weights(sample_weight=sample_weight)
@@ -179,14 +180,14 @@ class PairModel(keras.Model):
 
     def predict(
         self,
-        x: object,
+        x: Any,
         batch_size: int | None = None,
         verbose: int | str = "auto",
         steps: int | None = None,
         callbacks: keras.callbacks.Callback | Sequence | None = None,
         value_range: tuple[float, float] | None = None,
     ) -> dict:
-        """As `keras.Model.predict`; takes raw pairs too (see `fit`)."""
+        """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
         pairs = raw_pairs(x)
         x = keras_input(self, x, batch_size=batch_size, value_range=value_range)
         with readable_input(self, pairs[0] if pairs else (), value_range):
@@ -201,8 +202,8 @@ class PairModel(keras.Model):
 
 def keras_input(
     model: keras.Model,
-    x: object,
-    y: object = None,
+    x: Any,
+    y: Any = None,
     *,
     training: bool = False,
     batch_size: int | None = None,
@@ -210,7 +211,7 @@ def keras_input(
     repeat: bool = False,
     augment: bool = True,
     value_range: tuple[float, float] | None = None,
-) -> object:
+) -> Any:
     """Returns what to give to Keras as `x`: raw pairs are made batches of inputs.
 
     Args:
@@ -229,14 +230,17 @@ def keras_input(
     """
     pairs = raw_pairs(x, y)
     if pairs is not None:
-        options = {"crop": augment, "flip": augment, "value_range": value_range}
+        images, captions = pairs
         batches = image_text_batches(
-            *pairs,
+            images,
+            captions,
             model,
             training=training,
             shuffle=shuffle,
             batch_size=32 if batch_size is None else batch_size,
-            **options,
+            crop=augment,
+            flip=augment,
+            value_range=value_range,
         )
         return batches.repeat() if repeat else batches
     is_batches = hasattr(x, "__iter__") or isinstance(x, keras.utils.PyDataset)
@@ -246,8 +250,9 @@ def keras_input(
             f"{_kind(y)}; {_REMEDY}."
         )
     if is_raw_data(x):
-        options = {"augment": augment, "value_range": value_range}
-        return batches_of_dataset(model, x, training=training, **options)
+        return batches_of_dataset(
+            model, x, training=training, augment=augment, value_range=value_range
+        )
     if value_range is not None:
         raise InputError(
             f"value_range is of raw images, received {value_range} and {_kind(x)}, "
@@ -262,15 +267,15 @@ def keras_input(
     return x
 
 
-def is_raw_data(x: object, y: object = None) -> bool:
-    """Whether `x` and `y` are raw pairs, as sequences or as a dataset."""
+def is_raw_data(x: Any, y: Any = None) -> bool:
+    """Tells whether `x` and `y` are raw pairs, as sequences or as a dataset."""
     if isinstance(x, tf.data.Dataset):
         return is_raw(x.element_spec)
     return raw_pairs(x, y) is not None
 
 
-def as_x_and_y(validation_data: object) -> tuple:
-    """`x` and `y` of `validation_data`, which may be a dataset, a dict or a tuple."""
+def as_x_and_y(validation_data: Any) -> tuple:
+    """Returns `x` and `y` of `validation_data`, a dataset, a dict or a tuple."""
     if not isinstance(validation_data, tuple | list) or len(validation_data) > 3:
         return validation_data, None
     x, y, weight = (*validation_data, None, None)[:3]
@@ -278,7 +283,7 @@ def as_x_and_y(validation_data: object) -> tuple:
     return x, y
 
 
-def split_pairs(x: object, y: object, share: float) -> tuple:
+def split_pairs(x: Any, y: Any, share: float) -> tuple:
     """Returns `x` and `y` of the first pairs, and the last `share` of them as a tuple.
 
     Args:
@@ -315,7 +320,7 @@ def split_pairs(x: object, y: object, share: float) -> tuple:
 
 
 def as_list(callbacks: keras.callbacks.Callback | Sequence | None) -> list:
-    """A callback, a list of them, Keras's `CallbackList` or None as a list."""
+    """Makes a callback, a list of them, Keras's `CallbackList` or None a list."""
     callbacks = getattr(callbacks, "callbacks", callbacks)
     if callbacks is None:
         return []
@@ -332,7 +337,7 @@ def check_weights(**weights) -> None:
             )
 
 
-def check_data(model: keras.Model, data: object) -> None:
+def check_data(model: keras.Model, data: Any) -> None:
     """Raises unless a batch, as a step gets it, is inputs alone that fit the model."""
     inputs, *others = data if isinstance(data, tuple | list) else (data,)
     if any(other is not None for other in others):
@@ -428,8 +433,8 @@ def readable_input(
     except tf.errors.OpError as error:
         if "IteratorGetNext" not in str(error):
             raise
-        reason = re.search(r"transformation with iterator: \S+ (.*)", error.message)
-        reason = reason[1] if reason else error.message.split("\n")[0]
+        found = re.search(r"transformation with iterator: \S+ (.*)", error.message)
+        reason = found[1] if found else error.message.split("\n")[0]
         for row, image in enumerate(() if is_dataset else images):
             read_image(image, row, model.image_size, value_range)
         raise InputError(

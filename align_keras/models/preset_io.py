@@ -35,8 +35,10 @@ ENCODERS = ("image_encoder", "text_encoder")
 _HDF5_BYTES = 8192
 
 # What damaged configurations lead to, before TensorFlow computes anything.
-_DAMAGES = (ArithmeticError, AttributeError, LookupError, RecursionError)
-_DAMAGES += (TypeError, ValueError)
+_DAMAGES = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
 # What a preset's name stands for.
 _NAMED = (
     *("width_coefficient", "depth_coefficient", "lite"),
@@ -55,7 +57,7 @@ _FOR_FOLDERS = (
 def from_preset(
     cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs
 ) -> keras.Model:
-    """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
+    """Builds as `ALIGN.from_preset`; `cls` is `ALIGN`."""
     arguments = {name: value for name, value in kwargs.items() if value is not None}
     parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
@@ -137,12 +139,13 @@ def divide_arguments(cls, arguments: dict) -> dict[str, dict]:
         InputError: for an argument that none of them has.
     """
     known = {
-        "image_encoder": parameters_of(ImageEncoder.__init__),
-        "text_encoder": parameters_of(TextEncoder.__init__),
-        "align": parameters_of(cls.__init__),
+        part: {*parameters_of(owner.__init__)} - {without, *ENCODERS}
+        for part, owner, without in (
+            ("image_encoder", ImageEncoder, "name"),
+            ("text_encoder", TextEncoder, "name"),
+            ("align", cls, "dtype"),
+        )
     }
-    for part, without in zip(known, ("name", "name", "dtype"), strict=True):
-        known[part] = {*known[part]} - {without, *ENCODERS}
     names = sorted(set().union(*known.values()))
     refuse_unknown("from_preset", arguments, names)
     return {
@@ -179,7 +182,7 @@ def from_name(cls, preset: str, parts: dict) -> keras.Model:
 
 
 def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
-    """As `ALIGN.save_to_preset`; each file is written atomically."""
+    """Writes as `ALIGN.save_to_preset`; each file is written atomically."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if model.vocabulary is not None:
@@ -236,9 +239,9 @@ def from_folder(
     try:
         replace_arguments(config["config"], parts, directory)
         if load_weights:
-            towers = (config["config"][encoder]["config"] for encoder in ENCODERS)
+            image, text = (config["config"][name]["config"] for name in ENCODERS)
             # A byte holds two numbers of 4 bits.
-            check_parameters(*towers, 2 * weights_file.stat().st_size, weights_file)
+            check_parameters(image, text, 2 * weights_file.stat().st_size, weights_file)
         model = keras.saving.deserialize_keras_object(config)
     except InputError:
         raise

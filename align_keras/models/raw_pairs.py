@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,9 +25,9 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 
 
 def image_text_batches(
-    images: object,
-    captions: object = None,
-    model: keras.Model | None = None,
+    images: Any,
+    captions: Any = None,
+    model: Any = None,
     *,
     training: bool,
     batch_size: int,
@@ -106,9 +107,9 @@ def image_text_batches(
     _check_batch_size(batch_size)
     if captions is None:
         images, captions = raw_pairs(images) or (images, captions)
-    options = {"crop": crop, "flip": flip, "zoom": zoom, "shift": shift}
-    options |= {"recolor": recolor, "value_range": value_range}
-    preparation = _Preparation(model.image_size, training, **options)
+    preparation = _Preparation(
+        model.image_size, training, crop, flip, zoom, shift, recolor, value_range
+    )
     if isinstance(images, tf.data.Dataset):
         rows, fetch = _dataset_rows(images, captions)
         count, buffer = int(rows.cardinality()), shuffle_buffer_size
@@ -173,8 +174,9 @@ def batches_of_dataset(
         # strategy could be entered any more.
         uint8_pixels(tf.zeros((0,), image.dtype), value_range)
     size, tokenizer = model.image_size, model.tokenizer
-    options = {"crop": augment, "flip": augment, "value_range": value_range}
-    preparation = _Preparation(size, training, **options)
+    preparation = _Preparation(
+        size, training, augment, augment, value_range=value_range
+    )
     dtype = tf.uint8 if training else tf.float32
     one = tf.TensorSpec((size, size, 3), dtype)
 
@@ -195,8 +197,8 @@ def batches_of_dataset(
     return pairs.map(inputs, tf.data.AUTOTUNE).prefetch(2)
 
 
-def is_raw(element: object) -> bool:
-    """Whether an element of a dataset, or its specification, is a raw pair.
+def is_raw(element: Any) -> bool:
+    """Tells whether an element of a dataset, or its specification, is a raw pair.
 
     Example:
 
@@ -210,7 +212,7 @@ def is_raw(element: object) -> bool:
     return getattr(element[1], "dtype", None) == tf.string
 
 
-def raw_pairs(x: object, y: object = None) -> tuple | None:
+def raw_pairs(x: Any, y: Any = None) -> tuple | None:
     """Returns images and captions where they are given as sequences, or None.
 
     Args:
@@ -271,7 +273,7 @@ class _Preparation:
         return self.training and bool(self.zoom or self.shift or self.recolor)
 
     def image(self, image, drawn):
-        """Encoded image or pixels → (S, S, 3); `drawn` are three numbers in [0, 1)."""
+        """Brings files or pixels to (S, S, 3); `drawn` are three numbers in [0, 1)."""
         is_encoded, size = image.dtype == tf.string, self.image_size
         if self.training and not self.varies_batches:
             place = drawn[:2] if self.crop else tf.fill((2,), 0.5)
@@ -309,7 +311,7 @@ def _random_numbers(seed):
 
 
 def _chosen(caption, place):
-    """The caption, or the one of several at a place in [0, 1)."""
+    """Returns the caption, or the one of several at a place in [0, 1)."""
     if caption.shape.rank == 0:
         return caption
     count = tf.size(caption)
@@ -319,7 +321,7 @@ def _chosen(caption, place):
 
 
 def _file_bytes(image):
-    """Encoded images and pixels as they are; of a path, the file's bytes."""
+    """Returns encoded images and pixels as they are; of a path, the file's bytes."""
     if image.dtype != tf.string:
         return image
     # No path holds NUL, which ends the head of a short one.
@@ -338,7 +340,7 @@ def _file_bytes(image):
 
 
 def _dataset_rows(images, captions):
-    """The dataset of single pairs, and what makes (image, caption) of one."""
+    """Returns the dataset of single pairs, and what makes (image, caption) of one."""
     pairs = images
     if captions is not None:
         if not isinstance(captions, tf.data.Dataset):
@@ -372,7 +374,7 @@ def _dataset_rows(images, captions):
 
 
 def _sequence_rows(images, captions, value_range):
-    """How many pairs, and what makes (image, caption) of a row's number."""
+    """Returns how many pairs there are, and what makes one of a row's number."""
     image_of, image_count = _image_fetcher(images, value_range)
     caption_tensor = _caption_tensor(captions)
     caption_count = len(captions)
@@ -385,7 +387,7 @@ def _sequence_rows(images, captions, value_range):
 
 
 def _image_fetcher(images, value_range):
-    """What reads the image of a row, and how many there are."""
+    """Returns what reads the image of a row, and how many there are."""
     if isinstance(images, str | bytes | os.PathLike | dict):
         raise InputError(
             "images must be a sequence of paths, of encoded images or of arrays, "
@@ -406,7 +408,7 @@ def _image_fetcher(images, value_range):
 
 
 def _array_fetcher(images, value_range):
-    """As `_image_fetcher`, of arrays of different sizes."""
+    """Does as `_image_fetcher`, of arrays of different sizes."""
     dtype = np.asarray(images[0]).dtype
     for row, image in enumerate(images):
         _check_pixels(f"images[{row}]", image, value_range)

@@ -1,7 +1,7 @@
 """Other learning rates and no decay for some variables, by their paths."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -27,6 +27,10 @@ class LearningRateMultipliers(ReplicaGradients):
     Raises:
         InputError: if a multiplier isn't positive.
     """
+
+    # The optimizer's, that the mixin is mixed into.
+    _trainable_variables: list[keras.Variable]
+    _get_variable_index: Callable
 
     def __init__(
         self,
@@ -68,11 +72,11 @@ class LearningRateMultipliers(ReplicaGradients):
         learning_rate: tf.Tensor,
     ) -> None:
         rate = learning_rate * self.multiplier(self.path_of(variable))
-        super().update_step(gradient, variable, rate)
+        super().update_step(gradient, variable, rate)  # type: ignore[misc]
 
     def get_config(self) -> dict:
         return {
-            **super().get_config(),
+            **super().get_config(),  # type: ignore[misc]
             "exclusions": self.exclusions,
             "learning_rate_multipliers": self.learning_rate_multipliers,
         }

@@ -9,7 +9,7 @@ from align_keras.utils.errors import InputError
 class ReplicaGradients:
     """Mixin of a Keras optimizer: can take gradients that are summed already.
 
-    A Keras optimizer clips each replica's own gradients, then sums them, so that
+    A Keras optimizer clips each replica's gradients, then sums them, so that
     `global_clipnorm` bounds the wrong norm on more than one replica.
 
     Attributes:
@@ -22,7 +22,7 @@ class ReplicaGradients:
     def _all_reduce_sum_gradients(self, grads_and_vars):
         if self.gradients_are_summed:
             return grads_and_vars
-        return super()._all_reduce_sum_gradients(grads_and_vars)
+        return super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc]
 
 
 def inner_optimizer(
@@ -33,7 +33,7 @@ def inner_optimizer(
 
 
 def check_clipping(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
-    """Raises for an optimizer that would clip each replica's own gradients."""
+    """Raises for an optimizer that would clip each replica's gradients."""
     inner = inner_optimizer(optimizer)
     clips = any((inner.clipnorm, inner.clipvalue, inner.global_clipnorm))
     if clips and replicas > 1 and not isinstance(inner, ReplicaGradients):

@@ -1,6 +1,6 @@
 """Captions to token ids, as graph operations."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,10 @@ from align_keras.text.vocabulary import (
     is_uncased,
 )
 from align_keras.utils.errors import InputError
+
+# Of embeddings on disk: raise it where the same caption and vocabulary give other
+# token ids.
+TOKENIZATION_VERSION = 1
 
 
 class WordPieceTokenizer(tf.Module):
@@ -120,7 +124,7 @@ class WordPieceTokenizer(tf.Module):
         return self._normalization
 
     @property
-    def in_graph(self) -> Callable:
+    def in_graph(self) -> bool:
         """bool, whether an exported graph can hold the tokenizer."""
         return self._hugging_face is None
 

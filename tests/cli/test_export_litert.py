@@ -20,7 +20,7 @@ from align_keras.cli.export_litert import _some_pictures, _test_set, write_liter
 from align_keras.cli.litert_figures import measure, read_pixels
 from align_keras.export.litert_metadata import read_metadata
 from align_keras.images import preprocess_image
-from align_keras.protocols import evaluation_data
+from align_keras.protocols import retrieval
 from align_keras.utils.errors import InputError
 from tests.image_files import readable, refused
 from tests.small_run import COLOURS, SHAPES, write_pairs
@@ -254,7 +254,7 @@ def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
             raise InputError(f"split must be one of test, received {split}.")
         return argparse.Namespace(images=splits[split], columns={}, image_ids=[])
 
-    monkeypatch.setattr(evaluation_data, "_corpus", corpus)
+    monkeypatch.setattr(retrieval, "_corpus", corpus)
     splits = {"train": pictures[1:], "test": pictures[:1]}
     assert _some_pictures(arguments(pictures="clipart")) == pictures[1:]
     splits = {"test": pictures[:3]}
@@ -297,6 +297,6 @@ def test_integers_without_pictures_fail_at_once(tmp_path):
 
 @pytest.mark.parametrize("option", ["pictures", "data"])
 def test_a_set_that_is_not_there_fails_before_converting(align, tmp_path, option):
-    with pytest.raises(InputError, match=f"--{option} must be .* 'nowhere'"):
+    with pytest.raises(InputError, match=f"{option} must be .* 'nowhere'"):
         write_litert(align, tmp_path, arguments(**{option: "nowhere"}))
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """EfficientNet's tensors by the names of other libraries, `keras.applications` too."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -198,7 +199,7 @@ def load_keras_applications(
     Raises:
         InputError: if Keras has no such model, or the weights don't fit.
     """
-    reference = weights
+    reference: Any = weights
     if not isinstance(weights, keras.Model):
         reference = _open(image_encoder, weights)
     tensors = {

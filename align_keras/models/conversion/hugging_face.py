@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -174,7 +175,7 @@ def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
     if not path.exists():
         return None
     model = read_json(path).get("model")
-    ids = model.get("vocab") if isinstance(model, dict) else None
+    ids: Any = model.get("vocab") if isinstance(model, dict) else None
     numbers = list(ids.values()) if isinstance(ids, dict) else []
     # A gap would shift the ids behind it, and with them what captions mean.
     is_whole = numbers and all(type(number) is int for number in numbers)
@@ -259,7 +260,7 @@ def preprocessing_files(model: keras.Model) -> dict[str, dict]:
 
 
 def _scaling(image_encoder):
-    """How grey levels become the tower's input, in the processor's terms."""
+    """Returns how grey levels become the encoder's input, in the processor's terms."""
     mean, deviation = image_encoder.pixel_mean, image_encoder.pixel_deviation
     if mean == deviation == 127.5:  # As kakaobrain/align-base says it.
         return {

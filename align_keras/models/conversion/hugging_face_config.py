@@ -120,7 +120,7 @@ def read_vision_sizes(vision: dict, source: str) -> dict:
     _check_fixed(vision, FIXED_VISION, f"{source}: vision_config")
     _check_choice(vision, "hidden_act", "swish", ("swish", "silu"), source)
     return {
-        ours: _number(vision, name, *rule, f"{source}: vision_config")
+        ours: _number(vision, name, rule, f"{source}: vision_config")
         for ours, (name, *rule) in _VISION_NUMBERS.items()
     }
 
@@ -130,14 +130,15 @@ def read_bert_sizes(text: dict, source: str) -> dict:
     _check_fixed(text, FIXED_TEXT, f"{source}: text_config")
     act = _check_choice(text, "hidden_act", "gelu", tuple(_ACTIVATIONS), source)
     sizes = {
-        ours: _number(text, name, *rule, f"{source}: text_config")
+        ours: _number(text, name, rule, f"{source}: text_config")
         for ours, (name, *rule) in _TEXT_NUMBERS.items()
     }
     return {**sizes, "activation": _ACTIVATIONS[act]}
 
 
-def _number(config, name, default, least, most, source):
-    """A number of a configuration; whole, where the default is."""
+def _number(config, name, rule, source):
+    """Reads a number of a configuration; whole, where the default is."""
+    default, least, most = rule
     value = config.get(name, default)
     check_number(f"{source}.{name}", value, least, most, isinstance(default, int))
     return value
@@ -222,7 +223,7 @@ def read_flag(
 
 
 def _channels(preprocessor, name, least, source):
-    """A list of one number, or of one for each channel."""
+    """Reads a list of one number, or of one for each channel."""
     value = preprocessor.get(name, [0.5] * 3)
     levels = value if isinstance(value, list | tuple) else [value]
     if len(levels) not in (1, 3):
