@@ -28,6 +28,7 @@ _PUBLIC = {
     "presets": "align_keras.models",
     "build_corpus": "align_keras.runs.corpus",
     "contrastive_loss": "align_keras.losses",
+    "export_model": "align_keras.runs.export",
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
     "WordPieceTokenizer": "align_keras.text",

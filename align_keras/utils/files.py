@@ -316,6 +316,28 @@ def placeable_folder(path, argument):
     return folder
 
 
+def new_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
+    """Returns the folder that a name means, if it is new or empty.
+
+    Args:
+        path: as `placeable_folder`.
+        argument: as `placeable_folder`.
+
+    Returns:
+        `pathlib.Path`, as `placeable_folder`.
+
+    Raises:
+        InputError: as `placeable_folder`, and if the folder holds something.
+    """
+    folder = placeable_folder(path, argument)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{argument} must be a new or an empty folder, received {path}, which "
+            "holds something; name another, or remove it first."
+        )
+    return folder
+
+
 def _obstacle(folder):
     """What keeps a folder from being renamed to this one, or None."""
     current = pathlib.Path.cwd()

@@ -9,9 +9,8 @@ import pytest
 import tensorflow as tf
 
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
-from align_keras.export.litert_metadata import read_files, read_metadata
+from align_keras.export.litert_file import LiteRTTower, read_files, read_metadata
 from align_keras.export.litert_quantize import QUANTIZATIONS
-from align_keras.export.litert_tower import LiteRTTower
 from align_keras.images import preprocess_image
 from align_keras.models.align import ALIGN
 from align_keras.utils.errors import InputError
@@ -238,7 +237,7 @@ def test_unknown_quantisation_is_named(lite):
 
 
 def test_integers_need_pictures(lite):
-    with pytest.raises(InputError, match="int8 needs calibration pictures, received"):
+    with pytest.raises(InputError, match="int8 needs calibration images, received"):
         image_flatbuffer(lite, "int8")
 
 

@@ -1,9 +1,64 @@
-"""A tower's LiteRT file, opened for running."""
+"""A tower's LiteRT file: what it says of itself, and how it is run.
+
+Behind the flatbuffer lies a zip archive, the place of "associated files" in TensorFlow
+Lite's metadata convention. It is read by any zip program (`unzip -p image.tflite
+metadata.json`) and by Python's `zipfile`; interpreters read the flatbuffer in front of
+it and don't see it.
+"""
+
+import io
+import json
+import zipfile
 
 import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.extras import needs
+
+# Archives hold no time, so that equal models give equal files.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+METADATA, VOCABULARY, LICENSE = "metadata.json", "vocabulary.txt", "LICENSE.txt"
+
+
+def append_files(flatbuffer, files):
+    """Puts files behind a flatbuffer.
+
+    Args:
+        flatbuffer: bytes, a LiteRT file without such files.
+        files: dict, name → str.
+
+    Returns:
+        bytes, the file with them.
+
+    Example:
+
+    >>> read_files(append_files(b"flatbuffer", {"LICENSE.txt": "free"}))
+    {'LICENSE.txt': 'free'}
+    """
+    file = io.BytesIO(bytes(flatbuffer))
+    with zipfile.ZipFile(file, "a") as archive:
+        for name, text in files.items():
+            # Stored, not deflated: a phone can map the file into memory.
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
+    return file.getvalue()
+
+
+def read_files(content):
+    """Returns the files behind a flatbuffer.
+
+    Args:
+        content: bytes of a LiteRT file that `append_files` made.
+
+    Returns:
+        dict, name → str.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name).decode() for name in archive.namelist()}
+
+
+def read_metadata(content):
+    """Returns `metadata.json` of a LiteRT file that `append_files` made, a dict."""
+    return json.loads(read_files(content)[METADATA])
 
 
 class LiteRTTower:
@@ -43,9 +98,9 @@ class LiteRTTower:
 
     def __call__(self, **inputs):
         details = self._runner.get_input_details()
-        for name, own in details.items():
+        for name, detail in details.items():
             received = np.shape(inputs[name])
-            open_shape = own["shape_signature"]
+            open_shape = detail["shape_signature"]
             fits = len(received) == len(open_shape) and all(
                 wanted in (-1, size)
                 for wanted, size in zip(open_shape, received, strict=True)
@@ -57,15 +112,15 @@ class LiteRTTower:
                     "resizable=True, or change the input."
                 )
         typed = {
-            name: np.ascontiguousarray(inputs[name], own["dtype"])
-            for name, own in details.items()
+            name: np.ascontiguousarray(inputs[name], detail["dtype"])
+            for name, detail in details.items()
         }
         (output,) = self._runner(**typed).values()
         return np.array(output)
 
 
 def prepared_run(content, images, threads=1):
-    """Returns a function that embeds given pictures, for timing alone.
+    """Returns a function that embeds given images, for timing alone.
 
     Args:
         content: bytes of an image tower's file.
@@ -79,10 +134,10 @@ def prepared_run(content, images, threads=1):
 
     interpreter = Interpreter(model_content=bytes(content), num_threads=threads)
     interpreter.allocate_tensors()
-    (own,) = interpreter.get_input_details()
-    interpreter.set_tensor(own["index"], images)
+    (detail,) = interpreter.get_input_details()
+    interpreter.set_tensor(detail["index"], images)
     return interpreter.invoke
 
 
 def _shapes(details):
-    return {name: tuple(map(int, own["shape"])) for name, own in details.items()}
+    return {name: tuple(map(int, detail["shape"])) for name, detail in details.items()}
