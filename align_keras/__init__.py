@@ -33,6 +33,8 @@ _PUBLIC = {
     "learn_vocabulary": "align_keras.text",
     "WordPieceTokenizer": "align_keras.text",
     "recall_at_k": "align_keras.evaluation",
+    "train": "align_keras.runs.run",
+    "open_run": "align_keras.runs.run",
     "InputError": "align_keras.utils.errors",
 }
 __all__ = sorted(_PUBLIC)

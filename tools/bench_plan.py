@@ -84,8 +84,7 @@ def work(case):
     import numpy as np
     import tensorflow as tf
 
-    from align_keras.runs.assemble import build_model
-    from align_keras.runs.assemble_training import compile_model
+    from align_keras.runs.assemble import build_model, compile_model
 
     config = case_config(case)
     model = build_model(config.task.model)

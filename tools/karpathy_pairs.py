@@ -16,14 +16,16 @@ import os
 import pathlib
 import sys
 
-from align_keras.datasets.benchmarks import read_karpathy
 from align_keras.runs.run_folder import names_test
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
+from align_keras.utils.quiet import silence_tensorflow
 
 
 def write_table(arguments):
     """Writes the table; returns the numbers of pictures and of captions."""
+    from align_keras.datasets.benchmarks import read_karpathy
+
     out = pathlib.Path(os.path.abspath(arguments.out))
     if out.suffix.lower() != ".tsv":
         raise InputError(f"--out must end in .tsv, received {out.name}; rename it.")
@@ -90,6 +92,7 @@ def main(arguments=None):
         "--allow_missing", action="store_true", help="leave missing pictures out"
     )
     arguments = parser.parse_args(arguments)
+    silence_tensorflow()
     try:
         pictures, captions = write_table(arguments)
     except (InputError, OSError) as error:

@@ -14,6 +14,7 @@ import sys
 
 from align_keras.cli.errors import describe_bug, describe_error, with_options
 from align_keras.utils.errors import InputError
+from align_keras.utils.quiet import silence_tensorflow
 
 COMMANDS = {
     "quickstart": "train, evaluate, export and search on a small corpus in minutes",
@@ -53,9 +54,7 @@ def main(argv=None):
     """
     open_streams()
     arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
-    # TensorFlow's start-up notes hide what matters; its errors reach Python as
-    # exceptions. Must precede the import of TensorFlow.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    silence_tensorflow()
     try:
         check_local(arguments)
         code = arguments.run(arguments)
@@ -134,7 +133,8 @@ def parse_arguments(argv):
             module.add_arguments(command)
             command.set_defaults(run=module.run)
         if name == chosen:
-            command.refuse_unknown_options(argv[argv.index(name) + 1 :])
+            after = argv.index(name) + 1
+            argv = argv[:after] + command.checked(argv[after:])
     arguments = parser.parse_args(argv)
     arguments.options = subparsers.choices[arguments.command].options()
     return arguments
@@ -177,24 +177,30 @@ class _Parser(argparse.ArgumentParser):
                 found[action.dest] = str(shown[0])
         return found
 
-    def refuse_unknown_options(self, argv):
-        """Ends the process at an option that neither command nor nested command has.
+    def checked(self, argv):
+        """Returns the command's words, or ends the process at an unknown option.
 
         argparse itself would first complain of the required option that the unknown
-        one was meant to be.
+        one was meant to be. Underscores stand for hyphens, as they once did.
         """
-        known, parser = set(self._option_string_actions), self
-        for position, item in enumerate(argv):
-            option, nested = item.partition("=")[0], parser.nested_commands()
-            unknown = nested and not item.startswith("-") and item not in nested
+        known, parser, words = set(self._option_string_actions), self, []
+        for position, word in enumerate(argv):
+            option, nested = word.partition("=")[0], parser.nested_commands()
+            unknown = nested and not word.startswith("-") and word not in nested
             if option == "--" or (position == 0 and unknown):
-                return  # argparse tells of an unknown nested command.
-            if item in nested:
-                parser = nested[item]
+                # argparse tells of an unknown nested command.
+                return words + argv[position:]
+            if word in nested:
+                parser = nested[word]
                 known |= set(parser._option_string_actions)
             elif option.startswith("--") and option not in known:
-                near = _did_you_mean(option, sorted(known))
-                parser.error(f"unknown option {option}{near and ';'}{near}")
+                hyphenated = option.replace("_", "-")
+                if hyphenated not in known:
+                    near = _did_you_mean(option, sorted(known))
+                    parser.error(f"unknown option {option}{near and ';'}{near}")
+                word = hyphenated + word[len(option) :]
+            words.append(word)
+        return words
 
     def nested_commands(self):
         """Returns the parsers of the nested commands by name."""

@@ -4,11 +4,12 @@ import pathlib
 import shlex
 import time
 
-from align_keras.cli import warm_start
-from align_keras.config import load_config
-from align_keras.runs.run_folder import lock_config
+from align_keras.cli.train import (
+    add_weights_arguments,
+    print_metrics,
+    weights_overrides,
+)
 from align_keras.utils.errors import InputError
-from align_keras.utils.progress import say
 
 CORPORA = ("icons", "stamps", "clipart")
 # Steps of the short budget, for a first look and for continuous integration.
@@ -32,8 +33,8 @@ def add_arguments(parser):
         help="your own pairs: a CSV, TSV or JSONL file with columns of image paths and "
         "captions, or a folder of NAME.jpg|png|webp beside NAME.txt",
     )
-    parser.add_argument("--image_column", metavar="C", help="the image paths' column")
-    parser.add_argument("--caption_column", metavar="C", help="the captions' column")
+    parser.add_argument("--image-column", metavar="C", help="the image paths' column")
+    parser.add_argument("--caption-column", metavar="C", help="the captions' column")
     parser.add_argument("--encoding", metavar="E", help="of the file (default utf-8)")
     parser.add_argument(
         "--max-bad-fraction",
@@ -42,14 +43,14 @@ def add_arguments(parser):
         help="go on with up to this share of bad pairs (default 0.1)",
     )
     parser.add_argument("--model_dir", metavar="DIR", help="the run's folder")
-    parser.add_argument("--data_dir", metavar="DIR", help="where TFDS keeps corpora")
+    parser.add_argument("--data-dir", metavar="DIR", help="where TFDS keeps corpora")
     parser.add_argument(
         "--budget",
         choices=("full", "short"),
         default="full",
         help=f"short: {_SHORT_STEPS} steps, for a first look",
     )
-    warm_start.add_arguments(parser)
+    add_weights_arguments(parser)
     parser.add_argument(
         "--params_override",
         metavar="A.B=C,…",
@@ -63,36 +64,30 @@ def add_arguments(parser):
 def run(arguments):
     """Runs the command; returns its exit code."""
     start = time.monotonic()
-    config = quickstart_config(arguments)
+    from align_keras.runs.run import train
+    from align_keras.utils.progress import say
+
     name = "pairs" if arguments.pairs else arguments.corpus
     directory = pathlib.Path(arguments.model_dir or f"saved_models/quickstart_{name}")
-    with lock_config(config, directory):
-        metrics, steps = _train(arguments, config, directory)
-    from align_keras.cli.results import print_metrics
-
-    print_metrics(metrics, as_json=arguments.json)
+    trained = train(
+        quickstart_config(arguments),
+        directory,
+        finish=True,
+        command=quickstart_command(arguments),
+    )
+    print_metrics(trained.metrics, as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     say(f"done in {minutes} min {seconds} s; open {directory / 'report.html'}. Next:")
-    for step in steps:
+    for step in trained.next_steps():
         say(f"  {step}")
     return 0
 
 
-def _train(arguments, config, directory):
-    say("starting TensorFlow")
-    from align_keras.runs.outcome import finish_run
-    from align_keras.runs.pipeline import open_run
-
-    opened = open_run(config, directory)
-    opened.train()
-    steps = next_steps(directory, opened.test_set.captions[0][0])
-    finish_run(opened, quickstart_command(arguments), steps)
-    return opened.last_metrics(), steps
-
-
 def quickstart_config(arguments):
     """Returns the `ExperimentConfig` of the command's arguments."""
-    overrides = warm_start.overrides(arguments)
+    from align_keras.config import load_config
+
+    overrides = weights_overrides(arguments)
     experiment = "quickstart_icons"
     if arguments.pairs:
         experiment = "quickstart_stamps"
@@ -132,15 +127,3 @@ def quickstart_command(arguments):
     if arguments.pairs:
         return f"align-keras quickstart --pairs {shlex.quote(arguments.pairs)}"
     return f"align-keras quickstart --corpus {arguments.corpus}"
-
-
-def next_steps(directory, caption):
-    """Returns commands that make sense after a run, a list of str."""
-    folder = shlex.quote(str(directory))
-    return [
-        f"align-keras search --model_dir {folder} {shlex.quote(caption)}",
-        f"tensorboard --logdir {folder}/tensorboard",
-        f"align-keras train --config_file {folder}/params.yaml "
-        f"--params_override trainer.seed=1 --model_dir {folder}_seed_1",
-        "align-keras quickstart --pairs YOUR_PAIRS.csv",
-    ]

@@ -1,15 +1,19 @@
 """`align-keras train`: runs an experiment, as TF Model Garden's `train.py`."""
 
-import contextlib
-import dataclasses
-import os
+import json
 import pathlib
 
-from align_keras.cli import warm_start
-from align_keras.config import load_config
-from align_keras.runs.run_folder import check_finished, lock_config, train_command
-
 MODES = ("train", "eval", "train_and_eval", "index")
+_IMAGE = "task.model.image_encoder"
+_TEXT = "task.model.text_encoder"
+_LITE = "efficientnet-lite"
+# What MiniLM was trained as.
+_MINILM = {
+    "variant": "minilm_l6",
+    "activation": "gelu",
+    "pooling": "mean",
+    "max_sequence_length": 512,
+}
 
 
 def add_config_arguments(parser):
@@ -36,10 +40,28 @@ def add_config_arguments(parser):
     )
 
 
+def add_weights_arguments(parser):
+    """Adds the options that start a run's encoders from public weights."""
+    parser.add_argument(
+        "--image-weights",
+        metavar="W",
+        help="start the image encoder from efficientnet-lite0 to -lite4 (which set the "
+        "variant too), imagenet, an .h5 file of keras.applications, or the folder of "
+        "an ALIGN",
+    )
+    parser.add_argument(
+        "--text-weights",
+        metavar="W",
+        help="start the text encoder and its vocabulary from minilm-l6 (which sets the "
+        "sizes too), a BERT's folder, a TF Model Garden checkpoint, or the folder of "
+        "an ALIGN",
+    )
+
+
 def add_arguments(parser):
     """Adds the command's arguments to its parser."""
     add_config_arguments(parser)
-    warm_start.add_arguments(parser)
+    add_weights_arguments(parser)
     parser.add_argument(
         "--mode",
         choices=MODES,
@@ -65,67 +87,64 @@ def add_arguments(parser):
 
 def run(arguments):
     """Runs the command; returns its exit code."""
+    from align_keras.config import load_config
+    from align_keras.runs.run import train
+
     config = load_config(
         arguments.experiment,
         arguments.config_file,
-        [warm_start.overrides(arguments), *arguments.params_override],
+        [weights_overrides(arguments), *arguments.params_override],
     )
-    directory = pathlib.Path(arguments.model_dir)
-    if arguments.mode == "index":
-        check_finished(directory)
-    # Judging a checkpoint writes nothing, and may go on beside the training.
-    reads = arguments.mode == "eval"
-    with contextlib.nullcontext() if reads else lock_config(config, directory):
-        metrics = _run_mode(arguments, config, directory)
-    from align_keras.cli.results import print_metrics
-
-    print_metrics(metrics, as_json=arguments.json)
+    trained = train(
+        config,
+        arguments.model_dir,
+        mode=arguments.mode,
+        checkpoint=arguments.checkpoint,
+    )
+    print_metrics(trained.metrics, as_json=arguments.json)
     return 0
 
 
-def _run_mode(arguments, config, directory):
-    from align_keras.runs.pipeline import open_run
-
-    with _damage_named(config.task):
-        return _run_opened(arguments, open_run(config, directory))
-
-
-def _run_opened(arguments, opened):
-    if arguments.mode == "eval":
-        return opened.evaluate_checkpoint(arguments.checkpoint)
-    if arguments.mode == "index":
-        return index_run(opened)
-    opened.train(evaluate=arguments.mode == "train_and_eval")
-    opened.save()
-    return opened.last_metrics()
+def weights_overrides(arguments):
+    """Returns the overrides that `--image-weights` and `--text-weights` stand for."""
+    values = {}
+    if arguments.image_weights is not None:
+        values[f"{_IMAGE}.weights"] = _absolute(arguments.image_weights)
+        if arguments.image_weights.startswith(_LITE):
+            values[f"{_IMAGE}.variant"] = arguments.image_weights.replace("-", "_")
+    if arguments.text_weights is not None:
+        values[f"{_TEXT}.weights"] = _absolute(arguments.text_weights)
+        if arguments.text_weights == "minilm-l6":
+            values |= {f"{_TEXT}.{name}": value for name, value in _MINILM.items()}
+    return values
 
 
-@contextlib.contextmanager
-def _damage_named(task):
-    """Says which shards are damaged where one can't be read, of which it isn't told."""
-    try:
-        yield
-    except Exception as error:
-        if "DataLossError" in (type(error).__name__, type(error.__cause__).__name__):
-            from align_keras.datasets.build import refuse_damaged
-
-            for corpus in (task.train_data.corpus, task.validation_data.corpus):
-                if corpus and os.path.isdir(corpus):
-                    refuse_damaged(corpus)
-        raise
+def _absolute(weights):
+    """A path holds from any folder; names stay as they are."""
+    path = pathlib.Path(weights)
+    is_path = path.exists() or pathlib.Path(f"{weights}.index").exists()
+    return str(path.resolve()) if is_path else weights
 
 
-def index_run(run):
-    """Writes what `align-keras search` opens into a finished run; returns its metrics.
+def print_metrics(metrics, as_json=False):
+    """Prints a run's retrieval metrics to stdout, as a table or as JSON."""
+    if as_json:
+        print(json.dumps(metrics, indent=1, sort_keys=True))
+        return
+    from rich.console import Console
+    from rich.table import Table
 
-    Args:
-        run: `Run`, of which all is taken but the model, which lies in its folder.
-    """
-    from align_keras.cli.quickstart import next_steps
-    from align_keras.models import ALIGN
-    from align_keras.runs.outcome import finish_run
+    from align_keras.reports.report_tables import DIRECTIONS, retrieval_rows
 
-    run = dataclasses.replace(run, model=ALIGN.from_preset(run.directory))
-    steps = next_steps(run.directory, run.test_set.captions[0][0])
-    finish_run(run, train_command(run.directory), steps)
-    return run.last_metrics()
+    table = Table(title="Zero-shot retrieval on the test pairs")
+    for column in ("direction", "recall at", "recall %", "chance %", "× chance"):
+        table.add_column(column, justify="left" if column == "direction" else "right")
+    for row in retrieval_rows(metrics):
+        table.add_row(
+            DIRECTIONS[row.direction],
+            str(row.k),
+            f"{100 * row.recall:.1f}",
+            "" if row.chance is None else f"{100 * row.chance:.2f}",
+            "" if row.times_chance is None else f"{row.times_chance:.0f}",
+        )
+    Console().print(table)

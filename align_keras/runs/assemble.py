@@ -1,6 +1,12 @@
-"""From an experiment's configuration to corpora, model and batches."""
+"""From an experiment's configuration to its parts, in the order of a run.
 
+Corpora, vocabulary, model, optimizer and loss, batches, schedule.
+"""
+
+import dataclasses
 import pathlib
+
+import keras
 
 from align_keras.data import batch_ids, training_batches
 from align_keras.data.retrieval_set import read_captions
@@ -19,12 +25,14 @@ from align_keras.models.warm_start import (
     temperature_of,
     text_vocabulary,
 )
+from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup
 from align_keras.runs.model_sizes import (
     image_encoder_sizes,
     text_encoder_sizes,
     with_preset,
 )
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
+from align_keras.training import TrainingSchedule
 from align_keras.utils.progress import progress_bar, say
 
 
@@ -165,6 +173,85 @@ def build_text_encoder(model_config, vocabulary):
     )
 
 
+def build_optimizer(optimizer_config, train_steps, learning_rate_multipliers=None):
+    """Builds the optimizer with its schedule and warm-up."""
+    kind = optimizer_config.optimizer.type
+    arguments = dataclasses.asdict(optimizer_config.optimizer.get())
+    decay = optimizer_config.ema.average_decay
+    return {"lamb": Lamb, "adamw": AdamW, "sgd": SGD}[kind](
+        build_schedule(optimizer_config, train_steps),
+        exclusions=arguments.pop("exclude_from_weight_decay"),
+        learning_rate_multipliers=learning_rate_multipliers,
+        use_ema=decay is not None,
+        **({} if decay is None else {"ema_momentum": decay}),
+        **arguments,
+    )
+
+
+def learning_rate_multipliers(model_config):
+    """Returns the factors of the towers' learning rates, by variable path.
+
+    A tower's projection starts at random, so it learns at the full rate.
+    """
+    towers = {
+        "image_encoder": model_config.image_encoder,
+        "text_encoder": model_config.text_encoder,
+    }
+    return {
+        f"^{name}/(?!projection/)": tower.learning_rate_multiplier
+        for name, tower in towers.items()
+        if tower.learning_rate_multiplier != 1.0
+    }
+
+
+def build_schedule(optimizer_config, train_steps):
+    """Builds the learning-rate schedule; it ends at `train_steps`."""
+    chosen, warmup = optimizer_config.learning_rate, optimizer_config.warmup
+    warmup_steps = warmup.linear.warmup_steps if warmup.type == "linear" else 0
+    after = build_decay(chosen, train_steps - warmup_steps)
+    start = warmup.linear.warmup_learning_rate if warmup_steps else 0.0
+    return LinearWarmup(after, warmup_steps, start)
+
+
+def build_decay(learning_rate_config, steps):
+    """Builds what comes after the warm-up, a schedule or a number."""
+    schedules = keras.optimizers.schedules
+    rate = learning_rate_config.get()
+    kind = learning_rate_config.type
+    if kind == "constant":
+        return rate.learning_rate
+    if kind == "stepwise":
+        return schedules.PiecewiseConstantDecay(
+            list(rate.boundaries), list(rate.values)
+        )
+    steps = rate.decay_steps or steps
+    if kind == "linear":
+        return schedules.PolynomialDecay(
+            rate.initial_learning_rate, steps, rate.end_learning_rate
+        )
+    return schedules.CosineDecay(rate.initial_learning_rate, steps, rate.alpha)
+
+
+def compile_model(model, config):
+    """Compiles the model with the optimizer and the loss of the experiment."""
+    loss = config.task.loss
+    model.compile(
+        optimizer=build_optimizer(
+            config.trainer.optimizer_config,
+            config.trainer.train_steps,
+            learning_rate_multipliers(config.task.model),
+        ),
+        label_smoothing=loss.label_smoothing,
+        reduction=loss.reduction,
+        share_equal_captions=loss.share_equal_captions,
+        negatives_fraction=loss.negatives_fraction,
+        tile_size=loss.tile_size or "auto",
+        matmul_dtype=loss.matmul_dtype,
+        micro_batch_size=config.task.train_data.micro_batch_size,
+        loss_upper_bound=config.trainer.loss_upper_bound,
+    )
+
+
 def batch_maker(config, builder, model):
     """Returns the function of the start step that makes the training batches."""
     data = config.task.train_data
@@ -215,3 +302,16 @@ def order_arguments(config):
         "cache": data.cache,
         "pair_weighted": data.pair_weighted,
     }
+
+
+def training_schedule(trainer):
+    """The trainer's intervals as a `TrainingSchedule`."""
+    return TrainingSchedule(
+        train_steps=trainer.train_steps,
+        steps_per_loop=trainer.steps_per_loop,
+        checkpoint_interval=trainer.checkpoint_interval,
+        validation_interval=trainer.validation_interval,
+        max_to_keep=trainer.max_to_keep,
+        best_metric=trainer.best_checkpoint_eval_metric,
+        best_is_higher=trainer.best_checkpoint_metric_comp == "higher",
+    )

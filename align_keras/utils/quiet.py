@@ -1,8 +1,45 @@
 """Silence for what native libraries print once and nobody needs."""
 
 import contextlib
+import importlib.abc
+import importlib.util
 import os
 import sys
+
+
+def silence_tensorflow() -> None:
+    """Has TensorFlow print no start-up notes, whenever it is imported after this.
+
+    They would hide what matters, and its errors reach Python as exceptions. Since 2.21
+    it writes on standard error at its import whatever `TF_CPP_MIN_LOG_LEVEL` says.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if not any(isinstance(finder, _SilentImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _SilentImport())
+
+
+class _SilentImport(importlib.abc.MetaPathFinder):
+    """Has TensorFlow, as the other finders find it, loaded in silence."""
+
+    _asking = False
+
+    def find_spec(self, name, path, target=None):
+        if name != "tensorflow" or self._asking:
+            return None
+        self._asking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._asking = False
+        if spec is not None:
+            load = spec.loader.exec_module
+
+            def load_in_silence(module):
+                with _silent_standard_error():
+                    load(module)
+
+            spec.loader.exec_module = load_in_silence
+        return spec
 
 
 def start_compiler():

@@ -16,6 +16,7 @@ import numpy as np
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold
 from align_keras.utils.progress import say
+from align_keras.utils.quiet import silence_tensorflow
 
 
 def trial_key(inputs):
@@ -170,6 +171,7 @@ def _work(trials, open_runner, directory, threads):
     # Before TensorFlow begins to compute.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    silence_tensorflow()
     try:
         run_trials(trials, open_runner(), directory)
     except InputError as error:

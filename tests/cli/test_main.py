@@ -140,6 +140,8 @@ def test_a_nested_command_has_its_options_and_those_before_it(capsys, nested):
     # Another nested command's.
     message = usage_error(capsys, "search", "text", "--file", "a.jpg")
     assert "unknown option --file" in message
+    assert main(["search", "text", "--max_count=3"]) == 0
+    assert seen[-1].max_count == 3
     message = usage_error(capsys, "search", "imagee", "--file", "a.jpg")
     assert message.endswith("; did you mean image?")
 

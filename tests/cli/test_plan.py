@@ -345,8 +345,7 @@ def test_slots():
 
 @pytest.mark.ci
 def test_slots_are_those_of_the_optimizers():
-    from align_keras.runs.assemble import build_model
-    from align_keras.runs.assemble_training import compile_model
+    from align_keras.runs.assemble import build_model, compile_model
 
     for kind in ("lamb", "adamw", "sgd"):
         config = load_config(

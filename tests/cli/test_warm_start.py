@@ -2,14 +2,14 @@
 
 import argparse
 
-from align_keras.cli import warm_start
+from align_keras.cli.train import add_weights_arguments, weights_overrides
 from align_keras.config import load_config
 
 
 def model_config(*argv):
     parser = argparse.ArgumentParser()
-    warm_start.add_arguments(parser)
-    overrides = warm_start.overrides(parser.parse_args(argv))
+    add_weights_arguments(parser)
+    overrides = weights_overrides(parser.parse_args(argv))
     return load_config(params_override=[overrides]).task.model
 
 

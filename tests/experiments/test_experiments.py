@@ -267,8 +267,7 @@ ENCODER_WEIGHTS = {  # without the 1×1 head, measured by the reference code's t
 def test_every_model_is_built_and_validated_on_small_inputs(name):
     import numpy as np
 
-    from align_keras.runs.assemble import build_model
-    from align_keras.runs.assemble_training import compile_model
+    from align_keras.runs.assemble import build_model, compile_model
 
     small = (
         "task.model.image_encoder.image_size=32,"

@@ -50,8 +50,7 @@ def random_batch(config):
 
 def measure_step(overrides):
     from align_keras.config import load_config
-    from align_keras.runs.assemble import build_model
-    from align_keras.runs.assemble_training import compile_model
+    from align_keras.runs.assemble import build_model, compile_model
 
     config = load_config(params_override=overrides)
     tf.linalg.matmul(tf.ones((64, 64)), tf.ones((64, 64)))

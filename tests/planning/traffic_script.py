@@ -14,8 +14,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import tensorflow as tf
 
 from align_keras.config import load_config
-from align_keras.runs.assemble import build_model
-from align_keras.runs.assemble_training import compile_model
+from align_keras.runs.assemble import build_model, compile_model
 from align_keras.training import TrainingSchedule, train
 from align_keras.training.strategies import is_chief, make_strategy, strategy_scope
 from tests.planning.memory_script import random_batch

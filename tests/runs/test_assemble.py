@@ -10,12 +10,10 @@ from align_keras.optimizers import SGD, AdamW, Lamb
 from align_keras.runs.assemble import (
     build_image_encoder,
     build_model,
-    prepare_vocabulary,
-)
-from align_keras.runs.assemble_training import (
     build_optimizer,
     build_schedule,
     compile_model,
+    prepare_vocabulary,
 )
 from align_keras.utils.errors import InputError
 from tests.small_run import write_pairs

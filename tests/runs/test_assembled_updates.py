@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from align_keras.config import load_config
-from align_keras.runs.assemble_training import build_optimizer, training_schedule
+from align_keras.runs.assemble import build_optimizer, training_schedule
 
 OPTIMIZER = "trainer.optimizer_config"
 RATE, DECAY = 0.1, 0.5

@@ -11,8 +11,8 @@ from align_keras.data import read_retrieval_set
 from align_keras.datasets import build_corpus
 from align_keras.images import preprocess_image
 from align_keras.optimizers import SGD
-from align_keras.runs import pipeline
-from align_keras.runs.pipeline import Run
+from align_keras.runs import assemble
+from align_keras.runs.run import Run
 from tests.small import small_align, small_batch
 from tests.small_run import draw
 
@@ -33,14 +33,8 @@ def test_set(tmp_path_factory):
 
 def test_equal_images_are_one_target(test_set, tmp_path):
     assert len(test_set) == 2 and len(set(test_set.image_keys)) == 1
-    run = Run(
-        config=load_config(params_override="task.evaluation.ks=[1]"),
-        directory=tmp_path,
-        model=small_align(),
-        train_builder=None,
-        test_set=test_set,
-        notes={},
-    )
+    run = Run(load_config(params_override="task.evaluation.ks=[1]"), tmp_path)
+    run.model, run.test_set = small_align(), test_set
     metrics = run.evaluate()
     # The twins can't be told apart. Were each one's twin wrong, it would come first,
     # since ties are pessimistic, and no caption of the twins would find its image.
@@ -62,21 +56,15 @@ def test_sources_are_opened_outside_of_the_strategys_scope(
         seen.append(tf.distribute.has_strategy())
         return tf.data.Dataset.from_tensors(small_batch(4)).repeat()
 
-    monkeypatch.setattr(pipeline, "batch_maker", lambda *_: make_batches)
-    monkeypatch.setattr(pipeline, "batch_namer", lambda *_: None)
+    monkeypatch.setattr(assemble, "batch_maker", lambda *_: make_batches)
+    monkeypatch.setattr(assemble, "batch_namer", lambda *_: None)
     intervals = ("train_steps", "steps_per_loop", "checkpoint_interval")
     override = ",".join(f"trainer.{name}=2" for name in intervals)
     override += ",trainer.validation_interval=2,task.train_data.global_batch_size=4"
     override += ",trainer.optimizer_config.warmup.type=null"
-    run = Run(
-        config=load_config(params_override=override),
-        directory=tmp_path,
-        model=model,
-        train_builder=None,
-        test_set=None,
-        notes={},
-    )
-    run.train(evaluate=False)
+    run = Run(load_config(params_override=override), tmp_path)
+    run.model, run.train_builder = model, None
+    run.fit(evaluate=False)
     assert seen == [False]
     assert int(model.optimizer.iterations.numpy()) == 2
     # What is embedded comes from both replicas, in order.

@@ -1,0 +1,437 @@
+"""A run, read in its order: configuration, data, model, training, numbers, search.
+
+Only the configuration and the folder are read before TensorFlow is imported, so that
+mistakes in them are told at once.
+"""
+
+import contextlib
+import functools
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from align_keras.config import ExperimentConfig, as_dict, changed_keys, load_config
+from align_keras.runs.about_run import about_run, save_data_notes
+from align_keras.runs.run_folder import (
+    PARAMS_FILE,
+    check_finished,
+    lock_config,
+    next_steps,
+    train_command,
+)
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_folder
+from align_keras.utils.progress import say
+
+MODES = ("train", "eval", "train_and_eval", "index")
+# Images and captions that the export embeds again in a process of its own.
+_CHECKED = 64
+
+
+def train(
+    config: ExperimentConfig | str | os.PathLike,
+    model_dir: str | os.PathLike,
+    *,
+    params_override: str | Mapping | Sequence = (),
+    mode: str = "train_and_eval",
+    checkpoint: str = "latest",
+    finish: bool = False,
+    command: str | None = None,
+) -> "Run":
+    """Trains an experiment in a folder, or goes on with it, as `align-keras train`.
+
+    A run that was ended goes on from its newest checkpoint and ends with the weights of
+    one that never stopped. No other process can write the folder meanwhile.
+
+    Args:
+        config: `ExperimentConfig`, the name of an experiment in experiments/, or the
+            path of a YAML file, such as the `params.yaml` of a run.
+        model_dir: path of the run's folder, which is made.
+        params_override: values laid over it: str such as `"trainer.seed=1"`, dict from
+            dotted key to value, or a sequence of these, as `load_config`.
+        mode: `"train"`; `"train_and_eval"`, which measures retrieval on the validation
+            pairs too; `"eval"` of a checkpoint, which writes nothing and may go on
+            beside the training; or `"index"`, as `finish` of a trained run.
+        checkpoint: `"latest"` or `"best"`, the one that `"eval"` restores.
+        finish: bool, also write the export, the search index and the report.
+        command: str, what was run, for the report; by default the command that goes on
+            with the run.
+
+    Returns:
+        `Run`, whose `model` is trained and whose `metrics` are the newest, or of
+        `"eval"` those of the checkpoint.
+
+    Raises:
+        InputError: for a mistake in the configuration, data that can't be read, a
+            folder that holds another run or is written by another process, or a step
+            whose loss or gradient isn't finite.
+
+    References:
+        Jia et al. 2021, section 5 (pre-training) and 5.1 (zero-shot retrieval).
+
+    Example:
+
+    A first look at icons takes minutes, and `run.model` then embeds images and texts:
+    `run = align_keras.train("quickstart_icons", "saved_models/icons", finish=True)`.
+    Mistakes are told before anything is read or written:
+
+    >>> train("quickstart_icons", "saved_models/icons", mode="evaluate")
+    Traceback (most recent call last):
+    ...
+    align_keras.utils.errors.InputError: mode must be one of train, eval, ...
+    """
+    for name, value, known in (
+        ("mode", mode, MODES),
+        ("checkpoint", checkpoint, ("latest", "best")),
+    ):
+        if value not in known:
+            raise InputError(
+                f"{name} must be one of {', '.join(known)}, received {value!r}; choose "
+                "one of them."
+            )
+    config = _loaded(config, params_override)
+    run = Run(config, model_dir)
+    if mode == "index":
+        check_finished(run.directory)
+    locked = (
+        contextlib.nullcontext() if mode == "eval" else lock_config(config, model_dir)
+    )
+    with locked, _damaged_shards_named(config.task):
+        if mode == "eval":
+            run.build()
+            run.metrics = run.evaluate_checkpoint(checkpoint)
+            return run
+        if mode == "index":
+            run.save_notes()
+        else:
+            run.build()
+            run.fit(evaluate=mode == "train_and_eval")
+            run.save()
+        if finish or mode == "index":
+            run.finish(command)
+    return run
+
+
+def open_run(model_dir: str | os.PathLike) -> "Run":
+    """Opens the folder of a finished run.
+
+    Args:
+        model_dir: path of the folder that `train` or `align-keras train` wrote.
+
+    Returns:
+        `Run`; its model and its validation pairs are loaded when they are asked for.
+
+    Raises:
+        InputError: if the folder holds no trained model; names the command that
+            trains it.
+
+    Example:
+
+    >>> open_run("no_such_run")
+    Traceback (most recent call last):
+    ...
+    align_keras.utils.errors.InputError: no_such_run must be a run's folder, but has...
+    """
+    directory = pathlib.Path(model_dir)
+    check_finished(directory)
+    if not (directory / PARAMS_FILE).exists():
+        raise InputError(
+            f"{directory} must be the folder of a run of this package, but has no "
+            f"{PARAMS_FILE}; open a bare model by ALIGN.from_preset."
+        )
+    return Run(load_config(config_files=[directory / PARAMS_FILE]), directory)
+
+
+def _loaded(config, params_override):
+    if not isinstance(config, ExperimentConfig):
+        return load_config(config, params_override=params_override)
+    if not params_override:
+        return config
+    if isinstance(params_override, str | Mapping):
+        params_override = [params_override]
+    given = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, (_, value) in changed_keys(load_config(), config).items()
+    }
+    return load_config(params_override=[given, *params_override])
+
+
+@contextlib.contextmanager
+def _damaged_shards_named(task):
+    """Says which shards are damaged where TensorFlow only says that one is."""
+    try:
+        yield
+    except Exception as error:
+        if "DataLossError" in (type(error).__name__, type(error.__cause__).__name__):
+            from align_keras.datasets.build import refuse_damaged
+
+            for corpus in (task.train_data.corpus, task.validation_data.corpus):
+                if corpus and os.path.isdir(corpus):
+                    refuse_damaged(corpus)
+        raise
+
+
+class Run:
+    """A run's folder and what it is made of.
+
+    Data and model are opened when they are first asked for: the model is the finished
+    run's, unless `build` makes the one to train.
+
+    Args:
+        config: `ExperimentConfig`.
+        directory: path of the run's folder.
+
+    Attributes:
+        config: `ExperimentConfig`.
+        directory: `pathlib.Path`.
+        train_builder: prepared TFDS builder or `Mixture` of the training pairs.
+        test_builder: the same of the validation pairs.
+        test_set: `RetrievalSet`, the validation pairs in memory.
+        notes: dict, name of a corpus → metadata of its builder.
+        model: `ALIGN`.
+        metrics: dict, the newest value of each metric.
+    """
+
+    def __init__(self, config: ExperimentConfig, directory: str | os.PathLike):
+        self.config = config
+        self.directory = pathlib.Path(directory)
+
+    # Data
+
+    @functools.cached_property
+    def train_builder(self) -> Any:
+        return self._open_corpus(self.config.task.train_data)
+
+    @functools.cached_property
+    def test_builder(self) -> Any:
+        return self._open_corpus(self.config.task.validation_data)
+
+    def _open_corpus(self, data):
+        # A corpus that is built is only opened, so the same one may be asked for twice.
+        from align_keras.runs.assemble import prepare_corpus
+        from align_keras.runs.model_sizes import with_preset
+
+        model = with_preset(self.config.task.model)
+        return prepare_corpus(data, model.image_encoder.image_size)
+
+    @functools.cached_property
+    def test_set(self) -> Any:
+        from align_keras.data import read_retrieval_set
+
+        split = self.config.task.validation_data.tfds_split
+        return read_retrieval_set(self.test_builder, split)
+
+    @functools.cached_property
+    def notes(self) -> dict[str, dict]:
+        # By path, since training and test pairs may be two files of the user's.
+        task = self.config.task
+        return {
+            data.pairs or data.corpus: dict(builder.info.metadata or {})
+            for data, builder in (
+                (task.train_data, self.train_builder),
+                (task.validation_data, self.test_builder),
+            )
+        }
+
+    # Model
+
+    @functools.cached_property
+    def model(self) -> Any:
+        from align_keras.models import ALIGN
+
+        return ALIGN.from_preset(self.directory)
+
+    def build(self) -> None:
+        """Makes the compiled model to train, and the data and vocabulary before it."""
+        if "tensorflow" not in sys.modules:
+            say("starting TensorFlow")
+        import keras
+
+        from align_keras.data import check_batch_size
+        from align_keras.runs import assemble
+        from align_keras.training.strategies import open_strategy, strategy_scope
+        from align_keras.utils.quiet import start_compiler
+
+        config, data = self.config, self.config.task.train_data
+        # First, since it may divide the processor into devices.
+        strategy = open_strategy(config.runtime)
+        keras.config.set_dtype_policy(config.runtime.mixed_precision_dtype)
+        start_compiler()
+        self.save_notes()
+        check_batch_size(data.global_batch_size, self.train_builder, data.tfds_split)
+        vocabulary = assemble.prepare_vocabulary(
+            config, self.train_builder, self.directory
+        )
+        # Here, since building a corpus draws random numbers too.
+        keras.utils.set_random_seed(config.trainer.seed)
+        with strategy_scope(strategy):
+            self.model = assemble.build_model(config.task.model, vocabulary)
+            assemble.compile_model(self.model, config)
+        self.test_set  # noqa: B018 Read now, so that a wrong split is told of now.
+
+    # Training
+
+    def fit(self, evaluate: bool = True) -> None:
+        """Trains from the newest checkpoint to the last step.
+
+        Outside of the strategy's scope, which `fit` enters by itself: the input's
+        tables and random numbers belong to the host, not to the replicas.
+
+        Args:
+            evaluate: bool, measure at each `trainer.validation_interval` too.
+        """
+        from align_keras.runs import assemble
+        from align_keras.training.trainer import train
+
+        train(
+            self.model,
+            assemble.batch_maker(self.config, self.train_builder, self.model),
+            assemble.training_schedule(self.config.trainer),
+            self.directory,
+            batch_size=self.config.task.train_data.global_batch_size,
+            evaluate=self.evaluate if evaluate else None,
+            batch_ids=assemble.batch_namer(self.config, self.train_builder),
+        )
+
+    def save(self) -> None:
+        """Writes the model into the folder; of several workers, one for all."""
+        from align_keras.training.strategies import is_chief, wait_for_workers
+
+        if is_chief(self.model.distribute_strategy):
+            self.model.save_to_preset(self.directory)
+        wait_for_workers(self.model.distribute_strategy)
+
+    # Numbers
+
+    def evaluate(self) -> dict[str, float]:
+        """Returns the retrieval metrics of the validation pairs.
+
+        References:
+            Jia et al. 2021, section 5.1.
+        """
+        from align_keras.evaluation import evaluate_retrieval
+
+        return dict(
+            evaluate_retrieval(
+                self.model.encode_images,
+                self.model.encode_texts,
+                self.test_set.images,
+                self.test_set.captions,
+                self.test_set.image_keys,
+                ks=self.config.task.evaluation.ks,
+            )
+        )
+
+    def evaluate_checkpoint(self, which: str = "latest") -> dict[str, float]:
+        """Restores the latest or the best checkpoint and evaluates it.
+
+        Args:
+            which: `"latest"` or `"best"`.
+
+        Raises:
+            InputError: if there is none.
+        """
+        from align_keras.training.averaged_weights import averaged_weights
+        from align_keras.training.checkpoints import RunCheckpoints
+
+        checkpoints = RunCheckpoints(self.model, str(self.directory / "checkpoints"))
+        best = which == "best"
+        step = checkpoints.restore_best() if best else checkpoints.restore_latest()
+        if not step:
+            remedy = "run with --mode train first"
+            if best:
+                remedy = "set trainer.best_checkpoint_eval_metric in training"
+            raise InputError(
+                f"{self.directory} holds no {which} checkpoint to evaluate; {remedy}."
+            )
+        say(f"evaluating step {step}")
+        with averaged_weights(self.model):
+            return self.evaluate()
+
+    def log(self) -> list[dict[str, float]]:
+        """Returns the lines of `metrics.jsonl`."""
+        from align_keras.training.metrics_log import MetricsLog
+
+        return MetricsLog(self.directory / "metrics.jsonl").read()
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, float]:
+        newest = {}
+        for line in self.log():
+            newest.update(line)
+        return newest
+
+    # What a finished run leaves
+
+    def finish(self, command: str | None = None) -> None:
+        """Writes the export, the search index and the report into the folder.
+
+        The export embeds and searches in a process without this package, whose results
+        must be the model's.
+
+        Args:
+            command: str, what was run, for the report, or None.
+        """
+        from align_keras.evaluation.positives import flatten_captions
+        from align_keras.export.saved_model import write_saved_models
+        from align_keras.export.serving_files import write_serving_files
+        from align_keras.reports.contact_sheet import contact_sheet
+        from align_keras.reports.report import write_report
+        from align_keras.search import SearchIndex
+        from align_keras.search.standalone_check import check_standalone
+
+        directory, model, pairs = self.directory, self.model, self.test_set
+        command = command or train_command(directory)
+        say("exporting SavedModels for images, for texts and for both")
+        with atomic_folder(directory / "export") as folder:
+            write_saved_models(model, folder, about=about_run(directory, command))
+            write_serving_files(folder)
+        image_embeddings = model.encode_images(pairs.images)
+        captions, _ = flatten_captions(pairs.captions)
+        text_embeddings = model.encode_texts(captions)
+        SearchIndex.build(
+            image_embeddings, pairs.ids, pairs.captions, thumbnails=pairs.images
+        ).save(directory / "index")
+        say("embedding and searching with the export in a process without align_keras")
+        proof = check_standalone(
+            directory / "export",
+            images=pairs.images[:_CHECKED],
+            image_embeddings=image_embeddings[:_CHECKED],
+            captions=captions[:_CHECKED],
+            text_embeddings=text_embeddings[:_CHECKED],
+            index=directory / "index",
+            queries=captions[:1],
+        )
+        say(f"  embeddings differ by at most {proof['max_abs_difference']:.1e}")
+        text_queries, image_queries = contact_sheet(
+            image_embeddings,
+            text_embeddings,
+            pairs.images,
+            pairs.captions,
+            pairs.image_keys,
+        )
+        write_report(
+            directory / "report.html",
+            title=f"ALIGN trained on {self.config.task.train_data.corpus}",
+            parameters=as_dict(self.config),
+            metrics=self.metrics,
+            history=self.log(),
+            text_queries=text_queries,
+            image_queries=image_queries,
+            data_notes=self.notes,
+            next_steps=self.next_steps(),
+            command=command,
+        )
+
+    def save_notes(self) -> None:
+        """Keeps in the folder, and says, what the corpora hold and have dropped."""
+        for name, notes in self.notes.items():
+            for line in notes.get("summary", []):
+                say(f"{name}: {line}")
+        save_data_notes(self.directory, self.notes)
+
+    def next_steps(self) -> list[str]:
+        """Returns commands that make sense after this run."""
+        return next_steps(self.directory, self.test_set.captions[0][0])

@@ -1,0 +1,72 @@
+"""Runs from Python: what `align-keras train` does, by one call."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import align_keras
+from align_keras.config import load_config
+from align_keras.runs.run import _loaded
+from align_keras.utils.errors import InputError
+from tests.small_run import SMALL, write_pairs
+
+
+def test_overrides_lie_over_a_configuration_of_any_form(tmp_path):
+    overrides = ["task.evaluation.ks=[1, 5]", {"trainer.train_steps": 800}]
+    named = _loaded("quickstart_icons", overrides)
+    assert named == load_config("quickstart_icons", (), overrides)
+    path = tmp_path / "params.yaml"
+    path.write_text("trainer: {seed: 3}\n")
+    assert _loaded(path, "task.evaluation.ks=[1]").trainer.seed == 3
+    config = load_config("quickstart_icons", params_override="task.evaluation.ks=[2]")
+    assert _loaded(config, ()) is config
+    over = _loaded(config, {"trainer.seed": 7})
+    assert over.task == config.task and over.task.evaluation.ks == (2,)
+    assert over.trainer == dataclasses.replace(config.trainer, seed=7)
+
+
+@pytest.mark.parametrize("name, value", [("mode", "evaluate"), ("checkpoint", "first")])
+def test_unknown_modes_are_refused_before_anything_is_written(tmp_path, name, value):
+    with pytest.raises(InputError, match=f"^{name} must be one of .*, received"):
+        align_keras.train("quickstart_icons", tmp_path / "run", **{name: value})
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_finished_run_is_not_opened(tmp_path):
+    with pytest.raises(InputError, match="must be a run's folder"):
+        align_keras.open_run(tmp_path)
+    (tmp_path / "params.yaml").write_text("{}")
+    with pytest.raises(InputError, match="holds no trained model; let it end"):
+        align_keras.open_run(tmp_path)
+    (tmp_path / "params.yaml").unlink()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="has no params.yaml"):
+        align_keras.open_run(tmp_path)
+
+
+@pytest.mark.ci
+def test_a_run_is_trained_opened_and_judged_again(tmp_path):
+    pairs = str(write_pairs(tmp_path / "pairs"))
+    data = {"corpus": "pairs", "pairs": pairs, "tfds_data_dir": str(tmp_path / "data")}
+    overrides = {
+        f"task.{section}.{name}": value
+        for section in ("train_data", "validation_data")
+        for name, value in data.items()
+    }
+    config = load_config("quickstart_stamps", params_override=[overrides, SMALL])
+    run = align_keras.train(config, tmp_path / "run")
+    assert run.metrics["step"] == 8 and "t2i/recall_at_10" in run.metrics
+    assert not (tmp_path / "run" / "index").exists()
+    with pytest.raises(InputError, match="trainer.seed was 0 and is now 1"):
+        align_keras.train(config, run.directory, params_override="trainer.seed=1")
+    again = align_keras.open_run(run.directory)
+    assert again.config == config and again.metrics == run.metrics
+    texts = ["a red ring", "a blue bar"]
+    np.testing.assert_allclose(
+        again.model.encode_texts(texts), run.model.encode_texts(texts), atol=1e-6
+    )
+    judged = align_keras.train(config, run.directory, mode="eval").metrics
+    assert judged == pytest.approx(again.evaluate())
+    for name, value in judged.items():
+        assert run.metrics[name] == pytest.approx(value, abs=1e-5)
