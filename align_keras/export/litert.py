@@ -2,6 +2,8 @@
 
 import contextlib
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,8 +34,13 @@ LEAST_COSINE = {
 
 
 def image_flatbuffer(
-    model, quantize="none", pixels=(), *, resizable=False, license=None
-):
+    model: Any,
+    quantize: str = "none",
+    pixels: Sequence | np.ndarray = (),
+    *,
+    resizable: bool = False,
+    license: str | None = None,
+) -> bytes:
     """Converts the image tower: pixels in, embedding of unit length out.
 
     The file has one signature, `encode_image_pixels`: `images`, float32 (1, S, S, 3),
@@ -92,7 +99,13 @@ def image_flatbuffer(
     return content
 
 
-def text_flatbuffer(model, quantize="none", *, resizable=False, license=None):
+def text_flatbuffer(
+    model: Any,
+    quantize: str = "none",
+    *,
+    resizable: bool = False,
+    license: str | None = None,
+) -> bytes:
     """Converts the text tower: token ids in, embedding of unit length out.
 
     The file has one signature, `encode_token_ids`: `token_ids` and `padding_mask`,

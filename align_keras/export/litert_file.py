@@ -9,6 +9,8 @@ it and don't see it.
 import io
 import json
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 METADATA, VOCABULARY, LICENSE = "metadata.json", "vocabulary.txt", "LICENSE.txt"
 
 
-def append_files(flatbuffer, files):
+def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
     """Puts files behind a flatbuffer.
 
     Args:
@@ -43,7 +45,7 @@ def append_files(flatbuffer, files):
     return file.getvalue()
 
 
-def read_files(content):
+def read_files(content: bytes) -> dict[str, str]:
     """Returns the files behind a flatbuffer.
 
     Args:
@@ -56,7 +58,7 @@ def read_files(content):
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
-def read_metadata(content):
+def read_metadata(content: bytes) -> dict[str, Any]:
     """Returns `metadata.json` of a LiteRT file that `append_files` made, a dict."""
     return json.loads(read_files(content)[METADATA])
 
@@ -84,7 +86,7 @@ class LiteRTTower:
             file's.
     """
 
-    def __init__(self, content, threads=1):
+    def __init__(self, content: bytes, threads: int = 1):
         with needs("litert", "LiteRT files are run by ai-edge-litert"):
             from ai_edge_litert.interpreter import Interpreter
         self._interpreter = Interpreter(
@@ -96,7 +98,7 @@ class LiteRTTower:
         self.inputs = _shapes(self._runner.get_input_details())
         self.outputs = _shapes(self._runner.get_output_details())
 
-    def __call__(self, **inputs):
+    def __call__(self, **inputs: Any) -> np.ndarray:
         details = self._runner.get_input_details()
         for name, detail in details.items():
             received = np.shape(inputs[name])
@@ -119,7 +121,9 @@ class LiteRTTower:
         return np.array(output)
 
 
-def prepared_run(content, images, threads=1):
+def prepared_run(
+    content: bytes, images: np.ndarray, threads: int = 1
+) -> Callable[[], None]:
     """Returns a function that embeds given images, for timing alone.
 
     Args:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,7 +17,7 @@ _LARGEST_BIAS = 2.0**30
 _LARGEST_WEIGHT = 127.0
 
 
-def check_quantization(quantize):
+def check_quantization(quantize: str) -> None:
     """Raises unless `quantize` is one of `QUANTIZATIONS`."""
     if quantize not in QUANTIZATIONS:
         raise InputError(
@@ -25,7 +26,9 @@ def check_quantization(quantize):
         )
 
 
-def quantize_flatbuffer(flatbuffer, quantize, samples=()):
+def quantize_flatbuffer(
+    flatbuffer: bytes, quantize: str, samples: Sequence[dict] = ()
+) -> bytes:
     """Quantizes a float LiteRT file.
 
     - `float16`: weights are stored as float16, and all arithmetic is float32.
@@ -173,7 +176,7 @@ def _any_of(names):
     return f"^(?:{'|'.join(map(re.escape, names))})"
 
 
-def widest_range(old, new):
+def widest_range(old: dict, new: dict) -> dict:
     """Joins a tensor's range so far, empty at first, with that of another sample."""
     if not old:
         return new

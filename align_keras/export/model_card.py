@@ -1,5 +1,8 @@
 """The model card that lies beside an export."""
 
+from collections.abc import Sequence
+from typing import Any
+
 # After the paper's section 10.
 _LIMITS = """\
 - The paper asks for further analysis of the data and of the model before any use in
@@ -21,16 +24,16 @@ SIGNATURES = "`signatures.json` beside each `saved_model.pb` says what it serves
 
 
 def model_card(
-    model,
+    model: Any,
     *,
-    weights=None,
-    source=None,
-    data=None,
-    evaluation=None,
-    license=None,
-    described=SIGNATURES,
-    measured=(),
-):
+    weights: str | None = None,
+    source: str | None = None,
+    data: dict[str, list[str]] | None = None,
+    evaluation: dict[str, float] | None = None,
+    license: str | None = None,
+    described: str = SIGNATURES,
+    measured: Sequence[dict] = (),
+) -> str:
     """Writes down what a model is, was trained on, can do, and must not be used for.
 
     Args:

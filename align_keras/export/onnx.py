@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ _OPSET = 18
 _LARGEST_DIFFERENCE = 1e-4
 
 
-def image_onnx(model, *, license=None):
+def image_onnx(model: Any, *, license: str | None = None) -> bytes:
     """Converts the image tower: pixels in, embedding of unit length out.
 
     Args:
@@ -46,7 +47,7 @@ def image_onnx(model, *, license=None):
     return _converted(encode, files, {"images": noise(model.image_size)})
 
 
-def text_onnx(model, *, license=None):
+def text_onnx(model: Any, *, license: str | None = None) -> bytes:
     """Converts the text tower: token ids in, embedding of unit length out.
 
     Args:

@@ -1,7 +1,9 @@
 """SavedModels for TensorFlow Serving: images, texts, and both."""
 
 import json
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -40,7 +42,13 @@ _MEANINGS = {
 }
 
 
-def export_saved_model(model, directory, *, weights=None, about=None):
+def export_saved_model(
+    model: Any,
+    directory: str | os.PathLike,
+    *,
+    weights: str | None = None,
+    about: dict[str, Any] | None = None,
+) -> None:
     """Writes a model as three SavedModels, in folders as TensorFlow Serving reads.
 
     `image/1` serves images and needs TensorFlow alone; `text/1` serves captions
@@ -98,7 +106,13 @@ def export_saved_model(model, directory, *, weights=None, about=None):
         write_saved_models(model, folder, weights=weights, about=about)
 
 
-def write_saved_models(model, folder, *, weights=None, about=None):
+def write_saved_models(
+    model: Any,
+    folder: pathlib.Path,
+    *,
+    weights: str | None = None,
+    about: dict[str, Any] | None = None,
+) -> None:
     """Writes the three SavedModels and the card into a folder.
 
     Args:
@@ -117,7 +131,7 @@ def write_saved_models(model, folder, *, weights=None, about=None):
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_served(served, folder):
+def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
     """Writes one SavedModel as the first version of a servable.
 
     Args:
@@ -130,7 +144,7 @@ def write_served(served, folder):
     (version / "signatures.json").write_text(description + "\n", encoding="utf-8")
 
 
-def describe_signatures(served):
+def describe_signatures(served: ServedModel) -> dict[str, Any]:
     """Returns inputs, outputs and preprocessing of a SavedModel.
 
     Args:
@@ -174,7 +188,7 @@ def _described(specs):
     }
 
 
-def check_exportable(model):
+def check_exportable(model: Any) -> None:
     """Raises unless `model` is an `ALIGN` with all that is exported."""
     # `tokenizer` itself raises where the vocabulary is missing.
     missing = [name for name in _NEEDED if not hasattr(model, name)]
@@ -191,7 +205,7 @@ def check_exportable(model):
         )
 
 
-def check_finite_weights(model):
+def check_finite_weights(model: Any) -> None:
     """Raises if a weight is NaN or infinite, which would make all embeddings so.
 
     Args:

@@ -1,5 +1,8 @@
 """The functions that a SavedModel serves, and the variables that they need."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -218,7 +221,7 @@ def _at_least_one(images):
     return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
 
 
-def in_parts(compute, size, *rows):
+def in_parts(compute: Callable, size: int | tf.Tensor, *rows: tf.Tensor) -> Any:
     """Applies a function to some rows after others, and joins what it gives.
 
     Args:
@@ -236,13 +239,13 @@ def in_parts(compute, size, *rows):
     array([2, 2, 1], dtype=int32)
     """
     specs = [tf.TensorSpec((None, *row.shape[1:]), row.dtype) for row in rows]
-    compute = tf.function(compute, autograph=False).get_concrete_function(*specs)
-    outputs = compute.structured_outputs
+    traced = tf.function(compute, autograph=False).get_concrete_function(*specs)
+    outputs = traced.structured_outputs
     parts = tf.maximum(-(-tf.shape(rows[0])[0] // size), 1)
 
     def step(number, arrays):
         part = slice(number * size, (number + 1) * size)
-        found = tf.nest.flatten(compute(*(row[part] for row in rows)))
+        found = tf.nest.flatten(traced(*(row[part] for row in rows)))
         written = [
             array.write(number, value)
             for array, value in zip(arrays, found, strict=True)
@@ -259,7 +262,7 @@ def in_parts(compute, size, *rows):
     return tf.nest.pack_sequence_as(outputs, [array.concat() for array in arrays])
 
 
-def filled_templates(class_names, templates):
+def filled_templates(class_names: tf.Tensor, templates: tf.Tensor) -> tf.Tensor:
     """Puts each class name in the place of `{}` in each template.
 
     Args:

@@ -7,8 +7,10 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import os
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -53,7 +55,7 @@ _CAPTIONS = (
 _TEMPLATES = ("a photo of a {}", "art of the {}")
 
 
-def write_serving_files(folder):
+def write_serving_files(folder: str | os.PathLike) -> None:
     """Writes what TensorFlow Serving needs beside the SavedModels of an export.
 
     - `serving/`: models.config, batching.config and monitoring.config for the
@@ -94,7 +96,7 @@ def write_serving_files(folder):
         write_warm_up_requests(path, name, signatures[name])
 
 
-def tensorflow_minor():
+def tensorflow_minor() -> str:
     """Returns the major and minor version of the TensorFlow that exports, a str."""
     version = importlib.metadata.version("tensorflow")
     return ".".join(version.split(".")[:2])
@@ -111,7 +113,9 @@ def _read_signatures(model):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_warm_up_requests(model, name, signatures):
+def write_warm_up_requests(
+    model: pathlib.Path, name: str, signatures: dict[str, Any]
+) -> int:
     """Writes requests for each signature of a SavedModel into its assets.extra.
 
     The server answers them while it loads the model, so that the first request of a

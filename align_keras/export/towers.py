@@ -1,7 +1,9 @@
 """The towers as converters take them: functions, sample inputs, and what files say."""
 
 import json
+from collections.abc import Callable
 from importlib import metadata
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -22,7 +24,7 @@ _NO_LICENSE = (
 CHECKED = 8
 
 
-def image_tower_function(model, resizable):
+def image_tower_function(model: Any, resizable: bool) -> Callable:
     """Returns the image tower as a function.
 
     Args:
@@ -52,7 +54,7 @@ def image_tower_function(model, resizable):
     return encode
 
 
-def text_tower_function(model, resizable):
+def text_tower_function(model: Any, resizable: bool) -> Callable:
     """Returns the text tower as a function.
 
     Args:
@@ -84,13 +86,13 @@ def text_tower_function(model, resizable):
     return encode
 
 
-def noise(size):
+def noise(size: int) -> np.ndarray:
     """Returns random images, float32 (`CHECKED`, size, size, 3) in [0, 255]."""
     random = np.random.default_rng(0)
     return random.integers(0, 256, (CHECKED, size, size, 3)).astype("float32")
 
 
-def some_tokens(model):
+def some_tokens(model: Any) -> dict[str, np.ndarray]:
     """Returns token ids and masks of `CHECKED` texts of different lengths, a dict.
 
     Raises:
@@ -118,7 +120,13 @@ def _check(model, name):
         )
 
 
-def describe_image_tower(model, quantize, calibration_images, resizable, license):
+def describe_image_tower(
+    model: Any,
+    quantize: str,
+    calibration_images: int,
+    resizable: bool,
+    license: str | None,
+) -> dict[str, str]:
     """Returns the files that stand behind an image tower.
 
     Args:
@@ -133,7 +141,7 @@ def describe_image_tower(model, quantize, calibration_images, resizable, license
     """
     size = model.image_size
     resized = crop_size_to_resize_size(size)
-    about = {
+    about: dict[str, Any] = {
         "signature": "encode_image_pixels",
         "inputs": [
             {
@@ -165,7 +173,9 @@ def describe_image_tower(model, quantize, calibration_images, resizable, license
     return _files(model, "image", quantize, about, license)
 
 
-def describe_text_tower(model, quantize, resizable, license):
+def describe_text_tower(
+    model: Any, quantize: str, resizable: bool, license: str | None
+) -> dict[str, str]:
     """Returns the files that stand behind a text tower.
 
     Args:

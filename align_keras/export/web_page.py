@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -41,8 +43,16 @@ _SOURCE = pathlib.Path(__file__).parent / "web"
 
 
 def write_web_page(
-    folder, *, tokenizer, image_size, image_tower, text_tower, index, title, runtime
-):
+    folder: str | os.PathLike,
+    *,
+    tokenizer: Any,
+    image_size: int,
+    image_tower: bytes,
+    text_tower: bytes,
+    index: Any,
+    title: str,
+    runtime: str | os.PathLike | None,
+) -> None:
     """Writes a page that searches an index by texts and by images.
 
     Any static web server can serve the folder. The page computes everything in the
@@ -75,7 +85,7 @@ def write_web_page(
         _copy_runtime(pathlib.Path(runtime), folder / "node_modules")
 
 
-def check_runtime(runtime):
+def check_runtime(runtime: str | os.PathLike) -> None:
     """Raises unless a folder is a `node_modules` with the runtime.
 
     Args:
@@ -149,7 +159,7 @@ def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
     )
 
 
-def tokenizer_options(tokenizer):
+def tokenizer_options(tokenizer: Any) -> dict[str, Any]:
     """Returns what web/tokenizer.js must know besides the vocabulary.
 
     Args:

@@ -65,12 +65,12 @@ def write_litert(
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 
     columns = {"image_column": image_column, "caption_column": caption_column}
-    read = {"root": data_root, "encoding": encoding, "columns": columns}
+    read: dict[str, Any] = {"root": data_root, "encoding": encoding, "columns": columns}
     calibration = [] if images is None else calibration_images(images, **read)
     pixels = _pixels(calibration, align.image_size)
     # What is missing must not show itself after minutes.
     test = None if data is None else captioned_images(data, **read)
-    options = {"resizable": bool(resizable), "license": license}
+    options: dict[str, Any] = {"resizable": bool(resizable), "license": license}
     image = image_flatbuffer(align, quantize, pixels, **options)
     text = text_flatbuffer(align, quantize, **options)
     (folder / "image.tflite").write_bytes(image)
@@ -82,7 +82,13 @@ def write_litert(
     _write_figures(align, folder, files, images, calibration, data, test)
 
 
-def captioned_images(name, root="data", encoding=None, columns=None, split=None):
+def captioned_images(
+    name: str,
+    root: str = "data",
+    encoding: str | None = None,
+    columns: dict[str, str | None] | None = None,
+    split: str | None = None,
+) -> tuple[Any, list]:
     """Reads a set of captioned images as the protocol `retrieval` does.
 
     Args:
@@ -98,7 +104,7 @@ def captioned_images(name, root="data", encoding=None, columns=None, split=None)
     """
     from align_keras.protocols import evaluation_data
 
-    path, of_table = pathlib.Path(name), {}
+    path, of_table = pathlib.Path(name), dict[str, Any]()
     if path.exists():
         of_table["encoding"] = encoding
     if path.is_file():
@@ -219,7 +225,7 @@ def measure(
     """
     embeddings, rows, image = _embed(align, files, images)
     milliseconds = _latencies(files, image)
-    recall = dict.fromkeys(embeddings, {})
+    recall: dict[str, dict[str, float]] = dict.fromkeys(embeddings, {})
     if request is not None:
         recall = _recall(align, embeddings, rows, request)
     figures = [TowerFigures("Keras", None, None, None, recall["Keras"])]

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import numbers
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from align_keras.utils.errors import InputError
 
@@ -53,7 +54,7 @@ mean 'learn_temperature'?
 
 
 def check_number(
-    name: str, value: object, least: float, most: float, whole: bool = False
+    name: str, value: Any, least: float, most: float, whole: bool = False
 ) -> None:
     """Raises unless the value is a number of a range.
 

@@ -178,7 +178,7 @@ def test_fixed_tower_refuses_another_size(lite):
 def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
     image, text = tmp_path / "image.tflite", tmp_path / "text.tflite"
     image.write_bytes(
-        image_flatbuffer(lite, "int8", pictures(range(2)), licence="CC BY 4.0")
+        image_flatbuffer(lite, "int8", pictures(range(2)), license="CC BY 4.0")
     )
     text.write_bytes(text_flatbuffer(lite, "float16"))
     with zipfile.ZipFile(image) as archive:
@@ -186,7 +186,7 @@ def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
         assert archive.read("LICENSE.txt") == b"CC BY 4.0\n"
     own = read_metadata(image.read_bytes())
     assert own["quantization"] == "int8"
-    assert own["calibration_pictures"] == 6
+    assert own["calibration_images"] == 6
     assert own["preprocessing"]["resize_to"] == 38
     assert own["preprocessing"]["image_size"] == SIZE
     tower = LiteRTTower(image.read_bytes())

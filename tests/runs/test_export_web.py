@@ -74,7 +74,7 @@ def test_the_runs_own_index(align, tmp_path):
     SearchIndex.build(np.eye(16), list("abcdefghijklmnop")).save(tmp_path / "index")
     assert len(open_index(align, str(tmp_path))) == 16
     run = str(tmp_path)
-    with pytest.raises(InputError, match="a thumbnail for each picture.* 'a'"):
+    with pytest.raises(InputError, match="a thumbnail for each image.* 'a'"):
         write_web(align, _empty(tmp_path), run)
 
 
