@@ -45,8 +45,8 @@ ROOMS = {
     # From a configuration to a run's folder and back.
     "runs": (
         *("protocols", "reports", "search", "training", "data", "export", "models"),
-        *("datasets", "corpus", "evaluation", "config", "optimizers", "text"),
-        "images",
+        *("datasets", "corpus", "evaluation", "config", "losses", "optimizers"),
+        *("text", "images"),
     ),
     # What a run takes, by formulas: numbers in, numbers out.
     "planning": (),
@@ -76,12 +76,10 @@ LIGHT = (
     "evaluation",
     "corpus",
     "models/__init__.py",
-    "models/bert.py",
-    "models/efficientnet.py",
     "models/image_engines.py",
     "models/preset_table.py",
-    "models/sizes.py",
     "models/tower_costs.py",
+    "models/variants.py",
     "planning",
     "reports",
     "search",

@@ -60,10 +60,8 @@ def image_encoder(image_size):
     import keras
 
     from align_keras.models import ImageEncoder, load_image_weights
-    from align_keras.models.sizes import image_encoder_arguments
 
-    sizes = image_encoder_arguments("efficientnet_lite0", None)
-    encoder = ImageEncoder(**{**sizes, "image_size": image_size})
+    encoder = ImageEncoder.from_variant("efficientnet_lite0", image_size=image_size)
     load_image_weights(encoder, "efficientnet-lite0")
     pooled = keras.Model(encoder.input, encoder.get_layer("pooling").output)
     return lambda batch: np.asarray(pooled.predict_on_batch(np.stack(batch)))

@@ -124,7 +124,7 @@ def check_same(align, embed, pixels):
 
     found = embed(torch.tensor(pixels).permute(0, 3, 1, 2)).numpy()
     expected = np.asarray(
-        align.normalise_image(align.image_encoder(pixels, training=False))
+        align.normalize_image(align.image_encoder(pixels, training=False))
     )
     cosine = float(np.sum(found * expected, axis=1).min())
     if not cosine > _LEAST_COSINE:

@@ -29,16 +29,15 @@ VARIANTS = {
 def build(rematerialize):
     """Returns EfficientNet-B0 with BERT-mini."""
     from align_keras import ALIGN, ImageEncoder, TextEncoder
-    from align_keras.models.sizes import text_encoder_arguments
 
     image = ImageEncoder(
         image_size=128, projection_dim=256, rematerialize=rematerialize
     )
-    text = TextEncoder(
+    text = TextEncoder.from_variant(
+        "bert_mini",
         vocabulary_size=30_000,
         projection_dim=256,
         rematerialize=rematerialize,
-        **text_encoder_arguments("bert_mini"),
     )
     return ALIGN(image, text)
 
@@ -49,10 +48,13 @@ def measure(variant, batch_size, steps):
     import numpy as np
     import tensorflow as tf
 
+    from align_keras.losses import ContrastiveLoss
+
     options = dict(VARIANTS[variant])
     keras.utils.set_random_seed(0)
     model = build(options.pop("rematerialize", False))
-    model.compile(keras.optimizers.SGD(1e-3), tile_size="auto", **options)
+    loss = ContrastiveLoss(tile_size="auto")
+    model.compile(keras.optimizers.SGD(1e-3), loss, **options)
     random = np.random.default_rng(0)
     batch = {
         "images": random.integers(0, 256, (batch_size, 128, 128, 3), dtype="uint8"),

@@ -81,6 +81,7 @@ def keras_measures(variant, architecture, batch_size, threads):
     import numpy as np
     import tensorflow as tf
 
+    from align_keras.losses import ContrastiveLoss
     from align_keras.optimizers import AdamW
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -106,7 +107,7 @@ def keras_measures(variant, architecture, batch_size, threads):
             embed = image_embedder(model, engine=variant)
         return {"image": lambda: embed(pixels)}
     # Keras's own loop over one batch, without its start-up of an epoch.
-    model.compile(AdamW(1e-3), reduction="mean")
+    model.compile(AdamW(1e-3), ContrastiveLoss(reduction="mean"))
     step = tf.function(model.train_step)
     both = tf.function(lambda batch: model(batch, training=False))
     image = tf.function(lambda batch: model.image_encoder(batch, training=False))

@@ -31,7 +31,13 @@ ImageVariant = Literal[
     "efficientnet_lite4",
 ]
 TextVariant = Literal[
-    "bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large", "minilm_l6"
+    "bert_tiny",
+    "bert_mini",
+    "bert_medium",
+    "bert_base",
+    "bert_large",
+    "distil_bert_base",
+    "minilm_l6",
 ]
 
 
@@ -91,7 +97,7 @@ class ImageEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig:
-    """The text tower: a named BERT, its sizes overridable.
+    """The text tower: a named BERT or DistilBERT, its sizes overridable.
 
     Attributes:
         variant: str, the named size.

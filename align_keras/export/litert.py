@@ -94,7 +94,7 @@ def image_flatbuffer(
         describe_image_tower(model, quantize, len(pixels), resizable, license),
     )
     shown = pixels[:CHECKED] if len(pixels) else noise(size)
-    expected = np.asarray(model.normalise_image(model.image_encoder(shown)))
+    expected = np.asarray(model.normalize_image(model.image_encoder(shown)))
     _check(content, [{"images": image[None]} for image in shown], expected, quantize)
     return content
 
@@ -153,7 +153,7 @@ def text_flatbuffer(
     content = append_files(
         content, describe_text_tower(model, quantize, resizable, license)
     )
-    expected = np.asarray(model.normalise_text(encoder(tokens)))
+    expected = np.asarray(model.normalize_text(encoder(tokens)))
     rows = range(len(expected))
     shown = [{name: ids[row, None] for name, ids in tokens.items()} for row in rows]
     _check(content, shown, expected, quantize)

@@ -130,7 +130,7 @@ class ServedModel(tf.Module):
                 shape = tf.concat([tf.shape(prompts), tf.shape(texts)[1:]], axis=0)
                 # The mean over the templates, as long as its parts were.
                 return self._computed(
-                    lambda model: model.normalise_text(
+                    lambda model: model.normalize_text(
                         tf.reduce_mean(tf.reshape(texts, shape), axis=1)
                     )
                 )
@@ -161,7 +161,7 @@ class ServedModel(tf.Module):
 
     def _embedded_pixels(self, pixels):
         return self._computed(
-            lambda model: model.normalise_image(
+            lambda model: model.normalize_image(
                 model.image_encoder(pixels, training=False)
             )
         )
@@ -175,7 +175,7 @@ class ServedModel(tf.Module):
     def _embedded_tokens(self, token_ids, padding_mask):
         tokens = {"token_ids": token_ids, "padding_mask": padding_mask}
         return self._computed(
-            lambda model: model.normalise_text(
+            lambda model: model.normalize_text(
                 model.text_encoder(tokens, training=False)
             )
         )

@@ -40,7 +40,7 @@ def image_tower_function(model: Any, resizable: bool) -> Callable:
         InputError: if the model lacks the tower, or computes in another dtype.
     """
     _check(model, "image_encoder")
-    encoder, normalise = model.image_encoder, model.normalise_image
+    encoder, normalize = model.image_encoder, model.normalize_image
     size = model.image_size
     shape = (None, None, None, 3) if resizable else (1, size, size, 3)
 
@@ -49,7 +49,7 @@ def image_tower_function(model: Any, resizable: bool) -> Callable:
         autograph=False,
     )
     def encode(images):
-        return {"image_embedding": normalise(encoder(images, training=False))}
+        return {"image_embedding": normalize(encoder(images, training=False))}
 
     return encode
 
@@ -69,7 +69,7 @@ def text_tower_function(model: Any, resizable: bool) -> Callable:
         InputError: if the model lacks the tower, or computes in another dtype.
     """
     _check(model, "text_encoder")
-    encoder, normalise = model.text_encoder, model.normalise_text
+    encoder, normalize = model.text_encoder, model.normalize_text
     shape = (None if resizable else 1, encoder.sequence_length)
 
     @tf.function(
@@ -81,7 +81,7 @@ def text_tower_function(model: Any, resizable: bool) -> Callable:
     )
     def encode(token_ids, padding_mask):
         inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-        return {"text_embedding": normalise(encoder(inputs, training=False))}
+        return {"text_embedding": normalize(encoder(inputs, training=False))}
 
     return encode
 

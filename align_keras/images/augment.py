@@ -1,4 +1,4 @@
-"""Training-time variation of a batch of pictures, as graph operations."""
+"""Training-time variation of a batch of images, as graph operations."""
 
 import tensorflow as tf
 
@@ -26,9 +26,9 @@ def _random_boxes(count, side, image_size, seed, crop, flip, zoom, shift):
     if zoom:
         # Each side is scaled by itself: size and aspect vary by up to `zoom`.
         scale = tf.exp(_uniform(count, seed, 1, -zoom, zoom, columns=2))
-        centres = offsets + lengths / 2.0
+        centers = offsets + lengths / 2.0
         lengths = lengths * scale
-        offsets = centres - lengths / 2.0
+        offsets = centers - lengths / 2.0
     if shift:
         offsets += _uniform(count, seed, 4, -shift, shift, columns=2) * image_size
     y1, x1 = tf.unstack(offsets, axis=1)
@@ -39,10 +39,10 @@ def _random_boxes(count, side, image_size, seed, crop, flip, zoom, shift):
     return tf.stack([y1, x1, y2, x2], axis=1) / tf.cast(side - 1, tf.float32)
 
 
-def _random_colours(count, seed):
-    """Colours of ink and paper, (count, 1, 1, 3) each."""
-    colours = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
-    ink, paper = tf.split(colours[:, tf.newaxis, tf.newaxis], 2, axis=-1)
+def _random_colors(count, seed):
+    """Colors of ink and paper, (count, 1, 1, 3) each."""
+    colors = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
+    ink, paper = tf.split(colors[:, tf.newaxis, tf.newaxis], 2, axis=-1)
     # A contrast of at least 96 grey levels in the mean keeps the drawing legible.
     difference = tf.reduce_mean(paper - ink, axis=-1, keepdims=True)
     push = tf.maximum(96.0 - tf.abs(difference), 0.0) / 2.0
@@ -53,32 +53,32 @@ def _random_colours(count, seed):
 
 
 def augment_images(
-    images,
-    image_size,
-    seed,
+    images: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
     *,
-    crop=True,
-    flip=False,
-    zoom=0.0,
-    shift=0.0,
-    recolor=0.0,
-    input_pipeline_id=0,
-    num_input_pipelines=1,
-):
-    """Varies pictures that were resized to a square, for training.
+    crop: bool = True,
+    flip: bool = False,
+    zoom: float = 0.0,
+    shift: float = 0.0,
+    recolor: float = 0.0,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+) -> tf.Tensor:
+    """Varies images that were resized to a square, for training.
 
     Args:
         images: uint8 tensor (n, side, side, 3), side ≥ `image_size`.
         image_size: int, the side of the encoder's input in pixels.
         seed: integer tensor (2,); the same seed gives the same result.
-        crop: bool, crop at a random place; otherwise in the centre.
-        flip: bool, mirror half of the pictures left to right.
+        crop: bool, crop at a random place; otherwise in the center.
+        flip: bool, mirror half of the images left to right.
         zoom: float ≥ 0; each side of the crop is scaled by a random factor
             between exp(-zoom) and exp(zoom). What lies outside is white.
         shift: float ≥ 0; the crop is moved by up to this share of its side.
         recolor: float in [0, 1], for drawings dark on white: the share of the
-            pictures that get random ink and paper colours, either polarity.
-        input_pipeline_id: int, which part of a larger batch these pictures are:
+            images that get random ink and paper colors, either polarity.
+        input_pipeline_id: int, which part of a larger batch these images are:
             they are varied as they would be in the whole batch.
         num_input_pipelines: int ≥ 1, how many parts of equal size it has.
 
@@ -91,7 +91,7 @@ def augment_images(
     rows = _length(images, 0)
     total, first = rows * num_input_pipelines, rows * input_pipeline_id
 
-    def own(values):
+    def part(values):
         # Of the whole batch's, since a part's would be rounded differently.
         return values[first : first + rows]
 
@@ -100,15 +100,15 @@ def augment_images(
     )
     images = tf.image.crop_and_resize(
         tf.cast(images, tf.float32),
-        own(boxes),
+        part(boxes),
         tf.range(rows),
         (image_size, image_size),
         extrapolation_value=255.0,
     )
     if recolor:
-        chosen = own(_uniform(total, seed, 5) < recolor)
+        chosen = part(_uniform(total, seed, 5) < recolor)
         chosen = chosen[:, tf.newaxis, tf.newaxis, tf.newaxis]
-        ink, paper = (own(colours) for colours in _random_colours(total, seed))
-        coloured = ink + (paper - ink) * (images / 255.0)
-        images = tf.where(chosen, coloured, images)
+        ink, paper = (part(colors) for colors in _random_colors(total, seed))
+        colored = ink + (paper - ink) * (images / 255.0)
+        images = tf.where(chosen, colored, images)
     return images

@@ -60,21 +60,26 @@ class FileBytes:
         file: scalar string tensor.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: tf.Tensor):
         self.file = tf.convert_to_tensor(file)
         self.length = tf.cast(tf.strings.length(self.file), tf.int64)
 
-    def number(self, position, count, big_endian=False):
+    def number(
+        self,
+        position: tf.Tensor | int,
+        count: int,
+        big_endian: tf.Tensor | bool = False,
+    ) -> tf.Tensor:
         """An unsigned number of up to four bytes, int64; 0 behind the end."""
         read = _big_endian_number if big_endian else _number
         return read(self.file, tf.cast(position, tf.int64), count)
 
-    def part(self, position, size):
+    def part(self, position: tf.Tensor | int, size: tf.Tensor | int) -> tf.Tensor:
         """A piece of the file, scalar string; cut off where the file ends."""
         position = tf.minimum(tf.cast(position, tf.int64), self.length)
         return tf.strings.substr(self.file, position, tf.cast(size, tf.int64))
 
-    def begins(self, signature, position=0):
+    def begins(self, signature: bytes, position: tf.Tensor | int = 0) -> tf.Tensor:
         """Whether the file has these bytes there."""
         return self.part(position, len(signature)) == signature
 
@@ -96,11 +101,11 @@ def _big_endian_number(file, position, count):
 
 def _choose(condition, number, other):
     """`tf.where` of numbers, int64."""
-    return tf.where(condition, *(tf.cast(own, tf.int64) for own in (number, other)))
+    return tf.where(condition, *(tf.cast(value, tf.int64) for value in (number, other)))
 
 
 @tf.autograph.experimental.do_not_convert
-def decode_image(image_bytes):
+def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG, PNG, WebP, GIF or BMP file to RGB, by the rule above.
 
     Args:
@@ -173,7 +178,7 @@ def _kind(image_bytes):
     return tf.cast(tf.minimum(tf.reduce_min(tf.where(begins)), len(sizes)), tf.int32)
 
 
-def pixels_by_header(file):
+def pixels_by_header(file: FileBytes) -> tf.Tensor:
     """Returns how many pixels a file says that it has, before it is decoded.
 
     Args:
@@ -225,7 +230,7 @@ def pixels_by_header(file):
     )
 
 
-def size_check(pixels):
+def size_check(pixels: tf.Tensor) -> tf.Operation:
     """Returns an operation that raises for more than `MAX_PIXELS` pixels, an int64."""
     message = f"the image must have at most {MAX_PIXELS:,} pixels, received"
     return tf.debugging.Assert(pixels <= MAX_PIXELS, [message, pixels])
@@ -304,7 +309,7 @@ def _from_mark(text, mark):
 # === JPEG ===
 
 
-def jpeg_orientation(image_bytes):
+def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
     """Returns the EXIF orientation of a JPEG, int64 tensor (), 1 where there is none.
 
     Args:
@@ -467,7 +472,7 @@ def _on_canvas(image, top, left, height, width):
 
 
 @_apart(_STRING)
-def gif_frame(file):
+def gif_frame(file: FileBytes) -> tf.Tensor:
     """Finds the first frame of a GIF.
 
     Args:

@@ -1,4 +1,4 @@
-"""The one evaluation path of a picture: decode, resize, centre crop."""
+"""The one evaluation path of an image: decode, resize, center crop."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +11,7 @@ from align_keras.utils.errors import InputError
 _RESIZE_TO_CROP = 346 / 289
 
 
-def crop_size_to_resize_size(image_size):
+def crop_size_to_resize_size(image_size: int) -> int:
     """Returns the side to resize to before a crop of `image_size`.
 
     Args:
@@ -101,8 +101,8 @@ def _checked_range(value_range):
     return low, high
 
 
-def resize_image(image, size):
-    """Resizes a picture, without keeping its aspect, to a square of `size`.
+def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Resizes an image, without keeping its aspect, to a square of `size`.
 
     Args:
         image: uint8 tensor (height, width, 3), or a batch (n, height, width, 3).
@@ -122,8 +122,8 @@ def resize_image(image, size):
     return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
 
-def preprocess_image(image, image_size):
-    """Resizes and centre-crops a decoded picture for the image encoder.
+def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Resizes and center-crops a decoded image for the image encoder.
 
     Args:
         image: uint8 tensor (height, width, 3), or a batch (n, height, width, 3).
@@ -143,8 +143,8 @@ def preprocess_image(image, image_size):
     return tf.cast(resized[..., window, window, :], tf.float32)
 
 
-def preprocess_image_bytes(image_bytes, image_size):
-    """Decodes, resizes and centre-crops a picture for the image encoder.
+def preprocess_image_bytes(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Decodes, resizes and center-crops an image for the image encoder.
 
     Args:
         image_bytes: scalar string tensor, a JPEG, PNG, GIF, BMP or WebP file's bytes.

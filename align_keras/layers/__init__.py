@@ -1,4 +1,4 @@
-"""Keras layers: MBConv block, batch normalisation, L2 normalisation, temperature."""
+"""Keras layers: MBConv block, batch normalization, L2 normalization, temperature."""
 
 from align_keras.layers.activation import Activation
 from align_keras.layers.batch_normalization import FusedBatchNormalization

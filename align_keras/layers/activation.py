@@ -1,8 +1,113 @@
-"""An activation as a layer, compiled in training."""
+"""Activations whose gradients are one pass over memory.
+
+Automatic differentiation makes six and more passes of an activation's gradient,
+by kernels that are built for the oldest processors. Compiled by XLA it is one
+loop for the processor at hand, which keeps nothing but the input. Convolutions
+and matrix products stay outside: XLA is slow at those on CPU.
+"""
+
+import functools
+import math
+from collections.abc import Callable
 
 import keras
+import tensorflow as tf
 
-from align_keras.layers.compiled_activations import activate
+from align_keras.utils.compiled import compiled
+
+# GELU by tanh is x · sigmoid(x · (a + b · x²)).
+_A = 2.0 * math.sqrt(2.0 / math.pi)
+_B = 0.044715 * _A
+
+
+def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    """Applies an activation; its gradient is a compiled one in training.
+
+    Inference takes plain operations, which TensorFlow fuses with the convolutions
+    before them and which exports and inference engines can hold. (`tf.nn.silu`
+    leaves an IdentityN for its gradient, at which they stumble.)
+
+    Args:
+        name: str, `"silu"`, `"gelu_approximate"`, `"gelu"`, or any other
+            activation of Keras, which is never compiled.
+        inputs: float tensor.
+        training: bool.
+
+    Returns:
+        Tensor like `inputs`, within float32 rounding of Keras's.
+
+    Example:
+
+    >>> inputs = tf.constant(1.0)
+    >>> [round(float(activate("silu", inputs, mode)), 6) for mode in (True, False)]
+    [0.731059, 0.731059]
+    """
+    if name not in _ACTIVATIONS:
+        return keras.activations.get(name)(inputs)
+    plain, trainable = _ACTIVATIONS[name]
+    return (trainable if training else plain)(inputs)
+
+
+def _with_gradient(forward, slope):
+    """Returns `forward` of one tensor, with `slope(inputs)` as its derivative."""
+    gradient = compiled(lambda inputs, upstream: upstream * slope(inputs))
+
+    @tf.custom_gradient
+    def activation(inputs):
+        return forward(inputs), lambda upstream: gradient(inputs, upstream)
+
+    return activation
+
+
+def _silu(x):
+    return x * tf.sigmoid(x)
+
+
+def _silu_slope(x):
+    sigmoid = tf.sigmoid(x)
+    return sigmoid * (1.0 + x * (1.0 - sigmoid))
+
+
+def _approximate_gelu(x):
+    return x * tf.sigmoid(x * (_A + _B * x * x))
+
+
+def _approximate_gelu_slope(x):
+    square = x * x
+    sigmoid = tf.sigmoid(x * (_A + _B * square))
+    return sigmoid + x * sigmoid * (1.0 - sigmoid) * (_A + 3.0 * _B * square)
+
+
+def _normal_share(x):
+    """Returns the standard normal distribution's share below `x`."""
+    z = x * math.sqrt(0.5)
+    # XLA's erf of TensorFlow 2.21 stays 1.8e-7 below 1, which GELU multiplies by `x`;
+    # beyond 4 it is 1 in float32.
+    erf = tf.where(tf.abs(z) < 4.0, tf.math.erf(z), tf.sign(z))
+    return 0.5 * (1.0 + erf)
+
+
+def _gelu(x):
+    return x * _normal_share(x)
+
+
+def _gelu_slope(x):
+    density = tf.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
+    return _normal_share(x) + x * density
+
+
+# Name → in inference, in training. Swish forwards is a kernel of oneDNN's.
+_ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
+    "silu": (_silu, _with_gradient(_silu, _silu_slope)),
+    "gelu_approximate": (
+        functools.partial(tf.nn.gelu, approximate=True),
+        _with_gradient(compiled(_approximate_gelu), _approximate_gelu_slope),
+    ),
+    "gelu": (
+        functools.partial(tf.nn.gelu, approximate=False),
+        _with_gradient(compiled(_gelu), _gelu_slope),
+    ),
+}
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -26,15 +131,15 @@ class Activation(keras.layers.Layer):
     [0.0, 6.0]
     """
 
-    def __init__(self, activation, **kwargs):
+    def __init__(self, activation: str, **kwargs):
         super().__init__(**kwargs)
         self.activation = activation
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         return activate(self.activation, inputs, training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "activation": self.activation}

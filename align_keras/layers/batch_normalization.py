@@ -1,4 +1,4 @@
-"""Batch normalisation by TensorFlow's fused kernel."""
+"""Batch normalization by TensorFlow's fused kernel."""
 
 import keras
 import tensorflow as tf
@@ -11,22 +11,22 @@ _KERNEL_DTYPES = ("float32", "bfloat16")
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of NHWC pictures, by the fused kernel.
+    """`keras.layers.BatchNormalization` of NHWC images, by the fused kernel.
 
-    Keras 3 normalises with separate operations; the fused kernel gives the same
+    Keras 3 normalizes with separate operations; the fused kernel gives the same
     numbers with the same variables in a fraction of the time. Synchronized
-    training and other dtypes than float32 and bfloat16 are Keras's own layer.
+    training and other dtypes than float32 and bfloat16 are Keras's layer.
 
-    Under a strategy the statistics are those of the replica's own rows, and the
+    Under a strategy the statistics are those of the replica's rows, and the
     train steps average the moving ones over replicas; `synchronized` takes the rows
     of all replicas together, `replicas_per_group` those of a few. The paper says
     nothing about batch normalization in pre-training.
 
     Args:
-        freeze_statistics: bool, normalise by the moving statistics in training
+        freeze_statistics: bool, normalize by the moving statistics in training
             too and leave them as they are; gamma and beta go on learning.
         virtual_batch_size: int or None; in training each `virtual_batch_size`
-            rows in turn are normalised by their own statistics ("ghost
+            rows in turn are normalized by their own statistics ("ghost
             batches"), whose means go into the moving statistics.
         replicas_per_group: int, `"auto"` or None; so many replicas in turn are
             normalized together. `"auto"` is what the open-source EfficientNet, which
@@ -61,9 +61,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def __init__(
         self,
         *,
-        freeze_statistics=False,
-        virtual_batch_size=None,
-        replicas_per_group=None,
+        freeze_statistics: bool = False,
+        virtual_batch_size: int | None = None,
+        replicas_per_group: int | str | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -72,7 +72,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self.virtual_batch_size = virtual_batch_size
         self.replicas_per_group = replicas_per_group
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         training = training and self.trainable and not self.freeze_statistics
         whole = mask is None and len(inputs.shape) == 4
         kernel_has = keras.backend.standardize_dtype(inputs.dtype) in _KERNEL_DTYPES
@@ -140,7 +145,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         value = ops.cast(ops.stop_gradient(value), moving.dtype)
         moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "freeze_statistics": self.freeze_statistics,
@@ -154,7 +159,11 @@ def _wide(inputs):
     return inputs if inputs.dtype == tf.float64 else tf.cast(inputs, "float32")
 
 
-def check_statistics(synchronized, virtual_batch_size, replicas_per_group):
+def check_statistics(
+    synchronized: bool,
+    virtual_batch_size: int | None,
+    replicas_per_group: int | str | None,
+) -> None:
     """Raises if more than one says whose rows are normalized together."""
     for name, value in (
         ("virtual_batch_size", virtual_batch_size),
@@ -178,7 +187,7 @@ def check_statistics(synchronized, virtual_batch_size, replicas_per_group):
         )
 
 
-def group_size(replicas_per_group):
+def group_size(replicas_per_group: int | str | None) -> int:
     """Returns how many replicas are normalized together, int.
 
     Args:
@@ -196,17 +205,17 @@ def group_size(replicas_per_group):
     count = 1 if context is None else context.num_replicas_in_sync
     if replicas_per_group is None or count == 1:
         return 1
-    if replicas_per_group == "auto":
-        replicas_per_group = 1 if count <= 8 else max(8, count // 8)
-    if count % replicas_per_group:
+    automatic = 1 if count <= 8 else max(8, count // 8)
+    size = automatic if replicas_per_group == "auto" else int(replicas_per_group)
+    if count % size:
         raise InputError(
-            f"replicas_per_group must divide the {count} replicas, received "
-            f"{replicas_per_group}; change one of them."
+            f"replicas_per_group must divide the {count} replicas, received {size}; "
+            "change one of them."
         )
-    return replicas_per_group
+    return size
 
 
-def mean_over_group(values, replicas):
+def mean_over_group(values: tf.Tensor, replicas: int) -> tf.Tensor:
     """Returns the mean over so many replicas in turn; gradients flow through it.
 
     Args:
@@ -218,7 +227,7 @@ def mean_over_group(values, replicas):
     # A sum over all replicas of which each fills its group's part: `tf.distribute` has
     # no sum over some of them.
     group = context.replica_id_in_sync_group // replicas
-    own = tf.one_hot(group, groups, dtype=values.dtype)
-    parts = tf.reshape(own, [groups, *[1] * values.shape.rank]) * values
+    place = tf.one_hot(group, groups, dtype=values.dtype)
+    parts = tf.reshape(place, [groups, *[1] * values.shape.rank]) * values
     parts = context.all_reduce(tf.distribute.ReduceOp.SUM, parts)
     return tf.gather(parts, group) / replicas

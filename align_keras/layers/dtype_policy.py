@@ -3,8 +3,8 @@
 import keras
 
 
-def dtype_config(layer):
-    """Serialises a layer's dtype policy, quantized inner layers included.
+def dtype_config(layer: keras.layers.Layer) -> dict:
+    """Serializes a layer's dtype policy, quantized inner layers included.
 
     `quantize` changes the policy of the inner layers that it reaches and not that
     of the layer around them. Without the map by path that stands here, the copy
@@ -34,6 +34,6 @@ def dtype_config(layer):
     return keras.dtype_policies.serialize(policy)
 
 
-def default_policy(policy):
+def default_policy(policy: keras.DTypePolicy) -> keras.DTypePolicy:
     """Returns the policy of what a map doesn't name; any other policy as it is."""
     return getattr(policy, "default_policy", policy)

@@ -1,6 +1,7 @@
 """Scales embeddings to unit length."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 
@@ -29,17 +30,17 @@ class L2Normalization(keras.layers.Layer):
     1.0
     """
 
-    def __init__(self, epsilon=1e-12, **kwargs):
+    def __init__(self, epsilon: float = 1e-12, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.epsilon = epsilon
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         square = ops.sum(ops.square(inputs), axis=-1, keepdims=True)
         return inputs * ops.rsqrt(ops.maximum(square, self.epsilon**2))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "epsilon": self.epsilon}

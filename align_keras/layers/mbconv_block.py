@@ -1,12 +1,14 @@
 """The mobile inverted bottleneck that EfficientNet is made of."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
+from align_keras.layers.activation import activate
 from align_keras.layers.batch_normalization import FusedBatchNormalization
-from align_keras.layers.compiled_activations import activate
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
+from align_keras.utils.arguments import arguments_of
 
 # As EfficientNet's reference code: variance scaling by fan-out.
 CONV_INITIALIZER = {
@@ -18,7 +20,7 @@ CONV_INITIALIZER = {
 PADDINGS = ("tf", "hugging_face")
 
 
-def strided_padding(kernel_size):
+def strided_padding(kernel_size: int) -> tuple:
     """Hugging Face's padding of a stride-2 convolution: one pixel more after it.
 
     It equals TensorFlow's SAME on even sizes. On odd ones SAME pads both sides
@@ -46,7 +48,7 @@ class MBConvBlock(keras.layers.Layer):
         synchronized: bool, batch statistics over all replicas.
         virtual_batch_size: int or None, as `FusedBatchNormalization`.
         replicas_per_group: int, `"auto"` or None, as `FusedBatchNormalization`.
-        freeze_batch_statistics: bool, normalise by the moving statistics in
+        freeze_batch_statistics: bool, normalize by the moving statistics in
             training too, and leave them as they are.
         activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
         rematerialize: bool, keep only the input for the backward pass and
@@ -67,22 +69,22 @@ class MBConvBlock(keras.layers.Layer):
 
     def __init__(
         self,
-        filters_in,
-        filters_out,
-        kernel_size=3,
-        strides=1,
-        expand_ratio=6,
-        squeeze_ratio=0.25,
-        drop_connect_rate=0.0,
-        batch_norm_momentum=0.99,
-        batch_norm_epsilon=1e-3,
-        synchronized=False,
-        virtual_batch_size=None,
-        replicas_per_group=None,
-        freeze_batch_statistics=False,
-        activation="silu",
-        rematerialize=False,
-        padding="tf",
+        filters_in: int,
+        filters_out: int,
+        kernel_size: int = 3,
+        strides: int = 1,
+        expand_ratio: int = 6,
+        squeeze_ratio: float = 0.25,
+        drop_connect_rate: float = 0.0,
+        batch_norm_momentum: float = 0.99,
+        batch_norm_epsilon: float = 1e-3,
+        synchronized: bool = False,
+        virtual_batch_size: int | None = None,
+        replicas_per_group: int | str | None = None,
+        freeze_batch_statistics: bool = False,
+        activation: str = "silu",
+        rematerialize: bool = False,
+        padding: str = "tf",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -172,7 +174,7 @@ class MBConvBlock(keras.layers.Layer):
             name=name,
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         shape = tuple(input_shape)
         if self.expand is not None:
             self.expand.build(shape)
@@ -195,7 +197,7 @@ class MBConvBlock(keras.layers.Layer):
             self.drop_connect.build(shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         if self.rematerialize and training and self.trainable:
             return rematerialized_call(self, self._forward, inputs)
         return self._forward(inputs, training)
@@ -224,31 +226,16 @@ class MBConvBlock(keras.layers.Layer):
         kernel = ops.cast(self.depthwise.kernel, x.dtype)
         return ops.depthwise_conv(x, kernel, strides=self.strides, padding="same")
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         shape = tuple(input_shape)
         if self.pad is not None:
             shape = self.pad.compute_output_shape(shape)
         shape = self.depthwise.compute_output_shape(shape)
         return (*shape[:-1], self.filters_out)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "dtype": dtype_config(self),
-            "filters_in": self.filters_in,
-            "filters_out": self.filters_out,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "expand_ratio": self.expand_ratio,
-            "squeeze_ratio": self.squeeze_ratio,
-            "drop_connect_rate": self.drop_connect_rate,
-            "batch_norm_momentum": self.batch_norm_momentum,
-            "batch_norm_epsilon": self.batch_norm_epsilon,
-            "synchronized": self.synchronized,
-            "virtual_batch_size": self.virtual_batch_size,
-            "replicas_per_group": self.replicas_per_group,
-            "freeze_batch_statistics": self.freeze_batch_statistics,
-            "activation": self.activation,
-            "rematerialize": self.rematerialize,
-            "padding": self.padding,
+            **arguments_of(self, MBConvBlock),
         }

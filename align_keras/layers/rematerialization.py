@@ -1,9 +1,14 @@
 """Memory for time: a layer's inner activations are computed twice, not kept."""
 
+from collections.abc import Callable
+
+import keras
 import tensorflow as tf
 
 
-def rematerialized_call(layer, call, inputs):
+def rematerialized_call(
+    layer: keras.layers.Layer, call: Callable, inputs: tf.Tensor
+) -> tf.Tensor:
     """Calls a layer so that the backward pass computes it again.
 
     Only `inputs` are kept. The second computation starts from the state of the
@@ -48,7 +53,7 @@ def rematerialized_call(layer, call, inputs):
     return run(inputs)
 
 
-def rematerialize_in_training(layer):
+def rematerialize_in_training(layer: keras.layers.Layer) -> None:
     """Makes a built-in layer of one tensor compute again in its backward pass.
 
     Args:

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from align_keras.utils.errors import InputError
@@ -30,7 +31,7 @@ class Temperature(keras.layers.Layer):
         InputError: if `initial_temperature` isn't positive.
 
     References:
-        Jia et al. 2021, section 4.1 and table 8: initialised to 1.0, learned.
+        Jia et al. 2021, section 4.1 and table 8: initialized to 1.0, learned.
 
     Example:
 
@@ -39,7 +40,7 @@ class Temperature(keras.layers.Layer):
     0.5
     """
 
-    def __init__(self, initial_temperature=1.0, **kwargs):
+    def __init__(self, initial_temperature: float = 1.0, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if not initial_temperature > 0:
@@ -55,17 +56,17 @@ class Temperature(keras.layers.Layer):
         )
 
     @property
-    def temperature(self):
+    def temperature(self) -> tf.Tensor:
         """Scalar float32 tensor, the temperature."""
         return ops.exp(self.log_temperature)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs / self.temperature
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "initial_temperature": self.initial_temperature,

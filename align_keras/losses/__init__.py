@@ -1,4 +1,5 @@
-"""The contrastive loss, within a replica and across all of them."""
+"""The contrastive loss, within a replica and across all of them; other losses."""
 
-from align_keras.losses.contrastive_loss import contrastive_loss
+from align_keras.losses.contrastive_loss import ContrastiveLoss, contrastive_loss
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.losses.pair_loss import PairLoss

@@ -1,42 +1,40 @@
-"""The normalised-softmax contrastive loss of ALIGN."""
+"""The normalized-softmax contrastive loss of ALIGN."""
 
 import numbers
+from collections.abc import Callable
+from typing import Any
 
+import keras
 import tensorflow as tf
 
-from align_keras.losses.plain_loss import plain_directional_losses
+from align_keras.losses.cross_replica import gather_replicas, replica_count
+from align_keras.losses.pair_loss import PairLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
+from align_keras.utils.arguments import arguments_of, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 
-def contrastive_loss(
-    image_embeddings,
-    text_embeddings,
-    temperature,
-    *,
-    label_smoothing=0.1,
-    reduction="sum",
-    tile_size=None,
-    pair_groups=None,
-    negatives_fraction=1.0,
-    matmul_dtype=None,
-):
+@keras.saving.register_keras_serializable(package="align_keras")
+class ContrastiveLoss(PairLoss):
     """Contrastive loss of paired embeddings over the batch of all replicas.
 
-    Under a `tf.distribute` strategy each replica passes its own rows; the
-    negatives are the rows of all replicas, and gradients flow through the
-    gather. The value is the mean over this replica's rows: divide it by the
-    number of replicas before the gradients are summed.
+    Under a `tf.distribute` strategy each replica passes its rows; the negatives
+    are the rows of all replicas, and gradients flow through the gather. The value
+    is the mean over this replica's rows: divide it by the number of replicas
+    before the gradients are summed.
 
     Args:
-        image_embeddings: float tensor (n, d), unit length.
-        text_embeddings: float tensor (n, d), unit length, row by row the pair
-            of `image_embeddings`.
-        temperature: scalar float tensor > 0 that the cosines are divided by.
         label_smoothing: float in [0, 1], the share of each target that is
             spread over all columns.
         reduction: `"sum"` (the paper) or `"mean"` (Hugging Face's port) of the
             image→text and the text→image loss.
+        share_equal_captions: bool; pairs of a batch whose captions are equal, by
+            their token ids, are each other's positives.
+        negatives_fraction: float 1/k in (0, 1] with a whole k that divides n.
+            Each replica's rows are cut into k equal parts in their order, and
+            a pair meets only the negatives of its part on all replicas. So we
+            read the paper's ablation, which takes 50% or 25% of the in-batch
+            negatives and doesn't say which.
         tile_size: None, `"auto"` or int ≥ 1. None is the plain form, which
             holds the logits of all pairs several times over. An int computes
             the same in tiles of at most so many rows and columns, once more
@@ -44,24 +42,27 @@ def contrastive_loss(
             `"auto"` does so with tiles of 2048, but keeps them for the
             gradient where all of this replica's logits are at most 2²⁸ (a
             batch of 16,384 on one device; 1 GiB in float32), which is faster.
-        pair_groups: optional integer tensor (n,); pairs of the same group are
-            each other's positives.
-        negatives_fraction: float 1/k in (0, 1] with a whole k that divides n.
-            Each replica's rows are cut into k equal parts in their order, and
-            a pair meets only the negatives of its part on all replicas. So we
-            read the paper's ablation, which takes 50% or 25% of the in-batch
-            negatives and doesn't say which.
         matmul_dtype: None or `"bfloat16"`, for the tiled form: the dtype of
             the matrix products. None is that of the embeddings (float32 for
             half precision). bfloat16 rounds the logits to 8 bits: at temperature
             1/60 the gradients of random embeddings were off by 3% to 4% of
             their norm (batches of 8,192 and 4,096, width 640).
 
+    Call arguments:
+        image_embeddings: float tensor (n, d), unit length.
+        text_embeddings: float tensor (n, d), unit length, row by row the pair
+            of `image_embeddings`.
+        temperature: scalar float tensor > 0 that the cosines are divided by.
+        token_ids: int tensor (n, length) of the captions, for
+            `share_equal_captions`; None without.
+        pair_groups: int tensor (n,) or None; pairs of the same group are each other's
+            positives, whatever their captions are.
+
     Returns:
-        Scalar float tensor, differentiable in the first three arguments.
+        Scalar float tensor, differentiable in the embeddings and the temperature.
 
     Raises:
-        InputError: if an option isn't as above.
+        InputError: if an argument isn't as above, or there is no such argument.
 
     References:
         Jia et al. 2021, section 4.1 (the sum of equations 1 and 2), 5 (label
@@ -69,139 +70,141 @@ def contrastive_loss(
 
     Example:
 
-    >>> embeddings = tf.math.l2_normalize(tf.eye(4), axis=1)
-    >>> loss = contrastive_loss(embeddings, embeddings, 1.0, label_smoothing=0.0)
+    >>> embeddings = tf.eye(4)
+    >>> loss = ContrastiveLoss(label_smoothing=0.0)(embeddings, embeddings, 1.0)
     >>> round(float(loss), 4)  # 2 · (log(e + 3) - 1)
     1.4873
     """
-    check_loss_arguments(
-        label_smoothing, reduction, tile_size, negatives_fraction, matmul_dtype
-    )
-    losses = directional_losses(
-        image_embeddings,
-        text_embeddings,
-        temperature,
-        label_smoothing=label_smoothing,
-        tile_size=tile_size,
-        pair_groups=pair_groups,
-        negatives_fraction=negatives_fraction,
-        matmul_dtype=matmul_dtype,
-    )
-    return reduce_directions(*losses, reduction)
 
+    parts = ("loss_i2t", "loss_t2i")
 
-def directional_losses(
-    image_embeddings,
-    text_embeddings,
-    temperature,
-    *,
-    label_smoothing=0.1,
-    tile_size=None,
-    pair_groups=None,
-    negatives_fraction=1.0,
-    matmul_dtype=None,
-):
-    """Returns the image→text and the text→image loss of this replica's rows.
+    def __init__(
+        self,
+        label_smoothing: float = 0.1,
+        reduction: str = "sum",
+        share_equal_captions: bool = False,
+        negatives_fraction: float = 1.0,
+        tile_size: int | str | None = None,
+        matmul_dtype: str | None = None,
+        **kwargs,
+    ):
+        refuse_unknown("ContrastiveLoss", kwargs, self.options())
+        self.label_smoothing = label_smoothing
+        self.reduction = reduction
+        self.share_equal_captions = share_equal_captions
+        self.negatives_fraction = negatives_fraction
+        self.tile_size = tile_size
+        self.matmul_dtype = matmul_dtype
+        self._check()
 
-    Args:
-        image_embeddings: float tensor (n, d), unit length; this replica's.
-        text_embeddings: float tensor (n, d), row by row the pair of
-            `image_embeddings`.
-        temperature: scalar float tensor > 0.
-        label_smoothing: float in [0, 1].
-        tile_size: None, `"auto"` or int ≥ 1; see `contrastive_loss`.
-        pair_groups: optional integer tensor (n,). Pairs of the same group,
-            such as those with equal captions, are each other's positives.
-        negatives_fraction: float 1/k; see `contrastive_loss`.
-        matmul_dtype: None or `"bfloat16"`; see `contrastive_loss`.
+    @classmethod
+    def options(cls) -> list[str]:
+        """Returns the names of the arguments."""
+        return parameters_of(cls.__init__)
 
-    Returns:
-        Two scalars, `loss_i2t` and `loss_t2i`: means over this replica's rows,
-        against the columns of all replicas.
+    def get_config(self) -> dict:
+        return arguments_of(self, ContrastiveLoss)
 
-    Raises:
-        InputError: if n is known and the parts of `negatives_fraction` don't
-            divide it.
-    """
-    images = tf.convert_to_tensor(image_embeddings)
-    texts = tf.convert_to_tensor(text_embeddings)
-    if tile_size is not None and images.dtype.size < 4:
-        images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
-    if not tf.is_tensor(temperature):  # tf.cast would round a float to float32
-        temperature = tf.constant(temperature, images.dtype)
-    options = {"label_smoothing": label_smoothing}
-    form = plain_directional_losses
-    if tile_size is not None:
-        form = tiled_directional_losses
-        options |= {"tile_size": tile_size, "matmul_dtype": matmul_dtype}
-    scale = 1.0 / tf.cast(temperature, images.dtype)
-    losses = [
-        form(*rows, scale, pair_groups=groups, **options)
-        for *rows, groups in _parts(images, texts, pair_groups, negatives_fraction)
-    ]
-    return tuple(
-        tf.add_n(direction) / len(losses) for direction in zip(*losses, strict=True)
-    )
+    def total(self, loss_i2t: tf.Tensor, loss_t2i: tf.Tensor) -> tf.Tensor:
+        """Returns the sum or the mean of both directions, by `reduction`."""
+        total = loss_i2t + loss_t2i
+        return total if self.reduction == "sum" else total / 2.0
 
+    def replica_losses(
+        self,
+        image_embeddings: tf.Tensor,
+        text_embeddings: tf.Tensor,
+        temperature: tf.Tensor | float,
+        token_ids: tf.Tensor | None = None,
+        pair_groups: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes the image→text and the text→image loss of this replica's rows.
 
-def _parts(images, texts, pair_groups, negatives_fraction):
-    """The rows of each part that has only its own negatives."""
-    count = round(1.0 / negatives_fraction)
-    if count == 1:
-        return [(images, texts, pair_groups)]
-    if images.shape[0] is not None and images.shape[0] % count:
-        raise InputError(
-            f"negatives_fraction must cut a replica's {images.shape[0]} rows into "
-            f"equal parts, received {negatives_fraction}, which makes {count}; "
-            f"change the batch size to a multiple of {count}."
+        The arguments are those of the call.
+
+        Returns:
+            Two scalars, `loss_i2t` and `loss_t2i`: means over this replica's rows,
+            against the columns of all replicas.
+        """
+        if pair_groups is None and self.share_equal_captions:
+            if token_ids is None:
+                raise InputError(
+                    "token_ids must be given with share_equal_captions, received None; "
+                    "pass the captions' token ids, or pair_groups."
+                )
+            pair_groups = caption_groups(token_ids)
+        images = tf.convert_to_tensor(image_embeddings)
+        texts = tf.convert_to_tensor(text_embeddings)
+        if self.tile_size is not None and images.dtype.size < 4:
+            images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
+        if not tf.is_tensor(temperature):  # tf.cast would round a float to float32
+            temperature = tf.constant(temperature, images.dtype)
+        form: Callable = plain_directional_losses
+        options: dict[str, Any] = {"label_smoothing": self.label_smoothing}
+        if self.tile_size is not None:
+            form = tiled_directional_losses
+            options |= {"tile_size": self.tile_size, "matmul_dtype": self.matmul_dtype}
+        scale = 1.0 / tf.cast(temperature, images.dtype)
+        losses = [
+            form(*rows, scale, pair_groups=groups, **options)
+            for *rows, groups in self._parts_of_batch(images, texts, pair_groups)
+        ]
+        return tuple(
+            tf.add_n(direction) / len(losses) for direction in zip(*losses, strict=True)
         )
 
-    def cut(tensor):
-        return tf.unstack(tf.reshape(tensor, [count, -1, *tensor.shape[1:]]), count)
+    def _parts_of_batch(self, images, texts, pair_groups):
+        """Cuts the rows into the parts that have only their negatives."""
+        count = round(1.0 / self.negatives_fraction)
+        if count == 1:
+            return [(images, texts, pair_groups)]
+        if images.shape[0] is not None and images.shape[0] % count:
+            raise InputError(
+                f"negatives_fraction must cut a replica's {images.shape[0]} rows into "
+                f"equal parts, received {self.negatives_fraction}, which makes "
+                f"{count}; change the batch size to a multiple of {count}."
+            )
 
-    groups = [None] * count if pair_groups is None else cut(pair_groups)
-    return list(zip(cut(images), cut(texts), groups, strict=True))
+        def cut(tensor):
+            return tf.unstack(tf.reshape(tensor, [count, -1, *tensor.shape[1:]]), count)
 
+        groups = [None] * count if pair_groups is None else cut(pair_groups)
+        return list(zip(cut(images), cut(texts), groups, strict=True))
 
-def check_loss_arguments(
-    label_smoothing,
-    reduction,
-    tile_size=None,
-    negatives_fraction=1.0,
-    matmul_dtype=None,
-):
-    """Raises `InputError` unless all arguments are in range."""
-    if reduction not in ("sum", "mean"):
-        raise InputError(
-            f'reduction must be "sum" or "mean", received {reduction!r}; '
-            'the paper sums both directions ("sum").'
-        )
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise InputError(
-            f"label_smoothing must lie in [0, 1], received {label_smoothing}; "
-            "the paper uses 0.1."
-        )
-    if tile_size not in (None, "auto") and not _is_positive_int(tile_size):
-        raise InputError(
-            f'tile_size must be None, "auto" or an int of at least 1, received '
-            f'{tile_size!r}; use "auto" for large batches.'
-        )
-    parts = 1.0 / negatives_fraction if 0.0 < negatives_fraction <= 1.0 else 0.5
-    if abs(parts - round(parts)) > 1e-6:
-        raise InputError(
-            "negatives_fraction must be 1 divided by a whole number, received "
-            f"{negatives_fraction}; use 1.0, 0.5 or 0.25, as the paper."
-        )
-    if matmul_dtype not in (None, "bfloat16"):
-        raise InputError(
-            f'matmul_dtype must be None or "bfloat16", received {matmul_dtype!r}; '
-            "None computes in the embeddings' dtype."
-        )
-    if matmul_dtype and tile_size is None:
-        raise InputError(
-            f"matmul_dtype is for the tiled form, received {matmul_dtype!r} with "
-            'tile_size None; set tile_size to "auto".'
-        )
+    def _check(self):
+        """Raises `InputError` unless all arguments are in range."""
+        if self.reduction not in ("sum", "mean"):
+            raise InputError(
+                f'reduction must be "sum" or "mean", received {self.reduction!r}; '
+                'the paper sums both directions ("sum").'
+            )
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise InputError(
+                "label_smoothing must lie in [0, 1], received "
+                f"{self.label_smoothing}; the paper uses 0.1."
+            )
+        tile_size, fraction = self.tile_size, self.negatives_fraction
+        if tile_size not in (None, "auto") and not _is_positive_int(tile_size):
+            raise InputError(
+                f'tile_size must be None, "auto" or an int of at least 1, received '
+                f'{tile_size!r}; use "auto" for large batches.'
+            )
+        parts = 1.0 / fraction if 0.0 < fraction <= 1.0 else 0.5
+        if abs(parts - round(parts)) > 1e-6:
+            raise InputError(
+                "negatives_fraction must be 1 divided by a whole number, received "
+                f"{fraction}; use 1.0, 0.5 or 0.25, as the paper."
+            )
+        if self.matmul_dtype not in (None, "bfloat16"):
+            raise InputError(
+                'matmul_dtype must be None or "bfloat16", received '
+                f"{self.matmul_dtype!r}; None computes in the embeddings' dtype."
+            )
+        if self.matmul_dtype and tile_size is None:
+            raise InputError(
+                f"matmul_dtype is for the tiled form, received {self.matmul_dtype!r} "
+                'with tile_size None; set tile_size to "auto".'
+            )
 
 
 def _is_positive_int(value):
@@ -209,7 +212,114 @@ def _is_positive_int(value):
     return is_int and value >= 1
 
 
-def reduce_directions(loss_i2t, loss_t2i, reduction):
-    """Returns the sum of both directions, or their mean."""
-    total = loss_i2t + loss_t2i
-    return total if reduction == "sum" else total / 2.0
+def contrastive_loss(
+    image_embeddings: tf.Tensor,
+    text_embeddings: tf.Tensor,
+    temperature: tf.Tensor | float,
+    *,
+    pair_groups: tf.Tensor | None = None,
+    **options,
+) -> tf.Tensor:
+    """Computes the contrastive loss, as `ContrastiveLoss` with these options.
+
+    Args:
+        image_embeddings: float tensor (n, d), unit length.
+        text_embeddings: float tensor (n, d), row by row the pair of
+            `image_embeddings`.
+        temperature: scalar float tensor > 0.
+        pair_groups: int tensor (n,) or None; pairs of the same group are each other's
+            positives.
+        **options: arguments of `ContrastiveLoss`, such as `label_smoothing`.
+
+    Returns:
+        Scalar float tensor, differentiable in the first three arguments.
+
+    Raises:
+        InputError: if an option isn't as `ContrastiveLoss` has it.
+
+    References:
+        Jia et al. 2021, section 4.1.
+
+    Example:
+
+    >>> loss = contrastive_loss(tf.eye(4), tf.eye(4), 1.0, label_smoothing=0.0)
+    >>> round(float(loss), 4)  # 2 · (log(e + 3) - 1)
+    1.4873
+    """
+    loss = ContrastiveLoss(**options)
+    return loss(image_embeddings, text_embeddings, temperature, pair_groups=pair_groups)
+
+
+def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
+    """Numbers captions: equal for equal rows, by a hash of the token ids.
+
+    Args:
+        token_ids: int tensor (n, length).
+
+    Returns:
+        int64 tensor (n,).
+
+    Example:
+
+    >>> groups = caption_groups(tf.constant([[2, 7, 3], [2, 8, 3], [2, 7, 3]]))
+    >>> bool(groups[0] == groups[2]), bool(groups[0] == groups[1])
+    (True, False)
+    """
+    length = token_ids.shape[1]
+    multipliers = tf.random.stateless_uniform(
+        (length,), (length, 64), None, None, tf.int64
+    )
+    return tf.reduce_sum(tf.cast(token_ids, tf.int64) * multipliers, axis=1)
+
+
+# === The plain form, from whole logits matrices: the reference ===
+
+
+def plain_directional_losses(
+    image_embeddings: tf.Tensor,
+    text_embeddings: tf.Tensor,
+    scale: tf.Tensor,
+    *,
+    label_smoothing: float,
+    pair_groups: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns `loss_i2t` and `loss_t2i`; `scale` is 1 / temperature."""
+    rows = tf.shape(image_embeddings)[0]
+    all_images, offset = gather_replicas(image_embeddings)
+    all_texts, _ = gather_replicas(text_embeddings)
+    all_groups = None if pair_groups is None else gather_replicas(pair_groups)[0]
+    columns = tf.shape(all_images)[0]
+    targets = _targets(
+        pair_groups, all_groups, rows, columns, offset, image_embeddings.dtype
+    )
+    logits_i2t = tf.matmul(image_embeddings, all_texts, transpose_b=True) * scale
+    if replica_count() == 1:
+        logits_t2i = tf.transpose(logits_i2t)
+    else:
+        logits_t2i = tf.matmul(text_embeddings, all_images, transpose_b=True) * scale
+    return (
+        _direction_loss(logits_i2t, targets, label_smoothing),
+        _direction_loss(logits_t2i, targets, label_smoothing),
+    )
+
+
+def _direction_loss(logits, targets, label_smoothing):
+    """Computes the mean cross-entropy of each row against its smoothed targets.
+
+    With s the smoothing and n the columns, the target is (1 - s) · targets +
+    s / n; the second term is s times the mean logit, so no smoothed matrix is
+    ever built.
+    """
+    log_normalizer = tf.reduce_logsumexp(logits, axis=1)
+    positive = tf.reduce_sum(logits * targets, axis=1)
+    smooth = tf.reduce_mean(logits, axis=1)
+    expected = (1.0 - label_smoothing) * positive + label_smoothing * smooth
+    return tf.reduce_mean(log_normalizer - expected)
+
+
+def _targets(row_groups, column_groups, rows, columns, offset, dtype):
+    """Makes rows of probabilities: one-hot, or shared by the pairs of one group."""
+    if row_groups is None:
+        return tf.one_hot(tf.range(rows) + offset, columns, dtype=dtype)
+    same = tf.cast(tf.equal(row_groups[:, None], column_groups[None, :]), dtype)
+    return same / tf.reduce_sum(same, axis=1, keepdims=True)

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 
-def gather_replicas(tensor):
+def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Concatenates a tensor's rows over all replicas; gradients flow back.
 
     Args:
@@ -31,13 +31,13 @@ def gather_replicas(tensor):
     return gathered, tf.cast(offset, tf.int32)
 
 
-def replica_count():
+def replica_count() -> int:
     """Returns the number of replicas in sync, int; 1 outside a strategy."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
 
-def sum_over_replicas(tensors):
+def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     """Adds up each tensor over all replicas; on one replica returns them as is.
 
     Args:
@@ -57,7 +57,7 @@ def sum_over_replicas(tensors):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
-def mean_over_replicas(tensors):
+def mean_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
     """As `sum_over_replicas`, the means."""
     if replica_count() == 1:
         return tensors

@@ -14,7 +14,7 @@ _PUBLIC = {
     "image_embedder": "align_keras.models.image_engines",
     "load_image_weights": "align_keras.models.warm_start",
     "load_text_weights": "align_keras.models.warm_start",
-    "preset_names": "align_keras.models.sizes",
+    "preset_names": "align_keras.models.preset_table",
     "presets": "align_keras.models.preset_table",
 }
 __all__ = sorted(_PUBLIC)

@@ -1,20 +1,26 @@
 """ALIGN: two encoders in one embedding space."""
 
+import os
+from collections.abc import Sequence
+
 import keras
+import tensorflow as tf
 
 from align_keras.layers import L2Normalization, Temperature
 from align_keras.layers.dtype_policy import default_policy
-from align_keras.models import embedding, preset_io
-from align_keras.models.contrastive_model import ContrastiveModel
-from align_keras.models.loss_metrics import LossMetrics
+from align_keras.losses.contrastive_loss import ContrastiveLoss
+from align_keras.models import preset_io
+from align_keras.models.contrastive_model import ContrastiveModel, LossMetrics
+from align_keras.models.embedding import EmbeddingMethods
+from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.text_encoder import TextEncoder
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.arguments import parameters_of, refuse_unknown
-from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class ALIGN(ContrastiveModel):
+class ALIGN(EmbeddingMethods, ContrastiveModel):
     """Image encoder, text encoder and temperature, trained contrastively.
 
     Args:
@@ -22,12 +28,12 @@ class ALIGN(ContrastiveModel):
         text_encoder: `TextEncoder`, token ids and mask → (n, d).
         vocabulary: list of str or None, WordPiece tokens in the order of their
             ids. Needed for captions; without it the model takes token ids only.
-        normalization: str, how captions are normalised before WordPiece.
+        normalization: str, how captions are normalized before WordPiece.
         initial_temperature: float > 0.
         learn_temperature: bool; False keeps it fixed.
         dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
             scale the loss; None for the image encoder's. The encoders compute
-            by their own; embeddings and temperature stay float32.
+            by theirs; embeddings and temperature stay float32.
 
     Call arguments:
         inputs: dict of `images`, uint8 or float (n, S, S, 3) in [0, 255],
@@ -35,7 +41,7 @@ class ALIGN(ContrastiveModel):
 
     Returns:
         dict of `image_embedding` and `text_embedding`, float32 (n, d) of unit
-        length, and `similarity`, float32 (n,), each pair's own cosine divided
+        length, and `similarity`, float32 (n,), each pair's cosine divided
         by the temperature.
 
     Raises:
@@ -54,14 +60,14 @@ class ALIGN(ContrastiveModel):
 
     def __init__(
         self,
-        image_encoder,
-        text_encoder,
-        vocabulary=None,
-        normalization="bert_uncased",
-        initial_temperature=1.0,
-        learn_temperature=True,
-        dtype=None,
-        name="align",
+        image_encoder: ImageEncoder,
+        text_encoder: TextEncoder,
+        vocabulary: Sequence[str] | None = None,
+        normalization: str = "bert_uncased",
+        initial_temperature: float = 1.0,
+        learn_temperature: bool = True,
+        dtype: str | keras.DTypePolicy | None = None,
+        name: str = "align",
         **kwargs,
     ):
         known = [*parameters_of(ALIGN.__init__), "trainable"]
@@ -69,8 +75,8 @@ class ALIGN(ContrastiveModel):
         check_widths(image_encoder, text_encoder)
         check_vocabulary(vocabulary, text_encoder)
         # === Layers ===
-        normalise_image = L2Normalization(name="image_embedding")
-        normalise_text = L2Normalization(name="text_embedding")
+        normalize_image = L2Normalization(name="image_embedding")
+        normalize_text = L2Normalization(name="text_embedding")
         temperature_layer = Temperature(
             initial_temperature, trainable=learn_temperature, name="temperature"
         )
@@ -80,8 +86,8 @@ class ALIGN(ContrastiveModel):
         token_ids = keras.Input((None,), dtype="int32", name="token_ids")
         padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
         text_inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
-        image_embedding = normalise_image(image_encoder(images))
-        text_embedding = normalise_text(text_encoder(text_inputs))
+        image_embedding = normalize_image(image_encoder(images))
+        text_embedding = normalize_text(text_encoder(text_inputs))
         cosine = keras.layers.Dot(axes=1, name="cosine", dtype="float32")
         cosine = cosine([image_embedding, text_embedding])
         similarity = keras.layers.Reshape((), name="similarity", dtype="float32")(
@@ -106,32 +112,32 @@ class ALIGN(ContrastiveModel):
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.temperature_layer = temperature_layer
-        self.normalise_image = normalise_image
-        self.normalise_text = normalise_text
+        self.normalize_image = normalize_image
+        self.normalize_text = normalize_text
         self.vocabulary = list(vocabulary) if vocabulary is not None else None
         self.normalization = normalization
         self.initial_temperature = initial_temperature
         self.learn_temperature = learn_temperature
         self._tokenizer = None
-        self.loss_metrics = [LossMetrics()]
+        self.loss_metrics = [LossMetrics(ContrastiveLoss.parts)]
 
     @property
-    def image_size(self):
+    def image_size(self) -> int:
         """int, side of the image encoder's input in pixels."""
         return self.image_encoder.image_size
 
     @property
-    def temperature(self):
+    def temperature(self) -> tf.Tensor:
         """Scalar float32 tensor, the current temperature."""
         return self.temperature_layer.temperature
 
     @property
-    def token_embedding(self):
-        """BERT's token embedding, as KerasHub's backbones."""
+    def token_embedding(self) -> keras.layers.Layer:
+        """The text encoder's token embedding, as KerasHub's backbones."""
         return self.text_encoder.token_embedding
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> WordPieceTokenizer:
         """The `WordPieceTokenizer` of the model's vocabulary.
 
         Raises:
@@ -150,116 +156,12 @@ class ALIGN(ContrastiveModel):
             )
         return self._tokenizer
 
-    # === Embedding ===
-
-    def encode_images(self, images, batch_size=64, engine=None, value_range=None):
-        """Embeds pictures.
-
-        Args:
-            images: list of paths, of file bytes, or of uint8 arrays (height,
-                width, 3), of any size; or one uint8 array (n, height, width, 3).
-                With a `value_range`, float arrays too.
-            batch_size: int ≥ 1.
-            engine: what computes, as `align_keras.models.image_embedder`: None
-                for TensorFlow; for many pictures on a CPU `"openvino"` or
-                `"openvino_bfloat16"` (`pip install openvino`), or the path of the
-                model's exported `image.tflite` (`pip install ai-edge-litert`).
-            value_range: two floats, black and white of float arrays: (0, 1), (-1, 1)
-                or (0, 255). Without it, floats are refused.
-
-        Returns:
-            float32 array (n, d), rows of unit length.
-
-        Raises:
-            InputError: if a picture can't be read or isn't as above (names it), or
-                the engine isn't installed, can't run the model or isn't of its weights.
-        """
-        return embedding.encode_images(self, images, batch_size, engine, value_range)
-
-    def encode_texts(self, texts, batch_size=256):
-        """Embeds captions.
-
-        Args:
-            texts: list of str.
-            batch_size: int ≥ 1.
-
-        Returns:
-            float32 array (n, d), rows of unit length.
-
-        Raises:
-            InputError: if the model has no vocabulary, or `texts` is one str.
-        """
-        return embedding.encode_texts(self, texts, batch_size)
-
-    def similarity(self, images, texts, batch_size=64, value_range=None):
-        """Compares each image with each text.
-
-        Args:
-            images: as `encode_images`.
-            texts: list of str.
-            batch_size: int ≥ 1.
-            value_range: as `encode_images`.
-
-        Returns:
-            float32 array (images, texts), cosines in [-1, 1], as the export's signature
-            `similarity`; `call` gives each pair's own, divided by the temperature.
-
-        Raises:
-            InputError: as `encode_images` and `encode_texts`.
-        """
-        return embedding.similarity(self, images, texts, batch_size, value_range)
-
-    def classify(
-        self, images, class_names, templates=("{}",), batch_size=64, value_range=None
-    ):
-        """Classifies images without training: by the nearest class's prompts.
-
-        Args:
-            images: as `encode_images`.
-            class_names: list of str.
-            templates: list of str, each with `{}` for the name; the mean of their
-                embeddings is the class's. `align_keras.datasets.benchmarks` has
-                `read_templates()`, and CLIP's, the paper's, by "clip:imagenet1k".
-            batch_size: int ≥ 1.
-            value_range: as `encode_images`.
-
-        Returns:
-            float32 array (images, classes), the softmax of cosine / temperature over
-            the classes, as the export's signature `classify`.
-
-        Raises:
-            InputError: as `encode_images` and `encode_texts`; without classes or
-                templates; for a template without `{}`.
-
-        References:
-            Jia et al. 2021, section 5.2.
-        """
-        return embedding.classify(
-            self, images, class_names, templates, batch_size, value_range
-        )
-
-    # Of one image with words that are added and taken away, as one query.
-    encode_query = encode_query
-
-    def encode_words(self, words, batch_size=256):
-        """Embeds words by BERT's [CLS] vector, before the projection.
-
-        Args:
-            words: list of str.
-            batch_size: int ≥ 1.
-
-        Returns:
-            float32 array (n, `text_encoder.hidden_dim`), of any length.
-
-        References:
-            Jia et al. 2021, table 12 (SimLex-999).
-        """
-        return embedding.encode_words(self, words, batch_size)
-
     # === Saving ===
 
     @classmethod
-    def from_preset(cls, preset, load_weights=True, **kwargs):
+    def from_preset(
+        cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs
+    ) -> "ALIGN":
         """Builds a model from a preset's name, a folder, a file or Hugging Face's hub.
 
         Args:
@@ -297,7 +199,7 @@ class ALIGN(ContrastiveModel):
         """
         return preset_io.from_preset(cls, preset, load_weights, **kwargs)
 
-    def save_to_preset(self, directory):
+    def save_to_preset(self, directory: str | os.PathLike) -> None:
         """Writes `config.json`, `model.weights.h5` and `vocabulary.txt`.
 
         Args:
@@ -305,7 +207,9 @@ class ALIGN(ContrastiveModel):
         """
         preset_io.save_to_preset(self, directory)
 
-    def export_saved_model(self, directory, weights=None):
+    def export_saved_model(
+        self, directory: str | os.PathLike, weights: str | None = None
+    ) -> None:
         """Writes SavedModels for TensorFlow Serving: `image/1`, `text/1`, `align/1`.
 
         Args:
@@ -320,7 +224,7 @@ class ALIGN(ContrastiveModel):
 
         export_saved_model(self, directory, weights=weights)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
             "text_encoder": keras.saving.serialize_keras_object(self.text_encoder),
@@ -333,14 +237,14 @@ class ALIGN(ContrastiveModel):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "ALIGN":
         config = dict(config)
         for key in ("image_encoder", "text_encoder"):
             config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)
 
 
-def check_widths(image_encoder, text_encoder):
+def check_widths(image_encoder: keras.Model, text_encoder: keras.Model) -> None:
     """Raises unless both encoders give embeddings of one width."""
     image_dim = image_encoder.output_shape[-1]
     text_dim = text_encoder.output_shape[-1]
@@ -351,7 +255,9 @@ def check_widths(image_encoder, text_encoder):
         )
 
 
-def check_vocabulary(vocabulary, text_encoder):
+def check_vocabulary(
+    vocabulary: Sequence[str] | None, text_encoder: keras.Model
+) -> None:
     """Raises if the vocabulary has tokens that the text encoder lacks."""
     if vocabulary is not None and len(vocabulary) > text_encoder.vocabulary_size:
         raise InputError(

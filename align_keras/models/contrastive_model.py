@@ -1,38 +1,25 @@
-"""How a dual encoder is trained: loss, step, and Keras's fit on raw pairs."""
+"""How a dual encoder is trained: the loss, the step, its metrics and its checks."""
 
+import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
+from keras import ops
 
-from align_keras.losses.caption_groups import caption_groups
-from align_keras.losses.contrastive_loss import (
-    check_loss_arguments,
-    directional_losses,
-    reduce_directions,
-)
+from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.losses.cross_replica import replica_count, sum_over_replicas
-from align_keras.models.forward_state import ForwardState
+from align_keras.losses.pair_loss import PairLoss, as_pair_loss
 from align_keras.models.gradients import (
+    ForwardState,
     cached_loss_gradients,
     check_micro_batches,
+    gradient_norms,
+    is_finite_step,
     loss_gradients,
 )
-from align_keras.models.keras_input import (
-    as_list,
-    as_x_and_y,
-    check_data,
-    check_weights,
-    is_raw_data,
-    keras_input,
-    readable_input,
-    split_pairs,
-)
-from align_keras.models.loss_metrics import LOSSES
-from align_keras.models.one_step import next_batch, one_step
-from align_keras.models.raw_pairs import raw_pairs
-from align_keras.models.sound_steps import SoundSteps
-from align_keras.models.update_checks import gradient_norms, is_sound
+from align_keras.models.pair_model import PairModel, check_data
 from align_keras.optimizers import Lamb, apply_if, paper_schedule
 from align_keras.optimizers.replica_gradients import (
     check_clipping,
@@ -41,45 +28,42 @@ from align_keras.optimizers.replica_gradients import (
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
+GRADIENT_NORMS = ("gradient_norm", "image_gradient_norm", "text_gradient_norm")
 # What Keras's `compile` takes for other models' sake.
-_BUILT_IN = ("loss", "loss_weights", "metrics", "weighted_metrics")
+_FOR_OTHERS = ("loss_weights", "metrics", "weighted_metrics")
 
 
-class ContrastiveModel(keras.Model):
-    """What `ALIGN` inherits: `compile`, `train_step`, `fit` and their kin.
+class ContrastiveModel(PairModel):
+    """What `ALIGN` inherits: `compile`, `train_step` and their kin.
 
     A subclass calls to outputs with `image_embedding` and `text_embedding`, and
     has `image_encoder`, `text_encoder`, `temperature`, `loss_metrics` (a list of
     one `LossMetrics`), `tokenizer` and `image_size`.
     """
 
+    loss_metrics: list["LossMetrics"]
+    train_function: Callable | None
+    test_function: Callable | None
+
     def compile(
         self,
-        optimizer=None,
+        optimizer: keras.optimizers.Optimizer | str | None = None,
+        loss: PairLoss | Callable | None = None,
         *,
-        label_smoothing=0.1,
-        reduction="sum",
-        share_equal_captions=False,
-        negatives_fraction=1.0,
-        tile_size=None,
-        matmul_dtype=None,
-        micro_batch_size=None,
-        loss_upper_bound=None,
+        micro_batch_size: int | None = None,
+        loss_upper_bound: float | None = None,
         **kwargs,
-    ):
+    ) -> None:
         """Sets the optimizer and the loss; the defaults are the paper's.
 
         Args:
             optimizer: Keras optimizer. By default `Lamb` with the paper's
                 schedule: 10k steps of warm-up to 1e-3, then linearly to zero
                 in 1.2M steps.
-            label_smoothing: float in [0, 1].
-            reduction: `"sum"` or `"mean"` of both directions.
-            share_equal_captions: bool; pairs of a batch whose captions are
-                equal are each other's positives.
-            negatives_fraction: float, as `contrastive_loss`.
-            tile_size: int, `"auto"` or None, as `contrastive_loss`.
-            matmul_dtype: None or `"bfloat16"`, as `contrastive_loss`.
+            loss: `align_keras.losses.ContrastiveLoss`, which None stands for; another
+                `align_keras.losses.PairLoss`; or a function of
+                `(image_embeddings, text_embeddings, temperature)`, of the rows of all
+                replicas, which returns a float tensor, scalar or (n,).
             micro_batch_size: int or None; pairs that a replica embeds at a time.
                 The loss is that of the whole batch, the memory that of a
                 micro-batch, the time about a third more.
@@ -87,31 +71,34 @@ class ContrastiveModel(keras.Model):
                 or a gradient that isn't finite always does. The update that would
                 have followed isn't made.
             **kwargs: as `keras.Model.compile`: `jit_compile`, `run_eagerly`,
-                `steps_per_execution`, `auto_scale_loss`. Losses and metrics can't be
-                given: they are built in.
+                `steps_per_execution`, `auto_scale_loss`. Metrics can't be given: they
+                are built in.
 
         Raises:
             InputError: if an argument isn't as above.
 
         References:
             Jia et al. 2021, section 5.
+
+        Example:
+
+        >>> from align_keras.models import ALIGN
+        >>> model = ALIGN.from_preset("align_nano", vocabulary_size=100)
+        >>> model.compile(loss=ContrastiveLoss(tile_size="auto"))
+        >>> model.loss.label_smoothing
+        0.1
         """
-        check_loss_arguments(
-            label_smoothing, reduction, tile_size, negatives_fraction, matmul_dtype
-        )
+        loss = ContrastiveLoss() if loss is None else as_pair_loss(loss)
         check_micro_batches(self, micro_batch_size)
-        check_compile_arguments(kwargs, parameters_of(ContrastiveModel.compile))
+        check_compile_arguments(kwargs)
         kwargs.setdefault("jit_compile", False)
         super().compile(optimizer=optimizer or Lamb(paper_schedule()), **kwargs)
         # Variables made inside the first step would make it trace twice.
         self.optimizer.build(self.trainable_variables)
         check_clipping(self.optimizer, self.distribute_strategy.num_replicas_in_sync)
-        self.label_smoothing = label_smoothing
-        self.reduction = reduction
-        self.share_equal_captions = share_equal_captions
-        self.negatives_fraction = negatives_fraction
-        self.tile_size = tile_size
-        self.matmul_dtype = matmul_dtype
+        self.loss = loss
+        if self.loss_metrics[0].parts != loss.parts:
+            self.loss_metrics = [LossMetrics(loss.parts)]
         self.micro_batch_size = micro_batch_size
         self.loss_upper_bound = loss_upper_bound
         self.forward_state = ForwardState(self)
@@ -119,50 +106,44 @@ class ContrastiveModel(keras.Model):
         # Steps of the next epoch of `fit` that were made before a restart.
         self.steps_to_skip = 0
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict | None:
         if not self.compiled:
             return None
         return {
             "optimizer": keras.optimizers.serialize(self.optimizer),
-            "label_smoothing": self.label_smoothing,
-            "reduction": self.reduction,
-            "share_equal_captions": self.share_equal_captions,
-            "negatives_fraction": self.negatives_fraction,
-            "tile_size": self.tile_size,
-            "matmul_dtype": self.matmul_dtype,
+            "loss": keras.saving.serialize_keras_object(self.loss),
             "micro_batch_size": self.micro_batch_size,
             "loss_upper_bound": self.loss_upper_bound,
         }
 
-    def compile_from_config(self, config):
-        optimizer = keras.optimizers.deserialize(config["optimizer"])
-        self.compile(**{**config, "optimizer": optimizer})
+    def compile_from_config(self, config: dict) -> None:
+        config = dict(config)
+        optimizer = keras.optimizers.deserialize(config.pop("optimizer"))
+        # Files without a loss have its options among `compile`'s.
+        options = {n: config.pop(n) for n in ContrastiveLoss.options() if n in config}
+        if "loss" in config:
+            loss = keras.saving.deserialize_keras_object(config.pop("loss"))
+        else:
+            loss = ContrastiveLoss(**options)
+        self.compile(optimizer, loss, **config)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list:
         return self.loss_metrics
 
-    def embedding_losses(self, image_embedding, text_embedding, token_ids):
-        """Returns `(loss_i2t, loss_t2i)` of this replica's rows."""
-        return directional_losses(
-            image_embedding,
-            text_embedding,
-            self.temperature,
-            label_smoothing=self.label_smoothing,
-            pair_groups=caption_groups(token_ids)
-            if self.share_equal_captions
-            else None,
-            negatives_fraction=self.negatives_fraction,
-            tile_size=self.tile_size,
-            matmul_dtype=self.matmul_dtype,
+    def embedding_losses(
+        self,
+        image_embedding: tf.Tensor,
+        text_embedding: tf.Tensor,
+        token_ids: tf.Tensor,
+    ) -> tuple[tf.Tensor, ...]:
+        """Returns the losses of `loss.parts`, means over this replica's rows."""
+        return self.loss.replica_losses(
+            image_embedding, text_embedding, self.temperature, token_ids
         )
 
-    def total_loss(self, loss_i2t, loss_t2i):
-        """Returns the sum or the mean of both directions, by `reduction`."""
-        return reduce_directions(loss_i2t, loss_t2i, self.reduction)
-
-    def train_step(self, data):
-        """One update on a batch of `images`, `token_ids` and `padding_mask`."""
+    def train_step(self, data: dict) -> dict:
+        """Makes one update on a batch of `images`, `token_ids` and `padding_mask`."""
         check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         before = self.forward_state.read()
@@ -173,56 +154,65 @@ class ContrastiveModel(keras.Model):
             losses, gradients = cached_loss_gradients(
                 self, inputs, self.micro_batch_size
             )
-        *gradients, loss_i2t, loss_t2i = sum_over_replicas([*gradients, *losses])
-        losses = [loss / replica_count() for loss in (loss_i2t, loss_t2i)]
+        sums = sum_over_replicas([*gradients, *losses])
+        gradients, losses = sums[: len(gradients)], tuple(sums[len(gradients) :])
+        losses = tuple(loss / replica_count() for loss in losses)
         variables = self.trainable_variables
         norms = gradient_norms(self.optimizer, variables, gradients)
-        loss = self.total_loss(*losses)
-        sound = is_sound(self.optimizer, loss, norms[0], self.loss_upper_bound)
+        loss = self.loss.total(*losses)
+        finite = is_finite_step(self.optimizer, loss, norms[0], self.loss_upper_bound)
         gradients = take_summed_gradients(self.optimizer, gradients, replica_count())
-        apply_if(sound, self.optimizer, gradients, variables)
-        self.forward_state.settle(before, sound)
-        return self.update_loss_metrics(*losses, norms, sound)
+        apply_if(finite, self.optimizer, gradients, variables)
+        self.forward_state.settle(before, finite)
+        return self.update_loss_metrics(losses, norms, finite)
 
-    def update_loss_metrics(self, loss_i2t, loss_t2i, norms=(0, 0, 0), sound=True):
+    def update_loss_metrics(
+        self,
+        losses: Sequence[tf.Tensor],
+        norms: Sequence = (0, 0, 0),
+        finite: tf.Tensor | bool = True,
+    ) -> dict:
         """Feeds the running means and returns them by name.
 
-        An unsound step isn't fed: its own values are returned, with `loss` NaN.
+        A step that isn't finite isn't fed: its values are returned, with `loss` NaN.
         """
-        loss = self.total_loss(loss_i2t, loss_t2i)
-        values = [loss, loss_i2t, loss_t2i, self.temperature, *norms]
+        values = [self.loss.total(*losses), *losses, self.temperature, *norms]
         (metric,) = self.loss_metrics
-        metric.update_state(values, sound)
+        metric.update_state(values, finite)
         values[0] = float("nan")
         return {
-            name: tf.where(sound, mean, value)
+            name: tf.where(finite, mean, value)
             for (name, mean), value in zip(metric.result().items(), values, strict=True)
         }
 
-    def test_step(self, data):
-        """The losses of a batch, without an update."""
+    def test_step(self, data: dict) -> dict:
+        """Computes the losses of a batch, without an update."""
         check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         outputs = self(inputs, training=False)
         losses = self.embedding_losses(
             outputs["image_embedding"], outputs["text_embedding"], inputs["token_ids"]
         )
-        means = self.update_loss_metrics(*losses)
-        return {name: means[name] for name in LOSSES}
+        means = self.update_loss_metrics(losses)
+        return {name: means[name] for name in means if name not in GRADIENT_NORMS}
 
-    def predict_step(self, data):
-        """The outputs of a batch, as `call` gives them."""
+    def predict_step(self, data: dict) -> dict:
+        """Computes the outputs of a batch, as `call` gives them."""
         check_data(self, data)
         return super().predict_step(data)
 
-    def make_train_function(self, force=False):
+    def step_callbacks(self) -> list:
+        """Returns what `fit` calls at each step: the stop at one that isn't finite."""
+        return [StopAtNonFinite()]
+
+    def make_train_function(self, force: bool = False) -> None:
         """As Keras's; also adds up `seconds_waited`, how long steps lacked input."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_train_function(force)
         elif self.train_function is None or force:
             self.train_function = self._make_timed_function(self.train_step)
 
-    def make_test_function(self, force=False):
+    def make_test_function(self, force: bool = False) -> None:
         """As Keras's, which would average what all replicas have in common."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_test_function(force)
@@ -250,185 +240,164 @@ class ContrastiveModel(keras.Model):
         batch of the input and fails on strings under a strategy.
         """
 
-    def fit(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        initial_epoch=0,
-        steps_per_epoch=None,
-        validation_steps=None,
-        validation_batch_size=None,
-        validation_freq=1,
-        *,
-        augment=True,
-        value_range=None,
-    ):
-        """As `keras.Model.fit`, on images and captions as they are.
 
-        Args:
-            x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
-                of `image` and `caption`, or a list of pairs, each a tuple or such a
-                dict, as `align_keras.data.image_text_batches` takes them; a batched
-                `tf.data.Dataset` of such tuples or dicts, of paths, encoded images or
-                pixels; or what is ready for the model, in any form that Keras takes:
-                dicts of `images`, `token_ids` and `padding_mask`.
-            y: captions, one for each image of `x`.
-            batch_size: int or None, pairs a batch where `x` isn't batched; None for
-                32. A last batch that isn't full is left out, unless it's the only one.
-            epochs: as `keras.Model.fit`.
-            verbose: as `keras.Model.fit`.
-            callbacks: a callback or a list of them.
-            validation_split: float in [0, 1), the share of the last pairs that are
-                validated on; not for datasets.
-            validation_data: as `x`, or a tuple of `x` and `y`.
-            shuffle: bool, where `x` isn't batched.
-            class_weight: None: all pairs of a batch weigh alike.
-            sample_weight: None.
-            initial_epoch: as `keras.Model.fit`.
-            steps_per_epoch: as `keras.Model.fit`; pairs that aren't batched are then
-                repeated without end.
-            validation_steps: as `keras.Model.fit`.
-            validation_batch_size: as `keras.Model.fit`.
-            validation_freq: as `keras.Model.fit`.
-            augment: bool; crop raw images at a random place, and mirror half of them.
-                With False all are cropped in the center, as in validation. For more,
-                see `align_keras.data.image_text_batches`.
-            value_range: two floats, black and white of raw float images, such as
-                (0, 1). Without it, they are refused.
-
-        Returns:
-            `keras.callbacks.History`.
-
-        Raises:
-            InputError: if an argument isn't as above, an image can't be read, or
-                inputs have wrong names, dtypes or shapes.
-            UnsoundStepError: at the first loss or gradient that isn't finite, and
-                at a loss above `loss_upper_bound`. The model is then as it was
-                before that step.
-
-        References:
-            Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
-        """
-        check_weights(class_weight=class_weight, sample_weight=sample_weight)
-        if validation_split and validation_data is None:
-            x, y, validation_data = split_pairs(x, y, validation_split)
-        pairs = raw_pairs(x, y)
-        if pairs is None and not isinstance(x, tf.data.Dataset):
-            options = {"shuffle": shuffle}
-        else:
-            options = {"shuffle": False}  # else Keras warns at each call
-        x = keras_input(
-            self,
-            x,
-            y,
-            training=True,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            repeat=steps_per_epoch is not None,
-            augment=augment,
-            value_range=value_range,
-        )
-        if validation_data is not None:
-            validation_data = as_x_and_y(validation_data)
-            validation_data = keras_input(
-                self,
-                *validation_data,
-                batch_size=validation_batch_size or batch_size,
-                value_range=value_range if is_raw_data(*validation_data) else None,
-            )
-        with readable_input(self, pairs[0] if pairs else (), value_range):
-            return super().fit(
-                x,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=[SoundSteps(), *as_list(callbacks)],
-                validation_data=validation_data,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                validation_freq=validation_freq,
-                **options,
-            )
-
-    def evaluate(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        verbose="auto",
-        sample_weight=None,
-        steps=None,
-        callbacks=None,
-        return_dict=False,
-        value_range=None,
-        **kwargs,
-    ):
-        """As `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
-        known = parameters_of(ContrastiveModel.evaluate)
-        refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
-        check_weights(sample_weight=sample_weight)
-        pairs = raw_pairs(x, y)
-        x = keras_input(self, x, y, batch_size=batch_size, value_range=value_range)
-        with readable_input(self, pairs[0] if pairs else (), value_range):
-            return super().evaluate(
-                x,
-                batch_size=batch_size,
-                verbose=verbose,
-                steps=steps,
-                callbacks=callbacks,
-                return_dict=return_dict,
-                **kwargs,
-            )
-
-    def predict(
-        self,
-        x,
-        batch_size=None,
-        verbose="auto",
-        steps=None,
-        callbacks=None,
-        value_range=None,
-    ):
-        """As `keras.Model.predict`; takes raw pairs too (see `fit`)."""
-        pairs = raw_pairs(x)
-        x = keras_input(self, x, batch_size=batch_size, value_range=value_range)
-        with readable_input(self, pairs[0] if pairs else (), value_range):
-            return super().predict(
-                x,
-                batch_size=batch_size,
-                verbose=verbose,
-                steps=steps,
-                callbacks=callbacks,
-            )
-
-
-def check_compile_arguments(given, known):
-    """Raises for losses and metrics, which are built in, and for unknown arguments.
+def check_compile_arguments(given: dict) -> None:
+    """Raises for metrics, for options of the loss, and for unknown arguments.
 
     Args:
         given: dict, the arguments that `ContrastiveModel.compile` has no name for.
-        known: names of those that it has.
     """
-    for name in _BUILT_IN:
+    for name in _FOR_OTHERS:
         if given.get(name) is not None:
             raise InputError(
-                f"{name} can't be given, received {given[name]!r}; ALIGN has its own "
-                "contrastive loss, with label_smoothing, reduction and "
-                "share_equal_captions, and reports loss, loss_i2t, loss_t2i and "
-                "temperature. Measure others after fit or in a callback, as by "
-                "align_keras.recall_at_k."
+                f"{name} can't be given, received {given[name]!r}; ALIGN reports its "
+                "loss, the loss's parts and the temperature. Measure others after fit "
+                "or in a callback, as by align_keras.recall_at_k."
             )
-    others = {*parameters_of(keras.Model.compile)} - {*known, *_BUILT_IN}
-    given = [name for name in given if name not in _BUILT_IN]
-    refuse_unknown("compile", given, [*known, *sorted(others)])
+    for name in ContrastiveLoss.options():
+        if name in given:
+            raise InputError(
+                f"{name} is an option of the loss, received {given[name]!r}; write "
+                f"compile(loss=align_keras.losses.ContrastiveLoss({name}="
+                f"{given[name]!r}))."
+            )
+    known = parameters_of(ContrastiveModel.compile)
+    keras_names = {*parameters_of(keras.Model.compile)} - {*known, *_FOR_OTHERS}
+    names = [name for name in given if name not in _FOR_OTHERS]
+    known = [*known, *sorted(keras_names), *ContrastiveLoss.options()]
+    refuse_unknown("compile", names, known)
+
+
+# === A batch and a step on all replicas ===
+
+
+def one_step(
+    strategy: tf.distribute.Strategy, step_function: Callable, jit_compile: bool
+) -> Callable:
+    """Returns the compiled function of a batch → dict of metrics.
+
+    A batch and a step are two graphs, so that what each takes can be told.
+
+    Args:
+        strategy: `tf.distribute.Strategy`.
+        step_function: callable of a replica's rows → dict of scalars that are the
+            same on every replica.
+        jit_compile: bool, compile by XLA.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def step(data):
+        outputs = strategy.run(step_function, args=(data,))
+        return {
+            name: strategy.experimental_local_results(value)[0]
+            for name, value in outputs.items()
+        }
+
+    return tf.function(step, reduce_retracing=True, jit_compile=jit_compile)
+
+
+def next_batch(iterator: Iterator) -> object:
+    """Returns the next batch of a `tf.data`, distributed or Python iterator."""
+    if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+        return _get_next(iterator)
+    return next(iterator)
+
+
+@tf.function(reduce_retracing=True)
+def _get_next(iterator):
+    return iterator.get_next()
+
+
+# === Metrics, and the stop at a step that isn't finite ===
+
+
+class LossMetrics(keras.metrics.Metric):
+    """Means of the losses, the temperature and the gradients' norms, in one variable.
+
+    Every replica is given the same values, so nothing is summed over replicas.
+
+    Args:
+        parts: tuple of str, the losses' names, as `PairLoss.parts`.
+    """
+
+    def __init__(self, parts: tuple[str, ...], name: str = "loss"):
+        super().__init__(name=name)
+        self.parts = parts
+        self.names = ("loss", *parts, "temperature", *GRADIENT_NORMS)
+        # Steps, and those among them that had finite norms, come first.
+        self.sums = self.add_variable(
+            (len(self.names) + 2,),
+            "zeros",
+            aggregation="only_first_replica",
+            name="sums",
+        )
+
+    def update_state(self, values: list, finite: tf.Tensor | bool = True) -> None:
+        """Adds one step's values, a list in the order of `names`, if it is finite.
+
+        A step whose scaled gradient overflowed counts, but has no norms to add.
+        """
+        values = ops.stack([ops.cast(value, self.sums.dtype) for value in values])
+        losses, norms = ops.split(values, [len(self.names) - len(GRADIENT_NORMS)])
+        has_norms = ops.all(ops.isfinite(norms))
+        norms = ops.where(has_norms, norms, ops.zeros_like(norms))
+        counts = [ops.ones_like(losses[0]), ops.cast(has_norms, losses.dtype)]
+        step = ops.concatenate([ops.stack(counts), losses, norms])
+        self.sums.assign_add(ops.where(finite, step, ops.zeros_like(step)))
+
+    def result(self) -> dict:
+        steps, with_norms, *sums = ops.unstack(self.sums, len(self.names) + 2)
+        return {
+            name: total
+            / ops.maximum(with_norms if name in GRADIENT_NORMS else steps, 1)
+            for name, total in zip(self.names, sums, strict=True)
+        }
+
+
+class NonFiniteStepError(InputError):
+    """A loss or a gradient isn't finite, or a loss is above its bound.
+
+    Attributes:
+        step: int, the update that wasn't made; the first is 1.
+        values: dict, the metrics of that step; `loss` is NaN.
+    """
+
+    def __init__(self, step: int, values: dict[str, float], rule: str):
+        self.step = step
+        self.values = values
+        super().__init__(
+            f"step {step}: {rule}; its update wasn't made. Lower the learning rate, "
+            "lengthen the warm-up, clip the gradients (global_clipnorm), or look for "
+            "broken pairs in that batch."
+        )
+
+    @property
+    def loss_is_finite(self) -> bool:
+        """Whether all parts of the loss are finite."""
+        return _losses_are_finite(self.values)
+
+
+class StopAtNonFinite(keras.callbacks.Callback):
+    """Raises `NonFiniteStepError` at the first step whose update can't be made.
+
+    `ContrastiveModel.fit` adds it by itself.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        if math.isfinite(values["loss"]):
+            return
+        step = int(self.model.optimizer.iterations.numpy()) + 1
+        raise NonFiniteStepError(step, values, self._broken_rule(values))
+
+    def _broken_rule(self, values):
+        if not _losses_are_finite(values):
+            return "the loss isn't finite"
+        if not math.isfinite(values["gradient_norm"]):
+            return "a gradient isn't finite"
+        return f"the loss is above loss_upper_bound ({self.model.loss_upper_bound})"
+
+
+def _losses_are_finite(values):
+    others = ("loss", *GRADIENT_NORMS)
+    return all(math.isfinite(values[name]) for name in values if name not in others)

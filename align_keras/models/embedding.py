@@ -1,36 +1,207 @@
-"""From pictures and captions as a user has them to embeddings."""
+"""From images and captions as a user has them to embeddings."""
 
 import concurrent.futures
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from align_keras.evaluation.zero_shot import class_embeddings
-from align_keras.images import (
-    preprocess_image,
-    preprocess_image_bytes,
-    uint8_pixels,
-)
+from align_keras.images import read_image
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
+from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import MAX_FILE_BYTES, is_special
-from align_keras.utils.image_limits import MAX_PIXELS
 
 
-def encode_images(model, images, batch_size, engine=None, value_range=None):
-    """As `ALIGN.encode_images`."""
-    if isinstance(images, str | bytes | os.PathLike):
-        raise InputError(
-            "images must be a list of paths, bytes or arrays, received one "
-            f"{type(images).__name__}; write [image]."
+class EmbeddingMethods:
+    """What `ALIGN` inherits to embed, compare and classify images and texts.
+
+    A subclass is a Keras model with `image_encoder`, `text_encoder`, `normalize_text`,
+    `temperature`, `tokenizer` and `image_size`.
+    """
+
+    image_encoder: Any
+    text_encoder: Any
+    normalize_text: Any
+    temperature: Any
+    tokenizer: Any
+    image_size: Any
+    distribute_strategy: Any
+
+    def encode_images(
+        self,
+        images: Sequence,
+        batch_size: int = 64,
+        engine: str | None = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> np.ndarray:
+        """Embeds images.
+
+        Args:
+            images: list of paths, of file bytes, or of uint8 arrays (height,
+                width, 3), of any size; or one uint8 array (n, height, width, 3).
+                With a `value_range`, float arrays too.
+            batch_size: int ≥ 1.
+            engine: what computes, as `align_keras.models.image_embedder`: None
+                for TensorFlow; for many images on a CPU `"openvino"` or
+                `"openvino_bfloat16"` (`pip install openvino`), or the path of the
+                model's exported `image.tflite` (`pip install ai-edge-litert`).
+            value_range: two floats, black and white of float arrays: (0, 1), (-1, 1)
+                or (0, 255). Without it, floats are refused.
+
+        Returns:
+            float32 array (n, d), rows of unit length.
+
+        Raises:
+            InputError: if an image can't be read or isn't as above (names it), or
+                the engine isn't installed, can't run the model or isn't of its weights.
+        """
+        if isinstance(images, str | bytes | os.PathLike):
+            raise InputError(
+                "images must be a list of paths, bytes or arrays, received one "
+                f"{type(images).__name__}; write [image]."
+            )
+        embed = image_embedder(self, engine)
+        pixels = _read_ahead(images, self.image_size, batch_size, value_range)
+        batches = [embed(batch) for batch in pixels]
+        return _concatenate(batches, self.image_encoder.output_shape[-1])
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
+        """Embeds captions.
+
+        Args:
+            texts: list of str.
+            batch_size: int ≥ 1.
+
+        Returns:
+            float32 array (n, d), rows of unit length.
+
+        Raises:
+            InputError: if the model has no vocabulary, or `texts` is one str.
+        """
+        if isinstance(texts, str):
+            raise InputError(
+                f"texts must be a list of str, received one str {texts[:40]!r}; "
+                "write [text]."
+            )
+        return self._embed_texts(
+            texts,
+            batch_size,
+            lambda tokens: self.normalize_text(
+                self.text_encoder(tokens, training=False)
+            ),
+            self.text_encoder.output_shape[-1],
         )
-    embed = image_embedder(model, engine)
-    pixels = _read_ahead(images, model.image_size, batch_size, value_range)
-    batches = [embed(batch) for batch in pixels]
-    return _concatenate(batches, model.image_encoder.output_shape[-1])
+
+    def similarity(
+        self,
+        images: Sequence,
+        texts: Sequence[str],
+        batch_size: int = 64,
+        value_range: tuple[float, float] | None = None,
+    ) -> np.ndarray:
+        """Compares each image with each text.
+
+        Args:
+            images: as `encode_images`.
+            texts: list of str.
+            batch_size: int ≥ 1.
+            value_range: as `encode_images`.
+
+        Returns:
+            float32 array (images, texts), cosines in [-1, 1], as the export's signature
+            `similarity`; `call` gives each pair's cosine, divided by the temperature.
+
+        Raises:
+            InputError: as `encode_images` and `encode_texts`.
+        """
+        rows = self.encode_images(images, batch_size, value_range=value_range)
+        return rows @ self.encode_texts(texts, batch_size).T
+
+    def classify(
+        self,
+        images: Sequence,
+        class_names: Sequence[str],
+        templates: Sequence[str] = ("{}",),
+        batch_size: int = 64,
+        value_range: tuple[float, float] | None = None,
+    ) -> np.ndarray:
+        """Classifies images without training: by the nearest class's prompts.
+
+        Args:
+            images: as `encode_images`.
+            class_names: list of str.
+            templates: list of str, each with `{}` for the name; the mean of their
+                embeddings is the class's. `align_keras.datasets.benchmarks` has
+                `read_templates()`, and CLIP's, the paper's, by "clip:imagenet1k".
+            batch_size: int ≥ 1.
+            value_range: as `encode_images`.
+
+        Returns:
+            float32 array (images, classes), the softmax of cosine / temperature over
+            the classes, as the export's signature `classify`.
+
+        Raises:
+            InputError: as `encode_images` and `encode_texts`; without classes or
+                templates; for a template without `{}`.
+
+        References:
+            Jia et al. 2021, section 5.2.
+        """
+        for name, value in {"class_names": class_names, "templates": templates}.items():
+            if isinstance(value, str):
+                raise InputError(
+                    f"{name} must be a list of str, received one str {value[:40]!r}; "
+                    "write it in brackets."
+                )
+
+        def encode(prompts):
+            return self.encode_texts(prompts, batch_size)
+
+        classes = class_embeddings(encode, class_names, templates)
+        rows = self.encode_images(images, batch_size, value_range=value_range)
+        logits = rows @ classes.T / float(self.temperature)
+        logits -= logits.max(axis=1, keepdims=True)
+        scores = np.exp(logits)
+        return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")
+
+    # Of one image with words that are added and taken away, as one query.
+    encode_query = encode_query
+
+    def encode_words(self, words: Sequence[str], batch_size: int = 256) -> np.ndarray:
+        """Embeds words by BERT's [CLS] vector, before the projection.
+
+        Args:
+            words: list of str.
+            batch_size: int ≥ 1.
+
+        Returns:
+            float32 array (n, `text_encoder.hidden_dim`), of any length.
+
+        References:
+            Jia et al. 2021, table 12 (SimLex-999).
+        """
+        encoder = self.text_encoder
+        if encoder.projection_dim is not None:
+            encoder = keras.Model(encoder.inputs, encoder.get_layer("projection").input)
+        return self._embed_texts(
+            words,
+            batch_size,
+            lambda tokens: encoder(tokens, training=False),
+            self.text_encoder.hidden_dim,
+        )
+
+    def _embed_texts(self, texts, batch_size, embed, width):
+        tokenizer = self.tokenizer
+        embed = on_replicas(self.distribute_strategy, embed)
+        batches = [
+            embed(tokenizer(list(texts[start : start + batch_size])))
+            for start in range(0, len(texts), batch_size)
+        ]
+        return _concatenate(batches, width)
 
 
 def _read_ahead(images, image_size, batch_size, value_range):
@@ -47,114 +218,9 @@ def _read_ahead(images, image_size, batch_size, value_range):
         waiting = submit(0)
         for start in range(0, len(images), batch_size):
             current, waiting = waiting, submit(start + batch_size)
-            yield np.stack([picture.result() for picture in current])
+            yield np.stack([image.result() for image in current])
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def read_image(image, row, image_size, value_range=None):
-    """Path, bytes or array → float32 (S, S, 3); names the picture on error."""
-    name = f"images[{row}]"
-    try:
-        if isinstance(image, str | os.PathLike):
-            name = os.fspath(image)
-            if is_special(name):
-                raise InputError(
-                    f"images must be files, received {name}, a pipe or a device; "
-                    "give a file's path or its bytes."
-                )
-            if os.path.isfile(name) and os.path.getsize(name) > MAX_FILE_BYTES:
-                raise InputError(
-                    f"images must be files of at most {MAX_FILE_BYTES:,} bytes, "
-                    f"received {name} of {os.path.getsize(name):,}; leave it out."
-                )
-            image = tf.io.read_file(name)
-        if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
-            return preprocess_image_bytes(tf.convert_to_tensor(image), image_size)
-    except tf.errors.NotFoundError:
-        raise InputError(f"no such picture: {name}; check the path.") from None
-    except tf.errors.OpError:
-        raise InputError(
-            "not a readable JPEG, PNG, GIF, BMP or WebP picture of at most "
-            f"{MAX_PIXELS:,} pixels: {name}; open it and save it again, or leave it "
-            "out."
-        ) from None
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
-        raise InputError(
-            f"{name} must be an array (height, width, 3), received {pixels.dtype} "
-            f"{pixels.shape}; convert it to RGB."
-        )
-    try:
-        return preprocess_image(uint8_pixels(pixels, value_range), image_size)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-
-
-def encode_texts(model, texts, batch_size):
-    """As `ALIGN.encode_texts`."""
-    if isinstance(texts, str):
-        raise InputError(
-            f"texts must be a list of str, received one str {texts[:40]!r}; "
-            "write [text]."
-        )
-    return _embed_texts(
-        model,
-        texts,
-        batch_size,
-        lambda tokens: model.normalise_text(model.text_encoder(tokens, training=False)),
-        model.text_encoder.output_shape[-1],
-    )
-
-
-def similarity(model, images, texts, batch_size, value_range):
-    """As `ALIGN.similarity`."""
-    images = encode_images(model, images, batch_size, value_range=value_range)
-    return images @ encode_texts(model, texts, batch_size).T
-
-
-def classify(model, images, class_names, templates, batch_size, value_range):
-    """As `ALIGN.classify`."""
-    for name, value in {"class_names": class_names, "templates": templates}.items():
-        if isinstance(value, str):
-            raise InputError(
-                f"{name} must be a list of str, received one str {value[:40]!r}; "
-                "write it in brackets."
-            )
-
-    def encode(prompts):
-        return encode_texts(model, prompts, batch_size)
-
-    classes = class_embeddings(encode, class_names, templates)
-    images = encode_images(model, images, batch_size, value_range=value_range)
-    logits = images @ classes.T / float(model.temperature)
-    logits -= logits.max(axis=1, keepdims=True)
-    scores = np.exp(logits)
-    return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")
-
-
-def encode_words(model, words, batch_size):
-    """As `ALIGN.encode_words`."""
-    encoder = model.text_encoder
-    if encoder.projection_dim is not None:
-        encoder = keras.Model(encoder.inputs, encoder.get_layer("projection").input)
-    return _embed_texts(
-        model,
-        words,
-        batch_size,
-        lambda tokens: encoder(tokens, training=False),
-        model.text_encoder.hidden_dim,
-    )
-
-
-def _embed_texts(model, texts, batch_size, embed, width):
-    tokenizer = model.tokenizer
-    embed = on_replicas(model.distribute_strategy, embed)
-    batches = [
-        embed(tokenizer(list(texts[start : start + batch_size])))
-        for start in range(0, len(texts), batch_size)
-    ]
-    return _concatenate(batches, width)
 
 
 def _concatenate(batches, width):

@@ -23,7 +23,15 @@ class Encoder(keras.Model):
         name: str.
     """
 
-    def __init__(self, inputs, outputs, *, policy, trainable, name):
+    def __init__(
+        self,
+        inputs: object,
+        outputs: object,
+        *,
+        policy: keras.DTypePolicy,
+        trainable: bool,
+        name: str,
+    ):
         super().__init__(inputs=inputs, outputs=outputs, name=name)
         self.dtype_policy = policy
         # Setting True would unfreeze the layers that are frozen one by one.
@@ -31,11 +39,11 @@ class Encoder(keras.Model):
             self.trainable = False
 
     @property
-    def token_embedding(self):
+    def token_embedding(self) -> keras.layers.Layer | None:
         """The layer that embeds token ids, or None, as KerasHub's backbones."""
         return None
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Returns a digest of the configuration and the weights, a str of 64 digits.
 
         Example:
@@ -46,8 +54,8 @@ class Encoder(keras.Model):
         True
         """
         config = {k: v for k, v in self.get_config().items() if k != "name"}
-        config = json.dumps(config, sort_keys=True, default=str)
-        digest = hashlib.sha256(config.encode())
+        text = json.dumps(config, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode())
         # Not all variables: the seeds of dropout differ at each opening.
         for variable in self.weights:
             value = np.ascontiguousarray(variable.numpy())
@@ -55,7 +63,7 @@ class Encoder(keras.Model):
             digest.update(value.tobytes())
         return digest.hexdigest()
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             "dtype": dtype_config(self),
             "trainable": self.trainable,
@@ -63,5 +71,5 @@ class Encoder(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "Encoder":
         return cls(**config)

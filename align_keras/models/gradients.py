@@ -1,13 +1,24 @@
-"""The loss of a batch and its gradients, with or without micro-batches."""
+"""The loss of a batch and its gradients, with or without micro-batches.
 
+Beside them what a step reads and writes: batch statistics and dropout's seeds
+(`ForwardState`), the gradients' norms and the check for non-finite values.
+"""
+
+from collections.abc import Callable, Sequence
+
+import keras
 import tensorflow as tf
 
-from align_keras.losses.cross_replica import replica_count
-from align_keras.models.forward_state import read, write
+from align_keras.layers import FusedBatchNormalization
+from align_keras.losses.cross_replica import mean_over_replicas, replica_count
+from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.utils.errors import InputError
 
+# Far apart, so that no two replicas draw the same masks within a run.
+_SEED_STRIDE = 1_000_003
 
-def loss_gradients(model, inputs):
+
+def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
     """Embeds this replica's rows at once.
 
     Args:
@@ -15,9 +26,10 @@ def loss_gradients(model, inputs):
         inputs: dict of `images`, `token_ids` and `padding_mask`, n rows each.
 
     Returns:
-        `(loss_i2t, loss_t2i)`, means over this replica's rows, and the gradients
-        of the optimizer's scaled loss in the order of `trainable_variables`:
-        their sum over replicas is the gradient of the whole batch.
+        The losses of `model.loss.parts`, means over this replica's rows, and the
+        gradients of the optimizer's scaled loss in the order of
+        `trainable_variables`: their sum over replicas is the gradient of the whole
+        batch.
     """
     with tf.GradientTape() as tape:
         outputs = model(inputs, training=True)
@@ -29,12 +41,12 @@ def loss_gradients(model, inputs):
     return losses, dense(tape.gradient(loss, variables))
 
 
-def scaled_loss(model, losses):
+def scaled_loss(model: keras.Model, losses: Sequence[tf.Tensor]) -> tf.Tensor:
     """This replica's share of the loss, scaled as the optimizer wants it."""
-    return model.optimizer.scale_loss(model.total_loss(*losses) / replica_count())
+    return model.optimizer.scale_loss(model.loss.total(*losses) / replica_count())
 
 
-def dense(gradients):
+def dense(gradients: list) -> list:
     """Makes sparse gradients, as of an embedding, dense ones."""
     return [
         None if gradient is None else tf.convert_to_tensor(gradient)
@@ -42,13 +54,15 @@ def dense(gradients):
     ]
 
 
-def cached_loss_gradients(model, inputs, micro_batch_size):
+def cached_loss_gradients(
+    model: keras.Model, inputs: dict, micro_batch_size: int
+) -> tuple[tuple, list]:
     """As `loss_gradients`, with the activations of one micro-batch in memory.
 
     The embeddings of all micro-batches are computed first, without a tape; the
     loss of the whole batch gives the gradient at each embedding, and a second
     pass carries it into the weights. Dropout draws the same masks in both passes.
-    A micro-batch is normalised by its own statistics, as a ghost batch of that
+    A micro-batch is normalized by its own statistics, as a ghost batch of that
     size, and their mean goes into the moving statistics, once.
 
     Args:
@@ -86,7 +100,13 @@ def cached_loss_gradients(model, inputs, micro_batch_size):
     ]
 
 
-def accumulated_gradients(model, state, inputs, micro_batch_size, part_gradients):
+def accumulated_gradients(
+    model: keras.Model,
+    state: "ForwardState",
+    inputs: dict,
+    micro_batch_size: int,
+    part_gradients: Callable,
+) -> tuple:
     """The gradients of a mean over rows, micro-batch by micro-batch.
 
     A micro-batch is normalized by its own statistics, as a ghost batch of that size,
@@ -124,7 +144,7 @@ def accumulated_gradients(model, state, inputs, micro_batch_size, part_gradients
     return loss / count, logits.concat(), means[: len(variables)]
 
 
-def split_inputs(inputs, micro_batch_size):
+def split_inputs(inputs: dict, micro_batch_size: int) -> dict:
     """Reshapes each input from (n, …) to (n / size, size, …)."""
     rows = inputs["images"].shape[0]
     if rows is None or rows % micro_batch_size:
@@ -153,7 +173,7 @@ def _loop(parts, body, start):
     return values
 
 
-def embed_parts(model, parts, statistics):
+def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
     """Embeds all micro-batches; the state's seeds move on, its statistics don't.
 
     Returns:
@@ -189,7 +209,13 @@ def embed_parts(model, parts, statistics):
     )
 
 
-def carry_back(model, parts, statistics, at_images, at_texts):
+def carry_back(
+    model: keras.Model,
+    parts: dict,
+    statistics: list,
+    at_images: tf.Tensor,
+    at_texts: tf.Tensor,
+) -> list:
     """Returns the weights' gradients from those at the embeddings."""
     state = model.forward_state
     size = parts["images"].shape[1]
@@ -214,7 +240,7 @@ def carry_back(model, parts, statistics, at_images, at_texts):
     return _loop(parts, body, zeros)
 
 
-def check_micro_batches(model, micro_batch_size):
+def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> None:
     """Raises where micro-batches can't give the update of the whole batch."""
     if micro_batch_size is None:
         return
@@ -230,4 +256,143 @@ def check_micro_batches(model, micro_batch_size):
             "over replicas (synchronized or replicas_per_group), received "
             f"{micro_batch_size}; a micro-batch is normalized by its own statistics, "
             "so leave one of them out."
+        )
+
+
+# === Norms, and the check for non-finite values ===
+
+
+def gradient_norms(
+    optimizer: keras.optimizers.Optimizer, variables: list, gradients: list
+) -> list[tf.Tensor]:
+    """Returns the norms of all gradients, and of each encoder's.
+
+    Args:
+        optimizer: Keras optimizer, whose loss scale is divided out.
+        variables: list of Keras variables, whose paths name their encoder.
+        gradients: list of tensors, in the same order.
+
+    Returns:
+        Three scalars: of all, of the image and of the text encoder.
+    """
+    scale = optimizer.scale_loss(1.0)
+    squares = {"image_encoder": 0.0, "text_encoder": 0.0, "align": 0.0}
+    for variable, gradient in zip(variables, gradients, strict=True):
+        tower = variable.path.partition("/")[0]
+        tower = tower if tower in squares else "align"
+        # Half the sum of squares, without a copy of the gradient.
+        squares[tower] += 2.0 * tf.nn.l2_loss(tf.convert_to_tensor(gradient))
+    image, text = squares["image_encoder"], squares["text_encoder"]
+    totals = (sum(squares.values()), image, text)
+    return [tf.sqrt(total) / scale for total in totals]
+
+
+def is_finite_step(
+    optimizer: keras.optimizers.Optimizer,
+    loss: tf.Tensor,
+    gradient_norm: tf.Tensor,
+    loss_upper_bound: float | None,
+) -> tf.Tensor:
+    """Tells whether an update may be made: nothing is non-finite or out of bounds.
+
+    Args:
+        optimizer: Keras optimizer.
+        loss: scalar float tensor, of the batch of all replicas.
+        gradient_norm: scalar float tensor.
+        loss_upper_bound: float or None.
+
+    Returns:
+        Scalar bool tensor.
+    """
+    finite = tf.math.is_finite(gradient_norm)
+    if inner_optimizer(optimizer) is not optimizer:
+        # A scaled loss may overflow: its optimizer leaves such steps out and halves
+        # the scale. Without a scale left to halve, it's the gradient's own fault.
+        finite |= optimizer.scale_loss(1.0) > 1.0
+    finite &= tf.math.is_finite(loss)
+    if loss_upper_bound is not None:
+        finite &= loss <= loss_upper_bound
+    return finite
+
+
+# === Batch statistics and seeds ===
+
+
+class ForwardState:
+    """The moving statistics and the seeds of a model.
+
+    Args:
+        model: `ALIGN` or `ImageClassifier`.
+    """
+
+    def __init__(self, model: keras.Model):
+        layers = [
+            layer
+            for layer in model._flatten_layers()
+            if isinstance(layer, FusedBatchNormalization)
+            and layer.trainable
+            and not layer.freeze_statistics
+        ]
+        self.statistics = [
+            variable.value
+            for layer in layers
+            for variable in (layer.moving_mean, layer.moving_variance)
+        ]
+        self.synchronized = any(layer.synchronized for layer in layers)
+        self.seeds = [
+            variable.value
+            for variable in model.non_trainable_variables
+            if variable.path.endswith("seed_generator_state")
+        ]
+
+    def read(self) -> tuple[list, list]:
+        """Returns the present values of the statistics and of the seeds."""
+        return read(self.statistics), read(self.seeds)
+
+    def part_replicas(self) -> None:
+        """Gives each replica other seeds; `settle` joins them again."""
+        if replica_count() == 1:
+            return
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        for seed in self.seeds:
+            shift = tf.cast(replica * _SEED_STRIDE, seed.dtype)
+            seed.assign(seed + tf.stack([shift, tf.zeros_like(shift)]))
+
+    def settle(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
+        """Ends a step: one state for all replicas, or the state before the step.
+
+        Args:
+            before: what `read` gave before the step.
+            finite: scalar bool tensor, the same on each replica; if false, nothing
+                of the step remains.
+        """
+        statistics, seeds = before
+        after = read(self.statistics)
+        if not self.synchronized and after:
+            after = mean_over_replicas(after)
+        write(self.statistics, after, statistics, finite)
+        # Only the counter has moved for good; the first number names the replica.
+        moved = [
+            tf.stack([old[0], new[1]])
+            for old, new in zip(seeds, read(self.seeds), strict=True)
+        ]
+        write(self.seeds, moved, seeds, finite)
+
+
+def read(variables: list) -> list[tf.Tensor]:
+    """Returns the values of the variables, as they are now."""
+    return [tf.identity(variable) for variable in variables]
+
+
+def write(
+    variables: list,
+    values: list,
+    otherwise: list | None = None,
+    condition: tf.Tensor | bool = True,
+) -> None:
+    """Assigns `values`, or `otherwise` where the condition is false."""
+    otherwise = values if otherwise is None else otherwise
+    for variable, value, other in zip(variables, values, otherwise, strict=True):
+        variable.assign(
+            value if condition is True else tf.where(condition, value, other)
         )

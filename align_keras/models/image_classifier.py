@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from align_keras.layers.dtype_policy import default_policy
 from align_keras.losses.cross_replica import replica_count, sum_over_replicas
-from align_keras.models.forward_state import ForwardState
 from align_keras.models.gradients import (
+    ForwardState,
     accumulated_gradients,
     check_micro_batches,
     dense,
@@ -65,12 +65,12 @@ class ImageClassifier(keras.Model):
 
     def __init__(
         self,
-        image_encoder,
-        num_classes,
-        dtype=None,
-        name="image_classifier",
+        image_encoder: keras.Model,
+        num_classes: int,
+        dtype: str | keras.DTypePolicy | None = None,
+        name: str = "image_classifier",
         *,
-        micro_batch_size=None,
+        micro_batch_size: int | None = None,
         **kwargs,
     ):
         known = [*parameters_of(ImageClassifier.__init__), "trainable"]
@@ -91,19 +91,19 @@ class ImageClassifier(keras.Model):
             num_classes, kernel_initializer="zeros", dtype="float32", name="head"
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         self.head.build(self.image_encoder.output_shape)
         self.built = True
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         learns = bool(training) and self.image_encoder.trainable
         return self.head(self.image_encoder(inputs, training=learns))
 
-    def train_step(self, data):
+    def train_step(self, data: object) -> dict:
         """One update on a batch over all replicas, in micro-batches if need be."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         inputs = {"images": images, "labels": labels, "weights": weights}
-        inputs = {name: own for name, own in inputs.items() if own is not None}
+        inputs = {name: rows for name, rows in inputs.items() if rows is not None}
         if not self.built:
             self.build(images.shape)
         check_clipping(self.optimizer, replica_count())
@@ -137,7 +137,7 @@ class ImageClassifier(keras.Model):
         variables = [variable.value for variable in self.trainable_variables]
         return loss, logits, dense(tape.gradient(scaled, variables))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         encoder = keras.saving.serialize_keras_object(self.image_encoder)
         return {
             "image_encoder": encoder,
@@ -148,26 +148,29 @@ class ImageClassifier(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "ImageClassifier":
         encoder = keras.saving.deserialize_keras_object(config["image_encoder"])
         return cls(**{**config, "image_encoder": encoder})
 
 
 def encoder_without_projection(
-    image_encoder, freeze_batch_statistics=False, rematerialize=None, dtype=None
-):
+    image_encoder: keras.Model,
+    freeze_batch_statistics: bool = False,
+    rematerialize: bool | None = None,
+    dtype: str | keras.DTypePolicy | None = None,
+) -> ImageEncoder:
     """Copies an image encoder up to its pooled features, ready to learn.
 
     The projection is made for the contrastive loss, and the paper's large encoders
     have none: B7's and L2's pooled features are the embedding before its length is
-    normalised, and are what is classified.
+    normalized, and are what is classified.
 
     Args:
         image_encoder: `ImageEncoder`; stays as it is.
-        freeze_batch_statistics: bool, normalise by the moving statistics when all
+        freeze_batch_statistics: bool, normalize by the moving statistics when all
             layers learn, and leave them as they are.
         rematerialize: bool, keep only the blocks' inputs for the backward pass; None
-            for the encoder's own choice.
+            for the encoder's choice.
         dtype: str or `keras.DTypePolicy` to compute by; None for the encoder's.
 
     Returns:

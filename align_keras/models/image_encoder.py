@@ -1,5 +1,7 @@
 """The image encoder: an EfficientNet, without its 1×1 head unless asked for."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
@@ -9,13 +11,20 @@ from align_keras.layers.mbconv_block import (
     PADDINGS,
     strided_padding,
 )
-from align_keras.models.efficientnet import (
+from align_keras.models.encoder import Encoder
+from align_keras.models.variants import (
+    Stage,
     head_filters,
+    image_encoder_arguments,
     scaled_stages,
     stem_filters,
 )
-from align_keras.models.encoder import Encoder
-from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
+from align_keras.utils.arguments import (
+    arguments_of,
+    check_number,
+    parameters_of,
+    refuse_unknown,
+)
 from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32
@@ -28,7 +37,7 @@ class ImageEncoder(Encoder):
     Args:
         width_coefficient: float > 0, EfficientNet's width scaling.
         depth_coefficient: float > 0, EfficientNet's depth scaling.
-        image_size: int ≥ 32, side in pixels of the pictures that raw data are
+        image_size: int ≥ 32, side in pixels of the images that raw data are
             made into. The network itself takes any height and width.
         padding: str, of the convolutions of stride 2. `"tf"` is TensorFlow's SAME,
             as in the open-source EfficientNet that the paper takes: 289 pixels
@@ -48,12 +57,12 @@ class ImageEncoder(Encoder):
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
-        virtual_batch_size: int or None, rows that are normalised together in
+        virtual_batch_size: int or None, rows that are normalized together in
             training ("ghost batches"); None for all of the replica's.
         replicas_per_group: int, `"auto"` or None; replicas whose rows are normalized
             together, as `FusedBatchNormalization`. The paper doesn't say; `"auto"` is
             the open-source EfficientNet's.
-        freeze_batch_statistics: bool, normalise by the moving statistics in
+        freeze_batch_statistics: bool, normalize by the moving statistics in
             training too, and leave them as they are; for fine-tuning.
         rematerialize: bool, keep only the blocks' inputs for the backward pass
             and compute the rest again: less memory, more time, same numbers.
@@ -62,7 +71,7 @@ class ImageEncoder(Encoder):
         pixel_mean: float or three, the grey level that becomes 0.
         pixel_deviation: float or three, grey levels from 0 to 1; with the
             defaults the network sees [-1, 1].
-        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's own.
+        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
         trainable: bool; False freezes all of it, the projection included.
 
     Call arguments:
@@ -70,8 +79,8 @@ class ImageEncoder(Encoder):
             [0, 255]; their scaling is part of the model.
 
     Returns:
-        float tensor (n, projection_dim or the tower's own width), not
-        normalised.
+        float tensor (n, projection_dim or the last block's width), not
+        normalized.
 
     Raises:
         InputError: if `image_size` is below 32 or above 8192, a coefficient isn't from
@@ -96,34 +105,34 @@ class ImageEncoder(Encoder):
     def __init__(
         self,
         *,
-        width_coefficient=1.0,
-        depth_coefficient=1.0,
-        image_size=289,
-        padding="tf",
-        lite=False,
-        projection_dim=None,
-        num_classes=None,
-        drop_connect_rate=0.2,
-        batch_norm_momentum=0.99,
-        batch_norm_epsilon=1e-3,
-        synchronized=False,
-        virtual_batch_size=None,
-        replicas_per_group=None,
-        freeze_batch_statistics=False,
-        rematerialize=False,
-        locked=False,
-        pixel_mean=127.5,
-        pixel_deviation=127.5,
-        dtype=None,
-        trainable=True,
-        name="image_encoder",
+        width_coefficient: float = 1.0,
+        depth_coefficient: float = 1.0,
+        image_size: int = 289,
+        padding: str = "tf",
+        lite: bool = False,
+        projection_dim: int | None = None,
+        num_classes: int | None = None,
+        drop_connect_rate: float = 0.2,
+        batch_norm_momentum: float = 0.99,
+        batch_norm_epsilon: float = 1e-3,
+        synchronized: bool = False,
+        virtual_batch_size: int | None = None,
+        replicas_per_group: int | str | None = None,
+        freeze_batch_statistics: bool = False,
+        rematerialize: bool = False,
+        locked: bool = False,
+        pixel_mean: float | Sequence[float] = 127.5,
+        pixel_deviation: float | Sequence[float] = 127.5,
+        dtype: str | keras.DTypePolicy | None = None,
+        trainable: bool = True,
+        name: str = "image_encoder",
         **kwargs,
     ):
         refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
         if image_size < MINIMUM_IMAGE_SIZE:
             raise InputError(
                 f"image_size must be at least {MINIMUM_IMAGE_SIZE}, received "
-                f"{image_size}; smaller pictures vanish in the strides."
+                f"{image_size}; smaller images vanish in the strides."
             )
         check_number("image_size", image_size, MINIMUM_IMAGE_SIZE, 8192, whole=True)
         if padding not in PADDINGS:
@@ -204,13 +213,49 @@ class ImageEncoder(Encoder):
         self.locked = locked
         self.set_pixel_scaling(pixel_mean, pixel_deviation)
 
+    @classmethod
+    def from_variant(
+        cls, variant: str, projection_dim: int | None = None, **arguments
+    ) -> "ImageEncoder":
+        """Builds the encoder of a named size, with random weights.
+
+        Args:
+            variant: str, a key of `align_keras.models.variants.IMAGE_VARIANTS`, such as
+                `"efficientnet_b7"`, the paper's, or `"b7"` for short.
+            projection_dim: int or None, width of the embedding. There is no projection
+                where the last block is as wide, as B7's for 640.
+            **arguments: those of `ImageEncoder`; None for the variant's or the default.
+
+        Returns:
+            `ImageEncoder`.
+
+        Raises:
+            InputError: if the variant is unknown, or as `ImageEncoder`.
+
+        Example:
+
+        >>> encoder = ImageEncoder.from_variant("nano", 16, image_size=64)
+        >>> encoder.width_coefficient, encoder.output_shape
+        (0.5, (None, 16))
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        names = ("width_coefficient", "depth_coefficient", "num_classes")
+        sizes = image_encoder_arguments(
+            variant, projection_dim, *(given.pop(name, None) for name in names)
+        )
+        return cls(**{**sizes, **given})
+
     @property
-    def blocks(self):
+    def blocks(self) -> list[MBConvBlock]:
         """List of the `MBConvBlock`s, in order."""
         return [layer for layer in self.layers if isinstance(layer, MBConvBlock)]
 
-    def set_pixel_scaling(self, pixel_mean, pixel_deviation):
-        """Scales pictures as the weights' first owner did, before any training.
+    def set_pixel_scaling(
+        self,
+        pixel_mean: float | Sequence[float],
+        pixel_deviation: float | Sequence[float],
+    ) -> None:
+        """Scales images as the weights' first owner did, before any training.
 
         Args:
             pixel_mean: float or three floats, the grey level that becomes 0.
@@ -233,44 +278,31 @@ class ImageEncoder(Encoder):
         rescaling.scale = (1 / deviation).tolist()
         rescaling.offset = (-mean / deviation).tolist()
 
-    def get_config(self):
-        return {
-            "width_coefficient": self.width_coefficient,
-            "depth_coefficient": self.depth_coefficient,
-            "image_size": self.image_size,
-            "padding": self.padding,
-            "lite": self.lite,
-            "projection_dim": self.projection_dim,
-            "num_classes": self.num_classes,
-            "drop_connect_rate": self.drop_connect_rate,
-            "batch_norm_momentum": self.batch_norm_momentum,
-            "batch_norm_epsilon": self.batch_norm_epsilon,
-            "synchronized": self.synchronized,
-            "virtual_batch_size": self.virtual_batch_size,
-            "replicas_per_group": self.replicas_per_group,
-            "freeze_batch_statistics": self.freeze_batch_statistics,
-            "rematerialize": self.rematerialize,
-            "locked": self.locked,
-            "pixel_mean": self.pixel_mean,
-            "pixel_deviation": self.pixel_deviation,
-            **super().get_config(),
-        }
+    def get_config(self) -> dict:
+        return {**arguments_of(self, ImageEncoder), **super().get_config()}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "ImageEncoder":
         # Version 0.1 had Hugging Face's padding alone, and no name for it.
         return super().from_config({"padding": "hugging_face", **config})
 
 
-def lite_changes(lite):
+def lite_changes(lite: bool) -> dict:
     """Returns the block arguments in which EfficientNet-Lite differs."""
     return {"activation": "relu6", "squeeze_ratio": 0.0} if lite else {}
 
 
 def convolution(
-    x, name, filters, kernel_size, activation, norm, strides=1, padding="valid"
-):
-    """Convolution, batch normalisation and activation."""
+    x: keras.KerasTensor,
+    name: str,
+    filters: int,
+    kernel_size: int,
+    activation: str,
+    norm: dict,
+    strides: int = 1,
+    padding: str = "valid",
+) -> keras.KerasTensor:
+    """Convolution, batch normalization and activation."""
     policy = norm["dtype"]
     x = keras.layers.Conv2D(
         filters,
@@ -295,10 +327,12 @@ def convolution(
     return Activation(activation, dtype=policy, name=f"{name}_activation")(x)
 
 
-def with_class_probabilities(features, num_classes, policy):
+def with_class_probabilities(
+    features: keras.KerasTensor, num_classes: int, policy: keras.DTypePolicy
+) -> keras.KerasTensor:
     """Puts softened class probabilities beside the pooled features."""
     logits = keras.layers.Dense(num_classes, dtype=policy, name="classifier")(features)
-    # Halved logits let a picture resemble several classes. Ten times the
+    # Halved logits let an image resemble several classes. Ten times the
     # probabilities weigh as much as the features; 3 and 30 were no better.
     soften = keras.layers.Rescaling(0.5, dtype="float32", name="soften")
     probabilities = keras.layers.Softmax(dtype="float32", name="probabilities")(
@@ -309,10 +343,12 @@ def with_class_probabilities(features, num_classes, policy):
     return join([features, weigh(probabilities)])
 
 
-def make_blocks(stages, filters_in, *, drop_connect_rate, **arguments):
+def make_blocks(
+    stages: Sequence[Stage], filters_in: int, *, drop_connect_rate: float, **arguments
+) -> list[MBConvBlock]:
     """Returns the list of all `MBConvBlock`s, in order."""
     total = sum(stage.repeats for stage in stages)
-    blocks = []
+    blocks: list[MBConvBlock] = []
     for number, stage in enumerate(stages, start=1):
         for repeat in range(stage.repeats):
             blocks.append(

@@ -6,18 +6,20 @@ import json
 import os
 import pathlib
 import zipfile
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from align_keras.utils.errors import InputError
 
 ENGINES = (None, "openvino", "openvino_bfloat16")
-# Pictures a request: their activations fit the processor's cache.
-_PICTURES = 4
+# Images a request: their activations fit the processor's cache.
+_IMAGES_A_REQUEST = 4
 
 
-def image_embedder(model, engine=None):
-    """Returns the function that embeds pictures as pixels.
+def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Callable:
+    """Returns the function that embeds images as pixels.
 
     It is made once and kept until the encoder's structure or, for an engine,
     its weights change; ask for it again after training.
@@ -64,7 +66,7 @@ def image_embedder(model, engine=None):
     return embed_any_number
 
 
-def checked_engine(engine):
+def checked_engine(engine: str | os.PathLike | None) -> str | None:
     """Returns an engine as None or str.
 
     Args:
@@ -101,7 +103,7 @@ def _state(encoder, engine):
     return encoder.fingerprint(), engine_fingerprint(engine)
 
 
-def engine_fingerprint(engine):
+def engine_fingerprint(engine: str | None) -> str:
     """Returns what tells an engine's embeddings from others', a str.
 
     Args:
@@ -133,16 +135,16 @@ def _tensorflow(model):
     """The tower as one graph; it reads the variables at each call."""
     import tensorflow as tf
 
-    encoder, normalise, size = (
+    encoder, normalize, size = (
         model.image_encoder,
-        model.normalise_image,
+        model.normalize_image,
         model.image_size,
     )
     spec = tf.TensorSpec((None, size, size, 3), tf.float32, name="images")
 
     @tf.function(input_signature=[spec], autograph=False)
     def embed(pixels):
-        return normalise(encoder(pixels, training=False))
+        return normalize(encoder(pixels, training=False))
 
     return embed
 
@@ -161,7 +163,7 @@ def _openvino(embed, engine):
     precision = "bf16" if engine == "openvino_bfloat16" else "f32"
     try:
         graph = openvino.convert_model(function)
-        graph.reshape([_PICTURES, size, size, 3])
+        graph.reshape([_IMAGES_A_REQUEST, size, size, 3])
         compiled = openvino.Core().compile_model(
             graph,
             "CPU",
@@ -180,16 +182,16 @@ def _openvino(embed, engine):
 
     def run(pixels):
         # Requests have a fixed size; the last one is filled with black.
-        padded = np.pad(pixels, [(0, -len(pixels) % _PICTURES)] + [(0, 0)] * 3)
-        outputs = [None] * (len(padded) // _PICTURES)
+        padded = np.pad(pixels, [(0, -len(pixels) % _IMAGES_A_REQUEST)] + [(0, 0)] * 3)
+        outputs = [None] * (len(padded) // _IMAGES_A_REQUEST)
 
         def store(request, number):
             outputs[number] = request.get_output_tensor(0).data.copy()
 
         queue.set_callback(store)
         for number in range(len(outputs)):
-            start = number * _PICTURES
-            queue.start_async([padded[start : start + _PICTURES]], number)
+            start = number * _IMAGES_A_REQUEST
+            queue.start_async([padded[start : start + _IMAGES_A_REQUEST]], number)
         queue.wait_all()
         return np.concatenate(outputs)[: len(pixels)]
 
@@ -197,7 +199,7 @@ def _openvino(embed, engine):
 
 
 def _litert(encoder, path):
-    """The tower of an exported file, one picture at a time on each processor."""
+    """The tower of an exported file, one image at a time on each processor."""
     from align_keras.export.litert_file import LiteRTTower, read_metadata
 
     content = pathlib.Path(path).read_bytes()
@@ -211,11 +213,11 @@ def _litert(encoder, path):
             "of another or of other weights; write it anew by `align-keras export "
             "--format litert`."
         )
-    # A picture's activations fit a processor's cache, and it waits for no other.
+    # An image's activations fit a processor's cache, and it waits for no other.
     towers = [LiteRTTower(content) for _ in range(os.cpu_count())]
 
     def embed_some(tower, pixels):
-        return [tower(images=picture[None]) for picture in pixels]
+        return [tower(images=image[None]) for image in pixels]
 
     def run(pixels):
         with concurrent.futures.ThreadPoolExecutor(len(towers)) as pool:

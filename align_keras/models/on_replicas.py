@@ -1,10 +1,12 @@
 """Inference on all replicas of a model's strategy."""
 
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
 
-def on_replicas(strategy, function):
+def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
     """Returns a function of rows, of which each replica computes its share.
 
     A model that was made under a `MirroredStrategy` or a `TPUStrategy` is called
@@ -41,7 +43,7 @@ def on_replicas(strategy, function):
     def compute(rows):
         length = len(tf.nest.flatten(rows)[0])
         shares = tf.nest.map_structure(
-            lambda own: _shares(strategy, _padded(np.asarray(own), count)), rows
+            lambda part: _shares(strategy, _padded(np.asarray(part), count)), rows
         )
         answers = strategy.experimental_local_results(run(shares))
         return np.concatenate([answer.numpy() for answer in answers])[:length]

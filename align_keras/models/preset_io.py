@@ -15,12 +15,10 @@ from align_keras.models.conversion.hugging_face import (
     from_hugging_face,
 )
 from align_keras.models.image_encoder import ImageEncoder
-from align_keras.models.sizes import (
+from align_keras.models.preset_table import (
     PAPER_VOCABULARY_SIZE,
-    image_encoder_arguments,
     preset_config,
     preset_names,
-    text_encoder_arguments,
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
@@ -37,12 +35,14 @@ ENCODERS = ("image_encoder", "text_encoder")
 _HDF5_BYTES = 8192
 
 # What damaged configurations lead to, before TensorFlow computes anything.
-_DAMAGES = (ArithmeticError, AttributeError, LookupError, RecursionError)
-_DAMAGES += (TypeError, ValueError)
+_DAMAGES = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
 # What a preset's name stands for.
 _NAMED = (
     *("width_coefficient", "depth_coefficient", "lite"),
-    *("num_layers", "hidden_dim", "num_heads", "intermediate_dim"),
+    *("num_layers", "hidden_dim", "num_heads", "intermediate_dim", "architecture"),
 )
 # What a folder's model may be given anew: how it goes on learning, and the sizes of
 # its inputs. All else its weights were trained for.
@@ -54,9 +54,11 @@ _FOR_FOLDERS = (
 )
 
 
-def from_preset(cls, preset, load_weights=True, **kwargs):
+def from_preset(
+    cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs
+) -> keras.Model:
     """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
-    arguments = {name: own for name, own in kwargs.items() if own is not None}
+    arguments = {name: value for name, value in kwargs.items() if value is not None}
     parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
         return from_name(cls, str(preset), parts)
@@ -82,7 +84,9 @@ def from_preset(cls, preset, load_weights=True, **kwargs):
     return from_folder(directory, load_weights, parts)
 
 
-def from_file(cls, path, load_weights, arguments):
+def from_file(
+    cls, path: pathlib.Path, load_weights: bool, arguments: dict
+) -> keras.Model:
     """Opens a `.keras` file, with its optimizer if it was compiled."""
     if path.suffix != ".keras" or not path.is_file():
         raise InputError(
@@ -111,7 +115,7 @@ def from_file(cls, path, load_weights, arguments):
     return model
 
 
-def refuse_export(directory):
+def refuse_export(directory: pathlib.Path) -> None:
     """Raises if a folder holds SavedModels, which have no Keras model in them."""
     if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
         raise InputError(
@@ -121,7 +125,7 @@ def refuse_export(directory):
         )
 
 
-def divide_arguments(cls, arguments):
+def divide_arguments(cls, arguments: dict) -> dict[str, dict]:
     """Tells whose arguments they are; those that both encoders have are both's.
 
     Args:
@@ -135,23 +139,24 @@ def divide_arguments(cls, arguments):
         InputError: for an argument that none of them has.
     """
     known = {
-        "image_encoder": parameters_of(ImageEncoder.__init__),
-        "text_encoder": parameters_of(TextEncoder.__init__),
-        "align": parameters_of(cls.__init__),
+        part: {*parameters_of(owner.__init__)} - {without, *ENCODERS}
+        for part, owner, without in (
+            ("image_encoder", ImageEncoder, "name"),
+            ("text_encoder", TextEncoder, "name"),
+            ("align", cls, "dtype"),
+        )
     }
-    for part, without in zip(known, ("name", "name", "dtype"), strict=True):
-        known[part] = {*known[part]} - {without, *ENCODERS}
     names = sorted(set().union(*known.values()))
     refuse_unknown("from_preset", arguments, names)
     return {
-        part: {name: own for name, own in arguments.items() if name in known[part]}
+        part: {name: arguments[name] for name in arguments if name in known[part]}
         for part in known
     }
 
 
-def from_name(cls, preset, parts):
+def from_name(cls, preset: str, parts: dict) -> keras.Model:
     """Builds a named preset with random weights; `parts` override its sizes."""
-    image, text, own = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
     for name in (*image, *text):
         if name in _NAMED:
             raise InputError(
@@ -161,23 +166,22 @@ def from_name(cls, preset, parts):
     sizes = preset_config(preset)
     projection_dim = text.pop("projection_dim", sizes["projection_dim"])
     image.pop("projection_dim", None)
-    vocabulary = own.get("vocabulary")
+    vocabulary = align.get("vocabulary")
     text.setdefault(
         "vocabulary_size", len(vocabulary) if vocabulary else PAPER_VOCABULARY_SIZE
     )
     text.setdefault("sequence_length", sizes["sequence_length"])
     image.setdefault("image_size", sizes["image_size"])
-    num_classes = image.pop("num_classes", None)
-    variant = image_encoder_arguments(
-        sizes["image_encoder"], projection_dim, num_classes=num_classes
+    image_encoder = ImageEncoder.from_variant(
+        sizes["image_encoder"], projection_dim=projection_dim, **image
     )
-    image_encoder = ImageEncoder(**variant, **image)
-    variant = text_encoder_arguments(sizes["text_encoder"])
-    text_encoder = TextEncoder(**variant, projection_dim=projection_dim, **text)
-    return cls(image_encoder, text_encoder, **own)
+    text_encoder = TextEncoder.from_variant(
+        sizes["text_encoder"], projection_dim=projection_dim, **text
+    )
+    return cls(image_encoder, text_encoder, **align)
 
 
-def save_to_preset(model, directory):
+def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
     """As `ALIGN.save_to_preset`; each file is written atomically."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -192,7 +196,8 @@ def save_to_preset(model, directory):
 def _save_weights(model, directory):
     temporary = directory / f".{WEIGHTS_FILE.replace('.weights', '.tmp.weights')}"
     size = sum(
-        math.prod(own.shape) * np.dtype(own.dtype).itemsize for own in model.variables
+        math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
+        for variable in model.variables
     )
     try:
         with open(temporary, "wb") as file:
@@ -208,8 +213,10 @@ def _save_weights(model, directory):
         temporary.unlink(missing_ok=True)
 
 
-def from_folder(directory, load_weights, parts):
-    """Rebuilds the model that `save_to_preset` wrote; `parts` replace its own."""
+def from_folder(
+    directory: pathlib.Path, load_weights: bool, parts: dict
+) -> keras.Model:
+    """Rebuilds the model that `save_to_preset` wrote; `parts` replace its arguments."""
     config_file = directory / CONFIG_FILE
     weights_file = directory / WEIGHTS_FILE
     if not config_file.exists():
@@ -232,9 +239,9 @@ def from_folder(directory, load_weights, parts):
     try:
         replace_arguments(config["config"], parts, directory)
         if load_weights:
-            towers = (config["config"][encoder]["config"] for encoder in ENCODERS)
+            image, text = (config["config"][name]["config"] for name in ENCODERS)
             # A byte holds two numbers of 4 bits.
-            check_parameters(*towers, 2 * weights_file.stat().st_size, weights_file)
+            check_parameters(image, text, 2 * weights_file.stat().st_size, weights_file)
         model = keras.saving.deserialize_keras_object(config)
     except InputError:
         raise
@@ -249,7 +256,7 @@ def from_folder(directory, load_weights, parts):
     return model
 
 
-def read_weights(model, path):
+def read_weights(model: keras.Model, path: str | os.PathLike) -> keras.Model:
     """Loads a weights file, or says in one line why it can't be."""
     try:
         model.load_weights(path)
@@ -261,19 +268,21 @@ def read_weights(model, path):
         ) from None
 
 
-def replace_arguments(config, parts, directory):
+def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -> None:
     """Puts arguments, as `divide_arguments` gives them, into a configuration."""
-    image, text, own = (dict(parts[name]) for name in (*ENCODERS, "align"))
+    image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
     dtype = image.pop("dtype", None)
     text.pop("dtype", None)
-    config.update(own)
+    config.update(align)
     for encoder, changes in zip(ENCODERS, (image, text), strict=True):
         config[encoder]["config"].update(changes)
     if dtype is not None:
         replace_dtype(config, dtype, directory)
 
 
-def replace_dtype(config, dtype, directory):
+def replace_dtype(
+    config: dict, dtype: str | keras.DTypePolicy, directory: str | os.PathLike
+) -> None:
     """Sets the dtype policy of ALIGN and of its encoders in a configuration."""
     policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
     for part in (config, *(config[key]["config"] for key in ENCODERS)):

@@ -1,15 +1,79 @@
-"""The presets with what they weigh and what they cost."""
+"""Named sizes of ALIGN: the paper's grid and small ones, with what they cost."""
 
 import dataclasses
 
-from align_keras.models.sizes import (
-    PAPER_VOCABULARY_SIZE,
-    image_encoder_arguments,
-    preset_config,
-    preset_names,
-    text_encoder_arguments,
-)
 from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
+from align_keras.utils.errors import InputError
+
+PAPER_PROJECTION_DIM = 640
+PAPER_VOCABULARY_SIZE = 100_000
+# The largest model's image encoder has no projection (Jia et al. 2021, sections 4.1
+# and 5); in the ablations, the rest of the grid, all are projected to 640 but B7,
+# which is as wide (section 6.1).
+_PROJECTION_DIMS = {"align_l2_large": 1376}
+_PAPER_IMAGE_SIZE = 289
+_PAPER_IMAGE_ENCODERS = ("b1", "b3", "b5", "b7", "l2")
+_PAPER_TEXT_ENCODERS = ("mini", "medium", "base", "large")
+
+
+def preset_names() -> list[str]:
+    """Returns the names that `ALIGN.from_preset` takes, as a list of str.
+
+    Example:
+
+    >>> "align_b7_base" in preset_names()
+    True
+    """
+    paper = [
+        f"align_{image}_{text}"
+        for image in _PAPER_IMAGE_ENCODERS
+        for text in _PAPER_TEXT_ENCODERS
+    ]
+    return ["align_nano", "align_micro", *paper]
+
+
+def preset_config(name: str) -> dict:
+    """Returns the sizes of a preset.
+
+    Args:
+        name: str, one of `preset_names()`.
+
+    Returns:
+        dict of `image_encoder` and `text_encoder`, the names of their
+        variants; `image_size`, `sequence_length`, `projection_dim`.
+
+    Raises:
+        InputError: if the name is unknown; lists the known ones.
+
+    Example:
+
+    >>> [preset_config(f"align_l2_{text}")["projection_dim"]
+    ...  for text in ("base", "large")]
+    [640, 1376]
+    """
+    if name == "align_nano":
+        return _sizes("efficientnet_nano", "bert_tiny", 64, 16, 256)
+    if name == "align_micro":
+        return _sizes("efficientnet_micro", "bert_mini", 96, 32, 256)
+    if name not in preset_names():
+        raise InputError(
+            f"unknown preset {name!r}; known are {', '.join(preset_names())}, or "
+            "give the folder of a run."
+        )
+    _, image, text = name.split("_")
+    dim = _PROJECTION_DIMS.get(name, PAPER_PROJECTION_DIM)
+    return _sizes(f"efficientnet_{image}", f"bert_{text}", _PAPER_IMAGE_SIZE, 64, dim)
+
+
+def _sizes(image_encoder, text_encoder, image_size, sequence_length, projection_dim):
+    return {
+        "image_encoder": image_encoder,
+        "text_encoder": text_encoder,
+        "image_size": image_size,
+        "sequence_length": sequence_length,
+        "projection_dim": projection_dim,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +90,7 @@ class Preset:
         image_parameters: int, weights of the image tower, as `count_params`.
         text_parameters: int, weights of the text tower with the paper's
             vocabulary of 100,000 tokens.
-        image_flops: int, floating-point operations that embed one picture:
+        image_flops: int, floating-point operations that embed one image:
             two for each multiplication of a convolution or matrix product.
         text_flops: int, the same for one caption of `sequence_length` tokens.
     """
@@ -43,7 +107,7 @@ class Preset:
     text_flops: int
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         """int, weights of both towers and the temperature."""
         return self.image_parameters + self.text_parameters + 1
 
@@ -73,7 +137,7 @@ class PresetTable(list):
     __repr__ = __str__
 
 
-def presets():
+def presets() -> PresetTable:
     """Lists the names that `ALIGN.from_preset` builds, with sizes and costs.
 
     Returns:

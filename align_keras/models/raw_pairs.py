@@ -3,7 +3,9 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -23,9 +25,9 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
 
 
 def image_text_batches(
-    images,
-    captions=None,
-    model=None,
+    images: Any,
+    captions: Any = None,
+    model: Any = None,
     *,
     training: bool,
     batch_size: int,
@@ -40,7 +42,7 @@ def image_text_batches(
     drop_remainder: bool | None = None,
     value_range: tuple[float, float] | None = None,
 ) -> tf.data.Dataset:
-    """Batches of a model's inputs from a user's own images and captions.
+    """Batches of a model's inputs from a user's images and captions.
 
     For training, images are varied as in training runs: cropped at a random place and
     mirrored, otherwise anew in each epoch. Otherwise they are resized and cropped in
@@ -105,9 +107,9 @@ def image_text_batches(
     _check_batch_size(batch_size)
     if captions is None:
         images, captions = raw_pairs(images) or (images, captions)
-    options = {"crop": crop, "flip": flip, "zoom": zoom, "shift": shift}
-    options |= {"recolor": recolor, "value_range": value_range}
-    preparation = _Preparation(model.image_size, training, **options)
+    preparation = _Preparation(
+        model.image_size, training, crop, flip, zoom, shift, recolor, value_range
+    )
     if isinstance(images, tf.data.Dataset):
         rows, fetch = _dataset_rows(images, captions)
         count, buffer = int(rows.cardinality()), shuffle_buffer_size
@@ -138,7 +140,14 @@ def image_text_batches(
     return batches.map(inputs, tf.data.AUTOTUNE).prefetch(2)
 
 
-def batches_of_dataset(model, dataset, *, training, augment=True, value_range=None):
+def batches_of_dataset(
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    *,
+    training: bool,
+    augment: bool = True,
+    value_range: tuple[float, float] | None = None,
+) -> tf.data.Dataset:
     """Maps batches of raw pairs, as `fit` takes them, to the model's inputs.
 
     Args:
@@ -165,8 +174,9 @@ def batches_of_dataset(model, dataset, *, training, augment=True, value_range=No
         # strategy could be entered any more.
         uint8_pixels(tf.zeros((0,), image.dtype), value_range)
     size, tokenizer = model.image_size, model.tokenizer
-    options = {"crop": augment, "flip": augment, "value_range": value_range}
-    preparation = _Preparation(size, training, **options)
+    preparation = _Preparation(
+        size, training, augment, augment, value_range=value_range
+    )
     dtype = tf.uint8 if training else tf.float32
     one = tf.TensorSpec((size, size, 3), dtype)
 
@@ -187,7 +197,7 @@ def batches_of_dataset(model, dataset, *, training, augment=True, value_range=No
     return pairs.map(inputs, tf.data.AUTOTUNE).prefetch(2)
 
 
-def is_raw(element) -> bool:
+def is_raw(element: Any) -> bool:
     """Whether an element of a dataset, or its specification, is a raw pair.
 
     Example:
@@ -202,7 +212,7 @@ def is_raw(element) -> bool:
     return getattr(element[1], "dtype", None) == tf.string
 
 
-def raw_pairs(x, y=None):
+def raw_pairs(x: Any, y: Any = None) -> tuple | None:
     """Returns images and captions where they are given as sequences, or None.
 
     Args:
@@ -441,13 +451,13 @@ def _caption_tensor(captions):
             f"{type(captions).__name__}; write [caption]."
         )
     captions = list(captions.numpy() if tf.is_tensor(captions) else captions)
-    several = [isinstance(own, Sequence) and not _is_text(own) for own in captions]
-    for row, own in enumerate(captions):
-        texts = own if several[row] else [own]
+    several = [isinstance(c, Sequence) and not _is_text(c) for c in captions]
+    for row, caption in enumerate(captions):
+        texts = caption if several[row] else [caption]
         if several[row] != several[0] or not texts or not all(map(_is_text, texts)):
             raise InputError(
                 f"captions[{row}] must be a str, or all of them lists of str, received "
-                f"{own!r}; give each image its caption."
+                f"{caption!r}; give each image its caption."
             )
     if any(several):
         return tf.ragged.constant(captions, tf.string)
@@ -462,5 +472,5 @@ def _check_batch_size(batch_size):
     if not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(
             f"batch_size must be an int of at least 1, received {batch_size!r}; "
-            "Keras's own default is 32."
+            "Keras's default is 32."
         )

@@ -1,11 +1,19 @@
-"""The text encoder: BERT's [CLS] and a linear projection."""
+"""The text encoder: a transformer's [CLS] and a linear projection."""
+
+from collections.abc import Collection
 
 import keras
 
 from align_keras.layers.rematerialization import rematerialize_in_training
-from align_keras.models.bert_products import set_bert_computation
 from align_keras.models.encoder import Encoder
-from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
+from align_keras.models.transformer_computation import set_transformer_computation
+from align_keras.models.variants import ARCHITECTURES, text_encoder_arguments
+from align_keras.utils.arguments import (
+    arguments_of,
+    check_number,
+    parameters_of,
+    refuse_unknown,
+)
 from align_keras.utils.errors import InputError
 
 ACTIVATIONS = ("gelu_approximate", "gelu")
@@ -22,7 +30,7 @@ MOST = {
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class TextEncoder(Encoder):
-    """KerasHub's BERT, a pooling, and an optional linear projection.
+    """A text backbone of KerasHub, a pooling, and an optional linear projection.
 
     Args:
         vocabulary_size: int, number of WordPiece tokens.
@@ -37,14 +45,16 @@ class TextEncoder(Encoder):
             that raw captions are cut or padded to.
         max_sequence_length: int ≥ `sequence_length`, positions that have an
             embedding; None for `sequence_length`.
+        architecture: str, a key of `variants.ARCHITECTURES`: `"bert"`, the paper's, or
+            `"distil_bert"`.
         activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or
-            `"gelu"` (exact, as Hugging Face's).
+            `"gelu"` (exact, as Hugging Face's, and as DistilBERT was trained).
         pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
             sentence encoders such as MiniLM were trained with.
         rematerialize: bool, keep only the layers' inputs for the backward pass and
             compute the rest again: less memory, more time, same numbers.
         locked: bool, nothing but the projection learns, without dropout.
-        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's own.
+        dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
         trainable: bool; False freezes all of it, the projection included.
 
     Call arguments:
@@ -52,7 +62,7 @@ class TextEncoder(Encoder):
             or int (n, length), true on tokens; length ≤ `max_sequence_length`.
 
     Returns:
-        float tensor (n, projection_dim or hidden_dim), not normalised.
+        float tensor (n, projection_dim or hidden_dim), not normalized.
 
     Raises:
         InputError: if `hidden_dim` isn't a multiple of `num_heads`, another argument
@@ -76,22 +86,23 @@ class TextEncoder(Encoder):
     def __init__(
         self,
         *,
-        vocabulary_size,
-        num_layers,
-        hidden_dim,
-        num_heads,
-        intermediate_dim,
-        projection_dim=None,
-        dropout=0.1,
-        sequence_length=64,
-        max_sequence_length=None,
-        activation="gelu_approximate",
-        pooling="cls",
-        rematerialize=False,
-        locked=False,
-        dtype=None,
-        trainable=True,
-        name="text_encoder",
+        vocabulary_size: int,
+        num_layers: int,
+        hidden_dim: int,
+        num_heads: int,
+        intermediate_dim: int,
+        projection_dim: int | None = None,
+        dropout: float = 0.1,
+        sequence_length: int = 64,
+        max_sequence_length: int | None = None,
+        architecture: str = "bert",
+        activation: str = "gelu_approximate",
+        pooling: str = "cls",
+        rematerialize: bool = False,
+        locked: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        trainable: bool = True,
+        name: str = "text_encoder",
         **kwargs,
     ):
         refuse_unknown("TextEncoder", kwargs, parameters_of(TextEncoder.__init__))
@@ -104,15 +115,18 @@ class TextEncoder(Encoder):
             "intermediate_dim": intermediate_dim,
         }
         check_arguments(sizes, sequence_length, max_sequence_length)
+        check_choice("architecture", architecture, ARCHITECTURES)
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("pooling", pooling, POOLINGS)
-        from keras_hub.models import BertBackbone
+        import keras_hub
 
+        parts = ARCHITECTURES[architecture]
+        segments = {"num_segments": parts.segments} if parts.segments else {}
         policy = keras.dtype_policies.get(dtype)
         # The scope gives both towers' variables paths that tell them apart.
         with keras.name_scope(name):
             # === Layers ===
-            backbone = BertBackbone(
+            backbone = getattr(keras_hub.models, parts.keras_hub_class)(
                 vocabulary_size=vocabulary_size,
                 num_layers=num_layers,
                 num_heads=num_heads,
@@ -120,29 +134,28 @@ class TextEncoder(Encoder):
                 intermediate_dim=intermediate_dim,
                 dropout=0.0 if locked else dropout,
                 max_sequence_length=max_sequence_length,
-                num_segments=2,
                 dtype=policy,
-                name="bert",
+                name=architecture,
+                **segments,
             )
-            set_bert_computation(backbone, activation, pooling == "cls")
+            set_transformer_computation(backbone, activation, pooling == "cls")
             if rematerialize:
                 for layer in backbone.transformer_layers:
                     rematerialize_in_training(layer)
             # BERT's pooler is for next-sentence prediction; nothing here reads it.
-            backbone.get_layer("pooled_dense").trainable = False
+            if parts.pooler:
+                backbone.get_layer(parts.pooler).trainable = False
             if locked:  # Setting True would set the pooler learning again.
                 backbone.trainable = False
 
             # === Functional model ===
             token_ids = keras.Input((None,), dtype="int32", name="token_ids")
             padding_mask = keras.Input((None,), dtype="int32", name="padding_mask")
-            sequence = backbone(
-                {
-                    "token_ids": token_ids,
-                    "segment_ids": keras.ops.zeros_like(token_ids),
-                    "padding_mask": padding_mask,
-                }
-            )["sequence_output"]
+            inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+            known = {**inputs, "segment_ids": keras.ops.zeros_like(token_ids)}
+            sequence = backbone({name: known[name] for name in backbone.input})
+            if isinstance(sequence, dict):
+                sequence = sequence["sequence_output"]
             if pooling == "cls":
                 outputs = sequence[:, 0]
             else:
@@ -154,7 +167,7 @@ class TextEncoder(Encoder):
                 )
                 outputs = projection(outputs)
         super().__init__(
-            {"token_ids": token_ids, "padding_mask": padding_mask},
+            inputs,
             outputs,
             policy=policy,
             trainable=trainable,
@@ -171,41 +184,54 @@ class TextEncoder(Encoder):
         self.dropout = dropout
         self.sequence_length = sequence_length
         self.max_sequence_length = max_sequence_length
+        self.architecture = architecture
         self.activation = activation
         self.pooling = pooling
         self.rematerialize = rematerialize
         self.locked = locked
 
-    @property
-    def bert(self):
-        """KerasHub's `BertBackbone`."""
-        return self.get_layer("bert")
+    @classmethod
+    def from_variant(cls, variant: str, **arguments) -> "TextEncoder":
+        """Builds the encoder of a named size, with random weights.
+
+        Args:
+            variant: str, a key of `align_keras.models.variants.TEXT_VARIANTS`, such as
+                `"bert_base"`, the paper's, or `"distil_bert_base"`.
+            **arguments: those of `TextEncoder`, `vocabulary_size` among them; None for
+                the variant's or the default.
+
+        Returns:
+            `TextEncoder`.
+
+        Raises:
+            InputError: if the variant is unknown, or as `TextEncoder`.
+
+        Example:
+
+        >>> encoder = TextEncoder.from_variant("bert_tiny", vocabulary_size=50)
+        >>> encoder.num_layers, encoder.hidden_dim
+        (2, 128)
+        """
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return cls(**{**text_encoder_arguments(variant), **given})
 
     @property
-    def token_embedding(self):
-        """BERT's token embedding, as KerasHub's backbones."""
-        return self.bert.token_embedding
+    def backbone(self) -> keras.Model:
+        """KerasHub's backbone, such as its `BertBackbone`."""
+        return self.get_layer(self.architecture)
 
-    def get_config(self):
-        return {
-            "vocabulary_size": self.vocabulary_size,
-            "num_layers": self.num_layers,
-            "hidden_dim": self.hidden_dim,
-            "num_heads": self.num_heads,
-            "intermediate_dim": self.intermediate_dim,
-            "projection_dim": self.projection_dim,
-            "dropout": self.dropout,
-            "sequence_length": self.sequence_length,
-            "max_sequence_length": self.max_sequence_length,
-            "activation": self.activation,
-            "pooling": self.pooling,
-            "rematerialize": self.rematerialize,
-            "locked": self.locked,
-            **super().get_config(),
-        }
+    @property
+    def token_embedding(self) -> keras.layers.Layer:
+        """The backbone's token embedding, as KerasHub's backbones."""
+        return self.backbone.token_embedding
+
+    def get_config(self) -> dict:
+        return {**arguments_of(self, TextEncoder), **super().get_config()}
 
 
-def check_arguments(sizes, sequence_length, max_sequence_length):
+def check_arguments(
+    sizes: dict[str, int], sequence_length: int, max_sequence_length: int
+) -> None:
     """Raises unless the sizes are such as a tower can have, and fit each other."""
     for name, size in sizes.items():
         check_number(name, size, 1, MOST[name], whole=True)
@@ -227,7 +253,7 @@ def check_arguments(sizes, sequence_length, max_sequence_length):
         )
 
 
-def check_choice(argument, value, choices):
+def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
     """Raises unless the value is one of the choices."""
     if value not in choices:
         raise InputError(

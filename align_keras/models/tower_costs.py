@@ -1,7 +1,7 @@
 """What a tower weighs, computes and keeps, from its sizes alone.
 
 Operations are two for each multiplication of a convolution or a matrix product;
-normalisation, activations and softmax don't count. "Kept" are the values that
+normalization, activations and softmax don't count. "Kept" are the values that
 TensorFlow's graph holds from the forward to the backward pass: what each operation's
 gradient reads. Dropout's masks (a byte a value), the squeeze-and-excitation's vectors
 and what single vectors take are left out: under 5% together. Ghost
@@ -10,8 +10,10 @@ kernel, keep more.
 """
 
 import dataclasses
+import os
 
-from align_keras.models.efficientnet import (
+from align_keras.models.variants import (
+    ARCHITECTURES,
     head_filters,
     scaled_stages,
     stem_filters,
@@ -20,7 +22,6 @@ from align_keras.utils.arguments import parameters_of
 from align_keras.utils.errors import InputError
 
 _SQUEEZE_RATIO = 0.25
-_SEGMENTS = 2
 # The gradients at an operation's output and at its input.
 _IN_FLIGHT = 2
 
@@ -34,7 +35,7 @@ class TowerCost:
         learned: int, those that the optimizer updates.
         flops: int, operations of the forward pass.
         learned_flops: int, the part of `flops` that a backward pass follows.
-        recomputed_flops: int, the part that rematerialisation computes again.
+        recomputed_flops: int, the part that rematerialization computes again.
         kept: int, values kept for the backward pass.
         peak: int, values there are where the backward pass takes most: what is still
             kept, what is computed again, and the gradients in flight.
@@ -71,16 +72,16 @@ class _Part:
 
 def image_tower_cost(
     *,
-    width_coefficient,
-    depth_coefficient,
-    image_size,
-    padding="tf",
-    lite=False,
-    projection_dim=None,
-    num_classes=None,
-    rematerialize=False,
-    locked=False,
-):
+    width_coefficient: float,
+    depth_coefficient: float,
+    image_size: int,
+    padding: str = "tf",
+    lite: bool = False,
+    projection_dim: int | None = None,
+    num_classes: int | None = None,
+    rematerialize: bool = False,
+    locked: bool = False,
+) -> TowerCost:
     """Returns the cost of an `ImageEncoder` with these arguments.
 
     Returns:
@@ -140,19 +141,20 @@ def _peak(kept, parts):
 
 def text_tower_cost(
     *,
-    num_layers,
-    hidden_dim,
-    num_heads,
-    intermediate_dim,
-    vocabulary_size,
-    sequence_length,
-    projection_dim,
-    max_sequence_length=None,
-    dropout=0.1,
-    pooling="cls",
-    rematerialize=False,
-    locked=False,
-):
+    architecture: str = "bert",
+    num_layers: int,
+    hidden_dim: int,
+    num_heads: int,
+    intermediate_dim: int,
+    vocabulary_size: int,
+    sequence_length: int,
+    projection_dim: int | None,
+    max_sequence_length: int | None = None,
+    dropout: float = 0.1,
+    pooling: str = "cls",
+    rematerialize: bool = False,
+    locked: bool = False,
+) -> TowerCost:
     """Returns the cost of a `TextEncoder` with these arguments.
 
     An example is a caption of `sequence_length` tokens, padding included.
@@ -168,15 +170,16 @@ def text_tower_cost(
     162989440
     """
     length, width, inner = sequence_length, hidden_dim, intermediate_dim
-    norm, pooler = 2 * width, (width + 1) * width
+    parts = ARCHITECTURES[architecture]
+    norm, pooler = 2 * width, (width + 1) * width if parts.pooler else 0
     positions = max_sequence_length or length
-    embeddings = (vocabulary_size + positions + _SEGMENTS) * width + norm
+    embeddings = (vocabulary_size + positions + parts.segments) * width + norm
     attention = 4 * (width + 1) * width + norm
     feed_forward = (width + 1) * inner + (inner + 1) * width + norm
     products = length * (4 * width * width + 2 * length * width + 2 * width * inner)
     scores = num_heads * length * length
     # Of a layer: ten tensors of the width (queries, keys, values, the attention's
-    # output, two residual sums, two normalised sums and theirs before the scale),
+    # output, two residual sums, two normalized sums and theirs before the scale),
     # GELU's input and output, and the attention's weights before and after dropout.
     layer = 10 * length * width + 2 * length * inner + scores * (2 if dropout else 1)
     last, last_products = layer, products
@@ -198,7 +201,9 @@ def text_tower_cost(
     return _tower(body, _dense(width, projection_dim), kept, peak, again, locked)
 
 
-def check_parameters(image, text, most, source):
+def check_parameters(
+    image: dict, text: dict, most: int, source: str | os.PathLike
+) -> None:
     """Raises if two towers have more parameters than a file has room for.
 
     So a damaged configuration is refused before its model is built.
@@ -213,8 +218,8 @@ def check_parameters(image, text, most, source):
         InputError: names both numbers.
     """
     count = sum(
-        cost(**{name: own[name] for name in parameters_of(cost) if name in own})
-        for cost, own in ((_image_parameters, image), (_text_parameters, text))
+        cost(**{name: tower[name] for name in parameters_of(cost) if name in tower})
+        for cost, tower in ((_image_parameters, image), (_text_parameters, text))
     )
     if count > most:
         raise InputError(
@@ -233,8 +238,11 @@ def _image_parameters(width_coefficient, depth_coefficient, lite=False):
     ).parameters
 
 
-def _text_parameters(num_layers, hidden_dim, intermediate_dim, vocabulary_size):
+def _text_parameters(
+    num_layers, hidden_dim, intermediate_dim, vocabulary_size, architecture="bert"
+):
     return text_tower_cost(
+        architecture=architecture,
         num_layers=num_layers,
         hidden_dim=hidden_dim,
         num_heads=1,
@@ -293,7 +301,7 @@ def _block(stage, channels, strides, side, lite, same):
 
 
 def _convolution(kernel, channels_in, channels_out, side, lite):
-    """Convolution, batch normalisation and activation.
+    """Convolution, batch normalization and activation.
 
     Kept are the outputs of all three; ReLU6's gradient reads its output, so that
     the one before isn't kept.

@@ -7,10 +7,12 @@ import keras
 import numpy as np
 
 from align_keras.models.align import ALIGN
-from align_keras.models.conversion.bert_links import bert_links
-from align_keras.models.conversion.efficientnet_links import (
+from align_keras.models.conversion.bert import bert_links, load_model_garden_bert
+from align_keras.models.conversion.efficientnet import (
+    IMAGENET,
     LITE_PYTORCH,
     efficientnet_links,
+    load_keras_applications,
 )
 from align_keras.models.conversion.hugging_face import (
     CONFIG_FILE,
@@ -19,14 +21,11 @@ from align_keras.models.conversion.hugging_face import (
     read_vocabulary,
 )
 from align_keras.models.conversion.hugging_face_config import pads_alike
-from align_keras.models.conversion.keras_applications import (
-    IMAGENET,
-    load_keras_applications,
-)
 from align_keras.models.conversion.links import load_links
-from align_keras.models.conversion.model_garden import load_model_garden_bert
-from align_keras.models.conversion.tensor_files import SafetensorsFolder
-from align_keras.models.conversion.torch_file import read_torch_file
+from align_keras.models.conversion.tensor_files import (
+    SafetensorsFolder,
+    read_torch_file,
+)
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json
@@ -43,7 +42,7 @@ _COUNTER = "num_batches_tracked"
 _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
 
-def load_image_weights(image_encoder, weights):
+def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -> None:
     """Loads an image encoder's tower, without the weights' classifier.
 
     The projection stays as it is, unless an ALIGN has one of the same shape.
@@ -80,7 +79,7 @@ def load_image_weights(image_encoder, weights):
         )
 
 
-def load_text_weights(text_encoder, weights):
+def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
     """Loads a text encoder's BERT.
 
     The projection stays as it is, unless an ALIGN has one of the same shape.
@@ -113,7 +112,7 @@ def load_text_weights(text_encoder, weights):
         _copy(source.text_encoder, text_encoder, weights)
 
 
-def temperature_of(weights):
+def temperature_of(weights: str) -> float:
     """Returns the temperature of an ALIGN, float.
 
     Args:
@@ -125,7 +124,7 @@ def temperature_of(weights):
     return float(_open_align(weights, "image_encoder", []).temperature)
 
 
-def padding_of(weights):
+def padding_of(weights: str | None) -> str:
     """Returns the padding that an image encoder's weights were trained with, str.
 
     Args:
@@ -144,7 +143,7 @@ def padding_of(weights):
     return encoder.get("padding", "hugging_face")
 
 
-def text_vocabulary(weights):
+def text_vocabulary(weights: str) -> list[str]:
     """Returns the tokens that a text encoder's weights were trained with.
 
     Args:
@@ -170,10 +169,10 @@ def text_vocabulary(weights):
     return vocabulary
 
 
-def project_class_names(model):
+def project_class_names(model: keras.Model) -> None:
     """Starts the image projection where the text tower puts the class names.
 
-    A picture then lies at the mean of ImageNet's class names, weighted by their
+    An image then lies at the mean of ImageNet's class names, weighted by their
     probabilities, before any training on pairs; the features' share starts at 0.
 
     Args:

@@ -1,23 +1,24 @@
 """AdamW with exclusions and learning-rate multipliers by the variables' paths."""
 
 import math
-import re
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from align_keras.optimizers.lamb import DEFAULT_EXCLUSIONS
-from align_keras.optimizers.multipliers import LearningRateMultipliers
+from align_keras.optimizers.multipliers import (
+    DEFAULT_EXCLUSIONS,
+    LearningRateMultipliers,
+)
 
 
 class _DecayedAdam(keras.optimizers.Adam):
-    """Adam whose update begins with the decay, at the variable's own rate."""
+    """Adam whose update begins with the decay, at the variable's rate."""
 
     def update_step(self, gradient, variable, learning_rate):
-        path = self.path_of(variable)
-        if not any(re.search(pattern, path) for pattern in self.exclusions):
+        if not self.is_excluded(variable):
             rate = ops.cast(learning_rate, variable.dtype)
             self.assign_sub(variable, variable * (rate * self.decoupled_decay))
         if self.amsgrad or variable.dtype != "float32":
@@ -56,7 +57,7 @@ def _rounding(beta):
 
 
 def _tensorflow_variable(variable):
-    """Keras's variable or, inside an update of a strategy, TensorFlow's own."""
+    """Keras's variable or, inside an update of a strategy, TensorFlow's."""
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
@@ -95,14 +96,14 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-7,
-        weight_decay=1e-5,
-        exclusions=DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers=None,
-        name="adamw",
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+        weight_decay: float = 1e-5,
+        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
+        learning_rate_multipliers: dict[str, float] | None = None,
+        name: str = "adamw",
         **kwargs,
     ):
         super().__init__(
@@ -110,16 +111,15 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
             beta_1=beta_1,
             beta_2=beta_2,
             epsilon=epsilon,
+            exclusions=exclusions,
             learning_rate_multipliers=learning_rate_multipliers,
             name=name,
             **kwargs,
         )
         self.decoupled_decay = weight_decay
-        self.exclusions = tuple(exclusions)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "weight_decay": self.decoupled_decay,
-            "exclusions": self.exclusions,
         }

@@ -1,15 +1,15 @@
 """LAMB with the decay inside the trust ratio, as the paper it comes from."""
 
-import re
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from align_keras.optimizers.multipliers import LearningRateMultipliers
-
-# Vectors have no layer-wise scale to adapt to, and shouldn't be decayed.
-DEFAULT_EXCLUSIONS = ("bias", "gamma", "beta", "temperature")
+from align_keras.optimizers.multipliers import (
+    DEFAULT_EXCLUSIONS,
+    LearningRateMultipliers,
+)
 
 
 class _LambUpdate(keras.optimizers.Optimizer):
@@ -22,10 +22,6 @@ class _LambUpdate(keras.optimizers.Optimizer):
         self._first_moments, self._second_moments = self.add_optimizer_variables(
             variables, ["first_moment", "second_moment"]
         )
-
-    def _is_excluded(self, variable):
-        path = self.path_of(variable)
-        return any(re.search(pattern, path) for pattern in self.exclusions)
 
     def update_step(self, gradient, variable, learning_rate):
         rate = ops.cast(learning_rate, variable.dtype)
@@ -40,7 +36,7 @@ class _LambUpdate(keras.optimizers.Optimizer):
         corrected_first = first / (1.0 - self.beta_1**step)
         corrected_second = second / (1.0 - self.beta_2**step)
         update = corrected_first / (ops.sqrt(corrected_second) + self.epsilon)
-        if not self._is_excluded(variable):
+        if not self.is_excluded(variable):
             update = update + self.decay_inside_trust_ratio * variable
             update = update * _trust_ratio(variable, update)
         self.assign_sub(variable, rate * update)
@@ -89,20 +85,21 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-6,
-        weight_decay=1e-5,
-        exclusions=DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers=None,
-        name="lamb",
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        weight_decay: float = 1e-5,
+        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
+        learning_rate_multipliers: dict[str, float] | None = None,
+        name: str = "lamb",
         **kwargs,
     ):
         # The base class would apply the decay outside the trust ratio.
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=None,
+            exclusions=exclusions,
             learning_rate_multipliers=learning_rate_multipliers,
             name=name,
             **kwargs,
@@ -111,16 +108,14 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.decay_inside_trust_ratio = weight_decay
-        self.exclusions = tuple(exclusions)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
             "weight_decay": self.decay_inside_trust_ratio,
-            "exclusions": self.exclusions,
         }
 
 

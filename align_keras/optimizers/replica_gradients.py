@@ -1,5 +1,6 @@
 """Gradients that are summed over replicas before the optimizer sees them."""
 
+import keras
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
@@ -8,7 +9,7 @@ from align_keras.utils.errors import InputError
 class ReplicaGradients:
     """Mixin of a Keras optimizer: can take gradients that are summed already.
 
-    A Keras optimizer clips each replica's own gradients, then sums them, so that
+    A Keras optimizer clips each replica's gradients, then sums them, so that
     `global_clipnorm` bounds the wrong norm on more than one replica.
 
     Attributes:
@@ -21,16 +22,18 @@ class ReplicaGradients:
     def _all_reduce_sum_gradients(self, grads_and_vars):
         if self.gradients_are_summed:
             return grads_and_vars
-        return super()._all_reduce_sum_gradients(grads_and_vars)
+        return super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc]
 
 
-def inner_optimizer(optimizer):
+def inner_optimizer(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
     """Returns the optimizer that a loss-scaling one wraps, or itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
-def check_clipping(optimizer, replicas):
-    """Raises for an optimizer that would clip each replica's own gradients."""
+def check_clipping(optimizer: keras.optimizers.Optimizer, replicas: int) -> None:
+    """Raises for an optimizer that would clip each replica's gradients."""
     inner = inner_optimizer(optimizer)
     clips = any((inner.clipnorm, inner.clipvalue, inner.global_clipnorm))
     if clips and replicas > 1 and not isinstance(inner, ReplicaGradients):
@@ -41,7 +44,9 @@ def check_clipping(optimizer, replicas):
         )
 
 
-def take_summed_gradients(optimizer, gradients, replicas):
+def take_summed_gradients(
+    optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor], replicas: int
+) -> list[tf.Tensor]:
     """Prepares the optimizer for sums; returns the gradients to give to it.
 
     Args:
@@ -61,27 +66,32 @@ def take_summed_gradients(optimizer, gradients, replicas):
     return gradients
 
 
-def apply_if(sound, optimizer, gradients, variables):
-    """Makes the optimizer's update where `sound` is true, else nothing.
+def apply_if(
+    condition: tf.Tensor | bool,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: list[tf.Tensor],
+    variables: list[keras.Variable],
+) -> None:
+    """Makes the optimizer's update where `condition` is true, else nothing.
 
     One that a loss-scaling optimizer leaves out, since a gradient overflowed, counts
     as a step: its batch is used up, and the run's intervals are in steps.
 
     Args:
-        sound: scalar bool tensor, the same on each replica; or True.
+        condition: scalar bool tensor, the same on each replica; or True.
         optimizer: built Keras optimizer.
         gradients: list of tensors.
         variables: list of `keras.Variable`.
     """
     iterations = inner_optimizer(optimizer).iterations
-    after = iterations.value + tf.cast(sound, iterations.dtype)
-    _apply_if(sound, optimizer, gradients, variables)
+    after = iterations.value + tf.cast(condition, iterations.dtype)
+    _apply_if(condition, optimizer, gradients, variables)
     if inner_optimizer(optimizer) is not optimizer:
         iterations.assign(after)
 
 
-def _apply_if(sound, optimizer, gradients, variables):
-    if sound is True:
+def _apply_if(condition, optimizer, gradients, variables):
+    if condition is True:
         optimizer.apply(gradients, variables)
         return
 
@@ -95,16 +105,16 @@ def _apply_if(sound, optimizer, gradients, variables):
     # A condition around an update that merges replicas has to stand outside of
     # the replicas, as in Keras's LossScaleOptimizer.
     if tf.__internal__.distribute.strategy_supports_no_merge_call():
-        tf.cond(sound, update, keep)
+        tf.cond(condition, update, keep)
         return
 
-    def across(strategy, sound, gradients):
+    def across(strategy, condition, gradients):
         def update_each():
             strategy.extended.call_for_each_replica(
                 optimizer.apply, args=(gradients, variables)
             )
             return tf.constant(True)
 
-        tf.cond(strategy.experimental_local_results(sound)[0], update_each, keep)
+        tf.cond(strategy.experimental_local_results(condition)[0], update_each, keep)
 
-    tf.distribute.get_replica_context().merge_call(across, args=(sound, gradients))
+    tf.distribute.get_replica_context().merge_call(across, args=(condition, gradients))

@@ -1,19 +1,20 @@
 """SGD with momentum, with exclusions and learning-rate multipliers by path."""
 
-import re
+from collections.abc import Sequence
 
 import keras
 
-from align_keras.optimizers.lamb import DEFAULT_EXCLUSIONS
-from align_keras.optimizers.multipliers import LearningRateMultipliers
+from align_keras.optimizers.multipliers import (
+    DEFAULT_EXCLUSIONS,
+    LearningRateMultipliers,
+)
 
 
 class _DecayedSGD(keras.optimizers.SGD):
     """SGD whose gradient includes the decay."""
 
     def update_step(self, gradient, variable, learning_rate):
-        path = self.path_of(variable)
-        if not any(re.search(pattern, path) for pattern in self.exclusions):
+        if not self.is_excluded(variable):
             gradient = gradient + self.gradient_decay * variable
         super().update_step(gradient, variable, learning_rate)
 
@@ -47,29 +48,28 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
 
     def __init__(
         self,
-        learning_rate=1e-2,
-        momentum=0.9,
-        nesterov=False,
-        weight_decay=0.0,
-        exclusions=DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers=None,
-        name="sgd",
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-2,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
+        learning_rate_multipliers: dict[str, float] | None = None,
+        name: str = "sgd",
         **kwargs,
     ):
         super().__init__(
             learning_rate=learning_rate,
             momentum=momentum,
             nesterov=nesterov,
+            exclusions=exclusions,
             learning_rate_multipliers=learning_rate_multipliers,
             name=name,
             **kwargs,
         )
         self.gradient_decay = weight_decay
-        self.exclusions = tuple(exclusions)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "weight_decay": self.gradient_decay,
-            "exclusions": self.exclusions,
         }

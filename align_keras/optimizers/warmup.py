@@ -28,7 +28,12 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     [0.0, 0.0005, 0.001, 0.0005, 0.0]
     """
 
-    def __init__(self, after_warmup, warmup_steps, warmup_learning_rate=0.0):
+    def __init__(
+        self,
+        after_warmup: keras.optimizers.schedules.LearningRateSchedule | float,
+        warmup_steps: int,
+        warmup_learning_rate: float = 0.0,
+    ):
         super().__init__()
         self.after_warmup = after_warmup
         self.warmup_steps = warmup_steps
@@ -49,7 +54,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         after = self._after(ops.maximum(step - self.warmup_steps, 0.0))
         return ops.where(step < self.warmup_steps, rising, after)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         after = self.after_warmup
         return {
             "after_warmup": keras.optimizers.schedules.serialize(after)
@@ -60,14 +65,18 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "LinearWarmup":
         after = config["after_warmup"]
         if isinstance(after, dict):
             after = keras.optimizers.schedules.deserialize(after)
         return cls(**{**config, "after_warmup": after})
 
 
-def paper_schedule(learning_rate=1e-3, warmup_steps=10_000, train_steps=1_200_000):
+def paper_schedule(
+    learning_rate: float = 1e-3,
+    warmup_steps: int = 10_000,
+    train_steps: int = 1_200_000,
+) -> LinearWarmup:
     """Returns the paper's schedule: linear warm-up, then linearly to zero.
 
     Args:

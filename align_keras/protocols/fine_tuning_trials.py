@@ -31,7 +31,7 @@ from align_keras.utils.trials import (
 # How pictures are cropped and batched, and a classifier learns and is judged.
 _CODE = (
     "images.preprocess",
-    "images.inception_crop",
+    "images.crops",
     "data.labelled_batches",
     "models.image_classifier",
     "models.gradients",

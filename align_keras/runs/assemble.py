@@ -12,6 +12,7 @@ from align_keras.data import batch_ids, training_batches
 from align_keras.data.retrieval_set import read_captions
 from align_keras.datasets import build_corpus
 from align_keras.images import crop_size_to_resize_size
+from align_keras.losses import ContrastiveLoss
 from align_keras.models import (
     ALIGN,
     ImageEncoder,
@@ -26,11 +27,7 @@ from align_keras.models.warm_start import (
     text_vocabulary,
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup
-from align_keras.runs.model_sizes import (
-    image_encoder_sizes,
-    text_encoder_sizes,
-    with_preset,
-)
+from align_keras.runs.model_sizes import with_preset
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.training import TrainingSchedule
 from align_keras.utils.progress import progress_bar, say
@@ -137,39 +134,28 @@ def build_model(model_config, vocabulary=None):
 
 
 def build_image_encoder(model_config):
-    """Builds the image tower, with random weights."""
-    image = model_config.image_encoder
-    return ImageEncoder(
-        **image_encoder_sizes(model_config),
-        image_size=image.image_size,
-        padding=image.padding or padding_of(image.weights),
-        drop_connect_rate=image.drop_connect_rate,
-        batch_norm_momentum=image.batch_norm_momentum,
-        batch_norm_epsilon=image.batch_norm_epsilon,
-        synchronized=image.synchronized,
-        virtual_batch_size=image.virtual_batch_size,
-        replicas_per_group="auto"
-        if image.replicas_per_group == 0
-        else image.replicas_per_group,
-        freeze_batch_statistics=image.freeze_batch_statistics,
-        rematerialize=image.rematerialize,
-        locked=image.locked,
+    """Builds the image encoder, with random weights."""
+    arguments = dataclasses.asdict(model_config.image_encoder)
+    weights = arguments.pop("weights")
+    del arguments["learning_rate_multiplier"]
+    arguments["padding"] = arguments["padding"] or padding_of(weights)
+    if arguments["replicas_per_group"] == 0:
+        arguments["replicas_per_group"] = "auto"
+    return ImageEncoder.from_variant(
+        **arguments, projection_dim=model_config.projection_dim
     )
 
 
 def build_text_encoder(model_config, vocabulary):
-    """Builds the text tower, with random weights."""
-    text = model_config.text_encoder
-    return TextEncoder(
-        vocabulary_size=len(vocabulary) if vocabulary else text.vocabulary_size,
-        dropout=text.dropout,
-        sequence_length=text.sequence_length,
-        max_sequence_length=text.max_sequence_length,
-        activation=text.activation,
-        pooling=text.pooling,
-        rematerialize=text.rematerialize,
-        locked=text.locked,
-        **text_encoder_sizes(model_config),
+    """Builds the text encoder, with random weights."""
+    arguments = dataclasses.asdict(model_config.text_encoder)
+    for name in ("vocabulary", "normalization", "weights", "learning_rate_multiplier"):
+        del arguments[name]
+    if vocabulary:
+        arguments["vocabulary_size"] = len(vocabulary)
+    projection = arguments.pop("projection")
+    return TextEncoder.from_variant(
+        **arguments, projection_dim=model_config.projection_dim if projection else None
     )
 
 
@@ -232,21 +218,21 @@ def build_decay(learning_rate_config, steps):
     return schedules.CosineDecay(rate.initial_learning_rate, steps, rate.alpha)
 
 
+def build_loss(loss_config):
+    """Builds the loss: the configuration's fields are its arguments."""
+    options = dataclasses.asdict(loss_config)
+    return ContrastiveLoss(**{**options, "tile_size": options["tile_size"] or "auto"})
+
+
 def compile_model(model, config):
     """Compiles the model with the optimizer and the loss of the experiment."""
-    loss = config.task.loss
     model.compile(
         optimizer=build_optimizer(
             config.trainer.optimizer_config,
             config.trainer.train_steps,
             learning_rate_multipliers(config.task.model),
         ),
-        label_smoothing=loss.label_smoothing,
-        reduction=loss.reduction,
-        share_equal_captions=loss.share_equal_captions,
-        negatives_fraction=loss.negatives_fraction,
-        tile_size=loss.tile_size or "auto",
-        matmul_dtype=loss.matmul_dtype,
+        loss=build_loss(config.task.loss),
         micro_batch_size=config.task.train_data.micro_batch_size,
         loss_upper_bound=config.trainer.loss_upper_bound,
     )

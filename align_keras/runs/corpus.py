@@ -40,8 +40,7 @@ from align_keras.corpus.text_counts import count_partitions
 from align_keras.corpus.workers import LOCAL_RUNNER, run_tasks
 from align_keras.protocols.open_model import check_model, open_model
 from align_keras.reports.corpus_report import write_corpus_report
-from align_keras.text.coverage import Coverage
-from align_keras.text.vocabulary import learn_vocabulary, save_vocabulary
+from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, locked
 from align_keras.utils.progress import say

@@ -2,11 +2,8 @@
 
 import dataclasses
 
-from align_keras.models.sizes import (
-    image_encoder_arguments,
-    preset_config,
-    text_encoder_arguments,
-)
+from align_keras.models.preset_table import preset_config
+from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 
 
 def with_preset(model_config):
@@ -46,7 +43,7 @@ def text_encoder_sizes(model_config):
     """Returns `TextEncoder`'s layers, widths, heads and projection."""
     text = model_config.text_encoder
     sizes = text_encoder_arguments(text.variant)
-    own = {name: getattr(text, name) for name in sizes}
-    sizes.update({name: size for name, size in own.items() if size is not None})
+    given = {name: getattr(text, name, None) for name in sizes}
+    sizes.update({name: size for name, size in given.items() if size is not None})
     projection_dim = model_config.projection_dim if text.projection else None
     return {**sizes, "projection_dim": projection_dim}

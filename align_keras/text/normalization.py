@@ -1,4 +1,4 @@
-"""BERT's normalisation of captions, as graph operations, equal to Hugging Face's.
+"""BERT's normalization of captions, as graph operations, equal to Hugging Face's.
 
 `tensorflow_text`'s own BERT tokenizers fold by NFKC and split at other characters;
 on multilingual captions they give other ids than the tokenizers that published
@@ -27,7 +27,7 @@ _MARKS_PATTERN = re2_class(MARKS)
 _ISOLATED_PATTERN = re2_class(PUNCTUATION + IDEOGRAPHS)
 
 
-def mark_special_token(token, normalization):
+def mark_special_token(token: str, normalization: str) -> str:
     """Returns a special token as `split_words` spells it.
 
     Args:
@@ -35,14 +35,14 @@ def mark_special_token(token, normalization):
         normalization: str, one of `NORMALIZATIONS`.
 
     Returns:
-        str, a spelling that no other text normalises to.
+        str, a spelling that no other text normalizes to.
     """
     inside = token.strip("[]")
     return _SENTINEL + (inside.lower() if is_uncased(normalization) else inside)
 
 
-def split_words(captions, normalization):
-    """Normalises captions and splits them into words.
+def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
+    """Normalizes captions and splits them into words.
 
     Bytes that aren't UTF-8 are dropped. A special token that is written out in a
     caption (`[MASK]`) stays a special token, as with Hugging Face.
@@ -56,7 +56,7 @@ def split_words(captions, normalization):
         is spelled as by `mark_special_token`.
 
     Raises:
-        InputError: if the normalisation is unknown.
+        InputError: if the normalization is unknown.
 
     References:
         Devlin et al. 2019, the released `BasicTokenizer`.

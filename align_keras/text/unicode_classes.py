@@ -1,4 +1,4 @@
-r"""The character classes of Hugging Face's BERT normalisation, as code points.
+r"""The character classes of Hugging Face's BERT normalization, as code points.
 
 Hugging Face's tokenizers classify by Unicode 8.0, while RE2's own classes (`\p{Mn}`)
 follow a later version that changes with TensorFlow. Explicit ranges keep the token
@@ -19,7 +19,7 @@ SPACES = """
     9-A D 20 A0 1680 2000-200A 2028-2029 202F 205F 3000
 """
 
-# Nonspacing marks, which the uncased normalisation drops after decomposition.
+# Nonspacing marks, which the uncased normalization drops after decomposition.
 MARKS = """
     300-36F 483-487 591-5BD 5BF 5C1-5C2 5C4-5C5 5C7 610-61A 64B-65F 670 6D6-6DC
     6DF-6E4 6E7-6E8 6EA-6ED 711 730-74A 7A6-7B0 7EB-7F3 816-819 81B-823 825-827
@@ -79,7 +79,7 @@ IDEOGRAPHS = """
 """
 
 
-def re2_class(ranges):
+def re2_class(ranges: str) -> str:
     r"""Returns an RE2 character class of code point ranges.
 
     Args:

@@ -2,6 +2,8 @@
 
 import collections
 import itertools
+import os
+from collections.abc import Iterable, Sequence
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_regular
@@ -21,7 +23,13 @@ _CAPTIONS_PER_BATCH = 256
 _COPIES_PER_BATCH = 1000
 
 
-def learn_vocabulary(captions, size, *, min_frequency=2, normalization="bert_uncased"):
+def learn_vocabulary(
+    captions: Iterable[str],
+    size: int,
+    *,
+    min_frequency: int = 2,
+    normalization: str = "bert_uncased",
+) -> list[str]:
     """Learns a WordPiece vocabulary.
 
     The result depends on the captions alone: neither on their order nor on the
@@ -60,7 +68,7 @@ def learn_vocabulary(captions, size, *, min_frequency=2, normalization="bert_unc
     return [*SPECIAL_TOKENS, *alphabet, *vocabulary]
 
 
-def save_vocabulary(vocabulary, path):
+def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
     """Writes a vocabulary as `vocab.txt`: one token a line, in the order of the ids.
 
     Args:
@@ -83,7 +91,7 @@ def save_vocabulary(vocabulary, path):
         file.writelines(f"{token}\n" for token in vocabulary)
 
 
-def load_vocabulary(path):
+def load_vocabulary(path: str | os.PathLike) -> list[str]:
     """Reads a vocabulary from `vocab.txt`, ours or Hugging Face's.
 
     Args:
@@ -115,12 +123,12 @@ def load_vocabulary(path):
     return vocabulary
 
 
-def is_uncased(normalization):
-    """Returns whether a normalisation lowers and strips accents."""
+def is_uncased(normalization: str) -> bool:
+    """Returns whether a normalization lowers and strips accents."""
     return normalization == "bert_uncased"
 
 
-def check_normalization(normalization):
+def check_normalization(normalization: str) -> None:
     """Raises unless `normalization` is one of `NORMALIZATIONS`."""
     if normalization not in NORMALIZATIONS:
         raise InputError(
@@ -129,7 +137,7 @@ def check_normalization(normalization):
         )
 
 
-def check_vocabulary(vocabulary, source):
+def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
     """Raises unless a vocabulary can be stored and tokenized with.
 
     Args:
@@ -139,7 +147,7 @@ def check_vocabulary(vocabulary, source):
     Raises:
         InputError: naming the first token at fault and its id.
     """
-    ids = {}
+    ids: dict[str, int] = {}
     for index, token in enumerate(vocabulary):
         if not isinstance(token, str) or not token.strip(" \t\r") or "\n" in token:
             raise InputError(
@@ -191,7 +199,7 @@ def _checked(captions):
 
 
 def _count_words(captions, normalization):
-    """Returns a Counter of the captions' normalised words.
+    """Returns a Counter of the captions' normalized words.
 
     Raises:
         InputError: if there are none, naming how many captions were read.
@@ -279,3 +287,62 @@ def _copies(word_counts):
         whole, rest = divmod(word_counts[word], _COPIES_PER_BATCH)
         yield from itertools.repeat(f"{word} " * _COPIES_PER_BATCH, whole)
         yield f"{word} " * rest
+
+
+# === How well a vocabulary fits captions ===
+
+
+class Coverage:
+    """Counts words, tokens and unknown words.
+
+    Args:
+        vocabulary: list of str.
+        normalization: str, the one that it was learned with.
+
+    Example:
+
+    >>> from align_keras.text.vocabulary import SPECIAL_TOKENS
+    >>> coverage = Coverage([*SPECIAL_TOKENS, "red", "##der", "car"], "bert_uncased")
+    >>> coverage.count(["Red car", "redder bus"])
+    {'captions': 2, 'words': 4, 'tokens_per_word': 1.25, 'coverage': 0.75}
+    """
+
+    def __init__(self, vocabulary: list[str], normalization: str):
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordPiece
+        from tokenizers.normalizers import BertNormalizer
+        from tokenizers.pre_tokenizers import BertPreTokenizer
+
+        ids = {token: number for number, token in enumerate(vocabulary)}
+        model = WordPiece(
+            ids,
+            unk_token="[UNK]",
+            max_input_chars_per_word=MAX_CHARACTERS_PER_WORD,
+        )
+        self._tokenizer = Tokenizer(model)
+        lowercase = is_uncased(normalization)
+        self._tokenizer.normalizer = BertNormalizer(lowercase=lowercase)
+        self._tokenizer.pre_tokenizer = BertPreTokenizer()
+        self._unknown = ids["[UNK]"]
+
+    def count(self, captions: list[str]) -> dict:
+        """Counts over captions.
+
+        Args:
+            captions: list of str.
+
+        Returns:
+            dict: `captions`, `words`, `tokens_per_word` and `coverage`, the share of
+            words that the vocabulary knows; both 0 without words.
+        """
+        words = tokens = unknown = 0
+        for encoding in self._tokenizer.encode_batch(captions):
+            words += len(set(encoding.word_ids))
+            tokens += len(encoding.ids)
+            unknown += encoding.ids.count(self._unknown)
+        return {
+            "captions": len(captions),
+            "words": words,
+            "tokens_per_word": round(tokens / max(words, 1), 4),
+            "coverage": round((words - unknown) / words, 6) if words else 0.0,
+        }

@@ -1,5 +1,7 @@
 """Captions to token ids, as graph operations."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -66,7 +68,12 @@ class WordPieceTokenizer(tf.Module):
     [[2, 5, 6, 5, 3, 0]]
     """
 
-    def __init__(self, vocabulary, sequence_length=64, normalization="bert_uncased"):
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        sequence_length: int = 64,
+        normalization: str = "bert_uncased",
+    ):
         super().__init__()
         vocabulary = list(vocabulary)
         check_vocabulary(vocabulary, "vocabulary")
@@ -98,22 +105,22 @@ class WordPieceTokenizer(tf.Module):
             )
 
     @property
-    def vocabulary(self):
+    def vocabulary(self) -> list[str]:
         """List of str, the tokens in the order of their ids."""
         return list(self._vocabulary)
 
     @property
-    def sequence_length(self):
+    def sequence_length(self) -> int:
         """int, tokens a caption."""
         return self._sequence_length
 
     @property
-    def normalization(self):
-        """str, how captions are normalised."""
+    def normalization(self) -> str:
+        """str, how captions are normalized."""
         return self._normalization
 
     @property
-    def in_graph(self):
+    def in_graph(self) -> bool:
         """bool, whether an exported graph can hold the tokenizer."""
         return self._hugging_face is None
 
@@ -131,9 +138,9 @@ class WordPieceTokenizer(tf.Module):
         """Returns what `_pad` does, by Python outside the graph."""
 
         def encode(captions):
-            texts = [own.decode("utf-8", "replace") for own in captions.tolist()]
+            texts = [text.decode("utf-8", "replace") for text in captions.tolist()]
             found = self._hugging_face.encode_batch(texts)
-            rows = [(own.ids, own.attention_mask) for own in found]
+            rows = [(encoding.ids, encoding.attention_mask) for encoding in found]
             shape = (len(rows), 2, self._sequence_length)
             return np.array(rows, np.int32).reshape(shape)
 
@@ -171,7 +178,7 @@ class WordPieceTokenizer(tf.Module):
     def _id(self, token):
         return self._vocabulary.index(token)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """Returns the constructor's arguments, as plain JSON."""
         return {
             "vocabulary": self.vocabulary,
@@ -180,7 +187,7 @@ class WordPieceTokenizer(tf.Module):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "WordPieceTokenizer":
         """Builds the tokenizer that `get_config` describes."""
         return cls(**config)
 
@@ -200,7 +207,7 @@ def _hugging_face_tokenizer(vocabulary, sequence_length, normalization):
     return tokenizer
 
 
-def check_token_lengths(vocabulary):
+def check_token_lengths(vocabulary: Sequence[str]) -> None:
     """Raises if a token is longer than tensorflow_text can hold."""
     for token in vocabulary:
         size = len(token.removeprefix("##").encode())
@@ -211,7 +218,7 @@ def check_token_lengths(vocabulary):
             )
 
 
-def check_sequence_length(sequence_length):
+def check_sequence_length(sequence_length: int) -> None:
     """Raises unless `sequence_length` is an int ≥ 3."""
     if not isinstance(sequence_length, int) or sequence_length < 3:
         raise InputError(

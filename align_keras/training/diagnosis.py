@@ -16,7 +16,7 @@ def diagnose(model, inputs, ids, error):
         model: `ALIGN`, as it was before the step.
         inputs: dict of arrays, the step's batch.
         ids: list of str, the batch's pairs in order, or None.
-        error: `UnsoundStepError`.
+        error: `NonFiniteStepError`.
 
     Returns:
         dict that JSON can hold: `step`, `reason`, `metrics`, `towers` (what isn't
@@ -39,7 +39,7 @@ def diagnose(model, inputs, ids, error):
     return {
         "step": error.step,
         "reason": str(error),
-        "loss_finite": bool(np.isfinite(error.values["loss_i2t"])),
+        "loss_finite": error.loss_is_finite,
         "metrics": {name: str(value) for name, value in error.values.items()},
         "temperature": float(model.temperature),
         "towers": towers,

@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 
-from align_keras.models.sound_steps import UnsoundStepError
+from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.training.averaged_weights import use_averaged_weights
 from align_keras.training.callbacks import LoopEnd, Progress
 from align_keras.training.checkpoints import RunCheckpoints
@@ -122,7 +122,7 @@ def train(
     )
     try:
         fit(model, make_batches, schedule, directory, loop_end, batch_size)
-    except UnsoundStepError as error:
+    except NonFiniteStepError as error:
         checkpoints.save()
         if not chief:
             raise

@@ -23,6 +23,16 @@ def parameters_of(function: Callable) -> list[str]:
     return [name for name in names if name != "self"]
 
 
+def arguments_of(instance: object, cls: type) -> dict[str, object]:
+    """Returns a class's arguments from an instance's attributes of the same names.
+
+    Those of every Keras layer (`dtype`, `trainable`, `name`) are left to its
+    `get_config`.
+    """
+    names = set(parameters_of(cls.__init__)) - {"dtype", "trainable", "name"}
+    return {name: getattr(instance, name) for name in sorted(names)}
+
+
 def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raises unless all arguments are known.
 

@@ -237,7 +237,8 @@ def test_json_is_all_that_is_printed(run, place, monkeypatch):
     monkeypatch.setattr(ALIGN, "encode_texts", refuse)
     monkeypatch.setattr("align_keras.models.embedding._read_ahead", refuse)
     monkeypatch.setattr(
-        "align_keras.models.embedding.encode_images", lambda *arguments: None
+        "align_keras.models.embedding.EmbeddingMethods.encode_images",
+        lambda *arguments, **options: None,
     )
     code, out, err = run(*RETRIEVAL, "--json", "--html", "both.html")
     assert (code, json.loads(out)) == (0, result)

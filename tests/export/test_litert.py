@@ -77,7 +77,7 @@ def image_towers(lite):
 
 
 def embeddings(align, images):
-    return np.asarray(align.normalise_image(align.image_encoder(images)))
+    return np.asarray(align.normalize_image(align.image_encoder(images)))
 
 
 def mean_cosine(found, expected):
@@ -277,7 +277,7 @@ def test_a_broken_file_is_noticed(lite, squeeze, monkeypatch):
     def without_weights(encode, encoder, key):
         other = squeeze.image_encoder
         function = tf.function(
-            lambda images: {"image_embedding": squeeze.normalise_image(other(images))},
+            lambda images: {"image_embedding": squeeze.normalize_image(other(images))},
             input_signature=encode.input_signature,
         )
         return convert(function, other, key)

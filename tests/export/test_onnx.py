@@ -41,7 +41,7 @@ def test_pictures_of_any_number_and_size(align):
     for shape in ((1, 32, 32, 3), (5, 45, 71, 3)):
         images = random.integers(0, 256, shape).astype("float32")
         (found,) = session.run(["image_embedding"], {"images": images})
-        expected = align.normalise_image(align.image_encoder(images))
+        expected = align.normalize_image(align.image_encoder(images))
         np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 

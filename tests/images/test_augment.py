@@ -6,7 +6,7 @@ import tensorflow as tf
 from align_keras.images import augment_images
 
 
-def pictures(count=16, side=40):
+def random_images(count=16, side=40):
     return tf.constant(
         np.random.default_rng(0).integers(0, 256, (count, side, side, 3)), tf.uint8
     )
@@ -19,8 +19,8 @@ def windows(image, size):
             yield image[top : top + size, left : left + size]
 
 
-def test_crop_is_a_window_of_the_picture_and_varies():
-    images = pictures(8, 36)
+def test_crop_is_a_window_of_the_image_and_varies():
+    images = random_images(8, 36)
     cropped = augment_images(images, 32, [0, 1]).numpy()
     places = set()
     for image, crop in zip(images.numpy(), cropped, strict=True):
@@ -32,7 +32,7 @@ def test_crop_is_a_window_of_the_picture_and_varies():
 
 
 def test_flip_mirrors_about_half():
-    images = pictures(64, 32)
+    images = random_images(64, 32)
     flipped = augment_images(images, 32, [3, 1], crop=False, flip=True).numpy()
     originals = images.numpy()
     same = np.abs(flipped - originals).max(axis=(1, 2, 3)) < 0.05
@@ -44,7 +44,7 @@ def test_flip_mirrors_about_half():
 def test_same_seed_same_result_other_seed_other():
     arguments = {"flip": True, "zoom": 0.2, "recolor": 1.0}
     first, again, other = (
-        augment_images(pictures(), 32, [0, seed], **arguments).numpy()
+        augment_images(random_images(), 32, [0, seed], **arguments).numpy()
         for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(first, again)
@@ -70,10 +70,10 @@ def test_zoom_outside_is_white():
 
 def test_parts_are_varied_as_in_the_whole_batch():
     arguments = {"flip": True, "zoom": 0.2, "shift": 0.1, "recolor": 0.5}
-    whole = augment_images(pictures(), 32, [0, 5], **arguments).numpy()
+    whole = augment_images(random_images(), 32, [0, 5], **arguments).numpy()
     for number in range(4):
         part = augment_images(
-            pictures()[4 * number : 4 * number + 4],
+            random_images()[4 * number : 4 * number + 4],
             32,
             [0, 5],
             input_pipeline_id=number,

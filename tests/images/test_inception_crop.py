@@ -52,7 +52,7 @@ def test_the_seed_is_all():
     assert (crops[0].numpy() != crops[2].numpy()).any()
 
 
-def test_a_least_area_of_one_is_the_whole_picture():
+def test_a_least_area_of_one_is_the_whole_image():
     square = encoded(ramp(200, 200))
     crop = inception_crop_bytes(square, 96, (0, 1), min_area=1.0, flip=False)
     whole = central_crop_bytes(square, 96, 1.0)
@@ -82,7 +82,7 @@ def test_central_crop_takes_the_middle(fraction, margin):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 300), (300, 2)])
-def test_tiny_and_long_pictures(size):
+def test_tiny_and_long_images(size):
     content = encoded(np.full((*size, 3), 77))
     for crop in (
         inception_crop_bytes(content, 32, (0, 0)),

@@ -18,7 +18,7 @@ from align_keras.images import (
 from align_keras.utils.errors import InputError
 
 
-def picture(height, width, mode="RGB", seed=0):
+def random_image(height, width, mode="RGB", seed=0):
     channels = len(mode)
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (height // 4 + 1, width // 4 + 1, channels))
@@ -35,7 +35,7 @@ def encoded(image, file_format):
 
 @pytest.mark.parametrize("size", [(200, 300), (97, 41), (64, 64), (500, 20)])
 def test_resize_equals_pil_within_one_grey_level(size):
-    image = picture(*size)
+    image = random_image(*size)
     ours = resize_image(tf.constant(np.asarray(image)), 77).numpy().astype(int)
     theirs = np.asarray(image.resize((77, 77), Image.BILINEAR)).astype(int)
     assert np.abs(ours - theirs).max() <= 1
@@ -43,14 +43,14 @@ def test_resize_equals_pil_within_one_grey_level(size):
 
 def test_paper_sizes_and_centre_crop():
     assert crop_size_to_resize_size(289) == 346
-    image = np.asarray(picture(346, 346))
+    image = np.asarray(random_image(346, 346))
     cropped = preprocess_image(tf.constant(image), 289)
     np.testing.assert_array_equal(cropped, image[28:317, 28:317])
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "BMP", "GIF", "WEBP"])
 def test_decode_equals_pil(file_format):
-    image = picture(30, 40)
+    image = random_image(30, 40)
     if file_format == "GIF":
         image = image.quantize(64)
     content = encoded(image, file_format)
@@ -60,7 +60,7 @@ def test_decode_equals_pil(file_format):
 
 
 def test_jpeg_is_close_to_pil():
-    content = encoded(picture(64, 64), "JPEG")
+    content = encoded(random_image(64, 64), "JPEG")
     theirs = np.asarray(Image.open(io.BytesIO(content))).astype(int)
     ours = decode_image(tf.constant(content)).numpy().astype(int)
     # TensorFlow's default inverse transform is the fast integer one.
@@ -68,7 +68,7 @@ def test_jpeg_is_close_to_pil():
 
 
 def test_transparent_png_lies_on_white():
-    image = picture(20, 20, "RGBA")
+    image = random_image(20, 20, "RGBA")
     white = Image.new("RGBA", image.size, "white")
     expected = np.asarray(Image.alpha_composite(white, image).convert("RGB")).astype(
         int
@@ -78,7 +78,7 @@ def test_transparent_png_lies_on_white():
 
 
 def test_whole_path_from_bytes():
-    image = picture(50, 80)
+    image = random_image(50, 80)
     pixels = preprocess_image_bytes(tf.constant(encoded(image, "PNG")), 64)
     assert pixels.dtype == tf.float32
     np.testing.assert_array_equal(
@@ -90,7 +90,7 @@ def test_whole_path_from_bytes():
 
 @pytest.mark.parametrize("value_range", [(0, 1), (-1, 1), (0, 255)])
 def test_floats_of_a_stated_range_are_the_image_itself(value_range):
-    pixels = np.asarray(picture(30, 40))
+    pixels = np.asarray(random_image(30, 40))
     low, high = value_range
     floats = (low + pixels / 255 * (high - low)).astype("float32")
     np.testing.assert_array_equal(uint8_pixels(floats, value_range), pixels)

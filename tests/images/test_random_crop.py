@@ -18,7 +18,7 @@ from align_keras.images import (
 from tests.oracle_process import needs
 
 needs_photographs = [pytest.mark.ci, needs("sklearn")]
-PICTURES = [
+SOURCES = [
     "noise",
     pytest.param("china", marks=needs_photographs),
     pytest.param("flower", marks=needs_photographs),
@@ -26,7 +26,7 @@ PICTURES = [
 
 
 @functools.cache
-def picture_of(name):
+def image_of(name):
     """One of scikit-learn's photographs, or noise with a photograph's spectrum."""
     if name == "noise":
         return pink_noise(427, 640)
@@ -66,8 +66,8 @@ def plain(image_bytes, image_size, top, left):
     return resized[top : top + image_size, left : left + image_size].numpy()
 
 
-def source_picture(image, image_size, multiple):
-    """A picture of so many source pixels a pixel of the resized one."""
+def source_image(image, image_size, multiple):
+    """An image of so many source pixels a pixel of the resized one."""
     side = crop_size_to_resize_size(image_size) * multiple
     return image.resize((round(side), round(side)), Image.Resampling.LANCZOS)
 
@@ -76,7 +76,7 @@ def mean_difference(one, other):
     return np.abs(one.astype(float) - other.astype(float)).mean()
 
 
-# (input size, source pixels a pixel of the resized picture, grey levels). The
+# (input size, source pixels a pixel of the resized image, grey levels). The
 # limits are a sixth above the most that was measured, in the lower right of
 # china, all roofs and leaves; the four nearest pixels, or the mean of all, keep
 # more of them than smoothing by a triangle. The other photograph lies at half of
@@ -96,10 +96,10 @@ SCALES = [
 
 
 @pytest.mark.parametrize(("image_size", "multiple", "limit"), SCALES)
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", SOURCES)
 @pytest.mark.parametrize("corner", [(0, 0), (1, 1)])
-def test_equals_the_plain_path(picture, image_size, multiple, limit, corner):
-    source = source_picture(picture_of(picture), image_size, multiple)
+def test_equals_the_plain_path(image, image_size, multiple, limit, corner):
+    source = source_image(image_of(image), image_size, multiple)
     content = encoded(source, quality=92)
     slack = crop_size_to_resize_size(image_size) - image_size
     expected = plain(content, image_size, *(slack * share for share in corner))
@@ -129,19 +129,19 @@ def test_more_than_three_source_pixels_are_all_averaged(factor):
 
 
 @pytest.mark.parametrize("size", [(20, 30), (60, 400), (70, 5), (1, 1)])
-def test_small_and_narrow_pictures(size):
-    image = picture_of("noise").resize(size, Image.Resampling.LANCZOS)
+def test_small_and_narrow_images(size):
+    image = image_of("noise").resize(size, Image.Resampling.LANCZOS)
     for content in (encoded(image, "PNG"), encoded(image, quality=95)):
         fast = crop_image_bytes(content, 64, (0.0, 0.0)).numpy()
         assert fast.shape == (64, 64, 3)
     # What grows is interpolated as in the plain path, but the window's border
-    # falls between pixels, which a picture of few pixels shows.
+    # falls between pixels, which an image of few pixels shows.
     assert mean_difference(fast, plain(content, 64, 0, 0)) < 12
 
 
 def test_what_grows_is_interpolated_exactly():
     # Of 76 pixels the window has exactly 63.5, so that 2 · 346/289 · 64 fits.
-    image = picture_of("noise").resize((38, 38), Image.Resampling.LANCZOS)
+    image = image_of("noise").resize((38, 38), Image.Resampling.LANCZOS)
     content = encoded(image, "PNG")
     window = np.asarray(image)[:32, :32]
     expected = resize_image(tf.constant(window), 64).numpy()
@@ -152,9 +152,9 @@ def test_what_grows_is_interpolated_exactly():
 
 @pytest.mark.ci
 @pytest.mark.parametrize("keep_aspect", [True, False])
-@pytest.mark.parametrize("picture", PICTURES)
-def test_stored_by_a_corpus(picture, keep_aspect):
-    content = encoded(picture_of(picture), quality=95)
+@pytest.mark.parametrize("image", SOURCES)
+def test_stored_by_a_corpus(image, keep_aspect):
+    content = encoded(image_of(image), quality=95)
     stored = store_picture(content, 346, 85, keep_aspect=keep_aspect)["jpeg"]
     fast = crop_image_bytes(stored, 289, (0.0, 0.0)).numpy()
     # Two to five grey levels in the mean, most of it of JPEG and of less smoothing.
@@ -164,7 +164,7 @@ def test_stored_by_a_corpus(picture, keep_aspect):
 @pytest.mark.ci
 @needs("sklearn")
 def test_other_formats_and_grey():
-    image = source_picture(picture_of("flower"), 64, 1.5)
+    image = source_image(image_of("flower"), 64, 1.5)
     expected = crop_image_bytes(encoded(image, "PNG"), 64, (0.4, 0.7)).numpy()
     bmp = crop_image_bytes(encoded(image, "BMP"), 64, (0.4, 0.7)).numpy()
     np.testing.assert_array_equal(bmp, expected)

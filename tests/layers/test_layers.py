@@ -14,7 +14,7 @@ from align_keras.layers import (
 from align_keras.utils.errors import InputError
 
 
-def pictures(seed=0, shape=(4, 6, 6, 5)):
+def random_images(seed=0, shape=(4, 6, 6, 5)):
     return np.random.default_rng(seed).normal(2.0, 3.0, shape).astype("float32")
 
 
@@ -25,7 +25,7 @@ def test_fused_batch_norm_equals_keras(training):
     for layer in layers:
         layer.build((None, 6, 6, 5))
         layer.gamma.assign(np.linspace(0.5, 2.0, 5))
-        inputs = tf.constant(pictures())
+        inputs = tf.constant(random_images())
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = layer(inputs, training=training)
@@ -44,13 +44,13 @@ def test_frozen_batch_norm_keeps_its_statistics():
     layer = FusedBatchNormalization()
     layer.build((None, 6, 6, 5))
     layer.trainable = False
-    layer(pictures(), training=True)
+    layer(random_images(), training=True)
     assert not layer.moving_mean.numpy().any()
 
 
 def test_mbconv_without_branch_is_identity_plus_branch():
     block = MBConvBlock(8, 8)
-    inputs = pictures(shape=(2, 6, 6, 8))
+    inputs = random_images(shape=(2, 6, 6, 8))
     full = block(inputs)
     assert block.has_residual
     block.project_norm.gamma.assign(np.zeros(8))
@@ -61,7 +61,7 @@ def test_mbconv_without_branch_is_identity_plus_branch():
 @pytest.mark.parametrize(("size", "expected"), [(8, 4), (9, 4), (7, 3)])
 def test_mbconv_stride_two_pads_as_hugging_face(size, expected):
     block = MBConvBlock(4, 8, kernel_size=5, strides=2, padding="hugging_face")
-    outputs = block(pictures(shape=(1, size, size, 4)))
+    outputs = block(random_images(shape=(1, size, size, 4)))
     assert outputs.shape == (1, expected, expected, 8)
     assert block.compute_output_shape((1, size, size, 4)) == outputs.shape
 
@@ -70,7 +70,7 @@ def test_mbconv_stride_two_pads_as_hugging_face(size, expected):
 def test_mbconv_stride_two_is_the_same_where_the_size_is_unknown(kernel_size):
     block = MBConvBlock(4, 8, kernel_size=kernel_size, strides=2)
     block.build((None, 8, 10, 4))
-    inputs = pictures(shape=(2, 8, 10, 4))
+    inputs = random_images(shape=(2, 8, 10, 4))
     signature = [tf.TensorSpec((None, None, None, 4), "float32")]
     padded = tf.function(block.__call__, input_signature=signature)
     # The same sums in another kernel.
@@ -80,7 +80,7 @@ def test_mbconv_stride_two_is_the_same_where_the_size_is_unknown(kernel_size):
 def test_drop_connect_drops_whole_samples():
     keras.utils.set_random_seed(0)
     block = MBConvBlock(8, 8, drop_connect_rate=0.5)
-    inputs = pictures(shape=(64, 4, 4, 8))
+    inputs = random_images(shape=(64, 4, 4, 8))
     branch = np.abs(block(inputs, training=True) - inputs).max(axis=(1, 2, 3))
     dropped = (branch == 0).mean()
     assert 0.2 < dropped < 0.8

@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 import align_keras
-from align_keras.losses.caption_groups import caption_groups
+from align_keras.losses import ContrastiveLoss
+from align_keras.losses.contrastive_loss import caption_groups
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_align, small_batch, small_encoders
@@ -76,7 +77,7 @@ def test_default_compile_is_the_papers(model):
     optimizer = model.optimizer
     assert isinstance(optimizer, align_keras.Lamb)
     assert optimizer.get_config()["weight_decay"] == 1e-5
-    assert (model.label_smoothing, model.reduction) == (0.1, "sum")
+    assert (model.loss.label_smoothing, model.loss.reduction) == (0.1, "sum")
     assert float(optimizer._learning_rate(10_000)) == pytest.approx(1e-3)
     assert float(optimizer._learning_rate(1_200_000)) == pytest.approx(0.0)
 
@@ -84,13 +85,13 @@ def test_default_compile_is_the_papers(model):
 @pytest.mark.ci
 def test_raw_dataset_equals_encode(model):
     model.compile(keras.optimizers.SGD(0.1))
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 50, 40, 3)).astype("uint8")
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 50, 40, 3)).astype("uint8")
     captions = ["a b", "red", "blue", "cat"]
     dataset = tf.data.Dataset.from_tensor_slices(
-        {"image": pictures, "caption": captions}
+        {"image": pixels, "caption": captions}
     ).batch(2)
     predicted = model.predict(dataset, verbose=0)
-    images, texts = model.encode_images(list(pictures)), model.encode_texts(captions)
+    images, texts = model.encode_images(list(pixels)), model.encode_texts(captions)
     # The same graph on other batch sizes: float32 rounding.
     np.testing.assert_allclose(predicted["image_embedding"], images, atol=1e-5)
     np.testing.assert_allclose(predicted["text_embedding"], texts, atol=1e-5)
@@ -136,17 +137,18 @@ def test_encode_images_takes_floats_of_a_stated_range(model):
 
 
 def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
-    model.compile(keras.optimizers.AdamW(1e-3), reduction="mean")
+    model.compile(keras.optimizers.AdamW(1e-3), ContrastiveLoss(reduction="mean"))
     model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0)
-    pictures = list(small_batch(seed=3)["images"])
-    expected = model.encode_images(pictures), model.encode_texts(["a red cat"])
+    pixels = list(small_batch(seed=3)["images"])
+    expected = model.encode_images(pixels), model.encode_texts(["a red cat"])
     model.save(tmp_path / "align.keras")
     model.save_to_preset(tmp_path / "run")
     loaded = keras.models.load_model(tmp_path / "align.keras")
-    assert loaded.reduction == "mean"
+    assert loaded.loss.get_config() == model.loss.get_config()
+    assert loaded.loss.reduction == "mean"
     assert int(loaded.optimizer.iterations) == 1
     for copy in (loaded, ALIGN.from_preset(tmp_path / "run")):
-        np.testing.assert_array_equal(copy.encode_images(pictures), expected[0])
+        np.testing.assert_array_equal(copy.encode_images(pixels), expected[0])
         np.testing.assert_array_equal(copy.encode_texts(["a red cat"]), expected[1])
 
 
@@ -194,12 +196,19 @@ def test_summary_is_readable(model):
     [
         (lambda m: m.encode_texts("one"), "list of str"),
         (lambda m: m.encode_images("one.png"), "list of paths"),
-        (lambda m: m.encode_images(["missing.png"]), "no such picture: missing.png"),
+        (lambda m: m.encode_images(["missing.png"]), "no such image: missing.png"),
         (lambda m: m.encode_images(["/dev/zero"]), "must be files, received /dev/zero"),
         (lambda m: m.encode_images([b"junk"]), r"images\[0\]"),
         (lambda m: m.encode_images([np.zeros((4, 4), "uint8")]), "height, width, 3"),
-        (lambda m: m.compile(loss="mse"), "loss can't be given"),
-        (lambda m: m.compile(label_smoothing=2), "label_smoothing"),
+        (lambda m: m.compile(loss="mse"), "loss must be a ContrastiveLoss"),
+        (
+            lambda m: m.compile(loss=keras.losses.MeanSquaredError()),
+            "loss must be a ContrastiveLoss",
+        ),
+        (
+            lambda m: m.compile(label_smoothing=0.2),
+            r"option of the loss, .*ContrastiveLoss\(label_smoothing=0.2\)",
+        ),
         (lambda m: ALIGN.from_preset("align_b9_mini"), "known presets"),
         (lambda m: ALIGN(*small_encoders()).encode_texts(["a"]), "vocabulary"),
         (lambda m: small_encoders(image_size=16), "at least 32"),

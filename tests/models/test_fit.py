@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from align_keras.images import crop_image
-from align_keras.models.keras_input import keras_input
+from align_keras.models.pair_model import keras_input
 from align_keras.utils.errors import InputError
 from tests.small import small_align, small_batch
 
@@ -183,7 +183,7 @@ def test_an_image_that_cannot_be_read_is_named(model, pixels, paths, tmp_path):
     dataset = tf.data.Dataset.from_tensor_slices(([str(missing)], ["a"])).batch(1)
     for x, y, words in (
         ([*paths[:3], broken], CAPTIONS, f"not a readable JPEG.*{broken}"),
-        ([*paths[:3], missing], CAPTIONS, f"no such picture: {missing}"),
+        ([*paths[:3], missing], CAPTIONS, f"no such image: {missing}"),
         (dataset, None, f"can't be read .*{missing}; No such file"),
     ):
         with pytest.raises(InputError, match=words) as caught:

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.models.forward_state import read, write
 from align_keras.models.gradients import (
     cached_loss_gradients,
+    read,
     scaled_loss,
     split_inputs,
+    write,
 )
 from align_keras.optimizers import SGD
 from align_keras.utils.errors import InputError
@@ -92,13 +93,13 @@ def test_the_step_compiled_by_xla_makes_the_same_update(options, tolerance):
 
     Without dropout, since XLA draws other random numbers.
     """
-    from tests.training.updates_script import ROWS, batch, make_model
+    from tests.training.updates_script import ROWS, batch, compile_with, make_model
 
     updated, losses = [], []
     for compiled in (False, True):
         model = make_model()
         before = model.get_weights()
-        model.compile(SGD(0.01), jit_compile=compiled, **options)
+        compile_with(model, SGD(0.01), jit_compile=compiled, **options)
         batches = tf.data.Dataset.from_tensor_slices(batch())
         batches = batches.batch(ROWS, drop_remainder=True)
         model.fit(batches.repeat(2), verbose=0)

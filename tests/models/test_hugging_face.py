@@ -104,7 +104,7 @@ def test_gradients_equal_transformers(folder):
     inputs = random_pairs(64, 49, count=4, vocabulary_size=len(VOCABULARY))
     parameters = ask("hugging_face", "gradients", folder, **inputs)
     model = ALIGN.from_preset(folder)
-    image, bert = model.image_encoder, model.text_encoder.bert
+    image, bert = model.image_encoder, model.text_encoder.backbone
     attention = bert.transformer_layers[0]._self_attention_layer
     theirs = {
         "vision_model.embeddings.convolution.weight": image.get_layer("stem").kernel,

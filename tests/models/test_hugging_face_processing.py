@@ -46,8 +46,8 @@ def tiny_align(image_size, vocabulary, **arguments):
     )
 
 
-def pictures():
-    """Real pictures where there are any, and smooth random ones of odd sizes."""
+def random_images():
+    """Real images where there are any, and smooth random ones of odd sizes."""
     for path in sorted(glob.glob(f"{STAMPS}/animals/*/*.png"))[:12]:
         image = Image.open(path).convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -61,7 +61,7 @@ def pictures():
 @pytest.mark.parametrize("image_size", [289, 64])
 def test_pixels_are_the_processors_within_one_grey_level(image_size, tmp_path):
     to_hugging_face(tiny_align(image_size, VOCABULARY), tmp_path / "align")
-    images = list(pictures())
+    images = list(random_images())
     # The very images: as arrays, the processor would have to tell their layout.
     arguments = (tmp_path / "align", images)
     theirs = ask("hugging_face", "processed_images", *arguments)

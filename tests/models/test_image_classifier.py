@@ -9,7 +9,7 @@ from align_keras.utils.errors import InputError
 SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32}
 
 
-def pictures(count=4, side=32, seed=0):
+def random_images(count=4, side=32, seed=0):
     random = np.random.default_rng(seed)
     return random.integers(0, 256, (count, side, side, 3)).astype("uint8")
 
@@ -19,7 +19,7 @@ def test_the_features_are_those_before_the_projection():
     before = [weight.copy() for weight in encoder.get_weights()]
     copy = encoder_without_projection(encoder)
     pooled = keras.Model(encoder.inputs, encoder.get_layer("projection").input)
-    images = pictures()
+    images = random_images()
     np.testing.assert_array_equal(copy(images), pooled(images))
     assert copy.projection_dim is None and copy.name == "tower"
     # A copy: what it learns doesn't reach the other.
@@ -31,7 +31,7 @@ def test_the_features_are_those_before_the_projection():
 
 def test_without_a_projection_it_is_the_embedding():
     encoder = ImageEncoder(**SMALL)
-    images = pictures()
+    images = random_images()
     copy = encoder_without_projection(encoder)
     np.testing.assert_array_equal(copy(images), encoder(images))
 
@@ -49,7 +49,7 @@ def test_a_locked_tower_is_unlocked_and_keeps_its_classes():
 def test_it_begins_at_zero_and_takes_any_size():
     classifier = ImageClassifier(ImageEncoder(**SMALL), 3)
     for side in (32, 45, 64):
-        logits = classifier(pictures(side=side))
+        logits = classifier(random_images(side=side))
         np.testing.assert_array_equal(logits, np.zeros((4, 3)))
         assert logits.dtype == "float32"
 
@@ -59,7 +59,7 @@ def test_a_frozen_encoder_runs_as_in_inference():
     classifier = ImageClassifier(encoder, 3)
     classifier.build((None, 32, 32, 3))
     classifier.head.kernel.assign(np.random.default_rng(0).normal(size=(80, 3)))
-    images = pictures()
+    images = random_images()
     encoder.trainable = False
     np.testing.assert_array_equal(
         classifier(images, training=True), classifier(images, training=False)
@@ -72,7 +72,7 @@ def test_a_frozen_encoder_runs_as_in_inference():
 
 def test_it_is_saved_and_read(tmp_path):
     classifier = ImageClassifier(ImageEncoder(**SMALL), 3, dtype="float32")
-    images = pictures()
+    images = random_images()
     classifier(images)
     classifier.head.kernel.assign(np.random.default_rng(0).normal(size=(80, 3)))
     classifier.save(tmp_path / "classifier.keras")
@@ -85,7 +85,7 @@ def test_the_head_is_float32_in_mixed_precision():
     encoder = ImageEncoder(**SMALL, dtype="mixed_bfloat16")
     classifier = ImageClassifier(encoder_without_projection(encoder), 3)
     assert classifier.dtype_policy.name == "mixed_bfloat16"
-    assert classifier(pictures()).dtype == "float32"
+    assert classifier(random_images()).dtype == "float32"
 
 
 def test_one_class_is_no_choice():

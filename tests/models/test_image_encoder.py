@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 
 from align_keras.layers import FusedBatchNormalization
-from align_keras.models import ALIGN, ImageEncoder, sizes
-from align_keras.models.efficientnet import VARIANTS, round_filters, scaled_stages
+from align_keras.models import ALIGN, ImageEncoder, preset_table
+from align_keras.models.variants import (
+    IMAGE_VARIANTS,
+    image_encoder_arguments,
+    round_filters,
+    scaled_stages,
+)
 from align_keras.utils.errors import InputError
 from tests.recorded_oracles import recorded
 
 SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32}
 
 
-def pictures(height=32, width=32, count=4):
+def random_images(height=32, width=32, count=4):
     random = np.random.default_rng(0)
     return random.integers(0, 256, (count, height, width, 3)).astype("float32")
 
@@ -77,7 +82,7 @@ def test_b0_equals_keras_applications(padding, size):
 def test_the_stem_of_289_pixels(padding, side):
     encoder = ImageEncoder(**SMALL, padding=padding)
     stem = keras.Model(encoder.input, encoder.get_layer("stem").output)
-    assert stem(pictures(289, 289, 1)).shape[1:3] == (side, side)
+    assert stem(random_images(289, 289, 1)).shape[1:3] == (side, side)
     rebuilt = ImageEncoder.from_config(encoder.get_config())
     assert rebuilt.padding == padding
 
@@ -99,22 +104,22 @@ def test_an_unknown_padding_is_refused():
 
 
 def test_widths_of_the_paper():
-    assert scaled_stages(*VARIANTS["efficientnet_b7"][:2])[-1].filters == 640
-    assert scaled_stages(*VARIANTS["efficientnet_l2"][:2])[-1].filters == 1376
-    assert scaled_stages(*VARIANTS["efficientnet_b6"][:2])[-1].filters == 576
-    assert scaled_stages(*VARIANTS["efficientnet_b8"][:2])[-1].filters == 704
+    assert scaled_stages(*IMAGE_VARIANTS["efficientnet_b7"][:2])[-1].filters == 640
+    assert scaled_stages(*IMAGE_VARIANTS["efficientnet_l2"][:2])[-1].filters == 1376
+    assert scaled_stages(*IMAGE_VARIANTS["efficientnet_b6"][:2])[-1].filters == 576
+    assert scaled_stages(*IMAGE_VARIANTS["efficientnet_b8"][:2])[-1].filters == 704
     assert round_filters(32, 0.1) == 8
 
 
 def test_projection_is_absent_where_the_tower_is_as_wide():
-    arguments = sizes.image_encoder_arguments
+    arguments = image_encoder_arguments
     assert arguments("efficientnet_b7", 640)["projection_dim"] is None
     assert arguments("efficientnet_l2", 1376)["projection_dim"] is None
     assert arguments("efficientnet_b3", 640)["projection_dim"] == 640
 
 
 def test_paper_grid_is_complete():
-    names = sizes.preset_names()
+    names = preset_table.preset_names()
     assert (
         sum(name.split("_")[1] in ("b1", "b3", "b5", "b7", "l2") for name in names)
         == 20
@@ -122,7 +127,7 @@ def test_paper_grid_is_complete():
     # Section 6.1: 640 in the grid; section 5: 1376 in the largest model alone.
     for name in names[2:]:
         width = 1376 if name == "align_l2_large" else 640
-        assert sizes.preset_config(name)["projection_dim"] == width
+        assert preset_table.preset_config(name)["projection_dim"] == width
 
 
 @pytest.mark.parametrize("freeze", [True, pytest.param(False, marks=pytest.mark.ci)])
@@ -133,14 +138,14 @@ def test_frozen_statistics_stay_while_the_rest_learns(freeze):
         for layer in encoder._flatten_layers()
         if isinstance(layer, FusedBatchNormalization)
     ]
-    changed = fit_a_step(encoder, pictures(64, 64))
+    changed = fit_a_step(encoder, random_images(64, 64))
     statistics = {v.path for norm in norms for v in norm.non_trainable_variables}
     learned = {v.path for norm in norms for v in norm.trainable_variables}
     assert statistics.isdisjoint(changed) if freeze else statistics <= changed
     assert learned <= changed
     if freeze:
         # What it learns from is what it will predict with.
-        images = pictures(64, 64)
+        images = random_images(64, 64)
         encoder = ImageEncoder(
             **SMALL, freeze_batch_statistics=True, drop_connect_rate=0.0
         )
@@ -155,7 +160,7 @@ def test_locked_tower_stays_bit_by_bit():
         **SMALL, projection_dim=8, locked=True, drop_connect_rate=0.5
     )
     features = keras.Model(encoder.input, encoder.get_layer("pooling").output)
-    images = pictures()
+    images = random_images()
     before = features(images, training=False).numpy()
     np.testing.assert_array_equal(features(images, training=True), before)
     changed = fit_a_step(encoder, images)
@@ -174,7 +179,7 @@ def test_locked_without_a_projection_learns_nothing():
 def test_lite_has_as_many_parameters_as_its_pytorch_tower(number):
     question, expected = recorded("lite_parameters")[number]
     assert question["number"] == number
-    arguments = sizes.image_encoder_arguments(f"efficientnet_lite{number}", None)
+    arguments = image_encoder_arguments(f"efficientnet_lite{number}", None)
     encoder = ImageEncoder(**arguments, image_size=32)
     found = sum(math.prod(weight.shape) for weight in encoder.trainable_weights)
     assert found == expected["answer"]
@@ -189,7 +194,7 @@ def small_encoder(request):
     ("height", "width"), [(32, 32), (33, 47), (64, 35), (129, 32), (101, 99)]
 )
 def test_any_size_from_32_runs(small_encoder, height, width):
-    embedding = small_encoder(pictures(height, width, 2))
+    embedding = small_encoder(random_images(height, width, 2))
     assert embedding.shape == (2, *small_encoder.output_shape[1:])
     # A side that had vanished in the strides would average to NaN.
     assert np.isfinite(embedding).all()

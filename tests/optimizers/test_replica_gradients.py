@@ -14,14 +14,14 @@ from align_keras.optimizers.replica_gradients import (
 from align_keras.utils.errors import InputError
 
 
-def test_an_unsound_update_leaves_weights_and_optimizer_alone():
+def test_a_refused_update_leaves_weights_and_optimizer_alone():
     variable = keras.Variable([1.0, 2.0])
     optimizer = SGD(0.1)
     optimizer.build([variable])
 
     @tf.function
-    def step(sound):
-        apply_if(sound, optimizer, [tf.constant([np.nan, 1.0])], [variable])
+    def step(finite):
+        apply_if(finite, optimizer, [tf.constant([np.nan, 1.0])], [variable])
 
     step(tf.constant(False))
     np.testing.assert_array_equal(variable.numpy(), [1.0, 2.0])

@@ -84,7 +84,7 @@ def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
     "module",
     [
         "images.preprocess",
-        "images.inception_crop",
+        "images.crops",
         "data.labelled_batches",
         "training.classification",
     ],

@@ -90,8 +90,8 @@ def test_loss_and_batch_options_reach_the_model():
     config = load_config(params_override=override)
     model = build_model(config.task.model)
     compile_model(model, config)
-    assert (model.negatives_fraction, model.tile_size) == (0.5, 64)
-    assert model.matmul_dtype == "bfloat16"
+    assert (model.loss.negatives_fraction, model.loss.tile_size) == (0.5, 64)
+    assert model.loss.matmul_dtype == "bfloat16"
     assert (model.micro_batch_size, model.loss_upper_bound) == (16, 50.0)
     assert model.image_encoder.virtual_batch_size == 8
     assert model.text_encoder.rematerialize

@@ -70,7 +70,7 @@ def test_sources_are_opened_outside_of_the_strategys_scope(
     # What is embedded comes from both replicas, in order.
     rows = small_batch(5)["images"]
     pixels = tf.stack([preprocess_image(tf.constant(row), 32) for row in rows])
-    expected = model.normalise_image(model.image_encoder(pixels))
+    expected = model.normalize_image(model.image_encoder(pixels))
     np.testing.assert_allclose(
         model.encode_images(list(rows)), expected, rtol=1e-4, atol=1e-5
     )

@@ -7,6 +7,7 @@ from tokenizers import BertWordPieceTokenizer
 
 from align_keras.text.vocabulary import (
     SPECIAL_TOKENS,
+    Coverage,
     learn_vocabulary,
     load_vocabulary,
     save_vocabulary,
@@ -216,3 +217,33 @@ def test_a_bad_vocabulary_replaces_nothing(tmp_path):
 def test_a_file_is_a_regular_one(path):
     with pytest.raises(InputError, match="must be a readable vocabulary file.*: not a"):
         load_vocabulary(path)
+
+
+THREE_LANGUAGES = [
+    "A red bicycle leans on a wall",
+    "Ein rotes Fahrrad lehnt an der Wand",
+    "Červené kolo se opírá o zeď",
+] * 3
+
+
+def test_it_counts_what_hugging_faces_tokenizer_gives(tmp_path):
+    vocabulary = learn_vocabulary(THREE_LANGUAGES[:2], 60, min_frequency=1)
+    save_vocabulary(vocabulary, tmp_path / "vocabulary.txt")
+    oracle = BertWordPieceTokenizer(str(tmp_path / "vocabulary.txt"))
+    encodings = oracle.encode_batch(THREE_LANGUAGES, add_special_tokens=False)
+    words = sum(len(set(encoding.word_ids)) for encoding in encodings)
+    tokens = sum(len(encoding.ids) for encoding in encodings)
+    unknown = sum(encoding.tokens.count("[UNK]") for encoding in encodings)
+    assert unknown  # Czech has letters that the vocabulary lacks.
+    assert Coverage(vocabulary, "bert_uncased").count(THREE_LANGUAGES) == {
+        "captions": 9,
+        "words": words,
+        "tokens_per_word": round(tokens / words, 4),
+        "coverage": round(1 - unknown / words, 6),
+    }
+
+
+def test_nothing_is_covered_of_nothing():
+    vocabulary = learn_vocabulary(THREE_LANGUAGES, 60)
+    found = Coverage(vocabulary, "bert_cased").count([])
+    assert found["words"] == found["coverage"] == 0

@@ -10,6 +10,7 @@ import sys
 
 from align_keras.data import training_batches
 from align_keras.datasets import build_corpus
+from align_keras.losses import ContrastiveLoss
 from align_keras.optimizers import Lamb
 from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import SPECIAL_TOKENS
@@ -51,7 +52,8 @@ def main():
         strategy = make_strategy("mirrored", count)
     with strategy_scope(strategy):
         model = make_model(dropout=0.2, locked=count == 1)
-        model.compile(Lamb(1e-3, global_clipnorm=1.0, use_ema=True), tile_size="auto")
+        loss = ContrastiveLoss(tile_size="auto")
+        model.compile(Lamb(1e-3, global_clipnorm=1.0, use_ema=True), loss)
         schedule = TrainingSchedule(STEPS, loop, loop, 8, max_to_keep=2)
         make_batches = batch_maker(directory.parent)
         train(model, make_batches, schedule, directory, batch_size=ROWS)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.models.sound_steps import UnsoundStepError
-from align_keras.models.update_checks import is_sound
+from align_keras.models.contrastive_model import NonFiniteStepError
+from align_keras.models.gradients import is_finite_step
 from align_keras.optimizers import AdamW
 from align_keras.training import TrainingSchedule, train, trainer
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
@@ -133,14 +133,13 @@ def test_steps_whose_scaled_gradient_overflows_are_steps(tmp_path):
     assert checkpoints.restore_latest() == 12
 
 
-@pytest.mark.parametrize("scale, sound", [(2.0, True), (1.0, False)])
-def test_gradients_that_no_scale_makes_finite_are_unsound(scale, sound):
+@pytest.mark.parametrize("scale, finite", [(2.0, True), (1.0, False)])
+def test_gradients_that_no_scale_makes_finite_are_refused(scale, finite):
     optimizer = keras.optimizers.LossScaleOptimizer(AdamW(), initial_scale=scale)
     optimizer.build([])
-    assert bool(is_sound(optimizer, tf.constant(1.0), tf.constant(np.inf), None)) == (
-        sound
-    )
-    assert is_sound(optimizer, tf.constant(1.0), tf.constant(1.0), None)
+    may_update = is_finite_step(optimizer, tf.constant(1.0), tf.constant(np.inf), None)
+    assert bool(may_update) == finite
+    assert is_finite_step(optimizer, tf.constant(1.0), tf.constant(1.0), None)
 
 
 def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypatch):
@@ -159,7 +158,7 @@ def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypat
 
     names = ("loss", "loss_i2t", "loss_t2i", "image_gradient_norm")
     values = dict.fromkeys([*names, "text_gradient_norm"], np.nan)
-    error = UnsoundStepError(5, values, "the loss isn't finite")
+    error = NonFiniteStepError(5, values, "the loss isn't finite")
     told = trainer.explained(error, compiled_model(), halves, batch_ids, tmp_path)
     assert "pairs pair 5" in str(told)
     diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())

@@ -11,6 +11,7 @@ import sys
 import keras
 import numpy as np
 
+from align_keras.losses import ContrastiveLoss
 from align_keras.losses.cross_replica import sum_over_replicas
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.optimizers import SGD, AdamW, Lamb, apply_if
@@ -69,13 +70,20 @@ def optimizer(name, **arguments):
     return {"lamb": Lamb, "adamw": AdamW}[name](1e-3, epsilon=1e-2, **arguments)
 
 
+def compile_with(model, optimizer, **options):
+    """Compiles with options of the loss and of `compile`."""
+    names = [name for name in ContrastiveLoss.options() if name in options]
+    loss = ContrastiveLoss(**{name: options.pop(name) for name in names})
+    model.compile(optimizer, loss, **options)
+
+
 def trained(strategy, steps=1, model=None, optimizer_name="sgd", clip=None, **compiled):
     """Returns {path: values} of all weights after some steps of `fit`."""
     import tensorflow as tf
 
     with strategy_scope(strategy):
         built = make_model(**(model or {}))
-        built.compile(optimizer(optimizer_name, global_clipnorm=clip), **compiled)
+        compile_with(built, optimizer(optimizer_name, global_clipnorm=clip), **compiled)
     batches = [batch(seed) for seed in range(steps)]
     data = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(ROWS, drop_remainder=True)

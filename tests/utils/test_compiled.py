@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from align_keras.layers.compiled_activations import activate
+from align_keras.layers.activation import activate
 from align_keras.losses import contrastive_loss
 
 

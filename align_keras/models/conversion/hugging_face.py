@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
 import pathlib
+from typing import Any
 
+import keras
 import numpy as np
 
 from align_keras.images import crop_size_to_resize_size
-from align_keras.models.conversion.bert_links import bert_links
-from align_keras.models.conversion.efficientnet_links import (
+from align_keras.models.conversion.bert import bert_links
+from align_keras.models.conversion.efficientnet import (
     HUGGING_FACE,
     efficientnet_links,
 )
@@ -18,16 +21,21 @@ from align_keras.models.conversion.hugging_face_config import (
     read_sizes,
     write_config,
 )
-from align_keras.models.conversion.layouts import LOGARITHM, TORCH_DENSE
-from align_keras.models.conversion.links import Link, export_links, load_links
+from align_keras.models.conversion.links import (
+    LOGARITHM,
+    TORCH_DENSE,
+    Link,
+    export_links,
+    load_links,
+)
 from align_keras.models.conversion.tensor_files import (
     SAFETENSORS_FILE,
     SafetensorsFolder,
 )
-from align_keras.models.efficientnet import scaled_stages
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
+from align_keras.models.variants import scaled_stages
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json
@@ -43,7 +51,7 @@ IGNORED = ("num_batches_tracked", "position_ids")
 _FILES = [CONFIG_FILE, PREPROCESSOR_FILE, VOCABULARY_FILE, "tokenizer*.json"]
 
 
-def download(name):
+def download(name: str) -> pathlib.Path:
     """Fetches the files of `hf://user/model` and returns their folder.
 
     Files that were fetched before are taken from the cache of `huggingface_hub`.
@@ -66,7 +74,7 @@ def download(name):
                 allow_patterns=[*_FILES, f"{SAFETENSORS_FILE}*", "*.safetensors"],
             )
         )
-    # Its own errors, a bad name's, and those of the HTTP library that it uses.
+    # Its errors, a bad name's, and those of the HTTP library that it uses.
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
@@ -75,7 +83,12 @@ def download(name):
         ) from None
 
 
-def from_hugging_face(cls, directory, load_weights=True, parts=None):
+def from_hugging_face(
+    cls,
+    directory: str | os.PathLike,
+    load_weights: bool = True,
+    parts: dict | None = None,
+) -> keras.Model:
     """Builds `ALIGN` from a folder as kakaobrain/align-base has it.
 
     Args:
@@ -84,7 +97,7 @@ def from_hugging_face(cls, directory, load_weights=True, parts=None):
             vocab.txt, preprocessor_config.json.
         load_weights: bool, False for random weights.
         parts: dict of the dicts `image_encoder`, `text_encoder` and `align`,
-            arguments that replace the folder's own; or None.
+            arguments that replace the folder's; or None.
 
     Returns:
         `ALIGN`.
@@ -132,8 +145,8 @@ def _check_depths(image, text, tensors, directory):
         ("vision_model.encoder.blocks.", blocks),
         ("text_model.encoder.layer.", text["num_layers"]),
     ):
-        own = [name for name in tensors if name.startswith(prefix)]
-        held = len({name.removeprefix(prefix).partition(".")[0] for name in own})
+        names = [name for name in tensors if name.startswith(prefix)]
+        held = len({name.removeprefix(prefix).partition(".")[0] for name in names})
         if told != held:
             raise InputError(
                 f"{directory}: config.json must describe the {held} layers "
@@ -141,7 +154,7 @@ def _check_depths(image, text, tensors, directory):
             )
 
 
-def align_links(model):
+def align_links(model: keras.Model) -> list[Link]:
     """Links all of a model's variables by the names of `transformers.AlignModel`."""
     projection = model.text_encoder.get_layer("projection")
     return [
@@ -153,7 +166,7 @@ def align_links(model):
     ]
 
 
-def read_vocabulary(directory):
+def read_vocabulary(directory: pathlib.Path) -> list[str] | None:
     """Returns the tokens of vocab.txt or tokenizer.json, or None without either."""
     path = directory / VOCABULARY_FILE
     if path.exists():
@@ -162,7 +175,7 @@ def read_vocabulary(directory):
     if not path.exists():
         return None
     model = read_json(path).get("model")
-    ids = model.get("vocab") if isinstance(model, dict) else None
+    ids: Any = model.get("vocab") if isinstance(model, dict) else None
     numbers = list(ids.values()) if isinstance(ids, dict) else []
     # A gap would shift the ids behind it, and with them what captions mean.
     is_whole = numbers and all(type(number) is int for number in numbers)
@@ -174,7 +187,7 @@ def read_vocabulary(directory):
     return sorted(ids, key=ids.get)
 
 
-def read_normalization(directory):
+def read_normalization(directory: pathlib.Path) -> str:
     """Returns how captions are normalized, after tokenizer_config.json."""
     path = directory / TOKENIZER_CONFIG_FILE
     config = read_json(path)
@@ -189,7 +202,7 @@ def read_normalization(directory):
     return "bert_uncased" if lower else "bert_cased"
 
 
-def to_hugging_face(model, directory):
+def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
     """Writes a folder that `AlignModel` and `AlignProcessor` load.
 
     Args:
@@ -221,7 +234,7 @@ def to_hugging_face(model, directory):
             raise OSError(f"{folder / SAFETENSORS_FILE}: {error}") from None
 
 
-def preprocessing_files(model):
+def preprocessing_files(model: keras.Model) -> dict[str, dict]:
     """Returns the contents of the processor's files, a dict by name."""
     crop = model.image_size
     size = crop_size_to_resize_size(crop)

@@ -1,8 +1,12 @@
 """ALIGN's sizes between Hugging Face's config.json and ours."""
 
+import os
+
+import keras
+
 from align_keras.images import crop_size_to_resize_size
-from align_keras.models.efficientnet import B0_STAGES, STEM_FILTERS, scaled_stages
 from align_keras.models.text_encoder import MOST
+from align_keras.models.variants import B0_STAGES, STEM_FILTERS, scaled_stages
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
@@ -56,7 +60,7 @@ _ACTIVATIONS = {
 }
 
 
-def read_sizes(config, preprocessor, source):
+def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dict]:
     """Returns the arguments of both encoders.
 
     Args:
@@ -102,7 +106,7 @@ def _section(config, name, source):
     return section
 
 
-def check_model_type(config, model_type, source):
+def check_model_type(config: dict, model_type: object, source: str) -> None:
     """Raises unless config.json is of this kind of model."""
     if config.get("model_type") != model_type:
         raise InputError(
@@ -111,35 +115,36 @@ def check_model_type(config, model_type, source):
         )
 
 
-def read_vision_sizes(vision, source):
+def read_vision_sizes(vision: dict, source: str) -> dict:
     """Returns `ImageEncoder`'s coefficients from a vision_config."""
     _check_fixed(vision, FIXED_VISION, f"{source}: vision_config")
     _check_choice(vision, "hidden_act", "swish", ("swish", "silu"), source)
     return {
-        ours: _number(vision, name, *rule, f"{source}: vision_config")
+        ours: _number(vision, name, rule, f"{source}: vision_config")
         for ours, (name, *rule) in _VISION_NUMBERS.items()
     }
 
 
-def read_bert_sizes(text, source):
+def read_bert_sizes(text: dict, source: str) -> dict:
     """Returns `TextEncoder`'s sizes from a text_config or a BERT's config.json."""
     _check_fixed(text, FIXED_TEXT, f"{source}: text_config")
     act = _check_choice(text, "hidden_act", "gelu", tuple(_ACTIVATIONS), source)
     sizes = {
-        ours: _number(text, name, *rule, f"{source}: text_config")
+        ours: _number(text, name, rule, f"{source}: text_config")
         for ours, (name, *rule) in _TEXT_NUMBERS.items()
     }
     return {**sizes, "activation": _ACTIVATIONS[act]}
 
 
-def _number(config, name, default, least, most, source):
+def _number(config, name, rule, source):
     """A number of a configuration; whole, where the default is."""
+    default, least, most = rule
     value = config.get(name, default)
     check_number(f"{source}.{name}", value, least, most, isinstance(default, int))
     return value
 
 
-def read_image_size(preprocessor, source):
+def read_image_size(preprocessor: dict, source: str) -> int:
     """Returns the side of the crop that preprocessor_config.json names."""
     if not preprocessor:
         return IMAGE_SIZE
@@ -159,7 +164,7 @@ def read_image_size(preprocessor, source):
     return crop
 
 
-def read_pixel_scaling(preprocessor, source=""):
+def read_pixel_scaling(preprocessor: dict, source: str = "") -> tuple:
     """Returns the mean and the deviation of pixels, in grey levels.
 
     Args:
@@ -204,7 +209,9 @@ def read_pixel_scaling(preprocessor, source=""):
     return means, deviations
 
 
-def read_flag(config, name, default, source):
+def read_flag(
+    config: dict, name: str, default: bool, source: str | os.PathLike
+) -> bool:
     """Returns a boolean of a configuration; `source` is for messages."""
     value = config.get(name, default)
     if not isinstance(value, bool):
@@ -268,7 +275,7 @@ def _check_choice(config, name, default, choices, source):
     return value
 
 
-def write_config(model):
+def write_config(model: keras.Model) -> dict:
     """Returns the content of config.json for a model.
 
     Raises:
@@ -311,7 +318,7 @@ def write_config(model):
     }
 
 
-def has_stage_as_wide(image_encoder):
+def has_stage_as_wide(image_encoder: keras.Model) -> bool:
     """Returns whether a stage's first block adds its input; transformers' never do."""
     return any(
         block.has_residual
@@ -320,12 +327,12 @@ def has_stage_as_wide(image_encoder):
     )
 
 
-def pads_alike(image_encoder, padding):
-    """Returns whether `padding` is the encoder's own, or all sides halved are even."""
+def pads_alike(image_encoder: keras.Model, padding: str) -> bool:
+    """Returns whether `padding` is the encoder's, or all sides halved are even."""
     return image_encoder.padding == padding or not image_encoder.image_size % 32
 
 
-def check_representable(model):
+def check_representable(model: keras.Model) -> None:
     """Raises if `transformers.AlignModel` has no place for a part of the model."""
     image, text = model.image_encoder, model.text_encoder
     foreign = {

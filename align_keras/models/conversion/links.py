@@ -1,12 +1,62 @@
-"""Pairs a model's variables with the tensors of a file, whole or not at all."""
+"""A model's variables and the tensors of a file: how they are paired and laid out.
+
+A file is loaded whole or not at all. A layout is a pair of functions:
+`to_keras(array, shape)` gives the array in Keras's order and shape, `from_keras(array)`
+undoes it.
+"""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
+import keras
 import numpy as np
 
-from align_keras.models.conversion.layouts import SAME, Layout
 from align_keras.utils.errors import InputError
 
+
+class Layout(NamedTuple):
+    """A way back and forth between Keras's order and another library's."""
+
+    to_keras: Callable
+    from_keras: Callable
+
+
+def _transposed(*order):
+    back = tuple(np.argsort(order))
+    return Layout(
+        lambda array, shape: np.transpose(array, order),
+        lambda array: np.transpose(array, back),
+    )
+
+
+SAME = Layout(lambda array, shape: array, lambda array: array)
+# PyTorch keeps (out, in, height, width) and (out, in).
+TORCH_CONV = _transposed(2, 3, 1, 0)
+TORCH_DEPTHWISE = _transposed(2, 3, 0, 1)
+TORCH_DENSE = _transposed(1, 0)
+# A 1×1 convolution on one pixel is a dense layer.
+TORCH_POINTWISE = Layout(
+    lambda array, shape: np.transpose(array[:, :, 0, 0]),
+    lambda array: np.transpose(array)[:, :, None, None],
+)
+KERAS_POINTWISE = Layout(
+    lambda array, shape: array[0, 0], lambda array: array[None, None]
+)
+# KerasHub's attention keeps (in, heads, size) and (heads, size, out).
+TORCH_TO_HEADS = Layout(
+    lambda array, shape: np.transpose(array).reshape(shape),
+    lambda array: np.transpose(array.reshape(array.shape[0], -1)),
+)
+TORCH_FROM_HEADS = Layout(
+    lambda array, shape: np.transpose(array).reshape(shape),
+    lambda array: np.transpose(array.reshape(-1, array.shape[-1])),
+)
+HEADS_BIAS = Layout(
+    lambda array, shape: array.reshape(shape), lambda array: array.reshape(-1)
+)
+# The temperature itself, where ours is kept as its logarithm.
+LOGARITHM = Layout(lambda array, shape: np.log(array), np.exp)
 _SHOWN = 8
 
 
@@ -20,19 +70,21 @@ class Link:
         layout: `Layout` of the tensor.
     """
 
-    variable: object
+    variable: keras.Variable
     name: str
     layout: Layout = SAME
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """Tuple of int, the shape that the tensor must have in the file."""
         # A broadcast zero has a shape, but no memory.
         like_variable = np.broadcast_to(np.float32(0), self.variable.shape)
         return self.layout.from_keras(like_variable).shape
 
 
-def load_links(links, tensors, source, ignored=()):
+def load_links(
+    links: Sequence[Link], tensors: Mapping, source: str, ignored: Sequence[str] = ()
+) -> None:
     """Gives all variables their values, after everything has been checked.
 
     Args:
@@ -73,7 +125,7 @@ def load_links(links, tensors, source, ignored=()):
         link.variable.assign(value)
 
 
-def export_links(links):
+def export_links(links: Sequence[Link]) -> dict[str, np.ndarray]:
     """Returns the tensors of a file, a dict from name to contiguous array."""
     return {
         link.name: np.ascontiguousarray(

@@ -1,4 +1,4 @@
-"""Files of which any may be no picture, or a bomb."""
+"""Files of which any may be no image, or a bomb."""
 
 import io
 import struct
@@ -66,7 +66,7 @@ BOMBS = {
 }
 BAD = {
     "empty": b"",
-    "text": b"no picture",
+    "text": b"no image",
     "html": b"<!DOCTYPE html><html></html>",
     "half a jpeg": GOOD["jpeg"][:400],
     "half a png": GOOD["png"][:400],

@@ -1,11 +1,11 @@
-"""KerasHub's BERT layers with the same weights and fewer passes over memory."""
+"""KerasHub's transformer layers with the same weights and fewer passes over memory."""
 
 import functools
 import operator
 
 import keras
 
-from align_keras.layers.compiled_activations import activate
+from align_keras.layers.activation import activate
 from align_keras.utils.errors import InputError
 
 # The last version whose private parts these are, by the tests.
@@ -24,8 +24,10 @@ _PRIVATE = (
 )
 
 
-def set_bert_computation(backbone, activation, first_token_only):
-    """Replaces how a BERT's dense layers compute; weights and paths stay.
+def set_transformer_computation(
+    backbone: keras.Model, activation: str, first_token_only: bool
+) -> None:
+    """Replaces how a text backbone's dense layers compute; weights and paths stay.
 
     KerasHub has the approximate GELU only. Its attention multiplies by batched
     products, whose weights' gradients are first made for each row of the batch
@@ -33,7 +35,7 @@ def set_bert_computation(backbone, activation, first_token_only):
     compute by Keras's own code.
 
     Args:
-        backbone: KerasHub's `BertBackbone`.
+        backbone: KerasHub's `BertBackbone`, or another of `TransformerEncoder` layers.
         activation: str, `"gelu_approximate"` or `"gelu"`.
         first_token_only: bool; the last layer computes, and the backbone returns,
             [CLS] alone, which is all that its pooling reads.
@@ -68,10 +70,10 @@ def _check_parts(layers):
             except AttributeError:
                 import keras_hub
 
-                versions = " ".join(f"'{own}=={TESTED[own]}.*'" for own in TESTED)
+                versions = " ".join(f"'{name}=={TESTED[name]}.*'" for name in TESTED)
                 raise InputError(
-                    "keras and keras-hub must be versions whose BERT layers have "
-                    f"{name}, received {keras.__version__} and "
+                    "keras and keras-hub must be versions whose transformer layers "
+                    f"have {name}, received {keras.__version__} and "
                     f"{keras_hub.__version__}; run `pip install {versions}`."
                 ) from None
 

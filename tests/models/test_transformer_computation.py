@@ -9,7 +9,10 @@ import tensorflow as tf
 from keras_hub.models import BertBackbone
 
 from align_keras.models import TextEncoder
-from align_keras.models.bert_products import TESTED, set_bert_computation
+from align_keras.models.transformer_computation import (
+    TESTED,
+    set_transformer_computation,
+)
 from align_keras.utils.errors import InputError
 
 SIZES = {
@@ -42,9 +45,11 @@ def test_equals_keras_hub(pooling, training):
     encoder = TextEncoder(**SIZES, sequence_length=6, pooling=pooling)
     theirs = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
     seed = keras.random.SeedGenerator(0)
-    for variable in encoder.bert.variables:  # Biases too, and no layer like another.
+    for (
+        variable
+    ) in encoder.backbone.variables:  # Biases too, and no layer like another.
         variable.assign(keras.random.normal(variable.shape, stddev=0.3, seed=seed))
-    theirs.set_weights(encoder.bert.get_weights())
+    theirs.set_weights(encoder.backbone.get_weights())
     inputs = tokens()
 
     def reference():
@@ -58,10 +63,10 @@ def test_equals_keras_hub(pooling, training):
     def learned(bert):
         return [v for v in bert.trainable_variables if "pooled_dense" not in v.path]
 
-    names = [v.path.split("/", 2)[-1] for v in learned(encoder.bert)]
+    names = [v.path.split("/", 2)[-1] for v in learned(encoder.backbone)]
     expected = output_and_gradients(reference, learned(theirs))
     actual = output_and_gradients(
-        lambda: encoder(inputs, training=training), learned(encoder.bert)
+        lambda: encoder(inputs, training=training), learned(encoder.backbone)
     )
     for name, ours, reference_ in zip(
         ["output", *names], actual, expected, strict=True
@@ -86,7 +91,7 @@ def test_a_keras_hub_with_other_private_parts_is_refused():
     bert = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
     del bert.transformer_layers[1]._feedforward_intermediate_dense
     with pytest.raises(InputError, match="keras-hub must be versions") as caught:
-        set_bert_computation(bert, "gelu", False)
+        set_transformer_computation(bert, "gelu", False)
     assert "_feedforward_intermediate_dense, received" in str(caught.value)
     assert f"'keras-hub=={TESTED['keras-hub']}.*'" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -99,7 +104,8 @@ def test_the_private_parts_were_tested_with_these_versions():
         for name in TESTED
     }
     assert installed == TESTED, (
-        "newer versions: run tests/models/test_bert_products.py and, if it passes, "
-        "write them into TESTED of align_keras/models/bert_products.py; if it doesn't, "
-        "adapt what is replaced there"
+        "newer versions: run tests/models/test_transformer_computation.py and, if it "
+        "passes, write them into TESTED of "
+        "align_keras/models/transformer_computation.py; if it doesn't, adapt what is "
+        "replaced there"
     )

@@ -1,4 +1,8 @@
-"""The training path of a picture: decode, crop and shrink in one pass."""
+"""Random and central crops: decode, crop and shrink in one pass.
+
+`crop_image_bytes` is the training path of ALIGN, `inception_crop_bytes` that of
+classifiers, and `central_crop_bytes` what they are judged on.
+"""
 
 import tensorflow as tf
 
@@ -8,16 +12,22 @@ from align_keras.images.decode import (
     jpeg_orientation,
     size_check,
 )
-from align_keras.images.preprocess import crop_size_to_resize_size
+from align_keras.images.preprocess import crop_size_to_resize_size, resize_image
 
 # libjpeg's inverse transform of 4, 2 or 1 of a block's 8 rows and columns.
 _JPEG_RATIOS = (1, 2, 4, 8)
+_ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 
-def crop_image_bytes(image_bytes, image_size, place, flipped=False):
-    """Decodes a picture and brings a window of it to the encoder's input size.
+def crop_image_bytes(
+    image_bytes: tf.Tensor,
+    image_size: int,
+    place: tf.Tensor | tuple[float, float],
+    flipped: tf.Tensor | bool = False,
+) -> tf.Tensor:
+    """Decodes an image and brings a window of it to the encoder's input size.
 
-    The same as decoding the picture, resizing it to the side that
+    The same as decoding the image, resizing it to the side that
     `crop_size_to_resize_size` gives, cropping and mirroring, but for the
     smoothing, of which there is less here than in `resize_image`. Photographs differ
     by one to five grey levels in the mean. Only the window is decoded and resampled,
@@ -28,13 +38,13 @@ def crop_image_bytes(image_bytes, image_size, place, flipped=False):
         image_size: int, the side of the encoder's input in pixels.
         place: float tensor (2,) in [0, 1), where the window lies, from the top
             to the bottom and from the left to the right.
-        flipped: bool tensor (), mirror the picture left to right.
+        flipped: bool tensor (), mirror the image left to right.
 
     Returns:
         uint8 tensor (image_size, image_size, 3).
 
     Raises:
-        tf.errors.InvalidArgumentError: if the bytes aren't such a picture.
+        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
 
     References:
         Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
@@ -50,7 +60,12 @@ def crop_image_bytes(image_bytes, image_size, place, flipped=False):
     return _cropped(image_bytes, image_size, place, flipped)
 
 
-def crop_image(image, image_size, place, flipped=False):
+def crop_image(
+    image: tf.Tensor,
+    image_size: int,
+    place: tf.Tensor | tuple[float, float],
+    flipped: tf.Tensor | bool = False,
+) -> tf.Tensor:
     """Brings a window of a decoded image to the encoder's input size.
 
     Args:
@@ -162,3 +177,97 @@ def _resample(window, image_size):
 def _mean_of_all(images, size, target):
     # An axis that grows, where the other shrinks, is interpolated after.
     return tf.image.resize(tf.raw_ops.ResizeArea(images=images, size=size), target)
+
+
+# === Crops of classifiers ===
+
+
+def inception_crop_bytes(
+    image_bytes: tf.Tensor,
+    image_size: int,
+    seed: tf.Tensor,
+    min_area: float = 0.08,
+    flip: bool = True,
+) -> tf.Tensor:
+    """Decodes an image, and cuts and resizes a window of random area and aspect.
+
+    Args:
+        image_bytes: scalar string tensor, as `decode_image` takes it.
+        image_size: int, the new side in pixels.
+        seed: integer tensor (2,); the same seed gives the same window.
+        min_area: float in (0, 1], the least share of the image's area.
+        flip: bool, mirror half of the images left to right.
+
+    Returns:
+        uint8 tensor (image_size, image_size, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
+
+    References:
+        Szegedy et al. 2015, "Going deeper with convolutions", section 6: 8% to
+        100% of the area, aspects from 3/4 to 4/3; Jia et al. 2021, section 5.3.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> png = tf.io.encode_png(tf.zeros((20, 30, 3), tf.uint8))
+    >>> inception_crop_bytes(png, 64, (0, 1)).shape
+    TensorShape([64, 64, 3])
+    """
+    image = decode_image(image_bytes)
+    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+        tf.shape(image),
+        tf.zeros((1, 0, 4)),
+        seed=seed,
+        min_object_covered=0.0,
+        aspect_ratio_range=_ASPECT_RATIOS,
+        area_range=(min_area, 1.0),
+        # Where none of these fits, as in a very long image, it takes all of it.
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    image = resize_image(_static(tf.slice(image, begin, size)), image_size)
+    return random_flip(image, seed) if flip else image
+
+
+def central_crop_bytes(
+    image_bytes: tf.Tensor, image_size: int, fraction: float = 0.875
+) -> tf.Tensor:
+    """Decodes an image, and resizes its central part without keeping its aspect.
+
+    Args:
+        image_bytes: scalar string tensor, as `decode_image` takes it.
+        image_size: int, the new side in pixels.
+        fraction: float in (0, 1], share of each side that is kept.
+
+    Returns:
+        uint8 tensor (image_size, image_size, 3).
+
+    Raises:
+        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
+
+    References:
+        Jia et al. 2021, section 5.3: a single central crop with ratio 0.875.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> png = tf.io.encode_png(tf.zeros((20, 30, 3), tf.uint8))
+    >>> central_crop_bytes(png, 64).shape
+    TensorShape([64, 64, 3])
+    """
+    image = tf.image.central_crop(decode_image(image_bytes), fraction)
+    return resize_image(_static(image), image_size)
+
+
+def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Mirrors an image left to right, or not, by the seed."""
+    # The crop's own numbers come from the seed too.
+    seed = tf.cast(tf.convert_to_tensor(seed), tf.int64)
+    mirrored = tf.random.stateless_uniform((), seed + tf.constant([0, 1], tf.int64) * 7)
+    return tf.cond(mirrored < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+def _static(image):
+    return tf.ensure_shape(image, (None, None, 3))

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from align_keras.models.conversion.torch_file import read_torch_file
+from align_keras.models.conversion.tensor_files import read_torch_file
 from align_keras.utils.errors import InputError
 
 

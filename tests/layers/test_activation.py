@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.layers import Activation
-from align_keras.layers.compiled_activations import activate
+from align_keras.layers.activation import activate
 
 REFERENCES = {
     "silu": keras.activations.silu,

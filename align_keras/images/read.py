@@ -1,0 +1,120 @@
+"""Image files that may be none: one by its name, and a batch of them in a graph."""
+
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.images.preprocess import (
+    preprocess_image,
+    preprocess_image_bytes,
+    uint8_pixels,
+)
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import MAX_FILE_BYTES, is_special
+from align_keras.utils.image_limits import MAX_PIXELS
+
+
+def read_image(
+    image: Any,
+    row: int,
+    image_size: int,
+    value_range: tuple[float, float] | None = None,
+) -> tf.Tensor:
+    """Reads an image, resizes and center-crops it, and names it where it can't.
+
+    Args:
+        image: path, file bytes, or array (height, width, 3), uint8 or floats in
+            `value_range`.
+        row: int, its place among the images, by which an error names it.
+        image_size: int, the side of the encoder's input in pixels.
+        value_range: two floats, black and white of float pixels, or None.
+
+    Returns:
+        float32 tensor (image_size, image_size, 3) in [0, 255].
+
+    Raises:
+        InputError: if there is no such file, or it is no image; names it.
+    """
+    name = f"images[{row}]"
+    try:
+        if isinstance(image, str | os.PathLike):
+            name = os.fspath(image)
+            if is_special(name):
+                raise InputError(
+                    f"images must be files, received {name}, a pipe or a device; "
+                    "give a file's path or its bytes."
+                )
+            if os.path.isfile(name) and os.path.getsize(name) > MAX_FILE_BYTES:
+                raise InputError(
+                    f"images must be files of at most {MAX_FILE_BYTES:,} bytes, "
+                    f"received {name} of {os.path.getsize(name):,}; leave it out."
+                )
+            image = tf.io.read_file(name)
+        if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
+            return preprocess_image_bytes(tf.convert_to_tensor(image), image_size)
+    except tf.errors.NotFoundError:
+        raise InputError(f"no such image: {name}; check the path.") from None
+    except tf.errors.OpError:
+        raise InputError(
+            "not a readable JPEG, PNG, GIF, BMP or WebP image of at most "
+            f"{MAX_PIXELS:,} pixels: {name}; open it and save it again, or leave it "
+            "out."
+        ) from None
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
+        raise InputError(
+            f"{name} must be an array (height, width, 3), received {pixels.dtype} "
+            f"{pixels.shape}; convert it to RGB."
+        )
+    try:
+        return preprocess_image(uint8_pixels(pixels, value_range), image_size)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def readable_images(
+    image_bytes: tf.Tensor, image_size: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Decodes, resizes and crops files; one that is no image fails nothing.
+
+    Args:
+        image_bytes: string tensor (n,), files.
+        image_size: int, the side of the encoder's input in pixels.
+
+    Returns:
+        float32 tensor (n, image_size, image_size, 3) in [0, 255], each image as
+        `preprocess_image_bytes` makes it, or black; and bool tensor (n,), whether
+        it is a JPEG, PNG, GIF, BMP or WebP file that can be decoded and has at most
+        `MAX_PIXELS` pixels.
+
+    Example:
+
+    >>> import tensorflow as tf
+    >>> png = tf.io.encode_png(tf.ones((20, 30, 3), tf.uint8)).numpy()
+    >>> _, valid = readable_images(tf.constant([b"no image", png, b""]), 64)
+    >>> valid.numpy().tolist()
+    [False, True, False]
+    """
+    count = tf.size(image_bytes, tf.int64)
+
+    def read(row, file):
+        return row, preprocess_image_bytes(file, image_size)
+
+    # The only way in a graph to leave out what raises.
+    decoded = (
+        tf.data.Dataset.from_tensor_slices(image_bytes)
+        .enumerate()
+        .map(read, tf.data.AUTOTUNE)
+        .ignore_errors()
+    )
+    # One more, so that there is a batch where nothing can be read.
+    last = tf.constant(-1, tf.int64), tf.zeros((image_size, image_size, 3))
+    decoded = decoded.concatenate(tf.data.Dataset.from_tensors(last))
+    rows, images = decoded.batch(count + 1).get_single_element()
+    rows, images = rows[:-1, tf.newaxis], images[:-1]
+    shape = tf.stack([count, image_size, image_size, 3])
+    valid = tf.scatter_nd(rows, tf.ones_like(rows[:, 0], tf.int32), [count]) > 0
+    images = tf.scatter_nd(rows, images, tf.cast(shape, tf.int64))
+    return tf.ensure_shape(images, (None, image_size, image_size, 3)), valid

@@ -1,0 +1,160 @@
+"""The form of a loss that `ALIGN.compile` takes."""
+
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from align_keras.losses.cross_replica import gather_replicas
+from align_keras.utils.errors import InputError
+
+
+class PairLoss:
+    """A loss of paired embeddings, for `ALIGN.compile(loss=…)`.
+
+    A subclass writes `call`, which is given the embeddings of all replicas. To be
+    saved in `.keras` files, it has a `get_config` and is registered by
+    `keras.saving.register_keras_serializable`. A plain function of
+    `(image_embeddings, text_embeddings, temperature)` does too, without a subclass.
+
+    Attributes:
+        parts: tuple of str, the names of the losses that `call` returns, which training
+            reports beside `loss` and `temperature`.
+
+    Example:
+
+    >>> class Distance(PairLoss):
+    ...     def call(self, image_embeddings, text_embeddings, temperature, token_ids):
+    ...         return tf.reduce_mean((image_embeddings - text_embeddings) ** 2)
+    >>> float(Distance()(tf.eye(2), tf.zeros((2, 2)), 1.0))
+    0.5
+    """
+
+    parts: tuple[str, ...] = ("pair_loss",)
+
+    def call(
+        self,
+        image_embeddings: tf.Tensor,
+        text_embeddings: tf.Tensor,
+        temperature: tf.Tensor,
+        token_ids: tf.Tensor | None,
+    ) -> tf.Tensor | tuple[tf.Tensor, ...]:
+        """Computes the losses of a batch.
+
+        Args:
+            image_embeddings: float tensor (n, d) of unit length, of all replicas.
+            text_embeddings: float tensor (n, d), row by row the pair of
+                `image_embeddings`.
+            temperature: scalar float tensor.
+            token_ids: int tensor (n, length) of the captions, or None.
+
+        Returns:
+            Float tensor, scalar or (n,), or a tuple of these, one for each of `parts`.
+        """
+        raise NotImplementedError
+
+    def total(self, *losses: tf.Tensor) -> tf.Tensor:
+        """Returns the loss that training lowers: the sum of all parts."""
+        return tf.add_n(losses)
+
+    def replica_losses(
+        self,
+        image_embeddings: tf.Tensor,
+        text_embeddings: tf.Tensor,
+        temperature: tf.Tensor,
+        token_ids: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, ...]:
+        """Computes this replica's losses; their means over replicas are the batch's.
+
+        Gradients flow to all replicas: divide the losses by the number of replicas
+        before the gradients are summed. A subclass may replace this to compute a
+        replica's rows alone.
+
+        Args:
+            image_embeddings: float tensor (n, d), this replica's rows.
+            text_embeddings: float tensor (n, d).
+            temperature: scalar float tensor.
+            token_ids: int tensor (n, length), or None.
+
+        Returns:
+            Tuple of scalars, one for each of `parts`.
+        """
+        images, texts = (
+            gather_replicas(rows)[0] for rows in (image_embeddings, text_embeddings)
+        )
+        if token_ids is not None:
+            token_ids, _ = gather_replicas(token_ids)
+        losses = self.call(images, texts, temperature, token_ids)
+        losses = losses if isinstance(losses, tuple | list) else (losses,)
+        if len(losses) != len(self.parts):
+            raise InputError(
+                f"a loss must return one tensor for each of its parts ({self.parts}), "
+                f"received {len(losses)}; set `parts` to their names."
+            )
+        return tuple(tf.reduce_mean(loss) for loss in losses)
+
+    def __call__(
+        self,
+        image_embeddings: tf.Tensor,
+        text_embeddings: tf.Tensor,
+        temperature: tf.Tensor | float,
+        token_ids: tf.Tensor | None = None,
+        **others,
+    ) -> tf.Tensor:
+        """Returns the total of `replica_losses`, a scalar; `others` are passed on."""
+        losses = self.replica_losses(
+            image_embeddings, text_embeddings, temperature, token_ids, **others
+        )
+        return self.total(*losses)
+
+    @classmethod
+    def from_config(cls, config: dict) -> "PairLoss":
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class FunctionLoss(PairLoss):
+    """A function of `(image_embeddings, text_embeddings, temperature)` as a loss.
+
+    Args:
+        function: callable, as `PairLoss.call` without `token_ids`.
+    """
+
+    def __init__(self, function: Callable):
+        self.function = function
+
+    def call(
+        self,
+        image_embeddings: tf.Tensor,
+        text_embeddings: tf.Tensor,
+        temperature: tf.Tensor,
+        token_ids: tf.Tensor | None,
+    ) -> tf.Tensor:
+        return self.function(image_embeddings, text_embeddings, temperature)
+
+    def get_config(self) -> dict:
+        return {"function": keras.saving.serialize_keras_object(self.function)}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "FunctionLoss":
+        return cls(keras.saving.deserialize_keras_object(config["function"]))
+
+
+def as_pair_loss(loss: PairLoss | Callable) -> PairLoss:
+    """Returns the loss as a `PairLoss`.
+
+    Args:
+        loss: `PairLoss`, or a function that `FunctionLoss` takes.
+
+    Raises:
+        InputError: for anything else, as Keras's losses of labels and predictions.
+    """
+    if isinstance(loss, PairLoss):
+        return loss
+    if isinstance(loss, keras.losses.Loss) or not callable(loss):
+        raise InputError(
+            "loss must be a ContrastiveLoss, another PairLoss, or a function of "
+            f"(image_embeddings, text_embeddings, temperature), received {loss!r:.80}; "
+            "leave it out for the paper's."
+        )
+    return FunctionLoss(loss)

@@ -1,0 +1,443 @@
+"""`fit`, `evaluate` and `predict` of images and captions as users have them."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from align_keras.images import read_image
+from align_keras.models.raw_pairs import (
+    batches_of_dataset,
+    image_text_batches,
+    is_raw,
+    raw_pairs,
+)
+from align_keras.utils.arguments import parameters_of, refuse_unknown
+from align_keras.utils.errors import InputError
+
+INPUTS = ("images", "token_ids", "padding_mask")
+_REMEDY = (
+    "give batches of images and captions by align_keras.data.image_text_batches, pairs "
+    "(images, captions), or a dict or tf.data.Dataset of image and caption"
+)
+
+
+class PairModel(keras.Model):
+    """A Keras model whose `fit`, `evaluate` and `predict` take raw pairs too.
+
+    A subclass has `tokenizer`, `image_size` and `text_encoder`, as `ALIGN`.
+    """
+
+    def step_callbacks(self) -> list:
+        """Returns callbacks that `fit` adds to the user's."""
+        return []
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: object = None,
+        sample_weight: object = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+        *,
+        augment: bool = True,
+        value_range: tuple[float, float] | None = None,
+    ) -> keras.callbacks.History:
+        """As `keras.Model.fit`, on images and captions as they are.
+
+        Args:
+            x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
+                of `image` and `caption`, or a list of pairs, each a tuple or such a
+                dict, as `align_keras.data.image_text_batches` takes them; a batched
+                `tf.data.Dataset` of such tuples or dicts, of paths, encoded images or
+                pixels; or what is ready for the model, in any form that Keras takes:
+                dicts of `images`, `token_ids` and `padding_mask`.
+            y: captions, one for each image of `x`.
+            batch_size: int or None, pairs a batch where `x` isn't batched; None for
+                32. A last batch that isn't full is left out, unless it's the only one.
+            epochs: as `keras.Model.fit`.
+            verbose: as `keras.Model.fit`.
+            callbacks: a callback or a list of them.
+            validation_split: float in [0, 1), the share of the last pairs that are
+                validated on; not for datasets.
+            validation_data: as `x`, or a tuple of `x` and `y`.
+            shuffle: bool, where `x` isn't batched.
+            class_weight: None: all pairs of a batch weigh alike.
+            sample_weight: None.
+            initial_epoch: as `keras.Model.fit`.
+            steps_per_epoch: as `keras.Model.fit`; pairs that aren't batched are then
+                repeated without end.
+            validation_steps: as `keras.Model.fit`.
+            validation_batch_size: as `keras.Model.fit`.
+            validation_freq: as `keras.Model.fit`.
+            augment: bool; crop raw images at a random place, and mirror half of them.
+                With False all are cropped in the center, as in validation. For more,
+                see `align_keras.data.image_text_batches`.
+            value_range: two floats, black and white of raw float images, such as
+                (0, 1). Without it, they are refused.
+
+        Returns:
+            `keras.callbacks.History`.
+
+        Raises:
+            InputError: if an argument isn't as above, an image can't be read, or
+                inputs have wrong names, dtypes or shapes.
+            NonFiniteStepError: at the first loss or gradient that isn't finite, and
+                at a loss above `loss_upper_bound`. The model is then as it was
+                before that step.
+
+        References:
+            Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
+        """
+        check_weights(class_weight=class_weight, sample_weight=sample_weight)
+        if validation_split and validation_data is None:
+            x, y, validation_data = split_pairs(x, y, validation_split)
+        pairs = raw_pairs(x, y)
+        if pairs is None and not isinstance(x, tf.data.Dataset):
+            options = {"shuffle": shuffle}
+        else:
+            options = {"shuffle": False}  # else Keras warns at each call
+        x = keras_input(
+            self,
+            x,
+            y,
+            training=True,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            repeat=steps_per_epoch is not None,
+            augment=augment,
+            value_range=value_range,
+        )
+        if validation_data is not None:
+            validation_data = as_x_and_y(validation_data)
+            validation_data = keras_input(
+                self,
+                *validation_data,
+                batch_size=validation_batch_size or batch_size,
+                value_range=value_range if is_raw_data(*validation_data) else None,
+            )
+        with readable_input(self, pairs[0] if pairs else (), value_range):
+            return super().fit(
+                x,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=[*self.step_callbacks(), *as_list(callbacks)],
+                validation_data=validation_data,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+                **options,
+            )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: object = None,
+        steps: int | None = None,
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        return_dict: bool = False,
+        value_range: tuple[float, float] | None = None,
+        **kwargs,
+    ) -> list[float] | dict[str, float]:
+        """As `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
+        known = parameters_of(PairModel.evaluate)
+        refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
+        check_weights(sample_weight=sample_weight)
+        pairs = raw_pairs(x, y)
+        x = keras_input(self, x, y, batch_size=batch_size, value_range=value_range)
+        with readable_input(self, pairs[0] if pairs else (), value_range):
+            return super().evaluate(
+                x,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> dict:
+        """As `keras.Model.predict`; takes raw pairs too (see `fit`)."""
+        pairs = raw_pairs(x)
+        x = keras_input(self, x, batch_size=batch_size, value_range=value_range)
+        with readable_input(self, pairs[0] if pairs else (), value_range):
+            return super().predict(
+                x,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+            )
+
+
+def keras_input(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    *,
+    training: bool = False,
+    batch_size: int | None = None,
+    shuffle: bool = False,
+    repeat: bool = False,
+    augment: bool = True,
+    value_range: tuple[float, float] | None = None,
+) -> Any:
+    """Returns what to give to Keras as `x`: raw pairs are made batches of inputs.
+
+    Args:
+        model: `PairModel`.
+        x: as `PairModel.fit`.
+        y: captions, or None.
+        training: bool, vary the images.
+        batch_size: int or None, of sequences; None for 32.
+        shuffle: bool, of sequences.
+        repeat: bool, of sequences: without end.
+        augment: bool, whether training crops and mirrors at random.
+        value_range: as `image_text_batches`.
+
+    Raises:
+        InputError: for anything else.
+    """
+    pairs = raw_pairs(x, y)
+    if pairs is not None:
+        images, captions = pairs
+        batches = image_text_batches(
+            images,
+            captions,
+            model,
+            training=training,
+            shuffle=shuffle,
+            batch_size=32 if batch_size is None else batch_size,
+            crop=augment,
+            flip=augment,
+            value_range=value_range,
+        )
+        return batches.repeat() if repeat else batches
+    is_batches = hasattr(x, "__iter__") or isinstance(x, keras.utils.PyDataset)
+    if y is not None or not is_batches or isinstance(x, str | bytes | os.PathLike):
+        raise InputError(
+            f"x and y must be images and their captions, received {_kind(x)} and "
+            f"{_kind(y)}; {_REMEDY}."
+        )
+    if is_raw_data(x):
+        return batches_of_dataset(
+            model, x, training=training, augment=augment, value_range=value_range
+        )
+    if value_range is not None:
+        raise InputError(
+            f"value_range is of raw images, received {value_range} and {_kind(x)}, "
+            "which is ready for the model: give grey levels in [0, 255], and leave it "
+            "out."
+        )
+    if isinstance(x, tf.data.Dataset):
+        check_data(model, x.element_spec)
+    elif not isinstance(x, keras.utils.PyDataset) and hasattr(x, "__getitem__"):
+        check_inputs(model, x)
+        _check_grey_levels(x["images"])
+    return x
+
+
+def is_raw_data(x: Any, y: Any = None) -> bool:
+    """Whether `x` and `y` are raw pairs, as sequences or as a dataset."""
+    if isinstance(x, tf.data.Dataset):
+        return is_raw(x.element_spec)
+    return raw_pairs(x, y) is not None
+
+
+def as_x_and_y(validation_data: Any) -> tuple:
+    """`x` and `y` of `validation_data`, which may be a dataset, a dict or a tuple."""
+    if not isinstance(validation_data, tuple | list) or len(validation_data) > 3:
+        return validation_data, None
+    x, y, weight = (*validation_data, None, None)[:3]
+    check_weights(sample_weight=weight)
+    return x, y
+
+
+def split_pairs(x: Any, y: Any, share: float) -> tuple:
+    """Returns `x` and `y` of the first pairs, and the last `share` of them as a tuple.
+
+    Args:
+        x: as `PairModel.fit`.
+        y: captions, or None.
+        share: float in [0, 1).
+
+    Raises:
+        InputError: for datasets, or if one of both is empty.
+    """
+    pairs = raw_pairs(x, y)
+    if pairs is None and isinstance(x, dict) and y is None:
+        pairs = tuple(x.values())
+    if pairs is None:
+        raise InputError(
+            f"validation_split must be 0 for {_kind(x)}; give validation_data, such as "
+            "dataset.take(n) and, to train on, dataset.skip(n)."
+        )
+    count = len(pairs[0])
+    first = int(count * (1 - share))
+    if not 0 < first < count:
+        raise InputError(
+            f"validation_split must leave pairs on both sides of {count}, received "
+            f"{share}; give validation_data, or another share."
+        )
+    parts = [
+        [values[:first] for values in pairs],
+        [values[first:] for values in pairs],
+    ]
+    if raw_pairs(x, y) is not None:
+        return *parts[0], tuple(parts[1])
+    train, validation = (dict(zip(x, part, strict=True)) for part in parts)
+    return train, None, validation
+
+
+def as_list(callbacks: keras.callbacks.Callback | Sequence | None) -> list:
+    """A callback, a list of them, Keras's `CallbackList` or None as a list."""
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, tuple | list) else [callbacks]
+
+
+def check_weights(**weights) -> None:
+    """Raises for weights of pairs or classes, for which the loss has no place."""
+    for name, value in weights.items():
+        if value is not None:
+            raise InputError(
+                f"{name} can't be given, received {_kind(value)}; the contrastive loss "
+                "weighs all pairs of a batch alike: leave it out."
+            )
+
+
+def check_data(model: keras.Model, data: Any) -> None:
+    """Raises unless a batch, as a step gets it, is inputs alone that fit the model."""
+    inputs, *others = data if isinstance(data, tuple | list) else (data,)
+    if any(other is not None for other in others):
+        raise InputError(
+            "a batch must be the inputs alone, received targets or weights beside "
+            "them, which the contrastive loss has no use for; leave them out."
+        )
+    check_inputs(model, inputs)
+
+
+def check_inputs(model: keras.Model, inputs: dict) -> None:
+    """Raises unless inputs have the names, dtypes and shapes that the model takes.
+
+    Args:
+        model: `PairModel`.
+        inputs: dict of arrays, tensors or their specifications.
+    """
+    if not isinstance(inputs, dict) or not set(INPUTS) <= set(inputs):
+        raise InputError(
+            f"inputs must be a dict of {', '.join(INPUTS)}, received {_kind(inputs)}; "
+            f"{_REMEDY}."
+        )
+    for name in INPUTS:
+        if not hasattr(inputs[name], "shape"):
+            raise InputError(
+                f"{name} must be an array or tensor, received {_kind(inputs[name])}; "
+                "convert it by numpy.asarray."
+            )
+    shapes = {name: tf.TensorShape(inputs[name].shape) for name in INPUTS}
+    dtypes = {name: tf.as_dtype(inputs[name].dtype) for name in INPUTS}
+    tokens = tf.TensorShape((shapes["images"].rank and shapes["images"][0], None))
+    limit = model.text_encoder.max_sequence_length
+    length = shapes["token_ids"].rank == 2 and shapes["token_ids"][1]
+    fits = {
+        "images": shapes["images"].is_compatible_with((None, None, None, 3))
+        and (dtypes["images"].is_integer or dtypes["images"].is_floating),
+        "token_ids": shapes["token_ids"].is_compatible_with(tokens)
+        and dtypes["token_ids"].is_integer
+        and (length or 0) <= limit,
+        "padding_mask": shapes["padding_mask"].is_compatible_with(tokens)
+        and shapes["padding_mask"].is_compatible_with(shapes["token_ids"])
+        and (dtypes["padding_mask"].is_integer or dtypes["padding_mask"].is_bool),
+    }
+    wanted = {
+        "images": "grey levels (n, height, width, 3)",
+        "token_ids": f"integers (n, length), of length at most {limit}",
+        "padding_mask": "integers or bool, of the shape of token_ids",
+    }
+    for name in INPUTS:
+        if not fits[name]:
+            raise InputError(
+                f"{name} must be {wanted[name]}, received {dtypes[name].name} "
+                f"{shapes[name]} beside images {shapes['images']}; {_REMEDY}."
+            )
+
+
+def _check_grey_levels(images):
+    """Raises for floats that are all of [0, 1]: nearly black as grey levels."""
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.size:
+        if 0 < images.max() <= 1:
+            raise InputError(
+                "images must be grey levels in [0, 255], received floats of at most "
+                f"{images.max():g}; multiply them by 255."
+            )
+
+
+def _kind(value):
+    if isinstance(value, dict):
+        return f"a dict of {', '.join(map(str, value)) or 'nothing'}"
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"{type(value).__name__} {shape}"
+
+
+@contextlib.contextmanager
+def readable_input(
+    model: keras.Model,
+    images: Sequence = (),
+    value_range: tuple[float, float] | None = None,
+) -> Iterator[None]:
+    """Says in one line which image of the input can't be read.
+
+    Args:
+        model: `PairModel`.
+        images: sequence of the images, if the input is one.
+        value_range: as `image_text_batches`.
+
+    Raises:
+        InputError: where the input's pipeline fails; names the image if it can.
+    """
+    is_dataset = isinstance(images, tf.data.Dataset)
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if "IteratorGetNext" not in str(error):
+            raise
+        found = re.search(r"transformation with iterator: \S+ (.*)", error.message)
+        reason = found[1] if found else error.message.split("\n")[0]
+        for row, image in enumerate(() if is_dataset else images):
+            read_image(image, row, model.image_size, value_range)
+        raise InputError(
+            f"a batch of the input can't be read ({reason[:300]}); mend or leave out "
+            "that pair."
+        ) from error

@@ -1,0 +1,235 @@
+"""The named sizes of both encoders, as data: EfficientNets and text backbones."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+from align_keras.utils.arguments import check_number
+from align_keras.utils.errors import InputError
+
+# === Image encoders: EfficientNet's compound scaling ===
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One row of EfficientNet's table: a block repeated."""
+
+    kernel_size: int
+    strides: int
+    expand_ratio: int
+    filters: int
+    repeats: int
+
+
+# Tan and Le 2019, table 1.
+B0_STAGES = (
+    Stage(3, 1, 1, 16, 1),
+    Stage(3, 2, 6, 24, 2),
+    Stage(5, 2, 6, 40, 2),
+    Stage(3, 2, 6, 80, 3),
+    Stage(5, 1, 6, 112, 3),
+    Stage(5, 2, 6, 192, 4),
+    Stage(3, 1, 6, 320, 1),
+)
+STEM_FILTERS = 32
+HEAD_FILTERS = 1280
+
+
+class ImageVariant(NamedTuple):
+    """A named size: two scalings, the native resolution, and the Lite changes."""
+
+    width_coefficient: float
+    depth_coefficient: float
+    image_size: int
+    lite: bool = False
+
+
+# B0–B7: Tan and Le 2019 and its reference code; B8: Xie et al. 2020 (AdvProp);
+# L2: Xie et al. 2020 (Noisy Student); Lite0–Lite4: Liu 2020, "Higher accuracy on
+# vision models with EfficientNet-Lite". Narrower than B0: ours, for small machines.
+IMAGE_VARIANTS = {
+    "efficientnet_nano": ImageVariant(0.5, 0.5, 64),
+    "efficientnet_micro": ImageVariant(0.75, 0.75, 96),
+    "efficientnet_b0": ImageVariant(1.0, 1.0, 224),
+    "efficientnet_b1": ImageVariant(1.0, 1.1, 240),
+    "efficientnet_b2": ImageVariant(1.1, 1.2, 260),
+    "efficientnet_b3": ImageVariant(1.2, 1.4, 300),
+    "efficientnet_b4": ImageVariant(1.4, 1.8, 380),
+    "efficientnet_b5": ImageVariant(1.6, 2.2, 456),
+    "efficientnet_b6": ImageVariant(1.8, 2.6, 528),
+    "efficientnet_b7": ImageVariant(2.0, 3.1, 600),
+    "efficientnet_b8": ImageVariant(2.2, 3.6, 672),
+    "efficientnet_l2": ImageVariant(4.3, 5.3, 800),
+    "efficientnet_lite0": ImageVariant(1.0, 1.0, 224, lite=True),
+    "efficientnet_lite1": ImageVariant(1.0, 1.1, 240, lite=True),
+    "efficientnet_lite2": ImageVariant(1.1, 1.2, 260, lite=True),
+    "efficientnet_lite3": ImageVariant(1.2, 1.4, 280, lite=True),
+    "efficientnet_lite4": ImageVariant(1.4, 1.8, 300, lite=True),
+}
+
+
+def round_filters(filters: int, width_coefficient: float, divisor: int = 8) -> int:
+    """Scales a number of channels and rounds it to a multiple of `divisor`.
+
+    Args:
+        filters: int, of EfficientNet-B0.
+        width_coefficient: float > 0.
+        divisor: int.
+
+    Returns:
+        int ≥ `divisor`, never more than 10% below the exact value.
+
+    Example:
+
+    >>> round_filters(320, 2.0), round_filters(320, 4.3)
+    (640, 1376)
+    """
+    scaled = filters * width_coefficient
+    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * scaled else rounded
+
+
+def stem_filters(width_coefficient: float, lite: bool = False) -> int:
+    """Returns the stem's number of channels; Lite doesn't scale it."""
+    return STEM_FILTERS if lite else round_filters(STEM_FILTERS, width_coefficient)
+
+
+def head_filters(width_coefficient: float, lite: bool = False) -> int:
+    """Returns the 1×1 head's number of channels; Lite doesn't scale it."""
+    return HEAD_FILTERS if lite else round_filters(HEAD_FILTERS, width_coefficient)
+
+
+def scaled_stages(
+    width_coefficient: float, depth_coefficient: float, lite: bool = False
+) -> tuple[Stage, ...]:
+    """Returns B0's stages, scaled, as a tuple of `Stage`.
+
+    Lite doesn't repeat its first and its last stage. Raises InputError for coefficients
+    that aren't from 0.01 to 10.
+    """
+    check_number("width_coefficient", width_coefficient, 0.01, 10)
+    check_number("depth_coefficient", depth_coefficient, 0.01, 10)
+    ends = (0, len(B0_STAGES) - 1) if lite else ()
+    return tuple(
+        dataclasses.replace(
+            stage,
+            filters=round_filters(stage.filters, width_coefficient),
+            repeats=stage.repeats
+            if number in ends
+            else math.ceil(stage.repeats * depth_coefficient),
+        )
+        for number, stage in enumerate(B0_STAGES)
+    )
+
+
+def image_encoder_arguments(
+    variant: str,
+    projection_dim: int | None,
+    width_coefficient: float | None = None,
+    depth_coefficient: float | None = None,
+    num_classes: int | None = None,
+) -> dict:
+    """Returns `ImageEncoder`'s coefficients and its projection.
+
+    The projection is None where the last block is as wide as the embedding, and
+    no class probabilities stand beside it.
+
+    Args:
+        variant: str, a key of `IMAGE_VARIANTS`; "b7" is short for "efficientnet_b7".
+        projection_dim: int, width of the embedding, or None for the last block's.
+        width_coefficient: float or None, instead of the variant's.
+        depth_coefficient: float or None, instead of the variant's.
+        num_classes: int or None, see `ImageEncoder`.
+
+    Returns:
+        dict of `width_coefficient`, `depth_coefficient`, `lite`,
+        `projection_dim`, `num_classes`.
+
+    Raises:
+        InputError: if the variant is unknown.
+    """
+    sizes = _variant("image", variant, IMAGE_VARIANTS, "efficientnet_")
+    width = width_coefficient or sizes.width_coefficient
+    depth = depth_coefficient or sizes.depth_coefficient
+    last_width = scaled_stages(width, depth, sizes.lite)[-1].filters
+    fits = last_width == projection_dim and num_classes is None
+    return {
+        "width_coefficient": width,
+        "depth_coefficient": depth,
+        "lite": sizes.lite,
+        "projection_dim": None if fits else projection_dim,
+        "num_classes": num_classes,
+    }
+
+
+# === Text encoders ===
+
+
+class Architecture(NamedTuple):
+    """A text backbone of KerasHub, made of its `TransformerEncoder` layers."""
+
+    keras_hub_class: str
+    segments: int = 0
+    # A layer after the last that nothing here reads.
+    pooler: str | None = None
+
+
+# Whatever `keras_hub.models` has with these inputs and layers can stand here.
+ARCHITECTURES = {
+    "bert": Architecture("BertBackbone", segments=2, pooler="pooled_dense"),
+    "distil_bert": Architecture("DistilBertBackbone"),
+}
+
+
+class TextVariant(NamedTuple):
+    """A named size of an architecture."""
+
+    num_layers: int
+    hidden_dim: int
+    num_heads: int
+    intermediate_dim: int
+    architecture: str = "bert"
+
+
+# Turc et al. 2019 and, base and large, Devlin et al. 2019.
+TEXT_VARIANTS = {
+    "bert_tiny": TextVariant(2, 128, 2, 512),
+    "bert_mini": TextVariant(4, 256, 4, 1024),
+    "bert_medium": TextVariant(8, 512, 8, 2048),
+    "bert_base": TextVariant(12, 768, 12, 3072),
+    "bert_large": TextVariant(24, 1024, 16, 4096),
+    # Sanh et al. 2019, "DistilBERT".
+    "distil_bert_base": TextVariant(6, 768, 12, 3072, "distil_bert"),
+    # Wang et al. 2020, "MiniLM".
+    "minilm_l6": TextVariant(6, 384, 12, 1536),
+}
+
+
+def text_encoder_arguments(variant: str) -> dict:
+    """Returns `TextEncoder`'s architecture and sizes: layers, widths and heads.
+
+    Args:
+        variant: str, a key of `TEXT_VARIANTS`.
+
+    Returns:
+        dict of `architecture`, `num_layers`, `hidden_dim`, `num_heads`,
+        `intermediate_dim`.
+
+    Raises:
+        InputError: if the variant is unknown.
+
+    Example:
+
+    >>> text_encoder_arguments("distil_bert_base")["num_layers"]
+    6
+    """
+    return _variant("text", variant, TEXT_VARIANTS)._asdict()
+
+
+def _variant(kind, name, known, prefix=""):
+    """Returns the sizes of a variant by its name, or by the name without a prefix."""
+    if name not in known and prefix + str(name) not in known:
+        raise InputError(
+            f"unknown {kind}_encoder variant {name!r}; known are {', '.join(known)}."
+        )
+    return known[name if name in known else prefix + name]

@@ -1,0 +1,109 @@
+"""Losses of a user's own: on one device and on replicas, in fit and in files."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.losses import ContrastiveLoss, PairLoss
+from align_keras.losses.pair_loss import FunctionLoss, as_pair_loss
+from align_keras.optimizers import SGD
+from align_keras.training.strategies import strategy_scope
+from align_keras.utils.errors import InputError
+from tests.small import small_align
+from tests.training.updates_script import ROWS, batch, make_model
+
+OTHER = {"label_smoothing": 0.3, "reduction": "mean", "tile_size": "auto"}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def sigmoid_loss(image_embeddings, text_embeddings, temperature):
+    """SigLIP's, from whole matrices: a row's mean for each pair."""
+    logits = tf.matmul(image_embeddings, text_embeddings, transpose_b=True)
+    signs = 2.0 * tf.eye(tf.shape(logits)[0]) - 1.0
+    return -tf.reduce_sum(tf.math.log_sigmoid(signs * logits / temperature), axis=1)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class TwoTerms(PairLoss):
+    """Two losses by name, one of which looks at the captions."""
+
+    parts = ("distance", "length")
+
+    def __init__(self, weight=0.5):
+        self.weight = weight
+
+    def call(self, image_embeddings, text_embeddings, temperature, token_ids):
+        distance = tf.reduce_sum((image_embeddings - text_embeddings) ** 2, axis=1)
+        words = tf.reduce_mean(tf.cast(token_ids, tf.float32))
+        return distance, self.weight * words * temperature
+
+    def get_config(self):
+        return {"weight": self.weight}
+
+
+def updated(loss, strategy=None):
+    """A model without dropout, and what it reports, after a step."""
+    with strategy_scope(strategy):
+        model = make_model(synchronized=True)
+        model.compile(SGD(0.05, momentum=0.0, weight_decay=0.0), loss)
+    batches = tf.data.Dataset.from_tensor_slices(batch()).batch(ROWS, True)
+    history = model.fit(batches, verbose=0).history
+    return model, {name: values[0] for name, values in history.items()}
+
+
+def test_a_function_trains():
+    model, reports = updated(sigmoid_loss)
+    assert {*reports} >= {"loss", "pair_loss", "temperature", "gradient_norm"}
+    assert reports["loss"] == reports["pair_loss"] > 0 < reports["gradient_norm"]
+    assert "loss_i2t" not in reports
+    outputs = model(batch())
+    embeddings = outputs["image_embedding"], outputs["text_embedding"]
+    expected = sigmoid_loss(*embeddings, model.temperature).numpy().mean()
+    inputs = tf.data.Dataset.from_tensors(batch())
+    found = model.evaluate(inputs, verbose=0, return_dict=True)
+    assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("loss", [sigmoid_loss, TwoTerms(), ContrastiveLoss()])
+def test_replicas_make_one_devices_update(two_replicas, loss):
+    (alone, reports), (both, others) = updated(loss), updated(loss, two_replicas)
+    for name in reports:
+        np.testing.assert_allclose(reports[name], others[name], rtol=1e-3)
+    for ours, theirs in zip(both.weights, alone.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5, err_msg=ours.path)
+
+
+@pytest.mark.parametrize(
+    "loss", [sigmoid_loss, TwoTerms(0.25), ContrastiveLoss(**OTHER)]
+)
+def test_a_keras_file_keeps_the_loss(tmp_path, loss):
+    model = small_align()
+    model.compile(SGD(0.1), loss)
+    model.save(tmp_path / "model.keras")
+    opened = keras.saving.load_model(tmp_path / "model.keras").loss
+    assert type(opened) is type(model.loss) and opened.parts == model.loss.parts
+    assert opened.get_config() == model.loss.get_config()
+
+
+def test_other_parts_are_reported_and_added_up():
+    loss = TwoTerms()
+    tokens = tf.constant([[2, 4], [6, 8]])
+    losses = loss.replica_losses(tf.eye(2), -tf.eye(2), tf.constant(2.0), tokens)
+    assert [float(part) for part in losses] == [4.0, 5.0]
+    assert float(loss(tf.eye(2), -tf.eye(2), tf.constant(2.0), tokens)) == 9.0
+    loss.parts = ("distance",)
+    with pytest.raises(InputError, match="each of its parts .* received 2"):
+        loss(tf.eye(2), -tf.eye(2), tf.constant(2.0), tokens)
+
+
+def test_what_is_no_loss_of_pairs_is_refused():
+    assert isinstance(as_pair_loss(sigmoid_loss), FunctionLoss)
+    for wrong in ("mse", keras.losses.MeanSquaredError(), 3):
+        with pytest.raises(InputError, match="loss must be a ContrastiveLoss"):
+            as_pair_loss(wrong)
+    with pytest.raises(InputError, match="did you mean 'label_smoothing'"):
+        ContrastiveLoss(label_smothing=0.1)
+    with pytest.raises(InputError, match="token_ids must be given"):
+        ContrastiveLoss(share_equal_captions=True)(tf.eye(2), tf.eye(2), 1.0)

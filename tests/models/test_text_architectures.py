@@ -1,0 +1,100 @@
+"""A text encoder that isn't BERT: KerasHub's DistilBERT trains, is saved, exports."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.models import ALIGN, ImageEncoder, TextEncoder
+from align_keras.models.conversion.bert import bert_links
+from align_keras.models.variants import IMAGE_VARIANTS, image_encoder_arguments
+from align_keras.utils.errors import InputError
+from tests.small import VOCABULARY, small_batch, small_encoders
+
+SIZES = {"num_layers": 2, "hidden_dim": 16, "num_heads": 2, "intermediate_dim": 32}
+
+
+def distil_bert(**arguments):
+    return TextEncoder.from_variant(
+        "distil_bert_base",
+        vocabulary_size=len(VOCABULARY),
+        sequence_length=8,
+        **{**SIZES, **arguments},
+    )
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_it_computes_what_keras_hub_does(pooling):
+    import keras_hub
+
+    encoder = distil_bert(pooling=pooling, activation="gelu", projection_dim=None)
+    theirs = keras_hub.models.DistilBertBackbone(
+        vocabulary_size=len(VOCABULARY), max_sequence_length=8, **SIZES
+    )
+    seed = keras.random.SeedGenerator(0)
+    for variable in encoder.backbone.weights:
+        variable.assign(keras.random.normal(variable.shape, stddev=0.3, seed=seed))
+    theirs.set_weights(encoder.backbone.get_weights())
+    inputs = {name: small_batch()[name] for name in ("token_ids", "padding_mask")}
+    inputs["padding_mask"][1, 3:] = 0
+    sequence, mask = theirs(inputs), inputs["padding_mask"][..., None]
+    expected = (sequence * mask).numpy().sum(1) / mask.sum(1)
+    if pooling == "cls":
+        expected = sequence[:, 0]
+    np.testing.assert_allclose(encoder(inputs), expected, atol=2e-5)
+
+
+@pytest.mark.ci
+def test_it_trains_is_saved_and_exports(tmp_path):
+    keras.utils.set_random_seed(0)
+    image_encoder, _ = small_encoders()
+    text_encoder = distil_bert(projection_dim=16, rematerialize=True)
+    model = ALIGN(image_encoder, text_encoder, vocabulary=VOCABULARY)
+    before = text_encoder.get_weights()
+    model.compile(keras.optimizers.AdamW(1e-2))
+    batches = tf.data.Dataset.from_tensors(small_batch()).repeat(8)
+    losses = model.fit(batches, epochs=8, steps_per_epoch=1, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    moved = zip(before, text_encoder.get_weights(), strict=True)
+    # The keys' bias has no gradient: softmax doesn't see it.
+    assert sum((ours != theirs).any() for ours, theirs in moved) > len(before) - 8
+    captions = ["a red cat", "dog"]
+    expected = model.encode_texts(captions)
+    model.save(tmp_path / "align.keras")
+    model.save_to_preset(tmp_path / "preset")
+    for copy in (
+        keras.saving.load_model(tmp_path / "align.keras"),
+        ALIGN.from_preset(tmp_path / "preset"),
+    ):
+        assert copy.text_encoder.architecture == "distil_bert"
+        np.testing.assert_array_equal(copy.encode_texts(captions), expected)
+    model.export_saved_model(tmp_path / "export")
+    served = tf.saved_model.load(str(tmp_path / "export" / "align" / "1"))
+    tokens = model.tokenizer(captions)
+    found = served.signatures["encode_token_ids"](
+        **{name: tf.constant(value) for name, value in tokens.items()}
+    )
+    np.testing.assert_allclose(found["text_embedding"], expected, atol=1e-5)
+
+
+def test_weights_of_a_bert_are_refused():
+    with pytest.raises(InputError, match="must be a BERT .* architecture 'distil_bert"):
+        bert_links(distil_bert())
+    with pytest.raises(InputError, match="architecture must be one of bert, distil"):
+        distil_bert(architecture="gpt")
+
+
+def test_variants_and_what_is_given_beside_them():
+    assert TextEncoder.from_variant("minilm_l6", vocabulary_size=9).hidden_dim == 384
+    with pytest.raises(InputError, match="unknown text_encoder variant 'bert_hug'"):
+        TextEncoder.from_variant("bert_hug", vocabulary_size=9)
+    narrow = ImageEncoder.from_variant(
+        "b0", 16, width_coefficient=0.25, depth_coefficient=None, padding=None
+    )
+    assert (narrow.width_coefficient, narrow.depth_coefficient) == (0.25, 1.0)
+    assert (narrow.projection_dim, narrow.padding) == (16, "tf")
+    assert ImageEncoder.from_variant("lite0", image_size=32).lite
+    with pytest.raises(InputError, match="unknown image_encoder variant 'b9'"):
+        ImageEncoder.from_variant("b9")
+    for name in IMAGE_VARIANTS:
+        assert image_encoder_arguments(name.removeprefix("efficientnet_"), 640)
