@@ -3,7 +3,7 @@
 import collections
 import re
 
-from align_keras.corpus.personal_data import find_personal_data
+from align_keras.corpus.filters.texts import find_personal_data
 
 STEP = 0x9E3779B97F4A7C15
 BITS = 2**64 - 1

@@ -20,11 +20,8 @@ from warcio.warcwriter import WARCWriter
 from align_keras.cli.main import main
 
 ROOT = pathlib.Path(__file__).parents[2]
-ONE_WORKER = ("--runner_option=--direct_num_workers=1",)
-TWO_WORKERS = (
-    "--runner_option=--direct_num_workers=2",
-    "--runner_option=--direct_running_mode=multi_processing",
-)
+ONE_WORKER = ("--workers=1",)
+TWO_WORKERS = ("--workers=2",)
 INTERRUPTS = (signal.SIGINT, signal.SIG_DFL)
 # An alt that would run as a script, were it not escaped.
 HOSTILE = "a \"quoted\" 'cat' onmouseover=alert(1) & more"

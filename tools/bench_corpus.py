@@ -21,14 +21,14 @@ import threading
 import time
 
 from align_keras.corpus import Thresholds
-from align_keras.corpus.filter_tables import filter_table, merge_results
-from align_keras.corpus.text_counts import (
+from align_keras.corpus.filters.counts import (
     choose_frequent,
     count_partitions,
     count_texts,
     merge_counts,
 )
-from align_keras.corpus.text_normalization import unigrams
+from align_keras.corpus.filters.tables import filter_table, merge_results
+from align_keras.corpus.filters.texts import unigrams
 
 ROWS_PER_TABLE = 250_000
 WORDS = 1_000_000
@@ -170,7 +170,7 @@ def measure(paths, folder, thresholds, processes):
 
 def vocabulary_seconds(paths, size):
     """Returns how long learning a vocabulary of all texts takes, and its tokens."""
-    from align_keras.corpus.parquet_pairs import read_rows
+    from align_keras.corpus.parquet_tables import read_rows
     from align_keras.text import learn_vocabulary
 
     start = time.perf_counter()

@@ -27,9 +27,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from planted_copies import copies, originals
 
-from align_keras.corpus.near_duplicates import Pictures, find_duplicates
-from align_keras.corpus.perceptual_hash import hash_array, perceptual_hash
-from align_keras.corpus.picture_embeddings import write_embeddings
+from align_keras.corpus.duplicates.embeddings import write_embeddings
+from align_keras.corpus.duplicates.hashes import hash_array, perceptual_hash
+from align_keras.corpus.duplicates.near_duplicates import ImageSet, find_duplicates
 
 THRESHOLDS = {"hash": (8, 12, 16), "embedding": (0.9, 0.95, 0.975)}
 ENCODED_AT_ONCE = 64
@@ -72,9 +72,9 @@ def measure(mode, threshold, planted, signatures):
     asked = [place for place, own in enumerate(planted) if own["copy"]]
     whole = [place for place, own in enumerate(planted) if not own["copy"]]
     names = [planted[place]["name"] for place in whole]
-    evaluation = Pictures(names, signatures[whole], name="originals")
+    evaluation = ImageSet(names, signatures[whole], name="originals")
     keys = [str(place) for place in asked]
-    corpus = Pictures(keys, signatures[asked])
+    corpus = ImageSet(keys, signatures[asked])
     start = time.perf_counter()
     dropped = find_duplicates(corpus, [evaluation], mode, threshold=threshold)
     seconds = time.perf_counter() - start
@@ -87,7 +87,7 @@ def measure(mode, threshold, planted, signatures):
             found[planted[place][field]] += place in left
         recall |= {value: found[value] / all_[value] for value in all_}
     recall["all"] = len(left) / len(asked)
-    alone = Pictures(names, signatures[whole])
+    alone = ImageSet(names, signatures[whole])
     false = find_duplicates(alone, mode=mode, threshold=threshold)
     return recall, false, seconds
 

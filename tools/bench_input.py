@@ -63,12 +63,12 @@ def write_photographs(folder, count):
 
 def build(folder, count, stored_size):
     """Stores the photographs as the user-pairs builder does, at a shorter side."""
-    from align_keras.corpus.stored_picture import PictureLayout
+    from align_keras.datasets.image_layout import ImageLayout
     from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
 
     class Photographs(UserPairs, skip_registration=True):
         name = "photographs"
-        LAYOUT = PictureLayout(size=stored_size, square=False, encoding="jpeg")
+        LAYOUT = ImageLayout(size=stored_size, square=False, encoding="jpeg")
 
     (folder / "pictures").mkdir(exist_ok=True)
     table = folder / "pictures" / "pairs.tsv"

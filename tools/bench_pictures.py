@@ -54,12 +54,12 @@ def main():
     from PIL import Image
 
     from align_keras.config.corpus import PicturesConfig
-    from align_keras.corpus.stages.pictures import store_picture
+    from align_keras.corpus.image_tables import store_image
 
     form = PicturesConfig()
 
     def store(content):
-        store_picture(
+        store_image(
             content, form.shorter_side, form.quality, keep_aspect=not arguments.squares
         )
 

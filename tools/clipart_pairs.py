@@ -6,7 +6,7 @@ for each title, each description and each line of keywords of the Open Clip Art 
 `align-keras corpus build --source table:saved_models/corpora/clipart.jsonl` takes it.
 
 Unlike the corpus `clipart`, whose captions are mended by hand-made rules
-(`align_keras.corpus.clipart_captions`), these are as noisy as alt-texts: what the
+(`align_keras.datasets.clipart_captions`), these are as noisy as alt-texts: what the
 corpus's filters are worth shows on them.
 """
 
@@ -16,8 +16,8 @@ import os
 import pathlib
 import sys
 
-from align_keras.corpus.svg_metadata import read_svg_metadata
 from align_keras.datasets.clipart import CLIPART_DIR, CLIPART_DIR_VARIABLE
+from align_keras.datasets.clipart_captions import read_svg_metadata
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 

@@ -179,7 +179,7 @@ def make_corpus():
         text = f"the ellipses of image {number}\n"
         pathlib.Path(f"source/{number:02}.txt").write_text(text)
     command = ["corpus", "build", "--source=folder:source", "--out=built"]
-    command += ["--runner_option=--direct_num_workers=1"]
+    command += ["--workers=1"]
     small = "vocabulary.size=200,shards.test_fraction=0.3"
     if main([*command, f"--params_override={small}"]):
         sys.exit("the corpus failed")

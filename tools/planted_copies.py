@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from align_keras.corpus.picture import PictureError, normalise_picture, pixel_key
+from align_keras.corpus.image import ImageError, normalize_image
+from align_keras.datasets.image_layout import pixel_key
 
 CLIPART = "/usr/share/openclipart/png"
 STAMPS = "/usr/share/tuxpaint/stamps"
@@ -36,7 +37,7 @@ def originals(count, emoji_folder=None, start=0):
         for name, source in found[start % step :: step][:share]:
             try:
                 image = _picture(source)
-            except PictureError:
+            except ImageError:
                 continue
             key = pixel_key(image)
             if key not in seen:
@@ -115,7 +116,7 @@ def _files(folder):
 
 def _picture(source):
     if isinstance(source, pathlib.Path):
-        source, _ = normalise_picture(source, max_pixels=MAX_PIXELS)
+        source, _ = normalize_image(source, max_pixels=MAX_PIXELS)
     source = source.copy()
     source.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     return source

@@ -57,17 +57,10 @@ def add_arguments(parser):
         help="a source of evaluation images, whose copies leave the corpus",
     )
     parser.add_argument(
-        "--runner",
-        default="DirectRunner",
-        help="of Apache Beam: DirectRunner takes this machine's cores; FlinkRunner, "
-        "SparkRunner, DataflowRunner and others a cluster that sees DIR",
-    )
-    parser.add_argument(
-        "--runner_option",
-        action="append",
-        default=[],
-        metavar="OPTION",
-        help="of the runner, such as --runner_option=--direct_num_workers=1",
+        "--workers",
+        type=_workers,
+        metavar="N",
+        help="processes; as many as the machine has cores by default",
     )
     parser.add_argument(
         "--to",
@@ -93,8 +86,7 @@ def run(arguments):
         out,
         _config(arguments, out),
         last,
-        runner=arguments.runner,
-        options=arguments.runner_option,
+        workers=arguments.workers,
     )
     if stage == "urls":
         from align_keras.corpus.sources import write_url_list
@@ -107,6 +99,13 @@ def run(arguments):
     if last == "report":
         _say_what_is_next(corpus)
     return 0
+
+
+def _workers(text):
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _say_what_is_next(corpus):

@@ -86,8 +86,7 @@ class DuplicatesConfig:
             near, if `inside_corpus`.
         min_cosine_against: float in [0, 1), the same to evaluation images.
         clusters: int >= 3, of k-means.
-        nearest_clusters: int >= 3, to which each image goes; each three of them are
-            a bucket, within which images are compared.
+        nearest_clusters: int >= 3, within which an image is looked for.
     """
 
     mode: Literal["hash", "embedding", "pixels"] = "hash"

@@ -11,24 +11,24 @@ _REMEDIES = {
     "empty": "copy the file again, its download may have failed",
     "unreadable": "convert it to PNG or JPEG, or remove the pair",
     "truncated": "copy or download the file again",
-    "oversized": "reduce the picture",
+    "oversized": "reduce the image",
     "zero size": "remove the pair",
     "outside the source": "put the image below the source's folder, or name one above",
     NO_RENDERER: 'run `pip install "align-keras[svg]"`',
     "empty caption": "write a caption or remove the pair",
     "long caption": "shorten the caption to at most 2,000 characters",
-    "duplicate id": "give every picture an id of its own",
+    "duplicate id": "give every image an id of its own",
     "malformed line": "correct the line",
-    "no caption file": "add a NAME.txt beside the picture",
+    "no caption file": "add a NAME.txt beside the image",
 }
 
 
 class DropCounter:
     """Counts pairs: kept, bad by reason, filtered by reason, changed by kind.
 
-    A *bad* pair is one that can't be used (an unreadable picture, an empty
+    A *bad* pair is one that can't be used (an unreadable image, an empty
     caption, a duplicate id); a *filtered* one is sound, but a rule of the
-    corpus leaves it out (a title shared by too many pictures). Only bad pairs
+    corpus leaves it out (a title shared by too many images). Only bad pairs
     count against the allowed fraction.
 
     Args:
@@ -77,7 +77,7 @@ file again
         self._note(reason, where, detail)
 
     def convert(self, kind):
-        """Counts a kept picture that was converted; `None` counts nothing."""
+        """Counts a kept image that was converted; `None` counts nothing."""
         if kind:
             self.converted[kind] += 1
 
@@ -121,7 +121,7 @@ file again
             raise InputError(
                 f"the corpus is empty, no usable {self.unit} among "
                 f"{total + self.filtered.total()}{cause}; give at least one "
-                "readable picture with a caption"
+                "readable image with a caption"
             )
         if bad > max_bad_fraction * total:
             raise InputError(

@@ -72,10 +72,10 @@ _BYTE_ORDER_MARKS = (
 
 @dataclasses.dataclass(frozen=True)
 class WebPair:
-    """A picture's address and one text about it.
+    """An image's address and one text about it.
 
     Attributes:
-        image_url: str, absolute; `data:` addresses hold the picture itself.
+        image_url: str, absolute; `data:` addresses hold the image itself.
         caption: str, cleaned as `clean_caption`, not empty.
         rule: str, one of `RULES`: where the caption stood.
         language: str, the nearest `lang` in lower case, such as `"en-us"`; "" where
@@ -91,7 +91,7 @@ class WebPair:
 
 
 def extract_pairs(html, base_url, counter=None):
-    """Yields the pictures of a page with their texts, in the page's order.
+    """Yields the images of a page with their texts, in the page's order.
 
     An image's texts are the `alt` and the `title` of its `img`, and the `figcaption` of
     the figure around it, or what a generator writes in its place beside the one image,
@@ -123,7 +123,7 @@ def extract_pairs(html, base_url, counter=None):
         InputError: if selectolax isn't installed.
 
     References:
-        Jia et al. 2021, section 3: alt-texts of pictures; Sharma et al. 2018,
+        Jia et al. 2021, section 3: alt-texts of images; Sharma et al. 2018,
         "Conceptual Captions", section 3.
 
     Example:
@@ -145,7 +145,7 @@ def extract_pairs(html, base_url, counter=None):
     copies = _noscript_copies(tree, surroundings)
     captions = _captions_by_class(tree)
     for image in tree.css("img"):
-        image_url = _picture_url(image, address or base_url)
+        image_url = _image_url(image, address or base_url)
         if image_url is None or image.mem_id in copies:
             continue
         around = _surroundings(image, surroundings)
@@ -349,7 +349,7 @@ def _beside(node, way):
     return node if node is not None and node.tag == "img" else None
 
 
-def _picture_url(image, base_url):
+def _image_url(image, base_url):
     """Returns the absolute address of the largest version of an `img`, or None."""
     nodes = [image]
     if image.parent is not None and image.parent.tag == "picture":

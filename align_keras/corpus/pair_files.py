@@ -1,11 +1,14 @@
-"""A user's own pairs: a table, or a folder of pictures beside captions."""
+"""A user's pairs: a table (CSV, TSV, JSONL), or a folder of images beside captions."""
 
+import csv
 import dataclasses
+import io
+import json
 import os
 import pathlib
+import re
 
 from align_keras.corpus.captions import caption_fault, clean_caption
-from align_keras.corpus.pair_tables import TABLE_SUFFIXES, decode, read_table
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 
@@ -30,12 +33,12 @@ CAPTION_COLUMNS = (
     "title",
     "description",
 )
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 @dataclasses.dataclass
 class PairRecord:
-    """One picture of the user's and its captions.
+    """One image of the user's and its captions.
 
     Args:
         id: str, unique.
@@ -66,14 +69,14 @@ def read_pairs(
 
     A table (`.csv`, `.tsv`, `.jsonl`) has a column of image paths, relative to
     the table, a column of captions (in JSONL also lists of captions) and,
-    optionally, a column `id`. Rows of the same picture are merged. A folder is
-    searched, subfolders included, for pictures `NAME.jpg` (`.jpeg`, `.png`,
+    optionally, a column `id`. Rows of the same image are merged. A folder is
+    searched, subfolders included, for images `NAME.jpg` (`.jpeg`, `.png`,
     `.webp`, `.gif`, `.bmp`) beside `NAME.txt` with one caption a line.
 
     Captions are cleaned of control characters and runs of white space.
     Unusable pairs are dropped and counted in `counter`: an empty caption or
     one of more than 2,000 characters, a malformed line, a second use of an id,
-    a row without a path, a picture without a caption file.
+    a row without a path, an image without a caption file.
 
     Args:
         path: str or path of the table or folder.
@@ -207,35 +210,35 @@ def _is_repeated(record, caption, origin):
 
 
 def _read_folder(path, encoding, counter):
-    pictures, texts = [], {}
+    images, texts = [], {}
     for folder, subfolders, names in os.walk(path):
         subfolders.sort()
         for name in sorted(names):
             file = pathlib.Path(folder, name)
             if name.startswith("."):
                 continue
-            if file.suffix.lower() in PICTURE_SUFFIXES:
-                pictures.append(file)
+            if file.suffix.lower() in IMAGE_SUFFIXES:
+                images.append(file)
             elif file.suffix.lower() == ".txt":
                 texts[file.with_suffix("")] = file
-    if not pictures:
+    if not images:
         raise InputError(
-            f"pairs folder {path} holds no picture ({', '.join(PICTURE_SUFFIXES)}); "
+            f"pairs folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}); "
             "put NAME.jpg beside NAME.txt"
         )
     records = []
-    for file in sorted(pictures):
-        record = _read_picture(path, file, texts, encoding, counter)
+    for file in sorted(images):
+        record = _read_image(path, file, texts, encoding, counter)
         if record.captions:
             records.append(record)
-    with_picture = {file.with_suffix("") for file in pictures}
-    for stem in sorted(set(texts) - with_picture):
+    with_image = {file.with_suffix("") for file in images}
+    for stem in sorted(set(texts) - with_image):
         where = str(texts[stem].relative_to(path))
-        counter.filter("caption file without a picture", where)
+        counter.filter("caption file without an image", where)
     return records
 
 
-def _read_picture(path, file, texts, encoding, counter):
+def _read_image(path, file, texts, encoding, counter):
     name = str(file.relative_to(path))
     record = PairRecord(_identifier(None, name), file, [], record_where(name))
     text_file = texts.get(file.with_suffix(""))
@@ -260,3 +263,160 @@ def _read_picture(path, file, texts, encoding, counter):
 def record_where(name):
     """Returns a file name that any terminal and log can show."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+
+_MALFORMED = "malformed line"
+# A table is read as a whole.
+_MAX_BYTES = 2_000_000_000
+_IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
+
+
+def read_table(path, encoding, counter):
+    """Reads a table's column names and rows; malformed lines are counted.
+
+    Args:
+        path: `pathlib.Path` of a file with one of `TABLE_SUFFIXES`.
+        encoding: str.
+        counter: `align_keras.corpus.drop_counter.DropCounter`.
+
+    Returns:
+        `(columns, rows)`: list of str, and a list of `(row, where)` with a
+        dict by column and a str such as `"pairs.csv line 7"`. Of JSONL the
+        columns are the keys of all objects.
+
+    Raises:
+        InputError: the file is empty, not of this encoding, no regular file, or of more
+            than 2 GB.
+    """
+    try:
+        content = read_regular(path, _MAX_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"pairs file must be a file that can be read as a whole, received {path} "
+            f"({error.strerror}); make a file of it, or tables of fewer rows"
+        ) from None
+    text = decode(path, content, encoding)
+    if not text.strip():
+        raise InputError(
+            f"pairs file {path} is empty; it needs a header line, then one line a pair"
+        )
+    suffix = path.suffix.lower()
+    if suffix in (".jsonl", ".ndjson"):
+        return _read_json_lines(path, text, counter)
+    return _read_delimited(path, text, suffix, counter)
+
+
+def decode(path, content, encoding):
+    """Decodes a file's bytes, tolerating a byte order mark.
+
+    Args:
+        path: path, for the message.
+        content: bytes.
+        encoding: str.
+
+    Returns:
+        str.
+
+    Raises:
+        InputError: unknown encoding, or the bytes aren't of that encoding.
+    """
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except LookupError:
+        raise InputError(
+            f"encoding must be one that Python knows, received {encoding!r}; try "
+            "--encoding utf-8, cp1252 or utf-16"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path} line {line} (byte {error.start}) isn't {encoding}: "
+            f"{error.reason}; pass the file's own --encoding, e.g. cp1252"
+        ) from None
+
+
+def _read_json_lines(path, text, counter):
+    columns, rows = {}, []
+    # Not splitlines(), which also splits at separators that JSON allows.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path.name} line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            counter.drop(_MALFORMED, where, f"not JSON, {error}")
+            continue
+        if not isinstance(row, dict):
+            counter.drop(_MALFORMED, where, "not a JSON object")
+            continue
+        columns.update(dict.fromkeys(row))
+        rows.append((row, where))
+    return list(columns), rows
+
+
+def _read_delimited(path, text, suffix, counter):
+    lines = _csv_lines(text, suffix)
+    columns, rows = None, []
+    for number, cells, error in lines:
+        where = f"{path.name} line {number}"
+        if error:
+            counter.drop(_MALFORMED, where, error)
+        elif not any(cell.strip() for cell in cells):
+            continue
+        elif columns is None:
+            columns = [cell.strip() for cell in cells]
+        elif len(cells) != len(columns):
+            counter.drop(
+                _MALFORMED, where, f"{len(cells)} cells under {len(columns)} columns"
+            )
+        else:
+            rows.append((dict(zip(columns, cells, strict=True)), where))
+    return columns or [], rows
+
+
+def _csv_lines(text, suffix):
+    """Yields `(line number, cells, error)`."""
+    if suffix == ".tsv":
+        # Captions in TSV files begin with quotation marks that never close.
+        for number, line in enumerate(text.splitlines(), start=1):
+            yield number, [_unquoted(cell) for cell in line.split("\t")], None
+        return
+    header = text.lstrip().split("\n", 1)[0]
+    delimiter = ";" if "," not in header and ";" in header else ","
+    lines, done = list(io.StringIO(text, newline="")), 0
+    while done < len(lines):
+        # Not a slice or islice, which take as long as what is done.
+        rest = map(lines.__getitem__, range(done, len(lines)))
+        reader = csv.reader(rest, delimiter=delimiter, strict=True)
+        start = done
+        try:
+            for cells in reader:
+                end = start + reader.line_num
+                _check_inner_lines(lines[done + 1 : end], cells, delimiter)
+                yield done + 1, cells, None
+                done = end
+        except csv.Error as error:
+            # A quotation mark that isn't closed would take the lines behind it along:
+            # its own line alone is malformed, and reading goes on with the next.
+            yield done + 1, [], str(error)
+            done += 1
+
+
+def _check_inner_lines(lines, cells, delimiter):
+    """Raises where the lines within a cell are rows of images too."""
+    columns = [n for n, cell in enumerate(cells) if _IMAGE_NAME.search(cell)]
+    rows = [next(csv.reader([line], delimiter=delimiter), []) for line in lines]
+    if rows and all(
+        len(row) == len(cells) and any(_IMAGE_NAME.search(row[n]) for n in columns)
+        for row in rows
+    ):
+        raise csv.Error("a cell holds whole rows; close its quotation mark")
+
+
+def _unquoted(cell):
+    if len(cell) > 1 and cell[0] == cell[-1] == '"':
+        return cell[1:-1].replace('""', '"')
+    return cell

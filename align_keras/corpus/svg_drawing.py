@@ -12,7 +12,7 @@ import zlib
 
 from PIL import Image
 
-# The reason of `PictureError` where the extra `svg` is missing.
+# The reason of `ImageError` where the extra `svg` is missing.
 NO_RENDERER = "SVG, which needs resvg-py"
 MAX_SIDE = 2048
 MAX_BYTES = 8_000_000

@@ -1,53 +1,47 @@
-"""Tasks on the workers of Apache Beam, each done once."""
+"""Work that is done once: tasks in processes, and the folders of stages."""
 
 import contextlib
-import errno
+import functools
 import hashlib
-import io
 import json
-import logging
 import os
 import pathlib
-import re
-import sys
+import shutil
+import signal
+import threading
+import time
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.extras import needs
 from align_keras.utils.files import atomic_write
 
-LOCAL_RUNNER = "DirectRunner"
 _LOG = "workers.log"
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-_ONE_PROCESS = "--direct_num_workers=1"
-_PROCESSES = ["--direct_running_mode=multi_processing"]
-# Of a cluster, which doesn't tell how many it has or will start.
-_WORKERS_ELSEWHERE = 16
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
-    """Calls a function once a task, on the workers of a Beam runner.
+def run_tasks(function, tasks, folder, *, workers=None):
+    """Calls a function once a task, in several processes.
 
     A task's result is a file under its digest, written when the task is done: tasks
     that have one aren't called again, so that a killed run goes on where it stopped.
-    What tasks hand on to each other are files too, never Beam's own shuffle, which a
-    local runner holds in memory.
+    What tasks hand on to each other are files too.
 
     Args:
         function: callable, importable by name, of one JSON-ready task (dict) to a
             JSON-ready result. What it writes must be atomic and may be repeated.
         tasks: list of dict, all different.
-        folder: str or `pathlib.Path` for the results, on a disk that all workers see.
-        runner: str, the name of a Beam runner; the local one takes as many processes
-            as the machine has cores, and where that is one, no Beam.
-        options: sequence of str, further options of that runner, such as
-            `"--direct_num_workers=1"`.
+        folder: str or `pathlib.Path` for the results.
+        workers: int >= 1, processes, of which no more run than there are tasks. By
+            default as many as the machine has cores; with one, tasks run in this
+            process.
 
     Returns:
         list of results, in the order of `tasks`.
 
     Raises:
-        InputError: if apache-beam isn't installed and there are several workers, the
-            runner is unknown, or a task raised one; the other tasks' results are kept.
+        InputError: if there are several workers and joblib isn't installed, or a task
+            raised one; the other tasks' results are kept.
+        ChildProcessError: if a worker was killed; the others are ended.
         OSError: if a disk is full.
 
     Example:
@@ -62,13 +56,18 @@ def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
     folder.mkdir(parents=True, exist_ok=True)
     results = [_result_path(folder, task) for task in tasks]
     left = [
-        (task, str(path))
+        (task, path)
         for task, path in zip(tasks, results, strict=True)
         # A task that told of a mistake is tried again, when that is mended.
         if "value" not in _read(path)
     ]
-    if left:
-        _run(function, left, folder / _LOG, runner, list(options))
+    call = functools.partial(_call, function)
+    processes = min(worker_count(workers), len(left))
+    if processes > 1:
+        _run_in_processes(call, left, processes)
+    else:
+        for task, path in left:
+            call(task, path)
     found = [_read(path) for path in results]
     for result in found:
         if "error" in result:
@@ -76,31 +75,70 @@ def run_tasks(function, tasks, folder, *, runner=LOCAL_RUNNER, options=()):
     return [result["value"] for result in found]
 
 
-def worker_count(runner=LOCAL_RUNNER, options=()):
-    """Returns into how many tasks work is cut of which each task costs something.
-
-    Args:
-        runner: str, as `run_tasks`.
-        options: sequence of str, as `run_tasks`.
-
-    Returns:
-        int: the local runner's processes; 16 of a cluster.
-
-    Raises:
-        InputError: if the local runner's options can't be read.
-    """
-    if runner != LOCAL_RUNNER:
-        return _WORKERS_ELSEWHERE
-    options = list(options)
-    if options == [_ONE_PROCESS]:
-        return 1
+def worker_count(workers=None):
+    """Returns the number of processes, by default that of the machine's cores."""
+    if workers is not None:
+        return workers
     try:
-        from apache_beam.options.pipeline_options import DirectOptions
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
 
-        given = _options([*_defaults(runner, _cores(), options), *options])
-    except ImportError:
-        return 1
-    return given.view_as(DirectOptions).direct_num_workers or _cores()
+
+def _run_in_processes(call, left, processes):
+    with needs("corpus", "several workers run by joblib"):
+        import joblib
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
+    # The processes are kept for the next tasks, and end with this one.
+    parallel = joblib.Parallel(
+        processes, batch_size=1, initializer=_end_with, initargs=(os.getpid(),)
+    )
+    try:
+        parallel(joblib.delayed(call)(task, path) for task, path in left)
+    except TerminatedWorkerError as error:
+        raise ChildProcessError(
+            f"a worker process was killed ({str(error).splitlines()[-2]}), as systems "
+            "do when memory runs out; run again, with --workers 1 if it was that: the "
+            "tasks that are done aren't repeated"
+        ) from None
+
+
+def _end_with(parent):
+    """Has this process end when its parent has gone."""
+    # Ctrl-C reaches all processes of a terminal; the parent answers it, for all.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        # Nothing is lost: a task's file has its name when it is whole.
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _call(function, task, path):
+    try:
+        with _stderr_into(path.parent / _LOG):
+            result = {"value": function(task)}
+    except InputError as error:
+        # Told by the process that the user started, without a traceback.
+        result = {"error": str(error)}
+    with atomic_write(path) as file:
+        json.dump(result, file, ensure_ascii=True, sort_keys=True)
+
+
+@contextlib.contextmanager
+def _stderr_into(path):
+    """Sends what libraries say on stderr into a file."""
+    saved = os.dup(2)
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def _read(path):
@@ -110,156 +148,73 @@ def _read(path):
         return {}
 
 
-def _run(function, left, log, runner, options):
-    options = [*_defaults(runner, len(left), options), *options]
-    try:
-        if runner == LOCAL_RUNNER and options == [_ONE_PROCESS]:
-            with _workers_log(log):
-                for task_and_path in left:
-                    _call(task_and_path, function)
-            return
-        with (
-            needs("corpus", "several workers run on apache-beam"),
-            _workers_log(log),
-        ):
-            _run_pipeline(function, left, runner, options)
-    except InputError:
-        raise
-    except Exception as error:
-        if "KeyboardInterrupt [while running" in str(error):  # Beam made text of it.
-            raise KeyboardInterrupt from None
-        said = f"{type(error).__name__}: {error}"
-        known = _system_error(said, str(log.parent))
-        if known is None:
-            raise
-        raise known from None
-
-
-def _system_error(text, where):
-    """Returns the OSError of a disk that Beam made text of; None for others."""
-    found = re.search(r"OSError: \[Errno (\d+)\]", text)
-    if found is None or int(found[1]) not in _DISK:
-        return None
-    return OSError(int(found[1]), os.strerror(int(found[1])), where)
-
-
-def _run_pipeline(function, left, runner, options):
-    import apache_beam as beam
-
-    from align_keras.corpus.local_workers import run_locally
-
-    def fill(pipeline):
-        tasks = pipeline | beam.Create(left, reshuffle=True)
-        _ = tasks | beam.Map(_call, function=function)
-
-    own = _runner(runner)
-    given = _options(options)
-    if runner == LOCAL_RUNNER:
-        run_locally(fill, given)
-        return
-    with beam.Pipeline(runner=own, options=given) as pipeline:
-        fill(pipeline)
-
-
-def _runner(name):
-    from apache_beam.runners.runner import create_runner
-
-    try:
-        return create_runner(name)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise InputError(
-            f"--runner must be a runner of Apache Beam, received {name!r} "
-            f"({str(error).splitlines()[0]}); {LOCAL_RUNNER} takes this machine."
-        ) from None
-
-
-def _options(words):
-    """Parses options by Beam, which ends the process over those that it can't read."""
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            options = PipelineOptions(words)
-            options.get_all_options()
-            return options
-    except SystemExit:
-        raise InputError(
-            "--runner_option must be an option of the runner, received "
-            f"{' '.join(words)!r} ({said.getvalue().strip().splitlines()[-1]})."
-        ) from None
-
-
-@contextlib.contextmanager
-def _workers_log(path):
-    """Sends what Beam and its processes say into a file; this one's `say` stays."""
-    own = sys.stderr
-    own.flush()
-    saved = os.dup(2)
-    with open(path, "ab") as file:
-        os.dup2(file.fileno(), 2)
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    stream = _Stderr(saved)
-    try:
-        if own is sys.__stderr__:
-            sys.stderr = stream
-        yield
-    finally:
-        sys.stderr = own
-        logging.disable(disabled)
-        os.dup2(saved, 2)
-        os.close(saved)
-        stream.descriptor = 2
-
-
-class _Stderr(io.TextIOBase):
-    """Stderr under another number for a while; what is imported then may keep it."""
-
-    def __init__(self, descriptor):
-        self.descriptor = descriptor
-
-    def fileno(self):
-        return self.descriptor
-
-    def isatty(self):
-        return os.isatty(self.descriptor)
-
-    def write(self, text):
-        os.write(self.descriptor, text.encode("utf-8", "backslashreplace"))
-        return len(text)
-
-
-def _call(task_and_path, function):
-    task, path = task_and_path
-    try:
-        result = {"value": function(task)}
-    except InputError as error:
-        # Told by the process that the user started, without a traceback.
-        result = {"error": str(error)}
-    with atomic_write(path) as file:
-        json.dump(result, file, ensure_ascii=True, sort_keys=True)
-
-
 def _result_path(folder, task):
     text = json.dumps(task, ensure_ascii=True, sort_keys=True)
     name = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     return folder / f"{name}.json"
 
 
-def _defaults(runner, tasks, options):
-    """Options that the user may overrule: all cores, and no more than the tasks."""
-    if runner != LOCAL_RUNNER or any("direct_running_mode" in own for own in options):
-        return []
-    given = [own for own in options if "direct_num_workers" in own]
-    if given:
-        return _PROCESSES if not given[-1].endswith("=1") else []
-    workers = min(_cores(), tasks)
-    return [f"--direct_num_workers={workers}", *(_PROCESSES if workers > 1 else [])]
+_DONE = "done.json"
 
 
-def _cores():
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
+class StageFolder:
+    """Where a stage keeps what it makes; the same input finds it again.
+
+    The name ends in a digest of everything that the result depends on, so that
+    another threshold or a changed source gets another folder, and a rerun after a
+    kill finds its own. A stage is done when its facts are written, last.
+
+    Args:
+        out: str or `pathlib.Path`, the corpus's folder.
+        name: str, the stage, such as `"filter"`.
+        inputs: JSON-ready, what the result depends on: options, the names of the
+            folders of earlier stages, fingerprints of sources.
+
+    Attributes:
+        path: `pathlib.Path`, made where it doesn't exist.
+        tasks: `pathlib.Path`, for the results of the tasks.
+
+    Example:
+
+    >>> import tempfile
+    >>> out = tempfile.mkdtemp()
+    >>> stage = StageFolder(out, "filter", {"min_unigrams": 3})
+    >>> stage.facts() is None
+    True
+    >>> stage.finish({"kept": 12})
+    >>> StageFolder(out, "filter", {"min_unigrams": 3}).facts()
+    {'kept': 12}
+    """
+
+    def __init__(self, out, name, inputs):
+        text = json.dumps([name, inputs], sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        self.path = pathlib.Path(out, "stages", f"{name}-{digest}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.tasks = self.path / "tasks"
+
+    @property
+    def key(self):
+        """str, for the inputs of the stages that stand on this one."""
+        return self.path.name
+
+    def facts(self):
+        """Returns what `finish` was given, or None while the stage isn't done."""
+        try:
+            return json.loads((self.path / _DONE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def finish(self, facts, scratch=()):
+        """Marks the stage as done.
+
+        Args:
+            facts: JSON-ready dict, for the report and for later stages.
+            scratch: names of files and folders in `path` that no later stage needs.
+        """
+        with atomic_write(self.path / _DONE) as file:
+            json.dump(facts, file, ensure_ascii=False, indent=1, sort_keys=True)
+        for name in scratch:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for leftover in self.path.rglob(".*.tmp"):  # Of tasks that were killed.
+            leftover.unlink(missing_ok=True)

@@ -56,10 +56,10 @@ def build_corpus(
         encoding: str, of the table or the caption files.
         max_bad_fraction: float in [0, 1], a larger share of bad pairs stops
             the build.
-        shorter_side: int, what training needs of larger pictures, in pixels, or
+        shorter_side: int, what training needs of larger images, in pixels, or
             None. Those of `"pairs"` are reduced to it, but to no less than 346; a
-            folder whose pictures `align-keras corpus` reduced to less is refused.
-        progress: callable `(done, total)`, called with the number of pictures,
+            folder whose images `align-keras corpus` reduced to less is refused.
+        progress: callable `(done, total)`, called with the number of images,
             or `None`.
 
     Returns:
@@ -164,7 +164,7 @@ def _refuse_damaged(folder, names):
 
 
 def _check_shorter_side(builder, name, needed):
-    """Raises if `align-keras corpus` has reduced the pictures to less than that."""
+    """Raises if `align-keras corpus` has reduced the images to less than that."""
     config = (builder.info.metadata or {}).get("config", {})
     stored = config.get("pictures", {}).get("shorter_side")
     if None not in (stored, needed) and stored < needed:

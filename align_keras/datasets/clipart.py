@@ -5,13 +5,14 @@ import pathlib
 
 import tensorflow_datasets as tfds
 
-from align_keras.corpus.clipart_captions import (
+from align_keras.corpus.image import ImageError
+from align_keras.datasets.clipart_captions import (
+    SvgMetadata,
     clipart_captions,
+    read_svg_metadata,
     without_shared_captions,
 )
-from align_keras.corpus.picture import PictureError
-from align_keras.corpus.stored_picture import PictureLayout
-from align_keras.corpus.svg_metadata import SvgMetadata, read_svg_metadata
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.datasets.splits import hashed_test_keys
 from align_keras.utils.errors import InputError
@@ -24,10 +25,10 @@ TEST_FRACTION = 0.05
 class Clipart(PairBuilder):
     """Drawings with noisy captions, for training.
 
-    The data come from the Debian packages `openclipart-png` (the pictures, on
+    The data come from the Debian packages `openclipart-png` (the images, on
     white, at most 256 pixels wide, in a square with a margin) and `openclipart-svg`
     (title, description, keywords and author in the SVG of the same name). See
-    `align_keras.corpus.clipart_captions` for the cleaning. 5% of the pictures,
+    `align_keras.datasets.clipart_captions` for the cleaning. 5% of the images,
     chosen by their pixels, make the `test` split.
 
     Args:
@@ -51,9 +52,9 @@ class Clipart(PairBuilder):
     VERSION = tfds.core.Version("1.1.0")
     RELEASE_NOTES = {
         "1.1.0": "A margin, so that evaluation crops nothing off; fewer keywords; "
-        "pictures without ink are left out.",
+        "images without ink are left out.",
     }
-    LAYOUT = PictureLayout(size=320, margin=True, encoding="png")
+    LAYOUT = ImageLayout(size=320, margin=True, encoding="png")
     FILTERED_REASONS = frozenset({"white on white"})
     DESCRIPTION = "Open Clip Art Library drawings with cleaned captions."
 
@@ -66,22 +67,22 @@ class Clipart(PairBuilder):
         root = pathlib.Path(
             self._root or os.environ.get(CLIPART_DIR_VARIABLE) or CLIPART_DIR
         )
-        pictures = sorted((root / "png").glob("**/*.png"))
-        if not pictures or not (root / "svg").is_dir():
+        images = sorted((root / "png").glob("**/*.png"))
+        if not images or not (root / "svg").is_dir():
             raise InputError(
                 "corpus 'clipart' needs the drawings of openclipart-png and "
                 f"openclipart-svg, but {root} lacks png/ or svg/; run apt-get "
                 "install openclipart-png openclipart-svg, or set "
                 f"{CLIPART_DIR_VARIABLE}"
             )
-        names = [path.relative_to(root / "png").as_posix() for path in pictures]
+        names = [path.relative_to(root / "png").as_posix() for path in images]
         captions = without_shared_captions(
             [self._captions(root / "svg", pathlib.Path(name)) for name in names]
         )
         raw_pairs = []
-        for path, name, own in zip(pictures, names, captions, strict=True):
+        for path, name, own in zip(images, names, captions, strict=True):
             if not own:
-                counter.filter("only captions that too many pictures share", name)
+                counter.filter("only captions that too many images share", name)
                 continue
             identifier, category = name.removesuffix(".png"), name.split("/")[0]
             raw_pairs.append(
@@ -92,7 +93,7 @@ class Clipart(PairBuilder):
     def _load(self, source):
         image, conversion = super()._load(source)
         if image.convert("L").getextrema() == (255, 255):
-            raise PictureError("white on white", "nothing shows")
+            raise ImageError("white on white", "nothing shows")
         return image, conversion
 
     def _captions(self, folder, name):

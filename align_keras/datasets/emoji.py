@@ -8,8 +8,8 @@ import shutil
 
 import tensorflow_datasets as tfds
 
-from align_keras.corpus.emoji_captions import emoji_captions
-from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.datasets.emoji_captions import emoji_captions
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.datasets.splits import hashed_test_keys, linked_names
 from align_keras.utils.errors import InputError
@@ -19,18 +19,18 @@ VENDORS = ("google", "twitter")
 TEST_FRACTION = 0.05
 
 # The larger files of the packages are sheets of the same 64 pixels: the numbers
-# in sheets-128 and sheets-256 count colours.
+# in sheets-128 and sheets-256 count colors.
 _SIZE = 64
 # Five plain swatches, the skin tones themselves.
 _SWATCHES = "Component"
 
 
 class Emoji(PairBuilder):
-    """Pictures of emoji by Google and by Twitter with their names.
+    """Images of emoji by Google and by Twitter with their names.
 
     The data come from the npm packages `emoji-datasource-google` and
-    `emoji-datasource-twitter`: pictures of 64 pixels, on white, without the
-    variations in skin tone. See `align_keras.corpus.emoji_captions` for the
+    `emoji-datasource-twitter`: images of 64 pixels, on white, without the
+    variations in skin tone. See `align_keras.datasets.emoji_captions` for the
     captions. 5% of the emoji, chosen by their code, make the `test` split;
     what both vendors draw of one emoji, and emoji that a vendor draws alike
     (France's flag and St. Martin's), stand on the same side.
@@ -57,7 +57,7 @@ class Emoji(PairBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    LAYOUT = PictureLayout(size=_SIZE * 5 // 4, margin=True, encoding="png")
+    LAYOUT = ImageLayout(size=_SIZE * 5 // 4, margin=True, encoding="png")
     DESCRIPTION = "Emoji of two vendors with their names as captions."
 
     def __init__(self, *, root=None, **kwargs):
@@ -126,7 +126,7 @@ def _find_packages(root):
         where = root or f"no node_modules folder of {pathlib.Path.cwd()} or above it"
         lacks = "lacks" if root else "holds"
         raise InputError(
-            f"corpus 'emoji' needs the pictures of {' and '.join(names.values())}, "
+            f"corpus 'emoji' needs the images of {' and '.join(names.values())}, "
             f"but {where} {lacks} {' and '.join(missing)}; run npm install "
             f"{' '.join(names.values())}, or set {EMOJI_DIR_VARIABLE} to the "
             "node_modules folder that holds them"

@@ -9,8 +9,8 @@ import threading
 import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
-from align_keras.corpus.picture import PictureError
-from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.corpus.image import ImageError
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
@@ -91,7 +91,7 @@ class Icons(PairBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    LAYOUT = PictureLayout(size=CANVAS, encoding="png")
+    LAYOUT = ImageLayout(size=CANVAS, encoding="png")
     FILTERED_REASONS = frozenset({"blank glyph"})
     DESCRIPTION = "Glyphs of six icon fonts with their names as captions."
 
@@ -114,12 +114,12 @@ class Icons(PairBuilder):
     def _load(self, source):
         image = draw_glyph(*source)
         if image is None:
-            raise PictureError("blank glyph", "no ink")
+            raise ImageError("blank glyph", "no ink")
         return image, None
 
 
 def draw_glyph(font_path, character):
-    """Draws one character dark on white, fitted and centred.
+    """Draws one character dark on white, fitted and centered.
 
     Args:
         font_path: str or path of a TrueType file.

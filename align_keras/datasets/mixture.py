@@ -9,7 +9,7 @@ from align_keras.utils.errors import InputError
 
 
 class Mixture:
-    """Several corpora, each with all its pictures, as one prepared builder.
+    """Several corpora, each with all its images, as one prepared builder.
 
     It has what this package uses of a TFDS builder: `name`, `as_dataset`,
     `info.splits[split].num_examples`, `info.features` and `info.metadata`.
@@ -37,7 +37,7 @@ class Mixture:
         self.info = types.SimpleNamespace(
             splits=_Splits(self.name, self.members),
             metadata=_merged_metadata(self.members),
-            # Only the pictures' encoding differs, of which their bytes tell.
+            # Only the images' encoding differs, of which their bytes tell.
             features=next(iter(self.members.values())).info.features,
         )
 

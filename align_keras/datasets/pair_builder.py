@@ -10,18 +10,18 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.picture import PictureError, normalise_picture
+from align_keras.corpus.image import ImageError, normalize_image
 from align_keras.utils.files import locked
 
 # Decoding and resizing release the interpreter lock, so threads scale; two
-# bound the memory that two pictures just below the pixel limit need.
+# bound the memory that two images just below the pixel limit need.
 _THREADS = 2
 _IN_FLIGHT = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class RawPair:
-    """A picture's source and its captions, before the picture is read.
+    """An image's source and its captions, before the image is read.
 
     Args:
         id: str, unique in the corpus.
@@ -29,9 +29,9 @@ class RawPair:
         captions: tuple of at least one str.
         category: str.
         split: `"train"`, `"test"`, or `None` where the builder decides by the
-            picture's pixels.
+            image's pixels.
         where: str, how to name the pair to the user.
-        pairs: int, how many pairs of the user's this picture stands for.
+        pairs: int, how many pairs of the user's this image stands for.
     """
 
     id: str
@@ -72,7 +72,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     LAYOUT = None
     DESCRIPTION = ""
-    # Of the reasons of a `PictureError`, those that aren't faults.
+    # Of the reasons of a `ImageError`, those that aren't faults.
     FILTERED_REASONS = frozenset()
 
     # TFDS looks here for checksums of downloads, of which there are none, and
@@ -92,10 +92,10 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _load(self, source):
         """Returns `(image, conversion)` of one raw pair's source."""
-        return normalise_picture(source)
+        return normalize_image(source)
 
     def _choose_splits(self, image_keys):
-        """Returns the set of image keys whose pictures go to the test split."""
+        """Returns the set of image keys whose images go to the test split."""
         raise NotImplementedError
 
     def _notes(self):
@@ -206,7 +206,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _spool(self, raw_pairs, counter, spool):
         entries, offset, total = [], 0, len(raw_pairs)
         for done, (raw, outcome) in enumerate(self._stored(raw_pairs), start=1):
-            if isinstance(outcome, PictureError):
+            if isinstance(outcome, ImageError):
                 filtered = outcome.reason in self.FILTERED_REASONS
                 count = counter.filter if filtered else counter.drop
                 count(outcome.reason, raw.where, outcome.detail, count=raw.pairs)
@@ -232,7 +232,7 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         try:
             image, conversion = self._load(raw.source)
             return *self.LAYOUT.apply(image), conversion
-        except PictureError as error:
+        except ImageError as error:
             return error
 
     def _split(self, entries):

@@ -1,18 +1,18 @@
-"""Which pictures go to the test split."""
+"""Which images go to the test split."""
 
 _KEY_RANGE = 16**8
 
 
 def hashed_test_keys(image_keys, fraction, at_most=None):
-    """Chooses test pictures by their pixels' hash.
+    """Chooses test images by their pixels' hash.
 
-    The choice depends on no order and no seed, a picture keeps its split when
-    others come or go, and identical pictures never stand on both sides.
+    The choice depends on no order and no seed, an image keeps its split when
+    others come or go, and identical images never stand on both sides.
 
     Args:
         image_keys: set of str, hexadecimal digests.
         fraction: float in (0, 1), the share that is aimed at.
-        at_most: int, the largest number of test pictures, or `None`.
+        at_most: int, the largest number of test images, or `None`.
 
     Returns:
         set of str: at least one key, and not all, where there are two or more.
@@ -31,10 +31,10 @@ def hashed_test_keys(image_keys, fraction, at_most=None):
 
 
 def is_test_key(image_key, fraction):
-    """Returns whether a picture goes to the test split, by its pixels' hash alone.
+    """Returns whether an image goes to the test split, by its pixels' hash alone.
 
     As `hashed_test_keys`, for corpora whose keys aren't held in memory: no split is
-    promised to have a picture.
+    promised to have an image.
 
     Example:
 

@@ -6,7 +6,7 @@ import pathlib
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.captions import clean_caption
-from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
@@ -19,13 +19,13 @@ _LEFT_OUT = "symbols"
 
 
 class Stamps(PairBuilder):
-    """Pictures with captions in English, German, French or Czech, for tests.
+    """Images with captions in English, German, French or Czech, for tests.
 
     The data come from the Debian package `tuxpaint-stamps-default`: the
-    pictures outside `symbols/` that have a PNG, on white, at most 256 pixels
+    images outside `symbols/` that have a PNG, on white, at most 256 pixels
     wide, in a square with a margin. There is only a `test` split. The configuration
     names the language: `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`,
-    `stamps/cs`; a picture without a caption in it is left out and counted.
+    `stamps/cs`; an image without a caption in it is left out and counted.
 
     Args:
         root: str or path of the folder of stamps; by default the environment
@@ -50,7 +50,7 @@ class Stamps(PairBuilder):
         for language in LANGUAGES
     ]
     DEFAULT_BUILDER_CONFIG_NAME = "en"
-    LAYOUT = PictureLayout(size=320, margin=True, encoding="png")
+    LAYOUT = ImageLayout(size=320, margin=True, encoding="png")
     DESCRIPTION = "Tux Paint's stamps with captions, without symbols."
 
     def __init__(self, *, root=None, **kwargs):
@@ -61,19 +61,19 @@ class Stamps(PairBuilder):
         root = pathlib.Path(
             self._root or os.environ.get(STAMPS_DIR_VARIABLE) or STAMPS_DIR
         )
-        pictures = sorted(
+        images = sorted(
             path
             for path in root.glob("**/*.png")
             if path.relative_to(root).parts[0] != _LEFT_OUT
         )
-        if not pictures:
+        if not images:
             raise InputError(
-                f"corpus 'stamps' needs the pictures of tuxpaint-stamps-default, but "
+                f"corpus 'stamps' needs the images of tuxpaint-stamps-default, but "
                 f"{root} holds none; run apt-get install tuxpaint-stamps-default, or "
                 f"set {STAMPS_DIR_VARIABLE}"
             )
         raw_pairs = []
-        for path in pictures:
+        for path in images:
             where = path.relative_to(root).as_posix()
             caption_file = path.with_suffix(".txt")
             if not caption_file.exists():  # Mirrored variants have none.

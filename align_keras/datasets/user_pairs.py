@@ -9,12 +9,12 @@ import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
-from align_keras.corpus.stored_picture import PictureLayout
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.datasets.splits import hashed_test_keys
 
 TEST_FRACTION = 0.1
-MAX_TEST_PICTURES = 1000
+MAX_TEST_IMAGES = 1000
 # What the paper's recipe crops 289 pixels from.
 SHORTER_SIDE = 346
 
@@ -45,7 +45,7 @@ def user_pairs_config(
         image_column: str or `None`.
         caption_column: str or `None`.
         encoding: str.
-        shorter_side: int, in pixels, to which larger pictures are reduced.
+        shorter_side: int, in pixels, to which larger images are reduced.
 
     Returns:
         `UserPairsConfig` whose name is a digest of the absolute path, the
@@ -84,7 +84,7 @@ def _stamp(path):
 class UserPairs(PairBuilder, skip_registration=True):
     """Pairs from a table or a folder of the user's.
 
-    Pictures keep their aspect; their shorter side is at most that of the config. A
+    Images keep their aspect; their shorter side is at most that of the config. A
     tenth of them, chosen by their pixels, at least one and at most 1,000, make
     the `test` split; where a table is for training or for tests alone, the split
     `all` takes it whole.
@@ -103,9 +103,9 @@ class UserPairs(PairBuilder, skip_registration=True):
 
     @property
     def LAYOUT(self):
-        """The `PictureLayout`, of the config's size."""
+        """The `ImageLayout`, of the config's size."""
         size = self.builder_config.shorter_side
-        return PictureLayout(size=size, square=False, encoding="jpeg")
+        return ImageLayout(size=size, square=False, encoding="jpeg")
 
     def _raw_pairs(self, counter):
         config = self.builder_config
@@ -128,7 +128,7 @@ class UserPairs(PairBuilder, skip_registration=True):
         ]
 
     def _choose_splits(self, image_keys):
-        return hashed_test_keys(image_keys, TEST_FRACTION, at_most=MAX_TEST_PICTURES)
+        return hashed_test_keys(image_keys, TEST_FRACTION, at_most=MAX_TEST_IMAGES)
 
     def _notes(self):
         return {"path": self.builder_config.path}

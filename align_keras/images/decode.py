@@ -12,7 +12,7 @@
 - At most 192 MiB of pixels, four bytes each, by the header and before any is decoded.
 
 Here they are operations of a graph, for training, evaluation and every SavedModel.
-`align_keras.corpus.picture` follows the same rule by Pillow, the exported web page by
+`align_keras.corpus.image` follows the same rule by Pillow, the exported web page by
 the browser; `tests/images/test_decoding_rule.py` holds them together.
 
 References:

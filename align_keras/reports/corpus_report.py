@@ -3,13 +3,13 @@
 import collections
 
 from align_keras.config import as_dict
-from align_keras.corpus.near_duplicates import NEAR_EVALUATION
-from align_keras.corpus.parquet_pairs import read_rows
-from align_keras.corpus.picture import PictureError, normalise_picture
+from align_keras.corpus.duplicates.near_duplicates import NEAR_EVALUATION
+from align_keras.corpus.filters.rules import primary_language
+from align_keras.corpus.filters.texts import unigrams
+from align_keras.corpus.image import ImageError, normalize_image
+from align_keras.corpus.image_tables import kept_images, kept_texts
+from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import is_remote, read_location
-from align_keras.corpus.stages.kept_pictures import kept_pictures, kept_texts
-from align_keras.corpus.text_normalization import unigrams
-from align_keras.corpus.thresholds import primary_language
 from align_keras.reports.page_template import page_template
 from align_keras.utils.files import atomic_write
 
@@ -152,7 +152,7 @@ def _shared(texts):
 
 def _kept_samples(groups, stored, dropped):
     """The images whose names, which are digests, come first in each piece."""
-    found = kept_pictures(groups[:1], stored[:1], dropped)
+    found = kept_images(groups[:1], stored[:1], dropped)
     return [
         (image["image"], image["captions"][0])
         for image, _ in zip(found, range(_KEPT_SAMPLES), strict=False)
@@ -190,6 +190,6 @@ def _image(location):
     if location is None or is_remote(location):
         return None
     try:
-        return normalise_picture(read_location(location), shorter_side=160)[0]
-    except PictureError:
+        return normalize_image(read_location(location), shorter_side=160)[0]
+    except ImageError:
         return None

@@ -9,35 +9,38 @@ import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from align_keras.config import CorpusConfig, as_dict, save_config
-from align_keras.corpus.divided_search import DividedSearch
-from align_keras.corpus.filter_tables import merge_results
-from align_keras.corpus.near_duplicates import (
+from align_keras.corpus.duplicates.embeddings import write_embeddings
+from align_keras.corpus.duplicates.hashes import hash_array
+from align_keras.corpus.duplicates.near_duplicates import (
     NEAR_EVALUATION,
-    Pictures,
+    ImageSet,
     find_duplicates,
 )
-from align_keras.corpus.parquet_pairs import read_rows
-from align_keras.corpus.perceptual_hash import hash_array
-from align_keras.corpus.picture_embeddings import write_embeddings
-from align_keras.corpus.sources import SourcePair, is_remote, open_source
-from align_keras.corpus.stage_folders import StageFolder
-from align_keras.corpus.stages.by_picture import cut_table, group_piece
-from align_keras.corpus.stages.extract import extract_part, merged_counts
-from align_keras.corpus.stages.filter import (
+from align_keras.corpus.extract import extract_part, merged_counts
+from align_keras.corpus.filters.counts import count_partitions
+from align_keras.corpus.filters.tables import (
     choose_task,
     count_task,
     filter_task,
+    merge_results,
     merge_task,
 )
-from align_keras.corpus.stages.kept_pictures import kept_captions, kept_pictures
-from align_keras.corpus.stages.pictures import load_hook, store_pictures
-from align_keras.corpus.text_counts import count_partitions
-from align_keras.corpus.workers import LOCAL_RUNNER, run_tasks
+from align_keras.corpus.image_tables import (
+    cut_table,
+    group_piece,
+    kept_captions,
+    kept_images,
+    load_hook,
+    store_images,
+)
+from align_keras.corpus.parquet_tables import read_rows
+from align_keras.corpus.sources import SourcePair, is_remote, open_source
+from align_keras.corpus.workers import StageFolder, run_tasks
 from align_keras.protocols.open_model import check_model, open_model
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
@@ -48,6 +51,8 @@ from align_keras.utils.progress import say
 VOCABULARY = "vocabulary.txt"
 # Part of every stage's name: raised when the code gives other results.
 _VERSION = 4
+# The same of the search among embeddings.
+_SEARCH = "faiss"
 _PAIRS_PER_PIECE = 20_000
 _STORED = ["image_key", "pixel_key", "fault", "perceptual_hash"]
 _CAPTIONS_PER_LANGUAGE = 20_000
@@ -109,8 +114,7 @@ def build_corpus(
     config: CorpusConfig,
     stage: str = "report",
     *,
-    runner: str = LOCAL_RUNNER,
-    options: Sequence[str] = (),
+    workers: int | None = None,
 ) -> Corpus:
     """Builds a corpus, or finds it built: what `align-keras corpus` calls.
 
@@ -122,8 +126,7 @@ def build_corpus(
         config: `CorpusConfig`, such as `load_corpus_config` returns.
         stage: str, a key of `STAGES`, the last stage; those that it stands on run
             before it. `"report"` stands on all.
-        runner: str, as `align_keras.corpus.workers.run_tasks`.
-        options: sequence of str, as there.
+        workers: int >= 1, processes; as many as the machine has cores by default.
 
     Returns:
         `Corpus`.
@@ -148,7 +151,7 @@ def build_corpus(
         raise InputError(f"out must be a folder, received the file {out}.")
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
-    build = _Build(out, config, {"runner": runner, "options": tuple(options)})
+    build = _Build(out, config, workers)
     corpus = Corpus(out, config, {})
     with locked(
         out / "corpus.yaml",
@@ -193,7 +196,7 @@ class _Build:
 
     out: pathlib.Path
     config: CorpusConfig
-    workers: dict
+    workers: int | None
 
     def stage(self, name, inputs, run):
         """Runs a stage unless it is done.
@@ -214,9 +217,8 @@ class _Build:
         return Tables(folder, facts)
 
     def run(self, function, tasks, folder):
-        return run_tasks(
-            function, tasks, folder.tasks / function.__name__, **self.workers
-        )
+        results = folder.tasks / function.__name__
+        return run_tasks(function, tasks, results, workers=self.workers)
 
 
 def extract(build, specs=None):
@@ -267,7 +269,7 @@ def filter_pairs(build, raw):
     return build.stage("filter", [raw.folder.key, thresholds], run)
 
 
-def store_images(build, pairs):
+def gather_images(build, pairs):
     """Gathers pairs by image, and decodes each image once.
 
     The tables are `group`, of captions by image, and `part`, of stored images.
@@ -295,7 +297,7 @@ def store_images(build, pairs):
             for number, group in enumerate(groups)
         ]
         faults = collections.Counter()
-        for stored in build.run(store_pictures, tasks, folder):
+        for stored in build.run(store_images, tasks, folder):
             faults.update(stored["faults"])
         facts = {
             "tables": pieces,
@@ -316,31 +318,28 @@ def find_copies(build, images):
     """
     config = build.config.duplicates
     references = {
-        spec: store_images(build, extract(build, [spec])) for spec in config.against
+        spec: gather_images(build, extract(build, [spec])) for spec in config.against
     }
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, as_dict(config), keys]
     if config.mode == "embedding":
-        inputs.append(_open_encoder(config.encoder)[1])
+        inputs += [_SEARCH, _open_encoder(config.encoder)[1]]
 
     def run(folder):
         say(f"corpus dedup: {images.facts['pictures']:,} pictures")
         read = functools.partial(_signed_images, folder=folder, config=config)
         corpus = read(images)
         evaluation = [read(tables, name=spec) for spec, tables in references.items()]
-        divide = functools.partial(
-            DividedSearch, folder=folder.path / "search", **build.workers
-        )
-        dropped = _dropped(corpus, evaluation, config, divide)
+        dropped = _dropped(corpus, evaluation, config)
         facts = {"tables": 0, "dropped": [list(image) for image in dropped]}
-        return facts, ("embeddings", "search")
+        return facts, ("embeddings",)
 
     return build.stage("dedup", inputs, run)
 
 
-def _dropped(corpus, references, config, divide):
+def _dropped(corpus, references, config):
     """Copies of evaluation images first, then those of each other among the rest."""
-    find = functools.partial(find_duplicates, corpus, divide=divide)
+    find = functools.partial(find_duplicates, corpus)
     inside, against = config.max_distance, config.max_distance_against
     if config.mode == "embedding":
         inside, against = config.min_cosine, config.min_cosine_against
@@ -375,7 +374,7 @@ def _signed_images(tables, *, folder, config, name=""):
         signatures = hash_array(hashes)
         if config.mode == "pixels":
             signatures = np.zeros_like(signatures)  # Near to none.
-    return Pictures(keys, signatures, np.array(pixels), pixel_keys, name)
+    return ImageSet(keys, signatures, np.array(pixels), pixel_keys, name)
 
 
 def _jpegs(tables):
@@ -448,7 +447,7 @@ def write_shards(build, images, copies):
 
     def run(folder):
         say("corpus shard: writing the shards")
-        kept = _kept(kept_pictures, images, copies)
+        kept = _kept(kept_images, images, copies)
         origin = {"config": _origin(build.config)}
         counts = write_web_pairs(folder.path, kept, config, notes=origin)
         return {"tables": 0, **counts}, ()
@@ -481,7 +480,7 @@ def _table(folder, name, number):
 STAGES = {
     "extract": (extract, ()),
     "filter": (filter_pairs, ("extract",)),
-    "pictures": (store_images, ("filter",)),
+    "pictures": (gather_images, ("filter",)),
     "dedup": (find_copies, ("pictures",)),
     "vocab": (learn_words, ("pictures", "dedup")),
     "shard": (write_shards, ("pictures", "dedup")),

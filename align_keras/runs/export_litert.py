@@ -102,17 +102,16 @@ def captioned_images(
         (request, images): what the protocol is asked for, and a list of paths or
         encoded images.
     """
-    from align_keras.protocols import evaluation_data
+    from align_keras.protocols import retrieval
+    from align_keras.protocols.protocol import Request
 
     path, of_table = pathlib.Path(name), dict[str, Any]()
     if path.exists():
         of_table["encoding"] = encoding
     if path.is_file():
         of_table |= columns or {}
-    request = evaluation_data.DataRequest(
-        name=name, root=pathlib.Path(root), split=split, **of_table
-    )
-    return request, evaluation_data.captioned_images(request).images
+    request = Request(data=name, data_root=root, split=split, **of_table)
+    return request, retrieval.captioned_images(request).images
 
 
 def calibration_images(name: str, **read: Any) -> list:
@@ -132,7 +131,7 @@ def calibration_images(name: str, **read: Any) -> list:
             images = _training_images(name, read)
     except InputError as error:
         # They are read as those of `data` are.
-        text = re.sub(r"^(--)?data\b", "images", str(error))
+        text = re.sub(r"^data\b", "images", str(error))
         raise InputError(text) from None
     step = max(1, len(images) // _CALIBRATION_IMAGES)
     return images[::step][:_CALIBRATION_IMAGES]
@@ -340,8 +339,7 @@ def interleaved_medians(
 
 
 def _recall(align, embeddings, rows, request):
-    from align_keras.protocols.paper_protocols import retrieval
-    from align_keras.protocols.protocol_types import Options
+    from align_keras.protocols.retrieval import run
 
     texts = {}
 
@@ -362,7 +360,7 @@ def _recall(align, embeddings, rows, request):
 
     found = {}
     for name, images in embeddings.items():
-        metrics = retrieval(Embedded(images), request, Options()).metrics
+        metrics = run(Embedded(images), request).metrics
         keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
         found[name] = {key: metrics[key] for key in keys}
     return found

@@ -161,7 +161,7 @@ def _records(path, columns, counter):
     """Returns the list of `PairRecord`; in a folder, images without captions too."""
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.pair_files import (
-        PICTURE_SUFFIXES,
+        IMAGE_SUFFIXES,
         PairRecord,
         read_pairs,
         record_where,
@@ -175,7 +175,7 @@ def _records(path, columns, counter):
     for file in sorted(path.rglob("*")):
         parts = file.relative_to(path).parts
         is_hidden = any(part.startswith(".") for part in parts)
-        is_image = file.suffix.lower() in PICTURE_SUFFIXES and not is_hidden
+        is_image = file.suffix.lower() in IMAGE_SUFFIXES and not is_hidden
         if is_image and file not in captioned:
             name = record_where("/".join(parts))
             records.append(PairRecord(name, file, [], name))
@@ -184,12 +184,12 @@ def _records(path, columns, counter):
 
 def _read(counter):
     """Returns a function from a record to it and its image, or None if unreadable."""
-    from align_keras.corpus.picture import PictureError, normalise_picture
+    from align_keras.corpus.image import ImageError, normalize_image
 
     def read(record):
         try:
-            return record, normalise_picture(record.image_path)[0]
-        except PictureError as error:
+            return record, normalize_image(record.image_path)[0]
+        except ImageError as error:
             counter.drop(error.reason, record.where, error.detail)
 
     return read

@@ -14,7 +14,7 @@ from tests.small_corpus import ONE_WORKER, arguments, caption, funnel_of, run
 
 pytestmark = pytest.mark.ci
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("cv2")
 pytest.importorskip("warcio")
 
 FUNNEL = {

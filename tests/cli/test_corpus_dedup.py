@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.corpus import divided_search
-from align_keras.corpus.embedding_duplicates import EmbeddingSearch
 from align_keras.runs import corpus
 from tests import small_corpus
 from tests.small import small_align
@@ -15,7 +13,8 @@ from tests.small_corpus import ONE_WORKER, arguments, funnel_of, run
 
 pytestmark = pytest.mark.ci
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("cv2")
+pytest.importorskip("faiss")
 
 COPIES = {"duplicate": 2, "near an evaluation image": 1, "near duplicate": 1}
 
@@ -75,22 +74,6 @@ def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
     assert sum(encoded) == 34
     names = {path.name for path in tmp_path.glob("stages/dedup-*/*")}
     assert names == {"done.json"}
-
-
-def test_it_is_the_same_divided(folder, tmp_path, monkeypatch):
-    whole, shares = tmp_path / "whole", tmp_path / "shares"
-    run(*command(folder, whole))
-    monkeypatch.setattr(EmbeddingSearch, "divided_from", 1)
-    monkeypatch.setattr(divided_search, "worker_count", lambda **_: 3)
-    calls, run_tasks = [], divided_search.run_tasks
-
-    def counted(function, tasks, *arguments, **options):
-        calls.append(len(tasks))
-        return run_tasks(function, tasks, *arguments, **options)
-
-    monkeypatch.setattr(divided_search, "run_tasks", counted)
-    run(*command(folder, shares))
-    assert dropped(shares) == dropped(whole) and set(calls) == {3}
 
 
 def test_no_such_model_is_told_before_anything_is_read(folder, tmp_path, capsys):

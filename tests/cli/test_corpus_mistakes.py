@@ -19,20 +19,6 @@ from tests.small_corpus import ONE_WORKER
         (["build", "--source=html:nowhere"], "there is no nowhere"),
         (["urls", "--source=html:."], "--to must name the list of the stage urls"),
         (["build", "--source=html:.", "--to=a.csv"], "--to must name the list"),
-        pytest.param(
-            ["extract", "--source=table:a.csv", "--runner=Wrong"],
-            "received 'Wrong'",
-            marks=pytest.mark.ci,
-        ),
-        pytest.param(
-            [
-                "extract",
-                "--source=table:a.csv",
-                "--runner_option=--direct_num_workers=x",
-            ],
-            "--runner_option must be an option of the runner",
-            marks=pytest.mark.ci,
-        ),
         (
             ["build", "--source=table:a.csv", "--params_override=filter.min_words=3"],
             "min_words",
@@ -75,7 +61,14 @@ def test_mistakes_take_one_line(given, said, tmp_path, capsys, monkeypatch):
 
 
 def test_wrong_usage(capsys):
-    for given in (["corpus"], ["corpus", "bild", "--out=a"], ["corpus", "build"]):
+    wrong = (
+        ["corpus"],
+        ["corpus", "bild", "--out=a"],
+        ["corpus", "build"],
+        ["corpus", "build", "--out=a", "--workers=0"],
+        ["corpus", "build", "--out=a", "--workers=x"],
+    )
+    for given in wrong:
         with pytest.raises(SystemExit) as caught:
             main(given)
         assert caught.value.code == 2

@@ -16,7 +16,7 @@ from tests.small_run import SMALL, write_pairs
 
 pytestmark = pytest.mark.ci
 
-pytest.importorskip("apache_beam")
+pytest.importorskip("cv2")
 
 
 def test_a_source_that_vanishes_between_listing_and_reading(

@@ -8,7 +8,7 @@ from align_keras.config import (
     load_corpus_config,
     save_config,
 )
-from align_keras.corpus.thresholds import Thresholds
+from align_keras.corpus.filters.rules import Thresholds
 from align_keras.utils.errors import InputError
 
 

@@ -10,7 +10,7 @@ import shutil
 import pytest
 from source_reading import IMG2DATASET, read_source
 
-from align_keras.corpus.picture import PictureError, picture_size
+from align_keras.corpus.image import ImageError, image_size
 from align_keras.corpus.sources import caption_json, location, read_location, tables
 from tests.mutated import check_folder
 
@@ -141,8 +141,8 @@ def read_all(spec, whole, silent=None):
     for pair in pairs:
         "".join(pair).encode()
         try:
-            picture_size(read_location(pair.image))
-        except PictureError:
+            image_size(read_location(pair.image))
+        except ImageError:
             pass
     lost = set(pair[1:] for pair in whole or ()) - {pair[1:] for pair in pairs}
     if spec.partition(":")[0] in CHECKED and whole is not None:

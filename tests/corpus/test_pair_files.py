@@ -6,8 +6,7 @@ import time
 import pytest
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.pair_files import read_pairs
-from align_keras.corpus.pair_tables import read_table
+from align_keras.corpus.pair_files import read_pairs, read_table
 from align_keras.utils.errors import InputError
 
 
@@ -235,7 +234,7 @@ def test_folder(tmp_path):
         ("b.PNG", tmp_path / "b.PNG", ["Käse"]),
     ]
     assert counter.bad == {"no caption file": 1, "empty caption": 1}
-    assert counter.filtered == {"caption file without a picture": 1}
+    assert counter.filtered == {"caption file without an image": 1}
     assert counter.examples["empty caption"] == "sub/c.txt"
     assert counter.examples["no caption file"] == "lonely.gif"
 
@@ -253,7 +252,7 @@ def test_folder_with_a_wrong_encoding(tmp_path):
 
 
 def test_folder_without_pictures_or_with_columns(tmp_path):
-    assert "holds no picture" in message_of(tmp_path)
+    assert "holds no image" in message_of(tmp_path)
     assert "leave them out" in message_of(tmp_path, image_column="image")
 
 

@@ -5,9 +5,10 @@ import importlib.util
 
 import pytest
 
-from align_keras.corpus import picture, svg_drawing
+from align_keras.corpus import image as image_module
+from align_keras.corpus import svg_drawing
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.picture import PictureError, normalise_picture, picture_size
+from align_keras.corpus.image import ImageError, image_size, normalize_image
 from align_keras.corpus.svg_drawing import SvgError, read_svg
 
 RENDERS = importlib.util.find_spec("resvg_py") is not None
@@ -89,10 +90,10 @@ def test_other_files_are_out_of_reach():
     assert content.count(b"href=") == 2
 
 
-@pytest.mark.parametrize("function", [normalise_picture, picture_size])
+@pytest.mark.parametrize("function", [normalize_image, image_size])
 def test_without_the_extra_the_reason_says_so(monkeypatch, function):
-    monkeypatch.setattr(picture, "has_renderer", lambda: False)
-    with pytest.raises(PictureError, match="align-keras.svg") as caught:
+    monkeypatch.setattr(image_module, "has_renderer", lambda: False)
+    with pytest.raises(ImageError, match="align-keras.svg") as caught:
         function(svg())
     assert caught.value.reason == svg_drawing.NO_RENDERER
     counter = DropCounter()
@@ -104,8 +105,8 @@ def test_without_the_extra_the_reason_says_so(monkeypatch, function):
 def test_a_drawing_becomes_pixels():
     square = '<rect width="150" height="200" fill="#f00"/>'
     for content in (svg(square), gzip.compress(svg(square))):
-        image, conversion = normalise_picture(content)
-        assert (image.mode, image.size) == ("RGB", picture_size(content))
+        image, conversion = normalize_image(content)
+        assert (image.mode, image.size) == ("RGB", image_size(content))
         assert image.getpixel((10, 10)) == (255, 0, 0)
         assert image.getpixel((290, 10)) == (255, 255, 255)
         assert conversion == "svg, transparency"
@@ -114,8 +115,8 @@ def test_a_drawing_becomes_pixels():
 @renders
 def test_a_large_drawing_is_reduced_whole():
     content = svg('<rect width="5000" height="9000"/>', 'width="10000" height="9000"')
-    image, _ = normalise_picture(content)
-    assert image.size == picture_size(content) == (2048, 1843)
+    image, _ = normalize_image(content)
+    assert image.size == image_size(content) == (2048, 1843)
     assert image.getpixel((1000, 1800)) == (0, 0, 0)
     assert image.getpixel((1048, 1800)) == (255, 255, 255)
 
@@ -131,13 +132,13 @@ def test_a_drawing_that_fells_its_process_is_unreadable():
         '<rect width="1e8" height="1e8" fill="url(#p)"/>'
     )
     for body in (f'{uses}<use href="#a7"/>', pattern):
-        with pytest.raises(PictureError, match="SVG: not rendered"):
-            normalise_picture(svg(body))
+        with pytest.raises(ImageError, match="SVG: not rendered"):
+            normalize_image(svg(body))
 
 
 @renders
 def test_a_drawing_that_never_ends_is_stopped(monkeypatch):
     monkeypatch.setattr(svg_drawing, "_PROGRAM", "while True: pass")
     monkeypatch.setattr(svg_drawing, "_MOST_SECONDS", 0.2)
-    with pytest.raises(PictureError, match="not rendered in 0.2 seconds"):
-        normalise_picture(svg())
+    with pytest.raises(ImageError, match="not rendered in 0.2 seconds"):
+        normalize_image(svg())

@@ -62,10 +62,10 @@ def test_a_small_collection(root, tmp_path):
     metadata = builder.info.metadata
     assert metadata["kept"] == 42
     assert metadata["dropped"] == {
-        "only captions that too many pictures share": 61,
+        "only captions that too many images share": 61,
         "oversized": 1,
     }
-    assert metadata["filtered"] == ["only captions that too many pictures share"]
+    assert metadata["filtered"] == ["only captions that too many images share"]
     assert metadata["examples"]["oversized"].startswith("computer/bomb.png: 16000 × ")
     assert metadata["notes"]["pictures_without_metadata"] == 1
     examples = {
@@ -105,7 +105,7 @@ def test_the_real_collection(tmp_path, monkeypatch):
     assert 6_500 < metadata["kept"] < 6_900
     assert 10 < metadata["dropped"]["oversized"] < 30
     assert set(metadata["dropped"]) == {
-        "only captions that too many pictures share",
+        "only captions that too many images share",
         "oversized",
         "white on white",
     }

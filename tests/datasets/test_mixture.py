@@ -7,11 +7,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.corpus.stored_picture import PictureLayout
 from align_keras.data import check_batch_size, read_retrieval_set
 from align_keras.data.retrieval_set import read_captions
 from align_keras.datasets import build_corpus
 from align_keras.datasets import mixture as mixture_module
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import InputError
@@ -21,7 +21,7 @@ class Toy(PairBuilder, skip_registration=True):
     """So many pictures a split, and one that is too broken to keep."""
 
     VERSION = tfds.core.Version("1.0.0")
-    LAYOUT = PictureLayout(size=16)
+    LAYOUT = ImageLayout(size=16)
 
     def __init__(self, sizes, **kwargs):
         self.sizes = sizes

@@ -13,9 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.corpus.picture import pixel_key
-from align_keras.corpus.stored_picture import PictureLayout
 from align_keras.datasets.build import build_corpus
+from align_keras.datasets.image_layout import ImageLayout, pixel_key
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
@@ -27,7 +26,7 @@ class Toy(PairBuilder, skip_registration=True):
     """A corpus of whatever raw pairs the test gives."""
 
     VERSION = tfds.core.Version("1.0.0")
-    LAYOUT = PictureLayout(size=16)
+    LAYOUT = ImageLayout(size=16)
 
     def __init__(self, raw_pairs, **kwargs):
         self.raw_pairs = raw_pairs

@@ -126,7 +126,7 @@ def test_every_odd_but_good_picture_is_converted(album):
     image.convert("L").save(album / "5.png")
     converted = build(album).info.metadata["converted"]
     assert sum(converted.values()) == 5
-    assert converted["cmyk"] == converted["16-bit"] == converted["greyscale"] == 1
+    assert converted["cmyk"] == converted["16-bit"] == converted["grayscale"] == 1
     assert converted["palette with transparency"] == 1
     assert any(kind.startswith("animated") for kind in converted)
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, PngImagePlugin
 
-from align_keras.corpus.picture import normalise_picture
+from align_keras.corpus.image import normalize_image
 from align_keras.images import preprocess_image_bytes
 from align_keras.images.preprocess import crop_size_to_resize_size
 from align_keras.models import ALIGN
@@ -136,7 +136,7 @@ def encoded(image, kind, **options):
 
 def test_a_picture(page, exported):
     _, align, index, tolerance = exported
-    png = encoded(normalise_picture(index.thumbnail(7))[0], "PNG")
+    png = encoded(normalize_image(index.thumbnail(7))[0], "PNG")
     files = [{"name": "seven.png", "mimeType": "image/png", "buffer": png}]
     page.set_input_files("#file", files)
     found = hits(page, "seven.png")
@@ -154,7 +154,7 @@ def test_a_picture(page, exported):
 @pytest.mark.parametrize("event", ["drop", "paste"])
 def test_a_picture_is_dropped_or_pasted(page, exported, event):
     _, align, index, tolerance = exported
-    png = encoded(normalise_picture(index.thumbnail(3))[0], "PNG")
+    png = encoded(normalize_image(index.thumbnail(3))[0], "PNG")
     script = """([event, content]) => {
         const bytes = Uint8Array.from(atob(content), (own) => own.charCodeAt(0));
         const data = new DataTransfer();

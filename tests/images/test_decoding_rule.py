@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from align_keras.corpus.picture import PictureError, normalise_picture
+from align_keras.corpus.image import ImageError, normalize_image
 from align_keras.images import crop_image_bytes, decode_image, readable_images
 from align_keras.images.preprocess import preprocess_image
 from tests.image_files import encoded, exif, readable, refused, source, turned
@@ -31,7 +31,7 @@ def test_a_graph_and_pillow_give_the_pixels(name):
     content, expected = READABLE[name]
     # Blending on white and scaling 16 bits down may round.
     assert difference(decode_image(tf.constant(content)), expected) <= 1
-    normalized = normalise_picture(content)[0]
+    normalized = normalize_image(content)[0]
     assert difference(normalized, expected) <= 1
     # Nothing is left by which it would be turned again.
     assert difference(ImageOps.exif_transpose(normalized), expected) <= 1
@@ -71,8 +71,8 @@ def test_other_files_are_refused(name):
         decode_image(tf.constant(REFUSED[name]))
     if name == "SVG":  # The corpora draw it.
         return
-    with pytest.raises(PictureError, match="unreadable|empty|oversized"):
-        normalise_picture(REFUSED[name])
+    with pytest.raises(ImageError, match="unreadable|empty|oversized"):
+        normalize_image(REFUSED[name])
 
 
 def tiff(order, entries, start=8):
@@ -108,7 +108,7 @@ def test_orientation_is_read_alike_from_odd_metadata(data, orientation):
         plain = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         expected = turned(plain, orientation)
         assert difference(decode_image(tf.constant(content)), expected) == 0
-        assert difference(normalise_picture(content)[0], expected) == 0
+        assert difference(normalize_image(content)[0], expected) == 0
 
 
 def test_metadata_after_the_pixels_and_far_behind_are_left_alone():
@@ -120,7 +120,7 @@ def test_metadata_after_the_pixels_and_far_behind_are_left_alone():
     start = jpeg.index(b"\xff\xe1")
     filler = b"\xff\xfe\xff\xff" + b"x" * 65_533
     jpeg = jpeg[:start] + filler + jpeg[start:]
-    for decoded in (decode_image(tf.constant(jpeg)), normalise_picture(jpeg)[0]):
+    for decoded in (decode_image(tf.constant(jpeg)), normalize_image(jpeg)[0]):
         assert np.asarray(decoded).shape[:2] == image.size[::-1]
 
 

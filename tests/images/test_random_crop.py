@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from align_keras.corpus.stages.pictures import store_picture
+from align_keras.corpus.image_tables import store_image
 from align_keras.images import (
     crop_image_bytes,
     crop_size_to_resize_size,
@@ -155,7 +155,7 @@ def test_what_grows_is_interpolated_exactly():
 @pytest.mark.parametrize("image", SOURCES)
 def test_stored_by_a_corpus(image, keep_aspect):
     content = encoded(image_of(image), quality=95)
-    stored = store_picture(content, 346, 85, keep_aspect=keep_aspect)["jpeg"]
+    stored = store_image(content, 346, 85, keep_aspect=keep_aspect)["jpeg"]
     fast = crop_image_bytes(stored, 289, (0.0, 0.0)).numpy()
     # Two to five grey levels in the mean, most of it of JPEG and of less smoothing.
     assert mean_difference(fast, plain(content, 289, 0, 0)) < 5

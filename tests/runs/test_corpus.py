@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from align_keras.config import load_corpus_config
-from align_keras.corpus.near_duplicates import (
+from align_keras.corpus.duplicates.near_duplicates import (
     DUPLICATE,
     NEAR_DUPLICATE,
     NEAR_EVALUATION,
-    Pictures,
+    ImageSet,
 )
 from align_keras.runs.corpus import _dropped
 
@@ -23,8 +23,8 @@ def embeddings():
     rows = np.concatenate([rows, rows[:1]])
     keys = ["best", "near", "copied", "copy", "equal"]
     pixels = [9, 1, 9, 1, 1]
-    corpus = Pictures(keys, rows, pixels, ["p", "q", "r", "s", "p"])
-    return corpus, [Pictures(["x"], rows[2:3], name="coco")]
+    corpus = ImageSet(keys, rows, pixels, ["p", "q", "r", "s", "p"])
+    return corpus, [ImageSet(["x"], rows[2:3], name="coco")]
 
 
 def hashes():
@@ -32,8 +32,8 @@ def hashes():
     own = [0xFFFFFFFF, 0xFFFFFF00, 0xFFFFFFFF << 32, 0xFFFFF000 << 32, 0xFFFFFFFF]
     array = np.array([[[number, 0]] for number in own], np.uint64)
     corpus, _ = embeddings()
-    corpus = Pictures(corpus.keys, array, corpus.pixels, corpus.pixel_keys)
-    return corpus, [Pictures(["x"], array[2:3], name="coco")]
+    corpus = ImageSet(corpus.keys, array, corpus.pixels, corpus.pixel_keys)
+    return corpus, [ImageSet(["x"], array[2:3], name="coco")]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def hashes():
 def test_copies_leave_by_the_threshold_of_their_place(pictures, override, expected):
     config = load_corpus_config(params_override=[override.rstrip(",")]).duplicates
     corpus, references = pictures()
-    dropped = _dropped(corpus, references, config, None)
+    dropped = _dropped(corpus, references, config)
     assert {own.image_key for own in dropped} == expected
     for own in dropped:
         assert own.reason == REASONS.get(own.image_key, NEAR_EVALUATION)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from align_keras.export.litert_file import read_metadata
 from align_keras.images import preprocess_image
-from align_keras.protocols import evaluation_data
+from align_keras.protocols import retrieval
 from align_keras.runs.export_litert import (
     calibration_images,
     captioned_images,
@@ -244,7 +244,7 @@ def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
             raise InputError(f"split must be one of test, received {split}.")
         return argparse.Namespace(images=splits[split], columns={}, image_ids=[])
 
-    monkeypatch.setattr(evaluation_data, "_corpus", corpus)
+    monkeypatch.setattr(retrieval, "_corpus", corpus)
     splits = {"train": pictures[1:], "test": pictures[:1]}
     assert calibration_images("clipart") == pictures[1:]
     splits = {"test": pictures[:3]}

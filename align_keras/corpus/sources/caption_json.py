@@ -1,9 +1,9 @@
-"""Kinds `coco` and `karpathy`: captions in one JSON file, pictures in folders nearby.
+"""Kinds `coco` and `karpathy`: captions in one JSON file, images in folders nearby.
 
 `coco` is the captions file of COCO (`captions_val2014.json`) and of what has its
 form; `karpathy` is Karpathy's `dataset_coco.json`, `dataset_flickr30k.json` and
-`dataset_flickr8k.json`. The pictures' folder is given by `FILE.json?images=DIR`.
-Without it, it is the first that has one of the file's first ten pictures, of these: the
+`dataset_flickr8k.json`. The images' folder is given by `FILE.json?images=DIR`.
+Without it, it is the first that has one of the file's first ten images, of these: the
 JSON's folder, its subfolders in the order of their names, the folder above, and its
 subfolders.
 
@@ -17,10 +17,9 @@ import os
 from typing import NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources.listed_records import read_range, record_ranges
+from align_keras.corpus.sources.files import read_range, record_ranges, where
 from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.source_files import where
-from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.corpus.sources.pair import SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 
@@ -56,19 +55,19 @@ def json_kind(path):
 
 
 def list_parts(kind, root, files, options):
-    """Shares the pictures of each file out, 10,000 a part."""
+    """Shares the images of each file out, 10,000 a part."""
     parts = []
     for file in files:
         path = os.path.join(root, file.name)
         entries, _ = _entries(kind, path, file.modified)
-        folder = dict(options).get("images") or _find_pictures(path, entries)
+        folder = dict(options).get("images") or _find_images(path, entries)
         found = (("images", os.path.abspath(folder)),)
         parts += record_ranges(kind, root, file.name, len(entries), found)
     return parts
 
 
 def read(part, counter):
-    """Yields the pairs of a range of a file's pictures, in their order."""
+    """Yields the pairs of a range of a file's images, in their order."""
     folder = dict(part.options)["images"]
     load = functools.partial(_entries, part.kind)
     for entry in read_range(part, counter, load):
@@ -125,7 +124,7 @@ def _karpathy(rows, name, counter):
         place = f"images[{number}] of {name}"
         try:
             captions = [_text(own["raw"]) for own in row["sentences"]]
-            # Of COCO, whose pictures lie in train2014 and val2014.
+            # Of COCO, whose images lie in train2014 and val2014.
             image = os.path.join(_text(row.get("filepath", "")), _text(row["filename"]))
             if row["split"] in _EVALUATION:
                 split = row["split"]
@@ -143,8 +142,8 @@ def _text(value):
     return value
 
 
-def _find_pictures(path, entries):
-    """Returns the folder that has one of the first pictures."""
+def _find_images(path, entries):
+    """Returns the folder that has one of the first images."""
     own = os.path.dirname(path)
     places = [place for near in (own, os.path.dirname(own)) for place in _around(near)]
     first = [entry.image for entry in entries[:10]]
@@ -154,7 +153,7 @@ def _find_pictures(path, entries):
     if not entries:
         return own
     raise InputError(
-        f"the pictures of {path}, such as {first[0][:200]!r}, must lie beside it or "
+        f"the images of {path}, such as {first[0][:200]!r}, must lie beside it or "
         "in a folder nearby, but none is there; give their folder by "
         f"--source '{path}?images=DIR'."
     )

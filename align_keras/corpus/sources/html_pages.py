@@ -1,4 +1,4 @@
-"""Kind `html`: a folder of web pages, or one page, and the pictures beside them.
+"""Kind `html`: a folder of web pages, or one page, and the images beside them.
 
 Images on relative addresses are files: `%20` and the like are decoded, and what follows
 `?` is cut. An address that begins with `/` means the source's folder, as in a site that
@@ -10,10 +10,9 @@ import os
 import pathlib
 
 from align_keras.corpus.page_process import PageError, read_page
+from align_keras.corpus.sources.files import group_files, read_whole, where
 from align_keras.corpus.sources.location import path_location, url_path
-from align_keras.corpus.sources.part import Part
-from align_keras.corpus.sources.source_files import group_files, read_whole, where
-from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.corpus.sources.pair import Part, SourcePair
 
 SUFFIXES = (".html", ".htm", ".xhtml")
 
@@ -36,14 +35,14 @@ def read(part, counter):
             counter.drop("malformed page", where(path), str(error))
             continue
         for own in pairs:
-            image = _picture_location(own.image_url, part.root)
+            image = _image_location(own.image_url, part.root)
             if image is None:
                 counter.drop("outside the source", where(path), own.image_url[:200])
                 continue
             yield SourcePair(image, own.caption, own.rule, own.language, own.page_url)
 
 
-def _picture_location(url, root):
+def _image_location(url, root):
     """Returns where an image is, or None of a file that isn't below the source."""
     if not url[:5].lower() == "file:":
         return url

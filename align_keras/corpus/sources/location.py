@@ -1,11 +1,11 @@
-"""Where a picture is, as one line of text, and how its bytes are read from there.
+"""Where an image is, as one line of text, and how its bytes are read from there.
 
 A location is one of
 
-- an absolute path, `/pictures/a #1.jpg`, with nothing in it escaped;
+- an absolute path, `/images/a #1.jpg`, with nothing in it escaped;
 - a `file:` address, for names that aren't UTF-8;
-- a web address, `https://example.org/a.jpg`: a remote picture;
-- a `data:` address, which holds the picture itself;
+- a web address, `https://example.org/a.jpg`: a remote image;
+- a `data:` address, which holds the image itself;
 - a member of an archive, `KIND:NUMBERS:PATH`, where `PATH` is one of the first two:
   `bytes:OFFSET,SIZE:PATH` in a tar or TFRecord file, `warc:OFFSET:PATH` for the
   response whose record begins there, `parquet:GROUP,ROW,COLUMN:PATH` for a cell of a
@@ -20,13 +20,13 @@ import functools
 import os
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from align_keras.corpus.picture import PictureError
-from align_keras.corpus.sources.warc_responses import read_response
+from align_keras.corpus.image import ImageError
+from align_keras.corpus.sources.warc_records import read_response
 from align_keras.utils.files import MAX_FILE_BYTES, is_special, open_regular
 
 
 def is_remote(location):
-    """Says whether a location is a web address, whose picture must be fetched first.
+    """Says whether a location is a web address, whose image must be fetched first.
 
     Args:
         location: str.
@@ -36,7 +36,7 @@ def is_remote(location):
 
     Example:
 
-    >>> is_remote("https://example.org/a.jpg"), is_remote("/pictures/a.jpg")
+    >>> is_remote("https://example.org/a.jpg"), is_remote("/images/a.jpg")
     (True, False)
     """
     return location[:8].lower().startswith(("http://", "https://"))
@@ -45,7 +45,7 @@ def is_remote(location):
 def is_from_web(location):
     """Says whether a location may stand in a page or a table from the web.
 
-    There a path or a `file:` address would put private pictures of the machine that
+    There a path or a `file:` address would put private images of the machine that
     reads it into the corpus.
 
     Args:
@@ -73,10 +73,10 @@ def path_location(path):
 
     Example:
 
-    >>> path_location("/pictures/a #1,50%.jpg")
-    '/pictures/a #1,50%.jpg'
-    >>> path_location(os.fsdecode(b"/pictures/\\xe4.jpg"))
-    'file:///pictures/%E4.jpg'
+    >>> path_location("/images/a #1,50%.jpg")
+    '/images/a #1,50%.jpg'
+    >>> path_location(os.fsdecode(b"/images/\\xe4.jpg"))
+    'file:///images/%E4.jpg'
     """
     try:
         path.encode()
@@ -100,8 +100,8 @@ def url_path(url):
 
     Example:
 
-    >>> url_path("file:///pictures/a%20%231.jpg?width=50")
-    '/pictures/a #1.jpg'
+    >>> url_path("file:///images/a%20%231.jpg?width=50")
+    '/images/a #1.jpg'
     """
     return os.fsdecode(unquote_to_bytes(urlsplit(url).path))
 
@@ -126,17 +126,17 @@ def member_location(kind, numbers, path):
 
 
 def read_location(location):
-    """Reads a picture's bytes.
+    """Reads an image's bytes.
 
     Args:
         location: str.
 
     Returns:
-        bytes, at least one. Whether they are a picture shows when it is decoded.
+        bytes, at least one. Whether they are an image shows when it is decoded.
 
     Raises:
-        PictureError: `"missing"`, `"empty"`, `"truncated"`, `"unreadable"` or
-            `"oversized"`; a remote picture is `"missing"` too, until img2dataset has
+        ImageError: `"missing"`, `"empty"`, `"truncated"`, `"unreadable"` or
+            `"oversized"`; a remote image is `"missing"` too, until img2dataset has
             fetched it.
 
     Example:
@@ -145,18 +145,18 @@ def read_location(location):
     b'GIF'
     """
     if is_remote(location):
-        raise PictureError("missing", f"{location[:200]} isn't fetched yet")
+        raise ImageError("missing", f"{location[:200]} isn't fetched yet")
     try:
         content = _read(location)
-    except PictureError:
+    except ImageError:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise PictureError("missing", f"no file {location[:200]}") from None
+        raise ImageError("missing", f"no file {location[:200]}") from None
     except Exception as error:  # Readers raise whatever a broken file leads to.
         problem = " ".join(str(error).split()) or type(error).__name__
-        raise PictureError("unreadable", problem) from error
+        raise ImageError("unreadable", problem) from error
     if not content:
-        raise PictureError("empty", "0 bytes")
+        raise ImageError("empty", "0 bytes")
     return content
 
 
@@ -181,7 +181,7 @@ def _read(location):
         return _cell(cells, row)
     if os.path.isabs(location):  # A drive of Windows.
         return _read_bytes(location, 0, None)
-    raise PictureError("missing", f"{location[:200]} is no location of a picture")
+    raise ImageError("missing", f"{location[:200]} is no location of an image")
 
 
 def _read_bytes(path, offset, size):
@@ -189,11 +189,11 @@ def _read_bytes(path, offset, size):
         if size is None:
             size = os.fstat(file.fileno()).st_size
         if size > MAX_FILE_BYTES:
-            raise PictureError("oversized", f"{size:,} bytes")
+            raise ImageError("oversized", f"{size:,} bytes")
         file.seek(offset)
         content = file.read(size)
     if len(content) < size:
-        raise PictureError("truncated", f"{path} ends {size - len(content):,} early")
+        raise ImageError("truncated", f"{path} ends {size - len(content):,} early")
     return content
 
 
@@ -206,7 +206,7 @@ def _data(text):
     try:
         return base64.b64decode(content + b"=" * (-len(content) % 4))
     except binascii.Error as error:
-        raise PictureError("unreadable", f"data address: {error}") from None
+        raise ImageError("unreadable", f"data address: {error}") from None
 
 
 # A process reads the rows of a group one after another: two groups, for two threads.
@@ -216,15 +216,15 @@ def _column(path, modified, group, column):
     import pyarrow.parquet
 
     if is_special(path):
-        raise PictureError("unreadable", f"{path} is no regular file")
+        raise ImageError("unreadable", f"{path} is no regular file")
     with pyarrow.parquet.ParquetFile(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)
 
 
 def _cell(cells, row):
     value = cells[row].as_py()
-    if isinstance(value, dict):  # As Hugging Face stores pictures.
+    if isinstance(value, dict):  # As Hugging Face stores images.
         value = value.get("bytes")
     if value is None:
-        raise PictureError("missing", "no picture in this row")
+        raise ImageError("missing", "no image in this row")
     return value

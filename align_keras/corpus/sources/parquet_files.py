@@ -1,25 +1,24 @@
-"""Kind `parquet`: tables of pictures or of addresses, as img2dataset reads and writes.
+"""Kind `parquet`: tables of images or of addresses, as img2dataset reads and writes.
 
-The picture is in a column of bytes named by its format (`jpg`, `png`, `webp`) or
+The image is in a column of bytes named by its format (`jpg`, `png`, `webp`) or
 `image`, where also Hugging Face's `{bytes, path}` is read; without one, the column
-`url` makes a remote picture. Other columns are those of
-`align_keras.corpus.sources.source_pair.columns_of`.
+`url` makes a remote image. Other columns are those of
+`align_keras.corpus.sources.pair.columns_of`.
 """
 
 import contextlib
 import errno
 import os
 
-from align_keras.corpus.parquet_pairs import arrow
+from align_keras.corpus.parquet_tables import arrow
+from align_keras.corpus.sources.files import count_os_error, where
 from align_keras.corpus.sources.location import is_from_web, member_location
-from align_keras.corpus.sources.part import Part
-from align_keras.corpus.sources.source_files import count_os_error, where
-from align_keras.corpus.sources.source_pair import columns_of, pair_from_columns
+from align_keras.corpus.sources.pair import Part, columns_of, pair_from_columns
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 
 SUFFIXES = (".parquet",)
-_PICTURES = ("jpg", "jpeg", "png", "webp", "image")
+_IMAGES = ("jpg", "jpeg", "png", "webp", "image")
 _ROWS_A_PART = 100_000
 _ROWS_A_BATCH = 4096
 
@@ -47,7 +46,7 @@ def list_parts(kind, root, files, options):
 def read(part, counter):
     """Yields the pairs of a range of row groups, in their order.
 
-    The pictures themselves aren't read.
+    The images themselves aren't read.
     """
     path = os.path.join(part.root, part.files[0])
     try:
@@ -99,10 +98,10 @@ def _ranges(counts):
 
 def _read_groups(table, part, path, counter):
     names = table.schema_arrow.names
-    picture = _picture_column(table.schema_arrow)
+    stored_in = _image_column(table.schema_arrow)
     found = columns_of(names)
-    if picture is None and "url" not in found:
-        detail = f"no picture and no url among the columns {', '.join(names)}"
+    if stored_in is None and "url" not in found:
+        detail = f"no image and no url among the columns {', '.join(names)}"
         counter.drop("unreadable", where(path), detail)
         return
     columns = [*found.values(), *{"status", "error_message"}.intersection(names)]
@@ -112,13 +111,13 @@ def _read_groups(table, part, path, counter):
             for row in _rows(table, group, columns):
                 number += 1
                 image = row.get(found.get("url")) or ""
-                if picture is not None:
-                    image = member_location("parquet", (group, number, picture), path)
+                if stored_in is not None:
+                    image = member_location("parquet", (group, number, stored_in), path)
                 if row.get("status", "success") not in (None, "success"):
                     place = where(f"{path} row group {group} row {number}")
                     detail = str(row.get("error_message"))
                     counter.filter("not downloaded", place, detail)
-                elif picture is None and not is_from_web(image):
+                elif stored_in is None and not is_from_web(image):
                     place = where(f"{path} row group {group} row {number}")
                     counter.drop("missing", place, f"no web address: {image[:200]!r}")
                 else:
@@ -137,14 +136,14 @@ def _rows(table, group, columns):
             yield from batch.to_pylist()
 
 
-def _picture_column(schema):
+def _image_column(schema):
     import pyarrow.types as types
 
     for field in schema:
         kind = field.type
         if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
             kind = kind.field("bytes").type
-        if field.name.lower() in _PICTURES and (
+        if field.name.lower() in _IMAGES and (
             types.is_binary(kind) or types.is_large_binary(kind)
         ):
             return field.name

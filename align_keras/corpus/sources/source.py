@@ -1,11 +1,17 @@
-"""A source of pairs: opened by a line of text, shared out in parts."""
+"""A source of pairs: opened by a line of text, read by workers part by part."""
 
 import dataclasses
 import os
 
+from align_keras.corpus.captions import (
+    FILE_NAME,
+    caption_fault,
+    clean_caption,
+    names_file,
+)
 from align_keras.corpus.sources import (
     caption_json,
-    folder_pictures,
+    folder_images,
     html_pages,
     parquet_files,
     tables,
@@ -15,7 +21,7 @@ from align_keras.corpus.sources import (
     wat_files,
     webdataset,
 )
-from align_keras.corpus.sources.source_files import fingerprint, list_files, one_file
+from align_keras.corpus.sources.files import fingerprint, list_files, one_file
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 
@@ -31,10 +37,10 @@ KINDS = {
     "coco": caption_json,
     "karpathy": caption_json,
     "table": tables,
-    "folder": folder_pictures,
+    "folder": folder_images,
     "tfds": tfds_builders,
 }
-# Told by the names of files; JSON is by its content, and a folder of pictures by the
+# Told by the names of files; JSON is by its content, and a folder of images by the
 # texts beside them.
 _GUESSED = ("html", "warc", "wat", "webdataset", "parquet", "tfrecord", "table")
 _IMAGES = "?images="
@@ -79,7 +85,7 @@ class Source:
     def fingerprint(self):
         """Names what the source holds, by the names, sizes and times of its files.
 
-        Pictures that pages, tables and JSON files refer to aren't among them.
+        Images that pages, tables and JSON files refer to aren't among them.
 
         Returns:
             str, 32 hexadecimal digits.
@@ -109,7 +115,7 @@ def open_source(spec):
             - `warc`, `wat`: web archives, Common Crawl's metadata;
             - `webdataset`, `parquet`, `tfrecord`: shards that img2dataset wrote;
             - `coco`, `karpathy`: a JSON file of captions, `FILE?images=DIR` where the
-              pictures lie elsewhere than beside it;
+              images lie elsewhere than beside it;
             - `table`: CSV, TSV or JSONL;
             - `folder`: NAME.jpg beside NAME.txt;
             - `tfds`: `tfds:NAME:SPLIT`, `tfds:NAME/CONFIG:SPLIT` or, of a prepared
@@ -118,7 +124,7 @@ def open_source(spec):
             Without `KIND:` a file's kind is told by the end of its name, of JSON by
             its content; a folder's by its files, if all that have the name of a kind
             are of the same. A `NAME.parquet` beside `NAME.tar`, `NAME.tfrecord` or a
-            folder `NAME` is img2dataset's log, and pictures count where one has its
+            folder `NAME` is img2dataset's log, and images count where one has its
             text beside it.
 
     Returns:
@@ -131,7 +137,7 @@ def open_source(spec):
 
     >>> import pathlib, tempfile
     >>> from align_keras.corpus.drop_counter import DropCounter
-    >>> from align_keras.corpus.sources.read_part import read_part
+    >>> from align_keras.corpus.sources.source import read_part
     >>> page = pathlib.Path(tempfile.mkdtemp(), "page.html")
     >>> _ = page.write_text("<img src=https://example.org/a.jpg alt='A cat'>")
     >>> [part] = open_source(f"html:{page}").parts()
@@ -208,8 +214,8 @@ def _kinds_in(folder):
         is_log = stem in shards or os.path.isdir(os.path.join(folder, stem))
         if suffix.lower() != ".parquet" or not is_log:
             kinds.add(_kind_of_name(name))
-    pictures = list_files(folder, folder_pictures.SUFFIXES)
-    stems = [os.path.splitext(file.name) for file in pictures]
+    images = list_files(folder, folder_images.SUFFIXES)
+    stems = [os.path.splitext(file.name) for file in images]
     texts = {stem for stem, suffix in stems if suffix.lower() == ".txt"}
     if any(stem in texts for stem, suffix in stems if suffix.lower() != ".txt"):
         kinds.add("folder")
@@ -218,3 +224,70 @@ def _kinds_in(folder):
 
 def _is_shard(name):
     return _kind_of_name(name) in ("webdataset", "tfrecord")
+
+
+# Shards of img2dataset: alt-texts as crawls found them. The readers of pages look for
+# such captions themselves, as they know the images' addresses.
+_CRAWLED = ("webdataset", "parquet", "tfrecord")
+
+
+def read_part(part, counter, spool=None):
+    """Reads the pairs of a part, past whatever is broken in it.
+
+    Args:
+        part: `align_keras.corpus.sources.pair.Part`.
+        counter: `align_keras.corpus.drop_counter.DropCounter`. What can't be read is
+            dropped in it with an example; kept pairs aren't counted. Beside the
+            reasons of captions and tables these are: `"broken record"`, `"malformed
+            page"`, `"truncated shard"`, `"empty shard"`, `"oversized record"`,
+            `"missing"`, `"outside the source"` and, filtered, `"not downloaded"`,
+            `"evaluation set"` and `"caption is a file name or an address"`, of sources
+            that hold alt-texts of the web. A file that has gone, or has changed since
+            it was listed, is `"vanished"`: as long as `counter.bad["vanished"]` isn't
+            0, the part isn't read completely and must be listed and read again.
+        spool: str or path, the folder for images that have no file of their own;
+            only the kind `tfds` needs it.
+
+    Yields:
+        `align_keras.corpus.sources.pair.SourcePair` in the part's order,
+        captions cleaned as `clean_caption`, and nothing that UTF-8 can't hold.
+
+    Raises:
+        InputError: if a package that the kind needs isn't installed.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> from align_keras.corpus.drop_counter import DropCounter
+    >>> from align_keras.corpus.sources.source import open_source
+    >>> table = pathlib.Path(tempfile.mkdtemp(), "a.csv")
+    >>> _ = table.write_text("image,caption\\n/b.jpg,A  cat\\n/c.jpg,\\n")
+    >>> [part] = open_source(f"{table}").parts()
+    >>> counter = DropCounter()
+    >>> list(read_part(part, counter))
+    [SourcePair(image='/b.jpg', caption='A cat', rule='caption', language='',
+    page_url='')]
+    >>> counter.bad["empty caption"]
+    1
+    """
+    reader = KINDS[part.kind].read
+    own = reader(part, counter, spool) if part.kind == "tfds" else reader(part, counter)
+    for pair in own:
+        caption = clean_caption(pair.caption)
+        fault = caption_fault(caption)
+        if fault:
+            counter.drop(fault[0], _storable(pair.page_url or pair.image), fault[1])
+        elif part.kind in _CRAWLED and names_file(caption):
+            where = _storable(pair.page_url or pair.image)
+            counter.filter(FILE_NAME, where, caption[:200])
+        else:
+            yield pair._replace(
+                image=_storable(pair.image),
+                caption=caption,
+                language=_storable(pair.language.strip().lower()),
+                page_url=_storable(pair.page_url),
+            )
+
+
+def _storable(text):
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

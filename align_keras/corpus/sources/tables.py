@@ -1,6 +1,6 @@
 """Kind `table`: CSV, TSV and JSONL files, by `align_keras.corpus.pair_files`.
 
-Beside the columns of pictures and captions, `rule`, `language` and `page_url` count.
+Beside the columns of images and captions, `rule`, `language` and `page_url` count.
 A table is read as a whole, by each process once; for tens of millions of rows Parquet
 is the kind.
 """
@@ -10,17 +10,16 @@ import os
 import pathlib
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.pair_files import read_pairs
-from align_keras.corpus.pair_tables import TABLE_SUFFIXES
-from align_keras.corpus.sources.listed_records import read_range, record_ranges
+from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
+from align_keras.corpus.sources.files import read_range, record_ranges
 from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.source_pair import columns_of, pair_from_columns
+from align_keras.corpus.sources.pair import columns_of, pair_from_columns
 
 SUFFIXES = TABLE_SUFFIXES
 
 
 def list_parts(kind, root, files, options):
-    """Shares the pictures of each table out, 10,000 a part."""
+    """Shares the images of each table out, 10,000 a part."""
     parts = []
     for file in files:
         records, _ = _records(os.path.join(root, file.name), file.modified)
@@ -29,7 +28,7 @@ def list_parts(kind, root, files, options):
 
 
 def read(part, counter):
-    """Yields the pairs of a range of a table's pictures, in their order."""
+    """Yields the pairs of a range of a table's images, in their order."""
     for record in read_range(part, counter, _records):
         image = path_location(str(record.image_path))
         for caption, origin in zip(record.captions, record.origins, strict=True):

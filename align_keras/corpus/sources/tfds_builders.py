@@ -1,6 +1,6 @@
-"""Kind `tfds`: prepared data sets of TensorFlow Datasets with pictures and captions.
+"""Kind `tfds`: prepared data sets of TensorFlow Datasets with images and captions.
 
-Their pictures have no place of their own in a file, so reading copies them, as they
+Their images have no place of their own in a file, so reading copies them, as they
 are stored, into a tar file for each part.
 """
 
@@ -10,8 +10,7 @@ import os
 import tarfile
 
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.part import Part
-from align_keras.corpus.sources.source_pair import SourcePair
+from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
@@ -74,7 +73,7 @@ def list_parts(kind, root, files, options):
 
 
 def read(part, counter, spool):
-    """Yields the pairs of a range of a split, those of one picture together.
+    """Yields the pairs of a range of a split, those of one image together.
 
     Args:
         part: `Part`.
@@ -84,7 +83,7 @@ def read(part, counter, spool):
     """
     if spool is None:
         raise InputError(
-            f"spool must be a folder for the pictures of {part}, received None."
+            f"spool must be a folder for the images of {part}, received None."
         )
     try:
         examples = list(_examples(part))
@@ -97,7 +96,7 @@ def read(part, counter, spool):
         counter.drop(reason, str(part), detail, count=part.stop - part.start)
         return
     path = os.path.join(os.path.abspath(spool), _tar_name(part))
-    spans = _write_tar(path, part.start, [picture for picture, _, _ in examples])
+    spans = _write_tar(path, part.start, [image for image, _, _ in examples])
     for span, (_, captions, language) in zip(spans, examples, strict=True):
         image = member_location("bytes", span, path)
         for caption in captions:
@@ -118,34 +117,34 @@ def _builder(folder):
 
 
 def _feature_names(builder):
-    """Returns the names of the features with the picture and with its captions."""
+    """Returns the names of the features with the image and with its captions."""
     import tensorflow_datasets as tfds
 
     # In the order of names: that of the stored description changes between runs.
     features = dict(sorted(builder.info.features.items()))
-    pictures = [
+    images = [
         name for name, own in features.items() if isinstance(own, tfds.features.Image)
     ]
     captions = [name for name in _CAPTIONS if name in features]
-    if not pictures or not captions:
+    if not images or not captions:
         raise InputError(
-            f"{builder.info.name} must have a feature of pictures and one of captions "
+            f"{builder.info.name} must have a feature of images and one of captions "
             f"({', '.join(_CAPTIONS)}), received {', '.join(features)}."
         )
-    return "image" if "image" in pictures else pictures[0], captions[0]
+    return "image" if "image" in images else images[0], captions[0]
 
 
 def _examples(part):
-    """Yields (picture's bytes, captions, language) in the order of the split."""
+    """Yields (image's bytes, captions, language) in the order of the split."""
     import tensorflow_datasets as tfds
 
     if not os.path.isdir(part.root):
         raise FileNotFoundError(part.root)
     builder = _builder(part.root)
-    picture, captions = _feature_names(builder)
+    image, captions = _feature_names(builder)
     examples = builder.as_dataset(
         split=f"{part.files[0]}[{part.start}:{part.stop}]",
-        decoders={picture: tfds.decode.SkipDecoding()},
+        decoders={image: tfds.decode.SkipDecoding()},
         shuffle_files=False,
         # One file after another: the same order in every run.
         read_config=tfds.ReadConfig(interleave_cycle_length=1),
@@ -153,7 +152,7 @@ def _examples(part):
     for example in tfds.as_numpy(examples):
         language = example.get("language", b"")
         language = language.decode() if isinstance(language, bytes) else ""
-        yield example[picture], list(_texts(example[captions])), language
+        yield example[image], list(_texts(example[captions])), language
 
 
 def _texts(value):
@@ -172,14 +171,14 @@ def _tar_name(part):
     return f"tfds-{key}-{part.files[0]}-{part.start:09d}-{part.stop:09d}.tar"
 
 
-def _write_tar(path, first, pictures):
-    """Writes the pictures; returns the (offset, size) of each."""
+def _write_tar(path, first, images):
+    """Writes the images; returns the (offset, size) of each."""
     spans = []
     with atomic_write(path, "wb") as file:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for number, picture in enumerate(pictures, start=first):
+            for number, image in enumerate(images, start=first):
                 member = tarfile.TarInfo(f"{number:09d}.bin")
-                member.size = len(picture)
-                spans.append((tar.offset + tarfile.BLOCKSIZE, len(picture)))
-                tar.addfile(member, io.BytesIO(picture))
+                member.size = len(image)
+                spans.append((tar.offset + tarfile.BLOCKSIZE, len(image)))
+                tar.addfile(member, io.BytesIO(image))
     return spans

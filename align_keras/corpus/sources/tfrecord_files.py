@@ -2,7 +2,7 @@
 
 Read without TensorFlow, whose import takes a worker seconds and 700 MB: a record is its
 length in 8 bytes, their checksum, the message, its checksum; of the message only the
-first bytes of each feature count. So the picture's place in the file is known, and it
+first bytes of each feature count. So the image's place in the file is known, and it
 isn't copied.
 """
 
@@ -11,15 +11,14 @@ import itertools
 import os
 import struct
 
+from align_keras.corpus.sources.files import count_os_error, where
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.part import Part
-from align_keras.corpus.sources.source_files import count_os_error, where
-from align_keras.corpus.sources.source_pair import pair_from_columns
+from align_keras.corpus.sources.pair import Part, pair_from_columns
 from align_keras.utils.extras import needs
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tfrecord", ".tfrecords")
-_PICTURES = ("jpg", "jpeg", "png", "webp", "image")
+_IMAGES = ("jpg", "jpeg", "png", "webp", "image")
 _MAX_RECORD_BYTES = 256_000_000
 # No caption, and nothing else that is said of an image, is longer.
 _MAX_TEXT_BYTES = 1_000_000
@@ -87,7 +86,7 @@ def _pair(path, offset, message, counter):
                 "utf-8", "replace"
             )
             for name, (start, size) in spans.items()
-            if name not in _PICTURES
+            if name not in _IMAGES
         }
     except (ValueError, IndexError) as error:
         counter.drop("broken record", place, str(error))
@@ -95,16 +94,16 @@ def _pair(path, offset, message, counter):
     if row.get("status") not in (None, "success"):
         counter.filter("not downloaded", place, row.get("error_message", ""))
         return None
-    span = next((spans[name] for name in _PICTURES if name in spans), None)
+    span = next((spans[name] for name in _IMAGES if name in spans), None)
     if span is None:
-        counter.drop("missing", place, f"no picture among {', '.join(sorted(spans))}")
+        counter.drop("missing", place, f"no image among {', '.join(sorted(spans))}")
         return None
     span = (offset + span[0], span[1])
     return pair_from_columns(member_location("bytes", span, path), row)
 
 
 def feature_spans(message):
-    """Finds the bytes features of a serialised `tf.train.Example`.
+    """Finds the bytes features of a serialized `tf.train.Example`.
 
     Args:
         message: bytes.

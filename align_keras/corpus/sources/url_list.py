@@ -1,10 +1,10 @@
-"""The list of remote pictures that img2dataset takes."""
+"""The list of remote images that img2dataset takes."""
 
 import csv
 import itertools
 import pathlib
 
-from align_keras.corpus.parquet_pairs import arrow
+from align_keras.corpus.parquet_tables import arrow
 from align_keras.corpus.sources.location import is_remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
@@ -15,7 +15,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def write_url_list(pairs, path):
-    r"""Writes the remote pictures of pairs with their captions, for img2dataset.
+    r"""Writes the remote images of pairs with their captions, for img2dataset.
 
     img2dataset is then called as
 
@@ -24,16 +24,16 @@ def write_url_list(pairs, path):
             --save_additional_columns '["rule", "language", "page_url"]' \
             --output_format webdataset --output_folder shards
 
-    and `webdataset:shards` is a source, in which the columns come back. A picture
+    and `webdataset:shards` is a source, in which the columns come back. An image
     with several captions is fetched as many times, and the copies are found by
     their bytes.
 
     Args:
-        pairs: iterable of `align_keras.corpus.sources.source_pair.SourcePair`.
+        pairs: iterable of `align_keras.corpus.sources.pair.SourcePair`.
         path: str or path that ends in `.parquet`, `.csv` or `.tsv`.
 
     Returns:
-        int, the number of pairs written; those whose picture isn't remote are left
+        int, the number of pairs written; those whose image isn't remote are left
         out.
 
     Raises:
@@ -42,7 +42,7 @@ def write_url_list(pairs, path):
     Example:
 
     >>> import tempfile
-    >>> from align_keras.corpus.sources.source_pair import SourcePair
+    >>> from align_keras.corpus.sources.pair import SourcePair
     >>> path = pathlib.Path(tempfile.mkdtemp(), "urls.csv")
     >>> write_url_list([SourcePair("https://example.org/a.jpg", "A cat")], path)
     1

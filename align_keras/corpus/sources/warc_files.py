@@ -1,6 +1,6 @@
-"""Kind `warc`: web archives, with the pictures that they hold.
+"""Kind `warc`: web archives, with the images that they hold.
 
-A page's picture that was archived in the same file is read from there; other pictures
+A page's image that was archived in the same file is read from there; other images
 stay remote. Archives in pieces can be joined before, `cat *.warc.gz > all.warc.gz`.
 """
 
@@ -9,12 +9,15 @@ import re
 from urllib.parse import quote
 
 from align_keras.corpus.page_process import read_page
+from align_keras.corpus.sources.files import count_os_error, where
 from align_keras.corpus.sources.location import is_from_web, member_location
-from align_keras.corpus.sources.part import Part
-from align_keras.corpus.sources.source_files import count_os_error, where
-from align_keras.corpus.sources.source_pair import SourcePair
-from align_keras.corpus.sources.warc_records import iterate_records, read_record
-from align_keras.corpus.sources.warc_responses import parse_record, response_body
+from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.warc_records import (
+    iterate_records,
+    parse_record,
+    read_record,
+    response_body,
+)
 from align_keras.utils.errors import InputError
 
 SUFFIXES = (".warc", ".warc.gz")
@@ -36,16 +39,16 @@ def read(part, counter):
     """
     path = os.path.join(part.root, part.files[0])
     try:
-        pages, pictures = _index(path, counter)
+        pages, images = _index(path, counter)
         for offset in pages:
-            yield from _read_page(path, offset, pictures, counter)
+            yield from _read_page(path, offset, images, counter)
     except OSError as error:
         count_os_error(counter, path, error)
 
 
 def _index(path, counter):
-    """Returns the offsets of pages, and those of pictures by their address."""
-    pages, pictures = [], {}
+    """Returns the offsets of pages, and those of images by their address."""
+    pages, images = [], {}
     begun = False
     for own in iterate_records(path):
         begun = True
@@ -64,13 +67,13 @@ def _index(path, counter):
         if kind in _PAGES:
             pages.append(own.offset)
         elif kind.startswith("image/"):
-            pictures.setdefault(_key(_address(record)), own.offset)
+            images.setdefault(_key(_address(record)), own.offset)
     if not begun:
         counter.drop("empty shard", where(path), "no record")
-    return pages, pictures
+    return pages, images
 
 
-def _read_page(path, offset, pictures, counter):
+def _read_page(path, offset, images, counter):
     place = f"byte {offset}"
     try:
         record = parse_record(read_record(path, offset).content)
@@ -87,7 +90,7 @@ def _read_page(path, offset, pictures, counter):
         if not is_from_web(own.image_url):
             counter.drop("missing", where(path), f"{place}: {own.image_url[:200]}")
             continue
-        found = pictures.get(_key(own.image_url))
+        found = images.get(_key(own.image_url))
         image = own.image_url
         if found is not None:
             image = member_location("warc", [found], path)

@@ -1,16 +1,14 @@
-"""Kind `wat`: Common Crawl's metadata of pages, with the texts of their pictures."""
+"""Kind `wat`: Common Crawl's metadata of pages, with the texts of their images."""
 
 import html
 import json
 import os
 
 from align_keras.corpus.html_pairs import extract_pairs
+from align_keras.corpus.sources.files import count_os_error, where
 from align_keras.corpus.sources.location import is_from_web
-from align_keras.corpus.sources.part import Part
-from align_keras.corpus.sources.source_files import count_os_error, where
-from align_keras.corpus.sources.source_pair import SourcePair
-from align_keras.corpus.sources.warc_records import iterate_records
-from align_keras.corpus.sources.warc_responses import parse_record
+from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.warc_records import iterate_records, parse_record
 from align_keras.utils.errors import InputError
 
 SUFFIXES = (".wat", ".wat.gz")
@@ -26,7 +24,7 @@ def list_parts(kind, root, files, options):
 
 
 def read(part, counter):
-    """Yields the pairs of the pages that a file describes; their pictures are remote.
+    """Yields the pairs of the pages that a file describes; their images are remote.
 
     References:
         The WAT format: https://commoncrawl.org/the-data/get-started/

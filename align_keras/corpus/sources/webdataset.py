@@ -1,7 +1,7 @@
 """Kind `webdataset`: tar files of samples, as img2dataset writes them.
 
 A sample is the members that follow one another with the same name up to the first
-dot: a picture, `.txt` with its caption, `.json` with the columns that came with it.
+dot: an image, `.txt` with its caption, `.json` with the columns that came with it.
 """
 
 import errno
@@ -9,11 +9,10 @@ import json
 import os
 import tarfile
 
-from align_keras.corpus.pair_files import PICTURE_SUFFIXES
+from align_keras.corpus.pair_files import IMAGE_SUFFIXES
+from align_keras.corpus.sources.files import count_os_error, where
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.part import Part
-from align_keras.corpus.sources.source_files import count_os_error, where
-from align_keras.corpus.sources.source_pair import pair_from_columns
+from align_keras.corpus.sources.pair import Part, pair_from_columns
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tar",)
@@ -22,7 +21,7 @@ _BLOCK = tarfile.BLOCKSIZE
 _NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _NAMES += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _MAX_HEADER_BYTES = 64_000
-# No caption, and no metadata of one picture, is longer.
+# No caption, and no metadata of one image, is longer.
 _MAX_TEXT_BYTES = 1_000_000
 
 
@@ -156,9 +155,9 @@ def _pair(file, path, key, sample, counter):
     if row.get("status") not in (None, "success"):
         counter.filter("not downloaded", place, str(row.get("error_message")))
         return None
-    span = next((sample[own] for own in PICTURE_SUFFIXES if own in sample), None)
+    span = next((sample[own] for own in IMAGE_SUFFIXES if own in sample), None)
     if span is None:
-        counter.drop("missing", place, f"no picture among {', '.join(sorted(sample))}")
+        counter.drop("missing", place, f"no image among {', '.join(sorted(sample))}")
         return None
     return pair_from_columns(member_location("bytes", span, path), row)
 

@@ -7,8 +7,8 @@ from align_keras.corpus.pair_files import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     read_pairs,
+    read_table,
 )
-from align_keras.corpus.pair_tables import read_table
 from align_keras.datasets.benchmarks.captioned_images import CaptionedImages
 from align_keras.datasets.benchmarks.present_pictures import present_pictures
 from align_keras.utils.errors import InputError

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from align_keras.corpus.pair_files import PICTURE_SUFFIXES
+from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.datasets.benchmarks.labelled_images import LabelledImages
 from align_keras.utils.errors import InputError
@@ -60,7 +60,7 @@ def read_class_folders(folder, split=None):
         if not pictures:
             raise InputError(
                 f"--data must hold pictures of every class, received {own} without any "
-                f"({', '.join(PICTURE_SUFFIXES)}); remove it, or name a split if it "
+                f"({', '.join(IMAGE_SUFFIXES)}); remove it, or name a split if it "
                 "isn't a class."
             )
         images += map(str, pictures)
@@ -82,7 +82,7 @@ def _subfolders(folder):
 
 def _is_picture(path, root):
     hidden = any(part[0] == "." for part in path.relative_to(root).parts)
-    return path.suffix.lower() in PICTURE_SUFFIXES and not hidden and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
 
 def _some(paths, limit=5):

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 from source_reading import STRANGE
 
-from align_keras.corpus.picture import PictureError
+from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.location import (
     is_from_web,
     is_remote,
@@ -19,7 +19,7 @@ from align_keras.corpus.sources.location import (
 
 
 def reason_of(location):
-    with pytest.raises(PictureError) as caught:
+    with pytest.raises(ImageError) as caught:
         read_location(location)
     assert "\n" not in caught.value.detail
     return caught.value.reason

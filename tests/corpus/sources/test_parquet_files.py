@@ -7,7 +7,7 @@ from PIL import Image
 from source_reading import IMG2DATASET, STRANGE, read_source
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.picture import PictureError
+from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import open_source, read_location, read_part
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -38,7 +38,7 @@ def test_hugging_face_pictures_in_files_of_strange_names(tmp_path, name):
     pairs, _ = read_source(path)
     assert read_location(pairs[0].image) == b"one"
     for pair in pairs[1:]:
-        with pytest.raises(PictureError, match="missing"):
+        with pytest.raises(ImageError, match="missing"):
             read_location(pair.image)
 
 

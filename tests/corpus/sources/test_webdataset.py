@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from source_reading import IMG2DATASET, STRANGE, read_source
 
-from align_keras.corpus.picture import PictureError
+from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import read_location
 
 SHARD = IMG2DATASET / "webdataset/00000.tar"
@@ -81,7 +81,7 @@ def test_samples_of_other_forms(tmp_path):
     ]
     assert counter.bad == {"missing": 1, "empty caption": 1}
     assert counter.filtered == {"not downloaded": 1}
-    with pytest.raises(PictureError, match="empty"):
+    with pytest.raises(ImageError, match="empty"):
         read_location(pairs[2].image)
 
 

@@ -1,0 +1,281 @@
+"""Copies among images: of evaluation images, and inside the corpus."""
+
+import dataclasses
+import typing
+
+import numpy as np
+
+from align_keras.corpus.duplicates.embeddings import EmbeddingSearch
+from align_keras.corpus.duplicates.hashes import HammingSearch
+from align_keras.utils.errors import InputError
+
+NEAR_EVALUATION = "near an evaluation image"
+NEAR_DUPLICATE = "near duplicate"
+DUPLICATE = "duplicate"
+
+# Instead of the place of the image that stays.
+_OPEN, _LEAVES, _NONE = -1, -2, np.iinfo(np.int64).max
+MODES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """A corpus or an evaluation set, by what finding duplicates needs of it.
+
+    Attributes:
+        keys: sequence of str, the images' `image_key`, one an image.
+        signatures: the hashes of `hash_array`, uint64 (n, views, 2), or embeddings,
+            float (n, d), which may be memory-mapped.
+        pixels: sequence of int, width × height; all equal by default. Evaluation
+            sets need none.
+        pixel_keys: sequence of str, each image's `pixel_key`, or `None`: then only
+            equal `keys` are exact duplicates.
+        name: str, the evaluation set's.
+    """
+
+    keys: typing.Sequence[str]
+    signatures: np.ndarray
+    pixels: typing.Sequence[int] | None = None
+    pixel_keys: typing.Sequence[str] | None = None
+    name: str = ""
+
+
+class Dropped(typing.NamedTuple):
+    """An image that leaves the corpus.
+
+    Attributes:
+        image_key: str.
+        reason: str, `NEAR_EVALUATION`, `NEAR_DUPLICATE` or `DUPLICATE`.
+        near_to: str, the key of the evaluation image, or of the kept image.
+        reference: str, the evaluation set's name, "" inside the corpus.
+    """
+
+    image_key: str
+    reason: str
+    near_to: str
+    reference: str
+
+
+def find_duplicates(
+    corpus,
+    references=(),
+    mode="hash",
+    *,
+    inside=True,
+    gone=(),
+    **options,
+):
+    """Finds the images that leave the corpus, because others show the same.
+
+    1. Images equal to or near one of an evaluation set leave it, all of them. The
+       sets are taken by their names, in each the lowest key counts.
+    2. Of images with equal pixels one stays ("duplicate"). They show the same, so
+       the captions of those that leave belong to the one that stays.
+    3. Of near images the best stays ("near duplicate"): the one with the most
+       pixels, of these the one with the lowest key. Best first, an image leaves if
+       it is near one that stays. So whatever leaves is near one that stays (chains of
+       near images don't merge), and no two that stay are near. The captions of
+       those that leave are lost: they describe a crop or a changed copy.
+
+    The result depends neither on the order of the images nor on blocks. Equal keys
+    in the corpus are one image.
+
+    Args:
+        corpus: `ImageSet`.
+        references: sequence of `ImageSet` with names, the evaluation sets.
+        mode: `"hash"`, see `HammingSearch`, or `"embedding"`, see `EmbeddingSearch`.
+        inside: bool, take the third step; the paper doesn't.
+        gone: sequence of `Dropped`, images of the corpus that have left it before, such
+            as copies of evaluation images by another threshold.
+        **options: those of that class, such as `threshold`.
+
+    Returns:
+        list of `Dropped`, those of `gone` among them, by ascending key.
+
+    Raises:
+        InputError: if an argument doesn't fit.
+
+    References:
+        Jia et al. 2021, section 3 and appendix A.
+
+    Example:
+
+    >>> hashes = np.uint64([[[65535, 0]], [[65534, 0]], [[0, 65535]]])
+    >>> corpus = ImageSet(["a", "b", "c"], hashes, pixels=[100, 400, 100])
+    >>> find_duplicates(corpus)
+    [Dropped(image_key='a', reason='near duplicate', near_to='b', reference='')]
+    """
+    if mode not in MODES:
+        raise InputError(
+            f"mode must be one of {', '.join(MODES)}, received {mode!r}; hash is "
+            "the cheap one, embedding the paper's."
+        )
+    try:
+        search = MODES[mode](**options)
+    except TypeError as error:
+        raise InputError(
+            f"options must be those of mode {mode!r}, received "
+            f"{', '.join(sorted(options))} ({error}); see {MODES[mode].__name__}."
+        ) from None
+    for images in (corpus, *references):
+        _check(images)
+    search.fit(corpus.keys, corpus.signatures)
+    placed = search.place(corpus.signatures, "the corpus")
+    rows, original = _distinct(corpus)
+    left_before = {image.image_key: tuple(image[1:]) for image in gone}
+    verdicts = [left_before.get(corpus.keys[row]) for row in rows.tolist()]
+    _drop_evaluation(corpus, rows, original, placed, references, search, verdicts)
+    _drop_inside(corpus, rows, original, placed, search if inside else None, verdicts)
+    return sorted(
+        Dropped(corpus.keys[row], *verdict)
+        for row, verdict in zip(rows.tolist(), verdicts, strict=True)
+        if verdict
+    )
+
+
+def _check(images):
+    name = f"evaluation set {images.name!r}" if images.name else "the corpus"
+    for field in ("signatures", "pixels", "pixel_keys"):
+        values = getattr(images, field)
+        if values is not None and len(values) != len(images.keys):
+            raise InputError(
+                f"{field} of {name} must be as many as its keys, "
+                f"{len(images.keys):,}, received {len(values):,}; give one an image."
+            )
+
+
+def _distinct(corpus):
+    """Ranks the corpus's images and finds those with equal pixels.
+
+    Returns:
+        `(rows, original)`: int64 arrays (m,), the rows of the distinct keys, best
+        first, and for each its best equal's place in `rows`, often its own.
+    """
+    count = len(corpus.keys)
+    keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
+    pixels = np.zeros(count, np.int64)
+    if corpus.pixels is not None:
+        pixels = np.asarray(corpus.pixels, np.int64)
+    rows = np.lexsort((keys, -pixels))
+    seen, places, kept = {}, {}, []
+    original = []
+    for row in rows.tolist():
+        key = corpus.keys[row]
+        if key in seen:
+            continue
+        seen[key] = place = len(kept)
+        pixel_key = None if corpus.pixel_keys is None else corpus.pixel_keys[row]
+        original.append(places.setdefault(pixel_key, place) if pixel_key else place)
+        kept.append(row)
+    return np.array(kept, np.int64), np.array(original, np.int64)
+
+
+def _drop_evaluation(corpus, rows, original, placed, references, search, verdicts):
+    """Fills in the verdicts of all that are equal to or near a reference."""
+    for reference in sorted(references, key=lambda images: images.name):
+        order = sorted(range(len(reference.keys)), key=reference.keys.__getitem__)
+        equal = _equal_images(corpus, rows, reference, order)
+        near = _near_images(rows, original, placed, reference, order, search)
+        # What holds for one of the images with equal pixels holds for all.
+        targets = np.full(len(rows), len(order), np.int64)
+        np.minimum.at(targets, original, np.minimum(equal, near))
+        for place, target in enumerate(targets[original].tolist()):
+            if target < len(order) and verdicts[place] is None:
+                key = reference.keys[order[target]]
+                verdicts[place] = (NEAR_EVALUATION, key, reference.name)
+
+
+def _equal_images(corpus, rows, reference, order):
+    """Returns the place in `order` of each image's equal; too high for none."""
+    places = {}
+    for place, row in enumerate(order):
+        places.setdefault(("key", reference.keys[row]), place)
+        if reference.pixel_keys is not None and reference.pixel_keys[row]:
+            places.setdefault(("pixels", reference.pixel_keys[row]), place)
+    found = np.full(len(rows), len(order), np.int64)
+    for number, row in enumerate(rows.tolist()):
+        place = places.get(("key", corpus.keys[row]), len(order))
+        if corpus.pixel_keys is not None:
+            pixels = ("pixels", corpus.pixel_keys[row])
+            place = min(place, places.get(pixels, len(order)))
+        found[number] = place
+    return found
+
+
+def _near_images(rows, original, placed, reference, order, search):
+    """Returns the place in `order` of the first near image; too high for none."""
+    found = np.full(len(rows), len(order), np.int64)
+    asked = np.flatnonzero(original == np.arange(len(rows)))
+    there = search.place(reference.signatures, f"evaluation set {reference.name!r}")
+    found[asked] = search.lowest(
+        search.take(placed, rows[asked]),
+        search.take(there, np.array(order, np.int64)),
+        np.arange(len(order)),
+        found[asked],
+    )
+    return found
+
+
+def _drop_inside(corpus, rows, original, placed, search, verdicts):
+    """Fills in the verdicts of all that are equal to or near an image that stays.
+
+    Without a search only equal ones leave.
+    """
+    left = np.array([verdict is None for verdict in verdicts], bool)
+    distinct = np.flatnonzero(left & (original == np.arange(len(rows))))
+    kept_by = np.arange(len(rows))
+    if search is not None:
+        kept_by[distinct] = _greedy(search, search.take(placed, rows), distinct)
+    for place in np.flatnonzero(left).tolist():
+        best = int(kept_by[original[place]])
+        if best != place:
+            equal = best == original[place]
+            reason = DUPLICATE if equal else NEAR_DUPLICATE
+            verdicts[place] = (reason, corpus.keys[rows[best]], "")
+
+
+def _greedy(search, placed, undecided):
+    """Keeps images, best first, that are near none that was kept.
+
+    In each round those without a better near image among the undecided stay, and
+    all that are near to these leave; so nothing but one number an image is held,
+    however many pairs are near.
+
+    Args:
+        search: a search, such as `HammingSearch`.
+        placed: placed images, best first.
+        undecided: ascending int64 array (n,), places in `placed`.
+
+    Returns:
+        int64 array (n,), the place of the image that stays: its own if it does.
+    """
+    kept_by = np.full(int(undecided.max(initial=-1)) + 1, _OPEN)
+    everyone = undecided
+    while len(undecided):
+        images = search.take(placed, undecided)
+        first = search.lowest(images, images, undecided, undecided)
+        stays = first == undecided
+        kept_by[undecided[stays]] = undecided[stays]
+        # The first near one stays: then no better one that stays is near.
+        leaves = ~stays & (kept_by[first] == first)
+        kept_by[undecided[leaves]] = first[leaves]
+        rest = undecided[~stays & ~leaves]
+        near = _lowest_of(search, placed, rest, undecided[stays])
+        kept_by[rest[near < _NONE]] = _LEAVES
+        undecided = rest[near == _NONE]
+    # Near one that stays, but a better one may have been kept in a later round.
+    late = np.flatnonzero(kept_by == _LEAVES)
+    if len(late):
+        stays = np.flatnonzero(kept_by == np.arange(len(kept_by)))
+        kept_by[late] = _lowest_of(search, placed, late, stays)
+    return kept_by[everyone]
+
+
+def _lowest_of(search, placed, queries, references):
+    """Returns for each query the first of some places near it, or `_NONE`."""
+    return search.lowest(
+        search.take(placed, queries),
+        search.take(placed, references),
+        references,
+        np.full(len(queries), _NONE),
+    )

@@ -1,0 +1,374 @@
+"""Counts of unigrams, bigrams and shared texts of tables larger than memory.
+
+Three tasks on a folder, which all workers see, new for each set of tables:
+
+1. `count_texts` of each table writes its hashes, sorted, as *spills*;
+2. `merge_counts` of each partition adds up one range of the hashes over all spills;
+3. `choose_frequent` writes what `tables.filter_table` looks up.
+
+The result depends neither on the order of rows or tables nor on the partitions. Counts
+are exact but for the collisions that `text_hashes` bounds. A task that is repeated
+replaces its own files. Memory is bounded by `_NGRAMS_PER_SPILL` in the first task and
+by the size of a partition in the second.
+"""
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+
+import numpy as np
+
+from align_keras.corpus.filters.text_hashes import hash_strings, text_features
+from align_keras.corpus.filters.texts import normalize_texts
+from align_keras.corpus.parquet_tables import read_columns
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+
+
+def sum_by_key(keys, counts=None):
+    """Adds up the counts of equal keys.
+
+    Args:
+        keys: uint64 array `(entries,)`, in any order.
+        counts: uint64 array `(entries,)`, or None, where each counts as one.
+
+    Returns:
+        `(keys, counts)`: uint64 arrays, the keys sorted and distinct.
+
+    Example:
+
+    >>> keys, counts = sum_by_key(np.array([7, 3, 7], np.uint64))
+    >>> keys.tolist(), counts.tolist()
+    ([3, 7], [1, 2])
+    """
+    if counts is None:
+        keys = np.sort(keys)
+        starts = _run_starts(keys)
+        sums = np.diff(starts, append=len(keys)).astype(np.uint64)
+    else:
+        # Stable sorting merges the sorted runs of which the keys usually consist.
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        starts = _run_starts(keys)
+        sums = np.add.reduceat(counts[order], starts) if len(keys) else counts
+    return keys[starts], sums
+
+
+def keys_over_limit(keys, values, limit):
+    """Finds the keys that have more than `limit` distinct values.
+
+    Args:
+        keys: uint64 array `(entries,)`, in any order.
+        values: uint64 array `(entries,)`.
+        limit: int ≥ 1.
+
+    Returns:
+        `(keys, counts)`: uint64 arrays, sorted keys and their distinct values.
+
+    Example:
+
+    >>> keys, values = np.array([[5, 5, 5, 9, 9], [1, 2, 2, 1, 1]], np.uint64)
+    >>> [own.tolist() for own in keys_over_limit(keys, values, limit=1)]
+    [[5], [2]]
+    """
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = _run_starts(keys)
+    sizes = np.diff(starts, append=len(keys))
+    # Few have enough entries; only theirs are sorted by value as well.
+    large = np.repeat(sizes > limit, sizes)
+    keys, values = keys[large], values[order[large]]
+    order = np.lexsort((values, keys))
+    keys, values = keys[order], values[order]
+    distinct = np.ones(len(keys), bool)
+    distinct[1:] = (keys[1:] != keys[:-1]) | (values[1:] != values[:-1])
+    keys, counts = sum_by_key(keys[distinct])
+    return keys[counts > limit], counts[counts > limit]
+
+
+def rank_threshold(histogram, limit):
+    """Finds the count down to which keys are among the `limit` most frequent.
+
+    Args:
+        histogram: dict, how many keys (int) have each count (int).
+        limit: int ≥ 0.
+
+    Returns:
+        `(count, quota)` of int: all keys with a larger count are among them, and of
+        those with just this count the `quota` smallest keys. `(0, 0)` if all are.
+
+    Example:
+
+    >>> rank_threshold({1: 100, 2: 10, 7: 1}, 5)
+    (2, 4)
+    >>> rank_threshold({1: 100, 2: 10, 7: 1}, 111)
+    (0, 0)
+    """
+    for count in sorted(histogram, reverse=True):
+        if histogram[count] > limit:
+            return count, limit
+        limit -= histogram[count]
+    return 0, 0
+
+
+def count_histogram(counts):
+    """Returns how many keys have each count, a dict of int.
+
+    Example:
+
+    >>> count_histogram(np.array([1, 5, 1], np.uint64))
+    {1: 2, 5: 1}
+    """
+    values, numbers = np.unique(counts, return_counts=True)
+    return dict(zip(values.tolist(), numbers.tolist(), strict=True))
+
+
+def select_frequent(keys, counts, count, quota):
+    """Selects the keys that `rank_threshold` admits.
+
+    Args:
+        keys: uint64 array, sorted and distinct.
+        counts: uint64 array, theirs.
+        count: int.
+        quota: int.
+
+    Returns:
+        uint64 array, sorted.
+
+    Example:
+
+    >>> keys, counts = np.array([[1, 2, 3, 4], [9, 5, 5, 1]], np.uint64)
+    >>> select_frequent(keys, counts, count=5, quota=1).tolist()
+    [1, 2]
+    """
+    admitted = counts > count
+    admitted[np.flatnonzero(counts == count)[:quota]] = True
+    return keys[admitted]
+
+
+def is_member(keys, values):
+    """Tells which values are among the keys.
+
+    Args:
+        keys: uint64 array, sorted; may be mapped from a file.
+        values: uint64 array `(values,)`, in any order.
+
+    Returns:
+        bool array `(values,)`.
+
+    Example:
+
+    >>> keys, values = np.array([2, 5], np.uint64), np.array([5, 3, 9], np.uint64)
+    >>> is_member(keys, values).tolist()
+    [True, False, False]
+    """
+    found = np.zeros(len(values), bool)
+    if len(keys) and len(values):
+        # In order, so that neighbors are looked up in the same pages.
+        order = np.argsort(values)
+        ordered = values[order]
+        places = np.searchsorted(keys, ordered)
+        found[order] = keys[np.minimum(places, len(keys) - 1)] == ordered
+    return found
+
+
+def _run_starts(keys):
+    starts = np.ones(len(keys), bool)
+    starts[1:] = keys[1:] != keys[:-1]
+    return np.flatnonzero(starts)
+
+
+_NGRAMS_PER_SPILL = 4_000_000
+_ENTRIES_PER_PARTITION = 4_000_000
+_TOP_TEXTS = 100
+
+
+def count_texts(path, folder):
+    """Writes the hashes of a table's texts as spills; the first task.
+
+    All texts count as they came in, before any filter.
+
+    Args:
+        path: str or path of a Parquet table with the columns `caption` and
+            `image_key`.
+        folder: str or path, the folder of the counts.
+
+    Returns:
+        int, the number of texts.
+
+    Raises:
+        InputError: if the table can't be read, or lacks a column.
+
+    References:
+        Jia et al. 2021, section 3: the most frequent unigrams and bigrams of the raw
+        dataset.
+    """
+    spills = pathlib.Path(folder, "spills")
+    # A repeated task must find its own files, also where all has been moved.
+    place = os.path.relpath(path, folder)
+    digest = hashlib.blake2b(os.fsencode(place), digest_size=8).hexdigest()
+    total, ngrams, pairs = 0, [], []
+
+    def write():
+        name = f"{digest}-{total:012d}.npy"
+        keys, counts = sum_by_key(np.concatenate(ngrams))
+        _save(spills / f"ngrams-{name}", keys, counts)
+        texts, images = np.concatenate(pairs, axis=1)
+        for kind, keys, values in (("texts", texts, images), ("images", images, texts)):
+            order = np.argsort(keys)
+            _save(spills / f"{kind}-{name}", keys[order], values[order])
+        ngrams.clear()
+        pairs.clear()
+
+    for columns in read_columns(path, ("caption", "image_key")):
+        features = text_features(normalize_texts(columns["caption"]))
+        ngrams += [features.unigrams, features.bigrams]
+        image_hashes = hash_strings(columns["image_key"])
+        pairs.append(np.stack([features.text_hashes, image_hashes]))
+        total += len(image_hashes)
+        if sum(map(len, ngrams)) >= _NGRAMS_PER_SPILL:
+            write()
+    if pairs:
+        write()
+    return total
+
+
+def count_partitions(folder):
+    """Returns into how many partitions the spills are merged in bounded memory.
+
+    Args:
+        folder: str or path, the folder of the counts, after all `count_texts`.
+
+    Returns:
+        int ≥ 1: four million entries of the largest kind in each, with which a
+        `merge_counts` takes about 250 MB.
+    """
+    sizes = collections.Counter()
+    for path in pathlib.Path(folder, "spills").glob("*.npy"):
+        sizes[path.name.split("-")[0]] += path.stat().st_size // 16
+    return 1 + max(sizes.values(), default=0) // _ENTRIES_PER_PARTITION
+
+
+def merge_counts(partition, partitions, folder, thresholds):
+    """Adds up one range of the hashes over all spills; the second task.
+
+    Args:
+        partition: int in [0, `partitions`).
+        partitions: int ≥ 1, such as `count_partitions` returns.
+        folder: str or path, the folder of the counts, after all `count_texts`.
+        thresholds: `Thresholds`.
+    """
+    merged = pathlib.Path(folder, "merged", str(partitions))
+    limits = {
+        "texts": thresholds.max_images_per_text,
+        "images": thresholds.max_texts_per_image,
+    }
+    for kind, limit in limits.items():
+        entries = _read_range(folder, kind, partition, partitions)
+        _save(merged / f"{kind}-{partition}.npy", *keys_over_limit(*entries, limit))
+    entries = _read_range(folder, "ngrams", partition, partitions)
+    keys, counts = sum_by_key(*entries)
+    _save(merged / f"ngrams-{partition}.npy", keys, counts)
+    with atomic_write(merged / f"histogram-{partition}.json") as file:
+        json.dump(list(count_histogram(counts).items()), file)
+
+
+def choose_frequent(partitions, folder, thresholds):
+    """Writes the frequent unigrams and bigrams and what is shared too often.
+
+    The third task, a single one. At the last rank, of n-grams with equal counts those
+    with the smallest hashes are taken.
+
+    Args:
+        partitions: int, as given to `merge_counts`, all of which have ended.
+        folder: str or path, the folder of the counts.
+        thresholds: `Thresholds`, the same.
+
+    Returns:
+        dict, JSON-ready, also written to `chosen/summary.json`: `distinct_ngrams`,
+        `frequent_ngrams` (how many were chosen), `ngram_count` (the count of the last
+        rank's; 0 if all were chosen), `shared_texts`, `crowded_images` (how many are
+        over their limits) and `top_texts`, the hashes of the 100 texts that the most
+        distinct images share, with their numbers.
+
+    Raises:
+        InputError: if a partition is missing.
+    """
+    merged = pathlib.Path(folder, "merged", str(partitions))
+    chosen = pathlib.Path(folder, "chosen")
+    histogram = collections.Counter()
+    for partition in range(partitions):
+        histogram.update(_read_histogram(merged / f"histogram-{partition}.json"))
+    count, quota = rank_threshold(histogram, thresholds.frequent_ngrams)
+    distinct = histogram.total()
+    frequent = min(distinct, thresholds.frequent_ngrams)
+    if frequent < distinct:
+        parts = _frequent_parts(merged, partitions, count, quota)
+        _save_parts(chosen / "ngrams.npy", parts, frequent)
+    else:  # Nothing to look up.
+        (chosen / "ngrams.npy").unlink(missing_ok=True)
+    crowded = {}
+    for kind in ("texts", "images"):
+        paths = [merged / f"{kind}-{own}.npy" for own in range(partitions)]
+        crowded[kind] = np.concatenate([np.load(path) for path in paths], axis=1)
+        with atomic_write(chosen / f"{kind}.npy", "wb") as file:
+            np.save(file, crowded[kind][0])
+    keys, counts = crowded["texts"]
+    top = np.lexsort((keys, -counts.astype(np.int64)))[:_TOP_TEXTS]
+    summary = {
+        "distinct_ngrams": distinct,
+        "frequent_ngrams": frequent,
+        "ngram_count": count,
+        "shared_texts": len(keys),
+        "crowded_images": crowded["images"].shape[1],
+        "top_texts": [[int(keys[own]), int(counts[own])] for own in top],
+    }
+    with atomic_write(chosen / "summary.json") as file:
+        json.dump(summary, file)
+    return summary
+
+
+def _read_range(folder, kind, partition, partitions):
+    """Returns the keys and values of all spills in one of equal ranges of keys."""
+    low, high = (own * 2**64 // partitions for own in (partition, partition + 1))
+    found = [np.zeros((2, 0), np.uint64)]
+    for path in sorted(pathlib.Path(folder, "spills").glob(f"{kind}-*.npy")):
+        # Rows lie one after the other: only the range's pages are read.
+        entries = np.load(path, mmap_mode="r")
+        first = np.searchsorted(entries[0], np.uint64(low))
+        past = np.searchsorted(entries[0], np.uint64(high - 1), side="right")
+        found.append(np.array(entries[:, first:past]))
+    return np.concatenate(found, axis=1)
+
+
+def _read_histogram(path):
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise InputError(
+            f"every partition must be merged before the choice, {path} is missing; "
+            "run merge_counts of all partitions, with the same number of them."
+        ) from None
+
+
+def _frequent_parts(merged, partitions, count, quota):
+    for partition in range(partitions):
+        keys, counts = np.load(merged / f"ngrams-{partition}.npy")
+        part = select_frequent(keys, counts, count, quota)
+        quota = max(0, quota - int((counts == count).sum()))
+        yield part
+
+
+def _save(path, keys, values):
+    with atomic_write(path, "wb") as file:
+        np.save(file, np.stack([keys, values]))
+
+
+def _save_parts(path, parts, length):
+    with atomic_write(path, "wb") as file:
+        header = {"descr": "<u8", "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(part.astype("<u8").tobytes())

@@ -1,0 +1,170 @@
+"""The paper's filters on pairs in memory."""
+
+import itertools
+import numbers
+from typing import NamedTuple
+
+import numpy as np
+
+from align_keras.corpus.filters.counts import (
+    count_histogram,
+    keys_over_limit,
+    rank_threshold,
+    select_frequent,
+    sum_by_key,
+)
+from align_keras.corpus.filters.rules import (
+    REASONS,
+    Chosen,
+    PairColumns,
+    Thresholds,
+    count_reasons,
+    find_reasons,
+)
+from align_keras.corpus.filters.text_hashes import hash_strings, text_features
+from align_keras.corpus.filters.texts import normalize_texts
+from align_keras.utils.errors import InputError
+
+_PAIRS_AT_ONCE = 32_768
+
+
+class Pair(NamedTuple):
+    """An image and a text about it.
+
+    Attributes:
+        image_size: `(width, height)`, int in pixels; `(0, 0)` if unknown.
+        image_key: str, the same for the same image, such as a hash or its URL.
+        caption: str.
+        language: str, a code such as "en" or "pt-BR", "" if unknown.
+    """
+
+    image_size: tuple
+    image_key: str
+    caption: str
+    language: str = ""
+
+
+def filter_pairs(pairs, thresholds=None):
+    """Drops pairs by the paper's rules and counts why.
+
+    The first of these reasons that holds counts; what is shared, and which n-grams are
+    frequent, is counted over all pairs as they came in.
+
+    - `"shorter side"`: the image's isn't larger than `min_shorter_side`.
+    - `"aspect"`: longer over shorter side isn't smaller than `max_aspect`.
+    - `"pixels"`: more than `max_pixels`. Unknown sizes pass these three.
+    - `"texts per image"`: more than `max_texts_per_image` distinct texts.
+    - `"language"`: not one of `languages`, if any are given.
+    - `"personal data"`: `find_personal_data` finds some.
+    - `"images per text"`: more than `max_images_per_text` distinct images.
+    - `"rare n-gram"`: a unigram or a bigram (two unigrams in succession) that is not
+      among the `frequent_ngrams` most frequent ones of both kinds together, each
+      occurrence counted. Equal counts are ranked by a fixed hash.
+    - `"few unigrams"`, `"many unigrams"`: fewer than `min_unigrams`, more than
+      `max_unigrams`, by the rule of `unigrams`.
+
+    Texts are the same whose normalized forms differ in case at most. The result
+    doesn't depend on the order of the pairs. Tables larger than memory are filtered,
+    with the same result, by `align-keras corpus filter`.
+
+    Args:
+        pairs: iterable of `Pair` or of tuples in that order, the language optional;
+            further items are passed through. Read once.
+        thresholds: `Thresholds`, by default the paper's.
+
+    Returns:
+        `(kept, counts)`: the list of the records that stay, in their order, with
+        `normalize_text` of their captions, otherwise unchanged; and
+        a dict of int with `"kept"` and each reason, which sum up to the number of
+        pairs.
+
+    Raises:
+        InputError: if a record isn't of this form.
+
+    References:
+        Jia et al. 2021, section 3.
+
+    Example:
+
+    >>> pairs = [((640, 480), "a", "A  cat on a mat"), ((640, 480), "b", "A cat")]
+    >>> kept, counts = filter_pairs(pairs)
+    >>> kept
+    [((640, 480), 'a', 'A cat on a mat')]
+    >>> counts["kept"], counts["few unigrams"], sum(counts.values())
+    (1, 1, 2)
+    """
+    thresholds = Thresholds() if thresholds is None else thresholds
+    batches = []
+    numbered = enumerate(pairs)
+    for batch in iter(lambda: list(itertools.islice(numbered, _PAIRS_AT_ONCE)), []):
+        for number, record in batch:
+            _check_record(number, record)
+        records = [record for _, record in batch]
+        batches.append((records, _columns(records)))
+    chosen = _choose([columns for _, columns in batches], thresholds)
+    kept, counts = [], dict.fromkeys(("kept", *REASONS), 0)
+    for records, columns in batches:
+        found = find_reasons(columns, chosen, thresholds)
+        for reason, number in count_reasons(found).items():
+            counts[reason] += number
+        for row in np.flatnonzero(found == 0).tolist():
+            kept.append(_with_caption(records[row], columns.captions[row]))
+    return kept, counts
+
+
+def _check_record(number, record):
+    valid = isinstance(record, tuple) and len(record) >= 3
+    if valid:
+        size, key, caption, *rest = record
+        valid = (
+            isinstance(size, (tuple, list))
+            and len(size) == 2
+            and all(isinstance(side, numbers.Integral) for side in size)
+            and isinstance(key, str)
+            and all(isinstance(own, str) for own in (caption, *rest[:1]))
+        )
+    if not valid:
+        raise InputError(
+            "pairs must be tuples ((width, height), image_key, caption, language), "
+            f"received {record!r:.200} as number {number}; see "
+            "align_keras.corpus.Pair."
+        )
+
+
+def _columns(records):
+    sizes = np.array([record[0] for record in records])
+    captions = normalize_texts([record[2] for record in records])
+    return PairColumns(
+        sizes[:, 0],
+        sizes[:, 1],
+        hash_strings([record[1] for record in records]),
+        captions,
+        [record[3] if len(record) > 3 else "" for record in records],
+        text_features(captions),
+    )
+
+
+def _choose(batches, thresholds):
+    """Counts in memory what `text_counts` counts on disk."""
+    features = [own.features for own in batches]
+    none = np.zeros(0, np.uint64)
+    images = np.concatenate([none, *(own.image_hashes for own in batches)])
+    texts = np.concatenate([none, *(own.text_hashes for own in features)])
+    ngrams = [array for own in features for array in (own.unigrams, own.bigrams)]
+    keys, counts = sum_by_key(np.concatenate([none, *ngrams]))
+    count, quota = rank_threshold(count_histogram(counts), thresholds.frequent_ngrams)
+    return Chosen(
+        # All are frequent, and nothing needs to be looked up.
+        select_frequent(keys, counts, count, quota) if count else None,
+        keys_over_limit(texts, images, thresholds.max_images_per_text)[0],
+        keys_over_limit(images, texts, thresholds.max_texts_per_image)[0],
+        top_texts={},
+    )
+
+
+def _with_caption(record, caption):
+    if record[2] == caption:
+        return record
+    if hasattr(record, "_replace"):
+        return record._replace(caption=caption)
+    return (*record[:2], caption, *record[3:])

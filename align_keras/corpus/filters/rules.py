@@ -1,0 +1,336 @@
+"""The paper's filters: thresholds, rules in their order, and what they drop."""
+
+import dataclasses
+import json
+import numbers
+import pathlib
+
+import numpy as np
+
+from align_keras.corpus.filters.counts import is_member
+from align_keras.corpus.filters.text_hashes import TextFeatures
+from align_keras.corpus.filters.texts import find_personal_data
+from align_keras.utils.errors import InputError
+from align_keras.utils.image_limits import MAX_PIXELS
+
+_UNDETERMINED = "und"
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """Every filter's threshold; the defaults are the paper's where it names one.
+
+    Args:
+        min_shorter_side: int ≥ 0 in pixels; an image's shorter side must be larger
+            (200 is dropped, 201 kept).
+        max_aspect: float > 1; the longer side over the shorter must be smaller
+            (exactly 3.0 is dropped).
+        max_pixels: int ≥ 1; an image may have as many. The paper has no such limit:
+            it keeps decompression bombs out.
+        max_texts_per_image: int ≥ 1; an image may have as many distinct texts.
+        max_images_per_text: int ≥ 1; as many distinct images may share a text.
+        min_unigrams: int ≥ 1; a text may have as few.
+        max_unigrams: int ≥ `min_unigrams`; a text may have as many.
+        frequent_ngrams: int ≥ 0; a text with a unigram or a bigram outside this many
+            most frequent ones of the raw input is dropped.
+        languages: tuple of str such as `("en", "de")`, of which the primary subtag
+            counts ("en-GB" is "en"); `""` and `"und"` (ISO 639's undetermined, which
+            a YAML file can name) stand for unknown languages. Empty keeps all.
+        drop_personal_data: bool, drop texts with what
+            `find_personal_data` finds.
+
+    Raises:
+        InputError: if a value is outside its range.
+
+    References:
+        Jia et al. 2021, section 3.
+
+    Example:
+
+    >>> Thresholds(min_unigrams=1, max_unigrams=64).max_images_per_text
+    10
+    """
+
+    min_shorter_side: int = 200
+    max_aspect: float = 3.0
+    max_pixels: int = MAX_PIXELS
+    max_texts_per_image: int = 1000
+    max_images_per_text: int = 10
+    min_unigrams: int = 3
+    max_unigrams: int = 20
+    frequent_ngrams: int = 100_000_000
+    languages: tuple = ()
+    drop_personal_data: bool = True
+
+    def __post_init__(self):
+        for name, least in (
+            ("min_shorter_side", 0),
+            ("max_pixels", 1),
+            ("max_texts_per_image", 1),
+            ("max_images_per_text", 1),
+            ("min_unigrams", 1),
+            ("max_unigrams", self.min_unigrams),
+            ("frequent_ngrams", 0),
+        ):
+            _check_integer(name, getattr(self, name), least)
+        aspect = self.max_aspect
+        if not _is_number(aspect, numbers.Real) or not aspect > 1:
+            raise InputError(
+                f"max_aspect must be a number above 1, received {aspect!r}; a square "
+                "has the aspect 1, the paper's limit is 3.0."
+            )
+        if not isinstance(self.drop_personal_data, bool):
+            raise InputError(
+                "drop_personal_data must be true or false, received "
+                f"{self.drop_personal_data!r}."
+            )
+        object.__setattr__(self, "languages", _languages(self.languages))
+
+
+def primary_language(language):
+    """Returns the primary subtag of a language, in lower case; "" if it is unknown.
+
+    Example:
+
+    >>> primary_language("pt-BR"), primary_language("zh_Hans"), primary_language("und")
+    ('pt', 'zh', '')
+    """
+    primary = language.strip().replace("_", "-").split("-", 1)[0].lower()
+    return "" if primary == _UNDETERMINED else primary
+
+
+def _is_number(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check_integer(name, value, least):
+    if not _is_number(value, numbers.Integral) or value < least:
+        raise InputError(
+            f"{name} must be an integer of at least {least}, received {value!r}; "
+            f"the default is {Thresholds.__dataclass_fields__[name].default:,}."
+        )
+
+
+def _languages(languages):
+    valid = isinstance(languages, (tuple, list)) and all(
+        isinstance(own, str) for own in languages
+    )
+    if not valid:
+        raise InputError(
+            "languages must be a list of codes such as ('en', 'de'), received "
+            f"{languages!r}; leave it empty to keep all."
+        )
+    return tuple(sorted({primary_language(own) for own in languages}))
+
+
+# In the order in which they are looked for; the first is the one that counts.
+REASONS = (
+    "shorter side",
+    "aspect",
+    "pixels",
+    "texts per image",
+    "language",
+    "personal data",
+    "images per text",
+    "rare n-gram",
+    "few unigrams",
+    "many unigrams",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairColumns:
+    """Pairs by column.
+
+    Attributes:
+        widths: integer array `(pairs,)`, 0 = unknown.
+        heights: integer array `(pairs,)`, 0 = unknown.
+        image_hashes: uint64 array `(pairs,)`.
+        captions: list of str, normalized.
+        languages: list of str.
+        features: `TextFeatures` of the captions.
+    """
+
+    widths: np.ndarray
+    heights: np.ndarray
+    image_hashes: np.ndarray
+    captions: list
+    languages: list
+    features: TextFeatures
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """What the counts of the raw input say, as sorted arrays of hashes.
+
+    Attributes:
+        ngrams: uint64 array, the frequent unigrams and bigrams; None if all are.
+        texts: uint64 array, those that too many images share.
+        images: uint64 array, those that have too many texts.
+        top_texts: dict, the most shared texts' hashes (int) to numbers of images.
+    """
+
+    ngrams: np.ndarray | None
+    texts: np.ndarray
+    images: np.ndarray
+    top_texts: dict
+
+    @classmethod
+    def load(cls, folder):
+        """Opens what `choose_frequent` wrote; the arrays stay on disk.
+
+        Args:
+            folder: str or path, the folder of the counts.
+
+        Returns:
+            `Chosen`.
+
+        Raises:
+            InputError: if `choose_frequent` hasn't ended there.
+        """
+        chosen = pathlib.Path(folder, "chosen")
+        try:
+            summary = json.loads((chosen / "summary.json").read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"the counts must be complete before the filters run, {chosen} has no "
+                "summary.json; run choose_frequent."
+            ) from None
+        all_frequent = summary["frequent_ngrams"] == summary["distinct_ngrams"]
+        return cls(
+            None if all_frequent else np.load(chosen / "ngrams.npy", mmap_mode="r"),
+            np.load(chosen / "texts.npy", mmap_mode="r"),
+            np.load(chosen / "images.npy", mmap_mode="r"),
+            dict(summary["top_texts"]),
+        )
+
+
+def find_reasons(pairs, chosen, thresholds):
+    """Finds each pair's first reason to be dropped.
+
+    An image of unknown size passes the filters of size. A pair of unknown language is
+    dropped where languages are asked for and `""` isn't among them.
+
+    Args:
+        pairs: `PairColumns`.
+        chosen: `Chosen`.
+        thresholds: `Thresholds`.
+
+    Returns:
+        uint8 array `(pairs,)`: 0 for a pair to keep, else a place in `REASONS`,
+        counted from 1.
+
+    References:
+        Jia et al. 2021, section 3: first the image filters, then the text filters.
+    """
+    found = np.zeros(len(pairs.captions), np.uint8)
+    for number, rule in enumerate(_RULES, start=1):
+        left = found == 0
+        found[left & rule(pairs, chosen, thresholds, left)] = number
+    return found
+
+
+def count_reasons(found):
+    """Counts what `find_reasons` found.
+
+    Example:
+
+    >>> counts = count_reasons(np.array([0, 1, 0, 9], np.uint8))
+    >>> counts["kept"], counts["shorter side"], counts["few unigrams"], len(counts)
+    (2, 1, 1, 11)
+    """
+    numbers = np.bincount(found, minlength=len(REASONS) + 1).tolist()
+    return dict(zip(("kept", *REASONS), numbers, strict=True))
+
+
+# Each rule takes the pairs, the chosen, the thresholds and which pairs are still there
+# (bool array), and returns which ones it drops; what it says of the others is ignored.
+
+
+def _sides(pairs):
+    """Returns the shorter and the longer sides and whether they are known."""
+    shorter = np.minimum(pairs.widths, pairs.heights).astype(np.int64)
+    longer = np.maximum(pairs.widths, pairs.heights).astype(np.int64)
+    return shorter, longer, shorter > 0
+
+
+def _shorter_side(pairs, chosen, thresholds, left):
+    shorter, _, known = _sides(pairs)
+    return known & (shorter <= thresholds.min_shorter_side)
+
+
+def _aspect(pairs, chosen, thresholds, left):
+    shorter, longer, known = _sides(pairs)
+    return known & (longer >= thresholds.max_aspect * shorter)
+
+
+def _pixels(pairs, chosen, thresholds, left):
+    shorter, longer, known = _sides(pairs)
+    return known & (shorter * longer > thresholds.max_pixels)
+
+
+def _texts_per_image(pairs, chosen, thresholds, left):
+    return is_member(chosen.images, pairs.image_hashes)
+
+
+def _language(pairs, chosen, thresholds, left):
+    if not thresholds.languages:
+        return np.zeros(len(left), bool)
+    wanted = {
+        own: primary_language(own) in thresholds.languages
+        for own in set(pairs.languages)
+    }
+    return np.array([not wanted[own] for own in pairs.languages], bool)
+
+
+def _personal_data(pairs, chosen, thresholds, left):
+    found = np.zeros(len(left), bool)
+    if thresholds.drop_personal_data:
+        for row in np.flatnonzero(left & pairs.features.may_be_personal).tolist():
+            found[row] = find_personal_data(pairs.captions[row]) is not None
+    return found
+
+
+def _images_per_text(pairs, chosen, thresholds, left):
+    return is_member(chosen.texts, pairs.features.text_hashes)
+
+
+def _rare_ngram(pairs, chosen, thresholds, left):
+    found = np.zeros(len(left), bool)
+    if chosen.ngrams is None:
+        return found
+    features = pairs.features
+    # Which text each unigram stands in.
+    rows = np.repeat(np.arange(len(left)), features.unigram_counts)
+    bigram_rows = rows[features.bigram_places]
+    for hashes, own_rows in (
+        (features.unigrams, rows),
+        (features.bigrams, bigram_rows),
+    ):
+        asked = np.flatnonzero((left & ~found)[own_rows])
+        rare = ~is_member(chosen.ngrams, hashes[asked])
+        found[own_rows[asked[rare]]] = True
+    return found
+
+
+def _few_unigrams(pairs, chosen, thresholds, left):
+    return pairs.features.unigram_counts < thresholds.min_unigrams
+
+
+def _many_unigrams(pairs, chosen, thresholds, left):
+    return pairs.features.unigram_counts > thresholds.max_unigrams
+
+
+# In the order of `REASONS`.
+_RULES = (
+    _shorter_side,
+    _aspect,
+    _pixels,
+    _texts_per_image,
+    _language,
+    _personal_data,
+    _images_per_text,
+    _rare_ngram,
+    _few_unigrams,
+    _many_unigrams,
+)

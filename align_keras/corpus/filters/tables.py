@@ -1,0 +1,261 @@
+"""The paper's filters on tables larger than memory: four passes of tasks."""
+
+import contextlib
+
+import numpy as np
+
+from align_keras.corpus.filters.counts import (
+    choose_frequent,
+    count_texts,
+    is_member,
+    merge_counts,
+)
+from align_keras.corpus.filters.rules import (
+    REASONS,
+    Chosen,
+    PairColumns,
+    Thresholds,
+    count_reasons,
+    find_reasons,
+)
+from align_keras.corpus.filters.text_hashes import (
+    hash_pairs,
+    hash_strings,
+    text_features,
+)
+from align_keras.corpus.filters.texts import find_personal_data, normalize_texts
+from align_keras.corpus.parquet_tables import (
+    ROWS_PER_GROUP,
+    arrow,
+    open_table,
+    read_batches,
+    strings,
+)
+from align_keras.utils.files import atomic_write
+
+COLUMNS = ("image", "image_key", "width", "height", "caption", "language")
+SAMPLES = 20
+
+
+def filter_table(source, destination, folder, thresholds):
+    """Writes the pairs of a table that pass all filters; the last task of the filters.
+
+    Args:
+        source: str or path of a Parquet table with at least `COLUMNS`.
+        destination: str or path of the table to write, of the same columns; the
+            captions in it are normalized. It appears when it is complete.
+        folder: str or path, where `choose_frequent` has ended.
+        thresholds: `Thresholds`, the same.
+
+    Returns:
+        dict, JSON-ready; `merge_results` adds up those of many tables.
+
+        - `counts`: dict, numbers of pairs under `"kept"` and each of `REASONS`.
+        - `samples`: dict of dicts under the same keys, at most 20 pairs each by their
+          hash: dict by column. They are chosen by the smallest hashes, so all tables'
+          order and number make no difference. Where personal data are dropped, the
+          samples that hold some have, for a caption, "[email]" and the like.
+        - `shared_texts`: dict by hash, of the 100 most shared texts those that the
+          table dropped for "images per text": `[caption, number of images]`.
+
+    Raises:
+        InputError: if the source or the counts can't be read.
+
+    References:
+        Jia et al. 2021, section 3.
+    """
+    chosen = Chosen.load(folder)
+    result = merge_results([])
+    with _table_writer(source, destination) as write:
+        for batch in read_batches(source, COLUMNS):
+            pairs = _pair_columns(batch)
+            found = find_reasons(pairs, chosen, thresholds)
+            write(batch, pairs.captions, found == 0)
+            own = {
+                "counts": count_reasons(found),
+                "samples": _samples(batch, pairs, found, thresholds),
+                "shared_texts": _shared_texts(pairs, found, chosen),
+            }
+            result = merge_results([result, own])
+    return result
+
+
+def merge_results(results):
+    """Adds up what `filter_table` returned, in any order and grouping.
+
+    Args:
+        results: iterable of dict.
+
+    Returns:
+        dict of the same form.
+
+    Example:
+
+    >>> merge_results([])["counts"]["kept"]
+    0
+    """
+    merged = _empty_result()
+    for result in results:
+        for reason, count in result["counts"].items():
+            merged["counts"][reason] += count
+        for reason, samples in result["samples"].items():
+            own = merged["samples"][reason]
+            for key, sample in samples.items():
+                # The same pair may stand in several tables.
+                own[key] = min(own.get(key, sample), sample, key=_sort_key)
+            smallest = sorted(own)[:SAMPLES]
+            merged["samples"][reason] = {key: own[key] for key in smallest}
+        for key, text in result["shared_texts"].items():
+            # Texts that differ in case share a hash; which is shown must not depend
+            # on the order.
+            own = merged["shared_texts"]
+            own[key] = min(own.get(key, text), text)
+    return merged
+
+
+def _empty_result():
+    keys = ("kept", *REASONS)
+    return {
+        "counts": dict.fromkeys(keys, 0),
+        "samples": {key: {} for key in keys},
+        "shared_texts": {},
+    }
+
+
+def _sort_key(sample):
+    return sorted((name, str(value)) for name, value in sample.items())
+
+
+def _pair_columns(batch):
+    captions = normalize_texts(strings(batch.column("caption")))
+    widths, heights = (
+        batch.column(name).fill_null(0).to_numpy() for name in ("width", "height")
+    )
+    return PairColumns(
+        widths,
+        heights,
+        hash_strings(strings(batch.column("image_key"))),
+        captions,
+        strings(batch.column("language")),
+        text_features(captions),
+    )
+
+
+def _samples(batch, pairs, found, thresholds):
+    hashes = hash_pairs(pairs.features.text_hashes, pairs.image_hashes)
+    samples = {}
+    for number, reason in enumerate(("kept", *REASONS)):
+        rows = np.flatnonzero(found == number)
+        rows = rows[is_member(np.unique(hashes[rows])[:SAMPLES], hashes[rows])]
+        own = samples[reason] = {}
+        for row, key in zip(rows.tolist(), hashes[rows].tolist(), strict=True):
+            sample = _sample(batch, pairs, row, thresholds)
+            key = f"{key:016x}"
+            # Of a repeated pair, one whatever the order.
+            own[key] = min(own.get(key, sample), sample, key=_sort_key)
+    return samples
+
+
+def _sample(batch, pairs, row, thresholds):
+    sample = {name: batch.column(name)[row].as_py() for name in batch.schema.names}
+    caption = pairs.captions[row]
+    kind = find_personal_data(caption) if thresholds.drop_personal_data else None
+    return sample | {"caption": f"[{kind}]" if kind else caption}
+
+
+def _shared_texts(pairs, found, chosen):
+    if not chosen.top_texts:
+        return {}
+    rows = np.flatnonzero(found == 1 + REASONS.index("images per text"))
+    shared = {}
+    for row, key in zip(
+        rows.tolist(), pairs.features.text_hashes[rows].tolist(), strict=True
+    ):
+        if key in chosen.top_texts:
+            text = [pairs.captions[row], chosen.top_texts[key]]
+            shared[f"{key:016x}"] = min(shared.get(f"{key:016x}", text), text)
+    return shared
+
+
+@contextlib.contextmanager
+def _table_writer(source, destination):
+    """Yields a function that takes a batch, its new captions and which rows stay."""
+    pyarrow = arrow()
+    held = []
+
+    def flush():
+        table = pyarrow.Table.from_batches(held, schema)
+        writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+        held.clear()
+
+    def write(batch, captions, stays):
+        place = schema.get_field_index("caption")
+        captions = pyarrow.array(captions, schema.field(place).type)
+        held.append(
+            batch.set_column(place, schema.field(place), captions).filter(
+                pyarrow.array(stays)
+            )
+        )
+        if sum(own.num_rows for own in held) >= ROWS_PER_GROUP:
+            flush()
+
+    with atomic_write(destination, "wb") as file:
+        with open_table(source) as table:
+            schema = table.schema_arrow
+        with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+            yield write
+            if held:
+                flush()
+
+
+def count_task(task):
+    """Counts the texts of one table.
+
+    Args:
+        task: dict with `table` (str) and `folder` (str, of the counts).
+
+    Returns:
+        int, the number of texts.
+    """
+    return count_texts(task["table"], task["folder"])
+
+
+def merge_task(task):
+    """Adds up one range of hashes.
+
+    Args:
+        task: dict with `partition` and `partitions` (int), `folder` and `thresholds`
+            (dict).
+    """
+    merge_counts(
+        task["partition"], task["partitions"], task["folder"], _thresholds(task)
+    )
+
+
+def choose_task(task):
+    """Chooses the frequent n-grams.
+
+    Args:
+        task: as `merge_task`, without `partition`.
+
+    Returns:
+        dict, as `choose_frequent`.
+    """
+    return choose_frequent(task["partitions"], task["folder"], _thresholds(task))
+
+
+def filter_task(task):
+    """Writes the pairs of one table that stay.
+
+    Args:
+        task: dict with `table` and `kept` (str, the table to read and the one to
+            write), `folder` and `thresholds`.
+
+    Returns:
+        dict, as `filter_table`.
+    """
+    return filter_table(task["table"], task["kept"], task["folder"], _thresholds(task))
+
+
+def _thresholds(task):
+    return Thresholds(**task["thresholds"])

@@ -1,0 +1,295 @@
+"""Captions as arrays of hashes: whole texts, words and pairs of words.
+
+Words are found by NumPy in all texts together, and hashed to 64 bits, equal on every
+machine and run: the strings are read eight bytes at a time into a state that a
+bijection mixes, as MurmurHash and xxHash do, in a tenth of the time that one call of a
+hash function a word takes.
+
+Two different strings share a hash with a probability of 2^-64 (never, if both are of
+the same length of up to eight bytes). Among D strings, the expected number of pairs
+that do is below D²/2^65: 0.0003 for the 10^8 distinct unigrams and bigrams of ten
+million texts, 3 for the 10^10 of two billion. The hash has no key: it isn't meant to
+withstand texts that someone wrote to collide, which could only drop or keep themselves.
+"""
+
+import dataclasses
+import functools
+import unicodedata
+
+import numpy as np
+
+# Of personal data, but for email addresses.
+MIN_DIGITS = 7
+# What a character is, as bits.
+WORD, ALONE, DIGIT, AT = 1, 2, 4, 8
+
+# Beyond these planes no character is assigned but tags and variation selectors.
+_CODES = 0x40000
+# The ideographs that BERT's tokenizer sets apart.
+_IDEOGRAPHS = (
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+)
+# Of the marks, these belong to emojis.
+_EMOJI_MARKS = {*range(0xFE00, 0xFE10), 0x20E3}
+# Hashes read eight bytes from any byte on.
+PADDING = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """The case-folded texts and their words.
+
+    Attributes:
+        data: uint8 array, the texts in UTF-8, a newline after each, `PADDING` zeros.
+        text_starts: int64 array `(texts + 1,)`, where each begins in `data`; the last
+            is the end of all.
+        starts: int64 array `(words,)`, where each word begins in `data`.
+        ends: int64 array `(words,)`.
+        counts: int64 array `(texts,)`, words a text.
+        digits: int64 array `(texts,)`, decimal digits a text.
+        has_at: bool array `(texts,)`, whether an `@` stands in it.
+    """
+
+    data: np.ndarray
+    text_starts: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    counts: np.ndarray
+    digits: np.ndarray
+    has_at: np.ndarray
+
+
+def find_words(texts):
+    """Finds the words of texts, by the rule of `unigrams`.
+
+    Args:
+        texts: list of str without newlines or halves of surrogate pairs, such as
+            `normalize_text` returns.
+
+    Returns:
+        `Words`.
+
+    Example:
+
+    >>> words = find_words(["A cat", "", "Two Dogs bark"])
+    >>> words.counts.tolist(), words.text_starts.tolist()
+    ([2, 0, 3], [0, 6, 7, 21])
+    """
+    joined = "".join(f"{text}\n" for text in texts).casefold()
+    content = joined.encode() + bytes(PADDING)
+    data = np.frombuffer(content, np.uint8)
+    letters = data[:-PADDING]
+    newlines = np.flatnonzero(letters == ord("\n"))
+    text_starts = np.concatenate([[0], newlines + 1])
+    if joined.isascii():
+        kinds, places = _kinds(128)[letters], None
+    else:
+        codes = np.frombuffer(joined.encode("utf-32-le"), "<u4")
+        kinds = _kinds(_CODES)[np.minimum(codes, _CODES - 1)]
+        places = np.append(np.flatnonzero((letters & 0xC0) != 0x80), len(letters))
+    firsts, pasts = _runs(kinds)
+    digits = np.flatnonzero(kinds & DIGIT)
+    ats = np.flatnonzero(kinds & AT)
+    if places is not None:  # From characters to bytes.
+        firsts, pasts, digits, ats = (
+            places[own] for own in (firsts, pasts, digits, ats)
+        )
+    return Words(
+        data,
+        text_starts,
+        firsts,
+        pasts,
+        counts=np.diff(np.searchsorted(firsts, text_starts)),
+        digits=np.diff(np.searchsorted(digits, text_starts)),
+        has_at=np.diff(np.searchsorted(ats, text_starts)) > 0,
+    )
+
+
+def _runs(kinds):
+    """Returns where words begin and where they have ended, in characters."""
+    word = (kinds & WORD).view(bool)
+    # A word begins after what is none, and on both sides of what stands alone.
+    begins, ends = word.copy(), word.copy()
+    joins = word[1:] & word[:-1]
+    if (kinds & ALONE).any():
+        alone = kinds & ALONE != 0
+        joins &= ~(alone[1:] | alone[:-1])
+    begins[1:] &= ~joins
+    ends[:-1] &= ~joins
+    return np.flatnonzero(begins), np.flatnonzero(ends) + 1
+
+
+@functools.cache
+def _kinds(codes):
+    kinds = np.zeros(codes, np.uint8)
+    for code in range(codes):
+        category = unicodedata.category(chr(code))
+        if category[0] in "LN" or category in ("Mn", "Mc"):
+            kinds[code] = WORD
+        if category == "Nd":
+            kinds[code] |= DIGIT
+    kinds[ord("_")] = WORD
+    kinds[ord("@")] = AT
+    if codes > 128:
+        kinds[list(_EMOJI_MARKS)] = 0
+        for first, last in _IDEOGRAPHS:
+            kinds[first : last + 1] = WORD | ALONE
+    return kinds
+
+
+# The golden ratio's bits, and the multipliers of the "moremur" mixer.
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MULTIPLIERS = np.array([0x3C79AC492BA7B653, 0x1C69B3F74AC4AE35], np.uint64)
+# The bytes that count of a read that the string ends in.
+_MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
+
+
+def mix(values):
+    """Mixes the bits of uint64 values in place, a bijection, and returns them.
+
+    References:
+        Pelle Evensen's "moremur", 2019: the finalizer of MurmurHash3 with constants
+        that pass stricter tests.
+
+    Example:
+
+    >>> hex(mix(np.array([1], np.uint64))[0])
+    '0x3c02aa47758292bd'
+    """
+    values ^= values >> np.uint64(27)
+    values *= _MULTIPLIERS[0]
+    values ^= values >> np.uint64(33)
+    values *= _MULTIPLIERS[1]
+    values ^= values >> np.uint64(27)
+    return values
+
+
+def hash_spans(data, starts, ends):
+    """Hashes parts of a byte array.
+
+    Args:
+        data: contiguous uint8 array, with at least `PADDING` bytes after the last part.
+        starts: int64 array `(parts,)`.
+        ends: int64 array `(parts,)`, each at least its start.
+
+    Returns:
+        uint64 array `(parts,)`.
+
+    Example:
+
+    >>> data = np.frombuffer(b"cat,cat" + bytes(PADDING), np.uint8)
+    >>> first, second = hash_spans(data, np.array([0, 4]), np.array([3, 7]))
+    >>> bool(first == second)
+    True
+    """
+    # Eight bytes from any byte on.
+    reads = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
+    lengths = (ends - starts).astype(np.int64)
+    hashes = mix((lengths + 1).astype(np.uint64) * _STEP)
+    hashes ^= reads[starts] & _MASKS[np.minimum(lengths, 8)]
+    mix(hashes)
+    rows = np.flatnonzero(lengths > 8)
+    offset = 8
+    while rows.size:
+        left = np.minimum(lengths[rows] - offset, 8)
+        hashes[rows] = mix(hashes[rows] ^ (reads[starts[rows] + offset] & _MASKS[left]))
+        offset += 8
+        rows = rows[lengths[rows] > offset]
+    return hashes
+
+
+def hash_strings(strings):
+    """Hashes strings by their UTF-8.
+
+    Args:
+        strings: list of str.
+
+    Returns:
+        uint64 array `(strings,)`.
+
+    Example:
+
+    >>> [hex(own) for own in hash_strings(["cat", "a bicycle on a wall"])]
+    ['0x649b90c556484855', '0xf764f1b647c769c1']
+    """
+    contents = [own.encode("utf-8", "surrogatepass") for own in strings]
+    ends = np.cumsum([0, *map(len, contents)])
+    data = np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8)
+    return hash_spans(data, ends[:-1], ends[1:])
+
+
+def hash_pairs(first, second):
+    """Hashes pairs of hashes; the order counts.
+
+    Args:
+        first: uint64 array `(pairs,)`.
+        second: uint64 array `(pairs,)`.
+
+    Returns:
+        uint64 array `(pairs,)`.
+    """
+    return mix(mix(first * _STEP) + second)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFeatures:
+    """Texts as hashes; case doesn't count.
+
+    Attributes:
+        text_hashes: uint64 array `(texts,)`.
+        unigram_counts: int64 array `(texts,)`.
+        unigrams: uint64 array `(unigrams,)`, the hashes of all texts' unigrams in
+            their order.
+        bigrams: uint64 array `(bigrams,)`, of each two unigrams in succession in a
+            text, whatever stands between them.
+        bigram_places: int64 array `(bigrams,)`, each one's first in `unigrams`.
+        may_be_personal: bool array `(texts,)`, False where a text certainly holds no
+            personal data.
+    """
+
+    text_hashes: np.ndarray
+    unigram_counts: np.ndarray
+    unigrams: np.ndarray
+    bigrams: np.ndarray
+    bigram_places: np.ndarray
+    may_be_personal: np.ndarray
+
+
+def text_features(texts):
+    """Computes the features of normalized texts.
+
+    Args:
+        texts: list of str, as `normalize_texts` returns.
+
+    Returns:
+        `TextFeatures`.
+
+    Example:
+
+    >>> features = text_features(["a red cat", "A cat"])
+    >>> features.unigram_counts.tolist(), features.bigram_places.tolist()
+    ([3, 2], [0, 1, 3])
+    >>> bool(features.unigrams[0] == features.unigrams[3])
+    True
+    """
+    words = find_words(texts)
+    unigrams = hash_spans(words.data, words.starts, words.ends)
+    is_last = np.zeros(len(unigrams), bool)
+    is_last[np.cumsum(words.counts)[words.counts > 0] - 1] = True
+    places = np.flatnonzero(~is_last)
+    return TextFeatures(
+        # Without the newline.
+        hash_spans(words.data, words.text_starts[:-1], words.text_starts[1:] - 1),
+        words.counts,
+        unigrams,
+        hash_pairs(unigrams[places], unigrams[places + 1]),
+        places,
+        words.has_at | (words.digits >= MIN_DIGITS),
+    )

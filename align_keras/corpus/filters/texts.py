@@ -1,0 +1,271 @@
+"""Captions normalized for the filters, and those that hold personal data."""
+
+import functools
+import html
+import re
+import unicodedata
+
+import numpy as np
+
+from align_keras.corpus.filters.text_hashes import MIN_DIGITS, find_words
+
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]\w{1,31});", re.A)
+# What no reader sees, comments, and tags. "a < b" and "<3" are none of these.
+_MARKUP = re.compile(
+    r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->|</?[a-z][^<>]*>|<[!?][^<>]*>",
+    re.I | re.S,
+)
+# Of these categories, controls and separators part words; formats (zero-width and
+# bidirectional characters, soft hyphens, byte order marks) stand inside them.
+_SPACES = {"Cc", "Cs", "Co", "Zl", "Zp"}
+
+# By byte of UTF-8: 1 where a text can't be left as it is without a closer look.
+_SUSPECT = np.zeros(256, np.uint8)
+_SUSPECT[[*range(10), *range(11, 32), *range(127, 256), ord("<"), ord("&")]] = 1
+
+
+def normalize_text(text):
+    """Returns a text in the form in which the corpus counts and stores it.
+
+    Entities (also ones escaped twice) are resolved, tags, comments and scripts
+    removed; the characters brought to NFKC; controls, private-use characters and
+    halves of surrogate pairs become spaces; zero-width, bidirectional and other format
+    characters vanish; runs of white space become one space. Case stays.
+
+    NFKC, as SentencePiece's default, and not NFC: web texts write the same words in
+    full-width letters, ligatures, mathematical alphabets and with no-break spaces; they
+    should be one entry of the counts and of the vocabulary. What it costs: "m²" becomes
+    "m2" and "™" "TM". Format characters go, joiners of emojis included, because BERT's
+    own cleaning takes them from the encoder's input too.
+
+    Args:
+        text: str.
+
+    Returns:
+        str; normalising it again changes nothing.
+
+    References:
+        Unicode Standard Annex 15; Devlin et al. 2019, BERT's `BasicTokenizer`.
+
+    Example:
+
+    >>> normalize_text("  The <b>Ｃａｔ</b>\\u200b&amp;amp; the\\u00a0ﬁsh\\n")
+    'The Cat & the fish'
+    """
+    while True:
+        normalized = _normalize_once(text)
+        # Once more after a change, which may have put together an entity or a letter
+        # and its accent. It ends: entities and tags only become fewer.
+        if normalized == text:
+            return normalized
+        text = normalized
+
+
+def normalize_texts(texts):
+    """Normalizes many texts; the plain ones among them cost next to nothing.
+
+    Args:
+        texts: list of str.
+
+    Returns:
+        list of str, as `normalize_text` of each.
+
+    Example:
+
+    >>> normalize_texts(["a  cat", "a dog"])
+    ['a cat', 'a dog']
+    """
+    if not texts:
+        return []
+    joined = "\n".join(texts)
+    if joined.count("\n") != len(texts) - 1:
+        texts = [text.replace("\n", " ") for text in texts]
+        joined = "\n".join(texts)
+    # Between newlines, so that the ends of a text look like those of any other.
+    content = f"\n{joined}\n".encode("utf-8", "surrogatepass")
+    data = np.frombuffer(content, np.uint8)
+    suspect = _SUSPECT[data].view(bool)
+    # A space beside a space or at an end.
+    space = data == ord(" ")
+    blank = space | (data == ord("\n"))
+    suspect[1:] |= space[1:] & blank[:-1]
+    suspect[:-1] |= space[:-1] & blank[1:]
+    ends = np.flatnonzero(data == ord("\n"))[1:]
+    rows = np.unique(np.searchsorted(ends, np.flatnonzero(suspect)))
+    if rows.size:
+        texts = list(texts)
+        for row in rows.tolist():
+            texts[row] = normalize_text(texts[row])
+    return texts
+
+
+def unigrams(text):
+    """Returns the words of a text, case-folded.
+
+    A unigram is a longest run of letters, combining marks, numerals and underscores;
+    each CJK ideograph is one of its own, as in BERT. All else (punctuation, apostrophes
+    and hyphens among it, symbols, emojis) only parts words. Scripts that don't part
+    words, such as Thai and Japanese kana, give one unigram a run.
+
+    Args:
+        text: str.
+
+    Returns:
+        list of str.
+
+    References:
+        Jia et al. 2021, section 3, doesn't define a unigram; the ideographs are
+        those of BERT's `BasicTokenizer`.
+
+    Example:
+
+    >>> unigrams("The Cat's STRASSE, straße; IMG_20.jpg")
+    ['the', 'cat', 's', 'strasse', 'strasse', 'img_20', 'jpg']
+    >>> unigrams("熊猫 Panda")
+    ['熊', '猫', 'panda']
+    """
+    words = find_words([text.encode("utf-8", "replace").decode().replace("\n", " ")])
+    content = words.data.tobytes()
+    return [
+        content[start:end].decode()
+        for start, end in zip(words.starts, words.ends, strict=True)
+    ]
+
+
+def _normalize_once(text):
+    if "&" in text:
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    if "<" in text:
+        text = _MARKUP.sub(" ", text)
+    text = unicodedata.normalize("NFKC", text)
+    if not text.isprintable():
+        text = "".join(map(_visible, text))
+    return " ".join(text.split())
+
+
+@functools.lru_cache(4096)
+def _visible(letter):
+    category = unicodedata.category(letter)
+    if category == "Cf":
+        return ""
+    return " " if category in _SPACES else letter
+
+
+# Dates, times and sizes, whose digits are nobody's.
+_HARMLESS = re.compile(
+    r"\b\d{4}[-./]\d{1,2}[-./]\d{1,2}\b|\b\d{1,2}[-./]\d{1,2}[-./]\d{4}\b"
+    r"|\b\d{1,2}:\d\d(?::\d\d)?\b|\b\d+ ?[x×*] ?\d+(?: ?[x×*] ?\d+)?\b",
+    re.I,
+)
+# Numbers of books and goods, with the word that says so.
+_CATALOGUED = re.compile(
+    r"\b(?:ISBN|ISSN|ISMN|EAN|UPC|GTIN|ASIN|SKU|DOI|PMID|OCLC)(?:[- ]?1[03])?\b"
+    r"[\s:#.№-]*[\dXx][\dXx ./-]*",
+    re.I,
+)
+_EMAIL = re.compile(r"[^\W_][\w.+-]{0,63}@(?:[^\W_][\w-]{0,62}\.)+[^\W\d_]{2,24}\b")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z\d]{4}){2,7}(?: ?[A-Z\d]{1,3})?\b")
+_CARD = re.compile(r"(?<![\w.,-])\d(?:[ -]?\d){13,15}(?![\w-])")
+# The issuers' first digits and lengths.
+_ISSUERS = re.compile(
+    r"4\d{15}|5[1-5]\d{14}|2[2-7]\d{14}|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}"
+    r"|6(?:011|[45]\d\d)\d{12}|35\d{14}"
+)
+_US_SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d\d-(?!0000)\d{4}(?![\w-])")
+_OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_IPV4 = re.compile(rf"(?<![\w.-])(?:{_OCTET}\.){{3}}{_OCTET}(?![\w-]|\.\d)", re.A)
+_PHONES = re.compile(
+    # International: +49 (0)89 1234-567.
+    r"(?<![\w+.,])\+ ?(?!0)\d(?:[ ./()-]{0,3}\d){7,14}(?![\w-])"
+    # North American: (415) 555-2671, 1-415-555-2671.
+    r"|(?<![\w.,$€£-])(?:1[-. ])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-. ])[2-9]\d\d[-. ]\d{4}"
+    r"(?![\w-])"
+    # National, with the trunk's zero: 089 / 123 45 67, 06 12 34 56 78, 0612345678.
+    r"|(?<![\w.,$€£-])\(?0[1-9]\d{0,3}\)?(?:(?: ?[/-] ?| |\.)\d{2,8}){1,4}(?![\w-])"
+    r"|(?<![\w.,$€£-])0[1-9]\d{8,9}(?![\w-])"
+    # Named as one: Tel.: 555 1234.
+    r"|\b(?:tel|telephone|téléphone|telefon|teléfono|phone|mobile|mobil|handy|fax|call"
+    r"|whatsapp)\b[\s.:#]{0,3}\(?\d(?:[ ./()-]{0,2}\d){5,14}(?![\w-])",
+    re.I,
+)
+_MIN_NATIONAL_DIGITS = 9
+
+
+def find_personal_data(text):
+    """Names the kind of personal data in a text.
+
+    Found are email addresses; phone numbers that are written as such (with a "+", with
+    a North American or a national area code, or after a word such as "Tel."); card
+    numbers of the known issuers with a valid check digit; IBANs with valid ones; US
+    social security numbers; IPv4 addresses of at least seven digits (shorter ones read
+    as versions). Dates, sizes, prices, years and numbers after "ISBN" and its like are
+    none of these. Not found: names and postal addresses, addresses spelled out ("name
+    at example dot org"), local numbers without an area code or a word before them.
+
+    Args:
+        text: str, normalized.
+
+    Returns:
+        `"email"`, `"phone"`, `"card"`, `"iban"`, `"us ssn"` or `"ipv4"`, the first of
+        them in the order email, iban, card, us ssn, ipv4, phone; `None` if there is
+        none.
+
+    Example:
+
+    >>> find_personal_data("Write to jane.doe@example.org")
+    'email'
+    >>> find_personal_data("Call us: +49 89 1234567")
+    'phone'
+    >>> find_personal_data("2021-05-03, 1920x1080, ISBN 978-3-16-148410-0, $1,299.00")
+    """
+    if _EMAIL.search(text):
+        return "email"
+    if _digits(text) < MIN_DIGITS:
+        return None
+    text = _HARMLESS.sub(" ; ", _CATALOGUED.sub(" ; ", text))
+    if _digits(text) < MIN_DIGITS:
+        return None
+    if any(_is_iban(own[0]) for own in _IBAN.finditer(text)):
+        return "iban"
+    if any(_is_card(own[0]) for own in _CARD.finditer(text)):
+        return "card"
+    if _US_SSN.search(text):
+        return "us ssn"
+    if any(_digits(own[0]) >= MIN_DIGITS for own in _IPV4.finditer(text)):
+        return "ipv4"
+    if any(_is_phone(own[0]) for own in _PHONES.finditer(text)):
+        return "phone"
+    return None
+
+
+def _digits(text):
+    return sum(map(str.isdecimal, text))
+
+
+def _is_phone(number):
+    national = number.lstrip("(").startswith("0")
+    return _digits(number) >= (_MIN_NATIONAL_DIGITS if national else MIN_DIGITS)
+
+
+def _is_card(number):
+    digits = [int(own) for own in number if own.isdecimal()]
+    if not _ISSUERS.fullmatch("".join(map(str, digits))):
+        return False
+    # Luhn: every second digit from the right is doubled, its digits are summed.
+    doubled = (sum(divmod(2 * own, 10)) for own in digits[-2::-2])
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def _is_iban(number):
+    # What follows it may look like its last groups.
+    groups = number.split(" ")
+    return any(
+        _has_valid_check("".join(groups[:count])) for count in range(1, len(groups) + 1)
+    )
+
+
+def _has_valid_check(iban):
+    # ISO 7064: letters count from 10 on, the country and check digits come last.
+    if not (iban.isascii() and 15 <= len(iban) <= 34):
+        return False
+    return int("".join(str(int(own, 36)) for own in iban[4:] + iban[:4])) % 97 == 1

@@ -1,0 +1,344 @@
+"""Any readable image as 8-bit RGB on white, or a named reason why not."""
+
+import errno
+import functools
+import io
+import math
+import struct
+import threading
+
+import numpy as np
+from PIL import Image
+
+from align_keras.corpus.svg_drawing import (
+    NO_RENDERER,
+    SvgError,
+    has_renderer,
+    read_svg,
+)
+from align_keras.utils.extras import needs
+from align_keras.utils.files import read_regular
+from align_keras.utils.image_limits import MAX_PIXELS
+
+# Those of `align_keras.images.decode`, whose rule this is too.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+WHITE = (255, 255, 255)
+
+_JPEG_SIDE = 65_500
+_EXIF_WITHIN = 2**16
+_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# `Image.open` warns or raises by a module-wide limit of its own; ours, checked
+# from the same header, replaces it while a file is being opened.
+_OPEN_LOCK = threading.Lock()
+
+
+class ImageError(ValueError):
+    """An image that can't be used, with the reason under which it is counted.
+
+    Args:
+        reason: str, one of `"missing"`, `"empty"`, `"unreadable"`,
+            `"truncated"`, `"oversized"`, `"zero size"` and, without the extra
+            `svg`, `"SVG, which needs resvg-py"`.
+        detail: str, one line on this very image.
+    """
+
+    def __init__(self, reason, detail):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        return ImageError, (self.reason, self.detail)
+
+
+def normalize_image(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
+    """Decodes an image to 8-bit RGB, upright, first frame, on white.
+
+    The rule is that of `align_keras.images.decode`: JPEG, PNG, WebP, GIF and plain BMP.
+    CMYK, grayscale and palette images are converted; of 16 bits the upper
+    eight stay; transparency is composited on white; the EXIF orientation is applied; of
+    an animation the first frame is taken. SVG drawings are rendered in the size that
+    they name, by the extra `svg`.
+
+    Args:
+        source: str or path of a file, or its content as bytes.
+        max_pixels: int, images with more are refused from their header,
+            before anything is decoded.
+        shorter_side: int, in pixels, or None. JPEGs whose shorter side is at least
+            twice as long are decoded at a half, a quarter or an eighth of their size,
+            the smallest that isn't below this, which takes a fraction of the time;
+            all others as they are.
+
+    Returns:
+        `(image, conversion)`: a `PIL.Image.Image` of mode RGB, and a str that
+        names what was done to it (`"svg"`, `"cmyk"`, `"16-bit"`, `"grayscale"`,
+        `"palette"`, `"palette with transparency"`, `"transparency"`,
+        `"animated"`, `"rotated"`, several joined by `", "`), or `None`.
+
+    Raises:
+        ImageError: the image is missing, empty, unreadable, truncated,
+            oversized or of zero size.
+
+    Example:
+
+    >>> import io
+    >>> from PIL import Image
+    >>> file = io.BytesIO()
+    >>> Image.new("CMYK", (3, 2)).save(file, "JPEG")
+    >>> image, conversion = normalize_image(file.getvalue())
+    >>> image.mode, image.size, conversion
+    ('RGB', (3, 2), 'cmyk')
+    """
+    content = _read(source)
+    drawing = _read_svg(content)
+    image = _open(content) if drawing is None else _rendered(drawing)
+    try:
+        _check_size(image, max_pixels)
+        steps = ["animated"] if _is_animated(image) else []
+        if drawing is not None:
+            steps.append("svg")
+        sixteen_bit = _has_sixteen_bits(image)
+        if shorter_side is not None:
+            _decode_smaller(image, shorter_side)
+        turn = _TURNS.get(_orientation(image, content))
+        image.load()
+        upright = image if turn is None else image.transpose(turn)
+        if upright is not image:
+            steps.append("rotated")
+        rgb, kind = _to_rgb(upright)
+        if image.format == "GIF":
+            rgb = _on_white_canvas(rgb, image.dispose_extent)
+    except ImageError:
+        raise
+    except Exception as error:  # Decoders raise whatever a broken file leads to.
+        reason = "truncated" if "truncated" in str(error) else "unreadable"
+        raise ImageError(reason, _one_line(error)) from error
+    for name in _METADATA:  # Whoever looks at it next would turn it again.
+        rgb.info.pop(name, None)
+    if sixteen_bit and kind != "16-bit":
+        steps.append("16-bit")
+    if kind:
+        steps.append(kind)
+    return rgb, ", ".join(steps) or None
+
+
+def image_size(source):
+    """Reads an image's size from its header; nothing is decoded.
+
+    Args:
+        source: as `normalize_image`.
+
+    Returns:
+        `(width, height)` in pixels, as stored, before any rotation by EXIF.
+
+    Raises:
+        ImageError: the image is missing, empty, unreadable or of zero size.
+    """
+    content = _read(source)
+    drawing = _read_svg(content)
+    return _open(content).size if drawing is None else drawing.size
+
+
+@functools.cache
+def opencv():
+    """Returns the module cv2, set to one thread: the corpus's workers take all cores.
+
+    Raises:
+        InputError: if it isn't installed.
+    """
+    with needs("corpus", "images of a corpus are reduced by OpenCV"):
+        import cv2
+    cv2.setNumThreads(1)
+    return cv2
+
+
+def check_jpeg_size(width, height):
+    """Raises if an image is too long for a JPEG.
+
+    Args:
+        width: int, in pixels.
+        height: int, in pixels.
+
+    Raises:
+        ImageError: `"oversized"`, where a side has more than 65,500 pixels, which is
+            libjpeg's limit.
+    """
+    if max(width, height) > _JPEG_SIDE:
+        detail = (
+            f"stored, {width} × {height} pixels are more than {_JPEG_SIDE:,} a side"
+        )
+        raise ImageError("oversized", detail)
+
+
+def _read(source):
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        content = bytes(source)
+    else:
+        try:
+            content = read_regular(source)
+        except FileNotFoundError:
+            raise ImageError("missing", f"no file {source}") from None
+        except OSError as error:
+            reason = "oversized" if error.errno == errno.EFBIG else "unreadable"
+            raise ImageError(reason, _one_line(error)) from error
+    if not content:
+        raise ImageError("empty", "0 bytes")
+    return content
+
+
+def _read_svg(content):
+    """Returns the `SvgDrawing`, or None of anything else."""
+    try:
+        drawing = read_svg(content)
+    except SvgError as error:
+        raise ImageError("unreadable", f"SVG: {_one_line(error)}") from None
+    if drawing is not None and not has_renderer():
+        raise ImageError(
+            NO_RENDERER, 'run `pip install "align-keras[svg]"` to have it rendered'
+        )
+    return drawing
+
+
+def _rendered(drawing):
+    try:
+        return drawing.render()
+    except (SvgError, OSError) as error:
+        raise ImageError("unreadable", f"SVG: {_one_line(error)}") from None
+
+
+def _open(content):
+    with _OPEN_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except Image.UnidentifiedImageError:
+            if _claims_no_pixels(content):
+                raise ImageError("zero size", "no width or no height") from None
+            raise ImageError("unreadable", "no known image format") from None
+        except Exception as error:
+            raise ImageError("unreadable", _one_line(error)) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if image.format == "BMP":
+        _check_bitmap(content)
+    return image
+
+
+def _check_bitmap(content):
+    # Header's size, planes, bits and compression.
+    header, planes, bits, compression = struct.unpack_from("<I8xHHI", content, 14)
+    if header < 40 or planes != 1 or compression or bits not in (1, 4, 8, 24, 32):
+        raise ImageError("unreadable", "a BMP of another kind, or compressed")
+
+
+def _claims_no_pixels(content):
+    # PIL recognizes no format in an image of zero size.
+    if content.startswith(b"\x89PNG") and len(content) >= 24:
+        return 0 in struct.unpack_from(">II", content, 16)
+    if content.startswith(b"GIF8") and len(content) >= 10:
+        return 0 in struct.unpack_from("<HH", content, 6)
+    return False
+
+
+def _check_size(image, max_pixels):
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            "oversized",
+            f"{width} × {height} pixels are more than {max_pixels:,}",
+        )
+
+
+def _decode_smaller(image, shorter_side):
+    # Does nothing but for JPEG, whose scale it chooses so that neither side becomes
+    # smaller than asked for.
+    scale = shorter_side / min(image.size)
+    if image.format == "JPEG" and scale <= 1 / 2:
+        image.draft(None, [math.ceil(side * scale) for side in image.size])
+
+
+def _is_animated(image):
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # A later frame is broken; the first may still be good.
+        return True
+
+
+def _has_sixteen_bits(image):
+    # PIL reads color PNGs of 16 bits as 8-bit modes; only the raw mode of the
+    # file's tiles, gone after loading, tells.
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _orientation(image, content):
+    """Returns the EXIF orientation, or 1, before the pixels are read.
+
+    Not by Pillow, which takes it from XMP, from PNG's text chunks, from behind the
+    pixels and of other types too.
+    """
+    mark = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
+    if mark not in content[:_EXIF_WITHIN]:
+        return 1
+    exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
+    order = ">" if exif.startswith(b"MM") else "<"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, number = struct.unpack_from(f"{order}HHI", exif, entry)
+            if (tag, kind, number) == (0x0112, 3, 1):
+                return struct.unpack_from(f"{order}H2x", exif, entry + 8)[0]
+    except struct.error:  # It ends before.
+        pass
+    return 1
+
+
+def _on_white_canvas(rgb, box):
+    """Makes white what a GIF's first frame leaves free, in place of its first color."""
+    if box == (0, 0, *rgb.size):
+        return rgb
+    white = Image.new("RGB", rgb.size, WHITE)
+    white.paste(rgb.crop(box), box)
+    return white
+
+
+def _to_rgb(image):
+    mode = image.mode
+    if mode == "I" or mode.startswith("I;"):
+        return _scaled_to_eight_bits(image), "16-bit"
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        clear = rgba.getextrema()[3][0] < 255
+        white = Image.new("RGB", rgba.size, WHITE)
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        if mode in ("P", "PA"):
+            return white, "palette with transparency" if clear else "palette"
+        if clear:
+            return white, "transparency"
+        return white, "grayscale" if mode in ("L", "LA", "La", "1") else None
+    kinds = {"1": "grayscale", "L": "grayscale", "P": "palette", "CMYK": "cmyk"}
+    kind = None if mode == "RGB" else kinds.get(mode, mode.lower())
+    return image if mode == "RGB" else image.convert("RGB"), kind
+
+
+def _scaled_to_eight_bits(image):
+    values = np.asarray(image)
+    scaled = (values >> 8).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        scaled[values == clear] = 255
+    return Image.fromarray(scaled).convert("RGB")
+
+
+def _one_line(error):
+    return " ".join(str(error).split()) or type(error).__name__

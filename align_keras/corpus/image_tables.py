@@ -1,0 +1,398 @@
+"""From kept pairs to stored images with all their captions.
+
+1. A map and a reduce over files: `cut_table` cuts each table by its images' keys, then
+   `group_piece` sorts each piece of all tables, so that what comes out depends neither
+   on the order of the sources nor on the number of workers.
+2. `store_images` decodes each image once: checked, hashed and stored in small.
+   Near-duplicate removal and the shards take the stored form.
+3. `kept_images` and `kept_captions` read what stays.
+"""
+
+import collections
+import contextlib
+import hashlib
+import importlib
+import pathlib
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from align_keras.corpus.duplicates.hashes import perceptual_hash
+from align_keras.corpus.duplicates.near_duplicates import DUPLICATE
+from align_keras.corpus.filters.rules import primary_language
+from align_keras.corpus.image import (
+    ImageError,
+    check_jpeg_size,
+    normalize_image,
+    opencv,
+)
+from align_keras.corpus.parquet_tables import (
+    arrow,
+    pair_schema,
+    read_rows,
+    table_writer,
+)
+from align_keras.corpus.sources import is_remote, read_location
+from align_keras.utils.errors import InputError
+from align_keras.utils.image_limits import MAX_PIXELS
+
+TEXTS = ("caption", "rule", "language", "page_url", "source")
+
+
+def image_schema():
+    """Returns the schema of a table of images, a `pyarrow.Schema`."""
+    pa = arrow()
+    text = pa.struct([(name, pa.string()) for name in TEXTS])
+    return pa.schema(
+        [
+            ("image_key", pa.string()),
+            ("image", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("captions", pa.list_(text)),
+        ]
+    )
+
+
+def cut_table(task):
+    """Cuts one table of pairs into pieces by the keys of the images.
+
+    Args:
+        task: dict with `table` (str, the file), `folder` (str) and `pieces` (int).
+
+    Returns:
+        dict: `local` and `remote`, how many pairs have their image here and not.
+    """
+    name = pathlib.Path(task["table"]).stem
+    counts = {"local": 0, "remote": 0}
+    with contextlib.ExitStack() as stack:
+        appends = [
+            stack.enter_context(
+                table_writer(piece_path(task["folder"], name, number), pair_schema())
+            )
+            for number in range(task["pieces"])
+        ]
+        for row in read_rows(task["table"]):
+            if is_remote(row["image"]):
+                counts["remote"] += 1
+                continue
+            counts["local"] += 1
+            key = row["image_key"].encode()
+            appends[zlib.crc32(key) % len(appends)]([row])
+    return counts
+
+
+def group_piece(task):
+    """Gathers the pairs of each image of one piece.
+
+    Equal captions of an image count once, with the smallest of their origins.
+
+    Args:
+        task: dict with `folder` (str), `names` (list of str, the tables that were
+            cut), `piece` (int) and `table` (str, the file to write).
+
+    Returns:
+        dict: `images` and `pairs`.
+    """
+    found = {}
+    for name in task["names"]:
+        for row in read_rows(piece_path(task["folder"], name, task["piece"])):
+            found.setdefault(row["image_key"], []).append(row)
+    pairs = 0
+    with table_writer(task["table"], image_schema()) as append:
+        for key, rows in sorted(found.items()):
+            first = min(rows, key=lambda row: row["image"])
+            image = {name: first[name] for name in ("image", "width", "height")}
+            captions = _captions(rows)
+            append([{"image_key": key, **image, "captions": captions}])
+            pairs += len(captions)
+    return {"pictures": len(found), "pairs": pairs}
+
+
+def _captions(rows):
+    origins = sorted(tuple(row[name] for name in TEXTS) for row in rows)
+    first = {}
+    for origin in origins:
+        first.setdefault(origin[0], origin)
+    return [dict(zip(TEXTS, origin, strict=True)) for origin in first.values()]
+
+
+def piece_path(folder, name, number):
+    """Where the piece of a table lies."""
+    return pathlib.Path(folder, f"{name}-{number:05d}.parquet")
+
+
+_BLOCKS = 8
+# Some tens of megabytes of JPEGs.
+_IMAGES_PER_GROUP = 500
+
+
+def stored_schema():
+    """Returns the schema of a table of stored images, a `pyarrow.Schema`.
+
+    `fault` and `detail` are empty for a good image; a bad one has no `jpeg`.
+    """
+    pa = arrow()
+    texts = ("image_key", "pixel_key", "fault", "detail", "conversion")
+    return pa.schema(
+        [
+            *((name, pa.string()) for name in texts),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("perceptual_hash", pa.binary()),
+            ("jpeg", pa.binary()),
+        ]
+    )
+
+
+def store_images(task):
+    """Decodes the images of one piece and writes them in their stored form.
+
+    Args:
+        task: dict with `group` (str, a table of `group_piece`), `table` (str, the
+            file to write), `shorter_side`, `keep_aspect` and `quality` (as
+            `store_image`), `max_pixels` (int, of what is decoded) and `refuse`
+            (str, `"module:function"`, or None).
+
+    Returns:
+        dict: `images`, how many are good, and `faults`, how many aren't by reason.
+    """
+    refuse = load_hook(task["refuse"])
+    good, faults = 0, {}
+    with table_writer(task["table"], stored_schema(), _IMAGES_PER_GROUP) as append:
+        for row in read_rows(task["group"]):
+            stored = {"image_key": row["image_key"], "fault": "", "detail": ""}
+            try:
+                content = read_location(row["image"])
+                stored |= store_image(
+                    content,
+                    task["shorter_side"],
+                    task["quality"],
+                    keep_aspect=task["keep_aspect"],
+                    refuse=refuse,
+                    max_pixels=task["max_pixels"],
+                )
+                good += 1
+            except ImageError as error:
+                stored |= {"fault": error.reason, "detail": error.detail}
+                faults[error.reason] = faults.get(error.reason, 0) + 1
+            append([stored])
+    return {"pictures": good, "faults": faults}
+
+
+def load_hook(name):
+    """Returns the function that `"module:function"` names; None of None.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"pictures.refuse must be module:function that Python can import, received "
+            f"{name!r} ({error}); put the module on PYTHONPATH."
+        ) from None
+    return found
+
+
+def store_image(
+    content,
+    shorter_side,
+    quality,
+    *,
+    keep_aspect=True,
+    refuse=None,
+    max_pixels=MAX_PIXELS,
+):
+    """Brings one image into its stored form.
+
+    Args:
+        content: bytes of a file.
+        shorter_side: int, in pixels; smaller images keep their size.
+        quality: int, of the JPEG.
+        keep_aspect: bool; false makes a square of what isn't smaller.
+        refuse: callable, `PIL.Image.Image` → bool, or None.
+        max_pixels: int; images with more aren't decoded.
+
+    Returns:
+        dict by the columns of `stored_schema`, without those of the faults.
+
+    Raises:
+        ImageError: it can't be decoded, or is refused.
+    """
+    # Pillow keeps so many blocks of 16 MiB for the next image; getting fresh memory
+    # from the system took a third of the time.
+    Image.core.set_blocks_max(_BLOCKS)
+    image, conversion = normalize_image(
+        content, max_pixels=max_pixels, shorter_side=shorter_side
+    )
+    if refuse is not None and refuse(image):
+        raise ImageError("refused", "by pictures.refuse")
+    cv2 = opencv()
+    pixels = _reduced(_pixels(image), shorter_side, keep_aspect)
+    height, width = pixels.shape[:2]
+    check_jpeg_size(width, height)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
+    jpeg = _jpeg(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR), quality)
+    return {
+        # Equal pixels make equal bytes, of which there are fewer to read.
+        "pixel_key": hashlib.blake2b(jpeg, digest_size=16).hexdigest(),
+        "conversion": conversion or "",
+        "width": width,
+        "height": height,
+        "perceptual_hash": perceptual_hash(grey),
+        "jpeg": jpeg,
+    }
+
+
+def _pixels(image):
+    """Returns the image's uint8 array (height, width, 4), of which three count.
+
+    It shares the memory of Pillow, where its version can and the image lies in one
+    piece of memory; a copy takes as long as the hash.
+    """
+    if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
+        try:
+            values = arrow().array(image).values
+        except ValueError:  # Larger than one of Pillow's blocks.
+            pass
+        else:
+            pixels = np.frombuffer(values.buffers()[1], np.uint8)
+            return pixels.reshape(image.height, image.width, 4)
+    return np.asarray(image.convert("RGBA"))
+
+
+def _reduced(pixels, side, keep_aspect):
+    """Returns the image with a shorter side of at most `side` pixels.
+
+    Where a side becomes less than half, or less than a third in a square, areas are
+    averaged; else bilinear samples are near enough, as in the paper's own resizing.
+    """
+    shape = pixels.shape[:2]
+    if min(shape) < side:
+        return pixels
+    scale = side / min(shape)
+    target = [round(length * scale) if keep_aspect else side for length in shape]
+    if list(shape) == target:
+        return pixels
+    cv2 = opencv()
+    largest = max(old / new for old, new in zip(shape, target, strict=True))
+    limit = 2 if keep_aspect else 3
+    method = cv2.INTER_LINEAR if largest < limit else cv2.INTER_AREA
+    return cv2.resize(pixels, target[::-1], interpolation=method)
+
+
+def _jpeg(pixels, quality):
+    """Encodes an array in OpenCV's order of colors, subsampled, as Pillow would."""
+    cv2 = opencv()
+    encoded = cv2.imencode(
+        ".jpg",
+        pixels,
+        [
+            *(cv2.IMWRITE_JPEG_QUALITY, quality),
+            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
+        ],
+    )
+    return encoded[1].tobytes()
+
+
+def kept_images(groups, stored, dropped):
+    """Yields what stays, in the order of the pieces and of the keys in each.
+
+    Captions of an image that left because another has equal pixels are the other's.
+
+    Args:
+        groups: list of str, the tables of `group_piece`.
+        stored: list of str, the tables of `store_images`, in the same order.
+        dropped: list of `Dropped`, or of such as lists.
+
+    Yields:
+        dict with `id`, `image` (bytes, JPEG), `image_key` (of the stored pixels),
+        `width` and `height` (of the image as it came, in pixels), `location`, and
+        the lists `captions`, `rules`, `languages`, `page_urls` and `sources`, one
+        entry a caption.
+    """
+    inherited = _inherited(groups, dropped)
+    columns = ["image_key", "pixel_key", "fault", "jpeg"]
+    for texts, image in _staying(groups, stored, dropped, columns):
+        captions = _merged(texts, inherited)
+        lists = {f"{name}s": [text[name] for text in captions] for name in TEXTS}
+        yield {
+            "id": texts["image_key"],
+            "image": image["jpeg"],
+            "image_key": image["pixel_key"],
+            "width": texts["width"],
+            "height": texts["height"],
+            "location": texts["image"],
+            **lists,
+        }
+
+
+def kept_captions(groups, stored, dropped):
+    """Yields the captions of what stays, without reading the images.
+
+    Args:
+        groups: as `kept_images`.
+        stored: as `kept_images`.
+        dropped: as `kept_images`.
+
+    Yields:
+        (caption, language), both str, the latter without its region.
+    """
+    for texts in kept_texts(groups, stored, dropped):
+        for text in texts["captions"]:
+            yield text["caption"], primary_language(text["language"])
+
+
+def kept_texts(groups, stored, dropped):
+    """Yields the rows of `groups` that stay, with all captions that are theirs.
+
+    Args:
+        groups: as `kept_images`.
+        stored: as `kept_images`.
+        dropped: as `kept_images`.
+
+    Yields:
+        dict, as `image_schema` says.
+    """
+    inherited = _inherited(groups, dropped)
+    for texts, _ in _staying(groups, stored, dropped, ["image_key", "fault"]):
+        yield {**texts, "captions": _merged(texts, inherited)}
+
+
+def _staying(groups, stored, dropped, columns):
+    left = {own[0] for own in dropped}
+    for group, images in zip(groups, stored, strict=True):
+        rows = zip(read_rows(group), read_rows(images, columns), strict=True)
+        for texts, image in rows:
+            if not image["fault"] and image["image_key"] not in left:
+                yield texts, image
+
+
+def _inherited(groups, dropped):
+    """Collects the captions that images with equal pixels leave behind."""
+    heirs = {own[0]: own[2] for own in dropped if own[1] == DUPLICATE}
+    inherited = collections.defaultdict(list)
+    if heirs:
+        for group in groups:
+            for texts in read_rows(group, ["image_key", "captions"]):
+                if texts["image_key"] in heirs:
+                    heir = heirs[texts["image_key"]]
+                    inherited[heir].extend(texts["captions"])
+    return inherited
+
+
+def _merged(texts, inherited):
+    """Returns an image's captions and the inherited ones, each once."""
+    own = inherited.get(texts["image_key"])
+    if own is None:
+        return texts["captions"]
+    rows = sorted(
+        [*texts["captions"], *own], key=lambda text: [text[name] for name in TEXTS]
+    )
+    return list({row["caption"]: row for row in reversed(rows)}.values())[::-1]

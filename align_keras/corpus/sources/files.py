@@ -1,0 +1,221 @@
+"""The files of a source: found, shared out, and told apart from changed ones."""
+
+import errno
+import hashlib
+import os
+from typing import NamedTuple
+
+from align_keras.corpus.sources.pair import Part
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import open_regular
+
+# A part's share of small files: enough that starting it costs little, few enough
+# that their names travel easily and the work is spread.
+FILES_A_PART = 200
+BYTES_A_PART = 16_000_000
+
+
+class SourceFile(NamedTuple):
+    """A file of a source.
+
+    Attributes:
+        name: str, relative to the source's folder.
+        size: int, bytes.
+        modified: int, nanoseconds.
+    """
+
+    name: str
+    size: int
+    modified: int
+
+
+def list_files(folder, suffixes):
+    """Finds the files of a folder and its subfolders.
+
+    Args:
+        folder: str.
+        suffixes: str or tuple of str in lower case that names end in, capitals alike.
+
+    Returns:
+        list of `SourceFile` in the order of their names. Hidden files and folders,
+        links to folders (they may form a circle) and files that vanish meanwhile
+        are left out.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> open(os.path.join(folder, "A.HTML"), "w").close()
+    >>> [file.name for file in list_files(folder, (".html", ".htm"))]
+    ['A.HTML']
+    """
+    found = []
+    for place, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if name.startswith(".") or not name.lower().endswith(suffixes):
+                continue
+            path = os.path.join(place, name)
+            try:
+                state = os.stat(path)
+            except OSError:
+                continue
+            relative = os.path.relpath(path, folder)
+            found.append(SourceFile(relative, state.st_size, state.st_mtime_ns))
+    # The bytes of the names: the same order whatever the machine's language.
+    return sorted(found, key=lambda file: os.fsencode(file.name))
+
+
+def one_file(path):
+    """Returns the `SourceFile` of a path, named within its folder; None if gone."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return None
+    return SourceFile(os.path.basename(path), state.st_size, state.st_mtime_ns)
+
+
+def group_files(files):
+    """Shares small files out, by their order and sizes alone.
+
+    Args:
+        files: list of `SourceFile`.
+
+    Returns:
+        list of tuples of str, names of at most 200 files or 16 MB together; larger
+        files stand alone.
+
+    Example:
+
+    >>> files = [SourceFile(f"{own}.html", 9_000_000, 0) for own in "abc"]
+    >>> group_files(files)
+    [('a.html',), ('b.html',), ('c.html',)]
+    """
+    groups, names, size = [], [], 0
+    for file in files:
+        full = len(names) == FILES_A_PART or size + file.size > BYTES_A_PART
+        if names and full:
+            groups.append(tuple(names))
+            names, size = [], 0
+        names.append(file.name)
+        size += file.size
+    return [*groups, tuple(names)] if names else groups
+
+
+def fingerprint(words, files):
+    """Names what a source holds, without reading its files.
+
+    Args:
+        words: iterable of str, whatever else the source depends on.
+        files: iterable of `SourceFile`.
+
+    Returns:
+        str, 32 hexadecimal digits: another one when a file is added, removed or
+        renamed, or its size or time of change differs.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for word in words:
+        digest.update(os.fsencode(word) + b"\0")
+    for file in files:
+        line = f"{file.size} {file.modified}"
+        digest.update(os.fsencode(file.name) + b"\0" + line.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def where(path):
+    """Returns a path as any terminal and log can show it."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def count_os_error(counter, path, error):
+    """Counts a file that can't be opened.
+
+    Args:
+        counter: `align_keras.corpus.drop_counter.DropCounter`.
+        path: str.
+        error: OSError. One that says that nobody may read the file, or that it isn't a
+            regular one, lasts; any other means that the file, its folder or its disk
+            has gone: `"vanished"`.
+    """
+    lasting = isinstance(error, PermissionError | IsADirectoryError)
+    lasting |= error.errno == errno.EINVAL  # A pipe or a device.
+    reason = "unreadable" if lasting else "vanished"
+    counter.drop(reason, where(path), error.strerror or type(error).__name__)
+
+
+def read_whole(path, counter, limit=64_000_000):
+    """Reads a file, or counts why it can't be read.
+
+    Args:
+        path: str.
+        counter: `align_keras.corpus.drop_counter.DropCounter`.
+        limit: int, bytes; a larger file is `"oversized"`.
+
+    Returns:
+        bytes, or None.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        count_os_error(counter, path, error)
+        return None
+    if len(content) > limit:
+        counter.drop("oversized", where(path), f"more than {limit:,} bytes")
+        return None
+    return content
+
+
+RECORDS_A_PART = 10_000
+
+
+def record_ranges(kind, root, name, total, options=()):
+    """Shares the records of a file out.
+
+    Args:
+        kind: str.
+        root: str, the file's folder.
+        name: str, the file.
+        total: int, its number of records.
+        options: tuple of `(name, value)`.
+
+    Returns:
+        list of `Part` of at most 10,000 records, at least one: what was dropped
+        while listing is counted by the first.
+
+    Example:
+
+    >>> parts = record_ranges("table", "/data", "a.csv", 25_000)
+    >>> [(part.start, part.stop) for part in parts]
+    [(0, 10000), (10000, 20000), (20000, 25000)]
+    """
+    starts = range(0, max(total, 1), RECORDS_A_PART)
+    return [
+        Part(kind, root, (name,), own, min(own + RECORDS_A_PART, total), total, options)
+        for own in starts
+    ]
+
+
+def read_range(part, counter, load):
+    """Yields the records of a part of a file, and counts what the file's list dropped.
+
+    Args:
+        part: `Part`, as `record_ranges` makes it.
+        counter: `DropCounter`; a file that has gone or changed is `"vanished"`.
+        load: callable, (path, time of change) → (list of records, `DropCounter`).
+    """
+    path = os.path.join(part.root, part.files[0])
+    try:
+        records, dropped = load(path, os.stat(path).st_mtime_ns)
+    except OSError as error:
+        count_os_error(counter, path, error)
+        return
+    except InputError as error:
+        counter.drop("vanished", where(path), f"the file has changed: {error}")
+        return
+    if len(records) != part.total:
+        counter.drop("vanished", where(path), "the file has changed")
+        return
+    if part.start == 0:
+        counter.add(dropped)
+    yield from records[part.start : part.stop]

@@ -1,0 +1,53 @@
+"""Kind `folder`: images NAME.jpg beside NAME.txt, with one caption a line.
+
+The rules are those of `align_keras.corpus.pair_files`; here the images are shared
+out, so that a folder of millions is read by many workers.
+"""
+
+import os
+
+from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
+from align_keras.corpus.sources.files import group_files, read_whole, where
+from align_keras.corpus.sources.location import path_location
+from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.utils.errors import InputError
+
+# The texts count for the fingerprint.
+SUFFIXES = (*IMAGE_SUFFIXES, ".txt")
+
+
+def list_parts(kind, root, files, options):
+    """Shares the images out, up to 200 a part."""
+    images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
+    return [Part(kind, root, names) for names in group_files(images)]
+
+
+def read(part, counter):
+    """Yields the pairs of a part's images, those of one image together."""
+    for name in part.files:
+        path = os.path.join(part.root, name)
+        text_path = _text_path(path)
+        if text_path is None:
+            if os.path.lexists(path):
+                counter.drop("no caption file", where(path))
+            else:
+                counter.drop("vanished", where(path))
+            continue
+        content = read_whole(text_path, counter)
+        if content is None:
+            continue
+        try:
+            text = decode(where(text_path), content, "utf-8")
+        except InputError:
+            counter.drop("wrong encoding", where(text_path), "not UTF-8")
+            continue
+        # Blank lines between captions are layout, a file of nothing else is bad.
+        lines = [line for line in text.splitlines() if line.strip()] or [""]
+        for caption in dict.fromkeys(lines):
+            yield SourcePair(path_location(path), caption)
+
+
+def _text_path(path):
+    stem = os.path.splitext(path)[0]
+    paths = (stem + ".txt", stem + ".TXT")
+    return next((own for own in paths if os.path.lexists(own)), None)

@@ -1,0 +1,127 @@
+"""What every source gives: pairs, and the parts in which workers read them."""
+
+import dataclasses
+from typing import NamedTuple
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Part:
+    """A few small files, one file, or a range of a big one.
+
+    Small and picklable, so that it travels to workers. Parts of a source compare in
+    the source's order.
+
+    Attributes:
+        kind: str, the source's kind.
+        root: str, absolute: the folder that `files` lie in.
+        files: tuple of str, relative to `root`.
+        start: int, the first record (of Parquet: the first row group) of the range.
+        stop: int, the one behind the last; 0 means all of the file.
+        total: int, how many records the file had when it was listed, 0 where that
+            isn't known: a file with another number has changed, and its ranges mean
+            nothing any more.
+        options: tuple of `(name, value)` of str.
+    """
+
+    kind: str
+    root: str
+    files: tuple
+    start: int = 0
+    stop: int = 0
+    total: int = 0
+    options: tuple = ()
+
+    def __str__(self):
+        names = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
+        span = f"[{self.start}:{self.stop}]" if self.stop else ""
+        return f"{self.kind}:{self.root}/{names}{span}"
+
+
+RULES = ("alt", "title", "figcaption", "caption")
+# Names of columns in upper and lower case alike, the first that is there counts.
+# img2dataset writes the caption twice, as `caption` and as `txt`.
+_COLUMNS = {
+    "caption": ("caption", "txt", "text", "alt_text", "alt", "title", "description"),
+    "rule": ("rule",),
+    "language": ("language", "lang"),
+    "page_url": ("page_url",),
+    "url": ("url", "image_url"),
+}
+
+
+class SourcePair(NamedTuple):
+    """An image and one text about it, as a source gives them.
+
+    Attributes:
+        image: str, the location of the image, as
+            `align_keras.corpus.sources.location` describes it.
+        caption: str.
+        rule: str, one of `RULES`: where the caption stood.
+        language: str in lower case, such as `"en-us"`; "" where unknown.
+        page_url: str, the page or the record that the pair comes from; "" where
+            the source doesn't name one.
+    """
+
+    image: str
+    caption: str
+    rule: str = "caption"
+    language: str = ""
+    page_url: str = ""
+
+
+def columns_of(names):
+    """Finds which of a table's columns hold the parts of a pair.
+
+    Args:
+        names: iterable of str, the table's own.
+
+    Returns:
+        dict from `"caption"`, `"rule"`, `"language"`, `"page_url"` and `"url"`, those
+        that the table has, to the table's own names.
+
+    Example:
+
+    >>> columns_of(["URL", "TEXT", "key"])
+    {'caption': 'TEXT', 'url': 'URL'}
+    """
+    own = {name.lower(): name for name in reversed(list(names))}
+    found = {}
+    for part, guesses in _COLUMNS.items():
+        name = next((own[guess] for guess in guesses if guess in own), None)
+        if name is not None:
+            found[part] = name
+    return found
+
+
+def pair_from_columns(image, row, columns=None):
+    """Makes a pair of a record that img2dataset wrote, or one like it.
+
+    Args:
+        image: str, the image's location.
+        row: dict from column to value, such as a sample's JSON.
+        columns: dict as `columns_of` returns it, where many rows have the same
+            columns; found for this row by default.
+
+    Returns:
+        `SourcePair`; what the row lacks, or isn't a str, is "". Rules that aren't
+        ours, and none, are `"caption"`. Without a `page_url` the image's `url`
+        stands for it.
+
+    Example:
+
+    >>> row = {"caption": "A cat", "url": "https://example.org/a.jpg", "rule": None}
+    >>> pair_from_columns("/tmp/a.jpg", row)
+    SourcePair(image='/tmp/a.jpg', caption='A cat', rule='caption', language='',
+    page_url='https://example.org/a.jpg')
+    """
+    columns = columns_of(row) if columns is None else columns
+    found = {part: row.get(name) for part, name in columns.items()}
+    texts = {part: text for part, text in found.items() if isinstance(text, str)}
+    rule = texts.get("rule")
+    return SourcePair(
+        image=image,
+        caption=texts.get("caption", ""),
+        rule=rule if rule in RULES else "caption",
+        language=texts.get("language", ""),
+        page_url=texts.get("page_url") or texts.get("url", ""),
+    )

@@ -1,1 +1,0 @@
-"""What Beam's workers do in each stage: functions of JSON-ready tasks."""

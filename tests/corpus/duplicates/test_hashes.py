@@ -1,0 +1,217 @@
+"""Copies made by PIL get close hashes, other images and plain ones don't."""
+
+import io
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageOps
+
+from align_keras.corpus.duplicates import hashes as module
+from align_keras.corpus.duplicates.hashes import (
+    THRESHOLD,
+    hamming_distance,
+    hash_array,
+    mirrored,
+    perceptual_hash,
+)
+from align_keras.utils.errors import InputError
+
+pytestmark = pytest.mark.ci
+
+STAMPS = pathlib.Path("/usr/share/tuxpaint/stamps")
+
+
+def drawing(seed, size=(320, 240)):
+    """Forty shapes at random on a sky: nothing plain, nothing symmetric."""
+    random = np.random.default_rng(seed)
+    image = Image.new("RGB", size, tuple(random.integers(120, 256, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(40):
+        center = random.uniform(0, 1, 2) * size
+        reach = random.uniform(0.03, 0.2, 2) * size
+        box = [*(center - reach), *(center + reach)]
+        color = tuple(random.integers(0, 256, 3).tolist())
+        if random.random() < 0.5:
+            draw.ellipse(box, fill=color)
+        else:
+            draw.rectangle(box, fill=color)
+    return image
+
+
+def encoded(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return Image.open(file).convert("RGB")
+
+
+def watermarked(image):
+    image = image.copy()
+    ImageDraw.Draw(image).text((5, 5), "(c) example.org", fill=(128, 128, 128))
+    return image
+
+
+COPIES = {
+    "half": lambda image: image.resize((image.width // 2, image.height // 2)),
+    "double": lambda image: image.resize((image.width * 2, image.height * 2)),
+    "JPEG 75": lambda image: encoded(image, "JPEG", quality=75),
+    "JPEG 30": lambda image: encoded(image, "JPEG", quality=30),
+    "WebP": lambda image: encoded(image, "WEBP", quality=60),
+    "flipped": ImageOps.mirror,
+    "watermark": watermarked,
+    "grey": lambda image: image.convert("L").convert("RGB"),
+    "squeezed": lambda image: image.resize((image.width, image.height * 3 // 4)),
+}
+
+
+def distance(first, second):
+    """The definition by loops: wholes against views, mirrored or not."""
+    first, second = hash_array([perceptual_hash(first), perceptual_hash(second)])
+    pairs = [(first[0], view) for view in second] + [(second[0], v) for v in first]
+    return min(
+        int(hamming_distance(turned, view))
+        for whole, view in pairs
+        for turned in (whole, mirrored(whole))
+        if whole.any() and view.any()
+    )
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_are_close(kind):
+    for seed in range(8):
+        image = drawing(seed)
+        assert distance(image, COPIES[kind](image)) <= THRESHOLD
+
+
+def test_a_symmetric_drawing_is_close_to_its_copies():
+    half = drawing(3, (160, 240))
+    image = Image.new("RGB", (320, 240))
+    image.paste(half, (0, 0))
+    image.paste(ImageOps.mirror(half), (160, 0))
+    for copy in COPIES.values():
+        assert distance(image, copy(image)) <= THRESHOLD
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_crop_of_a_corner_is_close_to_a_view(side):
+    for seed in range(8):
+        image = drawing(seed, (320, 320))
+        left = 0 if side == "left" else 20
+        crop = image.crop((left, 0, left + 300, 300))  # 4 of 64 thumbnail pixels.
+        assert distance(image, crop) <= THRESHOLD
+        assert distance(crop, image) <= THRESHOLD
+    whole = perceptual_hash(image, crops=False), perceptual_hash(crop, crops=False)
+    assert hamming_distance(*hash_array(whole)[:, 0]) > THRESHOLD
+
+
+def test_different_images_are_far():
+    images = [drawing(seed) for seed in range(30)]
+    hashes = hash_array([perceptual_hash(image, crops=False) for image in images])
+    pairs = hashes[:, None, 0], hashes[None, :, 0]
+    distances = hamming_distance(*pairs)[np.triu_indices(30, 1)]
+    assert distances.min() > 2 * THRESHOLD
+
+
+@pytest.mark.skipif(not STAMPS.exists(), reason="needs tuxpaint-stamps-default")
+def test_real_stamps():
+    paths = sorted(STAMPS.glob("animals/birds/**/*.png"))[:40:20]
+    white = Image.new("RGBA", (400, 400), "white")
+    images = []
+    for path in paths:
+        stamp = Image.open(path).convert("RGBA").resize((400, 400))
+        images.append(Image.alpha_composite(white, stamp).convert("RGB"))
+    for image in images:
+        for copy in COPIES.values():
+            assert distance(image, copy(image)) <= THRESHOLD
+    assert distance(*images) > 2 * THRESHOLD
+
+
+def disc():
+    image = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(image).ellipse((40, 40, 160, 160), fill="navy")
+    return image
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("RGB", (300, 200), "white"),
+        Image.new("RGB", (1, 1), "red"),
+        Image.linear_gradient("L").convert("RGB"),
+        encoded(Image.new("RGB", (300, 200), (90, 200, 30)), "JPEG", quality=30),
+        disc(),
+    ],
+)
+def test_plain_images_have_no_hash(image):
+    assert perceptual_hash(image) == bytes(96)
+    assert perceptual_hash(image, crops=False) == bytes(16)
+
+
+@pytest.mark.parametrize("view", range(6))
+def test_the_hash_is_the_signs_of_scipys_cosine_transform(view):
+    fft = pytest.importorskip("scipy.fft")
+    grey = np.asarray(drawing(1, (256, 256)).convert("L"))
+    thumbnail = np.rint(grey.reshape(64, 4, 64, 4).mean((1, 3)))
+    top, left, bottom, right = module.VIEWS[view]
+    window = thumbnail[top:bottom, left:right]
+    spectrum = fft.dctn(window, norm="ortho") / np.sqrt(window.size)
+    squares = sorted(
+        (down**2 + across**2, down, across)
+        for down in range(16)
+        for across in range(16)
+    )[1:65]
+    numbers = np.array([spectrum[down, across] for _, down, across in squares])
+    zero = 0.1 * np.sqrt((numbers**2).mean())
+    words = hash_array([perceptual_hash(grey)])[0, view]
+    for place, number in enumerate(numbers):
+        assert bool(int(words[0]) >> place & 1) == (number > zero)
+        assert bool(int(words[1]) >> place & 1) == (number < -zero)
+
+
+@pytest.mark.parametrize("size", [(320, 240), (1500, 300)])
+def test_a_image_or_its_grey_pixels(size):
+    image = drawing(1, size)
+    assert perceptual_hash(np.asarray(image.convert("L"))) == perceptual_hash(image)
+
+
+def test_the_smallest_detail_of_a_large_image_is_averaged():
+    # 253 lines of one pixel, of which 256 samples would make three broad ones.
+    pixels = np.asarray(drawing(1, (1518, 1518)).convert("L")) // 2
+    lined = pixels.copy()
+    lined[::6] += 120
+    hashes = hash_array([perceptual_hash(own, crops=False) for own in (pixels, lined)])
+    assert hamming_distance(*hashes[:, 0]) <= THRESHOLD // 2
+
+
+def test_mirrored_is_the_mirror_images_hash():
+    image = drawing(2, (64, 64))
+    plain, turned = hash_array(
+        [perceptual_hash(image), perceptual_hash(ImageOps.mirror(image))]
+    )
+    np.testing.assert_array_equal(mirrored(plain)[0], turned[0])
+    # The mirrored left corner is the right one.
+    np.testing.assert_array_equal(mirrored(plain)[2], turned[3])
+    np.testing.assert_array_equal(mirrored(mirrored(plain)), plain)
+    assert (mirrored(plain)[0] != plain[0]).any()
+
+
+def test_bits_are_counted_as_python_counts_them():
+    random = np.random.default_rng(0)
+    words = random.integers(0, 1 << 64, (50, 2, 2), np.uint64)
+    expected = [
+        sum((int(a) ^ int(b)).bit_count() for a, b in zip(*pair, strict=True))
+        for pair in words
+    ]
+    assert hamming_distance(words[:, 0], words[:, 1]).tolist() == expected
+    # What NumPy 1 uses.
+    assert module._count_by_table(words).sum((1, 2)).tolist() == [
+        sum(int(word).bit_count() for word in pair.ravel()) for pair in words
+    ]
+
+
+def test_hashes_of_two_lengths_are_refused():
+    assert hash_array([]).shape == (0, 6, 2)
+    with pytest.raises(InputError, match="one length.*16, 96"):
+        hash_array([bytes(16), bytes(96)])
+    with pytest.raises(InputError, match="one length"):
+        hash_array([bytes(15)])

@@ -1,0 +1,174 @@
+"""Pairs in memory, against sets and counters, and against the tables' tasks."""
+
+import random
+from typing import NamedTuple
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+from filter_reference import filter_reference
+
+from align_keras.corpus import Pair, Thresholds, filter_pairs
+from align_keras.corpus import filter_pairs as module_or_function
+from align_keras.corpus.filters.counts import choose_frequent, count_texts, merge_counts
+from align_keras.corpus.filters.rules import REASONS
+from align_keras.corpus.filters.tables import filter_table, merge_results
+from align_keras.utils.errors import InputError
+
+words = st.sampled_from(["a", "B", "b", "猫", "é", "x1", "jane@example.org"])
+captions = st.builds(
+    lambda own, gap: gap.join(own), st.lists(words, max_size=5), st.sampled_from(" -")
+) | st.sampled_from(["", "  a  b ", "A b", "a b"])
+pairs_strategy = st.lists(
+    st.builds(
+        Pair,
+        st.sampled_from([(0, 0), (10, 10), (11, 22), (22, 11), (21, 11), (90, 60)]),
+        st.sampled_from("pqr"),
+        captions,
+        st.sampled_from(["", "en", "en-GB", "de"]),
+    ),
+    max_size=15,
+)
+thresholds_strategy = st.builds(
+    Thresholds,
+    min_shorter_side=st.sampled_from([0, 10]),
+    max_aspect=st.sampled_from([2.0, 9.0]),
+    max_pixels=st.sampled_from([231, 9999]),
+    max_texts_per_image=st.integers(1, 6),
+    max_images_per_text=st.integers(1, 3),
+    min_unigrams=st.integers(1, 3),
+    max_unigrams=st.integers(3, 4),
+    frequent_ngrams=st.integers(0, 30),
+    languages=st.sampled_from([(), ("en",), ("", "de")]),
+    drop_personal_data=st.booleans(),
+)
+
+
+@hypothesis.settings(max_examples=300)
+@hypothesis.given(pairs_strategy, thresholds_strategy)
+def test_as_sets_and_counters(pairs, thresholds):
+    # The rule of words of the reference knows no punctuation.
+    pairs = [own._replace(caption=own.caption.replace("-", " - ")) for own in pairs]
+    kept, counts = filter_pairs(iter(pairs), thresholds)
+    expected, expected_counts = filter_reference(pairs, thresholds)
+    assert kept == expected
+    assert {own: count for own, count in counts.items() if count} == expected_counts
+    assert list(counts) == ["kept", *REASONS]
+    assert sum(counts.values()) == len(pairs)
+
+
+def write_table(path, pairs):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    columns = {
+        "image": [f"at {own.image_key}" for own in pairs],
+        "image_key": [own.image_key for own in pairs],
+        "width": pa.array([own.image_size[0] for own in pairs], pa.int32()),
+        "height": pa.array([own.image_size[1] for own in pairs], pa.int32()),
+        "caption": pa.array([own.caption for own in pairs], pa.string()),
+        "rule": ["alt"] * len(pairs),
+        "language": [own.language for own in pairs],
+    }
+    for name in ("image", "image_key", "rule", "language"):
+        columns[name] = pa.array(columns[name], pa.string())
+    pyarrow.parquet.write_table(pa.table(columns), path)
+
+
+def read_table(path):
+    import pyarrow.parquet
+
+    return [
+        Pair((own["width"], own["height"]), *map(own.get, Pair._fields[1:]))
+        for own in pyarrow.parquet.read_table(path).to_pylist()
+    ]
+
+
+@hypothesis.settings(max_examples=30)
+@hypothesis.given(
+    pairs=pairs_strategy,
+    thresholds=thresholds_strategy,
+    tables=st.integers(1, 3),
+    partitions=st.sampled_from([1, 3]),
+    shuffle=st.randoms(use_true_random=False),
+)
+def test_tables_give_the_same(
+    pairs, thresholds, tables, partitions, shuffle, tmp_path_factory
+):
+    folder = tmp_path_factory.mktemp("counts")
+    shuffled = shuffle.sample(pairs, len(pairs))
+    paths = [folder / f"{own}.parquet" for own in range(tables)]
+    for number, path in enumerate(paths):
+        write_table(path, shuffled[number::tables])
+    assert sum(count_texts(path, folder) for path in paths) == len(pairs)
+    for partition in range(partitions):
+        merge_counts(partition, partitions, folder, thresholds)
+    choose_frequent(partitions, folder, thresholds)
+    kept, results = [], []
+    for path in paths:
+        to = folder / f"kept-{path.name}"
+        results.append(filter_table(path, to, folder, thresholds))
+        kept += read_table(to)
+    expected, counts = filter_pairs(pairs, thresholds)
+    assert sorted(kept) == sorted(expected)
+    assert merge_results(results)["counts"] == counts
+
+
+class Record(NamedTuple):
+    image_size: tuple
+    image_key: str
+    caption: str
+    language: str
+    number: int
+
+
+def test_records_pass_unchanged_but_for_their_captions():
+    pairs = [
+        Pair((640, 480), "1", "one two three"),
+        ((640, 480), "2", "one  two three"),
+        ([640, 480], "3", "one two &amp; four", "en", {"further": "item"}),
+        Record((640, 480), "4", "one\ttwo four", "en", 7),
+    ]
+    kept, _ = filter_pairs(pairs)
+    assert kept[0] is pairs[0]
+    assert kept[1] == ((640, 480), "2", "one two three")
+    assert kept[2] == ([640, 480], "3", "one two & four", "en", {"further": "item"})
+    assert kept[3] == Record((640, 480), "4", "one two four", "en", 7)
+    assert type(kept[3]) is Record and type(kept[1]) is tuple
+
+
+def test_more_pairs_than_a_batch(monkeypatch):
+    random.seed(0)
+    pairs = [
+        Pair((300, 300), str(own % 70), " ".join(random.choices("abcdef", k=3)))
+        for own in range(500)
+    ]
+    whole = filter_pairs(pairs, Thresholds(frequent_ngrams=20))
+    monkeypatch.setitem(module_or_function.__globals__, "_PAIRS_AT_ONCE", 7)
+    assert filter_pairs(pairs, Thresholds(frequent_ngrams=20)) == whole
+    assert 0 < len(whole[0]) < 500 and whole[1]["rare n-gram"] > 0
+
+
+def test_no_pairs():
+    kept, counts = filter_pairs([])
+    assert kept == [] and set(counts.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("a", "b"),
+        "abc",
+        {"caption": "x"},
+        ((1, 2, 3), "key", "text"),
+        ((1, None), "key", "text"),
+        ((1.5, 2), "key", "text"),
+        ((1, 2), b"key", "text"),
+        ((1, 2), "key", None),
+        ((1, 2), "key", "text", None),
+    ],
+)
+def test_wrong_records_are_named(wrong):
+    with pytest.raises(InputError) as caught:
+        filter_pairs([((300, 300), "key", "text"), wrong])
+    assert "as number 1" in str(caught.value) and repr(wrong) in str(caught.value)

@@ -1,0 +1,49 @@
+"""Two pieces of pictures with captions, some of them near or equal to others."""
+
+from align_keras.corpus.duplicates.near_duplicates import DUPLICATE, NEAR_DUPLICATE
+from align_keras.corpus.image_tables import image_schema, stored_schema
+from align_keras.corpus.parquet_tables import table_writer
+
+
+def text(caption, language="en-us", rule="alt"):
+    return {
+        "caption": caption,
+        "rule": rule,
+        "language": language,
+        "page_url": f"p {caption}",
+        "source": "s",
+    }
+
+
+PICTURES = [
+    # Key, width, height, fault, captions
+    ("a", 300, 210, "", [text("b two", "de"), text("d four")]),
+    ("b", 201, 201, "", [text("a one", ""), text("b two", "de")]),
+    ("c", 900, 400, "", [text("near a")]),
+    ("d", 400, 400, "truncated", [text("cut short")]),
+    ("e", 2600, 2001, "", [text("one two three four", rule="title")]),
+    ("f", 300, 210, "", [text("c three")]),
+]
+# `a` and `f` have equal pixels with `b`, `c` is near it.
+DROPPED = [
+    ["a", DUPLICATE, "b", ""],
+    ["c", NEAR_DUPLICATE, "b", ""],
+    ["f", DUPLICATE, "b", ""],
+]
+
+
+def write_pieces(folder):
+    """Writes them as the stage `pictures` does; returns the names of the tables."""
+    groups, stored = [], []
+    for number, rows in enumerate((PICTURES[:4], PICTURES[4:])):
+        groups.append(str(folder / f"group-{number}.parquet"))
+        stored.append(str(folder / f"part-{number}.parquet"))
+        with table_writer(groups[-1], image_schema()) as append:
+            for key, width, height, _, captions in rows:
+                own = {"image_key": key, "image": f"/{key}.png", "captions": captions}
+                append([{**own, "width": width, "height": height}])
+        with table_writer(stored[-1], stored_schema()) as append:
+            for key, _, _, fault, _ in rows:
+                own = {"image_key": key, "pixel_key": f"pixels {key}", "fault": fault}
+                append([{**own, "jpeg": None if fault else f"jpeg {key}".encode()}])
+    return groups, stored

@@ -1,0 +1,86 @@
+"""Files are found and shared out by their names alone, and change is noticed."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from source_reading import STRANGE
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.sources.files import (
+    SourceFile,
+    fingerprint,
+    group_files,
+    list_files,
+    read_whole,
+    record_ranges,
+)
+
+
+def test_the_order_is_that_of_the_names(tmp_path):
+    names = [f"{name}.html" for name in STRANGE] + ["sub/x.HTM", "sub/.y.htm", "z.txt"]
+    for name in reversed(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/a.html").touch()
+    (tmp_path / "sub/loop").symlink_to(tmp_path)
+    found = [file.name for file in list_files(tmp_path, (".html", ".htm"))]
+    assert found == sorted(names[:-2], key=os.fsencode)
+
+
+@given(st.lists(st.integers(0, 20_000_000), max_size=500))
+def test_groups_hold_every_file_once_in_order(sizes):
+    files = [SourceFile(f"{own:04d}", size, 0) for own, size in enumerate(sizes)]
+    groups = group_files(files)
+    assert [name for group in groups for name in group] == [own.name for own in files]
+    by_name = {own.name: own.size for own in files}
+    for group in groups:
+        assert 1 <= len(group) <= 200
+        assert len(group) == 1 or sum(map(by_name.get, group)) <= 16_000_000
+
+
+def test_groups_are_full():
+    files = [SourceFile(f"{own:04d}", 10, 0) for own in range(401)]
+    assert [len(group) for group in group_files(files)] == [200, 200, 1]
+
+
+def test_a_change_of_any_kind_changes_the_fingerprint(tmp_path):
+    def now():
+        return fingerprint(["html"], list_files(tmp_path, ".html"))
+
+    seen = [now()]
+    path = tmp_path / "a.html"
+    path.write_text("x")
+    os.utime(path, ns=(1, 1))
+    seen.append(now())
+    assert seen[-1] == now()
+    path.write_text("xy")
+    os.utime(path, ns=(1, 1))
+    seen.append(now())
+    os.utime(path, ns=(2, 2))
+    seen.append(now())
+    path.rename(tmp_path / "b.html")
+    seen.append(now())
+    assert len(set(seen)) == 5
+    files = list_files(tmp_path, ".html")
+    assert fingerprint(["html"], files) != fingerprint(["folder"], files)
+
+
+def test_files_that_cannot_be_read_are_counted(tmp_path):
+    (tmp_path / "big").write_bytes(bytes(11))
+    counter = DropCounter()
+    assert read_whole(str(tmp_path / "big"), counter, limit=11) == bytes(11)
+    for path in ("gone", "big/below", "", "big"):
+        assert read_whole(str(tmp_path / path), counter, limit=10) is None
+    assert counter.bad == {"vanished": 2, "unreadable": 1, "oversized": 1}
+
+
+@pytest.mark.parametrize("total", [0, 1, 9_999, 10_000, 10_001, 20_000])
+def test_ranges(total):
+    parts = record_ranges("table", "/", "a", total)
+    numbers = [own for part in parts for own in range(part.start, part.stop)]
+    assert numbers == list(range(total))
+    assert {part.total for part in parts} == {total}
+    assert len(parts) == max(1, -(-total // 10_000))

@@ -1,0 +1,271 @@
+"""Every bad form of an image, made by PIL and judged by PIL."""
+
+import io
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.corpus.image import ImageError, normalize_image
+
+
+def encoded(image, form="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def gradient(width=40, height=30):
+    ramp = np.linspace(0, 255, width * height * 3).astype(np.uint8)
+    return Image.fromarray(ramp.reshape(height, width, 3))
+
+
+def png_chunk(kind, content):
+    checksum = zlib.crc32(kind + content)
+    return (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    )
+
+
+def tiny_png_claiming(width, height):
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def reason_of(source, **options):
+    with pytest.raises(ImageError) as caught:
+        normalize_image(source, **options)
+    assert "\n" not in str(caught.value)
+    return caught.value.reason
+
+
+def test_rgb_passes_unchanged_from_path_and_bytes(tmp_path):
+    image = gradient()
+    path = tmp_path / "a.png"
+    image.save(path)
+    for source in (path, str(path), path.read_bytes()):
+        normalised, conversion = normalize_image(source)
+        assert conversion is None
+        assert normalised.mode == "RGB"
+        np.testing.assert_array_equal(normalised, image)
+
+
+def test_cmyk_becomes_rgb():
+    content = encoded(gradient().convert("CMYK"), "JPEG", quality=95)
+    normalised, conversion = normalize_image(content)
+    assert conversion == "cmyk"
+    np.testing.assert_array_equal(
+        normalised, Image.open(io.BytesIO(content)).convert("RGB")
+    )
+    assert np.abs(np.asarray(normalised, int) - np.asarray(gradient())).mean() < 12
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    normalised, conversion = normalize_image(encoded(Image.fromarray(values)))
+    assert conversion == "16-bit"
+    expected = np.rint(values / 257.0)
+    np.testing.assert_array_equal(np.asarray(normalised)[:, :, 0], expected)
+    assert np.asarray(normalised).min() == 0
+    assert np.asarray(normalised).max() == 255
+
+
+def test_sixteen_bit_colour_keeps_its_high_bytes():
+    width, height = 4, 3
+    random = np.random.default_rng(0)
+    values = random.integers(0, 65536, (height, width, 3)).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    content = (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+        + png_chunk(b"IDAT", zlib.compress(rows))
+        + png_chunk(b"IEND", b"")
+    )
+    normalised, conversion = normalize_image(content)
+    assert conversion == "16-bit"
+    np.testing.assert_array_equal(normalised, values.astype(int) >> 8)
+
+
+def test_grayscale_gets_three_equal_channels():
+    content = encoded(gradient().convert("L"))
+    normalised, conversion = normalize_image(content)
+    assert conversion == "grayscale"
+    np.testing.assert_array_equal(normalised, gradient().convert("L").convert("RGB"))
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_first_frame_of_an_animation(form):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    options = {"lossless": True} if form == "WEBP" else {}
+    content = encoded(
+        frames[0], form, save_all=True, append_images=frames[1:], **options
+    )
+    normalised, conversion = normalize_image(content)
+    assert "animated" in conversion
+    np.testing.assert_array_equal(normalised, frames[0])
+
+
+def test_palette_without_transparency():
+    palette = gradient().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
+    normalised, conversion = normalize_image(encoded(palette))
+    assert conversion == "palette"
+    np.testing.assert_array_equal(normalised, palette.convert("RGB"))
+
+
+def test_palette_with_transparency_lands_on_white():
+    image = Image.new("P", (4, 2), 1)
+    image.putpalette([0, 0, 0, 200, 10, 20])
+    image.paste(0, (0, 0, 2, 2))  # Colour 0, black, is transparent.
+    normalised, conversion = normalize_image(encoded(image, transparency=0))
+    assert conversion == "palette with transparency"
+    pixels = np.asarray(normalised)
+    assert (pixels[:, :2] == 255).all()
+    assert (pixels[:, 2:] == (200, 10, 20)).all()
+
+
+def test_alpha_is_composited_on_white():
+    alpha = np.linspace(0, 255, 1200).astype(np.uint8).reshape(30, 40)
+    image = gradient().copy()
+    image.putalpha(Image.fromarray(alpha))
+    normalised, conversion = normalize_image(encoded(image))
+    assert conversion == "transparency"
+    white = Image.new("RGBA", image.size, "white")
+    expected = Image.alpha_composite(white, image).convert("RGB")
+    difference = np.asarray(normalised, int) - np.asarray(expected, int)
+    assert np.abs(difference).max() <= 1
+    assert (np.asarray(normalised)[0, 0] == 255).all()
+
+
+def test_opaque_alpha_is_no_conversion_worth_telling():
+    image = gradient().convert("RGBA")
+    normalised, conversion = normalize_image(encoded(image))
+    assert conversion is None
+    np.testing.assert_array_equal(normalised, gradient())
+
+
+def test_grey_with_transparent_colour_lands_on_white():
+    image = Image.new("L", (4, 1), 7)
+    image.putpixel((0, 0), 50)
+    normalised, _ = normalize_image(encoded(image, transparency=50))
+    assert np.asarray(normalised)[0, :, 0].tolist() == [255, 7, 7, 7]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(gradient(), "JPEG", exif=exif, quality=95)
+    normalised, conversion = normalize_image(content)
+    stored = np.asarray(Image.open(io.BytesIO(content)))
+    # The eight cases written out, independent of PIL's own transposition.
+    upright = {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: stored.transpose(1, 0, 2),
+        6: np.rot90(stored, -1),
+        7: stored[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(stored, 1),
+    }[orientation]
+    np.testing.assert_array_equal(normalised, upright)
+    assert conversion == (None if orientation == 1 else "rotated")
+
+
+def test_missing_file(tmp_path):
+    assert reason_of(tmp_path / "nowhere.png") == "missing"
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "a.png").touch()
+    assert reason_of(tmp_path / "a.png") == "empty"
+    assert reason_of(b"") == "empty"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"not a picture at all", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff"],
+)
+def test_unreadable(content):
+    assert reason_of(content) == "unreadable"
+
+
+def test_folder_and_odd_names_are_unreadable(tmp_path):
+    assert reason_of(tmp_path) == "unreadable"
+    assert reason_of("a\0b.png") == "unreadable"
+    assert reason_of("\ud800.png") == "unreadable"
+    assert reason_of("/dev/zero") == "unreadable"
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_truncated(form, share):
+    noise = Image.effect_noise((128, 128), 80)
+    content = encoded(noise, form)
+    assert reason_of(content[: int(len(content) * share)]) == "truncated"
+
+
+def test_truncated_anywhere_never_leaks_another_error():
+    content = encoded(gradient())
+    for length in range(len(content)):
+        try:
+            normalize_image(content[:length])
+        except ImageError as error:
+            assert error.reason in ("empty", "unreadable", "truncated")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_flipped_bytes_never_leak_another_error():
+    random = np.random.default_rng(1)
+    for form in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
+        content = bytearray(encoded(gradient(), form))
+        for _ in range(150):
+            broken = bytearray(content)
+            for place in random.integers(0, len(content), 3):
+                broken[place] = random.integers(256)
+            try:
+                normalize_image(bytes(broken))
+            except ImageError as error:
+                assert "\n" not in error.detail
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000, 60_000])
+def test_oversized_from_the_header_alone(side):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reason_of(tiny_png_claiming(side, side)) == "oversized"
+
+
+def test_a_genuine_oversized_picture():
+    content = encoded(Image.new("1", (9_500, 9_500)))  # 90 Mpx in 12 KB.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert reason_of(content) == "oversized"
+
+
+def test_limit_is_inclusive_and_can_be_raised(monkeypatch):
+    content = encoded(gradient(40, 30))
+    assert normalize_image(content, max_pixels=1200)[0].size == (40, 30)
+    assert reason_of(content, max_pixels=1199) == "oversized"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert normalize_image(content)[0].size == (40, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_zero_size():
+    content = bytearray(encoded(Image.new("RGB", (1, 1)), "GIF"))
+    frame = content.index(b",\0\0\0\0\1\0\1\0")
+    content[6:10] = b"\0\0\0\0"  # The screen's width and height,
+    content[frame + 5 : frame + 9] = b"\0\0\0\0"  # and the frame's.
+    assert reason_of(bytes(content)) == "zero size"
+    assert reason_of(tiny_png_claiming(0, 5)) == "zero size"

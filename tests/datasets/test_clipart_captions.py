@@ -1,0 +1,184 @@
+"""Caption cleaning on lines from the collection itself."""
+
+import pytest
+
+from align_keras.datasets.clipart_captions import (
+    SvgMetadata,
+    clean_file_name,
+    clipart_captions,
+    read_svg_metadata,
+    without_shared_captions,
+)
+
+
+@pytest.mark.parametrize(
+    ("stem", "author", "words"),
+    [
+        ("magnifying_glass_olivier_01", "olivier_pilot", "magnifying glass"),
+        ("esperimento_chimico_arch_01", "architetto_francesco_rollandin",
+         "esperimento chimico"),
+        ("45_rpm_record_gerald_g._03", "gerald_g", "45 rpm record"),
+        ("raccoon_ganson", "gerald_g", "raccoon"),
+        ("fireworks_ganson1", "gerald_g", "fireworks"),
+        ("bullet_hole_linda_kim_s", "linda_kim", "bullet hole"),
+        ("firewall2_hash_0x89c79d4_01", "hash_0x89c79d4", "firewall"),
+        ("elder_sign_nurbldoff_04r", "nurbldoff", "elder sign"),
+        ("pizza_pepperoni_bw", "", "pizza pepperoni black and white"),
+        ("gnome-mime-vector", "andy_fitzsimon", "vector"),
+        ("star_34pt05step", "codifiedivining", "star"),
+        ("2uparrow", "jose_hevia", "uparrow"),
+        ("home14", "jose_hevia", "home"),
+        ("pear", "pearl_buck", "pear"),
+        ("007", "", ""),
+    ],
+)  # fmt: skip
+def test_file_names(stem, author, words):
+    assert clean_file_name(stem, {author} - {""}) == words
+
+
+@pytest.mark.parametrize(
+    ("title", "author", "cleaned"),
+    [
+        ("Clipart by Nicu Buculei - arrow08_4", "Nicu Buculei", "arrow"),
+        ("LED Circle (Green)", "Jean-Victor Balin", "LED Circle Green"),
+        ("Spaghetti and Sauce (B and W)", "Gerald G.",
+         "Spaghetti and Sauce black and white"),
+        ("as_trefle", "Jean-Victor Balin", "as trefle"),
+        ("Tigre 04", "Architetto Francesco Rollandin", "Tigre"),
+        ("books-aj.svg", "AJ", "books-aj"),
+        ("Chalet Frédéric Moser", "Frédéric Moser", "Chalet"),
+        ("Stefan Graubner", "Stefan Graubner", None),
+        ("unsorted", "x", None),
+        ("", "x", None),
+    ],
+)  # fmt: skip
+def test_titles(title, author, cleaned):
+    metadata = SvgMetadata(title=title, authors=(author,))
+    assert clipart_captions(metadata, "1").get("title") == cleaned
+
+
+def test_keywords_lose_noise_numbers_and_authors():
+    metadata = SvgMetadata(
+        keywords=("hash", "0xa1253c0", "11", "jane doe", "signs_and_symbols")
+        + ("unsorted", "Clip Art", "food", "mapsym", "food"),
+        authors=("Jane Doe",),
+    )
+    assert clipart_captions(metadata, "1") == {
+        "keywords": "signs and symbols, food, map symbol"
+    }
+
+
+@pytest.mark.parametrize(
+    ("description", "cleaned"),
+    [
+        ("A magnifying glass", "A magnifying glass"),
+        ("jean.victor.balin@gmail.com", None),
+        ("Data from: http://eol.jsc.nasa.gov", "Data from"),
+        ("A flag. " + "Long history " * 30, "A flag."),
+        ("word " * 60, None),
+        ("x" * 200, "x" * 200),
+    ],
+)
+def test_descriptions(description, cleaned):
+    captions = clipart_captions(SvgMetadata(description=description), "1")
+    assert captions.get("description") == cleaned
+
+
+def test_sharing_limits_by_kind():
+    titles = [{"title": "Flat Icons", "file_name": f"icon {n}"} for n in range(11)]
+    titles += [{"title": "Rare", "file_name": "book"} for _ in range(10)]
+    kept = without_shared_captions(titles)
+    assert kept[0] == ["icon 0"]
+    assert kept[11] == ["Rare", "book"]
+    names = [{"file_name": "Star"} for _ in range(61)] + [{"file_name": "book"}] * 60
+    kept = without_shared_captions(names)
+    assert kept[0] == [] and kept[61] == ["book"]
+
+
+def test_repeats_and_cut_names_go_but_only_where_the_title_stays():
+    captions = {
+        "title": "Flying Spaghetti Monster",
+        "description": "flying spaghetti monster.",
+        "file_name": "flying spaghetti monste",
+    }
+    assert without_shared_captions([captions]) == [["Flying Spaghetti Monster"]]
+    shared = [{"title": "Lightning", "file_name": "lightning"}] * 11
+    assert without_shared_captions(shared)[0] == ["lightning"]
+
+
+def test_one_picture_counts_once_for_a_caption_that_it_has_twice():
+    own = {"title": "Apple", "file_name": "apple"}
+    assert without_shared_captions([own] * 10)[0] == ["Apple"]
+
+
+DRAWING = """<?xml version="1.0" encoding="UTF-8" standalone="no"?>
+{doctype}<svg xmlns="http://www.w3.org/2000/svg">
+  <metadata>
+    <rdf:RDF xmlns:cc="http://web.resource.org/cc/"
+        xmlns:dc="http://purl.org/dc/elements/1.1/"
+        xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+      <cc:Work rdf:about="">
+        <dc:title>{title}</dc:title>
+        <dc:description>Käse &amp;
+          crackers</dc:description>
+        <dc:subject><rdf:Bag>
+          <rdf:li></rdf:li><rdf:li>food</rdf:li><rdf:li>dairy</rdf:li>
+        </rdf:Bag></dc:subject>
+        <dc:publisher><cc:Agent>
+          <dc:title>Open Clip Art Library</dc:title>
+        </cc:Agent></dc:publisher>
+        <dc:creator><cc:Agent><dc:title>Jane Doe</dc:title></cc:Agent></dc:creator>
+      </cc:Work>
+    </rdf:RDF>
+  </metadata>
+  <path d="M 50.0,90.0"/>
+</svg>
+"""
+
+
+def write(folder, content):
+    path = folder / "drawing.svg"
+    path.write_text(content, "utf-8")
+    return path
+
+
+def test_all_fields(tmp_path):
+    content = DRAWING.format(doctype="", title=" Cheese ")
+    assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata(
+        title="Cheese",
+        description="Käse & crackers",
+        keywords=("food", "dairy"),
+        authors=("Jane Doe",),
+    )
+
+
+def test_a_drawing_broken_behind_its_metadata_still_counts(tmp_path):
+    content = DRAWING.format(doctype="", title="Cheese").split("<path")[0]
+    assert read_svg_metadata(write(tmp_path, content + "<path <<<")).title == "Cheese"
+
+
+@pytest.mark.parametrize("content", ["", "no xml", "<svg><metadata>", "<svg/>"])
+def test_a_drawing_without_metadata(tmp_path, content):
+    assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata()
+
+
+def test_internal_entities_of_drawing_programs(tmp_path):
+    doctype = '<!DOCTYPE svg [<!ENTITY who "Swiss">]>\n'
+    content = DRAWING.format(doctype=doctype, title="&who; cheese")
+    assert read_svg_metadata(write(tmp_path, content)).title == "Swiss cheese"
+
+
+def test_external_entities_are_never_read(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    doctype = f'<!DOCTYPE svg [<!ENTITY leak SYSTEM "file://{secret}">]>\n'
+    content = DRAWING.format(doctype=doctype, title="&leak;")
+    assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata()
+
+
+def test_a_billion_laughs_end_soon(tmp_path):
+    entities = '<!ENTITY a0 "ha">' + "".join(
+        f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10)
+    )
+    content = DRAWING.format(doctype=f"<!DOCTYPE svg [{entities}]>\n", title="&a9;")
+    assert read_svg_metadata(write(tmp_path, content)) == SvgMetadata()

@@ -1,0 +1,44 @@
+"""Which names of an emoji become captions."""
+
+import pytest
+
+from align_keras.datasets.emoji_captions import emoji_captions
+
+
+@pytest.mark.parametrize(
+    ("name", "short_names", "category", "captions"),
+    [
+        # Upper and lower case, white space.
+        ("Egypt Flag", ["flag-eg"], "Flags", ["egypt flag"]),
+        ("T-REX\x00 ", ["t-rex"], "", ["t-rex"]),
+        # A short name that says more, less, or the same in another order.
+        ("CLOUD WITH LIGHTNING", ["lightning", "lightning_cloud"], "",
+         ["cloud with lightning", "lightning", "lightning cloud"]),
+        ("CAT FACE", ["cat"], "", ["cat face", "cat"]),
+        ("England Flag", ["flag-england"], "Flags", ["england flag"]),
+        ("MAN: BEARD", ["man_with_beard"], "", ["man: beard", "man with beard"]),
+        # Codes: of countries, but only among flags, and of characters.
+        ("Germany Flag", ["de", "flag-de"], "Flags", ["germany flag"]),
+        ("TELEVISION", ["tv"], "Objects", ["television", "tv"]),
+        ("CHEQUERED FLAG", ["checkered_flag"], "Flags",
+         ["chequered flag", "checkered flag"]),
+        ("SQUARED CJK UNIFIED IDEOGRAPH-7A7A", ["u7a7a"], "Symbols",
+         ["squared cjk unified ideograph"]),
+        # Numbers, signs and single letters.
+        ("WHITE UP POINTING BACKHAND INDEX", ["point_up_2"], "",
+         ["up pointing backhand index", "point up"]),
+        ("THUMBS UP SIGN", ["+1", "thumbsup"], "", ["thumbs up sign", "thumbsup"]),
+        ("HUNDRED POINTS SYMBOL", ["100"], "", ["hundred points symbol"]),
+        ("CROSS MARK", ["x"], "", ["cross mark"]),
+        ("", ["1234"], "", []),
+        ("", [], "", []),
+        # Filled, outlined and thick, or what one sees.
+        ("BLACK TELEPHONE", ["phone"], "", ["telephone", "phone"]),
+        ("WHITE SMILING FACE", ["relaxed"], "", ["smiling face", "relaxed"]),
+        ("WHITE FLOWER", ["white_flower"], "", ["white flower"]),
+        ("HEAVY PLUS SIGN", ["heavy_plus_sign"], "", ["heavy plus sign"]),
+        ("BLACK", ["dark"], "", ["black", "dark"]),
+    ],
+)  # fmt: skip
+def test_captions(name, short_names, category, captions):
+    assert emoji_captions(name, short_names, category) == captions

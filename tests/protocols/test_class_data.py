@@ -1,0 +1,178 @@
+"""What is learned from and what is judged: which splits, and that they are apart."""
+
+import functools
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from align_keras.datasets.benchmarks import LabelledImages
+from align_keras.protocols.class_data import (
+    check_same_classes,
+    check_splits_are_apart,
+    split_of_classes,
+    train_and_test,
+    unusual_splits,
+)
+from align_keras.protocols.protocol import Request
+from align_keras.utils.errors import InputError
+from tests.datasets.benchmarks.test_tfds_classification import (
+    imagenet_examples,
+    prepare,
+)
+
+IDS = ["n01443537", "n07697537", "n01443537", "n02007558"]
+
+
+def request(name, train_split=None, split=None):
+    return Request(name, split=split, train_split=train_split)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """ImageNet-R with two splits, which the real one hasn't got."""
+    folder = tmp_path_factory.mktemp("tfds")
+    examples = imagenet_examples(IDS)
+    prepare("imagenet_r", folder, {"test": examples, "train": examples[:2]})
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path):
+    for split in ("train", "test", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "1.png").touch()
+    return str(tmp_path)
+
+
+def is_refused(own):
+    try:
+        check_splits_are_apart(own)
+    except InputError as error:
+        assert "train_split and split must have no image in common" in str(error)
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "train_split, split, refused",
+    [
+        (None, None, False),
+        (None, "train", True),
+        ("test", None, True),
+        ("all", None, True),
+        (None, "all", True),
+        ("test", "train", False),
+    ],
+)
+def test_halves_of_the_stamps(train_split, split, refused):
+    assert is_refused(request("stamps", train_split, split)) == refused
+
+
+@pytest.mark.parametrize(
+    "train_split, split, refused",
+    [
+        (None, None, False),
+        (None, "train", True),
+        ("test", None, True),
+        ("val", None, False),
+        ("val/../test", None, True),
+        ("alias", "val", True),
+        ("alias", "test", False),
+        ("test", ".", True),
+    ],
+)
+def test_folders_of_classes(folders, train_split, split, refused):
+    os.symlink(os.path.join(folders, "val"), os.path.join(folders, "alias"))
+    assert is_refused(request(folders, train_split, split)) == refused
+
+
+@pytest.mark.parametrize(
+    "train_split, split, refused",
+    [
+        ("train", "test", False),
+        ("train", "train", True),
+        ("train[:50%]", "train", True),
+        ("train[:50%]", "train[50%:]", False),
+        ("train+test[:1]", "test[1:]", False),
+        ("train+test[:2]", "test[1:]", True),
+        ("all", "test", True),
+    ],
+)
+def test_splits_of_tfds(prepared, monkeypatch, train_split, split, refused):
+    own = functools.partial(tfds.builder, data_dir=prepared)
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: own(name))
+    assert is_refused(request("imagenet_r", train_split, split)) == refused
+
+
+def test_unknown_splits_of_tfds(prepared, monkeypatch):
+    own = functools.partial(tfds.builder, data_dir=prepared)
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: own(name))
+    with pytest.raises(InputError, match="the split must be one of test, train, .*'x'"):
+        train_and_test(request("imagenet_r", "x"))
+
+
+def test_both_splits_are_read(folders):
+    train, test = train_and_test(request(folders, "val"))
+    assert [pathlib.Path(own).parts[-3] for own in train.images] == ["val", "val"]
+    assert [pathlib.Path(own).parts[-3] for own in test.images] == ["test", "test"]
+    pathlib.Path(folders, "val", "cat", "1.png").rename(f"{folders}/val/dog/2.png")
+    pathlib.Path(folders, "val", "cat").rmdir()
+    with pytest.raises(InputError, match="same classes in both splits, received 1 in"):
+        train_and_test(request(folders, "val"))
+
+
+def test_splits_are_apart_and_of_the_same_classes(folders):
+    data = LabelledImages(["a"], np.array([0]), ["cat"])
+    other = LabelledImages(["a"], np.array([0]), ["cat", "dog"])
+    check_same_classes(data, data)
+    with pytest.raises(InputError, match="received 1 in training and 2 in the test"):
+        check_same_classes(data, other)
+    with pytest.raises(InputError, match="no image in common, received test and tes"):
+        check_splits_are_apart(request(folders, "test"))
+
+
+@pytest.mark.parametrize(
+    "name, learned, judged",
+    [
+        ("imagenet2012", "train", "validation"),
+        ("imagenet2012:5.1.0", "train", "validation"),
+        ("food101:2.*.*", "train", "validation"),
+        ("cifar100", "train", "test"),
+        ("imagenet2012_subset/10pct", "train", "test"),
+    ],
+)
+def test_usual_splits_of_tfds(name, learned, judged):
+    assert split_of_classes(request(name), train=True) == learned
+    assert split_of_classes(request(name)) == judged
+    assert split_of_classes(request(name, "a", "b"), train=True) == "a"
+    assert split_of_classes(request(name, "a", "b")) == "b"
+
+
+@pytest.mark.parametrize(
+    "name, train_split, split, unusual",
+    [
+        ("imagenet2012", None, None, {}),
+        ("imagenet2012:5.1.0", None, "validation", {}),
+        ("imagenet2012", None, "train", {"split": "train"}),
+        ("flickr30k", None, "test", {}),
+        ("flickr30k", None, "train", {"split": "train"}),
+        ("food101", None, "test", {"split": "test"}),
+        ("food101", "train[:9]", "validation", {"train_split": "train[:9]"}),
+        ("stamps", "test", "train", {"split": "train", "train_split": "test"}),
+    ],
+)
+def test_splits_that_are_not_the_papers(name, train_split, split, unusual):
+    assert unusual_splits(request(name, train_split, split)) == unusual
+
+
+def test_what_has_nothing_to_learn_from(tmp_path):
+    for name in ("imagenet_r", "imagenet_v2/threshold-0.7", "imagenet_v2:3.0.0"):
+        assert split_of_classes(request(name)) == "test"
+        with pytest.raises(InputError, match="train_split must be given for imagenet"):
+            split_of_classes(request(name), train=True)
+    with pytest.raises(InputError, match="must have the folders train and test"):
+        split_of_classes(request(str(tmp_path)), train=True)

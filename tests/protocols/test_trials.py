@@ -1,0 +1,89 @@
+"""Recipes become stages, schedules and trials."""
+
+import dataclasses
+import json
+
+import pytest
+
+from align_keras.config import load_recipe
+from align_keras.protocols.trials import (
+    Trial,
+    build_schedule,
+    build_stages,
+    swept_recipe,
+)
+
+
+def test_imagenets_learning_rate():
+    recipe = load_recipe("imagenet_full")
+    count = 1_281_167
+    head, full = build_stages(recipe, lambda size, step: (size, step), count)
+    assert (head.learns_encoder, full.learns_encoder) == (False, True)
+    assert full.encoder_multiplier == 0.1
+    assert head.steps == full.steps == 100 * count // 1024
+    assert (head.make_batches(0), full.make_batches(7)) == ((289, 0), (475, 7))
+    epoch = count / 1024
+    for stage, start in ((head, 0.1), (full, 0.01)):
+        for step, power in (
+            (0, 0),
+            (round(30 * epoch) - 1, 0),
+            (round(30 * epoch), 1),
+            (round(60 * epoch), 2),
+            (round(90 * epoch) - 1, 2),
+            (round(90 * epoch), 3),
+            (stage.steps - 1, 3),
+        ):
+            rate = float(stage.learning_rate(step))
+            assert rate == pytest.approx(start * 0.2**power, rel=1e-5), step
+
+
+def test_fine_graineds_learning_rate():
+    head, full = build_stages(
+        load_recipe("fine_grained"), lambda size, step: (size, step), 2040
+    )
+    assert head.steps == full.steps == 20_000
+    for stage, start in ((head, 1e-2), (full, 1e-3)):
+        shares = [
+            float(stage.learning_rate(step)) / start for step in (0, 10_000, 5000)
+        ]
+        assert shares == pytest.approx([1, 0.5, 0.5 + 0.5**1.5], rel=1e-4)
+        assert float(stage.learning_rate(20_000)) == 0.0
+
+
+def test_other_lengths():
+    recipe = load_recipe("fine_grained", params_override="head.steps=null")
+    stages = build_stages(recipe, lambda size, step: (size, step), 100)
+    assert [stage.learns_encoder for stage in stages] == [True]
+    few = load_recipe("imagenet_frozen", params_override="head.epochs=1")
+    (stage,) = build_stages(few, lambda size, step: (size, step), 100)
+    assert stage.steps == 1 and stage.learning_rate == 0.1
+    constant = load_recipe("fine_grained", params_override="head.schedule=constant")
+    assert build_schedule(constant.head, 5, 1.0) == 1e-2
+
+
+def test_a_trials_recipe_has_what_was_drawn():
+    recipe = load_recipe("vtab")
+    swept = [swept_recipe(recipe, number) for number in range(30)]
+    assert swept[3] == swept_recipe(recipe, 3)
+    assert all(1e-3 <= own.full.learning_rate <= 1e-1 for own in swept)
+    assert all(1e-6 <= own.weight_decay <= 1e-3 for own in swept)
+    assert {own.full.steps for own in swept} == {500, 1000, 2500}
+    assert {own.batch_size for own in swept} == {128, 256}
+    assert {(own.crop, own.flip) for own in swept} == {
+        (crop, flip) for crop in ("inception", "whole") for flip in (True, False)
+    }
+    # What isn't drawn is the recipe's own.
+    assert all(own.full.train_size == recipe.full.train_size for own in swept)
+
+
+def test_a_trials_inputs_leave_out_the_other_trials():
+    recipe = load_recipe("vtab")
+    fewer = dataclasses.replace(recipe, runs=1, seed=5)
+    trials = [Trial("dtd", "train800", "val200", own, 0) for own in (recipe, fewer)]
+    assert trials[0].inputs("m", "d") == trials[1].inputs("m", "d")
+    json.dumps(trials[0].inputs("m", "d"))
+    other = Trial("dtd", "train800", "val200", recipe, 1)
+    assert other.inputs("m", "d") != trials[0].inputs("m", "d")
+
+
+# --- The command. ---
