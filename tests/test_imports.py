@@ -58,6 +58,8 @@ ANYTHING = "cli"
 LIGHT = (
     "cli/convert.py",
     "cli/export.py",
+    "export/__init__.py",
+    "runs/export.py",
     "cli/evaluate.py",
     "protocols/evaluate.py",
     "protocols/suite.py",
