@@ -335,8 +335,8 @@ class Run:
         Raises:
             InputError: if there is none.
         """
-        from align_keras.training.averaged_weights import averaged_weights
         from align_keras.training.checkpoints import RunCheckpoints
+        from align_keras.training.trainer import averaged_weights
 
         checkpoints = RunCheckpoints(self.model, str(self.directory / "checkpoints"))
         best = which == "best"
