@@ -49,8 +49,6 @@ def test_a_corpus_of_before_is_still_opened(tmp_path):
     (tmp_path / "corpus.yaml").write_text("pictures:\n  quality: 90\n")
     files, override = [tmp_path / "corpus.yaml"], "pictures.keep_aspect=false"
     config = load_corpus_config(files, override)
-        [tmp_path / "corpus.yaml"], "pictures.keep_aspect=false"
-    )
     assert (config.images.quality, config.images.keep_aspect) == (90, False)
     assert "images" in as_dict(config) and "pictures" not in as_dict(config)
 
