@@ -29,6 +29,7 @@ _PUBLIC = {
     "ContrastiveLoss": "align_keras.losses",
     "build_corpus": "align_keras.runs.corpus",
     "contrastive_loss": "align_keras.losses",
+    "export_model": "align_keras.runs.export",
     "export_saved_model": "align_keras.export",
     "learn_vocabulary": "align_keras.text",
     "WordPieceTokenizer": "align_keras.text",

@@ -48,8 +48,8 @@ ROOMS = {
         *("datasets", "corpus", "evaluation", "config", "losses", "optimizers"),
         *("text", "images"),
     ),
-    # What a run takes, by formulas: numbers in, numbers out.
-    "planning": (),
+    # What a run takes, by formulas.
+    "planning": ("runs", "models", "config"),
     "config": (),
 }
 # Where configs meet the rest.
@@ -58,6 +58,8 @@ ANYTHING = "cli"
 LIGHT = (
     "cli/convert.py",
     "cli/export.py",
+    "export/__init__.py",
+    "runs/export.py",
     "cli/evaluate.py",
     "protocols/evaluate.py",
     "protocols/suite.py",

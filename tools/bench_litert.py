@@ -139,8 +139,8 @@ def compare_times(files, embed, picture, rounds):
     """Prints medians of interleaved runs, a row a tower."""
     import torch
 
-    from align_keras.cli.litert_figures import interleaved_medians
-    from align_keras.export.litert_tower import prepared_run
+    from align_keras.export.litert_file import prepared_run
+    from align_keras.runs.export_litert import interleaved_medians
 
     pixels = torch.tensor(picture).permute(0, 3, 1, 2).contiguous()
     print(f"{'tower':<24} {'threads':>7} {'ms':>7} {'× torch':>8} {'× none':>7}")
@@ -211,9 +211,9 @@ def tried(flatbuffer, samples):
 
 def compare_tried(align, files, calibration):
     """Prints what each way keeps of the stamps' recall."""
-    from align_keras.cli.litert_figures import measure, table
     from align_keras.export.litert import image_flatbuffer
     from align_keras.protocols.protocol import Request
+    from align_keras.runs.export_litert import measure, table
 
     samples = [{"images": picture[None]} for picture in calibration]
     files = dict(files)
@@ -236,7 +236,7 @@ def main():
     # Before TensorFlow: after it, LLVM aborts the process where torch brings triton.
     import torch._dynamo  # noqa: F401, I001
 
-    from align_keras.cli.litert_figures import read_pixels
+    from align_keras.runs.export_litert import read_pixels
     from align_keras.export.litert import image_flatbuffer
     from align_keras.models import ALIGN
 

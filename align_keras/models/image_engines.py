@@ -200,8 +200,7 @@ def _openvino(embed, engine):
 
 def _litert(encoder, path):
     """Opens an exported file, which embeds one image at a time on each processor."""
-    from align_keras.export.litert_metadata import read_metadata
-    from align_keras.export.litert_tower import LiteRTTower
+    from align_keras.export.litert_file import LiteRTTower, read_metadata
 
     content = pathlib.Path(path).read_bytes()
     try:

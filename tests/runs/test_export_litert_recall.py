@@ -2,7 +2,7 @@
 
 import pytest
 
-from align_keras.cli.litert_figures import measure, read_pixels, table
+from align_keras.runs.export_litert import measure, read_pixels, table
 from align_keras.utils.errors import InputError
 from tests.oracle_process import needs
 
