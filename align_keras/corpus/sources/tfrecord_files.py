@@ -14,7 +14,7 @@ import struct
 from align_keras.corpus.sources.files import count_os_error, where
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, pair_from_columns
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tfrecord", ".tfrecords")

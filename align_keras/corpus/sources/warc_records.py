@@ -12,7 +12,7 @@ import zlib
 from typing import NamedTuple
 
 from align_keras.corpus.image import ImageError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular
 
 # A longer record is no page and no image that a corpus takes.
