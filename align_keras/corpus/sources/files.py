@@ -15,7 +15,7 @@ FILES_A_PART = 200
 BYTES_A_PART = 16_000_000
 
 # Limits in bytes, uncompressed: what is longer is none of a corpus's pages, images or
-# captions, and is counted, not read. A page, and a record of a web archive with its response.
+# captions, and is counted, not read. A page, and a record of a web archive.
 MAX_PAGE_BYTES = MAX_WARC_BYTES = 64_000_000
 # Of one page's metadata, of which Python's objects take 30 times the memory.
 MAX_WAT_BYTES = 8_000_000
