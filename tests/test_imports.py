@@ -40,7 +40,7 @@ ROOMS = {
     # Each benchmark of the paper, from its data to its metrics.
     "protocols": (
         *("reports", "search", "training", "data", "models", "datasets", "evaluation"),
-        "config",
+        *("config", "images", "text"),
     ),
     # From a configuration to a run's folder and back.
     "runs": (
@@ -58,8 +58,11 @@ ANYTHING = "cli"
 LIGHT = (
     "cli/convert.py",
     "cli/export.py",
+    "export/__init__.py",
+    "runs/export.py",
     "cli/evaluate.py",
-    "cli/evaluate_arguments.py",
+    "protocols/evaluate.py",
+    "protocols/suite.py",
     "cli/main.py",
     "runs/about_run.py",
     "runs/model_sizes.py",

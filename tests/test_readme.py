@@ -67,10 +67,17 @@ def test_an_inline_commands_flags_exist(line):
 
 
 def options_of(command):
-    """The long options that a command's own help names."""
+    """The long options that a command's help names, or that of its nested commands."""
+    shown = help_of(command)
+    for nested in re.findall(r"^    (\w+)  ", shown, re.MULTILINE):
+        shown += help_of(command, nested)
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", shown))
+
+
+def help_of(*names):
     with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(SystemExit):
-        parse_arguments([command, "--help"])
-    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", out.getvalue()))
+        parse_arguments([*names, "--help"])
+    return out.getvalue()
 
 
 def test_each_flag_in_prose_is_some_commands_or_tools():

@@ -16,7 +16,6 @@ transformers' (all packages of `align-keras[oracles,litert]`). It
 import argparse
 import contextlib
 import io
-import pathlib
 import tempfile
 import warnings
 
@@ -30,9 +29,10 @@ _LEAST_COSINE = 0.9999
 
 def pictures(name, split, count=None):
     """Returns encoded pictures of a corpus, `count` of them evenly spread."""
-    from align_keras.protocols.evaluation_data import DataRequest, captioned_images
+    from align_keras.protocols.protocol import Request
+    from align_keras.protocols.retrieval import captioned_images
 
-    request = DataRequest(name=name, root=pathlib.Path("data"), split=split)
+    request = Request(name, split=split)
     images = captioned_images(request).images
     step = max(1, len(images) // count) if count else 1
     return images[::step][:count]
@@ -139,8 +139,8 @@ def compare_times(files, embed, picture, rounds):
     """Prints medians of interleaved runs, a row a tower."""
     import torch
 
-    from align_keras.cli.litert_figures import interleaved_medians
-    from align_keras.export.litert_tower import prepared_run
+    from align_keras.export.litert_file import prepared_run
+    from align_keras.runs.export_litert import interleaved_medians
 
     pixels = torch.tensor(picture).permute(0, 3, 1, 2).contiguous()
     print(f"{'tower':<24} {'threads':>7} {'ms':>7} {'× torch':>8} {'× none':>7}")
@@ -211,9 +211,9 @@ def tried(flatbuffer, samples):
 
 def compare_tried(align, files, calibration):
     """Prints what each way keeps of the stamps' recall."""
-    from align_keras.cli.litert_figures import measure, table
     from align_keras.export.litert import image_flatbuffer
-    from align_keras.protocols.evaluation_data import DataRequest
+    from align_keras.protocols.protocol import Request
+    from align_keras.runs.export_litert import measure, table
 
     samples = [{"images": picture[None]} for picture in calibration]
     files = dict(files)
@@ -221,7 +221,7 @@ def compare_tried(align, files, calibration):
         name = f"int8, {count} pictures"
         files[name] = image_flatbuffer(align, "int8", calibration[:count])
     files |= dict(tried(files["none"], samples))
-    request = DataRequest(name="stamps", root=pathlib.Path("data"))
+    request = Request("stamps")
     print("\n".join(table(measure(align, files, pictures("stamps", None), request))))
 
 
@@ -236,7 +236,7 @@ def main():
     # Before TensorFlow: after it, LLVM aborts the process where torch brings triton.
     import torch._dynamo  # noqa: F401, I001
 
-    from align_keras.cli.litert_figures import read_pixels
+    from align_keras.runs.export_litert import read_pixels
     from align_keras.export.litert import image_flatbuffer
     from align_keras.models import ALIGN
 

@@ -3,7 +3,7 @@
 import pathlib
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_folder, placeable_folder
+from align_keras.utils.files import atomic_folder, new_folder
 from align_keras.utils.progress import say
 
 FORMATS = ("hf", "keras")
@@ -53,15 +53,4 @@ def check_folders(kind, source, target):
     is_hub = kind == "hf" and source.startswith(HUB_PREFIX)
     if not is_hub and not pathlib.Path(source).is_dir():
         raise InputError(f"SOURCE must be a folder, received {source}; check the path.")
-    return check_target(target)
-
-
-def check_target(target):
-    """Returns the folder that `--to`, a str, means; raises unless it's new or empty."""
-    folder = placeable_folder(target, "--to")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(
-            f"--to must be a new or an empty folder, received {target}, which holds "
-            "something; name another, or remove it first."
-        )
-    return folder
+    return new_folder(target, "to")

@@ -1,147 +1,205 @@
 """`align-keras evaluate`: a protocol of the paper, or all of them, on a model."""
 
-import difflib
-import functools
+import argparse
+import json
+import math
 
-from align_keras.cli.evaluate_arguments import (
-    LEARNING,
-    ONLY_FOR,
-    PROTOCOLS,
-    TRAINED,
-    WITH_METADATA,
-    WITH_USUAL_DATA,
-    add_arguments,
-)
+from align_keras.protocols.evaluate import PROTOCOLS, evaluate
+from align_keras.protocols.protocol import OPTIONS
 from align_keras.utils.errors import InputError
-from align_keras.utils.progress import say
 
-__all__ = [
-    "LEARNING",
-    "PROTOCOLS",
-    "TRAINED",
-    "WITH_METADATA",
-    "WITH_USUAL_DATA",
-    "add_arguments",
-    "check_arguments",
-    "run",
-]
+# What the suite takes too; the others are for one protocol.
+_OF_SUITE = ("data_root", "engine", "workers", "results", "allow_missing")
+# As Model Garden spells them.
+_WITH_UNDERSCORES = ("config_file", "params_override")
+# Of a table's first column, as far as it is kept whole.
+_NAME_WIDTH = 36
 
-_OF_ONE_PROTOCOL = (
-    "data",
-    "split",
-    "train_split",
-    "slice_by",
-    "metadata",
-    "html",
-    "templates",
-    "text_weight",
-    "classes",
-    "image_column",
-    "caption_column",
-    "encoding",
-    "config_file",
-    "params_override",
-)
+
+def add_arguments(parser):
+    """Adds the command's arguments to its parser."""
+    parser.usage = (
+        "align-keras evaluate PROTOCOL --model M [--data D] [OPTION …]\n"
+        "       align-keras evaluate --suite paper --model M [OPTION …]"
+    )
+    parser.epilog = "align-keras evaluate PROTOCOL --help shows a protocol's options."
+    what = parser.add_mutually_exclusive_group()
+    # `--protocol P` in the place of PROTOCOL goes on working.
+    what.add_argument("--protocol", metavar="P", help=argparse.SUPPRESS)
+    what.add_argument(
+        "--suite",
+        choices=("paper",),
+        help="every protocol of the paper whose data is there, beside its figures",
+    )
+    _add_options(parser, _OF_SUITE)
+    commands = parser.add_subparsers(
+        dest="nested",
+        metavar="PROTOCOL",
+        title="protocols",
+        prog="align-keras evaluate",
+    )
+    for protocol in PROTOCOLS.values():
+        where = f" ({protocol.table})" if protocol.table else ""
+        nested = commands.add_parser(
+            protocol.name,
+            help=protocol.help + where,
+            description=f"{protocol.help[0].upper()}{protocol.help[1:]}{where}.",
+            argument_default=argparse.SUPPRESS,
+        )
+        taken = [name for name in OPTIONS if protocol.takes(name)]
+        usual = f" (default: {protocol.data})" if protocol.data else ""
+        _add_options(nested, ("html", *taken), protocol.data_help + usual)
+
+
+def _add_options(parser, shown, data_help=argparse.SUPPRESS):
+    """Adds all options; help shows those that apply, and others are refused later."""
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help="a run folder, an export, a Hugging Face folder or hf://user/model",
+    )
+    for name, option in OPTIONS.items():
+        keywords = {"default": parser.argument_default, "dest": name, **option.metadata}
+        if name == "data":
+            keywords["help"] = data_help
+        if name not in shown:
+            keywords["help"] = argparse.SUPPRESS
+        hyphened = f"--{name.replace('_', '-')}"
+        spellings = {f"--{name}": None, hyphened: None}
+        if name in _WITH_UNDERSCORES:
+            spellings = reversed(spellings)
+        # The last one is shown.
+        *others, usual = spellings
+        for spelling in others:
+            parser.add_argument(spelling, **keywords | {"help": argparse.SUPPRESS})
+        parser.add_argument(usual, **keywords)
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write a page of results" if "html" in shown else argparse.SUPPRESS,
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="folder of embeddings (default: align_keras/embeddings in the user's "
+        "cache folder)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, not tables")
 
 
 def run(arguments):
     """Runs the command; returns its exit code."""
-    check_arguments(arguments)
-    from align_keras.cli.writable import (
-        check_cache_folder,
-        check_page_path,
-        check_results_folder,
-    )
-
-    # What is written at the end must not fail after hours.
-    if arguments.html:
-        check_page_path(arguments.html)
-    if arguments.protocol in TRAINED or arguments.results is not None:
-        check_results_folder(arguments.results)
-    directory = check_cache_folder(arguments.cache)
-    from align_keras.protocols.cached_encoders import CachedEncoders
-    from align_keras.protocols.open_model import check_model, open_model
-
-    encoders = CachedEncoders(
-        functools.partial(open_model, arguments.model, arguments.engine), directory
-    )
+    given = {name: getattr(arguments, name) for name in (*OPTIONS, "html", "cache")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if value == "":
+            raise InputError(f"{name} must not be empty, received ''; leave it out.")
+    if not arguments.model:
+        raise InputError("model must be given, received nothing; name a run folder.")
     if arguments.suite:
-        from align_keras.cli.suite import print_suite, run_suite
-
-        # The model is looked for where there is something to measure.
-        check = functools.partial(check_model, arguments.model, arguments.engine)
-        rows = run_suite(encoders, arguments, check)
-        return print_suite(rows, as_json=arguments.json)
-    check_model(arguments.model, arguments.engine)
-    from align_keras.cli.evaluation_request import data_request, protocol_options
-    from align_keras.cli.evaluation_results import print_results, sliced, write_page
-    from align_keras.protocols.paper_protocols import PROTOCOLS as FUNCTIONS
-
-    function, usual_data = FUNCTIONS[arguments.protocol]
-    request = data_request(arguments, arguments.data or usual_data)
-    found = function(encoders, request, protocol_options(arguments))
-    slices = sliced(found, arguments.slice_by) if arguments.slice_by else {}
-    print_results(arguments, request, found.metrics, slices)
-    if arguments.html:
-        write_page(arguments, request, found, slices)
-        say(f"wrote {arguments.html}")
+        return _run_suite(arguments.model, given, arguments.json)
+    protocol = arguments.nested or arguments.protocol
+    if protocol is None or (arguments.nested and arguments.protocol):
+        raise InputError(
+            "PROTOCOL, once, or --suite paper must be given; write for instance "
+            "align-keras evaluate retrieval."
+        )
+    result = evaluate(arguments.model, protocol, **given)
+    print_result(result, arguments.json)
     return 0
 
 
-def check_arguments(arguments):
-    """Raises for what can be told without the model and the data."""
-    for name, value in vars(arguments).items():
-        if value == "":
-            raise InputError(f"--{name} must not be empty, received ''; leave it out.")
-    _check_engine(arguments.engine)
-    if arguments.workers is not None and arguments.workers < 1:
-        raise InputError(
-            f"--workers must be at least 1, received {arguments.workers}; leave it out."
-        )
-    if arguments.text_weight is not None and not 0 <= arguments.text_weight < 1e6:
-        raise InputError(
-            "--text_weight must be a number from 0 to a million, received "
-            f"{arguments.text_weight}; leave it out for 2."
-        )
-    if arguments.suite:
-        for name in _OF_ONE_PROTOCOL:
-            if getattr(arguments, name) is not None:
-                raise InputError(
-                    f"--{name} is for one --protocol, received "
-                    f"{getattr(arguments, name)!r} with --suite; leave it out."
-                )
+def _run_suite(model, given, as_json):
+    for name, value in given.items():
+        if name not in (*_OF_SUITE, "cache"):
+            raise InputError(
+                f"`{name}` is for one protocol, received {value!r} with --suite; leave "
+                "it out."
+            )
+    from align_keras.protocols.suite import run_suite
+
+    return print_suite(run_suite(model, **given), as_json)
+
+
+def print_result(result, as_json=False):
+    """Prints what `evaluate` returns to stdout, as tables or as JSON."""
+    if as_json:
+        print(json_text(result))
         return
-    if arguments.protocol not in PROTOCOLS:
-        near = difflib.get_close_matches(arguments.protocol, PROTOCOLS, n=1)
-        raise InputError(
-            f"--protocol must be one of {', '.join(PROTOCOLS)}, received "
-            f"{arguments.protocol!r}; "
-            + (f"did you mean {near[0]}?" if near else "choose one.")
-        )
-    for protocols, names in ONLY_FOR:
-        for name in names if arguments.protocol not in protocols else ():
-            if getattr(arguments, name) is not None:
-                raise InputError(
-                    f"--{name} is for {', '.join(protocols)}, received "
-                    f"{getattr(arguments, name)!r} with {arguments.protocol}; leave it "
-                    "out."
-                )
-    if arguments.metadata is not None and arguments.slice_by is None:
-        raise InputError(
-            "--metadata is for --slice_by, received "
-            f"{arguments.metadata!r} without it; name one of its columns."
-        )
-    if arguments.data is None and arguments.protocol not in WITH_USUAL_DATA:
-        raise InputError(
-            f"--data must name what {arguments.protocol} is measured on, received "
-            "nothing; see --help for the names."
-        )
+    from align_keras.reports import result_tables
+
+    about = result["protocol"], result["data"], result["metrics"]
+    splits = {name: result[name] for name in ("split", "train_split") if name in result}
+    print_table(result_tables.metrics_table(*about, splits))
+    for table in result_tables.tables_of_many_models(*about, splits):
+        print_table(table)
+    if result.get("slices"):
+        title = f"by {result['slice_by']}"
+        print_table(result_tables.slices_table(title, result["slices"]))
 
 
-def _check_engine(engine):
-    from align_keras.models.image_engines import checked_engine
+def print_suite(rows, as_json=False):
+    """Prints the measured figures beside the paper's, and what was left out.
 
-    try:
-        checked_engine(engine)
-    except InputError as error:
-        raise InputError(f"--{error}") from None
+    Args:
+        rows: iterable of `SuiteRow`; tables are printed as they come.
+        as_json: bool, print one JSON list at the end.
+
+    Returns:
+        int, the exit code: 1 where a protocol failed whose data is there.
+    """
+    from align_keras.reports.result_tables import papers_tables
+
+    done = []
+    for row in rows:
+        done.append(row)
+        if row.metrics and not as_json:
+            for table in papers_tables(row.protocol, row.data, row.metrics).values():
+                print_table(table)
+    if as_json:
+        print(json_text([row.as_dict() for row in done]))
+        return int(any(row.failed for row in done))
+    for title, reason in (("Skipped", "skipped"), ("Failed", "failed")):
+        rows_left_out = [row for row in done if getattr(row, reason)]
+        if rows_left_out:
+            print(f"{title}:")
+        for row in rows_left_out:
+            # Not as a table, so that paths and commands stay whole.
+            numbers = ", ".join(map(str, row.tables))
+            many = "s" if len(row.tables) > 1 else ""
+            print(f"- table{many} {numbers}: {row.protocol} on {row.data}")
+            print(f"  {getattr(row, reason)}")
+    return int(any(row.failed for row in done))
+
+
+def json_text(value):
+    """Text of what JSON can hold: NaN and infinities become null."""
+    return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {str(key): _finite(of_key) for key, of_key in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(element) for element in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_table(table):
+    """Prints a `ResultTable` to stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    printed = Table(title=table.title, title_justify="left")
+    # Names stay whole in 80 columns; the headings of the numbers are folded.
+    widest = max((len(row[0]) for row in table.rows), default=0)
+    first, *numbers = table.columns
+    printed.add_column(first, overflow="fold", min_width=min(widest, _NAME_WIDTH))
+    for column in numbers:
+        printed.add_column(column, justify="right", overflow="fold")
+    for row in table.rows:
+        printed.add_row(*row)
+    # Not as markup: a group may be called "[red]".
+    Console(markup=False, highlight=False).print(printed)

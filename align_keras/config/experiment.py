@@ -7,7 +7,7 @@ keeps its options.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 from align_keras.config.fields import count, fraction, number
 
@@ -385,7 +385,9 @@ class SGDConfig(_OptimizerOptions):
 class _OneOf:
     """A section of which only the member that `type` names counts."""
 
-    def get(self):
+    type: Any
+
+    def get(self) -> Any:
         """Returns the config that `type` names, or None where it names none."""
         return self.type and getattr(self, self.type)
 

@@ -34,11 +34,11 @@ class HeadStageConfig:
     eval_size: int = count(360, at_least=32)
 
     @property
-    def is_left_out(self):
+    def is_left_out(self) -> bool:
         """Whether the recipe hasn't got this stage."""
         return self.epochs is None and self.steps is None
 
-    def length(self, batch_size, num_images):
+    def length(self, batch_size: int, num_images: int) -> int:
         """Returns the length in steps; epochs are rounded down, to one at least.
 
         Args:
@@ -52,7 +52,7 @@ class HeadStageConfig:
         """
         if self.steps is not None:
             return self.steps
-        return max(self.epochs * num_images // batch_size, 1)
+        return max((self.epochs or 0) * num_images // batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +150,7 @@ class FineTuningConfig:
     runtime: RuntimeConfig = RuntimeConfig()
 
     @property
-    def last_stage(self):
+    def last_stage(self) -> str:
         """str, the name of the stage whose model is evaluated."""
         return "head" if self.full.is_left_out else "full"
 

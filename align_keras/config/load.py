@@ -305,17 +305,18 @@ def validate(
         if refused := out_of_range(field, value):
             rule, remedy, item = refused
             report.refuse(key, rule, remedy, value=item)
-    for rule in rules:
-        rule(config, report)
+    for check in rules:
+        check(config, report)
     return config
 
 
 def _check_sections(config: Any, prefix: str, report: Report) -> None:
     for field in dataclasses.fields(config):
-        if dataclasses.is_dataclass(field.type):
+        section = field.type
+        if isinstance(section, type) and dataclasses.is_dataclass(section):
             key, value = f"{prefix}{field.name}", getattr(config, field.name)
-            if not isinstance(value, field.type):
-                report.refuse(key, f"a {field.type.__name__}", "construct one")
+            if not isinstance(value, section):
+                report.refuse(key, f"a {section.__name__}", "construct one")
             _check_sections(value, f"{key}.", report)
 
 

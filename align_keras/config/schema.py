@@ -65,7 +65,7 @@ def _section(config: Any) -> dict[str, Any]:
         properties[field.name] = {"description": texts[field.name]} | schema
     return {
         "type": "object",
-        "description": inspect.getdoc(type(config)).splitlines()[0],
+        "description": (inspect.getdoc(type(config)) or "").partition("\n")[0],
         "properties": properties,
         "additionalProperties": False,
     }

@@ -276,8 +276,7 @@ class _Reader:
     def plain(self, node: Any, ancestors: tuple) -> tuple[Any, Any]:
         """Returns a node's value twice: as it is, and as if it had no quotes."""
         if isinstance(node, yaml.MappingNode):
-            items = self.items(node, ancestors).values()
-            for _, value_node in items:
+            for _, value_node in self.items(node, ancestors).values():
                 self.plain(value_node, (*ancestors, node))
             return {}, {}
         self._enter(node, ancestors)

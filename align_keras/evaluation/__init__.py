@@ -51,6 +51,7 @@ from align_keras.evaluation.nearest_neighbors import (
 )
 from align_keras.evaluation.positives import (
     RetrievalPositives,
+    flatten_captions,
     own_positives,
     shared_positives,
 )
@@ -76,6 +77,7 @@ from align_keras.evaluation.slices import (
     Statistic,
     item_outcomes,
     mean_statistics,
+    recall_statistics,
     sliced_metrics,
     whole_metrics,
 )
@@ -126,6 +128,7 @@ __all__ = [
     "fine_tuned_metrics",
     "fine_tuned_statistics",
     "fit_logistic_regression",
+    "flatten_captions",
     "item_outcomes",
     "knn_statistics",
     "mean_per_class",
@@ -143,6 +146,7 @@ __all__ = [
     "rank_of_best_positive",
     "recall_at_k",
     "recall_of_ranks",
+    "recall_statistics",
     "retrieval_metrics",
     "retrieval_ranks",
     "shared_positives",

@@ -85,8 +85,9 @@ def evaluate_multi30k(encode_images, encode_texts, images, captions, image_keys=
     en/mean_recall 1.0
     de/mean_recall 0.833333...
     """
+    embeddings = np.asarray(encode_images(images))
     yield from multilingual_metrics(
-        multilingual_ranks(encode_images, encode_texts, images, captions, image_keys)
+        multilingual_ranks(embeddings, encode_texts, captions, image_keys)
     )
 
 
@@ -104,13 +105,12 @@ class LanguageRanks(NamedTuple):
     caption_image_index: np.ndarray
 
 
-def multilingual_ranks(encode_images, encode_texts, images, captions, image_keys=None):
+def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None):
     """Ranks pictures and captions of each language.
 
     Args:
-        encode_images: as `evaluate_multi30k`.
+        image_embeddings: real array (images, dimension), unit length.
         encode_texts: as `evaluate_multi30k`.
-        images: as `evaluate_multi30k`.
         captions: as `evaluate_multi30k`.
         image_keys: as `evaluate_multi30k`.
 
@@ -120,7 +120,6 @@ def multilingual_ranks(encode_images, encode_texts, images, captions, image_keys
     Raises:
         InputError: as `evaluate_multi30k`.
     """
-    image_embeddings = np.asarray(encode_images(images))
     ranks = {}
     for language, of_pictures in captions.items():
         if len(of_pictures) != len(image_embeddings):

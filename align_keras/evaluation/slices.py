@@ -56,6 +56,20 @@ def item_outcomes(prefix, ranks, ks):
     }
 
 
+def recall_statistics(prefix, ranks, ks):
+    """Recall at each k, as `sliced_metrics` takes it.
+
+    Args:
+        prefix: str, what the names begin with, such as `"t2i/"`.
+        ranks: int array (items,), as for `item_outcomes`.
+        ks: integers >= 1.
+
+    Returns:
+        dict, `PREFIXrecall_at_K` → `Statistic`.
+    """
+    return mean_statistics(item_outcomes(f"{prefix}recall_at_", ranks, ks))
+
+
 def mean_statistics(outcomes):
     """Metrics that are means over items, as `sliced_metrics` takes them.
 

@@ -2,19 +2,18 @@
 
 import contextlib
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from align_keras.export.litert_metadata import append_files
+from align_keras.export.litert_file import LiteRTTower, append_files
 from align_keras.export.litert_quantize import check_quantization, quantize_flatbuffer
-from align_keras.export.litert_tower import LiteRTTower
-from align_keras.export.tower_description import (
+from align_keras.export.towers import (
+    CHECKED,
     describe_image_tower,
     describe_text_tower,
-)
-from align_keras.export.tower_functions import (
-    CHECKED,
     image_tower_function,
     noise,
     some_tokens,
@@ -35,33 +34,38 @@ LEAST_COSINE = {
 
 
 def image_flatbuffer(
-    model, quantize="none", pixels=(), *, resizable=False, licence=None
-):
+    model: Any,
+    quantize: str = "none",
+    pixels: Sequence | np.ndarray = (),
+    *,
+    resizable: bool = False,
+    license: str | None = None,
+) -> bytes:
     """Converts the image tower: pixels in, embedding of unit length out.
 
     The file has one signature, `encode_image_pixels`: `images`, float32 (1, S, S, 3),
-    RGB grey levels in [0, 255], → `image_embedding`, float32 (1, d). Decoding,
+    RGB gray levels in [0, 255], → `image_embedding`, float32 (1, d). Decoding,
     resizing and cropping are the caller's; `metadata.json` in the file tells how.
 
     Args:
         model: `ALIGN` that computes in float32.
         quantize: str, one of `QUANTIZATIONS`, as `quantize_flatbuffer`.
-        pixels: uint8 or float array (n, S, S, 3) in [0, 255], preprocessed pictures
+        pixels: uint8 or float array (n, S, S, 3) in [0, 255], preprocessed images
             like those that the model will see. `int8` takes the ranges of its
             activations from them, a hundred or more; the finished file is checked
             on the first ones, or on noise where there are none.
-        resizable: bool; True leaves number, height and width of the pictures open;
+        resizable: bool; True leaves number, height and width of the images open;
             they are 1, S and S until the interpreter is told otherwise. The ranges
             of `int8` are those of S × S.
-        licence: str or None, the terms of the weights, for the file's metadata.
+        license: str or None, the terms of the weights, for the file's metadata.
 
     Returns:
         bytes of a `.tflite` file, with metadata as `read_files` reads it.
 
     Raises:
         InputError: if the model lacks a part or computes in another dtype, there is
-            no such quantisation, `int8` has no pictures, or what converts and runs
-            the file isn't installed; and if the quantised tower's embeddings are far
+            no such quantization, `int8` has no images, or what converts and runs
+            the file isn't installed; and if the quantized tower's embeddings are far
             from Keras's.
         RuntimeError: if the float tower's embeddings aren't Keras's.
 
@@ -83,19 +87,25 @@ def image_flatbuffer(
     content = _convert(encode, model.image_encoder, "encode_image_pixels")
     if resizable:
         content = _with_default_shapes(content, [1, size, size, 3])
-    samples = [{"images": picture[None]} for picture in pixels]
+    samples = [{"images": image[None]} for image in pixels]
     content = quantize_flatbuffer(content, quantize, samples)
     content = append_files(
         content,
-        describe_image_tower(model, quantize, len(pixels), resizable, licence),
+        describe_image_tower(model, quantize, len(pixels), resizable, license),
     )
     shown = pixels[:CHECKED] if len(pixels) else noise(size)
     expected = np.asarray(model.normalize_image(model.image_encoder(shown)))
-    _check(content, [{"images": own[None]} for own in shown], expected, quantize)
+    _check(content, [{"images": image[None]} for image in shown], expected, quantize)
     return content
 
 
-def text_flatbuffer(model, quantize="none", *, resizable=False, licence=None):
+def text_flatbuffer(
+    model: Any,
+    quantize: str = "none",
+    *,
+    resizable: bool = False,
+    license: str | None = None,
+) -> bytes:
     """Converts the text tower: token ids in, embedding of unit length out.
 
     The file has one signature, `encode_token_ids`: `token_ids` and `padding_mask`,
@@ -107,7 +117,7 @@ def text_flatbuffer(model, quantize="none", *, resizable=False, licence=None):
         quantize: str, one of `QUANTIZATIONS`. `int8` is `dynamic-int8` here: outliers
             of a transformer's activations don't fit fixed ranges of 8 bits.
         resizable: bool; True leaves the number of texts open.
-        licence: str or None, the terms of the weights, for the file's metadata.
+        license: str or None, the terms of the weights, for the file's metadata.
 
     Returns:
         bytes of a `.tflite` file, with metadata as `read_files` reads it.
@@ -141,11 +151,11 @@ def text_flatbuffer(model, quantize="none", *, resizable=False, licence=None):
         content = _convert(encode, encoder, "encode_token_ids")
     content = quantize_flatbuffer(content, quantize)
     content = append_files(
-        content, describe_text_tower(model, quantize, resizable, licence)
+        content, describe_text_tower(model, quantize, resizable, license)
     )
     expected = np.asarray(model.normalize_text(encoder(tokens)))
     rows = range(len(expected))
-    shown = [{name: own[row, None] for name, own in tokens.items()} for row in rows]
+    shown = [{name: ids[row, None] for name, ids in tokens.items()} for row in rows]
     _check(content, shown, expected, quantize)
     return content
 
@@ -155,7 +165,7 @@ def _checked_pixels(pixels, size):
     if len(pixels) and pixels.shape[1:] != (size, size, 3):
         raise InputError(
             f"pixels must have the shape (n, {size}, {size}, 3), received "
-            f"{pixels.shape}; preprocess the pictures by preprocess_image."
+            f"{pixels.shape}; preprocess the images by preprocess_image."
         )
     return pixels
 
@@ -168,13 +178,13 @@ def _convert(encode, encoder, key):
     """
     module = tf.Module()
     module.encode = encode
-    module.stored_variables = [own.value for own in encoder.variables]
+    module.stored_variables = [variable.value for variable in encoder.variables]
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures={key: encode})
         converter = tf.lite.TFLiteConverter.from_saved_model(
             folder, signature_keys=[key]
         )
-        # No operations of TensorFlow's own: no runtime but LiteRT's is needed.
+        # No operations of TensorFlow: no runtime but LiteRT's is needed.
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         return converter.convert()
 
@@ -183,7 +193,7 @@ def _convert(encode, encoder, key):
 def _narrow_embedding(layer, quantize):
     """Lets a token embedding look up narrow rows, while a function is traced.
 
-    The quantiser leaves tables alone that are gathered from, and this one is most of
+    The quantizer leaves tables alone that are gathered from, and this one is most of
     a small BERT. Rows are integers with a scale each: LiteRT gathers no float16, and
     16 bits so are finer.
     """
@@ -203,7 +213,7 @@ def _narrow_embedding(layer, quantize):
     try:
         yield
     finally:
-        del layer.call  # The class's own again.
+        del layer.call  # The class's again.
 
 
 def _with_default_shapes(content, shape):
@@ -234,5 +244,5 @@ def _check(content, samples, expected, quantize):
         )
     raise InputError(
         f"quantize must leave the tower as it was, received {quantize!r}: {problem}; "
-        "choose a finer quantisation."
+        "choose a finer quantization."
     )

@@ -1,22 +1,23 @@
-"""Quantised copies of a float LiteRT file."""
+"""Quantized copies of a float LiteRT file."""
 
 import contextlib
 import io
 import re
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
+from align_keras.export import QUANTIZATIONS
 from align_keras.utils.errors import InputError
 from align_keras.utils.extras import needs
 
-QUANTIZATIONS = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
 # Biases are int32, in steps of the inputs' scale times the weights'.
 _LARGEST_BIAS = 2.0**30
 _LARGEST_WEIGHT = 127.0
 
 
-def check_quantization(quantize):
+def check_quantization(quantize: str) -> None:
     """Raises unless `quantize` is one of `QUANTIZATIONS`."""
     if quantize not in QUANTIZATIONS:
         raise InputError(
@@ -25,8 +26,10 @@ def check_quantization(quantize):
         )
 
 
-def quantize_flatbuffer(flatbuffer, quantize, samples=()):
-    """Quantises a float LiteRT file.
+def quantize_flatbuffer(
+    flatbuffer: bytes, quantize: str, samples: Sequence[dict] = ()
+) -> bytes:
+    """Quantizes a float LiteRT file.
 
     - `float16`: weights are stored as float16, and all arithmetic is float32.
     - `weight-int8`: weights are stored as int8, one scale a channel, and all
@@ -112,7 +115,7 @@ def _quietly():
 def _quantize_integers(flatbuffer, samples):
     if not len(samples):
         raise InputError(
-            "quantize=int8 needs calibration pictures, received none; give pairs like "
+            "`quantize` int8 needs calibration images, received none; give pairs like "
             "those that the model will see, or choose dynamic-int8."
         )
     library, types = _import()
@@ -148,16 +151,23 @@ def _outside_the_convolutions(graph):
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     main = graph.subgraphs[0]
-    kinds = [graph.operatorCodes[own.opcodeIndex].builtinCode for own in main.operators]
+    kinds = [
+        graph.operatorCodes[operator.opcodeIndex].builtinCode
+        for operator in main.operators
+    ]
     if BuiltinOperator.CONV_2D not in kinds or BuiltinOperator.MEAN not in kinds:
         raise InputError(
-            "quantize=int8 needs an image tower, received a file without convolutions; "
-            "use dynamic-int8."
+            "`quantize` int8 needs an image tower, received a file without "
+            "convolutions; use dynamic-int8."
         )
     first = kinds.index(BuiltinOperator.CONV_2D)
     pooling = len(kinds) - 1 - kinds[::-1].index(BuiltinOperator.MEAN)
     return [
-        [main.tensors[index].name.decode() for own in part for index in own.outputs]
+        [
+            main.tensors[index].name.decode()
+            for operator in part
+            for index in operator.outputs
+        ]
         for part in (main.operators[:first], main.operators[pooling + 1 :])
     ]
 
@@ -166,7 +176,7 @@ def _any_of(names):
     return f"^(?:{'|'.join(map(re.escape, names))})"
 
 
-def widest_range(old, new):
+def widest_range(old: dict, new: dict) -> dict:
     """Joins a tensor's range so far, empty at first, with that of another sample."""
     if not old:
         return new
@@ -179,7 +189,7 @@ def widest_range(old, new):
 def _ranges(flatbuffer, samples, recipe):
     """The least and the greatest value of each tensor over all samples.
 
-    The library's own moving averages forget white pictures and depend on the order.
+    The library's moving averages forget white images and depend on the order.
     """
     from litert_quantizer import calibrator, recipe_manager
 

@@ -1,46 +1,49 @@
 """The model card that lies beside an export."""
 
+from collections.abc import Sequence
+from typing import Any
+
 # After the paper's section 10.
 _LIMITS = """\
 - The paper asks for further analysis of the data and of the model before any use in
   practice; none is made by exporting it.
 - Captions from the web may hold harmful text, which can reinforce such harms.
 - Stereotypes of the data are reinforced unless it is balanced. Look at the metrics of
-  groups of your own data: `align-keras evaluate --slice_by COLUMN --json`, which
+  groups of your data: `align-keras evaluate --slice-by COLUMN --json`, which
   `align-keras export --evaluation FILE` puts into this card.
-- Religious and cultural items may be mislabelled; test them, and train on better pairs.
+- Religious and cultural items may be mislabeled; test them, and train on better pairs.
 - The distribution of people, and of clothing, food and art, may skew what the model
-  finds. Analyse and balance before production.
+  finds. Analyze and balance before production.
 - It finds what is near, also where nothing fits: a score is no probability that a
   caption is true."""
 _PROHIBITED = """\
 Surveillance and other harmful uses are prohibited, as are decisions about people by
-what the model says of their pictures."""
+what the model says of their images."""
 
 SIGNATURES = "`signatures.json` beside each `saved_model.pb` says what it serves."
 
 
 def model_card(
-    model,
+    model: Any,
     *,
-    weights=None,
-    source=None,
-    data=None,
-    evaluation=None,
-    licence=None,
-    described=SIGNATURES,
-    measured=(),
-):
+    weights: str | None = None,
+    source: str | None = None,
+    data: dict[str, list[str]] | None = None,
+    evaluation: dict[str, float] | None = None,
+    license: str | None = None,
+    described: str = SIGNATURES,
+    measured: Sequence[dict] = (),
+) -> str:
     """Writes down what a model is, was trained on, can do, and must not be used for.
 
     Args:
         model: `ALIGN` with a vocabulary.
-        weights: str, the dtype or quantisation of the stored weights, or None for the
-            model's own.
+        weights: str, the dtype or quantization of the stored weights, or None for the
+            model's.
         source: str, where the model comes from, or None.
         data: dict, name of a set of pairs → list of lines about it, or None.
-        evaluation: dict, metric → float, or None; before any quantisation.
-        licence: str, the terms of the weights, or None.
+        evaluation: dict, metric → float, or None; before any quantization.
+        license: str, the terms of the weights, or None.
         described: str, where inputs and outputs are described.
         measured: sequence of dict, as `align-keras evaluate --json` prints them:
             `protocol`, `data` and `metrics`, and `slice_by` with `slices`, the
@@ -70,19 +73,19 @@ def model_card(
     """
     image, text = model.image_encoder, model.text_encoder
     parts = {
-        "image tower": f"{image.count_params():,} parameters, pictures of "
+        "image tower": f"{image.count_params():,} parameters, images of "
         f"{model.image_size} × {model.image_size} pixels",
         "text tower": f"{text.count_params():,} parameters, "
         f"{model.tokenizer.sequence_length} of {len(model.tokenizer.vocabulary):,} "
-        f"tokens, normalised as {model.tokenizer.normalization}",
+        f"tokens, normalized as {model.tokenizer.normalization}",
         "embeddings": f"{image.output_shape[-1]} numbers, of unit length",
         "temperature": f"{float(model.temperature):.4g}",
         "stored weights": weights or "as trained",
     }
     if source is not None:
         parts = {"from": source} | parts
-    if licence is not None:
-        parts["licence"] = " ".join(licence.split())
+    if license is not None:
+        parts["license"] = " ".join(license.split())
     lines = ["# Model card", "", "An ALIGN (Jia et al. 2021, arXiv 2102.05918):", ""]
     lines += ["| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in parts.items()]
@@ -120,7 +123,7 @@ def _evaluation_lines(evaluation):
 def _report_lines(report):
     """One protocol's metrics, and below them those of groups."""
     splits = [
-        f"{own} {report[own]}" for own in ("split", "train_split") if own in report
+        f"{name} {report[name]}" for name in ("split", "train_split") if name in report
     ]
     title = ", ".join([f"{report['protocol']} on {report['data']}", *splits])
     lines = ["", f"### {_cell(title)}", "", "| metric | value |", "|---|---|"]

@@ -2,14 +2,13 @@
 
 import contextlib
 import logging
+from typing import Any
 
 import numpy as np
 
-from align_keras.export.tower_description import (
+from align_keras.export.towers import (
     describe_image_tower,
     describe_text_tower,
-)
-from align_keras.export.tower_functions import (
     image_tower_function,
     noise,
     some_tokens,
@@ -23,12 +22,12 @@ _OPSET = 18
 _LARGEST_DIFFERENCE = 1e-4
 
 
-def image_onnx(model, *, licence=None):
+def image_onnx(model: Any, *, license: str | None = None) -> bytes:
     """Converts the image tower: pixels in, embedding of unit length out.
 
     Args:
         model: `ALIGN` that computes in float32.
-        licence: str or None, the terms of the weights, for the file's metadata.
+        license: str or None, the terms of the weights, for the file's metadata.
 
     Returns:
         bytes of an `.onnx` file: `images`, float32 (n, height, width, 3) in [0, 255]
@@ -44,16 +43,16 @@ def image_onnx(model, *, licence=None):
         Jia et al. 2021, section 4.1.
     """
     encode = image_tower_function(model, resizable=True)
-    files = describe_image_tower(model, "none", 0, True, licence)
+    files = describe_image_tower(model, "none", 0, True, license)
     return _converted(encode, files, {"images": noise(model.image_size)})
 
 
-def text_onnx(model, *, licence=None):
+def text_onnx(model: Any, *, license: str | None = None) -> bytes:
     """Converts the text tower: token ids in, embedding of unit length out.
 
     Args:
         model: `ALIGN` with a vocabulary, that computes in float32.
-        licence: str or None, the terms of the weights, for the file's metadata.
+        license: str or None, the terms of the weights, for the file's metadata.
 
     Returns:
         bytes of an `.onnx` file: `token_ids` and `padding_mask`, int32 (n, L) →
@@ -69,7 +68,7 @@ def text_onnx(model, *, licence=None):
     """
     encode = text_tower_function(model, resizable=True)
     tokens = some_tokens(model)
-    return _converted(encode, describe_text_tower(model, "none", True, licence), tokens)
+    return _converted(encode, describe_text_tower(model, "none", True, license), tokens)
 
 
 def _converted(encode, files, inputs):

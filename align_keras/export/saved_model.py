@@ -1,34 +1,63 @@
-"""SavedModels for TensorFlow Serving: pictures, texts, and both."""
+"""SavedModels for TensorFlow Serving: images, texts, and both."""
 
 import json
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
-from align_keras.export.signatures import describe_signatures
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, placeable_folder
+from align_keras.utils.image_limits import MAX_PIXELS
 
 # Folder → what is served.
 MODELS = {"image": (True, False), "text": (False, True), "align": (True, True)}
 _GRAPH = "saved_model.pb"
-WEIGHTS = (None, "bfloat16", "float16")
 _NEEDED = ("image_encoder", "text_encoder", "image_size", "tokenizer")
+_FILES = (
+    "JPEG, PNG, GIF (its first frame), BMP or WebP files, of at most "
+    f"{MAX_PIXELS:,} pixels"
+)
+_UNIT = "of unit length"
+_MEANINGS = {
+    "image_bytes": _FILES,
+    "images": "RGB images of one size, any height and width from 1 on",
+    "captions": "UTF-8",
+    "token_ids": "as the tokenizer gives them: [CLS] first, [SEP] last, then [PAD]; 1 "
+    "to sequence_length of them",
+    "padding_mask": "1 for a token, 0 for [PAD]",
+    "class_names": "UTF-8",
+    "templates": "UTF-8, each with {}, the place of the class name",
+    "image_embedding": f"{_UNIT}, or zero where a file isn't valid",
+    "text_embedding": _UNIT,
+    "valid": "whether a file is such an image",
+    "cosine": "of each image and each caption",
+    "scores": "softmax of cosine / temperature over the classes, of the mean over "
+    "the templates",
+}
 
 
-def export_saved_model(model, directory, *, weights=None, about=None):
+def export_saved_model(
+    model: Any,
+    directory: str | os.PathLike,
+    *,
+    weights: str | None = None,
+    about: dict[str, Any] | None = None,
+) -> None:
     """Writes a model as three SavedModels, in folders as TensorFlow Serving reads.
 
-    `image/1` serves pictures and needs TensorFlow alone; `text/1` serves captions
+    `image/1` serves images and needs TensorFlow alone; `text/1` serves captions
     and needs the operations of `tensorflow_text` too; `align/1` serves both. None
     needs Keras or this package. `signatures.json` in each describes its signatures,
     as `describe_signatures`; `README.md` beside them is the model card.
 
     Decoding, resizing, cropping and tokenization are in the graphs, bit for bit as
-    in evaluation. Any batch is taken, an empty one too. A file that is no picture
+    in evaluation. Any batch is taken, an empty one too. A file that is no image
     fails nothing: it is `valid` = False, and its embedding zero.
 
     Args:
@@ -43,7 +72,7 @@ def export_saved_model(model, directory, *, weights=None, about=None):
     Raises:
         InputError: if the model isn't an `ALIGN`, has no vocabulary or weights that
             aren't finite, `directory` is a file or holds something else, or there are
-            no such `weights`.
+            no `weights` of that name.
 
     References:
         Jia et al. 2021, sections 4.1 (embeddings compared by cosine) and 10.
@@ -68,16 +97,22 @@ def export_saved_model(model, directory, *, weights=None, about=None):
     check_exportable(model)
     directory = placeable_folder(directory, "directory")
     _check_holds_nothing_else(directory)
-    if weights not in WEIGHTS:
+    if weights not in (None, *WEIGHTS):
         raise InputError(
-            f"weights must be one of {', '.join(map(str, WEIGHTS))}, received "
-            f"{weights!r}; choose one."
+            f"weights must be None, {' or '.join(WEIGHTS)}, received {weights!r}; "
+            "choose one."
         )
     with atomic_folder(directory) as folder:
         write_saved_models(model, folder, weights=weights, about=about)
 
 
-def write_saved_models(model, folder, *, weights=None, about=None):
+def write_saved_models(
+    model: Any,
+    folder: pathlib.Path,
+    *,
+    weights: str | None = None,
+    about: dict[str, Any] | None = None,
+) -> None:
     """Writes the three SavedModels and the card into a folder.
 
     Args:
@@ -96,7 +131,7 @@ def write_saved_models(model, folder, *, weights=None, about=None):
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def write_served(served, folder):
+def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
     """Writes one SavedModel as the first version of a servable.
 
     Args:
@@ -109,7 +144,51 @@ def write_served(served, folder):
     (version / "signatures.json").write_text(description + "\n", encoding="utf-8")
 
 
-def check_exportable(model):
+def describe_signatures(served: ServedModel) -> dict[str, Any]:
+    """Returns inputs, outputs and preprocessing of a SavedModel.
+
+    Args:
+        served: `ServedModel`.
+
+    Returns:
+        dict of `signatures`, by name: `inputs` and `outputs`, name → dtype, shape
+        (None for any number) and meaning; and of `preprocessing`, what the graph
+        does by itself.
+    """
+    signatures = {}
+    for name, function in sorted(served.functions.items()):
+        concrete = function.get_concrete_function()
+        _, inputs = concrete.structured_input_signature
+        if not inputs:  # As positions.
+            inputs = {
+                spec.name: spec for spec in concrete.structured_input_signature[0]
+            }
+        signatures[name] = {
+            "inputs": _described(inputs),
+            "outputs": _described(concrete.structured_outputs),
+        }
+    return {
+        "signatures": signatures,
+        "preprocessing": {
+            # TensorFlow wraps a module's dicts; Python 3.13 writes none as JSON.
+            name: dict(steps)
+            for name, steps in served.preprocessing.items()
+        },
+    }
+
+
+def _described(specs):
+    return {
+        name: {
+            "dtype": spec.dtype.name,
+            "shape": spec.shape.as_list(),
+            "meaning": _MEANINGS[name],
+        }
+        for name, spec in specs.items()
+    }
+
+
+def check_exportable(model: Any) -> None:
     """Raises unless `model` is an `ALIGN` with all that is exported."""
     # `tokenizer` itself raises where the vocabulary is missing.
     missing = [name for name in _NEEDED if not hasattr(model, name)]
@@ -126,7 +205,7 @@ def check_exportable(model):
         )
 
 
-def check_finite_weights(model):
+def check_finite_weights(model: Any) -> None:
     """Raises if a weight is NaN or infinite, which would make all embeddings so.
 
     Args:
@@ -135,7 +214,7 @@ def check_finite_weights(model):
     Raises:
         InputError: names the first of the weights, and how many there are.
     """
-    wrong = [own.path for own in model.weights if not _is_finite(own.numpy())]
+    wrong = [weight.path for weight in model.weights if not _is_finite(weight.numpy())]
     if wrong:
         raise InputError(
             f"model must have finite weights, received NaN or infinity in {len(wrong)} "

@@ -1,5 +1,8 @@
 """The functions that a SavedModel serves, and the variables that they need."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -22,7 +25,7 @@ class ServedModel(tf.Module):
         model: `ALIGN`, with a vocabulary where texts are served.
         serves_images: bool, with the image tower.
         serves_texts: bool, with the text tower, which needs TensorFlow Text.
-        weights: None for the variables' own dtype; `"bfloat16"` or `"float16"` to
+        weights: None for the variables' dtype; `"bfloat16"` or `"float16"` to
             store kernels and embeddings in half the room, and compute as before.
 
     Attributes:
@@ -40,7 +43,7 @@ class ServedModel(tf.Module):
             variables += model.text_encoder.variables
         if serves_images and serves_texts:
             variables += model.temperature_layer.variables
-        self.stored_variables = [_stored(own, weights) for own in variables]
+        self.stored_variables = [_stored(variable, weights) for variable in variables]
         self._values = _Untracked(
             list(zip(variables, self.stored_variables, strict=True))
             if weights is not None
@@ -181,7 +184,7 @@ class ServedModel(tf.Module):
         """What the model computes with the stored variables."""
         if not self._values.it:
             return compute(self._model.it)
-        values = [(own, tf.cast(kept, own.dtype)) for own, kept in self._values.it]
+        values = [(one, tf.cast(kept, one.dtype)) for one, kept in self._values.it]
         with keras.StatelessScope(state_mapping=values):
             return compute(self._model.it)
 
@@ -210,7 +213,7 @@ def _strings(name):
 
 
 def _at_least_one(images):
-    """Adds a black picture to an empty batch.
+    """Adds a black image to an empty batch.
 
     TensorFlow's fused convolution gives no rows of the wrong shape for no rows.
     """
@@ -218,7 +221,7 @@ def _at_least_one(images):
     return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
 
 
-def in_parts(compute, size, *rows):
+def in_parts(compute: Callable, size: int | tf.Tensor, *rows: tf.Tensor) -> Any:
     """Applies a function to some rows after others, and joins what it gives.
 
     Args:
@@ -235,30 +238,31 @@ def in_parts(compute, size, *rows):
     >>> in_parts(lambda part: part + tf.size(part), 2, tf.constant([0, 0, 0])).numpy()
     array([2, 2, 1], dtype=int32)
     """
-    specs = [tf.TensorSpec((None, *own.shape[1:]), own.dtype) for own in rows]
-    compute = tf.function(compute, autograph=False).get_concrete_function(*specs)
-    outputs = compute.structured_outputs
+    specs = [tf.TensorSpec((None, *row.shape[1:]), row.dtype) for row in rows]
+    traced = tf.function(compute, autograph=False).get_concrete_function(*specs)
+    outputs = traced.structured_outputs
     parts = tf.maximum(-(-tf.shape(rows[0])[0] // size), 1)
 
     def step(number, arrays):
         part = slice(number * size, (number + 1) * size)
-        found = tf.nest.flatten(compute(*(own[part] for own in rows)))
+        found = tf.nest.flatten(traced(*(row[part] for row in rows)))
         written = [
-            array.write(number, own) for array, own in zip(arrays, found, strict=True)
+            array.write(number, value)
+            for array, value in zip(arrays, found, strict=True)
         ]
         return number + 1, written
 
     arrays = [
-        tf.TensorArray(own.dtype, parts, element_shape=own.shape, infer_shape=False)
-        for own in tf.nest.flatten(outputs)
+        tf.TensorArray(spec.dtype, parts, element_shape=spec.shape, infer_shape=False)
+        for spec in tf.nest.flatten(outputs)
     ]
     _, arrays = tf.while_loop(
         lambda number, _: number < parts, step, (0, arrays), parallel_iterations=1
     )
-    return tf.nest.pack_sequence_as(outputs, [own.concat() for own in arrays])
+    return tf.nest.pack_sequence_as(outputs, [array.concat() for array in arrays])
 
 
-def filled_templates(class_names, templates):
+def filled_templates(class_names: tf.Tensor, templates: tf.Tensor) -> tf.Tensor:
     """Puts each class name in the place of `{}` in each template.
 
     Args:

@@ -1,10 +1,12 @@
-"""A static page that searches pictures in the browser, without a server."""
+"""A static page that searches images in the browser, without a server."""
 
 import base64
 import hashlib
 import json
+import os
 import pathlib
 import shutil
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -41,9 +43,17 @@ _SOURCE = pathlib.Path(__file__).parent / "web"
 
 
 def write_web_page(
-    folder, *, tokenizer, image_size, image_tower, text_tower, index, title, runtime
-):
-    """Writes a page that searches an index by texts and by pictures.
+    folder: str | os.PathLike,
+    *,
+    tokenizer: Any,
+    image_size: int,
+    image_tower: bytes,
+    text_tower: bytes,
+    index: Any,
+    title: str,
+    runtime: str | os.PathLike | None,
+) -> None:
+    """Writes a page that searches an index by texts and by images.
 
     Any static web server can serve the folder. The page computes everything in the
     browser, by LiteRT in WebAssembly, and asks for nothing outside its folder.
@@ -63,19 +73,19 @@ def write_web_page(
             the page's folder.
 
     Raises:
-        InputError: if a picture has no thumbnail, or `runtime` isn't as above.
+        InputError: if an image has no thumbnail, or `runtime` isn't as above.
     """
     folder = pathlib.Path(folder)
     if runtime is not None:
         check_runtime(runtime)
-    _write_pictures(folder, index)
+    _write_images(folder, index)
     _write_model(folder, tokenizer, image_size, image_tower, text_tower, index)
     _write_page(folder, title, len(index))
     if runtime is not None:
         _copy_runtime(pathlib.Path(runtime), folder / "node_modules")
 
 
-def check_runtime(runtime):
+def check_runtime(runtime: str | os.PathLike) -> None:
     """Raises unless a folder is a `node_modules` with the runtime.
 
     Args:
@@ -99,29 +109,29 @@ def check_runtime(runtime):
             found = version or "none"
         if found:
             raise InputError(
-                f"--litert_js must be a node_modules folder with {package} "
+                f"litert_js must be a node_modules folder with {package} "
                 f"{LITERT_JS_VERSION}, received {runtime} with {found}; run npm "
                 f"install {wanted} and name its node_modules, or leave the option out."
             )
 
 
-def _write_pictures(folder, index):
-    """Writes the embeddings, captions and small pictures."""
-    pictures = folder / "pictures"
-    (pictures / "thumbnails").mkdir(parents=True)
+def _write_images(folder, index):
+    """Writes the embeddings, captions and small images."""
+    images = folder / "pictures"
+    (images / "thumbnails").mkdir(parents=True)
     entries = []
     for row, entry in enumerate(index.entries):
         thumbnail = index.thumbnail(row)
         if thumbnail is None:
             raise InputError(
-                f"index must have a thumbnail for each picture, received none for "
+                f"index must have a thumbnail for each image, received none for "
                 f"{entry['id']!r}; build it with thumbnails."
             )
-        (pictures / entry["thumbnail"]).write_bytes(thumbnail)
+        (images / entry["thumbnail"]).write_bytes(thumbnail)
         entries.append({key: entry[key] for key in ("id", "captions", "thumbnail")})
     embeddings = np.ascontiguousarray(index.embeddings, "<f4")
-    (pictures / "embeddings.bin").write_bytes(embeddings.tobytes())
-    _write_json(pictures / "pictures.json", entries)
+    (images / "embeddings.bin").write_bytes(embeddings.tobytes())
+    _write_json(images / "pictures.json", entries)
 
 
 def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
@@ -149,7 +159,7 @@ def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
     )
 
 
-def tokenizer_options(tokenizer):
+def tokenizer_options(tokenizer: Any) -> dict[str, Any]:
     """Returns what web/tokenizer.js must know besides the vocabulary.
 
     Args:
@@ -176,7 +186,7 @@ def tokenizer_options(tokenizer):
         "sequence_length": tokenizer.sequence_length,
         "uncased": is_uncased(tokenizer.normalization),
         "special_tokens": list(SPECIAL_TOKENS),
-        "classes": {name: " ".join(own.split()) for name, own in classes.items()},
+        "classes": {name: " ".join(text.split()) for name, text in classes.items()},
     }
 
 

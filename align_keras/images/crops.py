@@ -142,7 +142,7 @@ def _window_size(shape, image_size):
 
 
 def _box(shape, image_size, place):
-    """The window's top, left, height and width in whole source pixels."""
+    """Returns the window's top, left, height and width in whole source pixels."""
     size = _window_size(shape, image_size)
     slack = tf.cast(shape - size + 1, tf.float32)
     # Rounding can lift a product of a number just below 1 to `slack`.

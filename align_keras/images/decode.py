@@ -45,7 +45,7 @@ _IMAGE = tf.TensorSpec((None, None, 3), tf.uint8)
 
 
 def _apart(*signature):
-    """Decorator: makes a call of the function one operation of the graph."""
+    """Decorates: makes a call of the function one operation of the graph."""
     return tf.function(
         input_signature=signature,
         autograph=False,
@@ -70,17 +70,17 @@ class FileBytes:
         count: int,
         big_endian: tf.Tensor | bool = False,
     ) -> tf.Tensor:
-        """An unsigned number of up to four bytes, int64; 0 behind the end."""
+        """Reads an unsigned number of up to four bytes, int64; 0 behind the end."""
         read = _big_endian_number if big_endian else _number
         return read(self.file, tf.cast(position, tf.int64), count)
 
     def part(self, position: tf.Tensor | int, size: tf.Tensor | int) -> tf.Tensor:
-        """A piece of the file, scalar string; cut off where the file ends."""
+        """Returns a piece of the file, scalar string; cut off where the file ends."""
         position = tf.minimum(tf.cast(position, tf.int64), self.length)
         return tf.strings.substr(self.file, position, tf.cast(size, tf.int64))
 
     def begins(self, signature: bytes, position: tf.Tensor | int = 0) -> tf.Tensor:
-        """Whether the file has these bytes there."""
+        """Tells whether the file has these bytes there."""
         return self.part(position, len(signature)) == signature
 
 
@@ -100,7 +100,7 @@ def _big_endian_number(file, position, count):
 
 
 def _choose(condition, number, other):
-    """`tf.where` of numbers, int64."""
+    """Applies `tf.where` to numbers, int64."""
     return tf.where(condition, *(tf.cast(value, tf.int64) for value in (number, other)))
 
 
@@ -245,7 +245,7 @@ def _refused(rule):
 
 @_apart(tf.TensorSpec((None, None, 4), tf.uint8), tf.TensorSpec((), tf.uint8))
 def _on_white(rgba, opaque):
-    """uint8 (h, w, 4) → (h, w, 3), as Pillow rounds it; of one opacity as it is."""
+    """Blends uint8 (h, w, 4) to (h, w, 3), as Pillow; of one opacity as it is."""
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
 
     def blended():
@@ -485,7 +485,7 @@ def gif_frame(file: FileBytes) -> tf.Tensor:
     content = FileBytes(file)
 
     def step(position, in_data, control):
-        """Over one extension's label or one block of its data."""
+        """Steps over one extension's label or one block of its data."""
         first = _byte(file, position)
         is_control = ~in_data & content.begins(b"!\xf9", position)
         size = _choose(in_data, 1 + first, 2)

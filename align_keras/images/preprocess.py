@@ -9,6 +9,8 @@ from align_keras.utils.errors import InputError
 # Jia et al. 2021, section 5: resize to 346, crop 289. Other input sizes keep
 # this ratio.
 _RESIZE_TO_CROP = 346 / 289
+# Of embeddings on disk: raise it where the same file gives other pixels.
+PREPROCESSING_VERSION = 1
 
 
 def crop_size_to_resize_size(image_size: int) -> int:

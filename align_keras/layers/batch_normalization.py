@@ -155,7 +155,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 def _wide(inputs):
-    """The inputs as statistics are computed: in float32 at least."""
+    """Returns the inputs as statistics are computed: in float32 at least."""
     return inputs if inputs.dtype == tf.float64 else tf.cast(inputs, "float32")
 
 

@@ -21,7 +21,7 @@ PADDINGS = ("tf", "hugging_face")
 
 
 def strided_padding(kernel_size: int) -> tuple:
-    """Hugging Face's padding of a stride-2 convolution: one pixel more after it.
+    """Returns Hugging Face's padding of a stride-2 convolution: one pixel more behind.
 
     It equals TensorFlow's SAME on even sizes. On odd ones SAME pads both sides
     alike, and the output has a row and a column more.

@@ -58,7 +58,7 @@ def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def mean_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """As `sum_over_replicas`, the means."""
+    """Averages each tensor over all replicas; see `sum_over_replicas`."""
     if replica_count() == 1:
         return tensors
     context = tf.distribute.get_replica_context()

@@ -31,7 +31,7 @@ def tiled_directional_losses(
     tile_size: int | str,
     matmul_dtype: str | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `plain_directional_losses`, from tiles of at most `tile_size`².
+    """Computes `plain_directional_losses` from tiles of at most `tile_size`².
 
     Only the texts are gathered: each replica has its rows of the logits,
     and the replicas' normalizers of the columns are put together. With
@@ -115,17 +115,17 @@ def _worth_keeping(images, all_texts):
 
 
 def _mean_dot(rows, others):
-    """Mean over the rows of their dot products."""
+    """Averages over the rows their dot products."""
     return tf.reduce_mean(row_dots(rows, others))
 
 
 def _over_replicas(row):
-    """The mean of a row over all replicas."""
+    """Returns the mean of a row over all replicas."""
     return tf.reduce_mean(gather_replicas(row[None])[0], axis=0)
 
 
 def _group_means(all_rows, all_groups, pair_groups, offset):
-    """For each local pair, the mean of all rows of its group."""
+    """Returns, for each local pair, the mean of all rows of its group."""
     numbers = _group_numbers(all_groups)
     # As many segments as rows keeps the shape static; the empty ones aren't read.
     means = tf.math.unsorted_segment_mean(all_rows, numbers, tf.shape(all_rows)[0])
@@ -156,7 +156,7 @@ def normalizers(
     keep_tiles: bool,
     matmul_dtype: tf.DType | str,
 ) -> tuple[tf.Tensor, tf.Tensor, Callable]:
-    """Log-sum-exp of the rows and of the columns of scale · images · textsᵀ.
+    """Computes the log-sum-exp of rows and of columns of scale · images · textsᵀ.
 
     Both come from the same tile, which the gradient computes once more (or
     reads, where it was kept): four products of a tile's size in all, or three.
@@ -209,11 +209,11 @@ class _LogitTiles:
         self.bounded = bound < _BOUND_SHARE * math.log(images.dtype.max)
 
     def images_of(self, row):
-        """The images of a row of tiles, (tile, d) in `matmul_dtype`."""
+        """Returns the images of a row of tiles, (tile, d) in `matmul_dtype`."""
         return tf.cast(self.images[row], self.matmul_dtype)
 
     def scaled_texts_of(self, column):
-        """The texts of a column of tiles, scaled and transposed: (d, tile).
+        """Returns the texts of a column of tiles, scaled and transposed: (d, tile).
 
         A product with it as it lies is a tenth faster than one that transposes.
         """
@@ -233,7 +233,7 @@ class _LogitTiles:
         return tf.where(valid, logits, tf.constant(-math.inf, logits.dtype))
 
     def normalizers(self, logits):
-        """Log-sum-exp of the tile's rows and of its columns."""
+        """Computes the log-sum-exp of the tile's rows and of its columns."""
 
         def direct():
             exponentials = tf.exp(logits)
@@ -252,7 +252,7 @@ class _LogitTiles:
         return tf.cond(self.bounded, direct, shifted)
 
     def gradient(self, logits, rows, d_rows, columns, d_columns):
-        """Gradient at the tile's logits, from those at all normalizers."""
+        """Computes the gradient at the tile's logits, from those at all normalizers."""
 
         def direct():
             by_row = (d_rows * tf.exp(-rows))[:, None]
@@ -415,7 +415,7 @@ def _from_tiles(tensor, length):
 
 
 def _padding_mask(length, tensor):
-    """Bool (tiles, rows of a tile), False for padding; None if there is none."""
+    """Returns bool (tiles, rows of a tile), False for padding; None without any."""
     tiles, size = tensor.shape[:2]
     if tiles is not None and size is not None and tiles * size == length:
         return None
@@ -431,5 +431,5 @@ def row_dots(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
 
 
 def _longest(rows):
-    """The largest length of a row."""
+    """Returns the largest length of a row."""
     return tf.sqrt(tf.reduce_max(row_dots(rows, rows)))

@@ -206,14 +206,14 @@ class ContrastiveModel(PairModel):
         return [StopAtNonFinite()]
 
     def make_train_function(self, force: bool = False) -> None:
-        """As Keras's; also adds up `seconds_waited`, how long steps lacked input."""
+        """Makes Keras's function, which also adds up how long steps lacked input."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_train_function(force)
         elif self.train_function is None or force:
             self.train_function = self._make_timed_function(self.train_step)
 
     def make_test_function(self, force: bool = False) -> None:
-        """As Keras's, which would average what all replicas have in common."""
+        """Makes a function that doesn't average what all replicas have in common."""
         if self.steps_per_execution > 1 or self.run_eagerly:
             super().make_test_function(force)
         elif self.test_function is None or force:

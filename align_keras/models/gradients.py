@@ -57,7 +57,7 @@ def dense(gradients: list) -> list:
 def cached_loss_gradients(
     model: keras.Model, inputs: dict, micro_batch_size: int
 ) -> tuple[tuple, list]:
-    """As `loss_gradients`, with the activations of one micro-batch in memory.
+    """Does as `loss_gradients`, with the activations of one micro-batch in memory.
 
     The embeddings of all micro-batches are computed first, without a tape; the
     loss of the whole batch gives the gradient at each embedding, and a second
@@ -107,7 +107,7 @@ def accumulated_gradients(
     micro_batch_size: int,
     part_gradients: Callable,
 ) -> tuple:
-    """The gradients of a mean over rows, micro-batch by micro-batch.
+    """Computes the gradients of a mean over rows, micro-batch by micro-batch.
 
     A micro-batch is normalized by its own statistics, as a ghost batch of that size,
     and their mean goes into the moving statistics, once.

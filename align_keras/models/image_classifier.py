@@ -100,7 +100,7 @@ class ImageClassifier(keras.Model):
         return self.head(self.image_encoder(inputs, training=learns))
 
     def train_step(self, data: object) -> dict:
-        """One update on a batch over all replicas, in micro-batches if need be."""
+        """Makes one update on a batch of all replicas, in micro-batches if need be."""
         images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
         inputs = {"images": images, "labels": labels, "weights": weights}
         inputs = {name: rows for name, rows in inputs.items() if rows is not None}

@@ -302,7 +302,7 @@ def convolution(
     strides: int = 1,
     padding: str = "valid",
 ) -> keras.KerasTensor:
-    """Convolution, batch normalization and activation."""
+    """Applies a convolution, batch normalization and an activation."""
     policy = norm["dtype"]
     x = keras.layers.Conv2D(
         filters,

@@ -96,7 +96,7 @@ def checked_engine(engine: str | os.PathLike | None) -> str | None:
 
 
 def _state(encoder, engine):
-    """What a made function depends on; TensorFlow reads the weights at each call."""
+    """Tells what a function depends on; TensorFlow reads the weights at each call."""
     if engine is None:
         config = json.dumps(encoder.get_config(), sort_keys=True, default=str)
         return config, [id(variable) for variable in encoder.variables]
@@ -132,7 +132,7 @@ def _made(model, engine):
 
 
 def _tensorflow(model):
-    """The tower as one graph; it reads the variables at each call."""
+    """Makes the encoder one graph, which reads the variables at each call."""
     import tensorflow as tf
 
     encoder, normalize, size = (
@@ -150,7 +150,7 @@ def _tensorflow(model):
 
 
 def _openvino(embed, engine):
-    """The graph, converted with its present weights and run by OpenVINO."""
+    """Converts the graph with its present weights; OpenVINO runs it."""
     try:
         import openvino
     except ImportError:
@@ -199,9 +199,8 @@ def _openvino(embed, engine):
 
 
 def _litert(encoder, path):
-    """The tower of an exported file, one image at a time on each processor."""
-    from align_keras.export.litert_metadata import read_metadata
-    from align_keras.export.litert_tower import LiteRTTower
+    """Opens an exported file, which embeds one image at a time on each processor."""
+    from align_keras.export.litert_file import LiteRTTower, read_metadata
 
     content = pathlib.Path(path).read_bytes()
     try:

@@ -59,7 +59,7 @@ class PairModel(keras.Model):
         augment: bool = True,
         value_range: tuple[float, float] | None = None,
     ) -> keras.callbacks.History:
-        """As `keras.Model.fit`, on images and captions as they are.
+        """Trains as `keras.Model.fit`, on images and captions as they are.
 
         Args:
             x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
@@ -161,7 +161,7 @@ class PairModel(keras.Model):
         value_range: tuple[float, float] | None = None,
         **kwargs,
     ) -> list[float] | dict[str, float]:
-        """As `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
+        """Measures as `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
         known = parameters_of(PairModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
         check_weights(sample_weight=sample_weight)
@@ -187,7 +187,7 @@ class PairModel(keras.Model):
         callbacks: keras.callbacks.Callback | Sequence | None = None,
         value_range: tuple[float, float] | None = None,
     ) -> dict:
-        """As `keras.Model.predict`; takes raw pairs too (see `fit`)."""
+        """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
         pairs = raw_pairs(x)
         x = keras_input(self, x, batch_size=batch_size, value_range=value_range)
         with readable_input(self, pairs[0] if pairs else (), value_range):
@@ -268,14 +268,14 @@ def keras_input(
 
 
 def is_raw_data(x: Any, y: Any = None) -> bool:
-    """Whether `x` and `y` are raw pairs, as sequences or as a dataset."""
+    """Tells whether `x` and `y` are raw pairs, as sequences or as a dataset."""
     if isinstance(x, tf.data.Dataset):
         return is_raw(x.element_spec)
     return raw_pairs(x, y) is not None
 
 
 def as_x_and_y(validation_data: Any) -> tuple:
-    """`x` and `y` of `validation_data`, which may be a dataset, a dict or a tuple."""
+    """Returns `x` and `y` of `validation_data`, a dataset, a dict or a tuple."""
     if not isinstance(validation_data, tuple | list) or len(validation_data) > 3:
         return validation_data, None
     x, y, weight = (*validation_data, None, None)[:3]
@@ -320,7 +320,7 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
 
 
 def as_list(callbacks: keras.callbacks.Callback | Sequence | None) -> list:
-    """A callback, a list of them, Keras's `CallbackList` or None as a list."""
+    """Makes a callback, a list of them, Keras's `CallbackList` or None a list."""
     callbacks = getattr(callbacks, "callbacks", callbacks)
     if callbacks is None:
         return []

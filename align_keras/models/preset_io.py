@@ -57,7 +57,7 @@ _FOR_FOLDERS = (
 def from_preset(
     cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs
 ) -> keras.Model:
-    """As `ALIGN.from_preset`; `cls` is `ALIGN`."""
+    """Builds as `ALIGN.from_preset`; `cls` is `ALIGN`."""
     arguments = {name: value for name, value in kwargs.items() if value is not None}
     parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
@@ -182,7 +182,7 @@ def from_name(cls, preset: str, parts: dict) -> keras.Model:
 
 
 def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
-    """As `ALIGN.save_to_preset`; each file is written atomically."""
+    """Writes as `ALIGN.save_to_preset`; each file is written atomically."""
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if model.vocabulary is not None:

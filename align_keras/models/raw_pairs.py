@@ -198,7 +198,7 @@ def batches_of_dataset(
 
 
 def is_raw(element: Any) -> bool:
-    """Whether an element of a dataset, or its specification, is a raw pair.
+    """Tells whether an element of a dataset, or its specification, is a raw pair.
 
     Example:
 
@@ -273,7 +273,7 @@ class _Preparation:
         return self.training and bool(self.zoom or self.shift or self.recolor)
 
     def image(self, image, drawn):
-        """Encoded image or pixels → (S, S, 3); `drawn` are three numbers in [0, 1)."""
+        """Brings files or pixels to (S, S, 3); `drawn` are three numbers in [0, 1)."""
         is_encoded, size = image.dtype == tf.string, self.image_size
         if self.training and not self.varies_batches:
             place = drawn[:2] if self.crop else tf.fill((2,), 0.5)
@@ -311,7 +311,7 @@ def _random_numbers(seed):
 
 
 def _chosen(caption, place):
-    """The caption, or the one of several at a place in [0, 1)."""
+    """Returns the caption, or the one of several at a place in [0, 1)."""
     if caption.shape.rank == 0:
         return caption
     count = tf.size(caption)
@@ -321,7 +321,7 @@ def _chosen(caption, place):
 
 
 def _file_bytes(image):
-    """Encoded images and pixels as they are; of a path, the file's bytes."""
+    """Returns encoded images and pixels as they are; of a path, the file's bytes."""
     if image.dtype != tf.string:
         return image
     # No path holds NUL, which ends the head of a short one.
@@ -340,7 +340,7 @@ def _file_bytes(image):
 
 
 def _dataset_rows(images, captions):
-    """The dataset of single pairs, and what makes (image, caption) of one."""
+    """Returns the dataset of single pairs, and what makes (image, caption) of one."""
     pairs = images
     if captions is not None:
         if not isinstance(captions, tf.data.Dataset):
@@ -374,7 +374,7 @@ def _dataset_rows(images, captions):
 
 
 def _sequence_rows(images, captions, value_range):
-    """How many pairs, and what makes (image, caption) of a row's number."""
+    """Returns how many pairs there are, and what makes one of a row's number."""
     image_of, image_count = _image_fetcher(images, value_range)
     caption_tensor = _caption_tensor(captions)
     caption_count = len(captions)
@@ -387,7 +387,7 @@ def _sequence_rows(images, captions, value_range):
 
 
 def _image_fetcher(images, value_range):
-    """What reads the image of a row, and how many there are."""
+    """Returns what reads the image of a row, and how many there are."""
     if isinstance(images, str | bytes | os.PathLike | dict):
         raise InputError(
             "images must be a sequence of paths, of encoded images or of arrays, "
@@ -408,7 +408,7 @@ def _image_fetcher(images, value_range):
 
 
 def _array_fetcher(images, value_range):
-    """As `_image_fetcher`, of arrays of different sizes."""
+    """Does as `_image_fetcher`, of arrays of different sizes."""
     dtype = np.asarray(images[0]).dtype
     for row, image in enumerate(images):
         _check_pixels(f"images[{row}]", image, value_range)

@@ -232,7 +232,7 @@ class TextEncoder(Encoder):
 def check_arguments(
     sizes: dict[str, int], sequence_length: int, max_sequence_length: int
 ) -> None:
-    """Raises unless the sizes are such as a tower can have, and fit each other."""
+    """Raises unless the sizes are in range and fit each other."""
     for name, size in sizes.items():
         check_number(name, size, 1, MOST[name], whole=True)
     hidden_dim, num_heads = sizes["hidden_dim"], sizes["num_heads"]

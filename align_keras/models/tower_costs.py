@@ -271,12 +271,12 @@ def _tower(body, projection, kept, peak, recomputed_flops, locked):
 
 
 def _strided(side, same):
-    """The side that a stride of 2 leaves; an odd one is rounded up by SAME."""
+    """Returns the side that a stride of 2 leaves; an odd one is rounded up by SAME."""
     return (side + same) // 2
 
 
 def _block(stage, channels, strides, side, lite, same):
-    """The parts of an `MBConvBlock`; its input is kept as the output before it."""
+    """Returns an `MBConvBlock`'s parts; its input is kept as the output before it."""
     inner, kernel = channels * stage.expand_ratio, stage.kernel_size
     block = []
     if stage.expand_ratio != 1:
@@ -301,7 +301,7 @@ def _block(stage, channels, strides, side, lite, same):
 
 
 def _convolution(kernel, channels_in, channels_out, side, lite):
-    """Convolution, batch normalization and activation.
+    """Counts a convolution, batch normalization and activation.
 
     Kept are the outputs of all three; ReLU6's gradient reads its output, so that
     the one before isn't kept.
@@ -318,7 +318,7 @@ def _convolution(kernel, channels_in, channels_out, side, lite):
 
 
 def _dense(width_in, width_out):
-    """A dense layer with its bias, or nothing where `width_out` is None."""
+    """Counts a dense layer with its bias, or nothing where `width_out` is None."""
     if width_out is None:
         return _Part()
     return _Part((width_in + 1) * width_out, flops=2 * width_in * width_out)

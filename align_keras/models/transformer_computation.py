@@ -79,7 +79,7 @@ def _check_parts(layers):
 
 
 def _first_token(layer, inputs, padding_mask=None, training=None):
-    """A `TransformerEncoder`'s output of the first token, (n, 1, width)."""
+    """Computes a `TransformerEncoder`'s output of the first token, (n, 1, width)."""
     x = inputs[:, :1]
     attended = layer._self_attention_layer(
         query=x,
@@ -96,7 +96,7 @@ def _first_token(layer, inputs, padding_mask=None, training=None):
 
 
 def _product(dense, inputs, training=None):
-    """What an `EinsumDense` computes that contracts all but batch and length."""
+    """Computes an `EinsumDense` that contracts all but batch and length."""
     contracted = inputs.shape[2:]
     outer = dense.kernel.shape[len(contracted) :]
     width = contracted.num_elements()
@@ -108,6 +108,6 @@ def _product(dense, inputs, training=None):
 
 
 def _activated(dense, activation, inputs, training=None):
-    """A `Dense` layer whose activation knows whether it is training."""
+    """Computes a `Dense` layer whose activation knows whether it is training."""
     outputs = keras.ops.matmul(inputs, dense.kernel)
     return activate(activation, keras.ops.add(outputs, dense.bias), training)

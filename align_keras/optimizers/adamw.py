@@ -49,7 +49,7 @@ class _DecayedAdam(keras.optimizers.Adam):
 
 
 def _rounding(beta):
-    """The factor by which the kernel's float32 `1 - beta` is too large.
+    """Returns the factor by which the kernel's float32 `1 - beta` is too large.
 
     Its moments are too large by it: 1e-5 where beta is 0.999.
     """

@@ -120,7 +120,7 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
 
 
 def _trust_ratio(variable, update):
-    """‖w‖ / ‖u‖, and 1 where either is zero."""
+    """Returns ‖w‖ / ‖u‖, and 1 where either is zero."""
     weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
     update_norm = ops.sqrt(ops.sum(ops.square(update)))
     usable = ops.logical_and(weight_norm > 0, update_norm > 0)

@@ -1,6 +1,7 @@
-"""Embeddings that are computed once and kept on disk, by content."""
+"""A model's embeddings: computed once, and kept on disk by content."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
@@ -9,13 +10,133 @@ import tempfile
 
 import numpy as np
 
+from align_keras.protocols.protocol import some
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, locked, read_regular
-from align_keras.utils.progress import say
+from align_keras.utils.progress import progress_bar, say
 
 _DIGEST_BYTES = 20
 # Rows that are looked at or copied at a time.
 _COPIED_ROWS = 8192
+
+
+def default_cache() -> pathlib.Path:
+    """Returns the folder of embeddings where none is named."""
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home, "align_keras", "embeddings")
+
+
+def results_folder(path: str | None) -> pathlib.Path:
+    """Returns the folder of what was trained, the user's cache where none is named."""
+    return pathlib.Path(path or default_cache().parent / "fine_tuned")
+
+
+class CachedEncoders:
+    """A model's encode functions, answered from the cache where they can be.
+
+    The model is opened when it is first asked for, after the data are read.
+
+    Args:
+        open_model: function without arguments that returns an `OpenedModel`.
+        directory: `pathlib.Path`, the cache of all models.
+    """
+
+    def __init__(self, open_model, directory):
+        self._open_model, self._directory = open_model, directory
+
+    @functools.cached_property
+    def model(self):
+        """The `OpenedModel`."""
+        return self._open_model()
+
+    def trainable_model(self):
+        """Returns the model in the host's memory: a copy of its encoder is trained.
+
+        Raises:
+            InputError: unless it has weights that can learn.
+        """
+        import tensorflow as tf
+
+        with tf.device("/cpu:0"):
+            model = self.model
+        if model.align is None:
+            raise InputError(
+                "model must be a run folder or a Hugging Face folder to be trained, "
+                "received an export, whose weights are fixed; name the folder it came "
+                "from."
+            )
+        return model
+
+    @functools.cached_property
+    def _images(self):
+        folder = self._directory / f"image-{self.model.image_fingerprint}"
+        return EmbeddingCache(folder, self.model.encode_images, 256)
+
+    @functools.cached_property
+    def _texts(self):
+        folder = self._directory / f"text-{self.model.text_fingerprint}"
+        return EmbeddingCache(folder, self.model.encode_texts)
+
+    def readable_images(self, images):
+        """Embeds images, and leaves out those that can't be decoded.
+
+        Args:
+            images: re-iterable with a length, of paths (str), encoded images or
+                uint8 arrays.
+
+        Returns:
+            float32 array (readable, d) and int64 array (readable,), the rows of
+            `images` that they come from.
+
+        Raises:
+            InputError: if none can be read.
+        """
+        with progress_bar("embedding images", "images", len(images)) as bar:
+            embeddings, rows = self._images.readable(_ByContent(images), bar.advance)
+        if len(rows) < len(images):
+            readable = set(rows.tolist())
+            names = [
+                image if isinstance(image, str) else f"image {row}"
+                for row, image in enumerate(images)
+                if row not in readable
+            ]
+            say(
+                f"{len(names)} of {len(images)} images can't be decoded and are left "
+                f"out: {some(names)}"
+            )
+        if not len(rows):
+            raise InputError(
+                f"none of the {len(images)} images can be decoded; check that they "
+                "are JPEG, PNG, GIF, BMP or WebP files."
+            )
+        return embeddings, rows
+
+    def texts(self, texts):
+        """Embeds captions: float32 array (n, d)."""
+        with progress_bar("embedding texts", "texts", len(texts)) as bar:
+            return self._texts(texts, bar.advance)
+
+
+class _ByContent:
+    """Images one after another, paths as `pathlib.Path`."""
+
+    def __init__(self, images):
+        self._images = images
+
+    def __len__(self):
+        return len(self._images)
+
+    def __iter__(self):
+        return map(_by_content, self._images)
+
+
+def image_key(image) -> bytes:
+    """Returns what equal images, as `CachedEncoders` takes them, have in common."""
+    return content_digest(_by_content(image))
+
+
+def _by_content(image):
+    return pathlib.Path(image) if isinstance(image, str) else image
 
 
 class EmbeddingCache:
@@ -53,7 +174,7 @@ class EmbeddingCache:
 
         Args:
             items: re-iterable with a length: paths (str or `pathlib.Path`) of
-                pictures, file bytes, uint8 arrays, or captions as str; see
+                images, file bytes, uint8 arrays, or captions as str; see
                 `content_digest`.
             progress: optional callable of a number of items that are done.
 
@@ -62,7 +183,7 @@ class EmbeddingCache:
             `encode` refused with `InputError`; it isn't asked again.
 
         Raises:
-            InputError: `encode`'s own where it refuses all items; if it yields
+            InputError: that of `encode` where it refuses all items; if it yields
                 NaN or infinity, which aren't stored.
         """
         with self._locked():
@@ -85,11 +206,11 @@ class EmbeddingCache:
         self._open()
         digests, refused = [], {}
         for chunk in _chunks(items, self._chunk):
-            own = [content_digest(item) for item in chunk]
-            digests.extend(own)
+            of_chunk = [content_digest(item) for item in chunk]
+            digests.extend(of_chunk)
             new = {
                 digest: item
-                for digest, item in zip(own, chunk, strict=True)
+                for digest, item in zip(of_chunk, chunk, strict=True)
                 if digest not in self._rows and digest not in refused
             }
             if not self._add(new):
@@ -279,7 +400,7 @@ def content_digest(item):
             item = read_regular(item)
         except OSError as error:
             raise InputError(
-                f"no readable picture: {item} ({error.strerror}); check the path."
+                f"no readable image: {item} ({error.strerror}); check the path."
             ) from error
     if isinstance(item, str):
         kind, content = "text", item.encode("utf-8", "surrogatepass")

@@ -2,25 +2,15 @@
 
 import dataclasses
 import hashlib
-import importlib
 import io
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from align_keras.utils.errors import InputError
-
-# How pictures are decoded, resized and cropped, and captions become token ids, is
-# code, not a number.
-_IMAGE_CODE = ("images.preprocess",)
-_TEXT_CODE = (
-    "text.wordpiece_tokenizer",
-    "text.normalization",
-    "text.unicode_classes",
-    "text.vocabulary",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +26,7 @@ class OpenedModel:
         image_fingerprint: str, a digest of the image weights and preprocessing.
         text_fingerprint: str, a digest of the text weights, vocabulary and tokenizer.
         align: `ALIGN`, or None for an export.
+        path: str, where it lies, or None for a model in memory.
     """
 
     encode_images: Callable
@@ -43,7 +34,8 @@ class OpenedModel:
     encode_words: Callable | None
     image_fingerprint: str
     text_fingerprint: str
-    align: object = None
+    align: Any = None
+    path: str | None = None
 
 
 def check_model(path, engine=None):
@@ -60,7 +52,7 @@ def check_model(path, engine=None):
     if is_export(folder):
         if engine is not None:
             raise InputError(
-                f"--engine must be left out for an export, received {engine!r}; give "
+                f"engine must be left out for an export, received {engine!r}; give "
                 "the run folder in place of its export."
             )
     elif not path.startswith("hf://") and not (folder / "config.json").exists():
@@ -73,7 +65,7 @@ def open_model(path, engine=None):
     Args:
         path: str, a folder as `ALIGN.from_preset` takes it, `hf://user/model`, or
             the folder of an export.
-        engine: what embeds pictures, as `ALIGN.encode_images`.
+        engine: what embeds images, as `ALIGN.encode_images`.
 
     Returns:
         `OpenedModel`.
@@ -86,7 +78,9 @@ def open_model(path, engine=None):
     folder = pathlib.Path(path)
     if is_export(folder):
         return _open_export(folder)
-    return _open_align(path, engine)
+    from align_keras.models import ALIGN
+
+    return opened(ALIGN.from_preset(path), engine, path)
 
 
 def is_export(path):
@@ -98,15 +92,15 @@ def is_export(path):
 def _what_is_missing(folder):
     if not folder.is_dir():
         return (
-            f"--model must be a folder or hf://user/model, received {folder}; check it."
+            f"model must be a folder or hf://user/model, received {folder}; check it."
         )
     if (folder / "checkpoints").exists():
         return (
-            f"--model {folder} must be a finished run, but has checkpoints and no "
-            "config.json; let the run end: the same train command goes on."
+            f"model must be a finished run, received {folder}, which has checkpoints "
+            "and no config.json; let the run end: the same train command goes on."
         )
     return (
-        f"--model must hold a model, received {folder}, which has neither config.json "
+        f"model must hold a model, received {folder}, which has neither config.json "
         "nor saved_model.pb; name a run folder, an export or a Hugging Face folder."
     )
 
@@ -129,6 +123,7 @@ def _open_export(folder):
         None,
         fingerprint,
         fingerprint,
+        path=str(folder),
     )
 
 
@@ -141,11 +136,15 @@ def _as_file(image):
     return file.getvalue()
 
 
-def _open_align(path, engine):
-    from align_keras.models import ALIGN
+def opened(align, engine: str | None = None, path: str | None = None) -> OpenedModel:
+    """Returns an `ALIGN` in memory as its encode functions.
 
-    align = ALIGN.from_preset(path)
-    # What can't run at all must not pass for a picture that can't be read.
+    Args:
+        align: `ALIGN`.
+        engine: what embeds images, as `ALIGN.encode_images`.
+        path: where it was read from, if it was.
+    """
+    # What can't run at all must not pass for an image that can't be read.
     align.encode_images([], engine=engine)
     return OpenedModel(
         lambda images: align.encode_images(images, engine=engine),
@@ -153,37 +152,35 @@ def _open_align(path, engine):
         align.encode_words,
         *fingerprints(align, engine),
         align,
+        path,
     )
 
 
-def fingerprints(align, engine=None):
-    """Digests all that the embeddings of pictures and of texts depend on.
+def fingerprints(align, engine: str | None = None) -> tuple[str, str]:
+    """Digests all that the embeddings of images and of texts depend on.
 
     Args:
         align: `ALIGN`.
         engine: as `ALIGN.encode_images`.
 
     Returns:
-        Two str of 16 hexadecimal digits, of pictures and of texts.
+        Two str of 16 hexadecimal digits, of images and of texts.
     """
+    from align_keras.images.preprocess import PREPROCESSING_VERSION
     from align_keras.models.image_engines import engine_fingerprint
+    from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 
-    code = sources(_IMAGE_CODE)
     return (
-        _fingerprint(align.image_encoder, engine_fingerprint(engine), *code),
+        _fingerprint(
+            align.image_encoder, engine_fingerprint(engine), str(PREPROCESSING_VERSION)
+        ),
         _fingerprint(
             align.text_encoder,
             align.normalization,
-            *sources(_TEXT_CODE),
+            str(TOKENIZATION_VERSION),
             *(align.vocabulary or ()),
         ),
     )
-
-
-def sources(modules):
-    """Returns the code of modules, names after `align_keras.`, a list of str."""
-    files = [importlib.import_module(f"align_keras.{own}").__file__ for own in modules]
-    return [pathlib.Path(file).read_text(encoding="utf-8") for file in files]
 
 
 def _fingerprint(encoder, *others):

@@ -75,3 +75,20 @@ def papers_figures(protocol, data):
             models = figures.setdefault(result.table, {})
             models.setdefault(result.model, {})[result.metric] = result.value
     return figures
+
+
+def figures_as_shares(protocol, data):
+    """The figures of `papers_figures` in the metrics' unit, not in percent.
+
+    Args:
+        protocol: str.
+        data: str, the data set's name.
+
+    Returns:
+        dict of model → dict of metric → float; empty where the paper has none.
+    """
+    return {
+        model: {name: round(value / 100, 6) for name, value in figures.items()}
+        for of_table in papers_figures(protocol, data).values()
+        for model, figures in of_table.items()
+    }

@@ -1,7 +1,5 @@
 """The page of one evaluation: its numbers, and what lies behind them."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from align_keras.reports.bar_chart import Bar, bar_chart, extremes
@@ -18,6 +16,7 @@ from align_keras.reports.result_tables import (
     is_share,
     metrics_table,
     shown,
+    split_slices,
     tables_of_many_models,
     without_chance,
 )
@@ -32,26 +31,6 @@ _KINDS = {
     "missed": ("Missed", "Drawn of those without one."),
     "worst": ("Worst", "Their first right answer comes last of all."),
 }
-
-
-class Slice(NamedTuple):
-    """One metric of one group.
-
-    Attributes:
-        metric: str.
-        group: str.
-        value: float.
-        low: float, where the 95% interval begins.
-        high: float, where it ends.
-        items: int.
-    """
-
-    metric: str
-    group: str
-    value: float
-    low: float
-    high: float
-    items: int
 
 
 def write_result_page(
@@ -110,31 +89,6 @@ def write_result_page(
     )
     with atomic_write(path) as file:
         file.write(html)
-
-
-def split_slices(slices):
-    """Arranges the metrics of `sliced_metrics` by metric and group.
-
-    Args:
-        slices: dict, `METRIC[GROUP]` → float, and the same with `/low`, `/high`
-            and `/items`.
-
-    Returns:
-        List of `Slice`, in their order.
-
-    Example:
-
-    >>> split_slices({"top_1[a]": 0.5, "top_1[a]/low": 0.25, "top_1[a]/high": 1.0,
-    ...               "top_1[a]/items": 4.0})
-    [Slice(metric='top_1', group='a', value=0.5, low=0.25, high=1.0, items=4)]
-    """
-    found = []
-    for name, value in slices.items():
-        if f"{name}/low" in slices:
-            metric, _, group = name.removesuffix("]").partition("[")
-            rest = (slices[f"{name}/{part}"] for part in ("low", "high", "items"))
-            found.append(Slice(metric, group, value, *rest))
-    return [own._replace(items=int(own.items)) for own in found]
 
 
 def _tiles(metrics):

@@ -190,3 +190,62 @@ def _figure(value):
     if value is None:
         return ""
     return f"{value:.1f}" if round(value, 1) == value else f"{value:.2f}"
+
+
+class Slice(NamedTuple):
+    """One metric of one group.
+
+    Attributes:
+        metric: str.
+        group: str.
+        value: float.
+        low: float, where the 95% interval begins.
+        high: float, where it ends.
+        items: int.
+    """
+
+    metric: str
+    group: str
+    value: float
+    low: float
+    high: float
+    items: int
+
+
+def split_slices(slices):
+    """Arranges the metrics of `sliced_metrics` by metric and group.
+
+    Args:
+        slices: dict, `METRIC[GROUP]` → float, and the same with `/low`, `/high`
+            and `/items`.
+
+    Returns:
+        List of `Slice`, in their order.
+
+    Example:
+
+    >>> split_slices({"top_1[a]": 0.5, "top_1[a]/low": 0.25, "top_1[a]/high": 1.0,
+    ...               "top_1[a]/items": 4.0})
+    [Slice(metric='top_1', group='a', value=0.5, low=0.25, high=1.0, items=4)]
+    """
+    found = []
+    for name, value in slices.items():
+        if f"{name}/low" in slices:
+            metric, _, group = name.removesuffix("]").partition("[")
+            rest = (slices[f"{name}/{part}"] for part in ("low", "high", "items"))
+            found.append(Slice(metric, group, value, *rest))
+    return [cell._replace(items=int(cell.items)) for cell in found]
+
+
+def slices_table(title, slices):
+    """A `ResultTable` of metrics by group, with their intervals."""
+    rows = [
+        (
+            f"{cell.metric}[{cell.group}]",
+            shown(cell.metric, cell.value),
+            f"{shown(cell.metric, cell.low)}–{shown(cell.metric, cell.high)}",
+            f"{cell.items:,}",
+        )
+        for cell in split_slices(slices)
+    ]
+    return ResultTable(title, ("metric", "measured", "95% interval", "items"), rows)

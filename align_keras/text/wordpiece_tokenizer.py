@@ -21,6 +21,10 @@ from align_keras.text.vocabulary import (
 )
 from align_keras.utils.errors import InputError
 
+# Of embeddings on disk: raise it where the same caption and vocabulary give other
+# token ids.
+TOKENIZATION_VERSION = 1
+
 
 class WordPieceTokenizer(tf.Module):
     """BERT's tokenizer: captions in, padded token ids out.

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import numbers
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from align_keras.utils.errors import InputError
 
@@ -18,11 +19,11 @@ def parameters_of(function: Callable) -> list[str]:
     """
     parameters = inspect.signature(function).parameters.values()
     varying = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    names = [own.name for own in parameters if own.kind not in varying]
+    names = [one.name for one in parameters if one.kind not in varying]
     return [name for name in names if name != "self"]
 
 
-def arguments_of(instance: object, cls: type) -> dict[str, object]:
+def arguments_of(instance: object, cls: Any) -> dict[str, object]:
     """Returns a class's arguments from an instance's attributes of the same names.
 
     Those of every Keras layer (`dtype`, `trainable`, `name`) are left to its
@@ -63,7 +64,7 @@ mean 'learn_temperature'?
 
 
 def check_number(
-    name: str, value: object, least: float, most: float, whole: bool = False
+    name: str, value: Any, least: float, most: float, whole: bool = False
 ) -> None:
     """Raises unless the value is a number of a range.
 

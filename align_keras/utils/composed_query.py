@@ -1,6 +1,8 @@
 """Queries of an image, and of words that are added to it or taken from it."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,8 +10,14 @@ from align_keras.utils.errors import InputError
 
 
 def encode_query(
-    model, image=None, plus=(), minus=(), *, text_weight=2.0, image_weight=1.0
-):
+    model: Any,
+    image: Any = None,
+    plus: str | Sequence[str] = (),
+    minus: str | Sequence[str] = (),
+    *,
+    text_weight: float = 2.0,
+    image_weight: float = 1.0,
+) -> np.ndarray:
     """Embeds an image, words, or an image plus and minus words, as one query.
 
     The query is `image_weight` · image + `text_weight` · (sum of plus − sum of

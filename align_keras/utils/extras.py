@@ -1,12 +1,13 @@
 """Packages that only some commands need, and what to say where one is missing."""
 
 import contextlib
+from collections.abc import Iterator
 
 from align_keras.utils.errors import InputError
 
 
 @contextlib.contextmanager
-def needs(extra, sentence, otherwise=""):
+def needs(extra: str, sentence: str, otherwise: str = "") -> Iterator[None]:
     """Says which extra to install when an import within it fails.
 
     Args:

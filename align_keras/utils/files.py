@@ -9,6 +9,8 @@ import pathlib
 import shutil
 import stat
 import uuid
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 import filelock
 
@@ -31,7 +33,9 @@ def _fsync_folder(path):
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode="w", encoding=None):
+def atomic_write(
+    path: str | os.PathLike, mode: str = "w", encoding: str | None = None
+) -> Iterator[IO]:
     """Opens a temporary sibling of `path` and renames it when the block ends.
 
     A kill or an error (a full disk) inside the block leaves the old file, or
@@ -66,7 +70,7 @@ def atomic_write(path, mode="w", encoding=None):
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """As `atomic_write`, for libraries that open their files themselves.
 
     Args:
@@ -100,7 +104,7 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-def is_special(path):
+def is_special(path: str | os.PathLike) -> bool:
     """Says whether a path is a pipe, a device or a socket, whose reading may not end.
 
     Args:
@@ -121,7 +125,7 @@ def is_special(path):
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def open_regular(path):
+def open_regular(path: str | os.PathLike) -> IO[bytes]:
     """Opens a regular file for reading its bytes.
 
     Args:
@@ -142,7 +146,7 @@ def open_regular(path):
         raise OSError(errno.EINVAL, "not a name of a file", os.fspath(path)) from None
 
 
-def read_regular(path, limit=MAX_FILE_BYTES):
+def read_regular(path: str | os.PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
     """Reads a regular file.
 
     Args:
@@ -181,7 +185,7 @@ def read_json(path: str | pathlib.Path) -> dict:
     return content
 
 
-def replaceable_file(path, argument):
+def replaceable_file(path: str | os.PathLike, argument: str) -> pathlib.Path:
     """Returns the file that a name means, if `atomic_write` can put one there.
 
     Args:
@@ -210,7 +214,7 @@ def replaceable_file(path, argument):
 
 
 @contextlib.contextmanager
-def atomic_folder(path):
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary sibling folder and renames it to `path` at the end.
 
     An existing folder of that name is replaced as a whole; what a killed
@@ -280,7 +284,7 @@ def _replace_folder(path, new):
     _fsync_folder(path.parent)
 
 
-def placeable_folder(path, argument):
+def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
     """Returns the folder that a name means, if `atomic_folder` can put one there.
 
     Args:
@@ -316,6 +320,28 @@ def placeable_folder(path, argument):
     return folder
 
 
+def new_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
+    """Returns the folder that a name means, if it is new or empty.
+
+    Args:
+        path: as `placeable_folder`.
+        argument: as `placeable_folder`.
+
+    Returns:
+        `pathlib.Path`, as `placeable_folder`.
+
+    Raises:
+        InputError: as `placeable_folder`, and if the folder holds something.
+    """
+    folder = placeable_folder(path, argument)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(
+            f"{argument} must be a new or an empty folder, received {path}, which "
+            "holds something; name another, or remove it first."
+        )
+    return folder
+
+
 def _obstacle(folder):
     """What keeps a folder from being renamed to this one, or None."""
     current = pathlib.Path.cwd()
@@ -335,7 +361,9 @@ def _obstacle(folder):
 
 
 @contextlib.contextmanager
-def locked(path, on_wait=None):
+def locked(
+    path: str | os.PathLike, on_wait: Callable[[], object] | None = None
+) -> Iterator[None]:
     """Waits until no other process is in a block for the same path, then enters it.
 
     Args:
@@ -356,7 +384,7 @@ def locked(path, on_wait=None):
         yield
 
 
-def hold(file):
+def hold(file: str | os.PathLike) -> Any:
     """Takes the lock of a file, unless another process, or thread, has it.
 
     Args:

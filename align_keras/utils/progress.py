@@ -19,7 +19,7 @@ from rich.text import Text
 _LINE_INTERVAL = 15.0
 
 
-def say(message):
+def say(message: str) -> None:
     """Writes one line to stderr."""
     print(message, file=sys.stderr, flush=True)
 
@@ -48,7 +48,7 @@ class progress_bar:
         self._console = Console(stderr=True)
         self._bar = None
 
-    def start(self):
+    def start(self) -> None:
         self._start = self._last_line = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
@@ -71,7 +71,7 @@ class progress_bar:
             )
             self._bar.start()
 
-    def advance(self, count, note=""):
+    def advance(self, count: int, note: str = "") -> None:
         """Counts `count` more; `note` is shown behind."""
         self.done += count
         if self._bar is not None:
@@ -88,7 +88,7 @@ class progress_bar:
             f"{rate:,.0f} {self._unit}/s, {left:,.0f} s left  {note}"
         )
 
-    def stop(self):
+    def stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
 

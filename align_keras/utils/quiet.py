@@ -42,7 +42,7 @@ class _SilentImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def start_compiler():
+def start_compiler() -> None:
     """Has XLA compile something, so that its start-up lines are printed to nobody.
 
     TensorFlow prints two lines on standard error at its first compilation, past

@@ -10,6 +10,8 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +21,7 @@ from align_keras.utils.progress import say
 from align_keras.utils.quiet import silence_tensorflow
 
 
-def trial_key(inputs):
+def trial_key(inputs: Any) -> str:
     """Returns the name of a trial's result: a digest of all that it depends on.
 
     Args:
@@ -37,7 +39,12 @@ def trial_key(inputs):
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def drawn_options(ranges, choices, seed, number):
+def drawn_options(
+    ranges: Mapping[str, tuple[float, float]],
+    choices: Mapping[str, Sequence],
+    seed: int,
+    number: int,
+) -> dict[str, Any]:
     """Draws the options of one trial of a random search.
 
     Args:
@@ -67,7 +74,7 @@ def drawn_options(ranges, choices, seed, number):
     }
 
 
-def read_results(trials, directory):
+def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[str, Any]:
     """Returns what is known of trials.
 
     Args:
@@ -90,7 +97,9 @@ def read_results(trials, directory):
     return results
 
 
-def run_trials(trials, run, directory):
+def run_trials(
+    trials: Mapping[str, Any], run: Callable, directory: str | os.PathLike
+) -> int:
     """Runs the trials that aren't finished and that no other process is running.
 
     A result appears whole or not at all. Whoever runs a trial holds a lock on it,
@@ -98,7 +107,7 @@ def run_trials(trials, run, directory):
 
     Args:
         trials: dict from key to what `run` takes.
-        run: callable of the trial, and of a folder of its own, a `pathlib.Path`,
+        run: callable of the trial, and of the trial's folder, a `pathlib.Path`,
             where it may keep what it needs to go on after a kill; returns what
             JSON can hold.
         directory: `pathlib.Path`, where results lie; made if need be. Several
@@ -131,8 +140,13 @@ def run_trials(trials, run, directory):
     return count
 
 
-def run_in_processes(trials, open_runner, directory, workers):
-    """Runs trials in several processes, each with the model of its own.
+def run_in_processes(
+    trials: Mapping[str, Any],
+    open_runner: Callable[[], Callable],
+    directory: str | os.PathLike,
+    workers: int,
+) -> None:
+    """Runs trials in several processes, each of which opens a model.
 
     Args:
         trials: dict from key to what the runner takes, all picklable.

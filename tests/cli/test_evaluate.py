@@ -3,15 +3,15 @@
 import json
 import math
 import re
-import types
 
 import pytest
 
-from align_keras.cli import evaluate
-from align_keras.cli.evaluation_results import as_json, print_results, print_table
+from align_keras.cli.evaluate import json_text, print_result, print_table
 from align_keras.cli.main import main
-from align_keras.protocols.evaluation_data import DataRequest
-from align_keras.protocols.paper_protocols import PROTOCOLS
+from align_keras.protocols.class_data import unusual_splits
+from align_keras.protocols.evaluate import PROTOCOLS
+from align_keras.protocols.protocol import OPTIONS, Request
+from align_keras.reports.paper_results import figures_as_shares, paper_results
 from align_keras.reports.result_tables import ResultTable
 from tests.reports.test_report import Page
 from tests.small import small_align
@@ -55,7 +55,10 @@ WRONG = {
     "far off": (("--protocol", "xyzzy"), "--protocol must be one of retrieval, cxc_re"),
     "no data": (RETRIEVAL[:2], "--data must name what retrieval is measured on"),
     "data": ((*RETRIEVAL[:3], "nowhere"), "--data must be flickr30k.*'nowhere'"),
-    "named data": ((*RETRIEVAL[:3], "coco"), "--data coco isn't there; download"),
+    "named data": (
+        (*RETRIEVAL[:3], "coco"),
+        "--data must be there.*coco; download",
+    ),
     "page in a file": (
         (*RETRIEVAL, "--html", "run/config.json/a"),
         "--html must be a p",
@@ -65,47 +68,50 @@ WRONG = {
         "--html must be a file.*the fol",
     ),
     "cache": ((*RETRIEVAL, "--cache", "run/config.json"), "--cache must be a place"),
-    "column": ((*RETRIEVAL, "--slice_by", "size"), "--slice_by must be one of.*'size'"),
+    "column": ((*RETRIEVAL, "--slice_by", "size"), "--slice-by must be one of.*'size'"),
     "column of classes": (
         (*ZERO_SHOT, "--slice_by", "x"),
         "must be one of class,? .*'x'",
     ),
     "column of tasks": (
         ("--protocol", "vtab", "--slice_by", "x"),
-        "--slice_by must be one of class, the columns of this data, received 'x'",
+        "--slice-by must be one of class, the columns of this data, received 'x'",
     ),
     "no slices": (
         (*RETRIEVAL, "--metadata", "a.csv"),
-        "--metadata is for --slice_by, received 'a.csv' without it",
+        "--metadata is for --slice-by, received 'a.csv' without it",
     ),
     "suite's metadata": (
         ("--suite", "paper", "--metadata", "a.csv"),
-        "--metadata is for one --protocol",
+        "--metadata is for one protocol",
     ),
     "templates": ((*ZERO_SHOT, "--templates", "nowhere"), "--templates must be one of"),
     "classes": ((*ZERO_SHOT, "--classes", "nowhere"), "--classes must be a file"),
     "split": ((*ZERO_SHOT, "--split", "validation"), "validation"),
-    "suite": (("--suite", "paper", "--html", "a.html"), "--html is for one --protocol"),
+    "suite": (("--suite", "paper", "--html", "a.html"), "--html is for one protocol"),
     "suite's templates": (
         ("--suite", "paper", "--templates", "none"),
-        "--templates is for one --protocol",
+        "--templates is for one protocol",
     ),
     "no templates": (
         (*RETRIEVAL, "--templates", "none"),
         "--templates is for zero_shot, received 'none' with retrieval",
     ),
-    "no classes": ((*RETRIEVAL, "--classes", "a"), "--classes is for zero_shot, knn"),
+    "no classes": (
+        (*RETRIEVAL, "--classes", "a"),
+        "--classes is for zero_shot, im",
+    ),
     "no training": (
         (*ZERO_SHOT, "--train_split", "train"),
-        "--train_split is for knn, linear_probe.*with zero_shot",
+        "--train-split is for imagenet_frozen.*with zero_shot",
     ),
     "weight of another": (
         (*ZERO_SHOT, "--text_weight", "1"),
-        "--text_weight is for composed, received 1.0 with zero_shot",
+        "--text-weight is for composed, received 1.0 with zero_shot",
     ),
     "no weight": (
         ("--protocol", "composed", "--text_weight", "nan"),
-        "--text_weight must be a number from 0 to a million, received nan",
+        "--text-weight must be a number from 0 to a million, received nan",
     ),
     "workers": ((*RETRIEVAL, "--workers", "0"), "--workers must be at least 1"),
     "recipe": (
@@ -138,15 +144,15 @@ WRONG = {
     ),
     "missing of classes": (
         (*ZERO_SHOT, "--allow_missing"),
-        "--allow_missing is for retrieval, cxc.*with zero_shot",
+        "--allow-missing is for retrieval, cxc.*with zero_shot",
     ),
     "missing of stamps": (
         (*RETRIEVAL[:3], "stamps", "--allow_missing"),
-        "--allow_missing must be left out for stamps",
+        "--allow-missing must be left out for stamps",
     ),
     "missing of four languages": (
         ("--protocol", "multi30k", "--data", "stamps", "--allow_missing"),
-        "--allow_missing must be left out for stamps",
+        "--allow-missing must be left out for stamps",
     ),
     "results": (
         ("--protocol", "vtab", "--results", "run/config.json"),
@@ -191,12 +197,56 @@ def test_usage_errors(run, capsys):
     for arguments in (
         ("--protocol", "retrieval", "--suite", "paper"),
         ("--suite", "papers"),
-        (),
+        ("retreival",),
+        ("knn", "--templets", "x"),
     ):
         with pytest.raises(SystemExit) as caught:
-            run(*arguments)
+            run(*arguments, model=None)
         assert caught.value.code == 2
-        assert capsys.readouterr().out == ""
+        captured = capsys.readouterr()
+        assert captured.out == ""
+    assert "unknown option --templets; did you mean --templates?" in captured.err
+    for arguments, model, message in (
+        ((), "run", "PROTOCOL, once, or --suite paper must be given"),
+        (("--protocol", "knn", "knn"), "run", "PROTOCOL, once, or --suite"),
+        (("knn",), None, "--model must be given"),
+    ):
+        code, out, err = run(*arguments, model=model)
+        assert (code, out) == (1, "") and message in err
+
+
+def test_help_of_a_protocol_shows_what_applies(capsys):
+    def told(*arguments):
+        with pytest.raises(SystemExit):
+            main(["evaluate", *arguments, "--help"])
+        return capsys.readouterr().out
+
+    assert all(name in told() for name in PROTOCOLS)
+    for protocol in PROTOCOLS.values():
+        shown = re.findall(r"^  --([a-z][\w-]*)", told(protocol.name), re.MULTILINE)
+        shown = {name.replace("-", "_") for name in shown}
+        taken = {name for name in OPTIONS if protocol.takes(name)}
+        assert shown == taken | {"model", "html", "cache", "json"}
+
+
+def test_nested_and_old_spellings_are_the_same(place):
+    """Options before and after the protocol, with hyphens and underscores."""
+    from align_keras.cli.main import parse_arguments
+
+    parsed = [
+        vars(parse_arguments(["evaluate", *line.split()]))
+        for line in (
+            "zero_shot --model run --data shapes --slice-by class --json",
+            "--model run zero_shot --data shapes --slice_by class --json",
+            "--json --model run --slice_by class zero_shot --data shapes",
+            "--protocol zero_shot --model run --data shapes --slice_by class --json",
+        )
+    ]
+    for one in parsed:
+        one["nested"] = one["nested"] or one.pop("protocol")
+        one.pop("protocol", None)
+    assert parsed[0] == parsed[1] == parsed[2] == parsed[3]
+    assert parsed[0]["slice_by"] == "class" and parsed[0]["json"]
 
 
 def test_retrieval_with_a_page(run, place):
@@ -207,9 +257,9 @@ def test_retrieval_with_a_page(run, place):
     lines = out.splitlines()
     assert lines[0].strip() == "retrieval on pairs/pairs.jsonl"
     assert all(len(line) <= 80 for line in lines)
-    assert re.search(r"│ pictures_left_out *│ *1 │", out)
+    assert re.search(r"│ images_left_out *│ *1 │", out)
     assert re.search(r"│ t2i/recall_at_10 *│ *\d+\.\d │ *\d+\.\d\d │", out)
-    assert "1 of 40 pictures can't be decoded and are left out: " in err
+    assert "1 of 40 images can't be decoded and are left out: " in err
     assert err.splitlines()[-1] == f"wrote {page}"
     shown = Page(page.read_text(encoding="utf-8"))
     assert "retrieval on pairs/pairs.jsonl" in shown.words
@@ -226,7 +276,7 @@ def test_json_is_all_that_is_printed(run, place, monkeypatch):
         "retrieval",
         {},
     )
-    assert result["metrics"]["pictures"] == 39
+    assert result["metrics"]["images"] == 39
     assert 0 <= result["metrics"]["i2t/recall_at_1"] <= 1
 
     def refuse(*arguments, **options):
@@ -276,54 +326,56 @@ def test_protocols_with_two_splits(run, place, protocol):
     code, out, err = run(*arguments, "--json")
     assert code == 0, err
     metrics = json.loads(out)["metrics"]
-    assert metrics["pictures"] == 25
+    assert metrics["images"] == 25
     if protocol == "knn":
         assert metrics["knn/recall_at_1"] == 1.0
     assert "Confusion matrix" in Page((place / page).read_text("utf-8")).words
 
 
-def test_every_protocol_of_the_help_is_there():
-    assert list(evaluate.PROTOCOLS) and set(evaluate.PROTOCOLS) == set(PROTOCOLS)
-    usual = {name for name, (_, data) in PROTOCOLS.items() if data is not None}
-    assert usual == set(evaluate.WITH_USUAL_DATA)
-    assert {*evaluate.WITH_METADATA, *evaluate.TRAINED} <= set(PROTOCOLS)
+def test_records_agree_with_the_papers_tables():
+    tables = {}
+    for figure in paper_results():
+        tables.setdefault(figure.protocol, set()).add(figure.table)
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.name == name and set(protocol.options) < set(OPTIONS)
+        numbers = list(map(int, re.findall(r"\d+", protocol.table)))
+        if protocol.table.startswith("table"):
+            assert set(range(numbers[0], numbers[-1] + 1)) <= tables[name]
+    assert set(tables) <= set(PROTOCOLS)
+
+
+def as_printed(protocol, data, metrics, **options):
+    """What `evaluate` would return, with these metrics."""
+    splits = unusual_splits(Request(data, **options))
+    figures = {} if splits else figures_as_shares(protocol, data)
+    about = {"model": "m", "protocol": protocol, "data": data, **splits}
+    return about | {"metrics": metrics, "paper": figures}
 
 
 def test_json_has_no_nan(capsys):
-    arguments = types.SimpleNamespace(
-        json=True, model="m", protocol="simlex", slice_by=None
-    )
-    request = DataRequest("simlex999", None)
-    print_results(arguments, request, {"all/spearman": math.nan, "pairs": 999.0}, {})
+    metrics = {"all/spearman": math.nan, "pairs": 999.0}
+    print_result(as_printed("simlex", "simlex999", metrics), as_json=True)
     result = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert result["metrics"] == {"all/spearman": None, "pairs": 999.0}
     # In the metrics' unit.
     assert result["paper"]["ALIGN"]["all/spearman"] == 0.398
-    text = as_json({"a": (math.inf, [-math.inf, "é"]), 2: 1})
+    text = json_text({"a": (math.inf, [-math.inf, "é"]), 2: 1})
     assert json.loads(text) == {"a": [None, [None, "é"]], "2": 1}
 
 
 def test_another_split_stands_beside_no_figure_of_the_paper(capsys):
-    arguments = types.SimpleNamespace(
-        json=True, model="m", protocol="retrieval", slice_by=None
-    )
     metrics = {"i2t/recall_at_1": 0.5}
     for split, there in ((None, True), ("test", True), ("val", False)):
-        request = DataRequest("coco", None, split=split)
-        arguments.json = True
-        print_results(arguments, request, metrics, {})
-        result = json.loads(capsys.readouterr().out)
+        result = as_printed("retrieval", "coco", metrics, split=split)
         assert bool(result["paper"]) == there
         assert result.get("split") == (None if there else "val")
-        arguments.json = False
-        print_results(arguments, request, metrics, {})
+        print_result(result)
         out = capsys.readouterr().out
         assert ("ALIGN" in out) == there and ("split val" in out) != there
 
 
 def test_tables_fit_a_terminal(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    arguments = types.SimpleNamespace(json=False, slice_by=None)
     for protocol, data, metrics in (
         ("retrieval", "coco", ["i2t/recall_at_10", "i2t/chance_recall_at_10"]),
         ("cxc_retrieval", "cxc", ["t2t/recall_at_10", "t2t/chance_recall_at_10"]),
@@ -332,9 +384,7 @@ def test_tables_fit_a_terminal(capsys, monkeypatch):
         ("simlex", "simlex999", ["concreteness_1/spearman"]),
         ("knn", "imagenet2012", ["knn/recall_at_1"]),
     ):
-        arguments.protocol = protocol
-        request = DataRequest(data, None)
-        print_results(arguments, request, dict.fromkeys(metrics, 0.5), {})
+        print_result(as_printed(protocol, data, dict.fromkeys(metrics, 0.5)))
         out = capsys.readouterr().out
         assert all(len(line) <= 80 for line in out.splitlines())
         for name in metrics:  # Whole, on one line.

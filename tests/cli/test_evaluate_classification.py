@@ -107,7 +107,7 @@ def test_zero_shot_on_folders(evaluate, align, shapes, tmp_path):
     of_classes = [right[labels == label].mean() for label in range(5)]
     assert metrics["zero_shot/mean_per_class"] == pytest.approx(np.mean(of_classes))
     assert "zero_shot/top_5" not in metrics and metrics["classes"] == 5
-    assert metrics["pictures"] == 10
+    assert metrics["images"] == 10
     assert 0 < right.mean() < 1  # The tiny model isn't trivial here.
     for label, shape in enumerate(sorted(SHAPES)):
         name = f"zero_shot/top_1[{WORDS[shape]}]"
@@ -182,7 +182,7 @@ def test_zero_shot_on_imagenet_r_is_among_its_own_classes(evaluate, imagenet_r):
         "--templates=none",
         "--slice_by=class",
     )
-    assert found["metrics"]["classes"] == 2 and found["metrics"]["pictures"] == 3
+    assert found["metrics"]["classes"] == 2 and found["metrics"]["images"] == 3
     names = dict(zip(imagenet_ids(), read_class_names("clip:imagenet1k"), strict=True))
     sizes = {
         name: value
@@ -204,7 +204,7 @@ def test_which_sets_lack_classes(evaluate, shapes, monkeypatch, name, classes):
     data = LabelledImages(images, np.array([1, 5]), list("abcdefg"))
     monkeypatch.setattr(benchmarks, "read_tfds_classification", lambda *_: data)
     metrics = evaluate("--protocol=zero_shot", f"--data={name}")["metrics"]
-    assert (metrics["pictures"], metrics["classes"]) == (2, classes)
+    assert (metrics["images"], metrics["classes"]) == (2, classes)
     assert ("zero_shot/top_5" in metrics) == (classes > 5)
 
 
@@ -234,13 +234,13 @@ def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
         f"--classes={names}",
         "--slice_by=class",
     )
-    assert found["metrics"]["pictures"] == 16
+    assert found["metrics"]["images"] == 16
     sizes = [
         found["slices"][f"zero_shot/top_1[{n}]/items"] for n in ("beasts", "storms")
     ]
     assert sizes == [8, 8]
     halves = evaluate("--protocol=knn", "--data=stamps")["metrics"]
-    assert halves["pictures"] + halves["gallery"] == 16
+    assert halves["images"] + halves["gallery"] == 16
     message = evaluate("--protocol=knn", "--data=stamps", "--split=dev", fails=True)
     assert "the split of stamps must be train, test or all, received 'dev'" in message
 
@@ -279,7 +279,7 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
     assert metrics["queries"] == len(queries) == 36
     assert metrics["plus/queries"] == metrics["minus/queries"] == len(queries) / 2
     assert metrics["chance_recall_at_1"] == pytest.approx(1 / (len(pictures) - 1))
-    assert metrics["pictures"] == len(pictures)
+    assert metrics["images"] == len(pictures)
     assert found["slices"]["recall_at_5[circle check]/items"] == 12
     message = evaluate("--protocol=composed", "--slice_by=colour", fails=True)
     assert "must be one of category, sign, words" in message
@@ -309,8 +309,8 @@ def test_mistakes_are_told_in_one_line(evaluate, shapes, tmp_path):
         (["zero_shot", f"--data={shapes}", f"--classes={two}"], "name the 5 classes"),
         (["zero_shot", f"--data={shapes}", "--split=val"], "it has test, train"),
         (["knn", f"--data={shapes}", "--slice_by=colour"], "must be one of class"),
-        (["knn", f"--data={shapes}", "--split=train"], "no picture in common"),
-        (["linear_probe", f"--data={shapes}", "--train_split=test"], "no picture in"),
+        (["knn", f"--data={shapes}", "--split=train"], "no image in common"),
+        (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),
         (["composed", "--data=stamps"], "--data must be icons, received 'stamps'"),
     ):
         message = evaluate(f"--protocol={arguments[0]}", *arguments[1:], fails=True)

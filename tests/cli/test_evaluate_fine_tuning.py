@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.protocols import fine_tuned_protocols
-from align_keras.protocols.evaluation_data import DataRequest
+from align_keras.protocols import fine_tuning
+from align_keras.protocols.embedding_cache import CachedEncoders
 from align_keras.protocols.open_model import OpenedModel
+from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 from tests.drawings import (
     BOTH,
@@ -37,14 +37,14 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
         "top_1",
         "top_1_std",
         "mean_per_class",
-        "pictures",
+        "images",
         "classes",
-        "pictures_left_out",
-        "training_pictures_left_out",
+        "images_left_out",
+        "training_images_left_out",
     }
-    assert (metrics["pictures"], metrics["classes"]) == (15, 3)
-    assert metrics["pictures_left_out"] == 1
-    assert metrics["training_pictures_left_out"] == 1
+    assert (metrics["images"], metrics["classes"]) == (15, 3)
+    assert metrics["images_left_out"] == 1
+    assert metrics["training_images_left_out"] == 1
     assert "train/bars/12.png" in messages and "2 of 2 trials" in messages
     # From the stored ranks, by hand.
     stored = [
@@ -122,13 +122,13 @@ def test_a_frozen_encoder_learns_to_tell_drawings_apart(
 def test_flowers_are_learned_from_both_splits(monkeypatch, name):
     asked = []
     monkeypatch.setattr(
-        fine_tuned_protocols,
+        fine_tuning,
         "_classification",
-        lambda protocol, encoders, request, options: asked.append(request.train_split),
+        lambda protocol, encoders, request: asked.append(request.train_split),
     )
-    request = DataRequest(name, pathlib.Path("data"))
+    request = Request(name)
     for own in (request, dataclasses.replace(request, train_split="train")):
-        fine_tuned_protocols.fine_grained(None, own, None)
+        fine_tuning.fine_grained(None, own)
     assert asked == ["train+validation", "train"]
 
 
@@ -156,9 +156,12 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
         (["--protocol", "vtab", "--workers", "0"], "--workers must be at least 1"),
         (
             ["--protocol", "knn", "--data", "x", "--results", "y"],
-            "--results is for imagenet_frozen, imagenet_full, fine_grained, vtab",
+            "--results is for imagenet_frozen, imagenet_full, vtab, fine_grained",
         ),
-        (["--suite", "paper", "--config_file", "x.yaml"], "--config_file is for one"),
+        (
+            ["--suite", "paper", "--config_file", "x.yaml"],
+            "--config_file is for one",
+        ),
         (
             ["--protocol", "vtab", "--workers", "2", "--params_override"]
             + ["runtime.distribution_strategy=one_device"],
@@ -187,7 +190,7 @@ def test_a_sweep_needs_pictures_to_tune_on(capsys, small_model, drawings):
 def test_an_export_cannot_be_trained():
     export = OpenedModel(len, len, None, "a", "b")
     with pytest.raises(InputError, match="received an export, whose weights are fixed"):
-        fine_tuned_protocols.check_trainable(export)
+        CachedEncoders(lambda: export, None).trainable_model()
 
 
 def test_classes_must_be_the_same(capsys, tmp_path, small_model):
@@ -204,4 +207,4 @@ def test_what_is_judged_is_not_learned_from(capsys, drawings, small_model):
     arguments = ["--protocol", "fine_grained", "--data", str(drawings)]
     arguments += ["--train_split", "test"]
     assert main(["evaluate", "--model", str(small_model), *arguments]) == 1
-    assert "must have no picture in common" in capsys.readouterr().err
+    assert "must have no image in common" in capsys.readouterr().err

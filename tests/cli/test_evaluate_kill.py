@@ -63,5 +63,5 @@ def test_killed_in_the_middle(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(command) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["metrics"]["pictures"] == PICTURES
+    assert result["metrics"]["images"] == PICTURES
     assert len(embedded) == PICTURES - before

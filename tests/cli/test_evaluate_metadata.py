@@ -11,8 +11,10 @@ import pytest
 from align_keras import datasets
 from align_keras.cli.main import main
 from align_keras.datasets import benchmarks, build_corpus
-from align_keras.protocols.evaluation_data import DataRequest, labelled_images
-from align_keras.protocols.fine_tuning_data import ClassificationData
+from align_keras.protocols.class_data import labelled_images
+from align_keras.protocols.evaluate import PROTOCOLS
+from align_keras.protocols.fine_tuning import ClassificationData
+from align_keras.protocols.protocol import Request
 from align_keras.runs.about_run import read_evaluations
 from tests.cli import test_evaluate_classification as of_classes
 from tests.cli import test_evaluate_retrieval as of_captions
@@ -228,7 +230,7 @@ def test_tfds_without_names_by_rows(by_place, tmp_path, monkeypatch):
     data = benchmarks.LabelledImages([b""] * 12, np.zeros(12, np.int64), ["a"])
     monkeypatch.setattr(benchmarks, "read_tfds_classification", lambda *_: data)
     path = by_place({"11": "in", "0": "out"})[0].partition("=")[2]
-    found = labelled_images(DataRequest("cifar", tmp_path, metadata=path))
+    found = labelled_images(Request("cifar", metadata=path))
     assert found.columns["place"] == ["out", *[""] * 10, "in"]
 
 
@@ -256,7 +258,7 @@ def test_stamps(evaluate, by_place, tmp_path, monkeypatch):
 
 def test_what_is_learned_from_needs_no_rows(by_place, shapes, tmp_path):
     path = by_place({"bar/brown.png": "in"})[0].partition("=")[2]
-    request = DataRequest(str(shapes), tmp_path, metadata=path)
+    request = Request(str(shapes), metadata=path)
     split = ClassificationData(request)
     assert split.read("", "train").columns == {}
     assert "in" in split.read("", "test").columns["place"]
@@ -303,6 +305,5 @@ def test_columns_that_are_there_already(evaluate, shapes, tmp_path):
 
 
 def test_every_protocol_of_pictures_takes_metadata():
-    from align_keras.cli.evaluate_arguments import PROTOCOLS, WITH_METADATA
-
-    assert set(PROTOCOLS) - set(WITH_METADATA) == {"simlex"}
+    without = [name for name, own in PROTOCOLS.items() if not own.takes("metadata")]
+    assert without == ["simlex"]

@@ -146,16 +146,16 @@ def test_flickr30k(evaluate, align, data, check):
     metrics = evaluate("--protocol=retrieval", "--data=flickr30k")
     check(metrics, "i2t", images @ texts.T, right)
     check(metrics, "t2i", texts @ images.T, right.T)
-    assert (metrics["pictures"], metrics["captions"]) == (8, 40)
+    assert (metrics["images"], metrics["captions"]) == (8, 40)
     assert (metrics["i2t/queries"], metrics["t2i/queries"]) == (8, 40)
     assert metrics["i2t/queries_without_positives"] == 0
     metrics = evaluate("--protocol=retrieval", "--data=flickr30k", "--split=train")
-    assert (metrics["pictures"], metrics["captions"]) == (2, 10)
+    assert (metrics["images"], metrics["captions"]) == (2, 10)
 
 
 def test_coco_takes_five_captions_a_picture(evaluate):
     metrics = evaluate("--protocol=retrieval", "--data=coco")
-    assert (metrics["pictures"], metrics["captions"]) == (6, 30)
+    assert (metrics["images"], metrics["captions"]) == (6, 30)
 
 
 @pytest.mark.ci
@@ -167,21 +167,21 @@ def test_a_table_by_its_columns(evaluate, tmp_path):
     table = tmp_path / "own.csv"
     table.write_text("\n".join(lines))
     metrics = evaluate("--protocol=retrieval", f"--data={table}")
-    assert (metrics["pictures"], metrics["captions"]) == (6, 21)
+    assert (metrics["images"], metrics["captions"]) == (6, 21)
     renamed = tmp_path / "renamed.csv"
     renamed.write_text("\n".join(["bild,satz,style", *lines[1:]]), "utf-16")
     own = ["--image_column=bild", "--caption_column=satz", "--encoding=utf-16"]
     metrics = evaluate("--protocol=retrieval", f"--data={renamed}", *own)
-    assert (metrics["pictures"], metrics["captions"]) == (6, 21)
+    assert (metrics["images"], metrics["captions"]) == (6, 21)
     (tmp_path / "5.png").unlink()
     told = evaluate("--protocol=retrieval", f"--data={table}", fails=True)
     assert "1 of 6 pictures of own.csv are missing" in told
     metrics = evaluate("--protocol=retrieval", f"--data={table}", "--allow_missing")
-    assert (metrics["pictures"], metrics["captions"]) == (5, 15)
-    assert metrics["pictures_left_out"] == 1
+    assert (metrics["images"], metrics["captions"]) == (5, 15)
+    assert metrics["images_left_out"] == 1
     (tmp_path / "4.png").write_bytes(b"no picture")
     metrics = evaluate("--protocol=retrieval", f"--data={table}", "--allow_missing")
-    assert (metrics["pictures"], metrics["pictures_left_out"]) == (4, 2)
+    assert (metrics["images"], metrics["images_left_out"]) == (4, 2)
 
 
 @pytest.mark.parametrize("protocol", ["retrieval", "cxc_retrieval", "cxc_similarity"])
@@ -196,7 +196,7 @@ def test_missing_pictures_of_coco_are_counted(evaluate, tmp_path, data, protocol
         f"--data_root={tmp_path}",
         "--allow_missing",
     )
-    assert metrics["pictures_left_out"] == 1
+    assert metrics["images_left_out"] == 1
 
 
 @pytest.mark.ci
@@ -226,8 +226,8 @@ def test_pictures_that_are_none_are_counted(
         path.unlink()
         path.write_bytes(b"no picture")
     found = evaluate(*arguments)
-    assert found["pictures_left_out"] == 1
-    assert pictures is None or found["pictures"] == pictures
+    assert found["images_left_out"] == 1
+    assert pictures is None or found["images"] == pictures
     if protocol != "multi30k":
         for path in broken:
             path.unlink()
@@ -244,7 +244,7 @@ def test_missing_pictures_of_multi30k_are_counted(evaluate, tmp_path, data):
     metrics = evaluate(
         "--protocol=multi30k", f"--data_root={tmp_path}", "--allow_missing"
     )
-    assert (metrics["pictures"], metrics["pictures_left_out"]) == (999, 1)
+    assert (metrics["images"], metrics["images_left_out"]) == (999, 1)
 
 
 def cxc_parts(align, data):
@@ -321,7 +321,7 @@ def test_multi30k(evaluate, align, data, recalls):
     from align_keras.datasets.benchmarks import read_multi30k
 
     metrics = evaluate("--protocol=multi30k")
-    assert metrics["pictures"] == 1000
+    assert metrics["images"] == 1000
     own = read_multi30k(data / "multi30k", data / "flickr30k/images")
     images = align.encode_images(own.images[:10])[
         [row if row < 10 else row % 8 for row in range(1000)]
@@ -385,7 +385,7 @@ def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
         (str(tmp_path / "data"),),
     )
     metrics = evaluate("--protocol=multi30k", "--data=stamps")
-    assert metrics["pictures"] == 3
+    assert metrics["images"] == 3
     # One English caption of all three: whatever is found is right.
     assert metrics["en/mean_recall"] == 1.0
     assert metrics["de/mean_recall"] < 1.0
@@ -411,11 +411,11 @@ def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
         ),
         (
             ["--protocol=retrieval", "--data=multi30k"],
-            "--data multi30k must be judged .* write --protocol multi30k",
+            "--data must be captioned images, .* the protocol multi30k judges it",
         ),
         (
             ["--protocol=retrieval", "--data=coco", "--image_column=x"],
-            "--image_column is for a table of yours, received 'x' with coco",
+            "--image-column must be left out for coco, which is no table, received 'x'",
         ),
         (
             ["--protocol=simlex", "--encoding=utf-16"],

@@ -7,17 +7,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from align_keras.cli.evaluation_results import sliced
 from align_keras.config import load_recipe
 from align_keras.datasets.benchmarks import LabelledImages
-from align_keras.protocols import (
-    fine_tuned_protocols,
-    fine_tuning_data,
-    fine_tuning_trials,
-)
-from align_keras.protocols.assemble_fine_tuning import swept_recipe
-from align_keras.protocols.evaluation_data import DataRequest
-from align_keras.protocols.protocol_types import Options
+from align_keras.protocols import trials, vtab
+from align_keras.protocols.evaluate import sliced
+from align_keras.protocols.protocol import Request
 from tests.drawings import evaluate
 
 
@@ -38,7 +32,8 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import benchmarks
-    from align_keras.datasets.benchmarks import tfds_classification, vtab
+    from align_keras.datasets.benchmarks import tfds_classification
+    from align_keras.datasets.benchmarks import vtab as vtab_reader
 
     override = (
         # The head alone, which is quicker to trace.
@@ -48,7 +43,7 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     with (
         tfds.testing.mock_data(num_examples=6),
         mock.patch.object(benchmarks, "prepared_builder", unprepared),
-        mock.patch.object(vtab, "prepared_builder", unprepared),
+        mock.patch.object(vtab_reader, "prepared_builder", unprepared),
         mock.patch.object(tfds_classification, "prepared_builder", unprepared),
     ):
         found, messages = evaluate(
@@ -101,28 +96,26 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
     """Which recipe is trained again, and the figures, by hand."""
     asked = []
 
-    def finished(trials, data, model, options, strategy=None):
-        asked.append(trials)
-        if trials[0].judged_on == "val200":
+    def finished(chosen, data, model, request, strategy=None):
+        asked.append(chosen)
+        if chosen[0].judged_on == "val200":
             # The second trial of each task is the best, and the third as good.
-            number = [0, 1, 2] * (len(trials) // 3)
+            number = [0, 1, 2] * (len(chosen) // 3)
             ranks = [[[1, 1, 0], [0, 0, 1], [0, 1, 0]][n] for n in number]
         else:
-            ranks = [[0] * own.seed + [1] * (4 - own.seed) for own in trials]
+            ranks = [[0] * own.seed + [1] * (4 - own.seed) for own in chosen]
         return [{"ranks": own, "left_out": []} for own in ranks]
 
-    monkeypatch.setattr(fine_tuning_trials, "finished", finished)
-    monkeypatch.setattr(fine_tuning_data.VtabData, "check", lambda *_: None)
+    monkeypatch.setattr(trials, "finished", finished)
+    monkeypatch.setattr(vtab.VtabData, "check", lambda *_: None)
     judged = LabelledImages(list("abcd"), np.array([0, 0, 1, 1]), ["one", "two"])
-    monkeypatch.setattr(fine_tuning_data.VtabData, "judged_pictures", lambda *_: judged)
-    found = fine_tuned_protocols.vtab(
-        mock.Mock(),
-        DataRequest("vtab", pathlib.Path("data")),
-        Options(params_override=("sweep.trials=3,runs=3",), slice_by="class"),
-    )
+    monkeypatch.setattr(vtab.VtabData, "judged_images", lambda *_: judged)
+    override = ("sweep.trials=3,runs=3",)
+    request = Request("vtab", params_override=override, slice_by="class")
+    found = vtab.run(mock.Mock(), request)
     sweep, last = asked
     assert len(sweep) == 19 * 3 and len(last) == 19 * 3
-    best = swept_recipe(load_recipe("vtab"), 1)
+    best = trials.swept_recipe(load_recipe("vtab"), 1)
     assert {trial.recipe.full.learning_rate for trial in last} == {
         best.full.learning_rate
     }
@@ -146,6 +139,4 @@ def test_the_recipes_commands_name_tasks_that_there_are():
     recipes = pathlib.Path(__file__).parents[2] / "experiments"
     text = (recipes / "evaluation" / "vtab.yaml").read_text()
     named = re.findall(r"vtab/[\w+]+", text)
-    assert [fine_tuned_protocols.vtab_tasks(name) for name in named] == [
-        ["dtd", "svhn_cropped"]
-    ]
+    assert [vtab.vtab_tasks(name) for name in named] == [["dtd", "svhn_cropped"]]

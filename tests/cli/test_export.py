@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.cli import export
+from align_keras.cli import export as cli
 from align_keras.cli.main import main
 from align_keras.export.saved_model import export_saved_model, write_served
 from align_keras.export.served_model import ServedModel
 from align_keras.models import ALIGN
+from align_keras.runs import export
 from align_keras.runs.about_run import about_run, save_data_notes
+from align_keras.runs.export import export_model
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_encoders
 
@@ -63,15 +65,15 @@ def mixed(run_folder, tmp_path_factory):
 @pytest.mark.parametrize("kind", ["litert", "web", "onnx"])
 def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     opened = []
-    monkeypatch.setattr(export, "_check_installed", lambda arguments: None)
-    monkeypatch.setitem(export._WRITERS, kind, lambda align, *_: opened.append(align))
+    monkeypatch.setattr(export, "_check_installed", lambda *_: None)
+    monkeypatch.setitem(export.WRITERS, kind, lambda align, *_: opened.append(align))
     arguments = ["--model", str(mixed), "--to", str(tmp_path / "own"), "--format", kind]
     assert main(["export", *arguments, "--licence", "CC0"]) == 0
     # Converters take nothing else.
     for encoder in (opened[0].image_encoder, opened[0].text_encoder):
         assert encoder.dtype_policy.name == "float32"
     card = (tmp_path / "own" / "README.md").read_text()
-    for words in (f"`{mixed.name}`", "| licence | CC0 |", "Limits", "None recorded"):
+    for words in (f"`{mixed.name}`", "| license | CC0 |", "Limits", "None recorded"):
         assert words in card
     assert "signatures.json" not in card
 
@@ -89,7 +91,7 @@ def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
     """The paper's section 10 asks for them before any use."""
     path, target = tmp_path / "report.json", tmp_path / "own"
     path.write_text(json.dumps(report_of(mixed)))
-    monkeypatch.setitem(export._WRITERS, "saved_model", lambda *_: None)
+    monkeypatch.setitem(export.WRITERS, "saved_model", lambda *_: None)
     arguments = ["export", "--model", str(mixed), "--to", str(target)]
     assert main([*arguments, "--evaluation", str(path)]) == 0
     card = (target / "README.md").read_text()
@@ -192,12 +194,18 @@ def test_what_is_refused(run_folder, tmp_path, capsys):
     (tmp_path / "nothing").mkdir()
     full, web = tmp_path / "full", ["--format", "web"]
     for options, message in (
-        (["--quantize", "int8"], "--quantize is for --format litert or web, received"),
-        (["--format", "web", "--weights", "float16"], "--weights is for --format sav"),
+        (
+            ["--quantize", "int8"],
+            "--quantize must be left out of the format sa",
+        ),
+        ([*web, "--weights", "float16"], "'float16'; it is for saved_model."),
         (["--model", str(tmp_path / "export")], "received the export"),
-        ([*web, "--image_column", "i"], "received 'i' with none; leave it out"),
+        ([*web, "--image-column", "i"], "received 'i' with none; leave it out"),
         ([*web, "--pictures", str(full), "--encoding", "latin-1"], "with " + str(full)),
-        ([*web, *FOLDER, "--caption_column", "c"], "--caption_column is for a table"),
+        (
+            [*web, *FOLDER, "--caption-column", "c"],
+            "--caption-column must be of a tab",
+        ),
         (["--model", str(tmp_path / "nothing")], "holds no config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
         (["--to", ""], "received '', which is or holds the current folder"),
@@ -213,19 +221,85 @@ def test_what_is_refused(run_folder, tmp_path, capsys):
     assert "weight-int8" in capsys.readouterr().err
 
 
+def test_help_of_a_format_shows_what_applies(capsys):
+    for kind, shown, others in (
+        ("saved_model", ("--weights",), ("--quantize", "--title", "--license")),
+        ("litert", ("--quantize", "--data ", "--resizable"), ("--weights", "--title")),
+        ("web", ("--images", "--title"), ("--resizable", "--data ")),
+        ("onnx", ("--license",), ("--quantize", "--images", "--licence")),
+    ):
+        with pytest.raises(SystemExit):
+            main(["export", kind, "--help"])
+        text = capsys.readouterr().out
+        assert all(option in text for option in (*shown, "--model", "--to"))
+        assert not any(option in text for option in others), text
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["litert", "--license=CC0", "--images=p.csv", "--image-column=i"],
+        ["--format", "litert", "--licence", "CC0", "--pictures", "p.csv"],
+        ["--license", "CC0", "litert", "--images", "p.csv"],
+    ],
+)
+def test_both_ways_to_name_a_format(monkeypatch, words):
+    calls = []
+    monkeypatch.setattr(cli, "export_model", lambda *own, **named: calls.append(named))
+    assert main(["export", "--model", "m", "--to", "d", *words]) == 0
+    assert calls[0]["images"] == "p.csv" and calls[0]["license"] == "CC0"
+
+
+def test_a_format_is_named_once(capsys):
+    for words, message in (
+        (["--format", "web", "onnx", "--model", "m", "--to", "d"], "leave --format"),
+        (["onnx", "--to", "d"], "--model must be given"),
+        (["--model", "m"], "--to must be given"),
+    ):
+        assert main(["export", *words]) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.ci
+def test_python_does_what_the_command_does(mixed, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("tf2onnx")
+    export_model(str(mixed), tmp_path / "python", "onnx", license="CC0")
+    words = ["--model", str(mixed), "--to", str(tmp_path / "command")]
+    assert main(["export", "onnx", *words, "--license", "CC0"]) == 0
+    cards = [tmp_path / name / "README.md" for name in ("python", "command")]
+    assert cards[0].read_text() == cards[1].read_text()
+    names = [sorted(path.name for path in card.parent.iterdir()) for card in cards]
+    assert names[0] == names[1] == ["README.md", "image.onnx", "text.onnx"]
+
+
+def test_a_model_in_memory_is_exported_too(mixed, tmp_path, monkeypatch):
+    model, opened = ALIGN.from_preset(mixed), []
+    monkeypatch.setitem(export.WRITERS, "saved_model", lambda *own: opened.append(own))
+    export_model(model, tmp_path / "new")
+    assert opened[0][0] is model
+    assert "Model card" in (tmp_path / "new" / "README.md").read_text()
+    for target, kind, message in (
+        ("other", "jpeg", "format must be one of saved_model, litert, web, onnx"),
+        ("new", "onnx", "to must be a new or an empty folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export_model(model, tmp_path / target, kind)
+
+
 def test_a_link_is_followed_and_a_killed_exports_rest_removed(
     run_folder, tmp_path, capsys, monkeypatch
 ):
     (tmp_path / "link").symlink_to("real")
     (tmp_path / ".real.0123abcd.tmp").mkdir()
     arguments = ["export", "--model", str(run_folder), "--to", str(tmp_path / "link")]
-    monkeypatch.setitem(export._WRITERS, "saved_model", _write_a_file)
+    monkeypatch.setitem(export.WRITERS, "saved_model", _write_a_file)
     assert main(arguments) == 0
     assert sorted(os.listdir(tmp_path)) == ["link", "real"]
     assert (tmp_path / "link" / "a").read_text() == "1"
 
 
-def _write_a_file(align, folder, arguments):
+def _write_a_file(align, folder, model, options):
     # Nothing else is there meanwhile that a kill could leave.
     (left,) = folder.parent.glob(".*.tmp")
     assert left == folder

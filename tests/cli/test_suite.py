@@ -1,12 +1,15 @@
 """`align-keras evaluate --suite paper`: what is there is measured, the rest named."""
 
+import dataclasses
 import json
 import re
 
 import pytest
 
-from align_keras.cli import suite
 from align_keras.cli.main import main
+from align_keras.protocols import suite
+from align_keras.protocols.evaluate import PROTOCOLS
+from align_keras.protocols.protocol import Evaluation, Request
 from align_keras.reports.paper_results import paper_results
 from align_keras.utils.errors import InputError
 from tests.datasets.benchmarks.small_benchmarks import simlex_lines, write_simlex
@@ -103,7 +106,7 @@ def test_an_export_is_not_asked_for_what_it_has_not(run, tmp_path):
     (tmp_path / "export" / "saved_model.pb").touch()
     code, out, err = run("--data_root", "words", "--json", model="export")
     assert (code, err) == (0, "")
-    needs = "needs the run folder, but --model export is an export"
+    needs = "needs the run folder, but export is an export"
     told = {row["protocol"]: row["skipped"] for row in json.loads(out)}
     assert told["simlex"] == needs
     trained = ("imagenet_frozen", "imagenet_full", "fine_grained", "vtab")
@@ -128,16 +131,15 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
         ),
     )
 
-    def fails(encoders, request, options):
+    def fails(encoders, request):
         raise InputError("`images` must be\n there, received none.")
 
-    def measured(encoders, request, options):
-        from align_keras.protocols.protocol_types import Evaluation
-
+    def measured(encoders, request):
         return Evaluation({"all/spearman": 0.25})
 
-    monkeypatch.setitem(suite.PROTOCOLS, "multi30k", (fails, "multi30k"))
-    monkeypatch.setitem(suite.PROTOCOLS, "simlex", (measured, "simlex999"))
+    for name, run_it in (("multi30k", fails), ("simlex", measured)):
+        changed = dataclasses.replace(PROTOCOLS[name], run=run_it)
+        monkeypatch.setitem(PROTOCOLS, name, changed)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").touch()
     code, out, _ = run(model="run")
@@ -155,10 +157,9 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
 def test_zero_shot_takes_clips_prompts(monkeypatch):
     """And says that clip-benchmark is missing where only that is."""
     from align_keras.datasets import benchmarks
-    from align_keras.protocols.evaluation_data import DataRequest
 
     monkeypatch.setattr(benchmarks, "prepared_builder", lambda name: None)
-    request = DataRequest("imagenet_r", None)
+    request = Request("imagenet_r")
     assert suite.what_to_download("knn", request) == ""
 
     def missing(source):

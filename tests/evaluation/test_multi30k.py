@@ -111,7 +111,7 @@ def test_metrics_are_the_means_of_the_pictures_shares():
     found = dict(evaluate_multi30k(*arguments))
     encoders = Encoders()
     outcomes = multilingual_outcomes(
-        multilingual_ranks(encoders.images, encoders.texts, IMAGES, CAPTIONS)
+        multilingual_ranks(encoders.images(IMAGES), encoders.texts, CAPTIONS)
     )
     assert set(outcomes) == set(found)
     for name, of_pictures in outcomes.items():

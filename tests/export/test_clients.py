@@ -173,7 +173,7 @@ def test_commands(model, export, grpc_server, rest_server, tmp_path, name):
     assert result.stdout.splitlines() == [
         "a.jpg",
         *(f"  {cosine:7.4f}  {caption}" for cosine, caption in best),
-        "b.html: not a picture",
+        "b.html: not an image",
     ]
     result = subprocess.run(
         [*command, "a", "--server", server.rpartition(":")[0] + ":9"],

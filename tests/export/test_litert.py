@@ -9,9 +9,8 @@ import pytest
 import tensorflow as tf
 
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
-from align_keras.export.litert_metadata import read_files, read_metadata
+from align_keras.export.litert_file import LiteRTTower, read_files, read_metadata
 from align_keras.export.litert_quantize import QUANTIZATIONS
-from align_keras.export.litert_tower import LiteRTTower
 from align_keras.images import preprocess_image
 from align_keras.models.align import ALIGN
 from align_keras.utils.errors import InputError
@@ -179,7 +178,7 @@ def test_fixed_tower_refuses_another_size(lite):
 def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
     image, text = tmp_path / "image.tflite", tmp_path / "text.tflite"
     image.write_bytes(
-        image_flatbuffer(lite, "int8", pictures(range(2)), licence="CC BY 4.0")
+        image_flatbuffer(lite, "int8", pictures(range(2)), license="CC BY 4.0")
     )
     text.write_bytes(text_flatbuffer(lite, "float16"))
     with zipfile.ZipFile(image) as archive:
@@ -187,7 +186,7 @@ def test_zip_programs_read_what_a_file_says_of_itself(lite, tmp_path):
         assert archive.read("LICENSE.txt") == b"CC BY 4.0\n"
     own = read_metadata(image.read_bytes())
     assert own["quantization"] == "int8"
-    assert own["calibration_pictures"] == 6
+    assert own["calibration_images"] == 6
     assert own["preprocessing"]["resize_to"] == 38
     assert own["preprocessing"]["image_size"] == SIZE
     tower = LiteRTTower(image.read_bytes())
@@ -238,7 +237,7 @@ def test_unknown_quantisation_is_named(lite):
 
 
 def test_integers_need_pictures(lite):
-    with pytest.raises(InputError, match="int8 needs calibration pictures, received"):
+    with pytest.raises(InputError, match="int8 needs calibration images, received"):
         image_flatbuffer(lite, "int8")
 
 

@@ -46,7 +46,7 @@ def test_pictures_of_any_number_and_size(align):
 
 
 def test_texts(align):
-    session = opened(text_onnx(align, licence="CC BY 4.0"))
+    session = opened(text_onnx(align, license="CC BY 4.0"))
     texts = ["a red ring", "x", "green and blue bars on a plain wall"]
     tokens = {name: np.asarray(own) for name, own in align.tokenizer(texts).items()}
     (found,) = session.run(["text_embedding"], tokens)

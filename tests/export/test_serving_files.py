@@ -20,8 +20,7 @@ from google.protobuf import (
 )
 
 from align_keras.export import serving_files
-from align_keras.export.serving_files import write_serving_files
-from align_keras.export.warm_up import COUNTS, FILE
+from align_keras.export.serving_files import COUNTS, WARM_UP_FILE, write_serving_files
 from align_keras.utils.errors import InputError
 
 MODELS = ("image", "text", "align")
@@ -143,7 +142,7 @@ def test_monitoring_config(export):
 @pytest.mark.ci
 def test_warm_up_requests_are_answered(export, name):
     proto = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
-    records = list(tf.data.TFRecordDataset(str(export / name / "1" / FILE)))
+    records = list(tf.data.TFRecordDataset(str(export / name / "1" / WARM_UP_FILE)))
     assert 0 < len(records) <= 1000
     served = tf.saved_model.load(str(export / name / "1"))
     found = []

@@ -1,6 +1,5 @@
 """The page in Chromium against the model in Python."""
 
-import argparse
 import base64
 import functools
 import io
@@ -12,11 +11,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image, PngImagePlugin
 
-from align_keras.cli.export_web import build_index, write_web
 from align_keras.corpus.image import normalize_image
 from align_keras.images import preprocess_image_bytes
 from align_keras.images.preprocess import crop_size_to_resize_size
 from align_keras.models import ALIGN
+from align_keras.runs.export_web import build_index, write_web
 from align_keras.search import SearchIndex
 from align_keras.utils.image_limits import MAX_PIXELS
 from tests.export.browser import chromium, node_modules, served
@@ -27,6 +26,7 @@ pytestmark = pytest.mark.ci
 
 ARTIFACTS = pathlib.Path(__file__).parents[1] / "artifacts" / "0.1"
 SIZE = 64
+TITLE = "Shapes <b>& colours"
 READY = "#hits li, #error:not([hidden])"
 
 
@@ -41,21 +41,14 @@ def browser():
         yield browser
 
 
-def options(**others):
-    names = ("pictures", "image_column", "caption_column", "encoding")
-    values = dict.fromkeys((*names, "quantize", "licence", "model"))
-    values["title"] = "Shapes <b>& colours"
-    return argparse.Namespace(**(values | others))
-
-
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, runtime, model):
     """A page's folder, its model, the index in Python, and how near scores must be."""
     folder = tmp_path_factory.mktemp("page")
     pairs = str(write_pairs(tmp_path_factory.mktemp("pairs")))
-    arguments = options(pictures=pairs, litert_js=str(runtime))
-    write_web(model, folder, arguments)
-    return folder, model, build_index(model, arguments), 5e-5
+    options = {"images": pairs, "title": TITLE, "litert_js": str(runtime)}
+    write_web(model, folder, None, **options)
+    return folder, model, build_index(model, pairs), 5e-5
 
 
 @pytest.fixture(scope="module", params=["small", "run"])
@@ -71,8 +64,8 @@ def exported(request, tmp_path_factory, runtime):
     (room / "index").rename(run / "index")
     folder = tmp_path_factory.mktemp("page")
     align = ALIGN.from_preset(run)
-    arguments = options(quantize="float16", litert_js=str(runtime), model=str(run))
-    write_web(align, folder, arguments)
+    options = {"quantize": "float16", "title": TITLE, "litert_js": str(runtime)}
+    write_web(align, folder, run, **options)
     # Weights of 11 bits in towers this narrow: 2.4e-3 was measured.
     return folder, align, SearchIndex.load(run / "index"), 5e-3
 

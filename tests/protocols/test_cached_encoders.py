@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.protocols.cached_encoders import CachedEncoders, default_cache
+from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 from align_keras.protocols.open_model import OpenedModel, fingerprints, open_model
 from align_keras.utils.errors import InputError
 from tests.small import small_align
@@ -57,10 +57,10 @@ def test_pictures_that_cannot_be_decoded_are_skipped_and_told(align, tmp_path, c
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "3 of 6 pictures can't be decoded and are left out: picture 1, "
-        f"{tmp_path}/cut.jpg, picture 4"
+        "3 of 6 images can't be decoded and are left out: image 1, "
+        f"{tmp_path}/cut.jpg, image 4"
     )
-    with pytest.raises(InputError, match="none of the 1 pictures can be decoded"):
+    with pytest.raises(InputError, match="none of the 1 images can be decoded"):
         encoders.readable_images([b"nothing"])
     assert encoders.readable_images([images[0]])[0].shape == (1, 16)
     texts = encoders.texts(["a cat", "a dog", "a cat"])
@@ -76,7 +76,7 @@ def test_pictures_that_cannot_be_decoded_are_skipped_and_told(align, tmp_path, c
     capsys.readouterr()
     np.testing.assert_array_equal(again.readable_images(images)[0], embeddings)
     np.testing.assert_array_equal(again.texts(["a dog"]), texts[1:2])
-    assert "3 of 6 pictures" in capsys.readouterr().err
+    assert "3 of 6 images" in capsys.readouterr().err
 
 
 def test_changes_are_computed_anew(tmp_path):

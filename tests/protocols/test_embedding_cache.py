@@ -236,7 +236,7 @@ def test_content_counts_and_not_the_place(tmp_path):
     assert content_digest(pixels) != content_digest(pixels.reshape(3, 2, 3))
     with pytest.raises(InputError, match="/dev/zero .not a regular file"):
         content_digest(pathlib.Path("/dev/zero"))
-    with pytest.raises(InputError, match="no readable picture: .*missing.*check"):
+    with pytest.raises(InputError, match="no readable image: .*missing.*check"):
         content_digest(tmp_path / "missing")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from align_keras.evaluation import rank_of_best_positive, shared_positives
-from align_keras.reports.result_page import Slice, split_slices, write_result_page
+from align_keras.reports.result_page import write_result_page
+from align_keras.reports.result_tables import Slice, split_slices
 from tests.reports.test_report import Page, picture
 
 EVIL = "<script>alert('&\"')</script>"

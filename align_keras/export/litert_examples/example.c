@@ -1,11 +1,11 @@
-/* Embeds one picture, or one text, by a LiteRT file, in C alone.
+/* Embeds one image, or one text, by a LiteRT file, in C alone.
  *
- *   example image.tflite picture.ppm         pixels as metadata.json says:
- *     magick picture.jpg -filter Triangle -resize 192x192! -gravity center \
- *       -crop 160x160+0+0 +repage -depth 8 picture.ppm      (S = 160, resize_to = 192)
+ *   example image.tflite image.ppm         pixels as metadata.json says:
+ *     magick image.jpg -filter Triangle -resize 192x192! -gravity center \
+ *       -crop 160x160+0+0 +repage -depth 8 image.ppm      (S = 160, resize_to = 192)
  *   example text.tflite 101 2417 4418 102    token ids, rows of vocabulary.txt
  *
- * A file exported with --resizable takes a picture of any size.
+ * A file exported with --resizable takes an image of any size.
  * Both print the embedding, one number a line; the dot product of two embeddings is
  * their similarity. Build it with LiteRT's library, which Python's package
  * ai-edge-litert brings along and Android's com.google.ai.edge.litert too:
@@ -92,18 +92,18 @@ static void check(int status, const char* what) {
   if (status != kLiteRtStatusOk) fail(what);
 }
 
-/* Opens a PPM of three bytes a pixel; -1 of the wanted sides becomes the picture's. */
-static FILE* open_picture(const char* path, int32_t* height, int32_t* width) {
+/* Opens a PPM of three bytes a pixel; -1 of the wanted sides becomes the image's. */
+static FILE* open_image(const char* path, int32_t* height, int32_t* width) {
   FILE* file = fopen(path, "rb");
   int columns, rows, greatest;
-  if (!file) fail("the picture can't be opened");
+  if (!file) fail("the image can't be opened");
   if (fscanf(file, "P6 %d %d %d", &columns, &rows, &greatest) != 3 || greatest != 255 ||
       columns < 1 || rows < 1)
-    fail("the picture must be a PPM (P6) of one byte a channel, without comments");
+    fail("the image must be a PPM (P6) of one byte a channel, without comments");
   if (*height < 0) *height = rows;
   if (*width < 0) *width = columns;
   if (columns != *width || rows != *height) {
-    fprintf(stderr, "example: error: the picture must be %d x %d, received %d x %d\n",
+    fprintf(stderr, "example: error: the image must be %d x %d, received %d x %d\n",
             (int)*width, (int)*height, columns, rows);
     exit(1);
   }
@@ -115,7 +115,7 @@ static FILE* open_picture(const char* path, int32_t* height, int32_t* width) {
 static void read_pixels(FILE* file, long count, float* pixels) {
   for (long i = 0; i < 3 * count; i++) {
     int byte = fgetc(file);
-    if (byte == EOF) fail("the picture ends too early");
+    if (byte == EOF) fail("the image ends too early");
     pixels[i] = (float)byte;
   }
   fclose(file);
@@ -164,7 +164,7 @@ int main(int argc, char** argv) {
         (type.element_type != kLiteRtElementTypeInt32 || type.layout.rank != 2))
       fail("not a tower of align-keras");
     if (is_open) shape[0] = 1;
-    FILE* picture = is_image ? open_picture(argv[2], &shape[1], &shape[2]) : NULL;
+    FILE* image = is_image ? open_image(argv[2], &shape[1], &shape[2]) : NULL;
     if (is_open)
       check(LiteRtCompiledModelResizeInputTensor(compiled, 0, i, shape,
                                                  type.layout.rank),
@@ -175,7 +175,7 @@ int main(int argc, char** argv) {
           name);
     check(LiteRtLockTensorBuffer(inputs[i], &memory, kLiteRtLockWrite), name);
     if (is_image)
-      read_pixels(picture, (long)shape[1] * shape[2], memory);
+      read_pixels(image, (long)shape[1] * shape[2], memory);
     else
       fill_tokens(argv + 2, argc - 2, shape[1], name[0] == 'p', memory);
     check(LiteRtUnlockTensorBuffer(inputs[i]), name);

@@ -1,9 +1,9 @@
-"""Compares a picture with texts by the two LiteRT files beside this script.
+"""Compares an image with texts by the two LiteRT files beside this script.
 
     pip install ai-edge-litert numpy pillow tokenizers
-    python example.py picture.jpg "a red bicycle" "two cats"
+    python example.py image.jpg "a red bicycle" "two cats"
 
-prints each text behind its similarity to the picture. All that the towers need to
+prints each text behind its similarity to the image. All that the towers need to
 know is read from the files themselves: metadata.json tells the preprocessing,
 vocabulary.txt the tokens (`unzip -l text.tflite` lists them).
 """
@@ -29,23 +29,23 @@ def open_tower(path, threads):
 
 
 def read_pixels(path, preprocessing):
-    """Returns a picture as float32 (1, S, S, 3), grey levels from 0 to 255."""
+    """Returns an image as float32 (1, S, S, 3), gray levels from 0 to 255."""
     size, resize_to = preprocessing["image_size"], preprocessing["resize_to"]
     # Of more pixels a file of some kilobytes may fill the memory: Pillow refuses it.
     Image.MAX_IMAGE_PIXELS = preprocessing["max_pixels"]
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     # The first frame, upright, of 16 bits the upper eight, transparency on white.
-    picture = Image.open(path, formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype("uint8"))
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    picture = Image.alpha_composite(white, picture).convert("RGB")
-    picture = picture.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
+    image = Image.open(path, formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype("uint8"))
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    image = Image.alpha_composite(white, image).convert("RGB")
+    image = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
     start = (resize_to - size) // 2
-    picture = picture.crop((start, start, start + size, start + size))
-    return np.asarray(picture, "float32")[None]
+    image = image.crop((start, start, start + size, start + size))
+    return np.asarray(image, "float32")[None]
 
 
 def open_tokenizer(path, preprocessing):
@@ -75,8 +75,8 @@ def tokens(tokenizer, words):
 
 def main():
     """Runs the command."""
-    parser = argparse.ArgumentParser(description="Compares a picture with texts.")
-    parser.add_argument("picture")
+    parser = argparse.ArgumentParser(description="Compares an image with texts.")
+    parser.add_argument("image")
     parser.add_argument("texts", nargs="+", metavar="text")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -87,9 +87,9 @@ def main():
     tokenizer = open_tokenizer(folder / "text.tflite", about_text["preprocessing"])
 
     try:
-        pixels = read_pixels(arguments.picture, about_image["preprocessing"])
+        pixels = read_pixels(arguments.image, about_image["preprocessing"])
     except Exception as error:  # Decoders raise whatever a broken file leads to.
-        parser.error(f"{arguments.picture} can't be read: {error}")
+        parser.error(f"{arguments.image} can't be read: {error}")
     image = encode_image(images=pixels)["image_embedding"][0]
     for words in arguments.texts:
         text = encode_text(**tokens(tokenizer, words))["text_embedding"][0]

@@ -2,7 +2,7 @@
 
     python client_grpc.py PICTURE… --captions "a red bicycle" "a blue bird"
 
-prints, for each picture, the captions with their cosines, the best first.
+prints, for each image, the captions with their cosines, the best first.
 """
 
 import argparse
@@ -23,7 +23,7 @@ class Client:
     """
 
     def __init__(self, server="localhost:8500", timeout=30):
-        # The embeddings of some thousand pictures are more than gRPC's 4 MB.
+        # The embeddings of some thousand images are more than gRPC's 4 MB.
         options = [("grpc.max_receive_message_length", -1)]
         self.channel = grpc.insecure_channel(server, options=options)
         self.service = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
@@ -54,9 +54,9 @@ class Client:
         }
 
     def encode_images(self, files):
-        """Returns embeddings, float32 (n, d), and which files are pictures, bool (n,).
+        """Returns embeddings, float32 (n, d), and which files are images, bool (n,).
 
-        The embedding of a file that is no picture means nothing.
+        The embedding of a file that is no image means nothing.
         """
         outputs = self.predict("image", "encode_image", image_bytes=strings(files))
         return outputs["image_embedding"], outputs["valid"]
@@ -67,7 +67,7 @@ class Client:
         return outputs["text_embedding"]
 
     def similarity(self, files, captions):
-        """Returns cosines, float32 (n, m), and which files are pictures, bool (n,)."""
+        """Returns cosines, float32 (n, m), and which files are images, bool (n,)."""
         inputs = {"image_bytes": strings(files), "captions": strings(captions)}
         outputs = self.predict("align", "similarity", **inputs)
         return outputs["cosine"], outputs["valid"]
@@ -79,18 +79,18 @@ def strings(values):
 
 
 def main(argv=None):
-    """Prints the captions in the order in which they fit the pictures."""
-    parser = argparse.ArgumentParser(description="Which caption fits the picture?")
-    parser.add_argument("pictures", nargs="+", type=pathlib.Path)
+    """Prints the captions in the order in which they fit the images."""
+    parser = argparse.ArgumentParser(description="Which caption fits the image?")
+    parser.add_argument("images", nargs="+", type=pathlib.Path)
     parser.add_argument("--captions", nargs="+", required=True)
     parser.add_argument("--server", default="localhost:8500")
     arguments = parser.parse_args(argv)
-    files = [path.read_bytes() for path in arguments.pictures]
+    files = [path.read_bytes() for path in arguments.images]
     client = Client(arguments.server)
     cosines, valid = client.similarity(files, arguments.captions)
-    for path, row, is_picture in zip(arguments.pictures, cosines, valid, strict=True):
-        print(path if is_picture else f"{path}: not a picture")
-        if is_picture:
+    for path, row, is_image in zip(arguments.images, cosines, valid, strict=True):
+        print(path if is_image else f"{path}: not an image")
+        if is_image:
             for cosine, caption in sorted(
                 zip(row, arguments.captions, strict=True), reverse=True
             ):

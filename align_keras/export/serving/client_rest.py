@@ -2,7 +2,7 @@
 
     python client_rest.py PICTURE… --captions "a red bicycle" "a blue bird"
 
-prints, for each picture, the captions with their cosines, the best first.
+prints, for each image, the captions with their cosines, the best first.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def encode_bytes(content):
 
 
 def encode_images(server, files):
-    """Returns the pictures' embeddings, and which of the files are pictures.
+    """Returns the images' embeddings, and which of the files are images.
 
     Args:
         server: str.
@@ -70,7 +70,7 @@ def encode_images(server, files):
 
     Returns:
         list of lists of float, and list of bool. The embedding of a file that is no
-        picture means nothing.
+        image means nothing.
     """
     inputs = {"image_bytes": [encode_bytes(content) for content in files]}
     outputs = predict(server, "image", "encode_image", inputs)
@@ -83,7 +83,7 @@ def encode_texts(server, captions):
 
 
 def similarity(server, files, captions):
-    """Returns each picture's cosines with the captions, and which are pictures."""
+    """Returns each image's cosines with the captions, and which are images."""
     inputs = {
         "image_bytes": [encode_bytes(content) for content in files],
         "captions": captions,
@@ -93,17 +93,17 @@ def similarity(server, files, captions):
 
 
 def main(argv=None):
-    """Prints the captions in the order in which they fit the pictures."""
-    parser = argparse.ArgumentParser(description="Which caption fits the picture?")
-    parser.add_argument("pictures", nargs="+", type=pathlib.Path)
+    """Prints the captions in the order in which they fit the images."""
+    parser = argparse.ArgumentParser(description="Which caption fits the image?")
+    parser.add_argument("images", nargs="+", type=pathlib.Path)
     parser.add_argument("--captions", nargs="+", required=True)
     parser.add_argument("--server", default="http://localhost:8501")
     arguments = parser.parse_args(argv)
-    files = [path.read_bytes() for path in arguments.pictures]
+    files = [path.read_bytes() for path in arguments.images]
     cosines, valid = similarity(arguments.server, files, arguments.captions)
-    for path, row, is_picture in zip(arguments.pictures, cosines, valid, strict=True):
-        print(path if is_picture else f"{path}: not a picture")
-        if is_picture:
+    for path, row, is_image in zip(arguments.images, cosines, valid, strict=True):
+        print(path if is_image else f"{path}: not an image")
+        if is_image:
             for cosine, caption in sorted(
                 zip(row, arguments.captions, strict=True), reverse=True
             ):

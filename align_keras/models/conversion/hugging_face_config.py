@@ -137,7 +137,7 @@ def read_bert_sizes(text: dict, source: str) -> dict:
 
 
 def _number(config, name, rule, source):
-    """A number of a configuration; whole, where the default is."""
+    """Reads a number of a configuration; whole, where the default is."""
     default, least, most = rule
     value = config.get(name, default)
     check_number(f"{source}.{name}", value, least, most, isinstance(default, int))
@@ -223,7 +223,7 @@ def read_flag(
 
 
 def _channels(preprocessor, name, least, source):
-    """A list of one number, or of one for each channel."""
+    """Reads a list of one number, or of one for each channel."""
     value = preprocessor.get(name, [0.5] * 3)
     levels = value if isinstance(value, list | tuple) else [value]
     if len(levels) not in (1, 3):

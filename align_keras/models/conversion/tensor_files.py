@@ -100,7 +100,7 @@ def _files_of(directory):
 
 
 def _shards(index):
-    """The names of an index's files, which lie beside it."""
+    """Returns the names of an index's files, which lie beside it."""
     files = read_json(index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
     if not names or not all(

@@ -1,4 +1,4 @@
-"""The LiteRT files of `align-keras export`, their examples and their table."""
+"""LiteRT files of an export, their examples and their table."""
 
 import argparse
 import contextlib
@@ -16,11 +16,16 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from align_keras.cli.export_litert import _some_pictures, _test_set, write_litert
-from align_keras.cli.litert_figures import measure, read_pixels
-from align_keras.export.litert_metadata import read_metadata
+from align_keras.export.litert_file import read_metadata
 from align_keras.images import preprocess_image
-from align_keras.protocols import evaluation_data
+from align_keras.protocols import retrieval
+from align_keras.runs.export_litert import (
+    calibration_images,
+    captioned_images,
+    measure,
+    read_pixels,
+    write_litert,
+)
 from align_keras.utils.errors import InputError
 from tests.image_files import readable, refused
 from tests.small_run import COLOURS, SHAPES, write_pairs
@@ -31,21 +36,6 @@ pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed
 pytestmark = pytest.mark.ci
 
 TEXTS = ["a red ring", "bars", "a green cross"]
-
-
-def arguments(**changes):
-    own = {
-        "quantize": None,
-        "pictures": None,
-        "data": None,
-        "data_root": "data",
-        "image_column": None,
-        "caption_column": None,
-        "encoding": None,
-        "resizable": False,
-        "licence": None,
-    }
-    return argparse.Namespace(**own | changes)
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +53,13 @@ def pairs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(align, pairs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
-    own = arguments(quantize="int8", pictures=str(pairs), data=str(pairs))
-    write_litert(align, folder, own)
+    data = str(pairs)
+    write_litert(align, folder, quantize="int8", images=data, data=data)
     return folder
 
 
 def test_figures_are_those_of_the_files(align, pairs, exported):
-    from align_keras.export.litert_tower import LiteRTTower
+    from align_keras.export.litert_file import LiteRTTower
 
     figures = json.loads((exported / "figures.json").read_text(encoding="utf-8"))
     names = [own["name"] for own in figures["towers"]]
@@ -169,24 +159,24 @@ def run(program, *words):
 
 
 @pytest.fixture(scope="module")
-def without_pictures(align, tmp_path_factory):
+def without_images(align, tmp_path_factory):
     """An export's folder, and what it said."""
     folder, said = tmp_path_factory.mktemp("resizable"), io.StringIO()
     with contextlib.redirect_stderr(said):
-        write_litert(align, folder, arguments(resizable=True))
+        write_litert(align, folder, resizable=True)
     return folder, said.getvalue()
 
 
 @pytest.fixture(scope="module")
-def resizable(without_pictures):
-    return without_pictures[0]
+def resizable(without_images):
+    return without_images[0]
 
 
 @pytest.mark.parametrize("kind", ["exported", "resizable"])
 def test_c_example_embeds_as_python_does(
     align, pairs, request, kind, c_example, tmp_path
 ):
-    from align_keras.export.litert_tower import LiteRTTower
+    from align_keras.export.litert_file import LiteRTTower
 
     folder = request.getfixturevalue(kind)
     image, text = folder / "image.tflite", folder / "text.tflite"
@@ -228,19 +218,19 @@ def test_c_example_names_what_is_wrong(exported, c_example, tmp_path):
     assert "no LiteRT file" in answer.stderr
 
 
-def test_without_pictures_there_are_no_figures(without_pictures):
-    folder, said = without_pictures
+def test_without_images_there_are_no_figures(without_images):
+    folder, said = without_images
     assert {path.name for path in folder.iterdir()} == {
         "image.tflite",
         "text.tflite",
         "example.py",
         "example.c",
     }
-    assert "no figures: name pictures" in said
+    assert "no figures: name images" in said
 
 
 def test_pictures_alone_give_cosines(align, pairs, tmp_path, capsys):
-    write_litert(align, tmp_path, arguments(pictures=str(pairs), licence="CC0"))
+    write_litert(align, tmp_path, images=str(pairs), license="CC0")
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0].split()[-2:] == ["cosine", "least"]
     assert "recall needs test pairs" in printed.err
@@ -254,12 +244,12 @@ def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
             raise InputError(f"split must be one of test, received {split}.")
         return argparse.Namespace(images=splits[split], columns={}, image_ids=[])
 
-    monkeypatch.setattr(evaluation_data, "_corpus", corpus)
+    monkeypatch.setattr(retrieval, "_corpus", corpus)
     splits = {"train": pictures[1:], "test": pictures[:1]}
-    assert _some_pictures(arguments(pictures="clipart")) == pictures[1:]
+    assert calibration_images("clipart") == pictures[1:]
     splits = {"test": pictures[:3]}
     capsys.readouterr()
-    assert _some_pictures(arguments(pictures="stamps")) == pictures[:3]
+    assert calibration_images("stamps") == pictures[:3]
     assert "stamps has no training split; its test" in capsys.readouterr().err
 
 
@@ -268,10 +258,11 @@ def test_a_folder_and_a_table(pairs, tmp_path):
     (tmp_path / "red_ring.txt").write_text("rød ring", encoding="latin-1")
     table = tmp_path / "table.csv"
     table.write_text("foto,words\nred_ring.png,rød ring\n", encoding="latin-1")
-    own = arguments(pictures=str(tmp_path), data=str(table), encoding="latin-1")
-    own.image_column, own.caption_column = "foto", "words"
-    assert _some_pictures(own) == [str(tmp_path / "red_ring.png")]
-    assert _test_set(own)[1] == [str(tmp_path / "red_ring.png")]
+    columns = {"image_column": "foto", "caption_column": "words"}
+    read = {"encoding": "latin-1", "columns": columns}
+    images = [str(tmp_path / "red_ring.png")]
+    assert calibration_images(str(tmp_path), **read) == images
+    assert captioned_images(str(table), **read)[1] == images
 
 
 def test_a_picture_that_cannot_be_read_is_left_out(align, pairs, tmp_path):
@@ -282,21 +273,21 @@ def test_a_picture_that_cannot_be_read_is_left_out(align, pairs, tmp_path):
     images = [str(tmp_path / "page.png"), str(pairs.parent / "red_ring.png")]
     keras, none = measure(align, files, images)
     assert none.cosine[1] > 0.99999
-    with pytest.raises(InputError, match="none of the 1 pictures can be decoded"):
+    with pytest.raises(InputError, match="none of the 1 images can be decoded"):
         measure(align, files, images[:1])
 
 
 # === Errors ===
 
 
-def test_integers_without_pictures_fail_at_once(tmp_path):
-    with pytest.raises(InputError, match="--quantize int8 needs --pictures"):
-        write_litert(None, tmp_path, arguments(quantize="int8"))
+def test_integers_without_images_fail_at_once(tmp_path):
+    with pytest.raises(InputError, match="quantize must not be int8 without"):
+        write_litert(None, tmp_path, quantize="int8")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["pictures", "data"])
+@pytest.mark.parametrize("option", ["images", "data"])
 def test_a_set_that_is_not_there_fails_before_converting(align, tmp_path, option):
-    with pytest.raises(InputError, match=f"--{option} must be .* 'nowhere'"):
-        write_litert(align, tmp_path, arguments(**{option: "nowhere"}))
+    with pytest.raises(InputError, match=f"{option} must be .* 'nowhere'"):
+        write_litert(align, tmp_path, **{option: "nowhere"})
     assert not list(tmp_path.iterdir())

@@ -9,16 +9,14 @@ import pytest
 import tensorflow_datasets as tfds
 
 from align_keras.datasets.benchmarks import LabelledImages
-from align_keras.protocols.evaluation_data import (
-    DataRequest,
+from align_keras.protocols.class_data import (
     check_same_classes,
-    train_and_test,
-)
-from align_keras.protocols.evaluation_splits import (
     check_splits_are_apart,
     split_of_classes,
+    train_and_test,
     unusual_splits,
 )
+from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 from tests.datasets.benchmarks.test_tfds_classification import (
     imagenet_examples,
@@ -29,7 +27,7 @@ IDS = ["n01443537", "n07697537", "n01443537", "n02007558"]
 
 
 def request(name, train_split=None, split=None):
-    return DataRequest(name, pathlib.Path(), split=split, train_split=train_split)
+    return Request(name, split=split, train_split=train_split)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,7 @@ def is_refused(own):
     try:
         check_splits_are_apart(own)
     except InputError as error:
-        assert "--train_split and --split must have no picture in common" in str(error)
+        assert "train_split and split must have no image in common" in str(error)
         return True
     return False
 
@@ -133,7 +131,7 @@ def test_splits_are_apart_and_of_the_same_classes(folders):
     check_same_classes(data, data)
     with pytest.raises(InputError, match="received 1 in training and 2 in the test"):
         check_same_classes(data, other)
-    with pytest.raises(InputError, match="no picture in common, received test and tes"):
+    with pytest.raises(InputError, match="no image in common, received test and tes"):
         check_splits_are_apart(request(folders, "test"))
 
 
@@ -174,9 +172,7 @@ def test_splits_that_are_not_the_papers(name, train_split, split, unusual):
 def test_what_has_nothing_to_learn_from(tmp_path):
     for name in ("imagenet_r", "imagenet_v2/threshold-0.7", "imagenet_v2:3.0.0"):
         assert split_of_classes(request(name)) == "test"
-        with pytest.raises(
-            InputError, match="--train_split must be given for imagenet"
-        ):
+        with pytest.raises(InputError, match="train_split must be given for imagenet"):
             split_of_classes(request(name), train=True)
     with pytest.raises(InputError, match="must have the folders train and test"):
         split_of_classes(request(str(tmp_path)), train=True)

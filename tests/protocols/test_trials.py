@@ -6,7 +6,7 @@ import json
 import pytest
 
 from align_keras.config import load_recipe
-from align_keras.protocols.assemble_fine_tuning import (
+from align_keras.protocols.trials import (
     Trial,
     build_schedule,
     build_stages,

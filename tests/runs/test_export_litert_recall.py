@@ -1,10 +1,8 @@
 """What quantising keeps of the recall of a model that was trained."""
 
-import pathlib
-
 import pytest
 
-from align_keras.cli.litert_figures import measure, read_pixels, table
+from align_keras.runs.export_litert import measure, read_pixels, table
 from align_keras.utils.errors import InputError
 from tests.oracle_process import needs
 
@@ -49,14 +47,15 @@ def trained(tmp_path_factory):
 
 def test_quantising_keeps_recall(trained):
     from align_keras.export.litert import image_flatbuffer
-    from align_keras.protocols.evaluation_data import DataRequest, captioned_images
+    from align_keras.protocols.protocol import Request
+    from align_keras.protocols.retrieval import captioned_images
 
-    request = DataRequest(name="clipart", root=pathlib.Path("data"), split="train")
+    request = Request("clipart", split="train")
     images = captioned_images(request).images[::31]
     pixels = [read_pixels(image, trained.image_size) for image in images]
     kinds = ("none", "float16", "weight-int8", "dynamic-int8", "int8")
     files = {kind: image_flatbuffer(trained, kind, pixels) for kind in kinds}
-    test = DataRequest(name="stamps", root=pathlib.Path("data"))
+    test = Request("stamps")
     figures = measure(trained, files, captioned_images(test).images, test)
     print("\n".join(table(figures)))
     recall = {own.name: own.recall for own in figures}

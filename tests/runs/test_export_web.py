@@ -1,6 +1,5 @@
 """The page's folder, and where its pictures come from; Chromium opens it elsewhere."""
 
-import argparse
 import io
 import json
 
@@ -8,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.cli.export_web import build_index, open_index, write_web
 from align_keras.export.web_page import LITERT_JS_VERSION, check_runtime
+from align_keras.runs.export_web import build_index, open_index, write_web
 from align_keras.search import SearchIndex
 from align_keras.utils.errors import InputError
 from tests.small import small_align
@@ -21,14 +20,8 @@ def align():
     return small_align()
 
 
-def options(**others):
-    names = ("pictures", "image_column", "caption_column", "encoding")
-    names += ("quantize", "licence", "title", "litert_js")
-    return argparse.Namespace(**(dict.fromkeys(names) | {"model": "run"} | others))
-
-
 def test_a_table(align, tmp_path):
-    index = build_index(align, options(pictures=str(write_pairs(tmp_path))))
+    index = build_index(align, str(write_pairs(tmp_path)))
     assert len(index) == 40
     entry = index.entries[0]
     assert entry["captions"][0].split()[-2:] == ["red", "circle"]
@@ -52,7 +45,7 @@ def test_a_folder(align, tmp_path, capsys):
     (tmp_path / ".hidden.png").write_bytes(b"no picture")
     large = wide.resize((1000, 700))
     large.save(tmp_path / "d.png")
-    index = build_index(align, options(pictures=str(tmp_path)))
+    index = build_index(align, str(tmp_path))
     assert [(entry["id"], entry["captions"]) for entry in index.entries] == [
         ("a.JPG", []),
         ("b/wide.png", ["a wide one", "stripes"]),
@@ -68,12 +61,12 @@ def test_a_folder(align, tmp_path, capsys):
 def test_no_picture_can_be_read(align, tmp_path):
     (tmp_path / "c.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="no usable pictures among 1: 1 unreadable"):
-        build_index(align, options(pictures=str(tmp_path)))
+        build_index(align, str(tmp_path))
 
 
 @pytest.mark.ci
 def test_the_runs_own_index(align, tmp_path):
-    with pytest.raises(InputError, match="--pictures .* no folder `index`"):
+    with pytest.raises(InputError, match="images .* no folder `index`"):
         open_index(align, str(tmp_path))
     SearchIndex.build(np.eye(3), ["a", "b", "c"]).save(tmp_path / "index")
     with pytest.raises(InputError, match="dimension 16, received 3"):
@@ -81,8 +74,8 @@ def test_the_runs_own_index(align, tmp_path):
     SearchIndex.build(np.eye(16), list("abcdefghijklmnop")).save(tmp_path / "index")
     assert len(open_index(align, str(tmp_path))) == 16
     run = str(tmp_path)
-    with pytest.raises(InputError, match="a thumbnail for each picture.* 'a'"):
-        write_web(align, _empty(tmp_path), options(model=run))
+    with pytest.raises(InputError, match="a thumbnail for each image.* 'a'"):
+        write_web(align, _empty(tmp_path), run)
 
 
 def _empty(tmp_path):
@@ -96,7 +89,7 @@ def test_what_is_written(align, tmp_path):
     pairs = str(write_pairs(tmp_path / "pairs"))
     folder = _empty(tmp_path)
     runtime = fake_runtime(tmp_path / "node_modules")
-    write_web(align, folder, options(pictures=pairs, litert_js=str(runtime)))
+    write_web(align, folder, None, images=pairs, litert_js=str(runtime))
     about = json.loads((folder / "model" / "model.json").read_text())
     assert (about["image_size"], about["resize_size"]) == (32, 38)
     assert about["max_pixels"] == 8192 * 6144
@@ -110,7 +103,7 @@ def test_what_is_written(align, tmp_path):
         "pictures/pictures.json",
     }
     stored = np.fromfile(folder / "pictures" / "embeddings.bin", "<f4").reshape(40, 16)
-    index = build_index(align, options(pictures=pairs))
+    index = build_index(align, pairs)
     np.testing.assert_allclose(stored, index.embeddings, atol=1e-6)
     for entry in json.loads((folder / "pictures" / "pictures.json").read_text()):
         assert (folder / "pictures" / entry["thumbnail"]).is_file()
@@ -156,5 +149,5 @@ def test_the_runtime_is_checked(tmp_path):
 
 def test_int8_is_refused(align, tmp_path):
     with pytest.raises(InputError, match="received int8"):
-        write_web(align, tmp_path, options(quantize="int8"))
+        write_web(align, tmp_path, None, quantize="int8")
     assert list(tmp_path.iterdir()) == []

@@ -1,9 +1,7 @@
 """Which results of trials are taken again, and which pictures are other pictures."""
 
-import importlib
 import io
 import json
-import pathlib
 from unittest import mock
 
 import numpy as np
@@ -11,18 +9,16 @@ import pytest
 
 from align_keras.config import load_recipe
 from align_keras.datasets.benchmarks import LabelledImages
-from align_keras.protocols import fine_tuning_data, fine_tuning_trials
-from align_keras.protocols.assemble_fine_tuning import Trial
-from align_keras.protocols.evaluation_data import DataRequest
-from align_keras.protocols.protocol_types import Options
+from align_keras.protocols import fine_tuning, trials, vtab
+from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 from tests.drawings import draw
 
 
 def test_other_pictures_are_other_data(tmp_path):
     def identity():
-        request = DataRequest(str(tmp_path), tmp_path)
-        return fine_tuning_data.ClassificationData(request).identity("")
+        request = Request(str(tmp_path))
+        return fine_tuning.ClassificationData(request).identity("")
 
     for split in ("train", "test"):
         for label, name in enumerate("ab"):
@@ -48,7 +44,7 @@ def test_other_pictures_in_memory_are_other_data(form):
     def digest(*seeds):
         images = [form(label, seed) for label, seed in enumerate(seeds)]
         data = LabelledImages(images, np.arange(2), ["a", "b"])
-        return fine_tuning_data.digest_of(data)
+        return fine_tuning.digest_of(data)
 
     assert digest(0, 1) == digest(0, 1)
     assert len({digest(0, 1), digest(0, 2), digest(1, 1)}) == 3
@@ -58,8 +54,8 @@ def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
     """Where all labels are the same: the pictures aren't hashed."""
 
     def identity(name="food101:2.0.0", **options):
-        request = DataRequest(name, pathlib.Path(), **options)
-        data = fine_tuning_data.ClassificationData(request)
+        request = Request(name, **options)
+        data = fine_tuning.ClassificationData(request)
         stream = mock.MagicMock(__len__=lambda _: 2)
         images = LabelledImages(stream, np.arange(2), ["a", "b"])
         monkeypatch.setattr(data, "read", lambda task, split: images)
@@ -80,35 +76,23 @@ def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
     assert len({identity(), *others}) == 5
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "images.preprocess",
-        "images.crops",
-        "data.labelled_batches",
-        "training.classification",
-    ],
-)
-def test_other_code_is_another_trial(tmp_path, monkeypatch, module):
+def test_results_of_another_version_are_trained_anew(tmp_path, monkeypatch):
     ran = []
 
     def run(trial, scratch):
         ran.append(trial)
         return {"ranks": [0]}
 
-    monkeypatch.setattr(fine_tuning_trials, "TrialRunner", lambda *_: run)
-    trials = [Trial("", "train", "test", load_recipe("fine_grained"), 0)]
+    monkeypatch.setattr(trials, "TrialRunner", lambda *_: run)
+    chosen = [trials.Trial("", "train", "test", load_recipe("fine_grained"), 0)]
     data = mock.Mock(identity=lambda task: "d")
-    model, options = mock.Mock(image_fingerprint="m"), Options(results=str(tmp_path))
+    model, request = mock.Mock(image_fingerprint="m"), Request(results=str(tmp_path))
 
     def finished():
-        return fine_tuning_trials.finished(trials, data, model, options)
+        return trials.finished(chosen, data, model, request)
 
     assert finished() == finished() == [{"ranks": [0]}] and len(ran) == 1
-    changed = tmp_path / "changed.py"
-    changed.write_text("# Other code.")
-    code = importlib.import_module(f"align_keras.{module}")
-    monkeypatch.setattr(code, "__file__", str(changed))
+    monkeypatch.setattr(trials, "TRIALS_VERSION", 0)
     assert finished() == [{"ranks": [0]}] and len(ran) == 2
 
 
@@ -119,7 +103,7 @@ def test_vtab_names_what_is_to_be_prepared(tmp_path, monkeypatch):
 
     def told(*tasks):
         with pytest.raises(InputError, match="vtab needs .*vtab/dtd") as caught:
-            fine_tuning_data.VtabData(DataRequest("vtab", tmp_path)).check(tasks)
+            vtab.VtabData(Request("vtab")).check(tasks)
         return str(caught.value)
 
     # dSprites is two tasks and one set.

@@ -1,0 +1,147 @@
+"""A tower's LiteRT file: what it says of itself, and how it is run.
+
+Behind the flatbuffer lies a zip archive, the place of "associated files" in TensorFlow
+Lite's metadata convention. It is read by any zip program (`unzip -p image.tflite
+metadata.json`) and by Python's `zipfile`; interpreters read the flatbuffer in front of
+it and don't see it.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.extras import needs
+
+# Archives hold no time, so that equal models give equal files.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+METADATA, VOCABULARY, LICENSE = "metadata.json", "vocabulary.txt", "LICENSE.txt"
+
+
+def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
+    """Puts files behind a flatbuffer.
+
+    Args:
+        flatbuffer: bytes, a LiteRT file without such files.
+        files: dict, name → str.
+
+    Returns:
+        bytes, the file with them.
+
+    Example:
+
+    >>> read_files(append_files(b"flatbuffer", {"LICENSE.txt": "free"}))
+    {'LICENSE.txt': 'free'}
+    """
+    file = io.BytesIO(bytes(flatbuffer))
+    with zipfile.ZipFile(file, "a") as archive:
+        for name, text in files.items():
+            # Stored, not deflated: a phone can map the file into memory.
+            archive.writestr(zipfile.ZipInfo(name, _EPOCH), text)
+    return file.getvalue()
+
+
+def read_files(content: bytes) -> dict[str, str]:
+    """Returns the files behind a flatbuffer.
+
+    Args:
+        content: bytes of a LiteRT file that `append_files` made.
+
+    Returns:
+        dict, name → str.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name).decode() for name in archive.namelist()}
+
+
+def read_metadata(content: bytes) -> dict[str, Any]:
+    """Returns `metadata.json` of a LiteRT file that `append_files` made, a dict."""
+    return json.loads(read_files(content)[METADATA])
+
+
+class LiteRTTower:
+    """Runs a file of one signature and one output by LiteRT's interpreter.
+
+    Args:
+        content: bytes of a `.tflite` file.
+        threads: int ≥ 1.
+
+    Call arguments:
+        **inputs: arrays by the names of the signature's inputs; a file whose shape
+            is open is resized to theirs.
+
+    Returns:
+        float32 array (n, d).
+
+    Attributes:
+        inputs: dict, name → shape, a tuple.
+        outputs: dict, name → shape, a tuple.
+
+    Raises:
+        InputError: if ai-edge-litert isn't installed, or an input's shape isn't the
+            file's.
+    """
+
+    def __init__(self, content: bytes, threads: int = 1):
+        with needs("litert", "LiteRT files are run by ai-edge-litert"):
+            from ai_edge_litert.interpreter import Interpreter
+        self._interpreter = Interpreter(
+            model_content=bytes(content), num_threads=threads
+        )
+        self._interpreter.allocate_tensors()
+        (self.signature,) = self._interpreter.get_signature_list()
+        self._runner = self._interpreter.get_signature_runner(self.signature)
+        self.inputs = _shapes(self._runner.get_input_details())
+        self.outputs = _shapes(self._runner.get_output_details())
+
+    def __call__(self, **inputs: Any) -> np.ndarray:
+        details = self._runner.get_input_details()
+        for name, detail in details.items():
+            received = np.shape(inputs[name])
+            open_shape = detail["shape_signature"]
+            fits = len(received) == len(open_shape) and all(
+                wanted in (-1, size)
+                for wanted, size in zip(open_shape, received, strict=True)
+            )
+            if not fits:
+                raise InputError(
+                    f"{name} must have the shape {tuple(map(int, open_shape))}, "
+                    f"-1 being any, received {received}; convert the tower with "
+                    "resizable=True, or change the input."
+                )
+        typed = {
+            name: np.ascontiguousarray(inputs[name], detail["dtype"])
+            for name, detail in details.items()
+        }
+        (output,) = self._runner(**typed).values()
+        return np.array(output)
+
+
+def prepared_run(
+    content: bytes, images: np.ndarray, threads: int = 1
+) -> Callable[[], None]:
+    """Returns a function that embeds given images, for timing alone.
+
+    Args:
+        content: bytes of an image tower's file.
+        images: float32 array of the file's shape.
+        threads: int ≥ 1.
+
+    Returns:
+        Function without arguments and result.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=bytes(content), num_threads=threads)
+    interpreter.allocate_tensors()
+    (detail,) = interpreter.get_input_details()
+    interpreter.set_tensor(detail["index"], images)
+    return interpreter.invoke
+
+
+def _shapes(details):
+    return {name: tuple(map(int, detail["shape"])) for name, detail in details.items()}

@@ -1,0 +1,254 @@
+"""The towers as converters take them: functions, sample inputs, and what files say."""
+
+import json
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from align_keras.export.litert_file import LICENSE, METADATA, VOCABULARY
+from align_keras.images import crop_size_to_resize_size
+from align_keras.utils.errors import InputError
+from align_keras.utils.image_limits import MAX_PIXELS
+
+_NO_LICENSE = (
+    "The terms of these weights weren't stated when the file was made; they are those "
+    "of whoever trained the model and of the weights and images it was trained from. "
+    "The code that wrote the file, align-keras, is under the Apache License 2.0."
+)
+
+
+# Inputs by which a converted file is checked.
+CHECKED = 8
+
+
+def image_tower_function(model: Any, resizable: bool) -> Callable:
+    """Returns the image tower as a function.
+
+    Args:
+        model: `ALIGN` that computes in float32.
+        resizable: bool; True leaves number, height and width of the images open,
+            else they are 1, S and S.
+
+    Returns:
+        `tf.function`: `images`, float32 (n, height, width, 3), gray levels in
+        [0, 255] → dict with `image_embedding`, float32 (n, d) of unit length.
+
+    Raises:
+        InputError: if the model lacks the tower, or computes in another dtype.
+    """
+    _check(model, "image_encoder")
+    encoder, normalize = model.image_encoder, model.normalize_image
+    size = model.image_size
+    shape = (None, None, None, 3) if resizable else (1, size, size, 3)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec(shape, tf.float32, name="images")],
+        autograph=False,
+    )
+    def encode(images):
+        return {"image_embedding": normalize(encoder(images, training=False))}
+
+    return encode
+
+
+def text_tower_function(model: Any, resizable: bool) -> Callable:
+    """Returns the text tower as a function.
+
+    Args:
+        model: `ALIGN` that computes in float32.
+        resizable: bool; True leaves the number of texts open, else it is 1.
+
+    Returns:
+        `tf.function`: `token_ids` and `padding_mask`, int32 (n, L) → dict with
+        `text_embedding`, float32 (n, d) of unit length.
+
+    Raises:
+        InputError: if the model lacks the tower, or computes in another dtype.
+    """
+    _check(model, "text_encoder")
+    encoder, normalize = model.text_encoder, model.normalize_text
+    shape = (None if resizable else 1, encoder.sequence_length)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec(shape, tf.int32, name="token_ids"),
+            tf.TensorSpec(shape, tf.int32, name="padding_mask"),
+        ],
+        autograph=False,
+    )
+    def encode(token_ids, padding_mask):
+        inputs = {"token_ids": token_ids, "padding_mask": padding_mask}
+        return {"text_embedding": normalize(encoder(inputs, training=False))}
+
+    return encode
+
+
+def noise(size: int) -> np.ndarray:
+    """Returns random images, float32 (`CHECKED`, size, size, 3) in [0, 255]."""
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (CHECKED, size, size, 3)).astype("float32")
+
+
+def some_tokens(model: Any) -> dict[str, np.ndarray]:
+    """Returns token ids and masks of `CHECKED` texts of different lengths, a dict.
+
+    Raises:
+        InputError: if the model has no vocabulary.
+    """
+    words = [token for token in model.tokenizer.vocabulary if token.isalnum()]
+    texts = [" ".join(words[-count:]) for count in range(CHECKED)]
+    return {name: np.asarray(ids) for name, ids in model.tokenizer(texts).items()}
+
+
+def _check(model, name):
+    if not hasattr(model, name):
+        raise InputError(
+            f"model must be an ALIGN, received {type(model).__name__} without "
+            f"{name}; build one by ALIGN.from_preset."
+        )
+    policies = {
+        layer.dtype_policy.name for layer in getattr(model, name)._flatten_layers()
+    }
+    if policies != {"float32"}:
+        raise InputError(
+            "model must compute in float32 to be converted, received a "
+            f"{name} in {', '.join(sorted(policies - {'float32'}))}; open it by "
+            'ALIGN.from_preset(…, dtype="float32").'
+        )
+
+
+def describe_image_tower(
+    model: Any,
+    quantize: str,
+    calibration_images: int,
+    resizable: bool,
+    license: str | None,
+) -> dict[str, str]:
+    """Returns the files that stand behind an image tower.
+
+    Args:
+        model: `ALIGN`.
+        quantize: str, one of `QUANTIZATIONS`.
+        calibration_images: int, those that ranges of activations were taken from.
+        resizable: bool, whether number and size of the images are open.
+        license: str or None, the terms of the weights.
+
+    Returns:
+        dict, name → str: `metadata.json` and `LICENSE.txt`.
+    """
+    size = model.image_size
+    resized = crop_size_to_resize_size(size)
+    about: dict[str, Any] = {
+        "signature": "encode_image_pixels",
+        "inputs": [
+            {
+                "name": "images",
+                "dtype": "float32",
+                "shape": [-1, -1, -1, 3] if resizable else [1, size, size, 3],
+                "content": "RGB gray levels from 0 to 255, rows from the top; their "
+                "scaling is part of the model",
+            }
+        ],
+        "outputs": [_embedding(model, "image", resizable)],
+        "preprocessing": {
+            "image_size": size,
+            "resize_to": resized,
+            "max_pixels": MAX_PIXELS,
+            "steps": [
+                f"decode JPEG, PNG, WebP, GIF or uncompressed BMP of at most "
+                f"{MAX_PIXELS:,} pixels to RGB of 8 bits, upright by EXIF, on white "
+                "where transparent, the first frame of an animation",
+                f"resize to {resized} × {resized} without keeping the aspect: "
+                "bilinear with antialiasing, rounded to whole gray levels",
+                f"crop the {size} × {size} in the middle, from "
+                f"{(resized - size) // 2} on",
+            ],
+        },
+    }
+    if quantize == "int8":
+        about["calibration_images"] = calibration_images
+    return _files(model, "image", quantize, about, license)
+
+
+def describe_text_tower(
+    model: Any, quantize: str, resizable: bool, license: str | None
+) -> dict[str, str]:
+    """Returns the files that stand behind a text tower.
+
+    Args:
+        model: `ALIGN` with a vocabulary.
+        quantize: str, one of `QUANTIZATIONS`.
+        resizable: bool, whether the number of texts is open.
+        license: str or None, the terms of the weights.
+
+    Returns:
+        dict, name → str: `metadata.json`, `LICENSE.txt` and `vocabulary.txt`.
+    """
+    tokenizer = model.tokenizer
+    shape = [-1 if resizable else 1, tokenizer.sequence_length]
+    about = {
+        "signature": "encode_token_ids",
+        "inputs": [
+            {
+                "name": "token_ids",
+                "dtype": "int32",
+                "shape": shape,
+                "content": "rows of vocabulary.txt, from 0: [CLS] tokens [SEP], filled "
+                "up with [PAD]",
+            },
+            {
+                "name": "padding_mask",
+                "dtype": "int32",
+                "shape": shape,
+                "content": "1 on everything but the filling, else 0",
+            },
+        ],
+        "outputs": [_embedding(model, "text", resizable)],
+        "preprocessing": {
+            "tokenizer": "WordPiece, as Hugging Face's BertTokenizerFast",
+            "normalization": tokenizer.normalization,
+            "sequence_length": tokenizer.sequence_length,
+            "vocabulary_file": VOCABULARY,
+        },
+    }
+    files = _files(model, "text", quantize, about, license)
+    return files | {VOCABULARY: "".join(f"{token}\n" for token in tokenizer.vocabulary)}
+
+
+def _embedding(model, kind, resizable):
+    encoder = model.image_encoder if kind == "image" else model.text_encoder
+    other = "text" if kind == "image" else "image"
+    return {
+        "name": f"{kind}_embedding",
+        "dtype": "float32",
+        "shape": [-1 if resizable else 1, encoder.output_shape[-1]],
+        "content": f"unit length; its dot product with a {other}_embedding is their "
+        "similarity, from -1 to 1",
+    }
+
+
+def _files(model, kind, quantize, about, license):
+    encoder = model.image_encoder if kind == "image" else model.text_encoder
+    described = {
+        "name": f"ALIGN's {kind} tower",
+        "made_by": f"align-keras {_version()}",
+        "quantization": quantize,
+        # By which `encode_images(engine=…)` tells the model's file.
+        "encoder_fingerprint": encoder.fingerprint(),
+        **about,
+        # By which similarities are divided before a softmax over texts or images.
+        "temperature": float(model.temperature),
+        "license_file": LICENSE,
+    }
+    text = json.dumps(described, indent=2, ensure_ascii=False)
+    return {METADATA: f"{text}\n", LICENSE: f"{license or _NO_LICENSE}\n"}
+
+
+def _version():
+    try:
+        return metadata.version("align-keras")
+    except metadata.PackageNotFoundError:
+        return "of a source folder"

@@ -1,0 +1,282 @@
+"""Measures a model by a benchmark of the paper; a benchmark is a record in a file."""
+
+import difflib
+import functools
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from align_keras.protocols.class_data import unusual_splits
+from align_keras.protocols.composed import COMPOSED
+from align_keras.protocols.cxc import CXC_RETRIEVAL, CXC_SIMILARITY
+from align_keras.protocols.fine_tuning import (
+    FINE_GRAINED,
+    IMAGENET_FROZEN,
+    IMAGENET_FULL,
+)
+from align_keras.protocols.frozen_embeddings import KNN, LINEAR_PROBE
+from align_keras.protocols.multi30k import MULTI30K
+from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
+from align_keras.protocols.retrieval import RETRIEVAL
+from align_keras.protocols.simlex import SIMLEX
+from align_keras.protocols.vtab import VTAB
+from align_keras.protocols.zero_shot import ZERO_SHOT
+from align_keras.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from align_keras.models import ALIGN
+    from align_keras.protocols.embedding_cache import CachedEncoders
+    from align_keras.protocols.open_model import OpenedModel
+
+# In the order of the paper's tables.
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        *(RETRIEVAL, CXC_RETRIEVAL, CXC_SIMILARITY, ZERO_SHOT, IMAGENET_FROZEN),
+        *(IMAGENET_FULL, VTAB, FINE_GRAINED, KNN, LINEAR_PROBE, MULTI30K, SIMLEX),
+        COMPOSED,
+    )
+}
+# The group of what has no value, or an empty one.
+_NO_VALUE = "(none)"
+
+
+def evaluate(
+    model: "str | pathlib.Path | ALIGN | OpenedModel",
+    protocol: str,
+    data: str | None = None,
+    *,
+    html: str | pathlib.Path | None = None,
+    cache: str | pathlib.Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measures a model by a protocol of the paper, as `align-keras evaluate` does.
+
+    Args:
+        model: a run folder, an export, a Hugging Face folder or `hf://user/model`; or
+            an `ALIGN`, or what `open_model` opened.
+        protocol: a name of `PROTOCOLS`, such as `"retrieval"`.
+        data: a data set or the path of one, as `--data`; by default the paper's where
+            it takes one alone.
+        html: a file to write a page of results to.
+        cache: folder of embeddings; by default one in the user's cache folder.
+        **options: what else the protocol takes, fields of
+            `align_keras.protocols.protocol.Request`, such as `split`, `slice_by` or
+            `templates`.
+
+    Returns:
+        dict as the command prints it as JSON: `model`, `protocol`, `data`, `metrics`
+        (name → float), `paper` (model → metric → float, the paper's figures on these
+        data), splits that aren't the paper's, and with `slice_by` the `slices`.
+
+    Raises:
+        InputError: for an unknown protocol, options that it doesn't take, data that
+            aren't there and a model that can't be opened.
+
+    References:
+        Jia et al. 2021, sections 5.1 to 5.3 and 6.1, tables 1 to 12.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from align_keras import ALIGN, evaluate
+    >>> align = ALIGN.from_preset("align_nano", vocabulary=["[PAD]", "[UNK]", "[CLS]",
+    ...                           "[SEP]", "[MASK]", "dark", "light"])
+    >>> folder = tempfile.mkdtemp()
+    >>> with open(os.path.join(folder, "pairs.csv"), "w") as table:
+    ...     _ = table.write("image,caption\\ndark.png,dark\\nlight.png,light\\n")
+    >>> for name, gray in (("dark", 0), ("light", 255)):
+    ...     pixels = np.full((64, 64, 3), gray, np.uint8)
+    ...     Image.fromarray(pixels).save(os.path.join(folder, f"{name}.png"))
+    >>> result = evaluate(align, "retrieval", table.name, cache=folder)
+    >>> result["metrics"]["images"], result["metrics"]["i2t/recall_at_5"]
+    (2.0, 1.0)
+    """
+    request = checked_request(protocol, data=data, **options)
+    # What is written at the end must not fail after hours.
+    if html is not None:
+        from align_keras.utils.writable import check_file
+
+        check_file("html", html)
+    if PROTOCOLS[protocol].needs == "weights":
+        check_results(request)
+    encoders = open_encoders(model, request.engine, cache)
+    found = PROTOCOLS[protocol].run(encoders, request)
+    result = {
+        "model": model_name(model),
+        "protocol": protocol,
+        "data": request.data,
+        **unusual_splits(request),
+        "metrics": found.metrics,
+        "paper": _figures_of_paper(protocol, request),
+    }
+    if request.slice_by is not None:
+        slices = sliced(found, request.slice_by)
+        result |= {"slice_by": request.slice_by, "slices": slices}
+    if html is not None:
+        _write_page(html, result, request, found)
+    return result
+
+
+def checked_request(protocol: str, **options: Any) -> Request:
+    """Returns what a protocol is asked for, or raises for what can be told at once.
+
+    Args:
+        protocol: a name of `PROTOCOLS`.
+        **options: fields of `Request`; None is what isn't given.
+    """
+    if protocol not in PROTOCOLS:
+        near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
+        raise InputError(
+            f"protocol must be one of {', '.join(PROTOCOLS)}, received {protocol!r}; "
+            + (f"did you mean {near[0]}?" if near else "choose one.")
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, n=1)
+            raise InputError(
+                f"{protocol} has no option `{name}`"
+                + (f"; did you mean `{near[0]}`?" if near else "; leave it out.")
+            )
+        if value == "":
+            raise InputError(f"{name} must not be empty, received ''; leave it out.")
+        if name == "engine":
+            from align_keras.models.image_engines import checked_engine
+
+            checked_engine(value)
+    if given.get("workers", 1) < 1:
+        raise InputError(
+            f"workers must be at least 1, received {given['workers']}; leave it out."
+        )
+    if not 0 <= given.get("text_weight", 0) < 1e6:
+        raise InputError(
+            "text_weight must be a number from 0 to a million, received "
+            f"{given['text_weight']}; leave it out for 2."
+        )
+    for name, value in given.items():
+        if not PROTOCOLS[protocol].takes(name):
+            takers = [own.name for own in PROTOCOLS.values() if own.takes(name)]
+            raise InputError(
+                f"`{name}` is for {', '.join(takers)}, received {value!r} with "
+                f"{protocol}; leave it out."
+            )
+    if "metadata" in given and "slice_by" not in given:
+        raise InputError(
+            f"`metadata` is for `slice_by`, received {given['metadata']!r} without it; "
+            "name one of its columns."
+        )
+    data = given.pop("data", PROTOCOLS[protocol].data)
+    if data is None:
+        raise InputError(
+            f"data must name what {protocol} is measured on, received nothing; name "
+            f"{PROTOCOLS[protocol].data_help}."
+        )
+    return Request(data=str(data), **given)
+
+
+def check_results(request: Request) -> None:
+    """Raises unless what is trained can be written to the folder of `results`."""
+    from align_keras.protocols.embedding_cache import results_folder
+    from align_keras.utils.writable import check_folder
+
+    check_folder("results", results_folder(request.results))
+
+
+def model_name(model: Any) -> str:
+    """Returns what a result calls a model: its path, or the `ALIGN`'s name."""
+    if isinstance(model, str | pathlib.Path):
+        return str(model)
+    return getattr(model, "path", None) or getattr(model, "align", model).name
+
+
+def open_encoders(
+    model: Any, engine: str | None = None, cache: Any = None, check: bool = True
+) -> "CachedEncoders":
+    """Returns a model's encode functions, which open it when they are first called.
+
+    Args:
+        model: as `evaluate`.
+        engine: what embeds images, as `ALIGN.encode_images`.
+        cache: as `evaluate`.
+        check: whether to raise at once where there is no model.
+    """
+    from align_keras.protocols import open_model as opening
+    from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
+    from align_keras.utils.writable import check_folder
+
+    directory = pathlib.Path(cache) if cache else default_cache()
+    check_folder("cache", directory)
+    if isinstance(model, opening.OpenedModel):
+        return CachedEncoders(lambda: model, directory)
+    if not isinstance(model, str | pathlib.Path):
+        return CachedEncoders(lambda: opening.opened(model, engine), directory)
+    if check:
+        opening.check_model(str(model), engine)
+    open_it = functools.partial(opening.open_model, str(model), engine)
+    return CachedEncoders(open_it, directory)
+
+
+def _figures_of_paper(protocol, request):
+    from align_keras.reports.paper_results import figures_as_shares
+
+    return {} if unusual_splits(request) else figures_as_shares(protocol, request.data)
+
+
+def sliced(found: Evaluation, column: str) -> dict[str, float]:
+    """Computes every metric by the values of a column, with intervals.
+
+    Returns:
+        dict, `METRIC[VALUE]` → float, and the same with `/low`, `/high`, `/items`.
+
+    Raises:
+        InputError: if the data hasn't got the column; names those that it has.
+    """
+    from align_keras.evaluation import sliced_metrics
+    from align_keras.utils.progress import say
+
+    metrics, lacking = {}, []
+    for statistics, columns in found.items:
+        Request(slice_by=column).check_columns(columns)
+        groups = [
+            _NO_VALUE if value in (None, "") else str(value)
+            for value in columns[column]
+        ]
+        metrics |= dict(sliced_metrics(statistics, groups))
+        lacking += [
+            f"{name}[{group}]"
+            for group in sorted(set(groups))
+            for name in statistics
+            if f"{name}[{group}]" not in metrics
+        ]
+    if lacking:
+        say(
+            f"{len(lacking)} metrics of groups have too few items and are left out: "
+            f"{some(lacking, 3)}"
+        )
+    return metrics
+
+
+def _write_page(html, result, request, found):
+    from align_keras.reports.result_page import write_result_page
+    from align_keras.utils.progress import say
+
+    shown = ("data", "split", "train_split", "templates", "classes", "engine")
+    facts = {"model": result["model"]}
+    for name in shown:
+        value = getattr(request, name)
+        if value != OPTIONS[name].default:
+            facts[name] = value
+    write_result_page(
+        html,
+        protocol=result["protocol"],
+        data=request.data,
+        facts=facts,
+        metrics=found.metrics,
+        splits=unusual_splits(request),
+        slices=result.get("slices"),
+        retrieval=found.retrieval,
+        classification=found.classification,
+    )
+    say(f"wrote {html}")

@@ -1,0 +1,205 @@
+"""Classifiers trained on the image encoder (tables 5 and 7)."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+
+from align_keras.protocols.class_data import (
+    is_class_folder,
+    labelled_images,
+    split_of_classes,
+    tfds_name,
+    train_and_test,
+)
+from align_keras.protocols.protocol import (
+    Evaluation,
+    Protocol,
+    Request,
+    left_out,
+    some,
+)
+from align_keras.protocols.zero_shot import class_columns
+from align_keras.utils.errors import InputError
+
+# Transfer results on it learn from both (Kornblith et al. 2019, "Do better ImageNet
+# models transfer better?", table 1: 2,040 pictures).
+_TRAIN_SPLITS = {"oxford_flowers102": "train+validation"}
+
+
+def imagenet_frozen(encoders, request: Request) -> Evaluation:
+    """Trains a head on frozen features."""
+    return _classification("imagenet_frozen", encoders, request)
+
+
+def imagenet_full(encoders, request: Request) -> Evaluation:
+    """Trains a head first, then all layers."""
+    return _classification("imagenet_full", encoders, request)
+
+
+def fine_grained(encoders, request: Request) -> Evaluation:
+    """Trains a head first, then all layers with frozen statistics; several runs."""
+    if request.train_split is None and not is_class_folder(request.data):
+        usual = _TRAIN_SPLITS.get(tfds_name(request.data))
+        request = dataclasses.replace(request, train_split=usual)
+    return _classification("fine_grained", encoders, request)
+
+
+def _classification(protocol, encoders, request):
+    import numpy as np
+
+    from align_keras import evaluation
+    from align_keras.config import load_recipe
+    from align_keras.protocols.trials import Trial, finished, open_devices
+
+    recipe = load_recipe(protocol, request.config_file, request.params_override)
+    if recipe.sweep.trials:
+        raise InputError(
+            f"sweep.trials must be 0 for {protocol}, received {recipe.sweep.trials}; "
+            "only vtab has images set aside to tune on."
+        )
+    strategy = open_devices(recipe, request)
+    data = ClassificationData(request)
+    lost = data.check()
+    test = data.read("", "test")
+    request.check_columns({"class", *test.columns})
+    model = encoders.trainable_model()
+    trials = [
+        Trial("", "train", "test", recipe, recipe.seed + run)
+        for run in range(recipe.runs)
+    ]
+    results = finished(trials, data, model, request, strategy)
+    kept = np.setdiff1d(np.arange(len(test.labels)), results[0]["left_out"])
+    ranks = np.array([result["ranks"] for result in results])  # (runs, kept)
+    labels, classes = test.labels[kept], len(test.class_names)
+    metrics = dict(evaluation.fine_tuned_metrics(ranks, labels, classes))
+    metrics |= {"images": float(len(kept)), "classes": float(classes)}
+    metrics |= left_out(len(test.labels) - len(kept))
+    if lost:
+        metrics["training_images_left_out"] = float(lost)
+    statistics = evaluation.fine_tuned_statistics(ranks, labels, classes)
+    return Evaluation(
+        metrics,
+        [(statistics, class_columns(test, kept))],
+        classification={
+            "labels": labels,
+            # Of the first run.
+            "predictions": np.array(results[0]["predictions"]),
+            "class_names": test.class_names,
+        },
+    )
+
+
+class ClassificationData:
+    """The two splits of a set of images with classes.
+
+    Args:
+        request: `Request`.
+    """
+
+    def __init__(self, request):
+        self._request = request
+        self._read = {}
+
+    def __getstate__(self):
+        # Another process reads the data itself, and slices nothing.
+        request = dataclasses.replace(self._request, metadata=None)
+        return {"_request": request, "_read": {}}
+
+    def read(self, task, split):
+        """Returns the `LabelledImages` of `"train"` or `"test"`."""
+        del task
+        if split not in self._read:
+            self._read[split] = labelled_images(self._request, train=split == "train")
+        return self._read[split]
+
+    def check(self):
+        """Raises unless the splits are apart and have the same classes.
+
+        Returns:
+            int, training images that can't be decoded, if they are files.
+        """
+        from align_keras.data import unreadable_rows
+        from align_keras.utils.progress import say
+
+        train, test = train_and_test(self._request)
+        self._read = {"train": train, "test": test}
+        if not isinstance(next(iter(train.images), None), str | os.PathLike):
+            return 0
+        lost = unreadable_rows(train.images)
+        if lost:
+            say(
+                f"{len(lost)} of {len(train.images)} training images can't be decoded "
+                f"and are left out: {some([train.images[row] for row in lost])}"
+            )
+        return len(lost)
+
+    def identity(self, task):
+        """What tells the data apart: digests of both splits, and a set's version."""
+        del task
+        request, digests = self._request, []
+        for split in ("train", "test"):
+            digests += [
+                str(split_of_classes(request, train=split == "train")),
+                digest_of(self.read("", split)),
+            ]
+        if request.data == "stamps" or is_class_folder(request.data):
+            return [request.data, *digests]
+        # Its images may be larger than memory, and aren't hashed.
+        return [full_name(request.data), *digests]
+
+
+def full_name(name: str) -> str:
+    """Returns a TFDS set's name, configuration and version."""
+    from align_keras.datasets.benchmarks.tfds_classification import prepared_builder
+
+    return prepared_builder(name).info.full_name
+
+
+def digest_of(data) -> str:
+    """Returns a digest of images with classes.
+
+    Of files, the size and the time of the last change count, not the content; of
+    images that are read from disk at each iteration, the classes alone.
+    """
+    from align_keras.protocols.embedding_cache import content_digest
+
+    digest = hashlib.sha256("\0".join(data.class_names).encode())
+    digest.update(data.labels.astype("int64").tobytes())
+    for image in data.images if isinstance(data.images, Sequence) else ():
+        if isinstance(image, str | os.PathLike):
+            digest.update(os.fspath(image).encode())
+            if os.path.exists(image):
+                about = os.stat(image)
+                digest.update(f"\0{about.st_size} {about.st_mtime_ns}\n".encode())
+        else:
+            digest.update(content_digest(image))
+    return digest.hexdigest()[:16]
+
+
+TRAINING = ("results", "config_file", "params_override", "workers")
+_OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
+IMAGENET_FROZEN = Protocol(
+    "imagenet_frozen",
+    "a classifier on the frozen image encoder",
+    "table 5",
+    imagenet_frozen,
+    _OPTIONS,
+    needs="weights",
+)
+IMAGENET_FULL = Protocol(
+    "imagenet_full",
+    "the image encoder fine-tuned",
+    "table 5",
+    imagenet_full,
+    _OPTIONS,
+    needs="weights",
+)
+FINE_GRAINED = Protocol(
+    "fine_grained",
+    "the encoder fine-tuned in two stages",
+    "table 7",
+    fine_grained,
+    _OPTIONS,
+    needs="weights",
+)

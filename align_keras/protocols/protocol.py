@@ -1,0 +1,174 @@
+"""What a benchmark is: its record, what it is asked for and what it finds."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from align_keras.utils.errors import InputError
+
+PAPERS_KS = (1, 5, 10)
+
+
+def _option(help: str, *, default: Any = None, **argparse: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **argparse})
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a protocol is asked for: its data and its options.
+
+    `align_keras.evaluate` takes these fields by name, and the command line as options,
+    of which it shows a field's `help`. A protocol takes those that its record names;
+    `None` is what wasn't given.
+    """
+
+    data: str | None = _option("what the protocol is measured on", metavar="D")
+    data_root: str = _option(
+        "folder that holds flickr30k/, coco/, cxc/, multi30k/ and SimLex-999/ "
+        "(default: data)",
+        default="data",
+        metavar="DIR",
+    )
+    split: str | None = _option("the split to judge, if not the usual one")
+    train_split: str | None = _option("the split to learn from, if not the usual one")
+    classes: str | None = _option(
+        "class names: a file with one a line, JSON, or clip:DATASET", metavar="C"
+    )
+    allow_missing: bool | None = _option(
+        "leave missing images out", action="store_true"
+    )
+    image_column: str | None = _option("a table's image paths", metavar="C")
+    caption_column: str | None = _option("a table's captions", metavar="C")
+    encoding: str | None = _option(
+        "of a table or its captions (default: utf-8)", metavar="E"
+    )
+    metadata: str | None = _option(
+        "a CSV or TSV of further columns for --slice-by; its first column holds the "
+        "images' ids: file names, in a folder of classes the paths below the split's, "
+        "of a table its paths or ids",
+        metavar="FILE",
+    )
+    slice_by: str | None = _option(
+        "also give every metric by this column of the data, with 95%% intervals",
+        metavar="COLUMN",
+    )
+    templates: str = _option(
+        "prompts: photos, drawings, default (both), none, a file with {} in each line, "
+        "or clip:DATASET of an installed clip-benchmark",
+        default="default",
+        metavar="T",
+    )
+    text_weight: float = _option(
+        "the words' weight, the image's being 1 (default: 2)",
+        default=2.0,
+        type=float,
+        metavar="W",
+    )
+    engine: str | None = _option(
+        "what embeds images, instead of TensorFlow: openvino, openvino_bfloat16, or "
+        "the model's image.tflite by align-keras export",
+        metavar="E",
+    )
+    workers: int = _option(
+        "processes that train at once (default: 1)", default=1, type=int, metavar="N"
+    )
+    results: str | None = _option(
+        "folder of what was trained, from which the same command goes on (default: "
+        "align_keras/fine_tuned in the user's cache folder)",
+        metavar="DIR",
+    )
+    config_file: Sequence[str] = _option(
+        "YAML to lay over the recipe of experiments/evaluation/; may be repeated",
+        default=(),
+        action="append",
+        metavar="FILE",
+    )
+    params_override: Sequence[str] = _option(
+        "options to lay over that, such as head.steps=1000,runs=1",
+        default=(),
+        action="append",
+        metavar="K=V,…",
+    )
+
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Raises unless the data has the column to slice by: before it is embedded."""
+        if self.slice_by is not None and self.slice_by not in columns:
+            known = ", ".join(sorted(columns)) or "none"
+            raise InputError(
+                f"slice_by must be one of {known}, the columns of this data, "
+                f"received {self.slice_by!r}."
+            )
+
+
+OPTIONS = {field.name: field for field in dataclasses.fields(Request)}
+# What every protocol takes.
+COMMON = ("data", "data_root", "slice_by")
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What a protocol finds.
+
+    Attributes:
+        metrics: name → value.
+        items: (statistics, columns) for each kind of items: metrics as
+            `sliced_metrics` takes them, and name → one value an item, by which they
+            are sliced.
+        retrieval: the arguments of `retrieval_examples`, or None.
+        classification: labels, predictions and class names to show, or None.
+    """
+
+    metrics: dict[str, float]
+    items: list[tuple[dict, dict]] = dataclasses.field(default_factory=list)
+    retrieval: dict | None = None
+    classification: dict | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A benchmark of the paper; `align_keras.protocols.evaluate.PROTOCOLS` has all.
+
+    Attributes:
+        name: what the command line and `align_keras.evaluate` call it.
+        help: what it measures, in a line.
+        table: where the paper has it, such as `"table 1"`; empty where it hasn't.
+        run: from `CachedEncoders` and a `Request` to an `Evaluation`.
+        options: fields of `Request` that it takes besides `COMMON`.
+        data: what it is measured on where nothing is named, or None.
+        data_help: what it can be measured on.
+        needs: what of a model: its embeddings, its [CLS] vectors of words, or its
+            weights, because it trains them. An export has embeddings alone.
+    """
+
+    name: str
+    help: str
+    table: str
+    run: Callable[[Any, Request], Evaluation]
+    options: tuple[str, ...] = ()
+    data: str | None = None
+    data_help: str = (
+        "a TFDS data set such as imagenet2012, stamps, or a folder of classes"
+    )
+    needs: Literal["embeddings", "words", "weights"] = "embeddings"
+
+    def takes(self, option: str) -> bool:
+        """Whether a field of `Request` is of any account."""
+        return option in COMMON or option in self.options
+
+
+def left_out(count: int) -> dict[str, float]:
+    """Returns the metric of images that are missing or unreadable, if there are."""
+    return {"images_left_out": float(count)} if count else {}
+
+
+def columns_of_rows(
+    columns: dict[str, Sequence], rows: Iterable[int]
+) -> dict[str, list]:
+    """Returns the values of some rows in each column; a row may be repeated."""
+    rows = list(rows)
+    return {name: [values[row] for row in rows] for name, values in columns.items()}
+
+
+def some(names: Sequence, most: int = 5) -> str:
+    """Returns the first names, with an ellipsis where there are more."""
+    return ", ".join(map(str, names[:most])) + (", …" if len(names) > most else "")

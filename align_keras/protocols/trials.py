@@ -1,0 +1,335 @@
+"""Trials of the protocols that train: from a recipe to what a classifier finds."""
+
+import dataclasses
+import functools
+import gc
+from typing import Any
+
+import keras
+import numpy as np
+
+from align_keras.config import as_dict
+from align_keras.data import evaluation_batches, labelled_batches
+from align_keras.models.image_classifier import (
+    ImageClassifier,
+    encoder_without_projection,
+)
+from align_keras.protocols.embedding_cache import results_folder
+from align_keras.protocols.protocol import Request
+from align_keras.training.classification import FineTuningStage, classify, fine_tune
+from align_keras.training.stage_checkpoints import StageCheckpoints
+from align_keras.training.strategies import open_strategy, strategy_scope
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import progress_bar, say
+from align_keras.utils.quiet import start_compiler
+from align_keras.utils.trials import (
+    drawn_options,
+    read_results,
+    run_in_processes,
+    run_trials,
+    trial_key,
+)
+
+# Of how images are cropped and batched, and a classifier learns and is judged: raise it
+# where the same recipe, images and seed give something else, so that results on disk
+# aren't taken for it.
+TRIALS_VERSION = 1
+
+_RANGES = ("learning_rate", "weight_decay")
+_CHOICES = ("steps", "batch_size", "crop", "flip")
+# Of the last stage; the others are the whole recipe's.
+_OF_STAGE = ("learning_rate", "steps")
+
+
+def build_stages(recipe, make_batches, count):
+    """Builds the stages of a recipe.
+
+    Args:
+        recipe: `FineTuningConfig`.
+        make_batches: callable of an image's side and of the step to start at →
+            endless `tf.data.Dataset`.
+        count: int, images to learn from.
+
+    Returns:
+        list of `FineTuningStage`.
+    """
+    stages = []
+    for name in ("head", "full"):
+        stage = getattr(recipe, name)
+        if not stage.is_left_out:
+            steps = stage.length(recipe.batch_size, count)
+            stages.append(
+                FineTuningStage(
+                    make_batches=functools.partial(make_batches, stage.train_size),
+                    steps=steps,
+                    learning_rate=build_schedule(
+                        stage, steps, count / recipe.batch_size
+                    ),
+                    learns_encoder=name == "full",
+                    encoder_multiplier=getattr(stage, "backbone_multiplier", 1.0),
+                )
+            )
+    return stages
+
+
+def build_schedule(stage, steps, steps_per_epoch):
+    """Builds a stage's learning rate, a schedule or a number.
+
+    Args:
+        stage: `HeadStageConfig`.
+        steps: int, the stage's length.
+        steps_per_epoch: float.
+
+    Returns:
+        `keras.optimizers.schedules.LearningRateSchedule` or float.
+    """
+    rate, schedules = stage.learning_rate, keras.optimizers.schedules
+    if stage.schedule == "constant":
+        return rate
+    if stage.schedule == "cosine":
+        return schedules.CosineDecay(rate, steps)
+    starts, values = [], [rate]
+    while True:
+        start = round(len(values) * stage.decay_epochs * steps_per_epoch)
+        if start >= steps:
+            break
+        # Keras changes after the boundary, and steps are counted from 0.
+        starts.append(max(start - 1, 0))
+        values.append(values[-1] * stage.decay_factor)
+    return schedules.PiecewiseConstantDecay(starts, values) if starts else rate
+
+
+def swept_recipe(recipe, number):
+    """Returns the recipe of a trial of the sweep, with the options drawn for it.
+
+    Args:
+        recipe: `FineTuningConfig`.
+        number: int ≥ 0.
+
+    Returns:
+        `FineTuningConfig`.
+    """
+    ranges = {name: getattr(recipe.sweep, name) for name in _RANGES}
+    choices = {name: getattr(recipe.sweep, name) for name in _CHOICES}
+    drawn = drawn_options(
+        {name: values for name, values in ranges.items() if values},
+        {name: values for name, values in choices.items() if values},
+        recipe.seed,
+        number,
+    )
+    of_stage = {name: drawn.pop(name) for name in _OF_STAGE if name in drawn}
+    if "steps" in of_stage:
+        of_stage["epochs"] = None
+    last = recipe.last_stage
+    stage = dataclasses.replace(getattr(recipe, last), **of_stage)
+    return dataclasses.replace(recipe, **drawn, **{last: stage})
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training of a classifier, and what it learns from and is judged on.
+
+    Attributes:
+        task: str, a task of VTAB, or empty.
+        learns_from: str, a split.
+        judged_on: str, a split.
+        recipe: `FineTuningConfig`.
+        seed: int.
+    """
+
+    task: str
+    learns_from: str
+    judged_on: str
+    recipe: Any
+    seed: int
+
+    def inputs(self, model, data):
+        """What the result depends on, as JSON can hold it.
+
+        Args:
+            model: str, the image encoder's fingerprint.
+            data: what tells the data apart from other data.
+
+        Returns:
+            dict.
+        """
+        recipe = as_dict(self.recipe)
+        # Of the set of trials, not of one, or without influence.
+        for name in ("runs", "seed", "sweep", "checkpoint_interval"):
+            del recipe[name]
+        splits = [self.learns_from, self.judged_on]
+        return {
+            "model": model,
+            "data": data,
+            "splits": [self.task, *splits],
+            "recipe": recipe,
+            "seed": self.seed,
+            "version": TRIALS_VERSION,
+        }
+
+    def __str__(self):
+        return f"{self.task or 'training'}, seed {self.seed}"
+
+
+def open_devices(recipe, request: Request):
+    """Returns the strategy of a recipe, or None; before TensorFlow is used.
+
+    Args:
+        recipe: `FineTuningConfig`.
+        request: `Request`.
+
+    Raises:
+        InputError: if there are no such devices, or several processes would share them.
+    """
+    if request.workers > 1 and recipe.runtime.distribution_strategy != "default":
+        raise InputError(
+            "workers must be 1 where runtime.distribution_strategy is "
+            f"{recipe.runtime.distribution_strategy}, received {request.workers}; all "
+            "replicas train one trial."
+        )
+    return open_strategy(recipe.runtime)
+
+
+def finished(trials, data, model, request: Request, strategy=None) -> list[dict]:
+    """Runs the trials that aren't finished; returns the results of all.
+
+    Args:
+        trials: list of `Trial`.
+        data: `ClassificationData` or `VtabData`.
+        model: `OpenedModel`.
+        request: `Request`.
+        strategy: `tf.distribute.Strategy` or None, on which they train.
+
+    Returns:
+        list of dict: `ranks`, `predictions`, and `left_out`, the rows that can't be
+        decoded.
+
+    Raises:
+        InputError: if some are unfinished, since another process runs them or ended.
+    """
+    directory = results_folder(request.results)
+    tasks = dict.fromkeys(trial.task for trial in trials)
+    identities = {task: data.identity(task) for task in tasks}
+    keys = [
+        trial_key(trial.inputs(model.image_fingerprint, identities[trial.task]))
+        for trial in trials
+    ]
+    by_key = dict(zip(keys, trials, strict=True))
+    done = read_results(by_key, directory)
+    waiting = {key: trial for key, trial in by_key.items() if key not in done}
+    if waiting:
+        say(f"{len(waiting)} of {len(by_key)} trials to train; results in {directory}")
+    if len(waiting) > 1 and request.workers > 1:
+        if model.path is None:
+            raise InputError(
+                "model must be a path where `workers` open it again, received a model "
+                "in memory; save it, or leave `workers` out."
+            )
+        workers = min(request.workers, len(waiting))
+        open_runner = functools.partial(_open_runner, model.path, data)
+        run_in_processes(waiting, open_runner, directory, workers)
+    elif waiting:
+        runner = TrialRunner(model.align.image_encoder, data, strategy)
+        run_trials(waiting, runner, directory)
+    results = read_results(by_key, directory)
+    lost = len(by_key) - len(results)
+    if lost:
+        raise InputError(
+            f"{lost} of {len(by_key)} trials are being run by another process; let it "
+            "end, then run the same command, which takes its results."
+        )
+    return [results[key] for key in keys]
+
+
+def _open_runner(path, data):
+    from align_keras.protocols.open_model import open_model
+
+    return TrialRunner(open_model(path).align.image_encoder, data)
+
+
+class TrialRunner:
+    """Trains and judges one classifier a call.
+
+    Args:
+        image_encoder: `ImageEncoder`; stays as it is.
+        data: `ClassificationData` or `VtabData`.
+        strategy: `tf.distribute.Strategy` or None.
+    """
+
+    def __init__(self, image_encoder, data, strategy=None):
+        self._image_encoder, self._data = image_encoder, data
+        self._strategy = strategy
+        start_compiler()
+
+    def __call__(self, trial, scratch):
+        """Runs a `Trial`, from its checkpoint in `scratch`; returns its result."""
+        recipe = trial.recipe
+        keras.utils.set_random_seed(trial.seed)
+        train = self._data.read(trial.task, trial.learns_from)
+        with strategy_scope(self._strategy):
+            encoder = encoder_without_projection(
+                self._image_encoder,
+                freeze_batch_statistics=recipe.full.freeze_batch_statistics,
+                rematerialize=recipe.rematerialize,
+                dtype=recipe.runtime.mixed_precision_dtype,
+            )
+            classifier = ImageClassifier(
+                encoder,
+                len(train.class_names),
+                micro_batch_size=recipe.micro_batch_size,
+            )
+
+        def make_batches(size, start_step):
+            return labelled_batches(
+                train.images,
+                train.labels,
+                image_size=size,
+                batch_size=recipe.batch_size,
+                crop=recipe.crop,
+                min_area=recipe.min_crop_area,
+                flip=recipe.flip,
+                seed=trial.seed,
+                shuffle_buffer_size=recipe.shuffle_buffer_size,
+                start_step=start_step,
+            )
+
+        stages = build_stages(recipe, make_batches, len(train.labels))
+        total = sum(stage.steps for stage in stages)
+        with progress_bar(str(trial), "steps", total) as bar:
+            fine_tune(
+                classifier,
+                stages,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                bar=bar,
+                checkpoints=StageCheckpoints(scratch, recipe.checkpoint_interval),
+            )
+        found = self._judge(classifier, trial)
+        gc.collect()  # Keras's graphs hold on to the classifier.
+        return found
+
+    def _judged_at_once(self, recipe):
+        """As many images as are trained on at once."""
+        if recipe.micro_batch_size is None:
+            return recipe.batch_size
+        strategy = self._strategy
+        replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+        return replicas * recipe.micro_batch_size
+
+    def _judge(self, classifier, trial):
+        recipe = trial.recipe
+        test = self._data.read(trial.task, trial.judged_on)
+        batches = evaluation_batches(
+            test.images,
+            image_size=getattr(recipe, recipe.last_stage).eval_size,
+            batch_size=self._judged_at_once(recipe),
+            central_crop=1.0 if recipe.crop == "whole" else recipe.central_crop,
+        )
+        found = classify(classifier, batches, test.labels)
+        say(f"{trial}: {100 * found.accuracy:.1f}% of {len(found.rows)} images")
+        left_out = np.setdiff1d(np.arange(len(test.labels)), found.rows)
+        return {
+            "ranks": found.ranks.tolist(),
+            "predictions": found.predictions.tolist(),
+            "left_out": left_out.tolist(),
+        }

@@ -1,0 +1,286 @@
+"""A trained model as others run it, in one folder with its card."""
+
+import importlib.util
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from align_keras.export import QUANTIZATIONS, WEIGHTS
+from align_keras.runs.about_run import about_run, read_evaluations
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_folder, new_folder
+
+
+class Format(NamedTuple):
+    """A form in which a model is written.
+
+    Attributes:
+        help: str, what it is for.
+        extra: str or None, of this package, that brings what it needs.
+        packages: tuple of str, what it needs beside TensorFlow.
+        described: str or None, where its card says that inputs and outputs are told;
+            None for signatures.json.
+    """
+
+    help: str
+    extra: str | None = None
+    packages: tuple[str, ...] = ()
+    described: str | None = None
+
+
+FORMATS = {
+    "saved_model": Format("SavedModels, for TensorFlow Serving"),
+    "litert": Format(
+        "LiteRT files, for phones and boards",
+        "litert",
+        ("ai_edge_litert",),
+        "`image.tflite` and `text.tflite` tell themselves what they take and give "
+        "(`unzip -p image.tflite metadata.json`); `figures.json`, if it is there, what "
+        "they keep.",
+    ),
+    "web": Format(
+        "a static page that searches images",
+        "litert",
+        ("ai_edge_litert",),
+        "`README.txt` tells how the page is served.",
+    ),
+    "onnx": Format(
+        "ONNX files, for other runtimes",
+        "onnx",
+        ("tf2onnx", "onnxruntime"),
+        "`image.onnx` and `text.onnx` tell in their metadata properties what they take "
+        "and give.",
+    ),
+}
+_TOWERS = ("litert", "web")
+# The formats that an option is for; others would ignore it.
+OPTIONS = {
+    "weights": ("saved_model",),
+    "quantize": _TOWERS,
+    "images": _TOWERS,
+    "image_column": _TOWERS,
+    "caption_column": _TOWERS,
+    "encoding": _TOWERS,
+    "data": ("litert",),
+    "resizable": ("litert",),
+    "license": ("litert", "web", "onnx"),
+    "title": ("web",),
+    "litert_js": ("web",),
+}
+
+
+def export_model(
+    model: Any,
+    to: str | os.PathLike,
+    format: str = "saved_model",
+    *,
+    weights: str | None = None,
+    quantize: str | None = None,
+    images: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    encoding: str | None = None,
+    data: str | None = None,
+    data_root: str = "data",
+    resizable: bool | None = None,
+    license: str | None = None,
+    evaluation: Sequence[str] = (),
+    title: str | None = None,
+    litert_js: str | None = None,
+) -> None:
+    """Writes a model for TensorFlow Serving, for phones, for browsers or as ONNX.
+
+    What `align-keras export` does. A card, `README.md`, lies beside each format.
+
+    Args:
+        model: `ALIGN` with a vocabulary, or the path of a run folder or of a Hugging
+            Face folder, or `hf://user/model`.
+        to: str or path, the folder to write: new or empty.
+        format: `"saved_model"`, for TensorFlow Serving; `"litert"`, for phones;
+            `"web"`, a page that searches images; or `"onnx"`.
+        weights: `"bfloat16"` or `"float16"` stores SavedModels in half the room.
+        quantize: str, of LiteRT towers and of a page's: `"none"`, `"float16"`,
+            `"weight-int8"`, `"dynamic-int8"` or `"int8"`.
+        images: str, a table or folder of captioned images or the name of a set, by
+            which `"litert"` calibrates int8 and which `"web"` shows in place of the
+            run's index.
+        image_column: str, of the table of `images` or `data`.
+        caption_column: str, likewise.
+        encoding: str, of that table or folder.
+        data: str, a set on which the recall of LiteRT towers is measured.
+        data_root: str, the folder of the named sets.
+        resizable: bool, LiteRT towers of any number and size of images, and of any
+            number of captions.
+        license: str, the terms of the weights, for the files of `"litert"`, `"web"`
+            and `"onnx"` and for the card.
+        evaluation: sequence of paths, what `align-keras evaluate --json` printed of
+            this model, for the card.
+        title: str, a page's heading.
+        litert_js: str, a node_modules folder with `@litertjs/core`, copied beside a
+            page.
+
+    Raises:
+        InputError: if an option doesn't fit the format, something isn't installed, the
+            model can't be exported, or `to` holds something.
+
+    References:
+        Jia et al. 2021, section 4.1 (the two encoders) and section 10 (what a card
+        must say).
+
+    Example:
+
+    ```python
+    align_keras.export_model("saved_models/stamps", "served", weights="bfloat16")
+    ```
+    """
+    options = {key: value for key, value in locals().items() if key in OPTIONS}
+    target = _checked(model, to, format, options)
+    options["data_root"] = data_root
+    is_path = isinstance(model, str | os.PathLike)
+    measured = read_evaluations(evaluation, os.fspath(model)) if is_path else []
+    align = _open(model, format)
+    with atomic_folder(target) as folder:
+        WRITERS[format](align, folder, model, options)
+        _write_card(align, folder, model, format, options, measured)
+
+
+def _checked(
+    model: Any, to: str | os.PathLike, format: str, options: dict[str, Any]
+) -> pathlib.Path:
+    """Returns the folder to write; raises before TensorFlow is imported."""
+    if format not in FORMATS:
+        raise InputError(
+            f"format must be one of {', '.join(FORMATS)}, received {format!r}."
+        )
+    for name, value in options.items():
+        formats = OPTIONS[name]
+        if value is not None and format not in formats:
+            raise InputError(
+                f"{name} must be left out of the format {format}, received {value!r}; "
+                f"it is for {' and '.join(formats)}."
+            )
+    for name, known in (("weights", WEIGHTS), ("quantize", QUANTIZATIONS)):
+        if options[name] is not None and options[name] not in known:
+            raise InputError(
+                f"{name} must be one of {', '.join(known)}, received {options[name]!r}."
+            )
+    _check_table_options(options)
+    _check_installed(format, options)
+    if isinstance(model, str | os.PathLike):
+        _check_source(os.fspath(model))
+    return new_folder(to, "to")
+
+
+def _check_source(model: str) -> None:
+    folder = pathlib.Path(model)
+    if (folder / "saved_model.pb").exists() or (folder / "align").is_dir():
+        raise InputError(
+            f"model must be what an export is made of, received the export {folder}; "
+            "name the run folder it came from."
+        )
+    if not model.startswith("hf://") and not (folder / "config.json").exists():
+        raise InputError(
+            f"model must be a finished run or a Hugging Face folder, received "
+            f"{folder}, which holds no config.json; check the path, or let the run end."
+        )
+
+
+def _check_table_options(options: dict[str, Any]) -> None:
+    """Raises for the options of a table or folder where there is none."""
+    named = [path for path in (options["images"], options["data"]) if path is not None]
+    for name in ("image_column", "caption_column", "encoding"):
+        value = options[name]
+        is_for = os.path.exists if name == "encoding" else os.path.isfile
+        if value is not None and not any(map(is_for, named)):
+            raise InputError(
+                f"{name} must be of a table of yours, received {value!r} with "
+                f"{' and '.join(named) or 'none'}; leave it out, or name the table by "
+                "`images`."
+            )
+
+
+def _check_installed(format: str, options: dict[str, Any]) -> None:
+    extra, packages = FORMATS[format].extra, FORMATS[format].packages
+    if options["quantize"] not in (None, "none"):
+        packages += ("litert_quantizer",)
+    for name in packages:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(
+                f"`format` {format} needs {name}, which isn't installed; run "
+                f'`pip install "align-keras[{extra}]"`.'
+            )
+
+
+def _open(model: Any, format: str) -> Any:
+    from align_keras.export.saved_model import check_finite_weights
+    from align_keras.models import ALIGN
+
+    align = model
+    if not isinstance(model, ALIGN):
+        # Converters know no mixed precision; the variables are float32 in any case.
+        dtype = None if format == "saved_model" else "float32"
+        align = ALIGN.from_preset(model, dtype=dtype)
+    if align.vocabulary is None:
+        raise InputError(
+            f"model must have a vocabulary to take captions, received {model} without "
+            "one; add its vocab.txt."
+        )
+    check_finite_weights(align)
+    return align
+
+
+def _write_card(align, folder, model, format, options, measured):
+    from align_keras.export.model_card import SIGNATURES, model_card
+
+    quantize = None if options["quantize"] == "none" else options["quantize"]
+    is_path = isinstance(model, str | os.PathLike)
+    card = model_card(
+        align,
+        weights=options["weights"] or quantize,
+        license=options["license"],
+        described=FORMATS[format].described or SIGNATURES,
+        measured=measured,
+        **(about_run(model) if is_path else {}),
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_saved_model(align, folder, model, options):
+    from align_keras.export.saved_model import write_saved_models
+    from align_keras.export.serving_files import write_serving_files
+
+    write_saved_models(align, folder, weights=options["weights"])
+    write_serving_files(folder)
+
+
+def _write_litert(align, folder, model, options):
+    from align_keras.runs.export_litert import write_litert
+
+    for name in ("weights", "title", "litert_js"):
+        del options[name]
+    write_litert(align, folder, **options)
+
+
+def _write_web(align, folder, model, options):
+    from align_keras.runs.export_web import write_web
+
+    for name in ("weights", "data", "data_root", "resizable"):
+        del options[name]
+    write_web(align, folder, model, **options)
+
+
+def _write_onnx(align, folder, model, options):
+    from align_keras.export.onnx import image_onnx, text_onnx
+
+    for name, convert in (("image", image_onnx), ("text", text_onnx)):
+        content = convert(align, license=options["license"])
+        (folder / f"{name}.onnx").write_bytes(content)
+
+
+WRITERS: dict[str, Callable] = {
+    "saved_model": _write_saved_model,
+    "litert": _write_litert,
+    "web": _write_web,
+    "onnx": _write_onnx,
+}

@@ -1,0 +1,398 @@
+"""Both towers as LiteRT files, and a table of what the image tower keeps."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import progress_bar, say
+
+KS = (1, 10)
+THREADS = (1, 2)
+# More changed no figure by more than its noise: README.md, "Quantized towers".
+_CALIBRATION_IMAGES = 200
+_ROUNDS, _WARM_UP, _UNTIMED, _BATCH = 50, 5, 3, 32
+
+
+def write_litert(
+    align: Any,
+    folder: pathlib.Path,
+    *,
+    quantize: str | None = None,
+    images: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    encoding: str | None = None,
+    data: str | None = None,
+    data_root: str = "data",
+    resizable: bool | None = None,
+    license: str | None = None,
+) -> None:
+    """Writes both towers, examples, and a table of what the image tower keeps.
+
+    Args:
+        align: `ALIGN` with a vocabulary.
+        folder: `pathlib.Path`, an existing, empty folder.
+        quantize: as `export_model`.
+        images: str, a data set whose training split, or all images of a table, a
+            folder or a set without one, calibrate `int8`; or None.
+        image_column: str or None, of a table.
+        caption_column: str or None, of a table.
+        encoding: str or None, of a table or folder.
+        data: str, the data set whose test split gives the table's recall, or None.
+        data_root: as `export_model`.
+        resizable: as `export_model`.
+        license: as `export_model`.
+
+    Raises:
+        InputError: if `int8` has no images, or the options don't fit.
+    """
+    quantize = quantize or "none"
+    if quantize == "int8" and images is None:
+        raise InputError(
+            "quantize must not be int8 without `images` to calibrate with; name a "
+            "table or folder of your pairs, or choose dynamic-int8."
+        )
+    from align_keras.export.litert import image_flatbuffer, text_flatbuffer
+
+    columns = {"image_column": image_column, "caption_column": caption_column}
+    read: dict[str, Any] = {"root": data_root, "encoding": encoding, "columns": columns}
+    calibration = [] if images is None else calibration_images(images, **read)
+    pixels = _pixels(calibration, align.image_size)
+    # What is missing must not show itself after minutes.
+    test = None if data is None else captioned_images(data, **read)
+    options: dict[str, Any] = {"resizable": bool(resizable), "license": license}
+    image = image_flatbuffer(align, quantize, pixels, **options)
+    text = text_flatbuffer(align, quantize, **options)
+    (folder / "image.tflite").write_bytes(image)
+    (folder / "text.tflite").write_bytes(text)
+    _copy_examples(folder)
+    files = {quantize: image}
+    if quantize != "none":
+        files = {"none": image_flatbuffer(align, pixels=pixels[:1])} | files
+    _write_figures(align, folder, files, images, calibration, data, test)
+
+
+def captioned_images(
+    name: str,
+    root: str = "data",
+    encoding: str | None = None,
+    columns: dict[str, str | None] | None = None,
+    split: str | None = None,
+) -> tuple[Any, list]:
+    """Reads a set of captioned images as the protocol `retrieval` does.
+
+    Args:
+        name: str, a set's name, or the path of a table or folder.
+        root: str, the folder of the named sets.
+        encoding: str or None, of a table or folder.
+        columns: dict of `image_column` and `caption_column`, of a table.
+        split: str or None, for the one that is judged.
+
+    Returns:
+        (request, images): what the protocol is asked for, and a list of paths or
+        encoded images.
+    """
+    from align_keras.protocols import retrieval
+    from align_keras.protocols.protocol import Request
+
+    path, of_table = pathlib.Path(name), dict[str, Any]()
+    if path.exists():
+        of_table["encoding"] = encoding
+    if path.is_file():
+        of_table |= columns or {}
+    request = Request(data=name, data_root=root, split=split, **of_table)
+    return request, retrieval.captioned_images(request).images
+
+
+def calibration_images(name: str, **read: Any) -> list:
+    """Reads images to calibrate with, evenly spread over a set.
+
+    Args:
+        name: str, the set, of which the training split is taken where it has one.
+        **read: as `captioned_images`.
+
+    Returns:
+        list of paths or encoded images, at most 200.
+    """
+    try:
+        if pathlib.Path(name).exists():
+            _, images = captioned_images(name, **read)
+        else:
+            images = _training_images(name, read)
+    except InputError as error:
+        # They are read as those of `data` are.
+        text = re.sub(r"^data\b", "images", str(error))
+        raise InputError(text) from None
+    step = max(1, len(images) // _CALIBRATION_IMAGES)
+    return images[::step][:_CALIBRATION_IMAGES]
+
+
+def _training_images(name, read):
+    try:
+        return captioned_images(name, **read, split="train")[1]
+    except InputError:
+        _, images = captioned_images(name, **read)
+    say(f"{name} has no training split; its test images calibrate")
+    return images
+
+
+def _pixels(images, size):
+    read = [read_pixels(image, size) for image in images]
+    pixels = [image for image in read if image is not None]
+    if images and not pixels:
+        raise InputError(
+            f"images must hold images, received {len(images)} that can't be decoded; "
+            "check that they are JPEG, PNG, GIF, BMP or WebP files."
+        )
+    return pixels
+
+
+def _copy_examples(folder):
+    from align_keras.export import litert_examples
+
+    source = pathlib.Path(litert_examples.__file__).parent
+    for name in ("example.py", "example.c"):
+        shutil.copyfile(source / name, folder / name)
+
+
+def _write_figures(align, folder, files, images, calibration, data, test):
+    """Prints the table and writes it as figures.json."""
+    request, shown = test or (None, calibration)
+    if not shown:
+        say("no figures: name images, or data for recall too")
+        return
+    figures = measure(align, files, shown, request)
+    of = data or images
+    told = {"images": of, "towers": [dataclasses.asdict(row) for row in figures]}
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    (folder / "figures.json").write_text(f"{text}\n", encoding="utf-8")
+    print("\n".join(table(figures)))
+    if request is None:
+        say(f"cosines are of {of}; recall needs test pairs, named by data")
+    elif set(calibration) & set(shown):
+        say(f"{of} calibrated the tower too; judge it by other pairs")
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerFigures:
+    """One row of the table.
+
+    Attributes:
+        name: str, what computed the image embeddings.
+        megabytes: float or None, the file's size.
+        milliseconds: tuple of float or None, an image's latency at each of `THREADS`.
+        cosine: pair of float or None, the mean and the least to Keras's embeddings.
+        recall: dict, `t2i/recall_at_1` and the like → float; empty where no set was
+            named.
+    """
+
+    name: str
+    megabytes: float | None
+    milliseconds: tuple[float, ...] | None
+    cosine: tuple[float, float] | None
+    recall: dict[str, float]
+
+
+def measure(
+    align: Any, files: dict[str, bytes], images: Sequence, request: Any = None
+) -> list[TowerFigures]:
+    """Measures image towers against Keras's.
+
+    Args:
+        align: `ALIGN`.
+        files: dict, name → bytes of a LiteRT file of its image tower.
+        images: list of paths or encoded images for cosines and latencies; those of
+            `request` where there is one.
+        request: of captioned images, as `captioned_images` gives it, or None for no
+            recall.
+
+    Returns:
+        list of `TowerFigures`, Keras's first, then in the order of `files`.
+
+    Raises:
+        InputError: if no image can be decoded.
+    """
+    embeddings, rows, image = _embed(align, files, images)
+    milliseconds = _latencies(files, image)
+    recall: dict[str, dict[str, float]] = dict.fromkeys(embeddings, {})
+    if request is not None:
+        recall = _recall(align, embeddings, rows, request)
+    figures = [TowerFigures("Keras", None, None, None, recall["Keras"])]
+    for name, content in files.items():
+        cosines = np.sum(embeddings[name] * embeddings["Keras"], axis=1)
+        figures.append(
+            TowerFigures(
+                name,
+                len(content) / 1e6,
+                milliseconds[name],
+                (float(cosines.mean()), float(cosines.min())),
+                recall[name],
+            )
+        )
+    return figures
+
+
+def read_pixels(image: str | bytes, size: int) -> np.ndarray | None:
+    """Decodes and preprocesses an image for the image tower.
+
+    Args:
+        image: str, a path, or bytes, an encoded image.
+        size: int, the side of the tower's input.
+
+    Returns:
+        float32 array (size, size, 3), or None if it can't be read.
+    """
+    import tensorflow as tf
+
+    from align_keras.images import preprocess_image_bytes
+
+    try:
+        content = tf.io.read_file(image) if isinstance(image, str) else image
+        return preprocess_image_bytes(tf.convert_to_tensor(content), size).numpy()
+    except tf.errors.OpError:
+        return None
+
+
+def _embed(align, files, images):
+    """Embeddings by name, the rows of the readable images, and one image."""
+    from align_keras.export.litert_file import LiteRTTower
+    from align_keras.models.image_engines import image_embedder
+
+    by_keras = image_embedder(align)
+    towers = {
+        name: LiteRTTower(content, os.cpu_count()) for name, content in files.items()
+    }
+    parts, rows, shown = {name: [] for name in ("Keras", *files)}, [], None
+    with progress_bar("embedding images", "images", len(images)) as bar:
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            read = [read_pixels(image, align.image_size) for image in batch]
+            rows += [start + row for row, image in enumerate(read) if image is not None]
+            pixels = [image[None] for image in read if image is not None]
+            if pixels:
+                shown = pixels[0]
+                parts["Keras"].append(by_keras(np.concatenate(pixels)))
+                for name, tower in towers.items():
+                    parts[name] += [tower(images=image) for image in pixels]
+            bar.advance(len(batch))
+    if not rows:
+        raise InputError(
+            f"none of the {len(images)} images can be decoded; check that they are "
+            "JPEG, PNG, GIF, BMP or WebP files."
+        )
+    return {name: np.concatenate(part) for name, part in parts.items()}, rows, shown
+
+
+def _latencies(files, image):
+    from align_keras.export.litert_file import prepared_run
+
+    found = {name: [] for name in files}
+    for threads in THREADS:
+        runs = {
+            name: prepared_run(content, image, threads)
+            for name, content in files.items()
+        }
+        for name, median in interleaved_medians(runs, _ROUNDS).items():
+            found[name].append(median)
+    return {name: tuple(medians) for name, medians in found.items()}
+
+
+def interleaved_medians(
+    runs: dict[str, Callable[[], object]], rounds: int
+) -> dict[str, float]:
+    """Times functions in turn, so that a busy moment meets all of them.
+
+    Args:
+        runs: dict, name → function without arguments.
+        rounds: int ≥ 1, timed calls of each.
+
+    Returns:
+        dict, name → float, the median in milliseconds.
+
+    Example:
+
+    >>> medians = interleaved_medians({"sleep": lambda: time.sleep(1e-3)}, 3)
+    >>> 1 <= medians["sleep"] < 100
+    True
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(_WARM_UP + rounds):
+        for name, run in runs.items():
+            # The threads of the one before spin for a while, this one's still sleep.
+            for _ in range(_UNTIMED):
+                run()
+            start = time.perf_counter()
+            run()
+            if number >= _WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
+
+
+def _recall(align, embeddings, rows, request):
+    from align_keras.protocols.retrieval import run
+
+    texts = {}
+
+    class Embedded:
+        """What `retrieval` asks of a model, already computed."""
+
+        def __init__(self, images):
+            self._images = images
+
+        def readable_images(self, images):
+            return self._images, np.array(rows)
+
+        def texts(self, captions):
+            key = tuple(captions)
+            if key not in texts:
+                texts[key] = align.encode_texts(captions)
+            return texts[key]
+
+    found = {}
+    for name, images in embeddings.items():
+        metrics = run(Embedded(images), request).metrics
+        keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
+        found[name] = {key: metrics[key] for key in keys}
+    return found
+
+
+def table(figures: Sequence[TowerFigures]) -> list[str]:
+    """Returns the figures as lines of text, recall in %."""
+    keys = list(figures[0].recall)
+    head = ["image tower", "MB", *(f"ms, {threads} thr." for threads in THREADS)]
+    head += ["cosine", "least", *(key.replace("/recall_at_", " R@") for key in keys)]
+    rows = [head]
+    for row in figures:
+        rows.append(
+            [
+                row.name,
+                *_numbers([row.megabytes], 1, "{:.2f}"),
+                *_numbers(row.milliseconds, len(THREADS), "{:.2f}"),
+                *_numbers(row.cosine, 2, "{:.4f}"),
+                *(f"{100 * row.recall[key]:.1f}" for key in keys),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _numbers(values, count, form):
+    if values is None or values[0] is None:
+        return ["–"] * count
+    return [form.format(value) for value in values]

@@ -1,0 +1,202 @@
+"""A page that searches images in the browser, of a run's index or of other images."""
+
+import base64
+import os
+import pathlib
+from typing import Any
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import progress_bar, say
+
+_TITLE = "Image search"
+# What a page's grid shows at most, on a screen of two pixels a point.
+_THUMBNAIL_SIDE = 320
+# Decoded images held at once; they may be large.
+_BATCH = 16
+
+
+def write_web(
+    align: Any,
+    folder: pathlib.Path,
+    model: Any,
+    *,
+    images: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    encoding: str | None = None,
+    quantize: str | None = None,
+    license: str | None = None,
+    title: str | None = None,
+    litert_js: str | None = None,
+) -> None:
+    """Writes a page that searches images in the browser, without a server.
+
+    Args:
+        align: `ALIGN` with a vocabulary.
+        folder: `pathlib.Path`, an existing, empty folder.
+        model: the run folder, whose index is shown where there are no `images`.
+        images: str, a folder or a table of images, or None for the run's index.
+        image_column: str or None, of a table.
+        caption_column: str or None, of a table.
+        encoding: str or None, of a table.
+        quantize: str, of the towers, or None.
+        license: str, the terms of the weights, or None.
+        title: str, the page's heading, or None.
+        litert_js: str, a node_modules folder, or None.
+
+    Raises:
+        InputError: if there are no images, or the options don't fit.
+    """
+    from align_keras.export.litert import image_flatbuffer, text_flatbuffer
+    from align_keras.export.web_page import check_runtime, write_web_page
+
+    quantize = quantize or "none"
+    # Before the minutes that embedding may take.
+    if quantize == "int8":
+        raise InputError(
+            "quantize must be none, float16, weight-int8 or dynamic-int8 for a page, "
+            "received int8, whose scores differ too much from those of the index; "
+            "choose dynamic-int8, which is as small."
+        )
+    if litert_js is not None:
+        check_runtime(litert_js)
+    if images is None:
+        index = open_index(align, model)
+    else:
+        columns = {"image_column": image_column, "caption_column": caption_column}
+        index = build_index(align, images, encoding=encoding or "utf-8", **columns)
+    write_web_page(
+        folder,
+        tokenizer=align.tokenizer,
+        image_size=align.image_size,
+        image_tower=image_flatbuffer(align, quantize, license=license),
+        text_tower=text_flatbuffer(align, quantize, license=license),
+        index=index,
+        title=title or _TITLE,
+        runtime=litert_js,
+    )
+    say(f"{len(index):,} images; README.txt in the folder says how to serve it")
+
+
+def open_index(align: Any, run: Any) -> Any:
+    """Opens the index that a run has left, with thumbnails.
+
+    Args:
+        align: `ALIGN`.
+        run: str or path, the run folder.
+
+    Returns:
+        `SearchIndex`.
+
+    Raises:
+        InputError: if there is none, or it is another model's.
+    """
+    from align_keras.search import SearchIndex
+
+    folder = pathlib.Path(run, "index") if isinstance(run, str | os.PathLike) else None
+    if folder is None or not folder.is_dir():
+        place = f"{run} has no folder `index` of them" if folder else "a model has none"
+        raise InputError(
+            f"images must name images, since {place}; name a folder of images, or a "
+            "table as train_data.pairs takes it."
+        )
+    index = SearchIndex.load(folder)
+    width = align.image_encoder.output_shape[-1]
+    if index.dimension != width:
+        raise InputError(
+            f"the index {folder} must be the model's, of dimension {width}, received "
+            f"{index.dimension}; name its images by `images`."
+        )
+    return index
+
+
+def build_index(align: Any, images: str, **columns: Any) -> Any:
+    """Embeds a user's images.
+
+    Images are turned upright and laid on white, as in every corpus and in the page.
+    Those that can't be read are left out, and said.
+
+    Args:
+        align: `ALIGN`.
+        images: str, a folder or a table.
+        **columns: `image_column`, `caption_column` and `encoding`, of a table.
+
+    Returns:
+        `SearchIndex` with thumbnails.
+
+    Raises:
+        InputError: if there is no such file or folder, or no image can be read.
+    """
+    import numpy as np
+
+    from align_keras.corpus.drop_counter import DropCounter
+    from align_keras.search import SearchIndex
+
+    counter = DropCounter("pictures")
+    records = _records(pathlib.Path(images), columns, counter)
+    kept, embeddings, thumbnails = [], [], []
+    with progress_bar("embedding", "images", len(records)) as bar:
+        for start in range(0, len(records), _BATCH):
+            batch = records[start : start + _BATCH]
+            read = [pair for pair in map(_read(counter), batch) if pair is not None]
+            kept += [record for record, _ in read]
+            embeddings.append(
+                align.encode_images([np.asarray(image) for _, image in read])
+            )
+            thumbnails += [_thumbnail(image) for _, image in read]
+            bar.advance(len(batch))
+    counter.keep(len(kept))
+    counter.check(max_bad_fraction=1.0)
+    for line in counter.lines()[1:]:
+        say(line)
+    return SearchIndex.build(
+        np.concatenate(embeddings),
+        [record.id for record in kept],
+        [record.captions for record in kept],
+        thumbnails=thumbnails,
+    )
+
+
+def _records(path, columns, counter):
+    """Returns the list of `PairRecord`; in a folder, images without captions too."""
+    from align_keras.corpus.drop_counter import DropCounter
+    from align_keras.corpus.pair_files import (
+        IMAGE_SUFFIXES,
+        PairRecord,
+        read_pairs,
+        record_where,
+    )
+
+    if not path.is_dir():
+        return list(read_pairs(path, counter=counter, **columns))
+    # That an image has no caption is no fault here.
+    records = list(read_pairs(path, counter=DropCounter(), **columns))
+    captioned = {record.image_path for record in records}
+    for file in sorted(path.rglob("*")):
+        parts = file.relative_to(path).parts
+        is_hidden = any(part.startswith(".") for part in parts)
+        is_image = file.suffix.lower() in IMAGE_SUFFIXES and not is_hidden
+        if is_image and file not in captioned:
+            name = record_where("/".join(parts))
+            records.append(PairRecord(name, file, [], name))
+    return sorted(records, key=lambda record: record.image_path)
+
+
+def _read(counter):
+    """Returns a function from a record to it and its image, or None if unreadable."""
+    from align_keras.corpus.image import ImageError, normalize_image
+
+    def read(record):
+        try:
+            return record, normalize_image(record.image_path)[0]
+        except ImageError as error:
+            counter.drop(error.reason, record.where, error.detail)
+
+    return read
+
+
+def _thumbnail(image):
+    from align_keras.reports.thumbnail import thumbnail_uri
+
+    uri = thumbnail_uri(image, _THUMBNAIL_SIDE)
+    return base64.b64decode(uri.partition(",")[2])
