@@ -11,9 +11,9 @@ are exact but for the collisions that `text_hashes` bounds. A task that is repea
 replaces its own files. Memory is bounded by `_NGRAMS_PER_SPILL` in the first task and
 by the size of a partition in the second.
 
-DuckDB was measured for the first two: it splits and counts 300,000 captions in 2.0 s of
-processor time against 2.3, without the normalization, the texts of images and the images
-of texts, which these 2.3 s hold, and by words of another rule.
+DuckDB was measured for the first two: it splits and counts 300,000 captions in 2.0 s
+of processor time against 2.3, without the normalization, the texts of images and the
+images of texts, which these 2.3 s hold, and by words of another rule.
 """
 
 import collections
