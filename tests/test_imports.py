@@ -48,8 +48,8 @@ ROOMS = {
         *("datasets", "corpus", "evaluation", "config", "losses", "optimizers"),
         *("text", "images"),
     ),
-    # What a run takes, by formulas: numbers in, numbers out.
-    "planning": (),
+    # What a run takes, by formulas.
+    "planning": ("runs", "models", "config"),
     "config": (),
 }
 # Where configs meet the rest.

@@ -59,8 +59,8 @@ def case_config(case):
 
 def plan(case):
     """Returns the `StepPlan` of a case."""
-    from align_keras.cli.plan import run_sizes
     from align_keras.planning import plan_step
+    from align_keras.planning.run_plan import run_sizes
 
     return plan_step(run_sizes(case_config(case), 1))
 

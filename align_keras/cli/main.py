@@ -174,7 +174,7 @@ class _Parser(argparse.ArgumentParser):
             else:
                 # The first spelling is the one that help shows.
                 shown = action.option_strings[:1] or [action.metavar or action.dest]
-                found[action.dest] = str(shown[0])
+                found.setdefault(action.dest, str(shown[0]))
         return found
 
     def checked(self, argv):

@@ -1,4 +1,12 @@
 """What a run will take, before it runs: operations, memory, traffic, days."""
 
-from align_keras.planning.device_kinds import DEVICE_KINDS, device_kind
+from align_keras.planning.device_kinds import DEVICE_KINDS, find_device_kind
+from align_keras.planning.run_plan import (
+    NUM_CLASSES,
+    NUM_IMAGES,
+    TEXT_UTILIZATION,
+    UTILIZATION,
+    plan,
+    plan_recipe,
+)
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step

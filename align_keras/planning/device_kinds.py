@@ -55,7 +55,7 @@ DEVICE_KINDS = {
 }
 
 
-def device_kind(name):
+def find_device_kind(name: str) -> DeviceKind:
     """Returns what is known of a kind of device.
 
     Args:
@@ -69,7 +69,7 @@ def device_kind(name):
 
     Example:
 
-    >>> device_kind("tpu_v3").memory // 2**30
+    >>> find_device_kind("tpu_v3").memory // 2**30
     16
     """
     if name not in DEVICE_KINDS:
@@ -78,7 +78,7 @@ def device_kind(name):
         near = near or difflib.get_close_matches(wanted, DEVICE_KINDS, n=1)
         hint = f"did you mean {' or '.join(near)}? " if near and wanted else ""
         raise InputError(
-            f"device kind must be one of {', '.join(DEVICE_KINDS)}, received {name!r}; "
+            f"device_kind must be one of {', '.join(DEVICE_KINDS)}, received {name!r}; "
             f"{hint}Choose one of them."
         )
     return DEVICE_KINDS[name]

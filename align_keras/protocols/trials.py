@@ -16,8 +16,12 @@ from align_keras.models.image_classifier import (
 )
 from align_keras.protocols.embedding_cache import results_folder
 from align_keras.protocols.protocol import Request
-from align_keras.training.classification import FineTuningStage, classify, fine_tune
-from align_keras.training.stage_checkpoints import StageCheckpoints
+from align_keras.training.classification import (
+    FineTuningStage,
+    StageCheckpoints,
+    classify,
+    fine_tune,
+)
 from align_keras.training.strategies import open_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say

@@ -1,12 +1,37 @@
 """Which tower, which pairs: what can be said of a step that had to be left out."""
 
+import json
+
 import numpy as np
 import tensorflow as tf
 
 from align_keras.models.on_replicas import on_replicas
+from align_keras.training.strategies import worker_count
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
 
 # Pairs that are embedded at a time, and named at most.
 _ROWS, _NAMED = 32, 8
+
+
+def explained(error, model, make_batches, batch_ids, directory):
+    """Writes `diagnosis.json`; returns the error that says what it found."""
+    step, inputs, ids = error.step - 1, [], []
+    count = worker_count(model.distribute_strategy)
+    for number in range(count):
+        part = {"input_pipeline_id": number, "num_input_pipelines": count}
+        part = part if count > 1 else {}
+        inputs.append(next(make_batches(step, **part).as_numpy_iterator()))
+        own = batch_ids(step, **part) if batch_ids is not None else None
+        ids = None if own is None or ids is None else ids + own
+    inputs = {name: np.concatenate([own[name] for own in inputs]) for name in inputs[0]}
+    diagnosis = diagnose(model, inputs, ids, error)
+    with atomic_write(directory / "diagnosis.json") as file:
+        json.dump(diagnosis, file, indent=1)
+    return InputError(
+        f"{describe(diagnosis)}; {error} The state before that step is saved, and "
+        f"{directory / 'diagnosis.json'} says more."
+    )
 
 
 def diagnose(model, inputs, ids, error):

@@ -1,28 +1,33 @@
-"""Trains a compiled model in a run's folder, and goes on where it stopped."""
+"""Trains a compiled model in a run's folder, and goes on where it stopped.
 
+`train` restores, `fit` runs Keras's loops, and the callbacks below act in them:
+`LoopEnd` evaluates, logs and saves, `SaveOnSigterm` ends the run early, `Progress`
+shows it.
+"""
+
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
+import signal
+import threading
 import time
 
 import keras
-import numpy as np
+from keras import ops
 
 from align_keras.models.contrastive_model import NonFiniteStepError
-from align_keras.training.averaged_weights import use_averaged_weights
-from align_keras.training.callbacks import LoopEnd, Progress
+from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.training.checkpoints import RunCheckpoints
-from align_keras.training.diagnosis import describe, diagnose
+from align_keras.training.diagnosis import explained
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.training.strategies import (
+    any_worker,
     distributed_batches,
     is_chief,
-    worker_count,
+    wait_for_workers,
 )
-from align_keras.training.termination import SaveOnSigterm
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import progress_bar, say
 
 
@@ -160,21 +165,162 @@ def fit(model, make_batches, schedule, directory, loop_end, batch_size):
     )
 
 
-def explained(error, model, make_batches, batch_ids, directory):
-    """Writes `diagnosis.json`; returns the error that says what it found."""
-    step, inputs, ids = error.step - 1, [], []
-    count = worker_count(model.distribute_strategy)
-    for number in range(count):
-        part = {"input_pipeline_id": number, "num_input_pipelines": count}
-        part = part if count > 1 else {}
-        inputs.append(next(make_batches(step, **part).as_numpy_iterator()))
-        own = batch_ids(step, **part) if batch_ids is not None else None
-        ids = None if own is None or ids is None else ids + own
-    inputs = {name: np.concatenate([own[name] for own in inputs]) for name in inputs[0]}
-    diagnosis = diagnose(model, inputs, ids, error)
-    with atomic_write(directory / "diagnosis.json") as file:
-        json.dump(diagnosis, file, indent=1)
-    return InputError(
-        f"{describe(diagnosis)}; {error} The state before that step is saved, and "
-        f"{directory / 'diagnosis.json'} says more."
-    )
+class LoopEnd(keras.callbacks.Callback):
+    """Evaluates, logs and saves at the end of each loop, in this order.
+
+    A loop is one epoch of `fit`. What it logs for a step is on disk before the
+    checkpoint of that step, so a kill in between only repeats lines, which the
+    resuming run removes.
+
+    Args:
+        checkpoints: `RunCheckpoints`.
+        log: `MetricsLog`, or None on workers that aren't the chief.
+        schedule: `TrainingSchedule`.
+        batch_size: int, pairs a step over all replicas.
+        evaluate: callable of no arguments → iterable of (name, float), or None.
+    """
+
+    def __init__(self, checkpoints, log, schedule, batch_size, evaluate):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.log = log
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.evaluate = evaluate
+        self._metrics_before = None
+
+    def on_train_begin(self, logs=None):
+        # `fit` resets the means; those of a loop that was interrupted go on.
+        (metric,) = self.model.loss_metrics
+        if self.checkpoints.step % self.schedule.steps_per_loop:
+            self._metrics_before = metric.sums.numpy()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._start = time.monotonic()
+        self._waited = self.model.seconds_waited
+        done = self.checkpoints.step % self.schedule.steps_per_loop
+        self._steps = self.schedule.steps_per_loop - done
+        if self._metrics_before is not None:
+            self.model.loss_metrics[0].sums.assign(self._metrics_before)
+            self.model.steps_to_skip = done
+            self._metrics_before = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = self.checkpoints.step
+        if self.log is not None:
+            self.log.append(step, {**logs, **self._rates()})
+        last = step == self.schedule.train_steps
+        if last or step % self.schedule.validation_interval == 0:
+            self._evaluate(step)
+        if last or step % self.schedule.checkpoint_interval == 0:
+            self.checkpoints.save()
+
+    def _rates(self):
+        seconds = time.monotonic() - self._start
+        waited = self.model.seconds_waited - self._waited
+        rate = self.model.optimizer.learning_rate
+        return {
+            "learning_rate": float(ops.convert_to_numpy(rate)),
+            "pairs_per_second": self._steps * self.batch_size / seconds,
+            "input_wait_fraction": waited / seconds,
+        }
+
+    def _evaluate(self, step):
+        if self.evaluate is None or self.log is None:
+            return
+        with averaged_weights(self.model):
+            values = dict(self.evaluate())
+        self.log.append(step, values)
+        name = self.schedule.best_metric
+        if name is not None:
+            higher = self.schedule.best_is_higher
+            self.checkpoints.save_if_best(name, values[name], higher)
+
+
+@contextlib.contextmanager
+def averaged_weights(model):
+    """Puts the average into the model within the block; nothing without one.
+
+    Args:
+        model: compiled `ALIGN`, whose optimizer may have `use_ema`.
+    """
+    if not inner_optimizer(model.optimizer).use_ema:
+        yield
+        return
+    weights = [variable.numpy() for variable in model.trainable_variables]
+    use_averaged_weights(model)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, weights, strict=True):
+            variable.assign(value)
+
+
+def use_averaged_weights(model):
+    """Puts the average into the model for good, as Keras does at the end of `fit`."""
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+
+
+class Terminated(SystemExit):
+    """The run was asked to end, and has saved its state; exit code 0."""
+
+    def __init__(self):
+        super().__init__(0)
+
+
+class SaveOnSigterm(keras.callbacks.Callback):
+    """Saves after the step in which SIGTERM arrived, and ends the process.
+
+    Of several workers, all end after the same step, whichever of them is asked to.
+
+    Args:
+        checkpoints: `RunCheckpoints`.
+    """
+
+    def __init__(self, checkpoints):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.asked = False
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Catches SIGTERM within the block; Python allows it in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _ask(self, *_):
+        self.asked = True
+
+    def on_train_batch_end(self, batch, logs=None):
+        strategy = self.model.distribute_strategy
+        if any_worker(strategy, self.asked):
+            self.checkpoints.save()
+            wait_for_workers(strategy)
+            say(
+                f"terminated; step {self.checkpoints.step} is saved, and the same "
+                "command goes on from it"
+            )
+            raise Terminated
+
+
+class Progress(keras.callbacks.Callback):
+    """Moves a progress bar by a batch of pairs a step.
+
+    Args:
+        bar: `progress_bar`, started.
+        batch_size: int, pairs a step.
+    """
+
+    def __init__(self, bar, batch_size):
+        super().__init__()
+        self.bar = bar
+        self.batch_size = batch_size
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.bar.advance(self.batch_size, f"loss {logs['loss']:.3f}")

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.cli.plan import optimizer_slots, run_sizes
 from align_keras.config import experiments, load_config
+from align_keras.planning.run_plan import optimizer_slots, run_sizes
 from tests.experiments.headers import header_of
 
 GPUS = ("v100", "a100_40", "a100_80", "h100")
@@ -284,11 +284,11 @@ def test_what_does_not_fit_is_said(capsys):
         (("--devices=3", "--device-kind=h100"), "must be a multiple of the devices"),
         (("--devices=0", "--device-kind=h100"), "received 0"),
         (("--devices=2", "--device-kind=tpuv3"), "did you mean tpu_v3?"),
-        (("--devices=2", "--device-kind=h100", "--utilisation=0"), "--utilisation"),
-        (("--devices=2", "--device-kind=h100", "--utilisation=nan"), "--utilisation"),
+        (("--devices=2", "--device-kind=h100", "--utilization=0"), "--utilization"),
+        (("--devices=2", "--device-kind=h100", "--utilisation=nan"), "--utilization"),
         (
-            ("--devices=2", "--device-kind=h100", "--text-utilisation=1.1"),
-            "--text-utilisation must be > 0 and <= 1, received 1.1",
+            ("--devices=2", "--device-kind=h100", "--text-utilization=1.1"),
+            "--text-utilization must be > 0 and <= 1, received 1.1",
         ),
         (
             ("--devices=2", "--device-kind=h100", "--experiment=align_b7_bass"),

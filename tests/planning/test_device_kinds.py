@@ -1,12 +1,12 @@
 import pytest
 
-from align_keras.planning import DEVICE_KINDS, device_kind
+from align_keras.planning import DEVICE_KINDS, find_device_kind
 from align_keras.utils.errors import InputError
 
 
 @pytest.mark.parametrize("name", DEVICE_KINDS)
 def test_every_kind_is_complete(name):
-    kind = device_kind(name)
+    kind = find_device_kind(name)
     assert 0 < kind.float32_flops <= kind.half_flops < 1e16
     assert 1e9 <= kind.bandwidth < 1e13
     assert kind.memory is None or 2**30 <= kind.memory <= 2**38
@@ -15,8 +15,10 @@ def test_every_kind_is_complete(name):
 
 def test_known_numbers():
     # A pod of 1,024 chips, 2,048 cores: 126 petaflops.
-    assert 2048 * device_kind("tpu_v3").half_flops == pytest.approx(126e15, rel=0.01)
-    assert device_kind("h100").memory == 80 * 2**30
+    assert 2048 * find_device_kind("tpu_v3").half_flops == pytest.approx(
+        126e15, rel=0.01
+    )
+    assert find_device_kind("h100").memory == 80 * 2**30
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_known_numbers():
 )
 def test_an_unknown_kind_is_refused_with_the_nearest(name, near):
     with pytest.raises(InputError) as caught:
-        device_kind(name)
+        find_device_kind(name)
     assert "one of tpu_v2, tpu_v3, tpu_v4, v100" in str(caught.value)
     hint = f"did you mean {near}?" if near else "did you mean"
     assert (hint in str(caught.value)) == (near is not None)

@@ -222,8 +222,8 @@ def measured(*arguments):
 
 
 def measured_and_planned(rows=16, vocabulary=2000, rematerialize="false", micro="null"):
-    from align_keras.cli.plan import run_sizes
     from align_keras.config import load_config
+    from align_keras.planning.run_plan import run_sizes
 
     overrides = SMALL.format(
         rows=rows, vocabulary=vocabulary, rematerialize=rematerialize, micro=micro
@@ -262,8 +262,8 @@ def test_micro_batches_take_what_is_planned():
 @pytest.mark.release
 @pytest.mark.parametrize("rematerialize", ["false", "true"])
 def test_a_classifier_takes_what_is_planned(rematerialize):
-    from align_keras.cli.plan import stage_sizes
     from align_keras.config import load_config, load_recipe
+    from align_keras.planning.run_plan import stage_sizes
 
     model = SMALL.partition(",task.train_data")[0]
     measures, plans = [], []

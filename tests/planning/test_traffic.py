@@ -45,8 +45,8 @@ TOLERANCE = 0.2
     ],
 )
 def test_workers_receive_what_is_planned(tmp_path, overrides, largest):
-    from align_keras.cli.plan import run_sizes
     from align_keras.config import load_config
+    from align_keras.planning.run_plan import run_sizes
 
     overrides = SMALL + overrides
     planned = plan_step(run_sizes(load_config(params_override=overrides), 2)).traffic

@@ -8,8 +8,12 @@ import tensorflow as tf
 from align_keras.data import evaluation_batches, labelled_batches
 from align_keras.models import ImageClassifier, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
-from align_keras.training.classification import FineTuningStage, classify, fine_tune
-from align_keras.training.stage_checkpoints import StageCheckpoints
+from align_keras.training.classification import (
+    FineTuningStage,
+    StageCheckpoints,
+    classify,
+    fine_tune,
+)
 from align_keras.training.strategies import strategy_scope
 from align_keras.utils.errors import InputError
 from tests.oracle_process import needs

@@ -24,7 +24,7 @@ from align_keras.training.checkpoints import (
     _noted_value,
     checkpoints_in,
 )
-from align_keras.training.termination import Terminated
+from align_keras.training.trainer import Terminated
 from tests.small import VOCABULARY, small_batch
 
 EMA_MOMENTUM = 0.5

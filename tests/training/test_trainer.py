@@ -13,7 +13,8 @@ import tensorflow as tf
 from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.models.gradients import is_finite_step
 from align_keras.optimizers import AdamW
-from align_keras.training import TrainingSchedule, train, trainer
+from align_keras.training import TrainingSchedule, train
+from align_keras.training import diagnosis as diagnosis_module
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
 from align_keras.training.metrics_log import MetricsLog
 from align_keras.utils.errors import InputError
@@ -143,7 +144,7 @@ def test_gradients_that_no_scale_makes_finite_are_refused(scale, finite):
 
 
 def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "worker_count", lambda strategy: 2)
+    monkeypatch.setattr(diagnosis_module, "worker_count", lambda strategy: 2)
 
     def halves(step, input_pipeline_id, num_input_pipelines):
         assert (step, num_input_pipelines) == (4, 2)
@@ -159,7 +160,9 @@ def test_diagnosis_of_several_workers_names_the_pairs_of_all(tmp_path, monkeypat
     names = ("loss", "loss_i2t", "loss_t2i", "image_gradient_norm")
     values = dict.fromkeys([*names, "text_gradient_norm"], np.nan)
     error = NonFiniteStepError(5, values, "the loss isn't finite")
-    told = trainer.explained(error, compiled_model(), halves, batch_ids, tmp_path)
+    told = diagnosis_module.explained(
+        error, compiled_model(), halves, batch_ids, tmp_path
+    )
     assert "pairs pair 5" in str(told)
     diagnosis = json.loads((tmp_path / "diagnosis.json").read_text())
     assert diagnosis["batch_ids"] == [f"pair {row}" for row in range(8)]

@@ -1,0 +1,321 @@
+"""Plans of whole runs: what a configuration or a recipe takes, and how long."""
+
+import dataclasses
+from collections.abc import Callable
+
+from align_keras.config import (
+    ExperimentConfig,
+    FineTuningConfig,
+    ModelConfig,
+    OptimizationConfig,
+)
+from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.planning.device_kinds import DeviceKind, find_device_kind
+from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
+from align_keras.runs.model_sizes import (
+    image_encoder_sizes,
+    text_encoder_sizes,
+    with_preset,
+)
+from align_keras.utils.errors import InputError
+
+# Shares of the peak. EfficientNet's depthwise convolutions and normalizations leave
+# most of a matrix unit idle: Wongpanich et al. 2020 trained B5 (456 pixels, 350 epochs)
+# in 64 minutes on 1,024 TPU v3 cores, which is 11% of their peak, and coyo-align's
+# model card tells of 8 days for B7 + BERT-base (300,000 steps of 65,536) on 512 cores:
+# 5% for the image encoder, if the text encoder uses as much as below.
+UTILIZATION = 0.08
+# You et al. 2020 (arXiv 1904.00962) trained BERT-large in 76 minutes on 2,048 TPU v3
+# cores: 7,037 steps of 65,536 texts of 128 tokens and 1,562 of 32,768 of 512, about
+# 1.6e20 operations, are 28% of their peak.
+TEXT_UTILIZATION = 0.28
+# ImageNet's, on which two of the protocols train.
+NUM_IMAGES, NUM_CLASSES = 1_281_167, 1000
+
+
+def plan(
+    config: ExperimentConfig,
+    device_kind: str,
+    devices: int | None = None,
+    *,
+    utilization: float = UTILIZATION,
+    text_utilization: float = TEXT_UTILIZATION,
+) -> dict:
+    """Computes what the training of an experiment takes.
+
+    Args:
+        config: `ExperimentConfig`.
+        device_kind: str, a key of `DEVICE_KINDS`.
+        devices: int, replicas, or None for the fewest that hold the run.
+        utilization: float in (0, 1], share of the devices' peak that the image
+            encoder uses.
+        text_utilization: float in (0, 1], the same of the text encoder and the loss.
+
+    Returns:
+        dict, ready for JSON: `parameters`, `flops` and `encoder_flops` of a step over
+        all devices, `memory` and `traffic` of a device, `fits`, `seconds` of a step,
+        and `days` of all.
+
+    Raises:
+        InputError: for a number out of range, an unknown device, a batch that can't be
+            divided, or if no number of devices holds the run.
+
+    Example:
+
+    >>> from align_keras.config import load_config
+    >>> planned = plan(load_config("align_b7_base"), "tpu_v3", devices=512)
+    >>> planned["fits"], round(planned["memory"]["optimizer"] / 2**30, 1)
+    (False, 1.7)
+    """
+    shares = _checked_shares(utilization, text_utilization)
+
+    def stages_on(devices):
+        return {"train": run_sizes(config, devices)}
+
+    batch_size = config.task.train_data.global_batch_size
+    return _planned(stages_on, batch_size, device_kind, devices, shares)["train"]
+
+
+def plan_recipe(
+    recipe: FineTuningConfig,
+    model_config: ModelConfig,
+    device_kind: str,
+    devices: int | None = None,
+    *,
+    num_images: int = NUM_IMAGES,
+    num_classes: int = NUM_CLASSES,
+    utilization: float = UTILIZATION,
+    text_utilization: float = TEXT_UTILIZATION,
+) -> dict:
+    """Computes what the training of a protocol takes; of a sweep, its largest trial.
+
+    Args:
+        recipe: `FineTuningConfig`.
+        model_config: `ModelConfig`, whose image encoder learns to classify.
+        device_kind: as `plan`.
+        devices: as `plan`.
+        num_images: int ≥ 1, images to learn from.
+        num_classes: int ≥ 2.
+        utilization: as `plan`.
+        text_utilization: as `plan`.
+
+    Returns:
+        dict: `stages`, from the name of a stage (`"head"`, `"full"`) to its plan as
+        `plan` returns it, and `days` of all.
+
+    Raises:
+        InputError: as `plan`.
+
+    References:
+        Jia et al. 2021, section 5.3.
+    """
+    shares = _checked_shares(utilization, text_utilization)
+    for name, number, least, usual in (
+        ("num_images", num_images, 1, NUM_IMAGES),
+        ("num_classes", num_classes, 2, NUM_CLASSES),
+    ):
+        if number < least:
+            raise InputError(
+                f"{name} must be at least {least}, received {number}; leave it out "
+                f"for ImageNet's {usual}."
+            )
+    recipe = largest_trial(recipe)
+
+    def stages_on(devices):
+        return {
+            name: stage_sizes(
+                model_config,
+                recipe,
+                name,
+                devices,
+                num_images=num_images,
+                num_classes=num_classes,
+            )
+            for name in ("head", "full")
+            if not getattr(recipe, name).is_left_out
+        }
+
+    stages = _planned(stages_on, recipe.batch_size, device_kind, devices, shares)
+    days = sum(stage["days"] for stage in stages.values())
+    return {"stages": stages, "days": days}
+
+
+def _checked_shares(utilization, text_utilization):
+    shares = {
+        "utilization": (utilization, UTILIZATION),
+        "text_utilization": (text_utilization, TEXT_UTILIZATION),
+    }
+    for name, (share, usual) in shares.items():
+        if not 0 < share <= 1:
+            raise InputError(
+                f"{name} must be > 0 and <= 1, received {share}; write for example "
+                f"{usual}."
+            )
+    return utilization, text_utilization
+
+
+def _planned(stages_on, batch_size, device_kind, devices, shares):
+    kind = find_device_kind(device_kind)
+    if devices is None:
+        devices = fewest_devices(stages_on, batch_size, kind, device_kind)
+    return {
+        stage: summarize(plan_step(sizes), sizes, kind, *shares)
+        for stage, sizes in stages_on(devices).items()
+    }
+
+
+def fewest_devices(
+    stages_on: Callable, batch_size: int, kind: DeviceKind, name: str
+) -> int:
+    """Returns the least number of devices whose memory holds every stage.
+
+    Args:
+        stages_on: callable of a number of devices → dict from stage to `RunSizes`.
+        batch_size: int, of which it is a divisor.
+        kind: `DeviceKind`.
+        name: str, the kind's.
+
+    Raises:
+        InputError: if no number does.
+    """
+    if kind.memory is None:
+        raise InputError(
+            f"devices must be given for {name}, whose memory isn't a device's own."
+        )
+    for devices in range(1, batch_size + 1):
+        if batch_size % devices:
+            continue
+        try:
+            plans = [plan_step(sizes) for sizes in stages_on(devices).values()]
+        except InputError:  # Micro-batches that don't divide so few rows.
+            continue
+        if all(sum(plan.memory.values()) <= kind.memory for plan in plans):
+            return devices
+    raise InputError(
+        f"no number of {name} holds it, of those that divide the batch of "
+        f"{batch_size:,}; see what it takes with `devices` {batch_size}."
+    )
+
+
+def largest_trial(recipe: FineTuningConfig) -> FineTuningConfig:
+    """Returns the recipe with the largest batch and length of its sweep."""
+    sweep, last = recipe.sweep, recipe.last_stage
+    if not sweep.trials:
+        return recipe
+    stage = getattr(recipe, last)
+    if sweep.steps:
+        stage = dataclasses.replace(stage, steps=max(sweep.steps), epochs=None)
+    batch_size = max(sweep.batch_size, default=recipe.batch_size)
+    return dataclasses.replace(recipe, batch_size=batch_size, **{last: stage})
+
+
+def stage_sizes(
+    model_config: ModelConfig,
+    recipe: FineTuningConfig,
+    name: str,
+    devices: int,
+    *,
+    num_images: int,
+    num_classes: int,
+) -> RunSizes:
+    """Returns the `RunSizes` of a stage of a recipe on so many devices.
+
+    The classifier is an image encoder whose projection is the head. The last stage's
+    model is judged too, at its own size.
+    """
+    stage, model = getattr(recipe, name), with_preset(model_config)
+    tower = {
+        **image_encoder_sizes(model),
+        "projection_dim": num_classes,
+        "padding": model.image_encoder.padding or "tf",
+    }
+    rematerialize = recipe.rematerialize
+    if rematerialize is None:
+        rematerialize = model.image_encoder.rematerialize
+    cost = image_tower_cost(
+        **tower,
+        image_size=stage.train_size,
+        rematerialize=rematerialize,
+        locked=name == "head",
+    )
+    if name == recipe.last_stage:
+        judged = image_tower_cost(**tower, image_size=stage.eval_size, locked=True)
+        cost = dataclasses.replace(cost, peak=max(cost.peak, judged.peak))
+    return RunSizes(
+        image=cost,
+        text=None,
+        projection_dim=num_classes,
+        global_batch_size=recipe.batch_size,
+        devices=devices,
+        train_steps=stage.length(recipe.batch_size, num_images),
+        micro_batch_size=recipe.micro_batch_size,
+        slots=int(recipe.momentum > 0),
+        half_precision=recipe.runtime.mixed_precision_dtype != "float32",
+    )
+
+
+def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
+    """Returns the `RunSizes` of an `ExperimentConfig` on so many devices."""
+    model, data = with_preset(config.task.model), config.task.train_data
+    image, text = model.image_encoder, model.text_encoder
+    return RunSizes(
+        image=image_tower_cost(
+            **image_encoder_sizes(model),
+            image_size=image.image_size,
+            padding=image.padding or "tf",
+            rematerialize=image.rematerialize,
+            locked=image.locked,
+        ),
+        text=text_tower_cost(
+            **text_encoder_sizes(model),
+            vocabulary_size=text.vocabulary_size,
+            sequence_length=text.sequence_length,
+            max_sequence_length=text.max_sequence_length,
+            dropout=text.dropout,
+            pooling=text.pooling,
+            rematerialize=text.rematerialize,
+            locked=text.locked,
+        ),
+        projection_dim=model.projection_dim,
+        global_batch_size=data.global_batch_size,
+        devices=devices,
+        train_steps=config.trainer.train_steps,
+        micro_batch_size=data.micro_batch_size,
+        virtual_batch_size=image.virtual_batch_size,
+        slots=optimizer_slots(config.trainer.optimizer_config),
+        half_precision=config.runtime.mixed_precision_dtype != "float32",
+        tile_size=config.task.loss.tile_size or "auto",
+        negatives_fraction=config.task.loss.negatives_fraction,
+        share_equal_captions=config.task.loss.share_equal_captions,
+    )
+
+
+def optimizer_slots(optimizer_config: OptimizationConfig) -> int:
+    """Returns how many variables the optimizer has for each learned weight."""
+    optimizer = optimizer_config.optimizer
+    moments = (optimizer.sgd.momentum > 0) if optimizer.type == "sgd" else 2
+    return moments + (optimizer_config.ema.average_decay is not None)
+
+
+def summarize(
+    plan: StepPlan,
+    sizes: RunSizes,
+    kind: DeviceKind,
+    utilization: float,
+    text_utilization: float,
+) -> dict:
+    """Returns the plan on a kind of device as a dict that is ready for JSON."""
+    peak = kind.half_flops if sizes.half_precision else kind.float32_flops
+    speeds = peak * utilization, peak * text_utilization, kind.bandwidth
+    memory = sum(plan.memory.values())
+    return {
+        **dataclasses.asdict(plan),
+        "batch_size": sizes.global_batch_size,
+        "device_memory": kind.memory,
+        "fits": None if kind.memory is None else memory <= kind.memory,
+        "peak_flops": peak,
+        "utilization": utilization,
+        "text_utilization": text_utilization,
+        "seconds": plan.seconds(*speeds),
+        "days": plan.days(*speeds),
+    }
