@@ -194,7 +194,7 @@ def load_hook(name):
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"pictures.refuse must be module:function that Python can import, received "
+            f"images.refuse must be module:function that Python can import, received "
             f"{name!r} ({error}); put the module on PYTHONPATH."
         ) from None
     return found
@@ -232,7 +232,7 @@ def store_image(
         content, max_pixels=max_pixels, shorter_side=shorter_side
     )
     if refuse is not None and refuse(image):
-        raise ImageError("refused", "by pictures.refuse")
+        raise ImageError("refused", "by images.refuse")
     cv2 = opencv()
     pixels = _reduced(_pixels(image), shorter_side, keep_aspect)
     height, width = pixels.shape[:2]
