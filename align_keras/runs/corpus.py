@@ -178,7 +178,7 @@ def _check(config):
         try:
             check_model(config.duplicates.encoder)
         except InputError as error:
-            text = str(error).replace("--model", "duplicates.encoder", 1)
+            text = str(error).replace("model", "duplicates.encoder", 1)
             raise InputError(text) from None
 
 
