@@ -2,8 +2,7 @@
 
 import contextlib
 
-from align_keras.utils.errors import InputError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_path
 
 ROWS_PER_GROUP = 50_000

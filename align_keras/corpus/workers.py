@@ -11,8 +11,7 @@ import signal
 import threading
 import time
 
-from align_keras.utils.errors import InputError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
 
 _LOG = "workers.log"
