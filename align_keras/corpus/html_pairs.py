@@ -16,7 +16,7 @@ from align_keras.corpus.captions import (
     names_file,
 )
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import needs
 
 RULES = ("alt", "title", "figcaption")
 _SCHEMES = ("http", "https", "data", "file")

@@ -18,9 +18,8 @@ from align_keras.corpus.svg_drawing import (
     has_renderer,
     read_svg,
 )
-from align_keras.utils.extras import needs
-from align_keras.utils.files import read_regular
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.errors import needs
+from align_keras.utils.files import MAX_PIXELS, read_regular
 
 # Those of `align_keras.images.decode`, whose rule this is too.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")

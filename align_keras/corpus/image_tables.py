@@ -38,7 +38,7 @@ from align_keras.corpus.parquet_tables import (
 )
 from align_keras.corpus.sources import is_remote, read_location
 from align_keras.utils.errors import InputError
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 TEXTS = ("caption", "rule", "language", "page_url", "source")
 

@@ -173,7 +173,7 @@ def probe(features, labels, test_features, test_labels, classes, penalties=PENAL
         raise InputError(
             "`labels` must have a class with five items, one of which chooses the "
             f"penalty, got {len(labels)} items in {len(np.unique(labels))} classes; "
-            "give more training pictures."
+            "give more training images."
         )
     train, train_labels = _Chosen(features, ~held_out), labels[~held_out]
     judges, judges_labels = _Chosen(features, held_out), labels[held_out]

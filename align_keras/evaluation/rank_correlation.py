@@ -194,7 +194,7 @@ def cxc_similarity_metrics(images, texts, rated, samples=1000, seed=0):
     items; the metric is the mean of Spearman's correlation over the samples.
 
     Args:
-        images: real array (pictures, dimension), unit length.
+        images: real array (images, dimension), unit length.
         texts: real array (captions, dimension), unit length.
         rated: dict from `"sts"` (captions), `"sis"` (images) and `"sits"` (images and
             captions) to (query rows, item rows, ratings): int, int and float arrays,
@@ -243,7 +243,7 @@ def _scored(images, texts, rated):
 def cxc_similarity_statistics(images, texts, rated):
     """The correlations among any choice of queries, as `sliced_metrics` takes them.
 
-    The items are the pictures and then the captions. Those of a group keep the rated
+    The items are the images and then the captions. Those of a group keep the rated
     pairs whose query they are, whatever group the other side belongs to, and the
     protocol's own bootstrap runs over these: the metric is the mean of its samples,
     of half of the group's queries each, and the interval lies between their
@@ -257,7 +257,7 @@ def cxc_similarity_statistics(images, texts, rated):
 
     Returns:
         dict, `sts/spearman`, `sis/spearman`, `sits/spearman` and `mean/spearman` →
-        `Statistic` over the pictures and captions. It isn't defined for fewer than
+        `Statistic` over the images and captions. It isn't defined for fewer than
         four queries, of the mean in any task.
 
     Raises:

@@ -53,7 +53,7 @@ def shown(name, value, digits=1):
 
     Example:
 
-    >>> shown("t2i/recall_at_1", 0.756), shown("pictures", 5000.0)
+    >>> shown("t2i/recall_at_1", 0.756), shown("images", 5000.0)
     ('75.6', '5,000')
     """
     if value is None:

@@ -11,7 +11,7 @@ import numpy as np
 from align_keras.corpus.filters.text_hashes import TextFeatures, is_member
 from align_keras.corpus.filters.texts import find_personal_data
 from align_keras.utils.errors import InputError
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 _UNDETERMINED = "und"
 

@@ -22,7 +22,7 @@ from align_keras.corpus.sources.files import (
 )
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, SourcePair, pair_from_columns
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tfrecord", ".tfrecords")

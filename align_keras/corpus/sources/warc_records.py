@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.files import MAX_HEADER_BYTES, MAX_WARC_BYTES
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular
 
 _CHUNK = 1 << 16
