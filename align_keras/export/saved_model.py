@@ -200,7 +200,7 @@ def check_exportable(model: Any) -> None:
         raise InputError(
             "a SavedModel holds the tokenizer by tensorflow-text, which isn't "
             "installed here and has no wheels for Windows; export on Linux or macOS, "
-            "or by --format litert."
+            "or as litert."
         )
 
 
