@@ -13,7 +13,7 @@ from align_keras.utils.errors import InputError
 _KNOWN_IMAGES = 4096
 
 
-def extract_part(task):
+def extract_part(task: dict) -> dict:
     """Writes the pairs of one part, with the sizes and keys of their images.
 
     Args:
@@ -57,7 +57,7 @@ def extract_part(task):
     return counter.as_metadata()
 
 
-def merged_counts(counts):
+def merged_counts(counts: list[dict]) -> dict:
     """Adds up what `extract_part` returned.
 
     Args:

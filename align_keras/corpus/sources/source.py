@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
 
 from align_keras.corpus.captions import (
     FILE_NAME,
@@ -9,6 +10,7 @@ from align_keras.corpus.captions import (
     clean_caption,
     names_file,
 )
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import (
     caption_json,
     folder_images,
@@ -22,6 +24,7 @@ from align_keras.corpus.sources import (
     webdataset,
 )
 from align_keras.corpus.sources.files import fingerprint, list_files, one_file
+from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 
@@ -62,7 +65,7 @@ class Source:
     path: str
     options: tuple = ()
 
-    def parts(self):
+    def parts(self) -> list[Part]:
         """Shares the source out.
 
         Returns:
@@ -82,7 +85,7 @@ class Source:
             )
         return parts
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Names what the source holds, by the names, sizes and times of its files.
 
         Images that pages, tables and JSON files refer to aren't among them.
@@ -109,7 +112,7 @@ class Source:
         return [file]
 
 
-def open_source(spec):
+def open_source(spec: str) -> Source:
     """Opens a source of pairs.
 
     Args:
@@ -148,9 +151,9 @@ def open_source(spec):
     >>> [pair.caption for pair in read_part(part, DropCounter())]
     ['A cat']
     """
-    kind, colon, rest = spec.partition(":")
-    if not colon or kind not in KINDS:
-        kind, rest = None, spec
+    named, _, rest = spec.partition(":")
+    kind = named if named in KINDS and named != spec else None
+    rest = rest if kind else spec
     if kind == "tfds":
         name, colon, split = rest.rpartition(":")
         if not name or not split:
@@ -160,7 +163,7 @@ def open_source(spec):
             )
         folder = tfds_builders.data_folder(name)
         return Source(spec, kind, folder, (("split", split),))
-    options = ()
+    options: tuple = ()
     if _IMAGES in rest and kind in (None, "coco", "karpathy"):
         rest, _, folder = rest.partition(_IMAGES)
         options = (("images", os.path.abspath(folder)),)
@@ -235,7 +238,9 @@ def _is_shard(name):
 _CRAWLED = ("webdataset", "parquet", "tfrecord")
 
 
-def read_part(part, counter, spool=None):
+def read_part(
+    part: Part, counter: DropCounter, spool: str | os.PathLike | None = None
+) -> Iterator[SourcePair]:
     """Reads the pairs of a part, past whatever is broken in it.
 
     Args:
