@@ -265,7 +265,7 @@ def fine_tuned_metrics(ranks, labels, classes):
         )
     for k in _shown(classes):
         yield from over_runs(f"top_{k}", np.mean(ranks < k, axis=1))
-    per_class = [np.mean(ranks[:, labels == own] < 1) for own in np.unique(labels)]
+    per_class = [np.mean(ranks[:, labels == label] < 1) for label in np.unique(labels)]
     yield "mean_per_class", float(np.mean(per_class))
 
 
@@ -335,10 +335,10 @@ def vtab_metrics(accuracies, groups):
 def _means(tasks, groups):
     """Each metric's name, and the tasks that it is the mean of."""
     yield from ((task, [task]) for task in tasks)
-    everything = [task for own in groups.values() for task in own]
-    for name, own in {**groups, "all": everything}.items():
-        if all(task in tasks for task in own):
-            yield name, own
+    everything = [task for of_group in groups.values() for task in of_group]
+    for name, of_group in {**groups, "all": everything}.items():
+        if all(task in tasks for task in of_group):
+            yield name, of_group
 
 
 def vtab_statistics(ranks, groups):
@@ -364,7 +364,7 @@ def vtab_statistics(ranks, groups):
     ['a', 'b'] {'vtab/one': 0.5}
     ['a', 'b'] {'vtab/all': 0.5}
     """
-    right = {task: np.mean(own < 1, axis=0) for task, own in ranks.items()}
+    right = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):
         of_items = np.concatenate([right[task] for task in tasks])
         numbers = np.repeat(range(len(tasks)), [len(right[task]) for task in tasks])

@@ -123,12 +123,12 @@ def multilingual_metrics(ranks):
     en/mean_recall 1.0
     de/mean_recall 0.833333...
     """
-    for language, own in ranks.items():
+    for language, of_language in ranks.items():
         recalls = {
             f"{direction}/recall_at_{k}": value
             for direction, found in (
-                ("i2t", own.image_to_text),
-                ("t2i", own.text_to_image),
+                ("i2t", of_language.image_to_text),
+                ("t2i", of_language.text_to_image),
             )
             for k, value in recall_of_ranks(found).items()
         }
@@ -158,14 +158,16 @@ def multilingual_outcomes(ranks):
     [0.917, 0.667]
     """
     outcomes = {}
-    for language, own in ranks.items():
-        captions = np.bincount(own.caption_image_index)
+    for language, of_language in ranks.items():
+        captions = np.bincount(of_language.caption_image_index)
         recalls = {}
         for k in (1, 5, 10):
-            recalls[f"i2t/recall_at_{k}"] = (own.image_to_text < k).astype(float)
+            recalls[f"i2t/recall_at_{k}"] = (of_language.image_to_text < k).astype(
+                float
+            )
         for k in (1, 5, 10):
-            found = own.text_to_image < k
-            of_images = np.bincount(own.caption_image_index, weights=found)
+            found = of_language.text_to_image < k
+            of_images = np.bincount(of_language.caption_image_index, weights=found)
             recalls[f"t2i/recall_at_{k}"] = of_images / captions
         outcomes[f"{language}/mean_recall"] = np.mean(list(recalls.values()), axis=0)
         outcomes |= {f"{language}/{name}": found for name, found in recalls.items()}

@@ -48,10 +48,10 @@ def flatten_captions(captions):
     (['a cat', 'a dog', 'a hound'], [0, 1, 1])
     """
     texts, rows = [], []
-    for row, own in enumerate(captions):
-        own = [own] if isinstance(own, str) else list(own)
-        texts.extend(own)
-        rows.extend([row] * len(own))
+    for row, of_image in enumerate(captions):
+        of_image = [of_image] if isinstance(of_image, str) else list(of_image)
+        texts.extend(of_image)
+        rows.extend([row] * len(of_image))
     return texts, np.array(rows, np.int64)
 
 

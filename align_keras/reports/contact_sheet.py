@@ -169,8 +169,8 @@ class _Sheet:
         self.positives = shared_positives(self.keys, self.texts, self.index)
 
     def caption(self, image):
-        own = self.captions[image]
-        return own if isinstance(own, str) else next(iter(own), "")
+        of_image = self.captions[image]
+        return of_image if isinstance(of_image, str) else next(iter(of_image), "")
 
     def image_hits(self, scores, right):
         return tuple(
@@ -184,9 +184,9 @@ class _Sheet:
             self.text_embeddings[chosen], self.image_embeddings, right
         )
         queries = []
-        for row, own, rank in zip(chosen, right, ranks, strict=True):
+        for row, right_rows, rank in zip(chosen, right, ranks, strict=True):
             scores = self.image_embeddings @ self.text_embeddings[row]
-            hits = self.image_hits(scores, set(own.tolist()))
+            hits = self.image_hits(scores, set(right_rows.tolist()))
             queries.append(
                 TextQuery(self.texts[row], hits, int(rank) + 1, len(self.images))
             )
@@ -198,8 +198,8 @@ class _Sheet:
             self.image_embeddings[chosen], self.text_embeddings, right
         )
         return [
-            self.image_query(row, set(own.tolist()), int(rank))
-            for row, own, rank in zip(chosen, right, ranks, strict=True)
+            self.image_query(row, set(right_rows.tolist()), int(rank))
+            for row, right_rows, rank in zip(chosen, right, ranks, strict=True)
         ]
 
     def image_query(self, image, right, rank):
@@ -213,7 +213,9 @@ class _Sheet:
         others = self.image_embeddings @ embedding
         others[[key == self.keys[image] for key in self.keys]] = -np.inf
         same_caption = {
-            int(self.index[row]) for row in right if self.names[row] in self.own(image)
+            int(self.index[row])
+            for row in right
+            if self.names[row] in self.captions_of(image)
         }
         neighbours = [
             hit
@@ -229,6 +231,6 @@ class _Sheet:
             len(self.texts),
         )
 
-    def own(self, image):
+    def captions_of(self, image):
         """Normalised captions of an image."""
         return {self.names[row] for row in np.flatnonzero(self.index == image)}

@@ -167,8 +167,10 @@ def _examples(chosen, retrieval, made_by):
         return Examples([], [], [])
     scores = _scores(queries[rows], gallery)
     made = {
-        int(row): ask(int(row), *_answers(own, positives[row], ranks[row], show, k))
-        for row, own in zip(rows, scores, strict=True)
+        int(row): ask(
+            int(row), *_answers(of_query, positives[row], ranks[row], show, k)
+        )
+        for row, of_query in zip(rows, scores, strict=True)
     }
     return Examples(*([made[int(row)] for row in kind] for kind in chosen))
 

@@ -72,5 +72,5 @@ def thumbnail_uri(image, max_side=160):
         buffer = io.BytesIO()
         image.save(buffer, name, **options)
         encoded[name] = buffer.getvalue()
-    name = min(encoded, key=lambda own: len(encoded[own]))
+    name = min(encoded, key=lambda kind: len(encoded[kind]))
     return f"data:image/{name};base64,{base64.b64encode(encoded[name]).decode()}"
