@@ -250,7 +250,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def _settle_leftovers(path, lock):
-    """Raises if a process but the holder of `lock` writes `path`; clears up the rest."""
+    """Raises if a process without `lock` writes `path`; clears up what others left."""
     pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
     for file in path.parent.glob(f"{pattern}.lock"):
         if file == pathlib.Path(lock.lock_file):
