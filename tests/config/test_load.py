@@ -160,6 +160,7 @@ LOSS = "task.loss.label_smoothing"
         (f"{LOSS}=", ["a number", "null"]),
         (f"{LOSS}=[0.1]", ["a number", "a list"]),
         (f"{LOSS}={{a: 1}}", ["a number", "keys and values"]),
+        (f"{LOSS}.a=1", ["a number", "keys and values"]),
         (f"{LOSS}=.nan", ["finite"]),
         (f"{LOSS}=.inf", ["finite"]),
         (f"{LOSS}=1{'0' * 400}", ["a number"]),
@@ -187,7 +188,7 @@ LOSS = "task.loss.label_smoothing"
 )
 def test_wrong_types(override, expected):
     message = refusal(params_override=override)
-    assert override.partition("=")[0] in message
+    assert override.partition("=")[0].removesuffix(".a") in message
     for part in expected:
         assert part in message, message
 
@@ -244,6 +245,7 @@ ALIAS_BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("trainer: &a {seed: 1}\ntask: {<<: *a}\n", ["line 2", "merge keys"]),
         ("a: &a [*a]\n", ["an alias holds itself"]),
         ("? [1]\n: 2\n", ["a key must be a word"]),
+        ("a: 1\ntrainer.seed: 1\n", ["line 2", "a word without dots"]),
         ("a: \x01\n", ["not valid YAML"]),
         (f"a: {'[' * 1500}\n", ["nested too deeply"]),
         ("".join(f"{' ' * level}a:\n" for level in range(30)), ["nested too deeply"]),
