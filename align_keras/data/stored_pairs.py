@@ -1,4 +1,6 @@
-"""The stored examples of a split, and how many there are."""
+"""The stored examples of a split: how many, one after another, or all in memory."""
+
+import dataclasses
 
 import tensorflow_datasets as tfds
 
@@ -59,3 +61,54 @@ def split_size(builder, split):
             f"{builder.name} has no split {split!r}, only {known}; name one of these "
             "as tfds_split, or give more pairs: two different pictures at least."
         ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalSet:
+    """The pictures of a split with all their captions, in stored order.
+
+    Attributes:
+        ids: list of str.
+        images: list of bytes, the encoded pictures.
+        captions: list of list of str, each picture's captions.
+        image_keys: list of str, equal for pixel-identical pictures.
+    """
+
+    ids: list
+    images: list
+    captions: list
+    image_keys: list
+
+    def __len__(self):
+        return len(self.ids)
+
+
+def read_retrieval_set(builder, split):
+    """Reads a split of a prepared corpus into memory.
+
+    Args:
+        builder: prepared TFDS builder of the corpora's features.
+        split: str.
+
+    Returns:
+        `RetrievalSet`.
+    """
+    examples = list(tfds.as_numpy(stored_pairs(builder, split)))
+    return RetrievalSet(
+        ids=[example["id"].decode() for example in examples],
+        images=[example["image"] for example in examples],
+        captions=[
+            [caption.decode() for caption in example["captions"]]
+            for example in examples
+        ],
+        image_keys=[example["image_key"].decode() for example in examples],
+    )
+
+
+def read_captions(builder, split):
+    """Returns all captions of a split, a list of str in stored order."""
+    return [
+        caption.decode()
+        for example in tfds.as_numpy(stored_pairs(builder, split))
+        for caption in example["captions"]
+    ]

@@ -9,7 +9,7 @@ import pathlib
 import keras
 
 from align_keras.data import batch_ids, training_batches
-from align_keras.data.retrieval_set import read_captions
+from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets import build_corpus
 from align_keras.images import crop_size_to_resize_size
 from align_keras.losses import ContrastiveLoss
