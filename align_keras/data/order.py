@@ -118,7 +118,7 @@ def ordered_pairs(
 def _each_caption(value, captions):
     """The same value once for each caption, which alone is beside it."""
     captions = tf.data.Dataset.from_tensor_slices(captions[:, None])
-    return captions.map(lambda own: (value, own))
+    return captions.map(lambda caption: (value, caption))
 
 
 def _seeds(seed):
@@ -156,10 +156,10 @@ def shuffled_records(
     Each epoch takes the files (shards) in another order, `cycle_length` of them
     at a time. Such a window's files are read in parallel and interleaved, then
     drawn from a buffer. Where a window begins is known from the files' lengths,
-    so a start anywhere reads no other window than its own. The records of a
+    so a start anywhere reads one window alone. The records of a
     `Mixture`'s members, each ordered in this way, come in proportion to their
     number. If `pair_weighted`, an epoch holds a record once for each of its captions,
-    in several such passes over the files (see `Shards`).
+    in several passes over the files (see `Shards`).
 
     Args:
         builder: prepared TFDS builder, or a `Mixture` of them.
@@ -195,7 +195,7 @@ def shuffled_records(
     datasets = [
         _windows(
             shards,
-            seed + number,  # Members of equal size have orders of their own.
+            seed + number,  # Members of equal size have different orders.
             epoch * sizes[number] + taken[number],
             max(1, shuffle_buffer_size * sizes[number] // sum(sizes)),
             cycle_length,

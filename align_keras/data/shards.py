@@ -28,7 +28,7 @@ class Shards:
         split: str, such as `"train"` or `"train[:10%]"`.
         input_pipeline_id: int, which part of the stored order.
         num_input_pipelines: int ≥ 1, parts of equal size; a file at the border
-            of two is read by both, each its own records.
+            of two is read by both, each the records of its part.
         pair_weighted: bool, each caption of an image is an entry of an epoch.
 
     Attributes:
@@ -201,8 +201,8 @@ def caption_counts(builder, split):
 
 def count_captions(builder, serialized):
     """Returns the number of captions of a serialized example, an int32 tensor ()."""
-    own = {"captions": builder.info.features["captions"]}
-    features = tfds.features.FeaturesDict(own)
+    captions = {"captions": builder.info.features["captions"]}
+    features = tfds.features.FeaturesDict(captions)
     return tf.size(features.deserialize_example(serialized)["captions"])
 
 
@@ -214,7 +214,7 @@ def _count(builder, part):
     counts = records.map(
         lambda record: count_captions(builder, record), tf.data.AUTOTUNE
     ).batch(_READ_AT_ONCE)
-    parts = [own.astype(np.uint32) for own in counts.as_numpy_iterator()]
+    parts = [batch.astype(np.uint32) for batch in counts.as_numpy_iterator()]
     return np.concatenate([np.zeros(0, np.uint32), *parts])
 
 

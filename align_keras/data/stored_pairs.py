@@ -12,7 +12,7 @@ DECODERS = {"image": tfds.decode.SkipDecoding()}
 
 
 def stored_pairs(builder, split):
-    """The examples in the order in which they are stored, pictures undecoded."""
+    """The examples in the order in which they are stored, images undecoded."""
     split_size(builder, split)
     options = {
         "shuffle_files": False,
@@ -37,10 +37,10 @@ def check_batch_size(batch_size, builder, split):
 
 
 def split_size(builder, split):
-    """Returns the number of pictures of a split.
+    """Returns the number of images of a split.
 
     Raises:
-        InputError: if the corpus has no such split, or fewer images than it takes;
+        InputError: if the corpus hasn't the split, or fewer images than it takes;
             names the splits that it has.
     """
     try:
@@ -59,19 +59,19 @@ def split_size(builder, split):
             ) from error
         raise InputError(
             f"{builder.name} has no split {split!r}, only {known}; name one of these "
-            "as tfds_split, or give more pairs: two different pictures at least."
+            "as tfds_split, or give more pairs: two different images at least."
         ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalSet:
-    """The pictures of a split with all their captions, in stored order.
+    """The images of a split with all their captions, in stored order.
 
     Attributes:
         ids: list of str.
-        images: list of bytes, the encoded pictures.
-        captions: list of list of str, each picture's captions.
-        image_keys: list of str, equal for pixel-identical pictures.
+        images: list of bytes, the encoded images.
+        captions: list of list of str, each image's captions.
+        image_keys: list of str, equal for pixel-identical images.
     """
 
     ids: list

@@ -51,7 +51,7 @@ def prepare_corpus(data, image_size):
             start = bars[-1].done if bars else 0
             stop()
             title = f"building {data.corpus}"
-            bars.append(progress_bar(title, "pictures", total, start))
+            bars.append(progress_bar(title, "images", total, start))
             totals.append(total)
             bars[-1].start()
         bars[-1].advance(done - bars[-1].done)

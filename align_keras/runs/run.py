@@ -27,7 +27,7 @@ from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
 MODES = ("train", "eval", "train_and_eval", "index")
-# Images and captions that the export embeds again in a process of its own.
+# Images and captions that the export embeds again in another process.
 _CHECKED = 64
 
 
