@@ -1,4 +1,6 @@
-"""The stored examples of a split, and how many there are."""
+"""The stored examples of a split: how many, one after another, or all in memory."""
+
+import dataclasses
 
 import tensorflow_datasets as tfds
 
@@ -10,7 +12,7 @@ DECODERS = {"image": tfds.decode.SkipDecoding()}
 
 
 def stored_pairs(builder, split):
-    """The examples in the order in which they are stored, pictures undecoded."""
+    """The examples in the order in which they are stored, images undecoded."""
     split_size(builder, split)
     options = {
         "shuffle_files": False,
@@ -35,10 +37,10 @@ def check_batch_size(batch_size, builder, split):
 
 
 def split_size(builder, split):
-    """Returns the number of pictures of a split.
+    """Returns the number of images of a split.
 
     Raises:
-        InputError: if the corpus has no such split, or fewer images than it takes;
+        InputError: if the corpus hasn't the split, or fewer images than it takes;
             names the splits that it has.
     """
     try:
@@ -57,5 +59,56 @@ def split_size(builder, split):
             ) from error
         raise InputError(
             f"{builder.name} has no split {split!r}, only {known}; name one of these "
-            "as tfds_split, or give more pairs: two different pictures at least."
+            "as tfds_split, or give more pairs: two different images at least."
         ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalSet:
+    """The images of a split with all their captions, in stored order.
+
+    Attributes:
+        ids: list of str.
+        images: list of bytes, the encoded images.
+        captions: list of list of str, each image's captions.
+        image_keys: list of str, equal for pixel-identical images.
+    """
+
+    ids: list
+    images: list
+    captions: list
+    image_keys: list
+
+    def __len__(self):
+        return len(self.ids)
+
+
+def read_retrieval_set(builder, split):
+    """Reads a split of a prepared corpus into memory.
+
+    Args:
+        builder: prepared TFDS builder of the corpora's features.
+        split: str.
+
+    Returns:
+        `RetrievalSet`.
+    """
+    examples = list(tfds.as_numpy(stored_pairs(builder, split)))
+    return RetrievalSet(
+        ids=[example["id"].decode() for example in examples],
+        images=[example["image"] for example in examples],
+        captions=[
+            [caption.decode() for caption in example["captions"]]
+            for example in examples
+        ],
+        image_keys=[example["image_key"].decode() for example in examples],
+    )
+
+
+def read_captions(builder, split):
+    """Returns all captions of a split, a list of str in stored order."""
+    return [
+        caption.decode()
+        for example in tfds.as_numpy(stored_pairs(builder, split))
+        for caption in example["captions"]
+    ]

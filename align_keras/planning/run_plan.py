@@ -180,7 +180,7 @@ def fewest_devices(
     """
     if kind.memory is None:
         raise InputError(
-            f"devices must be given for {name}, whose memory isn't a device's own."
+            f"devices must be given for {name}, whose memory others share."
         )
     for devices in range(1, batch_size + 1):
         if batch_size % devices:
@@ -221,7 +221,7 @@ def stage_sizes(
     """Returns the `RunSizes` of a stage of a recipe on so many devices.
 
     The classifier is an image encoder whose projection is the head. The last stage's
-    model is judged too, at its own size.
+    model is judged too, at its `eval_size`.
     """
     stage, model = getattr(recipe, name), with_preset(model_config)
     tower = {

@@ -4,7 +4,7 @@ Operations of a step over all devices (two for each multiplication):
 
 - forward: those of both towers, for each pair of the batch;
 - backward: twice the forward pass of what learns;
-- recomputation: the blocks or layers of a tower once more with rematerialisation,
+- recomputation: the blocks or layers of a tower once more with rematerialization,
   both towers once more with micro-batches;
 - loss: a product of N² logits of width d takes 2·d·N² operations, divided by the
   parts that `negatives_fraction` makes. One goes forward, two go backward, and one
@@ -23,13 +23,13 @@ Memory of a device, in bytes:
 - embeddings: both towers', those gathered from all devices, and their gradients.
 
 The sum is what a step needs beside the program itself. Measured steps of TensorFlow's
-own graph executor on CPUs are within 20% of it, part by part. Two things aren't in it:
+graph executor on CPUs are within 20% of it, part by part. Two things aren't in it:
 the update of the weights, which needs another two copies of the largest weight, but
-when the activations are gone; and XLA, on TPUs, which fuses normalisations and
+when the activations are gone; and XLA, on TPUs, which fuses normalizations and
 activations that the executor keeps apart, and pads channels.
 
 Traffic: bytes that each device receives. A gather of all devices' rows brings it all
-but its own; a sum over devices moves twice as much, as a ring does.
+but what it made; a sum over devices moves twice as much, as a ring does.
 
 Time of a step: the operations of each encoder at the share of the peak that it reaches,
 which is far more for BERT's matrix products, and for the loss's, than for
@@ -53,7 +53,7 @@ _SECONDS_A_DAY = 86_400
 AUTO_TILE_SIZE = 2048
 AUTO_KEPT_LOGITS = 2**28
 # How often these are there at the peak, measured (tests/planning/test_step_plan.py): a
-# tile, all logits of the plain form, a device's own embeddings, those of all devices.
+# tile, all logits of the plain form, a device's embeddings, those of all devices.
 _TILES = 3
 _PLAIN_LOGITS = 13
 _OWN_EMBEDDINGS = 2
@@ -72,7 +72,7 @@ class RunSizes:
         devices: int, replicas.
         train_steps: int.
         micro_batch_size: int or None, pairs that a device embeds at a time.
-        virtual_batch_size: int or None, pairs that are normalised together.
+        virtual_batch_size: int or None, pairs that are normalized together.
         slots: int, variables that the optimizer has for each learned weight.
         half_precision: bool, whether the towers compute in 16 bits.
         tile_size: int, `"auto"` or None, as `contrastive_loss`.
@@ -108,7 +108,9 @@ class RunSizes:
     @property
     def learned(self):
         """int, weights that the optimizer updates, the temperature included."""
-        return self.is_contrastive + sum(own.learned for own in self.towers.values())
+        return self.is_contrastive + sum(
+            tower.learned for tower in self.towers.values()
+        )
 
     @property
     def rows(self):
@@ -284,7 +286,7 @@ def updated_bytes(sizes):
 def memory(sizes):
     """Bytes of a device, by part."""
     towers, learned = sizes.towers, sizes.learned
-    weights = sizes.is_contrastive + sum(own.parameters for own in towers.values())
+    weights = sizes.is_contrastive + sum(tower.parameters for tower in towers.values())
     rows = sizes.micro_batch_size or sizes.rows
     value = _HALF if sizes.half_precision else _FLOAT32
     kept = sum(tower.kept for tower in towers.values())
@@ -319,7 +321,7 @@ def logits(sizes):
 
 
 def embeddings(sizes):
-    """Values of a device's own and of the gathered embeddings, with gradients."""
+    """Values of a device's and of the gathered embeddings, with gradients."""
     everyone = _ALL_EMBEDDINGS + (1 if sizes.share_equal_captions else 0)
     rows = _OWN_EMBEDDINGS * sizes.rows + everyone * sizes.global_batch_size
     return sizes.projection_dim * rows

@@ -17,7 +17,7 @@ def save_data_notes(directory, notes):
         directory: str or `pathlib.Path`, the run's folder.
         notes: dict, name of the corpus → dict whose `summary` is a list of lines.
     """
-    lines = {name: list(own.get("summary", [])) for name, own in notes.items()}
+    lines = {name: list(note.get("summary", [])) for name, note in notes.items()}
     with atomic_write(pathlib.Path(directory) / _DATA_FILE) as file:
         json.dump(lines, file, indent=1)
 
@@ -80,7 +80,7 @@ def read_evaluations(paths, model):
         list of dict, as `model_card` takes them for `measured`.
 
     Raises:
-        InputError: if a file isn't such a result, or is one of another model.
+        InputError: if a file isn't what it printed, or is one of another model.
     """
     return [_read_evaluation(path, model) for path in paths]
 
@@ -90,7 +90,7 @@ def _read_evaluation(path, model):
         report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         slices = report.get("slices", {})
         fits = (
-            all(isinstance(report[own], str) for own in ("model", "protocol", "data"))
+            all(isinstance(report[name], str) for name in ("model", "protocol", "data"))
             and _are_metrics(report["metrics"])
             and _are_metrics(slices)
             and _have_intervals(slices)

@@ -9,7 +9,7 @@ import pathlib
 import keras
 
 from align_keras.data import batch_ids, training_batches
-from align_keras.data.retrieval_set import read_captions
+from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets import build_corpus
 from align_keras.images import crop_size_to_resize_size
 from align_keras.losses import ContrastiveLoss
@@ -51,7 +51,7 @@ def prepare_corpus(data, image_size):
             start = bars[-1].done if bars else 0
             stop()
             title = f"building {data.corpus}"
-            bars.append(progress_bar(title, "pictures", total, start))
+            bars.append(progress_bar(title, "images", total, start))
             totals.append(total)
             bars[-1].start()
         bars[-1].advance(done - bars[-1].done)

@@ -17,6 +17,7 @@ from align_keras.runs.about_run import about_run, save_data_notes
 from align_keras.runs.run_folder import (
     PARAMS_FILE,
     check_finished,
+    check_searchable,
     lock_config,
     next_steps,
     train_command,
@@ -26,7 +27,7 @@ from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
 MODES = ("train", "eval", "train_and_eval", "index")
-# Images and captions that the export embeds again in a process of its own.
+# Images and captions that the export embeds again in another process.
 _CHECKED = 64
 
 
@@ -431,6 +432,22 @@ class Run:
             for line in notes.get("summary", []):
                 say(f"{name}: {line}")
         save_data_notes(self.directory, self.notes)
+
+    def search(self, *text: str, **options: Any) -> list[dict]:
+        """Finds validation images for texts, or for images and words.
+
+        Args:
+            *text: str, searched one after another.
+            **options: `image`, `plus`, `minus`, `text_weight` and `k` of
+                `align_keras.search.run_search.search`.
+
+        Returns:
+            list of dict, as that function returns it.
+        """
+        from align_keras.search.run_search import search
+
+        check_searchable(self.directory)
+        return search(self.directory, text, **options)
 
     def next_steps(self) -> list[str]:
         """Returns commands that make sense after this run."""

@@ -68,7 +68,7 @@ def lock_config(config, directory):
 
 
 def _task(config):
-    """What tells this worker from others of its run, each with a lock of its own."""
+    """What tells this worker from others of its run, each with another lock."""
     if config.runtime.distribution_strategy != "multi_worker_mirrored":
         return ""
     try:
@@ -177,7 +177,7 @@ def names_test(name):
 
 
 def train_command(directory, mode=None):
-    """Returns the command that goes on with a run, from its own configuration."""
+    """Returns the command that goes on with a run, from its params.yaml."""
     folder = shlex.quote(str(directory))
     command = f"align-keras train --config_file {folder}/{PARAMS_FILE} "
     command += f"--model_dir {folder}"

@@ -22,7 +22,7 @@ class FineTuningStage:
 
     Attributes:
         make_batches: callable of the step to start at → endless
-            `tf.data.Dataset` of pictures and classes.
+            `tf.data.Dataset` of images and classes.
         steps: int ≥ 1.
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
         learns_encoder: bool; False trains the head alone.
@@ -38,10 +38,10 @@ class FineTuningStage:
 
 @dataclasses.dataclass(frozen=True)
 class Classified:
-    """What a classifier says of pictures.
+    """What a classifier says of images.
 
     Attributes:
-        rows: int64 array (n,), the pictures, without those that can't be decoded.
+        rows: int64 array (n,), the images, without those that can't be decoded.
         ranks: int64 array (n,), how many other classes score at least as high as
             the right one.
         predictions: int64 array (n,), the class that scores highest; of equal
@@ -55,14 +55,14 @@ class Classified:
 
     @property
     def accuracy(self):
-        """float, the share of the pictures whose right class is first."""
+        """float, the share of the images whose right class is first."""
         return float(np.mean(self.ranks == 0))
 
 
 def fine_tune(
     classifier, stages, *, momentum=0.9, weight_decay=0.0, bar=None, checkpoints=None
 ):
-    """Trains a classifier, stage after stage, each with an optimizer of its own.
+    """Trains a classifier, stage after stage, each with a new optimizer.
 
     A stage ends early where the loss isn't finite: what then follows can only be
     judged as bad.
@@ -72,13 +72,13 @@ def fine_tune(
             stage had it.
         stages: sequence of `FineTuningStage`.
         momentum: float in [0, 1), of SGD.
-        weight_decay: float ≥ 0, an L2 penalty; not of biases and normalisation.
+        weight_decay: float ≥ 0, an L2 penalty; not of biases and normalization.
         bar: started `progress_bar` that counts steps, or None.
         checkpoints: `StageCheckpoints`, from which it goes on and to which it
             writes, or None.
 
     Raises:
-        InputError: if no picture can be decoded, or the checkpoint is damaged.
+        InputError: if no image can be decoded, or the checkpoint is damaged.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -94,7 +94,7 @@ def fine_tune(
             callbacks.append(SaveStage(checkpoints, number, step))
         if bar is not None:
             if step:
-                bar.advance(sum(own.steps for own in stages[:number]) + step)
+                bar.advance(sum(past.steps for past in stages[:number]) + step)
             callbacks.append(Progress(bar, 1))
         if step < stage.steps:
             classifier.fit(
@@ -131,7 +131,7 @@ def classify(classifier, batches, labels):
 
     Args:
         classifier: `ImageClassifier`.
-        batches: `tf.data.Dataset` of rows and pictures, as `evaluation_batches`.
+        batches: `tf.data.Dataset` of rows and images, as `evaluation_batches`.
         labels: int array (n,), the classes of all rows.
 
     Returns:
@@ -139,7 +139,7 @@ def classify(classifier, batches, labels):
         that aren't numbers.
 
     Raises:
-        InputError: if no picture can be decoded.
+        InputError: if no image can be decoded.
     """
     score = on_replicas(
         getattr(classifier, "distribute_strategy", None),
@@ -154,15 +154,15 @@ def classify(classifier, batches, labels):
         logits = np.array(score(images))  # A copy, to be changed.
         rows = rows.numpy()
         right = np.arange(len(rows)), labels[rows]
-        own = logits[right][:, np.newaxis]
+        right_logit = logits[right][:, np.newaxis]
         # Not the number of those above: that of scores that aren't numbers is zero.
-        ranks = np.sum(~(logits < own), axis=1) - 1
+        ranks = np.sum(~(logits < right_logit), axis=1) - 1
         # Where the right class ties with a wrong one, the wrong one was found.
         logits[right] = np.where(ranks == 0, np.inf, -np.inf)
         found.append((rows, ranks, np.argmax(logits, axis=1)))
     if not found:
         raise InputError(
-            "images must hold a JPEG, PNG, GIF, BMP or WebP picture to judge, received "
+            "images must hold a JPEG, PNG, GIF, BMP or WebP file to judge, received "
             "none that can be decoded; fetch the data again."
         )
     return Classified(*(np.concatenate(column) for column in zip(*found, strict=True)))

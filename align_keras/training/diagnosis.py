@@ -22,9 +22,11 @@ def explained(error, model, make_batches, batch_ids, directory):
         part = {"input_pipeline_id": number, "num_input_pipelines": count}
         part = part if count > 1 else {}
         inputs.append(next(make_batches(step, **part).as_numpy_iterator()))
-        own = batch_ids(step, **part) if batch_ids is not None else None
-        ids = None if own is None or ids is None else ids + own
-    inputs = {name: np.concatenate([own[name] for own in inputs]) for name in inputs[0]}
+        names = batch_ids(step, **part) if batch_ids is not None else None
+        ids = None if names is None or ids is None else ids + names
+    inputs = {
+        name: np.concatenate([part[name] for part in inputs]) for name in inputs[0]
+    }
     diagnosis = diagnose(model, inputs, ids, error)
     with atomic_write(directory / "diagnosis.json") as file:
         json.dump(diagnosis, file, indent=1)

@@ -47,7 +47,7 @@ def make_strategy(name, num_replicas=None, tpu=None):
         `tf.distribute.Strategy` or None.
 
     Raises:
-        InputError: if the name is unknown, or there is no such TPU.
+        InputError: if the name is unknown, or there is no TPU of that name.
 
     Example:
 
@@ -139,7 +139,7 @@ def is_chief(strategy):
 
 
 def worker_count(strategy):
-    """Returns the number of processes of the run, each with an input of its own."""
+    """Returns the number of processes of the run, each with its part of the input."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     spec = strategy.cluster_resolver.cluster_spec().as_dict()
@@ -186,7 +186,7 @@ def distributed_batches(strategy, make_batches, start_step):
 
     Returns:
         `tf.data.Dataset` of batches over all replicas; on several workers the
-        distributed dataset of each worker's own rows.
+        distributed dataset of each worker's rows.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return make_batches(start_step)

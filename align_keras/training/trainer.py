@@ -45,7 +45,7 @@ class TrainingSchedule:
         best_is_higher: bool, whether a higher value of it is better.
 
     Raises:
-        InputError: if an interval isn't such a multiple.
+        InputError: if an interval isn't a multiple.
     """
 
     train_steps: int
