@@ -20,6 +20,7 @@ from align_keras.models import (
     load_image_weights,
     load_text_weights,
 )
+from align_keras.models.preset_table import with_preset
 from align_keras.models.warm_start import (
     padding_of,
     project_class_names,
@@ -27,7 +28,6 @@ from align_keras.models.warm_start import (
     text_vocabulary,
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup
-from align_keras.runs.model_sizes import with_preset
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.training import TrainingSchedule
 from align_keras.utils.progress import progress_bar, say

@@ -211,8 +211,8 @@ class Run:
 
     def _open_corpus(self, data):
         # A corpus that is built is only opened, so the same one may be asked for twice.
+        from align_keras.models.preset_table import with_preset
         from align_keras.runs.assemble import prepare_corpus
-        from align_keras.runs.model_sizes import with_preset
 
         model = with_preset(self.config.task.model)
         return prepare_corpus(data, model.image_encoder.image_size)
