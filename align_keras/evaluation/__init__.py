@@ -1,77 +1,62 @@
-"""Metrics in pure NumPy; protocols take encode functions; the report.
+"""Metrics in NumPy: embeddings, ranks and ratings in, numbers out."""
 
-`align_keras.reports.report.write_report` and
-`align_keras.reports.contact_sheet.contact_sheet` are imported by their
-modules, so that the metrics need NumPy alone.
-"""
-
-from align_keras.evaluation.chance import chance_recall_at_k
 from align_keras.evaluation.classification import (
     Classification,
+    class_embeddings,
     classification_metrics,
     classification_statistics,
+    fine_tuned_metrics,
+    fine_tuned_statistics,
     mean_per_class,
+    vtab_metrics,
+    vtab_statistics,
+    zero_shot_classification,
 )
 from align_keras.evaluation.composed import (
     composed_metrics,
     composed_statistics,
-    evaluate_composed_retrieval,
     rank_composed_queries,
 )
-from align_keras.evaluation.cxc import (
-    cxc_ranks,
-    cxc_retrieval_metrics,
-    evaluate_cxc_retrieval,
+from align_keras.evaluation.linear_probe import (
+    fit_logistic_regression,
+    probe,
 )
-from align_keras.evaluation.cxc_similarity import (
-    cxc_similarity_metrics,
-    cxc_similarity_statistics,
-    evaluate_cxc_similarity,
-)
-from align_keras.evaluation.fine_tuned import (
-    evaluate_fine_tuned,
-    fine_tuned_metrics,
-    fine_tuned_statistics,
-)
-from align_keras.evaluation.linear_probe import evaluate_linear_probe, probe
-from align_keras.evaluation.logistic_regression import fit_logistic_regression
 from align_keras.evaluation.multi30k import (
     LanguageRanks,
-    evaluate_multi30k,
     mean_recall,
     multilingual_metrics,
     multilingual_outcomes,
     multilingual_ranks,
 )
 from align_keras.evaluation.nearest_neighbors import (
-    evaluate_knn,
-    knn_statistics,
     nearest_neighbors,
     neighbor_ranks,
 )
-from align_keras.evaluation.positives import (
-    RetrievalPositives,
-    flatten_captions,
-    own_positives,
-    shared_positives,
+from align_keras.evaluation.rank_correlation import (
+    cxc_similarity_metrics,
+    cxc_similarity_statistics,
+    simlex_metrics,
+    simlex_statistics,
+    spearman,
+    word_cosines,
 )
 from align_keras.evaluation.recall_at_k import (
+    chance_recall_at_k,
     count_without_positives,
     rank_of_best_positive,
     recall_at_k,
     recall_of_ranks,
 )
 from align_keras.evaluation.retrieval import (
-    evaluate_retrieval,
+    RetrievalPositives,
+    cxc_ranks,
+    cxc_retrieval_metrics,
+    flatten_captions,
     metrics_of_retrieval_ranks,
+    own_positives,
     retrieval_metrics,
     retrieval_ranks,
-)
-from align_keras.evaluation.simlex import (
-    evaluate_simlex,
-    simlex_metrics,
-    simlex_statistics,
-    word_cosines,
+    shared_positives,
 )
 from align_keras.evaluation.slices import (
     Statistic,
@@ -81,28 +66,12 @@ from align_keras.evaluation.slices import (
     sliced_metrics,
     whole_metrics,
 )
-from align_keras.evaluation.spearman import spearman
-from align_keras.evaluation.vtab import (
-    VtabTrial,
-    accuracies_of,
-    evaluate_vtab,
-    vtab_metrics,
-    vtab_ranks,
-    vtab_statistics,
-)
-from align_keras.evaluation.zero_shot import (
-    class_embeddings,
-    evaluate_zero_shot,
-    zero_shot_classification,
-)
 
 __all__ = [
     "Classification",
     "LanguageRanks",
     "RetrievalPositives",
     "Statistic",
-    "VtabTrial",
-    "accuracies_of",
     "chance_recall_at_k",
     "class_embeddings",
     "classification_metrics",
@@ -114,23 +83,11 @@ __all__ = [
     "cxc_retrieval_metrics",
     "cxc_similarity_metrics",
     "cxc_similarity_statistics",
-    "evaluate_composed_retrieval",
-    "evaluate_cxc_retrieval",
-    "evaluate_cxc_similarity",
-    "evaluate_fine_tuned",
-    "evaluate_knn",
-    "evaluate_linear_probe",
-    "evaluate_multi30k",
-    "evaluate_retrieval",
-    "evaluate_simlex",
-    "evaluate_vtab",
-    "evaluate_zero_shot",
     "fine_tuned_metrics",
     "fine_tuned_statistics",
     "fit_logistic_regression",
     "flatten_captions",
     "item_outcomes",
-    "knn_statistics",
     "mean_per_class",
     "mean_recall",
     "mean_statistics",
@@ -155,7 +112,6 @@ __all__ = [
     "sliced_metrics",
     "spearman",
     "vtab_metrics",
-    "vtab_ranks",
     "vtab_statistics",
     "whole_metrics",
     "word_cosines",

@@ -1,9 +1,11 @@
-"""What a classifier finds, and how often it is right."""
+"""Which classes images are given, and how often that is right."""
 
 from typing import NamedTuple
 
 import numpy as np
 
+from align_keras.evaluation.nearest_neighbors import nearest_neighbors
+from align_keras.evaluation.recall_at_k import rank_of_best_positive
 from align_keras.evaluation.slices import (
     Statistic,
     item_outcomes,
@@ -11,6 +13,8 @@ from align_keras.evaluation.slices import (
     whole_metrics,
 )
 from align_keras.utils.errors import InputError
+
+_KS = (1, 5)
 
 
 class Classification(NamedTuple):
@@ -137,3 +141,257 @@ def mean_per_class(right, labels):
     hits = np.bincount(place, right.ravel(), rows * classes).reshape(rows, classes)
     shares = hits / np.maximum(items, 1)
     return (shares.sum(axis=1) / (items > 0).sum(axis=1)).reshape(labels.shape[:-1])
+
+
+def class_embeddings(encode_texts, class_names, templates):
+    """Embeds each class as the mean of its prompts, brought back to unit length.
+
+    Args:
+        encode_texts: function from a list of str to a real array (n, dimension).
+        class_names: sequence of str.
+        templates: sequence of str with a `{}` for the name.
+
+    Returns:
+        float64 array (classes, dimension), rows of unit length.
+
+    Raises:
+        InputError: without classes or templates, for a template without `{}`,
+            and where the prompts of a class cancel out.
+
+    References:
+        Jia et al. 2021, section 5.2: the ensemble by mean of the embeddings.
+
+    Example:
+    >>> encode = {"a dog": [1.0, 0.0], "the dog": [0.0, 1.0]}
+    >>> class_embeddings(
+    ...     lambda texts: np.array([encode[text] for text in texts]),
+    ...     ["dog"],
+    ...     ["a {}", "the {}"],
+    ... ).round(4).tolist()
+    [[0.7071, 0.7071]]
+    """
+    class_names, templates = list(class_names), list(templates)
+    wrong = [template for template in templates if "{}" not in template]
+    if not class_names or not templates or wrong:
+        raise InputError(
+            "`class_names` must hold a name and `templates` a str with {} for it, got "
+            f"{len(class_names)} names and {len(templates)} templates"
+            + (f", one of them {wrong[0]!r} without {{}}." if wrong else ".")
+        )
+    # Not `format`: a name or a template may hold other braces.
+    prompts = [
+        template.replace("{}", name) for name in class_names for template in templates
+    ]
+    embeddings = np.asarray(encode_texts(prompts), float)
+    embeddings = _unit_rows(embeddings, prompts)
+    # (classes · templates, d) → (classes, templates, d) → (classes, d)
+    means = embeddings.reshape(len(class_names), len(templates), -1).mean(axis=1)
+    return _unit_rows(means, class_names)
+
+
+def _unit_rows(rows, names):
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    wrong = np.flatnonzero(~(lengths > 1e-12) | ~np.isfinite(lengths))
+    if len(wrong):
+        raise InputError(
+            "`encode_texts` must give finite embeddings that don't cancel out, got "
+            f"length {lengths[wrong[0], 0]} for {names[wrong[0]]!r}; look for a "
+            "diverged model."
+        )
+    return rows / lengths
+
+
+def zero_shot_classification(
+    image_embeddings, class_embeddings, labels, block_size=4096
+):
+    """Classifies pictures by the nearest class, with exact scores.
+
+    Args:
+        image_embeddings: real array (pictures, dimension), finite; may be
+            memory-mapped.
+        class_embeddings: real array (classes, dimension), finite.
+        labels: integers (pictures,), the right rows of `class_embeddings`.
+        block_size: int >= 1, pictures and classes scored at once; the result
+            doesn't depend on it.
+
+    Returns:
+        `Classification`.
+
+    Raises:
+        InputError: for shapes that don't fit, embeddings that aren't finite and
+            labels outside the classes.
+
+    References:
+        Jia et al. 2021, section 5.2.
+
+    Example:
+    >>> found = zero_shot_classification(np.eye(2), np.eye(2), [0, 0])
+    >>> found.ranks.tolist(), found.predictions.tolist()
+    ([0, 1], [0, 1])
+    """
+    labels = as_labels("labels", labels, len(image_embeddings), len(class_embeddings))
+    ranks = rank_of_best_positive(
+        image_embeddings, class_embeddings, labels[:, None], block_size
+    )
+    nearest, _ = nearest_neighbors(
+        image_embeddings, class_embeddings, min(2, len(class_embeddings)), block_size
+    )
+    # Where the right class ties with a wrong one, the wrong one was found.
+    tied = (nearest[:, 0] == labels) & (ranks > 0)
+    return Classification(ranks, np.where(tied, nearest[:, -1], nearest[:, 0]))
+
+
+def fine_tuned_metrics(ranks, labels, classes):
+    """Yields the accuracy of what several runs found.
+
+    Args:
+        ranks: int array (runs, n), the right class's rank of each run and picture.
+        labels: int array (n,).
+        classes: int.
+
+    Yields:
+        Pairs of str and float: `top_1`, with more than five classes `top_5`, with
+        several runs the same with `_std`, and `mean_per_class`, the mean over the
+        classes that occur.
+
+    Raises:
+        InputError: if the ranks don't fit the labels.
+    """
+    ranks, labels = np.asarray(ranks), np.asarray(labels)
+    if ranks.ndim != 2 or ranks.shape[1:] != labels.shape:
+        raise InputError(
+            "`labels` must hold one class a picture, as each run's ranks do, got "
+            f"{labels.shape} for ranks of shape {ranks.shape}."
+        )
+    for k in _shown(classes):
+        yield from over_runs(f"top_{k}", np.mean(ranks < k, axis=1))
+    per_class = [np.mean(ranks[:, labels == own] < 1) for own in np.unique(labels)]
+    yield "mean_per_class", float(np.mean(per_class))
+
+
+def fine_tuned_statistics(ranks, labels, classes):
+    """The accuracies as `sliced_metrics` takes them, each picture's mean over runs.
+
+    Args:
+        ranks: int array (runs, n), as for `fine_tuned_metrics`.
+        labels: int array (n,).
+        classes: int.
+
+    Returns:
+        dict, `top_1`, with more than five classes `top_5`, and `mean_per_class` →
+        `Statistic`.
+    """
+    ranks, labels = np.asarray(ranks), np.asarray(labels)
+    outcomes = {f"top_{k}": np.mean(ranks < k, axis=0) for k in _shown(classes)}
+    per_class = Statistic(
+        np.ones(len(labels), bool),
+        lambda rows: mean_per_class(outcomes["top_1"][rows], labels[rows]),
+    )
+    return mean_statistics(outcomes) | {"mean_per_class": per_class}
+
+
+def _shown(classes):
+    return [k for k in _KS if k == 1 or classes > k]
+
+
+def vtab_metrics(accuracies, groups):
+    """Yields each task's accuracy, and the means of groups and of all tasks.
+
+    Every task counts the same. A spread is the sample's standard deviation over
+    runs; that of a mean is of the runs' means.
+
+    Args:
+        accuracies: dict from task to a sequence of floats in [0, 1], one a run,
+            of equal length.
+        groups: dict from group to its tasks. A group of which a task is missing
+            has no mean, and neither have all tasks.
+
+    Yields:
+        (name, float): `vtab/TASK`, `vtab/GROUP`, `vtab/all`, and with several runs
+        the same with `_std`.
+
+    References:
+        Zhai et al. 2019; Jia et al. 2021, table 6 (mean ± std of three runs).
+
+    Example:
+
+    >>> accuracies = {"a": [0.2, 0.4], "b": [0.6, 0.6]}
+    >>> for name, value in vtab_metrics(accuracies, {"one": ["a", "b"]}):
+    ...     print(name, round(value, 3))
+    vtab/a 0.3
+    vtab/a_std 0.141
+    vtab/b 0.6
+    vtab/b_std 0.0
+    vtab/one 0.45
+    vtab/one_std 0.071
+    vtab/all 0.45
+    vtab/all_std 0.071
+    """
+    for name, tasks in _means(accuracies, groups):
+        of_tasks = np.array([accuracies[task] for task in tasks])
+        yield from over_runs(f"vtab/{name}", np.mean(of_tasks, axis=0))
+
+
+def _means(tasks, groups):
+    """Each metric's name, and the tasks that it is the mean of."""
+    yield from ((task, [task]) for task in tasks)
+    everything = [task for own in groups.values() for task in own]
+    for name, own in {**groups, "all": everything}.items():
+        if all(task in tasks for task in own):
+            yield name, own
+
+
+def vtab_statistics(ranks, groups):
+    """The accuracies as `sliced_metrics` takes them, each picture's mean over runs.
+
+    The mean of a part of the pictures is that of the tasks which have some of them.
+
+    Args:
+        ranks: dict from task to int array (runs, images), ranks of the test images.
+        groups: as `vtab_metrics`.
+
+    Yields:
+        The list of tasks whose pictures, one task's after another's, are the items,
+        and dict, `vtab/TASK`, `vtab/GROUP` or `vtab/all` → `Statistic`.
+
+    Example:
+    >>> from align_keras.evaluation import whole_metrics
+    >>> ranks = {"a": np.array([[0, 0, 0]]), "b": np.array([[1]])}
+    >>> for tasks, statistics in vtab_statistics(ranks, {"one": ["a", "b"]}):
+    ...     print(tasks, dict(whole_metrics(statistics)))
+    ['a'] {'vtab/a': 1.0}
+    ['b'] {'vtab/b': 0.0}
+    ['a', 'b'] {'vtab/one': 0.5}
+    ['a', 'b'] {'vtab/all': 0.5}
+    """
+    right = {task: np.mean(own < 1, axis=0) for task, own in ranks.items()}
+    for name, tasks in _means(ranks, groups):
+        of_items = np.concatenate([right[task] for task in tasks])
+        numbers = np.repeat(range(len(tasks)), [len(right[task]) for task in tasks])
+        yield tasks, {f"vtab/{name}": _mean_of_tasks(of_items, numbers)}
+
+
+def _mean_of_tasks(right, tasks):
+    return Statistic(
+        np.ones(len(right), bool), lambda rows: mean_per_class(right[rows], tasks[rows])
+    )
+
+
+def over_runs(name, values):
+    """Yields a metric's mean over runs, and their spread if there are several.
+
+    Args:
+        name: str.
+        values: sequence of floats, one a run.
+
+    Yields:
+        (name, float): `NAME`, and `NAME_std`, the sample's standard deviation.
+
+    Example:
+
+    >>> dict(over_runs("top_1", [0.5, 0.75, 1.0]))
+    {'top_1': 0.75, 'top_1_std': 0.25}
+    """
+    yield name, float(np.mean(values))
+    if len(values) > 1:
+        yield f"{name}_std", float(np.std(values, ddof=1))

@@ -1,15 +1,15 @@
-"""Composed queries: a picture plus or minus words finds another picture."""
+"""Composed queries: an image plus or minus words finds another image."""
 
 import numpy as np
 
-from align_keras.evaluation.chance import chance_recall_at_k
-from align_keras.evaluation.fixed_point import UnitRows, as_queries_and_gallery
+from align_keras.evaluation.exact_scores import UnitRows, as_queries_and_gallery
 from align_keras.evaluation.recall_at_k import (
     as_positive_lists,
+    chance_recall_at_k,
     count_without_positives,
     rank_of_best_positive,
 )
-from align_keras.evaluation.slices import item_outcomes, mean_statistics
+from align_keras.evaluation.slices import recall_statistics
 from align_keras.utils.errors import InputError
 
 KS = (1, 5, 10)
@@ -95,10 +95,10 @@ def composed_statistics(ranks, ks=KS):
     Returns:
         dict, `recall_at_K` and the same of the halves → `Statistic`.
     """
-    outcomes = {}
-    for name, own in ranks.items():
-        outcomes |= item_outcomes(f"{name}recall_at_", own, ks)
-    return mean_statistics(outcomes)
+    statistics = {}
+    for name, of_queries in ranks.items():
+        statistics |= recall_statistics(name, of_queries, ks)
+    return statistics
 
 
 def composed_metrics(ranks, queries, pictures, ks=KS):
@@ -130,45 +130,3 @@ def composed_metrics(ranks, queries, pictures, ks=KS):
                 yield f"{kind}{name}recall_at_{k}", float(np.mean(own[rows] < k))
             yield f"{kind}chance_recall_at_{k}", chance[k]
         yield f"{kind}queries", float(len(rows))
-
-
-def evaluate_composed_retrieval(
-    encode_images, encode_texts, images, queries, image_weight=1.0, text_weight=2.0
-):
-    """Measures how often a picture plus or minus words finds the right picture.
-
-    Args:
-        encode_images: function from `images` to a real array (pictures,
-            dimension), finite.
-        encode_texts: function from a list of str to a real array (n, dimension).
-        images: sequence of whatever `encode_images` takes.
-        queries: as `rank_composed_queries` takes them, such as
-            `align_keras.datasets.benchmarks.composed_icon_queries` makes.
-        image_weight: float.
-        text_weight: float; the paper's best weights are 2 : 1.
-
-    Yields:
-        Pairs of str and float, as `composed_metrics`.
-
-    Raises:
-        InputError: as `rank_composed_queries`.
-
-    References:
-        Jia et al. 2021, section 7 and figure 5.
-
-    Example:
-    >>> from types import SimpleNamespace
-    >>> query = SimpleNamespace(image=0, words="plus", sign=1, targets=[2])
-    >>> vectors = {"a": [1.0, 0.0], "b": [0.9, -0.4], "c": [0.6, 0.8]}
-    >>> metrics = dict(evaluate_composed_retrieval(
-    ...     lambda names: np.array([vectors[name] for name in names]),
-    ...     lambda words: np.eye(2)[1:], "abc", [query]))
-    >>> metrics["plus/recall_at_1"], metrics["plus/image_alone/recall_at_1"]
-    (1.0, 0.0)
-    """
-    queries = list(queries)
-    pictures = encode_images(images)
-    ranks = rank_composed_queries(
-        encode_texts, pictures, queries, image_weight, text_weight
-    )
-    yield from composed_metrics(ranks, queries, len(pictures))

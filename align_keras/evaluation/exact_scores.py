@@ -1,12 +1,165 @@
-"""Exact scores of pairs in fixed point, and counts of those that reach one."""
+"""Exact scores: embeddings in fixed point, and counts of scores that reach one.
+
+The scores are inner products of embeddings rounded to fixed point: each query
+to multiples of 2**-26 of its own length, the gallery to multiples of 2**-26 of
+its longest row. Every product and every partial sum of them is then a whole
+number below 2**53, which float64 holds exactly, so a score depends neither on
+the order of summation nor on the shape of the matrix product that made it.
+BLAS gives no such promise: the same two rows score differently in the last bit
+when they stand at another place of another block, and equal rows no longer tie.
+"""
 
 import numpy as np
 
-from align_keras.evaluation.fixed_point import FRACTION_BITS
+from align_keras.utils.errors import InputError
 
+# (2**26)**2 leaves one bit of float64's 53 for the rounding of the entries.
+FRACTION_BITS = 26
+# Row norms are summed in chunks of this size whatever the block size is.
+_NORM_CHUNK = 1024
 # Where more than one pair in so many is too near to be told apart in float32,
 # the whole block is scored exactly.
 _FEW = 32
+
+
+def _named_rows(rows, limit=5):
+    """`"3 rows: 1, 4, 9"`, with at most `limit` of them written out."""
+    shown = ", ".join(str(row) for row in rows[:limit])
+    more = ", …" if len(rows) > limit else ""
+    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {shown}{more}"
+
+
+def as_queries_and_gallery(query_embeddings, gallery_embeddings):
+    """Checks two arguments of these names and returns them as matrices.
+
+    Args:
+        query_embeddings: real array (queries, dimension).
+        gallery_embeddings: real array (rows, dimension); may be memory-mapped.
+
+    Returns:
+        The two as `np.ndarray`, not copied where they are arrays or `UnitRows`.
+
+    Raises:
+        InputError: for other shapes, empty matrices, two dimensions, and what
+            isn't a number.
+    """
+    queries = _as_matrix("query_embeddings", query_embeddings)
+    gallery = _as_matrix("gallery_embeddings", gallery_embeddings)
+    if queries.shape[1] != gallery.shape[1]:
+        raise InputError(
+            "`query_embeddings` and `gallery_embeddings` must have one dimension, "
+            f"got {queries.shape[1]} and {gallery.shape[1]}; use embeddings of the "
+            "same model."
+        )
+    return queries, gallery
+
+
+def _as_matrix(name, embeddings):
+    if not isinstance(embeddings, np.ndarray | UnitRows):
+        embeddings = np.asarray(embeddings)
+    if embeddings.ndim != 2 or 0 in embeddings.shape:
+        raise InputError(
+            f"`{name}` must be a matrix (rows, dimension) with at least one row, "
+            f"got shape {embeddings.shape}; pass one embedding a row."
+        )
+    if embeddings.dtype.kind in "OUScMmb":
+        raise InputError(
+            f"`{name}` must hold real numbers, got dtype {embeddings.dtype}; "
+            "pass float32 embeddings."
+        )
+    return embeddings
+
+
+def row_norms(name, embeddings):
+    """Computes the lengths of the rows.
+
+    Args:
+        name: str, the argument's name, for the error.
+        embeddings: real array (rows, dimension); may be memory-mapped.
+
+    Returns:
+        float64 array (rows,).
+
+    Raises:
+        InputError: for rows that aren't finite; names them.
+    """
+    norms = np.empty(len(embeddings))
+    for start in range(0, len(embeddings), _NORM_CHUNK):
+        chunk = np.ascontiguousarray(embeddings[start : start + _NORM_CHUNK], float)
+        # Scaled, so that neither huge nor tiny rows leave float64's range.
+        largest = np.abs(chunk).max(axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = chunk / np.where(largest > 0, largest, 1.0)[:, None]
+            norms[start : start + len(chunk)] = largest * np.sqrt(
+                np.square(scaled).sum(axis=1)
+            )
+    wrong = np.flatnonzero(~np.isfinite(norms))
+    if len(wrong):
+        raise InputError(
+            f"`{name}` must be finite, got NaN or infinity in {_named_rows(wrong)}; "
+            "look for a diverged model or a picture that could not be read."
+        )
+    return norms
+
+
+class UnitRows:
+    """Rows divided by their lengths, which is done to those that are taken.
+
+    So a gallery isn't copied. A row of zeros stays one.
+
+    Args:
+        name: str, the argument's name, for the error.
+        embeddings: real array (rows, dimension); may be memory-mapped.
+
+    Raises:
+        InputError: as `row_norms`.
+
+    Example:
+    >>> UnitRows("embeddings", [[3.0, 4.0], [0.0, 0.0]])[:1].tolist()
+    [[0.6, 0.8]]
+    """
+
+    ndim, dtype = 2, np.dtype(float)
+
+    def __init__(self, name, embeddings):
+        self._embeddings = _as_matrix(name, embeddings)
+        self.shape = self._embeddings.shape
+        lengths = row_norms(name, self._embeddings)
+        self._lengths = np.where(lengths > 0, lengths, 1)[:, None]
+
+    def __len__(self):
+        """Returns the number of rows."""
+        return len(self._embeddings)
+
+    def __getitem__(self, rows):
+        """Returns float64 rows; `rows` is a slice or an array of integers."""
+        return np.asarray(self._embeddings[rows], float) / self._lengths[rows]
+
+
+def fixed_point(block, norms):
+    """Rounds rows to multiples of 2**-26 of a length.
+
+    Args:
+        block: real array (rows, dimension).
+        norms: float64 array (rows,), at least the rows' own lengths.
+
+    Returns:
+        float64 array (rows, dimension) of whole numbers; a row's length is at
+        most about 2**26.
+    """
+    exponents = np.frexp(norms)[1]
+    scaled = np.ldexp(np.asarray(block, float), (FRACTION_BITS - exponents)[:, None])
+    return np.rint(scaled)
+
+
+def as_block_size(block_size):
+    """Checks `block_size` and returns it as an int >= 1."""
+    if not isinstance(block_size, (int, np.integer)) or block_size < 1:
+        raise InputError(
+            f"`block_size` must be an integer >= 1, got {block_size!r}; "
+            "leave it out for 4096."
+        )
+    return int(block_size)
 
 
 def pair_scores(queries, gallery, owners, rows, chunk):

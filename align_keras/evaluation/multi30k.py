@@ -4,14 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_keras.evaluation.positives import (
+from align_keras.evaluation.recall_at_k import rank_of_best_positive, recall_of_ranks
+from align_keras.evaluation.retrieval import (
     flatten_captions,
     own_positives,
     shared_positives,
-)
-from align_keras.evaluation.recall_at_k import (
-    rank_of_best_positive,
-    recall_of_ranks,
 )
 from align_keras.utils.errors import InputError
 
@@ -46,51 +43,6 @@ def mean_recall(metrics):
     )
 
 
-def evaluate_multi30k(encode_images, encode_texts, images, captions, image_keys=None):
-    """Yields each language's mean recall, and the recalls that make it.
-
-    Args:
-        encode_images: function from `images` to a real array (pictures,
-            dimension), unit length.
-        encode_texts: function from a list of str to a real array (captions,
-            dimension), unit length.
-        images: sequence of whatever `encode_images` takes.
-        captions: dict from a language to, for each picture, its captions: a
-            sequence of str, or one str. In the paper five in English and
-            German, one in French and Czech.
-        image_keys: optional sequence of hashable, one a picture; given, equal
-            captions, and pictures of equal key, are one target
-            (`shared_positives`). None is the paper's protocol: a picture's own
-            captions alone are right.
-
-    Yields:
-        Pairs of str and float: `LANGUAGE/mean_recall`, and
-        `LANGUAGE/i2t/recall_at_1` … `LANGUAGE/t2i/recall_at_10`.
-
-    Raises:
-        InputError: as `recall_at_k`, and when a language hasn't one entry a
-            picture.
-
-    References:
-        Jia et al. 2021, section 8 and table 11.
-
-    Example:
-    >>> import numpy as np
-    >>> def encode(items):
-    ...     return np.eye(3)[[int(item[-1]) for item in items]]
-    >>> captions = {"en": [["dog 0", "pup 0"], "cat 1"], "de": ["Hund 0", "Katze 2"]}
-    >>> for name, value in evaluate_multi30k(encode, encode, ["p0", "p1"], captions):
-    ...     if name.endswith("mean_recall"):
-    ...         print(name, value)
-    en/mean_recall 1.0
-    de/mean_recall 0.833333...
-    """
-    embeddings = np.asarray(encode_images(images))
-    yield from multilingual_metrics(
-        multilingual_ranks(embeddings, encode_texts, captions, image_keys)
-    )
-
-
 class LanguageRanks(NamedTuple):
     """The ranks of one language's captions and of the pictures among them.
 
@@ -110,15 +62,23 @@ def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None
 
     Args:
         image_embeddings: real array (images, dimension), unit length.
-        encode_texts: as `evaluate_multi30k`.
-        captions: as `evaluate_multi30k`.
-        image_keys: as `evaluate_multi30k`.
+        encode_texts: function from a list of str to a real array (captions,
+            dimension), unit length.
+        captions: dict from a language to, for each image, its captions: a sequence
+            of str, or one str. In the paper five in English and German, one in
+            French and Czech.
+        image_keys: optional sequence of hashable, one an image; given, equal
+            captions, and images of equal key, are one target (`shared_positives`).
+            None is the paper's protocol: an image's captions alone are right.
 
     Returns:
         dict, language → `LanguageRanks`.
 
     Raises:
-        InputError: as `evaluate_multi30k`.
+        InputError: as `recall_at_k`, and when a language hasn't one entry an image.
+
+    References:
+        Jia et al. 2021, section 8 and table 11.
     """
     ranks = {}
     for language, of_pictures in captions.items():
@@ -143,7 +103,26 @@ def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None
 
 
 def multilingual_metrics(ranks):
-    """As `evaluate_multi30k`, of what `multilingual_ranks` has found."""
+    """Yields each language's mean recall, and the recalls that make it.
+
+    Args:
+        ranks: dict of `LanguageRanks`, as `multilingual_ranks` gives.
+
+    Yields:
+        Pairs of str and float: `LANGUAGE/mean_recall`, and
+        `LANGUAGE/i2t/recall_at_1` … `LANGUAGE/t2i/recall_at_10`.
+
+    Example:
+    >>> captions = {"en": [["dog 0", "pup 0"], "cat 1"], "de": ["Hund 0", "Katze 2"]}
+    >>> ranks = multilingual_ranks(
+    ...     np.eye(3)[:2], lambda texts: np.eye(3)[[int(text[-1]) for text in texts]],
+    ...     captions)
+    >>> for name, value in multilingual_metrics(ranks):
+    ...     if name.endswith("mean_recall"):
+    ...         print(name, value)
+    en/mean_recall 1.0
+    de/mean_recall 0.833333...
+    """
     for language, own in ranks.items():
         recalls = {
             f"{direction}/recall_at_{k}": value

@@ -8,18 +8,13 @@ exact score decides. So the result is that of exact scores throughout.
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import pair_scores
-from align_keras.evaluation.fixed_point import (
+from align_keras.evaluation.exact_scores import (
     FRACTION_BITS,
     as_block_size,
     as_queries_and_gallery,
     fixed_point,
+    pair_scores,
     row_norms,
-)
-from align_keras.evaluation.slices import (
-    item_outcomes,
-    mean_statistics,
-    whole_metrics,
 )
 from align_keras.utils.errors import InputError
 
@@ -205,51 +200,3 @@ def neighbor_ranks(neighbor_labels, labels):
         )
     right = neighbor_labels == labels[:, None]
     return np.where(right.any(axis=1), right.argmax(axis=1), _NEVER)
-
-
-def evaluate_knn(
-    encode_images, train_images, train_labels, images, labels, ks=(1, 5, 10)
-):
-    """Measures how often the right class is among the nearest training pictures.
-
-    Args:
-        encode_images: function from pictures to a real array (pictures, d).
-        train_images: the pictures that may be found, as `encode_images` takes them.
-        train_labels: integers (training pictures,).
-        images: the pictures to classify.
-        labels: integers (pictures,).
-        ks: integers >= 1; those beyond the number of training pictures count all.
-
-    Yields:
-        Pairs of str and float: `knn/recall_at_K` for each of `ks`.
-
-    Raises:
-        InputError: as `nearest_neighbors`.
-
-    References:
-        Jia et al. 2021, section 6.1 and tables 8 to 10.
-
-    Example:
-    >>> pictures = np.array([[1, 0], [2, 1]])
-    >>> dict(evaluate_knn(np.asarray, np.eye(2), [3, 4], pictures, [3, 4], ks=(1,)))
-    {'knn/recall_at_1': 0.5}
-    """
-    gallery = encode_images(train_images)
-    found, _ = nearest_neighbors(
-        encode_images(images), gallery, min(max(ks), len(gallery))
-    )
-    ranks = neighbor_ranks(np.asarray(train_labels)[found], labels)
-    yield from whole_metrics(knn_statistics(ranks, ks))
-
-
-def knn_statistics(ranks, ks=(1, 5, 10)):
-    """The metrics of `evaluate_knn`, as `sliced_metrics` takes them.
-
-    Args:
-        ranks: int array (queries,), as `neighbor_ranks` gives.
-        ks: integers >= 1.
-
-    Returns:
-        dict, `knn/recall_at_K` → `Statistic`.
-    """
-    return mean_statistics(item_outcomes("knn/recall_at_", ranks, ks))

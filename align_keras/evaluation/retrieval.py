@@ -1,19 +1,178 @@
-"""Image-text retrieval in both directions."""
+"""Retrieval between images and captions, and within them by CxC's ratings."""
+
+import collections
+from typing import NamedTuple
 
 import numpy as np
 
-from align_keras.evaluation.chance import chance_recall_at_k
-from align_keras.evaluation.positives import (
-    flatten_captions,
-    own_positives,
-    shared_positives,
-)
 from align_keras.evaluation.recall_at_k import (
+    chance_recall_at_k,
     count_without_positives,
     rank_of_best_positive,
     recall_of_ranks,
 )
 from align_keras.utils.errors import InputError
+
+
+class RetrievalPositives(NamedTuple):
+    """The hits of both directions.
+
+    Attributes:
+        image_to_text: list with, for each picture, the rows of its captions.
+        text_to_image: list with, for each caption, the rows of its pictures.
+    """
+
+    image_to_text: list
+    text_to_image: list
+
+
+def normalized_caption(caption):
+    """`caption` casefolded, with each run of white space as one space."""
+    return " ".join(caption.casefold().split())
+
+
+def flatten_captions(captions):
+    """Flattens the captions of each picture.
+
+    Args:
+        captions: sequence with, for each picture, its captions: a sequence of
+            str, or one str.
+
+    Returns:
+        List of str, and an int64 array of the same length with the row of the
+        picture that each belongs to.
+
+    Example:
+    >>> texts, rows = flatten_captions(["a cat", ["a dog", "a hound"]])
+    >>> texts, rows.tolist()
+    (['a cat', 'a dog', 'a hound'], [0, 1, 1])
+    """
+    texts, rows = [], []
+    for row, own in enumerate(captions):
+        own = [own] if isinstance(own, str) else list(own)
+        texts.extend(own)
+        rows.extend([row] * len(own))
+    return texts, np.array(rows, np.int64)
+
+
+def _checked_index(caption_image_index, captions, images):
+    index = np.asarray(caption_image_index)
+    if index.shape != (captions,) or index.dtype.kind not in "iu":
+        raise InputError(
+            "`caption_image_index` must hold one integer a caption, got shape "
+            f"{index.shape} and dtype {index.dtype} for {captions} captions."
+        )
+    outside = index[(index < 0) | (index >= images)]
+    if outside.size:
+        raise InputError(
+            f"`caption_image_index` must lie in [0, {images}), the rows of the "
+            f"pictures, got {outside[0]}."
+        )
+    return index
+
+
+def own_positives(pictures, caption_image_index):
+    """Hits where a picture's own captions alone are right, as in the paper's sets.
+
+    Args:
+        pictures: int, the number of pictures.
+        caption_image_index: integers, the row of each caption's picture.
+
+    Returns:
+        `RetrievalPositives`.
+
+    Raises:
+        InputError: when an index isn't an integer, or lies outside.
+
+    References:
+        Jia et al. 2021, section 5.1.
+
+    Example:
+    >>> right = own_positives(3, [0, 0, 2])
+    >>> right.image_to_text, right.text_to_image.tolist()
+    ([[0, 1], [], [2]], [[0], [0], [2]])
+    """
+    captions = len(caption_image_index)
+    index = _checked_index(caption_image_index, captions, pictures)
+    captions_of = _rows_by_value(index.tolist())
+    return RetrievalPositives(
+        image_to_text=[captions_of[picture] for picture in range(pictures)],
+        text_to_image=index[:, None],
+    )
+
+
+def shared_positives(image_keys, captions, caption_image_index=None):
+    """Hits where equal pictures, and equal captions, are one target.
+
+    A caption is right for a picture when some picture with the same key
+    carries some caption with the same normalised text (casefolded, white space
+    collapsed). So a caption shared by several pictures finds any of them, and
+    pixel-identical pictures share their captions: neither can be told apart by
+    any model, and with pessimistic ties the twin would count as wrong.
+
+    Args:
+        image_keys: sequence of hashable, one a picture; equal keys mean the
+            same picture, such as a digest of its pixels.
+        captions: sequence of str; all captions of all pictures.
+        caption_image_index: integers, the row of each caption's picture. None
+            means that caption i belongs to picture i.
+
+    Returns:
+        `RetrievalPositives`.
+
+    Raises:
+        InputError: when the lengths don't fit, or an index lies outside.
+
+    Example:
+    >>> right = shared_positives(["k0", "k1", "k1"], ["Cat", " cat", "tiger"])
+    >>> [rows.tolist() for rows in right.image_to_text]
+    [[0, 1], [0, 1, 2], [0, 1, 2]]
+    >>> [rows.tolist() for rows in right.text_to_image]
+    [[0, 1, 2], [0, 1, 2], [1, 2]]
+    """
+    image_keys = list(image_keys)
+    texts = [normalized_caption(caption) for caption in captions]
+    if caption_image_index is None:
+        if len(texts) != len(image_keys):
+            raise InputError(
+                "`captions` must hold one caption a picture where "
+                "`caption_image_index` is None, got "
+                f"{len(texts)} captions for {len(image_keys)} pictures."
+            )
+        caption_image_index = range(len(texts))
+    index = _checked_index(caption_image_index, len(texts), len(image_keys))
+
+    images_of_key, captions_of_text = _rows_by_value(image_keys), _rows_by_value(texts)
+    texts_of_key = collections.defaultdict(dict)
+    keys_of_text = collections.defaultdict(dict)
+    for text, image in zip(texts, index, strict=True):
+        # A dict keeps the order and drops what was seen.
+        texts_of_key[image_keys[image]][text] = None
+        keys_of_text[text][image_keys[image]] = None
+    captions_of_key = {
+        key: _merged(captions_of_text[text] for text in texts_of_key[key])
+        for key in images_of_key
+    }
+    images_of_text = {
+        text: _merged(images_of_key[key] for key in keys_of_text[text])
+        for text in captions_of_text
+    }
+    return RetrievalPositives(
+        image_to_text=[captions_of_key[key] for key in image_keys],
+        text_to_image=[images_of_text[text] for text in texts],
+    )
+
+
+def _rows_by_value(values):
+    rows = collections.defaultdict(list)
+    for row, value in enumerate(values):
+        rows[value].append(row)
+    return rows
+
+
+def _merged(lists):
+    """The rows of disjoint lists, ascending."""
+    return np.array(sorted(row for rows in lists for row in rows), np.int64)
 
 
 def retrieval_metrics(
@@ -153,81 +312,75 @@ def metrics_of_directions(ranks, positives, galleries, ks):
         yield f"{name}/queries_without_positives", float(left_out)
 
 
-def evaluate_retrieval(
-    encode_images,
-    encode_texts,
-    images,
-    captions,
-    image_keys=None,
-    *,
-    ks=(1, 5, 10),
-    block_size=4096,
-):
-    """Encodes pictures and captions and yields their retrieval metrics.
+def cxc_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
+    """Ranks the best hit of each query, in four directions.
 
     Args:
-        encode_images: function from `images` to a real array (pictures,
-            dimension), unit length; it batches as it likes.
-        encode_texts: function from a list of str to a real array (captions,
-            dimension), unit length.
-        images: sequence of whatever `encode_images` takes.
-        captions: sequence with, for each picture, its captions: a sequence of
-            str, or one str.
-        image_keys: optional sequence of hashable, one a picture; given, equal
-            captions, and pictures of equal key, are one target
-            (`shared_positives`). None is the protocol of the paper's sets: a
-            picture's own captions alone are right.
-        ks: integers >= 1.
+        image_embeddings: real array (pictures, dimension), unit length.
+        text_embeddings: real array (captions, dimension), unit length.
+        positives: object with `image_to_text`, `text_to_image`, `text_to_text` and
+            `image_to_image`: for each query the rows of its positives, such as
+            `align_keras.datasets.benchmarks.cxc_positives` makes.
         block_size: int >= 1, as for `recall_at_k`.
 
-    Yields:
-        Pairs of str and float, as `retrieval_metrics`.
+    Returns:
+        dict from `"i2t"`, `"t2i"`, `"t2t"` and `"i2i"` to int64 arrays (queries,),
+        as `rank_of_best_positive`; the queries of `i2t` and `i2i` are the pictures.
 
     Raises:
-        InputError: as `shared_positives` and `recall_at_k`, and when an encode
-            function doesn't return one row an item.
+        InputError: as `rank_of_best_positive`.
+    """
+    sides = {"i": image_embeddings, "t": text_embeddings}
+    return {
+        name: rank_of_best_positive(
+            sides[name[0]],
+            sides[name[2]],
+            right,
+            block_size,
+            # A picture or caption doesn't find itself.
+            leave_out=range(len(right)) if name[0] == name[2] else None,
+        )
+        for name, right in _by_direction(positives).items()
+    }
+
+
+def _by_direction(positives):
+    return {
+        "i2t": positives.image_to_text,
+        "t2i": positives.text_to_image,
+        "t2t": positives.text_to_text,
+        "i2i": positives.image_to_image,
+    }
+
+
+def cxc_retrieval_metrics(ranks, positives, ks=(1, 5, 10)):
+    """Yields recall at k by people's ratings, also within each modality.
+
+    A query within its modality doesn't find itself. A query without any positive is
+    left out and counted.
+
+    Args:
+        ranks: dict of int64 arrays (queries,), as `cxc_ranks` gives.
+        positives: as `cxc_ranks`.
+        ks: integers >= 1.
+
+    Yields:
+        Pairs of str and float, as `retrieval_metrics`, for each direction `i2t`,
+        `t2i`, `t2t` and `i2i`.
 
     References:
-        Jia et al. 2021, sections 4.2 and 5.1.
+        Jia et al. 2021, section 5.1 and table 2; Parekh et al. 2021, section 5.
 
     Example:
-    >>> import numpy as np
-    >>> def encode(items):
-    ...     return np.eye(3)[[int(item[-1]) for item in items]]
-    >>> metrics = evaluate_retrieval(
-    ...     encode, encode, ["img0", "img1"], [["no 0", "not 2"], "no 1"], ks=(1,)
-    ... )
-    >>> dict(metrics)["i2t/recall_at_1"]
-    1.0
+    >>> import types
+    >>> right = types.SimpleNamespace(
+    ...     image_to_text=[[0], [1]], text_to_image=[[0], [1]],
+    ...     text_to_text=[[1], [0]], image_to_image=[[1], []])
+    >>> ranks = cxc_ranks(np.eye(2), np.eye(2), right)
+    >>> found = dict(cxc_retrieval_metrics(ranks, right, ks=(1,)))
+    >>> found["i2t/recall_at_1"], found["t2t/recall_at_1"], found["i2i/queries"]
+    (1.0, 1.0, 1.0)
     """
-    keys = None if image_keys is None else list(image_keys)
-    lengths = [len(part) for part in (images, captions, keys) if part is not None]
-    if len(set(lengths)) > 1:
-        raise InputError(
-            "`images`, `captions` and `image_keys`, where given, must have one entry "
-            f"a picture, got {', '.join(map(str, lengths))}."
-        )
-    texts, index = flatten_captions(captions)
-    positives = (
-        own_positives(len(images), index)
-        if keys is None
-        else shared_positives(keys, texts, index)
-    )
-    embeddings = {}
-    for name, encode, items in (
-        ("encode_images", encode_images, images),
-        ("encode_texts", encode_texts, texts),
-    ):
-        embeddings[name] = np.asarray(encode(items))
-        if len(embeddings[name]) != len(items):
-            raise InputError(
-                f"`{name}` must return one row an item, got shape "
-                f"{embeddings[name].shape} for {len(items)} items."
-            )
-    yield from retrieval_metrics(
-        embeddings["encode_images"],
-        embeddings["encode_texts"],
-        positives=positives,
-        ks=ks,
-        block_size=block_size,
-    )
+    rows = {"i": len(ranks["i2i"]), "t": len(ranks["t2t"])}
+    galleries = {name: rows[name[2]] for name in ranks}
+    yield from metrics_of_directions(ranks, _by_direction(positives), galleries, ks)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from align_keras.evaluation.zero_shot import class_embeddings
+from align_keras.evaluation.classification import class_embeddings
 from align_keras.images import read_image
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas

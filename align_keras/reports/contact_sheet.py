@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from align_keras.evaluation.positives import (
+from align_keras.evaluation.recall_at_k import rank_of_best_positive
+from align_keras.evaluation.retrieval import (
     flatten_captions,
     normalized_caption,
     shared_positives,
 )
-from align_keras.evaluation.recall_at_k import rank_of_best_positive
 from align_keras.utils.errors import InputError
 
 

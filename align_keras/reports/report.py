@@ -54,7 +54,7 @@ def write_report(
         path: str or `pathlib.Path`; appears only when complete.
         title: str.
         parameters: dict, nested or flat, the effective configuration.
-        metrics: dict, name → float, as `evaluate_retrieval` yields; names
+        metrics: dict, name → float, as `retrieval_metrics` yields; names
             without a recall are listed below the table.
         history: sequence of dicts with `step` and numbers, the lines of
             `metrics.jsonl`: `loss`, `val_loss`, `t2i/recall_at_10`, ….

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_keras.evaluation.positives import normalized_caption
+from align_keras.evaluation.retrieval import normalized_caption
 from align_keras.reports.contact_sheet import Hit, ImageQuery, TextQuery
 
 # Gallery rows that are scored at once.

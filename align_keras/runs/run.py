@@ -312,15 +312,17 @@ class Run:
         References:
             Jia et al. 2021, section 5.1.
         """
-        from align_keras.evaluation import evaluate_retrieval
+        from align_keras import evaluation
 
+        data = self.test_set
+        captions, image_of = evaluation.flatten_captions(data.captions)
         return dict(
-            evaluate_retrieval(
-                self.model.encode_images,
-                self.model.encode_texts,
-                self.test_set.images,
-                self.test_set.captions,
-                self.test_set.image_keys,
+            evaluation.retrieval_metrics(
+                self.model.encode_images(data.images),
+                self.model.encode_texts(captions),
+                positives=evaluation.shared_positives(
+                    data.image_keys, captions, image_of
+                ),
                 ks=self.config.task.evaluation.ks,
             )
         )
@@ -375,7 +377,7 @@ class Run:
         Args:
             command: str, what was run, for the report, or None.
         """
-        from align_keras.evaluation.positives import flatten_captions
+        from align_keras.evaluation import flatten_captions
         from align_keras.export.saved_model import write_saved_models
         from align_keras.export.serving_files import write_serving_files
         from align_keras.reports.contact_sheet import contact_sheet

@@ -3,8 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from align_keras.evaluation.chance import chance_recall_at_k
-from align_keras.evaluation.recall_at_k import recall_at_k
+from align_keras.evaluation.recall_at_k import chance_recall_at_k, recall_at_k
 from align_keras.utils.errors import InputError
 
 

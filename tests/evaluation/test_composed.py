@@ -4,10 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from align_keras.evaluation.composed import (
-    evaluate_composed_retrieval,
-    rank_composed_queries,
-)
+from align_keras.evaluation import composed_metrics, rank_composed_queries
 from align_keras.evaluation.recall_at_k import rank_of_best_positive
 from align_keras.utils.errors import InputError
 
@@ -27,8 +24,9 @@ def encode_texts(texts):
     return np.array([WORDS[text] for text in texts])
 
 
-def encode_images(rows):
-    return PICTURES[list(rows)]
+def metrics_of(queries):
+    ranks = rank_composed_queries(encode_texts, PICTURES, queries)
+    return dict(composed_metrics(ranks, queries, len(PICTURES)))
 
 
 def unit(*values):
@@ -64,9 +62,7 @@ def test_by_hand():
 
 def test_metrics_by_hand():
     queries = [Query(0, "plus", 1, (1,)), Query(1, "plus", -1, (0, 3))]
-    found = dict(
-        evaluate_composed_retrieval(encode_images, encode_texts, range(4), queries)
-    )
+    found = metrics_of(queries)
     assert found["recall_at_1"] == found["plus/recall_at_1"] == 1
     assert found["image_alone/recall_at_1"] == 0.5  # The second's is (3,).
     assert found["plus/image_alone/recall_at_1"] == 0
@@ -77,9 +73,7 @@ def test_metrics_by_hand():
     assert found["chance_recall_at_1"] == pytest.approx(1 / 2)
     kinds = ("", "plus/", "minus/")
     assert [found[f"{kind}queries"] for kind in kinds] == [2, 1, 1]
-    only_plus = dict(
-        evaluate_composed_retrieval(encode_images, encode_texts, range(4), queries[:1])
-    )
+    only_plus = metrics_of(queries[:1])
     assert not [name for name in only_plus if name.startswith("minus")]
 
 
@@ -130,7 +124,7 @@ def test_a_collapsed_model_scores_nothing():
 
 def test_errors_name_the_argument():
     with pytest.raises(InputError, match="`queries` must hold at least one"):
-        list(evaluate_composed_retrieval(encode_images, encode_texts, range(4), []))
+        rank_composed_queries(encode_texts, PICTURES, [])
     for query in (Query(4, "plus", 1, (0,)), Query(0, "plus", 1, (4,))):
         with pytest.raises(InputError, match=r"must lie in \[0, 4\)"):
             rank_composed_queries(encode_texts, PICTURES, [query])

@@ -3,11 +3,7 @@ import types
 import numpy as np
 import pytest
 
-from align_keras.evaluation.cxc import (
-    cxc_ranks,
-    cxc_retrieval_metrics,
-    evaluate_cxc_retrieval,
-)
+from align_keras.evaluation import cxc_ranks, cxc_retrieval_metrics
 from align_keras.reports.paper_results import paper_results
 from tests.oracle_process import ask, needs
 
@@ -114,21 +110,3 @@ def test_metrics_have_the_papers_names():
     found = dict(cxc_retrieval_metrics(cxc_ranks(images, texts, right), right))
     papers = [own for own in paper_results() if own.protocol == "cxc_retrieval"]
     assert {own.metric for own in papers} <= set(found)
-
-
-def test_pictures_and_captions_are_embedded_in_their_order():
-    rng = np.random.default_rng(11)
-    images, texts = unit_rows(rng, 20), unit_rows(rng, 50)
-    right = random_positives(rng, 20, 50)
-    names = [f"caption {row}" for row in range(50)]
-    found = evaluate_cxc_retrieval(
-        lambda pictures: images[[int(name.split()[1]) for name in pictures]],
-        lambda captions: texts[[int(name.split()[1]) for name in captions]],
-        [f"picture {row}" for row in range(20)],
-        # Two or three captions a picture.
-        [names[row * 5 // 2 : (row + 1) * 5 // 2] for row in range(20)],
-        right,
-    )
-    assert list(found) == list(
-        cxc_retrieval_metrics(cxc_ranks(images, texts, right), right)
-    )

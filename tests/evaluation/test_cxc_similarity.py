@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
-from align_keras.evaluation.cxc_similarity import (
+from align_keras.evaluation.rank_correlation import (
     bootstrapped_spearman,
     cxc_similarity_metrics,
     cxc_similarity_statistics,
-    evaluate_cxc_similarity,
 )
 from align_keras.evaluation.slices import sliced_metrics
 from align_keras.reports.paper_results import paper_results
@@ -46,22 +45,6 @@ def test_metrics_have_the_papers_names():
     assert found["mean/spearman"] == pytest.approx(
         np.mean([found[f"{task}/spearman"] for task in ("sts", "sis", "sits")])
     )
-
-
-def test_pictures_and_captions_are_embedded_in_their_order():
-    rng = np.random.default_rng(11)
-    images, texts, rated = unit_rows(rng, 20), unit_rows(rng, 50), all_rated(rng)
-    names = [f"caption {row}" for row in range(50)]
-    found = evaluate_cxc_similarity(
-        lambda pictures: images[[int(name.split()[1]) for name in pictures]],
-        lambda captions: texts[[int(name.split()[1]) for name in captions]],
-        [f"picture {row}" for row in range(20)],
-        # Two or three captions a picture.
-        [names[row * 5 // 2 : (row + 1) * 5 // 2] for row in range(20)],
-        rated,
-        samples=9,
-    )
-    assert list(found) == list(cxc_similarity_metrics(images, texts, rated, samples=9))
 
 
 def test_similarity_takes_the_right_sides():

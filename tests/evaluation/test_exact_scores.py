@@ -4,8 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from align_keras.evaluation import exact_scores
-from align_keras.evaluation.exact_scores import CountAtLeast, pair_scores
-from align_keras.evaluation.fixed_point import fixed_point
+from align_keras.evaluation.exact_scores import (
+    CountAtLeast,
+    fixed_point,
+    pair_scores,
+)
 
 
 def fixed(rng, rows, dimension):

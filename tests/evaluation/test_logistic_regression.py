@@ -3,8 +3,8 @@ import warnings
 import numpy as np
 import pytest
 
-from align_keras.evaluation import logistic_regression
-from align_keras.evaluation.logistic_regression import fit_logistic_regression
+from align_keras.evaluation import linear_probe
+from align_keras.evaluation.linear_probe import fit_logistic_regression
 from tests.oracle_process import needs
 
 
@@ -44,13 +44,13 @@ def test_agrees_with_scikit_learn(penalty):
 def test_the_gradient_is_that_of_finite_differences():
     features, labels = blobs(20, 3, 3)
     point = np.random.default_rng(1).normal(size=(4, 3))
-    _, gradient = logistic_regression._objective(point, features, labels, 0.3)
+    _, gradient = linear_probe._objective(point, features, labels, 0.3)
     for place in np.ndindex(point.shape):
         values = []
         for step in (1e-6, -1e-6):
             moved = point.copy()
             moved[place] += step
-            value, _ = logistic_regression._objective(moved, features, labels, 0.3)
+            value, _ = linear_probe._objective(moved, features, labels, 0.3)
             values.append(value)
         assert (values[0] - values[1]) / 2e-6 == pytest.approx(
             gradient[place], abs=1e-8
@@ -60,7 +60,7 @@ def test_the_gradient_is_that_of_finite_differences():
 def test_does_not_depend_on_the_block_size(monkeypatch):
     features, labels = blobs()
     whole = fit_logistic_regression(features, labels, 4, 1e-2, tolerance=1e-10)
-    monkeypatch.setattr(logistic_regression, "_BLOCK", 17)
+    monkeypatch.setattr(linear_probe, "_BLOCK", 17)
     parts = fit_logistic_regression(features, labels, 4, 1e-2, tolerance=1e-10)
     # The order of summation moves the way, not the place it leads to.
     np.testing.assert_allclose(parts.weights, whole.weights, atol=1e-7)

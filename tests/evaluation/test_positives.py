@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_keras.evaluation.positives import (
+from align_keras.evaluation.retrieval import (
     flatten_captions,
     normalized_caption,
     own_positives,

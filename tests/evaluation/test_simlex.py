@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from align_keras.evaluation.simlex import (
-    evaluate_simlex,
-    simlex_statistics,
-    word_cosines,
-)
+from align_keras.evaluation import simlex_metrics, simlex_statistics, word_cosines
 from align_keras.reports.paper_results import paper_results
 from align_keras.utils.errors import InputError
+
+
+def metrics_of(encode, rows):
+    return dict(simlex_metrics(word_cosines(encode, rows), rows))
 
 
 def made_rows(count=60, seed=0):
@@ -42,7 +42,7 @@ def test_every_group_equals_scipy():
     from scipy import stats
 
     rows, encoder = made_rows(), Encoder()
-    found = dict(evaluate_simlex(encoder, rows))
+    found = metrics_of(encoder, rows)
     groups = {
         "all": lambda row: True,
         "adjectives": lambda row: row[2] == "A",
@@ -70,40 +70,38 @@ def _cosine_distance(first, second):
 
 def test_each_word_is_encoded_once():
     encoder = Encoder()
-    dict(evaluate_simlex(encoder, made_rows()))
+    metrics_of(encoder, made_rows())
     [words] = encoder.asked
     assert len(words) == len(set(words))
 
 
 def test_lengths_of_vectors_do_not_matter():
     rows, encoder = made_rows(), Encoder()
-    expected = dict(evaluate_simlex(encoder, rows))
+    expected = metrics_of(encoder, rows)
     scaled = {
         word: (1 + number) * vector
         for number, (word, vector) in enumerate(encoder.vectors.items())
     }
-    again = dict(
-        evaluate_simlex(lambda words: np.array([scaled[word] for word in words]), rows)
-    )
+    again = metrics_of(lambda words: np.array([scaled[word] for word in words]), rows)
     assert again == pytest.approx(expected)
 
 
 def test_metrics_have_the_papers_names():
     names = {result.metric for result in paper_results() if result.protocol == "simlex"}
-    assert names <= set(dict(evaluate_simlex(Encoder(), made_rows())))
+    assert names <= set(metrics_of(Encoder(), made_rows()))
     assert len(names) == 9
 
 
 def test_a_collapsed_model_scores_zero():
-    found = dict(evaluate_simlex(lambda words: np.ones((len(words), 3)), made_rows()))
+    found = metrics_of(lambda words: np.ones((len(words), 3)), made_rows())
     assert found["all/spearman"] == 0.0
-    found = dict(evaluate_simlex(lambda words: np.zeros((len(words), 3)), made_rows()))
+    found = metrics_of(lambda words: np.zeros((len(words), 3)), made_rows())
     assert found["all/spearman"] == 0.0
 
 
 def test_a_group_of_one_pair_is_left_out():
     rows = [("a", "b", "N", 1.0, 1, False), ("a", "c", "N", 2.0, 1, True)]
-    found = dict(evaluate_simlex(Encoder(), rows))
+    found = metrics_of(Encoder(), rows)
     assert set(name.split("/")[0] for name in found) == {
         "all",
         "nouns",
@@ -122,7 +120,7 @@ def test_a_group_of_one_pair_is_left_out():
 )
 def test_errors(encode, rows, message):
     with pytest.raises(InputError, match=message):
-        dict(evaluate_simlex(encode, rows))
+        metrics_of(encode, rows)
 
 
 @pytest.mark.ci

@@ -3,7 +3,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from align_keras.evaluation.spearman import dense_codes, rank_correlation, spearman
+from align_keras.evaluation.rank_correlation import (
+    dense_codes,
+    rank_correlation,
+    spearman,
+)
 from align_keras.utils.errors import InputError
 
 # Few values, so that ties abound, and any floats.

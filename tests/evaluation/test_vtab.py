@@ -2,8 +2,6 @@ import numpy as np
 import pytest
 
 from align_keras.evaluation import (
-    accuracies_of,
-    evaluate_vtab,
     sliced_metrics,
     vtab_metrics,
     vtab_statistics,
@@ -53,7 +51,8 @@ def test_slices_are_means_over_tasks():
         "c": np.array([[1], [0]]),
     }
     groups = {"a": ["x", "x", "y"], "b": ["x", "y"], "c": ["x"]}
-    metrics = dict(vtab_metrics(accuracies_of(ranks), GROUPS))
+    accuracies = {task: np.mean(runs < 1, axis=1) for task, runs in ranks.items()}
+    metrics = dict(vtab_metrics(accuracies, GROUPS))
     found, whole = {}, {}
     for tasks, statistics in vtab_statistics(ranks, GROUPS):
         own = [group for task in tasks for group in groups[task]]
@@ -67,47 +66,3 @@ def test_slices_are_means_over_tasks():
     assert found["vtab/all[x]"] == pytest.approx((0.75 + 0.5 + 0.5) / 3)
     assert found["vtab/all[y]"] == pytest.approx((0.5 + 1) / 2)
     assert found["vtab/all[x]/items"] == 4 and "vtab/c[y]" not in found
-
-
-def test_the_best_of_the_sweep_is_trained_again_from_all_1000():
-    asked = []
-
-    def run_trials(trials):
-        asked.append(trials)
-        # On val200, 2 is the best of a's options and 3 of the others'; 4 is as good.
-        found = []
-        for trial in trials:
-            good = trial.options == (2 if trial.task == "a" else 3) or trial.options > 3
-            wrong = 0 if good and trial.judged_on == "val200" else trial.seed
-            found.append(np.array([wrong, 0, 0, wrong]))
-        return found
-
-    swept = [1, 2, 3, 4]
-    found = dict(evaluate_vtab(run_trials, GROUPS, 0, swept=swept, runs=2, seed=5))
-    tuned, last = asked
-    assert {(own.learns_from, own.judged_on) for own in tuned} == {
-        ("train800", "val200")
-    }
-    assert [own.options for own in tuned] == swept * 3
-    assert {own.seed for own in tuned} == {5}
-    assert {(own.learns_from, own.judged_on) for own in last} == {
-        ("train800val200", "test")
-    }
-    assert [(own.task, own.options, own.seed) for own in last] == [
-        *(("a", 2, 5), ("a", 2, 6)),
-        *(("b", 3, 5), ("b", 3, 6)),
-        *(("c", 3, 5), ("c", 3, 6)),
-    ]
-    assert found["vtab/all"] == 0.5 and found["vtab/all_std"] == 0
-
-
-def test_without_a_sweep_the_options_are_those_given():
-    asked = []
-
-    def run_trials(trials):
-        asked.extend(trials)
-        return [np.array([0, own.seed]) for own in trials]
-
-    found = dict(evaluate_vtab(run_trials, {"one": ["a"]}, "usual"))
-    assert [own.options for own in asked] == ["usual"] * 3
-    assert found["vtab/a"] == pytest.approx(np.mean([1, 0.5, 0.5]))

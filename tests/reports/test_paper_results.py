@@ -161,8 +161,8 @@ def test_names_are_those_that_the_protocols_yield():
     yielded["vtab"] = dict(evaluation.vtab_metrics(values, groups))
     captions = {name: [["x"]] * 4 for name in ("en", "de", "fr", "cs")}
     yielded["multi30k"] = dict(
-        evaluation.evaluate_multi30k(
-            lambda items: eye, lambda items: eye, list(range(4)), captions
+        evaluation.multilingual_metrics(
+            evaluation.multilingual_ranks(eye, lambda items: eye, captions)
         )
     )
     parts = ["A", "N", "V"]
@@ -172,9 +172,7 @@ def test_names_are_those_that_the_protocols_yield():
     ]
     draw = np.random.default_rng(0)
     yielded["simlex"] = dict(
-        evaluation.evaluate_simlex(
-            lambda words: draw.normal(size=(len(words), 8)), rows
-        )
+        evaluation.simlex_metrics(draw.normal(size=len(rows)), rows)
     )
     for own in paper_results():
         if own.protocol in yielded:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from align_keras.evaluation import rank_of_best_positive
-from align_keras.evaluation.positives import RetrievalPositives
+from align_keras.evaluation.retrieval import RetrievalPositives
 from align_keras.reports.retrieval_examples import choose_queries, retrieval_examples
 
 

@@ -1,0 +1,367 @@
+"""Spearman's correlation with people's ratings, of words and of CxC's pairs."""
+
+import numpy as np
+
+from align_keras.evaluation.slices import Statistic
+from align_keras.utils.errors import InputError
+
+_PARTS_OF_SPEECH = {"adjectives": "A", "nouns": "N", "verbs": "V"}
+_QUARTILES = (1, 2, 3, 4)
+# What the two sides of a rated pair are: the query and the item.
+_TASKS = {"sts": ("texts", "texts"), "sis": ("images", "images")}
+_TASKS["sits"] = ("images", "texts")
+# Queries of which half are drawn.
+_FEWEST_QUERIES = 4
+# Pairs whose cosine is computed at a time.
+_CHUNK = 4096
+
+
+def spearman(first, second):
+    """Pearson's correlation of the ranks, equal values at their average rank.
+
+    Where one side is constant it ranks nothing, and the correlation, which isn't
+    defined, counts as 0: so does a model that has collapsed to one point.
+
+    Args:
+        first: real array (n,), n >= 2, finite.
+        second: real array (n,).
+
+    Returns:
+        float in [-1, 1].
+
+    Raises:
+        InputError: for other shapes, fewer than two values, and what isn't
+            finite.
+
+    Example:
+    >>> round(spearman([1, 2, 3, 4], [10, 20, 20, 15]), 4)
+    0.3162
+    >>> spearman([1, 2, 3], [7, 7, 7])
+    0.0
+    """
+    sides = [np.asarray(values, float) for values in (first, second)]
+    if sides[0].shape != sides[1].shape or sides[0].ndim != 1 or len(sides[0]) < 2:
+        raise InputError(
+            "`first` and `second` must be two lists of one length, at least 2, got "
+            f"shapes {sides[0].shape} and {sides[1].shape}; give one value a pair."
+        )
+    if not np.isfinite(sides).all():
+        raise InputError(
+            "`first` and `second` must be finite, got NaN or infinity; look for a "
+            "diverged model."
+        )
+    return rank_correlation(*map(dense_codes, sides))
+
+
+def dense_codes(values):
+    """Numbers the distinct values in their order, from 0: int array (n,)."""
+    return np.unique(values, return_inverse=True)[1].reshape(-1)
+
+
+def rank_correlation(first, second):
+    """As `spearman`, of values that `dense_codes` has numbered.
+
+    The codes of all pairs serve for every sample of them: a bootstrap sorts once.
+
+    Args:
+        first: int array (n,), codes >= 0.
+        second: int array (n,).
+
+    Returns:
+        float in [-1, 1].
+    """
+    first, second = _centred_ranks(first), _centred_ranks(second)
+    spread = np.sqrt(np.dot(first, first) * np.dot(second, second))
+    if spread == 0:
+        return 0.0
+    return float(np.clip(np.dot(first, second) / spread, -1.0, 1.0))
+
+
+def _centred_ranks(codes):
+    counts = np.bincount(codes)
+    # A code's average rank lies in the middle of its run, and the ranks' mean in
+    # the middle of all.
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    return ranks[codes] - (len(codes) + 1) / 2
+
+
+def simlex_metrics(cosines, rows):
+    """Yields the correlation of cosines with rated similarity, by groups of pairs.
+
+    Args:
+        cosines: float array (rows,), as `word_cosines` gives.
+        rows: sequence of (word1, word2, part of speech `"A"`, `"N"` or `"V"`,
+            similarity, concreteness quartile 1 to 4, whether it is hard).
+
+    Yields:
+        Pairs of str and float: `GROUP/spearman` and `GROUP/pairs` for the groups all,
+        adjectives, nouns, verbs, concreteness_1 to _4, and hard. A group of fewer
+        than two pairs is left out.
+
+    References:
+        Jia et al. 2021, table 12; Hill et al. 2015, SimLex-999.
+
+    Example:
+    >>> vectors = {"old": [1, 0], "aged": [1, 0.1], "new": [1, 1], "dog": [0, 1]}
+    >>> rows = [("old", "aged", "A", 9.0, 2, False), ("old", "new", "A", 1.6, 2, True),
+    ...         ("old", "dog", "N", 0.5, 4, False)]
+    >>> cosines = word_cosines(lambda words: [vectors[word] for word in words], rows)
+    >>> dict(simlex_metrics(cosines, rows))["all/spearman"]
+    1.0
+    """
+    similarity = np.array([row[3] for row in rows], float)
+    for name, chosen in _groups(rows).items():
+        if np.count_nonzero(chosen) > 1:
+            yield f"{name}/spearman", spearman(cosines[chosen], similarity[chosen])
+            yield f"{name}/pairs", float(np.count_nonzero(chosen))
+
+
+def word_cosines(encode_words, rows):
+    """Cosines of the two words' vectors.
+
+    Args:
+        encode_words: function from a list of str to a real array (words,
+            dimension): of the paper's model [CLS] before the projection.
+        rows: sequence of tuples that begin with two words.
+
+    Returns:
+        float64 array (rows,).
+
+    Raises:
+        InputError: for no rows, and when `encode_words` doesn't return one vector
+            a word.
+    """
+    if not len(rows):
+        raise InputError("`rows` must hold at least one pair of words, got none.")
+    words = list(dict.fromkeys(word for row in rows for word in row[:2]))
+    vectors = np.asarray(encode_words(words), float)
+    if vectors.ndim != 2 or len(vectors) != len(words) or not vectors.size:
+        raise InputError(
+            "`encode_words` must return one vector a word, got shape "
+            f"{vectors.shape} for {len(words)} words."
+        )
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # A word without a direction is like none.
+    vectors = vectors / np.where(lengths == 0, 1.0, lengths)
+    place = {word: row for row, word in enumerate(words)}
+    pairs = np.array([[place[word] for word in row[:2]] for row in rows])
+    return np.sum(vectors[pairs[:, 0]] * vectors[pairs[:, 1]], axis=1)
+
+
+def simlex_statistics(cosines, rows):
+    """The correlation of any choice of pairs, as `sliced_metrics` takes it.
+
+    Args:
+        cosines: real array (rows,), of `word_cosines`.
+        rows: as `simlex_metrics`.
+
+    Returns:
+        dict, `all/spearman` → `Statistic` over the pairs.
+
+    Example:
+    >>> rows = [("a", "b", "N", 1.0, 1, False), ("a", "c", "N", 2.0, 1, False)]
+    >>> statistic = simlex_statistics(np.array([0.1, 0.2]), rows)["all/spearman"]
+    >>> statistic.function(np.array([[0, 1, 1], [0, 0, 0]])).tolist()
+    [1.0, 0.0]
+    """
+    sides = dense_codes(cosines), dense_codes([row[3] for row in rows])
+
+    def correlations(drawn):
+        return np.array(
+            [rank_correlation(*(side[pairs] for side in sides)) for pairs in drawn]
+        )
+
+    return {"all/spearman": Statistic(np.ones(len(cosines), bool), correlations)}
+
+
+def _groups(rows):
+    """Masks of the rows by the name of their group."""
+    speech, quartile, hard = (
+        np.array([row[field] for row in rows]) for field in (2, 4, 5)
+    )
+    return {
+        "all": np.ones(len(rows), bool),
+        **{name: speech == letter for name, letter in _PARTS_OF_SPEECH.items()},
+        **{f"concreteness_{number}": quartile == number for number in _QUARTILES},
+        "hard": hard.astype(bool),
+    }
+
+
+def cxc_similarity_metrics(images, texts, rated, samples=1000, seed=0):
+    """Correlates cosines with people's ratings, bootstrapped.
+
+    Each sample draws half of the queries, and for each of them one of its rated
+    items; the metric is the mean of Spearman's correlation over the samples.
+
+    Args:
+        images: real array (pictures, dimension), unit length.
+        texts: real array (captions, dimension), unit length.
+        rated: dict from `"sts"` (captions), `"sis"` (images) and `"sits"` (images and
+            captions) to (query rows, item rows, ratings): int, int and float arrays,
+            one entry a rated pair, such as
+            `align_keras.datasets.benchmarks.cxc_rated_rows` makes.
+        samples: int >= 1.
+        seed: int, of the draws.
+
+    Yields:
+        Pairs of str and float: `sts/spearman`, `sts/spearman_std` (the standard
+        deviation over the samples) and `sts/queries`, the same of `sis` and
+        `sits`, and `mean/spearman`, the mean of the three.
+
+    Raises:
+        InputError: for fewer than four queries, rows outside the embeddings, and
+            lists of different lengths.
+
+    References:
+        Jia et al. 2021, section 5.1 and table 3; Parekh et al. 2021, section 5.
+    """
+    if not isinstance(samples, (int, np.integer)) or samples < 1:
+        raise InputError(f"`samples` must be an integer >= 1, got {samples!r}.")
+    means = []
+    for name, scored in _scored(images, texts, rated):
+        found = bootstrapped_spearman(*scored, samples, seed)
+        means.append(found.mean())
+        yield f"{name}/spearman", float(found.mean())
+        yield f"{name}/spearman_std", float(found.std())
+        yield f"{name}/queries", float(len(np.unique(scored[0])))
+    yield "mean/spearman", float(np.mean(means))
+
+
+def _scored(images, texts, rated):
+    """Yields each task's name and (query rows, cosines, ratings)."""
+    embeddings = {"images": np.asarray(images), "texts": np.asarray(texts)}
+    for name, (query_kind, item_kind) in _TASKS.items():
+        queries, items, ratings = map(np.asarray, rated[name])
+        rows = {"queries": queries, "items": items}
+        _check_rated(name, rows, ratings, embeddings[query_kind], embeddings[item_kind])
+        cosines = _pair_cosines(
+            embeddings[query_kind], queries, embeddings[item_kind], items
+        )
+        yield name, (queries, cosines, ratings)
+
+
+def cxc_similarity_statistics(images, texts, rated):
+    """The correlations among any choice of queries, as `sliced_metrics` takes them.
+
+    The items are the pictures and then the captions. Those of a group keep the rated
+    pairs whose query they are, whatever group the other side belongs to, and the
+    protocol's own bootstrap runs over these: the metric is the mean of its samples,
+    of half of the group's queries each, and the interval lies between their
+    percentiles. It tells how one such sample varies, as the paper's deviation does.
+    `mean/spearman` is the mean of the three tasks, sample by sample.
+
+    Args:
+        images: as `cxc_similarity_metrics`.
+        texts: as `cxc_similarity_metrics`.
+        rated: as `cxc_similarity_metrics`.
+
+    Returns:
+        dict, `sts/spearman`, `sis/spearman`, `sits/spearman` and `mean/spearman` →
+        `Statistic` over the pictures and captions. It isn't defined for fewer than
+        four queries, of the mean in any task.
+
+    Raises:
+        InputError: as `cxc_similarity_metrics`.
+
+    References:
+        Jia et al. 2021, sections 5.1 and 10; Parekh et al. 2021, section 5.
+
+    Example:
+    >>> turned = np.array([[np.cos(turn), np.sin(turn)] for turn in range(8)])
+    >>> pairs = (np.zeros(6, int) + range(6), np.arange(6) + 1, np.arange(6.0))
+    >>> found = cxc_similarity_statistics(
+    ...     turned, turned, {"sts": pairs, "sis": pairs, "sits": pairs})
+    >>> len(found["sis/spearman"].bootstrap(np.arange(5), samples=7, seed=0))
+    7
+    """
+    statistics, count = {}, len(images) + len(texts)
+    for name, (queries, *scored) in _scored(images, texts, rated):
+        if _TASKS[name][0] == "texts":
+            queries = queries + len(images)
+        statistics[f"{name}/spearman"] = _own_bootstrap(count, queries, *scored)
+    parts = list(statistics.values())
+
+    def mean(items, samples, seed):
+        values = [part.bootstrap(items, samples, seed) for part in parts]
+        return np.mean(values, axis=0) if all(map(len, values)) else np.empty(0)
+
+    counts = np.any([part.counts for part in parts], axis=0)
+    return statistics | {"mean/spearman": Statistic(counts, None, mean)}
+
+
+def _own_bootstrap(count, queries, cosines, ratings):
+    counts = np.zeros(count, bool)
+    counts[queries] = True
+
+    def bootstrap(items, samples, seed):
+        chosen = np.isin(queries, items)
+        own = queries[chosen]
+        if len(np.unique(own)) < _FEWEST_QUERIES:
+            return np.empty(0)
+        return bootstrapped_spearman(
+            own, cosines[chosen], ratings[chosen], samples, seed
+        )
+
+    return Statistic(counts, None, bootstrap)
+
+
+def _check_rated(name, rows, ratings, *embeddings):
+    if not rows["queries"].shape == rows["items"].shape == ratings.shape:
+        raise InputError(
+            f"`rated[{name!r}]` must hold three lists of one length, got shapes "
+            f"{rows['queries'].shape}, {rows['items'].shape} and {ratings.shape}."
+        )
+    for (side, own), gallery in zip(rows.items(), embeddings, strict=True):
+        if own.size and not 0 <= own.min() <= own.max() < len(gallery):
+            raise InputError(
+                f"the {side} of `rated[{name!r}]` must lie in [0, {len(gallery)}), the "
+                f"rows of the embeddings, got {own.min()} to {own.max()}."
+            )
+    if len(np.unique(rows["queries"])) < _FEWEST_QUERIES:
+        raise InputError(
+            f"`rated[{name!r}]` must have at least {_FEWEST_QUERIES} queries, of which "
+            f"half are drawn, got {len(np.unique(rows['queries']))}; give more rated "
+            "pairs."
+        )
+
+
+def _pair_cosines(queries, query_rows, items, item_rows):
+    cosines = np.empty(len(query_rows))
+    for start in range(0, len(cosines), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        cosines[part] = np.einsum(
+            "ij,ij->i",
+            np.asarray(queries[query_rows[part]], float),
+            np.asarray(items[item_rows[part]], float),
+        )
+    return cosines
+
+
+def bootstrapped_spearman(queries, scores, ratings, samples=1000, seed=0):
+    """Spearman's correlation over samples of half of the queries, one item each.
+
+    Args:
+        queries: int array (pairs,), which query a rated pair belongs to.
+        scores: real array (pairs,), the model's.
+        ratings: real array (pairs,), people's.
+        samples: int >= 1.
+        seed: int.
+
+    Returns:
+        float64 array (samples,).
+
+    Example:
+    >>> queries = np.repeat(np.arange(10), 2)
+    >>> bootstrapped_spearman(queries, queries, queries, samples=3).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    order = np.argsort(queries, kind="stable")
+    _, starts, counts = np.unique(queries[order], return_index=True, return_counts=True)
+    scores, ratings = dense_codes(scores[order]), dense_codes(ratings[order])
+    random = np.random.default_rng(seed)
+    found = np.empty(samples)
+    for sample in range(samples):
+        drawn = random.choice(len(starts), len(starts) // 2, replace=False)
+        pairs = starts[drawn] + random.integers(counts[drawn])
+        found[sample] = rank_correlation(scores[pairs], ratings[pairs])
+    return found
