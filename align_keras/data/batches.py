@@ -1,5 +1,7 @@
 """The training pipeline: stored pairs → augmented, tokenized batches."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from align_keras.data.order import ordered_pairs
@@ -16,26 +18,26 @@ from align_keras.utils.errors import InputError
 
 
 def training_batches(
-    builder,
-    split,
-    tokenizer,
+    builder: Any,
+    split: str,
+    tokenizer: Any,
     *,
-    image_size,
-    batch_size,
-    seed=0,
-    start_step=0,
-    shuffle_buffer_size=20_000,
-    cache=False,
-    crop=True,
-    flip=True,
-    zoom=0.0,
-    shift=0.0,
-    recolor=0.0,
-    input_pipeline_id=0,
-    num_input_pipelines=1,
-    data_service=None,
-    pair_weighted=False,
-):
+    image_size: int,
+    batch_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    shuffle_buffer_size: int = 20_000,
+    cache: bool = False,
+    crop: bool = True,
+    flip: bool = True,
+    zoom: float = 0.0,
+    shift: float = 0.0,
+    recolor: float = 0.0,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+    data_service: str | None = None,
+    pair_weighted: bool = False,
+) -> tf.data.Dataset:
     """Endless batches of augmented images and one caption each.
 
     An epoch holds each image once, with one of its captions at random, or, if
@@ -130,18 +132,18 @@ def training_batches(
 
 
 def batch_ids(
-    builder,
-    split,
+    builder: Any,
+    split: str,
     *,
-    batch_size,
-    step,
-    seed=0,
-    shuffle_buffer_size=20_000,
-    cache=False,
-    input_pipeline_id=0,
-    num_input_pipelines=1,
-    pair_weighted=False,
-):
+    batch_size: int,
+    step: int,
+    seed: int = 0,
+    shuffle_buffer_size: int = 20_000,
+    cache: bool = False,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+    pair_weighted: bool = False,
+) -> list[str]:
     """Tells which pairs `training_batches` puts into a batch.
 
     For the diagnosis of a step that went wrong. No image is decoded.

@@ -1,6 +1,7 @@
 """Images with classes → batches, to train a classifier and to judge it."""
 
 import os
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
@@ -18,18 +19,18 @@ _PREFETCHED = 2
 
 
 def labelled_batches(
-    images,
-    labels,
+    images: Collection,
+    labels: np.ndarray,
     *,
-    image_size,
-    batch_size,
-    crop="inception",
-    min_area=0.08,
-    flip=True,
-    seed=0,
-    shuffle_buffer_size=10_000,
-    start_step=0,
-):
+    image_size: int,
+    batch_size: int,
+    crop: str = "inception",
+    min_area: float = 0.08,
+    flip: bool = True,
+    seed: int = 0,
+    shuffle_buffer_size: int = 10_000,
+    start_step: int = 0,
+) -> tf.data.Dataset:
     """Endless batches of varied images and their classes.
 
     Epochs follow on each other within a batch, so that a set may be smaller than
@@ -93,7 +94,9 @@ def labelled_batches(
     return pairs.batch(batch_size, drop_remainder=True).prefetch(_PREFETCHED)
 
 
-def evaluation_batches(images, *, image_size, batch_size, central_crop=0.875):
+def evaluation_batches(
+    images: Collection, *, image_size: int, batch_size: int, central_crop: float = 0.875
+) -> tf.data.Dataset:
     """All images that can be decoded, once and in order, with their numbers.
 
     Args:
@@ -111,11 +114,11 @@ def evaluation_batches(images, *, image_size, batch_size, central_crop=0.875):
     def cropped(row, image):
         return row, central_crop_bytes(read(image), image_size, central_crop)
 
-    images = items.map(cropped, tf.data.AUTOTUNE).ignore_errors()
-    return images.batch(batch_size).prefetch(_PREFETCHED)
+    decoded = items.map(cropped, tf.data.AUTOTUNE).ignore_errors()
+    return decoded.batch(batch_size).prefetch(_PREFETCHED)
 
 
-def unreadable_rows(images):
+def unreadable_rows(images: Collection) -> list[int]:
     """Finds the images that can't be decoded.
 
     Args:

@@ -4,6 +4,9 @@
 reads a corpus's files in windows.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -21,19 +24,19 @@ _CYCLE_LENGTH = 16
 
 
 def ordered_pairs(
-    builder,
-    split,
-    read,
+    builder: Any,
+    split: str,
+    read: Callable,
     *,
-    batch_size,
-    start_step,
-    seed,
-    shuffle_buffer_size,
-    cache,
-    input_pipeline_id,
-    num_input_pipelines,
-    pair_weighted=False,
-):
+    batch_size: int,
+    start_step: int,
+    seed: int,
+    shuffle_buffer_size: int,
+    cache: bool,
+    input_pipeline_id: int,
+    num_input_pipelines: int,
+    pair_weighted: bool = False,
+) -> tf.data.Dataset:
     """Endless pairs in training order, from the first row of a step.
 
     Args:
@@ -140,17 +143,17 @@ def _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines):
 
 
 def shuffled_records(
-    builder,
-    split,
+    builder: Any,
+    split: str,
     *,
-    seed,
-    start,
-    shuffle_buffer_size,
-    cycle_length=_CYCLE_LENGTH,
-    input_pipeline_id=0,
-    num_input_pipelines=1,
-    pair_weighted=False,
-):
+    seed: int,
+    start: int,
+    shuffle_buffer_size: int,
+    cycle_length: int = _CYCLE_LENGTH,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+    pair_weighted: bool = False,
+) -> tf.data.Dataset:
     """Endless records, of which each epoch holds every one once.
 
     Each epoch takes the files (shards) in another order, `cycle_length` of them
@@ -206,7 +209,14 @@ def shuffled_records(
     return tf.data.Dataset.choose_from_datasets(datasets, turns)
 
 
-def shuffle(dataset, buffer_size, seed, seed_2, *, reshuffle_each_iteration):
+def shuffle(
+    dataset: tf.data.Dataset,
+    buffer_size: int,
+    seed: int | tf.Tensor,
+    seed_2: int | tf.Tensor,
+    *,
+    reshuffle_each_iteration: bool,
+) -> tf.data.Dataset:
     """`dataset.shuffle` by these seeds alone, whatever `tf.random.set_seed` was.
 
     Args:

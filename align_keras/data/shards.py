@@ -2,6 +2,7 @@
 
 import pathlib
 import zipfile
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -82,16 +83,18 @@ class Shards:
         return len(self.paths)
 
     @property
-    def num_examples(self):
+    def num_examples(self) -> int:
         """int, the records of all files."""
         return int(self.takes.sum())
 
     @property
-    def num_entries(self):
+    def num_entries(self) -> int:
         """int, the entries of an epoch."""
         return int(self.sizes.sum())
 
-    def interleaved(self, numbers, number_of_pass=0):
+    def interleaved(
+        self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
+    ) -> tf.data.Dataset:
         """Reads some of the files at the same time.
 
         Args:
@@ -150,7 +153,7 @@ class Shards:
         return sizes
 
 
-def enough_shards(builder, split, num_input_pipelines):
+def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
     """Whether there are as many files as input pipelines, in every corpus."""
     return all(
         member.info.splits[split].num_shards >= num_input_pipelines
@@ -158,7 +161,7 @@ def enough_shards(builder, split, num_input_pipelines):
     )
 
 
-def check_data_service(builder, data_service):
+def check_data_service(builder: Any, data_service: str | None) -> None:
     """Raises if a tf.data service is to read what only this process can."""
     if any(is_array_record(member) for member in _members(builder)):
         raise InputError(
@@ -172,7 +175,7 @@ def _members(builder):
     return builder.members.values() if isinstance(builder, Mixture) else [builder]
 
 
-def caption_counts(builder, split):
+def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
     """Counts the captions of a split's images.
 
     The first time, all of the split's files are read; the counts are then kept beside
@@ -199,7 +202,7 @@ def caption_counts(builder, split):
     return {str(part.filename): kept[part.basename()] for part in parts}
 
 
-def count_captions(builder, serialized):
+def count_captions(builder: Any, serialized: tf.Tensor) -> tf.Tensor:
     """Returns the number of captions of a serialized example, an int32 tensor ()."""
     captions = {"captions": builder.info.features["captions"]}
     features = tfds.features.FeaturesDict(captions)

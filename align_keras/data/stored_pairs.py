@@ -1,7 +1,9 @@
 """The stored examples of a split: how many, one after another, or all in memory."""
 
 import dataclasses
+from typing import Any
 
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from align_keras.datasets.array_records import stored_examples
@@ -11,7 +13,7 @@ from align_keras.utils.errors import InputError
 DECODERS = {"image": tfds.decode.SkipDecoding()}
 
 
-def stored_pairs(builder, split):
+def stored_pairs(builder: Any, split: str) -> tf.data.Dataset:
     """The examples in the order in which they are stored, images undecoded."""
     split_size(builder, split)
     options = {
@@ -24,7 +26,7 @@ def stored_pairs(builder, split):
     return stored_examples(builder, split, **options)
 
 
-def check_batch_size(batch_size, builder, split):
+def check_batch_size(batch_size: int, builder: Any, split: str) -> None:
     """Raises unless the split holds at least one batch."""
     pairs = split_size(builder, split)
     if batch_size > pairs:
@@ -36,7 +38,7 @@ def check_batch_size(batch_size, builder, split):
         )
 
 
-def split_size(builder, split):
+def split_size(builder: Any, split: str) -> int:
     """Returns the number of images of a split.
 
     Raises:
@@ -83,7 +85,7 @@ class RetrievalSet:
         return len(self.ids)
 
 
-def read_retrieval_set(builder, split):
+def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
     """Reads a split of a prepared corpus into memory.
 
     Args:
@@ -105,7 +107,7 @@ def read_retrieval_set(builder, split):
     )
 
 
-def read_captions(builder, split):
+def read_captions(builder: Any, split: str) -> list[str]:
     """Returns all captions of a split, a list of str in stored order."""
     return [
         caption.decode()

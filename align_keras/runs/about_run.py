@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
@@ -10,7 +12,7 @@ from align_keras.utils.files import atomic_write, read_json
 _DATA_FILE = "data.json"
 
 
-def save_data_notes(directory, notes):
+def save_data_notes(directory: str | os.PathLike, notes: Mapping[str, Mapping]) -> None:
     """Keeps in a run's folder what its corpora hold and have dropped.
 
     Args:
@@ -22,7 +24,9 @@ def save_data_notes(directory, notes):
         json.dump(lines, file, indent=1)
 
 
-def about_run(directory, command=None):
+def about_run(
+    directory: str | os.PathLike, command: str | None = None
+) -> dict[str, Any]:
     """Returns what is known of a model's origin, as `model_card` takes it.
 
     Args:
@@ -37,7 +41,7 @@ def about_run(directory, command=None):
         InputError: if the run's `data.json` or `metrics.jsonl` is damaged.
     """
     directory = pathlib.Path(directory)
-    about = {
+    about: dict[str, Any] = {
         "source": f"`{command or directory.name}`",
         "data": None,
         "evaluation": None,
@@ -48,7 +52,7 @@ def about_run(directory, command=None):
         # Only here, since it imports Keras.
         from align_keras.training.metrics_log import MetricsLog
 
-        newest = {}
+        newest: dict[str, float] = {}
         for line in MetricsLog(directory / "metrics.jsonl").read():
             newest |= line
         # Not how fast it was trained.
@@ -69,7 +73,9 @@ def _read_data(path):
     return data
 
 
-def read_evaluations(paths, model):
+def read_evaluations(
+    paths: Iterable[str | os.PathLike], model: str | os.PathLike
+) -> list[dict]:
     """Reads what `align-keras evaluate --json` printed of a model.
 
     Args:

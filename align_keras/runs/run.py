@@ -92,14 +92,14 @@ def train(
                 f"{name} must be one of {', '.join(known)}, received {value!r}; choose "
                 "one of them."
             )
-    config = _loaded(config, params_override)
-    run = Run(config, model_dir)
+    run = Run(_loaded(config, params_override), model_dir)
     if mode == "index":
         check_finished(run.directory)
+    reads = mode == "eval"
     locked = (
-        contextlib.nullcontext() if mode == "eval" else lock_config(config, model_dir)
+        contextlib.nullcontext() if reads else lock_config(run.config, run.directory)
     )
-    with locked, _damaged_shards_named(config.task):
+    with locked, _damaged_shards_named(run.config.task):
         if mode == "eval":
             run.build()
             run.metrics = run.evaluate_checkpoint(checkpoint)
@@ -229,7 +229,7 @@ class Run:
         # By path, since training and test pairs may be two files of the user's.
         task = self.config.task
         return {
-            data.pairs or data.corpus: dict(builder.info.metadata or {})
+            str(data.pairs or data.corpus): dict(builder.info.metadata or {})
             for data, builder in (
                 (task.train_data, self.train_builder),
                 (task.validation_data, self.test_builder),

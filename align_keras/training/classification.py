@@ -3,17 +3,18 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.models.image_classifier import ImageClassifier
 from align_keras.models.on_replicas import on_replicas
 from align_keras.optimizers import SGD
 from align_keras.training.trainer import Progress
 from align_keras.utils.errors import InputError
-from align_keras.utils.progress import say
+from align_keras.utils.progress import progress_bar, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +55,20 @@ class Classified:
     predictions: np.ndarray
 
     @property
-    def accuracy(self):
+    def accuracy(self) -> float:
         """float, the share of the images whose right class is first."""
         return float(np.mean(self.ranks == 0))
 
 
 def fine_tune(
-    classifier, stages, *, momentum=0.9, weight_decay=0.0, bar=None, checkpoints=None
-):
+    classifier: ImageClassifier,
+    stages: Sequence[FineTuningStage],
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    bar: progress_bar | None = None,
+    checkpoints: "StageCheckpoints | None" = None,
+) -> None:
     """Trains a classifier, stage after stage, each with a new optimizer.
 
     A stage ends early where the loss isn't finite: what then follows can only be
@@ -88,7 +95,7 @@ def fine_tune(
         classifier.image_encoder.trainable = stage.learns_encoder
         compile_stage(classifier, stage, momentum, weight_decay)
         callbacks = [keras.callbacks.TerminateOnNaN()]
-        if step:
+        if checkpoints and step:
             checkpoints.restore(classifier)
         if checkpoints:
             callbacks.append(SaveStage(checkpoints, number, step))
@@ -107,7 +114,12 @@ def fine_tune(
         step = 0
 
 
-def compile_stage(classifier, stage, momentum, weight_decay):
+def compile_stage(
+    classifier: ImageClassifier,
+    stage: FineTuningStage,
+    momentum: float,
+    weight_decay: float,
+) -> None:
     """Compiles the classifier with the optimizer of a stage, ready to restore."""
     pattern = f"^{re.escape(classifier.image_encoder.name)}/"
     with classifier.distribute_strategy.scope():
@@ -126,7 +138,9 @@ def compile_stage(classifier, stage, momentum, weight_decay):
         classifier.optimizer.build(classifier.trainable_variables)
 
 
-def classify(classifier, batches, labels):
+def classify(
+    classifier: ImageClassifier, batches: tf.data.Dataset, labels: np.ndarray
+) -> Classified:
     """Judges a classifier.
 
     Args:
@@ -179,11 +193,11 @@ class StageCheckpoints:
     def __init__(self, directory, interval):
         self.directory, self.interval = pathlib.Path(directory), interval
 
-    def newest(self):
+    def newest(self) -> tuple[int, int]:
         """Returns the stage and the step of the checkpoint, (0, 0) without one."""
         return max(self._found(), default=(0, 0))
 
-    def restore(self, classifier):
+    def restore(self, classifier: ImageClassifier) -> None:
         """Puts the newest state into a classifier, compiled as when it was saved.
 
         Raises:
@@ -200,7 +214,7 @@ class StageCheckpoints:
             ) from error
         say(f"going on at step {step} of stage {stage + 1}")
 
-    def save(self, classifier, stage, step):
+    def save(self, classifier: ImageClassifier, stage: int, step: int) -> None:
         """Writes the checkpoint, then removes the one before."""
         before = self._found().values()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -232,7 +246,7 @@ class SaveStage(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints, self.stage, self.step = checkpoints, stage, step
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.step += 1
         if self.step % self.checkpoints.interval == 0:
             self.checkpoints.save(self.model, self.stage, self.step)
