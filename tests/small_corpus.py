@@ -100,11 +100,11 @@ def write_folder(folder):
 
 
 def write_hook(folder):
-    """Writes a module for `pictures.refuse`; returns the option."""
+    """Writes a module for `images.refuse`; returns the option."""
     folder.mkdir(exist_ok=True)
     text = f"def refuse(image):\n    return image.size == {REFUSED}\n"
     (folder / "own_hook.py").write_text(text, encoding="utf-8")
-    return "--params_override=pictures.refuse=own_hook:refuse"
+    return "--params_override=images.refuse=own_hook:refuse"
 
 
 def write_table(folder):

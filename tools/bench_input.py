@@ -8,7 +8,7 @@ the table gives medians over the rounds, and of each round's ratios:
 
 - corpus: `training_batches` on what `align-keras corpus` makes of the same files,
   stored at 346/289 of the input size;
-- squares: the same with `pictures.keep_aspect` false;
+- squares: the same with `images.keep_aspect` false;
 - ours: `training_batches`, which reads, shuffles, decodes, crops, shrinks, mirrors
   and tokenizes;
 - crop: what ours does to a picture, in the place of what common does to it;
@@ -104,8 +104,8 @@ def build_corpus(folder, builder, image_size, name):
         override = {
             "sources": [f"table:{pictures / 'pairs.tsv'}"],
             "duplicates.mode": "pixels",
-            "pictures.shorter_side": crop_size_to_resize_size(image_size),
-            "pictures.keep_aspect": name == "corpus",
+            "images.shorter_side": crop_size_to_resize_size(image_size),
+            "images.keep_aspect": name == "corpus",
             "filter.drop_personal_data": False,
         }
         config = load_corpus_config(params_override=override)

@@ -48,15 +48,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
-        "--squares", action="store_true", help="with pictures.keep_aspect false"
+        "--squares", action="store_true", help="with images.keep_aspect false"
     )
     arguments = parser.parse_args()
     from PIL import Image
 
-    from align_keras.config.corpus import PicturesConfig
+    from align_keras.config.corpus import ImagesConfig
     from align_keras.corpus.image_tables import store_image
 
-    form = PicturesConfig()
+    form = ImagesConfig()
 
     def store(content):
         store_image(

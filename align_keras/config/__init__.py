@@ -9,7 +9,7 @@ from align_keras.config.corpus import (
     CorpusConfig,
     DuplicatesConfig,
     FilterConfig,
-    PicturesConfig,
+    ImagesConfig,
     ShardsConfig,
     VocabularyConfig,
 )

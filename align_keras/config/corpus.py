@@ -40,7 +40,7 @@ class FilterConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class PicturesConfig:
+class ImagesConfig:
     """In what form images are stored.
 
     Attributes:
@@ -139,7 +139,7 @@ class CorpusConfig:
     Attributes:
         sources: tuple of str, as `align-keras corpus --source`.
         filter: `FilterConfig`.
-        pictures: `PicturesConfig`.
+        images: `ImagesConfig`.
         duplicates: `DuplicatesConfig`.
         vocabulary: `VocabularyConfig`.
         shards: `ShardsConfig`.
@@ -147,7 +147,7 @@ class CorpusConfig:
 
     sources: tuple[str, ...] = ()
     filter: FilterConfig = FilterConfig()
-    pictures: PicturesConfig = PicturesConfig()
+    images: ImagesConfig = ImagesConfig()
     duplicates: DuplicatesConfig = DuplicatesConfig()
     vocabulary: VocabularyConfig = VocabularyConfig()
     shards: ShardsConfig = ShardsConfig()

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import os
 import pathlib
+import re
 import site
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -140,6 +141,8 @@ def _load(
         params_override = [params_override]
     layers = [read_yaml(path) for path in files]
     layers += [read_overrides(item) for item in params_override]
+    if isinstance(defaults, CorpusConfig):
+        layers = [_with_images(layer) for layer in layers]
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     # Each layer is checked by itself: an error that a later one covers is still one.
@@ -147,6 +150,11 @@ def _load(
         places |= {key: given.where for key, given in layer.items()}
         values |= _with_one_source(_checked(layer, defaults), values)
     return validate(_replace(defaults, values), places, rules)
+
+
+def _with_images(layer: dict[str, Given]) -> dict[str, Given]:
+    """Reads the section `images` of a corpus where it is called `pictures`, as once."""
+    return {re.sub(r"^pictures\b", "images", key): layer[key] for key in layer}
 
 
 def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

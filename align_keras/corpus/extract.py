@@ -67,8 +67,8 @@ def merged_counts(counts):
         dict of the same form; of several examples the first counts.
     """
     total = DropCounter()
-    for own in counts:
-        total.add(DropCounter.from_metadata(own))
+    for part in counts:
+        total.add(DropCounter.from_metadata(part))
     return total.as_metadata()
 
 

@@ -251,19 +251,19 @@ def _captions(image, figure, figures):
                 caption = figure.css_first("figcaption")
             figures[figure.mem_id] = _seen_text(caption)
         found.append(("figcaption", *figures[figure.mem_id]))
-    return [own for own in found if own[1]]
+    return [pair for pair in found if pair[1]]
 
 
 def _captions_by_class(tree):
     """Returns captions that aren't in a figure, by the image beside each."""
     found, captions = {}, tree.css(_CAPTIONS)
-    beside = collections.Counter(own.parent.mem_id for own in captions)
+    beside = collections.Counter(node.parent.mem_id for node in captions)
     for caption in captions:
         if beside[caption.parent.mem_id] > 1:  # Whose each is, isn't told.
             continue
-        images = [own.mem_id for own in caption.parent.css("img")]
-        within = {own.mem_id for own in caption.css("img")}  # Such as a magnifier.
-        images = [own for own in images if own not in within]
+        images = [node.mem_id for node in caption.parent.css("img")]
+        within = {node.mem_id for node in caption.css("img")}  # Such as a magnifier.
+        images = [node for node in images if node not in within]
         if len(images) == 1:
             found.setdefault(images[0], caption)
     return found
@@ -277,20 +277,20 @@ def _seen_text(node):
     words, cut, waiting = [], set(), [] if node is None else [node]
     size = 0
     while waiting and size < _MAX_FIGCAPTION:
-        own = waiting.pop()
-        if own.is_text_node:
-            words.append((own.text_content or "")[:_MAX_FIGCAPTION])
+        node = waiting.pop()
+        if node.is_text_node:
+            words.append((node.text_content or "")[:_MAX_FIGCAPTION])
             size += len(words[-1])
             continue
-        if own.tag in _UNSEEN or own.is_comment_node:
+        if node.tag in _UNSEEN or node.is_comment_node:
             continue
-        kind = _helper(own)
+        kind = _helper(node)
         if kind:
             cut.add(kind)
             continue
-        if own.tag not in _INLINE:
+        if node.tag not in _INLINE:
             words.append(" ")
-        waiting += reversed(list(own.iter(include_text=True)))
+        waiting += reversed(list(node.iter(include_text=True)))
     return clean_caption("".join(words)), sorted(cut)
 
 
@@ -329,7 +329,9 @@ def _noscript_copies(tree, surroundings):
         for beside in (_beside(noscript, "prev"), _beside(noscript, "next")):
             alt = None if beside is None else beside.attributes.get("alt")
             if beside is not None and alt == copy.attributes.get("alt"):
-                late = any(beside.attributes.get(own) for own in (*_LATE, *_LATE_SETS))
+                late = any(
+                    beside.attributes.get(name) for name in (*_LATE, *_LATE_SETS)
+                )
                 copies.add((copy if late else beside).mem_id)
                 break
     return copies
@@ -356,13 +358,15 @@ def _image_url(image, base_url):
         nodes += image.parent.css("source")
     # What stands in `src` is a placeholder where the page has another address.
     for plain, sets in ((_LATE, _LATE_SETS), (("src",), ("srcset",))):
-        found = [own.attributes.get(name) for own in nodes for name in sets]
-        versions = [version for own in found if own for version in parse_srcset(own)]
+        found = [node.attributes.get(name) for node in nodes for name in sets]
+        versions = [
+            version for srcset in found if srcset for version in parse_srcset(srcset)
+        ]
         versions = versions[:_MAX_CANDIDATES]
         found = [image.attributes.get(name) for name in plain]
         versions += [(address, 1.0) for address in found if address]
         # The first of equals: `sorted` is stable.
-        for address, _ in sorted(versions, key=lambda own: -own[1]):
+        for address, _ in sorted(versions, key=lambda version: -version[1]):
             url = _joined(base_url, address)
             if url is not None:
                 return url

@@ -194,7 +194,7 @@ def load_hook(name):
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"pictures.refuse must be module:function that Python can import, received "
+            f"images.refuse must be module:function that Python can import, received "
             f"{name!r} ({error}); put the module on PYTHONPATH."
         ) from None
     return found
@@ -232,7 +232,7 @@ def store_image(
         content, max_pixels=max_pixels, shorter_side=shorter_side
     )
     if refuse is not None and refuse(image):
-        raise ImageError("refused", "by pictures.refuse")
+        raise ImageError("refused", "by images.refuse")
     cv2 = opencv()
     pixels = _reduced(_pixels(image), shorter_side, keep_aspect)
     height, width = pixels.shape[:2]
@@ -366,7 +366,7 @@ def kept_texts(groups, stored, dropped):
 
 
 def _staying(groups, stored, dropped, columns):
-    left = {own[0] for own in dropped}
+    left = {image[0] for image in dropped}
     for group, images in zip(groups, stored, strict=True):
         rows = zip(read_rows(group), read_rows(images, columns), strict=True)
         for texts, image in rows:
@@ -376,7 +376,7 @@ def _staying(groups, stored, dropped, columns):
 
 def _inherited(groups, dropped):
     """Collects the captions that images with equal pixels leave behind."""
-    heirs = {own[0]: own[2] for own in dropped if own[1] == DUPLICATE}
+    heirs = {image[0]: image[2] for image in dropped if image[1] == DUPLICATE}
     inherited = collections.defaultdict(list)
     if heirs:
         for group in groups:
@@ -389,10 +389,10 @@ def _inherited(groups, dropped):
 
 def _merged(texts, inherited):
     """Returns an image's captions and the inherited ones, each once."""
-    own = inherited.get(texts["image_key"])
-    if own is None:
+    more = inherited.get(texts["image_key"])
+    if more is None:
         return texts["captions"]
     rows = sorted(
-        [*texts["captions"], *own], key=lambda text: [text[name] for name in TEXTS]
+        [*texts["captions"], *more], key=lambda text: [text[name] for name in TEXTS]
     )
     return list({row["caption"]: row for row in reversed(rows)}.values())[::-1]

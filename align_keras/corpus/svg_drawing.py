@@ -39,7 +39,7 @@ except (ImportError, OSError, ValueError):
     pass
 import resvg_py
 drawing = sys.stdin.buffer.read().decode()
-fonts = dict(own.split("=", 1) for own in sys.argv[1:])
+fonts = dict(word.split("=", 1) for word in sys.argv[1:])
 sys.stdout.buffer.write(bytes(resvg_py.svg_to_bytes(svg_string=drawing, **fonts)))
 """
 
@@ -72,7 +72,7 @@ class SvgDrawing:
             SvgError: it can't be rendered.
         """
         try:
-            own = subprocess.run(
+            done = subprocess.run(
                 [sys.executable, "-c", _PROGRAM, *_fonts()],
                 input=self.content,
                 capture_output=True,
@@ -81,11 +81,11 @@ class SvgDrawing:
             )
         except subprocess.TimeoutExpired:
             raise SvgError(f"not rendered in {_MOST_SECONDS} seconds") from None
-        if own.returncode:
-            lines = own.stderr.decode("utf-8", "replace").split("\n")
+        if done.returncode:
+            lines = done.stderr.decode("utf-8", "replace").split("\n")
             said = " ".join([line for line in lines if line.strip()][-1:])
-            raise SvgError(f"not rendered: {said[:200] or f'code {own.returncode}'}")
-        return Image.open(io.BytesIO(own.stdout)).convert("RGBA")
+            raise SvgError(f"not rendered: {said[:200] or f'code {done.returncode}'}")
+        return Image.open(io.BytesIO(done.stdout)).convert("RGBA")
 
 
 @functools.cache
@@ -98,7 +98,7 @@ def _fonts():
     found = []
     for name in ("serif", "sans-serif", "monospace"):
         try:
-            own = subprocess.run(
+            done = subprocess.run(
                 ["fc-match", "--format=%{family[0]}", name],
                 capture_output=True,
                 text=True,
@@ -107,7 +107,7 @@ def _fonts():
             )
         except (OSError, subprocess.SubprocessError):
             return []
-        found.append(f"{name.replace('-', '_')}_family={own.stdout.strip()}")
+        found.append(f"{name.replace('-', '_')}_family={done.stdout.strip()}")
     return found
 
 
@@ -188,7 +188,7 @@ def _parsed(content):
                     f"more than {_MAX_DEPTH} elements in each other or "
                     f"{_MAX_ELEMENTS:,} in all"
                 )
-            for name in [own for own in element.attrib if own.endswith("href")]:
+            for name in [key for key in element.attrib if key.endswith("href")]:
                 if not element.attrib[name].startswith(("#", "data:")):
                     del element.attrib[name]
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -203,7 +203,7 @@ def _size(root):
     """Returns the width and height in pixels as a browser finds them."""
     width, height = (_pixels(root.get(name)) for name in ("width", "height"))
     box = re.split(r"[\s,]+", root.get("viewBox", "").strip())
-    inner = [_pixels(own) for own in box[2:]] if len(box) == 4 else []
+    inner = [_pixels(length) for length in box[2:]] if len(box) == 4 else []
     if len(inner) != 2 or None in inner:
         root.attrib.pop("viewBox", None)
         inner = None

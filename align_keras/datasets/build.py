@@ -166,12 +166,12 @@ def _refuse_damaged(folder, names):
 def _check_shorter_side(builder, name, needed):
     """Raises if `align-keras corpus` has reduced the images to less than that."""
     config = (builder.info.metadata or {}).get("config", {})
-    stored = config.get("pictures", {}).get("shorter_side")
+    stored = (config.get("images") or config.get("pictures", {})).get("shorter_side")
     if None not in (stored, needed) and stored < needed:
         raise InputError(
             f"corpus must be stored with a shorter side of at least {needed} pixels, "
             f"from which training crops, received {name!r} with {stored}; build it "
-            f"again with --params_override pictures.shorter_side={needed}, or train "
+            f"again with --params_override images.shorter_side={needed}, or train "
             "with a smaller image_size."
         )
 

@@ -80,13 +80,13 @@ class Clipart(PairBuilder):
             [self._captions(root / "svg", pathlib.Path(name)) for name in names]
         )
         raw_pairs = []
-        for path, name, own in zip(images, names, captions, strict=True):
-            if not own:
+        for path, name, texts in zip(images, names, captions, strict=True):
+            if not texts:
                 counter.filter("only captions that too many images share", name)
                 continue
             identifier, category = name.removesuffix(".png"), name.split("/")[0]
             raw_pairs.append(
-                RawPair(identifier, path, tuple(own), category, None, name)
+                RawPair(identifier, path, tuple(texts), category, None, name)
             )
         return raw_pairs
 

@@ -180,13 +180,13 @@ def without_shared_captions(captions, limits=None):
     """
     limits = limits or SHARING_LIMITS
     images = collections.Counter(
-        folded for own in captions for folded in {_folded(c) for c in own.values()}
+        folded for texts in captions for folded in {_folded(c) for c in texts.values()}
     )
     return [
         _without_repeats(
-            {k: c for k, c in own.items() if images[_folded(c)] <= limits[k]}
+            {k: c for k, c in texts.items() if images[_folded(c)] <= limits[k]}
         )
-        for own in captions
+        for texts in captions
     ]
 
 

@@ -169,23 +169,23 @@ def _merged_metadata(members):
     def merged(key):
         return {
             f"{name}: {reason}": value
-            for name, own in notes.items()
-            for reason, value in own.get(key, {}).items()
+            for name, note in notes.items()
+            for reason, value in note.get(key, {}).items()
         }
 
     def listed(key):
         return [
             f"{name}: {line}"
-            for name, own in notes.items()
-            for line in own.get(key, [])
+            for name, note in notes.items()
+            for line in note.get(key, [])
         ]
 
     return {
-        "kept": sum(own.get("kept", 0) for own in notes.values()),
+        "kept": sum(note.get("kept", 0) for note in notes.values()),
         "dropped": merged("dropped"),
         "filtered": listed("filtered"),
         "converted": merged("converted"),
         "examples": merged("examples"),
         "summary": listed("summary"),
-        "notes": {name: own.get("notes", {}) for name, own in notes.items()},
+        "notes": {name: note.get("notes", {}) for name, note in notes.items()},
     }

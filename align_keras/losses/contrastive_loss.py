@@ -218,7 +218,7 @@ def contrastive_loss(
     temperature: tf.Tensor | float,
     *,
     pair_groups: tf.Tensor | None = None,
-    **options,
+    **options: Any,
 ) -> tf.Tensor:
     """Computes the contrastive loss, as `ContrastiveLoss` with these options.
 

@@ -151,7 +151,7 @@ class ClassificationData:
 
 def full_name(name: str) -> str:
     """Returns a TFDS set's name, configuration and version."""
-    from align_keras.datasets.benchmarks.tfds_classification import prepared_builder
+    from align_keras.datasets.benchmarks.labelled_images import prepared_builder
 
     return prepared_builder(name).info.full_name
 

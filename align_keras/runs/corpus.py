@@ -178,7 +178,7 @@ def _check(config):
         try:
             check_model(config.duplicates.encoder)
         except InputError as error:
-            text = str(error).replace("--model", "duplicates.encoder", 1)
+            text = str(error).replace("model", "duplicates.encoder", 1)
             raise InputError(text) from None
 
 
@@ -274,7 +274,7 @@ def gather_images(build, pairs):
 
     The tables are `group`, of captions by image, and `part`, of stored images.
     """
-    form = as_dict(build.config.pictures)
+    form = as_dict(build.config.images)
     form["max_pixels"] = build.config.filter.max_pixels
     load_hook(form["refuse"])
 

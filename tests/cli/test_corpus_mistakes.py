@@ -36,9 +36,9 @@ from tests.small_corpus import ONE_WORKER
             [
                 "pictures-hook",
                 "--source=table:a.csv",
-                "--params_override=pictures.refuse=no_such_module:refuse",
+                "--params_override=images.refuse=no_such_module:refuse",
             ],
-            "pictures.refuse must be module:function",
+            "images.refuse must be module:function",
         ),
         (["shard", "--source=table:a.csv", *ONE_WORKER], "the corpus is empty"),
         (["urls", "--source=table:a.csv", "--to=a.txt", *ONE_WORKER], ".parquet, .csv"),

@@ -17,7 +17,7 @@ from align_keras.datasets.benchmarks import (
     LabelledImages,
     composed_icon_queries,
     read_class_names,
-    read_stored_pictures,
+    read_stored_images,
 )
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
 from tests.oracle_process import needs
@@ -266,7 +266,7 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
     found = evaluate("--protocol=composed", "--slice_by=words")
     metrics = found["metrics"]
 
-    pictures = read_stored_pictures(build("icons"), "test")
+    pictures = read_stored_images(build("icons"), "test")
     queries = composed_icon_queries([picture.id for picture in pictures])
     images = align.encode_images([picture.image for picture in pictures])
     right = []

@@ -82,7 +82,7 @@ def test_flickr30k(evaluate, by_place, align, data):
     places = {f"{1000 + row}.jpg": "in" if row % 2 else "out" for row in range(6)}
     arguments = by_place(places | {"9.jpg": "up"}, "metadata.tsv")
     found, told = evaluate("retrieval", "--data=flickr30k", *arguments)
-    assert told.count("2 of 8 pictures have no row in ") == 1
+    assert told.count("2 of 8 images have no row in ") == 1
     folder = data / "flickr30k"
     own = benchmarks.read_karpathy(
         folder / "dataset_flickr30k.json", folder / "images", "test"

@@ -175,7 +175,7 @@ def test_a_table_by_its_columns(evaluate, tmp_path):
     assert (metrics["images"], metrics["captions"]) == (6, 21)
     (tmp_path / "5.png").unlink()
     told = evaluate("--protocol=retrieval", f"--data={table}", fails=True)
-    assert "1 of 6 pictures of own.csv are missing" in told
+    assert "1 of 6 images of own.csv are missing" in told
     metrics = evaluate("--protocol=retrieval", f"--data={table}", "--allow_missing")
     assert (metrics["images"], metrics["captions"]) == (5, 15)
     assert metrics["images_left_out"] == 1

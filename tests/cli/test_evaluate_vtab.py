@@ -32,7 +32,7 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import benchmarks
-    from align_keras.datasets.benchmarks import tfds_classification
+    from align_keras.datasets.benchmarks import labelled_images
     from align_keras.datasets.benchmarks import vtab as vtab_reader
 
     override = (
@@ -44,7 +44,7 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
         tfds.testing.mock_data(num_examples=6),
         mock.patch.object(benchmarks, "prepared_builder", unprepared),
         mock.patch.object(vtab_reader, "prepared_builder", unprepared),
-        mock.patch.object(tfds_classification, "prepared_builder", unprepared),
+        mock.patch.object(labelled_images, "prepared_builder", unprepared),
     ):
         found, messages = evaluate(
             capsys,

@@ -5,6 +5,7 @@ import pytest
 from align_keras.config import (
     CorpusConfig,
     FilterConfig,
+    as_dict,
     load_corpus_config,
     save_config,
 )
@@ -44,6 +45,14 @@ def test_a_saved_configuration_is_the_same(tmp_path):
     assert load_corpus_config([tmp_path / "corpus.yaml"]) == config
 
 
+def test_a_corpus_of_before_is_still_opened(tmp_path):
+    (tmp_path / "corpus.yaml").write_text("pictures:\n  quality: 90\n")
+    files, override = [tmp_path / "corpus.yaml"], "pictures.keep_aspect=false"
+    config = load_corpus_config(files, override)
+    assert (config.images.quality, config.images.keep_aspect) == (90, False)
+    assert "images" in as_dict(config) and "pictures" not in as_dict(config)
+
+
 @pytest.mark.parametrize(
     "override, said",
     [
@@ -53,8 +62,8 @@ def test_a_saved_configuration_is_the_same(tmp_path):
         ("filter.frequent_ngrams=0", ">= 1"),
         ("filter.languages=en", "languages"),
         ("filter.min_words=3", "min_words"),
-        ("pictures.quality=96", "<= 95"),
-        ("pictures.shorter_side=31", ">= 32"),
+        ("images.quality=96", "<= 95"),
+        ("images.shorter_side=31", ">= 32"),
         ("duplicates.mode=phash", "mode"),
         ("duplicates.mode=embedding", "duplicates.encoder"),
         ("duplicates.nearest_clusters=9,duplicates.clusters=8", "duplicates.clusters"),

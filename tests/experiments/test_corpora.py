@@ -37,7 +37,7 @@ def test_the_unfiltered_clip_art_differs_in_filters_alone():
         load_corpus_config([FILES[f"clipart_{kind}"]])
         for kind in ("filtered", "unfiltered")
     )
-    assert (ours.duplicates, ours.pictures) == (raw.duplicates, raw.pictures)
+    assert (ours.duplicates, ours.images) == (raw.duplicates, raw.images)
 
 
 def test_the_emoji_corpora_differ_in_languages_alone():

@@ -62,7 +62,7 @@ def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
         return json.dumps(data.identity(""))
 
     monkeypatch.setattr(
-        "align_keras.datasets.benchmarks.tfds_classification.prepared_builder",
+        "align_keras.datasets.benchmarks.labelled_images.prepared_builder",
         lambda name: mock.Mock(info=mock.Mock(full_name=name.replace(":", "/"))),
     )
     assert identity() == identity()

@@ -101,7 +101,7 @@ def test_mistakes_take_a_line_and_leave_the_table(coco, capsys):
     assert "error: split must be one of restval, test" in told
     (coco / "val2014" / coco_name(2)).unlink()
     told = karpathy_pairs(coco, *common, "test")
-    assert "1 of 6 pictures of dataset_coco.json's test split are missing" in told
+    assert "1 of 6 images of dataset_coco.json's test split are missing" in told
     assert out.read_text() == "as before"
     assert karpathy_pairs(coco, *common, "test", "--allow_missing") is None
     assert "of 5 pictures to" in capsys.readouterr().out and len(read(out)[0]) == 5

@@ -238,13 +238,13 @@ class EmbeddingSearch:
         references, ranks = self.take(references, order), ranks[order]
         for start in range(0, len(ranks), _REFERENCES_AT_ONCE):
             part = slice(start, start + _REFERENCES_AT_ONCE)
-            own = self.take(references, part)
+            block = self.take(references, part)
             # Who has found a lower rank than all that follow is done.
             open_ = np.flatnonzero(best > ranks[start])
-            index = self._index(own)
+            index = self._index(block)
             for first in range(0, len(open_), self.block_rows):
                 rows = open_[first : first + self.block_rows]
-                self._compare(queries, rows, index, own, ranks[part], best)
+                self._compare(queries, rows, index, block, ranks[part], best)
         return best
 
     def _index(self, references):

@@ -10,6 +10,10 @@ The result depends neither on the order of rows or tables nor on the partitions.
 are exact but for the collisions that `text_hashes` bounds. A task that is repeated
 replaces its own files. Memory is bounded by `_NGRAMS_PER_SPILL` in the first task and
 by the size of a partition in the second.
+
+DuckDB was measured for the first two: it splits and counts 300,000 captions in 2.0 s
+of processor time against 2.3, without the normalization, the texts of images and the
+images of texts, which these 2.3 s hold, and by words of another rule.
 """
 
 import collections
@@ -70,7 +74,7 @@ def keys_over_limit(keys, values, limit):
     Example:
 
     >>> keys, values = np.array([[5, 5, 5, 9, 9], [1, 2, 2, 1, 1]], np.uint64)
-    >>> [own.tolist() for own in keys_over_limit(keys, values, limit=1)]
+    >>> [array.tolist() for array in keys_over_limit(keys, values, limit=1)]
     [[5], [2]]
     """
     order = np.argsort(keys, kind="stable")
@@ -311,7 +315,7 @@ def choose_frequent(partitions, folder, thresholds):
         (chosen / "ngrams.npy").unlink(missing_ok=True)
     crowded = {}
     for kind in ("texts", "images"):
-        paths = [merged / f"{kind}-{own}.npy" for own in range(partitions)]
+        paths = [merged / f"{kind}-{partition}.npy" for partition in range(partitions)]
         crowded[kind] = np.concatenate([np.load(path) for path in paths], axis=1)
         with atomic_write(chosen / f"{kind}.npy", "wb") as file:
             np.save(file, crowded[kind][0])
@@ -323,7 +327,7 @@ def choose_frequent(partitions, folder, thresholds):
         "ngram_count": count,
         "shared_texts": len(keys),
         "crowded_images": crowded["images"].shape[1],
-        "top_texts": [[int(keys[own]), int(counts[own])] for own in top],
+        "top_texts": [[int(keys[place]), int(counts[place])] for place in top],
     }
     with atomic_write(chosen / "summary.json") as file:
         json.dump(summary, file)
@@ -332,7 +336,7 @@ def choose_frequent(partitions, folder, thresholds):
 
 def _read_range(folder, kind, partition, partitions):
     """Returns the keys and values of all spills in one of equal ranges of keys."""
-    low, high = (own * 2**64 // partitions for own in (partition, partition + 1))
+    low, high = (edge * 2**64 // partitions for edge in (partition, partition + 1))
     found = [np.zeros((2, 0), np.uint64)]
     for path in sorted(pathlib.Path(folder, "spills").glob(f"{kind}-*.npy")):
         # Rows lie one after the other: only the range's pages are read.

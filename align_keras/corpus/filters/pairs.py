@@ -121,7 +121,7 @@ def _check_record(number, record):
             and len(size) == 2
             and all(isinstance(side, numbers.Integral) for side in size)
             and isinstance(key, str)
-            and all(isinstance(own, str) for own in (caption, *rest[:1]))
+            and all(isinstance(text, str) for text in (caption, *rest[:1]))
         )
     if not valid:
         raise InputError(
@@ -146,11 +146,11 @@ def _columns(records):
 
 def _choose(batches, thresholds):
     """Counts in memory what `text_counts` counts on disk."""
-    features = [own.features for own in batches]
+    features = [batch.features for batch in batches]
     none = np.zeros(0, np.uint64)
-    images = np.concatenate([none, *(own.image_hashes for own in batches)])
-    texts = np.concatenate([none, *(own.text_hashes for own in features)])
-    ngrams = [array for own in features for array in (own.unigrams, own.bigrams)]
+    images = np.concatenate([none, *(batch.image_hashes for batch in batches)])
+    texts = np.concatenate([none, *(part.text_hashes for part in features)])
+    ngrams = [array for part in features for array in (part.unigrams, part.bigrams)]
     keys, counts = sum_by_key(np.concatenate([none, *ngrams]))
     count, quota = rank_threshold(count_histogram(counts), thresholds.frequent_ngrams)
     return Chosen(

@@ -113,14 +113,14 @@ def _check_integer(name, value, least):
 
 def _languages(languages):
     valid = isinstance(languages, (tuple, list)) and all(
-        isinstance(own, str) for own in languages
+        isinstance(language, str) for language in languages
     )
     if not valid:
         raise InputError(
             "languages must be a list of codes such as ('en', 'de'), received "
             f"{languages!r}; leave it empty to keep all."
         )
-    return tuple(sorted({primary_language(own) for own in languages}))
+    return tuple(sorted({primary_language(language) for language in languages}))
 
 
 # In the order in which they are looked for; the first is the one that counts.
@@ -277,10 +277,10 @@ def _language(pairs, chosen, thresholds, left):
     if not thresholds.languages:
         return np.zeros(len(left), bool)
     wanted = {
-        own: primary_language(own) in thresholds.languages
-        for own in set(pairs.languages)
+        language: primary_language(language) in thresholds.languages
+        for language in set(pairs.languages)
     }
-    return np.array([not wanted[own] for own in pairs.languages], bool)
+    return np.array([not wanted[language] for language in pairs.languages], bool)
 
 
 def _personal_data(pairs, chosen, thresholds, left):

@@ -71,12 +71,12 @@ def filter_table(source, destination, folder, thresholds):
             pairs = _pair_columns(batch)
             found = find_reasons(pairs, chosen, thresholds)
             write(batch, pairs.captions, found == 0)
-            own = {
+            part = {
                 "counts": count_reasons(found),
                 "samples": _samples(batch, pairs, found, thresholds),
                 "shared_texts": _shared_texts(pairs, found, chosen),
             }
-            result = merge_results([result, own])
+            result = merge_results([result, part])
     return result
 
 
@@ -99,17 +99,17 @@ def merge_results(results):
         for reason, count in result["counts"].items():
             merged["counts"][reason] += count
         for reason, samples in result["samples"].items():
-            own = merged["samples"][reason]
+            kept = merged["samples"][reason]
             for key, sample in samples.items():
                 # The same pair may stand in several tables.
-                own[key] = min(own.get(key, sample), sample, key=_sort_key)
-            smallest = sorted(own)[:SAMPLES]
-            merged["samples"][reason] = {key: own[key] for key in smallest}
+                kept[key] = min(kept.get(key, sample), sample, key=_sort_key)
+            smallest = sorted(kept)[:SAMPLES]
+            merged["samples"][reason] = {key: kept[key] for key in smallest}
         for key, text in result["shared_texts"].items():
             # Texts that differ in case share a hash; which is shown must not depend
             # on the order.
-            own = merged["shared_texts"]
-            own[key] = min(own.get(key, text), text)
+            shared = merged["shared_texts"]
+            shared[key] = min(shared.get(key, text), text)
     return merged
 
 
@@ -147,12 +147,14 @@ def _samples(batch, pairs, found, thresholds):
     for number, reason in enumerate(("kept", *REASONS)):
         rows = np.flatnonzero(found == number)
         rows = rows[is_member(np.unique(hashes[rows])[:SAMPLES], hashes[rows])]
-        own = samples[reason] = {}
+        found_samples = samples[reason] = {}
         for row, key in zip(rows.tolist(), hashes[rows].tolist(), strict=True):
             sample = _sample(batch, pairs, row, thresholds)
             key = f"{key:016x}"
             # Of a repeated pair, one whatever the order.
-            own[key] = min(own.get(key, sample), sample, key=_sort_key)
+            found_samples[key] = min(
+                found_samples.get(key, sample), sample, key=_sort_key
+            )
     return samples
 
 
@@ -196,7 +198,7 @@ def _table_writer(source, destination):
                 pyarrow.array(stays)
             )
         )
-        if sum(own.num_rows for own in held) >= ROWS_PER_GROUP:
+        if sum(batch.num_rows for batch in held) >= ROWS_PER_GROUP:
             flush()
 
     with atomic_write(destination, "wb") as file:

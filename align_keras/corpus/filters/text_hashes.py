@@ -99,7 +99,7 @@ def find_words(texts):
     ats = np.flatnonzero(kinds & AT)
     if places is not None:  # From characters to bytes.
         firsts, pasts, digits, ats = (
-            places[own] for own in (firsts, pasts, digits, ats)
+            places[characters] for characters in (firsts, pasts, digits, ats)
         )
     return Words(
         data,
@@ -216,10 +216,10 @@ def hash_strings(strings):
 
     Example:
 
-    >>> [hex(own) for own in hash_strings(["cat", "a bicycle on a wall"])]
+    >>> [hex(number) for number in hash_strings(["cat", "a bicycle on a wall"])]
     ['0x649b90c556484855', '0xf764f1b647c769c1']
     """
-    contents = [own.encode("utf-8", "surrogatepass") for own in strings]
+    contents = [text.encode("utf-8", "surrogatepass") for text in strings]
     ends = np.cumsum([0, *map(len, contents)])
     data = np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8)
     return hash_spans(data, ends[:-1], ends[1:])

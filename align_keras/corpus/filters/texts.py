@@ -225,15 +225,15 @@ def find_personal_data(text):
     text = _HARMLESS.sub(" ; ", _CATALOGUED.sub(" ; ", text))
     if _digits(text) < MIN_DIGITS:
         return None
-    if any(_is_iban(own[0]) for own in _IBAN.finditer(text)):
+    if any(_is_iban(found[0]) for found in _IBAN.finditer(text)):
         return "iban"
-    if any(_is_card(own[0]) for own in _CARD.finditer(text)):
+    if any(_is_card(found[0]) for found in _CARD.finditer(text)):
         return "card"
     if _US_SSN.search(text):
         return "us ssn"
-    if any(_digits(own[0]) >= MIN_DIGITS for own in _IPV4.finditer(text)):
+    if any(_digits(found[0]) >= MIN_DIGITS for found in _IPV4.finditer(text)):
         return "ipv4"
-    if any(_is_phone(own[0]) for own in _PHONES.finditer(text)):
+    if any(_is_phone(found[0]) for found in _PHONES.finditer(text)):
         return "phone"
     return None
 
@@ -248,11 +248,11 @@ def _is_phone(number):
 
 
 def _is_card(number):
-    digits = [int(own) for own in number if own.isdecimal()]
+    digits = [int(letter) for letter in number if letter.isdecimal()]
     if not _ISSUERS.fullmatch("".join(map(str, digits))):
         return False
     # Luhn: every second digit from the right is doubled, its digits are summed.
-    doubled = (sum(divmod(2 * own, 10)) for own in digits[-2::-2])
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
     return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
@@ -268,4 +268,6 @@ def _has_valid_check(iban):
     # ISO 7064: letters count from 10 on, the country and check digits come last.
     if not (iban.isascii() and 15 <= len(iban) <= 34):
         return False
-    return int("".join(str(int(own, 36)) for own in iban[4:] + iban[:4])) % 97 == 1
+    return (
+        int("".join(str(int(letter, 36)) for letter in iban[4:] + iban[:4])) % 97 == 1
+    )

@@ -17,7 +17,12 @@ import os
 from typing import NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources.files import read_range, record_ranges, where
+from align_keras.corpus.sources.files import (
+    MAX_JSON_BYTES,
+    read_range,
+    record_ranges,
+    where,
+)
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import SourcePair
 from align_keras.utils.errors import InputError
@@ -25,8 +30,6 @@ from align_keras.utils.files import read_regular
 
 SUFFIXES = (".json",)
 _EVALUATION = ("val", "test")
-# Of which COCO's own has 90 million.
-_MAX_BYTES = 1_000_000_000
 
 
 class _Entry(NamedTuple):
@@ -45,7 +48,7 @@ def json_kind(path):
         `"coco"`, `"karpathy"` or None.
     """
     try:
-        content = json.loads(read_regular(path, _MAX_BYTES))
+        content = json.loads(read_regular(path, MAX_JSON_BYTES))
         images = content["images"]
         if "annotations" in content:
             return "coco" if "caption" in content["annotations"][0] else None
@@ -80,7 +83,7 @@ def read(part, counter):
 @functools.lru_cache(maxsize=1)
 def _entries(kind, path, modified):
     """Returns `_Entry`s and what was dropped; `modified` tells a file from an older."""
-    text = read_regular(path, _MAX_BYTES)
+    text = read_regular(path, MAX_JSON_BYTES)
     try:
         content = json.loads(text)
         rows = content["images"]
@@ -123,7 +126,7 @@ def _karpathy(rows, name, counter):
     for number, row in enumerate(rows):
         place = f"images[{number}] of {name}"
         try:
-            captions = [_text(own["raw"]) for own in row["sentences"]]
+            captions = [_text(sentence["raw"]) for sentence in row["sentences"]]
             # Of COCO, whose images lie in train2014 and val2014.
             image = os.path.join(_text(row.get("filepath", "")), _text(row["filename"]))
             if row["split"] in _EVALUATION:
@@ -144,14 +147,16 @@ def _text(value):
 
 def _find_images(path, entries):
     """Returns the folder that has one of the first images."""
-    own = os.path.dirname(path)
-    places = [place for near in (own, os.path.dirname(own)) for place in _around(near)]
+    beside = os.path.dirname(path)
+    places = [
+        place for near in (beside, os.path.dirname(beside)) for place in _around(near)
+    ]
     first = [entry.image for entry in entries[:10]]
     for place in places:
         if any(os.path.exists(os.path.join(place, image)) for image in first):
             return place
     if not entries:
-        return own
+        return beside
     raise InputError(
         f"the images of {path}, such as {first[0][:200]!r}, must lie beside it or "
         "in a folder nearby, but none is there; give their folder by "
@@ -162,5 +167,5 @@ def _find_images(path, entries):
 def _around(folder):
     """A folder, then its subfolders in the order of their names."""
     with os.scandir(folder) as found:
-        names = sorted(own.name for own in found if own.is_dir())
+        names = sorted(entry.name for entry in found if entry.is_dir())
     return [folder, *(os.path.join(folder, name) for name in names)]

@@ -14,6 +14,19 @@ from align_keras.utils.files import open_regular
 FILES_A_PART = 200
 BYTES_A_PART = 16_000_000
 
+# Limits in bytes, uncompressed: what is longer is none of a corpus's pages, images or
+# captions, and is counted, not read. A page, and a record of a web archive.
+MAX_PAGE_BYTES = MAX_WARC_BYTES = 64_000_000
+# Of one page's metadata, of which Python's objects take 30 times the memory.
+MAX_WAT_BYTES = 8_000_000
+MAX_TFRECORD_BYTES = 256_000_000
+# A JSON file of captions is read as a whole; COCO's has 90 million.
+MAX_JSON_BYTES = 1_000_000_000
+# A caption, or what else is said of an image, in a shard.
+MAX_TEXT_BYTES = 1_000_000
+# Names in a tar, and the HTTP headers of a response.
+MAX_HEADER_BYTES = 64_000
+
 
 class SourceFile(NamedTuple):
     """A file of a source.
@@ -75,6 +88,11 @@ def one_file(path):
     return SourceFile(os.path.basename(path), state.st_size, state.st_mtime_ns)
 
 
+def whole_files(kind, root, files, options):
+    """Makes each file a part: `list_parts` of archives and shards."""
+    return [Part(kind, root, (file.name,)) for file in files]
+
+
 def group_files(files):
     """Shares small files out, by their order and sizes alone.
 
@@ -87,7 +105,7 @@ def group_files(files):
 
     Example:
 
-    >>> files = [SourceFile(f"{own}.html", 9_000_000, 0) for own in "abc"]
+    >>> files = [SourceFile(f"{name}.html", 9_000_000, 0) for name in "abc"]
     >>> group_files(files)
     [('a.html',), ('b.html',), ('c.html',)]
     """
@@ -143,7 +161,7 @@ def count_os_error(counter, path, error):
     counter.drop(reason, where(path), error.strerror or type(error).__name__)
 
 
-def read_whole(path, counter, limit=64_000_000):
+def read_whole(path, counter, limit=MAX_PAGE_BYTES):
     """Reads a file, or counts why it can't be read.
 
     Args:
@@ -191,8 +209,16 @@ def record_ranges(kind, root, name, total, options=()):
     """
     starts = range(0, max(total, 1), RECORDS_A_PART)
     return [
-        Part(kind, root, (name,), own, min(own + RECORDS_A_PART, total), total, options)
-        for own in starts
+        Part(
+            kind,
+            root,
+            (name,),
+            start,
+            min(start + RECORDS_A_PART, total),
+            total,
+            options,
+        )
+        for start in starts
     ]
 
 

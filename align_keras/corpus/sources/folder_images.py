@@ -50,4 +50,4 @@ def read(part, counter):
 def _text_path(path):
     stem = os.path.splitext(path)[0]
     paths = (stem + ".txt", stem + ".TXT")
-    return next((own for own in paths if os.path.lexists(own)), None)
+    return next((path for path in paths if os.path.lexists(path)), None)

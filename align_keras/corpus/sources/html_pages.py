@@ -34,12 +34,14 @@ def read(part, counter):
         except PageError as error:
             counter.drop("malformed page", where(path), str(error))
             continue
-        for own in pairs:
-            image = _image_location(own.image_url, part.root)
+        for pair in pairs:
+            image = _image_location(pair.image_url, part.root)
             if image is None:
-                counter.drop("outside the source", where(path), own.image_url[:200])
+                counter.drop("outside the source", where(path), pair.image_url[:200])
                 continue
-            yield SourcePair(image, own.caption, own.rule, own.language, own.page_url)
+            yield SourcePair(
+                image, pair.caption, pair.rule, pair.language, pair.page_url
+            )
 
 
 def _image_location(url, root):

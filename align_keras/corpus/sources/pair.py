@@ -84,10 +84,10 @@ def columns_of(names):
     >>> columns_of(["URL", "TEXT", "key"])
     {'caption': 'TEXT', 'url': 'URL'}
     """
-    own = {name.lower(): name for name in reversed(list(names))}
+    by_lower = {name.lower(): name for name in reversed(list(names))}
     found = {}
     for part, guesses in _COLUMNS.items():
-        name = next((own[guess] for guess in guesses if guess in own), None)
+        name = next((by_lower[guess] for guess in guesses if guess in by_lower), None)
         if name is not None:
             found[part] = name
     return found

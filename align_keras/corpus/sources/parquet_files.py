@@ -30,16 +30,16 @@ def list_parts(kind, root, files, options):
         try:
             with _open(os.path.join(root, file.name)) as table:
                 counts = [
-                    table.metadata.row_group(own).num_rows
-                    for own in range(table.num_row_groups)
+                    table.metadata.row_group(group).num_rows
+                    for group in range(table.num_row_groups)
                 ]
         except InputError:
             raise
         except Exception:  # Reading the part will count it.
             counts = []
         for start, stop in _ranges(counts) or [(0, 0)]:
-            own = Part(kind, root, (file.name,), start, stop, len(counts))
-            parts.append(own)
+            part = Part(kind, root, (file.name,), start, stop, len(counts))
+            parts.append(part)
     return parts
 
 

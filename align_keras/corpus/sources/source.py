@@ -90,7 +90,11 @@ class Source:
         Returns:
             str, 32 hexadecimal digits.
         """
-        words = [self.kind, self.path, *(word for own in self.options for word in own)]
+        words = [
+            self.kind,
+            self.path,
+            *(word for option in self.options for word in option),
+        ]
         return fingerprint(words, self._files())
 
     def _files(self):
@@ -205,7 +209,7 @@ def _kind_of_name(name):
 
 def _kinds_in(folder):
     """Returns the kinds of which a folder has files."""
-    suffixes = tuple(own for kind in _GUESSED for own in KINDS[kind].SUFFIXES)
+    suffixes = tuple(suffix for kind in _GUESSED for suffix in KINDS[kind].SUFFIXES)
     names = [file.name for file in list_files(folder, suffixes)]
     shards = {os.path.splitext(name)[0] for name in names if _is_shard(name)}
     kinds = set()
@@ -271,8 +275,10 @@ def read_part(part, counter, spool=None):
     1
     """
     reader = KINDS[part.kind].read
-    own = reader(part, counter, spool) if part.kind == "tfds" else reader(part, counter)
-    for pair in own:
+    pairs = (
+        reader(part, counter, spool) if part.kind == "tfds" else reader(part, counter)
+    )
+    for pair in pairs:
         caption = clean_caption(pair.caption)
         fault = caption_fault(caption)
         if fault:

@@ -67,8 +67,10 @@ def list_parts(kind, root, files, options):
     _feature_names(builder)
     total = builder.info.splits[split].num_examples
     return [
-        Part(kind, root, (split,), own, min(own + _EXAMPLES_A_PART, total), total, ())
-        for own in range(0, total, _EXAMPLES_A_PART)
+        Part(
+            kind, root, (split,), start, min(start + _EXAMPLES_A_PART, total), total, ()
+        )
+        for start in range(0, total, _EXAMPLES_A_PART)
     ]
 
 
@@ -123,7 +125,9 @@ def _feature_names(builder):
     # In the order of names: that of the stored description changes between runs.
     features = dict(sorted(builder.info.features.items()))
     images = [
-        name for name, own in features.items() if isinstance(own, tfds.features.Image)
+        name
+        for name, feature in features.items()
+        if isinstance(feature, tfds.features.Image)
     ]
     captions = [name for name in _CAPTIONS if name in features]
     if not images or not captions:
@@ -158,7 +162,7 @@ def _examples(part):
 def _texts(value):
     """Yields the captions in a feature: a text, several, or a dict that has them."""
     if isinstance(value, dict):
-        name = next((own for own in _TEXTS if own in value), None)
+        name = next((key for key in _TEXTS if key in value), None)
         value = value[name] if name else ()
     if isinstance(value, bytes | str):
         value = [value]

@@ -11,23 +11,22 @@ import itertools
 import os
 import struct
 
-from align_keras.corpus.sources.files import count_os_error, where
+from align_keras.corpus.sources.files import (
+    MAX_TEXT_BYTES,
+    MAX_TFRECORD_BYTES,
+    count_os_error,
+    where,
+    whole_files,
+)
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, pair_from_columns
+from align_keras.corpus.sources.pair import pair_from_columns
 from align_keras.utils.extras import needs
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tfrecord", ".tfrecords")
+list_parts = whole_files
 _IMAGES = ("jpg", "jpeg", "png", "webp", "image")
-_MAX_RECORD_BYTES = 256_000_000
-# No caption, and nothing else that is said of an image, is longer.
-_MAX_TEXT_BYTES = 1_000_000
 _MAX_FIELDS = 1_000_000
-
-
-def list_parts(kind, root, files, options):
-    """Makes each shard a part."""
-    return [Part(kind, root, (file.name,)) for file in files]
 
 
 def read(part, counter):
@@ -64,7 +63,7 @@ def _messages(file, path, counter):
             detail = f"the record at byte {offset} has no end"
             counter.drop("truncated shard", where(path), detail)
             return
-        if length > _MAX_RECORD_BYTES:
+        if length > MAX_TFRECORD_BYTES:
             counter.drop("oversized record", where(path), f"at byte {offset}")
             file.seek(length + 4, 1)
         else:
@@ -82,7 +81,7 @@ def _pair(path, offset, message, counter):
     try:
         spans = feature_spans(message)
         row = {
-            name: message[start : start + min(size, _MAX_TEXT_BYTES)].decode(
+            name: message[start : start + min(size, MAX_TEXT_BYTES)].decode(
                 "utf-8", "replace"
             )
             for name, (start, size) in spans.items()

@@ -9,9 +9,9 @@ import re
 from urllib.parse import quote
 
 from align_keras.corpus.page_process import read_page
-from align_keras.corpus.sources.files import count_os_error, where
+from align_keras.corpus.sources.files import count_os_error, where, whole_files
 from align_keras.corpus.sources.location import is_from_web, member_location
-from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.pair import SourcePair
 from align_keras.corpus.sources.warc_records import (
     iterate_records,
     parse_record,
@@ -21,15 +21,11 @@ from align_keras.corpus.sources.warc_records import (
 from align_keras.utils.errors import InputError
 
 SUFFIXES = (".warc", ".warc.gz")
+list_parts = whole_files
 _PAGES = ("text/html", "application/xhtml+xml")
 _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w-]+)", re.I)
 # All that has a meaning in an address; letters beyond ASCII are escaped in archives.
 _MEANT = "%/:=&?~#+!$,;'@()*[]"
-
-
-def list_parts(kind, root, files, options):
-    """Makes each file a part."""
-    return [Part(kind, root, (file.name,)) for file in files]
 
 
 def read(part, counter):
@@ -50,24 +46,24 @@ def _index(path, counter):
     """Returns the offsets of pages, and those of images by their address."""
     pages, images = [], {}
     begun = False
-    for own in iterate_records(path):
+    for piece in iterate_records(path):
         begun = True
-        if own.fault:
-            counter.drop(own.fault, where(path), own.detail)
+        if piece.fault:
+            counter.drop(piece.fault, where(path), piece.detail)
             continue
         try:
-            record = parse_record(own.content)
+            record = parse_record(piece.content)
         except InputError:
             raise
         except ValueError as error:
-            detail = f"byte {own.offset}: {error}"
+            detail = f"byte {piece.offset}: {error}"
             counter.drop("broken record", where(path), detail)
             continue
         kind = _kind(record)
         if kind in _PAGES:
-            pages.append(own.offset)
+            pages.append(piece.offset)
         elif kind.startswith("image/"):
-            images.setdefault(_key(_address(record)), own.offset)
+            images.setdefault(_key(_address(record)), piece.offset)
     if not begun:
         counter.drop("empty shard", where(path), "no record")
     return pages, images
@@ -86,15 +82,15 @@ def _read_page(path, offset, images, counter):
     except Exception as error:  # Nothing in one page may stop the others.
         counter.drop("malformed page", where(path), f"{place}: {error}")
         return
-    for own in pairs:
-        if not is_from_web(own.image_url):
-            counter.drop("missing", where(path), f"{place}: {own.image_url[:200]}")
+    for pair in pairs:
+        if not is_from_web(pair.image_url):
+            counter.drop("missing", where(path), f"{place}: {pair.image_url[:200]}")
             continue
-        found = images.get(_key(own.image_url))
-        image = own.image_url
+        found = images.get(_key(pair.image_url))
+        image = pair.image_url
         if found is not None:
             image = member_location("warc", [found], path)
-        yield SourcePair(image, own.caption, own.rule, own.language, own.page_url)
+        yield SourcePair(image, pair.caption, pair.rule, pair.language, pair.page_url)
 
 
 def _kind(record):

@@ -2,7 +2,9 @@
 
 warcio reads a stream from end to end and can't go on behind a broken record. Here the
 records are cut out first, by the gzip members or the declared lengths, so that each
-can be given to warcio by itself, with limits and named faults.
+can be given to warcio by itself, with limits and named faults. FastWARC takes a third
+of the processor time (0.1 ms a page of 28 kB against 0.3, where parsing the page takes
+more) and ends at the first broken record as well: all of the cutting would stay.
 """
 
 import io
@@ -12,11 +14,10 @@ import zlib
 from typing import NamedTuple
 
 from align_keras.corpus.image import ImageError
+from align_keras.corpus.sources.files import MAX_HEADER_BYTES, MAX_WARC_BYTES
 from align_keras.utils.extras import needs
 from align_keras.utils.files import open_regular
 
-# A longer record is no page and no image that a corpus takes.
-MAX_RECORD_BYTES = 64_000_000
 _CHUNK = 1 << 16
 _GZIP = b"\x1f\x8b\x08"
 _WARC = b"WARC/"
@@ -43,7 +44,7 @@ class Slice(NamedTuple):
     detail: str = ""
 
 
-def iterate_records(path, limit=MAX_RECORD_BYTES):
+def iterate_records(path, limit=MAX_WARC_BYTES):
     """Yields the records of a WARC file, plain or compressed record by record.
 
     Args:
@@ -65,7 +66,7 @@ def iterate_records(path, limit=MAX_RECORD_BYTES):
     >>> record = b"WARC/1.0\\r\\nContent-Length: 3\\r\\n\\r\\ncat\\r\\n\\r\\n"
     >>> with open(path, "wb") as file:
     ...     _ = file.write(record + b"lost\\n" + record)
-    >>> [(own.offset, own.fault) for own in iterate_records(path)]
+    >>> [(record.offset, record.fault) for record in iterate_records(path)]
     [(0, None), (38, 'broken record'), (43, None)]
     """
     with open_regular(path) as file:
@@ -74,11 +75,11 @@ def iterate_records(path, limit=MAX_RECORD_BYTES):
             offset = _skip_blank(file, offset)
             if offset is None:
                 return
-            own, offset = _cut(file, offset, limit)
-            yield own
+            record, offset = _cut(file, offset, limit)
+            yield record
 
 
-def read_record(path, offset, limit=MAX_RECORD_BYTES):
+def read_record(path, offset, limit=MAX_WARC_BYTES):
     """Returns the record that begins at an offset of a WARC file.
 
     Args:
@@ -119,8 +120,8 @@ def _cut(file, offset, limit):
 
 
 def _broken(file, offset, detail):
-    own = Slice(offset, None, "broken record", f"byte {offset}: {detail}")
-    return own, _next_start(file, offset)
+    fault = Slice(offset, None, "broken record", f"byte {offset}: {detail}")
+    return fault, _next_start(file, offset)
 
 
 def _truncated(offset, end):
@@ -224,7 +225,6 @@ def _next_start(file, offset):
 
 
 _HAS_HTTP = re.compile(rb"^WARC-Type:\s*(?:response|request|revisit)", re.I | re.M)
-_MAX_HEADER_BYTES = 64_000
 _MAX_SECONDS = 4
 _STEP = 1 << 16
 
@@ -264,15 +264,15 @@ def parse_record(content):
 
 def _check_http_headers(content):
     """Raises for longer headers than servers send, of which warcio takes minutes."""
-    own = _HEADER_END.search(content)
-    if own is None or not _HAS_HTTP.search(content, 0, own.end()):
+    header = _HEADER_END.search(content)
+    if header is None or not _HAS_HTTP.search(content, 0, header.end()):
         return
-    http = _HEADER_END.search(content, own.end(), own.end() + _MAX_HEADER_BYTES)
-    if http is None and len(content) - own.end() > _MAX_HEADER_BYTES:
-        raise ValueError(f"HTTP headers of more than {_MAX_HEADER_BYTES:,} bytes")
+    http = _HEADER_END.search(content, header.end(), header.end() + MAX_HEADER_BYTES)
+    if http is None and len(content) - header.end() > MAX_HEADER_BYTES:
+        raise ValueError(f"HTTP headers of more than {MAX_HEADER_BYTES:,} bytes")
 
 
-def response_body(record, limit=MAX_RECORD_BYTES):
+def response_body(record, limit=MAX_WARC_BYTES):
     """Returns a response's body, its transfer and content encodings undone.
 
     Args:
@@ -326,7 +326,7 @@ def _without_brotli(content, limit):
         return content
 
 
-def read_response(path, offset, limit=MAX_RECORD_BYTES):
+def read_response(path, offset, limit=MAX_WARC_BYTES):
     """Reads the body of the response whose record begins at an offset.
 
     Args:
@@ -341,11 +341,11 @@ def read_response(path, offset, limit=MAX_RECORD_BYTES):
         ImageError: `"truncated"` or `"unreadable"`.
         OSError: if the file can't be opened.
     """
-    own = read_record(path, offset, limit)
-    if own.content is None:
-        reason = "truncated" if own.fault == "truncated shard" else "unreadable"
-        raise ImageError(reason, own.detail)
+    record = read_record(path, offset, limit)
+    if record.content is None:
+        reason = "truncated" if record.fault == "truncated shard" else "unreadable"
+        raise ImageError(reason, record.detail)
     try:
-        return response_body(parse_record(own.content), limit)
+        return response_body(parse_record(record.content), limit)
     except ValueError as error:
         raise ImageError("unreadable", str(error)) from error

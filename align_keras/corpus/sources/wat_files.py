@@ -5,22 +5,21 @@ import json
 import os
 
 from align_keras.corpus.html_pairs import extract_pairs
-from align_keras.corpus.sources.files import count_os_error, where
+from align_keras.corpus.sources.files import (
+    MAX_WAT_BYTES,
+    count_os_error,
+    where,
+    whole_files,
+)
 from align_keras.corpus.sources.location import is_from_web
-from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.corpus.sources.pair import SourcePair
 from align_keras.corpus.sources.warc_records import iterate_records, parse_record
 from align_keras.utils.errors import InputError
 
 SUFFIXES = (".wat", ".wat.gz")
-# Of one page, of which archives keep up to 5 MB. Python's objects take 30 times that.
-_MAX_RECORD_BYTES = 8_000_000
+list_parts = whole_files
 # What JSON of another form than expected leads to.
 _OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
-
-
-def list_parts(kind, root, files, options):
-    """Makes each file a part."""
-    return [Part(kind, root, (file.name,)) for file in files]
 
 
 def read(part, counter):
@@ -32,17 +31,17 @@ def read(part, counter):
     path = os.path.join(part.root, part.files[0])
     begun = False
     try:
-        for own in iterate_records(path, _MAX_RECORD_BYTES):
+        for record in iterate_records(path, MAX_WAT_BYTES):
             begun = True
-            if own.fault:
-                counter.drop(own.fault, where(path), own.detail)
+            if record.fault:
+                counter.drop(record.fault, where(path), record.detail)
                 continue
             try:
-                yield from _pairs(own.content, counter)
+                yield from _pairs(record.content, counter)
             except InputError:
                 raise
             except _OTHER_FORM as error:
-                detail = f"byte {own.offset}: {type(error).__name__} {error}"
+                detail = f"byte {record.offset}: {type(error).__name__} {error}"
                 counter.drop("broken record", where(path), detail)
     except OSError as error:
         count_os_error(counter, path, error)
@@ -70,9 +69,11 @@ def _pairs(content, counter):
     lines = [f'<base href="{html.escape(base)}">'] if base else []
     lines += [f"<img{_attributes(image)}>" for image in images]
     return [
-        SourcePair(own.image_url, own.caption, own.rule, own.language, own.page_url)
-        for own in extract_pairs("\n".join(lines), address, counter)
-        if is_from_web(own.image_url)
+        SourcePair(
+            pair.image_url, pair.caption, pair.rule, pair.language, pair.page_url
+        )
+        for pair in extract_pairs("\n".join(lines), address, counter)
+        if is_from_web(pair.image_url)
     ]
 
 

@@ -10,24 +10,23 @@ import os
 import tarfile
 
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
-from align_keras.corpus.sources.files import count_os_error, where
+from align_keras.corpus.sources.files import (
+    MAX_HEADER_BYTES,
+    MAX_TEXT_BYTES,
+    count_os_error,
+    where,
+    whole_files,
+)
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, pair_from_columns
+from align_keras.corpus.sources.pair import pair_from_columns
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tar",)
+list_parts = whole_files
 _BLOCK = tarfile.BLOCKSIZE
 # Of these, which hold a long name and the like, none is longer.
 _NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _NAMES += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-_MAX_HEADER_BYTES = 64_000
-# No caption, and no metadata of one image, is longer.
-_MAX_TEXT_BYTES = 1_000_000
-
-
-def list_parts(kind, root, files, options):
-    """Makes each shard a part."""
-    return [Part(kind, root, (file.name,)) for file in files]
 
 
 def read(part, counter):
@@ -124,7 +123,7 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, *arguments):
         member = super().frombuf(*arguments)
-        too_long = member.type in _NAMES and member.size > _MAX_HEADER_BYTES
+        too_long = member.type in _NAMES and member.size > MAX_HEADER_BYTES
         if too_long or member.size < 0 or member.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.InvalidHeaderError("no header of an image")
         return member
@@ -155,7 +154,7 @@ def _pair(file, path, key, sample, counter):
     if row.get("status") not in (None, "success"):
         counter.filter("not downloaded", place, str(row.get("error_message")))
         return None
-    span = next((sample[own] for own in IMAGE_SUFFIXES if own in sample), None)
+    span = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
     if span is None:
         counter.drop("missing", place, f"no image among {', '.join(sorted(sample))}")
         return None
@@ -172,4 +171,4 @@ def _metadata(file, sample):
 
 def _read(file, offset, size):
     file.seek(offset)
-    return file.read(min(size, _MAX_TEXT_BYTES))
+    return file.read(min(size, MAX_TEXT_BYTES))

@@ -1,28 +1,41 @@
-"""Readers of the public benchmarks, of a user's captioned pictures, and of ours."""
+"""Readers of the public benchmarks, of a user's captioned images, and of ours."""
 
-from align_keras.datasets.benchmarks.caption_files import read_caption_files
-from align_keras.datasets.benchmarks.captioned_images import CaptionedImages
-from align_keras.datasets.benchmarks.class_folders import read_class_folders
+from align_keras.datasets.benchmarks.captioned_images import (
+    CaptionedImages,
+    MultilingualCaptions,
+    read_caption_files,
+    read_karpathy,
+    stamps_captions_by_language,
+)
 from align_keras.datasets.benchmarks.class_names import (
     check_names_for_prompts,
     read_class_names,
+    read_templates,
     rename_classes,
 )
 from align_keras.datasets.benchmarks.composed import (
     ComposedQuery,
     composed_icon_queries,
 )
-from align_keras.datasets.benchmarks.cxc import CxcRatings, RatedPair, read_cxc
-from align_keras.datasets.benchmarks.cxc_pairs import (
+from align_keras.datasets.benchmarks.cxc import (
     CxcPositives,
+    CxcRatings,
+    RatedPair,
     cxc_captioned_images,
     cxc_positives,
     cxc_rated_rows,
+    read_cxc,
 )
-from align_keras.datasets.benchmarks.karpathy import read_karpathy
 from align_keras.datasets.benchmarks.labelled_images import (
     LabelledImages,
+    StoredImage,
     only_occurring_classes,
+    prepared_builder,
+    read_class_folders,
+    read_stored_images,
+    read_tfds_classification,
+    stamps_by_category,
+    tfds_splits_overlap,
 )
 from align_keras.datasets.benchmarks.metadata import (
     Metadata,
@@ -30,20 +43,7 @@ from align_keras.datasets.benchmarks.metadata import (
     read_metadata,
 )
 from align_keras.datasets.benchmarks.multi30k import read_multi30k
-from align_keras.datasets.benchmarks.multilingual_captions import MultilingualCaptions
 from align_keras.datasets.benchmarks.simlex import SimLexPair, read_simlex
-from align_keras.datasets.benchmarks.stamps_by_category import stamps_by_category
-from align_keras.datasets.benchmarks.stamps_captions import stamps_captions_by_language
-from align_keras.datasets.benchmarks.stored_pictures import (
-    StoredPicture,
-    read_stored_pictures,
-)
-from align_keras.datasets.benchmarks.templates import read_templates
-from align_keras.datasets.benchmarks.tfds_classification import (
-    prepared_builder,
-    read_tfds_classification,
-    tfds_splits_overlap,
-)
 
 __all__ = [
     "CaptionedImages",
@@ -55,7 +55,7 @@ __all__ = [
     "MultilingualCaptions",
     "RatedPair",
     "SimLexPair",
-    "StoredPicture",
+    "StoredImage",
     "check_names_for_prompts",
     "composed_icon_queries",
     "cxc_captioned_images",
@@ -72,7 +72,7 @@ __all__ = [
     "read_metadata",
     "read_multi30k",
     "read_simlex",
-    "read_stored_pictures",
+    "read_stored_images",
     "read_templates",
     "read_tfds_classification",
     "rename_classes",

@@ -1,22 +1,34 @@
-"""Pictures with any number of captions each."""
+"""Images with captions, and the readers of files that hold some."""
 
 import dataclasses
+import json
+import os
+import pathlib
 
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.pair_files import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    read_pairs,
+    read_table,
+)
+from align_keras.datasets.benchmarks.labelled_images import read_stored_images
 from align_keras.utils.errors import InputError
+from align_keras.utils.progress import say
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImages:
-    """Pictures and the captions of each.
+    """Images and the captions of each.
 
     Attributes:
-        images: list of str, paths, or of bytes, encoded pictures.
-        captions: list of list of str, the captions of each picture.
+        images: list of str, paths, or of bytes, encoded images.
+        captions: list of list of str, the captions of each image.
         image_ids: list of str.
         caption_ids: list of list of str, as `captions`.
-        columns: dict from a name to a list with one value a picture, by which
+        columns: dict from a name to a list with one value an image, by which
             metrics can be sliced.
-        missing: int, pictures that were left out: their files aren't there or are none.
+        missing: int, images that were left out: their files aren't there or are none.
 
     Raises:
         InputError: when the lengths don't fit.
@@ -35,19 +47,19 @@ class CaptionedImages:
     missing: int = 0
 
     def __post_init__(self):
-        """Checks that every list has one entry a picture, or a caption."""
+        """Checks that every list has one entry an image, or a caption."""
         parts = {
             "images": self.images,
             "captions": self.captions,
             "image_ids": self.image_ids,
             "caption_ids": self.caption_ids,
-            **{f"columns[{name!r}]": own for name, own in self.columns.items()},
+            **{f"columns[{name!r}]": values for name, values in self.columns.items()},
         }
         for name, part in parts.items():
             if len(part) != len(self.images):
                 raise InputError(
-                    f"`{name}` must have one entry a picture, received {len(part)} "
-                    f"for {len(self.images)} pictures."
+                    f"`{name}` must have one entry an image, received {len(part)} "
+                    f"for {len(self.images)} images."
                 )
         for image_id, texts, ids in zip(
             self.image_ids, self.captions, self.caption_ids, strict=True
@@ -59,11 +71,11 @@ class CaptionedImages:
                 )
 
     def __len__(self):
-        """Returns the number of pictures."""
+        """Returns the number of images."""
         return len(self.images)
 
     def of_rows(self, rows):
-        """Returns some of the pictures; the others count as missing.
+        """Returns some of the images; the others count as missing.
 
         Args:
             rows: sequence of int.
@@ -81,7 +93,398 @@ class CaptionedImages:
             image_ids=[self.image_ids[row] for row in rows],
             caption_ids=[self.caption_ids[row] for row in rows],
             columns={
-                name: [own[row] for row in rows] for name, own in self.columns.items()
+                name: [values[row] for row in rows]
+                for name, values in self.columns.items()
             },
             missing=self.missing + len(self) - len(rows),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class MultilingualCaptions:
+    """Images and, by language, the captions of each.
+
+    Attributes:
+        images: list of str, paths, or of bytes, encoded images.
+        captions: dict from a language to a list of list of str, the captions of
+            each image.
+        image_ids: list of str.
+        columns: dict from a name to a list with one value an image, by which
+            metrics can be sliced.
+        missing: int, images that were left out: their files aren't there or are none.
+
+    Raises:
+        InputError: when the lengths don't fit.
+
+    Example:
+
+    >>> data = MultilingualCaptions(["a.png"], {"de": [["Eine Katze"]]}, ["a"])
+    >>> data.captions["de"]
+    [['Eine Katze']]
+    """
+
+    images: list
+    captions: dict
+    image_ids: list
+    columns: dict = dataclasses.field(default_factory=dict)
+    missing: int = 0
+
+    def __post_init__(self):
+        """Checks that every list has one entry an image."""
+        named = {"image_ids": self.image_ids} | {
+            f"captions[{language!r}]": texts
+            for language, texts in self.captions.items()
+        }
+        named |= {f"columns[{name!r}]": values for name, values in self.columns.items()}
+        for name, part in named.items():
+            if len(part) != len(self.images):
+                raise InputError(
+                    f"`{name}` must have one entry an image, received {len(part)} "
+                    f"for {len(self.images)} images."
+                )
+
+    def of_rows(self, rows):
+        """Returns some of the images; the others count as missing.
+
+        Args:
+            rows: sequence of int.
+        """
+        captions, columns = (
+            {name: [values[row] for row in rows] for name, values in part.items()}
+            for part in (self.captions, self.columns)
+        )
+        return MultilingualCaptions(
+            images=[self.images[row] for row in rows],
+            captions=captions,
+            image_ids=[self.image_ids[row] for row in rows],
+            columns=columns,
+            missing=self.missing + len(self.images) - len(rows),
+        )
+
+
+# Names of missing images that are told.
+_NAMED = 5
+
+
+def present_images(paths, source, allow_missing):
+    """Returns the rows of the images that are there.
+
+    Args:
+        paths: list of str.
+        source: str, what names the images, for the message.
+        allow_missing: bool, leave missing images out and say so on stderr.
+
+    Returns:
+        list of int.
+
+    Raises:
+        InputError: if one is missing, or with `allow_missing` all.
+
+    Example:
+
+    >>> present_images([__file__], "the list", allow_missing=False)
+    [0]
+    """
+    rows = [row for row, path in enumerate(paths) if os.path.isfile(path)]
+    if len(rows) == len(paths):
+        return rows
+    there = set(rows)
+    missing = [path for row, path in enumerate(paths) if row not in there]
+    named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
+    found = f"{len(missing)} of {len(paths)} images of {source} are missing: {named}"
+    if not rows:
+        raise InputError(f"{found}; check the folder of the images.")
+    if not allow_missing:
+        raise InputError(
+            f"{found}; fetch them, or leave them out with --allow_missing."
+        )
+    say(f"{found}; left out")
+    return rows
+
+
+def read_caption_files(
+    path,
+    allow_missing=False,
+    *,
+    image_column=None,
+    caption_column=None,
+    encoding="utf-8",
+):
+    """Reads a table or a folder of captioned images.
+
+    The formats are those of `align_keras.corpus.pair_files.read_pairs`. Rows of
+    one image make one image with several captions; the table's other columns
+    become `columns`, with the value of the image's first row. Unusable rows are
+    left out and told on stderr.
+
+    Args:
+        path: str or path.
+        allow_missing: bool, leave missing images out and say so.
+        image_column: str, the table's column of paths, guessed by default.
+        caption_column: str, the table's column of captions, guessed by default.
+        encoding: str, of the table or of the caption files.
+
+    Returns:
+        `CaptionedImages`; images are paths.
+
+    Raises:
+        InputError: as `read_pairs`, when nothing usable is left, and for missing
+            images.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "a.png").write_bytes(b"")
+    >>> _ = (folder / "a.csv").write_text(
+    ...     "image,caption,style\\na.png,A cat,ink\\na.png,A pet,ink\\n")
+    >>> data = read_caption_files(folder / "a.csv")
+    >>> data.image_ids, data.captions, data.columns
+    (['a.png'], [['A cat', 'A pet']], {'style': ['ink']})
+    """
+    path = pathlib.Path(path)
+    counter = DropCounter()
+    chosen = {"image_column": image_column, "caption_column": caption_column}
+    records = list(read_pairs(path, **chosen, encoding=encoding, counter=counter))
+    left_out = counter.lines()[1:]
+    if not records:
+        raise InputError(
+            f"{path} must hold at least one image with a caption, received none: "
+            f"{'; '.join(left_out) or 'add rows below the header'}."
+        )
+    for line in left_out:
+        say(line)
+    columns = {} if path.is_dir() else _other_columns(path, records, encoding, chosen)
+    paths = [str(record.image_path) for record in records]
+    rows = present_images(paths, path.name, allow_missing)
+    records = [records[row] for row in rows]
+    return CaptionedImages(
+        images=[paths[row] for row in rows],
+        captions=[record.captions for record in records],
+        image_ids=[record.id for record in records],
+        caption_ids=[
+            [f"{record.id}#{number}" for number in range(len(record.captions))]
+            for record in records
+        ],
+        columns={
+            name: [values[row] for row in rows] for name, values in columns.items()
+        },
+        missing=len(paths) - len(rows),
+    )
+
+
+def _other_columns(path, records, encoding, given):
+    """Columns that are neither the images' nor the captions' nor ids."""
+    names, rows = read_table(path, encoding, DropCounter())
+    by_place = {where: row for row, where in rows}
+    lower = {name.lower(): name for name in reversed(names)}
+    taken = {lower.get("id")}
+    for kind, guesses in (
+        ("image_column", IMAGE_COLUMNS),
+        ("caption_column", CAPTION_COLUMNS),
+    ):
+        guessed = (lower[name] for name in guesses if name in lower)
+        taken.add(given[kind] or next(guessed))
+    return {
+        name: [by_place[record.where].get(name, "") for record in records]
+        for name in names
+        if name not in taken
+    }
+
+
+# Images and captions of the splits that the paper measures. Recall on fewer isn't
+# comparable: it rises as the gallery shrinks.
+COUNTS = {("flickr30k", "test"): (1000, 5000), ("coco", "test"): (5000, 25_010)}
+
+
+def read_karpathy(
+    json_path,
+    image_folder,
+    split,
+    captions_per_image=5,
+    allow_missing=False,
+    check_counts=True,
+):
+    """Reads a split of `dataset_flickr30k.json` or `dataset_coco.json`.
+
+    Args:
+        json_path: str or path of the JSON file.
+        image_folder: str or path; of COCO the folder that holds `val2014/`.
+        split: str, `"train"`, `"val"`, `"test"` or, of COCO, `"restval"`.
+        captions_per_image: int >= 1, the first so many captions of each image:
+            5 is the protocol, also of COCO, some of whose images have six or
+            seven. None takes all, as CxC does.
+        allow_missing: bool, leave missing images out and say so.
+        check_counts: bool, whether the test splits of the data sets `flickr30k`
+            and `coco`, as the file calls itself, must have their 1,000 and 5,000
+            images with 5,000 and 25,010 captions.
+
+    Returns:
+        `CaptionedImages` in the file's order; images are paths, image ids file
+        names, and caption ids `sentid`.
+
+    Raises:
+        InputError: no such file or split, another format, an image with too few
+            captions, wrong counts, missing images.
+
+    References:
+        Karpathy and Fei-Fei 2015; Jia et al. 2021, section 5.1.
+
+    Example:
+
+    >>> import tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> _ = (folder / "7.jpg").write_bytes(b"")
+    >>> entry = {"filename": "7.jpg", "split": "test", "sentences": [
+    ...     {"raw": "A cat.", "sentid": 70}, {"raw": "A pet.", "sentid": 71}]}
+    >>> _ = (folder / "dataset.json").write_text(json.dumps({"images": [entry]}))
+    >>> data = read_karpathy(folder / "dataset.json", folder, "test", 1)
+    >>> data.captions, data.caption_ids
+    ([['A cat.']], [['70']])
+    """
+    if captions_per_image is not None and captions_per_image < 1:
+        raise InputError(
+            "captions_per_image must be at least 1, or None for all, received "
+            f"{captions_per_image}."
+        )
+    path = pathlib.Path(json_path)
+    content = _read(path)
+    examples = [
+        _example(path, row, image) for row, image in enumerate(content["images"])
+    ]
+    splits = dict.fromkeys(example["split"] for example in examples)
+    if split not in splits:
+        raise InputError(
+            f"split must be one of {', '.join(sorted(splits))}, which {path.name} has, "
+            f"received {split!r}."
+        )
+    examples = [example for example in examples if example["split"] == split]
+    if check_counts:
+        _check_counts(path, content.get("dataset"), split, examples)
+    if captions_per_image is not None:
+        examples = [_first(path, example, captions_per_image) for example in examples]
+    paths = [str(pathlib.Path(image_folder, example["path"])) for example in examples]
+    rows = present_images(paths, f"{path.name}'s {split} split", allow_missing)
+    return CaptionedImages(
+        images=[paths[row] for row in rows],
+        captions=[examples[row]["captions"] for row in rows],
+        image_ids=[examples[row]["id"] for row in rows],
+        caption_ids=[examples[row]["caption_ids"] for row in rows],
+        missing=len(paths) - len(rows),
+    )
+
+
+def _read(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"no readable {path} ({error.strerror}); unpack Karpathy's "
+            "caption_datasets.zip there."
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path} isn't JSON: {error}; download it again.") from None
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
+        raise InputError(
+            f'{path} must hold an object with the list "images", as Karpathy\'s files '
+            "do; download it again."
+        )
+    return content
+
+
+def _example(path, row, content):
+    """One entry of the file, in our terms."""
+    try:
+        sentences = content["sentences"]
+        name = content["filename"]
+        return {
+            "id": name,
+            # Of COCO, whose images lie in train2014 and val2014.
+            "path": str(pathlib.Path(content.get("filepath", ""), name)),
+            "split": content["split"],
+            "captions": [" ".join(sentence["raw"].split()) for sentence in sentences],
+            "caption_ids": [str(sentence["sentid"]) for sentence in sentences],
+        }
+    except KeyError as error:
+        problem = f"lacks {error}"
+    except (TypeError, AttributeError) as error:
+        problem = f"has another form ({error})"
+    raise InputError(
+        f"images[{row}] of {path} {problem}; an entry has filename, split and "
+        "sentences with raw and sentid; download the file again."
+    )
+
+
+def _check_counts(path, dataset, split, examples):
+    expected = COUNTS.get((dataset, split))
+    found = (len(examples), sum(len(example["captions"]) for example in examples))
+    if expected is not None and found != expected:
+        raise InputError(
+            f"the {split} split of {dataset} must have {expected[0]:,} images and "
+            f"{expected[1]:,} captions, but {path} has {found[0]:,} and {found[1]:,}; "
+            "download the file again, or pass check_counts=False for a subset, whose "
+            "recall isn't comparable."
+        )
+
+
+def _first(path, example, count):
+    captions = example["captions"]
+    if len(captions) < count:
+        raise InputError(
+            f"{example['id']} of {path.name} has {len(captions)} captions, fewer than "
+            f"the {count} of captions_per_image; pass {len(captions)}, or None for all."
+        )
+    return example | {
+        "captions": captions[:count],
+        "caption_ids": example["caption_ids"][:count],
+    }
+
+
+def stamps_captions_by_language(data_dir=None):
+    """Reads the stamps that have captions in English, German, French and Czech.
+
+    Args:
+        data_dir: str or path where prepared corpora lie; TFDS's own default
+            otherwise.
+
+    Returns:
+        `MultilingualCaptions` with one caption an image and language, images in
+        the stored order of the English configuration.
+
+    Raises:
+        InputError: as `build_corpus`, and if no stamp has all four.
+
+    Example:
+
+    ```python
+    data = stamps_captions_by_language()
+    {language: texts[0] for language, texts in data.captions.items()}
+    # {'en': ['A cat.'], 'de': ['Eine Katze.'], 'fr': ['Un chat.'], 'cs': ['Kočka.']}
+    ```
+    """
+    # Here, for the package of the builders imports much.
+    from align_keras.datasets.build import build_corpus
+    from align_keras.datasets.stamps import LANGUAGES
+
+    by_language = {}
+    for language in LANGUAGES:
+        builder = build_corpus(f"stamps/{language}", data_dir=data_dir)
+        by_language[language] = {
+            image.id: image for image in read_stored_images(builder, "test")
+        }
+    english, *others = by_language.values()
+    ids = [name for name in english if all(name in other for other in others)]
+    if not ids:
+        raise InputError(
+            f"no stamp has captions in all of {', '.join(LANGUAGES)}; install "
+            "tuxpaint-stamps-default as a whole."
+        )
+    return MultilingualCaptions(
+        images=[english[name].image for name in ids],
+        captions={
+            language: [list(images[name].captions) for name in ids]
+            for language, images in by_language.items()
+        },
+        image_ids=ids,
+        columns={"category": [english[name].category for name in ids]},
+    )

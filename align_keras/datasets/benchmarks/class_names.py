@@ -1,11 +1,13 @@
-"""Names for classes: from a file, or from an installed clip-benchmark."""
+"""Names of classes and the templates that make prompts of them."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import re
 
-from align_keras.datasets.benchmarks.clip_benchmark import read_clip_benchmark
+import yaml
+
 from align_keras.utils.errors import InputError
 
 # How ImageNet names its classes: WordNet's ids.
@@ -154,3 +156,97 @@ def imagenet_ids():
 
     path = tfds.core.tfds_path("datasets/imagenet2012/labels.txt")
     return path.read_text().split()
+
+
+_FILE = pathlib.Path(__file__).with_name("templates.yaml")
+
+
+def read_templates(source="default"):
+    """Reads prompt templates.
+
+    Args:
+        source: str: `"photos"`, `"drawings"`, `"default"` (both) or `"none"` (the
+            bare name) of our own; the path of a file with a template a line; or
+            `"clip:DATASET"`, such as `"clip:imagenet1k"`, of an installed
+            clip-benchmark.
+
+    Returns:
+        list of str, each with `{}` for the name.
+
+    Raises:
+        InputError: for a file that isn't there or is empty, a line without `{}`,
+            and for clip-benchmark if it isn't installed or hasn't got the data set.
+
+    References:
+        Jia et al. 2021, section 5.2: an ensemble of prompts adds 2.9 points.
+
+    Example:
+
+    >>> read_templates("none")
+    ['{}']
+    """
+    named = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
+    named["default"] = list(dict.fromkeys(named["photos"] + named["drawings"]))
+    if source in named:
+        return named[source]
+    if str(source).startswith("clip:"):
+        dataset = str(source)[5:]
+        templates = read_clip_benchmark(
+            "en_zeroshot_classification_templates.json", dataset, "--templates"
+        )
+        return [template.replace("{c}", "{}") for template in templates]
+    try:
+        lines = pathlib.Path(source).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--templates must be one of {', '.join(sorted(named))}, a file or "
+            f"clip:DATASET, received {source!r}, which can't be read; check it."
+        ) from error
+    templates = [line.strip() for line in lines if line.strip()]
+    wrong = [template for template in templates if "{}" not in template]
+    if wrong or not templates:
+        received = f"the line {wrong[0]!r}" if wrong else "no line"
+        raise InputError(
+            "--templates must have {} for the name in each line, received "
+            f"{received} in {source}; write for instance: an image of {{}}"
+        )
+    return templates
+
+
+def read_clip_benchmark(file, dataset, argument):
+    """Reads what one of clip-benchmark's files holds for a data set.
+
+    Args:
+        file: str, a JSON file of its folder `datasets`.
+        dataset: str, a key of it, such as `"imagenet1k"`.
+        argument: str, the argument that names the data set, for errors.
+
+    Returns:
+        list of str.
+
+    Raises:
+        InputError: if the package isn't installed, or hasn't got the data set.
+    """
+    # Found, not imported: it would load PyTorch.
+    spec = importlib.util.find_spec("clip_benchmark")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"{argument} clip:{dataset} needs clip-benchmark, which isn't installed; "
+            "run pip install clip-benchmark, or give a file."
+        )
+    path = pathlib.Path(spec.submodule_search_locations[0], "datasets", file)
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{argument} clip:{dataset} needs {path}, which can't be read; run pip "
+            "install --force-reinstall clip-benchmark."
+        ) from error
+    # Some entries hold prompts of each class, not names or templates.
+    lists = {name: entry for name, entry in known.items() if isinstance(entry, list)}
+    if dataset not in lists:
+        raise InputError(
+            f"{argument} clip:DATASET must be one of {', '.join(sorted(lists))}, "
+            f"received {dataset!r}; choose one."
+        )
+    return lists[dataset]

@@ -1,4 +1,4 @@
-"""Queries of a picture plus or minus words, from the names of icons."""
+"""Queries of an image plus or minus words, from the names of icons."""
 
 import collections
 import dataclasses
@@ -12,10 +12,10 @@ _LEAST_BASES = 3
 
 @dataclasses.dataclass(frozen=True)
 class ComposedQuery:
-    """A picture, words to add or to subtract, and what that should find.
+    """An image, words to add or to subtract, and what that should find.
 
     Attributes:
-        image: int, the picture's row.
+        image: int, the image's row.
         words: str, such as `"circle check"`.
         sign: 1 to add the words, -1 to subtract them.
         targets: tuple of int, the rows that are right.
@@ -37,8 +37,8 @@ def composed_icon_queries(image_ids):
     name such as `chess-king` they tell another thing of the kind rather than an
     addition; `slash` and `circle-check` are added to many.
 
-    Each such pair gives two queries: the picture of the base plus the words, whose
-    target is the longer name; and the picture of the longer name minus the words,
+    Each such pair gives two queries: the image of the base plus the words, whose
+    target is the longer name; and the image of the longer name minus the words,
     whose target is the base.
 
     Args:

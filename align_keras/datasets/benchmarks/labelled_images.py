@@ -1,23 +1,28 @@
-"""Pictures that each belong to one class."""
+"""Images with classes: in folders, of the stamps, and in sets of TFDS."""
 
 import dataclasses
+import pathlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow_datasets as tfds
 
+from align_keras.corpus.pair_files import IMAGE_SUFFIXES
+from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.utils.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
-    """Pictures with their classes.
+    """Images with their classes.
 
     Attributes:
         images: re-iterable with a length, of paths (str) or of file contents
             (bytes).
-        labels: int64 array (pictures,), rows of `class_names`.
+        labels: int64 array (images,), rows of `class_names`.
         class_names: list of str.
-        columns: dict, name → list with a value a picture, by which metrics can be
+        columns: dict, name → list with a value an image, by which metrics can be
             sliced.
         image_ids: list of str by which metadata is joined; the rows, counted from
             0, by default.
@@ -37,14 +42,14 @@ class LabelledImages:
         if len(set(lengths.values())) > 1:
             raise InputError(
                 "`images`, `labels`, `columns` and `image_ids` must have one entry a "
-                f"picture, received {lengths}."
+                f"image, received {lengths}."
             )
 
 
 def only_occurring_classes(data):
-    """Leaves out the classes that no picture has.
+    """Leaves out the classes that no image has.
 
-    ImageNet-R and -A have pictures of 200 of ImageNet's 1000 classes, and are
+    ImageNet-R and -A have images of 200 of ImageNet's 1000 classes, and are
     classified among these alone.
 
     Args:
@@ -66,3 +71,449 @@ def only_occurring_classes(data):
     occurring, labels = np.unique(data.labels, return_inverse=True)
     names = [data.class_names[row] for row in occurring]
     return dataclasses.replace(data, labels=labels.reshape(-1), class_names=names)
+
+
+def read_class_folders(folder, split=None):
+    """Reads `FOLDER/CLASS/PICTURE`, or `FOLDER/SPLIT/CLASS/PICTURE`.
+
+    The class is named as its folder, with spaces for underscores. Images may lie
+    in subfolders of it. Classes and images are in alphabetical order; hidden
+    ones, and files that aren't images, are left out.
+
+    Args:
+        folder: str or path.
+        split: str, a subfolder such as `"test"`, or None.
+
+    Returns:
+        `LabelledImages`, with paths; the ids are the paths below the split's folder,
+        with slashes.
+
+    Raises:
+        InputError: for a folder or split that isn't there, one without subfolders,
+            and a class without images.
+
+    Example:
+
+    >>> import tempfile
+    >>> root = pathlib.Path(tempfile.mkdtemp())
+    >>> for name in ("test/red_fox/1.png", "test/owl/2.jpg"):
+    ...     (root / name).parent.mkdir(parents=True)
+    ...     (root / name).touch()
+    >>> data = read_class_folders(root, "test")
+    >>> data.class_names, data.labels.tolist()
+    (['owl', 'red fox'], [0, 1])
+    """
+    folder = pathlib.Path(folder)
+    root = folder / split if split else folder
+    if not root.is_dir():
+        found = _subfolders(folder) if folder.is_dir() else []
+        raise InputError(
+            f"--data must be a folder of classes, received {root}, which isn't there"
+            + (f"; {folder} has {_some(found)}." if found else "; check the path.")
+        )
+    classes = _subfolders(root)
+    if not classes:
+        raise InputError(
+            f"--data must hold a subfolder for each class, received {root}, which has "
+            "none; put the images of each class into a folder of its own."
+        )
+    images, labels = [], []
+    for label, folder in enumerate(classes):
+        found = sorted(path for path in folder.rglob("*") if _is_image(path, root))
+        if not found:
+            raise InputError(
+                f"--data must hold images of every class, received {folder} without "
+                f"any ({', '.join(IMAGE_SUFFIXES)}); remove it, or name a split if "
+                "it isn't a class."
+            )
+        images += map(str, found)
+        labels += [label] * len(found)
+    names = [readable_name(folder.name) for folder in classes]
+    return LabelledImages(
+        images,
+        np.array(labels, np.int64),
+        names,
+        image_ids=[pathlib.Path(path).relative_to(root).as_posix() for path in images],
+    )
+
+
+def _subfolders(folder):
+    return sorted(
+        path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."
+    )
+
+
+def _is_image(path, root):
+    hidden = any(part[0] == "." for part in path.relative_to(root).parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+
+def _some(paths, limit=5):
+    more = ", …" if len(paths) > limit else ""
+    return ", ".join(path.name for path in paths[:limit]) + more
+
+
+# Folders whose names aren't words.
+_NAMES = {"naturalforces": "natural forces"}
+
+
+def stamps_by_category(builder, split=None):
+    """Gives the stamps their categories as classes: animals, clothes, food ….
+
+    Args:
+        builder: prepared builder of the corpus `stamps`.
+        split: `"train"` or `"test"`, two halves by a hash of the pixels, so that
+            equal images lie in one, though similar ones may not; or None for
+            all.
+
+    Returns:
+        `LabelledImages`, with the encoded images. All categories are classes,
+        also one that a half hasn't got.
+
+    Raises:
+        InputError: for another split.
+
+    Example:
+
+    ```python
+    from align_keras.datasets import build_corpus
+    data = stamps_by_category(build_corpus("stamps"))
+    data.class_names[:3]  # ['animals', 'clothes', 'food']
+    ```
+    """
+    # Here, for the package of the builders imports much.
+    from align_keras.datasets.splits import hashed_test_keys
+
+    if split not in (None, "train", "test"):
+        raise InputError(
+            f"the split of stamps must be train, test or all, received {split!r}; "
+            "choose one."
+        )
+    images = read_stored_images(builder, "test")
+    categories = sorted({image.category for image in images})
+    test = hashed_test_keys({image.image_key for image in images}, fraction=0.5)
+    chosen = [
+        image
+        for image in images
+        if split is None or (image.image_key in test) == (split == "test")
+    ]
+    return LabelledImages(
+        images=[image.image for image in chosen],
+        labels=np.array(
+            [categories.index(image.category) for image in chosen], np.int64
+        ),
+        class_names=[_NAMES.get(name, name) for name in categories],
+        image_ids=[image.id for image in chosen],
+    )
+
+
+# Captions and images in the stored order, images undecoded.
+_READING = {
+    "shuffle_files": False,
+    "decoders": {"image": tfds.decode.SkipDecoding()},
+    "read_config": tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredImage:
+    """An image of a corpus.
+
+    Attributes:
+        id: str.
+        image: bytes, the encoded image.
+        captions: tuple of str.
+        category: str, empty where the corpus has none.
+        image_key: str, equal for pixel-identical images.
+    """
+
+    id: str
+    image: bytes
+    captions: tuple
+    category: str
+    image_key: str
+
+
+def read_stored_images(builder, split):
+    """Reads a split of a prepared corpus.
+
+    Args:
+        builder: prepared builder of `build_corpus`.
+        split: str.
+
+    Returns:
+        list of `StoredImage`, in the stored order.
+
+    Raises:
+        InputError: if the corpus has no such split; names those that it has.
+
+    Example:
+
+    ```python
+    from align_keras.datasets import build_corpus
+    icons = read_stored_images(build_corpus("icons"), "test")
+    icons[0].captions, icons[0].category  # (('0',), 'fontawesome6-solid')
+    ```
+    """
+    try:
+        builder.info.splits[split]
+    except (KeyError, ValueError):
+        known = ", ".join(sorted(builder.info.splits)) or "none"
+        raise InputError(
+            f"split must be one of {known}, which {builder.name} has, received "
+            f"{split!r}."
+        ) from None
+    return [
+        StoredImage(
+            id=example["id"].decode(),
+            image=example["image"],
+            captions=tuple(caption.decode() for caption in example["captions"]),
+            category=example["category"].decode(),
+            image_key=example["image_key"].decode(),
+        )
+        for example in tfds.as_numpy(builder.as_dataset(split=split, **_READING))
+    ]
+
+
+# NAME, NAME/CONFIGURATION or either with a version.
+_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d.*]+)?")
+# Features that name an image, in the order of choice.
+_IDS = ("file_name", "filename", "image/file_name", "image/filename", "id", "image_id")
+
+
+def prepared_builder(name, data_dir=None):
+    """Opens a TFDS data set that is prepared; downloads and prepares nothing.
+
+    Args:
+        name: str, such as `"food101"` or `"imagenet_v2/matched-frequency"`.
+        data_dir: str or path where prepared sets lie; TFDS's own default (the
+            variable `TFDS_DATA_DIR`, or `~/tensorflow_datasets`) otherwise.
+
+    Returns:
+        `tfds.core.DatasetBuilder`.
+
+    Raises:
+        InputError: for an unknown name, and one that isn't prepared; says how to
+            prepare it.
+
+    Example:
+
+    ```python
+    prepared_builder("food101").info.splits
+    ```
+    """
+    import tensorflow_datasets as tfds  # Late, for it takes seconds.
+
+    # Other names TFDS would ask for over the network, or take for paths.
+    unknown = InputError(
+        f"--data must be a data set of TFDS or a folder of classes, received {name!r}, "
+        "which is neither; check the spelling."
+    )
+    if not _NAME.fullmatch(name):
+        raise unknown
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except tfds.core.registered.DatasetNotFoundError:
+        raise unknown from None
+    except ValueError as error:
+        set_name = name.partition("/")[0].partition(":")[0]
+        configs = ", ".join(tfds.builder_cls(set_name).builder_configs) or "none"
+        raise InputError(
+            f"--data must have a configuration and a version that {set_name} has, "
+            f"received {name!r}; its configurations are {configs}."
+        ) from error
+    if not builder.data_path.exists():
+        raise InputError(
+            f"{name} isn't prepared in {builder.data_path.parent}; {_remedy(builder)}."
+        )
+    return builder
+
+
+def _remedy(builder):
+    config = builder.builder_config
+    full = builder.name + (f"/{config.name}" if config else "")
+    by_hand = " ".join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or "").split())
+    run = f"run tfds build {full}, or set TFDS_DATA_DIR to where it lies"
+    if not by_hand:
+        return run
+    return (
+        "its files must be downloaded by hand into downloads/manual of TFDS's data "
+        f"folder ({by_hand.rstrip('.')}), then {run}"
+    )
+
+
+def read_tfds_classification(name, split, data_dir=None):
+    """Reads a split of a prepared TFDS classification set.
+
+    Args:
+        name: str, as `prepared_builder`.
+        split: str, as TFDS takes it: `"test"`, `"train[:10%]"`.
+        data_dir: str or path, as `prepared_builder`.
+
+    Returns:
+        `LabelledImages`. The images are read from disk at each iteration, so
+        that the set may be larger than memory. Other features with named values
+        become columns. The ids are those of a feature such as `file_name` or `id`;
+        where there is none, or two images share a name, the row in the split.
+
+    Raises:
+        InputError: as `prepared_builder`; for an unknown split, a set without
+            images or without classes, and images without a class.
+
+    Example:
+
+    ```python
+    data = read_tfds_classification("food101", "validation")
+    len(data.images), data.class_names[:2]  # (25250, ['apple pie', 'baby back ribs'])
+    ```
+    """
+    import tensorflow_datasets as tfds
+
+    builder = prepared_builder(name, data_dir)
+    image, label = _image_and_class(builder)
+    named = {
+        key: feature
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.ClassLabel)
+    }
+    _split_info(builder, split)
+    features = dict(builder.info.features.items())
+    naming = next((key for key in _IDS if _is_text(features.get(key))), None)
+    wanted = [*named, naming] if naming else [*named]
+    wanted = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True))
+    values, ids = {key: [] for key in named}, []
+    for example in _Examples(builder, split, wanted):
+        for key, of_key in values.items():
+            of_key.append(example[key])
+        if naming:
+            ids.append(example[naming].decode("utf-8", "backslashreplace"))
+    values = {key: np.array(of_key, np.int64) for key, of_key in values.items()}
+    labels = values.pop(label)
+    if not len(labels) or labels.min() < 0:
+        raise InputError(
+            f"the split {split} of {name} must hold images with a class, received "
+            f"{len(labels)} images, {np.count_nonzero(labels < 0)} of them without "
+            "one; name another split."
+        )
+    only_image = tfds.decode.PartialDecoding(
+        {image: True}, decoders={image: tfds.decode.SkipDecoding()}
+    )
+    return LabelledImages(
+        images=_Images(_Examples(builder, split, only_image), image, len(labels)),
+        labels=labels,
+        class_names=[readable_name(label_name) for label_name in named[label].names],
+        columns={
+            # An unknown value is -1 in TFDS.
+            key: [["unknown", *named[key].names][row + 1] for row in rows]
+            for key, rows in values.items()
+        },
+        image_ids=ids if ids and len(set(ids)) == len(ids) else None,
+    )
+
+
+def tfds_splits_overlap(builder, one, other):
+    """Whether two splits have an example in common.
+
+    Args:
+        builder: `tfds.core.DatasetBuilder`, prepared.
+        one: str, a split as TFDS takes it: `"train"`, `"train[:10%]+test"`.
+        other: str, likewise.
+
+    Returns:
+        bool.
+
+    Raises:
+        InputError: for an unknown split.
+
+    Example:
+
+    ```python
+    builder = prepared_builder("food101")
+    tfds_splits_overlap(builder, "train[:50%]", "train")  # True
+    ```
+    """
+    parts = {}
+    for file in _split_info(builder, other).file_instructions:
+        parts.setdefault(file.filename, []).append((file.skip, file.skip + file.take))
+    return any(
+        start < file.skip + file.take and file.skip < end
+        for file in _split_info(builder, one).file_instructions
+        for start, end in parts.get(file.filename, ())
+    )
+
+
+def _split_info(builder, split):
+    try:
+        return builder.info.splits[split]
+    except (KeyError, ValueError):
+        raise InputError(
+            f"the split must be one of {', '.join(sorted(builder.info.splits))}, which "
+            f"{builder.name} has, or a part such as test[:10%], received {split!r}; "
+            "name another."
+        ) from None
+
+
+def _is_text(feature):
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.Text)
+
+
+def _image_and_class(builder):
+    """Names of the features that are the image and its class."""
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features.items())
+    pair = builder.info.supervised_keys
+    if not (pair and len(pair) == 2 and all(isinstance(key, str) for key in pair)):
+        pair = [
+            next((key for key in features if isinstance(features[key], kind)), None)
+            for kind in (tfds.features.Image, tfds.features.ClassLabel)
+        ]
+    image, label = pair
+    if not isinstance(features.get(image), tfds.features.Image) or not isinstance(
+        features.get(label), tfds.features.ClassLabel
+    ):
+        raise InputError(
+            f"--data must hold images with one class each, received {builder.name} "
+            f"with {', '.join(sorted(features))}; choose a classification set."
+        )
+    return image, label
+
+
+class _Examples:
+    """A split's examples in the stored order, as often as they are asked for."""
+
+    def __init__(self, builder, split, decoders):
+        self._builder, self._split, self._decoders = builder, split, decoders
+
+    def __iter__(self):
+        import tensorflow_datasets as tfds
+
+        dataset = self._builder.as_dataset(
+            split=self._split,
+            shuffle_files=False,
+            decoders=self._decoders,
+            read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+        )
+        return iter(tfds.as_numpy(dataset))
+
+
+class _Images:
+    """The encoded images of examples.
+
+    Args:
+        examples: re-iterable of dicts.
+        key: str, the feature.
+        length: int.
+    """
+
+    def __init__(self, examples, key, length):
+        self._examples, self._key, self._length = examples, key, length
+
+    def __len__(self):
+        return self._length
+
+    def __iter__(self):
+        for example in self._examples:
+            yield example[self._key]

@@ -1,4 +1,4 @@
-"""A table of metadata on pictures, joined to any data by the pictures' ids."""
+"""A table of metadata on images, joined to any data by the images' ids."""
 
 import csv
 import dataclasses
@@ -13,7 +13,7 @@ _SUFFIXES = (".csv", ".tsv")
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """Columns of values by the pictures' ids.
+    """Columns of values by the images' ids.
 
     Attributes:
         path: `pathlib.Path`, where they were read, for messages.
@@ -27,7 +27,7 @@ class Metadata:
 
 
 def read_metadata(path):
-    """Reads a table whose first column is the picture's id.
+    """Reads a table whose first column is the image's id.
 
     Args:
         path: str or path of a `.csv` (separated by commas or, as the header has
@@ -50,7 +50,7 @@ def read_metadata(path):
 
     >>> import tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp(), "metadata.csv")
-    >>> _ = path.write_text("picture,place\\n1.jpg,indoors\\n2.jpg,outdoors\\n")
+    >>> _ = path.write_text("image,place\\n1.jpg,indoors\\n2.jpg,outdoors\\n")
     >>> read_metadata(path).rows
     {'1.jpg': {'place': 'indoors'}, '2.jpg': {'place': 'outdoors'}}
     """
@@ -64,7 +64,7 @@ def read_metadata(path):
     _, *names = header or [""]
     if not names:
         raise InputError(
-            "--metadata must have a first column of picture ids and at least one "
+            "--metadata must have a first column of image ids and at least one "
             f"more, received {path} with {header or 'no columns'}; name the columns in "
             "the first line."
         )
@@ -74,19 +74,19 @@ def read_metadata(path):
             f"{', '.join(map(repr, names))}; rename or remove what is there twice."
         )
     rows = {}
-    for number, (own, *values) in lines:
-        if len(values) != len(names) or not own or own in rows:
-            problem = "an id that stands above" if own in rows else "no id"
+    for number, (image_id, *values) in lines:
+        if len(values) != len(names) or not image_id or image_id in rows:
+            problem = "an id that stands above" if image_id in rows else "no id"
             if len(values) != len(names):
                 problem = f"{1 + len(values)} cells under {1 + len(names)} columns"
             raise InputError(
-                f"--metadata must have one row a picture, received {path} whose line "
-                f"{number} has {problem} ({own!r}); correct it."
+                f"--metadata must have one row an image, received {path} whose line "
+                f"{number} has {problem} ({image_id!r}); correct it."
             )
-        rows[own] = dict(zip(names, values, strict=True))
+        rows[image_id] = dict(zip(names, values, strict=True))
     if not rows:
         raise InputError(
-            f"--metadata must have a row for pictures, received {path} with the header "
+            f"--metadata must have a row for images, received {path} with the header "
             "alone; add rows."
         )
     return Metadata(path, rows, tuple(names))
@@ -121,20 +121,20 @@ def _lines(path):
 
 
 def join_metadata(metadata, image_ids, taken=()):
-    """Gives each picture its values.
+    """Gives each image its values.
 
     Args:
-        metadata: `Metadata`. Rows of other pictures, such as those of another
+        metadata: `Metadata`. Rows of other images, such as those of another
             split, are of no account.
-        image_ids: sequence of str, the pictures of the data.
+        image_ids: sequence of str, the images of the data.
         taken: iterable of str, columns that the data already has.
 
     Returns:
-        dict, column → list of str, a value a picture. A picture without a row has
+        dict, column → list of str, a value an image. An image without a row has
         the value `""`; how many have none is told on stderr.
 
     Raises:
-        InputError: if no picture has a row, and for a column that is taken.
+        InputError: if no image has a row, and for a column that is taken.
 
     Example:
 
@@ -151,20 +151,22 @@ def join_metadata(metadata, image_ids, taken=()):
             f"--metadata must not have a column that the data has, received {path} "
             f"with {twice[0]!r}; rename it."
         )
-    lacking = sum(own not in rows for own in image_ids)
+    lacking = sum(image_id not in rows for image_id in image_ids)
     if lacking == len(image_ids):
         of_data = repr(image_ids[0]) if len(image_ids) else "none"
         raise InputError(
-            "--metadata must have the pictures' ids in its first column, received "
+            "--metadata must have the images' ids in its first column, received "
             f"{path} with ids such as {next(iter(rows))!r} where the data has such as "
             f"{of_data}; write them as the data does."
         )
     if lacking:
         say(
-            f"{lacking} of {len(image_ids)} pictures have no row in {path}; they are "
+            f"{lacking} of {len(image_ids)} images have no row in {path}; they are "
             "the group (none)"
         )
     return {
-        name: [rows[own][name] if own in rows else "" for own in image_ids]
+        name: [
+            rows[image_id][name] if image_id in rows else "" for image_id in image_ids
+        ]
         for name in names
     }

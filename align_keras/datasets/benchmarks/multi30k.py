@@ -4,14 +4,16 @@ import gzip
 import pathlib
 import zlib
 
-from align_keras.datasets.benchmarks.multilingual_captions import MultilingualCaptions
-from align_keras.datasets.benchmarks.present_pictures import present_pictures
+from align_keras.datasets.benchmarks.captioned_images import (
+    MultilingualCaptions,
+    present_images,
+)
 from align_keras.utils.errors import InputError
 
 PICTURES = 1000
 _LIST = "task1/image_splits/test_2016_flickr.txt"
-# By language, the files of which each has one caption a picture: five by people who
-# saw the picture alone (task 2), or a translation (task 1).
+# By language, the files of which each has one caption an image: five by people who
+# saw the image alone (task 2), or a translation (task 1).
 _FILES = {
     "en": [f"task2/raw/test_2016.{number}.en" for number in range(1, 6)],
     "de": [f"task2/raw/test_2016.{number}.de" for number in range(1, 6)],
@@ -21,22 +23,22 @@ _FILES = {
 
 
 def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True):
-    """Reads the pictures of Flickr30K's test with captions in four languages.
+    """Reads the images of Flickr30K's test with captions in four languages.
 
     Args:
         folder: str or path of `github.com/multi30k/dataset` as cloned, or of its
             `data`. Caption files may be unpacked.
-        images_folder: str or path of Flickr30K's pictures.
-        allow_missing: bool, leave missing pictures out and say so.
-        check_counts: bool, whether there must be 1,000 pictures.
+        images_folder: str or path of Flickr30K's images.
+        allow_missing: bool, leave missing images out and say so.
+        check_counts: bool, whether there must be 1,000 images.
 
     Returns:
-        `MultilingualCaptions`: five captions a picture in English and German, one
+        `MultilingualCaptions`: five captions an image in English and German, one
         in French and Czech. Images are paths.
 
     Raises:
         InputError: missing or damaged files, a file of another number of lines
-            than the list of pictures, an empty caption, missing pictures.
+            than the list of images, an empty caption, missing images.
 
     References:
         Elliott et al. 2016; Jia et al. 2021, section 8 and table 11.
@@ -45,7 +47,7 @@ def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True)
 
     ```python
     data = read_multi30k("multi30k", "flickr30k/images")
-    {language: len(own[0]) for language, own in data.captions.items()}
+    {language: len(texts[0]) for language, texts in data.captions.items()}
     # {'en': 5, 'de': 5, 'fr': 1, 'cs': 1}
     ```
     """
@@ -54,20 +56,21 @@ def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True)
     names = _lines(data / _LIST)
     if check_counts and len(names) != PICTURES:
         raise InputError(
-            f"{data / _LIST} must name {PICTURES:,} pictures, received {len(names):,}; "
+            f"{data / _LIST} must name {PICTURES:,} images, received {len(names):,}; "
             "clone the repository again, or pass check_counts=False for a subset, "
             "whose recall isn't comparable."
         )
     captions = {}
     for language, files in _FILES.items():
         columns = [_captions(data / file, len(names)) for file in files]
-        captions[language] = [list(own) for own in zip(*columns, strict=True)]
+        captions[language] = [list(texts) for texts in zip(*columns, strict=True)]
     paths = [str(pathlib.Path(images_folder, name)) for name in names]
-    rows = present_pictures(paths, _LIST.rpartition("/")[2], allow_missing)
+    rows = present_images(paths, _LIST.rpartition("/")[2], allow_missing)
     return MultilingualCaptions(
         images=[paths[row] for row in rows],
         captions={
-            language: [own[row] for row in rows] for language, own in captions.items()
+            language: [texts[row] for row in rows]
+            for language, texts in captions.items()
         },
         image_ids=[names[row] for row in rows],
         missing=len(paths) - len(rows),
@@ -78,7 +81,7 @@ def _captions(path, expected):
     lines = _lines(path)
     if len(lines) != expected:
         raise InputError(
-            f"{path} must have one line a picture, {expected:,}, received "
+            f"{path} must have one line an image, {expected:,}, received "
             f"{len(lines):,}; clone the repository again."
         )
     return lines

@@ -1,15 +1,73 @@
-"""The 19 tasks of the Visual Task Adaptation Benchmark, from TFDS builders."""
+"""VTAB-1k: 19 tasks of 1,000 training images (Zhai et al. 2019)."""
 
 import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 
-from align_keras.datasets.benchmarks import vtab_labels
 from align_keras.datasets.benchmarks.class_names import readable_name
-from align_keras.datasets.benchmarks.labelled_images import LabelledImages
-from align_keras.datasets.benchmarks.tfds_classification import prepared_builder
+from align_keras.datasets.benchmarks.labelled_images import (
+    LabelledImages,
+    prepared_builder,
+)
 from align_keras.utils.errors import InputError
+
+# Car, van and truck in KITTI's order of types.
+_VEHICLES = 3
+_NO_VEHICLE = 1000.0
+_CLEVR_DISTANCES = (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0)
+_KITTI_DISTANCES = (-100.0, 8.0, 20.0, 999.0)
+_FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
+
+
+def interval(value, thresholds):
+    """Returns the number of the interval that a value lies in.
+
+    Args:
+        value: float.
+        thresholds: sequence of increasing floats; each opens an interval, whose
+            lower end isn't part of it.
+
+    Returns:
+        int ≥ 0; what lies below the first threshold counts in the first interval.
+
+    Example:
+
+    >>> [interval(value, (0.0, 8.0, 20.0)) for value in (8.0, 8.1, 99.0)]
+    [0, 1, 2]
+    """
+    return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
+
+
+def clevr_closest_object_distance(objects):
+    """Depth of the nearest object, in 6 intervals."""
+    depths = objects["pixel_coords"][:, 2]
+    nearest = float(np.min(depths, initial=_CLEVR_DISTANCES[-1]))
+    return min(interval(nearest, _CLEVR_DISTANCES), len(_CLEVR_DISTANCES) - 2)
+
+
+def clevr_count_all(objects):
+    """Number of objects, 3 to 10."""
+    count = len(objects["size"])
+    return min(max(count, _FEWEST_OBJECTS), _MOST_OBJECTS) - _FEWEST_OBJECTS
+
+
+def kitti_closest_vehicle_distance(objects):
+    """Distance ahead of the nearest car, van or truck: 3 intervals, or none."""
+    is_vehicle = np.asarray(objects["type"]) < _VEHICLES
+    distances = np.asarray(objects["location"])[:, 2][is_vehicle]
+    return interval(float(np.min(distances, initial=_NO_VEHICLE)), _KITTI_DISTANCES)
+
+
+def dsprites_x_position(position):
+    """32 positions, two by two."""
+    return int(position) * 16 // 32
+
+
+def dsprites_orientation(angle):
+    """40 angles in 16 groups of two or three."""
+    return int(angle) * 16 // 40
+
 
 VTAB_GROUPS = ("natural", "specialized", "structured")
 VTAB_SPLITS = ("train800", "val200", "train800val200", "test")
@@ -81,19 +139,17 @@ _TASKS = (
         "closest_object_distance",
         6,
         "objects",
-        vtab_labels.clevr_closest_object_distance,
+        clevr_closest_object_distance,
         **_CLEVR,
     ),
-    _structured(
-        "clevr", "count_all", 8, "objects", vtab_labels.clevr_count_all, **_CLEVR
-    ),
+    _structured("clevr", "count_all", 8, "objects", clevr_count_all, **_CLEVR),
     VtabTask("dmlab", "structured", "dmlab", 6),
     _structured(
         "dsprites",
         "label_x_position",
         16,
         "label_x_position",
-        vtab_labels.dsprites_x_position,
+        dsprites_x_position,
         **_DSPRITES,
     ),
     _structured(
@@ -101,7 +157,7 @@ _TASKS = (
         "label_orientation",
         16,
         "label_orientation",
-        vtab_labels.dsprites_orientation,
+        dsprites_orientation,
         **_DSPRITES,
     ),
     _structured(
@@ -109,7 +165,7 @@ _TASKS = (
         "closest_vehicle_distance",
         4,
         "objects",
-        vtab_labels.kitti_closest_vehicle_distance,
+        kitti_closest_vehicle_distance,
     ),
     _structured("smallnorb", "label_azimuth", 18, "label_azimuth", test="test[50%:]"),
     _structured(
@@ -139,7 +195,7 @@ def vtab_tfds_split(task, split, train_size):
     >>> vtab_tfds_split(VTAB_TASKS["eurosat"], "val200", 27000)
     'train[16200:16400]'
     """
-    if task.builder == "smallnorb":  # Half of its test pictures are for validation.
+    if task.builder == "smallnorb":  # Half of its test images are for validation.
         validation = "test[:200]"
     elif task.train_percent is None:
         validation = "validation[:200]"
@@ -166,7 +222,7 @@ def read_vtab(name, split):
         split: str, one of `VTAB_SPLITS`.
 
     Returns:
-        `LabelledImages`, whose pictures are read from disk as they are needed.
+        `LabelledImages`, whose images are read from disk as they are needed.
 
     Raises:
         InputError: if the name or the split is unknown, or TFDS hasn't prepared
@@ -184,18 +240,18 @@ def read_vtab(name, split):
     builder = prepared_builder(task.builder)
     try:
         train_size = builder.info.splits["train"].num_examples
-        own = vtab_tfds_split(task, split, train_size)
-        builder.info.splits[own]
+        split = vtab_tfds_split(task, split, train_size)
+        builder.info.splits[split]
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{task.builder} must be prepared whole for vtab, received one without "
             f"{split} ({' '.join(str(error).split())}); prepare it again."
         ) from error
-    annotations = _Feature(builder, own, task.annotation, encoded=False)
+    annotations = _Feature(builder, split, task.annotation, encoded=False)
     labels = np.array([task.class_of(each) for each in annotations], np.int64)
-    pictures = _Feature(builder, own, "image", encoded=True)
+    images = _Feature(builder, split, "image", encoded=True)
     return LabelledImages(
-        images=_Pictures(pictures, len(labels), task.builder == "dsprites"),
+        images=_Images(images, len(labels), task.builder == "dsprites"),
         labels=labels,
         class_names=_class_names(task, builder),
         columns={},
@@ -239,23 +295,23 @@ class _Feature:
             yield example[self._name]
 
 
-class _Pictures:
-    """Encoded pictures, with their number.
+class _Images:
+    """Encoded images, with their number.
 
     Args:
-        pictures: re-iterable of bytes.
+        images: re-iterable of bytes.
         length: int.
         is_binary: bool, whether they have 0 and 1 for black and white.
     """
 
-    def __init__(self, pictures, length, is_binary):
-        self._pictures, self._length, self._is_binary = pictures, length, is_binary
+    def __init__(self, images, length, is_binary):
+        self._images, self._length, self._is_binary = images, length, is_binary
 
     def __len__(self):
         return self._length
 
     def __iter__(self):
-        return map(_black_and_white if self._is_binary else bytes, self._pictures)
+        return map(_black_and_white if self._is_binary else bytes, self._images)
 
 
 def _black_and_white(png):

@@ -101,7 +101,7 @@ def test_missing_pictures(album, capsys):
         "gone.png,A ghost,x",
         "pictures/0.png,A cat,y",
     )
-    with pytest.raises(InputError, match="1 of 2 pictures of a.csv .*gone.png"):
+    with pytest.raises(InputError, match="1 of 2 images of a.csv .*gone.png"):
         read_caption_files(table)
     data = read_caption_files(table, allow_missing=True)
     assert data.captions == [["A cat"]] and data.columns == {"kind": ["y"]}

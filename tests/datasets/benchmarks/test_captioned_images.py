@@ -17,7 +17,7 @@ def test_a_picture_may_have_any_number_of_captions():
     [
         ((["a"], [], ["0"], [[]]), "`captions` must have .* received 0 for 1"),
         ((["a"], [["x"]], [], [["0"]]), "`image_ids` must have"),
-        ((["a"], [["x"]], ["0"], []), "`caption_ids` must have one entry a picture"),
+        ((["a"], [["x"]], ["0"], []), "`caption_ids` must have one entry an image"),
         ((["a"], [["x"]], ["0"], [[]]), "received 0 for the 1 captions of 0"),
         (
             (["a"], [["x"]], ["0"], [["0"]], {"kind": []}),

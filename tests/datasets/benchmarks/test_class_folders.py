@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.datasets.benchmarks.class_folders import read_class_folders
+from align_keras.datasets.benchmarks.labelled_images import read_class_folders
 from align_keras.utils.errors import InputError
 
 
@@ -56,10 +56,8 @@ def test_errors_name_the_folder_and_the_remedy(tmp_path):
         InputError, match="test, which isn't there; .* flat, train, val"
     ):
         read_class_folders(tmp_path, "test")
-    with pytest.raises(InputError, match="flat, which has none; put the pictures of e"):
+    with pytest.raises(InputError, match="flat, which has none; put the images of e"):
         read_class_folders(tmp_path / "flat")
     (tmp_path / "train" / "dog").mkdir()
-    with pytest.raises(
-        InputError, match="pictures of every class, received .*dog with"
-    ):
+    with pytest.raises(InputError, match="images of every class, received .*dog with"):
         read_class_folders(tmp_path, "train")

@@ -120,9 +120,7 @@ def test_what_coco_lacks_is_named(tmp_path, coco):
     ratings = ratings_of(
         tmp_path, sits=[(caption_name(7), coco_name(77), 4.0), *cxc_rows()["sits"]]
     )
-    with pytest.raises(
-        InputError, match=f"pictures, but lacks 1 of 7.*{coco_name(77)}"
-    ):
+    with pytest.raises(InputError, match=f"images, but lacks 1 of 7.*{coco_name(77)}"):
         cxc_captioned_images(ratings, coco)
     ratings = ratings_of(tmp_path, sits=[(caption_name(7), coco_name(1), 4.0)])
     with pytest.raises(InputError, match="captions, but lacks 1 of 31, such as 7;"):

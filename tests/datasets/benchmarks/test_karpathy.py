@@ -68,20 +68,20 @@ def test_missing_pictures_are_counted_and_named(tmp_path, capsys):
     for row in (1, 4):
         (tmp_path / "images" / f"{1000 + row}.jpg").unlink()
     with pytest.raises(
-        InputError, match=r"2 of 8 pictures .*1001.jpg, .*1004.jpg; .*--allow_missing"
+        InputError, match=r"2 of 8 images .*1001.jpg, .*1004.jpg; .*--allow_missing"
     ):
         read_karpathy(*arguments)
     data = read_karpathy(*arguments, allow_missing=True)
     assert data.image_ids == [f"{1000 + row}.jpg" for row in (0, 2, 3, 5, 6, 7)]
     assert data.captions[1] == captions_of(2, 5)
     assert data.caption_ids[1][0] == "200"
-    assert "2 of 8 pictures" in capsys.readouterr().err
+    assert "2 of 8 images" in capsys.readouterr().err
 
 
 def test_no_picture_at_all(tmp_path):
     write_flickr30k(tmp_path)
     arguments = (tmp_path / "dataset_flickr30k.json", tmp_path / "elsewhere", "test")
-    with pytest.raises(InputError, match=r"8 of 8 pictures .*, …; check the folder"):
+    with pytest.raises(InputError, match=r"8 of 8 images .*, …; check the folder"):
         read_karpathy(*arguments, allow_missing=True)
 
 

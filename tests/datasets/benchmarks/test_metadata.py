@@ -72,7 +72,7 @@ def test_joined_by_ids_in_the_order_of_the_data(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     assert join_metadata(metadata, ["w", "x", "v"])["place"] == ["", "in", ""]
     told = capsys.readouterr().err
-    assert told.startswith("2 of 3 pictures have no row in ") and told.count("\n") == 1
+    assert told.startswith("2 of 3 images have no row in ") and told.count("\n") == 1
 
 
 def test_what_cannot_be_joined(tmp_path):

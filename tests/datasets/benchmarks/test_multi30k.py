@@ -50,7 +50,7 @@ def test_windows_line_ends(tmp_path):
 def test_missing_pictures(tmp_path, capsys):
     names = write_multi30k(tmp_path / "multi30k", tmp_path / "images")
     (tmp_path / "images" / names[2]).unlink()
-    with pytest.raises(InputError, match="1 of 8 pictures of test_2016_flickr.txt"):
+    with pytest.raises(InputError, match="1 of 8 images of test_2016_flickr.txt"):
         read(tmp_path)
     data = read(tmp_path, allow_missing=True)
     assert data.image_ids == names[:2] + names[3:]
@@ -60,7 +60,7 @@ def test_missing_pictures(tmp_path, capsys):
 
 def test_there_must_be_a_thousand_pictures(tmp_path):
     write_multi30k(tmp_path / "multi30k", tmp_path / "images")
-    with pytest.raises(InputError, match="must name 1,000 pictures, received 8;"):
+    with pytest.raises(InputError, match="must name 1,000 images, received 8;"):
         read_multi30k(tmp_path / "multi30k", tmp_path / "images")
     write_multi30k(tmp_path / "whole", tmp_path / "many", pictures=1000)
     data = read_multi30k(tmp_path / "whole", tmp_path / "many")
@@ -77,7 +77,7 @@ def change(path, edit):
         (
             "task2/raw/test_2016.4.de",
             lambda content: content[: content.index(b"7 4")].rpartition(b"\n")[0],
-            r"test_2016.4.de must have one line a picture, 8, received 7",
+            r"test_2016.4.de must have one line an image, 8, received 7",
         ),
         (
             "task1/raw/test_2016_flickr.cs",

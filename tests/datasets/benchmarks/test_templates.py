@@ -2,8 +2,10 @@ import importlib.util
 
 import pytest
 
-from align_keras.datasets.benchmarks.clip_benchmark import read_clip_benchmark
-from align_keras.datasets.benchmarks.templates import read_templates
+from align_keras.datasets.benchmarks.class_names import (
+    read_clip_benchmark,
+    read_templates,
+)
 from align_keras.utils.errors import InputError
 from tests.oracle_process import needs
 

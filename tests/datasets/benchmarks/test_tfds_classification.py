@@ -7,8 +7,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.datasets.benchmarks.class_names import imagenet_ids, rename_classes
-from align_keras.datasets.benchmarks.labelled_images import only_occurring_classes
-from align_keras.datasets.benchmarks.tfds_classification import (
+from align_keras.datasets.benchmarks.labelled_images import (
+    only_occurring_classes,
     prepared_builder,
     read_tfds_classification,
 )
@@ -179,5 +179,5 @@ def test_sets_without_a_class(tmp_path):
 def test_unlabelled_splits(tmp_path):
     examples = imagenet_examples([-1, -1])
     prepare("imagenet_r", tmp_path, {"test": examples})
-    with pytest.raises(InputError, match="2 pictures, 2 of them without one"):
+    with pytest.raises(InputError, match="2 images, 2 of them without one"):
         read_tfds_classification("imagenet_r", "test", tmp_path)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from align_keras.datasets.benchmarks import vtab, vtab_labels
+from align_keras.datasets.benchmarks import vtab
 from align_keras.datasets.benchmarks.vtab import (
     VTAB_SPLITS,
     VTAB_TASKS,
@@ -112,11 +112,11 @@ def test_splits(name, train_size, validation, test):
 def test_clevr_closest_object_distance(depths, label):
     pixels = np.array([[3.0, 4.0, depth] for depth in depths], "float32")
     objects = {"pixel_coords": pixels}
-    assert vtab_labels.clevr_closest_object_distance(objects) == label
+    assert vtab.clevr_closest_object_distance(objects) == label
 
 
 def test_clevr_count_all():
-    counts = [vtab_labels.clevr_count_all({"size": [0] * n}) for n in range(3, 11)]
+    counts = [vtab.clevr_count_all({"size": [0] * n}) for n in range(3, 11)]
     assert counts == list(range(8))
 
 
@@ -134,13 +134,13 @@ def test_clevr_count_all():
 def test_kitti_closest_vehicle_distance(types, distances, label):
     locations = np.array([[50.0, 0.0, z] for z in distances], "float32").reshape(-1, 3)
     objects = {"type": np.array(types, "int64"), "location": locations}
-    assert vtab_labels.kitti_closest_vehicle_distance(objects) == label
+    assert vtab.kitti_closest_vehicle_distance(objects) == label
 
 
 def test_dsprites_groups():
-    positions = [vtab_labels.dsprites_x_position(n) for n in range(32)]
+    positions = [vtab.dsprites_x_position(n) for n in range(32)]
     assert positions == [n // 2 for n in range(32)]
-    angles = [vtab_labels.dsprites_orientation(n) for n in range(40)]
+    angles = [vtab.dsprites_orientation(n) for n in range(40)]
     assert angles == [int(n / 2.5) for n in range(40)]
     assert sorted(set(angles)) == list(range(16))
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from align_keras.datasets import build_corpus
 from align_keras.datasets.benchmarks import (
-    read_stored_pictures,
+    read_stored_images,
     stamps_captions_by_language,
 )
 from align_keras.utils.errors import InputError
@@ -35,7 +35,7 @@ def root(tmp_path, monkeypatch):
 
 def test_stored_pictures(root):
     builder = build_corpus("stamps", data_dir=root / "data")
-    pictures = read_stored_pictures(builder, "test")
+    pictures = read_stored_images(builder, "test")
     by_id = {picture.id: picture for picture in pictures}
     assert set(by_id) == set(STAMPS)
     assert by_id["food/bread"].captions == ("Bread.",)
@@ -44,13 +44,13 @@ def test_stored_pictures(root):
     assert image.getpixel((37, 37)) == (40, 0, 0)
     assert len({picture.image_key for picture in pictures}) == 4
     # The same order each time.
-    assert read_stored_pictures(builder, "test") == pictures
+    assert read_stored_images(builder, "test") == pictures
 
 
 def test_a_wrong_split_names_those_that_are_there(root):
     builder = build_corpus("stamps", data_dir=root / "data")
     with pytest.raises(InputError, match="one of test, which stamps has, .* 'train'"):
-        read_stored_pictures(builder, "train")
+        read_stored_images(builder, "train")
 
 
 def test_captions_in_four_languages(root):
