@@ -34,7 +34,7 @@ ROOMS = {
     "training": ("losses", "models", "data", "optimizers"),
     "evaluation": (),
     "export": ("text", "images"),
-    "search": (),
+    "search": ("models",),
     # Pages and charts of what was measured.
     "reports": ("corpus", "evaluation", "config"),
     # Each benchmark of the paper, from its data to its metrics.
@@ -76,6 +76,7 @@ LIGHT = (
     "evaluation",
     "corpus",
     "models/__init__.py",
+    "models/composed_query.py",
     "models/image_engines.py",
     "models/preset_table.py",
     "models/tower_costs.py",

@@ -18,7 +18,7 @@ TABLE = {
     "align_keras/data": "tests/data tests/training tests/cli",
     "align_keras/datasets": "tests/datasets tests/data tests/cli",
     "align_keras/evaluation": "tests/evaluation tests/protocols tests/cli",
-    "align_keras/export": "tests/export tests/cli",
+    "align_keras/export": "tests/export tests/runs tests/cli",
     "align_keras/images": "tests/images tests/data tests/export",
     "align_keras/layers": "tests/layers tests/models tests/training",
     "align_keras/losses": "tests/losses tests/models tests/training",
@@ -35,7 +35,7 @@ TABLE = {
     "align_keras/utils": "tests/utils tests/training tests/cli tests/corpus",
     "experiments": "tests/experiments tests/cli",
     "setup.cfg": "tests/release",
-    "pyproject.toml": "tests/release",
+    "pyproject.toml": "tests/release tests/test_type_hints.py",
     "tools": "tests/tools",
 }
 

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from align_keras.config.fields import count, fraction, number
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,7 +33,7 @@ _COPY_MARKS = re.compile(
 _UNPRINTABLE = {"Cc", "Cs"}
 
 
-def clean_caption(text):
+def clean_caption(text: str) -> str:
     """Collapses control characters and runs of white space to one space.
 
     Args:
@@ -55,7 +55,7 @@ def clean_caption(text):
     return " ".join(text.split())
 
 
-def caption_fault(caption):
+def caption_fault(caption: str) -> tuple[str, str] | None:
     """Names what is wrong with a cleaned caption.
 
     Args:
@@ -77,7 +77,7 @@ def caption_fault(caption):
     return None
 
 
-def names_file(caption, image_url=""):
+def names_file(caption: str, image_url: str = "") -> bool:
     """Tells whether a caption names a file instead of describing an image.
 
     Generators of pages write an image's path where the author gave no alt-text. A

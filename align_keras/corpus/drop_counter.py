@@ -55,11 +55,11 @@ file again
         self.cleaned = collections.Counter()
         self.examples = {}
 
-    def keep(self, count=1):
+    def keep(self, count: int = 1) -> None:
         """Counts `count` pairs as kept."""
         self.kept += count
 
-    def drop(self, reason, where, detail="", count=1):
+    def drop(self, reason: str, where: str, detail: str = "", count: int = 1) -> None:
         """Counts bad pairs.
 
         Args:
@@ -71,21 +71,21 @@ file again
         self.bad[reason] += count
         self._note(reason, where, detail)
 
-    def filter(self, reason, where, detail="", count=1):
+    def filter(self, reason: str, where: str, detail: str = "", count: int = 1) -> None:
         """Counts sound pairs that a rule of the corpus leaves out."""
         self.filtered[reason] += count
         self._note(reason, where, detail)
 
-    def convert(self, kind):
+    def convert(self, kind: str | None) -> None:
         """Counts a kept image that was converted; `None` counts nothing."""
         if kind:
             self.converted[kind] += 1
 
-    def clean(self, kind):
+    def clean(self, kind: str) -> None:
         """Counts a caption from which something was cut, such as a permalink."""
         self.cleaned[kind] += 1
 
-    def add(self, other):
+    def add(self, other: "DropCounter") -> None:
         """Adds what another `DropCounter` counted.
 
         Of several examples of a reason the first, this one's, stays.
@@ -103,7 +103,7 @@ file again
             getattr(self, name).update(getattr(other, name))
         self.examples = other.examples | self.examples
 
-    def check(self, max_bad_fraction):
+    def check(self, max_bad_fraction: float) -> None:
         """Stops a run on an empty result or on too many bad pairs.
 
         Args:
@@ -131,7 +131,7 @@ file again
                 "without them"
             )
 
-    def as_metadata(self):
+    def as_metadata(self) -> dict:
         """Returns the counts as a JSON-ready dict.
 
         Returns:
@@ -153,7 +153,7 @@ file again
         return found
 
     @classmethod
-    def from_metadata(cls, metadata):
+    def from_metadata(cls, metadata: dict) -> "DropCounter":
         """Restores a counter from what `as_metadata` returned.
 
         Args:
@@ -172,7 +172,7 @@ file again
             (counter.filtered if filtered else counter.bad)[reason] = count
         return counter
 
-    def lines(self):
+    def lines(self) -> list[str]:
         """Returns the summary as a list of str, one line a reason."""
         lines = [f"{self.kept} {self.unit} kept"]
         for reason, count in self.bad.most_common():

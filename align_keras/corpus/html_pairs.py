@@ -5,6 +5,7 @@ import collections
 import dataclasses
 import itertools
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urldefrag, urljoin, urlsplit
 
@@ -15,7 +16,7 @@ from align_keras.corpus.captions import (
     names_file,
 )
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import needs
 
 RULES = ("alt", "title", "figcaption")
 _SCHEMES = ("http", "https", "data", "file")
@@ -90,7 +91,9 @@ class WebPair:
     page_url: str
 
 
-def extract_pairs(html, base_url, counter=None):
+def extract_pairs(
+    html: str, base_url: str, counter: DropCounter | None = None
+) -> Iterator[WebPair]:
     """Yields the images of a page with their texts, in the page's order.
 
     An image's texts are the `alt` and the `title` of its `img`, and the `figcaption` of
@@ -141,7 +144,9 @@ def extract_pairs(html, base_url, counter=None):
     base = tree.css_first("base[href]")
     address = _joined(base_url, base.attributes["href"]) if base else None
     counter = DropCounter() if counter is None else counter
-    surroundings, figures, seen = {}, {}, set()
+    surroundings: dict = {}
+    figures: dict = {}
+    seen = set()
     copies = _noscript_copies(tree, surroundings)
     captions = _captions_by_class(tree)
     for image in tree.css("img"):
@@ -166,7 +171,7 @@ def extract_pairs(html, base_url, counter=None):
             yield WebPair(image_url, caption, rule, around.language, base_url)
 
 
-def decode_html(content, charset=None):
+def decode_html(content: bytes, charset: str | None = None) -> str:
     """Decodes a page.
 
     Args:
@@ -182,9 +187,9 @@ def decode_html(content, charset=None):
     >>> decode_html(b'<meta charset="iso-8859-2"><p>\\xe8')[-1]
     'č'
     """
-    for mark, name in _BYTE_ORDER_MARKS:
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
-            return content[len(mark) :].decode(name, "replace")
+            return content[len(mark) :].decode(encoding, "replace")
     meta = _META_CHARSET.search(content[:4096])
     for name in (charset, meta[1].decode() if meta else None):
         codec = _codec(name or "")
@@ -373,7 +378,7 @@ def _image_url(image, base_url):
     return None
 
 
-def parse_srcset(srcset):
+def parse_srcset(srcset: str) -> list[tuple[str, float]]:
     """Returns the candidates of a `srcset`, a list of (address, size).
 
     Sizes are widths in pixels or densities, whichever the page gives, and 1 where it
@@ -388,8 +393,8 @@ def parse_srcset(srcset):
     """
     found = []
     for match in itertools.islice(_CANDIDATE.finditer(srcset), _MAX_CANDIDATES):
-        address, size = match.groups("")
-        number = re.match(r"([\d.]+)[wx]", size)
+        address, descriptor = match.groups("")
+        number = re.match(r"([\d.]+)[wx]", descriptor)
         try:
             size = float(number[1]) if number else 1.0
         except ValueError:

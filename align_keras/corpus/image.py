@@ -4,8 +4,10 @@ import errno
 import functools
 import io
 import math
+import os
 import struct
 import threading
+import types
 
 import numpy as np
 from PIL import Image
@@ -16,9 +18,8 @@ from align_keras.corpus.svg_drawing import (
     has_renderer,
     read_svg,
 )
-from align_keras.utils.extras import needs
-from align_keras.utils.files import read_regular
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.errors import needs
+from align_keras.utils.files import MAX_PIXELS, read_regular
 
 # Those of `align_keras.images.decode`, whose rule this is too.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -61,7 +62,12 @@ class ImageError(ValueError):
         return ImageError, (self.reason, self.detail)
 
 
-def normalize_image(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
+def normalize_image(
+    source: str | os.PathLike | bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    shorter_side: int | None = None,
+) -> tuple[Image.Image, str | None]:
     """Decodes an image to 8-bit RGB, upright, first frame, on white.
 
     The rule is that of `align_keras.images.decode`: JPEG, PNG, WebP, GIF and plain BMP.
@@ -132,7 +138,7 @@ def normalize_image(source, *, max_pixels=MAX_PIXELS, shorter_side=None):
     return rgb, ", ".join(steps) or None
 
 
-def image_size(source):
+def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
     """Reads an image's size from its header; nothing is decoded.
 
     Args:
@@ -150,7 +156,7 @@ def image_size(source):
 
 
 @functools.cache
-def opencv():
+def opencv() -> types.ModuleType:
     """Returns the module cv2, set to one thread: the corpus's workers take all cores.
 
     Raises:
@@ -162,7 +168,7 @@ def opencv():
     return cv2
 
 
-def check_jpeg_size(width, height):
+def check_jpeg_size(width: int, height: int) -> None:
     """Raises if an image is too long for a JPEG.
 
     Args:

@@ -12,8 +12,11 @@ import collections
 import contextlib
 import hashlib
 import importlib
+import os
 import pathlib
 import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,12 +38,12 @@ from align_keras.corpus.parquet_tables import (
 )
 from align_keras.corpus.sources import is_remote, read_location
 from align_keras.utils.errors import InputError
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 TEXTS = ("caption", "rule", "language", "page_url", "source")
 
 
-def image_schema():
+def image_schema() -> Any:
     """Returns the schema of a table of images, a `pyarrow.Schema`."""
     pa = arrow()
     text = pa.struct([(name, pa.string()) for name in TEXTS])
@@ -55,7 +58,7 @@ def image_schema():
     )
 
 
-def cut_table(task):
+def cut_table(task: dict) -> dict:
     """Cuts one table of pairs into pieces by the keys of the images.
 
     Args:
@@ -83,7 +86,7 @@ def cut_table(task):
     return counts
 
 
-def group_piece(task):
+def group_piece(task: dict) -> dict:
     """Gathers the pairs of each image of one piece.
 
     Equal captions of an image count once, with the smallest of their origins.
@@ -93,9 +96,9 @@ def group_piece(task):
             cut), `piece` (int) and `table` (str, the file to write).
 
     Returns:
-        dict: `images` and `pairs`.
+        dict: `pictures`, how many images, and `pairs`.
     """
-    found = {}
+    found: dict[str, list] = {}
     for name in task["names"]:
         for row in read_rows(piece_path(task["folder"], name, task["piece"])):
             found.setdefault(row["image_key"], []).append(row)
@@ -118,7 +121,7 @@ def _captions(rows):
     return [dict(zip(TEXTS, origin, strict=True)) for origin in first.values()]
 
 
-def piece_path(folder, name, number):
+def piece_path(folder: str | os.PathLike, name: str, number: int) -> pathlib.Path:
     """Where the piece of a table lies."""
     return pathlib.Path(folder, f"{name}-{number:05d}.parquet")
 
@@ -128,7 +131,7 @@ _BLOCKS = 8
 _IMAGES_PER_GROUP = 500
 
 
-def stored_schema():
+def stored_schema() -> Any:
     """Returns the schema of a table of stored images, a `pyarrow.Schema`.
 
     `fault` and `detail` are empty for a good image; a bad one has no `jpeg`.
@@ -146,7 +149,7 @@ def stored_schema():
     )
 
 
-def store_images(task):
+def store_images(task: dict) -> dict:
     """Decodes the images of one piece and writes them in their stored form.
 
     Args:
@@ -156,10 +159,12 @@ def store_images(task):
             (str, `"module:function"`, or None).
 
     Returns:
-        dict: `images`, how many are good, and `faults`, how many aren't by reason.
+        dict: `pictures`, how many images are good, and `faults`, how many aren't by
+            reason.
     """
     refuse = load_hook(task["refuse"])
-    good, faults = 0, {}
+    good = 0
+    faults: dict[str, int] = {}
     with table_writer(task["table"], stored_schema(), _IMAGES_PER_GROUP) as append:
         for row in read_rows(task["group"]):
             stored = {"image_key": row["image_key"], "fault": "", "detail": ""}
@@ -181,7 +186,7 @@ def store_images(task):
     return {"pictures": good, "faults": faults}
 
 
-def load_hook(name):
+def load_hook(name: str | None) -> Callable | None:
     """Returns the function that `"module:function"` names; None of None.
 
     Raises:
@@ -201,14 +206,14 @@ def load_hook(name):
 
 
 def store_image(
-    content,
-    shorter_side,
-    quality,
+    content: bytes,
+    shorter_side: int,
+    quality: int,
     *,
-    keep_aspect=True,
-    refuse=None,
-    max_pixels=MAX_PIXELS,
-):
+    keep_aspect: bool = True,
+    refuse: Callable | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> dict:
     """Brings one image into its stored form.
 
     Args:
@@ -301,7 +306,9 @@ def _jpeg(pixels, quality):
     return encoded[1].tobytes()
 
 
-def kept_images(groups, stored, dropped):
+def kept_images(
+    groups: list[str], stored: list[str], dropped: Sequence
+) -> Iterator[dict]:
     """Yields what stays, in the order of the pieces and of the keys in each.
 
     Captions of an image that left because another has equal pixels are the other's.
@@ -333,7 +340,9 @@ def kept_images(groups, stored, dropped):
         }
 
 
-def kept_captions(groups, stored, dropped):
+def kept_captions(
+    groups: list[str], stored: list[str], dropped: Sequence
+) -> Iterator[tuple[str, str]]:
     """Yields the captions of what stays, without reading the images.
 
     Args:
@@ -349,7 +358,9 @@ def kept_captions(groups, stored, dropped):
             yield text["caption"], primary_language(text["language"])
 
 
-def kept_texts(groups, stored, dropped):
+def kept_texts(
+    groups: list[str], stored: list[str], dropped: Sequence
+) -> Iterator[dict]:
     """Yields the rows of `groups` that stay, with all captions that are theirs.
 
     Args:

@@ -30,7 +30,9 @@ class PageError(ValueError):
     """A page that can't be read within the limits; the message says which."""
 
 
-def read_page(content, base_url, counter, charset=None):
+def read_page(
+    content: bytes, base_url: str, counter: DropCounter, charset: str | None = None
+) -> list[WebPair]:
     """Reads the images of a page with their texts, as `extract_pairs`, within limits.
 
     The process is kept for the next page, and ends with this one. Where the system
@@ -133,7 +135,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def main():
+def main() -> None:
     """Answers with a line of JSON a page, until there are no more."""
     # Ctrl-C reaches all processes of a terminal; the parent answers it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

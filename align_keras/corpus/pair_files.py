@@ -7,8 +7,10 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Callable, Iterator
 
 from align_keras.corpus.captions import caption_fault, clean_caption
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 
@@ -57,14 +59,14 @@ class PairRecord:
 
 
 def read_pairs(
-    path,
+    path: str | os.PathLike,
     *,
-    image_column=None,
-    caption_column=None,
-    encoding="utf-8",
-    origin_of=None,
-    counter,
-):
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    encoding: str = "utf-8",
+    origin_of: Callable | None = None,
+    counter: DropCounter,
+) -> Iterator[PairRecord]:
     """Reads image-text pairs from a table or a folder.
 
     A table (`.csv`, `.tsv`, `.jsonl`) has a column of image paths, relative to
@@ -127,8 +129,8 @@ def read_pairs(
     image_column = _column(path, columns, image_column, IMAGE_COLUMNS, "image")
     caption_column = _column(path, columns, caption_column, CAPTION_COLUMNS, "caption")
     id_column = next((name for name in columns if name.lower() == "id"), None)
-    columns = (image_column, caption_column, id_column)
-    return iter(_merge(path.parent, rows, columns, origin_of, counter))
+    chosen = (image_column, caption_column, id_column)
+    return iter(_merge(path.parent, rows, chosen, origin_of, counter))
 
 
 def _column(path, columns, given, guesses, kind):
@@ -260,7 +262,7 @@ def _read_image(path, file, texts, encoding, counter):
     return record
 
 
-def record_where(name):
+def record_where(name: str) -> str:
     """Returns a file name that any terminal and log can show."""
     return name.encode("utf-8", "backslashreplace").decode()
 
@@ -273,7 +275,9 @@ _MAX_BYTES = 2_000_000_000
 _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
 
 
-def read_table(path, encoding, counter):
+def read_table(
+    path: pathlib.Path, encoding: str, counter: DropCounter
+) -> tuple[list[str], list[tuple[dict, str]]]:
     """Reads a table's column names and rows; malformed lines are counted.
 
     Args:
@@ -308,7 +312,7 @@ def read_table(path, encoding, counter):
     return _read_delimited(path, text, suffix, counter)
 
 
-def decode(path, content, encoding):
+def decode(path: str | os.PathLike, content: bytes, encoding: str) -> str:
     """Decodes a file's bytes, tolerating a byte order mark.
 
     Args:

@@ -1,16 +1,18 @@
 """Tables between the stages: Parquet, written whole and read in batches."""
 
 import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from align_keras.utils.errors import InputError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_path
 
 ROWS_PER_GROUP = 50_000
 _TEXTS = ("image", "image_key", "caption", "rule", "language", "page_url", "source")
 
 
-def arrow(otherwise=""):
+def arrow(otherwise: str = "") -> Any:
     """Returns the module pyarrow.
 
     Args:
@@ -25,7 +27,7 @@ def arrow(otherwise=""):
     return pyarrow
 
 
-def pair_schema():
+def pair_schema() -> Any:
     """Returns the schema of a table of pairs, a `pyarrow.Schema`.
 
     `image` says where the image is, `image_key` names it by its bytes (an image
@@ -40,7 +42,9 @@ def pair_schema():
 
 
 @contextlib.contextmanager
-def table_writer(path, schema, rows_per_group=ROWS_PER_GROUP):
+def table_writer(
+    path: str | os.PathLike, schema: Any, rows_per_group: int = ROWS_PER_GROUP
+) -> Iterator[Callable]:
     """Yields a function that appends a list of dict to a new Parquet file.
 
     The file has its name when the block ends without an error, whole. Equal rows make
@@ -52,7 +56,7 @@ def table_writer(path, schema, rows_per_group=ROWS_PER_GROUP):
         rows_per_group: int >= 1, rows that wait in memory: few where they are large.
     """
     pa = arrow()
-    waiting = []
+    waiting: list[dict] = []
     with (
         atomic_path(path) as temporary,
         pa.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
@@ -72,7 +76,9 @@ def table_writer(path, schema, rows_per_group=ROWS_PER_GROUP):
         flush()
 
 
-def read_rows(path, columns=None):
+def read_rows(
+    path: str | os.PathLike, columns: list[str] | None = None
+) -> Iterator[dict]:
     """Yields the rows of a Parquet file as dict, a group at a time.
 
     Args:
@@ -88,7 +94,7 @@ def read_rows(path, columns=None):
 _ROWS_AT_ONCE = 32_768
 
 
-def open_table(path):
+def open_table(path: str | os.PathLike) -> Any:
     """Opens a Parquet table.
 
     Args:
@@ -110,7 +116,9 @@ def open_table(path):
         ) from None
 
 
-def read_columns(path, names):
+def read_columns(
+    path: str | os.PathLike, names: Sequence[str]
+) -> Iterator[dict[str, list[str]]]:
     """Yields batches of a table's columns.
 
     Args:
@@ -129,7 +137,7 @@ def read_columns(path, names):
             yield {name: strings(batch.column(name)) for name in names}
 
 
-def read_batches(path, names):
+def read_batches(path: str | os.PathLike, names: Sequence[str]) -> Iterator:
     """Yields `pyarrow.RecordBatch`es of all columns, of which `names` must exist.
 
     Raises:
@@ -140,7 +148,7 @@ def read_batches(path, names):
         yield from table.iter_batches(_ROWS_AT_ONCE)
 
 
-def check_columns(path, table, names):
+def check_columns(path: str | os.PathLike, table: Any, names: Sequence[str]) -> None:
     """Stops on a table without a column.
 
     Raises:
@@ -155,6 +163,6 @@ def check_columns(path, table, names):
             )
 
 
-def strings(column):
+def strings(column: Any) -> list[str]:
     """Returns a `pyarrow` string column as a list of str, `""` for nulls."""
     return column.fill_null("").to_pylist() if column.null_count else column.to_pylist()

@@ -61,7 +61,7 @@ class SvgDrawing:
     size: tuple
     content: bytes
 
-    def render(self):
+    def render(self) -> Image.Image:
         """Returns the drawing's pixels, a `PIL.Image.Image` of mode RGBA.
 
         A process of its own renders it, in at most 10 seconds and 2 GiB where the
@@ -112,12 +112,12 @@ def _fonts():
 
 
 @functools.cache
-def has_renderer():
+def has_renderer() -> bool:
     """Tells whether the extra `svg` is installed."""
     return importlib.util.find_spec("resvg_py") is not None
 
 
-def read_svg(content):
+def read_svg(content: bytes) -> "SvgDrawing | None":
     """Reads a drawing, in plain or by gzip.
 
     Args:

@@ -10,16 +10,22 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable, Sequence
 
-from align_keras.utils.errors import InputError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
 
 _LOG = "workers.log"
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def run_tasks(function, tasks, folder, *, workers=None):
+def run_tasks(
+    function: Callable,
+    tasks: list[dict],
+    folder: str | os.PathLike,
+    *,
+    workers: int | None = None,
+) -> list:
     """Calls a function once a task, in several processes.
 
     A task's result is a file under its digest, written when the task is done: tasks
@@ -75,7 +81,7 @@ def run_tasks(function, tasks, folder, *, workers=None):
     return [result["value"] for result in found]
 
 
-def worker_count(workers=None):
+def worker_count(workers: int | None = None) -> int:
     """Returns the number of processes, by default that of the machine's cores."""
     if workers is not None:
         return workers
@@ -194,18 +200,18 @@ class StageFolder:
         self.tasks = self.path / "tasks"
 
     @property
-    def key(self):
+    def key(self) -> str:
         """str, for the inputs of the stages that stand on this one."""
         return self.path.name
 
-    def facts(self):
+    def facts(self) -> dict | None:
         """Returns what `finish` was given, or None while the stage isn't done."""
         try:
             return json.loads((self.path / _DONE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
 
-    def finish(self, facts, scratch=()):
+    def finish(self, facts: dict, scratch: Sequence[str] = ()) -> None:
         """Marks the stage as done.
 
         Args:

@@ -18,13 +18,13 @@ _KS = (1, 5)
 
 
 class Classification(NamedTuple):
-    """The classes that pictures were given.
+    """The classes that images were given.
 
     Attributes:
-        ranks: int64 array (pictures,), how many wrong classes come before the
+        ranks: int64 array (images,), how many wrong classes come before the
             right one: 0 where it is first. Of equal scores the wrong one comes
             first, so that a model which can't tell classes apart scores 0.
-        predictions: int64 array (pictures,), the first class; the right one
+        predictions: int64 array (images,), the first class; the right one
             exactly where the rank is 0.
     """
 
@@ -51,8 +51,8 @@ def as_labels(name, labels, rows, classes):
     labels = np.asarray(labels)
     if labels.shape != (rows,) or labels.dtype.kind not in "iu":
         raise InputError(
-            f"`{name}` must hold one integer a picture, got shape {labels.shape} and "
-            f"dtype {labels.dtype} for {rows} pictures."
+            f"`{name}` must hold one integer an image, got shape {labels.shape} and "
+            f"dtype {labels.dtype} for {rows} images."
         )
     outside = labels[(labels < 0) | (labels >= classes)]
     if outside.size:
@@ -69,7 +69,7 @@ def classification_metrics(name, found, labels, classes):
     Args:
         name: str, what begins the names, such as `"zero_shot"`.
         found: `Classification`.
-        labels: integer array (pictures,).
+        labels: integer array (images,).
         classes: int, the number of classes to choose from.
 
     Yields:
@@ -97,7 +97,7 @@ def classification_statistics(name, found, labels, classes):
     Args:
         name: str, what begins the names.
         found: `Classification`.
-        labels: integer array (pictures,).
+        labels: integer array (images,).
         classes: int, as `classification_metrics`.
 
     Returns:
@@ -204,14 +204,14 @@ def _unit_rows(rows, names):
 def zero_shot_classification(
     image_embeddings, class_embeddings, labels, block_size=4096
 ):
-    """Classifies pictures by the nearest class, with exact scores.
+    """Classifies images by the nearest class, with exact scores.
 
     Args:
-        image_embeddings: real array (pictures, dimension), finite; may be
+        image_embeddings: real array (images, dimension), finite; may be
             memory-mapped.
         class_embeddings: real array (classes, dimension), finite.
-        labels: integers (pictures,), the right rows of `class_embeddings`.
-        block_size: int >= 1, pictures and classes scored at once; the result
+        labels: integers (images,), the right rows of `class_embeddings`.
+        block_size: int >= 1, images and classes scored at once; the result
             doesn't depend on it.
 
     Returns:
@@ -245,7 +245,7 @@ def fine_tuned_metrics(ranks, labels, classes):
     """Yields the accuracy of what several runs found.
 
     Args:
-        ranks: int array (runs, n), the right class's rank of each run and picture.
+        ranks: int array (runs, n), the right class's rank of each run and image.
         labels: int array (n,).
         classes: int.
 
@@ -260,17 +260,17 @@ def fine_tuned_metrics(ranks, labels, classes):
     ranks, labels = np.asarray(ranks), np.asarray(labels)
     if ranks.ndim != 2 or ranks.shape[1:] != labels.shape:
         raise InputError(
-            "`labels` must hold one class a picture, as each run's ranks do, got "
+            "`labels` must hold one class an image, as each run's ranks do, got "
             f"{labels.shape} for ranks of shape {ranks.shape}."
         )
     for k in _shown(classes):
         yield from over_runs(f"top_{k}", np.mean(ranks < k, axis=1))
-    per_class = [np.mean(ranks[:, labels == own] < 1) for own in np.unique(labels)]
+    per_class = [np.mean(ranks[:, labels == label] < 1) for label in np.unique(labels)]
     yield "mean_per_class", float(np.mean(per_class))
 
 
 def fine_tuned_statistics(ranks, labels, classes):
-    """The accuracies as `sliced_metrics` takes them, each picture's mean over runs.
+    """The accuracies as `sliced_metrics` takes them, each image's mean over runs.
 
     Args:
         ranks: int array (runs, n), as for `fine_tuned_metrics`.
@@ -335,23 +335,23 @@ def vtab_metrics(accuracies, groups):
 def _means(tasks, groups):
     """Each metric's name, and the tasks that it is the mean of."""
     yield from ((task, [task]) for task in tasks)
-    everything = [task for own in groups.values() for task in own]
-    for name, own in {**groups, "all": everything}.items():
-        if all(task in tasks for task in own):
-            yield name, own
+    everything = [task for of_group in groups.values() for task in of_group]
+    for name, of_group in {**groups, "all": everything}.items():
+        if all(task in tasks for task in of_group):
+            yield name, of_group
 
 
 def vtab_statistics(ranks, groups):
-    """The accuracies as `sliced_metrics` takes them, each picture's mean over runs.
+    """The accuracies as `sliced_metrics` takes them, each image's mean over runs.
 
-    The mean of a part of the pictures is that of the tasks which have some of them.
+    The mean of a part of the images is that of the tasks which have some of them.
 
     Args:
         ranks: dict from task to int array (runs, images), ranks of the test images.
         groups: as `vtab_metrics`.
 
     Yields:
-        The list of tasks whose pictures, one task's after another's, are the items,
+        The list of tasks whose images, one task's after another's, are the items,
         and dict, `vtab/TASK`, `vtab/GROUP` or `vtab/all` → `Statistic`.
 
     Example:
@@ -364,7 +364,7 @@ def vtab_statistics(ranks, groups):
     ['a', 'b'] {'vtab/one': 0.5}
     ['a', 'b'] {'vtab/all': 0.5}
     """
-    right = {task: np.mean(own < 1, axis=0) for task, own in ranks.items()}
+    right = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):
         of_items = np.concatenate([right[task] for task in tasks])
         numbers = np.repeat(range(len(tasks)), [len(right[task]) for task in tasks])

@@ -19,16 +19,16 @@ _SIGNS = {"": (1, -1), "plus/": (1,), "minus/": (-1,)}
 def rank_composed_queries(
     encode_texts, image_embeddings, queries, image_weight=1.0, text_weight=2.0
 ):
-    """Ranks the pictures for each composed query, and for each half of it alone.
+    """Ranks the images for each composed query, and for each half of it alone.
 
-    A query's vector is image_weight · picture ± text_weight · words, of embeddings
-    of unit length. The gallery is all pictures but the query's own, brought to that
-    length and scored block by block. Ties are pessimistic: a wrong picture of the same
+    A query's vector is image_weight · image ± text_weight · words, of embeddings
+    of unit length. The gallery is all images but the query's own, brought to that
+    length and scored block by block. Ties are pessimistic: a wrong image of the same
     score comes before the right one.
 
     Args:
         encode_texts: function from a list of str to a real array (n, dimension).
-        image_embeddings: real array (pictures, dimension), finite.
+        image_embeddings: real array (images, dimension), finite.
         queries: sequence of objects with `image` (int, a row), `words` (str), `sign`
             (1 or -1) and `targets` (rows that are right, without `image`).
         image_weight: float.
@@ -39,7 +39,7 @@ def rank_composed_queries(
         composed query, `"image_alone/"` and `"text_alone/"` of its halves.
 
     Raises:
-        InputError: without queries or targets, for rows outside the pictures, and
+        InputError: without queries or targets, for rows outside the images, and
             for embeddings that don't fit or aren't finite.
 
     References:
@@ -48,35 +48,35 @@ def rank_composed_queries(
     Example:
     >>> from types import SimpleNamespace
     >>> query = SimpleNamespace(image=0, words="plus", sign=1, targets=[2])
-    >>> pictures = np.array([[1.0, 0.0], [0.9, -0.4], [0.6, 0.8]])
-    >>> ranks = rank_composed_queries(lambda _: np.eye(2)[1:], pictures, [query])
+    >>> images = np.array([[1.0, 0.0], [0.9, -0.4], [0.6, 0.8]])
+    >>> ranks = rank_composed_queries(lambda _: np.eye(2)[1:], images, [query])
     >>> {name: rank.tolist() for name, rank in ranks.items()}
     {'': [0], 'image_alone/': [1], 'text_alone/': [0]}
     """
     queries = list(queries)
     if not queries:
         raise InputError(
-            "`queries` must hold at least one composed query, got none; give pictures "
+            "`queries` must hold at least one composed query, got none; give images "
             "whose names differ by words."
         )
     words = sorted({query.words for query in queries})
     texts = UnitRows("encode_texts", encode_texts(words))[
         np.searchsorted(words, [query.words for query in queries])
     ]
-    pictures = UnitRows("image_embeddings", image_embeddings)
-    texts, pictures = as_queries_and_gallery(texts, pictures)
-    own = np.array([query.image for query in queries])
-    as_positive_lists(own, len(queries), len(pictures))
+    gallery = UnitRows("image_embeddings", image_embeddings)
+    texts, gallery = as_queries_and_gallery(texts, gallery)
+    rows = np.array([query.image for query in queries])
+    as_positive_lists(rows, len(queries), len(gallery))
     targets = [query.targets for query in queries]
     aimless = count_without_positives(targets)
     if aimless:
         raise InputError(
             f"`queries` must have targets each, got {aimless} without; leave them out."
         )
-    images = image_weight * pictures[own]
+    images = image_weight * gallery[rows]
     texts = text_weight * np.array([[query.sign] for query in queries]) * texts
     return {
-        name: rank_of_best_positive(vectors, pictures, targets, leave_out=own)
+        name: rank_of_best_positive(vectors, gallery, targets, leave_out=rows)
         for name, vectors in (
             ("", images + texts),
             ("image_alone/", images),
@@ -101,13 +101,13 @@ def composed_statistics(ranks, ks=KS):
     return statistics
 
 
-def composed_metrics(ranks, queries, pictures, ks=KS):
+def composed_metrics(ranks, queries, image_count, ks=KS):
     """Yields recall at k of composed queries beside its baselines.
 
     Args:
         ranks: dict of int arrays (queries,), as `rank_composed_queries` gives.
         queries: sequence of the queries.
-        pictures: int, the number of pictures.
+        image_count: int.
         ks: integers >= 1.
 
     Yields:
@@ -122,11 +122,12 @@ def composed_metrics(ranks, queries, pictures, ks=KS):
         rows = np.flatnonzero(np.isin(signs, chosen))
         if not len(rows):
             continue
-        # The own picture isn't in the gallery; which rows are right doesn't matter.
+        # The own image isn't in the gallery; which rows are right doesn't matter.
         right = [range(len(queries[row].targets)) for row in rows]
-        chance = chance_recall_at_k(right, pictures - 1, ks)
+        chance = chance_recall_at_k(right, image_count - 1, ks)
         for k in ks:
-            for name, own in ranks.items():
-                yield f"{kind}{name}recall_at_{k}", float(np.mean(own[rows] < k))
+            for name, of_queries in ranks.items():
+                recall = float(np.mean(of_queries[rows] < k))
+                yield f"{kind}{name}recall_at_{k}", recall
             yield f"{kind}chance_recall_at_{k}", chance[k]
         yield f"{kind}queries", float(len(rows))

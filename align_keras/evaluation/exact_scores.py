@@ -97,7 +97,7 @@ def row_norms(name, embeddings):
     if len(wrong):
         raise InputError(
             f"`{name}` must be finite, got NaN or infinity in {_named_rows(wrong)}; "
-            "look for a diverged model or a picture that could not be read."
+            "look for a diverged model or an image that could not be read."
         )
     return norms
 

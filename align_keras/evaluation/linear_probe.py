@@ -116,16 +116,16 @@ def _objective(point, features, labels, penalty):
     loss, gradient = 0.0, np.zeros_like(point)
     for start in range(0, len(features), _BLOCK):
         block = np.asarray(features[start : start + _BLOCK], float)
-        own = labels[start : start + _BLOCK]
+        of_block = labels[start : start + _BLOCK]
         items = np.arange(len(block))
         logits = block @ weights + intercepts
         logits -= logits.max(axis=1, keepdims=True)
-        right = logits[items, own]
+        right = logits[items, of_block]
         np.exp(logits, out=logits)
         total = logits.sum(axis=1)
         loss += (np.log(total) - right).sum()
         logits /= total[:, None]  # Probabilities now.
-        logits[items, own] -= 1
+        logits[items, of_block] -= 1
         gradient[:-1] += block.T @ logits
         gradient[-1] += logits.sum(axis=0)
     gradient /= len(features)
@@ -173,7 +173,7 @@ def probe(features, labels, test_features, test_labels, classes, penalties=PENAL
         raise InputError(
             "`labels` must have a class with five items, one of which chooses the "
             f"penalty, got {len(labels)} items in {len(np.unique(labels))} classes; "
-            "give more training pictures."
+            "give more training images."
         )
     train, train_labels = _Chosen(features, ~held_out), labels[~held_out]
     judges, judges_labels = _Chosen(features, held_out), labels[held_out]
@@ -240,6 +240,6 @@ def _classify(features, labels, weights):
         block = np.asarray(features[start : start + _BLOCK], float)
         # The intercepts are the weights of a feature that is always 1.
         block = np.hstack([block, np.ones((len(block), 1))])
-        own = labels[start : start + _BLOCK]
-        parts.append(zero_shot_classification(block, weights.T, own))
+        of_block = labels[start : start + _BLOCK]
+        parts.append(zero_shot_classification(block, weights.T, of_block))
     return Classification(*map(np.concatenate, zip(*parts, strict=True)))

@@ -44,12 +44,12 @@ def mean_recall(metrics):
 
 
 class LanguageRanks(NamedTuple):
-    """The ranks of one language's captions and of the pictures among them.
+    """The ranks of one language's captions and of the images among them.
 
     Attributes:
-        image_to_text: int64 array (pictures,), as `rank_of_best_positive` gives.
+        image_to_text: int64 array (images,), as `rank_of_best_positive` gives.
         text_to_image: int64 array (captions,).
-        caption_image_index: int64 array (captions,), each caption's picture.
+        caption_image_index: int64 array (captions,), each caption's image.
     """
 
     image_to_text: np.ndarray
@@ -58,7 +58,7 @@ class LanguageRanks(NamedTuple):
 
 
 def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None):
-    """Ranks pictures and captions of each language.
+    """Ranks images and captions of each language.
 
     Args:
         image_embeddings: real array (images, dimension), unit length.
@@ -81,15 +81,15 @@ def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None
         Jia et al. 2021, section 8 and table 11.
     """
     ranks = {}
-    for language, of_pictures in captions.items():
-        if len(of_pictures) != len(image_embeddings):
+    for language, of_images in captions.items():
+        if len(of_images) != len(image_embeddings):
             raise InputError(
-                f"`captions[{language!r}]` must have one entry a picture, got "
-                f"{len(of_pictures)} for {len(image_embeddings)} pictures."
+                f"`captions[{language!r}]` must have one entry an image, got "
+                f"{len(of_images)} for {len(image_embeddings)} images."
             )
-        texts, index = flatten_captions(of_pictures)
+        texts, index = flatten_captions(of_images)
         right = (
-            own_positives(len(of_pictures), index)
+            own_positives(len(of_images), index)
             if image_keys is None
             else shared_positives(image_keys, texts, index)
         )
@@ -123,12 +123,12 @@ def multilingual_metrics(ranks):
     en/mean_recall 1.0
     de/mean_recall 0.833333...
     """
-    for language, own in ranks.items():
+    for language, of_language in ranks.items():
         recalls = {
             f"{direction}/recall_at_{k}": value
             for direction, found in (
-                ("i2t", own.image_to_text),
-                ("t2i", own.text_to_image),
+                ("i2t", of_language.image_to_text),
+                ("t2i", of_language.text_to_image),
             )
             for k, value in recall_of_ranks(found).items()
         }
@@ -138,15 +138,15 @@ def multilingual_metrics(ranks):
 
 
 def multilingual_outcomes(ranks):
-    """Each picture's share of the metrics, by which they can be sliced.
+    """Each image's share of the metrics, by which they can be sliced.
 
     Args:
-        ranks: dict of `multilingual_ranks`, every picture with as many captions
+        ranks: dict of `multilingual_ranks`, every image with as many captions
             as the others, and at least one.
 
     Returns:
-        dict from the metrics' names to float64 arrays (pictures,), whose means
-        the metrics are: a picture's t2i is the mean of its captions'.
+        dict from the metrics' names to float64 arrays (images,), whose means
+        the metrics are: an image's t2i is the mean of its captions'.
 
     Example:
     >>> ranks = LanguageRanks(np.array([0, 6]), np.array([0, 3, 0, 0]),
@@ -158,15 +158,17 @@ def multilingual_outcomes(ranks):
     [0.917, 0.667]
     """
     outcomes = {}
-    for language, own in ranks.items():
-        captions = np.bincount(own.caption_image_index)
+    for language, of_language in ranks.items():
+        captions = np.bincount(of_language.caption_image_index)
         recalls = {}
         for k in (1, 5, 10):
-            recalls[f"i2t/recall_at_{k}"] = (own.image_to_text < k).astype(float)
+            recalls[f"i2t/recall_at_{k}"] = (of_language.image_to_text < k).astype(
+                float
+            )
         for k in (1, 5, 10):
-            found = own.text_to_image < k
-            of_pictures = np.bincount(own.caption_image_index, weights=found)
-            recalls[f"t2i/recall_at_{k}"] = of_pictures / captions
+            found = of_language.text_to_image < k
+            of_images = np.bincount(of_language.caption_image_index, weights=found)
+            recalls[f"t2i/recall_at_{k}"] = of_images / captions
         outcomes[f"{language}/mean_recall"] = np.mean(list(recalls.values()), axis=0)
         outcomes |= {f"{language}/{name}": found for name, found in recalls.items()}
     return outcomes

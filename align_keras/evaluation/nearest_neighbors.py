@@ -70,14 +70,14 @@ def nearest_neighbors(query_embeddings, gallery_embeddings, k, block_size=4096):
     rows = np.empty((len(queries), k), np.int64)
     scores = np.empty((len(queries), k))
     for start in range(0, len(queries), block_size):
-        own = slice(start, start + block_size)
-        search = _Search(queries[own], query_norms[own], gallery_norm, k)
+        part = slice(start, start + block_size)
+        search = _Search(queries[part], query_norms[part], gallery_norm, k)
         for row in range(0, len(gallery), block_size):
             search.add(row, gallery[row : row + block_size])
-        rows[own] = search.rows
-        exponents = np.frexp(query_norms[own])[1] + np.frexp(gallery_norm)[1]
+        rows[part] = search.rows
+        exponents = np.frexp(query_norms[part])[1] + np.frexp(gallery_norm)[1]
         with np.errstate(over="ignore"):  # Of rows whose product float64 can't hold.
-            scores[own] = np.ldexp(
+            scores[part] = np.ldexp(
                 search.scores, exponents[:, None] - 2 * FRACTION_BITS
             )
     return rows, scores
@@ -121,10 +121,10 @@ class _Search:
         better = np.flatnonzero((exact > self.scores[:, -1:]).any(axis=1))
         # In parts, for sorting takes a multiple of the scores' memory.
         for part in np.array_split(better, max(1, len(better) // 256)):
-            own = np.broadcast_to(
+            new_rows = np.broadcast_to(
                 np.arange(first, first + len(block)), (len(part), len(block))
             )
-            rows = np.hstack([self.rows[part], own])
+            rows = np.hstack([self.rows[part], new_rows])
             scores = np.hstack([self.scores[part], exact[part]])
             k = self.scores.shape[1]
             order = np.argsort(-scores, axis=1, kind="stable")[:, :k]

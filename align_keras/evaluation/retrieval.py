@@ -18,8 +18,8 @@ class RetrievalPositives(NamedTuple):
     """The hits of both directions.
 
     Attributes:
-        image_to_text: list with, for each picture, the rows of its captions.
-        text_to_image: list with, for each caption, the rows of its pictures.
+        image_to_text: list with, for each image, the rows of its captions.
+        text_to_image: list with, for each caption, the rows of its images.
     """
 
     image_to_text: list
@@ -32,15 +32,15 @@ def normalized_caption(caption):
 
 
 def flatten_captions(captions):
-    """Flattens the captions of each picture.
+    """Flattens the captions of each image.
 
     Args:
-        captions: sequence with, for each picture, its captions: a sequence of
+        captions: sequence with, for each image, its captions: a sequence of
             str, or one str.
 
     Returns:
         List of str, and an int64 array of the same length with the row of the
-        picture that each belongs to.
+        image that each belongs to.
 
     Example:
     >>> texts, rows = flatten_captions(["a cat", ["a dog", "a hound"]])
@@ -48,10 +48,10 @@ def flatten_captions(captions):
     (['a cat', 'a dog', 'a hound'], [0, 1, 1])
     """
     texts, rows = [], []
-    for row, own in enumerate(captions):
-        own = [own] if isinstance(own, str) else list(own)
-        texts.extend(own)
-        rows.extend([row] * len(own))
+    for row, of_image in enumerate(captions):
+        of_image = [of_image] if isinstance(of_image, str) else list(of_image)
+        texts.extend(of_image)
+        rows.extend([row] * len(of_image))
     return texts, np.array(rows, np.int64)
 
 
@@ -66,17 +66,17 @@ def _checked_index(caption_image_index, captions, images):
     if outside.size:
         raise InputError(
             f"`caption_image_index` must lie in [0, {images}), the rows of the "
-            f"pictures, got {outside[0]}."
+            f"images, got {outside[0]}."
         )
     return index
 
 
-def own_positives(pictures, caption_image_index):
-    """Hits where a picture's own captions alone are right, as in the paper's sets.
+def own_positives(image_count, caption_image_index):
+    """Hits where an image's own captions alone are right, as in the paper's sets.
 
     Args:
-        pictures: int, the number of pictures.
-        caption_image_index: integers, the row of each caption's picture.
+        image_count: int, the number of images.
+        caption_image_index: integers, the row of each caption's image.
 
     Returns:
         `RetrievalPositives`.
@@ -93,29 +93,29 @@ def own_positives(pictures, caption_image_index):
     ([[0, 1], [], [2]], [[0], [0], [2]])
     """
     captions = len(caption_image_index)
-    index = _checked_index(caption_image_index, captions, pictures)
+    index = _checked_index(caption_image_index, captions, image_count)
     captions_of = _rows_by_value(index.tolist())
     return RetrievalPositives(
-        image_to_text=[captions_of[picture] for picture in range(pictures)],
+        image_to_text=[captions_of[image] for image in range(image_count)],
         text_to_image=index[:, None],
     )
 
 
 def shared_positives(image_keys, captions, caption_image_index=None):
-    """Hits where equal pictures, and equal captions, are one target.
+    """Hits where equal images, and equal captions, are one target.
 
-    A caption is right for a picture when some picture with the same key
+    A caption is right for an image when some image with the same key
     carries some caption with the same normalised text (casefolded, white space
-    collapsed). So a caption shared by several pictures finds any of them, and
-    pixel-identical pictures share their captions: neither can be told apart by
+    collapsed). So a caption shared by several images finds any of them, and
+    pixel-identical images share their captions: neither can be told apart by
     any model, and with pessimistic ties the twin would count as wrong.
 
     Args:
-        image_keys: sequence of hashable, one a picture; equal keys mean the
-            same picture, such as a digest of its pixels.
-        captions: sequence of str; all captions of all pictures.
-        caption_image_index: integers, the row of each caption's picture. None
-            means that caption i belongs to picture i.
+        image_keys: sequence of hashable, one an image; equal keys mean the
+            same image, such as a digest of its pixels.
+        captions: sequence of str; all captions of all images.
+        caption_image_index: integers, the row of each caption's image. None
+            means that caption i belongs to image i.
 
     Returns:
         `RetrievalPositives`.
@@ -135,9 +135,9 @@ def shared_positives(image_keys, captions, caption_image_index=None):
     if caption_image_index is None:
         if len(texts) != len(image_keys):
             raise InputError(
-                "`captions` must hold one caption a picture where "
+                "`captions` must hold one caption an image where "
                 "`caption_image_index` is None, got "
-                f"{len(texts)} captions for {len(image_keys)} pictures."
+                f"{len(texts)} captions for {len(image_keys)} images."
             )
         caption_image_index = range(len(texts))
     index = _checked_index(caption_image_index, len(texts), len(image_keys))
@@ -186,14 +186,14 @@ def retrieval_metrics(
 ):
     """Yields recall at k of both directions beside its chance level.
 
-    A picture's query hits when any of its captions is among the k best; a
-    caption's when any of its pictures is.
+    An image's query hits when any of its captions is among the k best; a
+    caption's when any of its images is.
 
     Args:
-        image_embeddings: real array (pictures, dimension), unit length.
+        image_embeddings: real array (images, dimension), unit length.
         text_embeddings: real array (captions, dimension), unit length.
-        caption_image_index: integers, the row of each caption's picture. None
-            means that caption i belongs to picture i.
+        caption_image_index: integers, the row of each caption's image. None
+            means that caption i belongs to image i.
         positives: optional `RetrievalPositives`, such as those of
             `shared_positives`; they replace `caption_image_index`.
         ks: integers >= 1.
@@ -230,9 +230,9 @@ def retrieval_metrics(
         if caption_image_index is None:
             if images != texts:
                 raise InputError(
-                    "`caption_image_index` must say which picture each caption "
+                    "`caption_image_index` must say which image each caption "
                     f"belongs to where the numbers differ, got None for {images} "
-                    f"pictures and {texts} captions."
+                    f"images and {texts} captions."
                 )
             caption_image_index = range(texts)
         if len(caption_image_index) != texts:
@@ -316,7 +316,7 @@ def cxc_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
     """Ranks the best hit of each query, in four directions.
 
     Args:
-        image_embeddings: real array (pictures, dimension), unit length.
+        image_embeddings: real array (images, dimension), unit length.
         text_embeddings: real array (captions, dimension), unit length.
         positives: object with `image_to_text`, `text_to_image`, `text_to_text` and
             `image_to_image`: for each query the rows of its positives, such as
@@ -325,7 +325,7 @@ def cxc_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
 
     Returns:
         dict from `"i2t"`, `"t2i"`, `"t2t"` and `"i2i"` to int64 arrays (queries,),
-        as `rank_of_best_positive`; the queries of `i2t` and `i2i` are the pictures.
+        as `rank_of_best_positive`; the queries of `i2t` and `i2i` are the images.
 
     Raises:
         InputError: as `rank_of_best_positive`.
@@ -337,7 +337,7 @@ def cxc_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
             sides[name[2]],
             right,
             block_size,
-            # A picture or caption doesn't find itself.
+            # An image or caption doesn't find itself.
             leave_out=range(len(right)) if name[0] == name[2] else None,
         )
         for name, right in _by_direction(positives).items()

@@ -123,7 +123,7 @@ def sliced_metrics(statistics, groups, samples=1000, seed=0):
     anew, with replacement, `samples` times, and the interval lies between the
     2.5th and the 97.5th percentile of the metric. A group's numbers depend on its
     own items alone, in their order, and on `samples` and `seed`. Items are drawn one
-    by one: where they belong together, as captions of one picture do, the interval
+    by one: where they belong together, as captions of one image do, the interval
     is too narrow. A metric with a `bootstrap` of its own is the mean of that, and
     its interval lies between the percentiles of that.
 

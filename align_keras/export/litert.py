@@ -19,8 +19,7 @@ from align_keras.export.towers import (
     some_tokens,
     text_tower_function,
 )
-from align_keras.utils.errors import InputError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import InputError, needs
 
 # The least mean cosine to Keras's embeddings, far below what was measured: it tells
 # broken files from rounded ones. Recall is judged by `align-keras export`.

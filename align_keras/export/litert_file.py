@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.utils.errors import InputError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import InputError, needs
 
 # Archives hold no time, so that equal models give equal files.
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from align_keras.export import QUANTIZATIONS
-from align_keras.utils.errors import InputError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import InputError, needs
 
 # Biases are int32, in steps of the inputs' scale times the weights'.
 _LARGEST_BIAS = 2.0**30

@@ -14,7 +14,7 @@ from align_keras.export.towers import (
     some_tokens,
     text_tower_function,
 )
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import needs
 
 # The newest whose operations ONNX Runtime 1.20 has.
 _OPSET = 18

@@ -12,8 +12,7 @@ from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_folder, placeable_folder
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder
 
 # Folder → what is served.
 MODELS = {"image": (True, False), "text": (False, True), "align": (True, True)}
@@ -201,7 +200,7 @@ def check_exportable(model: Any) -> None:
         raise InputError(
             "a SavedModel holds the tokenizer by tensorflow-text, which isn't "
             "installed here and has no wheels for Windows; export on Linux or macOS, "
-            "or by --format litert."
+            "or as litert."
         )
 
 

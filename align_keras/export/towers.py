@@ -11,7 +11,7 @@ import tensorflow as tf
 from align_keras.export.litert_file import LICENSE, METADATA, VOCABULARY
 from align_keras.images import crop_size_to_resize_size
 from align_keras.utils.errors import InputError
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 _NO_LICENSE = (
     "The terms of these weights weren't stated when the file was made; they are those "

@@ -21,7 +21,7 @@ from align_keras.text.unicode_classes import (
 )
 from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased, save_vocabulary
 from align_keras.utils.errors import InputError
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 # npm's package of LiteRT for browsers, and what it imports. Neither is part of this
 # package: `npm install` in the page's folder fetches them.

@@ -22,7 +22,7 @@ References:
 
 import tensorflow as tf
 
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 # PNG, WebP, GIF and BMP of more pixels are decoded one after another: they may be small
 # files, and take a gigabyte each.

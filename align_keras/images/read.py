@@ -12,8 +12,7 @@ from align_keras.images.preprocess import (
     uint8_pixels,
 )
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import MAX_FILE_BYTES, is_special
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 
 
 def read_image(

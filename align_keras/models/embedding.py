@@ -10,9 +10,9 @@ import numpy as np
 
 from align_keras.evaluation.classification import class_embeddings
 from align_keras.images import read_image
+from align_keras.models.composed_query import encode_query
 from align_keras.models.image_engines import image_embedder
 from align_keras.models.on_replicas import on_replicas
-from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
 
 

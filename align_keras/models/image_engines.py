@@ -30,7 +30,7 @@ def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Calla
             above 0.99999, entries within 1e-5) in about two thirds of the CPU
             time; `"openvino_bfloat16"` for rounded arithmetic (cosine above
             0.99) in less than half, where the processor has it; or the path of
-            `image.tflite` that `align-keras export --format litert` made of this
+            `image.tflite` that `align-keras export litert` made of this
             model: with `--quantize int8` the fastest, and about as near to it as
             the export's table says (mean cosine at least 0.9).
 
@@ -87,7 +87,7 @@ def checked_engine(engine: str | os.PathLike | None) -> str | None:
             return os.fspath(engine)
         raise InputError(
             f"engine must be a file that is there, received {os.fspath(engine)!r}; "
-            "check the path, or write it by `align-keras export --format litert`."
+            "check the path, or write it by `align-keras export litert`."
         )
     raise InputError(
         f"engine must be one of {', '.join(map(str, ENGINES))} or the path of a "
@@ -211,7 +211,7 @@ def _litert(encoder, path):
         raise InputError(
             f"engine must be an image tower's file of just this model, received {path} "
             "of another or of other weights; write it anew by `align-keras export "
-            "--format litert`."
+            "litert`."
         )
     # An image's activations fit a processor's cache, and it waits for no other.
     towers = [LiteRTTower(content) for _ in range(os.cpu_count())]

@@ -157,7 +157,7 @@ def checked_request(protocol: str, **options: Any) -> Request:
         )
     for name, value in given.items():
         if not PROTOCOLS[protocol].takes(name):
-            takers = [own.name for own in PROTOCOLS.values() if own.takes(name)]
+            takers = [known.name for known in PROTOCOLS.values() if known.takes(name)]
             raise InputError(
                 f"`{name}` is for {', '.join(takers)}, received {value!r} with "
                 f"{protocol}; leave it out."

@@ -23,7 +23,7 @@ from align_keras.protocols.zero_shot import class_columns
 from align_keras.utils.errors import InputError
 
 # Transfer results on it learn from both (Kornblith et al. 2019, "Do better ImageNet
-# models transfer better?", table 1: 2,040 pictures).
+# models transfer better?", table 1: 2,040 images).
 _TRAIN_SPLITS = {"oxford_flowers102": "train+validation"}
 
 

@@ -139,8 +139,8 @@ def _percent(value):
 
 def _largest(bar):
     """The greatest number of a bar, 0 where it has none."""
-    numbers = [own for own in (bar.value, bar.high) if own is not None]
-    return max((own for own in numbers if not math.isnan(own)), default=0.0)
+    numbers = [number for number in (bar.value, bar.high) if number is not None]
+    return max((number for number in numbers if not math.isnan(number)), default=0.0)
 
 
 def _x(value, end):

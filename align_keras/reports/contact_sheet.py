@@ -15,13 +15,13 @@ from align_keras.utils.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """A picture or a caption that a query found.
+    """An image or a caption that a query found.
 
     Attributes:
-        caption: str; a picture's first caption.
+        caption: str; an image's first caption.
         score: float, the cosine.
         correct: bool, whether it is a right answer.
-        image: the picture as `thumbnail_uri` takes it; None for a caption.
+        image: the image as `thumbnail_uri` takes it; None for a caption.
     """
 
     caption: str
@@ -32,14 +32,14 @@ class Hit:
 
 @dataclasses.dataclass(frozen=True)
 class TextQuery:
-    """A caption and the pictures nearest to it.
+    """A caption and the images nearest to it.
 
     Attributes:
         text: str.
         hits: tuple of `Hit`, the best first.
-        rank: int >= 1, the place of the first right picture, or None.
-        total: int, the number of pictures, or None.
-        answer: `Hit` or None, the best right picture, to be shown where no hit is
+        rank: int >= 1, the place of the first right image, or None.
+        total: int, the number of images, or None.
+        answer: `Hit` or None, the best right image, to be shown where no hit is
             right.
     """
 
@@ -52,13 +52,13 @@ class TextQuery:
 
 @dataclasses.dataclass(frozen=True)
 class ImageQuery:
-    """A picture, the captions nearest to it, and the pictures nearest to it.
+    """An image, the captions nearest to it, and the images nearest to it.
 
     Attributes:
-        image: the picture as `thumbnail_uri` takes it.
+        image: the image as `thumbnail_uri` takes it.
         caption: str, its own caption.
         hits: tuple of `Hit`, captions, the best first.
-        neighbours: tuple of `Hit`, pictures, the nearest first; those that
+        neighbours: tuple of `Hit`, images, the nearest first; those that
             share a caption with it are correct.
         rank: int >= 1, the place of the first right caption, or None.
         total: int, the number of captions, or None.
@@ -102,20 +102,20 @@ def contact_sheet(
     """Draws queries at random and collects what each finds.
 
     They are drawn, not picked, so that the sheet shows the model as it is.
-    Of pixel-identical pictures, and of equal captions, one is shown.
+    Of pixel-identical images, and of equal captions, one is shown.
 
     Args:
-        image_embeddings: real array (pictures, dimension), unit length.
+        image_embeddings: real array (images, dimension), unit length.
         text_embeddings: real array (captions, dimension), unit length, in the
-            order of `captions`, picture by picture.
-        images: sequence of pictures as `thumbnail_uri` takes them: arrays,
+            order of `captions`, image by image.
+        images: sequence of images as `thumbnail_uri` takes them: arrays,
             bytes of files, or paths.
-        captions: sequence with, for each picture, its captions: a sequence of
+        captions: sequence with, for each image, its captions: a sequence of
             str, or one str.
-        image_keys: optional sequence of hashable, one a picture; equal keys
-            mean the same picture.
+        image_keys: optional sequence of hashable, one an image; equal keys
+            mean the same image.
         text_count: int, number of text queries.
-        image_count: int, number of picture queries.
+        image_count: int, number of image queries.
         k: int, hits a query.
         seed: int, of the draw.
 
@@ -127,9 +127,9 @@ def contact_sheet(
 
     Example:
     >>> import numpy as np
-    >>> pictures = [np.zeros((8, 8, 3), np.uint8)] * 2
+    >>> images = [np.zeros((8, 8, 3), np.uint8)] * 2
     >>> texts, _ = contact_sheet(
-    ...     np.eye(2), np.eye(2), pictures, ["a dot", "a dash"], k=1
+    ...     np.eye(2), np.eye(2), images, ["a dot", "a dash"], k=1
     ... )
     >>> [(query.text, query.hits[0].caption, query.rank) for query in texts]
     [('a dot', 'a dot', 1), ('a dash', 'a dash', 1)]
@@ -139,15 +139,15 @@ def contact_sheet(
     # Of equal captions one is enough.
     texts = np.unique(sheet.names, return_index=True)[1]
     texts = rng.permutation(texts)[:text_count]
-    pictures = rng.permutation(len(images))[:image_count]
+    rows = rng.permutation(len(images))[:image_count]
     return (
         sheet.text_queries(np.sort(texts)) if len(texts) else [],
-        sheet.image_queries(np.sort(pictures)) if len(pictures) else [],
+        sheet.image_queries(np.sort(rows)) if len(rows) else [],
     )
 
 
 class _Sheet:
-    """Pictures, captions and their embeddings, checked to fit together."""
+    """Images, captions and their embeddings, checked to fit together."""
 
     def __init__(
         self, image_embeddings, text_embeddings, images, captions, image_keys, k
@@ -158,7 +158,7 @@ class _Sheet:
         if len(set(rows)) > 1 or len(text_embeddings) != len(self.texts):
             raise InputError(
                 "`image_embeddings`, `images`, `captions` and `image_keys` must have "
-                f"one entry a picture, got {', '.join(map(str, rows))}, and "
+                f"one entry an image, got {', '.join(map(str, rows))}, and "
                 f"`text_embeddings` one a caption, got {len(text_embeddings)} for "
                 f"{len(self.texts)}."
             )
@@ -168,11 +168,11 @@ class _Sheet:
         self.names = [normalized_caption(text) for text in self.texts]
         self.positives = shared_positives(self.keys, self.texts, self.index)
 
-    def caption(self, picture):
-        own = self.captions[picture]
-        return own if isinstance(own, str) else next(iter(own), "")
+    def caption(self, image):
+        of_image = self.captions[image]
+        return of_image if isinstance(of_image, str) else next(iter(of_image), "")
 
-    def picture_hits(self, scores, right):
+    def image_hits(self, scores, right):
         return tuple(
             Hit(self.caption(row), float(scores[row]), row in right, self.images[row])
             for row in _best_distinct(scores, self.keys, self.k)
@@ -184,9 +184,9 @@ class _Sheet:
             self.text_embeddings[chosen], self.image_embeddings, right
         )
         queries = []
-        for row, own, rank in zip(chosen, right, ranks, strict=True):
+        for row, right_rows, rank in zip(chosen, right, ranks, strict=True):
             scores = self.image_embeddings @ self.text_embeddings[row]
-            hits = self.picture_hits(scores, set(own.tolist()))
+            hits = self.image_hits(scores, set(right_rows.tolist()))
             queries.append(
                 TextQuery(self.texts[row], hits, int(rank) + 1, len(self.images))
             )
@@ -198,39 +198,39 @@ class _Sheet:
             self.image_embeddings[chosen], self.text_embeddings, right
         )
         return [
-            self.image_query(row, set(own.tolist()), int(rank))
-            for row, own, rank in zip(chosen, right, ranks, strict=True)
+            self.image_query(row, set(right_rows.tolist()), int(rank))
+            for row, right_rows, rank in zip(chosen, right, ranks, strict=True)
         ]
 
-    def image_query(self, picture, right, rank):
-        embedding = self.image_embeddings[picture]
+    def image_query(self, image, right, rank):
+        embedding = self.image_embeddings[image]
         scores = self.text_embeddings @ embedding
         hits = tuple(
             Hit(self.texts[row], float(scores[row]), row in right)
             for row in _best_distinct(scores, self.names, self.k)
         )
-        # The picture itself, and its twins, would take the first places.
+        # The image itself, and its twins, would take the first places.
         others = self.image_embeddings @ embedding
-        others[[key == self.keys[picture] for key in self.keys]] = -np.inf
+        others[[key == self.keys[image] for key in self.keys]] = -np.inf
         same_caption = {
             int(self.index[row])
             for row in right
-            if self.names[row] in self.own(picture)
+            if self.names[row] in self.captions_of(image)
         }
         neighbours = [
             hit
-            for hit in self.picture_hits(others, same_caption)
+            for hit in self.image_hits(others, same_caption)
             if np.isfinite(hit.score)
         ]
         return ImageQuery(
-            self.images[picture],
-            self.caption(picture),
+            self.images[image],
+            self.caption(image),
             hits,
             tuple(neighbours),
             rank + 1 if rank >= 0 else None,
             len(self.texts),
         )
 
-    def own(self, picture):
-        """Normalised captions of a picture."""
-        return {self.names[row] for row in np.flatnonzero(self.index == picture)}
+    def captions_of(self, image):
+        """Normalised captions of an image."""
+        return {self.names[row] for row in np.flatnonzero(self.index == image)}

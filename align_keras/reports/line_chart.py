@@ -69,8 +69,8 @@ def thinned(points, most=_MOST_POINTS):
         return list(points)
     runs = [points[start : start + run] for start in range(0, len(points), run)]
     return [
-        (sum(x for x, _ in own) / len(own), sum(y for _, y in own) / len(own))
-        for own in runs
+        (sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run))
+        for run in runs
     ]
 
 
@@ -99,27 +99,27 @@ def line_chart(
         `markupsafe.Markup`, an SVG element without colours of its own; it
         expects the classes of `report.css`.
     """
-    series = [own for own in series if len(own.points)]
-    shown = [thinned(own.points) for own in series]
+    series = [line for line in series if len(line.points)]
+    shown = [thinned(line.points) for line in series]
     xs = [x for points in shown for x, _ in points]
     ys = [y for points in shown for _, y in points]
     scale = _Scale(xs, [0.0, *ys] if from_zero else ys)
     parts = [_axes(scale, x_label, y_label, tick_format)]
     ends = []
-    for own, points in zip(series, shown, strict=True):
-        parts.append(_line(scale, own, points, y_format))
-        ends.append((own, scale.y(points[-1][1])))
+    for line, points in zip(series, shown, strict=True):
+        parts.append(_line(scale, line, points, y_format))
+        ends.append((line, scale.y(points[-1][1])))
     right = _WIDTH - _RIGHT
-    for (own, _), height in zip(ends, _spread([end for _, end in ends]), strict=True):
+    for (line, _), height in zip(ends, _spread([end for _, end in ends]), strict=True):
         # A line that is alone needs no name; its last value says more.
         alone = len(series) == 1
-        label = y_format.format(own.points[-1][1]) if alone else own.label
+        label = y_format.format(line.points[-1][1]) if alone else line.label
         parts.append(
-            f'<text class="label s{own.style}" x="{right + 8}" '
+            f'<text class="label s{line.style}" x="{right + 8}" '
             f'y="{height + 4:.1f}">{escape(label)}</text>'
         )
     last = "; ".join(
-        f"{own.label} ends at {y_format.format(own.points[-1][1])}" for own in series
+        f"{line.label} ends at {y_format.format(line.points[-1][1])}" for line in series
     )
     return Markup(
         f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
@@ -136,7 +136,7 @@ class _Scale:
             self.x_low -= 1
         # Ticks inside the data's range: the line reaches both ends.
         ticks = nice_ticks(self.x_low, self.x_high, count=5)
-        self.x_ticks = [own for own in ticks if self.x_low <= own <= self.x_high]
+        self.x_ticks = [tick for tick in ticks if self.x_low <= tick <= self.x_high]
         self.y_ticks = nice_ticks(min(ys), max(ys))
 
     def x(self, value):
@@ -192,10 +192,10 @@ def _line(scale, series, points, y_format):
 
 def _spread(heights):
     """Moves labels apart that would cover each other, none below the plot."""
-    order = sorted(range(len(heights)), key=lambda own: -heights[own])
+    order = sorted(range(len(heights)), key=lambda number: -heights[number])
     placed = list(heights)
     below = _HEIGHT - _BOTTOM + _LABEL_HEIGHT
-    for own in order:
-        placed[own] = min(heights[own], below - _LABEL_HEIGHT)
-        below = placed[own]
+    for number in order:
+        placed[number] = min(heights[number], below - _LABEL_HEIGHT)
+        below = placed[number]
     return placed

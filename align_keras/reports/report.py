@@ -117,8 +117,8 @@ def _tiles(rows):
     """The recalls at the smallest and at the largest k of each direction."""
     tiles = []
     for direction in report_tables.DIRECTIONS:
-        own = [row for row in rows if row.direction == direction]
-        tiles.extend(own[:1] + own[1:][-1:])
+        of_direction = [row for row in rows if row.direction == direction]
+        tiles.extend(of_direction[:1] + of_direction[1:][-1:])
     return tiles
 
 

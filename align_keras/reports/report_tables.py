@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from align_keras.reports.line_chart import Series
 
-DIRECTIONS = {"t2i": "text → picture", "i2t": "picture → text"}
+DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
 
 _RECALL = re.compile(r"(t2i|i2t)/recall_at_(\d+)$")
 
@@ -37,7 +37,7 @@ def retrieval_rows(metrics):
             `t2i/chance_recall_at_10`.
 
     Returns:
-        List of `RetrievalRow`: text → picture first, k ascending.
+        List of `RetrievalRow`: text → image first, k ascending.
 
     Example:
     >>> retrieval_rows({"t2i/recall_at_5": 0.2, "t2i/chance_recall_at_5": 0.01})

@@ -121,11 +121,11 @@ def _metric_bars(metrics):
 def _slice_charts(slices):
     """(metric, chart, how many groups it leaves out) of each metric."""
     charts = []
-    for metric in list(dict.fromkeys(own.metric for own in slices))[:_MOST_CHARTS]:
+    for metric in list(dict.fromkeys(cell.metric for cell in slices))[:_MOST_CHARTS]:
         bars, left_out = extremes(
-            Bar(own.group, own.value, own.items, own.low, own.high)
-            for own in slices
-            if own.metric == metric
+            Bar(cell.group, cell.value, cell.items, cell.low, cell.high)
+            for cell in slices
+            if cell.metric == metric
         )
         chart = bar_chart(bars, title=metric, value_name="measured")
         charts.append((metric, chart, left_out))
@@ -151,8 +151,13 @@ def _classes(labels, predictions, class_names):
         "drawn": len(chosen),
         "matrix": confusion_chart(matrix, names, title="Confusion matrix"),
         "confused": [
-            (class_names[own.label], class_names[own.prediction], own.count, own.share)
-            for own in most_confused(labels, predictions, count)
+            (
+                class_names[confusion.label],
+                class_names[confusion.prediction],
+                confusion.count,
+                confusion.share,
+            )
+            for confusion in most_confused(labels, predictions, count)
         ],
         "charts": _class_charts(bars),
         "all": extremes(bars, len(bars) + 2)[0],

@@ -53,7 +53,7 @@ def shown(name, value, digits=1):
 
     Example:
 
-    >>> shown("t2i/recall_at_1", 0.756), shown("pictures", 5000.0)
+    >>> shown("t2i/recall_at_1", 0.756), shown("images", 5000.0)
     ('75.6', '5,000')
     """
     if value is None:
@@ -81,16 +81,16 @@ def without_chance(metrics):
     ({'i2t/recall_at_1': 0.5}, {'i2t/recall_at_1': 0.1})
     """
     chance = {
-        own: value
+        plain: value
         for name, value in metrics.items()
-        if "chance_" in name and (own := name.replace("chance_", "")) in metrics
+        if "chance_" in name and (plain := name.replace("chance_", "")) in metrics
     }
-    own = {
+    plain = {
         name: value
         for name, value in metrics.items()
         if name.replace("chance_", "") not in chance or "chance_" not in name
     }
-    return own, chance
+    return plain, chance
 
 
 def metrics_table(protocol, data, metrics, splits=None):
@@ -108,10 +108,10 @@ def metrics_table(protocol, data, metrics, splits=None):
         `papers_tables`.
     """
     figures = {
-        model: own
+        model: of_model
         for of_table in _figures(protocol, data, splits).values()
         if len(of_table) <= _MOST_COLUMNS
-        for model, own in of_table.items()
+        for model, of_model in of_table.items()
     }
     metrics, chance = without_chance(metrics)
     columns = ["metric", "measured", *(["chance"] if chance else []), *figures]
@@ -120,9 +120,11 @@ def metrics_table(protocol, data, metrics, splits=None):
         row = [name, shown(name, value, _digits(name, figures))]
         if chance:
             row.append(shown(name, chance.get(name), 2))
-        rows.append((*row, *(_figure(own.get(name)) for own in figures.values())))
-    own = ", ".join(f"{name} {split}" for name, split in (splits or {}).items())
-    title = f"{protocol} on {data}" + (f", {own}" if own else "")
+        rows.append(
+            (*row, *(_figure(of_model.get(name)) for of_model in figures.values()))
+        )
+    named = ", ".join(f"{name} {split}" for name, split in (splits or {}).items())
+    title = f"{protocol} on {data}" + (f", {named}" if named else "")
     return ResultTable(title, tuple(columns), rows)
 
 
@@ -144,7 +146,9 @@ def papers_tables(protocol, data, metrics):
     """
     tables = {}
     for number, figures in papers_figures(protocol, data).items():
-        names = list(dict.fromkeys(name for own in figures.values() for name in own))
+        names = list(
+            dict.fromkeys(name for of_model in figures.values() for name in of_model)
+        )
         title = f"Table {number}: {protocol} on {data}"
         measured = {
             name: shown(name, metrics.get(name), _digits(name, figures))
@@ -155,7 +159,7 @@ def papers_tables(protocol, data, metrics):
                 (
                     name,
                     measured[name],
-                    *(_figure(own.get(name)) for own in figures.values()),
+                    *(_figure(of_model.get(name)) for of_model in figures.values()),
                 )
                 for name in names
             ]
@@ -163,8 +167,8 @@ def papers_tables(protocol, data, metrics):
         else:
             rows = [("measured", *measured.values())]
             rows += [
-                (model, *(_figure(own.get(name)) for name in names))
-                for model, own in figures.items()
+                (model, *(_figure(of_model.get(name)) for name in names))
+                for model, of_model in figures.items()
             ]
             tables[number] = ResultTable(title, ("model", *names), rows)
     return tables
@@ -175,14 +179,14 @@ def tables_of_many_models(protocol, data, metrics, splits=None):
     tables = papers_tables(protocol, data, metrics)
     return [
         tables[number]
-        for number, own in _figures(protocol, data, splits).items()
-        if len(own) > _MOST_COLUMNS
+        for number, of_table in _figures(protocol, data, splits).items()
+        if len(of_table) > _MOST_COLUMNS
     ]
 
 
 def _digits(name, figures):
     """As many digits as the paper prints, at least one."""
-    printed = [_figure(own.get(name)) for own in figures.values()]
+    printed = [_figure(of_model.get(name)) for of_model in figures.values()]
     return max([1, *(len(text.partition(".")[2]) for text in printed)])
 
 

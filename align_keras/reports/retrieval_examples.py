@@ -89,11 +89,11 @@ def retrieval_examples(
     Only the chosen queries are scored, so embeddings may be memory-mapped.
 
     Args:
-        image_embeddings: real array (pictures, dimension), unit length.
+        image_embeddings: real array (images, dimension), unit length.
         text_embeddings: real array (captions, dimension), unit length.
-        images: sequence of pictures as `thumbnail_uri` takes them.
-        captions: sequence of str, all captions of all pictures.
-        caption_image_index: integers, the row of each caption's picture.
+        images: sequence of images as `thumbnail_uri` takes them.
+        captions: sequence of str, all captions of all images.
+        caption_image_index: integers, the row of each caption's image.
         positives: `RetrievalPositives`.
         ranks: dict of `"t2i"` and `"i2t"` → int64 array (queries,), as
             `rank_of_best_positive` returns.
@@ -110,10 +110,10 @@ def retrieval_examples(
 
     >>> import numpy as np
     >>> from align_keras.evaluation import shared_positives
-    >>> pictures = [np.zeros((8, 8, 3), np.uint8)] * 2
+    >>> images = [np.zeros((8, 8, 3), np.uint8)] * 2
     >>> right = shared_positives([0, 1], ["a dot", "a dash"])
     >>> found = retrieval_examples(
-    ...     np.eye(2), np.eye(2)[::-1], pictures, ["a dot", "a dash"], [0, 1], right,
+    ...     np.eye(2), np.eye(2)[::-1], images, ["a dot", "a dash"], [0, 1], right,
     ...     {"t2i": np.array([1, 1]), "i2t": np.array([1, 1])}, k=1, count=1, worst=1)
     >>> query = found["t2i"].worst[0]
     >>> query.text, query.hits[0].caption, query.answer.caption
@@ -123,10 +123,10 @@ def retrieval_examples(
     for caption, image in zip(captions, caption_image_index, strict=True):
         first_caption.setdefault(int(image), caption)
 
-    def picture(row, score, correct):
+    def image_hit(row, score, correct):
         return Hit(first_caption.get(row, ""), score, correct, images[row])
 
-    def caption(row, score, correct):
+    def caption_hit(row, score, correct):
         return Hit(captions[row], score, correct)
 
     def text_query(row, *found):
@@ -140,12 +140,12 @@ def retrieval_examples(
         "t2i": _examples(
             choose_queries(_asked_once(ranks["t2i"], captions), **options),
             (text_embeddings, image_embeddings, positives.text_to_image, ranks["t2i"]),
-            (text_query, picture, k),
+            (text_query, image_hit, k),
         ),
         "i2t": _examples(
             choose_queries(ranks["i2t"], **options),
             (image_embeddings, text_embeddings, positives.image_to_text, ranks["i2t"]),
-            (image_query, caption, k),
+            (image_query, caption_hit, k),
         ),
     }
 
@@ -167,8 +167,10 @@ def _examples(chosen, retrieval, made_by):
         return Examples([], [], [])
     scores = _scores(queries[rows], gallery)
     made = {
-        int(row): ask(int(row), *_answers(own, positives[row], ranks[row], show, k))
-        for row, own in zip(rows, scores, strict=True)
+        int(row): ask(
+            int(row), *_answers(of_query, positives[row], ranks[row], show, k)
+        )
+        for row, of_query in zip(rows, scores, strict=True)
     }
     return Examples(*([made[int(row)] for row in kind] for kind in chosen))
 

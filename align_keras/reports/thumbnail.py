@@ -1,4 +1,4 @@
-"""Small pictures as data: URIs, for pages that load nothing."""
+"""Small images as data: URIs, for pages that load nothing."""
 
 import base64
 import io
@@ -7,30 +7,30 @@ import os
 import numpy as np
 from PIL import Image, ImageOps
 
-# A broken picture must not cost the report of a whole run: it gets this one.
+# A broken image must not cost the report of a whole run: it gets this one.
 _BROKEN = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' "
     "viewBox='0 0 10 10'%3E%3Cpath d='M2 2l6 6m0-6l-6 6' stroke='%23999'/%3E%3C/svg%3E"
 )
 
 
-def _opened(picture):
-    if isinstance(picture, Image.Image):
-        return picture
-    if isinstance(picture, bytes):
-        picture = io.BytesIO(picture)
-    elif not isinstance(picture, (str, os.PathLike)):
-        array = np.asarray(picture)
+def _opened(image):
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, bytes):
+        image = io.BytesIO(image)
+    elif not isinstance(image, (str, os.PathLike)):
+        array = np.asarray(image)
         if array.ndim == 3 and array.shape[-1] == 1:
             array = array[..., 0]
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size:
             raise ValueError(f"dtype {array.dtype}, shape {array.shape}")
         return Image.fromarray(array)
-    return Image.open(picture)
+    return Image.open(image)
 
 
 def _as_rgb(image, max_side):
-    """A small upright picture, transparency laid on white."""
+    """A small upright image, transparency laid on white."""
     # Lets a large JPEG be decoded at a fraction of its size.
     image.draft("RGB", (2 * max_side, 2 * max_side))
     image = ImageOps.exif_transpose(image)
@@ -46,17 +46,17 @@ def _as_rgb(image, max_side):
     return image
 
 
-def thumbnail_uri(picture, max_side=160):
-    """Encodes a picture small, as the shorter of a PNG and a JPEG.
+def thumbnail_uri(image, max_side=160):
+    """Encodes an image small, as the shorter of a PNG and a JPEG.
 
     Args:
-        picture: uint8 array (height, width[, 1, 3 or 4]), bytes of a file, a
+        image: uint8 array (height, width[, 1, 3 or 4]), bytes of a file, a
             path, or a `PIL.Image.Image`.
         max_side: int, greatest width and height of the result in pixels.
-            Smaller pictures keep their size.
+            Smaller images keep their size.
 
     Returns:
-        str, a data: URI. A picture that cannot be read becomes a grey cross.
+        str, a data: URI. An image that cannot be read becomes a grey cross.
 
     Example:
     >>> import numpy as np
@@ -64,7 +64,7 @@ def thumbnail_uri(picture, max_side=160):
     'data:image/png;base64,'
     """
     try:
-        image = _as_rgb(_opened(picture), max_side)
+        image = _as_rgb(_opened(image), max_side)
     except (OSError, ValueError, TypeError, Image.DecompressionBombError):
         return _BROKEN
     encoded = {}
@@ -72,5 +72,5 @@ def thumbnail_uri(picture, max_side=160):
         buffer = io.BytesIO()
         image.save(buffer, name, **options)
         encoded[name] = buffer.getvalue()
-    name = min(encoded, key=lambda own: len(encoded[own]))
+    name = min(encoded, key=lambda kind: len(encoded[kind]))
     return f"data:image/{name};base64,{base64.b64encode(encoded[name]).decode()}"

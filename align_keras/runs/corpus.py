@@ -21,7 +21,6 @@ from align_keras.corpus.duplicates.near_duplicates import (
     ImageSet,
     find_duplicates,
 )
-from align_keras.corpus.extract import extract_part, merged_counts
 from align_keras.corpus.filters.counts import count_partitions
 from align_keras.corpus.filters.tables import (
     choose_task,
@@ -40,6 +39,7 @@ from align_keras.corpus.image_tables import (
 )
 from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
+from align_keras.corpus.sources.source import extract_part, merged_counts
 from align_keras.corpus.workers import StageFolder, run_tasks
 from align_keras.protocols.open_model import check_model, open_model
 from align_keras.reports.corpus_report import write_corpus_report

@@ -6,10 +6,9 @@ import re
 
 import numpy as np
 
-from align_keras.utils.composed_query import encode_query
+from align_keras.models.composed_query import encode_query
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import read_regular
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS, read_regular
 
 # Signature, its input and its output, as the export writes them.
 _IMAGES = ("encode_image", "image_bytes", "image_embedding")

@@ -1,4 +1,7 @@
-"""The one exception that a user's mistake raises."""
+"""The one exception that a user's mistake raises, and packages that aren't there."""
+
+import contextlib
+from collections.abc import Iterator
 
 
 class InputError(ValueError):
@@ -8,3 +11,32 @@ class InputError(ValueError):
     received and the remedy. The command line prints it without a traceback
     and exits with code 1; in Python it is an ordinary `ValueError`.
     """
+
+
+@contextlib.contextmanager
+def needs(extra: str, sentence: str, otherwise: str = "") -> Iterator[None]:
+    """Says which extra to install when an import within it fails.
+
+    Args:
+        extra: str, of this package, that brings what is imported.
+        sentence: str, what needs which package: it goes on "which isn't installed".
+        otherwise: str, another way out, such as ", or leave it out".
+
+    Raises:
+        InputError: if an import within fails.
+
+    Example:
+
+    >>> with needs("corpus", "web pages are read by selectolax"):
+    ...     import no_such_package
+    Traceback (most recent call last):
+    align_keras.utils.errors.InputError: web pages are read by selectolax, which isn't \
+installed; run `pip install "align-keras[corpus]"`.
+    """
+    try:
+        yield
+    except ImportError:
+        raise InputError(
+            f"{sentence}, which isn't installed; run "
+            f'`pip install "align-keras[{extra}]"`{otherwise}.'
+        ) from None

@@ -263,7 +263,7 @@ def test_retrieval_with_a_page(run, place):
     assert err.splitlines()[-1] == f"wrote {page}"
     shown = Page(page.read_text(encoding="utf-8"))
     assert "retrieval on pairs/pairs.jsonl" in shown.words
-    assert shown.attributes("img") and "Text → picture" in shown.words
+    assert shown.attributes("img") and "Text → image" in shown.words
     assert [own.name for own in page.parent.iterdir()] == ["page.html"]
 
 

@@ -113,7 +113,7 @@ def test_flatten_captions():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: shared_positives(["a"], ["x", "y"]), "2 captions for 1 pictures"),
+        (lambda: shared_positives(["a"], ["x", "y"]), "2 captions for 1 images"),
         (lambda: shared_positives(["a"], ["x"], [1]), r"in \[0, 1\).*got 1"),
         (lambda: shared_positives(["a"], ["x"], [0, 0]), "one integer a caption"),
         (lambda: own_positives(2, [0, 2]), r"in \[0, 2\).*got 2"),

@@ -17,7 +17,7 @@ from align_keras.images.preprocess import crop_size_to_resize_size
 from align_keras.models import ALIGN
 from align_keras.runs.export_web import build_index, write_web
 from align_keras.search import SearchIndex
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 from tests.export.browser import chromium, node_modules, served
 from tests.image_files import readable, refused
 from tests.small_run import write_pairs

@@ -11,7 +11,7 @@ from PIL import Image
 
 from align_keras.images import decode, preprocess_image_bytes, readable_images
 from align_keras.images.decode import pixels_by_header
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 
 def encoded(file_format, size=(120, 70), mode="RGB", **options):

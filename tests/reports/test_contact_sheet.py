@@ -91,7 +91,7 @@ def test_pictures_without_captions():
 
 
 def test_rows_that_do_not_fit():
-    with pytest.raises(InputError, match="one entry a picture, got 3, 4, 4, 4"):
+    with pytest.raises(InputError, match="one entry an image, got 3, 4, 4, 4"):
         contact_sheet(IMAGE_EMBEDDINGS[:3], TEXT_EMBEDDINGS, IMAGES, CAPTIONS)
     with pytest.raises(InputError, match="one a caption, got 4 for 5"):
         contact_sheet(IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS[:4], IMAGES, CAPTIONS)

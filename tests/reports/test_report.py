@@ -160,10 +160,10 @@ def test_metrics_table(page):
     table = page.text.split("Recall (bar), chance (mark)")[1].split("Other numbers")[0]
     assert table.split("→") == [
         " text ",
-        " picture 1 12.5 % 0.50 % 25× 10 50.0 % 5.00 % 10× picture ",
+        " image 1 12.5 % 0.50 % 25× 10 50.0 % 5.00 % 10× image ",
         " text 10 62.5 % 40.00 % 1.6× ",
     ]
-    assert "Picture → text: 1,402 queries." in page.text
+    assert "Image → text: 1,402 queries." in page.text
     other = page.text.split("Other numbers")[1].split("Training")[0]
     assert other.split() == ["Name", "Value", "i2t/queries", "1,402", "loss", "nan"]
 
@@ -171,9 +171,9 @@ def test_metrics_table(page):
 def test_tiles_show_the_smallest_and_the_largest_k(content):
     tiles = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd><dd>(.*?)</dd>", content)
     assert tiles == [
-        ("text → picture, recall at 1", "12.5 %", "25× chance"),
-        ("text → picture, recall at 10", "50.0 %", "10× chance"),
-        ("picture → text, recall at 10", "62.5 %", "1.6× chance"),
+        ("text → image, recall at 1", "12.5 %", "25× chance"),
+        ("text → image, recall at 10", "50.0 %", "10× chance"),
+        ("image → text, recall at 10", "62.5 %", "1.6× chance"),
     ]
 
 
@@ -191,8 +191,8 @@ def test_right_answers_are_marked_by_border_check_and_word(content, page):
         assert ('class="check"' in body) == right
         assert ('<span class="hidden">Right: </span>' in body) == right
         assert 'class="score num">0.' in body
-    assert "First right picture: place 1 of 1,402" in page.words
-    assert "First right picture: place 17" in page.words
+    assert "First right image: place 1 of 1,402" in page.words
+    assert "First right image: place 17" in page.words
 
 
 def test_accessibility(page):
@@ -254,7 +254,7 @@ def test_an_empty_run_has_a_report(tmp_path):
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert "Nothing was evaluated in this run." in page.words
     assert "No history was logged." in page.words
-    for heading in ("Text → pictures", "Data", "What to run next"):
+    for heading in ("Text → images", "Data", "What to run next"):
         assert heading not in page.words
 
 

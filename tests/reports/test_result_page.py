@@ -189,7 +189,7 @@ def test_any_number_of_classes_stays_readable(tmp_path, classes):
 
 def test_without_anything_but_metrics(tmp_path):
     page = Page(write(tmp_path / "page.html", protocol="simlex", metrics={}))
-    for heading in ("By group", "Confusion matrix", "Text → picture"):
+    for heading in ("By group", "Confusion matrix", "Text → image"):
         assert heading not in page.words
 
 

@@ -2,11 +2,12 @@
 
 import hashlib
 import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from align_keras.utils.errors import InputError
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_path
 
 CLUSTERS = 4096
@@ -21,7 +22,15 @@ _REFERENCES_AT_ONCE = 1 << 16
 _VERIFIED_AT_ONCE = 4096
 
 
-def write_embeddings(path, images, encode, count, *, batch_size=64, dtype="float16"):
+def write_embeddings(
+    path: str | os.PathLike,
+    images: Iterable,
+    encode: Callable,
+    count: int,
+    *,
+    batch_size: int = 64,
+    dtype: str = "float16",
+) -> np.ndarray:
     """Embeds images batch by batch into a `.npy` file.
 
     The file appears under its name when it is complete.
@@ -162,7 +171,7 @@ class EmbeddingSearch:
         self.block_rows = block_rows
         self.centers = None
 
-    def fit(self, keys, embeddings):
+    def fit(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
         """Learns the clusters' centers from the images with the lowest hashes of keys.
 
         Args:
@@ -192,7 +201,9 @@ class EmbeddingSearch:
         means.train(_unit_rows(embeddings, rows))
         self.centers = means.index
 
-    def place(self, embeddings, where):
+    def place(
+        self, embeddings: np.ndarray, where: str
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Checks embeddings.
 
         Args:
@@ -216,12 +227,20 @@ class EmbeddingSearch:
             )
         return embeddings, np.arange(len(embeddings))
 
-    def take(self, placed, rows):
+    def take(
+        self, placed: tuple[np.ndarray, np.ndarray], rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns some of the placed images."""
         embeddings, placed_rows = placed
         return embeddings, placed_rows[rows]
 
-    def lowest(self, queries, references, ranks, below):
+    def lowest(
+        self,
+        queries: tuple[np.ndarray, np.ndarray],
+        references: tuple[np.ndarray, np.ndarray],
+        ranks: np.ndarray,
+        below: np.ndarray,
+    ) -> np.ndarray:
         """Finds for each query the lowest rank among the references near to it.
 
         Args:
@@ -237,7 +256,7 @@ class EmbeddingSearch:
         order = np.argsort(ranks, kind="stable")
         references, ranks = self.take(references, order), ranks[order]
         for start in range(0, len(ranks), _REFERENCES_AT_ONCE):
-            part = slice(start, start + _REFERENCES_AT_ONCE)
+            part = np.arange(start, min(start + _REFERENCES_AT_ONCE, len(ranks)))
             block = self.take(references, part)
             # Who has found a lower rank than all that follow is done.
             open_ = np.flatnonzero(best > ranks[start])

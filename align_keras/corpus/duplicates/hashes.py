@@ -3,6 +3,7 @@
 import concurrent.futures
 import itertools
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -34,7 +35,7 @@ _RELATIVE_ZERO = 0.1
 _ABSOLUTE_ZERO = 0.1
 
 
-def perceptual_hash(image, *, crops=True):
+def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
     """Hashes an image so that its copies get the same or a close hash.
 
     The image is reduced to 64 × 64 grey pixels. Of the cosine transform, the 64
@@ -87,7 +88,7 @@ def perceptual_hash(image, *, crops=True):
     return words.tobytes()
 
 
-def hash_array(hashes):
+def hash_array(hashes: Sequence[bytes]) -> np.ndarray:
     """Puts hashes into the array that `find_duplicates` takes.
 
     Args:
@@ -116,7 +117,7 @@ def hash_array(hashes):
     return words.reshape(len(hashes), size // HASH_BYTES, WORDS)
 
 
-def mirrored(hashes):
+def mirrored(hashes: np.ndarray) -> np.ndarray:
     """Returns the hashes that the mirrored images have.
 
     Args:
@@ -129,7 +130,7 @@ def mirrored(hashes):
     return hashes ^ swapped[..., None]
 
 
-def hamming_distance(first, second):
+def hamming_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Counts the bits in which hashes differ.
 
     Args:
@@ -272,10 +273,10 @@ class HammingSearch:
         self.block_rows = int(block_rows)
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
-    def fit(self, keys, hashes):
+    def fit(self, keys: Sequence[str], hashes: np.ndarray) -> None:
         """Learns nothing: hashes are compared as they are."""
 
-    def place(self, hashes, where):
+    def place(self, hashes: np.ndarray, where: str) -> np.ndarray:
         """Checks hashes.
 
         Args:
@@ -297,11 +298,17 @@ class HammingSearch:
             )
         return hashes
 
-    def take(self, placed, rows):
+    def take(self, placed: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Returns some of the placed images."""
         return placed[rows]
 
-    def lowest(self, queries, references, ranks, below):
+    def lowest(
+        self,
+        queries: np.ndarray,
+        references: np.ndarray,
+        ranks: np.ndarray,
+        below: np.ndarray,
+    ) -> np.ndarray:
         """Finds for each query the lowest rank among the references near to it.
 
         Args:
@@ -378,7 +385,7 @@ class _BandTable:
         counts = np.bincount(keys, minlength=1 << len(columns))
         self.starts = np.concatenate([[0], np.cumsum(counts)])
 
-    def range_of(self, keys):
+    def range_of(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.starts[keys], self.starts[keys + 1]
 
 

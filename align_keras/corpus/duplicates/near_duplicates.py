@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -57,14 +58,14 @@ class Dropped(typing.NamedTuple):
 
 
 def find_duplicates(
-    corpus,
-    references=(),
-    mode="hash",
+    corpus: ImageSet,
+    references: Sequence[ImageSet] = (),
+    mode: str = "hash",
     *,
-    inside=True,
-    gone=(),
-    **options,
-):
+    inside: bool = True,
+    gone: Sequence[Dropped] = (),
+    **options: float,
+) -> list[Dropped]:
     """Finds the images that leave the corpus, because others show the same.
 
     1. Images equal to or near one of an evaluation set leave it, all of them. The

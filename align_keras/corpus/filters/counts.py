@@ -24,6 +24,7 @@ import pathlib
 
 import numpy as np
 
+from align_keras.corpus.filters.rules import Thresholds
 from align_keras.corpus.filters.text_hashes import hash_strings, text_features
 from align_keras.corpus.filters.texts import normalize_texts
 from align_keras.corpus.parquet_tables import read_columns
@@ -31,7 +32,9 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
 
-def sum_by_key(keys, counts=None):
+def sum_by_key(
+    keys: np.ndarray, counts: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Adds up the counts of equal keys.
 
     Args:
@@ -60,7 +63,9 @@ def sum_by_key(keys, counts=None):
     return keys[starts], sums
 
 
-def keys_over_limit(keys, values, limit):
+def keys_over_limit(
+    keys: np.ndarray, values: np.ndarray, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the keys that have more than `limit` distinct values.
 
     Args:
@@ -92,7 +97,7 @@ def keys_over_limit(keys, values, limit):
     return keys[counts > limit], counts[counts > limit]
 
 
-def rank_threshold(histogram, limit):
+def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
     """Finds the count down to which keys are among the `limit` most frequent.
 
     Args:
@@ -117,7 +122,7 @@ def rank_threshold(histogram, limit):
     return 0, 0
 
 
-def count_histogram(counts):
+def count_histogram(counts: np.ndarray) -> dict[int, int]:
     """Returns how many keys have each count, a dict of int.
 
     Example:
@@ -129,7 +134,9 @@ def count_histogram(counts):
     return dict(zip(values.tolist(), numbers.tolist(), strict=True))
 
 
-def select_frequent(keys, counts, count, quota):
+def select_frequent(
+    keys: np.ndarray, counts: np.ndarray, count: int, quota: int
+) -> np.ndarray:
     """Selects the keys that `rank_threshold` admits.
 
     Args:
@@ -152,32 +159,6 @@ def select_frequent(keys, counts, count, quota):
     return keys[admitted]
 
 
-def is_member(keys, values):
-    """Tells which values are among the keys.
-
-    Args:
-        keys: uint64 array, sorted; may be mapped from a file.
-        values: uint64 array `(values,)`, in any order.
-
-    Returns:
-        bool array `(values,)`.
-
-    Example:
-
-    >>> keys, values = np.array([2, 5], np.uint64), np.array([5, 3, 9], np.uint64)
-    >>> is_member(keys, values).tolist()
-    [True, False, False]
-    """
-    found = np.zeros(len(values), bool)
-    if len(keys) and len(values):
-        # In order, so that neighbors are looked up in the same pages.
-        order = np.argsort(values)
-        ordered = values[order]
-        places = np.searchsorted(keys, ordered)
-        found[order] = keys[np.minimum(places, len(keys) - 1)] == ordered
-    return found
-
-
 def _run_starts(keys):
     starts = np.ones(len(keys), bool)
     starts[1:] = keys[1:] != keys[:-1]
@@ -189,7 +170,7 @@ _ENTRIES_PER_PARTITION = 4_000_000
 _TOP_TEXTS = 100
 
 
-def count_texts(path, folder):
+def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
     """Writes the hashes of a table's texts as spills; the first task.
 
     All texts count as they came in, before any filter.
@@ -213,7 +194,9 @@ def count_texts(path, folder):
     # A repeated task must find its own files, also where all has been moved.
     place = os.path.relpath(path, folder)
     digest = hashlib.blake2b(os.fsencode(place), digest_size=8).hexdigest()
-    total, ngrams, pairs = 0, [], []
+    total = 0
+    ngrams: list[np.ndarray] = []
+    pairs: list[np.ndarray] = []
 
     def write():
         name = f"{digest}-{total:012d}.npy"
@@ -239,7 +222,7 @@ def count_texts(path, folder):
     return total
 
 
-def count_partitions(folder):
+def count_partitions(folder: str | os.PathLike) -> int:
     """Returns into how many partitions the spills are merged in bounded memory.
 
     Args:
@@ -249,13 +232,15 @@ def count_partitions(folder):
         int ≥ 1: four million entries of the largest kind in each, with which a
         `merge_counts` takes about 250 MB.
     """
-    sizes = collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
     for path in pathlib.Path(folder, "spills").glob("*.npy"):
         sizes[path.name.split("-")[0]] += path.stat().st_size // 16
     return 1 + max(sizes.values(), default=0) // _ENTRIES_PER_PARTITION
 
 
-def merge_counts(partition, partitions, folder, thresholds):
+def merge_counts(
+    partition: int, partitions: int, folder: str | os.PathLike, thresholds: Thresholds
+) -> None:
     """Adds up one range of the hashes over all spills; the second task.
 
     Args:
@@ -270,8 +255,9 @@ def merge_counts(partition, partitions, folder, thresholds):
         "images": thresholds.max_texts_per_image,
     }
     for kind, limit in limits.items():
-        entries = _read_range(folder, kind, partition, partitions)
-        _save(merged / f"{kind}-{partition}.npy", *keys_over_limit(*entries, limit))
+        keys, values = _read_range(folder, kind, partition, partitions)
+        crowded = keys_over_limit(keys, values, limit)
+        _save(merged / f"{kind}-{partition}.npy", *crowded)
     entries = _read_range(folder, "ngrams", partition, partitions)
     keys, counts = sum_by_key(*entries)
     _save(merged / f"ngrams-{partition}.npy", keys, counts)
@@ -279,7 +265,9 @@ def merge_counts(partition, partitions, folder, thresholds):
         json.dump(list(count_histogram(counts).items()), file)
 
 
-def choose_frequent(partitions, folder, thresholds):
+def choose_frequent(
+    partitions: int, folder: str | os.PathLike, thresholds: Thresholds
+) -> dict:
     """Writes the frequent unigrams and bigrams and what is shared too often.
 
     The third task, a single one. At the last rank, of n-grams with equal counts those
@@ -302,7 +290,7 @@ def choose_frequent(partitions, folder, thresholds):
     """
     merged = pathlib.Path(folder, "merged", str(partitions))
     chosen = pathlib.Path(folder, "chosen")
-    histogram = collections.Counter()
+    histogram: collections.Counter[int] = collections.Counter()
     for partition in range(partitions):
         histogram.update(_read_histogram(merged / f"histogram-{partition}.json"))
     count, quota = rank_threshold(histogram, thresholds.frequent_ngrams)

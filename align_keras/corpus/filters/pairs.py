@@ -2,6 +2,7 @@
 
 import itertools
 import numbers
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +45,9 @@ class Pair(NamedTuple):
     language: str = ""
 
 
-def filter_pairs(pairs, thresholds=None):
+def filter_pairs(
+    pairs: Iterable[tuple], thresholds: Thresholds | None = None
+) -> tuple[list, dict[str, int]]:
     """Drops pairs by the paper's rules and counts why.
 
     The first of these reasons that holds counts; what is shared, and which n-grams are

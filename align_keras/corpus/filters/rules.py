@@ -3,15 +3,15 @@
 import dataclasses
 import json
 import numbers
+import os
 import pathlib
 
 import numpy as np
 
-from align_keras.corpus.filters.counts import is_member
-from align_keras.corpus.filters.text_hashes import TextFeatures
+from align_keras.corpus.filters.text_hashes import TextFeatures, is_member
 from align_keras.corpus.filters.texts import find_personal_data
 from align_keras.utils.errors import InputError
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 _UNDETERMINED = "und"
 
@@ -87,7 +87,7 @@ class Thresholds:
         object.__setattr__(self, "languages", _languages(self.languages))
 
 
-def primary_language(language):
+def primary_language(language: str) -> str:
     """Returns the primary subtag of a language, in lower case; "" if it is unknown.
 
     Example:
@@ -176,7 +176,7 @@ class Chosen:
     top_texts: dict
 
     @classmethod
-    def load(cls, folder):
+    def load(cls, folder: str | os.PathLike) -> "Chosen":
         """Opens what `choose_frequent` wrote; the arrays stay on disk.
 
         Args:
@@ -205,7 +205,9 @@ class Chosen:
         )
 
 
-def find_reasons(pairs, chosen, thresholds):
+def find_reasons(
+    pairs: PairColumns, chosen: Chosen, thresholds: Thresholds
+) -> np.ndarray:
     """Finds each pair's first reason to be dropped.
 
     An image of unknown size passes the filters of size. A pair of unknown language is
@@ -230,7 +232,7 @@ def find_reasons(pairs, chosen, thresholds):
     return found
 
 
-def count_reasons(found):
+def count_reasons(found: np.ndarray) -> dict[str, int]:
     """Counts what `find_reasons` found.
 
     Example:

@@ -1,13 +1,14 @@
 """The paper's filters on tables larger than memory: four passes of tasks."""
 
 import contextlib
+import os
+from collections.abc import Iterable
 
 import numpy as np
 
 from align_keras.corpus.filters.counts import (
     choose_frequent,
     count_texts,
-    is_member,
     merge_counts,
 )
 from align_keras.corpus.filters.rules import (
@@ -21,6 +22,7 @@ from align_keras.corpus.filters.rules import (
 from align_keras.corpus.filters.text_hashes import (
     hash_pairs,
     hash_strings,
+    is_member,
     text_features,
 )
 from align_keras.corpus.filters.texts import find_personal_data, normalize_texts
@@ -37,7 +39,12 @@ COLUMNS = ("image", "image_key", "width", "height", "caption", "language")
 SAMPLES = 20
 
 
-def filter_table(source, destination, folder, thresholds):
+def filter_table(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    folder: str | os.PathLike,
+    thresholds: Thresholds,
+) -> dict:
     """Writes the pairs of a table that pass all filters; the last task of the filters.
 
     Args:
@@ -80,7 +87,7 @@ def filter_table(source, destination, folder, thresholds):
     return result
 
 
-def merge_results(results):
+def merge_results(results: Iterable[dict]) -> dict:
     """Adds up what `filter_table` returned, in any order and grouping.
 
     Args:
@@ -210,7 +217,7 @@ def _table_writer(source, destination):
                 flush()
 
 
-def count_task(task):
+def count_task(task: dict) -> int:
     """Counts the texts of one table.
 
     Args:
@@ -222,7 +229,7 @@ def count_task(task):
     return count_texts(task["table"], task["folder"])
 
 
-def merge_task(task):
+def merge_task(task: dict) -> None:
     """Adds up one range of hashes.
 
     Args:
@@ -234,7 +241,7 @@ def merge_task(task):
     )
 
 
-def choose_task(task):
+def choose_task(task: dict) -> dict:
     """Chooses the frequent n-grams.
 
     Args:
@@ -246,7 +253,7 @@ def choose_task(task):
     return choose_frequent(task["partitions"], task["folder"], _thresholds(task))
 
 
-def filter_task(task):
+def filter_task(task: dict) -> dict:
     """Writes the pairs of one table that stay.
 
     Args:

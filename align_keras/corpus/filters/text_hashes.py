@@ -66,7 +66,7 @@ class Words:
     has_at: np.ndarray
 
 
-def find_words(texts):
+def find_words(texts: list[str]) -> Words:
     """Finds the words of texts, by the rule of `unigrams`.
 
     Args:
@@ -151,7 +151,7 @@ _MULTIPLIERS = np.array([0x3C79AC492BA7B653, 0x1C69B3F74AC4AE35], np.uint64)
 _MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 
 
-def mix(values):
+def mix(values: np.ndarray) -> np.ndarray:
     """Mixes the bits of uint64 values in place, a bijection, and returns them.
 
     References:
@@ -171,7 +171,7 @@ def mix(values):
     return values
 
 
-def hash_spans(data, starts, ends):
+def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Hashes parts of a byte array.
 
     Args:
@@ -205,7 +205,7 @@ def hash_spans(data, starts, ends):
     return hashes
 
 
-def hash_strings(strings):
+def hash_strings(strings: list[str]) -> np.ndarray:
     """Hashes strings by their UTF-8.
 
     Args:
@@ -225,7 +225,7 @@ def hash_strings(strings):
     return hash_spans(data, ends[:-1], ends[1:])
 
 
-def hash_pairs(first, second):
+def hash_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Hashes pairs of hashes; the order counts.
 
     Args:
@@ -262,7 +262,7 @@ class TextFeatures:
     may_be_personal: np.ndarray
 
 
-def text_features(texts):
+def text_features(texts: list[str]) -> TextFeatures:
     """Computes the features of normalized texts.
 
     Args:
@@ -293,3 +293,29 @@ def text_features(texts):
         places,
         words.has_at | (words.digits >= MIN_DIGITS),
     )
+
+
+def is_member(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Tells which values are among the keys.
+
+    Args:
+        keys: uint64 array, sorted; may be mapped from a file.
+        values: uint64 array `(values,)`, in any order.
+
+    Returns:
+        bool array `(values,)`.
+
+    Example:
+
+    >>> keys, values = np.array([2, 5], np.uint64), np.array([5, 3, 9], np.uint64)
+    >>> is_member(keys, values).tolist()
+    [True, False, False]
+    """
+    found = np.zeros(len(values), bool)
+    if len(keys) and len(values):
+        # In order, so that neighbors are looked up in the same pages.
+        order = np.argsort(values)
+        ordered = values[order]
+        places = np.searchsorted(keys, ordered)
+        found[order] = keys[np.minimum(places, len(keys) - 1)] == ordered
+    return found

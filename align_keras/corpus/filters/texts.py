@@ -24,7 +24,7 @@ _SUSPECT = np.zeros(256, np.uint8)
 _SUSPECT[[*range(10), *range(11, 32), *range(127, 256), ord("<"), ord("&")]] = 1
 
 
-def normalize_text(text):
+def normalize_text(text: str) -> str:
     """Returns a text in the form in which the corpus counts and stores it.
 
     Entities (also ones escaped twice) are resolved, tags, comments and scripts
@@ -61,7 +61,7 @@ def normalize_text(text):
         text = normalized
 
 
-def normalize_texts(texts):
+def normalize_texts(texts: list[str]) -> list[str]:
     """Normalizes many texts; the plain ones among them cost next to nothing.
 
     Args:
@@ -99,7 +99,7 @@ def normalize_texts(texts):
     return texts
 
 
-def unigrams(text):
+def unigrams(text: str) -> list[str]:
     """Returns the words of a text, case-folded.
 
     A unigram is a longest run of letters, combining marks, numerals and underscores;
@@ -191,7 +191,7 @@ _PHONES = re.compile(
 _MIN_NATIONAL_DIGITS = 9
 
 
-def find_personal_data(text):
+def find_personal_data(text: str) -> str | None:
     """Names the kind of personal data in a text.
 
     Found are email addresses; phone numbers that are written as such (with a "+", with

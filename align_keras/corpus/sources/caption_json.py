@@ -14,17 +14,19 @@ holds them can't be evaluated on them.
 import functools
 import json
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import (
     MAX_JSON_BYTES,
+    SourceFile,
     read_range,
     record_ranges,
     where,
 )
 from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.pair import SourcePair
+from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 
@@ -38,7 +40,7 @@ class _Entry(NamedTuple):
     page_url: str
 
 
-def json_kind(path):
+def json_kind(path: str) -> str | None:
     """Says which of the two kinds a JSON file is.
 
     Args:
@@ -57,7 +59,9 @@ def json_kind(path):
         return None
 
 
-def list_parts(kind, root, files, options):
+def list_parts(
+    kind: str, root: str, files: list[SourceFile], options: tuple
+) -> list[Part]:
     """Shares the images of each file out, 10,000 a part."""
     parts = []
     for file in files:
@@ -69,7 +73,7 @@ def list_parts(kind, root, files, options):
     return parts
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a file's images, in their order."""
     folder = dict(part.options)["images"]
     load = functools.partial(_entries, part.kind)

@@ -3,8 +3,10 @@
 import errno
 import hashlib
 import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.pair import Part
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import open_regular
@@ -42,7 +44,7 @@ class SourceFile(NamedTuple):
     modified: int
 
 
-def list_files(folder, suffixes):
+def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
     """Finds the files of a folder and its subfolders.
 
     Args:
@@ -79,7 +81,7 @@ def list_files(folder, suffixes):
     return sorted(found, key=lambda file: os.fsencode(file.name))
 
 
-def one_file(path):
+def one_file(path: str) -> SourceFile | None:
     """Returns the `SourceFile` of a path, named within its folder; None if gone."""
     try:
         state = os.stat(path)
@@ -88,12 +90,14 @@ def one_file(path):
     return SourceFile(os.path.basename(path), state.st_size, state.st_mtime_ns)
 
 
-def whole_files(kind, root, files, options):
+def whole_files(
+    kind: str, root: str, files: list[SourceFile], options: tuple
+) -> list[Part]:
     """Makes each file a part: `list_parts` of archives and shards."""
     return [Part(kind, root, (file.name,)) for file in files]
 
 
-def group_files(files):
+def group_files(files: list[SourceFile]) -> list[tuple[str, ...]]:
     """Shares small files out, by their order and sizes alone.
 
     Args:
@@ -109,7 +113,9 @@ def group_files(files):
     >>> group_files(files)
     [('a.html',), ('b.html',), ('c.html',)]
     """
-    groups, names, size = [], [], 0
+    groups: list[tuple[str, ...]] = []
+    names: list[str] = []
+    size = 0
     for file in files:
         full = len(names) == FILES_A_PART or size + file.size > BYTES_A_PART
         if names and full:
@@ -120,7 +126,7 @@ def group_files(files):
     return [*groups, tuple(names)] if names else groups
 
 
-def fingerprint(words, files):
+def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
     """Names what a source holds, without reading its files.
 
     Args:
@@ -140,12 +146,12 @@ def fingerprint(words, files):
     return digest.hexdigest()
 
 
-def where(path):
+def where(path: str) -> str:
     """Returns a path as any terminal and log can show it."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def count_os_error(counter, path, error):
+def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
     """Counts a file that can't be opened.
 
     Args:
@@ -161,7 +167,9 @@ def count_os_error(counter, path, error):
     counter.drop(reason, where(path), error.strerror or type(error).__name__)
 
 
-def read_whole(path, counter, limit=MAX_PAGE_BYTES):
+def read_whole(
+    path: str, counter: DropCounter, limit: int = MAX_PAGE_BYTES
+) -> bytes | None:
     """Reads a file, or counts why it can't be read.
 
     Args:
@@ -187,7 +195,9 @@ def read_whole(path, counter, limit=MAX_PAGE_BYTES):
 RECORDS_A_PART = 10_000
 
 
-def record_ranges(kind, root, name, total, options=()):
+def record_ranges(
+    kind: str, root: str, name: str, total: int, options: tuple = ()
+) -> list[Part]:
     """Shares the records of a file out.
 
     Args:
@@ -222,7 +232,7 @@ def record_ranges(kind, root, name, total, options=()):
     ]
 
 
-def read_range(part, counter, load):
+def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
     """Yields the records of a part of a file, and counts what the file's list dropped.
 
     Args:

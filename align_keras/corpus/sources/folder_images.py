@@ -5,9 +5,11 @@ out, so that a folder of millions is read by many workers.
 """
 
 import os
+from collections.abc import Iterator
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
-from align_keras.corpus.sources.files import group_files, read_whole, where
+from align_keras.corpus.sources.files import SourceFile, group_files, read_whole, where
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
@@ -16,13 +18,15 @@ from align_keras.utils.errors import InputError
 SUFFIXES = (*IMAGE_SUFFIXES, ".txt")
 
 
-def list_parts(kind, root, files, options):
+def list_parts(
+    kind: str, root: str, files: list[SourceFile], options: tuple
+) -> list[Part]:
     """Shares the images out, up to 200 a part."""
     images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
     return [Part(kind, root, names) for names in group_files(images)]
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a part's images, those of one image together."""
     for name in part.files:
         path = os.path.join(part.root, name)

@@ -8,21 +8,25 @@ page from elsewhere could put private images of this machine into the corpus.
 
 import os
 import pathlib
+from collections.abc import Iterator
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import PageError, read_page
-from align_keras.corpus.sources.files import group_files, read_whole, where
+from align_keras.corpus.sources.files import SourceFile, group_files, read_whole, where
 from align_keras.corpus.sources.location import path_location, url_path
 from align_keras.corpus.sources.pair import Part, SourcePair
 
 SUFFIXES = (".html", ".htm", ".xhtml")
 
 
-def list_parts(kind, root, files, options):
+def list_parts(
+    kind: str, root: str, files: list[SourceFile], options: tuple
+) -> list[Part]:
     """Shares the pages out, up to 200 a part."""
     return [Part(kind, root, names) for names in group_files(files)]
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a part's pages, page by page."""
     for name in part.files:
         path = os.path.join(part.root, name)

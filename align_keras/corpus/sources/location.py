@@ -18,6 +18,7 @@ import base64
 import binascii
 import functools
 import os
+from collections.abc import Iterable
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from align_keras.corpus.image import ImageError
@@ -25,7 +26,7 @@ from align_keras.corpus.sources.warc_records import read_response
 from align_keras.utils.files import MAX_FILE_BYTES, is_special, open_regular
 
 
-def is_remote(location):
+def is_remote(location: str) -> bool:
     """Says whether a location is a web address, whose image must be fetched first.
 
     Args:
@@ -42,7 +43,7 @@ def is_remote(location):
     return location[:8].lower().startswith(("http://", "https://"))
 
 
-def is_from_web(location):
+def is_from_web(location: str) -> bool:
     """Says whether a location may stand in a page or a table from the web.
 
     There a path or a `file:` address would put private images of the machine that
@@ -62,7 +63,7 @@ def is_from_web(location):
     return is_remote(location) or location[:5].lower() == "data:"
 
 
-def path_location(path):
+def path_location(path: str) -> str:
     """Returns the location of a file.
 
     Args:
@@ -89,7 +90,7 @@ def path_location(path):
         return path.encode("utf-8", "replace").decode()
 
 
-def url_path(url):
+def url_path(url: str) -> str:
     """Returns the path that a `file:` address names.
 
     Args:
@@ -106,7 +107,7 @@ def url_path(url):
     return os.fsdecode(unquote_to_bytes(urlsplit(url).path))
 
 
-def member_location(kind, numbers, path):
+def member_location(kind: str, numbers: Iterable[int | str], path: str) -> str:
     """Returns the location of a member of an archive.
 
     Args:
@@ -125,7 +126,7 @@ def member_location(kind, numbers, path):
     return f"{kind}:{','.join(map(str, numbers))}:{path_location(path)}"
 
 
-def read_location(location):
+def read_location(location: str) -> bytes:
     """Reads an image's bytes.
 
     Args:

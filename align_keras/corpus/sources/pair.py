@@ -1,6 +1,7 @@
 """What every source gives: pairs, and the parts in which workers read them."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -69,7 +70,7 @@ class SourcePair(NamedTuple):
     page_url: str = ""
 
 
-def columns_of(names):
+def columns_of(names: Iterable[str]) -> dict[str, str]:
     """Finds which of a table's columns hold the parts of a pair.
 
     Args:
@@ -93,7 +94,9 @@ def columns_of(names):
     return found
 
 
-def pair_from_columns(image, row, columns=None):
+def pair_from_columns(
+    image: str, row: dict, columns: dict[str, str] | None = None
+) -> SourcePair:
     """Makes a pair of a record that img2dataset wrote, or one like it.
 
     Args:

@@ -9,11 +9,18 @@ The image is in a column of bytes named by its format (`jpg`, `png`, `webp`) or
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.parquet_tables import arrow
-from align_keras.corpus.sources.files import count_os_error, where
+from align_keras.corpus.sources.files import SourceFile, count_os_error, where
 from align_keras.corpus.sources.location import is_from_web, member_location
-from align_keras.corpus.sources.pair import Part, columns_of, pair_from_columns
+from align_keras.corpus.sources.pair import (
+    Part,
+    SourcePair,
+    columns_of,
+    pair_from_columns,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 
@@ -23,7 +30,9 @@ _ROWS_A_PART = 100_000
 _ROWS_A_BATCH = 4096
 
 
-def list_parts(kind, root, files, options):
+def list_parts(
+    kind: str, root: str, files: list[SourceFile], options: tuple
+) -> list[Part]:
     """Shares the row groups out, up to 100,000 rows a part unless one has more."""
     parts = []
     for file in files:
@@ -43,7 +52,7 @@ def list_parts(kind, root, files, options):
     return parts
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of row groups, in their order.
 
     The images themselves aren't read.

@@ -1,7 +1,10 @@
 """A source of pairs: opened by a line of text, read by workers part by part."""
 
 import dataclasses
+import functools
+import hashlib
 import os
+from collections.abc import Iterator
 
 from align_keras.corpus.captions import (
     FILE_NAME,
@@ -9,6 +12,9 @@ from align_keras.corpus.captions import (
     clean_caption,
     names_file,
 )
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.image import ImageError, image_size
+from align_keras.corpus.parquet_tables import pair_schema, table_writer
 from align_keras.corpus.sources import (
     caption_json,
     folder_images,
@@ -22,6 +28,8 @@ from align_keras.corpus.sources import (
     webdataset,
 )
 from align_keras.corpus.sources.files import fingerprint, list_files, one_file
+from align_keras.corpus.sources.location import is_remote, read_location
+from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 
@@ -62,7 +70,7 @@ class Source:
     path: str
     options: tuple = ()
 
-    def parts(self):
+    def parts(self) -> list[Part]:
         """Shares the source out.
 
         Returns:
@@ -82,7 +90,7 @@ class Source:
             )
         return parts
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Names what the source holds, by the names, sizes and times of its files.
 
         Images that pages, tables and JSON files refer to aren't among them.
@@ -109,7 +117,7 @@ class Source:
         return [file]
 
 
-def open_source(spec):
+def open_source(spec: str) -> Source:
     """Opens a source of pairs.
 
     Args:
@@ -148,9 +156,9 @@ def open_source(spec):
     >>> [pair.caption for pair in read_part(part, DropCounter())]
     ['A cat']
     """
-    kind, colon, rest = spec.partition(":")
-    if not colon or kind not in KINDS:
-        kind, rest = None, spec
+    named, _, rest = spec.partition(":")
+    kind = named if named in KINDS and named != spec else None
+    rest = rest if kind else spec
     if kind == "tfds":
         name, colon, split = rest.rpartition(":")
         if not name or not split:
@@ -160,7 +168,7 @@ def open_source(spec):
             )
         folder = tfds_builders.data_folder(name)
         return Source(spec, kind, folder, (("split", split),))
-    options = ()
+    options: tuple = ()
     if _IMAGES in rest and kind in (None, "coco", "karpathy"):
         rest, _, folder = rest.partition(_IMAGES)
         options = (("images", os.path.abspath(folder)),)
@@ -235,7 +243,9 @@ def _is_shard(name):
 _CRAWLED = ("webdataset", "parquet", "tfrecord")
 
 
-def read_part(part, counter, spool=None):
+def read_part(
+    part: Part, counter: DropCounter, spool: str | os.PathLike | None = None
+) -> Iterator[SourcePair]:
     """Reads the pairs of a part, past whatever is broken in it.
 
     Args:
@@ -297,3 +307,84 @@ def read_part(part, counter, spool=None):
 
 def _storable(text):
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+# Images that a page shows again and again, such as its logo.
+_KNOWN_IMAGES = 4096
+
+
+def extract_part(task: dict) -> dict:
+    """Writes the pairs of one part, with the sizes and keys of their images.
+
+    Args:
+        task: dict with `part` (`Part` as dict), `source` (str, its name), `table`
+            (str, the file to write) and `spool` (str, folder for images that have
+            no file of their own).
+
+    Returns:
+        dict, what was kept and dropped, as `DropCounter.as_metadata` says.
+
+    Raises:
+        InputError: if a file of the part has gone.
+    """
+    part, counter = _part(task["part"]), DropCounter()
+    probe = functools.lru_cache(_KNOWN_IMAGES)(_probe)
+    with table_writer(task["table"], pair_schema()) as append:
+        for pair in read_part(part, counter, spool=task["spool"]):
+            key, width, height, fault = probe(pair.image)
+            if fault is not None:
+                counter.drop(fault.reason, pair.image[:200], fault.detail)
+                continue
+            counter.keep()
+            append(
+                [
+                    {
+                        **pair._asdict(),
+                        "image_key": key,
+                        "width": width,
+                        "height": height,
+                        "source": task["source"],
+                    }
+                ]
+            )
+        if counter.bad["vanished"]:
+            raise InputError(
+                f"source {task['source']} must stay as it is while it is read, but "
+                f"{counter.bad['vanished']} of its files vanished or changed "
+                f"({counter.examples['vanished']}); put them back or leave the source "
+                "out, and run again: what was read of the others is kept."
+            )
+    return counter.as_metadata()
+
+
+def merged_counts(counts: list[dict]) -> dict:
+    """Adds up what `extract_part` returned.
+
+    Args:
+        counts: list of dict.
+
+    Returns:
+        dict of the same form; of several examples the first counts.
+    """
+    total = DropCounter()
+    for part in counts:
+        total.add(DropCounter.from_metadata(part))
+    return total.as_metadata()
+
+
+def _part(fields):
+    """Restores what became lists on its way through JSON."""
+    options = tuple(map(tuple, fields["options"]))
+    return Part(**{**fields, "files": tuple(fields["files"]), "options": options})
+
+
+def _probe(location):
+    """Returns (key, width, height, None), or the `ImageError` as the last."""
+    if is_remote(location):
+        return location, 0, 0, None
+    try:
+        content = read_location(location)
+        size = image_size(content)
+    except ImageError as error:
+        return "", 0, 0, error
+    return hashlib.blake2b(content, digest_size=16).hexdigest(), *size, None

@@ -8,17 +8,25 @@ is the kind.
 import functools
 import os
 import pathlib
+from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
-from align_keras.corpus.sources.files import read_range, record_ranges
+from align_keras.corpus.sources.files import SourceFile, read_range, record_ranges
 from align_keras.corpus.sources.location import path_location
-from align_keras.corpus.sources.pair import columns_of, pair_from_columns
+from align_keras.corpus.sources.pair import (
+    Part,
+    SourcePair,
+    columns_of,
+    pair_from_columns,
+)
 
 SUFFIXES = TABLE_SUFFIXES
 
 
-def list_parts(kind, root, files, options):
+def list_parts(
+    kind: str, root: str, files: list[SourceFile], options: tuple
+) -> list[Part]:
     """Shares the images of each table out, 10,000 a part."""
     parts = []
     for file in files:
@@ -27,7 +35,7 @@ def list_parts(kind, root, files, options):
     return parts
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a table's images, in their order."""
     for record in read_range(part, counter, _records):
         image = path_location(str(record.image_path))

@@ -8,7 +8,10 @@ import hashlib
 import io
 import os
 import tarfile
+from collections.abc import Iterator
 
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.sources.files import SourceFile
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
@@ -22,7 +25,7 @@ _CAPTIONS = ("captions", "caption", "texts", "text", "alt_text", "title", "descr
 _TEXTS = ("text", "caption", "raw")
 
 
-def data_folder(name):
+def data_folder(name: str) -> str:
     """Finds where a data set is prepared.
 
     Args:
@@ -55,7 +58,9 @@ def data_folder(name):
     return folder
 
 
-def list_parts(kind, root, files, options):
+def list_parts(
+    kind: str, root: str, files: list[SourceFile], options: tuple
+) -> list[Part]:
     """Shares the examples of a split out, 1,000 a part."""
     split = dict(options)["split"]
     builder = _builder(root)
@@ -74,7 +79,9 @@ def list_parts(kind, root, files, options):
     ]
 
 
-def read(part, counter, spool):
+def read(
+    part: Part, counter: DropCounter, spool: str | os.PathLike | None
+) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a split, those of one image together.
 
     Args:

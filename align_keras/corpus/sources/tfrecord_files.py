@@ -10,7 +10,9 @@ import functools
 import itertools
 import os
 import struct
+from collections.abc import Callable, Iterator
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import (
     MAX_TEXT_BYTES,
     MAX_TFRECORD_BYTES,
@@ -19,8 +21,8 @@ from align_keras.corpus.sources.files import (
     whole_files,
 )
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import pair_from_columns
-from align_keras.utils.extras import needs
+from align_keras.corpus.sources.pair import Part, SourcePair, pair_from_columns
+from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tfrecord", ".tfrecords")
@@ -29,7 +31,7 @@ _IMAGES = ("jpg", "jpeg", "png", "webp", "image")
 _MAX_FIELDS = 1_000_000
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard, in its order."""
     path = os.path.join(part.root, part.files[0])
     try:
@@ -101,7 +103,7 @@ def _pair(path, offset, message, counter):
     return pair_from_columns(member_location("bytes", span, path), row)
 
 
-def feature_spans(message):
+def feature_spans(message: bytes) -> dict[str, tuple[int, int]]:
     """Finds the bytes features of a serialized `tf.train.Example`.
 
     Args:
@@ -124,7 +126,7 @@ def feature_spans(message):
     {'a': (13, 3)}
     """
     spans = {}
-    fields = functools.partial(_fields, message, itertools.count())
+    fields: Callable = functools.partial(_fields, message, itertools.count())
     for features in fields(0, len(message), 1):  # Example.features
         for entry in fields(*features, 1):  # Features.feature
             # The last key and value of an entry count, were there several.
@@ -174,7 +176,7 @@ def _varint(message, start):
     raise ValueError(f"a number of more than 64 bits before byte {start}")
 
 
-def masked_crc(content):
+def masked_crc(content: bytes) -> int:
     """The checksum of TFRecord files, CRC-32C with its bits turned.
 
     Args:

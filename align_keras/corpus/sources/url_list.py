@@ -2,10 +2,13 @@
 
 import csv
 import itertools
+import os
 import pathlib
+from collections.abc import Iterable
 
 from align_keras.corpus.parquet_tables import arrow
 from align_keras.corpus.sources.location import is_remote
+from align_keras.corpus.sources.pair import SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
@@ -14,7 +17,7 @@ _ROWS_A_GROUP = 50_000
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
-def write_url_list(pairs, path):
+def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
     r"""Writes the remote images of pairs with their captions, for img2dataset.
 
     img2dataset is then called as

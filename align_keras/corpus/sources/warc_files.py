@@ -6,12 +6,14 @@ stay remote. Archives in pieces can be joined before, `cat *.warc.gz > all.warc.
 
 import os
 import re
+from collections.abc import Iterator
 from urllib.parse import quote
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import read_page
 from align_keras.corpus.sources.files import count_os_error, where, whole_files
 from align_keras.corpus.sources.location import is_from_web, member_location
-from align_keras.corpus.sources.pair import SourcePair
+from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.corpus.sources.warc_records import (
     iterate_records,
     parse_record,
@@ -28,7 +30,7 @@ _CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([\w-]+)", re.I)
 _MEANT = "%/:=&?~#+!$,;'@()*[]"
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of an archive's pages, in their order.
 
     First the file is read for what each record is, then the pages once more.

@@ -11,11 +11,12 @@ import io
 import re
 import time
 import zlib
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.files import MAX_HEADER_BYTES, MAX_WARC_BYTES
-from align_keras.utils.extras import needs
+from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular
 
 _CHUNK = 1 << 16
@@ -44,7 +45,7 @@ class Slice(NamedTuple):
     detail: str = ""
 
 
-def iterate_records(path, limit=MAX_WARC_BYTES):
+def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[Slice]:
     """Yields the records of a WARC file, plain or compressed record by record.
 
     Args:
@@ -79,7 +80,7 @@ def iterate_records(path, limit=MAX_WARC_BYTES):
             yield record
 
 
-def read_record(path, offset, limit=MAX_WARC_BYTES):
+def read_record(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> Slice:
     """Returns the record that begins at an offset of a WARC file.
 
     Args:
@@ -229,7 +230,7 @@ _MAX_SECONDS = 4
 _STEP = 1 << 16
 
 
-def parse_record(content):
+def parse_record(content: bytes) -> Any:
     """Parses a record with warcio.
 
     Args:
@@ -272,7 +273,7 @@ def _check_http_headers(content):
         raise ValueError(f"HTTP headers of more than {MAX_HEADER_BYTES:,} bytes")
 
 
-def response_body(record, limit=MAX_WARC_BYTES):
+def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
     """Returns a response's body, its transfer and content encodings undone.
 
     Args:
@@ -326,7 +327,7 @@ def _without_brotli(content, limit):
         return content
 
 
-def read_response(path, offset, limit=MAX_WARC_BYTES):
+def read_response(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> bytes:
     """Reads the body of the response whose record begins at an offset.
 
     Args:

@@ -3,7 +3,9 @@
 import html
 import json
 import os
+from collections.abc import Iterator
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import extract_pairs
 from align_keras.corpus.sources.files import (
     MAX_WAT_BYTES,
@@ -12,7 +14,7 @@ from align_keras.corpus.sources.files import (
     whole_files,
 )
 from align_keras.corpus.sources.location import is_from_web
-from align_keras.corpus.sources.pair import SourcePair
+from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.corpus.sources.warc_records import iterate_records, parse_record
 from align_keras.utils.errors import InputError
 
@@ -22,7 +24,7 @@ list_parts = whole_files
 _OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionError)
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of the pages that a file describes; their images are remote.
 
     References:

@@ -8,7 +8,9 @@ import errno
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.sources.files import (
     MAX_HEADER_BYTES,
@@ -18,18 +20,20 @@ from align_keras.corpus.sources.files import (
     whole_files,
 )
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import pair_from_columns
+from align_keras.corpus.sources.pair import Part, SourcePair, pair_from_columns
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tar",)
 list_parts = whole_files
 _BLOCK = tarfile.BLOCKSIZE
 # Of these, which hold a long name and the like, none is longer.
-_NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-_NAMES += (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_NAMES = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
-def read(part, counter):
+def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard, in its order."""
     path = os.path.join(part.root, part.files[0])
     try:

@@ -1,1 +1,1 @@
-"""Examples that `align-keras export --format litert` copies; nothing imports them."""
+"""Examples that `align-keras export litert` copies; nothing imports them."""

@@ -17,13 +17,13 @@ from align_keras.corpus.filters.counts import (
     count_histogram,
     count_partitions,
     count_texts,
-    is_member,
     keys_over_limit,
     merge_counts,
     rank_threshold,
     select_frequent,
     sum_by_key,
 )
+from align_keras.corpus.filters.text_hashes import is_member
 from align_keras.utils.errors import InputError
 
 pa = pytest.importorskip("pyarrow")

@@ -10,7 +10,7 @@ from align_keras.corpus.filters.rules import (
     primary_language,
 )
 from align_keras.utils.errors import InputError
-from align_keras.utils.image_limits import MAX_PIXELS
+from align_keras.utils.files import MAX_PIXELS
 
 SIZE = (640, 480)
 TEXT = "a red bicycle"

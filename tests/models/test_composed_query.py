@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from align_keras.evaluation import rank_composed_queries
+from align_keras.models.composed_query import encode_query
 from align_keras.search import SearchIndex
-from align_keras.utils.composed_query import encode_query
 from align_keras.utils.errors import InputError
 
 
