@@ -1,5 +1,6 @@
 """`align-keras convert`: models between Hugging Face's form and ours."""
 
+import argparse
 import pathlib
 
 from align_keras.utils.errors import InputError
@@ -10,7 +11,7 @@ FORMATS = ("hf", "keras")
 HUB_PREFIX = "hf://"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
     parser.add_argument(
         "format",
@@ -26,7 +27,7 @@ def add_arguments(parser):
     )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     source = arguments.source
     target = check_folders(arguments.format, source, arguments.to)
@@ -45,7 +46,7 @@ def run(arguments):
     return 0
 
 
-def check_folders(kind, source, target):
+def check_folders(kind: str, source: str, target: str) -> pathlib.Path:
     """Returns the target's folder, if the source can be there and the target is free.
 
     Answers before TensorFlow is imported.

@@ -38,7 +38,7 @@ _FLAGS = {
 _OTHER_SPELLINGS = {"images": "--pictures", "license": "--licence"}
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
     parser.usage = "align-keras export [FORMAT] --model M --to DIR [OPTION …]"
     parser.epilog = "align-keras export FORMAT --help shows a format's options."
@@ -94,7 +94,7 @@ def _add_options(parser, shown):
     )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     if arguments.nested and arguments.format:
         raise InputError("FORMAT must be given once; leave --format out.")

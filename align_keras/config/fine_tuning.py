@@ -124,7 +124,7 @@ class FineTuningConfig:
             for all of them; their gradients are added up. Where batch statistics
             aren't frozen, a micro-batch is normalized by itself.
         rematerialize: bool, compute activations twice rather than keep them; None for
-            the model's own choice.
+            what the model does by itself.
         runtime: `RuntimeConfig`, devices and precision, as in training.
 
     References:

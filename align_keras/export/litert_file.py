@@ -25,7 +25,7 @@ def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
     """Puts files behind a flatbuffer.
 
     Args:
-        flatbuffer: bytes, a LiteRT file without such files.
+        flatbuffer: bytes, a LiteRT file without files behind it.
         files: dict, name → str.
 
     Returns:

@@ -34,7 +34,7 @@ _MEANINGS = {
     "templates": "UTF-8, each with {}, the place of the class name",
     "image_embedding": f"{_UNIT}, or zero where a file isn't valid",
     "text_embedding": _UNIT,
-    "valid": "whether a file is such an image",
+    "valid": "whether a file is an image of these",
     "cosine": "of each image and each caption",
     "scores": "softmax of cosine / temperature over the classes, of the mean over "
     "the templates",

@@ -132,7 +132,7 @@ def build_index(align: Any, images: str, **columns: Any) -> Any:
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.search import SearchIndex
 
-    counter = DropCounter("pictures")
+    counter = DropCounter("images")
     records = _records(pathlib.Path(images), columns, counter)
     kept, embeddings, thumbnails = [], [], []
     with progress_bar("embedding", "images", len(records)) as bar:

@@ -247,11 +247,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         pathlib.Path(lock.lock_file).unlink(missing_ok=True)
 
 
-def _settle_leftovers(path, own):
-    """Raises if a process but the holder of `own` writes `path`; clears up the rest."""
+def _settle_leftovers(path, lock):
+    """Raises if a process without `lock` writes `path`; clears up what others left."""
     pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}"
     for file in path.parent.glob(f"{pattern}.lock"):
-        if file == pathlib.Path(own.lock_file):
+        if file == pathlib.Path(lock.lock_file):
             continue
         other = hold(file)
         if other is None:
@@ -355,7 +355,7 @@ def _obstacle(folder):
             return "which is a file"
         if os.path.ismount(folder):
             return "where a disk is mounted"
-    around = next(own for own in folder.parents if own.exists())
+    around = next(parent for parent in folder.parents if parent.exists())
     if not around.is_dir():
         return f"where {around} is a file"
     if not os.access(around, os.W_OK):

@@ -9,7 +9,7 @@ def register_with_keras(modules_of_classes: dict[str, str]) -> None:
     """Lets Keras open saved objects of classes whose modules aren't imported.
 
     `keras.saving.load_model` knows custom classes by registration, which a class's
-    own module does. Here stand-ins are registered, as soon as Keras is there: at
+    module does. Here stand-ins are registered, as soon as Keras is there: at
     once, or when it is imported. A stand-in imports its class when it is opened.
 
     Args:

@@ -160,8 +160,8 @@ def run_in_processes(
     """
     context = multiprocessing.get_context("spawn")
     # Only Linux tells which of the cores are this process's.
-    own = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    threads = max(1, len(own(0)) // workers)
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    threads = max(1, len(cores(0)) // workers)
     processes = [
         context.Process(
             target=_work, args=(trials, open_runner, directory, threads), daemon=True

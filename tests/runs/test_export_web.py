@@ -60,7 +60,7 @@ def test_a_folder(align, tmp_path, capsys):
 
 def test_no_picture_can_be_read(align, tmp_path):
     (tmp_path / "c.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="no usable pictures among 1: 1 unreadable"):
+    with pytest.raises(InputError, match="no usable images among 1: 1 unreadable"):
         build_index(align, str(tmp_path))
 
 
