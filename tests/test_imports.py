@@ -49,7 +49,7 @@ ROOMS = {
         *("text", "images"),
     ),
     # What a run takes, by formulas.
-    "planning": ("runs", "models", "config"),
+    "planning": ("models", "config"),
     "config": (),
 }
 # Where configs meet the rest.
@@ -65,7 +65,6 @@ LIGHT = (
     "protocols/suite.py",
     "cli/main.py",
     "runs/about_run.py",
-    "runs/model_sizes.py",
     "runs/run.py",
     "runs/run_folder.py",
     "cli/plan.py",

@@ -102,10 +102,12 @@ def run(arguments):
 
 
 def _workers(text):
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"it must be a whole number of at least 1, received {text!r}; leave it out "
+            "for all cores"
+        )
+    return int(text)
 
 
 def _say_what_is_next(corpus):

@@ -23,7 +23,7 @@ COMMANDS = {
     "plan": "say what an experiment will take: parameters, memory, traffic, days",
     "evaluate": "measure a model by a protocol of the paper, or by all of them",
     "export": "write a model for TensorFlow Serving, for phones or for browsers",
-    "search": "find pictures in a finished run, by a text or by a picture",
+    "search": "find images in a finished run, by a text or by an image",
     "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
 }
 # What is written to, which is on this machine: gs://bucket/run would become a folder

@@ -1,5 +1,7 @@
 """The training pipeline: stored pairs → augmented, tokenized batches."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from align_keras.data.order import ordered_pairs
@@ -16,29 +18,29 @@ from align_keras.utils.errors import InputError
 
 
 def training_batches(
-    builder,
-    split,
-    tokenizer,
+    builder: Any,
+    split: str,
+    tokenizer: Any,
     *,
-    image_size,
-    batch_size,
-    seed=0,
-    start_step=0,
-    shuffle_buffer_size=20_000,
-    cache=False,
-    crop=True,
-    flip=True,
-    zoom=0.0,
-    shift=0.0,
-    recolor=0.0,
-    input_pipeline_id=0,
-    num_input_pipelines=1,
-    data_service=None,
-    pair_weighted=False,
-):
-    """Endless batches of augmented pictures and one caption each.
+    image_size: int,
+    batch_size: int,
+    seed: int = 0,
+    start_step: int = 0,
+    shuffle_buffer_size: int = 20_000,
+    cache: bool = False,
+    crop: bool = True,
+    flip: bool = True,
+    zoom: float = 0.0,
+    shift: float = 0.0,
+    recolor: float = 0.0,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+    data_service: str | None = None,
+    pair_weighted: bool = False,
+) -> tf.data.Dataset:
+    """Endless batches of augmented images and one caption each.
 
-    An epoch holds each picture once, with one of its captions at random, or, if
+    An epoch holds each image once, with one of its captions at random, or, if
     `pair_weighted`, once for each of its captions, as the paper's pairs.
 
     The batches are a function of the arguments alone: batch k of a pipeline
@@ -48,7 +50,7 @@ def training_batches(
 
     Several input pipelines, one a host, share a global batch, each giving
     `batch_size / num_input_pipelines` of its rows. With at least as many files
-    (shards) as pipelines, each reads a part of the files of its own, and its
+    (shards) as pipelines, each reads another part of the files, and its
     epochs are of this part. With fewer, or with `cache`, each reads all records
     but decodes only its rows (with `cache`, all), and the rows of all, in the
     order of the ids, are the batch of a single pipeline.
@@ -62,11 +64,11 @@ def training_batches(
         batch_size: int ≥ 1, pairs a batch over all replicas.
         seed: int, of shuffling, caption choice and augmentation.
         start_step: int ≥ 0, batches to leave out.
-        shuffle_buffer_size: int ≥ 1, pairs to draw from; encoded pictures are
+        shuffle_buffer_size: int ≥ 1, pairs to draw from; encoded images are
             held, or decoded ones if `cache`.
-        cache: bool, keep all decoded, resized pictures in memory.
+        cache: bool, keep all decoded, resized images in memory.
         crop: bool, crop at a random place.
-        flip: bool, mirror half of the pictures.
+        flip: bool, mirror half of the images.
         zoom: float ≥ 0, see `augment_images`.
         shift: float ≥ 0, see `augment_images`.
         recolor: float in [0, 1], see `augment_images`.
@@ -82,7 +84,7 @@ def training_batches(
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
-        [0, 255], float32, or uint8 where pictures are only cropped and mirrored
+        [0, 255], float32, or uint8 where images are only cropped and mirrored
         (no `cache`, `zoom`, `shift` or `recolor`), `token_ids` and
         `padding_mask` int32 (rows, sequence_length).
 
@@ -100,7 +102,7 @@ def training_batches(
         if cache:
             raise InputError(
                 "cache must be false with a data_service, whose workers keep no "
-                f"pictures, received {data_service!r}; leave one of them out."
+                f"images, received {data_service!r}; leave one of them out."
             )
     order = {
         "batch_size": batch_size,
@@ -129,8 +131,62 @@ def training_batches(
     return batches.map(inputs, tf.data.AUTOTUNE).prefetch(2)
 
 
+def batch_ids(
+    builder: Any,
+    split: str,
+    *,
+    batch_size: int,
+    step: int,
+    seed: int = 0,
+    shuffle_buffer_size: int = 20_000,
+    cache: bool = False,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+    pair_weighted: bool = False,
+) -> list[str]:
+    """Tells which pairs `training_batches` puts into a batch.
+
+    For the diagnosis of a step that went wrong. No image is decoded.
+
+    Args:
+        builder: prepared TFDS builder, or a `Mixture` of them.
+        split: str.
+        batch_size: int ≥ 1, as `training_batches` got it, and so all below.
+        step: int ≥ 0, the number of the batch.
+        seed: int.
+        shuffle_buffer_size: int ≥ 1.
+        cache: bool.
+        input_pipeline_id: int.
+        num_input_pipelines: int ≥ 1.
+        pair_weighted: bool.
+
+    Returns:
+        list of str, the ids of the rows in order. Under a `data_service` the
+        batch holds others.
+
+    Raises:
+        InputError: as `training_batches`.
+    """
+    check_batch_size(batch_size, builder, split)
+    pairs = ordered_pairs(
+        builder,
+        split,
+        lambda example: example["id"],
+        batch_size=batch_size,
+        start_step=step,
+        seed=seed,
+        shuffle_buffer_size=shuffle_buffer_size,
+        cache=cache,
+        input_pipeline_id=input_pipeline_id,
+        num_input_pipelines=num_input_pipelines,
+        pair_weighted=pair_weighted,
+    )
+    rows = pairs.take(batch_size // num_input_pipelines)
+    return [identifier.decode() for _, (identifier, _) in rows.as_numpy_iterator()]
+
+
 def _cropped(builder, split, image_size, crop, flip, order):
-    """Batches (images, captions); of a picture, only its crop is decoded."""
+    """Batches (images, captions); of an image, only its crop is decoded."""
     seed = tf.cast(order["seed"], tf.int64)
 
     def read(example):
@@ -150,7 +206,7 @@ def _cropped(builder, split, image_size, crop, flip, order):
 
 
 def _varied(builder, split, image_size, variation, cache, order):
-    """Batches (images, captions); whole pictures are resized, then varied."""
+    """Batches (images, captions); whole images are resized, then varied."""
     seed = tf.cast(order["seed"], tf.int64)
     resize_size = crop_size_to_resize_size(image_size)
 

@@ -1,6 +1,7 @@
-"""Pictures with classes → batches, to train a classifier and to judge it."""
+"""Images with classes → batches, to train a classifier and to judge it."""
 
 import os
+from collections.abc import Collection
 
 import numpy as np
 import tensorflow as tf
@@ -18,37 +19,37 @@ _PREFETCHED = 2
 
 
 def labelled_batches(
-    images,
-    labels,
+    images: Collection,
+    labels: np.ndarray,
     *,
-    image_size,
-    batch_size,
-    crop="inception",
-    min_area=0.08,
-    flip=True,
-    seed=0,
-    shuffle_buffer_size=10_000,
-    start_step=0,
-):
-    """Endless batches of varied pictures and their classes.
+    image_size: int,
+    batch_size: int,
+    crop: str = "inception",
+    min_area: float = 0.08,
+    flip: bool = True,
+    seed: int = 0,
+    shuffle_buffer_size: int = 10_000,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """Endless batches of varied images and their classes.
 
     Epochs follow on each other within a batch, so that a set may be smaller than
-    one. A picture that can't be decoded is left out. The batches are a function of
-    the arguments; batch k is that of a start at 0, unless some pictures before it
+    one. An image that can't be decoded is left out. The batches are a function of
+    the arguments; batch k is that of a start at 0, unless some images before it
     can't be decoded.
 
     Args:
-        images: re-iterable with a length, of paths, encoded pictures (bytes) or
+        images: re-iterable with a length, of paths, encoded images (bytes) or
             uint8 arrays (height, width, 3), all of one kind.
-        labels: int array (n,), the pictures' classes.
+        labels: int array (n,), the images' classes.
         image_size: int, the side of the encoder's input in pixels.
         batch_size: int ≥ 1.
         crop: `"inception"`, as `inception_crop_bytes`; or `"whole"`, the whole
-            picture, resized without keeping its aspect.
+            image, resized without keeping its aspect.
         min_area: float in (0, 1], of `"inception"`.
-        flip: bool, mirror half of the pictures.
+        flip: bool, mirror half of the images.
         seed: int.
-        shuffle_buffer_size: int ≥ 1, pictures to draw from, encoded; paths are
+        shuffle_buffer_size: int ≥ 1, images to draw from, encoded; paths are
             drawn from all.
         start_step: int ≥ 0, batches to leave out.
 
@@ -58,7 +59,7 @@ def labelled_batches(
 
     Raises:
         InputError: if `images` and `labels` differ in number, or are none, or if no
-            picture can be decoded.
+            image can be decoded.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -66,7 +67,7 @@ def labelled_batches(
     read, items = _items(images, labels)
     if next(iter(_decodable(read, items)), None) is None:
         raise InputError(
-            "images must hold a JPEG, PNG, GIF, BMP or WebP picture to learn from, "
+            "images must hold a JPEG, PNG, GIF, BMP or WebP file to learn from, "
             "received none that can be decoded; fetch the data again."
         )
     if read is tf.io.read_file:
@@ -93,8 +94,10 @@ def labelled_batches(
     return pairs.batch(batch_size, drop_remainder=True).prefetch(_PREFETCHED)
 
 
-def evaluation_batches(images, *, image_size, batch_size, central_crop=0.875):
-    """All pictures that can be decoded, once and in order, with their numbers.
+def evaluation_batches(
+    images: Collection, *, image_size: int, batch_size: int, central_crop: float = 0.875
+) -> tf.data.Dataset:
+    """All images that can be decoded, once and in order, with their numbers.
 
     Args:
         images: as `labelled_batches`.
@@ -111,12 +114,12 @@ def evaluation_batches(images, *, image_size, batch_size, central_crop=0.875):
     def cropped(row, image):
         return row, central_crop_bytes(read(image), image_size, central_crop)
 
-    pictures = items.map(cropped, tf.data.AUTOTUNE).ignore_errors()
-    return pictures.batch(batch_size).prefetch(_PREFETCHED)
+    decoded = items.map(cropped, tf.data.AUTOTUNE).ignore_errors()
+    return decoded.batch(batch_size).prefetch(_PREFETCHED)
 
 
-def unreadable_rows(images):
-    """Finds the pictures that can't be decoded.
+def unreadable_rows(images: Collection) -> list[int]:
+    """Finds the images that can't be decoded.
 
     Args:
         images: as `labelled_batches`.
@@ -129,7 +132,7 @@ def unreadable_rows(images):
 
 
 def _decodable(read, items):
-    """The rows whose picture can be decoded."""
+    """The rows whose image can be decoded."""
 
     def decoded(row, image):
         return row + tf.cast(tf.size(decode_image(read(image))) * 0, tf.int64)

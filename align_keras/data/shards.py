@@ -1,15 +1,24 @@
-"""The files of a corpus's split."""
+"""The files of a corpus's split, and how many captions their images have."""
+
+import pathlib
+import zipfile
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from tensorflow_datasets.core import FileFormat
 
-from align_keras.data.caption_counts import caption_counts, count_captions
 from align_keras.datasets.array_records import array_records, is_array_record
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_write
+from align_keras.utils.progress import say
 
 _READ_BUFFER_BYTES = 1 << 20
+# Beside the data, so that they are counted once.
+_FILE = "caption_counts.npz"
+_READ_AT_ONCE = 256
 
 
 class Shards:
@@ -20,7 +29,7 @@ class Shards:
         split: str, such as `"train"` or `"train[:10%]"`.
         input_pipeline_id: int, which part of the stored order.
         num_input_pipelines: int ≥ 1, parts of equal size; a file at the border
-            of two is read by both, each its own records.
+            of two is read by both, each the records of its part.
         pair_weighted: bool, each caption of an image is an entry of an epoch.
 
     Attributes:
@@ -74,16 +83,18 @@ class Shards:
         return len(self.paths)
 
     @property
-    def num_examples(self):
+    def num_examples(self) -> int:
         """int, the records of all files."""
         return int(self.takes.sum())
 
     @property
-    def num_entries(self):
+    def num_entries(self) -> int:
         """int, the entries of an epoch."""
         return int(self.sizes.sum())
 
-    def interleaved(self, numbers, number_of_pass=0):
+    def interleaved(
+        self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
+    ) -> tf.data.Dataset:
         """Reads some of the files at the same time.
 
         Args:
@@ -142,7 +153,7 @@ class Shards:
         return sizes
 
 
-def enough_shards(builder, split, num_input_pipelines):
+def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
     """Whether there are as many files as input pipelines, in every corpus."""
     return all(
         member.info.splits[split].num_shards >= num_input_pipelines
@@ -150,7 +161,7 @@ def enough_shards(builder, split, num_input_pipelines):
     )
 
 
-def check_data_service(builder, data_service):
+def check_data_service(builder: Any, data_service: str | None) -> None:
     """Raises if a tf.data service is to read what only this process can."""
     if any(is_array_record(member) for member in _members(builder)):
         raise InputError(
@@ -162,3 +173,65 @@ def check_data_service(builder, data_service):
 
 def _members(builder):
     return builder.members.values() if isinstance(builder, Mixture) else [builder]
+
+
+def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
+    """Counts the captions of a split's images.
+
+    The first time, all of the split's files are read; the counts are then kept beside
+    them, unless their folder can't be written.
+
+    Args:
+        builder: prepared TFDS builder.
+        split: str, such as `"train"` or `"train[:10%]"`.
+
+    Returns:
+        dict, a file's path → uint32 array (images,) of all images in that file.
+    """
+    store = pathlib.Path(builder.data_path) / _FILE
+    kept, parts = _read_kept(store), builder.info.splits[split].file_instructions
+    missing = [
+        part
+        for part in parts
+        if len(kept.get(part.basename(), ())) != part.examples_in_shard
+    ]
+    if missing:
+        say(f"counting the captions of {len(missing):,} files of {builder.name}")
+        kept |= {part.basename(): _count(builder, part) for part in missing}
+        _keep(store, kept)
+    return {str(part.filename): kept[part.basename()] for part in parts}
+
+
+def count_captions(builder: Any, serialized: tf.Tensor) -> tf.Tensor:
+    """Returns the number of captions of a serialized example, an int32 tensor ()."""
+    captions = {"captions": builder.info.features["captions"]}
+    features = tfds.features.FeaturesDict(captions)
+    return tf.size(features.deserialize_example(serialized)["captions"])
+
+
+def _count(builder, part):
+    if is_array_record(builder):
+        records = array_records(str(part.filename), 0, part.examples_in_shard)
+    else:
+        records = tf.data.TFRecordDataset(str(part.filename))
+    counts = records.map(
+        lambda record: count_captions(builder, record), tf.data.AUTOTUNE
+    ).batch(_READ_AT_ONCE)
+    parts = [batch.astype(np.uint32) for batch in counts.as_numpy_iterator()]
+    return np.concatenate([np.zeros(0, np.uint32), *parts])
+
+
+def _read_kept(store):
+    try:
+        with np.load(store) as kept:
+            return dict(kept)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return {}  # There is none, or it is damaged.
+
+
+def _keep(store, counts):
+    try:
+        with atomic_write(store, "wb") as file:
+            np.savez(file, **counts)
+    except OSError:
+        return  # A folder that is only read; they are counted again next time.

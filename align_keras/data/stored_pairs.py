@@ -1,5 +1,9 @@
-"""The stored examples of a split, and how many there are."""
+"""The stored examples of a split: how many, one after another, or all in memory."""
 
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from align_keras.datasets.array_records import stored_examples
@@ -9,8 +13,8 @@ from align_keras.utils.errors import InputError
 DECODERS = {"image": tfds.decode.SkipDecoding()}
 
 
-def stored_pairs(builder, split):
-    """The examples in the order in which they are stored, pictures undecoded."""
+def stored_pairs(builder: Any, split: str) -> tf.data.Dataset:
+    """The examples in the order in which they are stored, images undecoded."""
     split_size(builder, split)
     options = {
         "shuffle_files": False,
@@ -22,7 +26,7 @@ def stored_pairs(builder, split):
     return stored_examples(builder, split, **options)
 
 
-def check_batch_size(batch_size, builder, split):
+def check_batch_size(batch_size: int, builder: Any, split: str) -> None:
     """Raises unless the split holds at least one batch."""
     pairs = split_size(builder, split)
     if batch_size > pairs:
@@ -34,11 +38,11 @@ def check_batch_size(batch_size, builder, split):
         )
 
 
-def split_size(builder, split):
-    """Returns the number of pictures of a split.
+def split_size(builder: Any, split: str) -> int:
+    """Returns the number of images of a split.
 
     Raises:
-        InputError: if the corpus has no such split, or fewer images than it takes;
+        InputError: if the corpus hasn't the split, or fewer images than it takes;
             names the splits that it has.
     """
     try:
@@ -57,5 +61,56 @@ def split_size(builder, split):
             ) from error
         raise InputError(
             f"{builder.name} has no split {split!r}, only {known}; name one of these "
-            "as tfds_split, or give more pairs: two different pictures at least."
+            "as tfds_split, or give more pairs: two different images at least."
         ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalSet:
+    """The images of a split with all their captions, in stored order.
+
+    Attributes:
+        ids: list of str.
+        images: list of bytes, the encoded images.
+        captions: list of list of str, each image's captions.
+        image_keys: list of str, equal for pixel-identical images.
+    """
+
+    ids: list
+    images: list
+    captions: list
+    image_keys: list
+
+    def __len__(self):
+        return len(self.ids)
+
+
+def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
+    """Reads a split of a prepared corpus into memory.
+
+    Args:
+        builder: prepared TFDS builder of the corpora's features.
+        split: str.
+
+    Returns:
+        `RetrievalSet`.
+    """
+    examples = list(tfds.as_numpy(stored_pairs(builder, split)))
+    return RetrievalSet(
+        ids=[example["id"].decode() for example in examples],
+        images=[example["image"] for example in examples],
+        captions=[
+            [caption.decode() for caption in example["captions"]]
+            for example in examples
+        ],
+        image_keys=[example["image_key"].decode() for example in examples],
+    )
+
+
+def read_captions(builder: Any, split: str) -> list[str]:
+    """Returns all captions of a split, a list of str in stored order."""
+    return [
+        caption.decode()
+        for example in tfds.as_numpy(stored_pairs(builder, split))
+        for caption in example["captions"]
+    ]

@@ -1,6 +1,7 @@
 """Named sizes of ALIGN: the paper's grid and small ones, with what they cost."""
 
 import dataclasses
+from typing import Any
 
 from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
@@ -152,6 +153,31 @@ def presets() -> PresetTable:
     640
     """
     return PresetTable(_preset(name) for name in preset_names())
+
+
+def with_preset(model_config: Any) -> Any:
+    """Returns a `ModelConfig` with its preset's variants and sizes.
+
+    Args:
+        model_config: `ModelConfig`, returned as it is if its `preset` is None.
+    """
+    if model_config.preset is None:
+        return model_config
+    sizes = preset_config(model_config.preset)
+    return dataclasses.replace(
+        model_config,
+        image_encoder=dataclasses.replace(
+            model_config.image_encoder,
+            variant=sizes["image_encoder"],
+            image_size=sizes["image_size"],
+        ),
+        text_encoder=dataclasses.replace(
+            model_config.text_encoder,
+            variant=sizes["text_encoder"],
+            sequence_length=sizes["sequence_length"],
+        ),
+        projection_dim=sizes["projection_dim"],
+    )
 
 
 def _preset(name):

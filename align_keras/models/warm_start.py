@@ -112,7 +112,7 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
         _copy(source.text_encoder, text_encoder, weights)
 
 
-def temperature_of(weights: str) -> float:
+def temperature_of(weights: str | None) -> float:
     """Returns the temperature of an ALIGN, float.
 
     Args:

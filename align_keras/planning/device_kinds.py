@@ -1,4 +1,4 @@
-"""What accelerators can do at most, by their makers' own numbers."""
+"""What accelerators can do at most, by their makers' numbers."""
 
 import difflib
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class DeviceKind(NamedTuple):
             GPUs that have it).
         half_flops: float, the same under mixed_bfloat16 and mixed_float16.
         bandwidth: float, bytes a second that its memory gives or takes.
-        memory: int, bytes; None where it isn't the device's own.
+        memory: int, bytes; None where it is shared with others.
         source: str, where the numbers come from.
     """
 

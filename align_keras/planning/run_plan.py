@@ -9,14 +9,11 @@ from align_keras.config import (
     ModelConfig,
     OptimizationConfig,
 )
+from align_keras.models.preset_table import with_preset
 from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
+from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.planning.device_kinds import DeviceKind, find_device_kind
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
-from align_keras.runs.model_sizes import (
-    image_encoder_sizes,
-    text_encoder_sizes,
-    with_preset,
-)
 from align_keras.utils.errors import InputError
 
 # Shares of the peak. EfficientNet's depthwise convolutions and normalizations leave
@@ -180,7 +177,7 @@ def fewest_devices(
     """
     if kind.memory is None:
         raise InputError(
-            f"devices must be given for {name}, whose memory isn't a device's own."
+            f"devices must be given for {name}, whose memory others share."
         )
     for devices in range(1, batch_size + 1):
         if batch_size % devices:
@@ -221,11 +218,11 @@ def stage_sizes(
     """Returns the `RunSizes` of a stage of a recipe on so many devices.
 
     The classifier is an image encoder whose projection is the head. The last stage's
-    model is judged too, at its own size.
+    model is judged too, at its `eval_size`.
     """
     stage, model = getattr(recipe, name), with_preset(model_config)
     tower = {
-        **image_encoder_sizes(model),
+        **_image_sizes(model),
         "projection_dim": num_classes,
         "padding": model.image_encoder.padding or "tf",
     }
@@ -260,14 +257,14 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
     image, text = model.image_encoder, model.text_encoder
     return RunSizes(
         image=image_tower_cost(
-            **image_encoder_sizes(model),
+            **_image_sizes(model),
             image_size=image.image_size,
             padding=image.padding or "tf",
             rematerialize=image.rematerialize,
             locked=image.locked,
         ),
         text=text_tower_cost(
-            **text_encoder_sizes(model),
+            **_text_sizes(model),
             vocabulary_size=text.vocabulary_size,
             sequence_length=text.sequence_length,
             max_sequence_length=text.max_sequence_length,
@@ -288,6 +285,28 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
         negatives_fraction=config.task.loss.negatives_fraction,
         share_equal_captions=config.task.loss.share_equal_captions,
     )
+
+
+def _image_sizes(model_config):
+    """Returns `ImageEncoder`'s coefficients, projection and classes."""
+    image = model_config.image_encoder
+    return image_encoder_arguments(
+        image.variant,
+        model_config.projection_dim,
+        image.width_coefficient,
+        image.depth_coefficient,
+        image.num_classes,
+    )
+
+
+def _text_sizes(model_config):
+    """Returns `TextEncoder`'s layers, widths, heads and projection."""
+    text = model_config.text_encoder
+    sizes = text_encoder_arguments(text.variant)
+    given = {name: getattr(text, name, None) for name in sizes}
+    sizes.update({name: size for name, size in given.items() if size is not None})
+    projection_dim = model_config.projection_dim if text.projection else None
+    return {**sizes, "projection_dim": projection_dim}
 
 
 def optimizer_slots(optimizer_config: OptimizationConfig) -> int:

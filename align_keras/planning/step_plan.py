@@ -4,7 +4,7 @@ Operations of a step over all devices (two for each multiplication):
 
 - forward: those of both towers, for each pair of the batch;
 - backward: twice the forward pass of what learns;
-- recomputation: the blocks or layers of a tower once more with rematerialisation,
+- recomputation: the blocks or layers of a tower once more with rematerialization,
   both towers once more with micro-batches;
 - loss: a product of N² logits of width d takes 2·d·N² operations, divided by the
   parts that `negatives_fraction` makes. One goes forward, two go backward, and one
@@ -23,13 +23,13 @@ Memory of a device, in bytes:
 - embeddings: both towers', those gathered from all devices, and their gradients.
 
 The sum is what a step needs beside the program itself. Measured steps of TensorFlow's
-own graph executor on CPUs are within 20% of it, part by part. Two things aren't in it:
+graph executor on CPUs are within 20% of it, part by part. Two things aren't in it:
 the update of the weights, which needs another two copies of the largest weight, but
-when the activations are gone; and XLA, on TPUs, which fuses normalisations and
+when the activations are gone; and XLA, on TPUs, which fuses normalizations and
 activations that the executor keeps apart, and pads channels.
 
 Traffic: bytes that each device receives. A gather of all devices' rows brings it all
-but its own; a sum over devices moves twice as much, as a ring does.
+but what it made; a sum over devices moves twice as much, as a ring does.
 
 Time of a step: the operations of each encoder at the share of the peak that it reaches,
 which is far more for BERT's matrix products, and for the loss's, than for
@@ -45,6 +45,7 @@ are added up in one pass, so nothing is computed again for them.
 
 import dataclasses
 
+from align_keras.models.tower_costs import TowerCost
 from align_keras.utils.errors import InputError
 
 _FLOAT32, _HALF = 4, 2
@@ -53,7 +54,7 @@ _SECONDS_A_DAY = 86_400
 AUTO_TILE_SIZE = 2048
 AUTO_KEPT_LOGITS = 2**28
 # How often these are there at the peak, measured (tests/planning/test_step_plan.py): a
-# tile, all logits of the plain form, a device's own embeddings, those of all devices.
+# tile, all logits of the plain form, a device's embeddings, those of all devices.
 _TILES = 3
 _PLAIN_LOGITS = 13
 _OWN_EMBEDDINGS = 2
@@ -72,7 +73,7 @@ class RunSizes:
         devices: int, replicas.
         train_steps: int.
         micro_batch_size: int or None, pairs that a device embeds at a time.
-        virtual_batch_size: int or None, pairs that are normalised together.
+        virtual_batch_size: int or None, pairs that are normalized together.
         slots: int, variables that the optimizer has for each learned weight.
         half_precision: bool, whether the towers compute in 16 bits.
         tile_size: int, `"auto"` or None, as `contrastive_loss`.
@@ -80,8 +81,8 @@ class RunSizes:
         share_equal_captions: bool, which gathers the images too.
     """
 
-    image: object
-    text: object
+    image: TowerCost
+    text: TowerCost | None
     projection_dim: int
     global_batch_size: int
     devices: int
@@ -95,33 +96,35 @@ class RunSizes:
     share_equal_captions: bool = False
 
     @property
-    def towers(self):
+    def towers(self) -> dict[str, TowerCost]:
         """Dict from encoder to `TowerCost`."""
         towers = {"image encoder": self.image, "text encoder": self.text}
         return {name: tower for name, tower in towers.items() if tower is not None}
 
     @property
-    def is_contrastive(self):
+    def is_contrastive(self) -> bool:
         """bool, whether there are two encoders, a temperature and their loss."""
         return self.text is not None
 
     @property
-    def learned(self):
+    def learned(self) -> int:
         """int, weights that the optimizer updates, the temperature included."""
-        return self.is_contrastive + sum(own.learned for own in self.towers.values())
+        return self.is_contrastive + sum(
+            tower.learned for tower in self.towers.values()
+        )
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """int, pairs of a device."""
         return self.global_batch_size // self.devices
 
     @property
-    def parts(self):
+    def parts(self) -> int:
         """int, parts of a device's rows that have only their own negatives."""
         return round(1 / self.negatives_fraction)
 
     @property
-    def keeps_logits(self):
+    def keeps_logits(self) -> bool:
         """bool, whether the backward pass reads the logits of the forward pass."""
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
@@ -153,7 +156,9 @@ class StepPlan:
     train_steps: int
     devices: int
 
-    def seconds(self, image_rate, text_rate, bandwidth):
+    def seconds(
+        self, image_rate: float, text_rate: float, bandwidth: float
+    ) -> dict[str, float]:
         """Returns how long a step takes, by part.
 
         Args:
@@ -177,13 +182,13 @@ class StepPlan:
             "update of the weights": self.updated_bytes / bandwidth,
         }
 
-    def days(self, image_rate, text_rate, bandwidth):
+    def days(self, image_rate: float, text_rate: float, bandwidth: float) -> float:
         """Returns how long all steps take, in days; the arguments are `seconds`'."""
         seconds = sum(self.seconds(image_rate, text_rate, bandwidth).values())
         return self.train_steps * seconds / _SECONDS_A_DAY
 
 
-def plan_step(sizes):
+def plan_step(sizes: RunSizes) -> StepPlan:
     """Computes what a run takes.
 
     Args:
@@ -222,7 +227,7 @@ def plan_step(sizes):
     )
 
 
-def check_division(sizes):
+def check_division(sizes: RunSizes) -> None:
     """Raises unless all devices, and all parts of a device, get equally many pairs."""
     batch, devices = sizes.global_batch_size, sizes.devices
     if devices < 1 or batch % devices:
@@ -242,7 +247,7 @@ def check_division(sizes):
             )
 
 
-def flops(sizes):
+def flops(sizes: RunSizes) -> dict[str, int]:
     """Operations of a step over all devices, by part."""
     pairs, towers = sizes.global_batch_size, sizes.towers.values()
     forward = pairs * sum(tower.flops for tower in towers)
@@ -262,29 +267,29 @@ def flops(sizes):
     return {**parts, "loss": product * (3 if sizes.keeps_logits else 4)}
 
 
-def embeds_twice(sizes):
+def embeds_twice(sizes: RunSizes) -> bool:
     """Whether micro-batches are embedded once for the loss and once for gradients."""
     return sizes.is_contrastive and sizes.micro_batch_size is not None
 
 
-def encoder_flops(sizes, tower):
+def encoder_flops(sizes: RunSizes, tower: TowerCost) -> int:
     """Operations that a step takes of one encoder, over all devices."""
     forward = tower.flops * (2 if embeds_twice(sizes) else 1)
     again = tower.recomputed_flops + 2 * tower.learned_flops
     return sizes.global_batch_size * (forward + again)
 
 
-def updated_bytes(sizes):
+def updated_bytes(sizes: RunSizes) -> int:
     """Bytes that the update of the weights reads and writes on a device."""
     micro_batches = sizes.rows // (sizes.micro_batch_size or sizes.rows)
     added = 3 * (micro_batches - 1)
     return _FLOAT32 * sizes.learned * (3 + 2 * sizes.slots + added)
 
 
-def memory(sizes):
+def memory(sizes: RunSizes) -> dict[str, int]:
     """Bytes of a device, by part."""
     towers, learned = sizes.towers, sizes.learned
-    weights = sizes.is_contrastive + sum(own.parameters for own in towers.values())
+    weights = sizes.is_contrastive + sum(tower.parameters for tower in towers.values())
     rows = sizes.micro_batch_size or sizes.rows
     value = _HALF if sizes.half_precision else _FLOAT32
     kept = sum(tower.kept for tower in towers.values())
@@ -308,24 +313,24 @@ def memory(sizes):
     }
 
 
-def logits(sizes):
+def logits(sizes: RunSizes) -> int:
     """Values of a device's logits at the peak."""
     rows, columns = sizes.rows // sizes.parts, sizes.global_batch_size // sizes.parts
     if sizes.tile_size is None:
         return _PLAIN_LOGITS * sizes.parts * rows * columns
-    tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else sizes.tile_size
+    tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
     kept = sizes.parts * rows * columns if sizes.keeps_logits else 0
     return kept + _TILES * min(tile, rows) * min(tile, columns)
 
 
-def embeddings(sizes):
-    """Values of a device's own and of the gathered embeddings, with gradients."""
+def embeddings(sizes: RunSizes) -> int:
+    """Values of a device's and of the gathered embeddings, with gradients."""
     everyone = _ALL_EMBEDDINGS + (1 if sizes.share_equal_captions else 0)
     rows = _OWN_EMBEDDINGS * sizes.rows + everyone * sizes.global_batch_size
     return sizes.projection_dim * rows
 
 
-def traffic(sizes):
+def traffic(sizes: RunSizes) -> dict[str, int]:
     """Bytes that a device receives in a step, by part."""
     others = (sizes.devices - 1) / sizes.devices
     weights = round(2 * others * _FLOAT32 * sizes.learned)

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
@@ -10,19 +12,21 @@ from align_keras.utils.files import atomic_write, read_json
 _DATA_FILE = "data.json"
 
 
-def save_data_notes(directory, notes):
+def save_data_notes(directory: str | os.PathLike, notes: Mapping[str, Mapping]) -> None:
     """Keeps in a run's folder what its corpora hold and have dropped.
 
     Args:
         directory: str or `pathlib.Path`, the run's folder.
         notes: dict, name of the corpus → dict whose `summary` is a list of lines.
     """
-    lines = {name: list(own.get("summary", [])) for name, own in notes.items()}
+    lines = {name: list(note.get("summary", [])) for name, note in notes.items()}
     with atomic_write(pathlib.Path(directory) / _DATA_FILE) as file:
         json.dump(lines, file, indent=1)
 
 
-def about_run(directory, command=None):
+def about_run(
+    directory: str | os.PathLike, command: str | None = None
+) -> dict[str, Any]:
     """Returns what is known of a model's origin, as `model_card` takes it.
 
     Args:
@@ -37,7 +41,7 @@ def about_run(directory, command=None):
         InputError: if the run's `data.json` or `metrics.jsonl` is damaged.
     """
     directory = pathlib.Path(directory)
-    about = {
+    about: dict[str, Any] = {
         "source": f"`{command or directory.name}`",
         "data": None,
         "evaluation": None,
@@ -48,7 +52,7 @@ def about_run(directory, command=None):
         # Only here, since it imports Keras.
         from align_keras.training.metrics_log import MetricsLog
 
-        newest = {}
+        newest: dict[str, float] = {}
         for line in MetricsLog(directory / "metrics.jsonl").read():
             newest |= line
         # Not how fast it was trained.
@@ -69,7 +73,9 @@ def _read_data(path):
     return data
 
 
-def read_evaluations(paths, model):
+def read_evaluations(
+    paths: Iterable[str | os.PathLike], model: str | os.PathLike
+) -> list[dict]:
     """Reads what `align-keras evaluate --json` printed of a model.
 
     Args:
@@ -80,7 +86,7 @@ def read_evaluations(paths, model):
         list of dict, as `model_card` takes them for `measured`.
 
     Raises:
-        InputError: if a file isn't such a result, or is one of another model.
+        InputError: if a file isn't what it printed, or is one of another model.
     """
     return [_read_evaluation(path, model) for path in paths]
 
@@ -90,7 +96,7 @@ def _read_evaluation(path, model):
         report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         slices = report.get("slices", {})
         fits = (
-            all(isinstance(report[own], str) for own in ("model", "protocol", "data"))
+            all(isinstance(report[name], str) for name in ("model", "protocol", "data"))
             and _are_metrics(report["metrics"])
             and _are_metrics(slices)
             and _have_intervals(slices)

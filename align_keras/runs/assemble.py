@@ -4,12 +4,24 @@ Corpora, vocabulary, model, optimizer and loss, batches, schedule.
 """
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 
+from align_keras.config import (
+    DataConfig,
+    ExperimentConfig,
+    LearningRateConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizationConfig,
+    TrainerConfig,
+)
 from align_keras.data import batch_ids, training_batches
-from align_keras.data.retrieval_set import read_captions
+from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets import build_corpus
 from align_keras.images import crop_size_to_resize_size
 from align_keras.losses import ContrastiveLoss
@@ -20,6 +32,7 @@ from align_keras.models import (
     load_image_weights,
     load_text_weights,
 )
+from align_keras.models.preset_table import with_preset
 from align_keras.models.warm_start import (
     padding_of,
     project_class_names,
@@ -27,13 +40,12 @@ from align_keras.models.warm_start import (
     text_vocabulary,
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup
-from align_keras.runs.model_sizes import with_preset
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.training import TrainingSchedule
 from align_keras.utils.progress import progress_bar, say
 
 
-def prepare_corpus(data, image_size):
+def prepare_corpus(data: DataConfig, image_size: int) -> Any:
     """Builds the corpus of a data configuration, or opens the built one.
 
     Args:
@@ -44,14 +56,15 @@ def prepare_corpus(data, image_size):
     Returns:
         A prepared TFDS builder, or a `Mixture`.
     """
-    bars, totals = [], []
+    bars: list[progress_bar] = []
+    totals: list[int] = []
 
     def progress(done, total):
         if totals[-1:] != [total]:  # A mixture's grows as its next corpus begins.
             start = bars[-1].done if bars else 0
             stop()
             title = f"building {data.corpus}"
-            bars.append(progress_bar(title, "pictures", total, start))
+            bars.append(progress_bar(title, "images", total, start))
             totals.append(total)
             bars[-1].start()
         bars[-1].advance(done - bars[-1].done)
@@ -76,7 +89,9 @@ def prepare_corpus(data, image_size):
         stop()
 
 
-def prepare_vocabulary(config, builder, directory):
+def prepare_vocabulary(
+    config: ExperimentConfig, builder: Any, directory: str | os.PathLike
+) -> list[str]:
     """Takes the vocabulary of the text weights or the configured file, or learns it.
 
     Once a run: it is kept in the run's folder.
@@ -99,7 +114,9 @@ def prepare_vocabulary(config, builder, directory):
     return vocabulary
 
 
-def build_model(model_config, vocabulary=None):
+def build_model(
+    model_config: ModelConfig, vocabulary: Sequence[str] | None = None
+) -> ALIGN:
     """Builds ALIGN as `task.model` describes it.
 
     Args:
@@ -133,7 +150,7 @@ def build_model(model_config, vocabulary=None):
     return model
 
 
-def build_image_encoder(model_config):
+def build_image_encoder(model_config: ModelConfig) -> ImageEncoder:
     """Builds the image encoder, with random weights."""
     arguments = dataclasses.asdict(model_config.image_encoder)
     weights = arguments.pop("weights")
@@ -146,7 +163,9 @@ def build_image_encoder(model_config):
     )
 
 
-def build_text_encoder(model_config, vocabulary):
+def build_text_encoder(
+    model_config: ModelConfig, vocabulary: Sequence[str] | None
+) -> keras.Model:
     """Builds the text encoder, with random weights."""
     arguments = dataclasses.asdict(model_config.text_encoder)
     for name in ("vocabulary", "normalization", "weights", "learning_rate_multiplier"):
@@ -159,7 +178,11 @@ def build_text_encoder(model_config, vocabulary):
     )
 
 
-def build_optimizer(optimizer_config, train_steps, learning_rate_multipliers=None):
+def build_optimizer(
+    optimizer_config: OptimizationConfig,
+    train_steps: int,
+    learning_rate_multipliers: Mapping[str, float] | None = None,
+) -> keras.optimizers.Optimizer:
     """Builds the optimizer with its schedule and warm-up."""
     kind = optimizer_config.optimizer.type
     arguments = dataclasses.asdict(optimizer_config.optimizer.get())
@@ -174,23 +197,25 @@ def build_optimizer(optimizer_config, train_steps, learning_rate_multipliers=Non
     )
 
 
-def learning_rate_multipliers(model_config):
+def learning_rate_multipliers(model_config: ModelConfig) -> dict[str, float]:
     """Returns the factors of the towers' learning rates, by variable path.
 
     A tower's projection starts at random, so it learns at the full rate.
     """
-    towers = {
-        "image_encoder": model_config.image_encoder,
-        "text_encoder": model_config.text_encoder,
+    multipliers = {
+        "image_encoder": model_config.image_encoder.learning_rate_multiplier,
+        "text_encoder": model_config.text_encoder.learning_rate_multiplier,
     }
     return {
-        f"^{name}/(?!projection/)": tower.learning_rate_multiplier
-        for name, tower in towers.items()
-        if tower.learning_rate_multiplier != 1.0
+        f"^{name}/(?!projection/)": multiplier
+        for name, multiplier in multipliers.items()
+        if multiplier != 1.0
     }
 
 
-def build_schedule(optimizer_config, train_steps):
+def build_schedule(
+    optimizer_config: OptimizationConfig, train_steps: int
+) -> LinearWarmup:
     """Builds the learning-rate schedule; it ends at `train_steps`."""
     chosen, warmup = optimizer_config.learning_rate, optimizer_config.warmup
     warmup_steps = warmup.linear.warmup_steps if warmup.type == "linear" else 0
@@ -199,7 +224,9 @@ def build_schedule(optimizer_config, train_steps):
     return LinearWarmup(after, warmup_steps, start)
 
 
-def build_decay(learning_rate_config, steps):
+def build_decay(
+    learning_rate_config: LearningRateConfig, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule | float:
     """Builds what comes after the warm-up, a schedule or a number."""
     schedules = keras.optimizers.schedules
     rate = learning_rate_config.get()
@@ -218,13 +245,13 @@ def build_decay(learning_rate_config, steps):
     return schedules.CosineDecay(rate.initial_learning_rate, steps, rate.alpha)
 
 
-def build_loss(loss_config):
+def build_loss(loss_config: LossConfig) -> ContrastiveLoss:
     """Builds the loss: the configuration's fields are its arguments."""
     options = dataclasses.asdict(loss_config)
     return ContrastiveLoss(**{**options, "tile_size": options["tile_size"] or "auto"})
 
 
-def compile_model(model, config):
+def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
     """Compiles the model with the optimizer and the loss of the experiment."""
     model.compile(
         optimizer=build_optimizer(
@@ -238,7 +265,7 @@ def compile_model(model, config):
     )
 
 
-def batch_maker(config, builder, model):
+def batch_maker(config: ExperimentConfig, builder: Any, model: ALIGN) -> Callable:
     """Returns the function of the start step that makes the training batches."""
     data = config.task.train_data
 
@@ -262,7 +289,7 @@ def batch_maker(config, builder, model):
     return make_batches
 
 
-def batch_namer(config, builder):
+def batch_namer(config: ExperimentConfig, builder: Any) -> Callable:
     """Returns the function of a step that names the pairs of its batch.
 
     With a data service, whose workers decide on the order, it returns None.
@@ -278,7 +305,7 @@ def batch_namer(config, builder):
     return ids
 
 
-def order_arguments(config):
+def order_arguments(config: ExperimentConfig) -> dict[str, Any]:
     """What decides which pairs are in which batch."""
     data = config.task.train_data
     return {
@@ -290,7 +317,7 @@ def order_arguments(config):
     }
 
 
-def training_schedule(trainer):
+def training_schedule(trainer: TrainerConfig) -> TrainingSchedule:
     """The trainer's intervals as a `TrainingSchedule`."""
     return TrainingSchedule(
         train_steps=trainer.train_steps,

@@ -17,6 +17,7 @@ from align_keras.runs.about_run import about_run, save_data_notes
 from align_keras.runs.run_folder import (
     PARAMS_FILE,
     check_finished,
+    check_searchable,
     lock_config,
     next_steps,
     train_command,
@@ -26,7 +27,7 @@ from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
 MODES = ("train", "eval", "train_and_eval", "index")
-# Images and captions that the export embeds again in a process of its own.
+# Images and captions that the export embeds again in another process.
 _CHECKED = 64
 
 
@@ -91,14 +92,14 @@ def train(
                 f"{name} must be one of {', '.join(known)}, received {value!r}; choose "
                 "one of them."
             )
-    config = _loaded(config, params_override)
-    run = Run(config, model_dir)
+    run = Run(_loaded(config, params_override), model_dir)
     if mode == "index":
         check_finished(run.directory)
+    reads = mode == "eval"
     locked = (
-        contextlib.nullcontext() if mode == "eval" else lock_config(config, model_dir)
+        contextlib.nullcontext() if reads else lock_config(run.config, run.directory)
     )
-    with locked, _damaged_shards_named(config.task):
+    with locked, _damaged_shards_named(run.config.task):
         if mode == "eval":
             run.build()
             run.metrics = run.evaluate_checkpoint(checkpoint)
@@ -210,8 +211,8 @@ class Run:
 
     def _open_corpus(self, data):
         # A corpus that is built is only opened, so the same one may be asked for twice.
+        from align_keras.models.preset_table import with_preset
         from align_keras.runs.assemble import prepare_corpus
-        from align_keras.runs.model_sizes import with_preset
 
         model = with_preset(self.config.task.model)
         return prepare_corpus(data, model.image_encoder.image_size)
@@ -228,7 +229,7 @@ class Run:
         # By path, since training and test pairs may be two files of the user's.
         task = self.config.task
         return {
-            data.pairs or data.corpus: dict(builder.info.metadata or {})
+            str(data.pairs or data.corpus): dict(builder.info.metadata or {})
             for data, builder in (
                 (task.train_data, self.train_builder),
                 (task.validation_data, self.test_builder),
@@ -433,6 +434,22 @@ class Run:
             for line in notes.get("summary", []):
                 say(f"{name}: {line}")
         save_data_notes(self.directory, self.notes)
+
+    def search(self, *text: str, **options: Any) -> list[dict]:
+        """Finds validation images for texts, or for images and words.
+
+        Args:
+            *text: str, searched one after another.
+            **options: `image`, `plus`, `minus`, `text_weight` and `k` of
+                `align_keras.search.run_search.search`.
+
+        Returns:
+            list of dict, as that function returns it.
+        """
+        from align_keras.search.run_search import search
+
+        check_searchable(self.directory)
+        return search(self.directory, text, **options)
 
     def next_steps(self) -> list[str]:
         """Returns commands that make sense after this run."""

@@ -5,8 +5,10 @@ import os
 import pathlib
 import re
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
-from align_keras.config import changed_keys, load_config, save_config
+from align_keras.config import ExperimentConfig, changed_keys, load_config, save_config
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import hold, locked
 from align_keras.utils.progress import say
@@ -28,7 +30,7 @@ _CHANGEABLE = (
 )
 
 
-def lock_config(config, directory):
+def lock_config(config: ExperimentConfig, directory: str | os.PathLike) -> Any:
     """Binds a folder to a configuration, or checks that it is bound to it.
 
     A folder is bound once it holds a checkpoint; before that, a run that failed
@@ -68,7 +70,7 @@ def lock_config(config, directory):
 
 
 def _task(config):
-    """What tells this worker from others of its run, each with a lock of its own."""
+    """What tells this worker from others of its run, each with another lock."""
     if config.runtime.distribution_strategy != "multi_worker_mirrored":
         return ""
     try:
@@ -97,14 +99,14 @@ def _bind(config, directory):
         say(f"run folder {directory}")
 
 
-def newest_step(directory):
+def newest_step(directory: pathlib.Path) -> int | None:
     """Returns the step of a run's newest checkpoint, or None without one."""
     names = (path.stem for path in (directory / "checkpoints").glob("ckpt-*.index"))
     steps = [int(name[5:]) for name in names if name[5:].isdigit()]
     return max(steps, default=None)
 
 
-def describe_changes(changed):
+def describe_changes(changed: Mapping[str, tuple]) -> str:
     """Says what each of the changed options was and is."""
     return ", ".join(
         f"{key} was {old!r} and is now {new!r}"
@@ -112,7 +114,7 @@ def describe_changes(changed):
     )
 
 
-def check_changes(changed, directory):
+def check_changes(changed: Mapping[str, tuple], directory: pathlib.Path) -> None:
     """Raises if an option changed that a run that has begun can't change."""
     fixed = {
         key: values
@@ -130,7 +132,7 @@ def check_changes(changed, directory):
     )
 
 
-def check_corpora(config):
+def check_corpora(config: ExperimentConfig) -> None:
     """Raises unless training and validation name pairs that can be there."""
     for section in ("train_data", "validation_data"):
         data = getattr(config.task, section)
@@ -147,7 +149,7 @@ def check_corpora(config):
             )
 
 
-def check_selection(config):
+def check_selection(config: ExperimentConfig) -> None:
     """Raises if the best checkpoint would be chosen by what the model is tested on."""
     trainer, data = config.trainer, config.task.validation_data
     if trainer.best_checkpoint_eval_metric is None or trainer.best_checkpoint_by_test:
@@ -165,7 +167,7 @@ def check_selection(config):
             )
 
 
-def names_test(name):
+def names_test(name: str) -> bool:
     """Returns whether a split or a table's file name says that it is for tests.
 
     Example:
@@ -176,15 +178,15 @@ def names_test(name):
     return re.search(r"(?<![a-z])tests?(?![a-z])", name.lower()) is not None
 
 
-def train_command(directory, mode=None):
-    """Returns the command that goes on with a run, from its own configuration."""
+def train_command(directory: str | os.PathLike, mode: str | None = None) -> str:
+    """Returns the command that goes on with a run, from its params.yaml."""
     folder = shlex.quote(str(directory))
     command = f"align-keras train --config_file {folder}/{PARAMS_FILE} "
     command += f"--model_dir {folder}"
     return command if mode is None else f"{command} --mode {mode}"
 
 
-def check_finished(directory):
+def check_finished(directory: str | os.PathLike) -> None:
     """Raises unless a run's folder holds its trained model.
 
     Args:
@@ -207,7 +209,7 @@ def check_finished(directory):
     )
 
 
-def check_searchable(directory):
+def check_searchable(directory: str | os.PathLike) -> None:
     """Raises if a run's folder has no search index; names the command to build it.
 
     Args:
@@ -227,7 +229,7 @@ def check_searchable(directory):
     )
 
 
-def next_steps(directory, caption):
+def next_steps(directory: str | os.PathLike, caption: str) -> list[str]:
     """Returns commands that make sense after a run.
 
     Args:

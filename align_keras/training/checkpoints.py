@@ -1,6 +1,7 @@
 """Checkpoints that hold all that a run needs to go on exactly."""
 
 import json
+import os
 import pathlib
 import re
 
@@ -47,11 +48,11 @@ class RunCheckpoints:
         )
 
     @property
-    def step(self):
+    def step(self) -> int:
         """int, updates made so far."""
         return int(self.model.optimizer.iterations.numpy())
 
-    def save(self):
+    def save(self) -> None:
         """Writes a checkpoint named after the step; deletes the oldest."""
         if not self.writes:
             return
@@ -63,7 +64,7 @@ class RunCheckpoints:
             for file in self.directory.glob(f"{path.name}.*"):
                 file.unlink()
 
-    def save_if_best(self, name, value, higher):
+    def save_if_best(self, name: str, value: float, higher: bool) -> None:
         """Writes the best checkpoint anew if the metric has improved.
 
         Args:
@@ -82,7 +83,7 @@ class RunCheckpoints:
                     json.dumps({"metric": name, "value": value, "step": self.step})
                 )
 
-    def restore_latest(self):
+    def restore_latest(self) -> int:
         """Restores the newest checkpoint that is whole; returns the step.
 
         A damaged one is passed over with a warning.
@@ -95,7 +96,7 @@ class RunCheckpoints:
         """
         return self._restore(self.directory)
 
-    def restore_best(self):
+    def restore_best(self) -> int:
         """Restores the best checkpoint; returns the step, 0 where there is none."""
         return self._restore(self.directory / "best")
 
@@ -138,7 +139,7 @@ def _noted_value(note):
         return None
 
 
-def checkpoints_in(directory, last=None):
+def checkpoints_in(directory: str | os.PathLike, last: int | None = None) -> list[str]:
     """Returns the checkpoints' paths without suffix, the newest first.
 
     Those after the step `last` are left out where it is given.

@@ -3,17 +3,18 @@
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.models.image_classifier import ImageClassifier
 from align_keras.models.on_replicas import on_replicas
 from align_keras.optimizers import SGD
 from align_keras.training.trainer import Progress
 from align_keras.utils.errors import InputError
-from align_keras.utils.progress import say
+from align_keras.utils.progress import progress_bar, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +23,7 @@ class FineTuningStage:
 
     Attributes:
         make_batches: callable of the step to start at → endless
-            `tf.data.Dataset` of pictures and classes.
+            `tf.data.Dataset` of images and classes.
         steps: int ≥ 1.
         learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
         learns_encoder: bool; False trains the head alone.
@@ -38,10 +39,10 @@ class FineTuningStage:
 
 @dataclasses.dataclass(frozen=True)
 class Classified:
-    """What a classifier says of pictures.
+    """What a classifier says of images.
 
     Attributes:
-        rows: int64 array (n,), the pictures, without those that can't be decoded.
+        rows: int64 array (n,), the images, without those that can't be decoded.
         ranks: int64 array (n,), how many other classes score at least as high as
             the right one.
         predictions: int64 array (n,), the class that scores highest; of equal
@@ -54,15 +55,21 @@ class Classified:
     predictions: np.ndarray
 
     @property
-    def accuracy(self):
-        """float, the share of the pictures whose right class is first."""
+    def accuracy(self) -> float:
+        """float, the share of the images whose right class is first."""
         return float(np.mean(self.ranks == 0))
 
 
 def fine_tune(
-    classifier, stages, *, momentum=0.9, weight_decay=0.0, bar=None, checkpoints=None
-):
-    """Trains a classifier, stage after stage, each with an optimizer of its own.
+    classifier: ImageClassifier,
+    stages: Sequence[FineTuningStage],
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    bar: progress_bar | None = None,
+    checkpoints: "StageCheckpoints | None" = None,
+) -> None:
+    """Trains a classifier, stage after stage, each with a new optimizer.
 
     A stage ends early where the loss isn't finite: what then follows can only be
     judged as bad.
@@ -72,13 +79,13 @@ def fine_tune(
             stage had it.
         stages: sequence of `FineTuningStage`.
         momentum: float in [0, 1), of SGD.
-        weight_decay: float ≥ 0, an L2 penalty; not of biases and normalisation.
+        weight_decay: float ≥ 0, an L2 penalty; not of biases and normalization.
         bar: started `progress_bar` that counts steps, or None.
         checkpoints: `StageCheckpoints`, from which it goes on and to which it
             writes, or None.
 
     Raises:
-        InputError: if no picture can be decoded, or the checkpoint is damaged.
+        InputError: if no image can be decoded, or the checkpoint is damaged.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -88,13 +95,13 @@ def fine_tune(
         classifier.image_encoder.trainable = stage.learns_encoder
         compile_stage(classifier, stage, momentum, weight_decay)
         callbacks = [keras.callbacks.TerminateOnNaN()]
-        if step:
+        if checkpoints and step:
             checkpoints.restore(classifier)
         if checkpoints:
             callbacks.append(SaveStage(checkpoints, number, step))
         if bar is not None:
             if step:
-                bar.advance(sum(own.steps for own in stages[:number]) + step)
+                bar.advance(sum(past.steps for past in stages[:number]) + step)
             callbacks.append(Progress(bar, 1))
         if step < stage.steps:
             classifier.fit(
@@ -107,7 +114,12 @@ def fine_tune(
         step = 0
 
 
-def compile_stage(classifier, stage, momentum, weight_decay):
+def compile_stage(
+    classifier: ImageClassifier,
+    stage: FineTuningStage,
+    momentum: float,
+    weight_decay: float,
+) -> None:
     """Compiles the classifier with the optimizer of a stage, ready to restore."""
     pattern = f"^{re.escape(classifier.image_encoder.name)}/"
     with classifier.distribute_strategy.scope():
@@ -126,12 +138,14 @@ def compile_stage(classifier, stage, momentum, weight_decay):
         classifier.optimizer.build(classifier.trainable_variables)
 
 
-def classify(classifier, batches, labels):
+def classify(
+    classifier: ImageClassifier, batches: tf.data.Dataset, labels: np.ndarray
+) -> Classified:
     """Judges a classifier.
 
     Args:
         classifier: `ImageClassifier`.
-        batches: `tf.data.Dataset` of rows and pictures, as `evaluation_batches`.
+        batches: `tf.data.Dataset` of rows and images, as `evaluation_batches`.
         labels: int array (n,), the classes of all rows.
 
     Returns:
@@ -139,7 +153,7 @@ def classify(classifier, batches, labels):
         that aren't numbers.
 
     Raises:
-        InputError: if no picture can be decoded.
+        InputError: if no image can be decoded.
     """
     score = on_replicas(
         getattr(classifier, "distribute_strategy", None),
@@ -154,15 +168,15 @@ def classify(classifier, batches, labels):
         logits = np.array(score(images))  # A copy, to be changed.
         rows = rows.numpy()
         right = np.arange(len(rows)), labels[rows]
-        own = logits[right][:, np.newaxis]
+        right_logit = logits[right][:, np.newaxis]
         # Not the number of those above: that of scores that aren't numbers is zero.
-        ranks = np.sum(~(logits < own), axis=1) - 1
+        ranks = np.sum(~(logits < right_logit), axis=1) - 1
         # Where the right class ties with a wrong one, the wrong one was found.
         logits[right] = np.where(ranks == 0, np.inf, -np.inf)
         found.append((rows, ranks, np.argmax(logits, axis=1)))
     if not found:
         raise InputError(
-            "images must hold a JPEG, PNG, GIF, BMP or WebP picture to judge, received "
+            "images must hold a JPEG, PNG, GIF, BMP or WebP file to judge, received "
             "none that can be decoded; fetch the data again."
         )
     return Classified(*(np.concatenate(column) for column in zip(*found, strict=True)))
@@ -179,11 +193,11 @@ class StageCheckpoints:
     def __init__(self, directory, interval):
         self.directory, self.interval = pathlib.Path(directory), interval
 
-    def newest(self):
+    def newest(self) -> tuple[int, int]:
         """Returns the stage and the step of the checkpoint, (0, 0) without one."""
         return max(self._found(), default=(0, 0))
 
-    def restore(self, classifier):
+    def restore(self, classifier: ImageClassifier) -> None:
         """Puts the newest state into a classifier, compiled as when it was saved.
 
         Raises:
@@ -200,7 +214,7 @@ class StageCheckpoints:
             ) from error
         say(f"going on at step {step} of stage {stage + 1}")
 
-    def save(self, classifier, stage, step):
+    def save(self, classifier: ImageClassifier, stage: int, step: int) -> None:
         """Writes the checkpoint, then removes the one before."""
         before = self._found().values()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -232,7 +246,7 @@ class SaveStage(keras.callbacks.Callback):
         super().__init__()
         self.checkpoints, self.stage, self.step = checkpoints, stage, step
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.step += 1
         if self.step % self.checkpoints.interval == 0:
             self.checkpoints.save(self.model, self.stage, self.step)

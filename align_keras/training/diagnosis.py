@@ -1,10 +1,15 @@
 """Which tower, which pairs: what can be said of a step that had to be left out."""
 
 import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from align_keras.models import ALIGN
+from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.models.on_replicas import on_replicas
 from align_keras.training.strategies import worker_count
 from align_keras.utils.errors import InputError
@@ -14,17 +19,24 @@ from align_keras.utils.files import atomic_write
 _ROWS, _NAMED = 32, 8
 
 
-def explained(error, model, make_batches, batch_ids, directory):
+def explained(
+    error: NonFiniteStepError,
+    model: ALIGN,
+    make_batches: Callable,
+    batch_ids: Callable | None,
+    directory: pathlib.Path,
+) -> InputError:
     """Writes `diagnosis.json`; returns the error that says what it found."""
-    step, inputs, ids = error.step - 1, [], []
+    step, parts = error.step - 1, []
+    ids: list[str] | None = []
     count = worker_count(model.distribute_strategy)
     for number in range(count):
         part = {"input_pipeline_id": number, "num_input_pipelines": count}
         part = part if count > 1 else {}
-        inputs.append(next(make_batches(step, **part).as_numpy_iterator()))
-        own = batch_ids(step, **part) if batch_ids is not None else None
-        ids = None if own is None or ids is None else ids + own
-    inputs = {name: np.concatenate([own[name] for own in inputs]) for name in inputs[0]}
+        parts.append(next(make_batches(step, **part).as_numpy_iterator()))
+        names = batch_ids(step, **part) if batch_ids is not None else None
+        ids = None if names is None or ids is None else ids + names
+    inputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     diagnosis = diagnose(model, inputs, ids, error)
     with atomic_write(directory / "diagnosis.json") as file:
         json.dump(diagnosis, file, indent=1)
@@ -34,7 +46,12 @@ def explained(error, model, make_batches, batch_ids, directory):
     )
 
 
-def diagnose(model, inputs, ids, error):
+def diagnose(
+    model: ALIGN,
+    inputs: Mapping[str, np.ndarray],
+    ids: list[str] | None,
+    error: NonFiniteStepError,
+) -> dict:
     """Looks for what isn't finite in the step that stopped a run.
 
     Args:
@@ -60,7 +77,7 @@ def diagnose(model, inputs, ids, error):
             "weights_not_finite": weights[:_NAMED],
             "gradient_finite": bool(np.isfinite(gradient)),
         }
-    rows = sorted({int(row) for rows in bad_rows.values() for row in rows})
+    bad = sorted({int(row) for rows in bad_rows.values() for row in rows})
     return {
         "step": error.step,
         "reason": str(error),
@@ -68,12 +85,12 @@ def diagnose(model, inputs, ids, error):
         "metrics": {name: str(value) for name, value in error.values.items()},
         "temperature": float(model.temperature),
         "towers": towers,
-        "bad_ids": [ids[row] for row in rows] if ids else rows,
+        "bad_ids": [ids[row] for row in bad] if ids else bad,
         "batch_ids": ids,
     }
 
 
-def describe(diagnosis):
+def describe(diagnosis: dict) -> str:
     """Returns the diagnosis in a sentence or two."""
     sentences = []
     for name, tower in diagnosis["towers"].items():
@@ -100,20 +117,20 @@ def describe(diagnosis):
     return "; ".join(sentences)
 
 
-def named(ids):
+def named(ids: Sequence) -> str:
     """Joins the first few names."""
     names = ", ".join(str(name) for name in ids[:_NAMED])
     return names + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
 
 
-def tower_inputs(name, inputs):
+def tower_inputs(name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The part of a batch that an encoder takes."""
     if name == "image":
         return {"images": inputs["images"]}
     return {key: inputs[key] for key in ("token_ids", "padding_mask")}
 
 
-def finite_rows(encoder, inputs):
+def finite_rows(encoder: keras.Model, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns bool (n,): whether each row's embedding is finite, in inference."""
     rows = len(next(iter(inputs.values())))
     embed = on_replicas(
@@ -129,6 +146,6 @@ def finite_rows(encoder, inputs):
     return np.concatenate(finite)
 
 
-def is_finite(values):
+def is_finite(values: np.ndarray) -> bool:
     """Whether all values are finite; integers are."""
     return not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all()

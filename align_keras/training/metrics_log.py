@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
@@ -27,15 +28,15 @@ class MetricsLog:
     def __init__(self, path):
         self.path = pathlib.Path(path)
 
-    def append(self, step, values):
+    def append(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a line; values are rounded to 6 significant digits."""
-        line = {"step": int(step)}
+        line: dict[str, float] = {"step": int(step)}
         line.update({name: float(f"{value:.6g}") for name, value in values.items()})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def read(self):
+    def read(self) -> list[dict]:
         """Returns the lines as a list of dicts; a torn last line is left out.
 
         Raises:
@@ -62,7 +63,7 @@ class MetricsLog:
             )
         return values
 
-    def truncate_after(self, step):
+    def truncate_after(self, step: int) -> None:
         """Drops the lines that a killed run wrote after its last checkpoint."""
         if not self.path.exists():
             return

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -15,7 +17,7 @@ STRATEGIES = ("default", "one_device", "mirrored", "multi_worker_mirrored", "tpu
 _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
 
 
-def open_strategy(runtime):
+def open_strategy(runtime: Any) -> tf.distribute.Strategy | None:
     """Returns the strategy that a `RuntimeConfig` names, or None for `"default"`.
 
     Logical CPU devices are made for it if need be, so TensorFlow must not have been
@@ -34,7 +36,9 @@ def open_strategy(runtime):
     )
 
 
-def make_strategy(name, num_replicas=None, tpu=None):
+def make_strategy(
+    name: str, num_replicas: int | None = None, tpu: str | None = None
+) -> tf.distribute.Strategy | None:
     """Returns the strategy of that name, or None for `"default"`.
 
     Args:
@@ -47,7 +51,7 @@ def make_strategy(name, num_replicas=None, tpu=None):
         `tf.distribute.Strategy` or None.
 
     Raises:
-        InputError: if the name is unknown, or there is no such TPU.
+        InputError: if the name is unknown, or there is no TPU of that name.
 
     Example:
 
@@ -71,7 +75,7 @@ def make_strategy(name, num_replicas=None, tpu=None):
     )
 
 
-def tpu_address(tpu=None, devices="/dev"):
+def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
     """Returns the name or address of the TPU to take.
 
     Args:
@@ -122,12 +126,14 @@ def _tpu_strategy(address):
     return tf.distribute.TPUStrategy(resolver)
 
 
-def strategy_scope(strategy):
+def strategy_scope(
+    strategy: tf.distribute.Strategy | None,
+) -> contextlib.AbstractContextManager:
     """Returns the strategy's scope, or a scope that does nothing for None."""
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
-def is_chief(strategy):
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Returns whether this process writes for all: checkpoints, logs, numbers."""
     resolver = strategy.cluster_resolver
     spec = resolver.cluster_spec().as_dict() if resolver is not None else {}
@@ -138,15 +144,15 @@ def is_chief(strategy):
     return resolver.task_type == "worker" and resolver.task_id == 0
 
 
-def worker_count(strategy):
-    """Returns the number of processes of the run, each with an input of its own."""
+def worker_count(strategy: tf.distribute.Strategy) -> int:
+    """Returns the number of processes of the run, each with its part of the input."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1
     spec = strategy.cluster_resolver.cluster_spec().as_dict()
     return max(1, len(spec.get("chief", ())) + len(spec.get("worker", ())))
 
 
-def any_worker(strategy, flag):
+def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Returns whether the flag is set in any worker; all of them have to ask.
 
     Args:
@@ -164,7 +170,7 @@ def any_worker(strategy, flag):
     return float(strategy.reduce(tf.distribute.ReduceOp.SUM, flags, axis=None)) > 0
 
 
-def wait_for_workers(strategy):
+def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
     """Returns when all workers of the run have called it.
 
     A worker that leaves early takes its part of the coordination service with it,
@@ -176,7 +182,9 @@ def wait_for_workers(strategy):
     any_worker(strategy, True)
 
 
-def distributed_batches(strategy, make_batches, start_step):
+def distributed_batches(
+    strategy: tf.distribute.Strategy, make_batches: Callable, start_step: int
+) -> Any:
     """Returns the batches as `fit` takes them under the strategy.
 
     Args:
@@ -186,7 +194,7 @@ def distributed_batches(strategy, make_batches, start_step):
 
     Returns:
         `tf.data.Dataset` of batches over all replicas; on several workers the
-        distributed dataset of each worker's own rows.
+        distributed dataset of each worker's rows.
     """
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return make_batches(start_step)
@@ -209,7 +217,7 @@ def distributed_batches(strategy, make_batches, start_step):
     return strategy.distribute_datasets_from_function(own_batches)
 
 
-def split_rows(batch, parts):
+def split_rows(batch: Mapping[str, tf.Tensor], parts: int) -> dict[str, tf.Tensor]:
     """Reshapes each tensor from (n, …) to (parts, n / parts, …)."""
     return {
         name: tf.reshape(value, (parts, -1, *value.shape[1:]))
@@ -232,7 +240,7 @@ def _devices(num_replicas):
     return [f"/cpu:{number}" for number in range(num_replicas)]
 
 
-def split_cpu(count):
+def split_cpu(count: int) -> None:
     """Makes `count` logical devices of the CPU, unless there are as many.
 
     Args:

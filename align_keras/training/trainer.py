@@ -12,10 +12,12 @@ import pathlib
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import keras
 from keras import ops
 
+from align_keras.models import ALIGN
 from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.training.checkpoints import RunCheckpoints
@@ -45,7 +47,7 @@ class TrainingSchedule:
         best_is_higher: bool, whether a higher value of it is better.
 
     Raises:
-        InputError: if an interval isn't such a multiple.
+        InputError: if an interval isn't a multiple.
     """
 
     train_steps: int
@@ -67,15 +69,15 @@ class TrainingSchedule:
 
 
 def train(
-    model,
-    make_batches,
-    schedule,
-    directory,
+    model: ALIGN,
+    make_batches: Callable,
+    schedule: TrainingSchedule,
+    directory: str | os.PathLike,
     *,
-    batch_size,
-    evaluate=None,
-    batch_ids=None,
-):
+    batch_size: int,
+    evaluate: Callable | None = None,
+    batch_ids: Callable | None = None,
+) -> MetricsLog:
     """Trains from the newest checkpoint of `directory` to the last step.
 
     SIGTERM saves after the step that is being made and raises `SystemExit(0)`.
@@ -135,7 +137,14 @@ def train(
     return log
 
 
-def fit(model, make_batches, schedule, directory, loop_end, batch_size):
+def fit(
+    model: ALIGN,
+    make_batches: Callable,
+    schedule: TrainingSchedule,
+    directory: pathlib.Path,
+    loop_end: "LoopEnd",
+    batch_size: int,
+) -> None:
     """Runs `model.fit` over the loops that are left."""
     loop, first = schedule.steps_per_loop, loop_end.checkpoints.step
     sigterm = SaveOnSigterm(loop_end.checkpoints)
@@ -189,13 +198,13 @@ class LoopEnd(keras.callbacks.Callback):
         self.evaluate = evaluate
         self._metrics_before = None
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         # `fit` resets the means; those of a loop that was interrupted go on.
         (metric,) = self.model.loss_metrics
         if self.checkpoints.step % self.schedule.steps_per_loop:
             self._metrics_before = metric.sums.numpy()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._start = time.monotonic()
         self._waited = self.model.seconds_waited
         done = self.checkpoints.step % self.schedule.steps_per_loop
@@ -205,10 +214,10 @@ class LoopEnd(keras.callbacks.Callback):
             self.model.steps_to_skip = done
             self._metrics_before = None
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         step = self.checkpoints.step
         if self.log is not None:
-            self.log.append(step, {**logs, **self._rates()})
+            self.log.append(step, {**(logs or {}), **self._rates()})
         last = step == self.schedule.train_steps
         if last or step % self.schedule.validation_interval == 0:
             self._evaluate(step)
@@ -238,7 +247,7 @@ class LoopEnd(keras.callbacks.Callback):
 
 
 @contextlib.contextmanager
-def averaged_weights(model):
+def averaged_weights(model: ALIGN) -> Iterator[None]:
     """Puts the average into the model within the block; nothing without one.
 
     Args:
@@ -256,7 +265,7 @@ def averaged_weights(model):
             variable.assign(value)
 
 
-def use_averaged_weights(model):
+def use_averaged_weights(model: keras.Model) -> None:
     """Puts the average into the model for good, as Keras does at the end of `fit`."""
     model.optimizer.finalize_variable_values(model.trainable_variables)
 
@@ -283,7 +292,7 @@ class SaveOnSigterm(keras.callbacks.Callback):
         self.asked = False
 
     @contextlib.contextmanager
-    def listening(self):
+    def listening(self) -> Iterator[None]:
         """Catches SIGTERM within the block; Python allows it in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -297,7 +306,7 @@ class SaveOnSigterm(keras.callbacks.Callback):
     def _ask(self, *_):
         self.asked = True
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         strategy = self.model.distribute_strategy
         if any_worker(strategy, self.asked):
             self.checkpoints.save()
@@ -322,5 +331,5 @@ class Progress(keras.callbacks.Callback):
         self.bar = bar
         self.batch_size = batch_size
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.advance(self.batch_size, f"loss {logs['loss']:.3f}")
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        self.bar.advance(self.batch_size, f"loss {(logs or {})['loss']:.3f}")

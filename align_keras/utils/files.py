@@ -12,8 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-import filelock
-
 from align_keras.utils.errors import InputError
 
 # Nothing that claims to be larger is an image.
@@ -237,7 +235,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
-    lock = filelock.FileLock(temporary.with_suffix(".lock"))
+    lock = _file_lock(temporary.with_suffix(".lock"))
     try:
         with lock:  # By which others see that this writer is alive.
             _settle_leftovers(path, lock)
@@ -384,7 +382,7 @@ def locked(
     if held is None:
         if on_wait is not None:
             on_wait()
-        held = filelock.FileLock(file).acquire()
+        held = _file_lock(file).acquire()
     with held:
         yield
 
@@ -399,7 +397,14 @@ def hold(file: str | os.PathLike) -> Any:
         A context manager whose end frees the lock, as that of the process does; or
         None if another holds it.
     """
+    lock = _file_lock(file)
     try:
-        return filelock.FileLock(file).acquire(blocking=False)
-    except filelock.Timeout:
+        return lock.acquire(blocking=False)
+    except TimeoutError:
         return None
+
+
+def _file_lock(file):
+    import filelock  # Only here: it takes as long as the rest of a help page.
+
+    return filelock.FileLock(file)

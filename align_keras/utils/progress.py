@@ -3,18 +3,6 @@
 import sys
 import time
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
 # Without a terminal a line is written at most this often, in seconds.
 _LINE_INTERVAL = 15.0
 
@@ -22,14 +10,6 @@ _LINE_INTERVAL = 15.0
 def say(message: str) -> None:
     """Writes one line to stderr."""
     print(message, file=sys.stderr, flush=True)
-
-
-class _Rate(ProgressColumn):
-    """Things per second, with their name."""
-
-    def render(self, task):
-        speed = task.finished_speed or task.speed or 0.0
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s")
 
 
 class progress_bar:
@@ -45,23 +25,15 @@ class progress_bar:
     def __init__(self, title, unit, total, done=0):
         self._title, self._unit = title, unit
         self._total, self.done, self._began = total, done, done
+        from rich.console import Console  # Only here, since help has no bars.
+
         self._console = Console(stderr=True)
         self._bar = None
 
     def start(self) -> None:
         self._start = self._last_line = time.monotonic()
         if self._console.is_terminal:
-            self._bar = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                _Rate(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"),
-                console=self._console,
-            )
+            self._bar = _bar(self._console)
             self._task = self._bar.add_task(
                 self._title,
                 total=self._total,
@@ -98,3 +70,35 @@ class progress_bar:
 
     def __exit__(self, *exception):
         self.stop()
+
+
+def _bar(console):
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Things per second, with their name."""
+
+        def render(self, task):
+            speed = task.finished_speed or task.speed or 0.0
+            return Text(f"{speed:,.0f} {task.fields['unit']}/s")
+
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )

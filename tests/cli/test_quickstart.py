@@ -246,7 +246,7 @@ def bad_table(folder, name):
         return table, "global_batch_size"
     if name == "one picture":
         table.write_text("image,caption\nred_circle.png,a red circle\n")
-        return table, "two different pictures"
+        return table, "two different images"
     if name == "missing files":
         good = "".join(f"{c}_circle.png,a {c}\n" for c in ("red", "blue", "green"))
         table.write_text("image,caption\n" + good + "gone.png,a\nlost.png,b\n")

@@ -137,15 +137,37 @@ def test_wrong_run_folders_and_queries(run_folder, tmp_path):
     with pytest.raises(InputError, match="missing.png"):
         search.run(parse("--model_dir", run_folder, "--image", "missing.png"))
     for blank in ([" "], ["red", "--minus", ""]):
-        with pytest.raises(InputError, match="`TEXT` must not be blank"):
+        with pytest.raises(InputError, match="`text` must not be blank"):
             search.run(parse("--model_dir", run_folder, *blank))
     for nothing in ([], ["--plus", "red"]):
-        with pytest.raises(InputError, match="needs TEXT or --image, received neither"):
+        with pytest.raises(
+            InputError, match="needs `text` or `image`, received neither"
+        ):
             search.run(parse("--model_dir", run_folder, *nothing))
-    with pytest.raises(InputError, match="--text-weight weighs words beside an image"):
+    with pytest.raises(InputError, match="`text_weight` weighs words beside"):
         search.run(parse("--model_dir", run_folder, "red", "--text-weight", 3))
     with pytest.raises(InputError, match="cancel out"):
         search.run(parse("--model_dir", run_folder, "red", "--minus", "red"))
+
+
+def test_mistakes_name_the_options(run_folder, capsys):
+    command = ["search", f"--model_dir={run_folder}"]
+    for words, expected in (
+        ([], "a search needs TEXT or --image, received neither; name what to look for"),
+        ([" "], "TEXT must not be blank"),
+        (["red", "--text-weight=3"], "--text-weight weighs words beside an image"),
+    ):
+        assert main([*command, *words]) == 1
+        assert f"align-keras search: error: {expected}" in capsys.readouterr().err
+
+
+def test_a_search_in_python(run_folder):
+    from align_keras.search.run_search import search as search_in
+
+    first, second = search_in(run_folder, ["red", "green"], plus=["dark"], k=2)
+    assert (first["text"], first["plus"], first["minus"]) == ("red", ["dark"], [])
+    assert [hit["rank"] for hit in second["hits"]] == [1, 2]
+    assert set(first["hits"][0]) >= {"rank", "score", "id", "captions"}
 
 
 def test_index_of_another_run(run_folder, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from align_keras.data import read_retrieval_set
-from align_keras.data.retrieval_set import read_captions
+from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
 from tests.data.noise_corpus import build_noise

@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.data import read_retrieval_set, training_batches
-from align_keras.data.retrieval_set import read_captions
-from align_keras.data.stored_pairs import split_size
+from align_keras.data.stored_pairs import read_captions, split_size
 from align_keras.datasets.mixture import Mixture
 from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.data import check_batch_size, read_retrieval_set
-from align_keras.data.retrieval_set import read_captions
+from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets import build_corpus
 from align_keras.datasets import mixture as mixture_module
 from align_keras.datasets.image_layout import ImageLayout
