@@ -9,6 +9,7 @@ from align_keras.reports.confusion_matrix import (
     confusion_matrix,
     most_confused,
 )
+from align_keras.reports.examples import retrieval_examples
 from align_keras.reports.page_template import page_template
 from align_keras.reports.report import installed_versions
 from align_keras.reports.report_tables import DIRECTIONS
@@ -20,7 +21,6 @@ from align_keras.reports.result_tables import (
     tables_of_many_models,
     without_chance,
 )
-from align_keras.reports.retrieval_examples import retrieval_examples
 from align_keras.utils.files import atomic_write
 
 _MOST_TILES = 4

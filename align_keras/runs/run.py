@@ -380,7 +380,7 @@ class Run:
         from align_keras.evaluation import flatten_captions
         from align_keras.export.saved_model import write_saved_models
         from align_keras.export.serving_files import write_serving_files
-        from align_keras.reports.contact_sheet import contact_sheet
+        from align_keras.reports.examples import contact_sheet
         from align_keras.reports.report import write_report
         from align_keras.search import SearchIndex
         from align_keras.search.standalone_check import check_standalone

@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 
-from align_keras.reports.contact_sheet import Hit, ImageQuery, TextQuery
+from align_keras.reports.examples import Hit, ImageQuery, TextQuery
 from align_keras.reports.report import installed_versions, write_report
 
 EVIL = "<script>alert('&\"')</script>"

@@ -5,7 +5,7 @@ import pytest
 
 from align_keras.evaluation import rank_of_best_positive
 from align_keras.evaluation.retrieval import RetrievalPositives
-from align_keras.reports.retrieval_examples import choose_queries, retrieval_examples
+from align_keras.reports.examples import choose_queries, retrieval_examples
 
 
 def unit(values):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from align_keras.reports.contact_sheet import contact_sheet
+from align_keras.reports.examples import contact_sheet
 from align_keras.utils.errors import InputError
 
 
