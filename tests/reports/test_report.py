@@ -1,4 +1,3 @@
-import html.parser
 import re
 
 import numpy as np
@@ -6,44 +5,9 @@ import pytest
 
 from align_keras.reports.examples import Hit, ImageQuery, TextQuery
 from align_keras.reports.report import installed_versions, write_report
+from tests.pages import Page, picture
 
 EVIL = "<script>alert('&\"')</script>"
-VOID = {"meta", "link", "img"}
-
-
-class Page(html.parser.HTMLParser):
-    """Every element with its attributes, and a check that all are closed."""
-
-    def __init__(self, content):
-        super().__init__()
-        self.elements, self.words, self._open = [], [], []
-        self.feed(content)
-        assert self._open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self._open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data.strip())
-
-    @property
-    def text(self):
-        return " ".join(word for word in self.words if word)
-
-    def attributes(self, tag):
-        return [own for name, own in self.elements if name == tag]
-
-
-def picture(level):
-    return np.full((16, 16, 3), level, np.uint8)
 
 
 FULL = {

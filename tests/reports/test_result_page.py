@@ -8,7 +8,7 @@ import pytest
 from align_keras.evaluation import rank_of_best_positive, shared_positives
 from align_keras.reports.result_page import write_result_page
 from align_keras.reports.result_tables import Slice, split_slices
-from tests.reports.test_report import Page, picture
+from tests.pages import Page, picture
 
 EVIL = "<script>alert('&\"')</script>"
 
