@@ -64,15 +64,14 @@ def _add_options(parser, shown, data_help=argparse.SUPPRESS):
             keywords["help"] = data_help
         if name not in shown:
             keywords["help"] = argparse.SUPPRESS
-        hyphened = f"--{name.replace('_', '-')}"
-        spellings = {f"--{name}": None, hyphened: None}
+        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
         if name in _WITH_UNDERSCORES:
             spellings = reversed(spellings)
-        # The last one is shown.
-        *others, usual = spellings
+        # The first one is shown, and named in messages.
+        usual, *others = spellings
+        parser.add_argument(usual, **keywords)
         for spelling in others:
             parser.add_argument(spelling, **keywords | {"help": argparse.SUPPRESS})
-        parser.add_argument(usual, **keywords)
     parser.add_argument(
         "--html",
         metavar="FILE",
