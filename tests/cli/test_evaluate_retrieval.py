@@ -449,6 +449,6 @@ def test_wrong_counts_of_the_papers_set(evaluate, tmp_path):
         f"--data_root={tmp_path}",
         fails=True,
     )
-    assert "must have 1,000 pictures and 5,000 captions" in told
+    assert "must have 1,000 images and 5,000 captions" in told
     told = evaluate("--protocol=simlex", f"--data_root={tmp_path}", fails=True)
     assert "download fh295.github.io/SimLex-999.zip" in told

@@ -281,7 +281,7 @@ def test_a_model_in_memory_is_exported_too(mixed, tmp_path, monkeypatch):
     assert "Model card" in (tmp_path / "new" / "README.md").read_text()
     for target, kind, message in (
         ("other", "jpeg", "format must be one of saved_model, litert, web, onnx"),
-        ("new", "onnx", "to must be a new or an empty folder"),
+        ("new", "saved_model", "to must be a new or an empty folder"),
     ):
         with pytest.raises(InputError, match=message):
             export_model(model, tmp_path / target, kind)

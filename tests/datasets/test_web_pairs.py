@@ -127,7 +127,7 @@ def test_a_corpus_that_training_would_enlarge_is_refused(tmp_path):
     folder = build(tmp_path)
     data = DataConfig(corpus=str(folder))
     assert prepare_corpus(data, 289).info.splits["train"].num_examples == 40
-    words = r"at least 569 pixels.*with 346; .*pictures\.shorter_side=569"
+    words = r"at least 569 pixels.*with 346; .*images\.shorter_side=569"
     with pytest.raises(InputError, match=words):
         prepare_corpus(data, 475)
     # Evaluation takes what there is.
