@@ -18,7 +18,7 @@ _DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, Runtime
 
 
 class ExportedModel:
-    """Embeds pictures and captions with an exported SavedModel.
+    """Embeds images and captions with an exported SavedModel.
 
     Needs TensorFlow and tensorflow-text, and nothing of the code that built
     the model; both are imported when the first export is opened.
@@ -30,7 +30,7 @@ class ExportedModel:
             are `encode_image` (`image_bytes`, string (n,), to
             `image_embedding`) and `encode_text` (`captions`, string (n,), to
             `text_embedding`); one of the two may be missing.
-        batch_size: int >= 1, pictures or captions embedded at once.
+        batch_size: int >= 1, images or captions embedded at once.
 
     Raises:
         InputError: when there is no such export, or it has other signatures.
@@ -93,7 +93,7 @@ class ExportedModel:
         return found
 
     def encode_images(self, images):
-        """Embeds pictures.
+        """Embeds images.
 
         Args:
             images: sequence of paths (str or `pathlib.Path`) or of bytes, the
@@ -114,7 +114,7 @@ class ExportedModel:
         names, contents = [], []
         for position, image in enumerate(images):
             if isinstance(image, bytes):
-                names.append(f"picture {position}")
+                names.append(f"image {position}")
                 contents.append(image)
             else:
                 names.append(os.fspath(image))
@@ -122,7 +122,7 @@ class ExportedModel:
             if not contents[-1]:
                 raise InputError(
                     f"`images` must not be empty files, got 0 bytes for {names[-1]}; "
-                    "fetch or write the picture again."
+                    "fetch or write the image again."
                 )
         return self._encode(_IMAGES, contents, names)
 

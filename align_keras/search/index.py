@@ -36,7 +36,7 @@ _SUFFIXES = {
 class SearchIndex:
     """Embeddings with their entries, ranked by exact inner product.
 
-    A flat index, because a quantised one that serves picture queries well can
+    A flat index, because a quantized one that serves image queries well can
     serve text queries badly, whose scores are lower and closer together.
 
     Make one with `SearchIndex.build`, open one with `SearchIndex.load`. The
@@ -46,7 +46,7 @@ class SearchIndex:
     Attributes:
         embeddings: float32 array (n, d), memory-mapped after `load`.
         entries: list of n dicts with `id` (str), `captions` (list of str) and,
-            where given, `path` (str, the picture's file) and `thumbnail` (str,
+            where given, `path` (str, the image's file) and `thumbnail` (str,
             a file inside the index folder).
         directory: `pathlib.Path` that it was loaded from, or None.
 
@@ -80,7 +80,7 @@ class SearchIndex:
             embeddings: real array (n, d), finite, unit length.
             ids: sequence of n different str.
             captions: optional sequence of n, each a str or a sequence of str.
-            paths: optional sequence of n paths of the pictures.
+            paths: optional sequence of n paths of the images.
             thumbnails: optional sequence of n bytes, small PNG, JPEG, GIF,
                 BMP or WebP files that are stored with the index.
 
@@ -101,7 +101,7 @@ class SearchIndex:
         if len(wrong):
             raise InputError(
                 f"`embeddings` must be finite, got NaN or infinity in {len(wrong)} "
-                f"rows, the first of them {wrong[0]}; leave those pictures out."
+                f"rows, the first of them {wrong[0]}; leave those images out."
             )
         columns = {"ids": ids, "captions": captions, "paths": paths}
         columns["thumbnails"] = thumbnails
@@ -203,7 +203,7 @@ class SearchIndex:
         return cls(embeddings, entries, directory)
 
     def thumbnail(self, row):
-        """Bytes of the small picture of a row, or None where none was given."""
+        """Bytes of the small image of a row, or None where none was given."""
         if self._thumbnails is not None:
             return self._thumbnails[row]
         if self.directory is None or "thumbnail" not in self.entries[row]:

@@ -2,7 +2,7 @@
 
 `python -I standalone.py --export DIR [--index DIR --query TEXT …] …` imports
 NumPy, TensorFlow and tensorflow-text, and makes an import of align_keras fail.
-It embeds given pictures and captions, compares them with stored embeddings,
+It embeds given images and captions, compares them with stored embeddings,
 searches, and prints what it found. `check_standalone` in the module beside it
 runs it and reads the answer.
 """
@@ -29,10 +29,10 @@ def _parser():
     )
     parser.add_argument("--export", required=True, help="folder of the SavedModel")
     parser.add_argument(
-        "--images", help="folder of pictures, embedded in the order of their names"
+        "--images", help="folder of images, embedded in the order of their names"
     )
     parser.add_argument(
-        "--image_embeddings", help=".npy that the pictures' embeddings should equal"
+        "--image_embeddings", help=".npy that the images' embeddings should equal"
     )
     parser.add_argument("--captions", help="JSON file with a list of captions")
     parser.add_argument(
@@ -61,7 +61,7 @@ def _encoders(export):
             result = model.signatures[name](**{argument: batch})
             if not np.all(result.get("valid", True)):
                 first = start + int(np.argmin(result["valid"]))
-                raise ValueError(f"{argument} {first} is no picture")
+                raise ValueError(f"{argument} {first} is no image")
             batches.append(np.asarray(result[output], np.float32))
         return np.concatenate(batches)
 

@@ -31,7 +31,7 @@ def check_standalone(
 
     Args:
         export: str or `pathlib.Path`, the folder of the SavedModel.
-        images: sequence of bytes, picture files.
+        images: sequence of bytes, image files.
         image_embeddings: real array (images, d) that the process must arrive
             at, such as the live model's.
         captions: sequence of str.

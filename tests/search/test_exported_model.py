@@ -80,7 +80,7 @@ def test_a_bad_picture_is_named(model, tiny, tmp_path):
         model.encode_images([tmp_path / "empty.png"])
     with pytest.raises(InputError, match="missing.png .*No such file"):
         model.encode_images([tmp_path / "missing.png"])
-    with pytest.raises(InputError, match="picture 1 cannot be decoded"):
+    with pytest.raises(InputError, match="image 1 cannot be decoded"):
         model.encode_images([good, b"no picture"])
 
 

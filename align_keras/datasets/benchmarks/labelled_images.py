@@ -74,7 +74,7 @@ def only_occurring_classes(data):
 
 
 def read_class_folders(folder, split=None):
-    """Reads `FOLDER/CLASS/PICTURE`, or `FOLDER/SPLIT/CLASS/PICTURE`.
+    """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`.
 
     The class is named as its folder, with spaces for underscores. Images may lie
     in subfolders of it. Classes and images are in alphabetical order; hidden

@@ -10,7 +10,7 @@ from align_keras.datasets.benchmarks.captioned_images import (
 )
 from align_keras.utils.errors import InputError
 
-PICTURES = 1000
+IMAGES = 1000
 _LIST = "task1/image_splits/test_2016_flickr.txt"
 # By language, the files of which each has one caption an image: five by people who
 # saw the image alone (task 2), or a translation (task 1).
@@ -54,9 +54,9 @@ def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True)
     folder = pathlib.Path(folder)
     data = folder / "data" if (folder / "data").is_dir() else folder
     names = _lines(data / _LIST)
-    if check_counts and len(names) != PICTURES:
+    if check_counts and len(names) != IMAGES:
         raise InputError(
-            f"{data / _LIST} must name {PICTURES:,} images, received {len(names):,}; "
+            f"{data / _LIST} must name {IMAGES:,} images, received {len(names):,}; "
             "clone the repository again, or pass check_counts=False for a subset, "
             "whose recall isn't comparable."
         )
