@@ -105,7 +105,7 @@ def shared_positives(image_keys, captions, caption_image_index=None):
     """Hits where equal images, and equal captions, are one target.
 
     A caption is right for an image when some image with the same key
-    carries some caption with the same normalised text (casefolded, white space
+    carries some caption with the same normalized text (casefolded, white space
     collapsed). So a caption shared by several images finds any of them, and
     pixel-identical images share their captions: neither can be told apart by
     any model, and with pessimistic ties the twin would count as wrong.

@@ -71,7 +71,7 @@ def children_of(process):
     return [int(number) for number, words in lines if "spawn_main" in words]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_killed_worker_costs_its_trial_alone(capsys, tmp_path, drawings, small_model):
     override = HEAD.replace("runs=2", "runs=4").replace("head.steps=2", "head.steps=60")
     arguments = [

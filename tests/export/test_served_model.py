@@ -90,8 +90,13 @@ def test_rows_in_parts_are_joined(count):
     assert others["sizes"].numpy().tolist() == sizes[count]
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("weights", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param("bfloat16", marks=pytest.mark.ci),
+        pytest.param("float16", marks=pytest.mark.release),
+    ],
+)
 def test_half_the_room(model, folder, tmp_path, weights):
     about = {"data": {"icons": ["3 pairs"]}, "evaluation": {"t2i/recall_at_1": 0.25}}
     export_saved_model(model, tmp_path / "half", weights=weights, about=about)

@@ -42,7 +42,7 @@ def normalize_text(text: str) -> str:
         text: str.
 
     Returns:
-        str; normalising it again changes nothing.
+        str; normalizing it again changes nothing.
 
     References:
         Unicode Standard Annex 15; Devlin et al. 2019, BERT's `BasicTokenizer`.
