@@ -126,9 +126,8 @@ def pytest_ignore_collect(collection_path):
     return True if is_script else None
 
 
-@pytest.fixture(autouse=True)
-def _seeded():
-    """Fixed seeds of Python and NumPy, from which Keras draws its own.
+def seed() -> None:
+    """Sets the seeds of Python and NumPy, from which Keras draws its own.
 
     TensorFlow's isn't set: that empties its caches, and every graph function would be
     instantiated again in every test, which took half of the tests' time.
@@ -136,6 +135,18 @@ def _seeded():
     random.seed(0)
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef, request):
+    """Seeds what tests share, whichever of them asks for it first."""
+    if fixturedef.scope != "function":
+        seed()
 
 
 @pytest.hookimpl(wrapper=True)
