@@ -9,6 +9,7 @@ import tensorflow as tf
 from align_keras.images import (
     central_crop_bytes,
     decode_image,
+    image_path,
     inception_crop_bytes,
     random_flip,
     uint8_pixels,
@@ -119,14 +120,7 @@ def evaluation_batches(
 
 
 def unreadable_rows(images: Collection) -> list[int]:
-    """Finds the images that can't be decoded.
-
-    Args:
-        images: as `labelled_batches`.
-
-    Returns:
-        list of int, rows of `images`.
-    """
+    """Returns the rows of images, as `labelled_batches`, that can't be decoded."""
     found = _decodable(*_items(images, images)).as_numpy_iterator()
     return sorted(set(range(len(images))) - set(found))
 
@@ -151,7 +145,7 @@ def _items(images, labels):
     if isinstance(first, np.ndarray):
         uint8_pixels(first)  # Which refuses floats, that would be left out below.
     if isinstance(first, str | os.PathLike):
-        paths = tf.constant([os.fspath(path) for path in images])
+        paths = tf.constant(list(map(image_path, images)))
         return tf.io.read_file, tf.data.Dataset.from_tensor_slices(paths).enumerate()
 
     def encoded():
