@@ -49,6 +49,7 @@ class ImageEncoderConfig:
         variant: str, the named size.
         width_coefficient: float > 0, or None for the variant's.
         depth_coefficient: float > 0, or None for the variant's.
+        num_stages: int from 1 to 7, how many of EfficientNet's stages there are.
         image_size: int >= 32, side of the input in pixels.
         padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`, as
             `ImageEncoder`'s; None for that of the ALIGN which `weights` names, and
@@ -79,6 +80,7 @@ class ImageEncoderConfig:
     variant: ImageVariant = "efficientnet_b7"
     width_coefficient: float | None = number(None, above=0)
     depth_coefficient: float | None = number(None, above=0)
+    num_stages: int = number(7, at_least=1, at_most=7)
     image_size: int = count(289, at_least=32)
     padding: Literal["tf", "hugging_face"] | None = None
     num_classes: int | None = count(None, at_least=2)

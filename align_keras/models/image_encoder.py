@@ -37,6 +37,8 @@ class ImageEncoder(Encoder):
     Args:
         width_coefficient: float > 0, EfficientNet's width scaling.
         depth_coefficient: float > 0, EfficientNet's depth scaling.
+        num_stages: int from 1 to 7, how many of EfficientNet's stages there are; fewer
+            than 7 for very small images and first trials.
         image_size: int ≥ 32, side in pixels of the images that raw data are
             made into. The network itself takes any height and width.
         padding: str, of the convolutions of stride 2. `"tf"` is TensorFlow's SAME,
@@ -107,6 +109,7 @@ class ImageEncoder(Encoder):
         *,
         width_coefficient: float = 1.0,
         depth_coefficient: float = 1.0,
+        num_stages: int = 7,
         image_size: int = 289,
         padding: str = "tf",
         lite: bool = False,
@@ -153,7 +156,7 @@ class ImageEncoder(Encoder):
                 "freeze_batch_statistics": freeze_batch_statistics,
             }
             blocks = make_blocks(
-                scaled_stages(width_coefficient, depth_coefficient, lite),
+                scaled_stages(width_coefficient, depth_coefficient, lite, num_stages),
                 stem_filters(width_coefficient, lite),
                 drop_connect_rate=0.0 if locked else drop_connect_rate,
                 rematerialize=rematerialize,
@@ -197,6 +200,7 @@ class ImageEncoder(Encoder):
         # === Config ===
         self.width_coefficient = width_coefficient
         self.depth_coefficient = depth_coefficient
+        self.num_stages = num_stages
         self.image_size = image_size
         self.padding = padding
         self.lite = lite
@@ -236,7 +240,8 @@ class ImageEncoder(Encoder):
         (0.5, (None, 16))
         """
         given = {name: value for name, value in arguments.items() if value is not None}
-        names = ("width_coefficient", "depth_coefficient", "num_classes")
+        coefficients = ("width_coefficient", "depth_coefficient")
+        names = (*coefficients, "num_classes", "num_stages")
         sizes = image_encoder_arguments(
             variant, projection_dim, *(given.pop(name, None) for name in names)
         )

@@ -70,6 +70,7 @@ def image_tower_cost(
     width_coefficient: float,
     depth_coefficient: float,
     image_size: int,
+    num_stages: int = 7,
     padding: str = "tf",
     lite: bool = False,
     projection_dim: int | None = None,
@@ -85,7 +86,7 @@ def image_tower_cost(
         _convolution(3, 3, channels, side, lite),
     ]
     blocks, outputs = [], [0]
-    for stage in scaled_stages(width_coefficient, depth_coefficient, lite):
+    for stage in scaled_stages(width_coefficient, depth_coefficient, lite, num_stages):
         for repeat in range(stage.repeats):
             strides = stage.strides if repeat == 0 else 1
             blocks.append(_block(stage, channels, strides, side, lite, same))
@@ -195,11 +196,12 @@ def check_parameters(
         )
 
 
-def _image_parameters(width_coefficient, depth_coefficient, lite=False):
+def _image_parameters(width_coefficient, depth_coefficient, lite=False, num_stages=7):
     return image_tower_cost(
         width_coefficient=width_coefficient,
         depth_coefficient=depth_coefficient,
         lite=lite,
+        num_stages=num_stages,
         image_size=32,
     ).parameters
 

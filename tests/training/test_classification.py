@@ -21,6 +21,7 @@ from tests.oracle_process import needs
 SMALL = {
     "width_coefficient": 0.25,
     "depth_coefficient": 0.3,
+    "num_stages": 3,
     "image_size": 32,
     "lite": True,
 }
