@@ -6,7 +6,7 @@ from align_keras.models import ImageClassifier, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
 from align_keras.utils.errors import InputError
 
-SMALL = {"width_coefficient": 0.25, "num_stages": 3, "image_size": 32}
+SMALL = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "image_size": 32}
 
 
 def random_images(count=4, side=32, seed=0):
