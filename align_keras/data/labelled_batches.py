@@ -9,6 +9,7 @@ import tensorflow as tf
 from align_keras.images import (
     central_crop_bytes,
     decode_image,
+    image_path,
     inception_crop_bytes,
     random_flip,
     uint8_pixels,
@@ -151,7 +152,7 @@ def _items(images, labels):
     if isinstance(first, np.ndarray):
         uint8_pixels(first)  # Which refuses floats, that would be left out below.
     if isinstance(first, str | os.PathLike):
-        paths = tf.constant([os.fspath(path) for path in images])
+        paths = tf.constant(list(map(image_path, images)))
         return tf.io.read_file, tf.data.Dataset.from_tensor_slices(paths).enumerate()
 
     def encoded():

@@ -1,6 +1,7 @@
 """Image files that may be none: one by its name, and a batch of them in a graph."""
 
 import os
+import stat
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,32 @@ from align_keras.images.preprocess import (
     uint8_pixels,
 )
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
+from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS
+
+
+def image_path(path: str | os.PathLike) -> str:
+    """Returns the path of an image's file that can be read without hanging.
+
+    Raises:
+        InputError: if a pipe, a device or more than `MAX_FILE_BYTES` bytes are there.
+            A file that isn't there is for the reader to name.
+    """
+    path = os.fspath(path)
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # None, or one of TensorFlow's file systems.
+        return path
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        raise InputError(
+            f"images must be files, received {path}, a pipe or a device; "
+            "give a file's path or its bytes."
+        )
+    if status.st_size > MAX_FILE_BYTES:
+        raise InputError(
+            f"images must be files of at most {MAX_FILE_BYTES:,} bytes, "
+            f"received {path} of {status.st_size:,}; leave it out."
+        )
+    return path
 
 
 def read_image(
@@ -40,17 +66,7 @@ def read_image(
     try:
         if isinstance(image, str | os.PathLike):
             name = os.fspath(image)
-            if is_special(name):
-                raise InputError(
-                    f"images must be files, received {name}, a pipe or a device; "
-                    "give a file's path or its bytes."
-                )
-            if os.path.isfile(name) and os.path.getsize(name) > MAX_FILE_BYTES:
-                raise InputError(
-                    f"images must be files of at most {MAX_FILE_BYTES:,} bytes, "
-                    f"received {name} of {os.path.getsize(name):,}; leave it out."
-                )
-            image = tf.io.read_file(name)
+            image = tf.io.read_file(image_path(name))
         if isinstance(image, bytes) or tf.is_tensor(image) and image.dtype == tf.string:
             return preprocess_image_bytes(tf.convert_to_tensor(image), image_size)
     except tf.errors.NotFoundError:

@@ -15,6 +15,7 @@ from align_keras.images import (
     crop_image_bytes,
     crop_size_to_resize_size,
     decode_image,
+    image_path,
     preprocess_image,
     resize_image,
     uint8_pixels,
@@ -399,7 +400,7 @@ def _image_fetcher(images, value_range):
         return lambda row: pixels[row], len(images)
     images = list(images.numpy() if tf.is_tensor(images) else images)
     if all(isinstance(image, str | os.PathLike) for image in images):
-        paths = tf.constant([os.fspath(image) for image in images], tf.string)
+        paths = tf.constant(list(map(image_path, images)), tf.string)
         return lambda row: tf.io.read_file(paths[row]), len(images)
     if all(isinstance(image, bytes) for image in images):
         files = tf.constant(images, tf.string)

@@ -1,5 +1,6 @@
 import io
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -109,6 +110,13 @@ def test_what_cannot_be_decoded_is_left_out(tmp_path):
         assert unreadable_rows(images) == [2]
     (tmp_path / "4.png").unlink()
     assert unreadable_rows(images) == [2, 4]
+
+
+def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
+    images = paths_of(IMAGES, tmp_path)
+    os.truncate(images[1], 600_000_000)  # A hole: it takes no disk.
+    with pytest.raises(InputError, match="of at most 512,000,000 bytes, received.*600"):
+        labelled_batches(images, LABELS, image_size=32, batch_size=2)
 
 
 def test_nothing_to_learn_from():

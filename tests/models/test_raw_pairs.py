@@ -1,5 +1,7 @@
 """A user's images and captions, in the forms that they come in."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -186,6 +188,7 @@ def test_one_of_several_captions_is_drawn(model, pixels):
     [
         ({"images": "a.png"}, r"received one str; write \[image\]"),
         ({"images": [b"x", "y"] + ["z"] * 3}, "all of one kind"),
+        ({"images": ["a.png"] * 4 + [os.devnull]}, f"{os.devnull}, a pipe or a device"),
         ({"images": np.zeros((5, 9, 9, 1), "uint8")}, r"\(height, width, 3\)"),
         ({"images": np.zeros((5, 9, 9, 3))}, "images: pixels must be uint8"),
         ({"images": [np.zeros((9, 9, 3)) + 2] * 5, "value_range": (0, 1)}, "value_ra"),
