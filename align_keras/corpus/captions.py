@@ -34,19 +34,7 @@ _UNPRINTABLE = {"Cc", "Cs"}
 
 
 def clean_caption(text: str) -> str:
-    """Collapses control characters and runs of white space to one space.
-
-    Args:
-        text: str.
-
-    Returns:
-        str, without white space at its ends.
-
-    Example:
-
-    >>> clean_caption(" a\\tred\\x00 \\n bicycle ")
-    'a red bicycle'
-    """
+    """Collapses control characters and runs of white space to one space."""
     if not text.isprintable():
         text = "".join(
             " " if unicodedata.category(letter) in _UNPRINTABLE else letter
@@ -56,20 +44,7 @@ def clean_caption(text: str) -> str:
 
 
 def caption_fault(caption: str) -> tuple[str, str] | None:
-    """Names what is wrong with a cleaned caption.
-
-    Args:
-        caption: str.
-
-    Returns:
-        `(reason, detail)` of str, or `None` for a good caption.
-
-    Example:
-
-    >>> caption_fault("a" * 10_000)
-    ('long caption', '10,000 characters')
-    >>> caption_fault("a red bicycle")
-    """
+    """Returns (reason, detail) of what is wrong with a cleaned caption, or None."""
     if not caption:
         return "empty caption", ""
     if len(caption) > MAX_CAPTION_LENGTH:
@@ -84,22 +59,6 @@ def names_file(caption: str, image_url: str = "") -> bool:
     caption is a name if it is an address, a path, or a file name of an image in one
     word; if it is the image's file name, of several words too; or the image's file name
     without its ending, where that has an underscore or four digits, as cameras write.
-
-    Args:
-        caption: str, cleaned as `clean_caption`.
-        image_url: str, address or path of the image, where known.
-
-    Returns:
-        bool.
-
-    Example:
-
-    >>> names_file("../_images/red_bicycle.png")
-    True
-    >>> names_file("IMG_2041", "https://example.org/IMG_2041-300x200.jpg")
-    True
-    >>> names_file("A red bicycle", "https://example.org/a-red-bicycle.png")
-    False
     """
     if len(caption) > MAX_CAPTION_LENGTH:  # Another fault.
         return False

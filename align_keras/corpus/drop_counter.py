@@ -26,24 +26,9 @@ _REMEDIES = {
 class DropCounter:
     """Counts pairs: kept, bad by reason, filtered by reason, changed by kind.
 
-    A *bad* pair is one that can't be used (an unreadable image, an empty
-    caption, a duplicate id); a *filtered* one is sound, but a rule of the
-    corpus leaves it out (a title shared by too many images). Only bad pairs
-    count against the allowed fraction.
-
-    Args:
-        unit: str, what is counted, in the plural.
-
-    Example:
-
-    >>> counter = DropCounter()
-    >>> counter.keep(9)
-    >>> counter.drop("truncated", "cat.png", "image file is truncated")
-    >>> counter.check(max_bad_fraction=0.1)
-    >>> print("\\n".join(counter.lines()))
-    9 pairs kept
-    1 dropped, truncated: cat.png: image file is truncated; copy or download the \
-file again
+    A *bad* pair can't be used (an unreadable image, an empty caption); a *filtered* one
+    is sound, but a rule of the corpus leaves it out. Only bad pairs count against the
+    allowed fraction. `unit` is what is counted, in the plural.
     """
 
     def __init__(self, unit="pairs"):
@@ -56,18 +41,10 @@ file again
         self.examples = {}
 
     def keep(self, count: int = 1) -> None:
-        """Counts `count` pairs as kept."""
         self.kept += count
 
     def drop(self, reason: str, where: str, detail: str = "", count: int = 1) -> None:
-        """Counts bad pairs.
-
-        Args:
-            reason: str, the kind of fault.
-            where: str, which pair, e.g. `"pairs.csv line 7"`.
-            detail: str, one line on this very pair.
-            count: int, how many pairs the fault costs.
-        """
+        """Counts bad pairs; `where` says which, such as "pairs.csv line 7"."""
         self.bad[reason] += count
         self._note(reason, where, detail)
 
@@ -86,33 +63,14 @@ file again
         self.cleaned[kind] += 1
 
     def add(self, other: "DropCounter") -> None:
-        """Adds what another `DropCounter` counted.
-
-        Of several examples of a reason the first, this one's, stays.
-
-        Example:
-
-        >>> counter, other = DropCounter(), DropCounter()
-        >>> other.drop("empty caption", "a.csv line 2")
-        >>> counter.add(other)
-        >>> counter.bad["empty caption"], counter.examples
-        (1, {'empty caption': 'a.csv line 2'})
-        """
+        """Adds another's counts; of several examples of a reason this one's stays."""
         self.kept += other.kept
         for name in ("bad", "filtered", "converted", "cleaned"):
             getattr(self, name).update(getattr(other, name))
         self.examples = other.examples | self.examples
 
     def check(self, max_bad_fraction: float) -> None:
-        """Stops a run on an empty result or on too many bad pairs.
-
-        Args:
-            max_bad_fraction: float in [0, 1].
-
-        Raises:
-            InputError: nothing was kept, or more than `max_bad_fraction` of
-                the pairs (filtered ones left aside) are bad.
-        """
+        """Raises `InputError` on an empty result or too many bad pairs."""
         bad = self.bad.total()
         total = self.kept + bad
         reasons = self._reasons()
@@ -134,12 +92,8 @@ file again
     def as_metadata(self) -> dict:
         """Returns the counts as a JSON-ready dict.
 
-        Returns:
-            dict with `kept` (int), `dropped` (counts by reason, filtered ones
-            included), `filtered` (the reasons among them that are rules of the
-            corpus), `converted` (counts by kind), `examples` (the first
-            offender by reason) and, where captions were cleaned, `cleaned` (counts by
-            kind).
+        `dropped` counts filtered ones too, `filtered` names the reasons among them that
+        are rules of the corpus, `examples` has the first offender by reason.
         """
         found = {
             "kept": self.kept,
@@ -154,14 +108,7 @@ file again
 
     @classmethod
     def from_metadata(cls, metadata: dict) -> "DropCounter":
-        """Restores a counter from what `as_metadata` returned.
-
-        Args:
-            metadata: dict.
-
-        Returns:
-            `DropCounter`.
-        """
+        """Restores a counter from what `as_metadata` returned."""
         counter = cls()
         counter.kept = metadata["kept"]
         counter.converted.update(metadata["converted"])
@@ -173,7 +120,7 @@ file again
         return counter
 
     def lines(self) -> list[str]:
-        """Returns the summary as a list of str, one line a reason."""
+        """Returns the summary, one line a reason."""
         lines = [f"{self.kept} {self.unit} kept"]
         for reason, count in self.bad.most_common():
             remedy = _REMEDIES.get(reason)

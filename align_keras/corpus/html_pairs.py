@@ -73,15 +73,10 @@ _BYTE_ORDER_MARKS = (
 
 @dataclasses.dataclass(frozen=True)
 class WebPair:
-    """An image's address and one text about it.
+    """An image's absolute address, `data:` of the image itself, and a cleaned caption.
 
-    Attributes:
-        image_url: str, absolute; `data:` addresses hold the image itself.
-        caption: str, cleaned as `clean_caption`, not empty.
-        rule: str, one of `RULES`: where the caption stood.
-        language: str, the nearest `lang` in lower case, such as `"en-us"`; "" where
-            the page has none.
-        page_url: str, the page.
+    `rule`, one of `RULES`, says where the caption stood; `language` is the nearest
+    `lang` in lower case, "" where the page has none.
     """
 
     image_url: str
@@ -101,12 +96,11 @@ def extract_pairs(
     `div.caption`, `.thumbcaption` or `p.wp-caption-text`; each is a pair of its own,
     unless it repeats one of the image's. Texts that are the name of a file are left
     out; permalinks, buttons, footnote marks and texts for screen readers are cut from a
-    `figcaption`. Of the
-    addresses in `srcset`, the `source` elements of a `picture` and `src`, or of those
-    that scripts load late, the largest counts. An `img` in a `noscript` and the one
-    before or after it with the same `alt` are one. Pages with errors are read as a
-    browser reads them. Captions of more than 2,000 characters are left out, and so are
-    addresses of more than 16,384.
+    `figcaption`. Of the addresses in `srcset`, the `source` elements of a `picture` and
+    `src`, or of those that scripts load late, the largest counts. An `img` in a
+    `noscript` and the one before or after it with the same `alt` are one. Pages with
+    errors are read as a browser reads them. Captions of more than 2,000 characters are
+    left out, and so are addresses of more than 16,384.
 
     A page can be made to take minutes and gigabytes of any parser that reads it as a
     browser does: `align_keras.corpus.page_process.read_page` reads one within limits.
@@ -172,20 +166,10 @@ def extract_pairs(
 
 
 def decode_html(content: bytes, charset: str | None = None) -> str:
-    """Decodes a page.
+    """Decodes a page whose HTTP header names `charset`, in the HTML standard's order.
 
-    Args:
-        content: bytes.
-        charset: str or None, as the HTTP header names it.
-
-    Returns:
-        str. The order is the HTML standard's: a byte order mark, the header, the
-        page's own `meta`; else UTF-8, or Windows-1252 where it isn't valid UTF-8.
-
-    Example:
-
-    >>> decode_html(b'<meta charset="iso-8859-2"><p>\\xe8')[-1]
-    'č'
+    A byte order mark, the header, the page's own `meta`; else UTF-8, or Windows-1252
+    where it isn't valid UTF-8.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
@@ -379,18 +363,7 @@ def _image_url(image, base_url):
 
 
 def parse_srcset(srcset: str) -> list[tuple[str, float]]:
-    """Returns the candidates of a `srcset`, a list of (address, size).
-
-    Sizes are widths in pixels or densities, whichever the page gives, and 1 where it
-    gives none.
-
-    Example:
-
-    >>> parse_srcset("a.jpg 320w, b.jpg 640w")
-    [('a.jpg', 320.0), ('b.jpg', 640.0)]
-    >>> parse_srcset("a.jpg, data:image/gif;base64,AA== 2x")
-    [('a.jpg', 1.0), ('data:image/gif;base64,AA==', 2.0)]
-    """
+    """Returns (address, size in pixels or as a density, 1 by default) of a `srcset`."""
     found = []
     for match in itertools.islice(_CANDIDATE.finditer(srcset), _MAX_CANDIDATES):
         address, descriptor = match.groups("")

@@ -46,11 +46,8 @@ _OPEN_LOCK = threading.Lock()
 class ImageError(ValueError):
     """An image that can't be used, with the reason under which it is counted.
 
-    Args:
-        reason: str, one of `"missing"`, `"empty"`, `"unreadable"`,
-            `"truncated"`, `"oversized"`, `"zero size"` and, without the extra
-            `svg`, `"SVG, which needs resvg-py"`.
-        detail: str, one line on this very image.
+    `reason` is one of "missing", "empty", "unreadable", "truncated", "oversized", "zero
+    size" and, without the extra `svg`, "SVG, which needs resvg-py".
     """
 
     def __init__(self, reason, detail):
@@ -68,42 +65,21 @@ def normalize_image(
     max_pixels: int = MAX_PIXELS,
     shorter_side: int | None = None,
 ) -> tuple[Image.Image, str | None]:
-    """Decodes an image to 8-bit RGB, upright, first frame, on white.
+    """Decodes an image, a path or bytes, to 8-bit RGB, upright, first frame, on white.
 
     The rule is that of `align_keras.images.decode`: JPEG, PNG, WebP, GIF and plain BMP.
-    CMYK, grayscale and palette images are converted; of 16 bits the upper
-    eight stay; transparency is composited on white; the EXIF orientation is applied; of
-    an animation the first frame is taken. SVG drawings are rendered in the size that
-    they name, by the extra `svg`.
+    CMYK, grayscale and palette images are converted; of 16 bits the upper eight stay;
+    transparency is composited on white; the EXIF orientation is applied; of an
+    animation the first frame is taken. SVG drawings are rendered in the size that they
+    name, by the extra `svg`.
 
-    Args:
-        source: str or path of a file, or its content as bytes.
-        max_pixels: int, images with more are refused from their header,
-            before anything is decoded.
-        shorter_side: int, in pixels, or None. JPEGs whose shorter side is at least
-            twice as long are decoded at a half, a quarter or an eighth of their size,
-            the smallest that isn't below this, which takes a fraction of the time;
-            all others as they are.
+    Images of more than `max_pixels` are refused from their header. JPEGs whose shorter
+    side is at least twice `shorter_side` are decoded at a half, a quarter or an eighth
+    of their size, the smallest that isn't below it, which takes a fraction of the time.
 
-    Returns:
-        `(image, conversion)`: a `PIL.Image.Image` of mode RGB, and a str that
-        names what was done to it (`"svg"`, `"cmyk"`, `"16-bit"`, `"grayscale"`,
-        `"palette"`, `"palette with transparency"`, `"transparency"`,
-        `"animated"`, `"rotated"`, several joined by `", "`), or `None`.
-
-    Raises:
-        ImageError: the image is missing, empty, unreadable, truncated,
-            oversized or of zero size.
-
-    Example:
-
-    >>> import io
-    >>> from PIL import Image
-    >>> file = io.BytesIO()
-    >>> Image.new("CMYK", (3, 2)).save(file, "JPEG")
-    >>> image, conversion = normalize_image(file.getvalue())
-    >>> image.mode, image.size, conversion
-    ('RGB', (3, 2), 'cmyk')
+    Returns the image and what was done to it (`"svg"`, `"cmyk"`, `"16-bit"`,
+    `"grayscale"`, `"palette"`, `"palette with transparency"`, `"transparency"`,
+    `"animated"`, `"rotated"`, several joined by `", "`), or None.
     """
     content = _read(source)
     drawing = _read_svg(content)
@@ -139,17 +115,7 @@ def normalize_image(
 
 
 def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
-    """Reads an image's size from its header; nothing is decoded.
-
-    Args:
-        source: as `normalize_image`.
-
-    Returns:
-        `(width, height)` in pixels, as stored, before any rotation by EXIF.
-
-    Raises:
-        ImageError: the image is missing, empty, unreadable or of zero size.
-    """
+    """Returns (width, height) as stored, from an image's header."""
     content = _read(source)
     drawing = _read_svg(content)
     return _open(content).size if drawing is None else drawing.size
@@ -157,11 +123,7 @@ def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
 
 @functools.cache
 def opencv() -> types.ModuleType:
-    """Returns the module cv2, set to one thread: the corpus's workers take all cores.
-
-    Raises:
-        InputError: if it isn't installed.
-    """
+    """Returns the module cv2, set to one thread: workers take all cores."""
     with needs("corpus", "images of a corpus are reduced by OpenCV"):
         import cv2
     cv2.setNumThreads(1)
@@ -169,16 +131,7 @@ def opencv() -> types.ModuleType:
 
 
 def check_jpeg_size(width: int, height: int) -> None:
-    """Raises if an image is too long for a JPEG.
-
-    Args:
-        width: int, in pixels.
-        height: int, in pixels.
-
-    Raises:
-        ImageError: `"oversized"`, where a side has more than 65,500 pixels, which is
-            libjpeg's limit.
-    """
+    """Raises `ImageError` beyond libjpeg's limit of pixels a side."""
     if max(width, height) > _JPEG_SIDE:
         detail = (
             f"stored, {width} × {height} pixels are more than {_JPEG_SIDE:,} a side"

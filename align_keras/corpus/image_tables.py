@@ -44,7 +44,7 @@ TEXTS = ("caption", "rule", "language", "page_url", "source")
 
 
 def image_schema() -> Any:
-    """Returns the schema of a table of images, a `pyarrow.Schema`."""
+    """Of a table of images with all their captions."""
     pa = arrow()
     text = pa.struct([(name, pa.string()) for name in TEXTS])
     return pa.schema(
@@ -59,14 +59,7 @@ def image_schema() -> Any:
 
 
 def cut_table(task: dict) -> dict:
-    """Cuts one table of pairs into pieces by the keys of the images.
-
-    Args:
-        task: dict with `table` (str, the file), `folder` (str) and `pieces` (int).
-
-    Returns:
-        dict: `local` and `remote`, how many pairs have their image here and not.
-    """
+    """Cuts one table of pairs into pieces by the keys of the images."""
     name = pathlib.Path(task["table"]).stem
     counts = {"local": 0, "remote": 0}
     with contextlib.ExitStack() as stack:
@@ -90,13 +83,6 @@ def group_piece(task: dict) -> dict:
     """Gathers the pairs of each image of one piece.
 
     Equal captions of an image count once, with the smallest of their origins.
-
-    Args:
-        task: dict with `folder` (str), `names` (list of str, the tables that were
-            cut), `piece` (int) and `table` (str, the file to write).
-
-    Returns:
-        dict: `pictures`, how many images, and `pairs`.
     """
     found: dict[str, list] = {}
     for name in task["names"]:
@@ -122,7 +108,7 @@ def _captions(rows):
 
 
 def piece_path(folder: str | os.PathLike, name: str, number: int) -> pathlib.Path:
-    """Where the piece of a table lies."""
+    """Where a piece of a table lies."""
     return pathlib.Path(folder, f"{name}-{number:05d}.parquet")
 
 
@@ -132,10 +118,7 @@ _IMAGES_PER_GROUP = 500
 
 
 def stored_schema() -> Any:
-    """Returns the schema of a table of stored images, a `pyarrow.Schema`.
-
-    `fault` and `detail` are empty for a good image; a bad one has no `jpeg`.
-    """
+    """Of a table of stored images; a bad one has a `fault` and no `jpeg`."""
     pa = arrow()
     texts = ("image_key", "pixel_key", "fault", "detail", "conversion")
     return pa.schema(
@@ -150,18 +133,7 @@ def stored_schema() -> Any:
 
 
 def store_images(task: dict) -> dict:
-    """Decodes the images of one piece and writes them in their stored form.
-
-    Args:
-        task: dict with `group` (str, a table of `group_piece`), `table` (str, the
-            file to write), `shorter_side`, `keep_aspect` and `quality` (as
-            `store_image`), `max_pixels` (int, of what is decoded) and `refuse`
-            (str, `"module:function"`, or None).
-
-    Returns:
-        dict: `pictures`, how many images are good, and `faults`, how many aren't by
-            reason.
-    """
+    """Decodes the images of one piece and writes them in their stored form."""
     refuse = load_hook(task["refuse"])
     good = 0
     faults: dict[str, int] = {}
@@ -187,11 +159,7 @@ def store_images(task: dict) -> dict:
 
 
 def load_hook(name: str | None) -> Callable | None:
-    """Returns the function that `"module:function"` names; None of None.
-
-    Raises:
-        InputError: if there is none.
-    """
+    """Returns the function that `"module:function"` names; None of None."""
     if name is None:
         return None
     module, _, function = name.partition(":")
@@ -214,22 +182,7 @@ def store_image(
     refuse: Callable | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> dict:
-    """Brings one image into its stored form.
-
-    Args:
-        content: bytes of a file.
-        shorter_side: int, in pixels; smaller images keep their size.
-        quality: int, of the JPEG.
-        keep_aspect: bool; false makes a square of what isn't smaller.
-        refuse: callable, `PIL.Image.Image` → bool, or None.
-        max_pixels: int; images with more aren't decoded.
-
-    Returns:
-        dict by the columns of `stored_schema`, without those of the faults.
-
-    Raises:
-        ImageError: it can't be decoded, or is refused.
-    """
+    """Returns an image by the columns of `stored_schema` but those of faults."""
     # Pillow keeps so many blocks of 16 MiB for the next image; getting fresh memory
     # from the system took a third of the time.
     Image.core.set_blocks_max(_BLOCKS)
@@ -312,17 +265,8 @@ def kept_images(
     """Yields what stays, in the order of the pieces and of the keys in each.
 
     Captions of an image that left because another has equal pixels are the other's.
-
-    Args:
-        groups: list of str, the tables of `group_piece`.
-        stored: list of str, the tables of `store_images`, in the same order.
-        dropped: list of `Dropped`, or of such as lists.
-
-    Yields:
-        dict with `id`, `image` (bytes, JPEG), `image_key` (of the stored pixels),
-        `width` and `height` (of the image as it came, in pixels), `location`, and
-        the lists `captions`, `rules`, `languages`, `page_urls` and `sources`, one
-        entry a caption.
+    `image` is the JPEG, `image_key` of its pixels; sizes are those of the image as it
+    came.
     """
     inherited = _inherited(groups, dropped)
     columns = ["image_key", "pixel_key", "fault", "jpeg"]
@@ -343,16 +287,7 @@ def kept_images(
 def kept_captions(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[tuple[str, str]]:
-    """Yields the captions of what stays, without reading the images.
-
-    Args:
-        groups: as `kept_images`.
-        stored: as `kept_images`.
-        dropped: as `kept_images`.
-
-    Yields:
-        (caption, language), both str, the latter without its region.
-    """
+    """Yields (caption, primary language) of what stays, without reading the images."""
     for texts in kept_texts(groups, stored, dropped):
         for text in texts["captions"]:
             yield text["caption"], primary_language(text["language"])
@@ -361,16 +296,7 @@ def kept_captions(
 def kept_texts(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
-    """Yields the rows of `groups` that stay, with all captions that are theirs.
-
-    Args:
-        groups: as `kept_images`.
-        stored: as `kept_images`.
-        dropped: as `kept_images`.
-
-    Yields:
-        dict, as `image_schema` says.
-    """
+    """Yields the rows of `groups` that stay, with all captions that are theirs."""
     inherited = _inherited(groups, dropped)
     for texts, _ in _staying(groups, stored, dropped, ["image_key", "fault"]):
         yield {**texts, "captions": _merged(texts, inherited)}

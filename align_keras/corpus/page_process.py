@@ -37,29 +37,7 @@ def read_page(
 
     The process is kept for the next page, and ends with this one. Where the system
     can't limit a process, which is Windows, and memory elsewhere than on Linux, nothing
-    does.
-
-    Args:
-        content: bytes.
-        base_url: str, the page's address.
-        counter: `align_keras.corpus.drop_counter.DropCounter`, counts what was left out
-            and cleaned.
-        charset: str or None, as the HTTP header names it.
-
-    Returns:
-        list of `align_keras.corpus.html_pairs.WebPair`.
-
-    Raises:
-        PageError: if it takes more than 5 seconds of a processor or 800 MB, or if the
-            parser fails.
-        InputError: if selectolax isn't installed.
-
-    Example:
-
-    >>> page = b"<img src=a.jpg alt='A cat'>"
-    >>> [pair] = read_page(page, "https://example.org/", DropCounter())
-    >>> pair.caption, pair.image_url
-    ('A cat', 'https://example.org/a.jpg')
+    does. Raises `PageError` beyond the limits, or if the parser fails.
     """
     task = {"size": len(content), "base_url": base_url, "charset": charset}
     task |= {"seconds": MAX_SECONDS, "bytes": MAX_BYTES}
@@ -176,10 +154,7 @@ def _memory():
 
 
 def _limit(memory, seconds):
-    """Has the system end this process after so many seconds from now.
-
-    Memory beyond the limit isn't given.
-    """
+    """Ends this process after so many seconds from now; memory beyond isn't given."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
     if sys.platform == "linux":

@@ -42,13 +42,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 class PairRecord:
     """One image of the user's and its captions.
 
-    Args:
-        id: str, unique.
-        image_path: `pathlib.Path`; whether it can be read shows later.
-        captions: list of at least one str.
-        where: str, e.g. `"pairs.csv line 7"`, of its first caption.
-        origins: list of what `origin_of` made of each caption's row; empty without
-            `origin_of`.
+    `where` is of its first caption; whether the image can be read shows later;
+    `origins` are what `origin_of` made of each caption's row, if it was given.
     """
 
     id: str
@@ -67,45 +62,21 @@ def read_pairs(
     origin_of: Callable | None = None,
     counter: DropCounter,
 ) -> Iterator[PairRecord]:
-    """Reads image-text pairs from a table or a folder.
+    """Reads image-text pairs from a table or a folder, in the order of rows or names.
 
-    A table (`.csv`, `.tsv`, `.jsonl`) has a column of image paths, relative to
-    the table, a column of captions (in JSONL also lists of captions) and,
-    optionally, a column `id`. Rows of the same image are merged. A folder is
-    searched, subfolders included, for images `NAME.jpg` (`.jpeg`, `.png`,
-    `.webp`, `.gif`, `.bmp`) beside `NAME.txt` with one caption a line.
+    A table (`.csv`, `.tsv`, `.jsonl`) has a column of image paths, relative to the
+    table, a column of captions (in JSONL also lists of captions) and, optionally, a
+    column `id`. Rows of the same image are merged. A folder is searched, subfolders
+    included, for images `NAME.jpg` (`.jpeg`, `.png`, `.webp`, `.gif`, `.bmp`) beside
+    `NAME.txt` with one caption a line.
 
-    Captions are cleaned of control characters and runs of white space.
-    Unusable pairs are dropped and counted in `counter`: an empty caption or
-    one of more than 2,000 characters, a malformed line, a second use of an id,
-    a row without a path, an image without a caption file.
+    Captions are cleaned of control characters and runs of white space. Unusable pairs
+    are dropped and counted in `counter`: an empty caption or one of more than 2,000
+    characters, a malformed line, a second use of an id, a row without a path, an image
+    without a caption file.
 
-    Args:
-        path: str or path of the table or folder.
-        image_column: str; guessed from `IMAGE_COLUMNS` by default.
-        caption_column: str; guessed from `CAPTION_COLUMNS` by default.
-        encoding: str, of the table or of the caption files.
-        origin_of: callable, a table's row as dict → what else the row says of its
-            captions, kept in `PairRecord.origins`; then only a caption that comes
-            again with an equal origin is a repeated pair.
-        counter: `align_keras.corpus.drop_counter.DropCounter`.
-
-    Returns:
-        iterator of `PairRecord`, in the order of the table or of the names.
-
-    Raises:
-        InputError: no such path, another kind of file, an empty file or
-            folder, a wrong encoding, a missing column.
-
-    Example:
-
-    >>> import pathlib, tempfile
-    >>> from align_keras.corpus.drop_counter import DropCounter
-    >>> table = pathlib.Path(tempfile.mkdtemp()) / "pairs.csv"
-    >>> _ = table.write_text("image,caption\\na.png,A cat\\na.png,A  tabby\\n")
-    >>> [record] = read_pairs(table, counter=DropCounter())
-    >>> record.id, record.captions, record.where
-    ('a.png', ['A cat', 'A tabby'], 'pairs.csv line 2')
+    `origin_of` takes a row to what else it says of its captions, for
+    `PairRecord.origins`; then only a caption with an equal origin is a repeated pair.
     """
     path = pathlib.Path(path)
     decode(path, b"", encoding)  # An unknown encoding is told first.
@@ -278,21 +249,9 @@ _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNOR
 def read_table(
     path: pathlib.Path, encoding: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
-    """Reads a table's column names and rows; malformed lines are counted.
+    """Reads a table's columns and rows as (dict, where); malformed lines are counted.
 
-    Args:
-        path: `pathlib.Path` of a file with one of `TABLE_SUFFIXES`.
-        encoding: str.
-        counter: `align_keras.corpus.drop_counter.DropCounter`.
-
-    Returns:
-        `(columns, rows)`: list of str, and a list of `(row, where)` with a
-        dict by column and a str such as `"pairs.csv line 7"`. Of JSONL the
-        columns are the keys of all objects.
-
-    Raises:
-        InputError: the file is empty, not of this encoding, no regular file, or of more
-            than 2 GB.
+    Of JSONL the columns are the keys of all objects.
     """
     try:
         content = read_regular(path, _MAX_BYTES)
@@ -313,19 +272,7 @@ def read_table(
 
 
 def decode(path: str | os.PathLike, content: bytes, encoding: str) -> str:
-    """Decodes a file's bytes, tolerating a byte order mark.
-
-    Args:
-        path: path, for the message.
-        content: bytes.
-        encoding: str.
-
-    Returns:
-        str.
-
-    Raises:
-        InputError: unknown encoding, or the bytes aren't of that encoding.
-    """
+    """Decodes a file's bytes, tolerating a byte order mark."""
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except LookupError:

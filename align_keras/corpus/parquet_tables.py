@@ -13,14 +13,7 @@ _TEXTS = ("image", "image_key", "caption", "rule", "language", "page_url", "sour
 
 
 def arrow(otherwise: str = "") -> Any:
-    """Returns the module pyarrow.
-
-    Args:
-        otherwise: str, another way out than to install it, as `needs`.
-
-    Raises:
-        InputError: if it isn't installed.
-    """
+    """Returns the module pyarrow; `otherwise` is as of `needs`."""
     with needs("corpus", "Parquet is read and written by pyarrow", otherwise):
         import pyarrow
         import pyarrow.parquet
@@ -28,12 +21,12 @@ def arrow(otherwise: str = "") -> Any:
 
 
 def pair_schema() -> Any:
-    """Returns the schema of a table of pairs, a `pyarrow.Schema`.
+    """Returns the schema of a table of pairs.
 
-    `image` says where the image is, `image_key` names it by its bytes (an image
-    that isn't here yet by its URL), `width` and `height` are in pixels and 0 where
-    unknown, `rule` says where the caption stood, `page_url` and `source` where the
-    pair came from.
+    `image` says where the image is, `image_key` names it by its bytes (an image that
+    isn't here yet by its URL), `width` and `height` are in pixels and 0 where unknown,
+    `rule` says where the caption stood, `page_url` and `source` where the pair came
+    from.
     """
     pa = arrow()
     fields = {name: pa.string() for name in _TEXTS}
@@ -48,12 +41,7 @@ def table_writer(
     """Yields a function that appends a list of dict to a new Parquet file.
 
     The file has its name when the block ends without an error, whole. Equal rows make
-    equal bytes.
-
-    Args:
-        path: str or `pathlib.Path`.
-        schema: `pyarrow.Schema`.
-        rows_per_group: int >= 1, rows that wait in memory: few where they are large.
+    equal bytes. `rows_per_group` rows wait in memory.
     """
     pa = arrow()
     waiting: list[dict] = []
@@ -79,12 +67,7 @@ def table_writer(
 def read_rows(
     path: str | os.PathLike, columns: list[str] | None = None
 ) -> Iterator[dict]:
-    """Yields the rows of a Parquet file as dict, a group at a time.
-
-    Args:
-        path: str or `pathlib.Path`.
-        columns: list of str, or None for all.
-    """
+    """Yields the rows of a Parquet file as dict, a group at a time."""
     with arrow().parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=2_000, columns=columns):
             yield from batch.to_pylist()
@@ -95,17 +78,7 @@ _ROWS_AT_ONCE = 32_768
 
 
 def open_table(path: str | os.PathLike) -> Any:
-    """Opens a Parquet table.
-
-    Args:
-        path: str or path.
-
-    Returns:
-        `pyarrow.parquet.ParquetFile`.
-
-    Raises:
-        InputError: if pyarrow isn't installed, or the file is missing or no table.
-    """
+    """Opens a Parquet table of the corpus."""
     pyarrow = arrow()
     try:
         return pyarrow.parquet.ParquetFile(path)
@@ -119,18 +92,7 @@ def open_table(path: str | os.PathLike) -> Any:
 def read_columns(
     path: str | os.PathLike, names: Sequence[str]
 ) -> Iterator[dict[str, list[str]]]:
-    """Yields batches of a table's columns.
-
-    Args:
-        path: str or path of a Parquet table.
-        names: sequence of str, the columns.
-
-    Yields:
-        dict by name: list of str, `""` for nulls.
-
-    Raises:
-        InputError: as `open_table`, or if a column is missing.
-    """
+    """Yields batches of a table's columns, lists by name with "" for nulls."""
     with open_table(path) as table:
         check_columns(path, table, names)
         for batch in table.iter_batches(_ROWS_AT_ONCE, columns=list(names)):
@@ -138,22 +100,14 @@ def read_columns(
 
 
 def read_batches(path: str | os.PathLike, names: Sequence[str]) -> Iterator:
-    """Yields `pyarrow.RecordBatch`es of all columns, of which `names` must exist.
-
-    Raises:
-        InputError: as `read_columns`.
-    """
+    """Yields `pyarrow.RecordBatch`es of all columns, of which `names` must exist."""
     with open_table(path) as table:
         check_columns(path, table, names)
         yield from table.iter_batches(_ROWS_AT_ONCE)
 
 
 def check_columns(path: str | os.PathLike, table: Any, names: Sequence[str]) -> None:
-    """Stops on a table without a column.
-
-    Raises:
-        InputError: naming the first that is missing.
-    """
+    """Raises `InputError` on a table without one of the columns."""
     known = table.schema_arrow.names
     for name in names:
         if name not in known:
@@ -164,5 +118,5 @@ def check_columns(path: str | os.PathLike, table: Any, names: Sequence[str]) -> 
 
 
 def strings(column: Any) -> list[str]:
-    """Returns a `pyarrow` string column as a list of str, `""` for nulls."""
+    """Returns a `pyarrow` string column as a list, "" for nulls."""
     return column.fill_null("").to_pylist() if column.null_count else column.to_pylist()

@@ -52,24 +52,19 @@ class SvgError(ValueError):
 class SvgDrawing:
     """A drawing whose elements were read.
 
-    Attributes:
-        size: (width, height) of int, in pixels, as a browser shows it; reduced to a
-            longer side of `MAX_SIDE`.
-        content: bytes, its XML, of this size and without addresses of other files.
+    `size` is (width, height) in pixels, as a browser shows it, reduced to a longer side
+    of `MAX_SIDE`; `content` its XML, of this size and without addresses of other files.
     """
 
     size: tuple
     content: bytes
 
     def render(self) -> Image.Image:
-        """Returns the drawing's pixels, a `PIL.Image.Image` of mode RGBA.
+        """Returns the drawing's pixels, RGBA.
 
         A process of its own renders it, in at most 10 seconds and 2 GiB where the
         system has such limits. Letters need the font that the drawing names or, on
         Linux, the one that fontconfig has in its place.
-
-        Raises:
-            SvgError: it can't be rendered.
         """
         try:
             done = subprocess.run(
@@ -118,26 +113,7 @@ def has_renderer() -> bool:
 
 
 def read_svg(content: bytes) -> "SvgDrawing | None":
-    """Reads a drawing, in plain or by gzip.
-
-    Args:
-        content: bytes of any file.
-
-    Returns:
-        `SvgDrawing`, or None if it is no SVG.
-
-    Raises:
-        SvgError: if it is one, but broken, or larger than 8 MB, 50,000 elements or 100
-            elements in each other.
-
-    Example:
-
-    >>> head = b'<svg xmlns="http://www.w3.org/2000/svg" '
-    >>> read_svg(head + b'width="2in" viewBox="0 0 40 10"/>').size
-    (192, 48)
-    >>> read_svg(b"GIF89a") is None
-    True
-    """
+    """Reads a drawing, in plain or by gzip; None of anything else."""
     if content[:2] == b"\x1f\x8b":
         content = _inflated(content)
     if not _seems_svg(content):

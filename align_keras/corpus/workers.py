@@ -26,37 +26,13 @@ def run_tasks(
     *,
     workers: int | None = None,
 ) -> list:
-    """Calls a function once a task, in several processes.
+    """Calls a function once a task, in several processes; returns the results in order.
 
     A task's result is a file under its digest, written when the task is done: tasks
     that have one aren't called again, so that a killed run goes on where it stopped.
-    What tasks hand on to each other are files too.
-
-    Args:
-        function: callable, importable by name, of one JSON-ready task (dict) to a
-            JSON-ready result. What it writes must be atomic and may be repeated.
-        tasks: list of dict, all different.
-        folder: str or `pathlib.Path` for the results.
-        workers: int >= 1, processes, of which no more run than there are tasks. By
-            default as many as the machine has cores; with one, tasks run in this
-            process.
-
-    Returns:
-        list of results, in the order of `tasks`.
-
-    Raises:
-        InputError: if there are several workers and joblib isn't installed, or a task
-            raised one; the other tasks' results are kept.
-        ChildProcessError: if a worker was killed; the others are ended.
-        OSError: if a disk is full.
-
-    Example:
-
-    ```python
-    import tempfile
-    from align_keras.corpus.workers import run_tasks
-    run_tasks(len, [{"part": 1}, {}], tempfile.mkdtemp())  # [1, 0]
-    ```
+    The function is importable by name and takes JSON to JSON; what it writes must be
+    atomic and may be repeated. By default there are as many processes as cores; with
+    one, tasks run in this process. A worker that was killed raises `ChildProcessError`.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -166,30 +142,10 @@ _DONE = "done.json"
 class StageFolder:
     """Where a stage keeps what it makes; the same input finds it again.
 
-    The name ends in a digest of everything that the result depends on, so that
-    another threshold or a changed source gets another folder, and a rerun after a
-    kill finds its own. A stage is done when its facts are written, last.
-
-    Args:
-        out: str or `pathlib.Path`, the corpus's folder.
-        name: str, the stage, such as `"filter"`.
-        inputs: JSON-ready, what the result depends on: options, the names of the
-            folders of earlier stages, fingerprints of sources.
-
-    Attributes:
-        path: `pathlib.Path`, made where it doesn't exist.
-        tasks: `pathlib.Path`, for the results of the tasks.
-
-    Example:
-
-    >>> import tempfile
-    >>> out = tempfile.mkdtemp()
-    >>> stage = StageFolder(out, "filter", {"min_unigrams": 3})
-    >>> stage.facts() is None
-    True
-    >>> stage.finish({"kept": 12})
-    >>> StageFolder(out, "filter", {"min_unigrams": 3}).facts()
-    {'kept': 12}
+    The name ends in a digest of everything that the result depends on (`inputs`, JSON:
+    options, names of earlier stages, fingerprints), so that another threshold or a
+    changed source gets another folder, and a rerun after a kill finds its own. A stage
+    is done when its facts are written, last.
     """
 
     def __init__(self, out, name, inputs):
@@ -201,7 +157,7 @@ class StageFolder:
 
     @property
     def key(self) -> str:
-        """str, for the inputs of the stages that stand on this one."""
+        """For the inputs of the stages that stand on this one."""
         return self.path.name
 
     def facts(self) -> dict | None:
@@ -212,12 +168,7 @@ class StageFolder:
             return None
 
     def finish(self, facts: dict, scratch: Sequence[str] = ()) -> None:
-        """Marks the stage as done.
-
-        Args:
-            facts: JSON-ready dict, for the report and for later stages.
-            scratch: names of files and folders in `path` that no later stage needs.
-        """
+        """Marks the stage as done, and removes what no later stage needs of it."""
         with atomic_write(self.path / _DONE) as file:
             json.dump(facts, file, ensure_ascii=False, indent=1, sort_keys=True)
         for name in scratch:

@@ -69,9 +69,9 @@ def training_batches(
         cache: bool, keep all decoded, resized images in memory.
         crop: bool, crop at a random place.
         flip: bool, mirror half of the images.
-        zoom: float ≥ 0, see `augment_images`.
-        shift: float ≥ 0, see `augment_images`.
-        recolor: float in [0, 1], see `augment_images`.
+        zoom: float ≥ 0, see `augment_images`, and so the next two.
+        shift: float ≥ 0.
+        recolor: float in [0, 1].
         input_pipeline_id: int ≥ 0, whose rows to give; this and the next as in
             `tf.distribute.InputContext`.
         num_input_pipelines: int ≥ 1, a divisor of `batch_size`.
@@ -80,7 +80,7 @@ def training_batches(
             None. The order of the batches then depends on the workers, and a
             run that goes on elsewhere in the epoch sees some pairs again.
         pair_weighted: bool, see above; without `cache` the captions are counted
-            first, once (see `caption_counts`).
+            first, once.
 
     Returns:
         `tf.data.Dataset` of dicts: `images` (rows, image_size, image_size, 3) in
@@ -144,28 +144,10 @@ def batch_ids(
     num_input_pipelines: int = 1,
     pair_weighted: bool = False,
 ) -> list[str]:
-    """Tells which pairs `training_batches` puts into a batch.
+    """Tells which pairs `training_batches` of these arguments puts into batch `step`.
 
-    For the diagnosis of a step that went wrong. No image is decoded.
-
-    Args:
-        builder: prepared TFDS builder, or a `Mixture` of them.
-        split: str.
-        batch_size: int ≥ 1, as `training_batches` got it, and so all below.
-        step: int ≥ 0, the number of the batch.
-        seed: int.
-        shuffle_buffer_size: int ≥ 1.
-        cache: bool.
-        input_pipeline_id: int.
-        num_input_pipelines: int ≥ 1.
-        pair_weighted: bool.
-
-    Returns:
-        list of str, the ids of the rows in order. Under a `data_service` the
-        batch holds others.
-
-    Raises:
-        InputError: as `training_batches`.
+    For the diagnosis of a step that went wrong: ids in order, and no image is decoded.
+    Under a `data_service` the batch holds others.
     """
     check_batch_size(batch_size, builder, split)
     pairs = ordered_pairs(

@@ -120,14 +120,7 @@ def evaluation_batches(
 
 
 def unreadable_rows(images: Collection) -> list[int]:
-    """Finds the images that can't be decoded.
-
-    Args:
-        images: as `labelled_batches`.
-
-    Returns:
-        list of int, rows of `images`.
-    """
+    """Returns the rows of images, as `labelled_batches`, that can't be decoded."""
     found = _decodable(*_items(images, images)).as_numpy_iterator()
     return sorted(set(range(len(images))) - set(found))
 

@@ -39,28 +39,11 @@ def ordered_pairs(
 ) -> tf.data.Dataset:
     """Endless pairs in training order, from the first row of a step.
 
-    Args:
-        builder: prepared TFDS builder, or a `Mixture` of them.
-        split: str.
-        read: callable of an example (`image`, undecoded, `captions` and `id`) → what
-            is made of it, but for its captions, before shuffling if `cache` (and
-            kept), else after it.
-        batch_size: int, pairs a batch over all input pipelines.
-        start_step: int ≥ 0, batches to leave out.
-        seed: int.
-        shuffle_buffer_size: int ≥ 1, pairs to draw from.
-        cache: bool, keep what `read` returns in memory.
-        input_pipeline_id: int, whose rows of each batch to give.
-        num_input_pipelines: int, a divisor of `batch_size`.
-        pair_weighted: bool, an image comes once an epoch for each of its captions.
-
-    Returns:
-        `tf.data.Dataset` of `(number, (read(example), captions))`: the number of the
-        row in the rows of all batches, and the captions, of which one is to be
-        drawn: all of the image's, or if `pair_weighted` the one whose turn it is.
-
-    Raises:
-        InputError: if `input_pipeline_id` or `num_input_pipelines` don't fit.
+    `read` of an example (`image`, undecoded, `captions` and `id`) is called before
+    shuffling if `cache` (and kept), else after it. An element is `(number,
+    (read(example), captions))`: the number of the row in the rows of all batches, and
+    the captions, of which one is to be drawn: all of the image's, or if `pair_weighted`
+    the one whose turn it is.
     """
     split_size(builder, split)
     _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines)
@@ -162,25 +145,8 @@ def shuffled_records(
     so a start anywhere reads one window alone. The records of a
     `Mixture`'s members, each ordered in this way, come in proportion to their
     number. If `pair_weighted`, an epoch holds a record once for each of its captions,
-    in several passes over the files (see `Shards`).
-
-    Args:
-        builder: prepared TFDS builder, or a `Mixture` of them.
-        split: str.
-        seed: int; the order is a function of it and of the other arguments.
-        start: int ≥ 0, records (or pairs) to leave out.
-        shuffle_buffer_size: int ≥ 1, records to draw from.
-        cycle_length: int ≥ 1, files in a window.
-        input_pipeline_id: int, which part of the stored order to read.
-        num_input_pipelines: int ≥ 1, parts of equal size.
-        pair_weighted: bool, see above.
-
-    Returns:
-        `tf.data.Dataset` of (prefix of the id, serialized example), scalar
-        strings, and if `pair_weighted` the number of the caption, int64.
-
-    Raises:
-        InputError: if the corpus is stored neither as TFRecord nor as ArrayRecord.
+    in several passes over the files (see `Shards`). An element is (prefix of the id,
+    serialized example) and, if `pair_weighted`, the number of the caption.
     """
 
     def shards_of(member):
@@ -217,18 +183,7 @@ def shuffle(
     *,
     reshuffle_each_iteration: bool,
 ) -> tf.data.Dataset:
-    """`dataset.shuffle` by these seeds alone, whatever `tf.random.set_seed` was.
-
-    Args:
-        dataset: `tf.data.Dataset`.
-        buffer_size: int ≥ 1.
-        seed: int or int64 tensor ().
-        seed_2: the same; not both 0, which stands for a random seed.
-        reshuffle_each_iteration: bool, another order when `repeat` comes again.
-
-    Returns:
-        `tf.data.Dataset` of the same elements.
-    """
+    """`dataset.shuffle` by two seeds, not both 0, whatever `tf.random.set_seed` was."""
     spec = dataset.element_spec
     variant = tf.raw_ops.ShuffleDataset(
         input_dataset=tf.data.experimental.to_variant(dataset),

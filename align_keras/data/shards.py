@@ -24,26 +24,12 @@ _READ_AT_ONCE = 256
 class Shards:
     """The files of a split, or of a part of it, and what to read of each.
 
-    Args:
-        builder: prepared TFDS builder.
-        split: str, such as `"train"` or `"train[:10%]"`.
-        input_pipeline_id: int, which part of the stored order.
-        num_input_pipelines: int ≥ 1, parts of equal size; a file at the border
-            of two is read by both, each the records of its part.
-        pair_weighted: bool, each caption of an image is an entry of an epoch.
-
-    Attributes:
-        paths: list of str.
-        skips: int64 array (files,), records to leave out at the file's beginning.
-        takes: int64 array (files,), records to read.
-        sizes: int64 array (passes, files), the entries of each file in each pass
-            of an epoch: one pass with an entry a record, or, if `pair_weighted`,
-            as many as images have captions in the mean, rounded up. Each pass
-            takes other captions of an image, so that those of one image lie apart
-            and at most twice as many records are read as there are entries.
-
-    Raises:
-        InputError: if the corpus is stored neither as TFRecord nor as ArrayRecord.
+    A file at the border of two parts is read by both. `skips` and `takes` (files,) are
+    the records to leave out at a file's beginning, and to read. `sizes` (passes, files)
+    are the entries of each file in each pass of an epoch: one pass with an entry a
+    record, or, if `pair_weighted`, as many as images have captions in the mean, rounded
+    up. Each pass takes other captions of an image, so that those of one image lie apart
+    and at most twice as many records are read as there are entries.
     """
 
     def __init__(
@@ -84,27 +70,20 @@ class Shards:
 
     @property
     def num_examples(self) -> int:
-        """int, the records of all files."""
+        """The records of all files."""
         return int(self.takes.sum())
 
     @property
     def num_entries(self) -> int:
-        """int, the entries of an epoch."""
+        """The entries of an epoch."""
         return int(self.sizes.sum())
 
     def interleaved(
         self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
     ) -> tf.data.Dataset:
-        """Reads some of the files at the same time.
+        """Reads some of the files at once, record by record of each in turn.
 
-        Args:
-            numbers: integer tensor (n,), which files.
-            number_of_pass: int64 tensor (), the pass of the epoch.
-
-        Returns:
-            `tf.data.Dataset` of scalar strings, the first record of each file,
-            then the second ones, and so on. If `pair_weighted`, of (record, number
-            of the caption, int64), those of the pass.
+        If `pair_weighted`, (record, number of the caption), those of the pass.
         """
 
         def read(path, skip, take):
@@ -176,17 +155,10 @@ def _members(builder):
 
 
 def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
-    """Counts the captions of a split's images.
+    """Counts the captions of the images of a split's files, path → uint32 (images,).
 
     The first time, all of the split's files are read; the counts are then kept beside
     them, unless their folder can't be written.
-
-    Args:
-        builder: prepared TFDS builder.
-        split: str, such as `"train"` or `"train[:10%]"`.
-
-    Returns:
-        dict, a file's path → uint32 array (images,) of all images in that file.
     """
     store = pathlib.Path(builder.data_path) / _FILE
     kept, parts = _read_kept(store), builder.info.splits[split].file_instructions
@@ -203,7 +175,7 @@ def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
 
 
 def count_captions(builder: Any, serialized: tf.Tensor) -> tf.Tensor:
-    """Returns the number of captions of a serialized example, an int32 tensor ()."""
+    """Returns the number of captions of a serialized example."""
     captions = {"captions": builder.info.features["captions"]}
     features = tfds.features.FeaturesDict(captions)
     return tf.size(features.deserialize_example(serialized)["captions"])

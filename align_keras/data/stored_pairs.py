@@ -39,12 +39,7 @@ def check_batch_size(batch_size: int, builder: Any, split: str) -> None:
 
 
 def split_size(builder: Any, split: str) -> int:
-    """Returns the number of images of a split.
-
-    Raises:
-        InputError: if the corpus hasn't the split, or fewer images than it takes;
-            names the splits that it has.
-    """
+    """Returns the number of images of a split; an error names the splits there are."""
     try:
         return builder.info.splits[split].num_examples
     except InputError:
@@ -69,11 +64,7 @@ def split_size(builder: Any, split: str) -> int:
 class RetrievalSet:
     """The images of a split with all their captions, in stored order.
 
-    Attributes:
-        ids: list of str.
-        images: list of bytes, the encoded images.
-        captions: list of list of str, each image's captions.
-        image_keys: list of str, equal for pixel-identical images.
+    `images` are encoded; `image_keys` are equal for pixel-identical images.
     """
 
     ids: list
@@ -86,15 +77,7 @@ class RetrievalSet:
 
 
 def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
-    """Reads a split of a prepared corpus into memory.
-
-    Args:
-        builder: prepared TFDS builder of the corpora's features.
-        split: str.
-
-    Returns:
-        `RetrievalSet`.
-    """
+    """Reads a split of a prepared corpus into memory."""
     examples = list(tfds.as_numpy(stored_pairs(builder, split)))
     return RetrievalSet(
         ids=[example["id"].decode() for example in examples],
@@ -108,7 +91,7 @@ def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
 
 
 def read_captions(builder: Any, split: str) -> list[str]:
-    """Returns all captions of a split, a list of str in stored order."""
+    """Returns all captions of a split, in stored order."""
     return [
         caption.decode()
         for example in tfds.as_numpy(stored_pairs(builder, split))

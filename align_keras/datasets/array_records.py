@@ -7,22 +7,15 @@ _RECORDS_AT_ONCE = 64
 
 
 def is_array_record(builder):
-    """Returns whether a prepared TFDS builder's files are ArrayRecord."""
+    """Tells whether a prepared TFDS builder's files are ArrayRecord."""
     file_format = builder.info.file_format
     return file_format is not None and file_format.value == "array_record"
 
 
 def array_records(path, skip, take):
-    """Reads a part of a file.
+    """Reads `take` records behind `skip`, a `tf.data.Dataset` of scalar strings.
 
-    Args:
-        path: str or string tensor ().
-        skip: int or int64 tensor (), records to leave out.
-        take: int or int64 tensor (), records to read.
-
-    Returns:
-        `tf.data.Dataset` of scalar strings, which runs only in this process: a tf.data
-        service can't take it.
+    It runs only in this process: a tf.data service can't take it.
     """
     import tensorflow as tf  # Here, for naming a corpus must not load it.
 
@@ -37,18 +30,7 @@ def array_records(path, skip, take):
 
 
 def stored_examples(builder, split, *, decoders=None, read_config=None, **options):
-    """Reads a split as `builder.as_dataset`, of ArrayRecord too.
-
-    Args:
-        builder: prepared TFDS builder.
-        split: str, such as `"train"` or `"train[:10%]"`.
-        decoders: dict, as `as_dataset` takes it.
-        read_config: `tfds.ReadConfig`; ArrayRecord is read in the stored order.
-        **options: further ones of `as_dataset`; ArrayRecord has no use for them.
-
-    Returns:
-        `tf.data.Dataset` of examples.
-    """
+    """Reads a split as `builder.as_dataset`, of ArrayRecord in the stored order."""
     if not is_array_record(builder):
         return builder.as_dataset(
             split=split, decoders=decoders, read_config=read_config, **options

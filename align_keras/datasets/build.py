@@ -47,20 +47,17 @@ def build_corpus(
             joined by `+`, such as `"clipart+emoji"`, make a `Mixture`, of which
             `"pairs"` can't be part. Or the folder of a data set that TFDS prepared
             with these features, such as `align-keras corpus` writes.
-        data_dir: str or path where prepared corpora lie; TFDS's own default
-            otherwise.
+        data_dir: str or path where prepared corpora lie; TFDS's own by default.
         pairs: str or path of the user's table or folder, for `"pairs"` only;
             see `align_keras.corpus.pair_files.read_pairs`.
         image_column: str, the table's column of paths, guessed by default.
         caption_column: str, the table's column of captions, guessed by default.
         encoding: str, of the table or the caption files.
-        max_bad_fraction: float in [0, 1], a larger share of bad pairs stops
-            the build.
+        max_bad_fraction: float in [0, 1], a larger share of bad pairs stops the build.
         shorter_side: int, what training needs of larger images, in pixels, or
             None. Those of `"pairs"` are reduced to it, but to no less than 346; a
             folder whose images `align-keras corpus` reduced to less is refused.
-        progress: callable `(done, total)`, called with the number of images,
-            or `None`.
+        progress: callable `(done, total)` of images, or None.
 
     Returns:
         A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several. Its
@@ -115,18 +112,9 @@ def build_corpus(
 
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
-    """Compares the shards that `align-keras corpus` wrote with its index.
+    """Names the shards that lack or differ from the index of `align-keras corpus`.
 
-    Args:
-        folder: str, of the shards.
-        whole: bool, compare their checksums, for which they are read; else their sizes.
-
-    Returns:
-        list of str, the names of those that lack or differ; empty where the folder has
-        no index.json.
-
-    Raises:
-        InputError: if the index can't be read.
+    Their sizes are compared, or if `whole`, their checksums, for which they are read.
     """
     index = read_json(os.path.join(folder, _INDEX))
     found = []
@@ -146,11 +134,7 @@ def damaged_shards(folder: str, whole: bool = False) -> list[str]:
 
 
 def refuse_damaged(folder: str):
-    """Raises if shards in a folder aren't as its index has them; reads them whole.
-
-    Raises:
-        InputError: naming them.
-    """
+    """Raises `InputError` if shards, read whole, aren't as their index has them."""
     _refuse_damaged(folder, damaged_shards(folder, whole=True))
 
 

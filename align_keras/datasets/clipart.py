@@ -25,11 +25,11 @@ TEST_FRACTION = 0.05
 class Clipart(PairBuilder):
     """Drawings with noisy captions, for training.
 
-    The data come from the Debian packages `openclipart-png` (the images, on
-    white, at most 256 pixels wide, in a square with a margin) and `openclipart-svg`
-    (title, description, keywords and author in the SVG of the same name). See
-    `align_keras.datasets.clipart_captions` for the cleaning. 5% of the images,
-    chosen by their pixels, make the `test` split.
+    The data come from the Debian packages `openclipart-png` (the images, on white, at
+    most 256 pixels wide, in a square with a margin) and `openclipart-svg` (title,
+    description, keywords and author in the SVG of the same name). See
+    `align_keras.datasets.clipart_captions` for the cleaning. 5% of the images, chosen
+    by their pixels, make the `test` split.
 
     Args:
         root: str or path of the folder with `png/` and `svg/`; by default the
@@ -39,14 +39,6 @@ class Clipart(PairBuilder):
 
     References:
         Jia et al. 2021, section 3 (alt-texts shared by more than 10 images).
-
-    Example:
-
-    >>> import align_keras.datasets
-    >>> import tensorflow_datasets as tfds
-    >>> builder = tfds.builder("clipart")
-    >>> sorted(builder.info.features)
-    ['captions', 'category', 'id', 'image', 'image_key']
     """
 
     VERSION = tfds.core.Version("1.1.0")

@@ -21,30 +21,11 @@ class SvgMetadata:
 
 
 def read_svg_metadata(path):
-    """Reads the first RDF work description of an SVG file.
+    """Reads the first RDF work description of an SVG file, empty where there is none.
 
-    Reading stops where the description ends, so a drawing that is broken
-    behind it still counts. The parser, expat through the standard library,
-    resolves no external entities and limits the growth of internal ones.
-
-    Args:
-        path: str or path.
-
-    Returns:
-        `SvgMetadata`, empty where the drawing has none or is broken before it.
-
-    Raises:
-        OSError: the file can't be read.
-
-    Example:
-
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "cat.svg"
-    >>> _ = path.write_text(
-    ...     '<svg xmlns:dc="http://purl.org/dc/elements/1.1/"><metadata>'
-    ...     '<dc:title>A cat</dc:title></metadata><path')
-    >>> read_svg_metadata(path).title
-    'A cat'
+    Reading stops where the description ends, so a drawing that is broken behind it
+    still counts. The parser, expat through the standard library, resolves no external
+    entities and limits the growth of internal ones.
     """
     with open(path, "rb") as file:
         try:
@@ -114,28 +95,10 @@ _HEXADECIMAL = re.compile(r"\b(hash\()?0x[0-9a-f]+\)?", re.I)
 
 
 def clipart_captions(metadata, stem):
-    """Makes a drawing's captions, the best first.
+    """Makes a drawing's captions by kind, the best first, but those that say nothing.
 
-    Args:
-        metadata: `align_keras.datasets.clipart_captions.SvgMetadata`.
-        stem: str, the file's name without its ending.
-
-    Returns:
-        dict of str by kind, a key of `SHARING_LIMITS`, without those that say
-        nothing: the title, the description (its first sentence where it is
-        long), the file name without author and numbers, the keywords in one
-        line.
-
-    Example:
-
-    >>> from align_keras.datasets.clipart_captions import SvgMetadata
-    >>> metadata = SvgMetadata(
-    ...     title="Cavallo",
-    ...     keywords=("mammal", "horse", "unsorted"),
-    ...     authors=("Architetto Francesco Rollandin",))
-    >>> captions = clipart_captions(metadata, "cavallo_nero_architetto_fra_05")
-    >>> list(captions.values())
-    ['Cavallo', 'cavallo nero', 'mammal, horse']
+    The title, the description (its first sentence where it is long), the file name
+    without author and numbers, the keywords in one line.
     """
     authors = {_slug(author) for author in metadata.authors} - {""}
     candidates = {
@@ -152,31 +115,13 @@ def clipart_captions(metadata, stem):
 
 
 def without_shared_captions(captions, limits=None):
-    """Drops the captions that too many images share.
+    """Drops the captions, by kind for each image, that too many images share.
 
     Such a caption names a collection, not an image ("Part of the Flat Icon
-    Collection"). Of what is left, repeats go (upper and lower case alike), and
-    a file name that is the beginning of the title, for it is but cut short.
-    Keywords stay only where nothing else does: a list of kinds of things isn't
-    how anybody names an image (without them a warm start found 2 to 3 points
-    more among the stamps' first ten).
-
-    Args:
-        captions: list of dicts of str by kind, one dict an image.
-        limits: dict of int by kind, `SHARING_LIMITS` by default.
-
-    Returns:
-        list of lists of str, in the same order; a list may end empty.
-
-    References:
-        Jia et al. 2021, section 3 (alt-texts shared by more than 10 images).
-
-    Example:
-
-    >>> without_shared_captions(
-    ...     [{"title": "a", "file_name": "b"}, {"title": "A"}, {"title": "c"}],
-    ...     limits={"title": 1, "file_name": 1})
-    [['b'], [], ['c']]
+    Collection"). Of what is left, repeats go (upper and lower case alike), and a file
+    name that is the beginning of the title, for it is but cut short. Keywords stay only
+    where nothing else does: a list of kinds of things isn't how anybody names an image
+    (without them a warm start found 2 to 3 points more among the stamps' first ten).
     """
     limits = limits or SHARING_LIMITS
     images = collections.Counter(
@@ -202,22 +147,7 @@ def _without_repeats(captions):
 
 
 def clean_file_name(stem, authors=()):
-    """Turns a file name into words, without its author and numbers.
-
-    Args:
-        stem: str, e.g. `"magnifying_glass_olivier_01"`.
-        authors: collection of str, the authors' names as `olivier_pilot`.
-
-    Returns:
-        str, maybe empty.
-
-    Example:
-
-    >>> clean_file_name("magnifying_glass_olivier_01", {"olivier_pilot"})
-    'magnifying glass'
-    >>> clean_file_name("star_34pt05step")
-    'star'
-    """
+    """Turns a file's stem into words, without numbers and authors (slugs)."""
     words = re.split(r"[_\-\s.,]+", _PREFIX.sub("", stem.lower()))
     words = [word for word in words if word]
     while len(words) > 1 and re.fullmatch(r"\d+[a-z]?", words[-1]):

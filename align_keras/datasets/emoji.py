@@ -29,15 +29,14 @@ class Emoji(PairBuilder):
     """Images of emoji by Google and by Twitter with their names.
 
     The data come from the npm packages `emoji-datasource-google` and
-    `emoji-datasource-twitter`: images of 64 pixels, on white, without the
-    variations in skin tone. See `align_keras.datasets.emoji_captions` for the
-    captions. 5% of the emoji, chosen by their code, make the `test` split;
-    what both vendors draw of one emoji, and emoji that a vendor draws alike
-    (France's flag and St. Martin's), stand on the same side.
+    `emoji-datasource-twitter`: images of 64 pixels, on white, without the variations in
+    skin tone. See `align_keras.datasets.emoji_captions` for the captions. 5% of the
+    emoji, chosen by their code, make the `test` split; what both vendors draw of one
+    emoji, and emoji that a vendor draws alike (France's flag and St. Martin's), stand
+    on the same side.
 
-    An example's `id` begins with the vendor. Its `category` is the emoji's
-    (`"Food & Drink"`), the kind of thing drawn, as in the other corpora whose
-    splits cut through all families.
+    An example's `id` begins with the vendor. Its `category` is the emoji's (`"Food &
+    Drink"`).
 
     Args:
         root: str or path of the `node_modules` folder with both packages; by
@@ -45,14 +44,6 @@ class Emoji(PairBuilder):
             where node looks: `node_modules` of the current folder and of those
             above it, and what is installed with `npm install -g`.
         **kwargs: see `PairBuilder`.
-
-    Example:
-
-    >>> import align_keras.datasets
-    >>> import tensorflow_datasets as tfds
-    >>> builder = tfds.builder("emoji")
-    >>> sorted(builder.info.features)
-    ['captions', 'category', 'id', 'image', 'image_key']
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -112,7 +103,6 @@ def _raw_pair(vendor, package, emoji):
 
 
 def _find_packages(root):
-    """Returns dict, vendor → `pathlib.Path` of its package."""
     folders = [pathlib.Path(root)] if root else _node_modules()
     names = {vendor: f"emoji-datasource-{vendor}" for vendor in VENDORS}
     found = {
@@ -148,7 +138,7 @@ def _node_modules():
 
 
 def _read_emoji(package):
-    """Returns the list of dicts of the package's emoji, in Unicode's order."""
+    """Returns the dicts of the package's emoji, in Unicode's order."""
     path = package / "emoji.json"
     try:
         emoji = json.loads(path.read_text("utf-8"))

@@ -15,32 +15,11 @@ _COUNTRY_CODE = re.compile(r"(flag )?[a-z]{2}")
 
 
 def emoji_captions(name, short_names=(), category=""):
-    """Makes an emoji's captions, its name first.
+    """Makes an emoji's captions, its name first; maybe none.
 
-    Everything is in lower case, for most names shout and some don't. A short
-    name is left out where it says nothing (`+1`, `u6708`, a country's code) or
-    only what an earlier caption says in another order.
-
-    Args:
-        name: str, e.g. `"SMILING FACE WITH OPEN MOUTH"` or `"Egypt Flag"`.
-        short_names: iterable of str, e.g. `["smiley"]`.
-        category: str, e.g. `"Flags"`.
-
-    Returns:
-        list of str, maybe empty.
-
-    Example:
-
-    >>> emoji_captions("SMILING FACE WITH OPEN MOUTH", ["smiley"])
-    ['smiling face with open mouth', 'smiley']
-    >>> emoji_captions("Germany Flag", ["de", "flag-de"], "Flags")
-    ['germany flag']
-    >>> emoji_captions("WHALE", ["whale2"])
-    ['whale']
-    >>> emoji_captions("HEAVY BLACK HEART", ["heart"])
-    ['heart']
-    >>> emoji_captions("BLACK CAT", ["black_cat"])
-    ['black cat']
+    Everything is in lower case, for most names shout and some don't. A short name is
+    left out where it says nothing (`+1`, `u6708`, a country's code) or only what an
+    earlier caption says in another order.
     """
     short = [_short_caption(short_name) for short_name in short_names]
     candidates = [_name_caption(name, short)]

@@ -45,23 +45,9 @@ STYLE_WORDS = {
 def icon_caption(family, name):
     """Turns a glyph's name into its caption: words, without the drawing style.
 
-    Words such as "thin" and "outline" belong to a family's way of drawing, which
-    an unseen family doesn't share. Left out, the variants of one glyph have one
-    caption; train with `share_equal_captions`.
-
-    Args:
-        family: str, a key of `STYLE_WORDS`.
-        name: str, e.g. `"account-arrow-left"`.
-
-    Returns:
-        str.
-
-    Example:
-
-    >>> icon_caption("phosphor", "activity-thin")
-    'activity'
-    >>> icon_caption("fontawesome6-solid", "address-book")
-    'address book'
+    Words such as "thin" and "outline" belong to a family's way of drawing, which an
+    unseen family doesn't share. Left out, the variants of one glyph have one caption;
+    train with `share_equal_captions`.
     """
     words = [word for word in name.replace("_", "-").lower().split("-") if word]
     return " ".join(_without_styles(words, STYLE_WORDS[family]) or words)
@@ -76,17 +62,9 @@ def _without_styles(words, styles):
 class Icons(PairBuilder):
     """Icon fonts: train on five families, test on a sixth, never seen one.
 
-    A glyph is drawn dark on white, fitted into a square of 80 pixels (aspect
-    kept, 7 pixels of margin). Its name makes the caption. The fonts come with
-    the `qtawesome` distribution; Qt isn't needed.
-
-    Example:
-
-    >>> import align_keras.datasets
-    >>> import tensorflow_datasets as tfds
-    >>> builder = tfds.builder("icons")
-    >>> sorted(builder.info.features)
-    ['captions', 'category', 'id', 'image', 'image_key']
+    A glyph is drawn dark on white, fitted into a square of 80 pixels (aspect kept, 7
+    pixels of margin). Its name makes the caption. The fonts come with the `qtawesome`
+    distribution; Qt isn't needed.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -119,16 +97,7 @@ class Icons(PairBuilder):
 
 
 def draw_glyph(font_path, character):
-    """Draws one character dark on white, fitted and centered.
-
-    Args:
-        font_path: str or path of a TrueType file.
-        character: str of one character.
-
-    Returns:
-        `PIL.Image.Image` of mode L and `CANVAS` × `CANVAS` pixels, or `None`
-        where the character leaves no ink.
-    """
+    """Draws one character dark on white, fitted and centered; None without ink."""
     room = CANVAS - 2 * MARGIN
     ink = _ink(str(font_path), character, _TRIAL_SIZE)
     if ink is None:

@@ -16,16 +16,12 @@ _KEY_SIDE = 384
 class ImageLayout:
     """How a corpus stores its images.
 
-    Args:
-        size: int, in pixels; nothing is enlarged. The limit of the longer side, or,
-            where the aspect is kept, of the shorter one, since training resizes both
-            to one length.
-        square: bool, pad to a square on white; otherwise the aspect is kept.
-        margin: bool, for squares: leave an eighth of the image's side white
-            on each side. Evaluation keeps the middle 289/346 of a side (Jia et
-            al. 2021, section 5), which then holds the whole image.
-        encoding: `"png"`, or `"jpeg"` of quality 92 without chroma
-            subsampling.
+    Nothing is enlarged: `size` limits the longer side of a square on white, or, where
+    the aspect is kept, the shorter one, since training resizes both to one length. A
+    `margin` leaves an eighth of a square's image white on each side: evaluation keeps
+    the middle 289/346 of a side (Jia et al. 2021, section 5), which then holds the
+    whole image. Encoded are `"png"`, or `"jpeg"` of quality 92 without chroma
+    subsampling.
     """
 
     size: int
@@ -34,26 +30,10 @@ class ImageLayout:
     encoding: str = "png"
 
     def apply(self, image):
-        """Brings a normalized image into this form.
+        """Returns a normalized image's bytes in this form, and its key.
 
-        Args:
-            image: `PIL.Image.Image` of mode RGB or L.
-
-        Returns:
-            `(content, image_key)`: the encoded bytes, and the key of the
-            pixels that were encoded, or, where the aspect is kept, one that doesn't
-            depend on `size`, so that an image keeps its split.
-
-        Raises:
-            ImageError: `"oversized"`, of a JPEG, where a side is too long for one.
-
-        Example:
-
-        >>> from PIL import Image
-        >>> image = Image.new("RGB", (300, 100))
-        >>> content, key = ImageLayout(size=64).apply(image)
-        >>> Image.open(io.BytesIO(content)).size, len(key)
-        ((64, 64), 32)
+        The key is of the pixels that were encoded, or, where the aspect is kept,
+        doesn't depend on `size`, so that an image keeps its split.
         """
         if self.square:
             image = square_image(image, self.size, 1 / 8 if self.margin else 0)
@@ -71,29 +51,10 @@ class ImageLayout:
 
 
 def square_image(image, size, margin=0):
-    """Puts an image in the middle of a white square.
+    """Puts an image in the middle of a white square of at most `size` pixels a side.
 
-    The square's side is the image's longer side and the margins, but at most
-    `size`: larger images are reduced (antialiased, aspect kept), smaller ones
-    are never enlarged.
-
-    Args:
-        image: `PIL.Image.Image` of mode RGB or L.
-        size: int, the largest side in pixels.
-        margin: float ≥ 0, white on each side, as a share of the longer side.
-
-    Returns:
-        `PIL.Image.Image` of the same mode, its width equal to its height.
-
-    Example:
-
-    >>> from PIL import Image
-    >>> square_image(Image.new("RGB", (400, 100)), 200).size
-    (200, 200)
-    >>> square_image(Image.new("RGB", (40, 10)), 200).size
-    (40, 40)
-    >>> square_image(Image.new("RGB", (400, 100)), 200, margin=1 / 8).getbbox()
-    (0, 0, 200, 200)
+    The square's side is the image's longer side and the margins, each such a share of
+    it; larger images are reduced, smaller ones never enlarged.
     """
     image = limit_image(image, int(size / (1 + 2 * margin)))
     side = min(size, round(max(image.size) * (1 + 2 * margin)))
@@ -105,15 +66,7 @@ def square_image(image, size, margin=0):
 
 
 def limit_image(image, size):
-    """Reduces an image, antialiased, until its longer side is at most `size`.
-
-    Args:
-        image: `PIL.Image.Image` of mode RGB or L.
-        size: int, the largest side in pixels.
-
-    Returns:
-        `PIL.Image.Image` of the same mode and, to a pixel, the same aspect.
-    """
+    """Reduces an image, antialiased, until its longer side is at most `size`."""
     longer = max(image.size)
     if longer <= size:
         return image
@@ -122,15 +75,7 @@ def limit_image(image, size):
 
 
 def reduce_image(image, shorter_side):
-    """Reduces an image, antialiased, until its shorter side is `shorter_side`.
-
-    Args:
-        image: `PIL.Image.Image` of mode RGB or L.
-        shorter_side: int, in pixels; images with a smaller one stay.
-
-    Returns:
-        `PIL.Image.Image` of the same mode and, to a pixel, the same aspect.
-    """
+    """Reduces an image, antialiased, until its shorter side is `shorter_side`."""
     shorter = min(image.size)
     if shorter <= shorter_side:
         return image
@@ -139,14 +84,7 @@ def reduce_image(image, shorter_side):
 
 
 def pixel_key(image):
-    """Names an image by its pixels: equal pixels, equal key.
-
-    Args:
-        image: `PIL.Image.Image`; any other mode counts as its RGB form.
-
-    Returns:
-        str, 32 hexadecimal digits.
-    """
+    """Names an image by its pixels as RGB: equal pixels, equal key."""
     image = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{image.width}x{image.height}:".encode())

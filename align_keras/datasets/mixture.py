@@ -14,11 +14,11 @@ class Mixture:
     It has what this package uses of a TFDS builder: `name`, `as_dataset`,
     `info.splits[split].num_examples`, `info.features` and `info.metadata`.
 
-    The members' examples follow each other in proportion to their number, so
-    that any stretch of the order, such as a shuffle buffer that doesn't hold
-    them all, has its share of each. The order depends on nothing but the
-    members' sizes, and every example comes once. Ids begin with the member's
-    name, for only this makes them unique.
+    The members' examples follow each other in proportion to their number, so that any
+    stretch of the order, such as a shuffle buffer that doesn't hold them all, has its
+    share of each. The order depends on nothing but the members' sizes, and every
+    example comes once. Ids begin with the member's name, for only this makes them
+    unique.
 
     Args:
         members: dict, name of the corpus → prepared TFDS builder.
@@ -44,17 +44,7 @@ class Mixture:
     def as_dataset(
         self, *, split, shuffle_files=False, decoders=None, read_config=None
     ):
-        """Reads a split of all members.
-
-        Args:
-            split: str, such as `"train"`, `"train[:10%]"` (of each member) or
-                `"all"`; every member must have it.
-            shuffle_files: bool, see `tfds.core.DatasetBuilder.as_dataset`.
-            decoders: dict, see there.
-            read_config: `tfds.ReadConfig`, see there.
-
-        Returns:
-            `tf.data.Dataset` of the members' examples.
+        """Reads a split, `"train[:10%]"` of each member, as a TFDS builder does.
 
         Raises:
             InputError: a member lacks the split.
@@ -86,14 +76,8 @@ class Mixture:
     def endless_turns(sizes, start):
         """The members' turns of all epochs, for examples read one by one.
 
-        Args:
-            sizes: list of int ≥ 1, examples of each member.
-            start: int, how many turns of an epoch to leave out.
-
-        Returns:
-            `(turns, taken)`: an endless `tf.data.Dataset` of the numbers of the
-            members whose turn it is, int64, and an int array of how many of the
-            turns left out were each member's.
+        Returns an endless `tf.data.Dataset` of members' numbers, int64, behind the
+        first `start` turns, and how many of these were each member's.
         """
         taken = _taken(sizes, start)
         return _turns(sizes, taken).concatenate(_turns(sizes).repeat()), taken
@@ -114,7 +98,6 @@ class _Splits:
         return (split for split in first if all(split in other for other in others))
 
     def sizes(self, split):
-        """Returns the list of the members' numbers of examples."""
         sizes = []
         for name, splits in self._splits.items():
             try:

@@ -23,15 +23,9 @@ _IN_FLIGHT = 64
 class RawPair:
     """An image's source and its captions, before the image is read.
 
-    Args:
-        id: str, unique in the corpus.
-        source: whatever the builder's `_load` understands, a path by default.
-        captions: tuple of at least one str.
-        category: str.
-        split: `"train"`, `"test"`, or `None` where the builder decides by the
-            image's pixels.
-        where: str, how to name the pair to the user.
-        pairs: int, how many pairs of the user's this image stands for.
+    `source` is whatever the builder's `_load` understands; without a `split` the
+    builder decides by the pixels; `where` names the pair to the user, and `pairs` is
+    how many of the user's this image stands for.
     """
 
     id: str
@@ -54,20 +48,17 @@ class _Entry:
 class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Turns raw pairs into examples, counting whatever is dropped.
 
-    An example is `{"id", "image", "captions", "category", "image_key"}`:
-    Text, Image (height, width, 3) uint8, at least one Text, Text, and the hex
-    digest of the pixels. `builder.info.metadata` holds the counts and survives
-    a reload from disk.
+    An example is `{"id", "image", "captions", "category", "image_key"}`: Text, Image
+    (height, width, 3) uint8, at least one Text, Text, and the hex digest of the pixels.
+    `builder.info.metadata` holds the counts and survives a reload from disk.
 
-    A subclass defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`, and
-    where needed `_load`, `_choose_splits`, `_notes` and `FILTERED_REASONS`.
+    A subclass defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`, and where
+    needed `_load`, `_choose_splits`, `_notes` and `FILTERED_REASONS`.
 
     Args:
         max_bad_fraction: float in [0, 1], more bad pairs stop the build.
         progress: callable `(done, total)` or `None`.
-        data_dir: str or path, where prepared corpora lie; TFDS's own default
-            otherwise.
-        **kwargs: for `tfds.core.GeneratorBasedBuilder`.
+        **kwargs: for `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
     """
 
     LAYOUT = None
@@ -125,15 +116,9 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def download_and_prepare(self, **kwargs):
         """Prepares the corpus unless it is prepared already.
 
-        Everything is written to a temporary folder and renamed at the end;
-        what a killed earlier build left is removed first. A build of the same
-        corpus by another process is waited for.
-
-        Args:
-            **kwargs: for `tfds.core.DatasetBuilder.download_and_prepare`.
-
-        Raises:
-            InputError: the corpus is empty, or has too many bad pairs.
+        Everything is written to a temporary folder and renamed at the end; what a
+        killed earlier build left is removed first. A build by another process is waited
+        for.
         """
         path = pathlib.Path(self.data_path)
         if not path.exists():

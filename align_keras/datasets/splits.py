@@ -4,23 +4,11 @@ _KEY_RANGE = 16**8
 
 
 def hashed_test_keys(image_keys, fraction, at_most=None):
-    """Chooses test images by their pixels' hash.
+    """Chooses about a fraction of images for tests by their pixels' hash.
 
-    The choice depends on no order and no seed, an image keeps its split when
-    others come or go, and identical images never stand on both sides.
-
-    Args:
-        image_keys: set of str, hexadecimal digests.
-        fraction: float in (0, 1), the share that is aimed at.
-        at_most: int, the largest number of test images, or `None`.
-
-    Returns:
-        set of str: at least one key, and not all, where there are two or more.
-
-    Example:
-
-    >>> hashed_test_keys({"00000000", "80000000", "f0000000"}, fraction=0.1)
-    {'00000000'}
+    The choice depends on no order and no seed, an image keeps its split when others
+    come or go, and identical images never stand on both sides. Of two keys or more at
+    least one is chosen, and not all.
     """
     keys = sorted(image_keys)
     count = sum(int(key[:8], 16) < fraction * _KEY_RANGE for key in keys)
@@ -31,15 +19,10 @@ def hashed_test_keys(image_keys, fraction, at_most=None):
 
 
 def is_test_key(image_key, fraction):
-    """Returns whether an image goes to the test split, by its pixels' hash alone.
+    """Tells whether an image goes to the test split, by its pixels' hash alone.
 
     As `hashed_test_keys`, for corpora whose keys aren't held in memory: no split is
     promised to have an image.
-
-    Example:
-
-    >>> is_test_key("00000000", 0.1), is_test_key("80000000", 0.1)
-    (True, False)
     """
     return int(image_key[:8], 16) < fraction * _KEY_RANGE
 
@@ -47,17 +30,7 @@ def is_test_key(image_key, fraction):
 def linked_names(pairs):
     """Groups names that share a key, directly or through others.
 
-    Args:
-        pairs: iterable of `(name, key)`, both str; a name may come with several
-            keys, and a key with several names.
-
-    Returns:
-        dict, each name → the smallest name of its group.
-
-    Example:
-
-    >>> linked_names([("a", "1"), ("b", "1"), ("b", "2"), ("c", "2"), ("d", "3")])
-    {'a': 'a', 'b': 'a', 'c': 'a', 'd': 'd'}
+    Takes (name, key) and returns each name's smallest in its group.
     """
     pairs = list(pairs)
     smallest, before = {name: name for name, _ in pairs}, None

@@ -21,24 +21,16 @@ _LEFT_OUT = "symbols"
 class Stamps(PairBuilder):
     """Images with captions in English, German, French or Czech, for tests.
 
-    The data come from the Debian package `tuxpaint-stamps-default`: the
-    images outside `symbols/` that have a PNG, on white, at most 256 pixels
-    wide, in a square with a margin. There is only a `test` split. The configuration
-    names the language: `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`,
-    `stamps/cs`; an image without a caption in it is left out and counted.
+    The data come from the Debian package `tuxpaint-stamps-default`: the images outside
+    `symbols/` that have a PNG, on white, at most 256 pixels wide, in a square with a
+    margin. There is only a `test` split. The configuration names the language: `stamps`
+    or `stamps/en`, `stamps/de`, `stamps/fr`, `stamps/cs`; an image without a caption in
+    it is left out and counted.
 
     Args:
         root: str or path of the folder of stamps; by default the environment
             variable `ALIGN_KERAS_STAMPS_DIR`, else where Debian installs them.
         **kwargs: see `PairBuilder`.
-
-    Example:
-
-    >>> import align_keras.datasets
-    >>> import tensorflow_datasets as tfds
-    >>> builder = tfds.builder("stamps/de")
-    >>> sorted(builder.info.features)
-    ['captions', 'category', 'id', 'image', 'image_key']
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -92,15 +84,9 @@ class Stamps(PairBuilder):
 
 
 def stamp_caption(path, language):
-    """Reads a stamp's caption in one language.
+    """Reads a stamp's caption in one language, "" where there is none.
 
-    Args:
-        path: `pathlib.Path` of the caption file: English in the first line,
-            then lines such as `de.utf8=Eine Kartoffel.`
-        language: str, `"en"`, or the two letters that begin such a line.
-
-    Returns:
-        str, empty where there is no caption in that language.
+    English is the first line, then follow lines such as `de.utf8=Eine Kartoffel.`
     """
     lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     if language == "en":

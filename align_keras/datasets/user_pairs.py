@@ -40,19 +40,8 @@ def user_pairs_config(
 ):
     """Names a configuration by its content, so that any change builds anew.
 
-    Args:
-        path: str or path, see `align_keras.corpus.pair_files.read_pairs`.
-        image_column: str or `None`.
-        caption_column: str or `None`.
-        encoding: str.
-        shorter_side: int, in pixels, to which larger images are reduced.
-
-    Returns:
-        `UserPairsConfig` whose name is a digest of the absolute path, the
-        options, and every file's captions, size and time of change.
-
-    Raises:
-        InputError: as `read_pairs`.
+    The name is a digest of the absolute path, the options, and every file's captions,
+    size and time of change.
     """
     path = pathlib.Path(path).absolute()
     options = {
@@ -84,10 +73,10 @@ def _stamp(path):
 class UserPairs(PairBuilder, skip_registration=True):
     """Pairs from a table or a folder of the user's.
 
-    Images keep their aspect; their shorter side is at most that of the config. A
-    tenth of them, chosen by their pixels, at least one and at most 1,000, make
-    the `test` split; where a table is for training or for tests alone, the split
-    `all` takes it whole.
+    Images keep their aspect; their shorter side is at most that of the config. A tenth
+    of them, chosen by their pixels, at least one and at most 1,000, make the `test`
+    split; where a table is for training or for tests alone, the split `all` takes it
+    whole.
 
     Args:
         config: `UserPairsConfig` of `user_pairs_config`.
@@ -103,7 +92,7 @@ class UserPairs(PairBuilder, skip_registration=True):
 
     @property
     def LAYOUT(self):
-        """The `ImageLayout`, of the config's size."""
+        """Of the config's size."""
         size = self.builder_config.shorter_side
         return ImageLayout(size=size, square=False, encoding="jpeg")
 

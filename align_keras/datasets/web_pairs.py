@@ -25,18 +25,10 @@ class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     Made by `align-keras corpus`; what it wrote is opened by
     `tfds.builder_from_directory` and `tfds.load` without this class. An example is
-    `{"id", "image", "image_key", "category", "width", "height", "location",
-    "captions", "rules", "languages", "page_urls", "sources"}`, where the lists have
-    one entry a caption; `width` and `height` are those of the image as it came.
-
-    Args:
-        images: callable that returns an iterator of such dict, without `category`,
-            the same each time.
-        description: str.
-        notes: dict, JSON-ready, for `info.metadata`.
-        test_fraction: float in [0, 1), images that make the split `test`.
-        **kwargs: for `tfds.core.GeneratorBasedBuilder`, such as `data_dir` and
-            `file_format`.
+    `{"id", "image", "image_key", "category", "width", "height", "location", "captions",
+    "rules", "languages", "page_urls", "sources"}`, where the lists have one entry a
+    caption; `width` and `height` are those of the image as it came. `images()` iterates
+    over them, without `category`, in the same way each time.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -111,19 +103,9 @@ def _in_order(serialized):
 
 
 def write_web_pairs(folder, images, config, *, notes):
-    """Writes the shards of a corpus, and `index.json` with their checksums.
+    """Writes the shards into `FOLDER/web_pairs/1.0.0`, and `index.json` with checksums.
 
-    Args:
-        folder: `pathlib.Path`; the shards lie in `FOLDER/web_pairs/1.0.0`.
-        images: as `WebPairs`.
-        config: `align_keras.config.corpus.ShardsConfig`.
-        notes: as `WebPairs`.
-
-    Returns:
-        dict: `pictures`, how many images, and `splits`, how many of each.
-
-    Raises:
-        InputError: if there is no image.
+    Takes what `WebPairs` does; returns how many images, in all and by split.
     """
     shutil.rmtree((folder / SHARDS).parent, ignore_errors=True)
     if next(images(), None) is None:
@@ -154,7 +136,6 @@ def write_web_pairs(folder, images, config, *, notes):
 
 
 def _shards(builder):
-    """Returns the counts and checksums of the shards."""
     files = []
     for split, info in sorted(builder.info.splits.items()):
         for path, count in zip(info.filepaths, info.shard_lengths, strict=True):
@@ -175,9 +156,7 @@ def _shards(builder):
 def place_shards(source, destination):
     """Puts shards under their final name; links share the disk's room.
 
-    Args:
-        source: `pathlib.Path`, the folder with the shards and their index.
-        destination: `pathlib.Path`; shards with an equal index stay.
+    Shards that are there with an equal index stay.
     """
     index = destination / INDEX
     if index.exists() and index.read_bytes() == (source / INDEX).read_bytes():

@@ -1,7 +1,6 @@
 """A model as others run it: SavedModels, LiteRT and ONNX towers, a page that searches.
 
-Nothing here is imported before it is used, since `align-keras export --help` reads the
-names below.
+Nothing is imported before it's used: `align-keras export --help` reads the names.
 """
 
 import importlib

@@ -45,39 +45,9 @@ def image_flatbuffer(
     The file has one signature, `encode_image_pixels`: `images`, float32 (1, S, S, 3),
     RGB gray levels in [0, 255], → `image_embedding`, float32 (1, d). Decoding,
     resizing and cropping are the caller's; `metadata.json` in the file tells how.
-
-    Args:
-        model: `ALIGN` that computes in float32.
-        quantize: str, one of `QUANTIZATIONS`, as `quantize_flatbuffer`.
-        pixels: uint8 or float array (n, S, S, 3) in [0, 255], preprocessed images
-            like those that the model will see. `int8` takes the ranges of its
-            activations from them, a hundred or more; the finished file is checked
-            on the first ones, or on noise where there are none.
-        resizable: bool; True leaves number, height and width of the images open;
-            they are 1, S and S until the interpreter is told otherwise. The ranges
-            of `int8` are those of S × S.
-        license: str or None, the terms of the weights, for the file's metadata.
-
-    Returns:
-        bytes of a `.tflite` file, with metadata as `read_files` reads it.
-
-    Raises:
-        InputError: if the model lacks a part or computes in another dtype, there is
-            no such quantization, `int8` has no images, or what converts and runs
-            the file isn't installed; and if the quantized tower's embeddings are far
-            from Keras's.
-        RuntimeError: if the float tower's embeddings aren't Keras's.
-
-    References:
-        Jia et al. 2021, section 4.1.
-
-    Example:
-
-    ```python
-    from align_keras.models.align import ALIGN
-    model = ALIGN.from_preset("align_nano", vocabulary_size=100)
-    LiteRTTower(image_flatbuffer(model)).inputs["images"]  # (1, 64, 64, 3)
-    ```
+    `pixels`, preprocessed images (n, S, S, 3), give `int8` its ranges, a hundred or
+    more; the file is checked on the first, or on noise. `resizable` leaves number,
+    height and width open: they are 1, S and S until the interpreter is told otherwise.
     """
     check_quantization(quantize)
     encode = image_tower_function(model, resizable)
@@ -109,36 +79,10 @@ def text_flatbuffer(
 
     The file has one signature, `encode_token_ids`: `token_ids` and `padding_mask`,
     int32 (1, L), → `text_embedding`, float32 (1, d). `vocabulary.txt` in the file
-    holds the tokens in the order of their ids.
-
-    Args:
-        model: `ALIGN` with a vocabulary, that computes in float32.
-        quantize: str, one of `QUANTIZATIONS`. `int8` is `dynamic-int8` here: outliers
-            of a transformer's activations don't fit fixed ranges of 8 bits.
-        resizable: bool; True leaves the number of texts open.
-        license: str or None, the terms of the weights, for the file's metadata.
-
-    Returns:
-        bytes of a `.tflite` file, with metadata as `read_files` reads it.
-
-    Raises:
-        InputError: as `image_flatbuffer`, and if there is no vocabulary.
-        RuntimeError: as `image_flatbuffer`.
-
-    References:
-        Jia et al. 2021, section 4.1. Bondarenko et al. 2021, "Understanding and
-        Overcoming the Challenges of Efficient Transformer Quantization".
-
-    Example:
-
-    ```python
-    from align_keras.models.align import ALIGN
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
-    model = ALIGN.from_preset(
-        "align_nano", vocabulary_size=6, vocabulary=vocabulary
-    )
-    LiteRTTower(text_flatbuffer(model)).outputs  # {'text_embedding': (1, 256)}
-    ```
+    holds the tokens in the order of their ids. `int8` is `dynamic-int8` here: outliers
+    of a transformer's activations don't fit fixed ranges of 8 bits (Bondarenko et al.
+    2021, "Understanding and Overcoming the Challenges of Efficient Transformer
+    Quantization").
     """
     check_quantization(quantize)
     encode = text_tower_function(model, resizable)

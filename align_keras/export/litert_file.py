@@ -22,20 +22,7 @@ METADATA, VOCABULARY, LICENSE = "metadata.json", "vocabulary.txt", "LICENSE.txt"
 
 
 def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
-    """Puts files behind a flatbuffer.
-
-    Args:
-        flatbuffer: bytes, a LiteRT file without files behind it.
-        files: dict, name → str.
-
-    Returns:
-        bytes, the file with them.
-
-    Example:
-
-    >>> read_files(append_files(b"flatbuffer", {"LICENSE.txt": "free"}))
-    {'LICENSE.txt': 'free'}
-    """
+    """Puts files behind a flatbuffer that has none."""
     file = io.BytesIO(bytes(flatbuffer))
     with zipfile.ZipFile(file, "a") as archive:
         for name, text in files.items():
@@ -45,44 +32,21 @@ def append_files(flatbuffer: bytes, files: dict[str, str]) -> bytes:
 
 
 def read_files(content: bytes) -> dict[str, str]:
-    """Returns the files behind a flatbuffer.
-
-    Args:
-        content: bytes of a LiteRT file that `append_files` made.
-
-    Returns:
-        dict, name → str.
-    """
+    """Returns the files behind a flatbuffer, name → str."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
 def read_metadata(content: bytes) -> dict[str, Any]:
-    """Returns `metadata.json` of a LiteRT file that `append_files` made, a dict."""
+    """Returns what `metadata.json` behind a flatbuffer says."""
     return json.loads(read_files(content)[METADATA])
 
 
 class LiteRTTower:
     """Runs a file of one signature and one output by LiteRT's interpreter.
 
-    Args:
-        content: bytes of a `.tflite` file.
-        threads: int ≥ 1.
-
-    Call arguments:
-        **inputs: arrays by the names of the signature's inputs; a file whose shape
-            is open is resized to theirs.
-
-    Returns:
-        float32 array (n, d).
-
-    Attributes:
-        inputs: dict, name → shape, a tuple.
-        outputs: dict, name → shape, a tuple.
-
-    Raises:
-        InputError: if ai-edge-litert isn't installed, or an input's shape isn't the
-            file's.
+    Called with arrays by the names of its inputs, to which open shapes are resized, it
+    gives float32 (n, d). `inputs` and `outputs` are dicts, name → shape.
     """
 
     def __init__(self, content: bytes, threads: int = 1):
@@ -123,16 +87,7 @@ class LiteRTTower:
 def prepared_run(
     content: bytes, images: np.ndarray, threads: int = 1
 ) -> Callable[[], None]:
-    """Returns a function that embeds given images, for timing alone.
-
-    Args:
-        content: bytes of an image tower's file.
-        images: float32 array of the file's shape.
-        threads: int ≥ 1.
-
-    Returns:
-        Function without arguments and result.
-    """
+    """Returns a function that embeds given images, for timing alone."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=bytes(content), num_threads=threads)

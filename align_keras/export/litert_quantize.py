@@ -28,7 +28,7 @@ def check_quantization(quantize: str) -> None:
 def quantize_flatbuffer(
     flatbuffer: bytes, quantize: str, samples: Sequence[dict] = ()
 ) -> bytes:
-    """Quantizes a float LiteRT file.
+    """Quantizes a float LiteRT file of one signature; inputs and outputs stay float.
 
     - `float16`: weights are stored as float16, and all arithmetic is float32.
     - `weight-int8`: weights are stored as int8, one scale a channel, and all
@@ -36,30 +36,12 @@ def quantize_flatbuffer(
     - `dynamic-int8`: the same weights, multiplied in integers with inputs that each
       product scales by itself at run time.
     - `int8`: weights and activations are integers from the first convolution to the
-      pooling, with the ranges that `samples` reach. The pixels' scaling before it,
-      and the class probabilities, projection and unit length after it, stay float;
-      products after the pooling are those of `dynamic-int8`.
+      pooling, with the ranges that `samples`, dicts of inputs, reach. The pixels'
+      scaling before it, and the class probabilities, projection and unit length after
+      it, stay float; products after the pooling are those of `dynamic-int8`.
 
-    Args:
-        flatbuffer: bytes of the float file, which has one signature.
-        quantize: str, one of `QUANTIZATIONS`.
-        samples: list of dict of arrays, inputs of the signature; for `int8` alone.
-
-    Returns:
-        bytes. Inputs and outputs stay those of the float file.
-
-    Raises:
-        InputError: if `quantize` is unknown, `int8` has no samples or the file no
-            convolutions, or litert-quantizer isn't installed.
-
-    References:
-        Jacob et al. 2018, "Quantization and Training of Neural Networks for
-        Efficient Integer-Arithmetic-Only Inference".
-
-    Example:
-
-    >>> quantize_flatbuffer(b"a file", "none")
-    b'a file'
+    Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
+    Integer-Arithmetic-Only Inference".
     """
     check_quantization(quantize)
     if quantize == "none":

@@ -36,40 +36,10 @@ def model_card(
 ) -> str:
     """Writes down what a model is, was trained on, can do, and must not be used for.
 
-    Args:
-        model: `ALIGN` with a vocabulary.
-        weights: str, the dtype or quantization of the stored weights, or None for the
-            model's.
-        source: str, where the model comes from, or None.
-        data: dict, name of a set of pairs → list of lines about it, or None.
-        evaluation: dict, metric → float, or None; before any quantization.
-        license: str, the terms of the weights, or None.
-        described: str, where inputs and outputs are described.
-        measured: sequence of dict, as `align-keras evaluate --json` prints them:
-            `protocol`, `data` and `metrics`, and `slice_by` with `slices`, the
-            metrics of groups with their intervals. Each becomes a table.
-
-    Returns:
-        str, Markdown.
-
-    References:
-        Jia et al. 2021, section 10; Mitchell et al. 2019, "Model cards for model
-        reporting" (arXiv 1810.03993).
-
-    Example:
-
-    ```python
-    report = {"protocol": "retrieval", "data": "stamps", "metrics": {}}
-    report["slice_by"] = "category"
-    report["slices"] = {
-        "t2i/recall_at_1[animals]": 0.5,
-        "t2i/recall_at_1[animals]/low": 0.375,
-        "t2i/recall_at_1[animals]/high": 0.625,
-        "t2i/recall_at_1[animals]/items": 64.0,
-    }
-    card = model_card(model, measured=[report])
-    # …| t2i/recall_at_1[animals] | 0.5 | 0.375–0.625 | 64 |…
-    ```
+    `data` maps sets of pairs to lines about them, `evaluation` metrics to values from
+    before any quantization; `measured` are dicts that `align-keras evaluate --json`
+    prints, a table each: `protocol`, `data`, `metrics`, `slice_by` and `slices`. Jia et
+    al. 2021, section 10; Mitchell et al. 2019, "Model cards for model reporting".
     """
     image, text = model.image_encoder, model.text_encoder
     parts = {

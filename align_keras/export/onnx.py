@@ -23,24 +23,9 @@ _LARGEST_DIFFERENCE = 1e-4
 
 
 def image_onnx(model: Any, *, license: str | None = None) -> bytes:
-    """Converts the image tower: pixels in, embedding of unit length out.
+    """Converts the image tower: float32 (n, height, width, 3) in [0, 255] → (n, d).
 
-    Args:
-        model: `ALIGN` that computes in float32.
-        license: str or None, the terms of the weights, for the file's metadata.
-
-    Returns:
-        bytes of an `.onnx` file: `images`, float32 (n, height, width, 3) in [0, 255]
-        → `image_embedding`, float32 (n, d). Its metadata properties are the files
-        that a LiteRT file holds, `metadata.json` and `LICENSE.txt`.
-
-    Raises:
-        InputError: if the model lacks a part or computes in another dtype, or tf2onnx
-            or onnxruntime isn't installed.
-        RuntimeError: if the file's embeddings aren't Keras's.
-
-    References:
-        Jia et al. 2021, section 4.1.
+    The files that a LiteRT file holds are the ONNX file's metadata properties.
     """
     encode = image_tower_function(model, resizable=True)
     files = describe_image_tower(model, "none", 0, True, license)
@@ -48,24 +33,7 @@ def image_onnx(model: Any, *, license: str | None = None) -> bytes:
 
 
 def text_onnx(model: Any, *, license: str | None = None) -> bytes:
-    """Converts the text tower: token ids in, embedding of unit length out.
-
-    Args:
-        model: `ALIGN` with a vocabulary, that computes in float32.
-        license: str or None, the terms of the weights, for the file's metadata.
-
-    Returns:
-        bytes of an `.onnx` file: `token_ids` and `padding_mask`, int32 (n, L) →
-        `text_embedding`, float32 (n, d). `vocabulary.txt` is among its metadata
-        properties.
-
-    Raises:
-        InputError: as `image_onnx`, and if there is no vocabulary.
-        RuntimeError: if the file's embeddings aren't Keras's.
-
-    References:
-        Jia et al. 2021, section 4.1.
-    """
+    """Converts the text tower: `token_ids`, `padding_mask`, int32 (n, L) → (n, d)."""
     encode = text_tower_function(model, resizable=True)
     tokens = some_tokens(model)
     return _converted(encode, describe_text_tower(model, "none", True, license), tokens)

@@ -52,8 +52,8 @@ def export_saved_model(
 
     `image/1` serves images and needs TensorFlow alone; `text/1` serves captions
     and needs the operations of `tensorflow_text` too; `align/1` serves both. None
-    needs Keras or this package. `signatures.json` in each describes its signatures,
-    as `describe_signatures`; `README.md` beside them is the model card.
+    needs Keras or this package. `signatures.json` in each describes its signatures;
+    `README.md` beside them is the model card.
 
     Decoding, resizing, cropping and tokenization are in the graphs, bit for bit as
     in evaluation. Any batch is taken, an empty one too. A file that is no image
@@ -79,18 +79,9 @@ def export_saved_model(
     Example:
 
     ```python
-    import os, tempfile
-    import tensorflow as tf
-    from align_keras.models.align import ALIGN
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
-    model = ALIGN.from_preset(
-        "align_nano", vocabulary_size=6, vocabulary=vocabulary
-    )
-    folder = os.path.join(tempfile.mkdtemp(), "export")
-    export_saved_model(model, folder)
-    served = tf.saved_model.load(os.path.join(folder, "text", "1"))
-    encode_text = served.signatures["encode_text"]
-    encode_text(captions=tf.constant(["red"]))["text_embedding"].shape[0]  # 1
+    export_saved_model(ALIGN.from_preset("saved_models/stamps"), "export")
+    served = tf.saved_model.load("export/text/1")
+    served.signatures["encode_text"](captions=tf.constant(["red"]))["text_embedding"]
     ```
     """
     check_exportable(model)
@@ -112,17 +103,7 @@ def write_saved_models(
     weights: str | None = None,
     about: dict[str, Any] | None = None,
 ) -> None:
-    """Writes the three SavedModels and the card into a folder.
-
-    Args:
-        model: as `export_saved_model`.
-        folder: `pathlib.Path`, existing and empty; half full after an error.
-        weights: as `export_saved_model`.
-        about: as `export_saved_model`.
-
-    Raises:
-        InputError: as `check_finite_weights`.
-    """
+    """Writes the three SavedModels and the card into an empty folder."""
     check_finite_weights(model)
     for name, (images, texts) in MODELS.items():
         write_served(ServedModel(model, images, texts, weights), folder / name)
@@ -131,12 +112,7 @@ def write_saved_models(
 
 
 def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
-    """Writes one SavedModel as the first version of a servable.
-
-    Args:
-        served: `ServedModel`.
-        folder: `pathlib.Path`, the servable's.
-    """
+    """Writes one SavedModel as the first version of a servable."""
     version = pathlib.Path(folder) / "1"
     tf.saved_model.save(served, str(version), signatures=served.functions)
     description = json.dumps(describe_signatures(served), indent=1)
@@ -144,15 +120,10 @@ def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
 
 
 def describe_signatures(served: ServedModel) -> dict[str, Any]:
-    """Returns inputs, outputs and preprocessing of a SavedModel.
+    """Returns what signatures.json says of a SavedModel.
 
-    Args:
-        served: `ServedModel`.
-
-    Returns:
-        dict of `signatures`, by name: `inputs` and `outputs`, name → dtype, shape
-        (None for any number) and meaning; and of `preprocessing`, what the graph
-        does by itself.
+    `signatures`, by name: `inputs` and `outputs`, name → dtype, shape (None for any
+    number) and meaning; and `preprocessing`, what the graph does by itself.
     """
     signatures = {}
     for name, function in sorted(served.functions.items()):
@@ -205,14 +176,7 @@ def check_exportable(model: Any) -> None:
 
 
 def check_finite_weights(model: Any) -> None:
-    """Raises if a weight is NaN or infinite, which would make all embeddings so.
-
-    Args:
-        model: `ALIGN`.
-
-    Raises:
-        InputError: names the first of the weights, and how many there are.
-    """
+    """Raises if a weight is NaN or infinite, which would make all embeddings so."""
     wrong = [weight.path for weight in model.weights if not _is_finite(weight.numpy())]
     if wrong:
         raise InputError(

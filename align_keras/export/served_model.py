@@ -16,21 +16,12 @@ IMAGES_AT_ONCE = 32
 
 
 class ServedModel(tf.Module):
-    """One or both towers of an ALIGN as functions of raw inputs.
+    """One or both towers of an ALIGN as functions of raw inputs, by signature.
 
     The Keras model itself stays out of what TensorFlow tracks: tracked, each
-    variable would be stored twice.
-
-    Args:
-        model: `ALIGN`, with a vocabulary where texts are served.
-        serves_images: bool, with the image tower.
-        serves_texts: bool, with the text tower, which needs TensorFlow Text.
-        weights: None for the variables' dtype; `"bfloat16"` or `"float16"` to
-            store kernels and embeddings in half the room, and compute as before.
-
-    Attributes:
-        functions: dict, signature → `tf.function`.
-        preprocessing: dict of JSON, what the functions do before the towers.
+    variable would be stored twice. `weights`, `"bfloat16"` or `"float16"`, stores
+    kernels and embeddings in half the room; `preprocessing` is what comes before the
+    towers, as JSON.
     """
 
     def __init__(self, model, serves_images=True, serves_texts=True, weights=None):
@@ -222,21 +213,9 @@ def _at_least_one(images):
 
 
 def in_parts(compute: Callable, size: int | tf.Tensor, *rows: tf.Tensor) -> Any:
-    """Applies a function to some rows after others, and joins what it gives.
+    """Applies a function to at most `size` rows after others, and joins what it gives.
 
-    Args:
-        compute: function of tensors (m, …), m ≤ `size`, that gives a tensor (m, …), or
-            several, row by row. It is called once for no rows, too.
-        size: int or int32 tensor (), rows at once.
-        *rows: tensors (n, …).
-
-    Returns:
-        What `compute` gives, of n rows.
-
-    Example:
-
-    >>> in_parts(lambda part: part + tf.size(part), 2, tf.constant([0, 0, 0])).numpy()
-    array([2, 2, 1], dtype=int32)
+    It gives one tensor or several, row by row, and is called once for no rows, too.
     """
     specs = [tf.TensorSpec((None, *row.shape[1:]), row.dtype) for row in rows]
     traced = tf.function(compute, autograph=False).get_concrete_function(*specs)
@@ -263,22 +242,9 @@ def in_parts(compute: Callable, size: int | tf.Tensor, *rows: tf.Tensor) -> Any:
 
 
 def filled_templates(class_names: tf.Tensor, templates: tf.Tensor) -> tf.Tensor:
-    """Puts each class name in the place of `{}` in each template.
+    """Puts each of c class names in the place of `{}` in each of t templates: (c, t).
 
-    Args:
-        class_names: string tensor (c,).
-        templates: string tensor (t,), at least one, each with `{}`.
-
-    Returns:
-        string tensor (c, t).
-
-    Raises:
-        tf.errors.InvalidArgumentError: without templates, and for one without `{}`.
-
-    Example:
-
-    >>> filled_templates(tf.constant(["cat"]), tf.constant(["a {}.", "{}"])).numpy()
-    array([[b'a cat.', b'cat']], dtype=object)
+    Without templates, and for one without `{}`, it raises InvalidArgumentError.
     """
     has_place = tf.strings.regex_full_match(templates, r"(?s).*\{\}.*")
     checks = [

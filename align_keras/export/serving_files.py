@@ -65,17 +65,8 @@ def write_serving_files(folder: str | os.PathLike) -> None:
     - each model: warm-up requests, where the package tensorflow-serving-api is
       installed; else a line on stderr says how to install it.
 
-    Args:
-        folder: str or `pathlib.Path`, the export: SavedModels with signatures.json in
-            `image/1`, `text/1` and `align/1`.
-
-    Raises:
-        InputError: if a SavedModel or its signatures.json is missing.
-
-    References:
-        Olston et al. 2017, TensorFlow-Serving: Flexible, High-Performance ML
-        Serving. The files' fields: tensorflow/serving 2.20.0, config/*.proto and
-        servables/tensorflow/session_bundle_config.proto.
+    The files' fields: tensorflow/serving 2.20.0, config/*.proto and
+    servables/tensorflow/session_bundle_config.proto.
     """
     folder = pathlib.Path(folder)
     models = {name: folder / name / VERSION for name in MODELS}
@@ -97,7 +88,7 @@ def write_serving_files(folder: str | os.PathLike) -> None:
 
 
 def tensorflow_minor() -> str:
-    """Returns the major and minor version of the TensorFlow that exports, a str."""
+    """Returns the major and minor version of the TensorFlow that exports."""
     version = importlib.metadata.version("tensorflow")
     return ".".join(version.split(".")[:2])
 
@@ -116,22 +107,12 @@ def _read_signatures(model):
 def write_warm_up_requests(
     model: pathlib.Path, name: str, signatures: dict[str, Any]
 ) -> int:
-    """Writes requests for each signature of a SavedModel into its assets.extra.
+    """Writes requests for each signature of a SavedModel; returns how many.
 
     The server answers them while it loads the model, so that the first request of a
     client finds kernels, memory and graphs ready. They hold real JPEG and PNG files
-    and captions of several lengths and scripts.
-
-    Args:
-        model: `pathlib.Path`, a SavedModel's folder.
-        name: str, the name under which it's served.
-        signatures: dict, the content of its signatures.json.
-
-    Returns:
-        int, how many records were written; TensorFlow Serving takes 1000 at most.
-
-    References:
-        tensorflow/serving, g3doc/saved_model_warmup.md.
+    and captions of several lengths and scripts. TensorFlow Serving takes 1000 at most
+    (tensorflow/serving, g3doc/saved_model_warmup.md).
     """
     # An extra of this package.
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2

@@ -25,19 +25,9 @@ CHECKED = 8
 
 
 def image_tower_function(model: Any, resizable: bool) -> Callable:
-    """Returns the image tower as a function.
+    """Returns the image tower as a `tf.function` of `images`, gray levels in [0, 255].
 
-    Args:
-        model: `ALIGN` that computes in float32.
-        resizable: bool; True leaves number, height and width of the images open,
-            else they are 1, S and S.
-
-    Returns:
-        `tf.function`: `images`, float32 (n, height, width, 3), gray levels in
-        [0, 255] → dict with `image_embedding`, float32 (n, d) of unit length.
-
-    Raises:
-        InputError: if the model lacks the tower, or computes in another dtype.
+    Number, height and width are 1, S and S, or if `resizable` open.
     """
     _check(model, "image_encoder")
     encoder, normalize = model.image_encoder, model.normalize_image
@@ -55,19 +45,7 @@ def image_tower_function(model: Any, resizable: bool) -> Callable:
 
 
 def text_tower_function(model: Any, resizable: bool) -> Callable:
-    """Returns the text tower as a function.
-
-    Args:
-        model: `ALIGN` that computes in float32.
-        resizable: bool; True leaves the number of texts open, else it is 1.
-
-    Returns:
-        `tf.function`: `token_ids` and `padding_mask`, int32 (n, L) → dict with
-        `text_embedding`, float32 (n, d) of unit length.
-
-    Raises:
-        InputError: if the model lacks the tower, or computes in another dtype.
-    """
+    """Returns the text tower as a `tf.function` of one text or, if `resizable`, any."""
     _check(model, "text_encoder")
     encoder, normalize = model.text_encoder, model.normalize_text
     shape = (None if resizable else 1, encoder.sequence_length)
@@ -93,11 +71,7 @@ def noise(size: int) -> np.ndarray:
 
 
 def some_tokens(model: Any) -> dict[str, np.ndarray]:
-    """Returns token ids and masks of `CHECKED` texts of different lengths, a dict.
-
-    Raises:
-        InputError: if the model has no vocabulary.
-    """
+    """Returns token ids and masks of `CHECKED` texts of different lengths."""
     words = [token for token in model.tokenizer.vocabulary if token.isalnum()]
     texts = [" ".join(words[-count:]) for count in range(CHECKED)]
     return {name: np.asarray(ids) for name, ids in model.tokenizer(texts).items()}
@@ -127,18 +101,7 @@ def describe_image_tower(
     resizable: bool,
     license: str | None,
 ) -> dict[str, str]:
-    """Returns the files that stand behind an image tower.
-
-    Args:
-        model: `ALIGN`.
-        quantize: str, one of `QUANTIZATIONS`.
-        calibration_images: int, those that ranges of activations were taken from.
-        resizable: bool, whether number and size of the images are open.
-        license: str or None, the terms of the weights.
-
-    Returns:
-        dict, name → str: `metadata.json` and `LICENSE.txt`.
-    """
+    """Returns the files that stand behind an image tower, name → str."""
     size = model.image_size
     resized = crop_size_to_resize_size(size)
     about: dict[str, Any] = {
@@ -176,17 +139,7 @@ def describe_image_tower(
 def describe_text_tower(
     model: Any, quantize: str, resizable: bool, license: str | None
 ) -> dict[str, str]:
-    """Returns the files that stand behind a text tower.
-
-    Args:
-        model: `ALIGN` with a vocabulary.
-        quantize: str, one of `QUANTIZATIONS`.
-        resizable: bool, whether the number of texts is open.
-        license: str or None, the terms of the weights.
-
-    Returns:
-        dict, name → str: `metadata.json`, `LICENSE.txt` and `vocabulary.txt`.
-    """
+    """Returns the files that stand behind a text tower, its vocabulary among them."""
     tokenizer = model.tokenizer
     shape = [-1 if resizable else 1, tokenizer.sequence_length]
     about = {

@@ -53,27 +53,12 @@ def write_web_page(
     title: str,
     runtime: str | os.PathLike | None,
 ) -> None:
-    """Writes a page that searches an index by texts and by images.
+    """Writes a page that searches an index by texts and images, to an empty folder.
 
     Any static web server can serve the folder. The page computes everything in the
-    browser, by LiteRT in WebAssembly, and asks for nothing outside its folder.
-
-    Args:
-        folder: str or `pathlib.Path`, an existing, empty folder.
-        tokenizer: `WordPieceTokenizer` of the model.
-        image_size: int, the side of the image tower's input in pixels.
-        image_tower: bytes, a .tflite file: `images`, float32 (1, S, S, 3) in
-            [0, 255] → an embedding (1, d).
-        text_tower: bytes, a .tflite file: `token_ids` and `padding_mask`, int32
-            (1, L) → an embedding (1, d).
-        index: `SearchIndex` of the model's image embeddings, with thumbnails.
-        title: str, the page's heading.
-        runtime: str or `pathlib.Path`, a folder `node_modules` that holds
-            `@litertjs/core`, to be copied; None leaves that to `npm install` in
-            the page's folder.
-
-    Raises:
-        InputError: if an image has no thumbnail, or `runtime` isn't as above.
+    browser, by LiteRT in WebAssembly, and asks for nothing outside its folder. The
+    index has thumbnails; `runtime`, a `node_modules` with `@litertjs/core`, is copied,
+    or None leaves that to `npm install` in the page's folder.
     """
     folder = pathlib.Path(folder)
     if runtime is not None:
@@ -86,14 +71,7 @@ def write_web_page(
 
 
 def check_runtime(runtime: str | os.PathLike) -> None:
-    """Raises unless a folder is a `node_modules` with the runtime.
-
-    Args:
-        runtime: str or `pathlib.Path`.
-
-    Raises:
-        InputError: naming the package that is missing or has another version.
-    """
+    """Raises unless a folder is a `node_modules` with the runtime."""
     wanted = " ".join(f"{name}@{LITERT_JS_VERSION}" for name in _RUNTIME)
     for package, names in _RUNTIME.items():
         home = pathlib.Path(runtime, package)
@@ -116,7 +94,6 @@ def check_runtime(runtime: str | os.PathLike) -> None:
 
 
 def _write_images(folder, index):
-    """Writes the embeddings, captions and small images."""
     images = folder / "pictures"
     (images / "thumbnails").mkdir(parents=True)
     entries = []
@@ -135,7 +112,6 @@ def _write_images(folder, index):
 
 
 def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
-    """Writes the towers, the vocabulary and what the page must know of them."""
     model = folder / "model"
     model.mkdir()
     (model / "image.tflite").write_bytes(image_tower)
@@ -160,21 +136,7 @@ def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
 
 
 def tokenizer_options(tokenizer: Any) -> dict[str, Any]:
-    """Returns what web/tokenizer.js must know besides the vocabulary.
-
-    Args:
-        tokenizer: `WordPieceTokenizer`.
-
-    Returns:
-        dict, plain JSON; code points are hexadecimal ranges.
-
-    Example:
-
-    >>> from align_keras.text import WordPieceTokenizer
-    >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red"]
-    >>> tokenizer_options(WordPieceTokenizer(vocabulary, 6))["sequence_length"]
-    6
-    """
+    """Returns what web/tokenizer.js must know, as JSON; code points in hexadecimal."""
     classes = {
         "spaces": SPACES,
         # The first private character marks special tokens.
@@ -191,7 +153,6 @@ def tokenizer_options(tokenizer: Any) -> dict[str, Any]:
 
 
 def _write_page(folder, title, count):
-    """Writes the page itself, which is the same for every model but its heading."""
     (folder / "page").mkdir()
     for file in sorted([*_SOURCE.glob("*.js"), *_SOURCE.glob("*.css")]):
         shutil.copyfile(file, folder / "page" / file.name)

@@ -11,7 +11,6 @@ def _uniform(count, seed, salt, low=0.0, high=1.0, columns=None):
 
 
 def _length(images, axis):
-    """Returns the length of an axis, static where it is known."""
     return images.shape[axis] or tf.shape(images)[axis]
 
 

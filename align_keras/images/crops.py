@@ -28,10 +28,10 @@ def crop_image_bytes(
     """Decodes an image and brings a window of it to the encoder's input size.
 
     The same as decoding the image, resizing it to the side that
-    `crop_size_to_resize_size` gives, cropping and mirroring, but for the
-    smoothing, of which there is less here than in `resize_image`. Photographs differ
-    by one to five grey levels in the mean. Only the window is decoded and resampled,
-    and a JPEG at the smallest scale that leaves nothing to enlarge.
+    `crop_size_to_resize_size` gives, cropping and mirroring, but for the smoothing, of
+    which there is less here than in `resize_image`. Photographs differ by one to five
+    gray levels in the mean. Only the window is decoded and resampled, and a JPEG at the
+    smallest scale that leaves nothing to enlarge.
 
     Args:
         image_bytes: scalar string tensor, as `decode_image` takes it.
@@ -51,7 +51,6 @@ def crop_image_bytes(
 
     Example:
 
-    >>> import tensorflow as tf
     >>> jpeg = tf.io.encode_jpeg(tf.zeros((300, 400, 3), tf.uint8))
     >>> crop_image_bytes(jpeg, 64, (0.5, 0.5)).shape
     TensorShape([64, 64, 3])
@@ -80,11 +79,6 @@ def crop_image(
 
     References:
         Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
-
-    Example:
-
-    >>> crop_image(tf.zeros((300, 400, 3), tf.uint8), 64, (0.5, 0.5)).shape
-    TensorShape([64, 64, 3])
     """
     window = _window(image, image_size, place)
     return _resampled_and_mirrored(window, image_size, flipped)
@@ -154,9 +148,8 @@ def _resample(window, image_size):
     """Brings a window to the encoder's input size, the cheapest way that is smooth.
 
     Of up to three source pixels a pixel, it is made of the four nearest, by their
-    distance, in half the time that the mean of all takes; that of more. A JPEG of
-    usual proportions has no more at the scale at which it is decoded. A window that
-    has the size already stays as it is.
+    distance, in half the time that the mean of all takes; that of more. A JPEG of usual
+    proportions has no more at the scale at which it is decoded.
     """
     size, target = tf.shape(window)[:2], (image_size, image_size)
 
@@ -207,13 +200,6 @@ def inception_crop_bytes(
     References:
         Szegedy et al. 2015, "Going deeper with convolutions", section 6: 8% to
         100% of the area, aspects from 3/4 to 4/3; Jia et al. 2021, section 5.3.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> png = tf.io.encode_png(tf.zeros((20, 30, 3), tf.uint8))
-    >>> inception_crop_bytes(png, 64, (0, 1)).shape
-    TensorShape([64, 64, 3])
     """
     image = decode_image(image_bytes)
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
@@ -249,13 +235,6 @@ def central_crop_bytes(
 
     References:
         Jia et al. 2021, section 5.3: a single central crop with ratio 0.875.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> png = tf.io.encode_png(tf.zeros((20, 30, 3), tf.uint8))
-    >>> central_crop_bytes(png, 64).shape
-    TensorShape([64, 64, 3])
     """
     image = tf.image.central_crop(decode_image(image_bytes), fraction)
     return resize_image(_static(image), image_size)

@@ -54,11 +54,7 @@ def _apart(*signature):
 
 
 class FileBytes:
-    """Numbers out of a file, in a graph.
-
-    Args:
-        file: scalar string tensor.
-    """
+    """Numbers out of a file, a scalar string tensor, in a graph."""
 
     def __init__(self, file: tf.Tensor):
         self.file = tf.convert_to_tensor(file)
@@ -179,19 +175,14 @@ def _kind(image_bytes):
 
 
 def pixels_by_header(file: FileBytes) -> tf.Tensor:
-    """Returns how many pixels a file says that it has, before it is decoded.
+    """Returns how many pixels a file says that it has, before it is decoded, int64.
 
-    Args:
-        file: scalar string tensor.
-
-    Returns:
-        int64 tensor (), 0 for what isn't one of the known formats; of a GIF, those of
-        its canvas with the first frame.
+    0 for what isn't one of the known formats; of a GIF, its canvas with the first
+    frame.
 
     References:
         PNG, ISO/IEC 15948, section 11.2.2; GIF89a, sections 15 to 20;
-        BITMAPINFOHEADER;
-        WebP, RFC 9649; JPEG, by TensorFlow's own reader.
+        BITMAPINFOHEADER; WebP, RFC 9649; JPEG, by TensorFlow's own reader.
     """
     content = FileBytes(file)
     at = content.number
@@ -310,11 +301,7 @@ def _from_mark(text, mark):
 
 
 def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of a JPEG, int64 tensor (), 1 where there is none.
-
-    Args:
-        image_bytes: scalar string tensor.
-    """
+    """Returns the EXIF orientation of a JPEG, int64 tensor (), or 1."""
     exif = _exif_of_jpeg(image_bytes)
     has_exif = tf.size(exif) > 1
     return tf.cond(has_exif, lambda: _orientation(exif[1]), _one)
@@ -475,12 +462,8 @@ def _on_canvas(image, top, left, height, width):
 def gif_frame(file: FileBytes) -> tf.Tensor:
     """Finds the first frame of a GIF.
 
-    Args:
-        file: scalar string tensor.
-
-    Returns:
-        Two int64 tensors (): the position of its descriptor, the file's length where
-        there is none; and the position of its graphic control extension, or -1.
+    Returns the position of its descriptor, the file's length where there is none; and
+    that of its graphic control extension, or -1.
     """
     content = FileBytes(file)
 

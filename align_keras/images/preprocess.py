@@ -14,13 +14,10 @@ PREPROCESSING_VERSION = 1
 
 
 def crop_size_to_resize_size(image_size: int) -> int:
-    """Returns the side to resize to before a crop of `image_size`.
+    """Returns the side to resize to before a crop of `image_size`, rounded.
 
     Args:
         image_size: int ≥ 32, the side of the encoder's input in pixels.
-
-    Returns:
-        int, `image_size` × 346 / 289, rounded.
 
     References:
         Jia et al. 2021, section 5 (346 for 289).
@@ -36,7 +33,7 @@ def crop_size_to_resize_size(image_size: int) -> int:
 def uint8_pixels(
     pixels: np.ndarray | tf.Tensor, value_range: tuple[float, float] | None = None
 ) -> tf.Tensor:
-    """Returns the pixels of images as grey levels, or refuses what could be misread.
+    """Returns the pixels of images as gray levels, or refuses what could be misread.
 
     Float pixels may mean [0, 1], [-1, 1] or [0, 255], so their range is never guessed.
 
@@ -46,7 +43,7 @@ def uint8_pixels(
             None takes uint8 alone.
 
     Returns:
-        uint8 tensor of the same shape; float pixels are rounded to grey levels.
+        uint8 tensor of the same shape; float pixels are rounded.
 
     Raises:
         InputError: for another dtype, floats without a range, values outside it, or
@@ -111,7 +108,7 @@ def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
         size: int, the new side in pixels.
 
     Returns:
-        uint8 tensor (size, size, 3), or (n, …), within 1 grey level of PIL's bilinear.
+        uint8 tensor (size, size, 3), or (n, …), within 1 gray level of PIL's bilinear.
 
     Raises:
         InputError: if the pixels aren't uint8; `uint8_pixels` makes them so.
@@ -149,17 +146,10 @@ def preprocess_image_bytes(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor
     """Decodes, resizes and center-crops an image for the image encoder.
 
     Args:
-        image_bytes: scalar string tensor, a JPEG, PNG, GIF, BMP or WebP file's bytes.
+        image_bytes: scalar string tensor, as `decode_image` takes it.
         image_size: int, the side of the encoder's input in pixels.
 
     Returns:
         float32 tensor (image_size, image_size, 3) in [0, 255], whole numbers.
-
-    Example:
-
-    >>> import tensorflow as tf
-    >>> png = tf.io.encode_png(tf.zeros((20, 30, 3), tf.uint8))
-    >>> preprocess_image_bytes(png, 64).shape
-    TensorShape([64, 64, 3])
     """
     return preprocess_image(decode_image(image_bytes), image_size)

@@ -101,12 +101,10 @@ def readable_images(
     Returns:
         float32 tensor (n, image_size, image_size, 3) in [0, 255], each image as
         `preprocess_image_bytes` makes it, or black; and bool tensor (n,), whether
-        it is a JPEG, PNG, GIF, BMP or WebP file that can be decoded and has at most
-        `MAX_PIXELS` pixels.
+        it is an image that can be decoded and has at most `MAX_PIXELS` pixels.
 
     Example:
 
-    >>> import tensorflow as tf
     >>> png = tf.io.encode_png(tf.ones((20, 30, 3), tf.uint8)).numpy()
     >>> _, valid = readable_images(tf.constant([b"no image", png, b""]), 64)
     >>> valid.numpy().tolist()

@@ -25,22 +25,8 @@ def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.T
 
     Inference takes plain operations, which TensorFlow fuses with the convolutions
     before them and which exports and inference engines can hold. (`tf.nn.silu`
-    leaves an IdentityN for its gradient, at which they stumble.)
-
-    Args:
-        name: str, `"silu"`, `"gelu_approximate"`, `"gelu"`, or any other
-            activation of Keras, which is never compiled.
-        inputs: float tensor.
-        training: bool.
-
-    Returns:
-        Tensor like `inputs`, within float32 rounding of Keras's.
-
-    Example:
-
-    >>> inputs = tf.constant(1.0)
-    >>> [round(float(activate("silu", inputs, mode)), 6) for mode in (True, False)]
-    [0.731059, 0.731059]
+    leaves an IdentityN for its gradient, at which they stumble.) Others than `"silu"`,
+    `"gelu_approximate"` and `"gelu"` are Keras's, never compiled.
     """
     if name not in _ACTIVATIONS:
         return keras.activations.get(name)(inputs)
@@ -115,14 +101,12 @@ class Activation(keras.layers.Layer):
     """`keras.layers.Activation`, faster in training.
 
     Args:
-        activation: str, as `activate`.
+        activation: str, as Keras's; `"silu"`, `"gelu_approximate"` and `"gelu"` have
+            compiled gradients.
 
     Call arguments:
         inputs: float tensor.
         training: bool.
-
-    Returns:
-        Tensor like `inputs`.
 
     Example:
 

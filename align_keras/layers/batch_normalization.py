@@ -188,19 +188,7 @@ def check_statistics(
 
 
 def group_size(replicas_per_group: int | str | None) -> int:
-    """Returns how many replicas are normalized together, int.
-
-    Args:
-        replicas_per_group: as `FusedBatchNormalization`.
-
-    Raises:
-        InputError: if it doesn't divide the replicas.
-
-    Example:
-
-    >>> group_size("auto")
-    1
-    """
+    """Returns how many replicas are normalized together."""
     context = tf.distribute.get_replica_context()
     count = 1 if context is None else context.num_replicas_in_sync
     if replicas_per_group is None or count == 1:
@@ -216,12 +204,7 @@ def group_size(replicas_per_group: int | str | None) -> int:
 
 
 def mean_over_group(values: tf.Tensor, replicas: int) -> tf.Tensor:
-    """Returns the mean over so many replicas in turn; gradients flow through it.
-
-    Args:
-        values: float tensor, of the same shape on each replica.
-        replicas: int, a divisor of the replicas.
-    """
+    """Returns the mean over so many replicas in turn; gradients flow through it."""
     context = tf.distribute.get_replica_context()
     groups = context.num_replicas_in_sync // replicas
     # A sum over all replicas of which each fills its group's part: `tf.distribute` has

@@ -10,17 +10,6 @@ def dtype_config(layer: keras.layers.Layer) -> dict:
     of the layer around them. Without the map by path that stands here, the copy
     would have float kernels where the saved weights are integers. (KerasHub's
     `Backbone.get_config` does the same, but leaves the default policy open.)
-
-    Args:
-        layer: built or unbuilt Keras layer or model.
-
-    Returns:
-        dict that `keras.dtype_policies.get` takes.
-
-    Example:
-
-    >>> dtype_config(keras.layers.Dense(2, dtype="bfloat16"))["config"]
-    {'name': 'bfloat16'}
     """
     policy = layer.dtype_policy
     if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):

@@ -9,7 +9,7 @@ import tensorflow as tf
 def rematerialized_call(
     layer: keras.layers.Layer, call: Callable, inputs: tf.Tensor
 ) -> tf.Tensor:
-    """Calls a layer so that the backward pass computes it again.
+    """Calls a layer so that the backward pass computes `call`, of its variables, again.
 
     Only `inputs` are kept. The second computation starts from the state of the
     first (seeds of dropout, moving statistics) and leaves the state as the first
@@ -17,16 +17,7 @@ def rematerialized_call(
     `tf.recompute_grad` would draw other dropout masks and update the moving
     statistics twice.
 
-    Args:
-        layer: built Keras layer.
-        call: callable of `inputs` → tensor, which uses `layer`'s variables only.
-        inputs: float tensor.
-
-    Returns:
-        What `call(inputs)` returns.
-
-    References:
-        Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
     """
     state = layer.non_trainable_variables
     before = [tf.identity(variable.value) for variable in state]
@@ -54,12 +45,7 @@ def rematerialized_call(
 
 
 def rematerialize_in_training(layer: keras.layers.Layer) -> None:
-    """Makes a built-in layer of one tensor compute again in its backward pass.
-
-    Args:
-        layer: Keras layer whose `call` takes `inputs`, keyword arguments without
-            gradients, and `training`.
-    """
+    """Makes a built-in layer of one tensor compute again in its backward pass."""
     call = layer.call
 
     def rematerialized(inputs, training=None, **arguments):

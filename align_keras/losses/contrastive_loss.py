@@ -118,13 +118,9 @@ class ContrastiveLoss(PairLoss):
         token_ids: tf.Tensor | None = None,
         pair_groups: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes the image→text and the text→image loss of this replica's rows.
+        """Computes `loss_i2t` and `loss_t2i`: means over this replica's rows.
 
-        The arguments are those of the call.
-
-        Returns:
-            Two scalars, `loss_i2t` and `loss_t2i`: means over this replica's rows,
-            against the columns of all replicas.
+        The arguments are those of the call; the columns are those of all replicas.
         """
         if pair_groups is None and self.share_equal_captions:
             if token_ids is None:
@@ -220,22 +216,7 @@ def contrastive_loss(
     pair_groups: tf.Tensor | None = None,
     **options: Any,
 ) -> tf.Tensor:
-    """Computes the contrastive loss, as `ContrastiveLoss` with these options.
-
-    Args:
-        image_embeddings: float tensor (n, d), unit length.
-        text_embeddings: float tensor (n, d), row by row the pair of
-            `image_embeddings`.
-        temperature: scalar float tensor > 0.
-        pair_groups: int tensor (n,) or None; pairs of the same group are each other's
-            positives.
-        **options: arguments of `ContrastiveLoss`, such as `label_smoothing`.
-
-    Returns:
-        Scalar float tensor, differentiable in the first three arguments.
-
-    Raises:
-        InputError: if an option isn't as `ContrastiveLoss` has it.
+    """Computes `ContrastiveLoss(**options)` of these arguments, a scalar float tensor.
 
     References:
         Jia et al. 2021, section 4.1.
@@ -251,20 +232,7 @@ def contrastive_loss(
 
 
 def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
-    """Numbers captions: equal for equal rows, by a hash of the token ids.
-
-    Args:
-        token_ids: int tensor (n, length).
-
-    Returns:
-        int64 tensor (n,).
-
-    Example:
-
-    >>> groups = caption_groups(tf.constant([[2, 7, 3], [2, 8, 3], [2, 7, 3]]))
-    >>> bool(groups[0] == groups[2]), bool(groups[0] == groups[1])
-    (True, False)
-    """
+    """Numbers captions (n,): equal for equal rows, by a hash of the token ids."""
     length = token_ids.shape[1]
     multipliers = tf.random.stateless_uniform(
         (length,), (length, 64), None, None, tf.int64

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 
 def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Concatenates a tensor's rows over all replicas; gradients flow back.
+    """Concatenates a tensor's rows over all replicas; gradients flow back, summed.
 
     Args:
         tensor: tensor (n, …), of the same shape on each replica.
@@ -12,7 +12,7 @@ def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     Returns:
         Tensor (replicas · n, …), the same on each replica, and the int32
         position of this replica's first row in it. On one replica the tensor
-        itself and 0. The gradient of the gather sums over replicas.
+        itself and 0.
 
     Example:
 
@@ -32,25 +32,13 @@ def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def replica_count() -> int:
-    """Returns the number of replicas in sync, int; 1 outside a strategy."""
+    """Returns the number of replicas in sync; 1 outside a strategy."""
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
 
 
 def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Adds up each tensor over all replicas; on one replica returns them as is.
-
-    Args:
-        tensors: list of float tensors, of the same shapes on each replica.
-
-    Returns:
-        List of tensors, the same on each replica.
-
-    Example:
-
-    >>> [float(total) for total in sum_over_replicas([tf.constant(2.0)])]
-    [2.0]
-    """
+    """Adds up each tensor over all replicas; on one replica returns them as is."""
     if replica_count() == 1:
         return tensors
     context = tf.distribute.get_replica_context()
@@ -58,7 +46,7 @@ def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def mean_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Averages each tensor over all replicas; see `sum_over_replicas`."""
+    """Averages each tensor over all replicas; on one replica returns them as is."""
     if replica_count() == 1:
         return tensors
     context = tf.distribute.get_replica_context()

@@ -12,14 +12,11 @@ from align_keras.utils.errors import InputError
 class PairLoss:
     """A loss of paired embeddings, for `ALIGN.compile(loss=…)`.
 
-    A subclass writes `call`, which is given the embeddings of all replicas. To be
-    saved in `.keras` files, it has a `get_config` and is registered by
-    `keras.saving.register_keras_serializable`. A plain function of
+    A subclass writes `call`, which is given the embeddings of all replicas, and names
+    in `parts` the losses that it returns, which training reports beside `loss` and
+    `temperature`. To be saved in `.keras` files, it has a `get_config` and is
+    registered by `keras.saving.register_keras_serializable`. A plain function of
     `(image_embeddings, text_embeddings, temperature)` does too, without a subclass.
-
-    Attributes:
-        parts: tuple of str, the names of the losses that `call` returns, which training
-            reports beside `loss` and `temperature`.
 
     Example:
 
@@ -68,16 +65,7 @@ class PairLoss:
 
         Gradients flow to all replicas: divide the losses by the number of replicas
         before the gradients are summed. A subclass may replace this to compute a
-        replica's rows alone.
-
-        Args:
-            image_embeddings: float tensor (n, d), this replica's rows.
-            text_embeddings: float tensor (n, d).
-            temperature: scalar float tensor.
-            token_ids: int tensor (n, length), or None.
-
-        Returns:
-            Tuple of scalars, one for each of `parts`.
+        replica's rows alone. The arguments are `call`'s, of this replica's rows.
         """
         images, texts = (
             gather_replicas(rows)[0] for rows in (image_embeddings, text_embeddings)
@@ -114,11 +102,7 @@ class PairLoss:
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class FunctionLoss(PairLoss):
-    """A function of `(image_embeddings, text_embeddings, temperature)` as a loss.
-
-    Args:
-        function: callable, as `PairLoss.call` without `token_ids`.
-    """
+    """A function of `(image_embeddings, text_embeddings, temperature)` as a loss."""
 
     def __init__(self, function: Callable):
         self.function = function
@@ -141,14 +125,7 @@ class FunctionLoss(PairLoss):
 
 
 def as_pair_loss(loss: PairLoss | Callable) -> PairLoss:
-    """Returns the loss as a `PairLoss`.
-
-    Args:
-        loss: `PairLoss`, or a function that `FunctionLoss` takes.
-
-    Raises:
-        InputError: for anything else, as Keras's losses of labels and predictions.
-    """
+    """Returns a `PairLoss`, or a function as one; refuses Keras's losses of labels."""
     if isinstance(loss, PairLoss):
         return loss
     if isinstance(loss, keras.losses.Loss) or not callable(loss):

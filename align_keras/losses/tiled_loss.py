@@ -158,29 +158,11 @@ def normalizers(
 ) -> tuple[tf.Tensor, tf.Tensor, Callable]:
     """Computes the log-sum-exp of rows and of columns of scale · images · textsᵀ.
 
-    Both come from the same tile, which the gradient computes once more (or
-    reads, where it was kept): four products of a tile's size in all, or three.
-
-    Args:
-        images: float tensor (n, d).
-        texts: float tensor (m, d).
-        scale: scalar float tensor.
-        tile_size: int ≥ 1, the largest number of a tile's rows and columns.
-        keep_tiles: bool; whether the tiles are kept for the gradient.
-        matmul_dtype: dtype of the products' factors.
-
-    Returns:
-        Tensors (n,) and (m,), and the function that takes the gradients at them,
-        and what is to be added to the gradients at `images` and at `texts`, to
-        those at `images`, `texts` and `scale`.
-
-    Example:
-
-    >>> rows, columns, gradient = normalizers(
-    ...     tf.eye(2), tf.eye(2), tf.constant(1.0),
-    ...     tile_size=1, keep_tiles=False, matmul_dtype=tf.float32)
-    >>> [round(float(x), 4) for x in rows]  # log(e + 1)
-    [1.3133, 1.3133]
+    Both come from the same tile, which the gradient computes once more (or reads, where
+    it was kept): four products of a tile's size in all, or three. Of (n, d) and (m, d),
+    returns (n,), (m,), and the function that takes the gradients at them, and what is
+    to be added to the gradients at `images` and at `texts`, to those at `images`,
+    `texts` and `scale`.
     """
     tiles = _LogitTiles(images, texts, scale, tile_size, matmul_dtype)
     rows, columns, kept = _forward(tiles, keep_tiles)
@@ -423,10 +405,7 @@ def _padding_mask(length, tensor):
 
 
 def row_dots(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Returns each row's dot product with its like: (n, d) twice → (n,).
-
-    No array of the products is built.
-    """
+    """Returns each row's dot product with its like, (n,), without their products."""
     return tf.einsum("nd,nd->n", rows, others)
 
 

@@ -1,8 +1,4 @@
-"""Image encoder, text encoder, ALIGN, presets.
-
-Names are imported when they are first used: the sizes and costs of models can be
-had without TensorFlow.
-"""
+"""Image encoder, text encoder, ALIGN, presets; imported when they are first used."""
 
 import importlib
 

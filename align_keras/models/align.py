@@ -26,11 +26,11 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
     Args:
         image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d).
         text_encoder: `TextEncoder`, token ids and mask → (n, d).
-        vocabulary: list of str or None, WordPiece tokens in the order of their
-            ids. Needed for captions; without it the model takes token ids only.
+        vocabulary: list of str, WordPiece tokens in the order of their ids; without
+            it the model takes no captions, token ids only.
         normalization: str, how captions are normalized before WordPiece.
         initial_temperature: float > 0.
-        learn_temperature: bool; False keeps it fixed.
+        learn_temperature: bool.
         dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
             scale the loss; None for the image encoder's. The encoders compute
             by theirs; embeddings and temperature stay float32.
@@ -138,11 +138,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
     @property
     def tokenizer(self) -> WordPieceTokenizer:
-        """The `WordPieceTokenizer` of the model's vocabulary.
-
-        Raises:
-            InputError: if the model has no vocabulary.
-        """
+        """The vocabulary's `WordPieceTokenizer`; `InputError` without a vocabulary."""
         if self.vocabulary is None:
             raise InputError(
                 "captions need a vocabulary, and this model has none; pass "
@@ -174,17 +170,13 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
             load_weights: bool, for folders; names have no weights, files always.
             **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
                 `TextEncoder` that the name doesn't settle, such as `vocabulary`,
-                `vocabulary_size`, `image_size`, `sequence_length`, `projection_dim`,
-                `dropout`, `drop_connect_rate`, `pooling`; those that both encoders
-                have, such as `dtype`, `locked` and `rematerialize`, go to both.
+                `image_size`, `projection_dim` and `dropout`; those that both encoders
+                have, such as `dtype` and `locked`, go to both.
                 For folders, those that leave the weights' meaning as it is: `dtype`,
                 `image_size`, `sequence_length`, `dropout`, `drop_connect_rate`,
                 `batch_norm_momentum`, `synchronized`, `virtual_batch_size`,
                 `freeze_batch_statistics`, `rematerialize`, `locked`, `trainable`,
                 `learn_temperature`, `name`. None leaves an argument out.
-
-        Returns:
-            `ALIGN`.
 
         Raises:
             InputError: if there is no such preset, folder, file or argument, or it's
@@ -200,11 +192,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         return preset_io.from_preset(cls, preset, load_weights, **kwargs)
 
     def save_to_preset(self, directory: str | os.PathLike) -> None:
-        """Writes `config.json`, `model.weights.h5` and `vocabulary.txt`.
-
-        Args:
-            directory: str, a folder; created if need be.
-        """
+        """Writes `config.json`, `model.weights.h5` and `vocabulary.txt` to a folder."""
         preset_io.save_to_preset(self, directory)
 
     def export_saved_model(
@@ -212,13 +200,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
     ) -> None:
         """Writes SavedModels for TensorFlow Serving: `image/1`, `text/1`, `align/1`.
 
-        Args:
-            directory: str, the folder of the three: new, empty, or an earlier
-                export, which is replaced.
-            weights: `"bfloat16"` or `"float16"` stores the weights in half the room.
-
-        Raises:
-            InputError: as `align_keras.export_saved_model`, which tells more.
+        Arguments and errors are those of `align_keras.export_saved_model`.
         """
         from align_keras.export import export_saved_model
 

@@ -68,11 +68,9 @@ class ContrastiveModel(PairModel):
                 The loss is that of the whole batch, the memory that of a
                 micro-batch, the time about a third more.
             loss_upper_bound: float or None; a loss above it stops `fit`, as a loss
-                or a gradient that isn't finite always does. The update that would
-                have followed isn't made.
+                or a gradient that isn't finite always does, before its update.
             **kwargs: as `keras.Model.compile`: `jit_compile`, `run_eagerly`,
-                `steps_per_execution`, `auto_scale_loss`. Metrics can't be given: they
-                are built in.
+                `steps_per_execution`, `auto_scale_loss`; metrics are built in.
 
         Raises:
             InputError: if an argument isn't as above.
@@ -186,7 +184,6 @@ class ContrastiveModel(PairModel):
         }
 
     def test_step(self, data: dict) -> dict:
-        """Computes the losses of a batch, without an update."""
         check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         outputs = self(inputs, training=False)
@@ -197,7 +194,6 @@ class ContrastiveModel(PairModel):
         return {name: means[name] for name in means if name not in GRADIENT_NORMS}
 
     def predict_step(self, data: dict) -> dict:
-        """Computes the outputs of a batch, as `call` gives them."""
         check_data(self, data)
         return super().predict_step(data)
 
@@ -236,17 +232,12 @@ class ContrastiveModel(PairModel):
     def _maybe_symbolic_build(self, *args, **kwargs):
         """Does nothing: the functional model and its metrics are built.
 
-        Keras would run a first batch through the train step, which costs a
-        batch of the input and fails on strings under a strategy.
+        Keras's takes a batch of the input, and fails on strings under a strategy.
         """
 
 
 def check_compile_arguments(given: dict) -> None:
-    """Raises for metrics, for options of the loss, and for unknown arguments.
-
-    Args:
-        given: dict, the arguments that `ContrastiveModel.compile` has no name for.
-    """
+    """Raises for metrics, for options of the loss, and for unknown arguments."""
     for name in _FOR_OTHERS:
         if given.get(name) is not None:
             raise InputError(
@@ -274,15 +265,9 @@ def check_compile_arguments(given: dict) -> None:
 def one_step(
     strategy: tf.distribute.Strategy, step_function: Callable, jit_compile: bool
 ) -> Callable:
-    """Returns the compiled function of a batch → dict of metrics.
+    """Returns the compiled function of a batch → metrics, equal on all replicas.
 
     A batch and a step are two graphs, so that what each takes can be told.
-
-    Args:
-        strategy: `tf.distribute.Strategy`.
-        step_function: callable of a replica's rows → dict of scalars that are the
-            same on every replica.
-        jit_compile: bool, compile by XLA.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -315,9 +300,6 @@ class LossMetrics(keras.metrics.Metric):
     """Means of the losses, the temperature and the gradients' norms, in one variable.
 
     Every replica is given the same values, so nothing is summed over replicas.
-
-    Args:
-        parts: tuple of str, the losses' names, as `PairLoss.parts`.
     """
 
     def __init__(self, parts: tuple[str, ...], name: str = "loss"):
@@ -357,9 +339,7 @@ class LossMetrics(keras.metrics.Metric):
 class NonFiniteStepError(InputError):
     """A loss or a gradient isn't finite, or a loss is above its bound.
 
-    Attributes:
-        step: int, the update that wasn't made; the first is 1.
-        values: dict, the metrics of that step; `loss` is NaN.
+    `step` is the update that wasn't made, from 1; `values` are its metrics, `loss` NaN.
     """
 
     def __init__(self, step: int, values: dict[str, float], rule: str):

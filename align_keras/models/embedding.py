@@ -17,11 +17,7 @@ from align_keras.utils.errors import InputError
 
 
 class EmbeddingMethods:
-    """What `ALIGN` inherits to embed, compare and classify images and texts.
-
-    A subclass is a Keras model with `image_encoder`, `text_encoder`, `normalize_text`,
-    `temperature`, `tokenizer` and `image_size`.
-    """
+    """What `ALIGN` inherits to embed, compare and classify images and texts."""
 
     image_encoder: Any
     text_encoder: Any
@@ -70,14 +66,7 @@ class EmbeddingMethods:
         return _concatenate(batches, self.image_encoder.output_shape[-1])
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Embeds captions.
-
-        Args:
-            texts: list of str.
-            batch_size: int ≥ 1.
-
-        Returns:
-            float32 array (n, d), rows of unit length.
+        """Embeds a list of captions: float32 (n, d), rows of unit length.
 
         Raises:
             InputError: if the model has no vocabulary, or `texts` is one str.
@@ -105,18 +94,11 @@ class EmbeddingMethods:
     ) -> np.ndarray:
         """Compares each image with each text.
 
-        Args:
-            images: as `encode_images`.
-            texts: list of str.
-            batch_size: int ≥ 1.
-            value_range: as `encode_images`.
+        Arguments are those of `encode_images` and `encode_texts`.
 
         Returns:
             float32 array (images, texts), cosines in [-1, 1], as the export's signature
             `similarity`; `call` gives each pair's cosine, divided by the temperature.
-
-        Raises:
-            InputError: as `encode_images` and `encode_texts`.
         """
         rows = self.encode_images(images, batch_size, value_range=value_range)
         return rows @ self.encode_texts(texts, batch_size).T
@@ -173,10 +155,6 @@ class EmbeddingMethods:
 
     def encode_words(self, words: Sequence[str], batch_size: int = 256) -> np.ndarray:
         """Embeds words by BERT's [CLS] vector, before the projection.
-
-        Args:
-            words: list of str.
-            batch_size: int ≥ 1.
 
         Returns:
             float32 array (n, `text_encoder.hidden_dim`), of any length.

@@ -12,15 +12,8 @@ from align_keras.layers.dtype_policy import dtype_config
 class Encoder(keras.Model):
     """A functional model that keeps its dtype policy in its configuration.
 
-    A subclass gives `policy`, resolved once, to all of its layers.
-
-    Args:
-        inputs: as `keras.Model`.
-        outputs: as `keras.Model`.
-        policy: `keras.DTypePolicy`, or a `DTypePolicyMap` by the layers' paths,
-            as quantized models have it.
-        trainable: bool; False freezes the whole encoder.
-        name: str.
+    `policy` is resolved once and given to all layers; quantized models have a
+    `DTypePolicyMap` by the layers' paths.
     """
 
     def __init__(
@@ -44,15 +37,7 @@ class Encoder(keras.Model):
         return None
 
     def fingerprint(self) -> str:
-        """Returns a digest of the configuration and the weights, a str of 64 digits.
-
-        Example:
-
-        >>> from align_keras.models import ALIGN
-        >>> encoder = ALIGN.from_preset("align_nano", vocabulary_size=9).image_encoder
-        >>> encoder.fingerprint() == encoder.fingerprint()
-        True
-        """
+        """Returns a digest of the configuration and the weights, 64 digits."""
         config = {k: v for k, v in self.get_config().items() if k != "name"}
         text = json.dumps(config, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode())

@@ -1,8 +1,4 @@
-"""The loss of a batch and its gradients, with or without micro-batches.
-
-Beside them what a step reads and writes: batch statistics and dropout's seeds
-(`ForwardState`), the gradients' norms and the check for non-finite values.
-"""
+"""The loss of a batch and its gradients, whole or by micro-batches."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,17 +15,11 @@ _SEED_STRIDE = 1_000_003
 
 
 def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
-    """Embeds this replica's rows at once.
+    """Embeds this replica's n rows at once.
 
-    Args:
-        model: compiled `ALIGN`.
-        inputs: dict of `images`, `token_ids` and `padding_mask`, n rows each.
-
-    Returns:
-        The losses of `model.loss.parts`, means over this replica's rows, and the
-        gradients of the optimizer's scaled loss in the order of
-        `trainable_variables`: their sum over replicas is the gradient of the whole
-        batch.
+    Returns the losses of `model.loss.parts`, means over this replica's rows, and the
+    gradients of the optimizer's scaled loss in the order of `trainable_variables`:
+    their sum over replicas is the gradient of the whole batch.
     """
     with tf.GradientTape() as tape:
         outputs = model(inputs, training=True)
@@ -63,19 +53,8 @@ def cached_loss_gradients(
     loss of the whole batch gives the gradient at each embedding, and a second
     pass carries it into the weights. Dropout draws the same masks in both passes.
     A micro-batch is normalized by its own statistics, as a ghost batch of that
-    size, and their mean goes into the moving statistics, once.
-
-    Args:
-        model: compiled `ALIGN`.
-        inputs: dict of `images`, `token_ids` and `padding_mask`, n rows each.
-        micro_batch_size: int, a divisor of n.
-
-    Returns:
-        As `loss_gradients`.
-
-    References:
-        Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under
-        Memory Limited Setup" (gradient cache).
+    size, and their mean goes into the moving statistics, once. Gao et al. 2021,
+    "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup".
     """
     parts = split_inputs(inputs, micro_batch_size)
     state = model.forward_state
@@ -109,19 +88,9 @@ def accumulated_gradients(
 ) -> tuple:
     """Computes the gradients of a mean over rows, micro-batch by micro-batch.
 
-    A micro-batch is normalized by its own statistics, as a ghost batch of that size,
-    and their mean goes into the moving statistics, once.
-
-    Args:
-        model: `ImageClassifier`, built.
-        state: `ForwardState` of the model.
-        inputs: dict of tensors, n rows each, `images` among them.
-        micro_batch_size: int, a divisor of n.
-        part_gradients: callable of a micro-batch, a dict as `inputs` → its mean loss,
-            its logits, float32 (micro_batch_size, classes), and the list of gradients.
-
-    Returns:
-        Mean loss, logits (n, classes), and the list of gradients of the mean loss.
+    Batch statistics are as in `cached_loss_gradients`. `part_gradients` makes of a
+    micro-batch its mean loss, logits (micro_batch_size, classes) and gradients; so are
+    what is returned, of all n rows.
     """
     parts = split_inputs(inputs, micro_batch_size)
     count, size = parts["images"].shape[:2]
@@ -176,9 +145,8 @@ def _loop(parts, body, start):
 def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
     """Embeds all micro-batches; the state's seeds move on, its statistics don't.
 
-    Returns:
-        Image and text embeddings, (n, d) each, and the mean of the moving
-        statistics that the micro-batches led to.
+    Returns embeddings of images and texts, (n, d) each, and the mean of the moving
+    statistics that the micro-batches led to.
     """
     state = model.forward_state
     count, size = parts["images"].shape[:2]
@@ -265,16 +233,7 @@ def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> Non
 def gradient_norms(
     optimizer: keras.optimizers.Optimizer, variables: list, gradients: list
 ) -> list[tf.Tensor]:
-    """Returns the norms of all gradients, and of each encoder's.
-
-    Args:
-        optimizer: Keras optimizer, whose loss scale is divided out.
-        variables: list of Keras variables, whose paths name their encoder.
-        gradients: list of tensors, in the same order.
-
-    Returns:
-        Three scalars: of all, of the image and of the text encoder.
-    """
+    """Returns the norms of all gradients, of the image's and of the text encoder's."""
     scale = optimizer.scale_loss(1.0)
     squares = {"image_encoder": 0.0, "text_encoder": 0.0, "align": 0.0}
     for variable, gradient in zip(variables, gradients, strict=True):
@@ -293,17 +252,7 @@ def is_finite_step(
     gradient_norm: tf.Tensor,
     loss_upper_bound: float | None,
 ) -> tf.Tensor:
-    """Tells whether an update may be made: nothing is non-finite or out of bounds.
-
-    Args:
-        optimizer: Keras optimizer.
-        loss: scalar float tensor, of the batch of all replicas.
-        gradient_norm: scalar float tensor.
-        loss_upper_bound: float or None.
-
-    Returns:
-        Scalar bool tensor.
-    """
+    """Tells whether an update may be made: nothing is non-finite or out of bounds."""
     finite = tf.math.is_finite(gradient_norm)
     if inner_optimizer(optimizer) is not optimizer:
         # A scaled loss may overflow: its optimizer leaves such steps out and halves
@@ -319,11 +268,7 @@ def is_finite_step(
 
 
 class ForwardState:
-    """The moving statistics and the seeds of a model.
-
-    Args:
-        model: `ALIGN` or `ImageClassifier`.
-    """
+    """The moving statistics and the seeds of an `ALIGN` or an `ImageClassifier`."""
 
     def __init__(self, model: keras.Model):
         layers = [
@@ -359,13 +304,7 @@ class ForwardState:
             seed.assign(seed + tf.stack([shift, tf.zeros_like(shift)]))
 
     def settle(self, before: tuple[list, list], finite: tf.Tensor | bool) -> None:
-        """Ends a step: one state for all replicas, or the state before the step.
-
-        Args:
-            before: what `read` gave before the step.
-            finite: scalar bool tensor, the same on each replica; if false, nothing
-                of the step remains.
-        """
+        """Ends a step: one state for all replicas, or, unless `finite`, the old."""
         statistics, seeds = before
         after = read(self.statistics)
         if not self.synchronized and after:

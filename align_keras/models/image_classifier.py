@@ -163,31 +163,8 @@ def encoder_without_projection(
 
     The projection is made for the contrastive loss, and the paper's large encoders
     have none: B7's and L2's pooled features are the embedding before its length is
-    normalized, and are what is classified.
-
-    Args:
-        image_encoder: `ImageEncoder`; stays as it is.
-        freeze_batch_statistics: bool, normalize by the moving statistics when all
-            layers learn, and leave them as they are.
-        rematerialize: bool, keep only the blocks' inputs for the backward pass; None
-            for the encoder's choice.
-        dtype: str or `keras.DTypePolicy` to compute by; None for the encoder's.
-
-    Returns:
-        `ImageEncoder` with the same weights, not locked.
-
-    Raises:
-        InputError: for a quantized encoder.
-
-    References:
-        Jia et al. 2021, sections 4.1 and 5.3.
-
-    Example:
-
-    >>> encoder = ImageEncoder(width_coefficient=0.35, depth_coefficient=0.5,
-    ...     image_size=64, projection_dim=16)
-    >>> encoder_without_projection(encoder).output_shape
-    (None, 112)
+    normalized, and are what is classified (Jia et al. 2021, sections 4.1 and 5.3).
+    None for `rematerialize` and `dtype` is the encoder's choice.
     """
     config = image_encoder.get_config()
     if config["dtype"]["class_name"] == "DTypePolicyMap":

@@ -226,9 +226,6 @@ class ImageEncoder(Encoder):
                 where the last block is as wide, as B7's for 640.
             **arguments: those of `ImageEncoder`; None for the variant's or the default.
 
-        Returns:
-            `ImageEncoder`.
-
         Raises:
             InputError: if the variant is unknown, or as `ImageEncoder`.
 
@@ -247,7 +244,7 @@ class ImageEncoder(Encoder):
 
     @property
     def blocks(self) -> list[MBConvBlock]:
-        """List of the `MBConvBlock`s, in order."""
+        """The `MBConvBlock`s, in order."""
         return [layer for layer in self.layers if isinstance(layer, MBConvBlock)]
 
     def set_pixel_scaling(
@@ -255,15 +252,7 @@ class ImageEncoder(Encoder):
         pixel_mean: float | Sequence[float],
         pixel_deviation: float | Sequence[float],
     ) -> None:
-        """Scales images as the weights' first owner did, before any training.
-
-        Args:
-            pixel_mean: float or three floats, the grey level that becomes 0.
-            pixel_deviation: float or three floats > 0, grey levels from 0 to 1.
-
-        Raises:
-            InputError: for numbers that aren't finite or no such scale.
-        """
+        """Scales images as the weights' first owner did, as by `ImageEncoder`."""
         self.pixel_mean = pixel_mean
         self.pixel_deviation = pixel_deviation
         for name, value, least in (

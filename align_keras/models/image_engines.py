@@ -67,19 +67,7 @@ def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Calla
 
 
 def checked_engine(engine: str | os.PathLike | None) -> str | None:
-    """Returns an engine as None or str.
-
-    Args:
-        engine: as `image_embedder`.
-
-    Raises:
-        InputError: if there is no such engine, or no such file.
-
-    Example:
-
-    >>> checked_engine("openvino")
-    'openvino'
-    """
+    """Returns an engine as None or str; raises InputError for one that isn't there."""
     if engine in ENGINES:
         return engine
     if isinstance(engine, str | os.PathLike) and os.fspath(engine).endswith(".tflite"):
@@ -104,16 +92,7 @@ def _state(encoder, engine):
 
 
 def engine_fingerprint(engine: str | None) -> str:
-    """Returns what tells an engine's embeddings from others', a str.
-
-    Args:
-        engine: as `checked_engine` returns it.
-
-    Example:
-
-    >>> engine_fingerprint("openvino")
-    'openvino'
-    """
+    """Returns what tells an engine's embeddings from others'."""
     if engine in ENGINES:
         return str(engine)
     with open(engine, "rb") as file:

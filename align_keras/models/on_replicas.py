@@ -7,26 +7,12 @@ import tensorflow as tf
 
 
 def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
-    """Returns a function of rows, of which each replica computes its share.
+    """Returns a function of n ≥ 1 rows, of which each replica computes its share.
 
     A model that was made under a `MirroredStrategy` or a `TPUStrategy` is called
     inside of `strategy.run`: outside of it a TPU computes nothing, and of several
     GPUs only the first. The workers of a `MultiWorkerMirroredStrategy` compute all
     rows, each for itself.
-
-    Args:
-        strategy: `tf.distribute.Strategy`, such as a model's `distribute_strategy`.
-        function: callable of a tensor (n, …) or of a dict of these → float tensor
-            (n, d).
-
-    Returns:
-        Callable of arrays or tensors in the same form, n ≥ 1 → NumPy array (n, d).
-
-    Example:
-
-    >>> double = on_replicas(tf.distribute.get_strategy(), lambda rows: 2 * rows)
-    >>> double(np.ones((3, 1))).tolist()
-    [[2.0], [2.0], [2.0]]
     """
     # A MultiWorkerMirroredStrategy is neither.
     if not isinstance(

@@ -34,7 +34,6 @@ class PairModel(keras.Model):
     """
 
     def step_callbacks(self) -> list:
-        """Returns callbacks that `fit` adds to the user's."""
         return []
 
     def fit(
@@ -61,7 +60,8 @@ class PairModel(keras.Model):
     ) -> keras.callbacks.History:
         """Trains as `keras.Model.fit`, on images and captions as they are.
 
-        Args:
+        Arguments are `keras.Model.fit`'s, but for
+
             x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
                 of `image` and `caption`, or a list of pairs, each a tuple or such a
                 dict, as `align_keras.data.image_text_batches` takes them; a batched
@@ -71,29 +71,17 @@ class PairModel(keras.Model):
             y: captions, one for each image of `x`.
             batch_size: int or None, pairs a batch where `x` isn't batched; None for
                 32. A last batch that isn't full is left out, unless it's the only one.
-            epochs: as `keras.Model.fit`.
-            verbose: as `keras.Model.fit`.
-            callbacks: a callback or a list of them.
             validation_split: float in [0, 1), the share of the last pairs that are
                 validated on; not for datasets.
             validation_data: as `x`, or a tuple of `x` and `y`.
             shuffle: bool, where `x` isn't batched.
-            class_weight: None: all pairs of a batch weigh alike.
-            sample_weight: None.
-            initial_epoch: as `keras.Model.fit`.
-            steps_per_epoch: as `keras.Model.fit`; pairs that aren't batched are then
-                repeated without end.
-            validation_steps: as `keras.Model.fit`.
-            validation_batch_size: as `keras.Model.fit`.
-            validation_freq: as `keras.Model.fit`.
+            class_weight: None, as `sample_weight`: all pairs of a batch weigh alike.
+            steps_per_epoch: pairs that aren't batched are then repeated without end.
             augment: bool; crop raw images at a random place, and mirror half of them.
                 With False all are cropped in the center, as in validation. For more,
                 see `align_keras.data.image_text_batches`.
             value_range: two floats, black and white of raw float images, such as
                 (0, 1). Without it, they are refused.
-
-        Returns:
-            `keras.callbacks.History`.
 
         Raises:
             InputError: if an argument isn't as above, an image can't be read, or
@@ -212,22 +200,7 @@ def keras_input(
     augment: bool = True,
     value_range: tuple[float, float] | None = None,
 ) -> Any:
-    """Returns what to give to Keras as `x`: raw pairs are made batches of inputs.
-
-    Args:
-        model: `PairModel`.
-        x: as `PairModel.fit`.
-        y: captions, or None.
-        training: bool, vary the images.
-        batch_size: int or None, of sequences; None for 32.
-        shuffle: bool, of sequences.
-        repeat: bool, of sequences: without end.
-        augment: bool, whether training crops and mirrors at random.
-        value_range: as `image_text_batches`.
-
-    Raises:
-        InputError: for anything else.
-    """
+    """Returns what to give to Keras as `x`: raw pairs are made batches of inputs."""
     pairs = raw_pairs(x, y)
     if pairs is not None:
         images, captions = pairs
@@ -284,16 +257,7 @@ def as_x_and_y(validation_data: Any) -> tuple:
 
 
 def split_pairs(x: Any, y: Any, share: float) -> tuple:
-    """Returns `x` and `y` of the first pairs, and the last `share` of them as a tuple.
-
-    Args:
-        x: as `PairModel.fit`.
-        y: captions, or None.
-        share: float in [0, 1).
-
-    Raises:
-        InputError: for datasets, or if one of both is empty.
-    """
+    """Returns `x` and `y` of the first pairs, and the last `share` as a tuple."""
     pairs = raw_pairs(x, y)
     if pairs is None and isinstance(x, dict) and y is None:
         pairs = tuple(x.values())
@@ -349,12 +313,7 @@ def check_data(model: keras.Model, data: Any) -> None:
 
 
 def check_inputs(model: keras.Model, inputs: dict) -> None:
-    """Raises unless inputs have the names, dtypes and shapes that the model takes.
-
-    Args:
-        model: `PairModel`.
-        inputs: dict of arrays, tensors or their specifications.
-    """
+    """Raises unless inputs have the names, dtypes and shapes that the model takes."""
     if not isinstance(inputs, dict) or not set(INPUTS) <= set(inputs):
         raise InputError(
             f"inputs must be a dict of {', '.join(INPUTS)}, received {_kind(inputs)}; "
@@ -417,16 +376,7 @@ def readable_input(
     images: Sequence = (),
     value_range: tuple[float, float] | None = None,
 ) -> Iterator[None]:
-    """Says in one line which image of the input can't be read.
-
-    Args:
-        model: `PairModel`.
-        images: sequence of the images, if the input is one.
-        value_range: as `image_text_batches`.
-
-    Raises:
-        InputError: where the input's pipeline fails; names the image if it can.
-    """
+    """Says in one line which image of the input can't be read."""
     is_dataset = isinstance(images, tf.data.Dataset)
     try:
         yield

@@ -126,18 +126,7 @@ def refuse_export(directory: pathlib.Path) -> None:
 
 
 def divide_arguments(cls, arguments: dict) -> dict[str, dict]:
-    """Tells whose arguments they are; those that both encoders have are both's.
-
-    Args:
-        cls: `ALIGN`.
-        arguments: dict.
-
-    Returns:
-        dict of a dict for each of `"image_encoder"`, `"text_encoder"`, `"align"`.
-
-    Raises:
-        InputError: for an argument that none of them has.
-    """
+    """Tells whose arguments they are; those that both encoders have are both's."""
     known = {
         part: {*parameters_of(owner.__init__)} - {without, *ENCODERS}
         for part, owner, without in (

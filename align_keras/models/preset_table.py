@@ -19,9 +19,7 @@ _PAPER_TEXT_ENCODERS = ("mini", "medium", "base", "large")
 
 
 def preset_names() -> list[str]:
-    """Returns the names that `ALIGN.from_preset` takes, as a list of str.
-
-    Example:
+    """Returns the names that `ALIGN.from_preset` takes.
 
     >>> "align_b7_base" in preset_names()
     True
@@ -35,24 +33,7 @@ def preset_names() -> list[str]:
 
 
 def preset_config(name: str) -> dict:
-    """Returns the sizes of a preset.
-
-    Args:
-        name: str, one of `preset_names()`.
-
-    Returns:
-        dict of `image_encoder` and `text_encoder`, the names of their
-        variants; `image_size`, `sequence_length`, `projection_dim`.
-
-    Raises:
-        InputError: if the name is unknown; lists the known ones.
-
-    Example:
-
-    >>> [preset_config(f"align_l2_{text}")["projection_dim"]
-    ...  for text in ("base", "large")]
-    [640, 1376]
-    """
+    """Returns the variants and sizes of a preset; an error lists the known names."""
     if name == "align_nano":
         return _sizes("efficientnet_nano", "bert_tiny", 64, 16, 256)
     if name == "align_micro":
@@ -82,9 +63,6 @@ class Preset:
     """A named size of ALIGN.
 
     Attributes:
-        name: str, as `ALIGN.from_preset` takes.
-        image_encoder: str, the image tower's variant.
-        text_encoder: str, the text tower's variant.
         image_size: int, side of the input in pixels.
         sequence_length: int, tokens a caption.
         projection_dim: int, width of the embeddings.
@@ -109,7 +87,7 @@ class Preset:
 
     @property
     def parameters(self) -> int:
-        """int, weights of both towers and the temperature."""
+        """Weights of both towers and the temperature."""
         return self.image_parameters + self.text_parameters + 1
 
 
@@ -139,10 +117,7 @@ class PresetTable(list):
 
 
 def presets() -> PresetTable:
-    """Lists the names that `ALIGN.from_preset` builds, with sizes and costs.
-
-    Returns:
-        `PresetTable`, a list of `Preset` that prints as a table.
+    """Lists what `ALIGN.from_preset` builds by name, with sizes and costs, as a table.
 
     References:
         Jia et al. 2021, section 6.1: the grid of image and text encoders.
@@ -156,11 +131,7 @@ def presets() -> PresetTable:
 
 
 def with_preset(model_config: Any) -> Any:
-    """Returns a `ModelConfig` with its preset's variants and sizes.
-
-    Args:
-        model_config: `ModelConfig`, returned as it is if its `preset` is None.
-    """
+    """Returns a `ModelConfig` with its preset's variants and sizes."""
     if model_config.preset is None:
         return model_config
     sizes = preset_config(model_config.preset)

@@ -149,21 +149,7 @@ def batches_of_dataset(
     augment: bool = True,
     value_range: tuple[float, float] | None = None,
 ) -> tf.data.Dataset:
-    """Maps batches of raw pairs, as `fit` takes them, to the model's inputs.
-
-    Args:
-        model: `ALIGN` with a vocabulary.
-        dataset: batched `tf.data.Dataset` for which `is_raw` is true.
-        training: bool, vary the images.
-        augment: bool; in training, crop at a random place and mirror half of them.
-        value_range: as `image_text_batches`.
-
-    Returns:
-        `tf.data.Dataset` of dicts, with the batches that the dataset has.
-
-    Raises:
-        InputError: if it isn't batched, or its pixels could be misread.
-    """
+    """Maps a dataset's batches of raw pairs, as `fit` takes them, to inputs."""
     image, caption = _pair(dataset.element_spec)
     if caption.shape.rank != 1:
         raise InputError(
@@ -199,13 +185,7 @@ def batches_of_dataset(
 
 
 def is_raw(element: Any) -> bool:
-    """Tells whether an element of a dataset, or its specification, is a raw pair.
-
-    Example:
-
-    >>> is_raw({"image": tf.TensorSpec(()), "caption": tf.TensorSpec(())})
-    True
-    """
+    """Tells whether an element of a dataset, or its specification, is a raw pair."""
     if isinstance(element, dict):
         return {"image", "caption"} <= set(element)
     if not isinstance(element, tuple) or len(element) != 2:
@@ -216,16 +196,8 @@ def is_raw(element: Any) -> bool:
 def raw_pairs(x: Any, y: Any = None) -> tuple | None:
     """Returns images and captions where they are given as sequences, or None.
 
-    Args:
-        x: images; or, if `y` is None, a tuple `(images, captions)`, a dict or data
-            frame of `image` and `caption`, or a list of pairs, each a tuple or such
-            a dict.
-        y: captions, or None.
-
-    Example:
-
-    >>> raw_pairs([("a.png", "a cat"), ("b.png", "a dog")])
-    (['a.png', 'b.png'], ['a cat', 'a dog'])
+    Without `y`, `x` is a tuple `(images, captions)`, a dict or data frame of `image`
+    and `caption`, or a list of pairs, each a tuple or such a dict.
     """
     if y is not None:
         is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)

@@ -200,9 +200,6 @@ class TextEncoder(Encoder):
             **arguments: those of `TextEncoder`, `vocabulary_size` among them; None for
                 the variant's or the default.
 
-        Returns:
-            `TextEncoder`.
-
         Raises:
             InputError: if the variant is unknown, or as `TextEncoder`.
 

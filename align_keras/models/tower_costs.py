@@ -30,15 +30,10 @@ _IN_FLIGHT = 2
 class TowerCost:
     """A tower's cost; operations and values are those of one example.
 
-    Attributes:
-        parameters: int, weights, as `count_params`.
-        learned: int, those that the optimizer updates.
-        flops: int, operations of the forward pass.
-        learned_flops: int, the part of `flops` that a backward pass follows.
-        recomputed_flops: int, the part that rematerialization computes again.
-        kept: int, values kept for the backward pass.
-        peak: int, values there are where the backward pass takes most: what is still
-            kept, what is computed again, and the gradients in flight.
+    `learned` are the parameters that the optimizer updates, `learned_flops` the part of
+    `flops` (of the forward pass) that a backward pass follows, `recomputed_flops` what
+    rematerialization computes again. `kept` are values kept for the backward pass,
+    `peak` those there where it takes most: kept, computed again, and in flight.
     """
 
     parameters: int
@@ -82,17 +77,7 @@ def image_tower_cost(
     rematerialize: bool = False,
     locked: bool = False,
 ) -> TowerCost:
-    """Returns the cost of an `ImageEncoder` with these arguments.
-
-    Returns:
-        `TowerCost`.
-
-    Example:
-
-    >>> image_tower_cost(
-    ...     width_coefficient=2.0, depth_coefficient=3.1, image_size=289).parameters
-    62449040
-    """
+    """Returns the cost of an `ImageEncoder` with these arguments."""
     same = padding == "tf"
     side, channels = _strided(image_size, same), stem_filters(width_coefficient, lite)
     stem = [
@@ -158,16 +143,6 @@ def text_tower_cost(
     """Returns the cost of a `TextEncoder` with these arguments.
 
     An example is a caption of `sequence_length` tokens, padding included.
-
-    Returns:
-        `TowerCost`.
-
-    Example:
-
-    >>> text_tower_cost(num_layers=12, hidden_dim=768, num_heads=12,
-    ...     intermediate_dim=3072, vocabulary_size=100_000, sequence_length=64,
-    ...     projection_dim=640).parameters
-    162989440
     """
     length, width, inner = sequence_length, hidden_dim, intermediate_dim
     parts = ARCHITECTURES[architecture]
@@ -204,18 +179,9 @@ def text_tower_cost(
 def check_parameters(
     image: dict, text: dict, most: int, source: str | os.PathLike
 ) -> None:
-    """Raises if two towers have more parameters than a file has room for.
+    """Raises if two towers have more parameters than a file can hold.
 
     So a damaged configuration is refused before its model is built.
-
-    Args:
-        image: dict, arguments of `ImageEncoder`.
-        text: dict, arguments of `TextEncoder`.
-        most: int, the number of parameters that there can be.
-        source: str or `pathlib.Path`, the file, for the error.
-
-    Raises:
-        InputError: names both numbers.
     """
     count = sum(
         cost(**{name: tower[name] for name in parameters_of(cost) if name in tower})

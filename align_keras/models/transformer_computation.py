@@ -32,16 +32,8 @@ def set_transformer_computation(
     KerasHub has the approximate GELU only. Its attention multiplies by batched
     products, whose weights' gradients are first made for each row of the batch
     and then added up; here each is one product over all tokens. Quantized layers
-    compute by Keras's own code.
-
-    Args:
-        backbone: KerasHub's `BertBackbone`, or another of `TransformerEncoder` layers.
-        activation: str, `"gelu_approximate"` or `"gelu"`.
-        first_token_only: bool; the last layer computes, and the backbone returns,
-            [CLS] alone, which is all that its pooling reads.
-
-    Raises:
-        InputError: if this version of KerasHub or Keras has other private parts.
+    compute by Keras's code. With `first_token_only` the last layer computes, and
+    the backbone returns, [CLS] alone, which is all that its pooling reads.
     """
     _check_parts(backbone.transformer_layers)
     for layer in backbone.transformer_layers:

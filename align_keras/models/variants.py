@@ -69,21 +69,7 @@ IMAGE_VARIANTS = {
 
 
 def round_filters(filters: int, width_coefficient: float, divisor: int = 8) -> int:
-    """Scales a number of channels and rounds it to a multiple of `divisor`.
-
-    Args:
-        filters: int, of EfficientNet-B0.
-        width_coefficient: float > 0.
-        divisor: int.
-
-    Returns:
-        int ≥ `divisor`, never more than 10% below the exact value.
-
-    Example:
-
-    >>> round_filters(320, 2.0), round_filters(320, 4.3)
-    (640, 1376)
-    """
+    """Scales a number of channels to a multiple of `divisor`, at most 10% below."""
     scaled = filters * width_coefficient
     rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * scaled else rounded
@@ -102,11 +88,7 @@ def head_filters(width_coefficient: float, lite: bool = False) -> int:
 def scaled_stages(
     width_coefficient: float, depth_coefficient: float, lite: bool = False
 ) -> tuple[Stage, ...]:
-    """Returns B0's stages, scaled, as a tuple of `Stage`.
-
-    Lite doesn't repeat its first and its last stage. Raises InputError for coefficients
-    that aren't from 0.01 to 10.
-    """
+    """Returns B0's stages, scaled; Lite doesn't repeat its first and its last stage."""
     check_number("width_coefficient", width_coefficient, 0.01, 10)
     check_number("depth_coefficient", depth_coefficient, 0.01, 10)
     ends = (0, len(B0_STAGES) - 1) if lite else ()
@@ -129,24 +111,10 @@ def image_encoder_arguments(
     depth_coefficient: float | None = None,
     num_classes: int | None = None,
 ) -> dict:
-    """Returns `ImageEncoder`'s coefficients and its projection.
+    """Returns `ImageEncoder`'s coefficients and its projection; `"b7"` is short for B7.
 
-    The projection is None where the last block is as wide as the embedding, and
-    no class probabilities stand beside it.
-
-    Args:
-        variant: str, a key of `IMAGE_VARIANTS`; "b7" is short for "efficientnet_b7".
-        projection_dim: int, width of the embedding, or None for the last block's.
-        width_coefficient: float or None, instead of the variant's.
-        depth_coefficient: float or None, instead of the variant's.
-        num_classes: int or None, see `ImageEncoder`.
-
-    Returns:
-        dict of `width_coefficient`, `depth_coefficient`, `lite`,
-        `projection_dim`, `num_classes`.
-
-    Raises:
-        InputError: if the variant is unknown.
+    Coefficients other than None replace the variant's. The projection is None where the
+    last block is as wide as the embedding and no class probabilities stand beside it.
     """
     sizes = _variant("image", variant, IMAGE_VARIANTS, "efficientnet_")
     width = width_coefficient or sizes.width_coefficient
@@ -206,23 +174,7 @@ TEXT_VARIANTS = {
 
 
 def text_encoder_arguments(variant: str) -> dict:
-    """Returns `TextEncoder`'s architecture and sizes: layers, widths and heads.
-
-    Args:
-        variant: str, a key of `TEXT_VARIANTS`.
-
-    Returns:
-        dict of `architecture`, `num_layers`, `hidden_dim`, `num_heads`,
-        `intermediate_dim`.
-
-    Raises:
-        InputError: if the variant is unknown.
-
-    Example:
-
-    >>> text_encoder_arguments("distil_bert_base")["num_layers"]
-    6
-    """
+    """Returns `TextEncoder`'s architecture and sizes: layers, widths and heads."""
     return _variant("text", variant, TEXT_VARIANTS)._asdict()
 
 

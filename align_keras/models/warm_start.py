@@ -113,26 +113,12 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
 
 def temperature_of(weights: str | None) -> float:
-    """Returns the temperature of an ALIGN, float.
-
-    Args:
-        weights: str, the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
-
-    Raises:
-        InputError: if it is none.
-    """
+    """Returns the temperature of an ALIGN's folder, or of `"hf://…"`."""
     return float(_open_align(weights, "image_encoder", []).temperature)
 
 
 def padding_of(weights: str | None) -> str:
-    """Returns the padding that an image encoder's weights were trained with, str.
-
-    Args:
-        weights: str, as `load_image_weights` takes, or None.
-
-    Raises:
-        InputError: if they can't be fetched.
-    """
+    """Returns the padding that an image encoder's weights were trained with."""
     if weights is None or weights in LITE_WEIGHTS or _is_keras_applications(weights):
         return "tf"
     is_hub = str(weights).startswith(HUB_PREFIX)
@@ -144,17 +130,7 @@ def padding_of(weights: str | None) -> str:
 
 
 def text_vocabulary(weights: str) -> list[str]:
-    """Returns the tokens that a text encoder's weights were trained with.
-
-    Args:
-        weights: str, as `load_text_weights` takes.
-
-    Returns:
-        list of str.
-
-    Raises:
-        InputError: if there is no vocabulary with the weights.
-    """
+    """Returns the tokens that a text encoder's weights were trained with."""
     if _is_checkpoint(weights):
         directory = pathlib.Path(weights).parent
     else:
@@ -174,13 +150,8 @@ def project_class_names(model: keras.Model) -> None:
 
     An image then lies at the mean of ImageNet's class names, weighted by their
     probabilities, before any training on pairs; the features' share starts at 0.
-
-    Args:
-        model: `ALIGN` with `num_classes=1000` and weights in both towers.
-
-    References:
-        Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of
-        Semantic Embeddings".
+    Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic
+    Embeddings".
     """
     from keras_hub.utils import imagenet_id_to_name
 

@@ -10,11 +10,8 @@ class ReplicaGradients:
     """Mixin of a Keras optimizer: can take gradients that are summed already.
 
     A Keras optimizer clips each replica's gradients, then sums them, so that
-    `global_clipnorm` bounds the wrong norm on more than one replica.
-
-    Attributes:
-        gradients_are_summed: bool, whether `apply` gets the sums over replicas,
-            and then neither sums nor clips before summing.
+    `global_clipnorm` bounds the wrong norm on more than one replica. With
+    `gradients_are_summed`, `apply` gets the sums and clips those.
     """
 
     gradients_are_summed = False
@@ -47,16 +44,9 @@ def check_clipping(optimizer: keras.optimizers.Optimizer, replicas: int) -> None
 def take_summed_gradients(
     optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor], replicas: int
 ) -> list[tf.Tensor]:
-    """Prepares the optimizer for sums; returns the gradients to give to it.
+    """Prepares the optimizer for sums over replicas; returns what to give to it.
 
-    Args:
-        optimizer: Keras optimizer.
-        gradients: list of tensors, sums over replicas.
-        replicas: int.
-
-    Returns:
-        list of tensors: the sums, or for an optimizer that isn't ours, which adds
-        up once more, their shares.
+    One that isn't ours adds up once more, and gets their shares.
     """
     inner = inner_optimizer(optimizer)
     if isinstance(inner, ReplicaGradients):
@@ -72,16 +62,10 @@ def apply_if(
     gradients: list[tf.Tensor],
     variables: list[keras.Variable],
 ) -> None:
-    """Makes the optimizer's update where `condition` is true, else nothing.
+    """Makes the optimizer's update where `condition`, equal on all replicas, is true.
 
     One that a loss-scaling optimizer leaves out, since a gradient overflowed, counts
     as a step: its batch is used up, and the run's intervals are in steps.
-
-    Args:
-        condition: scalar bool tensor, the same on each replica; or True.
-        optimizer: built Keras optimizer.
-        gradients: list of tensors.
-        variables: list of `keras.Variable`.
     """
     iterations = inner_optimizer(optimizer).iterations
     after = iterations.value + tf.cast(condition, iterations.dtype)

@@ -84,9 +84,6 @@ def paper_schedule(
         warmup_steps: int.
         train_steps: int, the step at which zero is reached.
 
-    Returns:
-        `LinearWarmup`.
-
     References:
         Jia et al. 2021, section 5.
 

@@ -13,14 +13,10 @@ _TERA = 10**12
 class DeviceKind(NamedTuple):
     """One device: what TensorFlow counts as a replica.
 
-    Attributes:
-        float32_flops: float, peak operations a second under the policy float32, as
-            TensorFlow computes it by default (bfloat16 passes on TPUs, TF32 on
-            GPUs that have it).
-        half_flops: float, the same under mixed_bfloat16 and mixed_float16.
-        bandwidth: float, bytes a second that its memory gives or takes.
-        memory: int, bytes; None where it is shared with others.
-        source: str, where the numbers come from.
+    `float32_flops` are peak operations a second under the policy float32, as TensorFlow
+    computes it by default (bfloat16 passes on TPUs, TF32 on GPUs that have it),
+    `half_flops` under mixed_bfloat16 and mixed_float16; `bandwidth` bytes a second of
+    its memory; `memory` bytes, None where it is shared with others.
     """
 
     float32_flops: float
@@ -56,18 +52,7 @@ DEVICE_KINDS = {
 
 
 def find_device_kind(name: str) -> DeviceKind:
-    """Returns what is known of a kind of device.
-
-    Args:
-        name: str, a key of `DEVICE_KINDS`.
-
-    Returns:
-        `DeviceKind`.
-
-    Raises:
-        InputError: if the kind is unknown; suggests the nearest.
-
-    Example:
+    """Returns what is known of a key of `DEVICE_KINDS`; an error suggests the nearest.
 
     >>> find_device_kind("tpu_v3").memory // 2**30
     16

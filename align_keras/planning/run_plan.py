@@ -164,17 +164,7 @@ def _planned(stages_on, batch_size, device_kind, devices, shares):
 def fewest_devices(
     stages_on: Callable, batch_size: int, kind: DeviceKind, name: str
 ) -> int:
-    """Returns the least number of devices whose memory holds every stage.
-
-    Args:
-        stages_on: callable of a number of devices → dict from stage to `RunSizes`.
-        batch_size: int, of which it is a divisor.
-        kind: `DeviceKind`.
-        name: str, the kind's.
-
-    Raises:
-        InputError: if no number does.
-    """
+    """Returns the fewest devices, a divisor of the batch, that hold every stage."""
     if kind.memory is None:
         raise InputError(
             f"devices must be given for {name}, whose memory others share."

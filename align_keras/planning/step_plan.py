@@ -71,7 +71,6 @@ class RunSizes:
         projection_dim: int, width of the embeddings.
         global_batch_size: int, pairs a step over all devices.
         devices: int, replicas.
-        train_steps: int.
         micro_batch_size: int or None, pairs that a device embeds at a time.
         virtual_batch_size: int or None, pairs that are normalized together.
         slots: int, variables that the optimizer has for each learned weight.
@@ -97,35 +96,34 @@ class RunSizes:
 
     @property
     def towers(self) -> dict[str, TowerCost]:
-        """Dict from encoder to `TowerCost`."""
         towers = {"image encoder": self.image, "text encoder": self.text}
         return {name: tower for name, tower in towers.items() if tower is not None}
 
     @property
     def is_contrastive(self) -> bool:
-        """bool, whether there are two encoders, a temperature and their loss."""
+        """Whether there are two encoders, a temperature and their loss."""
         return self.text is not None
 
     @property
     def learned(self) -> int:
-        """int, weights that the optimizer updates, the temperature included."""
+        """Weights that the optimizer updates, the temperature included."""
         return self.is_contrastive + sum(
             tower.learned for tower in self.towers.values()
         )
 
     @property
     def rows(self) -> int:
-        """int, pairs of a device."""
+        """Pairs of a device."""
         return self.global_batch_size // self.devices
 
     @property
     def parts(self) -> int:
-        """int, parts of a device's rows that have only their own negatives."""
+        """Parts of a device's rows that have only their own negatives."""
         return round(1 / self.negatives_fraction)
 
     @property
     def keeps_logits(self) -> bool:
-        """bool, whether the backward pass reads the logits of the forward pass."""
+        """Whether the backward pass reads the logits of the forward pass."""
         logits = self.rows * self.global_batch_size // self.parts**2
         return self.tile_size is None or (
             self.tile_size == "auto" and logits <= AUTO_KEPT_LOGITS
@@ -143,8 +141,6 @@ class StepPlan:
         updated_bytes: int, what the update of the weights moves on each device.
         memory: dict from part to bytes of a device.
         traffic: dict from part to bytes that a device receives in a step.
-        train_steps: int.
-        devices: int.
     """
 
     parameters: dict
@@ -161,14 +157,8 @@ class StepPlan:
     ) -> dict[str, float]:
         """Returns how long a step takes, by part.
 
-        Args:
-            image_rate: float, operations a second that a device does of the image
-                encoder.
-            text_rate: float, the same of the text encoder and of the loss.
-            bandwidth: float, bytes a second of a device's memory.
-
-        Returns:
-            dict from part to seconds.
+        Rates are operations a second that a device does of the image encoder, and of
+        the text encoder and the loss; `bandwidth` is bytes a second of its memory.
         """
         rates = {"image encoder": image_rate}
         parts = dict(self.encoder_flops)
@@ -189,16 +179,7 @@ class StepPlan:
 
 
 def plan_step(sizes: RunSizes) -> StepPlan:
-    """Computes what a run takes.
-
-    Args:
-        sizes: `RunSizes`.
-
-    Returns:
-        `StepPlan`.
-
-    Raises:
-        InputError: if the batch can't be divided as asked.
+    """Computes what a run takes; raises `InputError` if the batch can't be divided so.
 
     Example:
 

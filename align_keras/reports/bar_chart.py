@@ -18,14 +18,9 @@ _NARROW, _WIDE = set("fijlrtI.,:;!'|()[]/- "), set("mwMW%@&<>+=~_")
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """One value between 0 and 1.
+    """One value between 0 and 1, NaN where there is nothing to measure.
 
-    Attributes:
-        label: str.
-        value: float in [0, 1]; NaN where there is nothing to measure.
-        count: int or None, the items that the value is a mean of.
-        low: float or None, where the interval around the value begins.
-        high: float or None, where it ends.
+    `count` are the items that it is a mean of, `low` and `high` its interval.
     """
 
     label: str
@@ -36,22 +31,7 @@ class Bar:
 
 
 def extremes(bars, most=40):
-    """Sorts bars by value, the lowest first, and keeps those at both ends.
-
-    Args:
-        bars: iterable of `Bar`; those without a value are left out.
-        most: int ≥ 2, bars to keep.
-
-    Returns:
-        List of `Bar`, and int, how many in the middle were left out.
-
-    Example:
-
-    >>> bars = [Bar(str(value), value) for value in (0.9, 0.1, 0.5, float("nan"))]
-    >>> kept, left_out = extremes(bars, most=2)
-    >>> [bar.label for bar in kept], left_out
-    (['0.1', '0.9'], 1)
-    """
+    """Sorts bars by value and keeps both ends; returns also how many are left out."""
     ordered = sorted(
         (bar for bar in bars if not math.isnan(bar.value)),
         key=lambda bar: (bar.value, -(bar.count or 0), bar.label),
@@ -64,24 +44,7 @@ def extremes(bars, most=40):
 
 
 def bar_chart(bars, *, title, value_name="value", count_name="items"):
-    """Draws a bar a row, from 0 to at most 100 %, with its interval and its numbers.
-
-    Args:
-        bars: sequence of `Bar`, drawn in this order.
-        title: str, the chart's accessible name.
-        value_name: str, heading of the values.
-        count_name: str, heading of the counts.
-
-    Returns:
-        `markupsafe.Markup`, an SVG element without colours of its own; it
-        expects the classes of `report.css`.
-
-    Example:
-
-    >>> chart = bar_chart([Bar("cat", 0.5, 4)], title="Accuracy")
-    >>> 'aria-label="Accuracy: cat 50.0 %"' in chart
-    True
-    """
+    """Draws a bar a row, from 0 to at most 100 %, with its interval and its numbers."""
     height = _TOP + _ROW * len(bars) + 4
     largest = max((_largest(bar) for bar in bars), default=1.0)
     end = next((end for end in _ENDS if largest <= end), 1.0)
@@ -111,20 +74,7 @@ def text_width(text):
 
 
 def shortened(text, width):
-    """`text`, or as much of its beginning as fits, with an ellipsis.
-
-    Args:
-        text: str.
-        width: float, in pixels.
-
-    Returns:
-        str without line breaks.
-
-    Example:
-
-    >>> shortened("American black bear", 100)
-    'American bl…'
-    """
+    """The text, or as much of it as fits `width` pixels, with an ellipsis."""
     text = " ".join(text.split())
     if text_width(text) <= width:
         return text

@@ -16,14 +16,7 @@ _DEEPEST = 0.52
 
 
 class Confusion(NamedTuple):
-    """How often one class was taken for another.
-
-    Attributes:
-        label: int, the right class.
-        prediction: int, what it was taken for.
-        count: int.
-        share: float, of the class's items.
-    """
+    """How often a class was taken for another, and the share of the class's items."""
 
     label: int
     prediction: int
@@ -32,26 +25,10 @@ class Confusion(NamedTuple):
 
 
 def confusion_matrix(labels, predictions, classes, chosen=None):
-    """Counts the items of each class by what they were taken for.
+    """Counts the items of each class (rows) by what they were taken for (columns).
 
-    Args:
-        labels: integers (items,) in [0, classes), the right classes.
-        predictions: integers (items,) in [0, classes).
-        classes: int ≥ 1.
-        chosen: optional int array (n,), the classes to count; None for all.
-
-    Returns:
-        int64 array (classes, classes), right classes down, predictions across; or
-        (n, n + 1) of the chosen classes, whose last column counts the predictions
-        of all others.
-
-    Raises:
-        InputError: if the lengths differ, or a class lies outside.
-
-    Example:
-
-    >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
-    [[1, 1], [0, 1]]
+    Of the `chosen` classes alone (n, n + 1), with a last column of all other
+    predictions.
     """
     labels, predictions = _checked(labels, predictions, classes)
     if chosen is None:
@@ -72,26 +49,7 @@ def _checked(labels, predictions, classes):
 
 
 def most_confused(labels, predictions, classes, most=20):
-    """Finds the pairs of classes that are confused most often.
-
-    Args:
-        labels: integers (items,) in [0, classes), the right classes.
-        predictions: integers (items,) in [0, classes).
-        classes: int ≥ 1.
-        most: int ≥ 0, pairs to find.
-
-    Returns:
-        List of `Confusion`, the most frequent first; right answers aren't among
-        them.
-
-    Raises:
-        InputError: as `confusion_matrix`.
-
-    Example:
-
-    >>> most_confused([0, 1, 1, 1, 1], [0, 0, 0, 1, 2], 3, most=1)
-    [Confusion(label=1, prediction=0, count=2, share=0.5)]
-    """
+    """Finds the pairs of classes that are confused most often, the first most."""
     labels, predictions = _checked(labels, predictions, classes)
     items = np.bincount(labels, minlength=classes)
     wrong = labels != predictions
@@ -113,20 +71,8 @@ def most_confused(labels, predictions, classes, most=20):
 def classes_to_draw(labels, predictions, classes, most=20):
     """Chooses the classes of a matrix that is too large to be drawn whole.
 
-    Args:
-        labels: integers (items,) in [0, classes), the right classes.
-        predictions: integers (items,) in [0, classes).
-        classes: int ≥ 1.
-        most: int ≥ 2, classes to choose.
-
-    Returns:
-        int64 array, ascending: all classes where they are few, else those of the
-        most frequent confusions, filled up with the most frequent classes.
-
-    Example:
-
-    >>> classes_to_draw([0, 0, 0, 1, 2], [0, 0, 0, 2, 2], 3, most=2).tolist()
-    [1, 2]
+    All classes where they are few, else those of the most frequent confusions, filled
+    up with the most frequent classes; ascending.
     """
     if classes <= most:
         return np.arange(classes)
@@ -146,21 +92,7 @@ def classes_to_draw(labels, predictions, classes, most=20):
 def confusion_chart(matrix, names, *, title):
     """Draws a confusion matrix: the stronger a cell, the larger its share of the row.
 
-    Args:
-        matrix: int array (n, n), or (n, n + 1) with a last column of all other
-            predictions, as `confusion_matrix`; up to about 20 classes are readable.
-        names: sequence of n str.
-        title: str, the chart's accessible name.
-
-    Returns:
-        `markupsafe.Markup`, an SVG element of fixed size without colours of its
-        own; it expects the classes of `report.css`.
-
-    Example:
-
-    >>> chart = confusion_chart(np.array([[1, 1], [0, 2]]), ["a", "b"], title="T")
-    >>> 'aria-label="T: 3 of 4 are on the diagonal"' in chart
-    True
+    Up to about 20 classes are readable.
     """
     rows, columns = matrix.shape
     across = [*names, "other classes"][:columns]

@@ -36,14 +36,9 @@ _CAPTIONS = (1, 2, 3, 5, 10, 100)
 
 
 def corpus_funnel(corpus, *, thresholds=False):
-    """Returns the way from raw pairs to shards.
+    """Returns the way from raw pairs to shards: (what, count, whether these left).
 
-    Args:
-        corpus: `align_keras.runs.corpus.Corpus`, as far as it was built.
-        thresholds: bool, tell the rules of the filters with their thresholds.
-
-    Returns:
-        list of (what, count, dropped): str, int and bool, whether these left.
+    The rules of the filters are told with their `thresholds`, if asked for.
     """
     tables, rows = corpus.tables, []
     raw = tables["extract"].facts["counts"]
@@ -73,11 +68,7 @@ def corpus_funnel(corpus, *, thresholds=False):
 
 
 def write_corpus_report(corpus):
-    """Writes `OUT/report.html`.
-
-    Args:
-        corpus: `align_keras.runs.corpus.Corpus` with the tables of all stages.
-    """
+    """Writes `OUT/report.html` of a corpus with the tables of all stages."""
     tables = corpus.tables
     dropped = tables["dedup"].facts["dropped"]
     groups, stored = tables["pictures"].paths("group"), tables["pictures"].paths()
@@ -100,12 +91,7 @@ def write_corpus_report(corpus):
 
 
 def _kept_statistics(groups, stored, dropped):
-    """Counts what stays by the properties of images and captions.
-
-    Returns:
-        dict from a title to a list of (name, count), in the order of the names, the
-        most frequent first where these are words.
-    """
+    """Counts what stays by properties of images and captions, (name, n) by title."""
     words, rules, languages = (collections.Counter() for _ in range(3))
     sides, aspects, captions = (collections.Counter() for _ in range(3))
     for row in kept_texts(groups, stored, dropped):

@@ -21,13 +21,10 @@ _DIGITS = 7
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """An image or a caption that a query found.
+    """An image or a caption that a query found, with its cosine.
 
-    Attributes:
-        caption: str; an image's first caption.
-        score: float, the cosine.
-        correct: bool, whether it is a right answer.
-        image: the image as `thumbnail_uri` takes it; None for a caption.
+    An image's caption is its first; the image is as `thumbnail_uri` takes it, None of a
+    caption.
     """
 
     caption: str
@@ -40,13 +37,8 @@ class Hit:
 class TextQuery:
     """A caption and the images nearest to it.
 
-    Attributes:
-        text: str.
-        hits: tuple of `Hit`, the best first.
-        rank: int >= 1, the place of the first right image, or None.
-        total: int, the number of images, or None.
-        answer: `Hit` or None, the best right image, to be shown where no hit is
-            right.
+    `rank` is the place of the first right image, from 1, of `total`; `answer` is the
+    best right one, shown where no hit is right.
     """
 
     text: str
@@ -60,16 +52,7 @@ class TextQuery:
 class ImageQuery:
     """An image, the captions nearest to it, and the images nearest to it.
 
-    Attributes:
-        image: the image as `thumbnail_uri` takes it.
-        caption: str, its own caption.
-        hits: tuple of `Hit`, captions, the best first.
-        neighbours: tuple of `Hit`, images, the nearest first; those that
-            share a caption with it are correct.
-        rank: int >= 1, the place of the first right caption, or None.
-        total: int, the number of captions, or None.
-        answer: `Hit` or None, the best right caption, to be shown where no hit is
-            right.
+    Neighbors that share a caption with it are correct; else as `TextQuery`.
     """
 
     image: object
@@ -105,40 +88,12 @@ def contact_sheet(
     k=5,
     seed=0,
 ):
-    """Draws queries at random and collects what each finds.
+    """Draws queries at random and collects what each finds: text and image queries.
 
-    They are drawn, not picked, so that the sheet shows the model as it is.
-    Of pixel-identical images, and of equal captions, one is shown.
-
-    Args:
-        image_embeddings: real array (images, dimension), unit length.
-        text_embeddings: real array (captions, dimension), unit length, in the
-            order of `captions`, image by image.
-        images: sequence of images as `thumbnail_uri` takes them: arrays,
-            bytes of files, or paths.
-        captions: sequence with, for each image, its captions: a sequence of
-            str, or one str.
-        image_keys: optional sequence of hashable, one an image; equal keys
-            mean the same image.
-        text_count: int, number of text queries.
-        image_count: int, number of image queries.
-        k: int, hits a query.
-        seed: int, of the draw.
-
-    Returns:
-        List of `TextQuery` and list of `ImageQuery`.
-
-    Raises:
-        InputError: when the numbers of rows don't fit.
-
-    Example:
-    >>> import numpy as np
-    >>> images = [np.zeros((8, 8, 3), np.uint8)] * 2
-    >>> texts, _ = contact_sheet(
-    ...     np.eye(2), np.eye(2), images, ["a dot", "a dash"], k=1
-    ... )
-    >>> [(query.text, query.hits[0].caption, query.rank) for query in texts]
-    [('a dot', 'a dot', 1), ('a dash', 'a dash', 1)]
+    They are drawn, not picked, so that the sheet shows the model as it is. Of
+    pixel-identical images (equal `image_keys`), and of equal captions, one is shown.
+    Embeddings are (images, d) and (captions, d), unit length; the captions are given
+    image by image, one or a sequence of each.
     """
     sheet = _Sheet(image_embeddings, text_embeddings, images, captions, image_keys, k)
     rng = np.random.default_rng(seed)
@@ -238,18 +193,15 @@ class _Sheet:
         )
 
     def captions_of(self, image):
-        """Normalised captions of an image."""
+        """Normalized captions of an image."""
         return {self.names[row] for row in np.flatnonzero(self.index == image)}
 
 
 class ChosenQueries(NamedTuple):
     """Rows of queries, by how they were answered.
 
-    Attributes:
-        found: int64 array, drawn of those with a right answer among the first k.
-        missed: int64 array, drawn of the others.
-        worst: int64 array, of the others those whose first right answer comes
-            last.
+    Drawn of those with a right answer among the first k, drawn of the others, and of
+    the others those whose first right answer comes last.
     """
 
     found: np.ndarray
@@ -258,13 +210,7 @@ class ChosenQueries(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """Queries with what they find: lists of `TextQuery` or of `ImageQuery`.
-
-    Attributes:
-        found: list, as `ChosenQueries`.
-        missed: list.
-        worst: list.
-    """
+    """Queries with what they find, as `ChosenQueries`."""
 
     found: list
     missed: list
@@ -272,24 +218,7 @@ class Examples(NamedTuple):
 
 
 def choose_queries(ranks, *, k=5, count=6, worst=4, seed=0):
-    """Draws queries with and without a right answer among the first k.
-
-    Args:
-        ranks: int64 array (queries,), as `rank_of_best_positive` returns.
-        k: int ≥ 1.
-        count: int, of each kind that is drawn.
-        worst: int, of the last kind.
-        seed: int, of the draw.
-
-    Returns:
-        `ChosenQueries`; no query is in two of its arrays.
-
-    Example:
-
-    >>> chosen = choose_queries(np.array([0, 7, 90, -1]), count=1, worst=1)
-    >>> [rows.tolist() for rows in chosen]
-    [[0], [1], [2]]
-    """
+    """Draws queries by their ranks; none is in two of the arrays."""
     ranks = np.asarray(ranks)
     draw = np.random.default_rng(seed)
     found = draw.permutation(np.flatnonzero((ranks >= 0) & (ranks < k)))[:count]
@@ -313,40 +242,11 @@ def retrieval_examples(
     worst=4,
     seed=0,
 ):
-    """Collects what some queries of both directions find.
+    """Collects what some queries of both directions find, `Examples` by direction.
 
-    Only the chosen queries are scored, so embeddings may be memory-mapped.
-
-    Args:
-        image_embeddings: real array (images, dimension), unit length.
-        text_embeddings: real array (captions, dimension), unit length.
-        images: sequence of images as `thumbnail_uri` takes them.
-        captions: sequence of str, all captions of all images.
-        caption_image_index: integers, the row of each caption's image.
-        positives: `RetrievalPositives`.
-        ranks: dict of `"t2i"` and `"i2t"` → int64 array (queries,), as
-            `rank_of_best_positive` returns.
-        k: int ≥ 1, answers a query.
-        count: int, queries of each kind that is drawn.
-        worst: int, of the worst queries.
-        seed: int, of the draw.
-
-    Returns:
-        dict of `"t2i"` and `"i2t"` → `Examples`. A query whose answers hold no
-        right one has its best right one as `answer`.
-
-    Example:
-
-    >>> import numpy as np
-    >>> from align_keras.evaluation import shared_positives
-    >>> images = [np.zeros((8, 8, 3), np.uint8)] * 2
-    >>> right = shared_positives([0, 1], ["a dot", "a dash"])
-    >>> found = retrieval_examples(
-    ...     np.eye(2), np.eye(2)[::-1], images, ["a dot", "a dash"], [0, 1], right,
-    ...     {"t2i": np.array([1, 1]), "i2t": np.array([1, 1])}, k=1, count=1, worst=1)
-    >>> query = found["t2i"].worst[0]
-    >>> query.text, query.hits[0].caption, query.answer.caption
-    ('a dot', 'a dash', 'a dot')
+    Only the chosen queries are scored, so embeddings may be memory-mapped. A query
+    whose answers hold no right one has its best right one as `answer`. `ranks` are
+    those of `rank_of_best_positive`, by direction.
     """
     first_caption = {}
     for caption, image in zip(captions, caption_image_index, strict=True):

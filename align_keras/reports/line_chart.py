@@ -16,14 +16,7 @@ _LABEL_HEIGHT = 14
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line.
-
-    Attributes:
-        label: str, short, written at the line's end.
-        points: sequence of (x, y), finite, ascending in x.
-        style: int in [1, 6], the number of the colour in the style sheet.
-        dashed: bool.
-    """
+    """One line: (x, y) ascending in x, `style` a color's number in the style sheet."""
 
     label: str
     points: tuple
@@ -32,20 +25,7 @@ class Series:
 
 
 def nice_ticks(low, high, count=6):
-    """Round numbers that cover [low, high], in steps of 1, 2 or 5 · 10ⁿ.
-
-    Args:
-        low: float, finite.
-        high: float, finite, >= `low`.
-        count: int >= 2, about how many.
-
-    Returns:
-        List of at least two floats; the first is <= `low`, the last >= `high`.
-
-    Example:
-    >>> nice_ticks(0, 0.43)
-    [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    """
+    """Round numbers that cover [low, high], in about `count` steps."""
     # What differs by rounding alone is flat.
     if high - low <= 1e-9 * max(abs(low), abs(high)):
         high = low + (abs(low) or 1.0)
@@ -58,12 +38,7 @@ def nice_ticks(low, high, count=6):
 
 
 def thinned(points, most=_MOST_POINTS):
-    """Means of runs of equal length, so that at most `most` points stay.
-
-    Example:
-    >>> thinned([(0, 1.0), (1, 3.0), (2, 5.0)], most=2)
-    [(0.5, 2.0), (2.0, 5.0)]
-    """
+    """Means of runs of equal length, so that at most `most` points stay."""
     run = math.ceil(len(points) / most)
     if run <= 1:
         return list(points)
@@ -84,21 +59,7 @@ def line_chart(
     tick_format="{:g}",
     from_zero=False,
 ):
-    """Draws lines over labelled axes.
-
-    Args:
-        series: sequence of `Series`, at least one with a point.
-        title: str, the chart's accessible name.
-        x_label: str, of the horizontal axis.
-        y_label: str, of the vertical axis.
-        y_format: format string of the values that are told.
-        tick_format: format string of the vertical axis's ticks.
-        from_zero: bool, whether the vertical axis begins at 0.
-
-    Returns:
-        `markupsafe.Markup`, an SVG element without colours of its own; it
-        expects the classes of `report.css`.
-    """
+    """Draws lines over labeled axes; the vertical one may begin at 0."""
     series = [line for line in series if len(line.points)]
     shown = [thinned(line.points) for line in series]
     xs = [x for points in shown for x, _ in points]

@@ -9,15 +9,10 @@ from align_keras.reports.thumbnail import thumbnail_uri
 
 
 def page_template(name, folder=None):
-    """Opens a template of this folder; everything that it prints is escaped.
+    """Opens a template of this folder, or of another; everything that it prints is
+    escaped.
 
-    Args:
-        name: str, such as `"report.html.j2"`.
-        folder: str or path of the template, if it's another; its pages may include
-            the parts and the style sheet of this one.
-
-    Returns:
-        `jinja2.Template`.
+    Pages of another folder may include the parts and the style sheet of this one.
     """
     environment = jinja2.Environment(
         # The folder of this file holds the templates and their style sheet.

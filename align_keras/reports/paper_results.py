@@ -13,16 +13,7 @@ _VERSION = re.compile(r":\d+\.\d+\.\d+$")
 
 @dataclasses.dataclass(frozen=True)
 class PaperResult:
-    """One figure of the paper.
-
-    Attributes:
-        table: int, the table's number.
-        protocol: str, such as `"retrieval"`.
-        data: str, the data set, such as `"flickr30k"`.
-        model: str, such as `"ALIGN, zero-shot"`.
-        metric: str, as the protocol yields it.
-        value: float, in percent.
-    """
+    """One figure of a table of the paper, in percent, by the protocol's metric."""
 
     table: int
     protocol: str
@@ -34,16 +25,10 @@ class PaperResult:
 
 @functools.cache
 def paper_results():
-    """Returns the figures of the paper's tables, a tuple of `PaperResult`.
+    """Returns the figures of the paper's tables.
 
     References:
         Jia et al. 2021, tables 1 to 12.
-
-    Example:
-
-    >>> [result.value for result in paper_results()
-    ...  if result.data == "imagenet_r" and result.model.startswith("ALIGN")]
-    [92.2]
     """
     entries = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     return tuple(
@@ -54,21 +39,7 @@ def paper_results():
 
 
 def papers_figures(protocol, data):
-    """The figures that one protocol on one data set is compared to.
-
-    Args:
-        protocol: str.
-        data: str, the data set's name, of TFDS's with or without a version.
-
-    Returns:
-        dict, the table's number → dict of model → dict of metric → percent.
-
-    Example:
-
-    >>> papers_figures("zero_shot", "imagenet_r")
-    {4: {'ALIGN, zero-shot': {'zero_shot/top_1': 92.2},
-         'CLIP, zero-shot': {'zero_shot/top_1': 88.9}}}
-    """
+    """A protocol's figures on a data set: {table: {model: {metric: percent}}}."""
     data, figures = _VERSION.sub("", data), {}
     for result in paper_results():
         if (result.protocol, result.data) == (protocol, data):
@@ -78,15 +49,7 @@ def papers_figures(protocol, data):
 
 
 def figures_as_shares(protocol, data):
-    """The figures of `papers_figures` in the metrics' unit, not in percent.
-
-    Args:
-        protocol: str.
-        data: str, the data set's name.
-
-    Returns:
-        dict of model → dict of metric → float; empty where the paper has none.
-    """
+    """The figures of `papers_figures` in the metrics' unit, by model."""
     return {
         model: {name: round(value / 100, 6) for name, value in figures.items()}
         for of_table in papers_figures(protocol, data).values()

@@ -20,11 +20,7 @@ _PACKAGES = (
 
 
 def installed_versions():
-    """Versions of Python and of the packages that decide a run's result.
-
-    Returns:
-        dict, name → version; packages that aren't installed are left out.
-    """
+    """Versions of Python and of the installed packages that decide a run's result."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -50,33 +46,10 @@ def write_report(
 ):
     """Writes a run's report as one HTML file that loads nothing.
 
-    Args:
-        path: str or `pathlib.Path`; appears only when complete.
-        title: str.
-        parameters: dict, nested or flat, the effective configuration.
-        metrics: dict, name → float, as `retrieval_metrics` yields; names
-            without a recall are listed below the table.
-        history: sequence of dicts with `step` and numbers, the lines of
-            `metrics.jsonl`: `loss`, `val_loss`, `t2i/recall_at_10`, ….
-        text_queries: sequence of `TextQuery`.
-        image_queries: sequence of `ImageQuery`; `contact_sheet` makes both.
-        data_notes: dict, name of the corpus → its notes: `kept` (int),
-            `dropped` (dict, reason → count), `examples` (dict, reason → str)
-            and `notes` (dict). The notes of a single corpus do as well.
-        next_steps: sequence of commands (str), or of (explanation, command).
-        command: str, what was run.
-        versions: dict, name → version; those installed by default.
-
-    Example:
-    >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "report.html")
-    >>> write_report(
-    ...     path, title="A <run>", parameters={}, metrics={}, history=[],
-    ...     text_queries=[], image_queries=[], data_notes={}, next_steps=[]
-    ... )
-    >>> with open(path, encoding="utf-8") as file:
-    ...     "<h1>A &lt;run&gt;</h1>" in file.read()
-    True
+    `parameters` is the effective configuration, `metrics` what `retrieval_metrics`
+    yields (names without a recall are listed below the table), `history` the lines of
+    `metrics.jsonl`; `contact_sheet` makes the queries; `data_notes` are a corpus's, or
+    those of each by name; `next_steps` are commands, or (explanation, command).
     """
     rows = report_tables.retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}

@@ -12,15 +12,7 @@ _RECALL = re.compile(r"(t2i|i2t)/recall_at_(\d+)$")
 
 
 class RetrievalRow(NamedTuple):
-    """One line of the table of recalls.
-
-    Attributes:
-        direction: `"t2i"` or `"i2t"`.
-        k: int.
-        recall: float in [0, 1].
-        chance: float in [0, 1], or None where it isn't known.
-        times_chance: float, `recall / chance`, or None.
-    """
+    """One line of the table of recalls."""
 
     direction: str
     k: int
@@ -30,19 +22,7 @@ class RetrievalRow(NamedTuple):
 
 
 def retrieval_rows(metrics):
-    """Finds the recalls among metrics, with their chance levels.
-
-    Args:
-        metrics: dict, name → float, with keys such as `t2i/recall_at_10` and
-            `t2i/chance_recall_at_10`.
-
-    Returns:
-        List of `RetrievalRow`: text → image first, k ascending.
-
-    Example:
-    >>> retrieval_rows({"t2i/recall_at_5": 0.2, "t2i/chance_recall_at_5": 0.01})
-    [RetrievalRow(direction='t2i', k=5, recall=0.2, chance=0.01, times_chance=20.0)]
-    """
+    """Finds the recalls among metrics: text → image first, k ascending."""
     rows = []
     for name, recall in metrics.items():
         if match := _RECALL.match(name):
@@ -55,15 +35,7 @@ def retrieval_rows(metrics):
 
 
 def loss_series(history):
-    """Lines of the training loss, and of the validation loss where it is logged.
-
-    Args:
-        history: sequence of dicts with `step` and numbers, the lines of
-            `metrics.jsonl`.
-
-    Returns:
-        List of `Series`, without those that have no finite point.
-    """
+    """Lines of the training loss, and of the validation loss where it is logged."""
     names = {"loss": "training", "val_loss": "validation"}
     found = [
         Series(label, _points(history, name), style)
@@ -97,12 +69,7 @@ def _points(history, name):
 
 
 def recall_history(history):
-    """The steps at which recall was measured, as a table.
-
-    Returns:
-        List of column names (`"t2i R@1"`, …), and list of (step, values) with
-        None for what wasn't measured.
-    """
+    """Names of columns, and (step, values) of the steps that measured recall."""
     lines = {}
     for direction in DIRECTIONS:
         for series in recall_series(history, direction)[::-1]:
@@ -118,12 +85,7 @@ def recall_history(history):
 
 
 def flattened(parameters, prefix=""):
-    """Nested mappings as (dotted name, value) pairs.
-
-    Example:
-    >>> flattened({"task": {"model": {"name": "nano"}}, "seed": 1})
-    [('task.model.name', 'nano'), ('seed', 1)]
-    """
+    """Nested mappings as (dotted name, value) pairs."""
     pairs = []
     for name, value in parameters.items():
         if isinstance(value, dict) and value:
@@ -134,17 +96,7 @@ def flattened(parameters, prefix=""):
 
 
 def data_tables(data_notes):
-    """The notes of each corpus in the form that the template shows.
-
-    Args:
-        data_notes: dict, name of the corpus → its notes (`kept`, `dropped`,
-            `examples`, `notes`), or the notes of a single corpus.
-
-    Returns:
-        List of dicts with `name`, `kept`, `share` (of all pairs, or None),
-        `dropped` (list of (reason, count, example), the most frequent first)
-        and `notes` (list of (name, value)).
-    """
+    """The notes of each corpus, or of a single one, as the template shows them."""
     if "kept" in data_notes:
         data_notes = {"": data_notes}
     tables = []

@@ -48,30 +48,9 @@ def write_result_page(
 ):
     """Writes an evaluation's results as one HTML file that loads nothing.
 
-    Args:
-        path: str or `pathlib.Path`; appears only when complete.
-        protocol: str.
-        data: str, the data set's name.
-        facts: dict, name → str, what was evaluated, such as the model's path.
-        metrics: dict, name → float.
-        splits: optional dict of splits that aren't the paper's, as `metrics_table`.
-        slices: optional dict, as `sliced_metrics` yields.
-        retrieval: optional dict, the arguments of `retrieval_examples`.
-        classification: optional dict of `labels` and `predictions`, integers
-            (items,), and `class_names`, sequence of str.
-        versions: dict, name → version; those installed by default.
-
-    Example:
-
-    >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "page.html")
-    >>> write_result_page(
-    ...     path, protocol="simlex", data="simlex999", facts={"model": "<M>"},
-    ...     metrics={"all/spearman": 0.25})
-    >>> with open(path, encoding="utf-8") as file:
-    ...     page = file.read()
-    >>> "&lt;M&gt;" in page, "25.0" in page
-    (True, True)
+    `facts` say what was evaluated, `splits` which aren't the paper's, `slices` are
+    those of `sliced_metrics`, `retrieval` the arguments of `retrieval_examples`, and
+    `classification` is a dict of `labels`, `predictions` and `class_names`.
     """
     table = metrics_table(protocol, data, metrics, splits)
     html = page_template("result_page.html.j2").render(

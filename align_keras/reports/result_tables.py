@@ -20,13 +20,7 @@ _SHARES = (
 
 
 class ResultTable(NamedTuple):
-    """A table of text.
-
-    Attributes:
-        title: str.
-        columns: tuple of str; the first names the rows, the others hold numbers.
-        rows: list of tuples of str.
-    """
+    """A table of text; its first column names the rows, the others hold numbers."""
 
     title: str
     columns: tuple
@@ -41,21 +35,7 @@ def is_share(name):
 
 
 def shown(name, value, digits=1):
-    """A metric as text: in percent, or a plain number.
-
-    Args:
-        name: str, the metric's.
-        value: float, or None where it wasn't measured.
-        digits: int, of percents.
-
-    Returns:
-        str; `"–"` for what isn't a number.
-
-    Example:
-
-    >>> shown("t2i/recall_at_1", 0.756), shown("images", 5000.0)
-    ('75.6', '5,000')
-    """
+    """A metric as text: in percent with `digits`, or a plain number; "–" of NaN."""
     if value is None:
         return ""
     if not math.isfinite(value):
@@ -66,20 +46,7 @@ def shown(name, value, digits=1):
 
 
 def without_chance(metrics):
-    """Splits metrics from their chance levels.
-
-    Args:
-        metrics: dict, name → float.
-
-    Returns:
-        Two dicts of name → float: the metrics, and the chance level of those that
-        have one, under the metric's own name.
-
-    Example:
-
-    >>> without_chance({"i2t/recall_at_1": 0.5, "i2t/chance_recall_at_1": 0.1})
-    ({'i2t/recall_at_1': 0.5}, {'i2t/recall_at_1': 0.1})
-    """
+    """Splits metrics from chance levels, which get the metric's name."""
     chance = {
         plain: value
         for name, value in metrics.items()
@@ -94,18 +61,11 @@ def without_chance(metrics):
 
 
 def metrics_table(protocol, data, metrics, splits=None):
-    """Every metric beside its chance level and the paper's figures.
+    """Every metric beside its chance level and the paper's figures, but for tables of
+    many.
 
-    Args:
-        protocol: str.
-        data: str, the data set's name.
-        metrics: dict, name → float.
-        splits: dict, such as `{"split": "train"}`: splits that aren't the paper's,
-            with which its figures can't be compared; they are in the title then.
-
-    Returns:
-        `ResultTable`. The paper's tables of many models aren't in it; see
-        `papers_tables`.
+    `splits`, such as `{"split": "train"}`, aren't the paper's, so that its figures
+    can't be compared; they are in the title then.
     """
     figures = {
         model: of_model
@@ -133,16 +93,9 @@ def _figures(protocol, data, splits):
 
 
 def papers_tables(protocol, data, metrics):
-    """The paper's tables that a protocol belongs to, with what was measured.
+    """The paper's tables that a protocol belongs to, by number, with what was measured.
 
-    Args:
-        protocol: str.
-        data: str, the data set's name.
-        metrics: dict, name → float.
-
-    Returns:
-        dict, the table's number → `ResultTable`: a column a model where they are
-        few, else a row.
+    A model has a column where there are few, else a row.
     """
     tables = {}
     for number, figures in papers_figures(protocol, data).items():
@@ -197,16 +150,7 @@ def _figure(value):
 
 
 class Slice(NamedTuple):
-    """One metric of one group.
-
-    Attributes:
-        metric: str.
-        group: str.
-        value: float.
-        low: float, where the 95% interval begins.
-        high: float, where it ends.
-        items: int.
-    """
+    """One metric of one group, with its 95% interval."""
 
     metric: str
     group: str
@@ -217,21 +161,7 @@ class Slice(NamedTuple):
 
 
 def split_slices(slices):
-    """Arranges the metrics of `sliced_metrics` by metric and group.
-
-    Args:
-        slices: dict, `METRIC[GROUP]` → float, and the same with `/low`, `/high`
-            and `/items`.
-
-    Returns:
-        List of `Slice`, in their order.
-
-    Example:
-
-    >>> split_slices({"top_1[a]": 0.5, "top_1[a]/low": 0.25, "top_1[a]/high": 1.0,
-    ...               "top_1[a]/items": 4.0})
-    [Slice(metric='top_1', group='a', value=0.5, low=0.25, high=1.0, items=4)]
-    """
+    """Arranges `sliced_metrics` (`METRIC[GROUP]`, with /low, /high, /items)."""
     found = []
     for name, value in slices.items():
         if f"{name}/low" in slices:

@@ -47,21 +47,10 @@ def _as_rgb(image, max_side):
 
 
 def thumbnail_uri(image, max_side=160):
-    """Encodes an image small, as the shorter of a PNG and a JPEG.
+    """Encodes an image small, as the shorter of a PNG and a JPEG, for `data:`.
 
-    Args:
-        image: uint8 array (height, width[, 1, 3 or 4]), bytes of a file, a
-            path, or a `PIL.Image.Image`.
-        max_side: int, greatest width and height of the result in pixels.
-            Smaller images keep their size.
-
-    Returns:
-        str, a data: URI. An image that cannot be read becomes a grey cross.
-
-    Example:
-    >>> import numpy as np
-    >>> thumbnail_uri(np.zeros((64, 64, 3), np.uint8))[:22]
-    'data:image/png;base64,'
+    Takes a uint8 array (height, width[, 1, 3 or 4]), a file's bytes or path, or a
+    `PIL.Image.Image`; one that can't be read becomes a gray cross.
     """
     try:
         image = _as_rgb(_opened(image), max_side)

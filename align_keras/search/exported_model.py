@@ -20,8 +20,8 @@ _DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, Runtime
 class ExportedModel:
     """Embeds images and captions with an exported SavedModel.
 
-    Needs TensorFlow and tensorflow-text, and nothing of the code that built
-    the model; both are imported when the first export is opened.
+    Needs TensorFlow and tensorflow-text, and nothing of the code that built the model;
+    both are imported when the first export is opened.
 
     Args:
         directory: str or `pathlib.Path`, a folder that `export_saved_model` wrote,
@@ -36,11 +36,10 @@ class ExportedModel:
         InputError: when there is no such export, or it has other signatures.
 
     Example:
+
     ```python
     model = ExportedModel("saved_models/icons/export")
-    text_embeddings = model.encode_texts(["a red bicycle"])
-    image_embeddings = model.encode_images(["bicycle.jpg"])
-    cosines = text_embeddings @ image_embeddings.T
+    cosines = model.encode_texts(["a red bicycle"]) @ model.encode_images(["a.jpg"]).T
     ```
     """
 
@@ -70,15 +69,9 @@ class ExportedModel:
 
     @staticmethod
     def find(directory):
-        """Returns the folder of the SavedModel, a `pathlib.Path`.
+        """Returns the folder of the SavedModel, or raises.
 
         Costs no TensorFlow import, so that a wrong path is answered at once.
-
-        Args:
-            directory: as the class's.
-
-        Raises:
-            InputError: unless `directory` holds a SavedModel.
         """
         directory = pathlib.Path(directory)
         versions = [path.name for path in directory.glob("align/*") if path.is_dir()]
@@ -100,11 +93,10 @@ class ExportedModel:
                 contents of JPEG, PNG, GIF, BMP or WebP files.
 
         Returns:
-            Float32 array (n, d), rows of unit length.
+            float32 array (n, d), rows of unit length.
 
         Raises:
-            InputError: for a file that is missing or cannot be decoded; it is
-                named.
+            InputError: for a file that is missing or can't be decoded; it is named.
         """
         if isinstance(images, (str, bytes, os.PathLike)):
             raise InputError(
@@ -127,13 +119,7 @@ class ExportedModel:
         return self._encode(_IMAGES, contents, names)
 
     def encode_texts(self, texts):
-        """Embeds captions.
-
-        Args:
-            texts: sequence of str.
-
-        Returns:
-            Float32 array (n, d), rows of unit length.
+        """Embeds a sequence of captions: float32 array (n, d), rows of unit length.
 
         Raises:
             InputError: for anything but a sequence of str.

@@ -36,12 +36,12 @@ _SUFFIXES = {
 class SearchIndex:
     """Embeddings with their entries, ranked by exact inner product.
 
-    A flat index, because a quantized one that serves image queries well can
-    serve text queries badly, whose scores are lower and closer together.
+    A flat index, because a quantized one that serves image queries well can serve text
+    queries badly, whose scores are lower and closer together.
 
-    Make one with `SearchIndex.build`, open one with `SearchIndex.load`. The
-    folder holds `index.json` (format, rows, dimension), `embeddings.npy`,
-    `entries.jsonl` (one line a row) and, where given, `thumbnails/`.
+    Make one with `SearchIndex.build`, open one with `SearchIndex.load`. The folder
+    holds `index.json` (format, rows, dimension), `embeddings.npy`, `entries.jsonl` (one
+    line a row) and, where given, `thumbnails/`.
 
     Attributes:
         embeddings: float32 array (n, d), memory-mapped after `load`.
@@ -51,7 +51,7 @@ class SearchIndex:
         directory: `pathlib.Path` that it was loaded from, or None.
 
     Example:
-    >>> import numpy as np
+
     >>> index = SearchIndex.build(np.eye(3), ids=["a", "b", "c"])
     >>> rows, scores = index.query(np.array([[0.0, 0.8, 0.6]]), k=2)
     >>> [index.entries[row]["id"] for row in rows[0]]
@@ -69,7 +69,6 @@ class SearchIndex:
 
     @property
     def dimension(self):
-        """int, the length of an embedding."""
         return self.embeddings.shape[1]
 
     @classmethod
@@ -83,9 +82,6 @@ class SearchIndex:
             paths: optional sequence of n paths of the images.
             thumbnails: optional sequence of n bytes, small PNG, JPEG, GIF,
                 BMP or WebP files that are stored with the index.
-
-        Returns:
-            `SearchIndex`.
 
         Raises:
             InputError: for lengths that don't fit, duplicate ids, embeddings
@@ -125,11 +121,7 @@ class SearchIndex:
         return cls(embeddings, entries, thumbnails=thumbnails)
 
     def save(self, directory):
-        """Writes the index as a folder that appears only when complete.
-
-        Args:
-            directory: str or `pathlib.Path`; an existing index is replaced.
-        """
+        """Writes the index as a folder, in place of any other, when it is complete."""
         header = {
             "format": _FORMAT,
             "version": _VERSION,
@@ -149,13 +141,7 @@ class SearchIndex:
 
     @classmethod
     def load(cls, directory):
-        """Opens an index; the embeddings stay on disk until they are read.
-
-        Args:
-            directory: str or `pathlib.Path`, a folder written by `save`.
-
-        Returns:
-            `SearchIndex`.
+        """Opens what `save` wrote; the embeddings stay on disk until they are read.
 
         Raises:
             InputError: when it isn't an index, or an incomplete one.
@@ -230,13 +216,12 @@ class SearchIndex:
             k: int >= 1; beyond the size of the index it means all rows.
 
         Returns:
-            Int64 array (queries, min(k, n)) of rows, the best first, and
+            int64 array (queries, min(k, n)) of rows, the best first, and
             float32 array of the same shape of their scores. Equal scores come
             in the order of the rows.
 
         Raises:
-            InputError: for another dimension, queries that aren't finite, and
-                k < 1.
+            InputError: for another dimension, queries that aren't finite, and k < 1.
         """
         queries = np.ascontiguousarray(embeddings, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
@@ -262,8 +247,8 @@ class SearchIndex:
     def _candidates(self, queries, k):
         """Per query, rows that hold the k best and all that tie with them.
 
-        The scores of a block product are right up to the rounding of float32,
-        so rows within that distance of the k-th best stay in.
+        The scores of a block product are right up to the rounding of float32, so rows
+        within that distance of the k-th best stay in.
         """
         error = (
             self.dimension

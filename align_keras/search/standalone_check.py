@@ -29,19 +29,9 @@ def check_standalone(
 ):
     """Embeds and searches in a fresh process that cannot import align_keras.
 
-    Args:
-        export: str or `pathlib.Path`, the folder of the SavedModel.
-        images: sequence of bytes, image files.
-        image_embeddings: real array (images, d) that the process must arrive
-            at, such as the live model's.
-        captions: sequence of str.
-        text_embeddings: real array (captions, d), likewise.
-        index: folder of a `SearchIndex`, for `queries`.
-        queries: sequence of str.
-        k: int >= 1, hits a query.
-        tolerance: float, the largest absolute difference of an entry that
-            still counts as equal. 1e-4 suits float32 on one kind of device.
-        timeout: float, seconds.
+    Images are bytes; the process must arrive at the given embeddings, (images, d) and
+    (captions, d), within `tolerance` an entry: 1e-4 suits float32 on one kind of
+    device.
 
     Returns:
         dict: `max_abs_difference` (float, or None where nothing was compared),

@@ -17,14 +17,8 @@ class RunCheckpoints:
 
     The average of the weights is among the optimizer's variables. The input
     position isn't stored: the batches are a function of the step, which is the
-    optimizer's iteration count.
-
-    Args:
-        model: compiled `ALIGN`.
-        directory: str, `checkpoints/` of the run's folder; the best one lies in
-            its folder `best/`.
-        max_to_keep: int ≥ 1, older ones are deleted.
-        writes: bool; False reads only, as all workers but the chief do.
+    optimizer's iteration count. The best checkpoint lies in `best/`. Of several workers
+    the chief alone `writes`.
     """
 
     def __init__(self, model, directory, max_to_keep=3, writes=True):
@@ -49,7 +43,7 @@ class RunCheckpoints:
 
     @property
     def step(self) -> int:
-        """int, updates made so far."""
+        """Updates made so far."""
         return int(self.model.optimizer.iterations.numpy())
 
     def save(self) -> None:
@@ -65,13 +59,7 @@ class RunCheckpoints:
                 file.unlink()
 
     def save_if_best(self, name: str, value: float, higher: bool) -> None:
-        """Writes the best checkpoint anew if the metric has improved.
-
-        Args:
-            name: str, the metric's name.
-            value: float.
-            higher: bool, whether a higher value is better.
-        """
+        """Writes the best checkpoint anew if the metric has improved."""
         note = self.directory / "best" / "metric.json"
         best = _noted_value(note)
         if best is not None and not (value > best if higher else value < best):
@@ -84,15 +72,9 @@ class RunCheckpoints:
                 )
 
     def restore_latest(self) -> int:
-        """Restores the newest checkpoint that is whole; returns the step.
+        """Restores the newest checkpoint that is whole; returns the step, 0 for none.
 
-        A damaged one is passed over with a warning.
-
-        Returns:
-            int, 0 where there is none.
-
-        Raises:
-            InputError: if it doesn't fit the model, or all are damaged.
+        A damaged one is passed over with a warning; that all are is an error.
         """
         return self._restore(self.directory)
 
@@ -140,12 +122,9 @@ def _noted_value(note):
 
 
 def checkpoints_in(directory: str | os.PathLike, last: int | None = None) -> list[str]:
-    """Returns the checkpoints' paths without suffix, the newest first.
+    """Returns the checkpoints' paths without suffix, the newest first, up to `last`.
 
-    Those after the step `last` are left out where it is given.
-
-    By the files themselves: the list that TensorFlow keeps beside them may be
-    damaged too.
+    By the files: the list that TensorFlow keeps beside them may be damaged too.
     """
     found = {}
     for path in pathlib.Path(directory).glob("ckpt-*.index"):

@@ -21,13 +21,8 @@ from align_keras.utils.progress import progress_bar, say
 class FineTuningStage:
     """What one stage of fine-tuning does.
 
-    Attributes:
-        make_batches: callable of the step to start at → endless
-            `tf.data.Dataset` of images and classes.
-        steps: int ≥ 1.
-        learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
-        learns_encoder: bool; False trains the head alone.
-        encoder_multiplier: float > 0, the encoder's learning rate by the head's.
+    `make_batches` of the step to start at gives endless images and classes;
+    `encoder_multiplier` is the encoder's learning rate by the head's.
     """
 
     make_batches: Callable
@@ -41,13 +36,9 @@ class FineTuningStage:
 class Classified:
     """What a classifier says of images.
 
-    Attributes:
-        rows: int64 array (n,), the images, without those that can't be decoded.
-        ranks: int64 array (n,), how many other classes score at least as high as
-            the right one.
-        predictions: int64 array (n,), the class that scores highest; of equal
-            scores a wrong one, so that it is the right one exactly where the rank
-            is 0.
+    `rows` are the images that can be decoded; `ranks`, how many other classes score at
+    least as high as the right one; `predictions`, the class that scores highest, of
+    equal scores a wrong one, so that it is the right one exactly where the rank is 0.
     """
 
     rows: np.ndarray
@@ -56,7 +47,7 @@ class Classified:
 
     @property
     def accuracy(self) -> float:
-        """float, the share of the images whose right class is first."""
+        """The share of the images whose right class is first."""
         return float(np.mean(self.ranks == 0))
 
 
@@ -72,23 +63,9 @@ def fine_tune(
     """Trains a classifier, stage after stage, each with a new optimizer.
 
     A stage ends early where the loss isn't finite: what then follows can only be
-    judged as bad.
+    judged as bad. `weight_decay` is an L2 penalty, not of biases and normalization.
 
-    Args:
-        classifier: `ImageClassifier`; its encoder is left trainable as the last
-            stage had it.
-        stages: sequence of `FineTuningStage`.
-        momentum: float in [0, 1), of SGD.
-        weight_decay: float ≥ 0, an L2 penalty; not of biases and normalization.
-        bar: started `progress_bar` that counts steps, or None.
-        checkpoints: `StageCheckpoints`, from which it goes on and to which it
-            writes, or None.
-
-    Raises:
-        InputError: if no image can be decoded, or the checkpoint is damaged.
-
-    References:
-        Jia et al. 2021, section 5.3.
+    Jia et al. 2021, section 5.3.
     """
     resumed, step = checkpoints.newest() if checkpoints else (0, 0)
     for number, stage in enumerate(stages[resumed:], start=resumed):
@@ -141,19 +118,9 @@ def compile_stage(
 def classify(
     classifier: ImageClassifier, batches: tf.data.Dataset, labels: np.ndarray
 ) -> Classified:
-    """Judges a classifier.
+    """Judges a classifier by `evaluation_batches` and the classes of all rows.
 
-    Args:
-        classifier: `ImageClassifier`.
-        batches: `tf.data.Dataset` of rows and images, as `evaluation_batches`.
-        labels: int array (n,), the classes of all rows.
-
-    Returns:
-        `Classified`. Equal scores count against the right class, and so do scores
-        that aren't numbers.
-
-    Raises:
-        InputError: if no image can be decoded.
+    Equal scores count against the right class, and so do scores that aren't numbers.
     """
     score = on_replicas(
         getattr(classifier, "distribute_strategy", None),
@@ -183,12 +150,7 @@ def classify(
 
 
 class StageCheckpoints:
-    """Keeps one checkpoint of the classifier and its optimizer.
-
-    Args:
-        directory: `pathlib.Path`; made when the first one is written.
-        interval: int ≥ 1, steps between checkpoints.
-    """
+    """Keeps one checkpoint of the classifier and its optimizer."""
 
     def __init__(self, directory, interval):
         self.directory, self.interval = pathlib.Path(directory), interval
@@ -198,11 +160,7 @@ class StageCheckpoints:
         return max(self._found(), default=(0, 0))
 
     def restore(self, classifier: ImageClassifier) -> None:
-        """Puts the newest state into a classifier, compiled as when it was saved.
-
-        Raises:
-            InputError: if the checkpoint can't be read.
-        """
+        """Puts the newest state into a classifier, compiled as when it was saved."""
         stage, step = self.newest()
         path = self._found()[stage, step]
         try:
@@ -234,13 +192,7 @@ class StageCheckpoints:
 
 
 class SaveStage(keras.callbacks.Callback):
-    """Saves the state every interval of steps.
-
-    Args:
-        checkpoints: `StageCheckpoints`.
-        stage: int, the number of the stage.
-        step: int, the step that it begins at.
-    """
+    """Saves the state every interval of steps, counted from `step` of the stage."""
 
     def __init__(self, checkpoints, stage, step):
         super().__init__()

@@ -52,18 +52,10 @@ def diagnose(
     ids: list[str] | None,
     error: NonFiniteStepError,
 ) -> dict:
-    """Looks for what isn't finite in the step that stopped a run.
+    """Looks for what isn't finite in the step, of `inputs`, that stopped a run.
 
-    Args:
-        model: `ALIGN`, as it was before the step.
-        inputs: dict of arrays, the step's batch.
-        ids: list of str, the batch's pairs in order, or None.
-        error: `NonFiniteStepError`.
-
-    Returns:
-        dict that JSON can hold: `step`, `reason`, `metrics`, `towers` (what isn't
-        finite in each), `bad_ids` (pairs whose embedding isn't finite) and
-        `batch_ids`.
+    Returns JSON: `towers` tells what isn't finite in each, `bad_ids` are the pairs
+    whose embedding isn't finite.
     """
     bad_rows, towers = {}, {}
     for name in ("image", "text"):

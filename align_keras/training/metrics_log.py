@@ -9,21 +9,7 @@ from align_keras.utils.files import atomic_write
 
 
 class MetricsLog:
-    """Appends to and reads a run's `metrics.jsonl`.
-
-    Args:
-        path: str, the file.
-
-    Example:
-
-    >>> import tempfile, os
-    >>> log = MetricsLog(os.path.join(tempfile.mkdtemp(), "metrics.jsonl"))
-    >>> log.append(10, {"loss": 2.0})
-    >>> log.append(20, {"loss": 1.5})
-    >>> log.truncate_after(10)
-    >>> log.read()
-    [{'step': 10, 'loss': 2.0}]
-    """
+    """Appends to and reads a run's `metrics.jsonl`."""
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
@@ -37,11 +23,7 @@ class MetricsLog:
             file.write(json.dumps(line) + "\n")
 
     def read(self) -> list[dict]:
-        """Returns the lines as a list of dicts; a torn last line is left out.
-
-        Raises:
-            InputError: if another line is damaged; names it.
-        """
+        """Returns the lines but a torn last one; another damaged one is an error."""
         if not self.path.exists():
             return []
         lines = self.path.read_bytes().split(b"\n")[:-1]

@@ -22,12 +22,6 @@ def open_strategy(runtime: Any) -> tf.distribute.Strategy | None:
 
     Logical CPU devices are made for it if need be, so TensorFlow must not have been
     used yet in the process.
-
-    Args:
-        runtime: `RuntimeConfig`.
-
-    Raises:
-        InputError: as `make_strategy`.
     """
     if runtime.num_replicas and runtime.distribution_strategy == "mirrored":
         split_cpu(runtime.num_replicas)
@@ -41,22 +35,8 @@ def make_strategy(
 ) -> tf.distribute.Strategy | None:
     """Returns the strategy of that name, or None for `"default"`.
 
-    Args:
-        name: str, one of `STRATEGIES`.
-        num_replicas: int or None; for `"mirrored"`, how many of the GPUs, or
-            without a GPU how many logical CPU devices.
-        tpu: str or None; for `"tpu"`, its name or address, as `tpu_address` takes it.
-
-    Returns:
-        `tf.distribute.Strategy` or None.
-
-    Raises:
-        InputError: if the name is unknown, or there is no TPU of that name.
-
-    Example:
-
-    >>> make_strategy("default") is None
-    True
+    `num_replicas` are for `"mirrored"`: so many GPUs, or without one logical CPU
+    devices.
     """
     if name == "default":
         return None
@@ -76,24 +56,7 @@ def make_strategy(
 
 
 def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
-    """Returns the name or address of the TPU to take.
-
-    Args:
-        tpu: str or None, the one that was asked for.
-        devices: str, the folder of the machine's devices.
-
-    Returns:
-        str: `tpu`; without one `"local"` on a TPU VM, and elsewhere what the
-        environment's TPU_NAME names.
-
-    Raises:
-        InputError: if nothing names a TPU.
-
-    Example:
-
-    >>> tpu_address("grpc://10.0.0.2:8470")
-    'grpc://10.0.0.2:8470'
-    """
+    """Returns the TPU to take: `tpu`, on a TPU VM `"local"`, elsewhere TPU_NAME."""
     if tpu is not None:
         return tpu
     folder = pathlib.Path(devices)
@@ -153,15 +116,7 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
 
 
 def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
-    """Returns whether the flag is set in any worker; all of them have to ask.
-
-    Args:
-        strategy: `tf.distribute.Strategy`.
-        flag: bool, this process's.
-
-    Returns:
-        bool, the same in all.
-    """
+    """Returns whether the flag is set in any worker; all of them have to ask."""
     if worker_count(strategy) == 1:
         return flag
     flags = strategy.experimental_distribute_values_from_function(
@@ -175,9 +130,6 @@ def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
 
     A worker that leaves early takes its part of the coordination service with it,
     which ends the others.
-
-    Args:
-        strategy: `tf.distribute.Strategy`.
     """
     any_worker(strategy, True)
 
@@ -185,17 +137,7 @@ def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
 def distributed_batches(
     strategy: tf.distribute.Strategy, make_batches: Callable, start_step: int
 ) -> Any:
-    """Returns the batches as `fit` takes them under the strategy.
-
-    Args:
-        strategy: `tf.distribute.Strategy`.
-        make_batches: as `train`.
-        start_step: int.
-
-    Returns:
-        `tf.data.Dataset` of batches over all replicas; on several workers the
-        distributed dataset of each worker's rows.
-    """
+    """Returns the batches as `fit` takes them, on several workers their rows."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return make_batches(start_step)
 
@@ -241,14 +183,7 @@ def _devices(num_replicas):
 
 
 def split_cpu(count: int) -> None:
-    """Makes `count` logical devices of the CPU, unless there are as many.
-
-    Args:
-        count: int ≥ 1.
-
-    Raises:
-        InputError: if TensorFlow has been used in the process.
-    """
+    """Makes `count` logical devices of the CPU, unless there are as many."""
     config = tf.config
     cpu = config.list_physical_devices("CPU")[0]
     if len(config.get_logical_device_configuration(cpu) or ()) >= count:

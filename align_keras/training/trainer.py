@@ -179,14 +179,7 @@ class LoopEnd(keras.callbacks.Callback):
 
     A loop is one epoch of `fit`. What it logs for a step is on disk before the
     checkpoint of that step, so a kill in between only repeats lines, which the
-    resuming run removes.
-
-    Args:
-        checkpoints: `RunCheckpoints`.
-        log: `MetricsLog`, or None on workers that aren't the chief.
-        schedule: `TrainingSchedule`.
-        batch_size: int, pairs a step over all replicas.
-        evaluate: callable of no arguments → iterable of (name, float), or None.
+    resuming run removes. `log` is None on workers that aren't the chief.
     """
 
     def __init__(self, checkpoints, log, schedule, batch_size, evaluate):
@@ -248,11 +241,7 @@ class LoopEnd(keras.callbacks.Callback):
 
 @contextlib.contextmanager
 def averaged_weights(model: ALIGN) -> Iterator[None]:
-    """Puts the average into the model within the block; nothing without one.
-
-    Args:
-        model: compiled `ALIGN`, whose optimizer may have `use_ema`.
-    """
+    """Puts the average into the model within the block; nothing without one."""
     if not inner_optimizer(model.optimizer).use_ema:
         yield
         return
@@ -281,9 +270,6 @@ class SaveOnSigterm(keras.callbacks.Callback):
     """Saves after the step in which SIGTERM arrived, and ends the process.
 
     Of several workers, all end after the same step, whichever of them is asked to.
-
-    Args:
-        checkpoints: `RunCheckpoints`.
     """
 
     def __init__(self, checkpoints):
@@ -319,12 +305,7 @@ class SaveOnSigterm(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """Moves a progress bar by a batch of pairs a step.
-
-    Args:
-        bar: `progress_bar`, started.
-        batch_size: int, pairs a step.
-    """
+    """Moves a progress bar by a batch of pairs a step."""
 
     def __init__(self, bar, batch_size):
         super().__init__()

@@ -31,34 +31,10 @@ def write_embeddings(
     batch_size: int = 64,
     dtype: str = "float16",
 ) -> np.ndarray:
-    """Embeds images batch by batch into a `.npy` file.
+    """Embeds `count` images batch by batch into a `.npy` file, and maps it, (count, d).
 
-    The file appears under its name when it is complete.
-
-    Args:
-        path: str or path of the file.
-        images: iterable of `count` images, in whatever form `encode` takes them,
-            such as `PIL.Image.Image`.
-        encode: callable, a list of images → float array (images, d).
-        count: int, how many images there are.
-        batch_size: int, how many `encode` gets at once.
-        dtype: `"float16"` or `"float32"`, how numbers are stored. Rounding to
-            float16 changes a cosine by about 1e-5.
-
-    Returns:
-        float array (count, d), memory-mapped, read-only. Without images (0, 0).
-
-    Raises:
-        InputError: if there aren't `count` images, or `encode` returns another
-            shape or numbers that aren't finite as `dtype`.
-
-    Example:
-
-    >>> import pathlib, tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "embeddings.npy")
-    >>> means = lambda batch: np.array([[part.mean(), part.std()] for part in batch])
-    >>> write_embeddings(path, [np.arange(3), np.arange(5)], means, 2).shape
-    (2, 2)
+    `encode` takes a list of images to a float array (images, d). Rounding to float16
+    changes a cosine by about 1e-5. The file has its name when it is complete.
     """
     with atomic_path(path) as temporary:
         _fill(temporary, iter(images), encode, count, batch_size, dtype)
@@ -111,31 +87,18 @@ class EmbeddingSearch:
     `nearest` clusters, as faiss's inverted files do. The paper compares within buckets
     of three of the ten nearest of 4,096 clusters; an image in a common bucket is nearly
     always in one of these clusters, and near ones without a common bucket are found as
-    well.
-
-    Small corpora have fewer clusters, one for 64 images; with fewer than 4 × `nearest`
-    clusters (2,560 images by default) there are none, and all are compared with all.
+    well. Small corpora have fewer clusters, one for 64 images; with fewer than 4 ×
+    `nearest` (2,560 images by default) all are compared with all.
 
     What is found depends on the encoder, and so must the threshold. With
     EfficientNet-Lite0's 320 features, `tools/bench_duplicates.py --start 5` finds of
-    5,950 planted copies above 0.9, 0.95 and 0.975: all kinds 90, 75 and 56 %; with
-    10 % cropped 90, 53 and 18 %, mirrored 100, 97 and 67 %, grey 57, 45 and 40 %. Of
-    595 different images 60, 40 and 26 leave in error, mostly stars of many points.
+    5,950 planted copies above 0.9, 0.95 and 0.975: all kinds 90, 75 and 56 %; with 10 %
+    cropped 90, 53 and 18 %, mirrored 100, 97 and 67 %, gray 57, 45 and 40 %. Of 595
+    different images 60, 40 and 26 leave in error, mostly stars of many points.
 
-    Memory is some tens of bytes an image, the sample that k-means learns from (32
-    embeddings a cluster), the embeddings of 65,536 references and what is near to one
-    block of queries; embeddings are read where they lie.
-
-    Args:
-        clusters: int, the most clusters.
-        nearest: int, the clusters that an image is looked for in.
-        threshold: float in (0, 1]; cosines must be above it.
-        seed: int, of k-means.
-        block_rows: int, how many embeddings are read at once; changes the memory,
-            not the result.
-
-    Raises:
-        InputError: if an argument is out of range, or faiss isn't installed.
+    Memory is some tens of bytes an image, k-means' sample (32 embeddings a cluster),
+    the embeddings of 65,536 references and what is near to `block_rows` queries;
+    embeddings are read where they lie. Cosines must be above `threshold`.
 
     References:
         Jia et al. 2021, appendix A.
@@ -172,16 +135,7 @@ class EmbeddingSearch:
         self.centers = None
 
     def fit(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
-        """Learns the clusters' centers from the images with the lowest hashes of keys.
-
-        Args:
-            keys: sequence of str, the images' keys.
-            embeddings: float array (n, d), may be memory-mapped.
-
-        Raises:
-            InputError: if the embeddings have another shape or type, or hold NaN or
-                infinity.
-        """
+        """Learns the centers from the images with the lowest hashes of keys."""
         self.centers = None
         self._check(embeddings, "the corpus")
         clusters = min(self.clusters, len(keys) // _IMAGES_PER_CLUSTER)
@@ -204,20 +158,7 @@ class EmbeddingSearch:
     def place(
         self, embeddings: np.ndarray, where: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Checks embeddings.
-
-        Args:
-            embeddings: float array (n, d), may be memory-mapped.
-            where: str, whose embeddings they are, for the error.
-
-        Returns:
-            `(embeddings, rows)`, what `take` and `lowest` take: the array, and int64
-            array (n,) of all its rows.
-
-        Raises:
-            InputError: if the embeddings have another shape or type than those of
-                the corpus, or hold NaN or infinity.
-        """
+        """Checks embeddings (n, d); returns them and the numbers of all rows."""
         self._check(embeddings, where)
         if self.centers is not None and embeddings.shape[1] != self.centers.d:
             raise InputError(
@@ -230,7 +171,6 @@ class EmbeddingSearch:
     def take(
         self, placed: tuple[np.ndarray, np.ndarray], rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns some of the placed images."""
         embeddings, placed_rows = placed
         return embeddings, placed_rows[rows]
 
@@ -241,17 +181,7 @@ class EmbeddingSearch:
         ranks: np.ndarray,
         below: np.ndarray,
     ) -> np.ndarray:
-        """Finds for each query the lowest rank among the references near to it.
-
-        Args:
-            queries: n placed images.
-            references: m placed images.
-            ranks: int64 array (m,).
-            below: int64 array (n,), only lower ranks count.
-
-        Returns:
-            int64 array (n,); `below` where there is none.
-        """
+        """Returns each query's lowest rank of a near reference, if below `below`."""
         best = below.copy()
         order = np.argsort(ranks, kind="stable")
         references, ranks = self.take(references, order), ranks[order]

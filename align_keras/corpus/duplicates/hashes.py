@@ -38,46 +38,30 @@ _ABSOLUTE_ZERO = 0.1
 def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
     """Hashes an image so that its copies get the same or a close hash.
 
-    The image is reduced to 64 × 64 grey pixels. Of the cosine transform, the 64
-    lowest frequencies but the mean count, each by its sign: positive, negative or
-    about zero, in two bits. So a copy of another size or quality, in grey or with a
-    small watermark, differs in few of the 128 bits; in a mirrored copy the odd
-    horizontal frequencies change their sign (`mirrored`); and of symmetric drawings
-    the odd ones are zero, not a sign by chance. A cropped copy shifts all
-    frequencies; therefore six views are hashed, see `VIEWS`, and a copy's whole is
-    compared with all of the original's.
+    The image is reduced to 64 × 64 gray pixels. Of the cosine transform, the 64 lowest
+    frequencies but the mean count, each by its sign: positive, negative or about zero,
+    in two bits. So a copy of another size or quality, in gray or with a small
+    watermark, differs in few of the 128 bits; in a mirrored copy the odd horizontal
+    frequencies change their sign (`mirrored`); and of symmetric drawings the odd ones
+    are zero, not a sign by chance. A cropped copy shifts all frequencies; therefore six
+    views are hashed, see `VIEWS`, and a copy's whole is compared with all of the
+    original's. Color isn't hashed.
 
-    **Plain images.** A flat image, a gradient, a disc or a logo of one shape on
-    white has few frequencies away from zero (fewer than `LEAST_DETAIL`), and the
-    few look alike among unrelated images. Their hash is all zeros, which says
-    "too plain to compare" and is close to nothing, itself included; only equal
-    pixels make them duplicates. Color isn't hashed: a drawing in other colors of
-    the same brightness counts as a copy.
+    Plain images (a gradient, a disc, a logo of one shape on white) have fewer than
+    `LEAST_DETAIL` frequencies away from zero, which look alike among unrelated images.
+    Their hash is all zeros: close to nothing, itself included; only equal pixels make
+    them duplicates.
 
     Args:
-        image: `PIL.Image.Image`, as `normalize_image` returns it, or its grey
-            pixels, uint8 array (height, width).
+        image: `PIL.Image.Image`, or its gray pixels, uint8 array (height, width).
         crops: bool, hash all six views, not only the whole.
 
     Returns:
-        bytes, 16 for each view, the whole first: 96, or 16 without crops.
-
-    Raises:
-        InputError: if OpenCV isn't installed.
+        bytes, 16 for each view, the whole first.
 
     References:
         Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
         Functions", for hashes by the signs of low frequencies.
-
-    Example:
-
-    ```python
-    noise = Image.effect_noise((80, 60), 90)
-    copy = noise.resize((160, 120))
-    first, second = hash_array([perceptual_hash(noise), perceptual_hash(copy)])
-    int(hamming_distance(first[0], second[0])) <= 12  # True
-    any(perceptual_hash(Image.new("RGB", (80, 60), "white")))  # False
-    ```
     """
     views = len(VIEWS) if crops else 1
     signs = _signs(_thumbnail(image), views)
@@ -89,23 +73,7 @@ def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> b
 
 
 def hash_array(hashes: Sequence[bytes]) -> np.ndarray:
-    """Puts hashes into the array that `find_duplicates` takes.
-
-    Args:
-        hashes: sequence of bytes, as `perceptual_hash` returns them, all with crops
-            or all without.
-
-    Returns:
-        uint64 array (images, views, 2).
-
-    Raises:
-        InputError: if their lengths differ or aren't whole views.
-
-    Example:
-
-    >>> hash_array([bytes(96), bytes(96)]).shape
-    (2, 6, 2)
-    """
+    """Puts hashes of one length into a uint64 array (images, views, 2)."""
     sizes = {len(content) for content in hashes} or {HASH_BYTES * len(VIEWS)}
     size = max(sizes)
     if len(sizes) > 1 or size % HASH_BYTES or not size:
@@ -118,33 +86,13 @@ def hash_array(hashes: Sequence[bytes]) -> np.ndarray:
 
 
 def mirrored(hashes: np.ndarray) -> np.ndarray:
-    """Returns the hashes that the mirrored images have.
-
-    Args:
-        hashes: uint64 array (…, 2).
-
-    Returns:
-        uint64 array of the same shape. Mirroring twice changes nothing.
-    """
+    """Returns the hashes (…, 2) that the mirrored images have."""
     swapped = (hashes[..., 0] ^ hashes[..., 1]) & _ODD
     return hashes ^ swapped[..., None]
 
 
 def hamming_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Counts the bits in which hashes differ.
-
-    Args:
-        first: uint64 array (…, 2).
-        second: uint64 array (…, 2).
-
-    Returns:
-        int array (…), 0 to 128.
-
-    Example:
-
-    >>> int(hamming_distance(np.uint64([1, 7]), np.uint64([0, 0])))
-    4
-    """
+    """Counts the bits in which hashes (…, 2) differ, 0 to 128."""
     return bit_count(first ^ second).sum(-1, dtype=np.int64)
 
 
@@ -172,15 +120,7 @@ def _thumbnail(image):
 
 
 def _signs(pixels, views):
-    """Returns which numbers of each view are positive, and which are negative.
-
-    Args:
-        pixels: float64 array (64, 64).
-        views: int, how many of `VIEWS`.
-
-    Returns:
-        bool array (views, 2, 64).
-    """
+    """Returns which numbers of each view are positive and negative, (views, 2, 64)."""
     spectra = _VERTICAL[:views] @ pixels @ _HORIZONTAL[:views]
     numbers = spectra[:, _DOWN, _ACROSS]
     zero = _RELATIVE_ZERO * np.sqrt(np.mean(numbers**2, axis=1, keepdims=True))
@@ -189,7 +129,6 @@ def _signs(pixels, views):
 
 
 def _lowest_frequencies():
-    """Returns the vertical and horizontal frequencies that are hashed."""
     side = np.arange(16)
     down, across = (axis.ravel() for axis in np.meshgrid(side, side, indexing="ij"))
     order = np.lexsort((across, down, down**2 + across**2))
@@ -236,23 +175,14 @@ class HammingSearch:
     are cut into bands; of two hashes within the threshold, at least one band differs in
     few bits (the pigeonhole principle), so for each band only the hashes are compared
     whose band is among the query's keys with so few bits changed. Memory is some tens
-    of bytes an image and a constant, however many pairs are near.
+    of bytes an image and a constant by `block_rows`, however many pairs are near.
 
     `tools/bench_duplicates.py --start 5 --emoji EMOJI` (images on which nothing was
-    chosen) finds of 5,950 planted copies at 8, 12 and 16 bits: all kinds 76, 82 and
-    86 %; resized, recompressed, mirrored or grey 89 %, the rest being of plain
-    images; with a watermark 86, 88 and 89 %; with 5 % cropped 39, 69 and 87 %, 10 %
-    13, 39 and 64 %.
-    Of 595 different images 2, 6 and 10 leave in error, such as cards of two suits
+    chosen) finds of 5,950 planted copies at 8, 12 and 16 bits: all kinds 76, 82 and 86
+    %; resized, recompressed, mirrored or gray 89 %, the rest being of plain images;
+    with a watermark 86, 88 and 89 %; with 5 % cropped 39, 69 and 87 %, 10 % 13, 39 and
+    64 %. Of 595 different images 2, 6 and 10 leave in error, such as cards of two suits
     and flags of one layout.
-
-    Args:
-        threshold: int, 0 to 32, bits.
-        block_rows: int, how many queries and candidates are compared at once;
-            changes the memory, not the result.
-
-    Raises:
-        InputError: if an argument is out of range.
 
     References:
         Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-Index
@@ -277,18 +207,7 @@ class HammingSearch:
         """Learns nothing: hashes are compared as they are."""
 
     def place(self, hashes: np.ndarray, where: str) -> np.ndarray:
-        """Checks hashes.
-
-        Args:
-            hashes: uint64 array (images, views, 2), as `hash_array` returns.
-            where: str, whose hashes they are, for the error.
-
-        Returns:
-            The array.
-
-        Raises:
-            InputError: if they have another shape or type.
-        """
+        """Checks hashes, uint64 (images, views, 2)."""
         hashes = np.asarray(hashes)
         if hashes.ndim != 3 or hashes.shape[2] != WORDS or hashes.dtype != np.uint64:
             raise InputError(
@@ -299,7 +218,6 @@ class HammingSearch:
         return hashes
 
     def take(self, placed: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Returns some of the placed images."""
         return placed[rows]
 
     def lowest(
@@ -309,17 +227,7 @@ class HammingSearch:
         ranks: np.ndarray,
         below: np.ndarray,
     ) -> np.ndarray:
-        """Finds for each query the lowest rank among the references near to it.
-
-        Args:
-            queries: placed images, n.
-            references: placed images, m.
-            ranks: int64 array (m,).
-            below: int64 array (n,), only lower ranks count.
-
-        Returns:
-            int64 array (n,); `below` where there is none.
-        """
+        """Returns each query's lowest rank of a near reference, if below `below`."""
         best = below.copy()
         whole = queries[:, 0]
         views = [queries[:, view] for view in range(queries.shape[1])]
@@ -329,14 +237,7 @@ class HammingSearch:
         return best
 
     def _search(self, queries, references, ranks, best):
-        """Lowers `best` by the ranks of hashes near to one of the query's.
-
-        Args:
-            queries: list of uint64 arrays (n, 2), hashes of the same n images.
-            references: uint64 array (m, 2).
-            ranks: int64 array (m,).
-            best: int64 array (n,), changed in place.
-        """
+        """Lowers `best` by ranks of what is near to one of the queries' views."""
         order = np.argsort(ranks, kind="stable")
         order = order[_first_of_equals(references[order])]
         references, ranks = references[order], ranks[order]

@@ -23,15 +23,9 @@ MODES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
 class ImageSet:
     """A corpus or an evaluation set, by what finding duplicates needs of it.
 
-    Attributes:
-        keys: sequence of str, the images' `image_key`, one an image.
-        signatures: the hashes of `hash_array`, uint64 (n, views, 2), or embeddings,
-            float (n, d), which may be memory-mapped.
-        pixels: sequence of int, width × height; all equal by default. Evaluation
-            sets need none.
-        pixel_keys: sequence of str, each image's `pixel_key`, or `None`: then only
-            equal `keys` are exact duplicates.
-        name: str, the evaluation set's.
+    `signatures` are the hashes of `hash_array`, uint64 (n, views, 2), or embeddings,
+    float (n, d), which may be memory-mapped. `pixels` are width × height, all equal by
+    default. Without `pixel_keys` only equal `keys` are exact duplicates.
     """
 
     keys: typing.Sequence[str]
@@ -44,11 +38,8 @@ class ImageSet:
 class Dropped(typing.NamedTuple):
     """An image that leaves the corpus.
 
-    Attributes:
-        image_key: str.
-        reason: str, `NEAR_EVALUATION`, `NEAR_DUPLICATE` or `DUPLICATE`.
-        near_to: str, the key of the evaluation image, or of the kept image.
-        reference: str, the evaluation set's name, "" inside the corpus.
+    `near_to` is the key of the evaluation image, or of the kept image; `reference` is
+    the evaluation set's name, "" inside the corpus.
     """
 
     image_key: str
@@ -78,33 +69,16 @@ def find_duplicates(
        near images don't merge), and no two that stay are near. The captions of
        those that leave are lost: they describe a crop or a changed copy.
 
-    The result depends neither on the order of the images nor on blocks. Equal keys
-    in the corpus are one image.
+    The result depends neither on the order of the images nor on blocks. Equal keys in
+    the corpus are one image.
 
-    Args:
-        corpus: `ImageSet`.
-        references: sequence of `ImageSet` with names, the evaluation sets.
-        mode: `"hash"`, see `HammingSearch`, or `"embedding"`, see `EmbeddingSearch`.
-        inside: bool, take the third step; the paper doesn't.
-        gone: sequence of `Dropped`, images of the corpus that have left it before, such
-            as copies of evaluation images by another threshold.
-        **options: those of that class, such as `threshold`.
-
-    Returns:
-        list of `Dropped`, those of `gone` among them, by ascending key.
-
-    Raises:
-        InputError: if an argument doesn't fit.
+    `mode` is "hash", see `HammingSearch`, or "embedding", see `EmbeddingSearch`, whose
+    `options` follow. `inside` takes the third step; the paper doesn't. `gone` left
+    before, such as copies of evaluation images by another threshold. Returned are all
+    `Dropped`, by ascending key.
 
     References:
         Jia et al. 2021, section 3 and appendix A.
-
-    Example:
-
-    >>> hashes = np.uint64([[[65535, 0]], [[65534, 0]], [[0, 65535]]])
-    >>> corpus = ImageSet(["a", "b", "c"], hashes, pixels=[100, 400, 100])
-    >>> find_duplicates(corpus)
-    [Dropped(image_key='a', reason='near duplicate', near_to='b', reference='')]
     """
     if mode not in MODES:
         raise InputError(
@@ -148,9 +122,8 @@ def _check(images):
 def _distinct(corpus):
     """Ranks the corpus's images and finds those with equal pixels.
 
-    Returns:
-        `(rows, original)`: int64 arrays (m,), the rows of the distinct keys, best
-        first, and for each its best equal's place in `rows`, often its own.
+    Returns the rows of the distinct keys, best first, int64 (m,), and for each its best
+    equal's place among them, often its own.
     """
     count = len(corpus.keys)
     keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
@@ -238,17 +211,10 @@ def _drop_inside(corpus, rows, original, placed, search, verdicts):
 def _greedy(search, placed, undecided):
     """Keeps images, best first, that are near none that was kept.
 
-    In each round those without a better near image among the undecided stay, and
-    all that are near to these leave; so nothing but one number an image is held,
-    however many pairs are near.
-
-    Args:
-        search: a search, such as `HammingSearch`.
-        placed: placed images, best first.
-        undecided: ascending int64 array (n,), places in `placed`.
-
-    Returns:
-        int64 array (n,), the place of the image that stays: its own if it does.
+    In each round those without a better near image among the undecided stay, and all
+    that are near to these leave; so nothing but one number an image is held, however
+    many pairs are near. `undecided` are ascending places in `placed`, (n,); returned is
+    for each the place of the image that stays: its own if it does.
     """
     kept_by = np.full(int(undecided.max(initial=-1)) + 1, _OPEN)
     everyone = undecided

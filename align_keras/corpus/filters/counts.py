@@ -35,21 +35,7 @@ from align_keras.utils.files import atomic_write
 def sum_by_key(
     keys: np.ndarray, counts: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adds up the counts of equal keys.
-
-    Args:
-        keys: uint64 array `(entries,)`, in any order.
-        counts: uint64 array `(entries,)`, or None, where each counts as one.
-
-    Returns:
-        `(keys, counts)`: uint64 arrays, the keys sorted and distinct.
-
-    Example:
-
-    >>> keys, counts = sum_by_key(np.array([7, 3, 7], np.uint64))
-    >>> keys.tolist(), counts.tolist()
-    ([3, 7], [1, 2])
-    """
+    """Adds up the counts of equal keys, without `counts` one each; sorts the keys."""
     if counts is None:
         keys = np.sort(keys)
         starts = _run_starts(keys)
@@ -66,22 +52,7 @@ def sum_by_key(
 def keys_over_limit(
     keys: np.ndarray, values: np.ndarray, limit: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the keys that have more than `limit` distinct values.
-
-    Args:
-        keys: uint64 array `(entries,)`, in any order.
-        values: uint64 array `(entries,)`.
-        limit: int ≥ 1.
-
-    Returns:
-        `(keys, counts)`: uint64 arrays, sorted keys and their distinct values.
-
-    Example:
-
-    >>> keys, values = np.array([[5, 5, 5, 9, 9], [1, 2, 2, 1, 1]], np.uint64)
-    >>> [array.tolist() for array in keys_over_limit(keys, values, limit=1)]
-    [[5], [2]]
-    """
+    """Returns the sorted keys with more than `limit` distinct values, and how many."""
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = _run_starts(keys)
@@ -100,20 +71,9 @@ def keys_over_limit(
 def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
     """Finds the count down to which keys are among the `limit` most frequent.
 
-    Args:
-        histogram: dict, how many keys (int) have each count (int).
-        limit: int ≥ 0.
-
-    Returns:
-        `(count, quota)` of int: all keys with a larger count are among them, and of
-        those with just this count the `quota` smallest keys. `(0, 0)` if all are.
-
-    Example:
-
-    >>> rank_threshold({1: 100, 2: 10, 7: 1}, 5)
-    (2, 4)
-    >>> rank_threshold({1: 100, 2: 10, 7: 1}, 111)
-    (0, 0)
+    Returns `(count, quota)`: all keys with a larger count are among them, and of those
+    with just this count the `quota` smallest keys. `(0, 0)` if all are. `histogram`
+    says how many keys have each count.
     """
     for count in sorted(histogram, reverse=True):
         if histogram[count] > limit:
@@ -123,13 +83,7 @@ def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
 
 
 def count_histogram(counts: np.ndarray) -> dict[int, int]:
-    """Returns how many keys have each count, a dict of int.
-
-    Example:
-
-    >>> count_histogram(np.array([1, 5, 1], np.uint64))
-    {1: 2, 5: 1}
-    """
+    """Returns how many keys have each count."""
     values, numbers = np.unique(counts, return_counts=True)
     return dict(zip(values.tolist(), numbers.tolist(), strict=True))
 
@@ -137,23 +91,7 @@ def count_histogram(counts: np.ndarray) -> dict[int, int]:
 def select_frequent(
     keys: np.ndarray, counts: np.ndarray, count: int, quota: int
 ) -> np.ndarray:
-    """Selects the keys that `rank_threshold` admits.
-
-    Args:
-        keys: uint64 array, sorted and distinct.
-        counts: uint64 array, theirs.
-        count: int.
-        quota: int.
-
-    Returns:
-        uint64 array, sorted.
-
-    Example:
-
-    >>> keys, counts = np.array([[1, 2, 3, 4], [9, 5, 5, 1]], np.uint64)
-    >>> select_frequent(keys, counts, count=5, quota=1).tolist()
-    [1, 2]
-    """
+    """Selects the sorted keys that `rank_threshold` admits."""
     admitted = counts > count
     admitted[np.flatnonzero(counts == count)[:quota]] = True
     return keys[admitted]
@@ -171,20 +109,9 @@ _TOP_TEXTS = 100
 
 
 def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
-    """Writes the hashes of a table's texts as spills; the first task.
+    """Writes the hashes of a table's texts as spills, and returns their number.
 
     All texts count as they came in, before any filter.
-
-    Args:
-        path: str or path of a Parquet table with the columns `caption` and
-            `image_key`.
-        folder: str or path, the folder of the counts.
-
-    Returns:
-        int, the number of texts.
-
-    Raises:
-        InputError: if the table can't be read, or lacks a column.
 
     References:
         Jia et al. 2021, section 3: the most frequent unigrams and bigrams of the raw
@@ -225,12 +152,8 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
 def count_partitions(folder: str | os.PathLike) -> int:
     """Returns into how many partitions the spills are merged in bounded memory.
 
-    Args:
-        folder: str or path, the folder of the counts, after all `count_texts`.
-
-    Returns:
-        int ≥ 1: four million entries of the largest kind in each, with which a
-        `merge_counts` takes about 250 MB.
+    Each has four million entries of the largest kind, with which a `merge_counts` takes
+    about 250 MB.
     """
     sizes: collections.Counter[str] = collections.Counter()
     for path in pathlib.Path(folder, "spills").glob("*.npy"):
@@ -241,14 +164,7 @@ def count_partitions(folder: str | os.PathLike) -> int:
 def merge_counts(
     partition: int, partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> None:
-    """Adds up one range of the hashes over all spills; the second task.
-
-    Args:
-        partition: int in [0, `partitions`).
-        partitions: int ≥ 1, such as `count_partitions` returns.
-        folder: str or path, the folder of the counts, after all `count_texts`.
-        thresholds: `Thresholds`.
-    """
+    """Adds up one range of the hashes over all spills, after all `count_texts`."""
     merged = pathlib.Path(folder, "merged", str(partitions))
     limits = {
         "texts": thresholds.max_images_per_text,
@@ -270,13 +186,8 @@ def choose_frequent(
 ) -> dict:
     """Writes the frequent unigrams and bigrams and what is shared too often.
 
-    The third task, a single one. At the last rank, of n-grams with equal counts those
-    with the smallest hashes are taken.
-
-    Args:
-        partitions: int, as given to `merge_counts`, all of which have ended.
-        folder: str or path, the folder of the counts.
-        thresholds: `Thresholds`, the same.
+    At the last rank, of n-grams with equal counts those with the smallest hashes are
+    taken.
 
     Returns:
         dict, JSON-ready, also written to `chosen/summary.json`: `distinct_ngrams`,
@@ -284,9 +195,6 @@ def choose_frequent(
         rank's; 0 if all were chosen), `shared_texts`, `crowded_images` (how many are
         over their limits) and `top_texts`, the hashes of the 100 texts that the most
         distinct images share, with their numbers.
-
-    Raises:
-        InputError: if a partition is missing.
     """
     merged = pathlib.Path(folder, "merged", str(partitions))
     chosen = pathlib.Path(folder, "chosen")

@@ -36,8 +36,7 @@ class Thresholds:
         languages: tuple of str such as `("en", "de")`, of which the primary subtag
             counts ("en-GB" is "en"); `""` and `"und"` (ISO 639's undetermined, which
             a YAML file can name) stand for unknown languages. Empty keeps all.
-        drop_personal_data: bool, drop texts with what
-            `find_personal_data` finds.
+        drop_personal_data: bool, drop texts with what `find_personal_data` finds.
 
     Raises:
         InputError: if a value is outside its range.
@@ -88,13 +87,7 @@ class Thresholds:
 
 
 def primary_language(language: str) -> str:
-    """Returns the primary subtag of a language, in lower case; "" if it is unknown.
-
-    Example:
-
-    >>> primary_language("pt-BR"), primary_language("zh_Hans"), primary_language("und")
-    ('pt', 'zh', '')
-    """
+    """Returns the primary subtag in lower case, of "pt-BR" "pt"; "" of "und"."""
     primary = language.strip().replace("_", "-").split("-", 1)[0].lower()
     return "" if primary == _UNDETERMINED else primary
 
@@ -140,16 +133,7 @@ REASONS = (
 
 @dataclasses.dataclass(frozen=True)
 class PairColumns:
-    """Pairs by column.
-
-    Attributes:
-        widths: integer array `(pairs,)`, 0 = unknown.
-        heights: integer array `(pairs,)`, 0 = unknown.
-        image_hashes: uint64 array `(pairs,)`.
-        captions: list of str, normalized.
-        languages: list of str.
-        features: `TextFeatures` of the captions.
-    """
+    """Pairs by column; sizes of 0 are unknown, captions normalized."""
 
     widths: np.ndarray
     heights: np.ndarray
@@ -161,13 +145,10 @@ class PairColumns:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What the counts of the raw input say, as sorted arrays of hashes.
+    """What the counts of the raw input say, as sorted uint64 arrays of hashes.
 
-    Attributes:
-        ngrams: uint64 array, the frequent unigrams and bigrams; None if all are.
-        texts: uint64 array, those that too many images share.
-        images: uint64 array, those that have too many texts.
-        top_texts: dict, the most shared texts' hashes (int) to numbers of images.
+    The frequent `ngrams` (None if all are), `texts` that too many images share,
+    `images` with too many texts, and `top_texts` from hash to number of images.
     """
 
     ngrams: np.ndarray | None
@@ -177,17 +158,7 @@ class Chosen:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Chosen":
-        """Opens what `choose_frequent` wrote; the arrays stay on disk.
-
-        Args:
-            folder: str or path, the folder of the counts.
-
-        Returns:
-            `Chosen`.
-
-        Raises:
-            InputError: if `choose_frequent` hasn't ended there.
-        """
+        """Opens what `choose_frequent` wrote; the arrays stay on disk."""
         chosen = pathlib.Path(folder, "chosen")
         try:
             summary = json.loads((chosen / "summary.json").read_text())
@@ -208,19 +179,10 @@ class Chosen:
 def find_reasons(
     pairs: PairColumns, chosen: Chosen, thresholds: Thresholds
 ) -> np.ndarray:
-    """Finds each pair's first reason to be dropped.
+    """Finds each pair's first reason to be dropped: 0, or its place in `REASONS` + 1.
 
     An image of unknown size passes the filters of size. A pair of unknown language is
     dropped where languages are asked for and `""` isn't among them.
-
-    Args:
-        pairs: `PairColumns`.
-        chosen: `Chosen`.
-        thresholds: `Thresholds`.
-
-    Returns:
-        uint8 array `(pairs,)`: 0 for a pair to keep, else a place in `REASONS`,
-        counted from 1.
 
     References:
         Jia et al. 2021, section 3: first the image filters, then the text filters.
@@ -233,14 +195,7 @@ def find_reasons(
 
 
 def count_reasons(found: np.ndarray) -> dict[str, int]:
-    """Counts what `find_reasons` found.
-
-    Example:
-
-    >>> counts = count_reasons(np.array([0, 1, 0, 9], np.uint8))
-    >>> counts["kept"], counts["shorter side"], counts["few unigrams"], len(counts)
-    (2, 1, 1, 11)
-    """
+    """Counts what `find_reasons` found, by reason."""
     numbers = np.bincount(found, minlength=len(REASONS) + 1).tolist()
     return dict(zip(("kept", *REASONS), numbers, strict=True))
 

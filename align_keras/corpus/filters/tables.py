@@ -45,31 +45,20 @@ def filter_table(
     folder: str | os.PathLike,
     thresholds: Thresholds,
 ) -> dict:
-    """Writes the pairs of a table that pass all filters; the last task of the filters.
+    """Writes the pairs of a table that pass all filters, after `choose_frequent`.
 
-    Args:
-        source: str or path of a Parquet table with at least `COLUMNS`.
-        destination: str or path of the table to write, of the same columns; the
-            captions in it are normalized. It appears when it is complete.
-        folder: str or path, where `choose_frequent` has ended.
-        thresholds: `Thresholds`, the same.
+    The table has at least `COLUMNS`; the captions in what is written are normalized.
 
     Returns:
         dict, JSON-ready; `merge_results` adds up those of many tables.
 
-        - `counts`: dict, numbers of pairs under `"kept"` and each of `REASONS`.
-        - `samples`: dict of dicts under the same keys, at most 20 pairs each by their
-          hash: dict by column. They are chosen by the smallest hashes, so all tables'
-          order and number make no difference. Where personal data are dropped, the
-          samples that hold some have, for a caption, "[email]" and the like.
-        - `shared_texts`: dict by hash, of the 100 most shared texts those that the
-          table dropped for "images per text": `[caption, number of images]`.
-
-    Raises:
-        InputError: if the source or the counts can't be read.
-
-    References:
-        Jia et al. 2021, section 3.
+        - `counts`: numbers of pairs under `"kept"` and each of `REASONS`.
+        - `samples`: under the same keys at most 20 pairs each by their hash. They are
+          chosen by the smallest hashes, so all tables' order and number make no
+          difference. Where personal data are dropped, the samples that hold some have,
+          for a caption, "[email]" and the like.
+        - `shared_texts`: by hash, of the 100 most shared texts those that the table
+          dropped for "images per text": `[caption, number of images]`.
     """
     chosen = Chosen.load(folder)
     result = merge_results([])
@@ -88,19 +77,7 @@ def filter_table(
 
 
 def merge_results(results: Iterable[dict]) -> dict:
-    """Adds up what `filter_table` returned, in any order and grouping.
-
-    Args:
-        results: iterable of dict.
-
-    Returns:
-        dict of the same form.
-
-    Example:
-
-    >>> merge_results([])["counts"]["kept"]
-    0
-    """
+    """Adds up what `filter_table` returned, in any order and grouping."""
     merged = _empty_result()
     for result in results:
         for reason, count in result["counts"].items():
@@ -218,51 +195,24 @@ def _table_writer(source, destination):
 
 
 def count_task(task: dict) -> int:
-    """Counts the texts of one table.
-
-    Args:
-        task: dict with `table` (str) and `folder` (str, of the counts).
-
-    Returns:
-        int, the number of texts.
-    """
+    """Counts the texts of one `table` into `folder`."""
     return count_texts(task["table"], task["folder"])
 
 
 def merge_task(task: dict) -> None:
-    """Adds up one range of hashes.
-
-    Args:
-        task: dict with `partition` and `partitions` (int), `folder` and `thresholds`
-            (dict).
-    """
+    """Adds up one range of hashes, `partition` of `partitions`."""
     merge_counts(
         task["partition"], task["partitions"], task["folder"], _thresholds(task)
     )
 
 
 def choose_task(task: dict) -> dict:
-    """Chooses the frequent n-grams.
-
-    Args:
-        task: as `merge_task`, without `partition`.
-
-    Returns:
-        dict, as `choose_frequent`.
-    """
+    """Chooses the frequent n-grams."""
     return choose_frequent(task["partitions"], task["folder"], _thresholds(task))
 
 
 def filter_task(task: dict) -> dict:
-    """Writes the pairs of one table that stay.
-
-    Args:
-        task: dict with `table` and `kept` (str, the table to read and the one to
-            write), `folder` and `thresholds`.
-
-    Returns:
-        dict, as `filter_table`.
-    """
+    """Writes the pairs of one `table` that stay to `kept`."""
     return filter_table(task["table"], task["kept"], task["folder"], _thresholds(task))
 
 

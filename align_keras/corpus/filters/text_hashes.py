@@ -46,15 +46,10 @@ PADDING = 8
 class Words:
     """The case-folded texts and their words.
 
-    Attributes:
-        data: uint8 array, the texts in UTF-8, a newline after each, `PADDING` zeros.
-        text_starts: int64 array `(texts + 1,)`, where each begins in `data`; the last
-            is the end of all.
-        starts: int64 array `(words,)`, where each word begins in `data`.
-        ends: int64 array `(words,)`.
-        counts: int64 array `(texts,)`, words a text.
-        digits: int64 array `(texts,)`, decimal digits a text.
-        has_at: bool array `(texts,)`, whether an `@` stands in it.
+    `data` are the texts in UTF-8, a newline after each, and `PADDING` zeros, of which
+    texts, in `text_starts` with the end of all, and words are spans. Of each text
+    `counts` are its words, `digits` its decimal digits, `has_at` says whether it has
+    "@".
     """
 
     data: np.ndarray
@@ -67,21 +62,7 @@ class Words:
 
 
 def find_words(texts: list[str]) -> Words:
-    """Finds the words of texts, by the rule of `unigrams`.
-
-    Args:
-        texts: list of str without newlines or halves of surrogate pairs, such as
-            `normalize_text` returns.
-
-    Returns:
-        `Words`.
-
-    Example:
-
-    >>> words = find_words(["A cat", "", "Two Dogs bark"])
-    >>> words.counts.tolist(), words.text_starts.tolist()
-    ([2, 0, 3], [0, 6, 7, 21])
-    """
+    """Finds the words of texts without newlines, by the rule of `unigrams`."""
     joined = "".join(f"{text}\n" for text in texts).casefold()
     content = joined.encode() + bytes(PADDING)
     data = np.frombuffer(content, np.uint8)
@@ -157,11 +138,6 @@ def mix(values: np.ndarray) -> np.ndarray:
     References:
         Pelle Evensen's "moremur", 2019: the finalizer of MurmurHash3 with constants
         that pass stricter tests.
-
-    Example:
-
-    >>> hex(mix(np.array([1], np.uint64))[0])
-    '0x3c02aa47758292bd'
     """
     values ^= values >> np.uint64(27)
     values *= _MULTIPLIERS[0]
@@ -172,23 +148,7 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Hashes parts of a byte array.
-
-    Args:
-        data: contiguous uint8 array, with at least `PADDING` bytes after the last part.
-        starts: int64 array `(parts,)`.
-        ends: int64 array `(parts,)`, each at least its start.
-
-    Returns:
-        uint64 array `(parts,)`.
-
-    Example:
-
-    >>> data = np.frombuffer(b"cat,cat" + bytes(PADDING), np.uint8)
-    >>> first, second = hash_spans(data, np.array([0, 4]), np.array([3, 7]))
-    >>> bool(first == second)
-    True
-    """
+    """Hashes spans of a uint8 array with at least `PADDING` bytes behind the last."""
     # Eight bytes from any byte on.
     reads = np.ndarray((len(data) - 7,), "<u8", data, strides=(1,))
     lengths = (ends - starts).astype(np.int64)
@@ -206,19 +166,7 @@ def hash_spans(data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.nda
 
 
 def hash_strings(strings: list[str]) -> np.ndarray:
-    """Hashes strings by their UTF-8.
-
-    Args:
-        strings: list of str.
-
-    Returns:
-        uint64 array `(strings,)`.
-
-    Example:
-
-    >>> [hex(number) for number in hash_strings(["cat", "a bicycle on a wall"])]
-    ['0x649b90c556484855', '0xf764f1b647c769c1']
-    """
+    """Hashes strings by their UTF-8, uint64."""
     contents = [text.encode("utf-8", "surrogatepass") for text in strings]
     ends = np.cumsum([0, *map(len, contents)])
     data = np.frombuffer(b"".join(contents) + bytes(PADDING), np.uint8)
@@ -226,15 +174,7 @@ def hash_strings(strings: list[str]) -> np.ndarray:
 
 
 def hash_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Hashes pairs of hashes; the order counts.
-
-    Args:
-        first: uint64 array `(pairs,)`.
-        second: uint64 array `(pairs,)`.
-
-    Returns:
-        uint64 array `(pairs,)`.
-    """
+    """Hashes pairs of hashes; the order counts."""
     return mix(mix(first * _STEP) + second)
 
 
@@ -242,16 +182,10 @@ def hash_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 class TextFeatures:
     """Texts as hashes; case doesn't count.
 
-    Attributes:
-        text_hashes: uint64 array `(texts,)`.
-        unigram_counts: int64 array `(texts,)`.
-        unigrams: uint64 array `(unigrams,)`, the hashes of all texts' unigrams in
-            their order.
-        bigrams: uint64 array `(bigrams,)`, of each two unigrams in succession in a
-            text, whatever stands between them.
-        bigram_places: int64 array `(bigrams,)`, each one's first in `unigrams`.
-        may_be_personal: bool array `(texts,)`, False where a text certainly holds no
-            personal data.
+    `unigrams` are of all texts in their order, `bigrams` of each two in succession in a
+    text, whatever stands between them; `bigram_places` are their first ones' places in
+    `unigrams`. `may_be_personal` is False where a text certainly holds no personal
+    data.
     """
 
     text_hashes: np.ndarray
@@ -263,22 +197,7 @@ class TextFeatures:
 
 
 def text_features(texts: list[str]) -> TextFeatures:
-    """Computes the features of normalized texts.
-
-    Args:
-        texts: list of str, as `normalize_texts` returns.
-
-    Returns:
-        `TextFeatures`.
-
-    Example:
-
-    >>> features = text_features(["a red cat", "A cat"])
-    >>> features.unigram_counts.tolist(), features.bigram_places.tolist()
-    ([3, 2], [0, 1, 3])
-    >>> bool(features.unigrams[0] == features.unigrams[3])
-    True
-    """
+    """Computes the features of normalized texts."""
     words = find_words(texts)
     unigrams = hash_spans(words.data, words.starts, words.ends)
     is_last = np.zeros(len(unigrams), bool)
@@ -296,21 +215,7 @@ def text_features(texts: list[str]) -> TextFeatures:
 
 
 def is_member(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Tells which values are among the keys.
-
-    Args:
-        keys: uint64 array, sorted; may be mapped from a file.
-        values: uint64 array `(values,)`, in any order.
-
-    Returns:
-        bool array `(values,)`.
-
-    Example:
-
-    >>> keys, values = np.array([2, 5], np.uint64), np.array([5, 3, 9], np.uint64)
-    >>> is_member(keys, values).tolist()
-    [True, False, False]
-    """
+    """Tells which values are among the keys; only the keys are sorted."""
     found = np.zeros(len(values), bool)
     if len(keys) and len(values):
         # In order, so that neighbors are looked up in the same pages.

@@ -27,10 +27,11 @@ _SUSPECT[[*range(10), *range(11, 32), *range(127, 256), ord("<"), ord("&")]] = 1
 def normalize_text(text: str) -> str:
     """Returns a text in the form in which the corpus counts and stores it.
 
-    Entities (also ones escaped twice) are resolved, tags, comments and scripts
-    removed; the characters brought to NFKC; controls, private-use characters and
-    halves of surrogate pairs become spaces; zero-width, bidirectional and other format
-    characters vanish; runs of white space become one space. Case stays.
+    Entities (also ones escaped twice) are resolved, tags, comments and scripts removed;
+    the characters brought to NFKC; controls, private-use characters and halves of
+    surrogate pairs become spaces; zero-width, bidirectional and other format characters
+    vanish; runs of white space become one space. Case stays. Normalizing the result
+    again changes nothing.
 
     NFKC, as SentencePiece's default, and not NFC: web texts write the same words in
     full-width letters, ligatures, mathematical alphabets and with no-break spaces; they
@@ -38,19 +39,8 @@ def normalize_text(text: str) -> str:
     "m2" and "™" "TM". Format characters go, joiners of emojis included, because BERT's
     own cleaning takes them from the encoder's input too.
 
-    Args:
-        text: str.
-
-    Returns:
-        str; normalizing it again changes nothing.
-
     References:
         Unicode Standard Annex 15; Devlin et al. 2019, BERT's `BasicTokenizer`.
-
-    Example:
-
-    >>> normalize_text("  The <b>Ｃａｔ</b>\\u200b&amp;amp; the\\u00a0ﬁsh\\n")
-    'The Cat & the fish'
     """
     while True:
         normalized = _normalize_once(text)
@@ -62,19 +52,7 @@ def normalize_text(text: str) -> str:
 
 
 def normalize_texts(texts: list[str]) -> list[str]:
-    """Normalizes many texts; the plain ones among them cost next to nothing.
-
-    Args:
-        texts: list of str.
-
-    Returns:
-        list of str, as `normalize_text` of each.
-
-    Example:
-
-    >>> normalize_texts(["a  cat", "a dog"])
-    ['a cat', 'a dog']
-    """
+    """Normalizes many texts; the plain ones among them cost next to nothing."""
     if not texts:
         return []
     joined = "\n".join(texts)
@@ -105,24 +83,8 @@ def unigrams(text: str) -> list[str]:
     A unigram is a longest run of letters, combining marks, numerals and underscores;
     each CJK ideograph is one of its own, as in BERT. All else (punctuation, apostrophes
     and hyphens among it, symbols, emojis) only parts words. Scripts that don't part
-    words, such as Thai and Japanese kana, give one unigram a run.
-
-    Args:
-        text: str.
-
-    Returns:
-        list of str.
-
-    References:
-        Jia et al. 2021, section 3, doesn't define a unigram; the ideographs are
-        those of BERT's `BasicTokenizer`.
-
-    Example:
-
-    >>> unigrams("The Cat's STRASSE, straße; IMG_20.jpg")
-    ['the', 'cat', 's', 'strasse', 'strasse', 'img_20', 'jpg']
-    >>> unigrams("熊猫 Panda")
-    ['熊', '猫', 'panda']
+    words, such as Thai and Japanese kana, give one unigram a run. The paper, section 3,
+    doesn't define a unigram.
     """
     words = find_words([text.encode("utf-8", "replace").decode().replace("\n", " ")])
     content = words.data.tobytes()
@@ -192,31 +154,15 @@ _MIN_NATIONAL_DIGITS = 9
 
 
 def find_personal_data(text: str) -> str | None:
-    """Names the kind of personal data in a text.
+    """Names the kind of personal data in a normalized text, the first in this order.
 
-    Found are email addresses; phone numbers that are written as such (with a "+", with
-    a North American or a national area code, or after a word such as "Tel."); card
-    numbers of the known issuers with a valid check digit; IBANs with valid ones; US
-    social security numbers; IPv4 addresses of at least seven digits (shorter ones read
-    as versions). Dates, sizes, prices, years and numbers after "ISBN" and its like are
-    none of these. Not found: names and postal addresses, addresses spelled out ("name
-    at example dot org"), local numbers without an area code or a word before them.
-
-    Args:
-        text: str, normalized.
-
-    Returns:
-        `"email"`, `"phone"`, `"card"`, `"iban"`, `"us ssn"` or `"ipv4"`, the first of
-        them in the order email, iban, card, us ssn, ipv4, phone; `None` if there is
-        none.
-
-    Example:
-
-    >>> find_personal_data("Write to jane.doe@example.org")
-    'email'
-    >>> find_personal_data("Call us: +49 89 1234567")
-    'phone'
-    >>> find_personal_data("2021-05-03, 1920x1080, ISBN 978-3-16-148410-0, $1,299.00")
+    Found are email addresses; IBANs with valid check digits; card numbers of the known
+    issuers with a valid one; US social security numbers; IPv4 addresses of at least
+    seven digits (shorter ones read as versions); phone numbers that are written as such
+    (with a "+", with a North American or a national area code, or after a word such as
+    "Tel."). Dates, sizes, prices, years and numbers after "ISBN" and its like are none
+    of these. Not found: names and postal addresses, addresses spelled out ("name at
+    example dot org"), local numbers without an area code or a word before them.
     """
     if _EMAIL.search(text):
         return "email"

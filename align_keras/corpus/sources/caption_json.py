@@ -41,14 +41,7 @@ class _Entry(NamedTuple):
 
 
 def json_kind(path: str) -> str | None:
-    """Says which of the two kinds a JSON file is.
-
-    Args:
-        path: str.
-
-    Returns:
-        `"coco"`, `"karpathy"` or None.
-    """
+    """Says which of the two kinds a JSON file is, or None."""
     try:
         content = json.loads(read_regular(path, MAX_JSON_BYTES))
         images = content["images"]

@@ -31,13 +31,7 @@ MAX_HEADER_BYTES = 64_000
 
 
 class SourceFile(NamedTuple):
-    """A file of a source.
-
-    Attributes:
-        name: str, relative to the source's folder.
-        size: int, bytes.
-        modified: int, nanoseconds.
-    """
+    """A file: its name in the source's folder, bytes, nanoseconds of its change."""
 
     name: str
     size: int
@@ -45,24 +39,10 @@ class SourceFile(NamedTuple):
 
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
-    """Finds the files of a folder and its subfolders.
+    """Finds the files of a folder and its subfolders, in the order of their names.
 
-    Args:
-        folder: str.
-        suffixes: str or tuple of str in lower case that names end in, capitals alike.
-
-    Returns:
-        list of `SourceFile` in the order of their names. Hidden files and folders,
-        links to folders (they may form a circle) and files that vanish meanwhile
-        are left out.
-
-    Example:
-
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> open(os.path.join(folder, "A.HTML"), "w").close()
-    >>> [file.name for file in list_files(folder, (".html", ".htm"))]
-    ['A.HTML']
+    Names end in one of `suffixes`, capitals alike. Hidden files and folders, links to
+    folders (they may form a circle) and files that vanish meanwhile are left out.
     """
     found = []
     for place, subfolders, names in os.walk(folder):
@@ -98,21 +78,7 @@ def whole_files(
 
 
 def group_files(files: list[SourceFile]) -> list[tuple[str, ...]]:
-    """Shares small files out, by their order and sizes alone.
-
-    Args:
-        files: list of `SourceFile`.
-
-    Returns:
-        list of tuples of str, names of at most 200 files or 16 MB together; larger
-        files stand alone.
-
-    Example:
-
-    >>> files = [SourceFile(f"{name}.html", 9_000_000, 0) for name in "abc"]
-    >>> group_files(files)
-    [('a.html',), ('b.html',), ('c.html',)]
-    """
+    """Shares small files out, at most 200 or 16 MB a part."""
     groups: list[tuple[str, ...]] = []
     names: list[str] = []
     size = 0
@@ -127,16 +93,7 @@ def group_files(files: list[SourceFile]) -> list[tuple[str, ...]]:
 
 
 def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
-    """Names what a source holds, without reading its files.
-
-    Args:
-        words: iterable of str, whatever else the source depends on.
-        files: iterable of `SourceFile`.
-
-    Returns:
-        str, 32 hexadecimal digits: another one when a file is added, removed or
-        renamed, or its size or time of change differs.
-    """
+    """Names what a source holds by its files' names, sizes and times, unread."""
     digest = hashlib.blake2b(digest_size=16)
     for word in words:
         digest.update(os.fsencode(word) + b"\0")
@@ -154,12 +111,8 @@ def where(path: str) -> str:
 def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
     """Counts a file that can't be opened.
 
-    Args:
-        counter: `align_keras.corpus.drop_counter.DropCounter`.
-        path: str.
-        error: OSError. One that says that nobody may read the file, or that it isn't a
-            regular one, lasts; any other means that the file, its folder or its disk
-            has gone: `"vanished"`.
+    An error that says that nobody may read it, or that it isn't a regular one, lasts;
+    any other means that the file, its folder or its disk has gone: `"vanished"`.
     """
     lasting = isinstance(error, PermissionError | IsADirectoryError)
     lasting |= error.errno == errno.EINVAL  # A pipe or a device.
@@ -170,16 +123,7 @@ def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
 def read_whole(
     path: str, counter: DropCounter, limit: int = MAX_PAGE_BYTES
 ) -> bytes | None:
-    """Reads a file, or counts why it can't be read.
-
-    Args:
-        path: str.
-        counter: `align_keras.corpus.drop_counter.DropCounter`.
-        limit: int, bytes; a larger file is `"oversized"`.
-
-    Returns:
-        bytes, or None.
-    """
+    """Reads a file, or counts why it can't be read."""
     try:
         with open_regular(path) as file:
             content = file.read(limit + 1)
@@ -198,24 +142,9 @@ RECORDS_A_PART = 10_000
 def record_ranges(
     kind: str, root: str, name: str, total: int, options: tuple = ()
 ) -> list[Part]:
-    """Shares the records of a file out.
+    """Shares the records of a file out, at most 10,000 a part.
 
-    Args:
-        kind: str.
-        root: str, the file's folder.
-        name: str, the file.
-        total: int, its number of records.
-        options: tuple of `(name, value)`.
-
-    Returns:
-        list of `Part` of at most 10,000 records, at least one: what was dropped
-        while listing is counted by the first.
-
-    Example:
-
-    >>> parts = record_ranges("table", "/data", "a.csv", 25_000)
-    >>> [(part.start, part.stop) for part in parts]
-    [(0, 10000), (10000, 20000), (20000, 25000)]
+    At least one part: what was dropped while listing is counted by the first.
     """
     starts = range(0, max(total, 1), RECORDS_A_PART)
     return [
@@ -235,10 +164,8 @@ def record_ranges(
 def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
     """Yields the records of a part of a file, and counts what the file's list dropped.
 
-    Args:
-        part: `Part`, as `record_ranges` makes it.
-        counter: `DropCounter`; a file that has gone or changed is `"vanished"`.
-        load: callable, (path, time of change) → (list of records, `DropCounter`).
+    `load` takes (path, time of change) to (records, `DropCounter`); a file that has
+    gone or changed is `"vanished"`.
     """
     path = os.path.join(part.root, part.files[0])
     try:

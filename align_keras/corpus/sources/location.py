@@ -29,12 +29,6 @@ from align_keras.utils.files import MAX_FILE_BYTES, is_special, open_regular
 def is_remote(location: str) -> bool:
     """Says whether a location is a web address, whose image must be fetched first.
 
-    Args:
-        location: str.
-
-    Returns:
-        bool.
-
     Example:
 
     >>> is_remote("https://example.org/a.jpg"), is_remote("/images/a.jpg")
@@ -44,41 +38,16 @@ def is_remote(location: str) -> bool:
 
 
 def is_from_web(location: str) -> bool:
-    """Says whether a location may stand in a page or a table from the web.
+    """Says whether a location, `http:`, `https:` or `data:`, may come from the web.
 
-    There a path or a `file:` address would put private images of the machine that
-    reads it into the corpus.
-
-    Args:
-        location: str.
-
-    Returns:
-        bool, True of `http:`, `https:` and `data:`.
-
-    Example:
-
-    >>> is_from_web("data:image/gif;base64,R0lG"), is_from_web("file:///a.jpg")
-    (True, False)
+    There a path or a `file:` address would put private images of the machine that reads
+    it into the corpus.
     """
     return is_remote(location) or location[:5].lower() == "data:"
 
 
 def path_location(path: str) -> str:
-    """Returns the location of a file.
-
-    Args:
-        path: str, absolute, as the operating system gave it.
-
-    Returns:
-        str that UTF-8 can hold.
-
-    Example:
-
-    >>> path_location("/images/a #1,50%.jpg")
-    '/images/a #1,50%.jpg'
-    >>> path_location(os.fsdecode(b"/images/\\xe4.jpg"))
-    'file:///images/%E4.jpg'
-    """
+    """Returns the location, which UTF-8 can hold, of an absolute path."""
     try:
         path.encode()
         return path
@@ -91,49 +60,20 @@ def path_location(path: str) -> str:
 
 
 def url_path(url: str) -> str:
-    """Returns the path that a `file:` address names.
-
-    Args:
-        url: str; what follows `?` or `#` is cut.
-
-    Returns:
-        str, as the operating system takes it.
-
-    Example:
-
-    >>> url_path("file:///images/a%20%231.jpg?width=50")
-    '/images/a #1.jpg'
-    """
+    """Returns the path that a `file:` address names, without query and fragment."""
     return os.fsdecode(unquote_to_bytes(urlsplit(url).path))
 
 
 def member_location(kind: str, numbers: Iterable[int | str], path: str) -> str:
-    """Returns the location of a member of an archive.
-
-    Args:
-        kind: str, `"bytes"`, `"warc"` or `"parquet"`.
-        numbers: iterable of int or str, what finds it in the file.
-        path: str, absolute, the file.
-
-    Returns:
-        str.
-
-    Example:
-
-    >>> member_location("bytes", (512, 80), "/shards/00000.tar")
-    'bytes:512,80:/shards/00000.tar'
-    """
+    """Returns the location of a member of a bytes, warc or parquet file."""
     return f"{kind}:{','.join(map(str, numbers))}:{path_location(path)}"
 
 
 def read_location(location: str) -> bytes:
-    """Reads an image's bytes.
+    """Reads an image's bytes, at least one; whether they are an image shows later.
 
     Args:
         location: str.
-
-    Returns:
-        bytes, at least one. Whether they are an image shows when it is decoded.
 
     Raises:
         ImageError: `"missing"`, `"empty"`, `"truncated"`, `"unreadable"` or

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Part:
-    """A few small files, one file, or a range of a big one.
+    """A few small files, one file, or a range of a big one, to travel to workers.
 
-    Small and picklable, so that it travels to workers. Parts of a source compare in
-    the source's order.
+    Parts of a source compare in the source's order.
 
     Attributes:
         kind: str, the source's kind.
@@ -19,8 +18,7 @@ class Part:
         start: int, the first record (of Parquet: the first row group) of the range.
         stop: int, the one behind the last; 0 means all of the file.
         total: int, how many records the file had when it was listed, 0 where that
-            isn't known: a file with another number has changed, and its ranges mean
-            nothing any more.
+            isn't known: a file with another number has changed.
         options: tuple of `(name, value)` of str.
     """
 
@@ -54,13 +52,11 @@ class SourcePair(NamedTuple):
     """An image and one text about it, as a source gives them.
 
     Attributes:
-        image: str, the location of the image, as
-            `align_keras.corpus.sources.location` describes it.
+        image: str, as `align_keras.corpus.sources.location` describes it.
         caption: str.
         rule: str, one of `RULES`: where the caption stood.
         language: str in lower case, such as `"en-us"`; "" where unknown.
-        page_url: str, the page or the record that the pair comes from; "" where
-            the source doesn't name one.
+        page_url: str, the page or the record that the pair comes from, or "".
     """
 
     image: str
@@ -71,20 +67,7 @@ class SourcePair(NamedTuple):
 
 
 def columns_of(names: Iterable[str]) -> dict[str, str]:
-    """Finds which of a table's columns hold the parts of a pair.
-
-    Args:
-        names: iterable of str, the table's own.
-
-    Returns:
-        dict from `"caption"`, `"rule"`, `"language"`, `"page_url"` and `"url"`, those
-        that the table has, to the table's own names.
-
-    Example:
-
-    >>> columns_of(["URL", "TEXT", "key"])
-    {'caption': 'TEXT', 'url': 'URL'}
-    """
+    """Finds a table's columns for the parts of a pair, capitals alike."""
     by_lower = {name.lower(): name for name in reversed(list(names))}
     found = {}
     for part, guesses in _COLUMNS.items():
@@ -99,23 +82,9 @@ def pair_from_columns(
 ) -> SourcePair:
     """Makes a pair of a record that img2dataset wrote, or one like it.
 
-    Args:
-        image: str, the image's location.
-        row: dict from column to value, such as a sample's JSON.
-        columns: dict as `columns_of` returns it, where many rows have the same
-            columns; found for this row by default.
-
-    Returns:
-        `SourcePair`; what the row lacks, or isn't a str, is "". Rules that aren't
-        ours, and none, are `"caption"`. Without a `page_url` the image's `url`
-        stands for it.
-
-    Example:
-
-    >>> row = {"caption": "A cat", "url": "https://example.org/a.jpg", "rule": None}
-    >>> pair_from_columns("/tmp/a.jpg", row)
-    SourcePair(image='/tmp/a.jpg', caption='A cat', rule='caption', language='',
-    page_url='https://example.org/a.jpg')
+    `columns` are those of `columns_of`, where many rows have the same. What the row
+    lacks, or isn't a str, is "". Rules that aren't ours, and none, are `"caption"`.
+    Without a `page_url` the image's `url` stands for it.
     """
     columns = columns_of(row) if columns is None else columns
     found = {part: row.get(name) for part, name in columns.items()}

@@ -53,10 +53,7 @@ def list_parts(
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of a range of row groups, in their order.
-
-    The images themselves aren't read.
-    """
+    """Yields the pairs of a range of row groups, in their order; images aren't read."""
     path = os.path.join(part.root, part.files[0])
     try:
         if not os.path.getsize(path):

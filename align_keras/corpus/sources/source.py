@@ -56,7 +56,7 @@ _IMAGES = "?images="
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where pairs come from.
+    """Where pairs come from, as `open_source` opens it.
 
     Attributes:
         name: str, as the user gave it.
@@ -71,10 +71,7 @@ class Source:
     options: tuple = ()
 
     def parts(self) -> list[Part]:
-        """Shares the source out.
-
-        Returns:
-            list of `Part`, always the same and in the same order for the same files.
+        """Shares the source out, always in the same way for the same files.
 
         Raises:
             InputError: if nothing of this kind is there, or the file is of another.
@@ -94,9 +91,6 @@ class Source:
         """Names what the source holds, by the names, sizes and times of its files.
 
         Images that pages, tables and JSON files refer to aren't among them.
-
-        Returns:
-            str, 32 hexadecimal digits.
         """
         words = [
             self.kind,
@@ -149,7 +143,6 @@ def open_source(spec: str) -> Source:
 
     >>> import pathlib, tempfile
     >>> from align_keras.corpus.drop_counter import DropCounter
-    >>> from align_keras.corpus.sources.source import read_part
     >>> page = pathlib.Path(tempfile.mkdtemp(), "page.html")
     >>> _ = page.write_text("<img src=https://example.org/a.jpg alt='A cat'>")
     >>> [part] = open_source(f"html:{page}").parts()
@@ -246,10 +239,10 @@ _CRAWLED = ("webdataset", "parquet", "tfrecord")
 def read_part(
     part: Part, counter: DropCounter, spool: str | os.PathLike | None = None
 ) -> Iterator[SourcePair]:
-    """Reads the pairs of a part, past whatever is broken in it.
+    """Reads the pairs of a part, past whatever is broken in it; see `open_source`.
 
     Args:
-        part: `align_keras.corpus.sources.pair.Part`.
+        part: `Part`.
         counter: `align_keras.corpus.drop_counter.DropCounter`. What can't be read is
             dropped in it with an example; kept pairs aren't counted. Beside the
             reasons of captions and tables these are: `"broken record"`, `"malformed
@@ -263,26 +256,11 @@ def read_part(
             only the kind `tfds` needs it.
 
     Yields:
-        `align_keras.corpus.sources.pair.SourcePair` in the part's order,
-        captions cleaned as `clean_caption`, and nothing that UTF-8 can't hold.
+        `SourcePair` in the part's order, captions cleaned as `clean_caption`, and
+        nothing that UTF-8 can't hold.
 
     Raises:
         InputError: if a package that the kind needs isn't installed.
-
-    Example:
-
-    >>> import pathlib, tempfile
-    >>> from align_keras.corpus.drop_counter import DropCounter
-    >>> from align_keras.corpus.sources.source import open_source
-    >>> table = pathlib.Path(tempfile.mkdtemp(), "a.csv")
-    >>> _ = table.write_text("image,caption\\n/b.jpg,A  cat\\n/c.jpg,\\n")
-    >>> [part] = open_source(f"{table}").parts()
-    >>> counter = DropCounter()
-    >>> list(read_part(part, counter))
-    [SourcePair(image='/b.jpg', caption='A cat', rule='caption', language='',
-    page_url='')]
-    >>> counter.bad["empty caption"]
-    1
     """
     reader = KINDS[part.kind].read
     pairs = (
@@ -314,19 +292,7 @@ _KNOWN_IMAGES = 4096
 
 
 def extract_part(task: dict) -> dict:
-    """Writes the pairs of one part, with the sizes and keys of their images.
-
-    Args:
-        task: dict with `part` (`Part` as dict), `source` (str, its name), `table`
-            (str, the file to write) and `spool` (str, folder for images that have
-            no file of their own).
-
-    Returns:
-        dict, what was kept and dropped, as `DropCounter.as_metadata` says.
-
-    Raises:
-        InputError: if a file of the part has gone.
-    """
+    """Writes the pairs of one part, with the sizes and keys of their images."""
     part, counter = _part(task["part"]), DropCounter()
     probe = functools.lru_cache(_KNOWN_IMAGES)(_probe)
     with table_writer(task["table"], pair_schema()) as append:
@@ -358,14 +324,7 @@ def extract_part(task: dict) -> dict:
 
 
 def merged_counts(counts: list[dict]) -> dict:
-    """Adds up what `extract_part` returned.
-
-    Args:
-        counts: list of dict.
-
-    Returns:
-        dict of the same form; of several examples the first counts.
-    """
+    """Adds up what `extract_part` returned; of several examples the first counts."""
     total = DropCounter()
     for part in counts:
         total.add(DropCounter.from_metadata(part))

@@ -26,18 +26,7 @@ _TEXTS = ("text", "caption", "raw")
 
 
 def data_folder(name: str) -> str:
-    """Finds where a data set is prepared.
-
-    Args:
-        name: str, `NAME` or `NAME/CONFIG` as `tfds.builder` takes it, or the folder
-            of one version, as `tfds.builder_from_directory` takes it.
-
-    Returns:
-        str, the folder.
-
-    Raises:
-        InputError: no such data set, or one that isn't prepared.
-    """
+    """Finds where `NAME`, `NAME/CONFIG` or the folder of one version is prepared."""
     import tensorflow_datasets as tfds
 
     if os.path.isdir(name):
@@ -82,14 +71,7 @@ def list_parts(
 def read(
     part: Part, counter: DropCounter, spool: str | os.PathLike | None
 ) -> Iterator[SourcePair]:
-    """Yields the pairs of a range of a split, those of one image together.
-
-    Args:
-        part: `Part`.
-        counter: `align_keras.corpus.drop_counter.DropCounter`.
-        spool: str or path of the folder for the tar file; the same examples make the
-            same file.
-    """
+    """Yields the pairs of a range of a split; their tar file goes into `spool`."""
     if spool is None:
         raise InputError(
             f"spool must be a folder for the images of {part}, received None."

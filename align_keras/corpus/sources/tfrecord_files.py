@@ -106,24 +106,8 @@ def _pair(path, offset, message, counter):
 def feature_spans(message: bytes) -> dict[str, tuple[int, int]]:
     """Finds the bytes features of a serialized `tf.train.Example`.
 
-    Args:
-        message: bytes.
-
-    Returns:
-        dict from a feature's name to `(offset, size)` of its first value in the
-        message; features of numbers, and empty ones, are left out.
-
-    Raises:
-        ValueError: if it is no such message.
-
-    References:
-        https://protobuf.dev/programming-guides/encoding/
-
-    Example:
-
-    >>> message = bytes([10, 14, 10, 12, 10, 1]) + b"a" + bytes([18, 7, 10, 5, 10, 3])
-    >>> feature_spans(message + b"cat")
-    {'a': (13, 3)}
+    Returned are the (offset, size) of each one's first value; features of numbers, and
+    empty ones, are left out. See https://protobuf.dev/programming-guides/encoding/
     """
     spans = {}
     fields: Callable = functools.partial(_fields, message, itertools.count())
@@ -177,22 +161,7 @@ def _varint(message, start):
 
 
 def masked_crc(content: bytes) -> int:
-    """The checksum of TFRecord files, CRC-32C with its bits turned.
-
-    Args:
-        content: bytes.
-
-    Returns:
-        int of 32 bits.
-
-    Raises:
-        InputError: if google-crc32c isn't installed.
-
-    Example:
-
-    >>> hex(masked_crc((1089).to_bytes(8, "little")))
-    '0x251fe0c1'
-    """
+    """The checksum of TFRecord files, CRC-32C with its bits turned."""
     with needs("corpus", "checksums of TFRecord files are computed by google-crc32c"):
         import google_crc32c
     crc = google_crc32c.value(content)

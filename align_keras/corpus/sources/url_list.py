@@ -27,17 +27,15 @@ def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
             --save_additional_columns '["rule", "language", "page_url"]' \
             --output_format webdataset --output_folder shards
 
-    and `webdataset:shards` is a source, in which the columns come back. An image
-    with several captions is fetched as many times, and the copies are found by
-    their bytes.
+    and `webdataset:shards` is a source, in which the columns come back. An image with
+    several captions is fetched as many times, and the copies are found by their bytes.
 
     Args:
-        pairs: iterable of `align_keras.corpus.sources.pair.SourcePair`.
+        pairs: iterable of `SourcePair`; those whose image isn't remote are left out.
         path: str or path that ends in `.parquet`, `.csv` or `.tsv`.
 
     Returns:
-        int, the number of pairs written; those whose image isn't remote are left
-        out.
+        int, the number of pairs written.
 
     Raises:
         InputError: another ending, or pyarrow isn't installed.
@@ -45,13 +43,9 @@ def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
     Example:
 
     >>> import tempfile
-    >>> from align_keras.corpus.sources.pair import SourcePair
     >>> path = pathlib.Path(tempfile.mkdtemp(), "urls.csv")
     >>> write_url_list([SourcePair("https://example.org/a.jpg", "A cat")], path)
     1
-    >>> print(path.read_text().strip())
-    url,caption,rule,language,page_url
-    https://example.org/a.jpg,A cat,caption,,
     """
     path = pathlib.Path(path)
     remote = (pair for pair in pairs if is_remote(pair.image))

@@ -30,13 +30,9 @@ _BLANK = b"\r\n\0"
 
 
 class Slice(NamedTuple):
-    """One record as it stands in the file.
+    """One record as it stands in the file, from byte `offset` on, uncompressed.
 
-    Attributes:
-        offset: int, where it begins, in bytes.
-        content: bytes, uncompressed; None where it can't be used.
-        fault: str, the reason why, or None.
-        detail: str.
+    Where it can't be used, `content` is None and `fault` the reason.
     """
 
     offset: int
@@ -48,27 +44,9 @@ class Slice(NamedTuple):
 def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[Slice]:
     """Yields the records of a WARC file, plain or compressed record by record.
 
-    Args:
-        path: str.
-        limit: int, bytes that a record may have, uncompressed.
-
-    Yields:
-        `Slice` in the order of the file. Behind a broken record follows the next one
-        that can be made out. Faults are `"broken record"`, `"oversized record"` and,
-        where the file ends in the middle of a record, `"truncated shard"`.
-
-    Raises:
-        OSError: if the file can't be opened.
-
-    Example:
-
-    >>> import os, tempfile
-    >>> path = os.path.join(tempfile.mkdtemp(), "a.warc")
-    >>> record = b"WARC/1.0\\r\\nContent-Length: 3\\r\\n\\r\\ncat\\r\\n\\r\\n"
-    >>> with open(path, "wb") as file:
-    ...     _ = file.write(record + b"lost\\n" + record)
-    >>> [(record.offset, record.fault) for record in iterate_records(path)]
-    [(0, None), (38, 'broken record'), (43, None)]
+    Behind a broken record follows the next one that can be made out. Faults are "broken
+    record", "oversized record" and, where the file ends in the middle of one,
+    "truncated shard". `limit` is the bytes that a record may have, uncompressed.
     """
     with open_regular(path) as file:
         offset = 0
@@ -81,19 +59,7 @@ def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[Slice]:
 
 
 def read_record(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> Slice:
-    """Returns the record that begins at an offset of a WARC file.
-
-    Args:
-        path: str.
-        offset: int, bytes.
-        limit: int, bytes that the record may have, uncompressed.
-
-    Returns:
-        `Slice`.
-
-    Raises:
-        OSError: if the file can't be opened.
-    """
+    """Returns the record that begins at an offset of a WARC file."""
     with open_regular(path) as file:
         return _cut(file, offset, limit)[0]
 
@@ -231,24 +197,9 @@ _STEP = 1 << 16
 
 
 def parse_record(content: bytes) -> Any:
-    """Parses a record with warcio.
+    """Parses an uncompressed record with warcio.
 
-    Args:
-        content: bytes, uncompressed.
-
-    Returns:
-        `warcio.recordloader.ArcWarcRecord`.
-
-    Raises:
-        InputError: if warcio isn't installed.
-        ValueError: if it is no record, or its HTTP headers have more than 64,000 bytes.
-
-    Example:
-
-    >>> record = parse_record(b"WARC/1.0\\r\\nWARC-Type: metadata\\r\\n"
-    ...                       b"Content-Length: 3\\r\\n\\r\\ncat")
-    >>> record.rec_type, record.raw_stream.read()
-    ('metadata', b'cat')
+    Raises `ValueError` if it is none, or its HTTP headers have more than 64,000 bytes.
     """
     with needs("corpus", "web archives are read by warcio"):
         from warcio.archiveiterator import ArchiveIterator
@@ -276,16 +227,8 @@ def _check_http_headers(content):
 def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
     """Returns a response's body, its transfer and content encodings undone.
 
-    Args:
-        record: `warcio.recordloader.ArcWarcRecord`.
-        limit: int, bytes that the decoded body may have.
-
-    Returns:
-        bytes.
-
-    Raises:
-        ValueError: if the body is longer, or its encoding can't be read, or takes more
-            than 4 seconds, or it is no HTTP response.
+    Raises `ValueError` if it is longer than `limit`, or its encoding can't be read, or
+    takes more than 4 seconds, or it is no HTTP response.
     """
     if record.http_headers is None:
         raise ValueError("no HTTP response")
@@ -328,20 +271,7 @@ def _without_brotli(content, limit):
 
 
 def read_response(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> bytes:
-    """Reads the body of the response whose record begins at an offset.
-
-    Args:
-        path: str.
-        offset: int, bytes.
-        limit: int, bytes that the record and the decoded body may have.
-
-    Returns:
-        bytes.
-
-    Raises:
-        ImageError: `"truncated"` or `"unreadable"`.
-        OSError: if the file can't be opened.
-    """
+    """Reads the body of the response whose record begins at an offset."""
     record = read_record(path, offset, limit)
     if record.content is None:
         reason = "truncated" if record.fault == "truncated shard" else "unreadable"

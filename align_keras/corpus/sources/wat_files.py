@@ -27,8 +27,7 @@ _OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionErro
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of the pages that a file describes; their images are remote.
 
-    References:
-        The WAT format: https://commoncrawl.org/the-data/get-started/
+    The WAT format: https://commoncrawl.org/the-data/get-started/
     """
     path = os.path.join(part.root, part.files[0])
     begun = False

@@ -32,11 +32,6 @@ class CaptionedImages:
 
     Raises:
         InputError: when the lengths don't fit.
-
-    Example:
-
-    >>> CaptionedImages(["a.png"], [["a cat", "a pet"]], ["7"], [["7#0", "7#1"]])
-    CaptionedImages(images=['a.png'], ..., columns={}, missing=0)
     """
 
     images: list
@@ -47,7 +42,6 @@ class CaptionedImages:
     missing: int = 0
 
     def __post_init__(self):
-        """Checks that every list has one entry an image, or a caption."""
         parts = {
             "images": self.images,
             "captions": self.captions,
@@ -71,22 +65,10 @@ class CaptionedImages:
                 )
 
     def __len__(self):
-        """Returns the number of images."""
         return len(self.images)
 
     def of_rows(self, rows):
-        """Returns some of the images; the others count as missing.
-
-        Args:
-            rows: sequence of int.
-
-        Example:
-
-        >>> data = CaptionedImages(["a", "b"], [["x"], ["y"]], "01", [["2"], ["3"]])
-        >>> part = data.of_rows([1])
-        >>> part.images, part.captions, part.missing
-        (['b'], [['y']], 1)
-        """
+        """Returns some of the images; the others count as missing."""
         return CaptionedImages(
             images=[self.images[row] for row in rows],
             captions=[self.captions[row] for row in rows],
@@ -106,21 +88,13 @@ class MultilingualCaptions:
 
     Attributes:
         images: list of str, paths, or of bytes, encoded images.
-        captions: dict from a language to a list of list of str, the captions of
-            each image.
+        captions: dict from a language to the lists of captions of each image.
         image_ids: list of str.
-        columns: dict from a name to a list with one value an image, by which
-            metrics can be sliced.
-        missing: int, images that were left out: their files aren't there or are none.
+        columns: dict, as of `CaptionedImages`.
+        missing: int, images that were left out.
 
     Raises:
         InputError: when the lengths don't fit.
-
-    Example:
-
-    >>> data = MultilingualCaptions(["a.png"], {"de": [["Eine Katze"]]}, ["a"])
-    >>> data.captions["de"]
-    [['Eine Katze']]
     """
 
     images: list
@@ -130,7 +104,6 @@ class MultilingualCaptions:
     missing: int = 0
 
     def __post_init__(self):
-        """Checks that every list has one entry an image."""
         named = {"image_ids": self.image_ids} | {
             f"captions[{language!r}]": texts
             for language, texts in self.captions.items()
@@ -144,11 +117,7 @@ class MultilingualCaptions:
                 )
 
     def of_rows(self, rows):
-        """Returns some of the images; the others count as missing.
-
-        Args:
-            rows: sequence of int.
-        """
+        """Returns some of the images; the others count as missing."""
         captions, columns = (
             {name: [values[row] for row in rows] for name, values in part.items()}
             for part in (self.captions, self.columns)
@@ -169,21 +138,8 @@ _NAMED = 5
 def present_images(paths, source, allow_missing):
     """Returns the rows of the images that are there.
 
-    Args:
-        paths: list of str.
-        source: str, what names the images, for the message.
-        allow_missing: bool, leave missing images out and say so on stderr.
-
-    Returns:
-        list of int.
-
-    Raises:
-        InputError: if one is missing, or with `allow_missing` all.
-
-    Example:
-
-    >>> present_images([__file__], "the list", allow_missing=False)
-    [0]
+    Raises `InputError` if one is missing, or with `allow_missing`, which tells them on
+    stderr, all. `source` is what names the images.
     """
     rows = [row for row, path in enumerate(paths) if os.path.isfile(path)]
     if len(rows) == len(paths):
@@ -212,10 +168,10 @@ def read_caption_files(
 ):
     """Reads a table or a folder of captioned images.
 
-    The formats are those of `align_keras.corpus.pair_files.read_pairs`. Rows of
-    one image make one image with several captions; the table's other columns
-    become `columns`, with the value of the image's first row. Unusable rows are
-    left out and told on stderr.
+    The formats are those of `align_keras.corpus.pair_files.read_pairs`. Rows of one
+    image make one image with several captions; the table's other columns become
+    `columns`, with the value of the image's first row. Unusable rows are left out and
+    told on stderr.
 
     Args:
         path: str or path.
@@ -230,17 +186,6 @@ def read_caption_files(
     Raises:
         InputError: as `read_pairs`, when nothing usable is left, and for missing
             images.
-
-    Example:
-
-    >>> import tempfile
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> _ = (folder / "a.png").write_bytes(b"")
-    >>> _ = (folder / "a.csv").write_text(
-    ...     "image,caption,style\\na.png,A cat,ink\\na.png,A pet,ink\\n")
-    >>> data = read_caption_files(folder / "a.csv")
-    >>> data.image_ids, data.captions, data.columns
-    (['a.png'], [['A cat', 'A pet']], {'style': ['ink']})
     """
     path = pathlib.Path(path)
     counter = DropCounter()
@@ -329,18 +274,6 @@ def read_karpathy(
 
     References:
         Karpathy and Fei-Fei 2015; Jia et al. 2021, section 5.1.
-
-    Example:
-
-    >>> import tempfile
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> _ = (folder / "7.jpg").write_bytes(b"")
-    >>> entry = {"filename": "7.jpg", "split": "test", "sentences": [
-    ...     {"raw": "A cat.", "sentid": 70}, {"raw": "A pet.", "sentid": 71}]}
-    >>> _ = (folder / "dataset.json").write_text(json.dumps({"images": [entry]}))
-    >>> data = read_karpathy(folder / "dataset.json", folder, "test", 1)
-    >>> data.captions, data.caption_ids
-    ([['A cat.']], [['70']])
     """
     if captions_per_image is not None and captions_per_image < 1:
         raise InputError(
@@ -444,8 +377,7 @@ def stamps_captions_by_language(data_dir=None):
     """Reads the stamps that have captions in English, German, French and Czech.
 
     Args:
-        data_dir: str or path where prepared corpora lie; TFDS's own default
-            otherwise.
+        data_dir: str or path where prepared corpora lie; TFDS's own by default.
 
     Returns:
         `MultilingualCaptions` with one caption an image and language, images in
@@ -458,8 +390,7 @@ def stamps_captions_by_language(data_dir=None):
 
     ```python
     data = stamps_captions_by_language()
-    {language: texts[0] for language, texts in data.captions.items()}
-    # {'en': ['A cat.'], 'de': ['Eine Katze.'], 'fr': ['Un chat.'], 'cs': ['Kočka.']}
+    data.captions["de"][0]  # ['Eine Katze.']
     ```
     """
     # Here, for the package of the builders imports much.

@@ -19,13 +19,7 @@ _SUN397 = re.compile(r"/[a-z]/")
 
 
 def readable_name(name):
-    """A folder's or a data set's name of a class, as people write it.
-
-    Example:
-
-    >>> readable_name("red_fox"), readable_name("/c/church/indoor")
-    ('red fox', 'church indoor')
-    """
+    """A folder's or a data set's name of a class, as people write it."""
     if _SUN397.match(name):
         name = name[3:].replace("/", " ")
     return " ".join(name.replace("_", " ").split())
@@ -46,14 +40,6 @@ def read_class_names(source):
     Raises:
         InputError: for a file that isn't there or holds something else, for
             clip-benchmark if it isn't installed or hasn't got the data set.
-
-    Example:
-
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "names.txt")
-    >>> _ = path.write_text("cat\\ndog\\n")
-    >>> read_class_names(path)
-    ['cat', 'dog']
     """
     if str(source).startswith("clip:"):
         return read_clip_benchmark("en_classnames.json", str(source)[5:], "--classes")
@@ -105,8 +91,6 @@ def rename_classes(data, names):
 
     >>> from align_keras.datasets.benchmarks.labelled_images import LabelledImages
     >>> data = LabelledImages([], [], ["n02123045", "n02084071"])
-    >>> rename_classes(data, ["tabby", "dog"]).class_names
-    ['tabby', 'dog']
     >>> rename_classes(data, {"n02084071": "dog", "0": "tabby"}).class_names
     ['tabby', 'dog']
     """
@@ -137,7 +121,7 @@ def rename_classes(data, names):
 
 
 def check_names_for_prompts(class_names):
-    """Raises where classes have ids in place of names that a text encoder knows."""
+    """Raises where classes have WordNet ids in place of names."""
     if _are_wordnet_ids(class_names):
         raise InputError(
             f"--classes must name the classes, received none for {class_names[0]!r} "
@@ -214,19 +198,7 @@ def read_templates(source="default"):
 
 
 def read_clip_benchmark(file, dataset, argument):
-    """Reads what one of clip-benchmark's files holds for a data set.
-
-    Args:
-        file: str, a JSON file of its folder `datasets`.
-        dataset: str, a key of it, such as `"imagenet1k"`.
-        argument: str, the argument that names the data set, for errors.
-
-    Returns:
-        list of str.
-
-    Raises:
-        InputError: if the package isn't installed, or hasn't got the data set.
-    """
+    """Reads what a JSON file of clip-benchmark holds for a data set, a list."""
     # Found, not imported: it would load PyTorch.
     spec = importlib.util.find_spec("clip_benchmark")
     if spec is None or not spec.submodule_search_locations:

@@ -30,16 +30,16 @@ class ComposedQuery:
 def composed_icon_queries(image_ids):
     """Finds icons that are another one plus words, by their names.
 
-    `user-plus` is `user` plus "plus" where both are icons of one family and one
-    drawing style (`user-plus-thin` goes with `user-thin`). Of several bases the
-    longest counts: `user-large-slash` is `user-large` plus "slash", not `user`
-    plus "large slash". The words must be added to three bases or more, for in a
-    name such as `chess-king` they tell another thing of the kind rather than an
-    addition; `slash` and `circle-check` are added to many.
+    `user-plus` is `user` plus "plus" where both are icons of one family and one drawing
+    style (`user-plus-thin` goes with `user-thin`). Of several bases the longest counts:
+    `user-large-slash` is `user-large` plus "slash", not `user` plus "large slash". The
+    words must be added to three bases or more, for in a name such as `chess-king` they
+    tell another thing of the kind rather than an addition; `slash` and `circle-check`
+    are added to many.
 
-    Each such pair gives two queries: the image of the base plus the words, whose
-    target is the longer name; and the image of the longer name minus the words,
-    whose target is the base.
+    Each such pair gives two queries: the image of the base plus the words, whose target
+    is the longer name; and the image of the longer name minus the words, whose target
+    is the base.
 
     Args:
         image_ids: sequence of str, `FAMILY/NAME`, as the corpus `icons` has them.
@@ -52,18 +52,6 @@ def composed_icon_queries(image_ids):
 
     References:
         Jia et al. 2021, section 7 and figure 5, there without figures.
-
-    Example:
-
-    >>> names = ["user", "user-plus", "cart", "cart-plus", "bed", "bed-plus", "bed-pan"]
-    >>> queries = composed_icon_queries([f"fontawesome6-solid/{n}" for n in names])
-    >>> for query in queries[:4]:
-    ...     sign = "+" if query.sign > 0 else "-"
-    ...     print(names[query.image], sign, query.words, "=", names[query.targets[0]])
-    user + plus = user-plus
-    user-plus - plus = user
-    cart + plus = cart-plus
-    cart-plus - plus = cart
     """
     rows = collections.defaultdict(list)
     for row, image_id in enumerate(image_ids):

@@ -24,7 +24,7 @@ _IMAGE_ID = re.compile(r"COCO_\w+_\d{12}\.jpg")
 
 
 class RatedPair(NamedTuple):
-    """Two items that people compared.
+    """Two images or captions that people compared.
 
     Attributes:
         first: str; of `sits` a caption id, as COCO's `sentid`.
@@ -39,13 +39,13 @@ class RatedPair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CxcRatings:
-    """The three tasks of a split.
+    """The three tasks of a split, lists of `RatedPair`.
 
     Attributes:
         split: str.
-        sts: list of `RatedPair` of captions.
-        sis: list of `RatedPair` of images.
-        sits: list of `RatedPair` of a caption and an image.
+        sts: of captions.
+        sis: of images.
+        sits: of a caption and an image.
     """
 
     split: str
@@ -54,12 +54,12 @@ class CxcRatings:
     sits: list
 
     def image_ids(self):
-        """Returns the rated images, a set of str."""
+        """Returns the rated images."""
         both = {name for pair in self.sis for name in (pair.first, pair.second)}
         return both | {pair.second for pair in self.sits}
 
     def caption_ids(self):
-        """Returns the rated captions, a set of str."""
+        """Returns the rated captions."""
         both = {name for pair in self.sts for name in (pair.first, pair.second)}
         return both | {pair.first for pair in self.sits}
 
@@ -86,8 +86,7 @@ def read_cxc(folder, split="test"):
     Example:
 
     ```python
-    ratings = read_cxc("Crisscrossed-Captions", "val")
-    ratings.sits[0]
+    read_cxc("Crisscrossed-Captions", "val").sits[0]
     # RatedPair(first='648388', second='COCO_val2014_000000431431.jpg', score=1.8)
     ```
     """
@@ -161,8 +160,8 @@ POSITIVE_SCORE = 3.0
 class CxcPositives(NamedTuple):
     """The right answers of the four retrieval tasks.
 
-    Each is a list with, for each query, an int64 array of rows. Captions are
-    counted through, image by image.
+    Each is a list with, for each query, an int64 array of rows. Captions are counted
+    through, image by image.
     """
 
     image_to_text: list
@@ -172,7 +171,9 @@ class CxcPositives(NamedTuple):
 
 
 def cxc_captioned_images(ratings, coco, allow_missing=False):
-    """Checks that COCO's split has everything that was rated.
+    """Checks that COCO's split has everything that was rated, and returns it.
+
+    The gallery is the whole split, 5,000 images and 25,010 captions.
 
     Args:
         ratings: `CxcRatings`.
@@ -180,9 +181,6 @@ def cxc_captioned_images(ratings, coco, allow_missing=False):
             image, as `read_karpathy` reads them with `captions_per_image=None`.
         allow_missing: bool, whether ratings of what `coco` hasn't got are left
             out by `cxc_positives` and `cxc_rated_rows`.
-
-    Returns:
-        `coco`: the gallery is the whole split, 5,000 images and 25,010 captions.
 
     Raises:
         InputError: if something that was rated lacks.
@@ -208,9 +206,9 @@ def cxc_captioned_images(ratings, coco, allow_missing=False):
 def cxc_positives(ratings, data):
     """Finds the right answers of the four retrieval tasks.
 
-    Images and captions that were rated 3 or more together are right answers,
-    and no others: a caption of the image itself that people rated lower is
-    wrong. Captions, and images, rated so are right answers to each other.
+    Images and captions that were rated 3 or more together are right answers, and no
+    others: a caption of the image itself that people rated lower is wrong. Captions,
+    and images, rated so are right answers to each other.
 
     Args:
         ratings: `CxcRatings`.
@@ -221,17 +219,6 @@ def cxc_positives(ratings, data):
 
     References:
         Parekh et al. 2021, section 5.
-
-    Example:
-
-    >>> from align_keras.datasets.benchmarks.captioned_images import CaptionedImages
-    >>> from align_keras.datasets.benchmarks.cxc import CxcRatings, RatedPair
-    >>> coco = CaptionedImages(["a", "b"], [["x"], ["y"]], ["A", "B"], [["1"], ["2"]])
-    >>> sits = [RatedPair("1", "A", 5.0), RatedPair("2", "A", 3.0)]
-    >>> ratings = CxcRatings("test", [RatedPair("1", "2", 2.5)], [], sits)
-    >>> right = cxc_positives(ratings, cxc_captioned_images(ratings, coco))
-    >>> right.image_to_text, right.text_to_text
-    ([array([0, 1]), array([], dtype=int64)], [array([], ...), array([], ...)])
     """
     images, captions = _rows(data)
     right = {
@@ -265,19 +252,9 @@ def cxc_rated_rows(ratings, data):
         data: `CaptionedImages` of `cxc_captioned_images`.
 
     Returns:
-        dict from `"sts"`, `"sis"` and `"sits"` to (query rows, item rows, ratings),
+        dict from `"sts"`, `"sis"` and `"sits"` to (query rows, rows found, ratings),
         int64, int64 and float64 arrays. The queries of `sits` are its images, and
         each pair of `sts` and of `sis` stands there in both directions.
-
-    Example:
-
-    >>> from align_keras.datasets.benchmarks.captioned_images import CaptionedImages
-    >>> from align_keras.datasets.benchmarks.cxc import CxcRatings, RatedPair
-    >>> coco = CaptionedImages(["a", "b"], [["x"], ["y"]], ["A", "B"], [["1"], ["2"]])
-    >>> sits = [RatedPair("1", "A", 5.0), RatedPair("2", "A", 3.0)]
-    >>> ratings = CxcRatings("test", [RatedPair("1", "2", 2.5)], [], sits)
-    >>> [column.tolist() for column in cxc_rated_rows(ratings, coco)["sts"]]
-    [[0, 1], [1, 0], [2.5, 2.5]]
     """
     images, captions = _rows(data)
     rated = {}

@@ -45,14 +45,6 @@ def read_metadata(path):
 
     References:
         Jia et al. 2021, section 10 (analysis by groups before any use).
-
-    Example:
-
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "metadata.csv")
-    >>> _ = path.write_text("image,place\\n1.jpg,indoors\\n2.jpg,outdoors\\n")
-    >>> read_metadata(path).rows
-    {'1.jpg': {'place': 'indoors'}, '2.jpg': {'place': 'outdoors'}}
     """
     path = pathlib.Path(path)
     if path.suffix.lower() not in _SUFFIXES:
@@ -135,14 +127,6 @@ def join_metadata(metadata, image_ids, taken=()):
 
     Raises:
         InputError: if no image has a row, and for a column that is taken.
-
-    Example:
-
-    >>> metadata = Metadata(
-    ...     pathlib.Path("a.csv"), {"1": {"place": "in"}, "2": {"place": "out"}},
-    ...     ("place",))
-    >>> join_metadata(metadata, ["2", "1", "2"])
-    {'place': ['out', 'in', 'out']}
     """
     path, rows, names = metadata.path, metadata.rows, metadata.names
     twice = [name for name in names if name in taken]

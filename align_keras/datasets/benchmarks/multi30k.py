@@ -42,14 +42,6 @@ def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True)
 
     References:
         Elliott et al. 2016; Jia et al. 2021, section 8 and table 11.
-
-    Example:
-
-    ```python
-    data = read_multi30k("multi30k", "flickr30k/images")
-    {language: len(texts[0]) for language, texts in data.captions.items()}
-    # {'en': 5, 'de': 5, 'fr': 1, 'cs': 1}
-    ```
     """
     folder = pathlib.Path(folder)
     data = folder / "data" if (folder / "data").is_dir() else folder

@@ -34,14 +34,11 @@ class SimLexPair:
 
 
 def read_simlex(path, check_counts=True):
-    """Reads `SimLex-999.txt`.
+    """Reads `SimLex-999.txt`, a list of `SimLexPair`.
 
     Args:
         path: str or path.
         check_counts: bool, whether there must be 999 pairs.
-
-    Returns:
-        list of `SimLexPair`.
 
     Raises:
         InputError: no such file, missing columns, a malformed line, another
@@ -49,15 +46,6 @@ def read_simlex(path, check_counts=True):
 
     References:
         Hill, Reichart and Korhonen 2015; Jia et al. 2021, table 12.
-
-    Example:
-
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "SimLex-999.txt")
-    >>> rows = [_COLUMNS, ("old", "new", "A", "1.58", "2", "1")]
-    >>> _ = path.write_text("\\n".join("\\t".join(row) for row in rows))
-    >>> read_simlex(path, check_counts=False)[0].is_hard
-    True
     """
     path = pathlib.Path(path)
     try:

@@ -23,18 +23,8 @@ _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 def interval(value, thresholds):
     """Returns the number of the interval that a value lies in.
 
-    Args:
-        value: float.
-        thresholds: sequence of increasing floats; each opens an interval, whose
-            lower end isn't part of it.
-
-    Returns:
-        int ≥ 0; what lies below the first threshold counts in the first interval.
-
-    Example:
-
-    >>> [interval(value, (0.0, 8.0, 20.0)) for value in (8.0, 8.1, 99.0)]
-    [0, 1, 2]
+    Each threshold opens one, whose lower end isn't part of it; what lies below the
+    first counts in the first interval.
     """
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
@@ -75,20 +65,12 @@ VTAB_SPLITS = ("train800", "val200", "train800val200", "test")
 
 @dataclasses.dataclass(frozen=True)
 class VtabTask:
-    """One task.
+    """One task of a group and a TFDS data set.
 
-    Attributes:
-        name: str.
-        group: str, one of `VTAB_GROUPS`.
-        builder: str, the TFDS data set.
-        classes: int.
-        annotation: str, the feature that tells the class.
-        class_of: function of the annotation → int.
-        train_percent: int or None; where the set has no validation split of its
-            own, validation begins after this share of train.
-        test: str, the split that is judged; `"rest"` for what train and validation
-            leave of the only split.
-        validation_percent: int, share of validation, for `"rest"`.
+    `class_of` takes the feature `annotation` to the class. Where the set has no
+    validation split of its own, validation begins behind `train_percent` of train.
+    `test` is the split that is judged, "rest" for what train and validation
+    (`validation_percent`) leave of the only split.
     """
 
     name: str
@@ -176,24 +158,11 @@ VTAB_TASKS = {task.name: task for task in _TASKS}
 
 
 def vtab_tfds_split(task, split, train_size):
-    """Returns VTAB's split as TFDS writes it.
-
-    Args:
-        task: `VtabTask`.
-        split: str, one of `VTAB_SPLITS`.
-        train_size: int, the number of examples of TFDS's split train.
-
-    Returns:
-        str.
+    """Returns VTAB's split as TFDS writes it, by the size of TFDS's split train.
 
     References:
         Zhai et al. 2019, "A large-scale study of representation learning with the
         Visual Task Adaptation Benchmark", and its public code.
-
-    Example:
-
-    >>> vtab_tfds_split(VTAB_TASKS["eurosat"], "val200", 27000)
-    'train[16200:16400]'
     """
     if task.builder == "smallnorb":  # Half of its test images are for validation.
         validation = "test[:200]"
@@ -215,18 +184,7 @@ def vtab_tfds_split(task, split, train_size):
 
 
 def read_vtab(name, split):
-    """Reads one split of a task.
-
-    Args:
-        name: str, one of `VTAB_TASKS`.
-        split: str, one of `VTAB_SPLITS`.
-
-    Returns:
-        `LabelledImages`, whose images are read from disk as they are needed.
-
-    Raises:
-        InputError: if the name or the split is unknown, or TFDS hasn't prepared
-            the data set, or not all of it.
+    """Reads one split of a task; the images are read from disk as they are needed.
 
     References:
         Zhai et al. 2019; Jia et al. 2021, section 5.3.
@@ -296,13 +254,7 @@ class _Feature:
 
 
 class _Images:
-    """Encoded images, with their number.
-
-    Args:
-        images: re-iterable of bytes.
-        length: int.
-        is_binary: bool, whether they have 0 and 1 for black and white.
-    """
+    """Encoded images with their number; of binary ones 1 is white."""
 
     def __init__(self, images, length, is_binary):
         self._images, self._length, self._is_binary = images, length, is_binary

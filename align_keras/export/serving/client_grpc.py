@@ -30,19 +30,7 @@ class Client:
         self.timeout = timeout
 
     def predict(self, model, signature, **inputs):
-        """Calls a signature.
-
-        Args:
-            model: str, `"image"`, `"text"` or `"align"`.
-            signature: str; signatures.json beside the model lists them.
-            **inputs: tensors or arrays, by the input's name.
-
-        Returns:
-            dict, output's name → NumPy array.
-
-        Raises:
-            grpc.RpcError: with the server's code and message.
-        """
+        """Calls a signature, as signatures.json lists them; returns arrays by name."""
         request = predict_pb2.PredictRequest()
         request.model_spec.name = model
         request.model_spec.signature_name = signature

@@ -16,21 +16,10 @@ import urllib.request
 
 
 def predict(server, model, signature, inputs, timeout=30):
-    """Calls a signature.
+    """Calls a signature of the model `"image"`, `"text"` or `"align"`.
 
-    Args:
-        server: str, such as `"http://localhost:8501"`.
-        model: str, `"image"`, `"text"` or `"align"`.
-        signature: str; signatures.json beside the model lists them.
-        inputs: dict, input's name → nested list. Bytes go in by `encode_bytes`.
-        timeout: seconds.
-
-    Returns:
-        dict, output's name → nested list; of a single output, the list alone.
-
-    Raises:
-        RuntimeError: with the server's message, or if it is no address or no server
-            of TensorFlow's.
+    `inputs` are nested lists by name, with bytes by `encode_bytes`; so are the outputs,
+    or the only one alone.
     """
     content = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
     address = f"{server}/v1/models/{model}:predict"
@@ -62,15 +51,9 @@ def encode_bytes(content):
 
 
 def encode_images(server, files):
-    """Returns the images' embeddings, and which of the files are images.
+    """Returns embeddings, and which of the files (bytes) are images.
 
-    Args:
-        server: str.
-        files: list of bytes.
-
-    Returns:
-        list of lists of float, and list of bool. The embedding of a file that is no
-        image means nothing.
+    The embedding of a file that is no image means nothing.
     """
     inputs = {"image_bytes": [encode_bytes(content) for content in files]}
     outputs = predict(server, "image", "encode_image", inputs)

@@ -24,15 +24,7 @@ _BY_ATTRIBUTE = "_embedding_layer/embeddings"
 
 
 def bert_links(text_encoder: keras.Model, prefix: str = "") -> list[Link]:
-    """Links a text encoder's BERT, its pooler included.
-
-    Args:
-        text_encoder: `TextEncoder`.
-        prefix: str, that all names begin with, such as `"text_model."`.
-
-    Returns:
-        list of `Link`.
-    """
+    """Links a text encoder's BERT, its pooler included; `prefix` begins all names."""
     bert = bert_of(text_encoder)
     names = {
         "embeddings.word_embeddings": bert.token_embedding,
@@ -122,16 +114,7 @@ class _Checkpoint(collections.abc.Mapping):
 
 
 def load_model_garden_bert(text_encoder: keras.Model, path: str | os.PathLike) -> None:
-    """Loads a text encoder's BERT from a checkpoint of TF Model Garden.
-
-    Args:
-        text_encoder: `TextEncoder` of the same sizes.
-        path: str, the checkpoint's prefix, such as `"bert_model.ckpt"`; saved
-            as `tf.train.Checkpoint(encoder=…)` or `(model=…)`.
-
-    Raises:
-        InputError: if there is no such checkpoint, or it doesn't fit.
-    """
+    """Loads a BERT from a prefix of `tf.train.Checkpoint(encoder=…)` or `(model=…)`."""
     bert = bert_of(text_encoder)
     try:
         reader = tf.train.load_checkpoint(str(path))

@@ -30,16 +30,9 @@ _OUTSIDE_BLOCKS = ("stem", "stem_norm", "head", "head_norm", "classifier")
 class Naming:
     """What a library calls the parts of an EfficientNet, and how it lays them out.
 
-    Attributes:
-        block: str, that the names of a block's parts begin with; `{number}`
-            counts all blocks from 0, `{stage}` the stages from 1, and
-            `{letter}` the blocks of a stage from a.
-        parts: dict from our layer to theirs.
-        weights: dict from our weight to theirs, separator included.
-        conv: `Layout` of convolutions.
-        depthwise: `Layout` of depthwise convolutions.
-        pointwise: `Layout` of squeeze-and-excitation's two layers.
-        dense: `Layout` of the classifier.
+    In `block`, which begins the names of a block's parts, `{number}` counts all blocks
+    from 0, `{stage}` the stages from 1, `{letter}` the blocks of a stage from a.
+    `pointwise` is of squeeze-and-excitation's layers, `dense` of the classifier.
     """
 
     block: str
@@ -139,16 +132,7 @@ KERAS_APPLICATIONS = Naming(
 def efficientnet_links(
     image_encoder: keras.Model, naming: Naming, prefix: str = ""
 ) -> list[Link]:
-    """Links an image encoder, without its projection, by a library's names.
-
-    Args:
-        image_encoder: `ImageEncoder`.
-        naming: `Naming`.
-        prefix: str, that all names begin with.
-
-    Returns:
-        list of `Link`.
-    """
+    """Links an image encoder, without its projection, by a library's names."""
     links = []
     for layer in image_encoder.layers:
         if layer.name in _OUTSIDE_BLOCKS:
@@ -189,16 +173,7 @@ def _part_links(layer, part, prefix, naming):
 def load_keras_applications(
     image_encoder: keras.Model, weights: str | keras.Model
 ) -> None:
-    """Loads a tower from Keras's ImageNet weights or from a file of such weights.
-
-    Args:
-        image_encoder: `ImageEncoder` of B0 to B7's sizes.
-        weights: `"imagenet"`, which Keras downloads; path of a file that
-            `save_weights` of such a model wrote; or the Keras model itself.
-
-    Raises:
-        InputError: if Keras has no such model, or the weights don't fit.
-    """
+    """Loads Keras's `"imagenet"`, a file of weights like these, or a Keras model."""
     reference: Any = weights
     if not isinstance(weights, keras.Model):
         reference = _open(image_encoder, weights)
@@ -241,16 +216,9 @@ def _open(image_encoder, weights):
 
 
 def pixel_scaling(reference: keras.Model) -> tuple[list[float], list[float]]:
-    """Returns the mean and the deviation by which a Keras model scales pixels.
+    """Returns the mean and the deviation, grey levels by channel, of a Keras model.
 
-    Measured on black and on white, since Keras divides in one or two steps,
-    depending on where the weights come from.
-
-    Args:
-        reference: Keras model of `keras.applications`.
-
-    Returns:
-        Two lists of three floats, grey levels.
+    Measured on black and white: Keras divides in one or two steps, by the weights.
     """
     scaled = keras.Model(reference.input, reference.get_layer("stem_conv_pad").input)
     sides = [side or 32 for side in reference.input_shape[1:3]]

@@ -52,19 +52,7 @@ _FILES = [CONFIG_FILE, PREPROCESSOR_FILE, VOCABULARY_FILE, "tokenizer*.json"]
 
 
 def download(name: str) -> pathlib.Path:
-    """Fetches the files of `hf://user/model` and returns their folder.
-
-    Files that were fetched before are taken from the cache of `huggingface_hub`.
-
-    Args:
-        name: str, such as `"hf://kakaobrain/align-base"`.
-
-    Returns:
-        `pathlib.Path`.
-
-    Raises:
-        InputError: if there is no such model, or no connection.
-    """
+    """Returns the folder of `hf://user/model`, whose files are fetched once."""
     import huggingface_hub
 
     try:
@@ -89,22 +77,7 @@ def from_hugging_face(
     load_weights: bool = True,
     parts: dict | None = None,
 ) -> keras.Model:
-    """Builds `ALIGN` from a folder as kakaobrain/align-base has it.
-
-    Args:
-        cls: `ALIGN`.
-        directory: str or `pathlib.Path`: config.json, model.safetensors,
-            vocab.txt, preprocessor_config.json.
-        load_weights: bool, False for random weights.
-        parts: dict of the dicts `image_encoder`, `text_encoder` and `align`,
-            arguments that replace the folder's; or None.
-
-    Returns:
-        `ALIGN`.
-
-    Raises:
-        InputError: if a file is damaged or doesn't fit; nothing is half-loaded.
-    """
+    """Builds `ALIGN` from a folder as kakaobrain/align-base; `parts` replace parts."""
     directory = pathlib.Path(directory)
     image, text = read_sizes(
         read_json(directory / CONFIG_FILE),
@@ -203,16 +176,7 @@ def read_normalization(directory: pathlib.Path) -> str:
 
 
 def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
-    """Writes a folder that `AlignModel` and `AlignProcessor` load.
-
-    Args:
-        model: `ALIGN`.
-        directory: str or `pathlib.Path`; it appears when it is whole.
-
-    Raises:
-        InputError: if `transformers.AlignModel` can't hold the model.
-        OSError: if the folder can't be written, or the disk is full.
-    """
+    """Writes a folder that `AlignModel` and `AlignProcessor` load."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 

@@ -61,19 +61,7 @@ _ACTIVATIONS = {
 
 
 def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dict]:
-    """Returns the arguments of both encoders.
-
-    Args:
-        config: dict, the content of config.json.
-        preprocessor: dict, the content of preprocessor_config.json, or empty.
-        source: str, for messages.
-
-    Returns:
-        Tuple of two dicts: arguments of `ImageEncoder` and of `TextEncoder`.
-
-    Raises:
-        InputError: if it is another model's, or has what ALIGN hasn't.
-    """
+    """Returns the arguments of `ImageEncoder` and of `TextEncoder`."""
     check_model_type(config, MODEL_TYPE, source)
     vision = _section(config, "vision_config", source)
     projection_dim = config.get("projection_dim", 640)
@@ -165,25 +153,7 @@ def read_image_size(preprocessor: dict, source: str) -> int:
 
 
 def read_pixel_scaling(preprocessor: dict, source: str = "") -> tuple:
-    """Returns the mean and the deviation of pixels, in grey levels.
-
-    Args:
-        preprocessor: dict, the content of preprocessor_config.json, or empty.
-        source: str, for messages.
-
-    Returns:
-        Two floats, or two lists of three.
-
-    Raises:
-        InputError: for flags that are no booleans, numbers that aren't finite, and
-            scales that aren't positive.
-
-    Example:
-
-    >>> read_pixel_scaling({"rescale_factor": 1 / 127.5, "rescale_offset": True,
-    ...     "do_normalize": False, "include_top": False})
-    (127.5, 127.5)
-    """
+    """Returns pixels' mean and deviation, in grey levels: floats, or three each."""
     if not preprocessor:
         return 127.5, 127.5
     source = f"{source}: preprocessor_config.json"
@@ -276,11 +246,7 @@ def _check_choice(config, name, default, choices, source):
 
 
 def write_config(model: keras.Model) -> dict:
-    """Returns the content of config.json for a model.
-
-    Raises:
-        InputError: if `transformers.AlignModel` can't hold the model.
-    """
+    """Returns the content of config.json for a model."""
     check_representable(model)
     image, text = model.image_encoder, model.text_encoder
     activation = "gelu" if text.activation == "gelu" else "gelu_new"

@@ -62,13 +62,7 @@ _SHOWN = 8
 
 @dataclasses.dataclass(frozen=True)
 class Link:
-    """A Keras variable and the tensor of a file that holds its value.
-
-    Attributes:
-        variable: `keras.Variable`.
-        name: str, the tensor's name in the file.
-        layout: `Layout` of the tensor.
-    """
+    """A Keras variable and the name of a file's tensor that holds its value."""
 
     variable: keras.Variable
     name: str
@@ -76,7 +70,7 @@ class Link:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Tuple of int, the shape that the tensor must have in the file."""
+        """The shape that the tensor must have in the file."""
         # A broadcast zero has a shape, but no memory.
         like_variable = np.broadcast_to(np.float32(0), self.variable.shape)
         return self.layout.from_keras(like_variable).shape
@@ -87,15 +81,7 @@ def load_links(
 ) -> None:
     """Gives all variables their values, after everything has been checked.
 
-    Args:
-        links: list of `Link`.
-        tensors: mapping from str to array, or to a lazy array with `shape`.
-        source: str, the file, for messages.
-        ignored: names of tensors that the model has no use for.
-
-    Raises:
-        InputError: if tensors are missing, unknown or of another shape, or not
-            finite; lists names and shapes. No variable is changed then.
+    If tensors are missing, unknown, misshapen or not finite, no variable is changed.
     """
     missing = [link.name for link in links if link.name not in tensors]
     known = {link.name for link in links}

@@ -1,8 +1,7 @@
 """Tensors in files: safetensors, and PyTorch's first format, both without PyTorch.
 
-The public EfficientNet-Lite weights are 18 MB of such a file; PyTorch itself is a
-download of gigabytes. Only dictionaries of tensors are read: what else a pickle can
-hold, code above all, is refused.
+PyTorch is gigabytes, the public EfficientNet-Lite weights 18 MB. Only dictionaries of
+tensors are read: what else a pickle can hold, code above all, is refused.
 """
 
 import collections
@@ -33,14 +32,7 @@ _STORAGES = {
 
 
 class SafetensorsFolder(collections.abc.Mapping):
-    """The tensors of `model.safetensors`, or of its shards, by their names.
-
-    Args:
-        directory: str or `pathlib.Path`, the folder of the file.
-
-    Raises:
-        InputError: if there is no such file, or it is damaged.
-    """
+    """The tensors of `model.safetensors`, or of its shards, by their names."""
 
     def __init__(self, directory: str | os.PathLike):
         self._files = {}
@@ -125,18 +117,7 @@ def _one_line(error):
 
 
 def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Reads a state dict that `torch.save` wrote in its format before 1.6.
-
-    Args:
-        path: str or `pathlib.Path`.
-
-    Returns:
-        dict from str to array.
-
-    Raises:
-        InputError: if the file is damaged, of another format, or holds anything
-            but tensors.
-    """
+    """Reads a state dict that `torch.save` wrote in its format before 1.6."""
     try:
         with open(path, "rb") as file:
             return _read(file)
