@@ -12,19 +12,18 @@ class FilterConfig:
     """Which pairs stay; the defaults are those of Jia et al. 2021, section 3.
 
     Attributes:
-        min_shorter_side: int >= 0, in pixels, which the shorter side must exceed.
-        max_aspect: float > 1, longer side by shorter, which stays below it.
-        max_pixels: int >= 1, of an image.
-        max_texts_per_image: int >= 1, alt-texts of one image.
-        max_images_per_text: int >= 1, images that share an alt-text.
-        min_unigrams: int >= 1, words of an alt-text.
-        max_unigrams: int >= 1.
-        frequent_ngrams: int >= 1, how many unigrams and bigrams of the raw texts
-            aren't rare; a text with a rare one goes.
-        languages: tuple of str, such as `("en",)`, of which `"und"` stands for
-            texts of unknown language; empty for all.
-        drop_personal_data: bool, drop texts with email addresses, phone numbers and
-            the like.
+        min_shorter_side: in pixels, which the shorter side must exceed.
+        max_aspect: longer side by shorter, which stays below it.
+        max_pixels: of an image.
+        max_texts_per_image: alt-texts of one image.
+        max_images_per_text: images that share an alt-text.
+        min_unigrams: words of an alt-text.
+        max_unigrams: words of an alt-text.
+        frequent_ngrams: how many unigrams and bigrams of the raw texts aren't rare; a
+            text with a rare one goes.
+        languages: such as `("en",)`, of which `"und"` stands for texts of unknown
+            language; empty for all.
+        drop_personal_data: drop texts with email addresses, phone numbers and the like.
     """
 
     min_shorter_side: int = count(200, at_least=0)
@@ -44,17 +43,17 @@ class ImagesConfig:
     """In what form images are stored.
 
     Attributes:
-        shorter_side: int >= 32, in pixels; larger images are reduced to it, smaller
-            ones stay. 346 is what the paper's recipe crops 289 from.
-        keep_aspect: bool; false makes larger images squares of `shorter_side`, as
-            the paper resizes them and training would: of these it only decodes the
-            window that it crops.
-        quality: int in [1, 95], of JPEG. Against 90, 85 takes four fifths of the bytes
-            and a tenth off training's input; the crops of photographs then differ by 3
-            to 4 gray levels in the mean from those of the originals, 0.3 more.
-        refuse: str, `"module:function"`, called with each image
-            (`PIL.Image.Image`, RGB); those for which it returns true go. Here is
-            where a classifier of pornographic images comes in.
+        shorter_side: in pixels; larger images are reduced to it, smaller ones stay. 346
+            is what the paper's recipe crops 289 from.
+        keep_aspect: false makes larger images squares of `shorter_side`, as the paper
+            resizes them and training would: of these it only decodes the window that
+            it crops.
+        quality: of JPEG. Against 90, 85 takes four fifths of the bytes and a tenth off
+            training's input; the crops of photographs then differ by 3 to 4 gray
+            levels in the mean from those of the originals, 0.3 more.
+        refuse: `"module:function"`, called with each image (`PIL.Image.Image`, RGB);
+            those for which it returns true go. Here is where a classifier of
+            pornographic images comes in.
     """
 
     shorter_side: int = count(346, at_least=32)
@@ -70,23 +69,22 @@ class DuplicatesConfig:
     Attributes:
         mode: `"hash"`, perceptual hashes; `"embedding"`, as the paper's appendix A;
             or `"pixels"`, equal pixels alone.
-        against: tuple of str, sources of evaluation images: what is near to one of
-            them goes.
-        inside_corpus: bool, of images that are near each other in the corpus, only the
+        against: sources of evaluation images: what is near to one of them goes.
+        inside_corpus: of images that are near each other in the corpus, only the
             largest stays. The paper keeps them all. Images of equal pixels are one
             anyway, with the captions of all.
-        max_distance: int in [0, 32], bits of 128 in which hashes of near images of
-            the corpus differ at most, if `inside_corpus`. Drawings and screenshots are
-            more alike than photographs, and want 2 to 6.
-        max_distance_against: int in [0, 32], the same to evaluation images, where a
-            copy that stays harms more than an image that goes.
-        encoder: str, whose image embeddings are compared: a run, an export, or a
-            Hugging Face folder.
-        min_cosine: float in [0, 1), above which embeddings of images of the corpus are
-            near, if `inside_corpus`.
-        min_cosine_against: float in [0, 1), the same to evaluation images.
-        clusters: int >= 3, of k-means.
-        nearest_clusters: int >= 3, within which an image is looked for.
+        max_distance: bits of 128 in which hashes of near images of the corpus differ
+            at most, if `inside_corpus`. Drawings and screenshots are more alike than
+            photographs, and want 2 to 6.
+        max_distance_against: the same to evaluation images, where a copy that stays
+            harms more than an image that goes.
+        encoder: whose image embeddings are compared: a run, an export, or a Hugging
+            Face folder.
+        min_cosine: above which embeddings of images of the corpus are near, if
+            `inside_corpus`.
+        min_cosine_against: the same to evaluation images.
+        clusters: of k-means.
+        nearest_clusters: within which an image is looked for.
     """
 
     mode: Literal["hash", "embedding", "pixels"] = "hash"
@@ -106,9 +104,9 @@ class VocabularyConfig:
     """The WordPiece vocabulary of the kept captions.
 
     Attributes:
-        size: int >= 6, tokens; the paper's multilingual model has 250,000.
-        min_frequency: int >= 1, how often a pair of tokens must occur to become one.
-        normalization: `"bert_uncased"` or `"bert_cased"`.
+        size: tokens; the paper's multilingual model has 250,000.
+        min_frequency: how often a pair of tokens must occur to become one.
+        normalization: of captions before they are cut into words.
     """
 
     size: int = count(100_000, at_least=6)
@@ -121,10 +119,9 @@ class ShardsConfig:
     """The files that training reads.
 
     Attributes:
-        file_format: `"tfrecord"` or `"array_record"`.
-        number_of_shards: int >= 1, or None for as many as TFDS chooses.
-        test_fraction: float in [0, 1), images that make the split `test`, chosen by
-            their pixels.
+        file_format: of the shards.
+        number_of_shards: None for as many as TFDS chooses.
+        test_fraction: images that make the split `test`, chosen by their pixels.
     """
 
     file_format: Literal["tfrecord", "array_record"] = "tfrecord"
@@ -137,12 +134,7 @@ class CorpusConfig:
     """A corpus from its sources to its shards.
 
     Attributes:
-        sources: tuple of str, as `align-keras corpus --source`.
-        filter: `FilterConfig`.
-        images: `ImagesConfig`.
-        duplicates: `DuplicatesConfig`.
-        vocabulary: `VocabularyConfig`.
-        shards: `ShardsConfig`.
+        sources: as `align-keras corpus --source`.
     """
 
     sources: tuple[str, ...] = ()
@@ -153,14 +145,9 @@ class CorpusConfig:
     shards: ShardsConfig = ShardsConfig()
 
 
-def _check_unigrams(config, report):
-    most = config.filter.max_unigrams
-    if config.filter.min_unigrams > most:
-        rule, remedy = "at most filter.max_unigrams", f"write at most {most}"
-        report.refuse("filter.min_unigrams", rule, remedy, "filter.max_unigrams")
-
-
-def _check_duplicates(config, report):
+def _check_corpus(config, report):
+    report.at_most("filter.min_unigrams", "filter.max_unigrams")
+    report.at_most("duplicates.nearest_clusters", "duplicates.clusters")
     duplicates = config.duplicates
     if duplicates.mode == "embedding" and duplicates.encoder is None:
         report.refuse(
@@ -180,13 +167,6 @@ def _check_duplicates(config, report):
                 f"it at {default}",
                 "duplicates.inside_corpus",
             )
-    if duplicates.nearest_clusters > duplicates.clusters:
-        report.refuse(
-            "duplicates.nearest_clusters",
-            "at most duplicates.clusters",
-            f"write at most {duplicates.clusters}",
-            "duplicates.clusters",
-        )
 
 
-CORPUS_RULES = (_check_unigrams, _check_duplicates)
+CORPUS_RULES = (_check_corpus,)

@@ -12,32 +12,16 @@ from typing import Any, Literal
 from align_keras.config.fields import count, fraction, number
 
 ImageVariant = Literal[
-    "efficientnet_nano",
-    "efficientnet_micro",
-    "efficientnet_b0",
-    "efficientnet_b1",
-    "efficientnet_b2",
-    "efficientnet_b3",
-    "efficientnet_b4",
-    "efficientnet_b5",
-    "efficientnet_b6",
-    "efficientnet_b7",
-    "efficientnet_b8",
-    "efficientnet_l2",
-    "efficientnet_lite0",
-    "efficientnet_lite1",
-    "efficientnet_lite2",
-    "efficientnet_lite3",
-    "efficientnet_lite4",
+    Literal["efficientnet_nano", "efficientnet_micro", "efficientnet_b0"],
+    Literal["efficientnet_b1", "efficientnet_b2", "efficientnet_b3"],
+    Literal["efficientnet_b4", "efficientnet_b5", "efficientnet_b6"],
+    Literal["efficientnet_b7", "efficientnet_b8", "efficientnet_l2"],
+    Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"],
+    Literal["efficientnet_lite3", "efficientnet_lite4"],
 ]
 TextVariant = Literal[
-    "bert_tiny",
-    "bert_mini",
-    "bert_medium",
-    "bert_base",
-    "bert_large",
-    "distil_bert_base",
-    "minilm_l6",
+    Literal["bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large"],
+    Literal["distil_bert_base", "minilm_l6"],
 ]
 
 
@@ -46,32 +30,31 @@ class ImageEncoderConfig:
     """The image tower: a named EfficientNet, its coefficients overridable.
 
     Attributes:
-        variant: str, the named size.
-        width_coefficient: float > 0, or None for the variant's.
-        depth_coefficient: float > 0, or None for the variant's.
-        num_stages: int from 1 to 7, how many of EfficientNet's stages there are.
-        image_size: int >= 32, side of the input in pixels.
-        padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`, as
-            `ImageEncoder`'s; None for that of the ALIGN which `weights` names, and
-            `"tf"` otherwise.
-        num_classes: int >= 2 to keep the classifier of the weights, whose class
-            probabilities stand beside the features; None for the paper's tower.
-        drop_connect_rate: float in [0, 1), of the last block.
-        batch_norm_momentum: float in [0, 1).
-        batch_norm_epsilon: float > 0.
-        synchronized: bool, batch statistics over all replicas; otherwise each
-            replica by itself. The paper doesn't say which it takes in pre-training.
-        virtual_batch_size: int >= 1, rows of a replica that are normalized
-            together, or None for all of them.
-        replicas_per_group: int >= 0, replicas whose rows are normalized together, or
-            None for each by itself; 0 for as many as the open-source EfficientNet
-            takes on n > 8 TPU cores, max(8, n / 8).
-        freeze_batch_statistics: bool, normalize by the moving statistics.
-        rematerialize: bool, compute activations twice rather than keep them.
-        weights: str, where the tower's weights start: a name or a path as
+        variant: the named size.
+        width_coefficient: None for the variant's.
+        depth_coefficient: None for the variant's.
+        num_stages: how many of EfficientNet's seven stages there are.
+        image_size: side of the input in pixels.
+        padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`; None for
+            that of the ALIGN which `weights` names, and `"tf"` otherwise.
+        num_classes: of the classifier of the weights, to keep its class probabilities
+            beside the features; None for the paper's tower.
+        drop_connect_rate: of the last block.
+        batch_norm_momentum: share of the moving statistics that a step keeps.
+        batch_norm_epsilon: what is added to variances.
+        synchronized: batch statistics over all replicas; otherwise each replica by
+            itself. The paper doesn't say which it takes in pre-training.
+        virtual_batch_size: rows of a replica that are normalized together, or None for
+            all of them.
+        replicas_per_group: replicas whose rows are normalized together, or None for
+            each by itself; 0 for as many as the open-source EfficientNet takes on
+            n > 8 TPU cores, max(8, n / 8).
+        freeze_batch_statistics: normalize by the moving statistics.
+        rematerialize: compute activations twice rather than keep them.
+        weights: where the tower's weights start: a name or a path as
             `align_keras.models.load_image_weights` takes; None for random ones.
-        locked: bool, only the projection learns.
-        learning_rate_multiplier: float > 0, of all but the projection.
+        locked: only the projection learns.
+        learning_rate_multiplier: of all but the projection.
 
     References:
         Jia et al. 2021, section 5: 289 pixels.
@@ -102,29 +85,28 @@ class TextEncoderConfig:
     """The text tower: a named BERT or DistilBERT, its sizes overridable.
 
     Attributes:
-        variant: str, the named size.
-        num_layers: int >= 1, or None for the variant's.
-        hidden_dim: int >= 1, a multiple of `num_heads`, or None.
-        num_heads: int >= 1, or None for the variant's.
-        intermediate_dim: int >= 1, or None for the variant's.
-        dropout: float in [0, 1).
-        vocabulary: str, path of a vocabulary.txt, such as `align-keras corpus`
-            learns, or None to learn one from the training captions.
-        vocabulary_size: int >= 10, WordPiece tokens to learn.
-        normalization: `"bert_uncased"` or `"bert_cased"`, the one that the
-            vocabulary was learned with.
-        sequence_length: int >= 3, tokens a caption, [CLS] and [SEP] included.
-        max_sequence_length: int >= `sequence_length`, or None for the same.
-        activation: `"gelu_approximate"` or `"gelu"`.
+        variant: the named size.
+        num_layers: None for the variant's.
+        hidden_dim: a multiple of `num_heads`, or None for the variant's.
+        num_heads: None for the variant's.
+        intermediate_dim: None for the variant's.
+        dropout: share of the activations.
+        vocabulary: path of a vocabulary.txt, such as `align-keras corpus` learns, or
+            None to learn one from the training captions.
+        vocabulary_size: WordPiece tokens to learn.
+        normalization: the one that the vocabulary was learned with.
+        sequence_length: tokens a caption, [CLS] and [SEP] included.
+        max_sequence_length: at least `sequence_length`, or None for the same.
+        activation: exact GELU or the approximate one.
         pooling: `"cls"`, the paper's, or `"mean"`.
-        rematerialize: bool, compute activations twice rather than keep them.
-        projection: bool, a linear layer to `projection_dim`; False where
-            `hidden_dim` is `projection_dim`.
-        weights: str, where the tower's weights and its vocabulary start: a name
-            or a path as `align_keras.models.load_text_weights` takes; None for
-            random ones and a vocabulary of the training captions.
-        locked: bool, only the projection learns.
-        learning_rate_multiplier: float > 0, of all but the projection.
+        rematerialize: compute activations twice rather than keep them.
+        projection: a linear layer to `projection_dim`; False where `hidden_dim` is
+            `projection_dim`.
+        weights: where the tower's weights and its vocabulary start: a name or a path
+            as `align_keras.models.load_text_weights` takes; None for random ones and a
+            vocabulary of the training captions.
+        locked: only the projection learns.
+        learning_rate_multiplier: of all but the projection.
 
     References:
         Jia et al. 2021, section 5: 100k WordPiece tokens, at most 64 tokens.
@@ -155,19 +137,16 @@ class ModelConfig:
     """Both towers and what joins them.
 
     Attributes:
-        preset: str, a preset's name, such as `align_b3_mini`, in place of the
-            variants, `image_size`, `sequence_length` and `projection_dim` below,
-            which are refused beside it; or None.
-        image_encoder: `ImageEncoderConfig`.
-        text_encoder: `TextEncoderConfig`.
-        projection_dim: int >= 1, width of both embeddings.
-        project_class_names: bool, start the image projection where the text
-            tower puts the names of ImageNet's 1,000 classes; needs
-            `image_encoder.num_classes` of 1000, weights of both towers, and a text
-            tower without projection.
-        initial_temperature: float > 0, or None for that of the ALIGN which
-            `image_encoder.weights` names.
-        learn_temperature: bool.
+        preset: a preset's name, such as `align_b3_mini`, in place of the variants,
+            `image_size`, `sequence_length` and `projection_dim` below, which are
+            refused beside it; or None.
+        projection_dim: width of both embeddings.
+        project_class_names: start the image projection where the text tower puts the
+            names of ImageNet's 1,000 classes; needs `image_encoder.num_classes` of
+            1000, weights of both towers, and a text tower without projection.
+        initial_temperature: None for that of the ALIGN which `image_encoder.weights`
+            names.
+        learn_temperature: false keeps the initial one.
 
     References:
         Jia et al. 2021, sections 4.1 (B7's width of 640) and 5 (one learned
@@ -188,16 +167,15 @@ class LossConfig:
     """The contrastive loss.
 
     Attributes:
-        label_smoothing: float in [0, 1).
+        label_smoothing: share of the target that goes to the negatives.
         reduction: `"sum"` or `"mean"` of the two directions.
-        share_equal_captions: bool, whether pairs of a batch with the same
-            caption count as each other's positives.
-        negatives_fraction: float in (0, 1], one over a whole number: the share
-            of the in-batch negatives that each pair is contrasted with.
-        tile_size: int >= 0, rows and columns of the logits that are in memory
-            at a time; 0 for the fastest of this batch size.
-        matmul_dtype: `"bfloat16"` for matrix products of the loss in half
-            precision, or None.
+        share_equal_captions: pairs of a batch with the same caption count as each
+            other's positives.
+        negatives_fraction: one over a whole number: the share of the in-batch
+            negatives that each pair is contrasted with.
+        tile_size: rows and columns of the logits that are in memory at a time; 0 for
+            the fastest of this batch size.
+        matmul_dtype: `"bfloat16"` for matrix products in half precision, or None.
 
     References:
         Jia et al. 2021, sections 4.1 (the sum) and 5 (smoothing of 0.1), and
@@ -217,35 +195,33 @@ class DataConfig:
     """A corpus and how batches are made of it.
 
     Attributes:
-        corpus: str, `icons`, `stamps`, `clipart`, `emoji`, several of these
-            joined by `+`, `pairs`, or the path of a data set that TFDS prepared,
-            such as `align-keras corpus` writes; None until an experiment names one.
-        tfds_split: str, split of the prepared data, such as `train[:90%]`, or
-            `all` for every pair.
-        tfds_data_dir: str, where prepared data lies, or None for TFDS's place.
-        pairs: str, table or folder of the corpus `pairs`.
-        image_column: str, the table's column of image paths, None to guess.
-        caption_column: str, the table's column of captions, None to guess.
-        encoding: str, of the table and of caption files.
-        max_bad_fraction: float in [0, 1], unusable pairs that are tolerated.
-        global_batch_size: int >= 1, pairs a step over all replicas.
-        micro_batch_size: int >= 1, pairs that a replica embeds at a time (the
-            loss is that of the whole batch), or None for all of its pairs.
-        shuffle_buffer_size: int >= 1, pairs to draw from.
-        pair_weighted: bool, each caption of an image is a pair of an epoch, as in
-            the paper; otherwise an image comes once an epoch, with one of its
-            captions at random.
-        cache: bool, keep decoded images in memory.
-        data_service: str, address of a tf.data service's dispatcher, such as
-            `grpc://host:5000`, whose workers make the batches, in an order that
-            isn't repeatable; or None.
-        seed: int >= 0 of shuffling and augmentation, or None for the trainer's.
-        random_crop: bool, crop at a random place, else in the center.
-        random_flip: bool, mirror half of the images.
-        random_zoom: float >= 0, how far the scale of a crop's sides varies.
-        random_shift: float >= 0, how far a crop moves, as a share of its side.
-        random_recolor: float in [0, 1], the share of images in random colors
-            and polarity, for drawings dark on white.
+        corpus: `icons`, `stamps`, `clipart`, `emoji`, several of these joined by `+`,
+            `pairs`, or the path of a data set that TFDS prepared, such as
+            `align-keras corpus` writes; None until an experiment names one.
+        tfds_split: of the prepared data, such as `train[:90%]`, or `all`.
+        tfds_data_dir: where prepared data lies, or None for TFDS's place.
+        pairs: table or folder of the corpus `pairs`.
+        image_column: the table's column of image paths, None to guess.
+        caption_column: the table's column of captions, None to guess.
+        encoding: of the table and of caption files.
+        max_bad_fraction: unusable pairs that are tolerated.
+        global_batch_size: pairs a step over all replicas.
+        micro_batch_size: pairs that a replica embeds at a time (the loss is that of
+            the whole batch), or None for all of its pairs.
+        shuffle_buffer_size: pairs to draw from.
+        pair_weighted: each caption of an image is a pair of an epoch, as in the paper;
+            otherwise an image comes once an epoch, with one caption at random.
+        cache: keep decoded images in memory.
+        data_service: address of a tf.data service's dispatcher, such as
+            `grpc://host:5000`, whose workers make the batches, in an order that isn't
+            repeatable; or None.
+        seed: of shuffling and augmentation, or None for the trainer's.
+        random_crop: crop at a random place, else in the center.
+        random_flip: mirror half of the images.
+        random_zoom: how far the scale of a crop's sides varies.
+        random_shift: how far a crop moves, as a share of its side.
+        random_recolor: the share of images in random colors and polarity, for drawings
+            dark on white.
 
     References:
         Jia et al. 2021, section 5: batches of 16384, random crop and flip.
@@ -278,7 +254,7 @@ class EvaluationConfig:
     """What is measured.
 
     Attributes:
-        ks: tuple of increasing ints >= 1, the k of recall at k.
+        ks: increasing, the k of recall at k.
 
     References:
         Jia et al. 2021, table 1.
@@ -289,15 +265,7 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TaskConfig:
-    """The `task` section.
-
-    Attributes:
-        model: `ModelConfig`.
-        loss: `LossConfig`.
-        train_data: `DataConfig`.
-        validation_data: `DataConfig`, with nothing varied and nothing left out.
-        evaluation: `EvaluationConfig`.
-    """
+    """The `task` section; in validation nothing is varied or left out."""
 
     model: ModelConfig = ModelConfig()
     loss: LossConfig = LossConfig()
@@ -321,11 +289,10 @@ class _OptimizerOptions:
     """What all optimizers take.
 
     Attributes:
-        weight_decay: float >= 0; of SGD, of an L2 penalty.
-        exclude_from_weight_decay: tuple of str, patterns of the variables without
-            weight decay and, in LAMB, without trust ratio.
-        global_clipnorm: float > 0, bound of the norm of all gradients together,
-            or None.
+        weight_decay: of SGD, of an L2 penalty.
+        exclude_from_weight_decay: patterns of the variables without weight decay and,
+            in LAMB, without trust ratio.
+        global_clipnorm: bound of the norm of all gradients together, or None.
     """
 
     weight_decay: float = number(1e-5, at_least=0)
@@ -334,32 +301,13 @@ class _OptimizerOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class LambConfig(_OptimizerOptions):
-    """LAMB, the paper's optimizer.
-
-    Attributes:
-        beta_1: float in [0, 1).
-        beta_2: float in [0, 1).
-        epsilon: float > 0.
-
-    References:
-        Jia et al. 2021, section 5: weight decay 1e-5; the rest isn't stated
-        and is You et al. 2020's.
-    """
-
-    beta_1: float = fraction(0.9)
-    beta_2: float = fraction(0.999)
-    epsilon: float = number(1e-6, above=0)
-
-
-@dataclasses.dataclass(frozen=True)
 class AdamWConfig(_OptimizerOptions):
     """AdamW: Adam with decoupled weight decay.
 
     Attributes:
-        beta_1: float in [0, 1).
-        beta_2: float in [0, 1).
-        epsilon: float > 0.
+        beta_1: share of the mean gradient that a step keeps.
+        beta_2: the same of the mean squared gradient.
+        epsilon: what is added to the root of that.
     """
 
     beta_1: float = fraction(0.9)
@@ -368,12 +316,24 @@ class AdamWConfig(_OptimizerOptions):
 
 
 @dataclasses.dataclass(frozen=True)
+class LambConfig(AdamWConfig):
+    """LAMB, the paper's optimizer.
+
+    References:
+        Jia et al. 2021, section 5: weight decay 1e-5; the rest isn't stated
+        and is You et al. 2020's.
+    """
+
+    epsilon: float = number(1e-6, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SGDConfig(_OptimizerOptions):
     """SGD with momentum.
 
     Attributes:
-        momentum: float in [0, 1).
-        nesterov: bool.
+        momentum: share of the last update that the next one keeps.
+        nesterov: look ahead along the momentum.
 
     References:
         Jia et al. 2021, section 5.3: momentum 0.9 in fine-tuning on ImageNet.
@@ -385,25 +345,22 @@ class SGDConfig(_OptimizerOptions):
 
 
 class _OneOf:
-    """A section of which only the member that `type` names counts."""
+    """A section of which only the member that `type` names counts.
+
+    Attributes:
+        type: the one that counts.
+    """
 
     type: Any
 
     def get(self) -> Any:
-        """Returns the config that `type` names, or None where it names none."""
+        """The config that `type` names, or None where it names none."""
         return self.type and getattr(self, self.type)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(_OneOf):
-    """One of the optimizers.
-
-    Attributes:
-        type: `"lamb"`, `"adamw"` or `"sgd"`.
-        lamb: `LambConfig`.
-        adamw: `AdamWConfig`.
-        sgd: `SGDConfig`.
-    """
+    """One of the optimizers."""
 
     type: Literal["lamb", "adamw", "sgd"] = "lamb"
     lamb: LambConfig = LambConfig()
@@ -416,9 +373,9 @@ class LinearDecayConfig:
     """Linear decay.
 
     Attributes:
-        initial_learning_rate: float > 0, the peak.
-        end_learning_rate: float >= 0.
-        decay_steps: int >= 1, or None for all steps after the warm-up.
+        initial_learning_rate: the peak.
+        end_learning_rate: where it ends.
+        decay_steps: None for all steps after the warm-up.
 
     References:
         Jia et al. 2021, section 5: from 1e-3 to zero.
@@ -434,9 +391,9 @@ class CosineDecayConfig:
     """Cosine decay.
 
     Attributes:
-        initial_learning_rate: float > 0, the peak.
-        alpha: float in [0, 1], the end as a fraction of the peak.
-        decay_steps: int >= 1, or None for all steps after the warm-up.
+        initial_learning_rate: the peak.
+        alpha: the end as a fraction of the peak.
+        decay_steps: None for all steps after the warm-up.
     """
 
     initial_learning_rate: float = number(1e-3, above=0)
@@ -449,8 +406,8 @@ class StepwiseConfig:
     """A constant learning rate up to each boundary, then the next one.
 
     Attributes:
-        boundaries: tuple of increasing ints >= 1, steps after the warm-up.
-        values: tuple of floats > 0, one more than boundaries.
+        boundaries: increasing, steps after the warm-up.
+        values: one more than boundaries.
     """
 
     boundaries: tuple[int, ...] = count((100_000,))
@@ -462,7 +419,7 @@ class ConstantConfig:
     """A constant learning rate.
 
     Attributes:
-        learning_rate: float > 0.
+        learning_rate: of all steps after the warm-up.
     """
 
     learning_rate: float = number(1e-3, above=0)
@@ -470,15 +427,7 @@ class ConstantConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LearningRateConfig(_OneOf):
-    """One of the learning-rate schedules.
-
-    Attributes:
-        type: `"linear"`, `"cosine"`, `"stepwise"` or `"constant"`.
-        linear: `LinearDecayConfig`.
-        cosine: `CosineDecayConfig`.
-        stepwise: `StepwiseConfig`.
-        constant: `ConstantConfig`.
-    """
+    """One of the learning-rate schedules."""
 
     type: Literal["linear", "cosine", "stepwise", "constant"] = "linear"
     linear: LinearDecayConfig = LinearDecayConfig()
@@ -492,8 +441,8 @@ class LinearWarmupConfig:
     """Linear warm-up.
 
     Attributes:
-        warmup_steps: int >= 0.
-        warmup_learning_rate: float >= 0, where it starts.
+        warmup_steps: 0 for none.
+        warmup_learning_rate: where it starts.
 
     References:
         Jia et al. 2021, section 5: from zero in 10k steps.
@@ -508,8 +457,7 @@ class WarmupConfig(_OneOf):
     """One of the warm-ups, or none.
 
     Attributes:
-        type: `"linear"`, or None.
-        linear: `LinearWarmupConfig`.
+        type: None for no warm-up.
     """
 
     type: Literal["linear"] | None = "linear"
@@ -521,7 +469,7 @@ class EMAConfig:
     """Exponential moving average of the weights, used to evaluate and at the end.
 
     Attributes:
-        average_decay: float in [0, 1), or None for no average.
+        average_decay: None for no average.
     """
 
     average_decay: float | None = fraction(None)
@@ -529,14 +477,7 @@ class EMAConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizationConfig:
-    """Optimizer, learning rate, warm-up and average of the weights.
-
-    Attributes:
-        optimizer: `OptimizerConfig`.
-        learning_rate: `LearningRateConfig`.
-        warmup: `WarmupConfig`.
-        ema: `EMAConfig`.
-    """
+    """Optimizer, learning rate, warm-up and average of the weights."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
     learning_rate: LearningRateConfig = LearningRateConfig()
@@ -546,22 +487,21 @@ class OptimizationConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainerConfig:
-    """The `trainer` section; all intervals are in steps.
+    """The `trainer` section; all intervals are in steps, multiples of `steps_per_loop`.
 
     Attributes:
-        train_steps: int >= 1, a multiple of `steps_per_loop`.
-        steps_per_loop: int >= 1, steps whose losses are averaged and logged.
-        checkpoint_interval: int, a multiple of `steps_per_loop`.
-        validation_interval: int, a multiple of `steps_per_loop`.
-        max_to_keep: int >= 1, checkpoints kept.
-        best_checkpoint_eval_metric: str, a metric of the evaluation, such as
+        train_steps: steps of the run.
+        steps_per_loop: steps whose losses are averaged and logged.
+        checkpoint_interval: steps from one checkpoint to the next.
+        validation_interval: steps from one evaluation to the next.
+        max_to_keep: checkpoints kept.
+        best_checkpoint_eval_metric: a metric of the evaluation, such as
             `t2i/recall_at_1`, whose best checkpoint is kept too, or None.
-        best_checkpoint_metric_comp: `"higher"` or `"lower"`, what is better.
-        best_checkpoint_by_test: bool, let the best checkpoint be chosen on pairs
-            whose split or table is named `test`, which is refused otherwise.
-        loss_upper_bound: float > 0, a loss that stops the run, or None.
-        seed: int >= 0, of the initial weights, dropout and the data.
-        optimizer_config: `OptimizationConfig`.
+        best_checkpoint_metric_comp: what is better.
+        best_checkpoint_by_test: let the best checkpoint be chosen on pairs whose split
+            or table is named `test`, which is refused otherwise.
+        loss_upper_bound: a loss that stops the run, or None.
+        seed: of the initial weights, dropout and the data.
 
     References:
         Jia et al. 2021, section 5: 1.2M steps.
@@ -585,12 +525,12 @@ class RuntimeConfig:
     """The `runtime` section.
 
     Attributes:
-        distribution_strategy: str, how replicas work together; `default` is
-            one device without a strategy's overhead.
-        num_replicas: int >= 1, logical CPU devices to make, to try a strategy
-            on one machine; None takes the devices that are there.
-        mixed_precision_dtype: str, Keras's dtype policy.
-        tpu: str, of the strategy tpu: a TPU's name, or its address, such as
+        distribution_strategy: how replicas work together; `default` is one device
+            without a strategy's overhead.
+        num_replicas: logical CPU devices to make, to try a strategy on one machine;
+            None takes the devices that are there.
+        mixed_precision_dtype: Keras's dtype policy.
+        tpu: of the strategy tpu: a TPU's name, or its address, such as
             `grpc://10.0.0.2:8470`; `local` for this machine's. None is `local` on a
             TPU VM, and elsewhere what the environment's TPU_NAME names.
     """

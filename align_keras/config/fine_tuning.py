@@ -13,15 +13,15 @@ class HeadStageConfig:
     """A stage that trains the head alone, on frozen features.
 
     Attributes:
-        epochs: int >= 1, its length, or None.
-        steps: int >= 1, its length, or None. A stage with neither is left out.
-        learning_rate: float > 0, the first one.
+        epochs: its length, or None.
+        steps: its length, or None. A stage with neither is left out.
+        learning_rate: the first one.
         schedule: `"stepwise"`, times `decay_factor` every `decay_epochs`;
             `"cosine"`, to zero at the end; or `"constant"`.
-        decay_factor: float > 0, of `"stepwise"`.
-        decay_epochs: int >= 1, of `"stepwise"`.
-        train_size: int >= 32, side of the images in pixels.
-        eval_size: int >= 32, side in evaluation, if the stage is the last.
+        decay_factor: of `"stepwise"`.
+        decay_epochs: of `"stepwise"`.
+        train_size: side of the images in pixels.
+        eval_size: side in evaluation, if the stage is the last.
     """
 
     epochs: int | None = count(None)
@@ -35,21 +35,10 @@ class HeadStageConfig:
 
     @property
     def is_left_out(self) -> bool:
-        """Whether the recipe hasn't got this stage."""
         return self.epochs is None and self.steps is None
 
     def length(self, batch_size: int, num_images: int) -> int:
-        """Returns the length in steps; epochs are rounded down, to one at least.
-
-        Args:
-            batch_size: int, images a step.
-            num_images: int, images to learn from.
-
-        Example:
-
-        >>> HeadStageConfig(epochs=2).length(batch_size=8, num_images=30)
-        7
-        """
+        """The length in steps; epochs are rounded down, to one at least."""
         if self.steps is not None:
             return self.steps
         return max((self.epochs or 0) * num_images // batch_size, 1)
@@ -60,10 +49,9 @@ class FullStageConfig(HeadStageConfig):
     """A stage that trains all layers.
 
     Attributes:
-        backbone_multiplier: float > 0, the image encoder's learning rate by the
-            head's.
-        freeze_batch_statistics: bool, normalize by the moving statistics, and
-            leave them as they are.
+        backbone_multiplier: the image encoder's learning rate by the head's.
+        freeze_batch_statistics: normalize by the moving statistics, and leave them as
+            they are.
     """
 
     backbone_multiplier: float = number(1.0, above=0)
@@ -75,14 +63,14 @@ class SweepConfig:
     """What a sweep draws for the last stage, for each trial anew.
 
     Attributes:
-        trials: int >= 0; 0 is no sweep.
-        learning_rate: tuple of floats > 0, between the least and the greatest of
-            which one is drawn log-uniformly.
-        weight_decay: tuple of floats > 0, the same.
-        steps: tuple of ints >= 1, one of which is drawn.
-        batch_size: tuple of ints >= 1, one of which is drawn.
-        crop: tuple of `"inception"` and `"whole"`, one of which is drawn.
-        flip: tuple of bools, one of which is drawn.
+        trials: 0 is no sweep.
+        learning_rate: the least and the greatest, between which it is drawn
+            log-uniformly.
+        weight_decay: the same.
+        steps: one of which is drawn.
+        batch_size: one of which is drawn.
+        crop: one of which is drawn.
+        flip: one of which is drawn.
 
     References:
         Jia et al. 2021, section 5.3: 50 trials for each task of VTAB, of the sweep
@@ -103,29 +91,23 @@ class FineTuningConfig:
     """A recipe: stages, optimizer, images, runs, a sweep, memory and devices.
 
     Attributes:
-        runs: int >= 1, repetitions with other seeds, over which metrics are
-            averaged.
-        seed: int >= 0, of the first run; the next ones have the next seeds.
-        batch_size: int >= 1.
-        momentum: float in [0, 1), of SGD.
-        weight_decay: float >= 0, of an L2 penalty on the kernels.
+        runs: repetitions with other seeds, over which metrics are averaged.
+        seed: of the first run; the next ones have the next seeds.
+        batch_size: images a step.
+        momentum: of SGD.
+        weight_decay: of an L2 penalty on the kernels.
         crop: `"inception"`, of random area and aspect in training, central in
             evaluation; or `"whole"`, the whole image in both.
-        min_crop_area: float in (0, 1], the least share of the image.
-        flip: bool, mirror half of the training images.
-        central_crop: float in (0, 1], share of each side in evaluation.
-        shuffle_buffer_size: int >= 1, encoded images to draw from.
-        checkpoint_interval: int >= 1, steps after which a training that is killed
-            loses nothing.
-        head: `HeadStageConfig`, the first stage.
-        full: `FullStageConfig`, the second.
-        sweep: `SweepConfig`, of the last stage.
-        micro_batch_size: int >= 1, images that a replica trains on at a time, or None
-            for all of them; their gradients are added up. Where batch statistics
-            aren't frozen, a micro-batch is normalized by itself.
-        rematerialize: bool, compute activations twice rather than keep them; None for
-            what the model does by itself.
-        runtime: `RuntimeConfig`, devices and precision, as in training.
+        min_crop_area: the least share of the image.
+        flip: mirror half of the training images.
+        central_crop: share of each side in evaluation.
+        shuffle_buffer_size: encoded images to draw from.
+        checkpoint_interval: steps after which a training that is killed loses nothing.
+        micro_batch_size: images that a replica trains on at a time, or None for all of
+            them; their gradients are added up. Where batch statistics aren't frozen, a
+            micro-batch is normalized by itself.
+        rematerialize: compute activations twice rather than keep them; None for what
+            the model does by itself.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -151,7 +133,7 @@ class FineTuningConfig:
 
     @property
     def last_stage(self) -> str:
-        """str, the name of the stage whose model is evaluated."""
+        """The name of the stage whose model is evaluated."""
         return "head" if self.full.is_left_out else "full"
 
 
@@ -160,14 +142,7 @@ def _check_stages(config, report):
         remedy = "write head.steps or full.steps"
         report.refuse("head.steps", "given in one stage", remedy)
     for name in ("head", "full"):
-        stage = getattr(config, name)
-        if stage.epochs is not None and stage.steps is not None:
-            report.refuse(
-                f"{name}.epochs",
-                "null where steps is given",
-                "leave one of them out",
-                f"{name}.steps",
-            )
+        report.apart(f"{name}.epochs", f"{name}.steps")
 
 
 def _check_sweep(config, report):
@@ -192,19 +167,13 @@ def _check_runtime(config, report):
 def _check_batch_parts(config, report):
     replicas, micro = config.runtime.num_replicas or 1, config.micro_batch_size
     drawn = config.sweep.batch_size if config.sweep.trials else ()
-    for key, sizes in (
-        ("batch_size", (config.batch_size,)),
-        ("sweep.batch_size", drawn),
-    ):
-        for size in sizes:
+    sizes = {"batch_size": [config.batch_size], "sweep.batch_size": drawn}
+    change = "change one of them", "runtime.num_replicas"
+    for key, of_key in sizes.items():
+        for size in of_key:
             if size % replicas:
-                report.refuse(
-                    key,
-                    f"a multiple of runtime.num_replicas ({replicas})",
-                    "change one of them",
-                    "runtime.num_replicas",
-                    value=size,
-                )
+                rule = f"a multiple of runtime.num_replicas ({replicas})"
+                report.refuse(key, rule, *change, value=size)
             elif micro is not None and size // replicas % micro:
                 rule = f"a divisor of a replica's batch ({size // replicas}, by {key})"
                 report.refuse("micro_batch_size", rule, "change one of them", key)

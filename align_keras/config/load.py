@@ -50,15 +50,12 @@ def load_config(
     files in their order, then the overrides.
 
     Args:
-        experiment: str or path, a name in experiments/ or a file, or None.
-        config_files: sequence of paths.
+        experiment: a name in experiments/ or a file, or None.
+        config_files: YAML files.
         params_override: str such as
             `"trainer.train_steps=10,task.evaluation.ks=[1, 5]"`, whose values
             are YAML; path of a further .yaml file; dict from dotted key to
             plain value; or a sequence of these.
-
-    Returns:
-        `ExperimentConfig`, frozen.
 
     Raises:
         InputError: for an unknown key, a wrong type, a value out of range or
@@ -79,18 +76,12 @@ def load_recipe(
     config_files: Sequence[Path] = (),
     params_override: Override | Sequence[Override] = "",
 ) -> FineTuningConfig:
-    """Loads a recipe of experiments/evaluation/.
+    """Loads a recipe of experiments/evaluation/; the rest is as `load_config`.
 
     Args:
-        name: str, such as `"fine_grained"`.
+        name: such as `"fine_grained"`.
         config_files: as `load_config`.
         params_override: as `load_config`.
-
-    Returns:
-        `FineTuningConfig`, frozen.
-
-    Raises:
-        InputError: as `load_config`.
 
     Example:
 
@@ -111,17 +102,7 @@ def load_corpus_config(
     config_files: Sequence[Path] = (),
     params_override: Override | Sequence[Override] = "",
 ) -> CorpusConfig:
-    """Loads how a corpus is built.
-
-    Args:
-        config_files: as `load_config`.
-        params_override: as `load_config`.
-
-    Returns:
-        `CorpusConfig`, frozen.
-
-    Raises:
-        InputError: as `load_config`.
+    """Loads how a corpus is built; arguments and errors are those of `load_config`.
 
     Example:
 
@@ -169,7 +150,6 @@ def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str,
 
 
 def _replace(config: Any, values: dict[str, Any], prefix: str = "") -> Any:
-    """Returns a config with other values, by dotted key."""
     changes = {}
     for field in dataclasses.fields(config):
         key, value = f"{prefix}{field.name}", getattr(config, field.name)
@@ -181,7 +161,7 @@ def _replace(config: Any, values: dict[str, Any], prefix: str = "") -> Any:
 
 
 def _checked(layer: dict[str, Given], defaults: Any) -> dict[str, Any]:
-    """Returns a layer's values by dotted key; refuses unknown keys and wrong types."""
+    """A layer's values by dotted key; refuses unknown keys and wrong types."""
     hints = {key: field.type for key, _, field in leaves(defaults)}
     sections = _sections(hints)
     values = {}
@@ -204,7 +184,7 @@ def _checked(layer: dict[str, Given], defaults: Any) -> dict[str, Any]:
 
 
 def _sections(keys: Iterable[str]) -> dict[str, list[str]]:
-    """Returns the names that stand below each dotted key of a section."""
+    """The names that stand below each dotted key of a section."""
     sections: dict[str, list[str]] = {}
     for key in keys:
         names = key.split(".")
@@ -227,7 +207,7 @@ def _refuse_key(section: str, name: str, given: Given, sections: dict) -> NoRetu
 
 
 def _nearest(name: str, section: str, sections: dict[str, list[str]]) -> str | None:
-    """Returns the known dotted key or sibling that an unknown name may mean."""
+    """The known dotted key or sibling that an unknown name may mean."""
     dotted: dict[str, str] = {}
     for parent, names in sections.items():
         for known in names:
@@ -280,7 +260,7 @@ def _remedy(given: Given, hint: Any) -> str:
 def validate(
     config: Config, places: dict[str, str] | None = None, rules: Rules = RULES
 ) -> Config:
-    """Checks types, ranges and the rules between options.
+    """Checks types, ranges and the rules between options, and returns the config.
 
     Args:
         config: `ExperimentConfig`, or another with its rules.
@@ -288,15 +268,11 @@ def validate(
             messages name it.
         rules: functions of the config and of what refuses a value.
 
-    Returns:
-        The same config.
-
     Raises:
         InputError: for the first rule that is broken.
 
     Example:
 
-    >>> import dataclasses
     >>> from align_keras.config import ExperimentConfig, RuntimeConfig
     >>> validate(ExperimentConfig(runtime=RuntimeConfig(num_replicas=0)))
     Traceback (most recent call last):
@@ -331,12 +307,8 @@ def _check_sections(config: Any, prefix: str, report: Report) -> None:
 def save_config(config: Any, path: Path) -> None:
     """Writes a configuration, whole and in a fixed order, under its final name.
 
-    Of a model by `preset` the options that the preset settles are left out.
-
-    Args:
-        config: `ExperimentConfig`.
-        path: str or `pathlib.Path`, such as RUN/params.yaml. Loading it with
-            `load_config(config_files=[path])` gives an equal config.
+    Of a model by `preset` the options that the preset settles are left out. Loading it
+    with `load_config(config_files=[path])` gives an equal config.
     """
     tree = as_dict(config)
     model = tree.get("task", {}).get("model", {})
@@ -349,13 +321,7 @@ def save_config(config: Any, path: Path) -> None:
 
 
 def find_experiment(name: Path) -> pathlib.Path:
-    """Finds an experiment's file.
-
-    Args:
-        name: str or path: a file, or the name of one in experiments/.
-
-    Returns:
-        `pathlib.Path` of an existing file.
+    """Finds an experiment's file by its path, or its name in experiments/.
 
     Raises:
         InputError: if there is none; the message lists the known names.
@@ -382,14 +348,9 @@ def find_experiment(name: Path) -> pathlib.Path:
 
 
 def experiments(subfolder: str = ".") -> dict[str, pathlib.Path]:
-    """Returns the known experiments.
+    """Returns the files of experiments/ or a folder of it by name, sorted.
 
-    Args:
-        subfolder: str, a folder of experiments/.
-
-    Returns:
-        dict from name to `pathlib.Path`, sorted by name: those of the clone,
-        or those that were installed with the package.
+    They are the clone's, or those that were installed with the package.
     """
     folder = next((folder for folder in _folders() if folder.is_dir()), None)
     if folder is None:

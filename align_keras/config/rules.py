@@ -27,35 +27,22 @@ _SCHEDULE = "trainer.optimizer_config.learning_rate"
 
 
 class Report:
-    """Refuses options in one line that begins with the place where one was given.
-
-    Args:
-        config: config dataclass.
-        places: dict from dotted key to the place where it was given.
-    """
+    """Refuses options in one line that begins with the place where one was given."""
 
     def __init__(self, config: Any, places: dict[str, str]):
         self.config = config
         self.places = places
 
     def get(self, key: str) -> Any:
-        """Returns the value of a dotted key."""
         return operator.attrgetter(key)(self.config)
 
     def refuse(
         self, key: str, rule: str, remedy: str, *others: str, **received: Any
     ) -> NoReturn:
-        """Refuses an option.
+        """Refuses the option `key`, which must be what `rule` says.
 
-        Args:
-            key: str, the option's dotted key.
-            rule: str, what it must be.
-            remedy: str.
-            *others: str, options that share the fault and may be the given ones.
-            **received: `value`, where it isn't all of the option's value.
-
-        Raises:
-            InputError: always.
+        `others` are options that share the fault and may be the given ones; `value` is
+        received, where it isn't all of the option's value.
         """
         given = next((k for k in (key, *others) if k in self.places), None)
         place = f"{self.places[given]}: " if given else ""
@@ -64,11 +51,28 @@ class Report:
             f"{place}'{key}' must be {rule}, received {describe(value)}; {remedy}."
         )
 
-    def multiple(self, key: str, of: str, name: str | None = None) -> None:
+    def multiple(self, key: str, of: str) -> None:
         """Refuses an option that isn't a multiple of another, if both are given."""
         value, divisor = self.get(key), self.get(of)
         if value and divisor and value % divisor:
-            self.refuse(key, f"a multiple of {name or of} ({divisor})", _CHANGE_ONE, of)
+            self.refuse(key, f"a multiple of {of} ({divisor})", _CHANGE_ONE, of)
+
+    def at_most(self, key: str, bound: str) -> None:
+        """Refuses an option above another."""
+        if self.get(key) > self.get(bound):
+            self.refuse(key, f"<= {bound} ({self.get(bound)})", _CHANGE_ONE, bound)
+
+    def apart(self, key: str, other: str) -> None:
+        """Refuses an option beside another that is given, or true."""
+        if self.get(key) is not None and self.get(other):
+            state = "true" if self.get(other) is True else "given"
+            self.refuse(key, f"null where {other} is {state}", _LEAVE_ONE, other)
+
+    def increasing(self, key: str) -> None:
+        """Refuses a list that isn't in order, or that repeats a value."""
+        if list(self.get(key)) != sorted(set(self.get(key))):
+            rule = "increasing, without repetition"
+            self.refuse(key, rule, "put the values in order, each once")
 
 
 def _check_steps(config, report):
@@ -88,30 +92,18 @@ def _check_learning_rate(config, report):
             "trainer.optimizer_config.warmup.type=null",
             "trainer.train_steps",
         )
+    if rate.type == "linear":
+        linear = f"{_SCHEDULE}.linear"
+        least, most = f"{linear}.end_learning_rate", f"{linear}.initial_learning_rate"
+        report.at_most(least, most)
     if rate.type == "stepwise":
-        _check_boundaries(rate.stepwise, report)
-    initial = rate.linear.initial_learning_rate
-    if rate.type == "linear" and rate.linear.end_learning_rate > initial:
-        report.refuse(
-            f"{_SCHEDULE}.linear.end_learning_rate",
-            f"<= initial_learning_rate ({initial})",
-            "exchange them",
-            f"{_SCHEDULE}.linear.initial_learning_rate",
-        )
-
-
-def _check_boundaries(schedule, report):
-    boundaries = schedule.boundaries
-    key = f"{_SCHEDULE}.stepwise.boundaries"
-    if list(boundaries) != sorted(set(boundaries)):
-        report.refuse(key, "increasing", "put them in order")
-    if len(schedule.values) != len(boundaries) + 1:
-        report.refuse(
-            f"{_SCHEDULE}.stepwise.values",
-            f"one value more than boundaries ({len(boundaries)})",
-            "add or remove values",
-            key,
-        )
+        boundaries = f"{_SCHEDULE}.stepwise.boundaries"
+        report.increasing(boundaries)
+        count = len(rate.stepwise.boundaries)
+        if len(rate.stepwise.values) != count + 1:
+            rule = f"one value more than boundaries ({count})"
+            values = f"{_SCHEDULE}.stepwise.values"
+            report.refuse(values, rule, "add or remove values", boundaries)
 
 
 def _check_patterns(config, report):
@@ -125,25 +117,23 @@ def _check_patterns(config, report):
                 report.refuse(key, "regular expressions", remedy, value=pattern)
 
 
-def _check_best_metric(config, report):
-    metric = config.trainer.best_checkpoint_eval_metric
-    known = [
-        f"{direction}/recall_at_{k}"
-        for direction in ("t2i", "i2t")
-        for k in config.task.evaluation.ks
-    ]
-    if metric is not None and metric not in known:
-        report.refuse(
-            "trainer.best_checkpoint_eval_metric",
-            f"one of {', '.join(known)}",
-            "choose one, or leave it out",
-            "task.evaluation.ks",
-        )
+def _check_metrics(config, report):
+    ks = config.task.evaluation.ks
+    report.increasing("task.evaluation.ks")
+    if not ks:
+        remedy = "write for example [1, 5, 10]"
+        report.refuse("task.evaluation.ks", "not empty", remedy)
+    metric = "trainer.best_checkpoint_eval_metric"
+    known = [f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in ks]
+    if report.get(metric) not in (None, *known):
+        rule, remedy = f"one of {', '.join(known)}", "choose one, or leave it out"
+        report.refuse(metric, rule, remedy, "task.evaluation.ks")
 
 
 def _check_batch_parts(config, report):
-    image, batch = config.task.model.image_encoder, f"{_DATA}.global_batch_size"
-    rows = report.get(batch) // (config.runtime.num_replicas or 1)
+    replicas = config.runtime.num_replicas
+    batch = f"{_DATA}.global_batch_size"
+    rows = report.get(batch) // (replicas or 1)
     parts = 1 / config.task.loss.negatives_fraction
     if abs(parts - round(parts)) > 1e-6 or rows % round(parts):
         report.refuse(
@@ -152,42 +142,24 @@ def _check_batch_parts(config, report):
             "write for example 0.5 or 0.25",
             batch,
         )
-    _check_groups(config, report)
-    micro_key, ghost_key = f"{_DATA}.micro_batch_size", f"{_IMAGE}.virtual_batch_size"
-    synchronized = f"{_IMAGE}.synchronized"
-    for key in (micro_key, ghost_key):
+    # Whose rows are normalized together is said once, and in whole groups.
+    groups, synchronized = f"{_IMAGE}.replicas_per_group", f"{_IMAGE}.synchronized"
+    micro, ghost = f"{_DATA}.micro_batch_size", f"{_IMAGE}.virtual_batch_size"
+    for other in (synchronized, ghost, micro):
+        report.apart(groups, other)
+    if replicas and report.get(groups) and replicas % report.get(groups):
+        rule = f"a divisor of runtime.num_replicas ({replicas})"
+        report.refuse(groups, rule, _CHANGE_ONE, "runtime.num_replicas")
+    for key in (micro, ghost):
         size = report.get(key)
         if size is not None and rows % size:
             rule = f"a divisor of a replica's batch ({rows})"
             report.refuse(key, rule, _CHANGE_ONE, batch)
-        if size is not None and image.synchronized:
-            rule = f"null where {synchronized} is true"
-            report.refuse(key, rule, _LEAVE_ONE, synchronized)
-    micro, ghost = report.get(micro_key), report.get(ghost_key)
-    if ghost is not None and micro is not None and micro % ghost:
-        rule = f"a divisor of {micro_key} ({micro})"
-        report.refuse(ghost_key, rule, _CHANGE_ONE, micro_key)
-
-
-def _check_groups(config, report):
-    """Whose rows are normalized together is said once, and in whole groups."""
-    groups = report.get(f"{_IMAGE}.replicas_per_group")
-    replicas = config.runtime.num_replicas
-    for key, state in (
-        (f"{_IMAGE}.synchronized", "true"),
-        (f"{_IMAGE}.virtual_batch_size", "given"),
-        (f"{_DATA}.micro_batch_size", "given"),
-    ):
-        if groups is not None and report.get(key):
-            rule = f"null where {key} is {state}"
-            report.refuse(f"{_IMAGE}.replicas_per_group", rule, _LEAVE_ONE, key)
-    if groups and replicas and replicas % groups:
-        report.refuse(
-            f"{_IMAGE}.replicas_per_group",
-            f"a divisor of runtime.num_replicas ({replicas})",
-            _CHANGE_ONE,
-            "runtime.num_replicas",
-        )
+        if config.task.model.image_encoder.synchronized:
+            report.apart(key, synchronized)
+    size = report.get(micro)
+    if None not in (size, report.get(ghost)) and size % report.get(ghost):
+        report.refuse(ghost, f"a divisor of {micro} ({size})", _CHANGE_ONE, micro)
 
 
 def _check_preset(config, report):
@@ -206,23 +178,13 @@ def _check_preset(config, report):
             )
 
 
-def _check_text_encoder(config, report):
-    report.multiple(f"{_TEXT}.hidden_dim", f"{_TEXT}.num_heads", "num_heads")
-    encoder = config.task.model.text_encoder
-    if encoder.max_sequence_length is None:
-        return
-    if encoder.max_sequence_length < encoder.sequence_length:
-        report.refuse(
-            f"{_TEXT}.max_sequence_length",
-            f">= sequence_length ({encoder.sequence_length})",
-            _CHANGE_ONE,
-            f"{_TEXT}.sequence_length",
-        )
-
-
-def _check_class_names(config, report):
+def _check_towers(config, report):
     model = config.task.model
     image, text = model.image_encoder, model.text_encoder
+    report.multiple(f"{_TEXT}.hidden_dim", f"{_TEXT}.num_heads")
+    if text.max_sequence_length is not None:
+        length = f"{_TEXT}.sequence_length"
+        report.at_most(length, f"{_TEXT}.max_sequence_length")
     fits = image.num_classes == 1000 and image.weights is not None
     fits = fits and text.weights is not None and not text.projection
     if model.project_class_names and not fits:
@@ -232,11 +194,7 @@ def _check_class_names(config, report):
             "and text_encoder.projection=false",
             "set these, or leave it out",
         )
-
-
-def _check_temperature(config, report):
-    model = config.task.model
-    if model.initial_temperature is None and model.image_encoder.weights is None:
+    if model.initial_temperature is None and image.weights is None:
         report.refuse(
             f"{_MODEL}.initial_temperature",
             "a number where image_encoder.weights names no ALIGN",
@@ -252,8 +210,7 @@ def _check_data(config, report):
         except LookupError:
             report.refuse(f"{key}.encoding", "a text encoding", "try utf-8")
         if data.corpus == "pairs" and data.pairs is None:
-            rule = "a path where corpus is 'pairs'"
-            remedy = "name the table or folder"
+            rule, remedy = "a path where corpus is 'pairs'", "name the table or folder"
             report.refuse(f"{key}.pairs", rule, remedy, f"{key}.corpus")
         if data.pairs is not None and data.corpus not in (None, "pairs"):
             rule = f"pairs where {key}.pairs is given"
@@ -286,16 +243,6 @@ def _sources(data):
     return {os.path.abspath(name) for name in names if name}
 
 
-def _check_ks(config, report):
-    ks = config.task.evaluation.ks
-    if not ks or list(ks) != sorted(set(ks)):
-        report.refuse(
-            "task.evaluation.ks",
-            "increasing, without repetition, and not empty",
-            "write for example [1, 5, 10]",
-        )
-
-
 def check_num_replicas(config: Any, report: Report) -> None:
     """Refuses a number of replicas without the strategy that makes them."""
     runtime = config.runtime
@@ -314,17 +261,7 @@ def _check_replicas(config, report):
 
 
 RULES = (
-    _check_steps,
-    _check_learning_rate,
-    _check_patterns,
-    _check_best_metric,
-    _check_batch_parts,
-    _check_preset,
-    _check_text_encoder,
-    _check_class_names,
-    _check_temperature,
-    _check_data,
-    _check_held_out,
-    _check_ks,
-    _check_replicas,
+    *(_check_steps, _check_learning_rate, _check_patterns, _check_metrics),
+    *(_check_batch_parts, _check_preset, _check_towers, _check_data),
+    *(_check_held_out, _check_replicas),
 )

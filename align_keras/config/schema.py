@@ -15,7 +15,7 @@ from typing import Any
 
 from align_keras.config.corpus import CorpusConfig
 from align_keras.config.experiment import ExperimentConfig
-from align_keras.config.fields import as_dict, member_of
+from align_keras.config.fields import BOUNDS, as_dict, member_of
 from align_keras.config.fine_tuning import FineTuningConfig
 
 CONFIGURATIONS = {
@@ -24,24 +24,13 @@ CONFIGURATIONS = {
     "corpus": CorpusConfig(),
 }
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
-_BOUNDS = {
-    "at_least": "minimum",
-    "above": "exclusiveMinimum",
-    "at_most": "maximum",
-    "below": "exclusiveMaximum",
-}
 _ATTRIBUTE = re.compile(r"^    (\w+): (.+(?:\n {8}.+)*)", re.MULTILINE)
 
 
 def json_schema(config: Any) -> dict[str, Any]:
-    """Makes the JSON Schema of a configuration.
+    """Makes the JSON Schema, draft 7, of a configuration that holds the defaults.
 
-    Args:
-        config: config dataclass instance, whose values are the defaults.
-
-    Returns:
-        dict, a schema of draft 7. Ranges and choices are in it, rules between options
-        aren't.
+    Ranges and choices are in it, rules between options aren't.
 
     Example:
 
@@ -57,11 +46,11 @@ def _section(config: Any) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            schema = _section(value)
-        else:
-            bounds = field.metadata.get("bounds", {})
-            limits = {_BOUNDS[name]: bound for name, bound in bounds.items()}
-            schema = _option(field.type, limits) | {"default": as_dict(value)}
+            properties[field.name] = _section(value)
+            continue
+        bounds = field.metadata.get("bounds", {})
+        limits = {BOUNDS[name][2]: bound for name, bound in bounds.items()}
+        schema = _option(field.type, limits) | {"default": as_dict(value)}
         properties[field.name] = {"description": texts[field.name]} | schema
     return {
         "type": "object",

@@ -38,7 +38,7 @@ class Given:
 
     Attributes:
         value: scalar, list, or an empty dict where keys stand below it.
-        where: str, such as `"b3.yaml, line 4"`.
+        where: such as `"b3.yaml, line 4"`.
         unquoted: the value as it would be read without its quotes.
     """
 
@@ -49,12 +49,6 @@ class Given:
 
 def parse_scalar(text: str) -> Any:
     """Reads an unquoted scalar by the core schema of YAML 1.2.
-
-    Args:
-        text: str.
-
-    Returns:
-        None, bool, int, float, or the text itself.
 
     Example:
 
@@ -76,18 +70,7 @@ def parse_scalar(text: str) -> Any:
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Given]:
-    """Reads a YAML file of keys and values.
-
-    Args:
-        path: str or `pathlib.Path`.
-
-    Returns:
-        dict from dotted key to `Given`, sections before what they hold.
-
-    Raises:
-        InputError: if the file is missing, unreadable, isn't YAML, or doesn't
-            hold keys and values.
-    """
+    """Reads a YAML file as dotted keys, sections before what they hold, or raises."""
     try:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
@@ -117,19 +100,9 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Given]:
 
 
 def read_overrides(given: str | os.PathLike | Mapping[str, Any]) -> dict[str, Given]:
-    """Reads overrides.
+    """Reads overrides; a later override of the same key wins.
 
-    Args:
-        given: str such as `"trainer.seed=1,task.evaluation.ks=[1, 5]"`, whose values
-            are YAML, and commas in brackets or quotes belong to the value; the path
-            of a .yaml file; or a dict from dotted key to plain value.
-
-    Returns:
-        dict from dotted key to `Given`; a later override of the same key wins.
-
-    Raises:
-        InputError: where an item isn't `key=value`, brackets or quotes stay
-            open, or a value isn't YAML.
+    `given` is as `load_config`'s; commas in brackets or quotes belong to the value.
 
     Example:
 
@@ -274,7 +247,7 @@ class _Reader:
             yield from self.flat(value_node, below, place, (*ancestors, node))
 
     def plain(self, node: Any, ancestors: tuple) -> tuple[Any, Any]:
-        """Returns a node's value twice: as it is, and as if it had no quotes."""
+        """A node's value twice: as it is, and as if it had no quotes."""
         if isinstance(node, yaml.MappingNode):
             for _, value_node in self.items(node, ancestors).values():
                 self.plain(value_node, (*ancestors, node))
@@ -287,7 +260,7 @@ class _Reader:
         return [value for value, _ in items], [unquoted for _, unquoted in items]
 
     def items(self, node: Any, ancestors: tuple) -> dict[str, tuple[Any, Any]]:
-        """Returns a mapping's nodes by key; refuses keys that aren't plain words."""
+        """A mapping's nodes by key; refuses keys that aren't plain words."""
         self._enter(node, ancestors)
         items: dict[str, tuple[Any, Any]] = {}
         for key_node, value_node in node.value:

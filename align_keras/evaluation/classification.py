@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from align_keras.evaluation.exact_scores import as_rows
 from align_keras.evaluation.nearest_neighbors import nearest_neighbors
 from align_keras.evaluation.recall_at_k import rank_of_best_positive
 from align_keras.evaluation.slices import (
@@ -14,18 +15,16 @@ from align_keras.evaluation.slices import (
 )
 from align_keras.utils.errors import InputError
 
-_KS = (1, 5)
-
 
 class Classification(NamedTuple):
     """The classes that images were given.
 
     Attributes:
-        ranks: int64 array (images,), how many wrong classes come before the
-            right one: 0 where it is first. Of equal scores the wrong one comes
-            first, so that a model which can't tell classes apart scores 0.
-        predictions: int64 array (images,), the first class; the right one
-            exactly where the rank is 0.
+        ranks: int64 array (images,), how many wrong classes come before the right
+            one. Of equal scores the wrong one comes first, so that a model which
+            can't tell classes apart scores 0.
+        predictions: int64 array (images,), the first class; the right one exactly
+            where the rank is 0.
     """
 
     ranks: np.ndarray
@@ -33,34 +32,9 @@ class Classification(NamedTuple):
 
 
 def as_labels(name, labels, rows, classes):
-    """Checks labels and returns them as an int64 array.
-
-    Args:
-        name: str, the argument's name, for the error.
-        labels: integers in [0, classes).
-        rows: int, how many there must be.
-        classes: int, the number of classes.
-
-    Returns:
-        int64 array (rows,).
-
-    Raises:
-        InputError: for another shape, for what isn't an integer, and for a
-            label that no class has.
-    """
-    labels = np.asarray(labels)
-    if labels.shape != (rows,) or labels.dtype.kind not in "iu":
-        raise InputError(
-            f"`{name}` must hold one integer an image, got shape {labels.shape} and "
-            f"dtype {labels.dtype} for {rows} images."
-        )
-    outside = labels[(labels < 0) | (labels >= classes)]
-    if outside.size:
-        raise InputError(
-            f"`{name}` must lie in [0, {classes}), the rows of the classes, got "
-            f"{outside[0]}; check that the class names are those of the data."
-        )
-    return labels.astype(np.int64, copy=False)
+    """Returns labels as an int64 array (rows,) in [0, classes), or raises."""
+    of = "the classes, whose names must be those of the data"
+    return as_rows(name, labels, rows, classes, "images", of)
 
 
 def classification_metrics(name, found, labels, classes):
@@ -73,9 +47,8 @@ def classification_metrics(name, found, labels, classes):
         classes: int, the number of classes to choose from.
 
     Yields:
-        Pairs of str and float: `NAME/top_1`; `NAME/top_5` where there are more than
-        five classes, with which it tells something; `NAME/mean_per_class`, the mean
-        over the classes that occur of their top-1.
+        Pairs of str and float: `NAME/top_1`; `NAME/top_5` with more than five classes;
+        `NAME/mean_per_class`, the mean of top-1 over the classes that occur.
 
     References:
         Jia et al. 2021, section 5.2.
@@ -92,31 +65,22 @@ def classification_metrics(name, found, labels, classes):
 
 
 def classification_statistics(name, found, labels, classes):
-    """The metrics of `classification_metrics`, as `sliced_metrics` takes them.
+    """The metrics of `classification_metrics`: dict, name → `Statistic`."""
+    outcomes = item_outcomes(f"{name}/top_", found.ranks, _shown(classes))
+    per_class = _mean_per_class_statistic(found.ranks == 0, np.asarray(labels))
+    return mean_statistics(outcomes) | {f"{name}/mean_per_class": per_class}
 
-    Args:
-        name: str, what begins the names.
-        found: `Classification`.
-        labels: integer array (images,).
-        classes: int, as `classification_metrics`.
 
-    Returns:
-        dict, name → `Statistic`.
-
-    Example:
-    >>> found = Classification(np.array([0, 0, 7]), np.array([0, 0, 2]))
-    >>> statistics = classification_statistics("probe", found, [0, 0, 1], 9)
-    >>> statistics["probe/top_1"].function(np.array([[0, 1], [1, 2]])).tolist()
-    [1.0, 0.5]
-    """
-    labels, right = np.asarray(labels), found.ranks == 0
-    ks = [1, 5] if classes > 5 else [1]
-    statistics = mean_statistics(item_outcomes(f"{name}/top_", found.ranks, ks))
-    statistics[f"{name}/mean_per_class"] = Statistic(
+def _mean_per_class_statistic(right, labels):
+    return Statistic(
         np.ones(len(labels), bool),
         lambda rows: mean_per_class(right[rows], labels[rows]),
     )
-    return statistics
+
+
+def _shown(classes):
+    """With five classes or fewer, the first five tell nothing."""
+    return (1, 5) if classes > 5 else (1,)
 
 
 def mean_per_class(right, labels):
@@ -127,7 +91,7 @@ def mean_per_class(right, labels):
         labels: integer array (..., items), from 0 on.
 
     Returns:
-        float64 array (...), one mean for each row of items.
+        float64 array (...).
 
     Example:
     >>> mean_per_class(np.array([True, True, False]), np.array([0, 0, 1])).item()
@@ -152,7 +116,7 @@ def class_embeddings(encode_texts, class_names, templates):
         templates: sequence of str with a `{}` for the name.
 
     Returns:
-        float64 array (classes, dimension), rows of unit length.
+        float64 array (classes, dimension).
 
     Raises:
         InputError: without classes or templates, for a template without `{}`,
@@ -163,11 +127,8 @@ def class_embeddings(encode_texts, class_names, templates):
 
     Example:
     >>> encode = {"a dog": [1.0, 0.0], "the dog": [0.0, 1.0]}
-    >>> class_embeddings(
-    ...     lambda texts: np.array([encode[text] for text in texts]),
-    ...     ["dog"],
-    ...     ["a {}", "the {}"],
-    ... ).round(4).tolist()
+    >>> def encode_texts(texts): return np.array([encode[text] for text in texts])
+    >>> class_embeddings(encode_texts, ["dog"], ["a {}", "the {}"]).round(4).tolist()
     [[0.7071, 0.7071]]
     """
     class_names, templates = list(class_names), list(templates)
@@ -182,8 +143,7 @@ def class_embeddings(encode_texts, class_names, templates):
     prompts = [
         template.replace("{}", name) for name in class_names for template in templates
     ]
-    embeddings = np.asarray(encode_texts(prompts), float)
-    embeddings = _unit_rows(embeddings, prompts)
+    embeddings = _unit_rows(np.asarray(encode_texts(prompts), float), prompts)
     # (classes · templates, d) → (classes, templates, d) → (classes, d)
     means = embeddings.reshape(len(class_names), len(templates), -1).mean(axis=1)
     return _unit_rows(means, class_names)
@@ -207,12 +167,10 @@ def zero_shot_classification(
     """Classifies images by the nearest class, with exact scores.
 
     Args:
-        image_embeddings: real array (images, dimension), finite; may be
-            memory-mapped.
+        image_embeddings: real array (images, dimension), finite; may be memory-mapped.
         class_embeddings: real array (classes, dimension), finite.
         labels: integers (images,), the right rows of `class_embeddings`.
-        block_size: int >= 1, images and classes scored at once; the result
-            doesn't depend on it.
+        block_size: int >= 1, images and classes scored at once.
 
     Returns:
         `Classification`.
@@ -225,9 +183,8 @@ def zero_shot_classification(
         Jia et al. 2021, section 5.2.
 
     Example:
-    >>> found = zero_shot_classification(np.eye(2), np.eye(2), [0, 0])
-    >>> found.ranks.tolist(), found.predictions.tolist()
-    ([0, 1], [0, 1])
+    >>> zero_shot_classification(np.eye(2), np.eye(2), [0, 0]).ranks.tolist()
+    [0, 1]
     """
     labels = as_labels("labels", labels, len(image_embeddings), len(class_embeddings))
     ranks = rank_of_best_positive(
@@ -270,28 +227,14 @@ def fine_tuned_metrics(ranks, labels, classes):
 
 
 def fine_tuned_statistics(ranks, labels, classes):
-    """The accuracies as `sliced_metrics` takes them, each image's mean over runs.
+    """The metrics of `fine_tuned_metrics`: dict, name → `Statistic` of the images.
 
-    Args:
-        ranks: int array (runs, n), as for `fine_tuned_metrics`.
-        labels: int array (n,).
-        classes: int.
-
-    Returns:
-        dict, `top_1`, with more than five classes `top_5`, and `mean_per_class` →
-        `Statistic`.
+    An image counts by the share of runs in which it is right.
     """
     ranks, labels = np.asarray(ranks), np.asarray(labels)
     outcomes = {f"top_{k}": np.mean(ranks < k, axis=0) for k in _shown(classes)}
-    per_class = Statistic(
-        np.ones(len(labels), bool),
-        lambda rows: mean_per_class(outcomes["top_1"][rows], labels[rows]),
-    )
+    per_class = _mean_per_class_statistic(outcomes["top_1"], labels)
     return mean_statistics(outcomes) | {"mean_per_class": per_class}
-
-
-def _shown(classes):
-    return [k for k in _KS if k == 1 or classes > k]
 
 
 def vtab_metrics(accuracies, groups):
@@ -301,8 +244,7 @@ def vtab_metrics(accuracies, groups):
     runs; that of a mean is of the runs' means.
 
     Args:
-        accuracies: dict from task to a sequence of floats in [0, 1], one a run,
-            of equal length.
+        accuracies: dict from task to a sequence of floats in [0, 1], one a run.
         groups: dict from group to its tasks. A group of which a task is missing
             has no mean, and neither have all tasks.
 
@@ -314,18 +256,9 @@ def vtab_metrics(accuracies, groups):
         Zhai et al. 2019; Jia et al. 2021, table 6 (mean ± std of three runs).
 
     Example:
-
-    >>> accuracies = {"a": [0.2, 0.4], "b": [0.6, 0.6]}
-    >>> for name, value in vtab_metrics(accuracies, {"one": ["a", "b"]}):
-    ...     print(name, round(value, 3))
-    vtab/a 0.3
-    vtab/a_std 0.141
-    vtab/b 0.6
-    vtab/b_std 0.0
-    vtab/one 0.45
-    vtab/one_std 0.071
-    vtab/all 0.45
-    vtab/all_std 0.071
+    >>> found = vtab_metrics({"a": [0.2, 0.4], "b": [0.6, 0.6]}, {"one": ["a", "b"]})
+    >>> [f"{name} {value:.3f}" for name, value in found if "/a" not in name]
+    ['vtab/b 0.600', 'vtab/b_std 0.000', 'vtab/one 0.450', 'vtab/one_std 0.071']
     """
     for name, tasks in _means(accuracies, groups):
         of_tasks = np.array([accuracies[task] for task in tasks])
@@ -353,45 +286,16 @@ def vtab_statistics(ranks, groups):
     Yields:
         The list of tasks whose images, one task's after another's, are the items,
         and dict, `vtab/TASK`, `vtab/GROUP` or `vtab/all` → `Statistic`.
-
-    Example:
-    >>> from align_keras.evaluation import whole_metrics
-    >>> ranks = {"a": np.array([[0, 0, 0]]), "b": np.array([[1]])}
-    >>> for tasks, statistics in vtab_statistics(ranks, {"one": ["a", "b"]}):
-    ...     print(tasks, dict(whole_metrics(statistics)))
-    ['a'] {'vtab/a': 1.0}
-    ['b'] {'vtab/b': 0.0}
-    ['a', 'b'] {'vtab/one': 0.5}
-    ['a', 'b'] {'vtab/all': 0.5}
     """
     right = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):
         of_items = np.concatenate([right[task] for task in tasks])
         numbers = np.repeat(range(len(tasks)), [len(right[task]) for task in tasks])
-        yield tasks, {f"vtab/{name}": _mean_of_tasks(of_items, numbers)}
-
-
-def _mean_of_tasks(right, tasks):
-    return Statistic(
-        np.ones(len(right), bool), lambda rows: mean_per_class(right[rows], tasks[rows])
-    )
+        yield tasks, {f"vtab/{name}": _mean_per_class_statistic(of_items, numbers)}
 
 
 def over_runs(name, values):
-    """Yields a metric's mean over runs, and their spread if there are several.
-
-    Args:
-        name: str.
-        values: sequence of floats, one a run.
-
-    Yields:
-        (name, float): `NAME`, and `NAME_std`, the sample's standard deviation.
-
-    Example:
-
-    >>> dict(over_runs("top_1", [0.5, 0.75, 1.0]))
-    {'top_1': 0.75, 'top_1_std': 0.25}
-    """
+    """Yields a metric's mean over runs, and the sample's deviation of several."""
     yield name, float(np.mean(values))
     if len(values) > 1:
         yield f"{name}_std", float(np.std(values, ddof=1))

@@ -22,9 +22,8 @@ def rank_composed_queries(
     """Ranks the images for each composed query, and for each half of it alone.
 
     A query's vector is image_weight · image ± text_weight · words, of embeddings
-    of unit length. The gallery is all images but the query's own, brought to that
-    length and scored block by block. Ties are pessimistic: a wrong image of the same
-    score comes before the right one.
+    brought to unit length. The gallery is all images but the query's. Ties are
+    pessimistic: a wrong image of the same score comes before the right one.
 
     Args:
         encode_texts: function from a list of str to a real array (n, dimension).
@@ -86,15 +85,7 @@ def rank_composed_queries(
 
 
 def composed_statistics(ranks, ks=KS):
-    """Recall at k of composed queries, as `sliced_metrics` takes it.
-
-    Args:
-        ranks: dict of int arrays (queries,), as `rank_composed_queries` gives.
-        ks: integers >= 1.
-
-    Returns:
-        dict, `recall_at_K` and the same of the halves → `Statistic`.
-    """
+    """The recalls of `composed_metrics`: dict, name → `Statistic` of the queries."""
     statistics = {}
     for name, of_queries in ranks.items():
         statistics |= recall_statistics(name, of_queries, ks)

@@ -22,27 +22,8 @@ _NORM_CHUNK = 1024
 _FEW = 32
 
 
-def _named_rows(rows, limit=5):
-    """`"3 rows: 1, 4, 9"`, with at most `limit` of them written out."""
-    shown = ", ".join(str(row) for row in rows[:limit])
-    more = ", …" if len(rows) > limit else ""
-    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'}: {shown}{more}"
-
-
 def as_queries_and_gallery(query_embeddings, gallery_embeddings):
-    """Checks two arguments of these names and returns them as matrices.
-
-    Args:
-        query_embeddings: real array (queries, dimension).
-        gallery_embeddings: real array (rows, dimension); may be memory-mapped.
-
-    Returns:
-        The two as `np.ndarray`, not copied where they are arrays or `UnitRows`.
-
-    Raises:
-        InputError: for other shapes, empty matrices, two dimensions, and what
-            isn't a number.
-    """
+    """Returns both as matrices (rows, dimension), not copied where they are arrays."""
     queries = _as_matrix("query_embeddings", query_embeddings)
     gallery = _as_matrix("gallery_embeddings", gallery_embeddings)
     if queries.shape[1] != gallery.shape[1]:
@@ -71,18 +52,7 @@ def _as_matrix(name, embeddings):
 
 
 def row_norms(name, embeddings):
-    """Computes the lengths of the rows.
-
-    Args:
-        name: str, the argument's name, for the error.
-        embeddings: real array (rows, dimension); may be memory-mapped.
-
-    Returns:
-        float64 array (rows,).
-
-    Raises:
-        InputError: for rows that aren't finite; names them.
-    """
+    """The lengths of the rows, float64 (rows,); raises for rows that aren't finite."""
     norms = np.empty(len(embeddings))
     for start in range(0, len(embeddings), _NORM_CHUNK):
         chunk = np.ascontiguousarray(embeddings[start : start + _NORM_CHUNK], float)
@@ -95,24 +65,20 @@ def row_norms(name, embeddings):
             )
     wrong = np.flatnonzero(~np.isfinite(norms))
     if len(wrong):
+        shown = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
         raise InputError(
-            f"`{name}` must be finite, got NaN or infinity in {_named_rows(wrong)}; "
-            "look for a diverged model or an image that could not be read."
+            f"`{name}` must be finite, got NaN or infinity in {len(wrong)} "
+            f"{'row' if len(wrong) == 1 else 'rows'}: {shown}; look for a diverged "
+            "model or an image that could not be read."
         )
     return norms
 
 
 class UnitRows:
-    """Rows divided by their lengths, which is done to those that are taken.
+    """Rows divided by their lengths where they are taken, so that no gallery is copied.
 
-    So a gallery isn't copied. A row of zeros stays one.
-
-    Args:
-        name: str, the argument's name, for the error.
-        embeddings: real array (rows, dimension); may be memory-mapped.
-
-    Raises:
-        InputError: as `row_norms`.
+    A row of zeros stays one. `name` is the argument's, for errors; rows are taken by a
+    slice or an array of integers, as float64.
 
     Example:
     >>> UnitRows("embeddings", [[3.0, 4.0], [0.0, 0.0]])[:1].tolist()
@@ -128,20 +94,14 @@ class UnitRows:
         self._lengths = np.where(lengths > 0, lengths, 1)[:, None]
 
     def __len__(self):
-        """Returns the number of rows."""
         return len(self._embeddings)
 
     def __getitem__(self, rows):
-        """Returns float64 rows; `rows` is a slice or an array of integers."""
         return np.asarray(self._embeddings[rows], float) / self._lengths[rows]
 
 
 def fixed_point(block, norms):
-    """Rounds rows to multiples of 2**-26 of a length.
-
-    Args:
-        block: real array (rows, dimension).
-        norms: float64 array (rows,), at least the rows' own lengths.
+    """Rounds rows to multiples of 2**-26 of `norms`, at least the rows' lengths.
 
     Returns:
         float64 array (rows, dimension) of whole numbers; a row's length is at
@@ -150,6 +110,30 @@ def fixed_point(block, norms):
     exponents = np.frexp(norms)[1]
     scaled = np.ldexp(np.asarray(block, float), (FRACTION_BITS - exponents)[:, None])
     return np.rint(scaled)
+
+
+def as_rows(name, values, count, size, items, of):
+    """Returns `values` as int64 array (count,) in [0, size), or raises.
+
+    `items` are what they belong to and `of` what they are rows of, for the errors.
+    """
+    values = np.asarray(values)
+    if values.shape != (count,) or values.dtype.kind not in "iu":
+        raise InputError(
+            f"`{name}` must hold one integer for each of {count} {items}, got shape "
+            f"{values.shape} and dtype {values.dtype}."
+        )
+    check_range(name, values, size, of)
+    return values.astype(np.int64, copy=False)
+
+
+def check_range(name, values, size, of):
+    """Raises unless all integers lie in [0, size), the rows of what `of` says."""
+    outside = values[(values < 0) | (values >= size)]
+    if outside.size:
+        raise InputError(
+            f"`{name}` must lie in [0, {size}), the rows of {of}, got {outside[0]}."
+        )
 
 
 def as_block_size(block_size):
@@ -163,22 +147,18 @@ def as_block_size(block_size):
 
 
 def pair_scores(queries, gallery, owners, rows, chunk):
-    """Exact scores of chosen pairs.
+    """Inner products of `queries[owners]` and `gallery(rows)`, `chunk` at once.
 
-    Args:
-        queries: fixed-point array (queries, dimension).
-        gallery: function from an array of rows to these, in fixed point.
-        owners: int array (pairs,), rows of `queries`.
-        rows: int array (pairs,), rows of the gallery.
-        chunk: int, pairs that are scored at once.
-
-    Returns:
-        float64 array (pairs,).
+    They are exact where both are in fixed point.
     """
     scores = np.empty(len(owners))
     for start in range(0, len(scores), chunk):
         part = slice(start, start + chunk)
-        scores[part] = np.einsum("ij,ij->i", queries[owners[part]], gallery(rows[part]))
+        scores[part] = np.einsum(
+            "ij,ij->i",
+            np.asarray(queries[owners[part]], float),
+            np.asarray(gallery(rows[part]), float),
+        )
     return scores
 
 
@@ -187,12 +167,7 @@ class CountAtLeast:
 
     A first pass in float32 settles all pairs but those so near to the threshold
     that its rounding may err; these are scored anew. It takes half of float64's
-    time.
-
-    Args:
-        queries: fixed-point array (queries, dimension).
-        thresholds: float64 array (queries,).
-        block_size: int, rows that are counted at once at most.
+    time. Queries and rows are in fixed point, at most `block_size` rows a call.
 
     Example:
     >>> count = CountAtLeast(np.array([[1.0, 2.0]]), np.array([4.0]), block_size=3)
@@ -215,14 +190,6 @@ class CountAtLeast:
         self._chunk = block_size
 
     def __call__(self, rows):
-        """Returns the counts among some rows.
-
-        Args:
-            rows: fixed-point array (rows, dimension), at most `block_size` rows.
-
-        Returns:
-            int64 array (queries,).
-        """
         size = (len(self._queries), len(rows))
         scores = self._scores.reshape(-1)[: size[0] * size[1]].reshape(size)
         np.matmul(self._inexact, rows.astype(np.float32).T, out=scores)

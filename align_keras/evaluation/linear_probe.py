@@ -29,7 +29,7 @@ class FittedRegression(NamedTuple):
     Attributes:
         weights: float64 array (dimension + 1, classes); the last row is the
             intercepts.
-        iterations: int, how many it took; `max_iterations` if it didn't end.
+        iterations: int; `max_iterations` if it didn't end.
         slope: float, the gradient's largest entry at the end.
     """
 
@@ -41,9 +41,9 @@ class FittedRegression(NamedTuple):
 def fit_logistic_regression(
     features, labels, classes, penalty, start=None, max_iterations=1000, tolerance=1e-6
 ):
-    """Minimises the mean cross-entropy plus penalty / 2 · ‖weights‖².
+    """Minimizes the mean cross-entropy plus penalty / 2 · ‖weights‖², by L-BFGS.
 
-    Intercepts aren't penalised. scikit-learn's C is 1 / (penalty · items).
+    Intercepts aren't penalized. scikit-learn's C is 1 / (penalty · items).
 
     Args:
         features: real array (items, dimension); may be memory-mapped.
@@ -137,9 +137,8 @@ def probe(features, labels, test_features, test_labels, classes, penalties=PENAL
     """Fits logistic regression with the best of several penalties, and judges it.
 
     The best has the highest top-1 on a fifth of the training items, which the fit
-    doesn't see; of equal ones it is the strongest. Of each class's items, in their
-    order, that fifth is the fifth, the tenth and so on. Then all training items
-    are fitted.
+    doesn't see (of each class, in order, the fifth, the tenth and so on); of equal
+    ones it is the strongest. Then all training items are fitted.
 
     Args:
         features: real array (items, dimension), finite; may be memory-mapped.

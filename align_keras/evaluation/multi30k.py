@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_keras.evaluation.recall_at_k import rank_of_best_positive, recall_of_ranks
+from align_keras.evaluation.recall_at_k import recall_of_ranks
 from align_keras.evaluation.retrieval import (
     flatten_captions,
     own_positives,
+    retrieval_ranks,
     shared_positives,
 )
+from align_keras.evaluation.slices import item_outcomes
 from align_keras.utils.errors import InputError
 
 
@@ -20,9 +22,6 @@ def mean_recall(metrics):
         metrics: dict, or pairs, with `i2t/recall_at_1` … `t2i/recall_at_10`, as
             `retrieval_metrics` yields them.
 
-    Returns:
-        float in [0, 1].
-
     References:
         Jia et al. 2021, section 8 and table 11.
 
@@ -32,15 +31,8 @@ def mean_recall(metrics):
     0.3
     """
     metrics = dict(metrics)
-    return float(
-        np.mean(
-            [
-                metrics[f"{direction}/recall_at_{k}"]
-                for direction in ("i2t", "t2i")
-                for k in (1, 5, 10)
-            ]
-        )
-    )
+    names = [f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    return float(np.mean([metrics[name] for name in names]))
 
 
 class LanguageRanks(NamedTuple):
@@ -93,12 +85,10 @@ def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None
             if image_keys is None
             else shared_positives(image_keys, texts, index)
         )
-        embeddings = np.asarray(encode_texts(texts))
-        ranks[language] = LanguageRanks(
-            rank_of_best_positive(image_embeddings, embeddings, right.image_to_text),
-            rank_of_best_positive(embeddings, image_embeddings, right.text_to_image),
-            index,
+        found = retrieval_ranks(
+            image_embeddings, np.asarray(encode_texts(texts)), right
         )
+        ranks[language] = LanguageRanks(found["i2t"], found["t2i"], index)
     return ranks
 
 
@@ -114,24 +104,17 @@ def multilingual_metrics(ranks):
 
     Example:
     >>> captions = {"en": [["dog 0", "pup 0"], "cat 1"], "de": ["Hund 0", "Katze 2"]}
-    >>> ranks = multilingual_ranks(
-    ...     np.eye(3)[:2], lambda texts: np.eye(3)[[int(text[-1]) for text in texts]],
-    ...     captions)
-    >>> for name, value in multilingual_metrics(ranks):
-    ...     if name.endswith("mean_recall"):
-    ...         print(name, value)
-    en/mean_recall 1.0
-    de/mean_recall 0.833333...
+    >>> def encode(texts): return np.eye(3)[[int(text[-1]) for text in texts]]
+    >>> ranks = multilingual_ranks(np.eye(3)[:2], encode, captions)
+    >>> found = dict(multilingual_metrics(ranks))
+    >>> found["en/mean_recall"], round(found["de/mean_recall"], 3)
+    (1.0, 0.833)
     """
     for language, of_language in ranks.items():
-        recalls = {
-            f"{direction}/recall_at_{k}": value
-            for direction, found in (
-                ("i2t", of_language.image_to_text),
-                ("t2i", of_language.text_to_image),
-            )
-            for k, value in recall_of_ranks(found).items()
-        }
+        recalls = {}
+        for way, found in zip(("i2t", "t2i"), of_language[:2], strict=True):
+            for k, value in recall_of_ranks(found).items():
+                recalls[f"{way}/recall_at_{k}"] = value
         yield f"{language}/mean_recall", mean_recall(recalls)
         for name, value in recalls.items():
             yield f"{language}/{name}", value
@@ -141,8 +124,7 @@ def multilingual_outcomes(ranks):
     """Each image's share of the metrics, by which they can be sliced.
 
     Args:
-        ranks: dict of `multilingual_ranks`, every image with as many captions
-            as the others, and at least one.
+        ranks: dict of `multilingual_ranks`, every image with equally many captions.
 
     Returns:
         dict from the metrics' names to float64 arrays (images,), whose means
@@ -154,21 +136,15 @@ def multilingual_outcomes(ranks):
     >>> outcomes = multilingual_outcomes({"en": ranks})
     >>> outcomes["en/i2t/recall_at_5"].tolist(), outcomes["en/t2i/recall_at_1"].tolist()
     ([1.0, 0.0], [0.5, 1.0])
-    >>> outcomes["en/mean_recall"].round(3).tolist()
-    [0.917, 0.667]
     """
     outcomes = {}
     for language, of_language in ranks.items():
-        captions = np.bincount(of_language.caption_image_index)
-        recalls = {}
-        for k in (1, 5, 10):
-            recalls[f"i2t/recall_at_{k}"] = (of_language.image_to_text < k).astype(
-                float
-            )
-        for k in (1, 5, 10):
-            found = of_language.text_to_image < k
-            of_images = np.bincount(of_language.caption_image_index, weights=found)
-            recalls[f"t2i/recall_at_{k}"] = of_images / captions
+        of_images, of_captions, index = of_language
+        recalls = item_outcomes("i2t/recall_at_", of_images, (1, 5, 10))
+        for name, right in item_outcomes(
+            "t2i/recall_at_", of_captions, (1, 5, 10)
+        ).items():
+            recalls[name] = np.bincount(index, weights=right) / np.bincount(index)
         outcomes[f"{language}/mean_recall"] = np.mean(list(recalls.values()), axis=0)
         outcomes |= {f"{language}/{name}": found for name, found in recalls.items()}
     return outcomes

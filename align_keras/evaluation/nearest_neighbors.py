@@ -86,8 +86,7 @@ def nearest_neighbors(query_embeddings, gallery_embeddings, k, block_size=4096):
 class _Search:
     """The k best rows so far of a block of queries.
 
-    `scores` are whole numbers in float64, in descending order; places that
-    aren't taken yet hold -inf.
+    `scores` are whole numbers in float64, in descending order; free places hold -inf.
     """
 
     def __init__(self, queries, norms, gallery_norm, k):
@@ -170,16 +169,16 @@ def _error_bound(dimension):
 
 
 def neighbor_ranks(neighbor_labels, labels):
-    """Place of the first neighbour of the right class.
+    """Place of the first neighbor of the right class.
 
     Args:
         neighbor_labels: integer array (queries, k), the classes of the
-            neighbours, the nearest first.
+            neighbors, the nearest first.
         labels: integer array (queries,).
 
     Returns:
         int64 array (queries,): 0 where the nearest has the right class, and the
-        largest int64, a miss at any k, where none of the neighbours has.
+        largest int64, a miss at any k, where none of the neighbors has.
 
     Raises:
         InputError: for shapes that don't fit.

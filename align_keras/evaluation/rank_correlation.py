@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from align_keras.evaluation.exact_scores import pair_scores
 from align_keras.evaluation.slices import Statistic
 from align_keras.utils.errors import InputError
 
@@ -30,14 +31,11 @@ def spearman(first, second):
         float in [-1, 1].
 
     Raises:
-        InputError: for other shapes, fewer than two values, and what isn't
-            finite.
+        InputError: for other shapes, fewer than two values, and what isn't finite.
 
     Example:
     >>> round(spearman([1, 2, 3, 4], [10, 20, 20, 15]), 4)
     0.3162
-    >>> spearman([1, 2, 3], [7, 7, 7])
-    0.0
     """
     sides = [np.asarray(values, float) for values in (first, second)]
     if sides[0].shape != sides[1].shape or sides[0].ndim != 1 or len(sides[0]) < 2:
@@ -59,17 +57,10 @@ def dense_codes(values):
 
 
 def rank_correlation(first, second):
-    """As `spearman`, of values that `dense_codes` has numbered.
+    """As `spearman`, of int arrays (n,) of codes >= 0 that `dense_codes` gave.
 
     The codes of all pairs serve for every sample of them: a bootstrap sorts once, in
     0.4 times the time of `scipy.stats.spearmanr` on 12,500 of 25,000 queries.
-
-    Args:
-        first: int array (n,), codes >= 0.
-        second: int array (n,).
-
-    Returns:
-        float in [-1, 1].
     """
     first, second = _centred_ranks(first), _centred_ranks(second)
     spread = np.sqrt(np.dot(first, first) * np.dot(second, second))
@@ -118,15 +109,12 @@ def simlex_metrics(cosines, rows):
 
 
 def word_cosines(encode_words, rows):
-    """Cosines of the two words' vectors.
+    """Cosines of the two words' vectors, float64 (rows,).
 
     Args:
         encode_words: function from a list of str to a real array (words,
             dimension): of the paper's model [CLS] before the projection.
         rows: sequence of tuples that begin with two words.
-
-    Returns:
-        float64 array (rows,).
 
     Raises:
         InputError: for no rows, and when `encode_words` doesn't return one vector
@@ -150,21 +138,7 @@ def word_cosines(encode_words, rows):
 
 
 def simlex_statistics(cosines, rows):
-    """The correlation of any choice of pairs, as `sliced_metrics` takes it.
-
-    Args:
-        cosines: real array (rows,), of `word_cosines`.
-        rows: as `simlex_metrics`.
-
-    Returns:
-        dict, `all/spearman` → `Statistic` over the pairs.
-
-    Example:
-    >>> rows = [("a", "b", "N", 1.0, 1, False), ("a", "c", "N", 2.0, 1, False)]
-    >>> statistic = simlex_statistics(np.array([0.1, 0.2]), rows)["all/spearman"]
-    >>> statistic.function(np.array([[0, 1, 1], [0, 0, 0]])).tolist()
-    [1.0, 0.0]
-    """
+    """`all/spearman` of `simlex_metrics`: dict, name → `Statistic` of the pairs."""
     sides = dense_codes(cosines), dense_codes([row[3] for row in rows])
 
     def correlations(drawn):
@@ -235,9 +209,8 @@ def _scored(images, texts, rated):
         queries, items, ratings = map(np.asarray, rated[name])
         rows = {"queries": queries, "items": items}
         _check_rated(name, rows, ratings, embeddings[query_kind], embeddings[item_kind])
-        cosines = _pair_cosines(
-            embeddings[query_kind], queries, embeddings[item_kind], items
-        )
+        sides = embeddings[query_kind], embeddings[item_kind].__getitem__
+        cosines = pair_scores(*sides, queries, items, _CHUNK)
         yield name, (queries, cosines, ratings)
 
 
@@ -246,34 +219,18 @@ def cxc_similarity_statistics(images, texts, rated):
 
     The items are the images and then the captions. Those of a group keep the rated
     pairs whose query they are, whatever group the other side belongs to, and the
-    protocol's own bootstrap runs over these: the metric is the mean of its samples,
-    of half of the group's queries each, and the interval lies between their
-    percentiles. It tells how one such sample varies, as the paper's deviation does.
-    `mean/spearman` is the mean of the three tasks, sample by sample.
-
-    Args:
-        images: as `cxc_similarity_metrics`.
-        texts: as `cxc_similarity_metrics`.
-        rated: as `cxc_similarity_metrics`.
+    protocol's bootstrap runs over these: the metric is the mean of its samples, of
+    half of the group's queries each, and the interval lies between their
+    percentiles. It tells how one sample varies, as the paper's deviation does.
+    Arguments and errors are those of `cxc_similarity_metrics`.
 
     Returns:
-        dict, `sts/spearman`, `sis/spearman`, `sits/spearman` and `mean/spearman` →
-        `Statistic` over the images and captions. It isn't defined for fewer than
-        four queries, of the mean in any task.
-
-    Raises:
-        InputError: as `cxc_similarity_metrics`.
+        dict, `sts/spearman`, `sis/spearman`, `sits/spearman` and `mean/spearman`, the
+        mean of the three sample by sample, → `Statistic` of images and captions. It
+        isn't defined for fewer than four queries, of the mean in any task.
 
     References:
         Jia et al. 2021, sections 5.1 and 10; Parekh et al. 2021, section 5.
-
-    Example:
-    >>> turned = np.array([[np.cos(turn), np.sin(turn)] for turn in range(8)])
-    >>> pairs = (np.zeros(6, int) + range(6), np.arange(6) + 1, np.arange(6.0))
-    >>> found = cxc_similarity_statistics(
-    ...     turned, turned, {"sts": pairs, "sis": pairs, "sits": pairs})
-    >>> len(found["sis/spearman"].bootstrap(np.arange(5), samples=7, seed=0))
-    7
     """
     statistics, count = {}, len(images) + len(texts)
     for name, (queries, *scored) in _scored(images, texts, rated):
@@ -326,35 +283,11 @@ def _check_rated(name, rows, ratings, *embeddings):
         )
 
 
-def _pair_cosines(queries, query_rows, items, item_rows):
-    cosines = np.empty(len(query_rows))
-    for start in range(0, len(cosines), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        cosines[part] = np.einsum(
-            "ij,ij->i",
-            np.asarray(queries[query_rows[part]], float),
-            np.asarray(items[item_rows[part]], float),
-        )
-    return cosines
-
-
 def bootstrapped_spearman(queries, scores, ratings, samples=1000, seed=0):
     """Spearman's correlation over samples of half of the queries, one item each.
 
-    Args:
-        queries: int array (pairs,), which query a rated pair belongs to.
-        scores: real array (pairs,), the model's.
-        ratings: real array (pairs,), people's.
-        samples: int >= 1.
-        seed: int.
-
-    Returns:
-        float64 array (samples,).
-
-    Example:
-    >>> queries = np.repeat(np.arange(10), 2)
-    >>> bootstrapped_spearman(queries, queries, queries, samples=3).tolist()
-    [1.0, 1.0, 1.0]
+    `queries` says which query each rated pair belongs to, `scores` are the model's and
+    `ratings` people's, arrays (pairs,); float64 (samples,) comes back.
     """
     order = np.argsort(queries, kind="stable")
     _, starts, counts = np.unique(queries[order], return_index=True, return_counts=True)

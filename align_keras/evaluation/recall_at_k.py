@@ -8,29 +8,22 @@ from align_keras.evaluation.exact_scores import (
     CountAtLeast,
     as_block_size,
     as_queries_and_gallery,
+    as_rows,
+    check_range,
     fixed_point,
     pair_scores,
     row_norms,
 )
 from align_keras.utils.errors import InputError
 
+_NO_POSITIVES = (
+    "`positives` must name a gallery row for at least one query, got none; check that "
+    "queries and gallery belong together."
+)
+
 
 def as_positive_lists(positives, query_rows, gallery_rows):
-    """Checks `positives` and returns it as a list of integer arrays.
-
-    Args:
-        positives: sequence with, for each query, the gallery rows that are
-            hits: a sequence of integers, or one integer.
-        query_rows: int, the number of queries.
-        gallery_rows: int, the number of gallery rows.
-
-    Returns:
-        List of `query_rows` int64 arrays. Duplicates are kept.
-
-    Raises:
-        InputError: for another number of queries, entries that aren't
-            integers, and rows outside the gallery.
-    """
+    """Returns, for each query, an int64 array of its gallery rows, with duplicates."""
     if len(positives) != query_rows:
         raise InputError(
             "`positives` must hold one list of gallery rows a query, got "
@@ -46,12 +39,7 @@ def as_positive_lists(positives, query_rows, gallery_rows):
                 f"`positives[{query}]` must list gallery rows as integers, got "
                 f"dtype {rows.dtype} and shape {rows.shape}."
             )
-        outside = rows[(rows < 0) | (rows >= gallery_rows)]
-        if outside.size:
-            raise InputError(
-                f"`positives[{query}]` must lie in [0, {gallery_rows}), the rows of "
-                f"the gallery, got {outside[0]}."
-            )
+        check_range(f"positives[{query}]", rows, gallery_rows, "the gallery")
         lists.append(rows.astype(np.int64, copy=False))
     return lists
 
@@ -72,12 +60,6 @@ def as_ks(ks):
 
 def count_without_positives(positives):
     """Number of queries that recall leaves out because nothing can be a hit.
-
-    Args:
-        positives: sequence with, for each query, its gallery rows.
-
-    Returns:
-        int.
 
     Example:
     >>> count_without_positives([[0], [], [1, 2]])
@@ -114,11 +96,9 @@ def rank_of_best_positive(
     right one. Other right rows don't count.
 
     Args:
-        query_embeddings: real array (queries, dimension), finite.
-        gallery_embeddings: real array (rows, dimension), finite; may be
-            memory-mapped.
-        positives: sequence with, for each query, the gallery rows that are
-            hits: a sequence of integers in [0, rows), or one integer.
+        query_embeddings: as `recall_at_k`.
+        gallery_embeddings: as `recall_at_k`.
+        positives: as `recall_at_k`.
         block_size: int >= 1, queries and gallery rows scored at once. Memory
             grows with its square; the result doesn't depend on it.
         leave_out: optional integers (queries,), for each query the gallery row
@@ -133,20 +113,23 @@ def rank_of_best_positive(
             gallery or is a hit.
 
     Example:
-    >>> import numpy as np
     >>> gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     >>> rank_of_best_positive(gallery, gallery, [[0], [1], []]).tolist()
     [1, 0, -1]
-    >>> rank_of_best_positive(
-    ...     gallery, gallery, [[2], [0], [1]], leave_out=[0, 1, 2]
-    ... ).tolist()
-    [0, 1, 1]
     """
     queries, gallery = as_queries_and_gallery(query_embeddings, gallery_embeddings)
     block_size = as_block_size(block_size)
     lists = as_positive_lists(positives, len(queries), len(gallery))
     if leave_out is not None:
-        leave_out = _as_left_out(leave_out, lists, len(gallery))
+        leave_out = as_rows(
+            "leave_out", leave_out, len(lists), len(gallery), "queries", "the gallery"
+        )
+        for query, row in enumerate(leave_out):
+            if row in lists[query]:
+                raise InputError(
+                    f"`positives[{query}]` must not name row {row}, which `leave_out` "
+                    "takes out of the gallery; remove it."
+                )
     query_norms = row_norms("query_embeddings", queries)
     gallery_norm = row_norms("gallery_embeddings", gallery).max()
 
@@ -174,28 +157,6 @@ def rank_of_best_positive(
     return ranks
 
 
-def _as_left_out(leave_out, lists, gallery_rows):
-    rows = np.asarray(leave_out)
-    if rows.shape != (len(lists),) or rows.dtype.kind not in "iu":
-        raise InputError(
-            "`leave_out` must hold one gallery row a query, got shape "
-            f"{rows.shape} and dtype {rows.dtype} for {len(lists)} queries."
-        )
-    outside = rows[(rows < 0) | (rows >= gallery_rows)]
-    if outside.size:
-        raise InputError(
-            f"`leave_out` must lie in [0, {gallery_rows}), the rows of the gallery, "
-            f"got {outside[0]}."
-        )
-    wrong = [query for query, row in enumerate(rows) if row in lists[query]]
-    if wrong:
-        raise InputError(
-            f"`positives[{wrong[0]}]` must not name row {rows[wrong[0]]}, which "
-            "`leave_out` takes out of the gallery; remove it."
-        )
-    return rows
-
-
 def recall_of_ranks(ranks, ks=(1, 5, 10)):
     """Fraction of the queries whose rank is below k.
 
@@ -217,10 +178,7 @@ def recall_of_ranks(ranks, ks=(1, 5, 10)):
     ks, ranks = as_ks(ks), np.asarray(ranks)
     ranks = ranks[ranks >= 0]
     if not len(ranks):
-        raise InputError(
-            "`positives` must name a gallery row for at least one query, got none; "
-            "check that queries and gallery belong together."
-        )
+        raise InputError(_NO_POSITIVES)
     return {k: float(np.mean(ranks < k)) for k in ks}
 
 
@@ -259,13 +217,12 @@ def recall_at_k(
         Jia et al. 2021, section 5.1 (Recall@K of both directions).
 
     Example:
-    >>> import numpy as np
     >>> images = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
     >>> texts = np.array([[0.8, 0.6], [0.0, 1.0]])
     >>> recall_at_k(texts, images, positives=[[0], [2]], ks=(1, 2))
     {1: 0.5, 2: 1.0}
     """
-    ks = as_ks(ks)
+    ks = as_ks(ks)  # What is wrong there must not show after minutes.
     ranks = rank_of_best_positive(
         query_embeddings, gallery_embeddings, positives, block_size
     )
@@ -280,12 +237,11 @@ def chance_recall_at_k(positives, gallery_rows, ks=(1, 5, 10), *, leave_out_self
     is one minus its mean over the queries that have positives.
 
     Args:
-        positives: sequence with, for each query, the gallery rows that are
-            hits, as for `recall_at_k`.
+        positives: as for `recall_at_k`.
         gallery_rows: int >= 1, the size of the gallery.
         ks: integers >= 1.
-        leave_out_self: bool, whether a query doesn't find itself, one row of the
-            gallery.
+        leave_out_self: bool, whether a query, one row of the gallery, doesn't find
+            itself.
 
     Returns:
         dict from each k to a float in (0, 1].
@@ -302,10 +258,7 @@ def chance_recall_at_k(positives, gallery_rows, ks=(1, 5, 10), *, leave_out_self
     lists = as_positive_lists(positives, len(positives), gallery_rows)
     right = np.array([len(np.unique(rows)) for rows in lists if len(rows)])
     if not len(right):
-        raise InputError(
-            "`positives` must name a gallery row for at least one query, got none; "
-            "check that queries and gallery belong together."
-        )
+        raise InputError(_NO_POSITIVES)
     gallery_rows -= leave_out_self
     right, queries = np.unique(right, return_counts=True)
     expected = {}

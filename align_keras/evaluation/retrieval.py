@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from align_keras.evaluation.exact_scores import as_rows
 from align_keras.evaluation.recall_at_k import (
     chance_recall_at_k,
     count_without_positives,
@@ -39,8 +40,7 @@ def flatten_captions(captions):
             str, or one str.
 
     Returns:
-        List of str, and an int64 array of the same length with the row of the
-        image that each belongs to.
+        List of str, and an int64 array (captions,) of the images' rows.
 
     Example:
     >>> texts, rows = flatten_captions(["a cat", ["a dog", "a hound"]])
@@ -55,24 +55,22 @@ def flatten_captions(captions):
     return texts, np.array(rows, np.int64)
 
 
-def _checked_index(caption_image_index, captions, images):
-    index = np.asarray(caption_image_index)
-    if index.shape != (captions,) or index.dtype.kind not in "iu":
-        raise InputError(
-            "`caption_image_index` must hold one integer a caption, got shape "
-            f"{index.shape} and dtype {index.dtype} for {captions} captions."
-        )
-    outside = index[(index < 0) | (index >= images)]
-    if outside.size:
-        raise InputError(
-            f"`caption_image_index` must lie in [0, {images}), the rows of the "
-            f"images, got {outside[0]}."
-        )
-    return index
+def _checked_index(index, captions, images):
+    if index is None:
+        if images != captions:
+            raise InputError(
+                "`caption_image_index` must say which image each caption belongs to "
+                f"where the numbers differ, got None for {captions} captions of "
+                f"{images} images."
+            )
+        return np.arange(captions)
+    return as_rows(
+        "caption_image_index", index, captions, images, "captions", "the images"
+    )
 
 
 def own_positives(image_count, caption_image_index):
-    """Hits where an image's own captions alone are right, as in the paper's sets.
+    """Hits where an image's captions alone are right, as in the paper's sets.
 
     Args:
         image_count: int, the number of images.
@@ -127,19 +125,9 @@ def shared_positives(image_keys, captions, caption_image_index=None):
     >>> right = shared_positives(["k0", "k1", "k1"], ["Cat", " cat", "tiger"])
     >>> [rows.tolist() for rows in right.image_to_text]
     [[0, 1], [0, 1, 2], [0, 1, 2]]
-    >>> [rows.tolist() for rows in right.text_to_image]
-    [[0, 1, 2], [0, 1, 2], [1, 2]]
     """
     image_keys = list(image_keys)
     texts = [normalized_caption(caption) for caption in captions]
-    if caption_image_index is None:
-        if len(texts) != len(image_keys):
-            raise InputError(
-                "`captions` must hold one caption an image where "
-                "`caption_image_index` is None, got "
-                f"{len(texts)} captions for {len(image_keys)} images."
-            )
-        caption_image_index = range(len(texts))
     index = _checked_index(caption_image_index, len(texts), len(image_keys))
 
     images_of_key, captions_of_text = _rows_by_value(image_keys), _rows_by_value(texts)
@@ -212,123 +200,43 @@ def retrieval_metrics(
         Jia et al. 2021, sections 4.2 and 5.1.
 
     Example:
-    >>> import numpy as np
     >>> eye = np.eye(4)
-    >>> for name, value in retrieval_metrics(eye, eye[[0, 1, 3, 2]], ks=(1,)):
-    ...     print(name, value)
-    i2t/recall_at_1 0.5
-    i2t/chance_recall_at_1 0.25
-    i2t/queries 4.0
-    i2t/queries_without_positives 0.0
-    t2i/recall_at_1 0.5
-    t2i/chance_recall_at_1 0.25
-    t2i/queries 4.0
-    t2i/queries_without_positives 0.0
+    >>> found = dict(retrieval_metrics(eye, eye[[0, 1, 3, 2]], ks=(1,)))
+    >>> found["i2t/recall_at_1"], found["i2t/chance_recall_at_1"]
+    (0.5, 0.25)
     """
-    images, texts = len(image_embeddings), len(text_embeddings)
+    images = len(image_embeddings)
     if positives is None:
-        if caption_image_index is None:
-            if images != texts:
-                raise InputError(
-                    "`caption_image_index` must say which image each caption "
-                    f"belongs to where the numbers differ, got None for {images} "
-                    f"images and {texts} captions."
-                )
-            caption_image_index = range(texts)
-        if len(caption_image_index) != texts:
-            raise InputError(
-                "`caption_image_index` must hold one integer a caption, got "
-                f"{len(caption_image_index)} for {texts} captions."
-            )
-        positives = own_positives(images, caption_image_index)
+        index = _checked_index(caption_image_index, len(text_embeddings), images)
+        positives = own_positives(images, index)
     ranks = retrieval_ranks(image_embeddings, text_embeddings, positives, block_size)
     yield from metrics_of_retrieval_ranks(ranks, positives, ks)
 
 
 def retrieval_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
-    """Ranks the best hit of each query, in both directions.
-
-    Args:
-        image_embeddings: as `retrieval_metrics`.
-        text_embeddings: as `retrieval_metrics`.
-        positives: `RetrievalPositives`.
-        block_size: as `retrieval_metrics`.
-
-    Returns:
-        dict from `"i2t"` and `"t2i"` to int64 arrays (queries,), as
-        `rank_of_best_positive`.
-
-    Raises:
-        InputError: as `rank_of_best_positive`.
-
-    Example:
-    >>> import numpy as np
-    >>> right = own_positives(3, [0, 1, 2])
-    >>> ranks = retrieval_ranks(np.eye(3), np.eye(3)[[0, 2, 1]], right)
-    >>> ranks["i2t"].tolist()
-    [0, 2, 2]
-    """
-    images, texts = image_embeddings, text_embeddings
-    return {
-        "i2t": rank_of_best_positive(
-            images, texts, positives.image_to_text, block_size
-        ),
-        "t2i": rank_of_best_positive(
-            texts, images, positives.text_to_image, block_size
-        ),
-    }
-
-
-def metrics_of_retrieval_ranks(ranks, positives, ks=(1, 5, 10)):
-    """As `retrieval_metrics`, of what `retrieval_ranks` has found."""
-    right = {"i2t": positives.image_to_text, "t2i": positives.text_to_image}
-    # The other direction's queries are this one's gallery.
-    galleries = {"i2t": len(ranks["t2i"]), "t2i": len(ranks["i2t"])}
-    yield from metrics_of_directions(ranks, right, galleries, ks)
-
-
-def metrics_of_directions(ranks, positives, galleries, ks):
-    """Yields each direction's recall beside its chance level.
-
-    Args:
-        ranks: dict, direction → int array (queries,), as `rank_of_best_positive`.
-        positives: dict, direction → for each query the rows of its positives.
-        galleries: dict, direction → int, rows of the gallery. In one named after
-            the same side twice, as `i2i`, a query doesn't find itself.
-        ks: integers >= 1.
-
-    Yields:
-        Pairs of str and float, as `retrieval_metrics`.
-    """
-    for name, right in positives.items():
-        chance = chance_recall_at_k(
-            right, galleries[name], ks, leave_out_self=name[0] == name[2]
-        )
-        for k, value in recall_of_ranks(ranks[name], ks).items():
-            yield f"{name}/recall_at_{k}", value
-            yield f"{name}/chance_recall_at_{k}", chance[k]
-        left_out = count_without_positives(right)
-        yield f"{name}/queries", float(len(ranks[name]) - left_out)
-        yield f"{name}/queries_without_positives", float(left_out)
-
-
-def cxc_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
-    """Ranks the best hit of each query, in four directions.
+    """Ranks the best hit of each query, in each direction that `positives` has.
 
     Args:
         image_embeddings: real array (images, dimension), unit length.
         text_embeddings: real array (captions, dimension), unit length.
-        positives: object with `image_to_text`, `text_to_image`, `text_to_text` and
-            `image_to_image`: for each query the rows of its positives, such as
-            `align_keras.datasets.benchmarks.cxc_positives` makes.
+        positives: `RetrievalPositives`; or with `text_to_text` and `image_to_image`
+            too, such as `align_keras.datasets.benchmarks.cxc_positives` makes.
         block_size: int >= 1, as for `recall_at_k`.
 
     Returns:
-        dict from `"i2t"`, `"t2i"`, `"t2t"` and `"i2i"` to int64 arrays (queries,),
-        as `rank_of_best_positive`; the queries of `i2t` and `i2i` are the images.
+        dict from `"i2t"` and `"t2i"`, with CxC's positives `"t2t"` and `"i2i"` too,
+        to int64 arrays (queries,), as `rank_of_best_positive`.
 
     Raises:
         InputError: as `rank_of_best_positive`.
+
+    References:
+        Jia et al. 2021, section 5.1; Parekh et al. 2021, section 5.
+
+    Example:
+    >>> right = own_positives(3, [0, 1, 2])
+    >>> retrieval_ranks(np.eye(3), np.eye(3)[[0, 2, 1]], right)["i2t"].tolist()
+    [0, 2, 2]
     """
     sides = {"i": image_embeddings, "t": text_embeddings}
     return {
@@ -345,42 +253,31 @@ def cxc_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
 
 
 def _by_direction(positives):
+    fields = {"i2t": "image_to_text", "t2i": "text_to_image"}
+    fields |= {"t2t": "text_to_text", "i2i": "image_to_image"}
     return {
-        "i2t": positives.image_to_text,
-        "t2i": positives.text_to_image,
-        "t2t": positives.text_to_text,
-        "i2i": positives.image_to_image,
+        name: getattr(positives, field)
+        for name, field in fields.items()
+        if hasattr(positives, field)
     }
 
 
-def cxc_retrieval_metrics(ranks, positives, ks=(1, 5, 10)):
-    """Yields recall at k by people's ratings, also within each modality.
+def metrics_of_retrieval_ranks(ranks, positives, ks=(1, 5, 10)):
+    """As `retrieval_metrics`, of what `retrieval_ranks` has found.
 
-    A query within its modality doesn't find itself. A query without any positive is
-    left out and counted.
-
-    Args:
-        ranks: dict of int64 arrays (queries,), as `cxc_ranks` gives.
-        positives: as `cxc_ranks`.
-        ks: integers >= 1.
-
-    Yields:
-        Pairs of str and float, as `retrieval_metrics`, for each direction `i2t`,
-        `t2i`, `t2t` and `i2i`.
+    With CxC's positives of `t2t` and `i2i` too, in which a query doesn't find itself.
 
     References:
         Jia et al. 2021, section 5.1 and table 2; Parekh et al. 2021, section 5.
-
-    Example:
-    >>> import types
-    >>> right = types.SimpleNamespace(
-    ...     image_to_text=[[0], [1]], text_to_image=[[0], [1]],
-    ...     text_to_text=[[1], [0]], image_to_image=[[1], []])
-    >>> ranks = cxc_ranks(np.eye(2), np.eye(2), right)
-    >>> found = dict(cxc_retrieval_metrics(ranks, right, ks=(1,)))
-    >>> found["i2t/recall_at_1"], found["t2t/recall_at_1"], found["i2i/queries"]
-    (1.0, 1.0, 1.0)
     """
-    rows = {"i": len(ranks["i2i"]), "t": len(ranks["t2t"])}
-    galleries = {name: rows[name[2]] for name in ranks}
-    yield from metrics_of_directions(ranks, _by_direction(positives), galleries, ks)
+    rows = {name[0]: len(of_queries) for name, of_queries in ranks.items()}
+    for name, right in _by_direction(positives).items():
+        chance = chance_recall_at_k(
+            right, rows[name[2]], ks, leave_out_self=name[0] == name[2]
+        )
+        for k, value in recall_of_ranks(ranks[name], ks).items():
+            yield f"{name}/recall_at_{k}", value
+            yield f"{name}/chance_recall_at_{k}", chance[k]
+        left_out = count_without_positives(right)
+        yield f"{name}/queries", float(len(ranks[name]) - left_out)
+        yield f"{name}/queries_without_positives", float(left_out)

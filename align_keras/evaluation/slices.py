@@ -41,13 +41,11 @@ def item_outcomes(prefix, ranks, ks):
         ks: integers >= 1.
 
     Returns:
-        dict, `PREFIX` and k → float64 array (items,): 1, 0, or NaN for an item
-        that doesn't count.
+        dict, `PREFIX` and k → float64 array (items,): 1, 0, or NaN.
 
     Example:
-    >>> outcomes = item_outcomes("recall_at_", np.array([0, 3, -1]), (1, 5))
-    >>> {name: values.tolist() for name, values in outcomes.items()}
-    {'recall_at_1': [1.0, 0.0, nan], 'recall_at_5': [1.0, 1.0, nan]}
+    >>> item_outcomes("recall_at_", np.array([0, 3, -1]), [1])["recall_at_1"].tolist()
+    [1.0, 0.0, nan]
     """
     ranks = np.asarray(ranks)
     return {
@@ -57,16 +55,7 @@ def item_outcomes(prefix, ranks, ks):
 
 
 def recall_statistics(prefix, ranks, ks):
-    """Recall at each k, as `sliced_metrics` takes it.
-
-    Args:
-        prefix: str, what the names begin with, such as `"t2i/"`.
-        ranks: int array (items,), as for `item_outcomes`.
-        ks: integers >= 1.
-
-    Returns:
-        dict, `PREFIXrecall_at_K` → `Statistic`.
-    """
+    """Recall at each k of `item_outcomes`: dict, `PREFIXrecall_at_K` → `Statistic`."""
     return mean_statistics(item_outcomes(f"{prefix}recall_at_", ranks, ks))
 
 
@@ -79,11 +68,6 @@ def mean_statistics(outcomes):
 
     Returns:
         dict, name → `Statistic`.
-
-    Example:
-    >>> statistics = mean_statistics({"right": [1.0, 0.0, np.nan]})
-    >>> statistics["right"].function(np.array([[0, 0, 1, 1]])).tolist()
-    [0.5]
     """
     statistics = {}
     for name, values in outcomes.items():
@@ -95,13 +79,10 @@ def mean_statistics(outcomes):
 
 
 def whole_metrics(statistics):
-    """Yields each metric of all items that count.
+    """Yields each metric of all items that count; NaN where there are none.
 
     Args:
         statistics: dict, name → `Statistic` without `bootstrap`.
-
-    Yields:
-        Pairs of str and float; NaN where no item counts.
 
     Example:
     >>> dict(whole_metrics(mean_statistics({"right": [1.0, 0.0, np.nan]})))
@@ -122,10 +103,10 @@ def sliced_metrics(statistics, groups, samples=1000, seed=0):
     The interval is that of the percentile bootstrap: the group's items are drawn
     anew, with replacement, `samples` times, and the interval lies between the
     2.5th and the 97.5th percentile of the metric. A group's numbers depend on its
-    own items alone, in their order, and on `samples` and `seed`. Items are drawn one
+    items alone, in their order, and on `samples` and `seed`. Items are drawn one
     by one: where they belong together, as captions of one image do, the interval
-    is too narrow. A metric with a `bootstrap` of its own is the mean of that, and
-    its interval lies between the percentiles of that.
+    is too narrow. A metric with a `bootstrap` is the mean of that, and its interval
+    lies between the percentiles of that.
 
     Args:
         statistics: dict, name → `Statistic`, such as `mean_statistics` gives.
@@ -149,16 +130,9 @@ def sliced_metrics(statistics, groups, samples=1000, seed=0):
 
     Example:
     >>> statistics = mean_statistics({"top_1": [1, 1, 0, 1]})
-    >>> for name, value in sliced_metrics(statistics, ["a", "a", "b", "b"]):
-    ...     print(name, value)
-    top_1[a] 1.0
-    top_1[a]/low 1.0
-    top_1[a]/high 1.0
-    top_1[a]/items 2.0
-    top_1[b] 0.5
-    top_1[b]/low 0.0
-    top_1[b]/high 1.0
-    top_1[b]/items 2.0
+    >>> found = dict(sliced_metrics(statistics, ["a", "a", "b", "b"]))
+    >>> found["top_1[b]"], found["top_1[b]/low"], found["top_1[b]/high"]
+    (0.5, 0.0, 1.0)
     """
     if samples < 1:
         raise InputError(f"`samples` must be at least 1, got {samples}; 1000 is usual.")

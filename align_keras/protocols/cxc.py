@@ -48,7 +48,7 @@ def retrieval(encoders, request: Request) -> Evaluation:
 
     data, ratings, images, texts, of_captions = _embedded(encoders, request)
     positives = benchmarks.cxc_positives(ratings, data)
-    ranks = evaluation.cxc_ranks(images, texts, positives)
+    ranks = evaluation.retrieval_ranks(images, texts, positives)
     columns = {"i": data.columns, "t": of_captions}
     items = [
         (
@@ -57,7 +57,7 @@ def retrieval(encoders, request: Request) -> Evaluation:
         )
         for direction, of_queries in ranks.items()
     ]
-    metrics = dict(evaluation.cxc_retrieval_metrics(ranks, positives, PAPERS_KS))
+    metrics = dict(evaluation.metrics_of_retrieval_ranks(ranks, positives, PAPERS_KS))
     return Evaluation(metrics | left_out(data.missing), items)
 
 

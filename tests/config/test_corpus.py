@@ -56,7 +56,7 @@ def test_a_corpus_of_before_is_still_opened(tmp_path):
 @pytest.mark.parametrize(
     "override, said",
     [
-        ("filter.min_unigrams=21", "at most filter.max_unigrams"),
+        ("filter.min_unigrams=21", "<= filter.max_unigrams"),
         ("filter.max_aspect=1", "> 1"),
         ("filter.max_aspect=wide", "max_aspect"),
         ("filter.frequent_ngrams=0", ">= 1"),

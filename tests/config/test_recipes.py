@@ -95,7 +95,7 @@ def test_vtab_is_the_papers_as_far_as_it_says():
         ("head.schedule=linear", "one of stepwise, cosine, constant"),
         ("full.backbone_multiplier=0", "> 0"),
         ("full.freeze_batch_statistics=yes", "write true"),
-        ("head.epochs=3", "'head.epochs' must be null where steps is given"),
+        ("head.epochs=3", "'head.epochs' must be null where head.steps is given"),
         ("head.steps=null,full.steps=null", "must be given in one stage"),
         ("sweep.trials=-1", ">= 0"),
         ("sweep.trials=2,sweep.learning_rate=[0.1]", "a least and a greatest value"),

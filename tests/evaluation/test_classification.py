@@ -53,5 +53,5 @@ def test_labels_are_checked():
     assert as_labels("labels", [1, 0], 2, 2).dtype == np.int64
     with pytest.raises(InputError, match=r"`labels` must lie in \[0, 2\).*got 2"):
         as_labels("labels", [1, 2], 2, 2)
-    with pytest.raises(InputError, match="one integer an image, got shape"):
+    with pytest.raises(InputError, match="one integer for each of 2 images, got shape"):
         as_labels("labels", [1, 0, 1], 2, 2)

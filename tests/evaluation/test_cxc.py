@@ -3,7 +3,7 @@ import types
 import numpy as np
 import pytest
 
-from align_keras.evaluation import cxc_ranks, cxc_retrieval_metrics
+from align_keras.evaluation import metrics_of_retrieval_ranks, retrieval_ranks
 from align_keras.reports.paper_results import paper_results
 from tests.oracle_process import ask, needs
 
@@ -38,7 +38,9 @@ def test_retrieval_equals_a_sorted_list_without_the_query(block_size):
     images, texts = unit_rows(rng, 20), unit_rows(rng, 50)
     right = random_positives(rng, 20, 50)
     found = dict(
-        cxc_retrieval_metrics(cxc_ranks(images, texts, right, block_size), right)
+        metrics_of_retrieval_ranks(
+            retrieval_ranks(images, texts, right, block_size), right
+        )
     )
     for name, queries, gallery, positives in (
         ("i2t", images, texts, right.image_to_text),
@@ -69,7 +71,9 @@ def test_against_clip_benchmark():
     rng = np.random.default_rng(1)
     images, texts = unit_rows(rng, 20), unit_rows(rng, 50)
     right = random_positives(rng, 20, 50)
-    found = dict(cxc_retrieval_metrics(cxc_ranks(images, texts, right), right))
+    found = dict(
+        metrics_of_retrieval_ranks(retrieval_ranks(images, texts, right), right)
+    )
     for name, queries, gallery, positives in (
         ("i2t", images, texts, right.image_to_text),
         ("t2t", texts, texts, right.text_to_text),
@@ -96,8 +100,8 @@ def test_a_query_would_always_find_itself():
         text_to_text=partner,
         image_to_image=[[1], [0], [], []],
     )
-    ranks = cxc_ranks(np.eye(4), texts, right)
-    found = dict(cxc_retrieval_metrics(ranks, right, ks=(1,)))
+    ranks = retrieval_ranks(np.eye(4), texts, right)
+    found = dict(metrics_of_retrieval_ranks(ranks, right, ks=(1,)))
     assert found["t2t/recall_at_1"] == 1.0
     assert found["t2t/chance_recall_at_1"] == pytest.approx(1 / 7)
     assert found["i2i/recall_at_1"] == 0.0  # A tie with the wrong ones.
@@ -107,6 +111,8 @@ def test_metrics_have_the_papers_names():
     rng = np.random.default_rng(2)
     images, texts = unit_rows(rng, 20), unit_rows(rng, 50)
     right = random_positives(rng, 20, 50)
-    found = dict(cxc_retrieval_metrics(cxc_ranks(images, texts, right), right))
+    found = dict(
+        metrics_of_retrieval_ranks(retrieval_ranks(images, texts, right), right)
+    )
     papers = [own for own in paper_results() if own.protocol == "cxc_retrieval"]
     assert {own.metric for own in papers} <= set(found)

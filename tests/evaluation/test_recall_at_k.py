@@ -303,7 +303,7 @@ def test_errors_name_argument_and_value(arguments, message):
         ),
         (
             lambda: rank_of_best_positive(GOOD[:2], GOOD, [1, 2], leave_out=[0, 1, 2]),
-            "`leave_out` must hold one gallery row a query, got shape .* 2 queries",
+            "`leave_out` must hold one integer for each of 2 queries, got shape",
         ),
         (
             lambda: rank_of_best_positive(GOOD[:1], GOOD, [1], leave_out=[0.5]),

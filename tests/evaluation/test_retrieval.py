@@ -112,10 +112,13 @@ def test_targets_are_shared_where_images_have_keys():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: list(retrieval_metrics(np.eye(2), np.eye(3))), "got None for 2"),
+        (
+            lambda: list(retrieval_metrics(np.eye(2), np.eye(3))),
+            "got None for 3 captions of 2",
+        ),
         (
             lambda: list(retrieval_metrics(np.eye(2), np.eye(2), [0])),
-            "one integer a caption, got 1 for 2",
+            r"one integer for each of 2 captions, got shape \(1,\)",
         ),
         (
             lambda: list(retrieval_metrics(np.eye(2), np.eye(2), [0, 2])),
