@@ -157,6 +157,7 @@ def fit(
             initial_epoch=first // loop,
             epochs=schedule.train_steps // loop,
             steps_per_epoch=loop,
+            shuffle=False,  # The batches are.
             verbose=0,
             callbacks=callbacks,
         )
