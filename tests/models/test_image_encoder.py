@@ -198,3 +198,16 @@ def test_any_size_from_32_runs(small_encoder, height, width):
     assert embedding.shape == (2, *small_encoder.output_shape[1:])
     # A side that had vanished in the strides would average to NaN.
     assert np.isfinite(embedding).all()
+
+
+def test_the_first_stages_alone():
+    encoder = ImageEncoder(**SMALL, num_stages=3)
+    assert [block.name for block in encoder.blocks] == [
+        f"block_{number}_1" for number in (1, 2, 3)
+    ]
+    whole = ImageEncoder(**SMALL)
+    shapes = [variable.shape for variable in whole.weights]
+    assert [v.shape for v in encoder.weights] == shapes[: len(encoder.weights)]
+    assert ImageEncoder.from_config(encoder.get_config()).num_stages == 3
+    with pytest.raises(InputError, match="num_stages must be .* received 8"):
+        ImageEncoder(**SMALL, num_stages=8)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from align_keras.config import load_config
 from align_keras.training.strategies import (
+    distributed_batches,
     make_strategy,
     open_strategy,
     split_cpu,
@@ -24,6 +25,29 @@ def test_names():
     assert isinstance(make_strategy("one_device"), tf.distribute.OneDeviceStrategy)
     strategy = make_strategy("mirrored", 1)
     assert strategy.num_replicas_in_sync == 1
+
+
+def test_a_strategy_copies_no_dataset(monkeypatch):
+    """Of decoded images a copy takes a minute, as TensorFlow rewrites its functions."""
+    from tensorflow.python.data.experimental.ops import distribute
+
+    def refuse(*arguments):
+        raise AssertionError("a dataset was copied")
+
+    monkeypatch.setattr(distribute, "replicate", refuse)
+    strategy = make_strategy("one_device")
+
+    def make_batches(start_step):
+        return tf.data.Dataset.range(start_step, 9).batch(2).repeat()
+
+    batches = distributed_batches(strategy, make_batches, 4)
+    assert next(iter(batches)).numpy().tolist() == [4, 5]
+    with pytest.raises(AssertionError, match="copied"):
+        strategy.experimental_distribute_dataset(make_batches(0))
+    assert isinstance(
+        distributed_batches(tf.distribute.get_strategy(), make_batches, 0),
+        tf.data.Dataset,
+    )
 
 
 @pytest.mark.parametrize(
