@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from align_keras.models.align import ALIGN
+from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.files import locked
 from tests.export.exported import VOCABULARY
 
@@ -14,12 +14,14 @@ from tests.export.exported import VOCABULARY
 @pytest.fixture(scope="session")
 def model():
     keras.utils.set_random_seed(0)  # All processes have the same.
-    model = ALIGN.from_preset(
-        "align_nano",
-        vocabulary=VOCABULARY,
+    image_encoder = ImageEncoder.from_variant("nano", 256, num_stages=4, image_size=64)
+    text_encoder = TextEncoder.from_variant(
+        "bert_tiny",
         vocabulary_size=len(VOCABULARY),
         sequence_length=12,
+        projection_dim=256,
     )
+    model = ALIGN(image_encoder, text_encoder, vocabulary=VOCABULARY)
     # No weight keeps its initial value, batch normalisation's statistics included,
     # so that one that isn't stored shows.
     source = np.random.default_rng(1)
