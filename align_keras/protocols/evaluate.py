@@ -5,21 +5,27 @@ import functools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from align_keras.protocols.class_data import unusual_splits
-from align_keras.protocols.composed import COMPOSED
-from align_keras.protocols.cxc import CXC_RETRIEVAL, CXC_SIMILARITY
+from align_keras.protocols.captions import (
+    COMPOSED,
+    CXC_RETRIEVAL,
+    CXC_SIMILARITY,
+    MULTI30K,
+    RETRIEVAL,
+    SIMLEX,
+)
+from align_keras.protocols.classes import (
+    KNN,
+    LINEAR_PROBE,
+    ZERO_SHOT,
+    unusual_splits,
+)
 from align_keras.protocols.fine_tuning import (
     FINE_GRAINED,
     IMAGENET_FROZEN,
     IMAGENET_FULL,
 )
-from align_keras.protocols.frozen_embeddings import KNN, LINEAR_PROBE
-from align_keras.protocols.multi30k import MULTI30K
 from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
-from align_keras.protocols.retrieval import RETRIEVAL
-from align_keras.protocols.simlex import SIMLEX
 from align_keras.protocols.vtab import VTAB
-from align_keras.protocols.zero_shot import ZERO_SHOT
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,13 +109,16 @@ def evaluate(
         check_results(request)
     encoders = open_encoders(model, request.engine, cache)
     found = PROTOCOLS[protocol].run(encoders, request)
+    from align_keras.reports.paper_results import figures_as_shares
+
+    unusual = unusual_splits(request)
     result = {
         "model": model_name(model),
         "protocol": protocol,
         "data": request.data,
-        **unusual_splits(request),
+        **unusual,
         "metrics": found.metrics,
-        "paper": _figures_of_paper(protocol, request),
+        "paper": {} if unusual else figures_as_shares(protocol, request.data),
     }
     if request.slice_by is not None:
         slices = sliced(found, request.slice_by)
@@ -120,17 +129,13 @@ def evaluate(
 
 
 def checked_request(protocol: str, **options: Any) -> Request:
-    """Returns what a protocol is asked for, or raises for what can be told at once.
-
-    Args:
-        protocol: a name of `PROTOCOLS`.
-        **options: fields of `Request`; None is what isn't given.
-    """
+    """Returns what a protocol is asked for, or raises for what can be told at once."""
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "choose one."
         raise InputError(
             f"protocol must be one of {', '.join(PROTOCOLS)}, received {protocol!r}; "
-            + (f"did you mean {near[0]}?" if near else "choose one.")
+            f"{hint}"
         )
     given = {name: value for name, value in options.items() if value is not None}
     for name, value in given.items():
@@ -196,11 +201,7 @@ def open_encoders(
 ) -> "CachedEncoders":
     """Returns a model's encode functions, which open it when they are first called.
 
-    Args:
-        model: as `evaluate`.
-        engine: what embeds images, as `ALIGN.encode_images`.
-        cache: as `evaluate`.
-        check: whether to raise at once where there is no model.
+    With `check` it raises at once where there is no model.
     """
     from align_keras.protocols import open_model as opening
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
@@ -218,21 +219,8 @@ def open_encoders(
     return CachedEncoders(open_it, directory)
 
 
-def _figures_of_paper(protocol, request):
-    from align_keras.reports.paper_results import figures_as_shares
-
-    return {} if unusual_splits(request) else figures_as_shares(protocol, request.data)
-
-
 def sliced(found: Evaluation, column: str) -> dict[str, float]:
-    """Computes every metric by the values of a column, with intervals.
-
-    Returns:
-        dict, `METRIC[VALUE]` → float, and the same with `/low`, `/high`, `/items`.
-
-    Raises:
-        InputError: if the data hasn't got the column; names those that it has.
-    """
+    """Every metric by the values of a column, as `sliced_metrics`, or raises."""
     from align_keras.evaluation import sliced_metrics
     from align_keras.utils.progress import say
 
@@ -263,16 +251,15 @@ def _write_page(html, result, request, found):
     from align_keras.utils.progress import say
 
     shown = ("data", "split", "train_split", "templates", "classes", "engine")
-    facts = {"model": result["model"]}
-    for name in shown:
-        value = getattr(request, name)
-        if value != OPTIONS[name].default:
-            facts[name] = value
+    facts = {name: getattr(request, name) for name in shown}
+    facts = {
+        name: value for name, value in facts.items() if value != OPTIONS[name].default
+    }
     write_result_page(
         html,
         protocol=result["protocol"],
         data=request.data,
-        facts=facts,
+        facts={"model": result["model"], **facts},
         metrics=found.metrics,
         splits=unusual_splits(request),
         slices=result.get("slices"),

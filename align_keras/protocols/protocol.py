@@ -129,10 +129,10 @@ class Protocol:
     """A benchmark of the paper; `align_keras.protocols.evaluate.PROTOCOLS` has all.
 
     Attributes:
-        name: what the command line and `align_keras.evaluate` call it.
+        run: from `CachedEncoders` and a `Request` to an `Evaluation`; its name is what
+            the command line and `align_keras.evaluate` call the protocol.
         help: what it measures, in a line.
         table: where the paper has it, such as `"table 1"`; empty where it hasn't.
-        run: from `CachedEncoders` and a `Request` to an `Evaluation`.
         options: fields of `Request` that it takes besides `COMMON`.
         data: what it is measured on where nothing is named, or None.
         data_help: what it can be measured on.
@@ -140,16 +140,20 @@ class Protocol:
             weights, because it trains them. An export has embeddings alone.
     """
 
-    name: str
+    run: Callable[[Any, Request], Evaluation]
     help: str
     table: str
-    run: Callable[[Any, Request], Evaluation]
     options: tuple[str, ...] = ()
     data: str | None = None
     data_help: str = (
         "a TFDS data set such as imagenet2012, stamps, or a folder of classes"
     )
     needs: Literal["embeddings", "words", "weights"] = "embeddings"
+
+    @property
+    def name(self) -> str:
+        """What the command line and `align_keras.evaluate` call it."""
+        return self.run.__name__
 
     def takes(self, option: str) -> bool:
         """Whether a field of `Request` is of any account."""
@@ -161,11 +165,8 @@ def left_out(count: int) -> dict[str, float]:
     return {"images_left_out": float(count)} if count else {}
 
 
-def columns_of_rows(
-    columns: dict[str, Sequence], rows: Iterable[int]
-) -> dict[str, list]:
+def columns_of_rows(columns: dict[str, Sequence], rows: Sequence[int]) -> dict:
     """Returns the values of some rows in each column; a row may be repeated."""
-    rows = list(rows)
     return {name: [values[row] for row in rows] for name, values in columns.items()}
 
 

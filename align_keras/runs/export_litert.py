@@ -339,7 +339,7 @@ def interleaved_medians(
 
 
 def _recall(align, embeddings, rows, request):
-    from align_keras.protocols.retrieval import run
+    from align_keras.protocols.captions import retrieval
 
     texts = {}
 
@@ -360,7 +360,7 @@ def _recall(align, embeddings, rows, request):
 
     found = {}
     for name, images in embeddings.items():
-        metrics = run(Embedded(images), request).metrics
+        metrics = retrieval(Embedded(images), request).metrics
         keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
         found[name] = {key: metrics[key] for key in keys}
     return found

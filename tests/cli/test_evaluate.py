@@ -8,7 +8,7 @@ import pytest
 
 from align_keras.cli.evaluate import json_text, print_result, print_table
 from align_keras.cli.main import main
-from align_keras.protocols.class_data import unusual_splits
+from align_keras.protocols.classes import unusual_splits
 from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.protocol import OPTIONS, Request
 from align_keras.reports.paper_results import figures_as_shares, paper_results
