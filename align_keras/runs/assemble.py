@@ -48,13 +48,7 @@ from align_keras.utils.progress import progress_bar, say
 def prepare_corpus(data: DataConfig, image_size: int) -> Any:
     """Builds the corpus of a data configuration, or opens the built one.
 
-    Args:
-        data: `DataConfig`.
-        image_size: int, the side of the image encoder's input, for which the stored
-            images must be large enough.
-
-    Returns:
-        A prepared TFDS builder, or a `Mixture`.
+    Its stored images are large enough for an image encoder of this size.
     """
     bars: list[progress_bar] = []
     totals: list[int] = []
@@ -117,15 +111,9 @@ def prepare_vocabulary(
 def build_model(
     model_config: ModelConfig, vocabulary: Sequence[str] | None = None
 ) -> ALIGN:
-    """Builds ALIGN as `task.model` describes it.
+    """Builds ALIGN as `task.model` describes it, with random weights but for `weights`.
 
-    Args:
-        model_config: `ModelConfig`.
-        vocabulary: list of str, or None for the size that the configuration
-            names, without a tokenizer.
-
-    Returns:
-        `ALIGN` with random weights, but for towers that start from `weights`.
+    Without a vocabulary it has the size that the configuration names, and no tokenizer.
     """
     model_config = with_preset(model_config)
     image_encoder = build_image_encoder(model_config)

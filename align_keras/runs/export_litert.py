@@ -39,22 +39,9 @@ def write_litert(
 ) -> None:
     """Writes both towers, examples, and a table of what the image tower keeps.
 
-    Args:
-        align: `ALIGN` with a vocabulary.
-        folder: `pathlib.Path`, an existing, empty folder.
-        quantize: as `export_model`.
-        images: str, a data set whose training split, or all images of a table, a
-            folder or a set without one, calibrate `int8`; or None.
-        image_column: str or None, of a table.
-        caption_column: str or None, of a table.
-        encoding: str or None, of a table or folder.
-        data: str, the data set whose test split gives the table's recall, or None.
-        data_root: as `export_model`.
-        resizable: as `export_model`.
-        license: as `export_model`.
-
-    Raises:
-        InputError: if `int8` has no images, or the options don't fit.
+    The options are those of `export_model`: of `images` the training split, or all
+    images of a table, a folder or a set without one, calibrate `int8`; of `data` the
+    test split gives the table's recall.
     """
     quantize = quantize or "none"
     if quantize == "int8" and images is None:
@@ -91,18 +78,11 @@ def captioned_images(
 ) -> tuple[Any, list]:
     """Reads a set of captioned images as the protocol `retrieval` does.
 
-    Args:
-        name: str, a set's name, or the path of a table or folder.
-        root: str, the folder of the named sets.
-        encoding: str or None, of a table or folder.
-        columns: dict of `image_column` and `caption_column`, of a table.
-        split: str or None, for the one that is judged.
-
-    Returns:
-        (request, images): what the protocol is asked for, and a list of paths or
-        encoded images.
+    `name` is a set's, or the path of a table or folder; `columns` are `image_column`
+    and `caption_column`. Returns what the protocol is asked for, and paths or encoded
+    images.
     """
-    from align_keras.protocols import retrieval
+    from align_keras.protocols import captions
     from align_keras.protocols.protocol import Request
 
     path, of_table = pathlib.Path(name), dict[str, Any]()
@@ -111,19 +91,11 @@ def captioned_images(
     if path.is_file():
         of_table |= columns or {}
     request = Request(data=name, data_root=root, split=split, **of_table)
-    return request, retrieval.captioned_images(request).images
+    return request, captions.captioned_images(request).images
 
 
 def calibration_images(name: str, **read: Any) -> list:
-    """Reads images to calibrate with, evenly spread over a set.
-
-    Args:
-        name: str, the set, of which the training split is taken where it has one.
-        **read: as `captioned_images`.
-
-    Returns:
-        list of paths or encoded images, at most 200.
-    """
+    """Reads at most 200 images to calibrate with, evenly spread over a set."""
     try:
         if pathlib.Path(name).exists():
             _, images = captioned_images(name, **read)
@@ -185,15 +157,14 @@ def _write_figures(align, folder, files, images, calibration, data, test):
 
 @dataclasses.dataclass(frozen=True)
 class TowerFigures:
-    """One row of the table.
+    """One row of the table, None where Keras has none.
 
     Attributes:
-        name: str, what computed the image embeddings.
-        megabytes: float or None, the file's size.
-        milliseconds: tuple of float or None, an image's latency at each of `THREADS`.
-        cosine: pair of float or None, the mean and the least to Keras's embeddings.
-        recall: dict, `t2i/recall_at_1` and the like → float; empty where no set was
-            named.
+        name: what computed the image embeddings.
+        megabytes: the file's size.
+        milliseconds: an image's latency at each of `THREADS`.
+        cosine: the mean and the least to Keras's embeddings.
+        recall: `t2i/recall_at_1` and the like; empty where no set was named.
     """
 
     name: str
@@ -206,21 +177,11 @@ class TowerFigures:
 def measure(
     align: Any, files: dict[str, bytes], images: Sequence, request: Any = None
 ) -> list[TowerFigures]:
-    """Measures image towers against Keras's.
+    """Measures image towers against Keras's, whose row comes first.
 
-    Args:
-        align: `ALIGN`.
-        files: dict, name → bytes of a LiteRT file of its image tower.
-        images: list of paths or encoded images for cosines and latencies; those of
-            `request` where there is one.
-        request: of captioned images, as `captioned_images` gives it, or None for no
-            recall.
-
-    Returns:
-        list of `TowerFigures`, Keras's first, then in the order of `files`.
-
-    Raises:
-        InputError: if no image can be decoded.
+    `files` are LiteRT files of the image tower by name, `images` what cosines and
+    latencies are of; `request` is as `captioned_images` gives it, or None for no
+    recall.
     """
     embeddings, rows, image = _embed(align, files, images)
     milliseconds = _latencies(files, image)
@@ -230,27 +191,17 @@ def measure(
     figures = [TowerFigures("Keras", None, None, None, recall["Keras"])]
     for name, content in files.items():
         cosines = np.sum(embeddings[name] * embeddings["Keras"], axis=1)
-        figures.append(
-            TowerFigures(
-                name,
-                len(content) / 1e6,
-                milliseconds[name],
-                (float(cosines.mean()), float(cosines.min())),
-                recall[name],
-            )
-        )
+        cosine = float(cosines.mean()), float(cosines.min())
+        size = len(content) / 1e6
+        row = TowerFigures(name, size, milliseconds[name], cosine, recall[name])
+        figures.append(row)
     return figures
 
 
 def read_pixels(image: str | bytes, size: int) -> np.ndarray | None:
-    """Decodes and preprocesses an image for the image tower.
+    """Decodes and preprocesses an image, a path or bytes, for the image tower.
 
-    Args:
-        image: str, a path, or bytes, an encoded image.
-        size: int, the side of the tower's input.
-
-    Returns:
-        float32 array (size, size, 3), or None if it can't be read.
+    Returns float32 (size, size, 3), or None if it can't be read.
     """
     import tensorflow as tf
 
@@ -296,35 +247,17 @@ def _embed(align, files, images):
 def _latencies(files, image):
     from align_keras.export.litert_file import prepared_run
 
-    found = {name: [] for name in files}
+    medians = []
     for threads in THREADS:
-        runs = {
-            name: prepared_run(content, image, threads)
-            for name, content in files.items()
-        }
-        for name, median in interleaved_medians(runs, _ROUNDS).items():
-            found[name].append(median)
-    return {name: tuple(medians) for name, medians in found.items()}
+        runs = {name: prepared_run(files[name], image, threads) for name in files}
+        medians.append(interleaved_medians(runs, _ROUNDS))
+    return {name: tuple(of_threads[name] for of_threads in medians) for name in files}
 
 
 def interleaved_medians(
     runs: dict[str, Callable[[], object]], rounds: int
 ) -> dict[str, float]:
-    """Times functions in turn, so that a busy moment meets all of them.
-
-    Args:
-        runs: dict, name → function without arguments.
-        rounds: int ≥ 1, timed calls of each.
-
-    Returns:
-        dict, name → float, the median in milliseconds.
-
-    Example:
-
-    >>> medians = interleaved_medians({"sleep": lambda: time.sleep(1e-3)}, 3)
-    >>> 1 <= medians["sleep"] < 100
-    True
-    """
+    """Milliseconds of functions, timed in turn: a busy moment meets all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(_WARM_UP + rounds):
         for name, run in runs.items():

@@ -31,21 +31,8 @@ def write_web(
 ) -> None:
     """Writes a page that searches images in the browser, without a server.
 
-    Args:
-        align: `ALIGN` with a vocabulary.
-        folder: `pathlib.Path`, an existing, empty folder.
-        model: the run folder, whose index is shown where there are no `images`.
-        images: str, a folder or a table of images, or None for the run's index.
-        image_column: str or None, of a table.
-        caption_column: str or None, of a table.
-        encoding: str or None, of a table.
-        quantize: str, of the towers, or None.
-        license: str, the terms of the weights, or None.
-        title: str, the page's heading, or None.
-        litert_js: str, a node_modules folder, or None.
-
-    Raises:
-        InputError: if there are no images, or the options don't fit.
+    The options are those of `export_model`; without `images`, the index of `model`, a
+    run folder, is shown.
     """
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
     from align_keras.export.web_page import check_runtime, write_web_page
@@ -79,18 +66,7 @@ def write_web(
 
 
 def open_index(align: Any, run: Any) -> Any:
-    """Opens the index that a run has left, with thumbnails.
-
-    Args:
-        align: `ALIGN`.
-        run: str or path, the run folder.
-
-    Returns:
-        `SearchIndex`.
-
-    Raises:
-        InputError: if there is none, or it is another model's.
-    """
+    """Opens the `SearchIndex` of a run, with thumbnails, if it is this model's."""
     from align_keras.search import SearchIndex
 
     folder = pathlib.Path(run, "index") if isinstance(run, str | os.PathLike) else None
@@ -111,21 +87,10 @@ def open_index(align: Any, run: Any) -> Any:
 
 
 def build_index(align: Any, images: str, **columns: Any) -> Any:
-    """Embeds a user's images.
+    """Embeds a user's images into a `SearchIndex` with thumbnails.
 
     Images are turned upright and laid on white, as in every corpus and in the page.
     Those that can't be read are left out, and said.
-
-    Args:
-        align: `ALIGN`.
-        images: str, a folder or a table.
-        **columns: `image_column`, `caption_column` and `encoding`, of a table.
-
-    Returns:
-        `SearchIndex` with thumbnails.
-
-    Raises:
-        InputError: if there is no such file or folder, or no image can be read.
     """
     import numpy as np
 
@@ -158,7 +123,7 @@ def build_index(align: Any, images: str, **columns: Any) -> Any:
 
 
 def _records(path, columns, counter):
-    """Returns the list of `PairRecord`; in a folder, images without captions too."""
+    """A list of `PairRecord`; in a folder, images without captions too."""
     from align_keras.corpus.drop_counter import DropCounter
     from align_keras.corpus.pair_files import (
         IMAGE_SUFFIXES,
@@ -183,7 +148,7 @@ def _records(path, columns, counter):
 
 
 def _read(counter):
-    """Returns a function from a record to it and its image, or None if unreadable."""
+    """A function from a record to it and its image, or None if unreadable."""
     from align_keras.corpus.image import ImageError, normalize_image
 
     def read(record):
