@@ -1,6 +1,7 @@
 """Mean recall in several languages."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,11 +12,11 @@ from align_keras.evaluation.retrieval import (
     retrieval_ranks,
     shared_positives,
 )
-from align_keras.evaluation.slices import item_outcomes
+from align_keras.evaluation.slices import Metrics, item_outcomes
 from align_keras.utils.errors import InputError
 
 
-def mean_recall(metrics):
+def mean_recall(metrics: Any) -> float:
     """The mean of recall at 1, 5 and 10 of both directions.
 
     Args:
@@ -49,7 +50,12 @@ class LanguageRanks(NamedTuple):
     caption_image_index: np.ndarray
 
 
-def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None):
+def multilingual_ranks(
+    image_embeddings: np.ndarray,
+    encode_texts: Callable,
+    captions: Mapping[str, Sequence],
+    image_keys: Sequence | None = None,
+) -> dict[str, LanguageRanks]:
     """Ranks images and captions of each language.
 
     Args:
@@ -92,7 +98,7 @@ def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None
     return ranks
 
 
-def multilingual_metrics(ranks):
+def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
     """Yields each language's mean recall, and the recalls that make it.
 
     Args:
@@ -120,7 +126,7 @@ def multilingual_metrics(ranks):
             yield f"{language}/{name}", value
 
 
-def multilingual_outcomes(ranks):
+def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.ndarray]:
     """Each image's share of the metrics, by which they can be sliced.
 
     Args:

@@ -1,9 +1,12 @@
 """Spearman's correlation with people's ratings, of words and of CxC's pairs."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from align_keras.evaluation.exact_scores import pair_scores
-from align_keras.evaluation.slices import Statistic
+from align_keras.evaluation.slices import Metrics, Statistic, Statistics
 from align_keras.utils.errors import InputError
 
 _PARTS_OF_SPEECH = {"adjectives": "A", "nouns": "N", "verbs": "V"}
@@ -17,7 +20,7 @@ _FEWEST_QUERIES = 4
 _CHUNK = 4096
 
 
-def spearman(first, second):
+def spearman(first: Any, second: Any) -> float:
     """Pearson's correlation of the ranks, equal values at their average rank.
 
     Where one side is constant it ranks nothing, and the correlation, which isn't
@@ -51,12 +54,12 @@ def spearman(first, second):
     return rank_correlation(*map(dense_codes, sides))
 
 
-def dense_codes(values):
+def dense_codes(values: Any) -> np.ndarray:
     """Numbers the distinct values in their order, from 0: int array (n,)."""
     return np.unique(values, return_inverse=True)[1].reshape(-1)
 
 
-def rank_correlation(first, second):
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """As `spearman`, of int arrays (n,) of codes >= 0 that `dense_codes` gave.
 
     The codes of all pairs serve for every sample of them: a bootstrap sorts once, in
@@ -77,7 +80,7 @@ def _centred_ranks(codes):
     return ranks[codes] - (len(codes) + 1) / 2
 
 
-def simlex_metrics(cosines, rows):
+def simlex_metrics(cosines: np.ndarray, rows: Sequence[tuple]) -> Metrics:
     """Yields the correlation of cosines with rated similarity, by groups of pairs.
 
     Args:
@@ -108,7 +111,7 @@ def simlex_metrics(cosines, rows):
             yield f"{name}/pairs", float(np.count_nonzero(chosen))
 
 
-def word_cosines(encode_words, rows):
+def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
     """Cosines of the two words' vectors, float64 (rows,).
 
     Args:
@@ -137,7 +140,7 @@ def word_cosines(encode_words, rows):
     return np.sum(vectors[pairs[:, 0]] * vectors[pairs[:, 1]], axis=1)
 
 
-def simlex_statistics(cosines, rows):
+def simlex_statistics(cosines: np.ndarray, rows: Sequence[tuple]) -> Statistics:
     """`all/spearman` of `simlex_metrics`: dict, name → `Statistic` of the pairs."""
     sides = dense_codes(cosines), dense_codes([row[3] for row in rows])
 
@@ -162,7 +165,13 @@ def _groups(rows):
     }
 
 
-def cxc_similarity_metrics(images, texts, rated, samples=1000, seed=0):
+def cxc_similarity_metrics(
+    images: Any,
+    texts: Any,
+    rated: Mapping[str, tuple],
+    samples: int = 1000,
+    seed: int = 0,
+) -> Metrics:
     """Correlates cosines with people's ratings, bootstrapped.
 
     Each sample draws half of the queries, and for each of them one of its rated
@@ -193,12 +202,12 @@ def cxc_similarity_metrics(images, texts, rated, samples=1000, seed=0):
     if not isinstance(samples, (int, np.integer)) or samples < 1:
         raise InputError(f"`samples` must be an integer >= 1, got {samples!r}.")
     means = []
-    for name, scored in _scored(images, texts, rated):
-        found = bootstrapped_spearman(*scored, samples, seed)
+    for name, (queries, cosines, ratings) in _scored(images, texts, rated):
+        found = bootstrapped_spearman(queries, cosines, ratings, samples, seed)
         means.append(found.mean())
         yield f"{name}/spearman", float(found.mean())
         yield f"{name}/spearman_std", float(found.std())
-        yield f"{name}/queries", float(len(np.unique(scored[0])))
+        yield f"{name}/queries", float(len(np.unique(queries)))
     yield "mean/spearman", float(np.mean(means))
 
 
@@ -214,7 +223,9 @@ def _scored(images, texts, rated):
         yield name, (queries, cosines, ratings)
 
 
-def cxc_similarity_statistics(images, texts, rated):
+def cxc_similarity_statistics(
+    images: Any, texts: Any, rated: Mapping[str, tuple]
+) -> Statistics:
     """The correlations among any choice of queries, as `sliced_metrics` takes them.
 
     The items are the images and then the captions. Those of a group keep the rated
@@ -283,7 +294,13 @@ def _check_rated(name, rows, ratings, *embeddings):
         )
 
 
-def bootstrapped_spearman(queries, scores, ratings, samples=1000, seed=0):
+def bootstrapped_spearman(
+    queries: np.ndarray,
+    scores: np.ndarray,
+    ratings: np.ndarray,
+    samples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
     """Spearman's correlation over samples of half of the queries, one item each.
 
     `queries` says which query each rated pair belongs to, `scores` are the model's and

@@ -1,7 +1,7 @@
 """Metrics by the values of a column, with bootstrap intervals."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,11 @@ class Statistic(NamedTuple):
     bootstrap: Callable | None = None
 
 
-def item_outcomes(prefix, ranks, ks):
+Statistics = dict[str, Statistic]
+Metrics = Iterator[tuple[str, float]]
+
+
+def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.ndarray]:
     """Says of each item whether it is right within its first k.
 
     Args:
@@ -54,12 +58,12 @@ def item_outcomes(prefix, ranks, ks):
     }
 
 
-def recall_statistics(prefix, ranks, ks):
+def recall_statistics(prefix: str, ranks: Any, ks: Iterable[int]) -> Statistics:
     """Recall at each k of `item_outcomes`: dict, `PREFIXrecall_at_K` → `Statistic`."""
     return mean_statistics(item_outcomes(f"{prefix}recall_at_", ranks, ks))
 
 
-def mean_statistics(outcomes):
+def mean_statistics(outcomes: Mapping[str, Any]) -> Statistics:
     """Metrics that are means over items, as `sliced_metrics` takes them.
 
     Args:
@@ -78,7 +82,7 @@ def mean_statistics(outcomes):
     return statistics
 
 
-def whole_metrics(statistics):
+def whole_metrics(statistics: Statistics) -> Metrics:
     """Yields each metric of all items that count; NaN where there are none.
 
     Args:
@@ -97,7 +101,9 @@ def _value(statistic, items):
     return float(statistic.function(items[None])[0])
 
 
-def sliced_metrics(statistics, groups, samples=1000, seed=0):
+def sliced_metrics(
+    statistics: Statistics, groups: Any, samples: int = 1000, seed: int = 0
+) -> Metrics:
     """Yields each metric for each group of items, with its 95% interval.
 
     The interval is that of the percentile bootstrap: the group's items are drawn

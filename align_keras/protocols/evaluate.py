@@ -3,6 +3,7 @@
 import difflib
 import functools
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from align_keras.protocols.captions import (
@@ -26,7 +27,9 @@ from align_keras.protocols.fine_tuning import (
 )
 from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
 from align_keras.protocols.vtab import VTAB
+from align_keras.utils.arguments import check_number, refuse_unknown
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import replaceable_file
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN
@@ -102,9 +105,12 @@ def evaluate(
     request = checked_request(protocol, data=data, **options)
     # What is written at the end must not fail after hours.
     if html is not None:
-        from align_keras.utils.writable import check_file
-
-        check_file("html", html)
+        if pathlib.Path(html).is_dir():
+            raise InputError(
+                f"html must be a file, received the folder {html}; write for instance "
+                f"{pathlib.Path(html) / 'results.html'}."
+            )
+        check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs == "weights":
         check_results(request)
     encoders = open_encoders(model, request.engine, cache)
@@ -138,28 +144,16 @@ def checked_request(protocol: str, **options: Any) -> Request:
             f"{hint}"
         )
     given = {name: value for name, value in options.items() if value is not None}
+    refuse_unknown(protocol, given, OPTIONS)
     for name, value in given.items():
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
-            raise InputError(
-                f"{protocol} has no option `{name}`"
-                + (f"; did you mean `{near[0]}`?" if near else "; leave it out.")
-            )
         if value == "":
             raise InputError(f"{name} must not be empty, received ''; leave it out.")
         if name == "engine":
             from align_keras.models.image_engines import checked_engine
 
             checked_engine(value)
-    if given.get("workers", 1) < 1:
-        raise InputError(
-            f"workers must be at least 1, received {given['workers']}; leave it out."
-        )
-    if not 0 <= given.get("text_weight", 0) < 1e6:
-        raise InputError(
-            "text_weight must be a number from 0 to a million, received "
-            f"{given['text_weight']}; leave it out for 2."
-        )
+    check_number("workers", given.get("workers", 1), 1, 1e6, whole=True)
+    check_number("text_weight", given.get("text_weight", 2.0), 0, 1e6)
     for name, value in given.items():
         if not PROTOCOLS[protocol].takes(name):
             takers = [known.name for known in PROTOCOLS.values() if known.takes(name)]
@@ -184,9 +178,22 @@ def checked_request(protocol: str, **options: Any) -> Request:
 def check_results(request: Request) -> None:
     """Raises unless what is trained can be written to the folder of `results`."""
     from align_keras.protocols.embedding_cache import results_folder
-    from align_keras.utils.writable import check_folder
 
-    check_folder("results", results_folder(request.results))
+    folder = results_folder(request.results)
+    check_writable("results", folder, folder)
+
+
+def check_writable(name: str, path: str | pathlib.Path, folder: pathlib.Path) -> None:
+    """Raises unless files can be written to a folder, which is made, for `path`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{name} must be a place that can be written to, received {path} "
+            f"({error.strerror}); choose another."
+        ) from None
 
 
 def model_name(model: Any) -> str:
@@ -205,10 +212,9 @@ def open_encoders(
     """
     from align_keras.protocols import open_model as opening
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
-    from align_keras.utils.writable import check_folder
 
     directory = pathlib.Path(cache) if cache else default_cache()
-    check_folder("cache", directory)
+    check_writable("cache", directory, directory)
     if isinstance(model, opening.OpenedModel):
         return CachedEncoders(lambda: model, directory)
     if not isinstance(model, str | pathlib.Path):

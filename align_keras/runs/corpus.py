@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -209,7 +209,7 @@ class _Build:
         return run_tasks(function, tasks, results, workers=self.workers)
 
 
-def extract(build, specs=None):
+def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
     """Reads sources, those of the configuration by default, into raw pairs."""
     sources = [open_source(spec) for spec in sorted(specs or build.config.sources)]
     inputs = [(source.name, source.fingerprint()) for source in sources]
@@ -233,7 +233,7 @@ def extract(build, specs=None):
     return build.stage("extract", inputs, run)
 
 
-def filter_pairs(build, raw):
+def filter_pairs(build: _Build, raw: Tables) -> Tables:
     """Applies the paper's filters to the raw pairs: four passes over the tables."""
     thresholds = as_dict(build.config.filter)
 
@@ -257,7 +257,7 @@ def filter_pairs(build, raw):
     return build.stage("filter", [raw.folder.key, thresholds], run)
 
 
-def gather_images(build, pairs):
+def gather_images(build: _Build, pairs: Tables) -> Tables:
     """Gathers pairs by image, and decodes each image once.
 
     The tables are `group`, of captions by image, and `part`, of stored images.
@@ -299,7 +299,7 @@ def gather_images(build, pairs):
     return build.stage("pictures", [pairs.folder.key, form], run)
 
 
-def find_copies(build, images):
+def find_copies(build: _Build, images: Tables) -> Tables:
     """Finds images that are too near to another: `dropped` of the facts names them."""
     config = build.config.duplicates
     references = {
@@ -376,7 +376,7 @@ def _open_encoder(name):
     return model.encode_images, model.image_fingerprint
 
 
-def learn_words(build, images, copies):
+def learn_words(build: _Build, images: Tables, copies: Tables) -> Tables:
     """Learns the vocabulary of what stays: `OUT/vocabulary.txt`."""
     config = build.config.vocabulary
 
@@ -423,7 +423,7 @@ def _coverage(tokens, normalization, kept):
     ]
 
 
-def write_shards(build, images, copies):
+def write_shards(build: _Build, images: Tables, copies: Tables) -> Tables:
     """Writes the shards that training reads: `OUT/web_pairs/1.0.0`."""
     # It imports TensorFlow, which no other stage needs.
     from align_keras.datasets.web_pairs import SHARDS, place_shards, write_web_pairs
@@ -462,7 +462,7 @@ def _table(folder, name, number):
 
 
 # In their order, each with those whose tables it is handed.
-STAGES = {
+STAGES: dict[str, tuple[Callable | None, tuple[str, ...]]] = {
     "extract": (extract, ()),
     "filter": (filter_pairs, ("extract",)),
     "pictures": (gather_images, ("filter",)),

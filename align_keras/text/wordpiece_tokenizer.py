@@ -45,10 +45,10 @@ class WordPieceTokenizer(tf.Module):
     Hugging Face. A word of more than 100 characters is `[UNK]`.
 
     Args:
-        vocabulary: list of str, the tokens in the order of their ids; holds
-            `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]` at any place.
-        sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`.
+        vocabulary: the tokens in the order of their ids; holds `[PAD]`, `[UNK]`,
+            `[CLS]`, `[SEP]` and `[MASK]` at any place.
+        sequence_length: at least 3, tokens a caption, [CLS] and [SEP] included.
+        normalization: `"bert_uncased"` or `"bert_cased"`.
 
     Call arguments:
         captions: list of str or string tensor (n,), UTF-8; or one scalar.
@@ -110,22 +110,22 @@ class WordPieceTokenizer(tf.Module):
 
     @property
     def vocabulary(self) -> list[str]:
-        """List of str, the tokens in the order of their ids."""
+        """The tokens in the order of their ids."""
         return list(self._vocabulary)
 
     @property
     def sequence_length(self) -> int:
-        """int, tokens a caption."""
+        """Tokens a caption."""
         return self._sequence_length
 
     @property
     def normalization(self) -> str:
-        """str, how captions are normalized."""
+        """How captions are normalized."""
         return self._normalization
 
     @property
     def in_graph(self) -> bool:
-        """bool, whether an exported graph can hold the tokenizer."""
+        """Whether an exported graph can hold the tokenizer."""
         return self._hugging_face is None
 
     def __call__(self, captions):
@@ -139,7 +139,7 @@ class WordPieceTokenizer(tf.Module):
         return self._pad(self._wordpieces(captions))
 
     def _from_hugging_face(self, captions):
-        """Returns what `_pad` does, by Python outside the graph."""
+        """What `_pad` does, by Python outside the graph."""
 
         def encode(captions):
             texts = [text.decode("utf-8", "replace") for text in captions.tolist()]
@@ -153,7 +153,7 @@ class WordPieceTokenizer(tf.Module):
         return {"token_ids": both[:, 0], "padding_mask": both[:, 1]}
 
     def _wordpieces(self, captions):
-        """Returns ragged int32 (n, tokens), without [CLS] and [SEP]."""
+        """Ragged int32 (n, tokens), without [CLS] and [SEP]."""
         words = split_words(captions, self._normalization)
         lengths = tf.strings.length(words.flat_values, unit="UTF8_CHAR")
         words = words.with_flat_values(
@@ -197,7 +197,6 @@ class WordPieceTokenizer(tf.Module):
 
 
 def _hugging_face_tokenizer(vocabulary, sequence_length, normalization):
-    """Returns a `tokenizers.BertWordPieceTokenizer` that truncates and pads."""
     from tokenizers import BertWordPieceTokenizer
 
     tokenizer = BertWordPieceTokenizer(

@@ -15,11 +15,7 @@ def say(message: str) -> None:
 class progress_bar:
     """A progress bar on a terminal, a line now and then elsewhere.
 
-    Args:
-        title: str.
-        unit: str, what is counted, such as `"pairs"`.
-        total: int.
-        done: int, where to begin.
+    It counts `unit`s, such as pairs, up to `total`, from `done` on.
     """
 
     def __init__(self, title, unit, total, done=0):
