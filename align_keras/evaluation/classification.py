@@ -291,17 +291,11 @@ def _means(tasks, groups):
 def vtab_statistics(
     ranks: Mapping[str, np.ndarray], groups: Groups
 ) -> Iterator[tuple[list[str], Statistics]]:
-    """The accuracies as `sliced_metrics` takes them, each image's mean over runs.
+    """Yields the tasks of each metric of `vtab_metrics`, and the metric's `Statistic`.
 
-    The mean of a part of the images is that of the tasks which have some of them.
-
-    Args:
-        ranks: dict from task to int array (runs, images), ranks of the test images.
-        groups: as `vtab_metrics`.
-
-    Yields:
-        The list of tasks whose images, one task's after another's, are the items,
-        and dict, `vtab/TASK`, `vtab/GROUP` or `vtab/all` → `Statistic`.
+    The items are the images of these tasks, one task's after another's, each by the
+    share of runs in which it is right (ranks are (runs, images) by task). The mean of a
+    part of the images is that of the tasks which have some of them.
     """
     right = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):

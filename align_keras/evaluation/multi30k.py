@@ -39,10 +39,8 @@ def mean_recall(metrics: Any) -> float:
 class LanguageRanks(NamedTuple):
     """The ranks of one language's captions and of the images among them.
 
-    Attributes:
-        image_to_text: int64 array (images,), as `rank_of_best_positive` gives.
-        text_to_image: int64 array (captions,).
-        caption_image_index: int64 array (captions,), each caption's image.
+    All are int64 arrays, of images, captions and captions; the last one is each
+    caption's image.
     """
 
     image_to_text: np.ndarray
@@ -127,21 +125,9 @@ def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
 
 
 def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.ndarray]:
-    """Each image's share of the metrics, by which they can be sliced.
+    """Each image's share of the metrics (images,), whose means they are, for slices.
 
-    Args:
-        ranks: dict of `multilingual_ranks`, every image with equally many captions.
-
-    Returns:
-        dict from the metrics' names to float64 arrays (images,), whose means
-        the metrics are: an image's t2i is the mean of its captions'.
-
-    Example:
-    >>> ranks = LanguageRanks(np.array([0, 6]), np.array([0, 3, 0, 0]),
-    ...                       np.array([0, 0, 1, 1]))
-    >>> outcomes = multilingual_outcomes({"en": ranks})
-    >>> outcomes["en/i2t/recall_at_5"].tolist(), outcomes["en/t2i/recall_at_1"].tolist()
-    ([1.0, 0.0], [0.5, 1.0])
+    An image's t2i is the mean of its captions', of which every image has equally many.
     """
     outcomes = {}
     for language, of_language in ranks.items():

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import pair_scores
+from align_keras.evaluation.exact_scores import check_range, pair_scores
 from align_keras.evaluation.slices import Metrics, Statistic, Statistics
 from align_keras.utils.errors import InputError
 
@@ -216,10 +216,9 @@ def _scored(images, texts, rated):
     embeddings = {"images": np.asarray(images), "texts": np.asarray(texts)}
     for name, (query_kind, item_kind) in _TASKS.items():
         queries, items, ratings = map(np.asarray, rated[name])
-        rows = {"queries": queries, "items": items}
-        _check_rated(name, rows, ratings, embeddings[query_kind], embeddings[item_kind])
-        sides = embeddings[query_kind], embeddings[item_kind].__getitem__
-        cosines = pair_scores(*sides, queries, items, _CHUNK)
+        sides = embeddings[query_kind], embeddings[item_kind]
+        _check_rated(name, queries, items, ratings, *sides)
+        cosines = pair_scores(sides[0], sides[1].__getitem__, queries, items, _CHUNK)
         yield name, (queries, cosines, ratings)
 
 
@@ -230,18 +229,10 @@ def cxc_similarity_statistics(
 
     The items are the images and then the captions. Those of a group keep the rated
     pairs whose query they are, whatever group the other side belongs to, and the
-    protocol's bootstrap runs over these: the metric is the mean of its samples, of
-    half of the group's queries each, and the interval lies between their
-    percentiles. It tells how one sample varies, as the paper's deviation does.
-    Arguments and errors are those of `cxc_similarity_metrics`.
-
-    Returns:
-        dict, `sts/spearman`, `sis/spearman`, `sits/spearman` and `mean/spearman`, the
-        mean of the three sample by sample, → `Statistic` of images and captions. It
-        isn't defined for fewer than four queries, of the mean in any task.
-
-    References:
-        Jia et al. 2021, sections 5.1 and 10; Parekh et al. 2021, section 5.
+    protocol's bootstrap runs over these: the metric is the mean of its samples, of half
+    of the group's queries each, and the interval lies between their percentiles. It
+    tells how one sample varies, as the paper's deviation does. `mean/spearman` is the
+    mean of the three, sample by sample. None is defined for fewer than four queries.
     """
     statistics, count = {}, len(images) + len(texts)
     for name, (queries, *scored) in _scored(images, texts, rated):
@@ -274,23 +265,19 @@ def _own_bootstrap(count, queries, cosines, ratings):
     return Statistic(counts, None, bootstrap)
 
 
-def _check_rated(name, rows, ratings, *embeddings):
-    if not rows["queries"].shape == rows["items"].shape == ratings.shape:
+def _check_rated(name, queries, items, ratings, *embeddings):
+    if not queries.shape == items.shape == ratings.shape:
         raise InputError(
             f"`rated[{name!r}]` must hold three lists of one length, got shapes "
-            f"{rows['queries'].shape}, {rows['items'].shape} and {ratings.shape}."
+            f"{queries.shape}, {items.shape} and {ratings.shape}."
         )
-    for (side, of_side), gallery in zip(rows.items(), embeddings, strict=True):
-        if of_side.size and not 0 <= of_side.min() <= of_side.max() < len(gallery):
-            raise InputError(
-                f"the {side} of `rated[{name!r}]` must lie in [0, {len(gallery)}), the "
-                f"rows of the embeddings, got {of_side.min()} to {of_side.max()}."
-            )
-    if len(np.unique(rows["queries"])) < _FEWEST_QUERIES:
+    sides = {"queries": queries, "items": items}
+    for (side, rows), gallery in zip(sides.items(), embeddings, strict=True):
+        check_range(f"{side} of rated[{name!r}]", rows, len(gallery), "the embeddings")
+    if len(np.unique(queries)) < _FEWEST_QUERIES:
         raise InputError(
             f"`rated[{name!r}]` must have at least {_FEWEST_QUERIES} queries, of which "
-            f"half are drawn, got {len(np.unique(rows['queries']))}; give more rated "
-            "pairs."
+            f"half are drawn, got {len(np.unique(queries))}; give more rated pairs."
         )
 
 

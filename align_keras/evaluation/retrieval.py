@@ -275,10 +275,8 @@ def metrics_of_retrieval_ranks(
 ) -> Metrics:
     """As `retrieval_metrics`, of what `retrieval_ranks` has found.
 
-    With CxC's positives of `t2t` and `i2i` too, in which a query doesn't find itself.
-
-    References:
-        Jia et al. 2021, section 5.1 and table 2; Parekh et al. 2021, section 5.
+    With CxC's positives of `t2t` and `i2i` too, in which a query doesn't find itself
+    (Parekh et al. 2021, section 5; Jia et al. 2021, section 5.1 and table 2).
     """
     rows = {name[0]: len(of_queries) for name, of_queries in ranks.items()}
     for name, right in _by_direction(positives).items():

@@ -36,20 +36,10 @@ Metrics = Iterator[tuple[str, float]]
 
 
 def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.ndarray]:
-    """Says of each item whether it is right within its first k.
+    """Says of each item whether it is right within its first k: 1, 0, or NaN.
 
-    Args:
-        prefix: str, such as `"t2i/recall_at_"`.
-        ranks: int array (items,), 0 for the first place, -1 for an item that
-            doesn't count.
-        ks: integers >= 1.
-
-    Returns:
-        dict, `PREFIX` and k → float64 array (items,): 1, 0, or NaN.
-
-    Example:
-    >>> item_outcomes("recall_at_", np.array([0, 3, -1]), [1])["recall_at_1"].tolist()
-    [1.0, 0.0, nan]
+    Ranks are 0 for the first place and -1 for an item that doesn't count; the names are
+    `PREFIX` and k.
     """
     ranks = np.asarray(ranks)
     return {
