@@ -6,6 +6,7 @@ import importlib.abc
 import importlib.util
 import os
 import sys
+from typing import Any
 
 
 def silence_tensorflow() -> None:
@@ -32,7 +33,7 @@ class WrappedImport(importlib.abc.MetaPathFinder):
         self.package, self.load = package, load
         self._asking = False
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != self.package or self._asking:
             return None
         self._asking = True
