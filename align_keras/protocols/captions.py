@@ -10,16 +10,17 @@ from align_keras.protocols.data_sets import NAMED, folder_of, joined, refuse
 from align_keras.protocols.protocol import (
     PAPERS_KS,
     Evaluation,
-    Protocol,
     Request,
     columns_of_rows,
     left_out,
+    protocol,
 )
 from align_keras.utils.errors import InputError
 
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
 # Named sets that aren't read as captioned images, and the protocols that judge them.
 _OTHERS = {"multi30k": "multi30k", "cxc": "cxc_retrieval", "simlex999": "simlex"}
+_OF_IMAGES = ("allow_missing", "metadata", "engine")
 
 
 def captioned_images(request: Request):
@@ -105,6 +106,13 @@ def _recalls(ranks):
     }
 
 
+@protocol(
+    "recall of captions and images",
+    "table 1",
+    ("split", "image_column", "caption_column", "encoding", *_OF_IMAGES),
+    data_help="flickr30k, coco, stamps, stamps/de, icons, or the path of a table or "
+    "folder of captioned images",
+)
 def retrieval(encoders, request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
     from align_keras import evaluation
@@ -167,6 +175,13 @@ def _embedded_cxc(encoders, request):
     return data, ratings, images, encoders.texts(captions), of_captions
 
 
+@protocol(
+    "the same within images and within captions too, by CxC's ratings",
+    "table 2",
+    ("split", *_OF_IMAGES),
+    data="cxc",
+    data_help="cxc",
+)
 def cxc_retrieval(encoders, request: Request) -> Evaluation:
     """Ranks between and within images and captions by CxC's ratings."""
     from align_keras import evaluation
@@ -184,6 +199,13 @@ def cxc_retrieval(encoders, request: Request) -> Evaluation:
     return Evaluation(metrics | left_out(data.missing), items)
 
 
+@protocol(
+    "correlation of cosines with CxC's ratings",
+    "table 3",
+    ("split", *_OF_IMAGES),
+    data="cxc",
+    data_help="cxc",
+)
 def cxc_similarity(encoders, request: Request) -> Evaluation:
     """Correlates cosines with CxC's ratings by rank, bootstrapped."""
     from align_keras import evaluation
@@ -199,6 +221,13 @@ def cxc_similarity(encoders, request: Request) -> Evaluation:
     return Evaluation(metrics | left_out(data.missing), [(statistics, columns)])
 
 
+@protocol(
+    "mean recall in four languages",
+    "table 11",
+    _OF_IMAGES,
+    data="multi30k",
+    data_help="multi30k or stamps",
+)
 def multi30k(encoders, request: Request) -> Evaluation:
     """Ranks captions and images in English, German, French and Czech."""
     from align_keras import evaluation
@@ -233,6 +262,13 @@ def _captions_by_language(request):
     )
 
 
+@protocol(
+    "an image plus or minus words finds another icon",
+    "figure 5",
+    ("split", "text_weight", "metadata", "engine"),
+    data="icons",
+    data_help="icons",
+)
 def composed(encoders, request: Request) -> Evaluation:
     """Ranks icons for an icon plus or minus the words by which another differs."""
     from align_keras import evaluation
@@ -259,6 +295,13 @@ def composed(encoders, request: Request) -> Evaluation:
     return Evaluation(metrics | left_out(data.missing), [(statistics, columns)])
 
 
+@protocol(
+    "similarity of words",
+    "table 12",
+    data="simlex999",
+    data_help="simlex999, or the path of a file in its format",
+    needs="words",
+)
 def simlex(encoders, request: Request) -> Evaluation:
     """Correlates the cosines of words' [CLS] vectors with rated similarity by rank."""
     from align_keras import evaluation
@@ -280,54 +323,3 @@ def simlex(encoders, request: Request) -> Evaluation:
     metrics = dict(evaluation.simlex_metrics(cosines, rows))
     statistics = evaluation.simlex_statistics(cosines, rows)
     return Evaluation(metrics, [(statistics, columns)])
-
-
-_OF_IMAGES = ("allow_missing", "metadata", "engine")
-RETRIEVAL = Protocol(
-    retrieval,
-    "recall of captions and images",
-    "table 1",
-    ("split", "image_column", "caption_column", "encoding", *_OF_IMAGES),
-    data_help="flickr30k, coco, stamps, stamps/de, icons, or the path of a table or "
-    "folder of captioned images",
-)
-CXC_RETRIEVAL = Protocol(
-    cxc_retrieval,
-    "the same within images and within captions too, by CxC's ratings",
-    "table 2",
-    ("split", *_OF_IMAGES),
-    data="cxc",
-    data_help="cxc",
-)
-CXC_SIMILARITY = Protocol(
-    cxc_similarity,
-    "correlation of cosines with CxC's ratings",
-    "table 3",
-    ("split", *_OF_IMAGES),
-    data="cxc",
-    data_help="cxc",
-)
-MULTI30K = Protocol(
-    multi30k,
-    "mean recall in four languages",
-    "table 11",
-    _OF_IMAGES,
-    data="multi30k",
-    data_help="multi30k or stamps",
-)
-SIMLEX = Protocol(
-    simlex,
-    "similarity of words",
-    "table 12",
-    data="simlex999",
-    data_help="simlex999, or the path of a file in its format",
-    needs="words",
-)
-COMPOSED = Protocol(
-    composed,
-    "an image plus or minus words finds another icon",
-    "figure 5",
-    ("split", "text_weight", "metadata", "engine"),
-    data="icons",
-    data_help="icons",
-)

@@ -7,10 +7,10 @@ from align_keras.protocols.data_sets import joined
 from align_keras.protocols.protocol import (
     PAPERS_KS,
     Evaluation,
-    Protocol,
     Request,
     columns_of_rows,
     left_out,
+    protocol,
 )
 from align_keras.utils.errors import InputError
 
@@ -26,6 +26,7 @@ TFDS_SPLITS = {
 _USUAL = ("test", "train")
 # Sets that keep labels of classes they have no images of.
 _OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
+_OPTIONS = ("split", "classes", "metadata", "engine")
 
 
 def labelled_images(request: Request, train: bool = False):
@@ -151,6 +152,9 @@ def class_evaluation(metrics, statistics, data, rows, predictions) -> Evaluation
     )
 
 
+@protocol(
+    "classification by class names in templates", "table 4", (*_OPTIONS, "templates")
+)
 def zero_shot(encoders, request: Request) -> Evaluation:
     """Finds the nearest class name, over an ensemble of templates."""
     from align_keras import evaluation
@@ -189,6 +193,11 @@ def _two_splits(encoders, request):
         yield data, embeddings, data.labels[rows], rows
 
 
+@protocol(
+    "the class of the nearest training images",
+    "tables 8 to 10",
+    (*_OPTIONS, "train_split"),
+)
 def knn(encoders, request: Request) -> Evaluation:
     """Looks for the right class among the nearest training images."""
     from align_keras import evaluation
@@ -205,6 +214,7 @@ def knn(encoders, request: Request) -> Evaluation:
     return class_evaluation(metrics, statistics, test, rows, neighbor_labels[:, 0])
 
 
+@protocol("logistic regression on the embeddings", "", (*_OPTIONS, "train_split"))
 def linear_probe(encoders, request: Request) -> Evaluation:
     """Fits logistic regression on the embeddings of the frozen image encoder."""
     from align_keras import evaluation
@@ -215,24 +225,3 @@ def linear_probe(encoders, request: Request) -> Evaluation:
         features, train_labels, queries, labels, classes=len(data.class_names)
     )
     return _classified("linear_probe", test, rows, found, chosen)
-
-
-_OPTIONS = ("split", "classes", "metadata", "engine")
-ZERO_SHOT = Protocol(
-    zero_shot,
-    "classification by class names in templates",
-    "table 4",
-    (*_OPTIONS, "templates"),
-)
-KNN = Protocol(
-    knn,
-    "the class of the nearest training images",
-    "tables 8 to 10",
-    (*_OPTIONS, "train_split"),
-)
-LINEAR_PROBE = Protocol(
-    linear_probe,
-    "logistic regression on the embeddings",
-    "",
-    (*_OPTIONS, "train_split"),
-)

@@ -6,27 +6,10 @@ import pathlib
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from align_keras.protocols.captions import (
-    COMPOSED,
-    CXC_RETRIEVAL,
-    CXC_SIMILARITY,
-    MULTI30K,
-    RETRIEVAL,
-    SIMLEX,
-)
-from align_keras.protocols.classes import (
-    KNN,
-    LINEAR_PROBE,
-    ZERO_SHOT,
-    unusual_splits,
-)
-from align_keras.protocols.fine_tuning import (
-    FINE_GRAINED,
-    IMAGENET_FROZEN,
-    IMAGENET_FULL,
-)
+from align_keras.protocols import captions, classes, fine_tuning
+from align_keras.protocols.classes import unusual_splits
 from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
-from align_keras.protocols.vtab import VTAB
+from align_keras.protocols.vtab import vtab
 from align_keras.utils.arguments import check_number, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
@@ -40,9 +23,10 @@ if TYPE_CHECKING:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        *(RETRIEVAL, CXC_RETRIEVAL, CXC_SIMILARITY, ZERO_SHOT, IMAGENET_FROZEN),
-        *(IMAGENET_FULL, VTAB, FINE_GRAINED, KNN, LINEAR_PROBE, MULTI30K, SIMLEX),
-        COMPOSED,
+        *(captions.retrieval, captions.cxc_retrieval, captions.cxc_similarity),
+        *(classes.zero_shot, fine_tuning.imagenet_frozen, fine_tuning.imagenet_full),
+        *(vtab, fine_tuning.fine_grained, classes.knn, classes.linear_probe),
+        *(captions.multi30k, captions.simlex, captions.composed),
     )
 }
 # The group of what has no value, or an empty one.

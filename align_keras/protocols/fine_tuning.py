@@ -13,24 +13,31 @@ from align_keras.protocols.classes import (
     tfds_name,
     train_and_test,
 )
-from align_keras.protocols.protocol import Evaluation, Protocol, Request, some
+from align_keras.protocols.protocol import Evaluation, Request, protocol, some
 from align_keras.utils.errors import InputError
 
 # Transfer results on it learn from both (Kornblith et al. 2019, "Do better ImageNet
 # models transfer better?", table 1: 2,040 images).
 _TRAIN_SPLITS = {"oxford_flowers102": "train+validation"}
+TRAINING = ("results", "config_file", "params_override", "workers")
+_OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
 
 
+@protocol(
+    "a classifier on the frozen image encoder", "table 5", _OPTIONS, needs="weights"
+)
 def imagenet_frozen(encoders, request: Request) -> Evaluation:
     """Trains a head on frozen features."""
     return _classification("imagenet_frozen", encoders, request)
 
 
+@protocol("the image encoder fine-tuned", "table 5", _OPTIONS, needs="weights")
 def imagenet_full(encoders, request: Request) -> Evaluation:
     """Trains a head first, then all layers."""
     return _classification("imagenet_full", encoders, request)
 
 
+@protocol("the encoder fine-tuned in two stages", "table 7", _OPTIONS, needs="weights")
 def fine_grained(encoders, request: Request) -> Evaluation:
     """Trains a head first, then all layers with frozen statistics; several runs."""
     if request.train_split is None and not is_class_folder(request.data):
@@ -39,17 +46,17 @@ def fine_grained(encoders, request: Request) -> Evaluation:
     return _classification("fine_grained", encoders, request)
 
 
-def _classification(protocol, encoders, request):
+def _classification(name, encoders, request):
     import numpy as np
 
     from align_keras import evaluation
     from align_keras.config import load_recipe
     from align_keras.protocols.trials import Trial, finished, open_devices
 
-    recipe = load_recipe(protocol, request.config_file, request.params_override)
+    recipe = load_recipe(name, request.config_file, request.params_override)
     if recipe.sweep.trials:
         raise InputError(
-            f"sweep.trials must be 0 for {protocol}, received {recipe.sweep.trials}; "
+            f"sweep.trials must be 0 for {name}, received {recipe.sweep.trials}; "
             "only vtab has images set aside to tune on."
         )
     strategy = open_devices(recipe, request)
@@ -150,24 +157,3 @@ def digest_of(data) -> str:
         else:
             digest.update(content_digest(image))
     return digest.hexdigest()[:16]
-
-
-TRAINING = ("results", "config_file", "params_override", "workers")
-_OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
-IMAGENET_FROZEN = Protocol(
-    imagenet_frozen,
-    "a classifier on the frozen image encoder",
-    "table 5",
-    _OPTIONS,
-    needs="weights",
-)
-IMAGENET_FULL = Protocol(
-    imagenet_full, "the image encoder fine-tuned", "table 5", _OPTIONS, needs="weights"
-)
-FINE_GRAINED = Protocol(
-    fine_grained,
-    "the encoder fine-tuned in two stages",
-    "table 7",
-    _OPTIONS,
-    needs="weights",
-)

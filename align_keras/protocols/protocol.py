@@ -128,6 +128,8 @@ class Evaluation:
 class Protocol:
     """A benchmark of the paper; `align_keras.protocols.evaluate.PROTOCOLS` has all.
 
+    It is called as the function that `protocol` decorates.
+
     Attributes:
         run: from `CachedEncoders` and a `Request` to an `Evaluation`; its name is what
             the command line and `align_keras.evaluate` call the protocol.
@@ -150,14 +152,21 @@ class Protocol:
     )
     needs: Literal["embeddings", "words", "weights"] = "embeddings"
 
+    def __call__(self, encoders: Any, request: Request) -> Evaluation:
+        return self.run(encoders, request)
+
     @property
     def name(self) -> str:
-        """What the command line and `align_keras.evaluate` call it."""
         return self.run.__name__
 
     def takes(self, option: str) -> bool:
         """Whether a field of `Request` is of any account."""
         return option in COMMON or option in self.options
+
+
+def protocol(*about: Any, **more: Any) -> Callable[[Callable], Protocol]:
+    """Makes a function a `Protocol`, of which these are the other fields."""
+    return lambda run: Protocol(run, *about, **more)
 
 
 def left_out(count: int) -> dict[str, float]:

@@ -3,10 +3,18 @@
 from align_keras.protocols.classes import class_columns
 from align_keras.protocols.data_sets import joined, what_to_prepare
 from align_keras.protocols.fine_tuning import TRAINING, full_name
-from align_keras.protocols.protocol import Evaluation, Protocol, Request
+from align_keras.protocols.protocol import Evaluation, Request, protocol
 from align_keras.utils.errors import InputError
 
 
+@protocol(
+    "19 tasks of 1,000 images",
+    "table 6",
+    options=("metadata", *TRAINING),
+    data="vtab",
+    data_help="vtab, or some of its tasks, as vtab/dtd+svhn_cropped",
+    needs="weights",
+)
 def vtab(encoders, request: Request) -> Evaluation:
     """Tunes on 800 and 200 images of each task, trains again on these 1,000.
 
@@ -154,14 +162,3 @@ class VtabData:
         from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
         return full_name(VTAB_TASKS[task].builder)
-
-
-VTAB = Protocol(
-    vtab,
-    "19 tasks of 1,000 images",
-    "table 6",
-    options=("metadata", *TRAINING),
-    data="vtab",
-    data_help="vtab, or some of its tasks, as vtab/dtd+svhn_cropped",
-    needs="weights",
-)

@@ -38,7 +38,7 @@ class WrappedImport(importlib.abc.MetaPathFinder):
             return None
         self._asking = True
         try:
-            spec = importlib.util.find_spec(name)
+            spec: Any = importlib.util.find_spec(name)
         finally:
             self._asking = False
         if spec is not None and spec.loader is not None:
