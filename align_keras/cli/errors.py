@@ -21,7 +21,6 @@ def with_options(text: str, options: dict[str, str]) -> str:
     must …") or has them in backquotes; `options` has their options.
 
     Example:
-
     >>> with_options("k must be >= 1, received 0; raise `k`.", {"k": "-k"})
     '-k must be >= 1, received 0; raise -k.'
     """

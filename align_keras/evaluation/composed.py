@@ -112,11 +112,10 @@ def composed_metrics(
         ks: integers >= 1.
 
     Yields:
-        Pairs of str and float: of all queries, of those that add words
-        (`plus/`) and of those that subtract them (`minus/`), for each K,
-        `recall_at_K`, `image_alone/recall_at_K`, `text_alone/recall_at_K` and
-        `chance_recall_at_K`; and `queries`, their number. Kinds without queries
-        are left out.
+        Pairs of str and float: of all queries, of those that add words (`plus/`) and of
+        those that subtract them (`minus/`), for each K, `recall_at_K`,
+        `image_alone/recall_at_K`, `text_alone/recall_at_K` and `chance_recall_at_K`;
+        and `queries`, their number. Kinds without queries are left out.
     """
     signs = np.array([query.sign for query in queries])
     for kind, chosen in _SIGNS.items():

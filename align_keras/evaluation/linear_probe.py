@@ -28,8 +28,7 @@ class FittedRegression(NamedTuple):
     """What a fit found.
 
     Attributes:
-        weights: float64 array (dimension + 1, classes); the last row is the
-            intercepts.
+        weights: float64 array (dimension + 1, classes); the last row is the intercepts.
         iterations: int; `max_iterations` if it didn't end.
         slope: float, the gradient's largest entry at the end.
     """

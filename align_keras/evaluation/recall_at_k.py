@@ -205,8 +205,7 @@ def recall_at_k(
     Args:
         query_embeddings: real array (queries, dimension), finite. Unit length
             makes the inner product the cosine.
-        gallery_embeddings: real array (rows, dimension), finite; may be
-            memory-mapped.
+        gallery_embeddings: real array (rows, dimension), finite; may be memory-mapped.
         positives: sequence with, for each query, the gallery rows that are
             hits: a sequence of integers in [0, rows), or one integer.
         ks: integers >= 1; one beyond the gallery's size is met by every query.

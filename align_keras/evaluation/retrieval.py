@@ -194,10 +194,9 @@ def retrieval_metrics(
         block_size: int >= 1, as for `recall_at_k`.
 
     Yields:
-        Pairs of str and float, for each direction `i2t` and `t2i`:
-        `i2t/recall_at_K` and `i2t/chance_recall_at_K` for each K,
-        `i2t/queries` (those that count) and `i2t/queries_without_positives`
-        (those left out).
+        Pairs of str and float, for each direction `i2t` and `t2i`: `i2t/recall_at_K`
+        and `i2t/chance_recall_at_K` for each K, `i2t/queries` (those that count) and
+        `i2t/queries_without_positives` (those left out).
 
     Raises:
         InputError: as `recall_at_k`.

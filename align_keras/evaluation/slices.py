@@ -57,8 +57,7 @@ def mean_statistics(outcomes: Mapping[str, Any]) -> Statistics:
     """Metrics that are means over items, as `sliced_metrics` takes them.
 
     Args:
-        outcomes: dict, name → real array (items,), NaN for an item that doesn't
-            count.
+        outcomes: dict, name → real array (items,), NaN for an item that doesn't count.
 
     Returns:
         dict, name → `Statistic`.

@@ -69,7 +69,6 @@ def evaluate(
         Jia et al. 2021, sections 5.1 to 5.3 and 6.1, tables 1 to 12.
 
     Example:
-
     >>> import os, tempfile
     >>> import numpy as np
     >>> from PIL import Image

@@ -111,9 +111,8 @@ class Evaluation:
 
     Attributes:
         metrics: name → value.
-        items: (statistics, columns) for each kind of items: metrics as
-            `sliced_metrics` takes them, and name → one value an item, by which they
-            are sliced.
+        items: (statistics, columns) for each kind of items: metrics as `sliced_metrics`
+            takes them, and name → one value an item, by which they are sliced.
         retrieval: the arguments of `retrieval_examples`, or None.
         classification: labels, predictions and class names to show, or None.
     """

@@ -126,7 +126,6 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
             trains it.
 
     Example:
-
     >>> open_run("no_such_run")
     Traceback (most recent call last):
     ...

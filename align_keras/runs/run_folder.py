@@ -163,7 +163,6 @@ def names_test(name: str) -> bool:
     """Whether a split or a table's file name says that it is for tests.
 
     Example:
-
     >>> [names_test(name) for name in ("test[:9]", "karpathy_test.tsv", "latest")]
     [True, True, False]
     """

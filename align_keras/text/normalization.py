@@ -43,7 +43,6 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
         Devlin et al. 2019, the released `BasicTokenizer`.
 
     Example:
-
     >>> split_words(tf.constant(["Crème-brûlée"]), "bert_uncased").to_list()
     [[b'creme', b'-', b'brulee']]
     """

@@ -32,9 +32,8 @@ def learn_vocabulary(
 ) -> list[str]:
     """Learns a WordPiece vocabulary.
 
-    The result depends on the captions alone: neither on their order nor on the
-    process, though Hugging Face's trainer, which does the work, gives other tokens
-    in each run.
+    The result depends on the captions alone: neither on their order nor on the process,
+    though Hugging Face's trainer, which does the work, gives other tokens in each run.
 
     Args:
         captions: read once.
@@ -56,7 +55,6 @@ def learn_vocabulary(
         Jia et al. 2021, section 5 (WordPiece learned on the training captions).
 
     Example:
-
     >>> learn_vocabulary(["red", "red", "reed"], 20)[5:]
     ['d', 'e', 'r', '##d', '##e', 're', 'red']
     """
@@ -79,7 +77,6 @@ def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
         InputError: if the vocabulary isn't as above.
 
     Example:
-
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "vocabulary.txt")
     >>> save_vocabulary([*SPECIAL_TOKENS, "red"], path)
@@ -287,7 +284,6 @@ class Coverage:
     """Counts words, tokens and unknown words of captions, by a vocabulary.
 
     Example:
-
     >>> from align_keras.text.vocabulary import SPECIAL_TOKENS
     >>> coverage = Coverage([*SPECIAL_TOKENS, "red", "##der", "car"], "bert_uncased")
     >>> coverage.count(["Red car", "redder bus"])

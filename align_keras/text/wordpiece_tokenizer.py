@@ -35,10 +35,9 @@ class WordPieceTokenizer(tf.Module):
     installed, as it can't be on Windows, Hugging Face's `tokenizers` computes the ids,
     and no graph with the tokenizer in it can be exported.
 
-    The one difference: `bert_uncased` leaves 116 letters as they are that Unicode
-    added after the version that TensorFlow knows: 95 capitals (Vithkuqi, Garay,
-    Beria Erfe, a few Latin ones) and 21 composed letters (Tulu-Tigalari, Gurung
-    Khema and others).
+    The one difference: `bert_uncased` leaves 116 letters as they are that Unicode added
+    after the version that TensorFlow knows: 95 capitals (Vithkuqi, Garay, Beria Erfe, a
+    few Latin ones) and 21 composed letters (Tulu-Tigalari, Gurung Khema and others).
 
     Bytes that aren't UTF-8 are dropped, and so are control characters. A special
     token that is written out in a caption (`[MASK]`) becomes that token, as with
@@ -65,7 +64,6 @@ class WordPieceTokenizer(tf.Module):
         Jia et al. 2021, section 5 (WordPiece, at most 64 tokens).
 
     Example:
-
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "##der"]
     >>> tokenizer = WordPieceTokenizer(vocabulary, sequence_length=6)
     >>> tokenizer(["Redder red"])["token_ids"].numpy().tolist()
