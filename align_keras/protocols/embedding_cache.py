@@ -77,7 +77,8 @@ class CachedEncoders:
         `images` that they come from; raises if none can be read.
         """
         with progress_bar("embedding images", "images", len(images)) as bar:
-            embeddings, rows = self._images.readable(_ByContent(images), bar.advance)
+            items = map(_by_content, images)
+            embeddings, rows = self._images.readable(items, bar.advance)
         if len(rows) < len(images):
             readable = set(rows.tolist())
             names = [
@@ -100,19 +101,6 @@ class CachedEncoders:
         """Embeds captions: float32 array (n, d)."""
         with progress_bar("embedding texts", "texts", len(texts)) as bar:
             return self._texts(texts, bar.advance)
-
-
-class _ByContent:
-    """Images one after another, paths as `pathlib.Path`."""
-
-    def __init__(self, images):
-        self._images = images
-
-    def __len__(self):
-        return len(self._images)
-
-    def __iter__(self):
-        return map(_by_content, self._images)
 
 
 def image_key(image) -> bytes:
@@ -203,10 +191,8 @@ class EmbeddingCache:
             digests.stat().st_size // _DIGEST_BYTES,
             embeddings.stat().st_size // (4 * self._width),
         )
-        for path, size in (
-            (embeddings, count * 4 * self._width),
-            (digests, count * _DIGEST_BYTES),
-        ):
+        sizes = {embeddings: count * 4 * self._width, digests: count * _DIGEST_BYTES}
+        for path, size in sizes.items():
             if path.stat().st_size > size:
                 say(f"cutting off half-written {path}; {count:,} embeddings stay")
                 os.truncate(path, size)
@@ -220,7 +206,7 @@ class EmbeddingCache:
         return self._directory / "digests", self._directory / "embeddings"
 
     def _read_width(self):
-        """The width as `_write_width` wrote it, or None if it's another or damaged.
+        """The width as `_add` wrote it, or None if it's another or damaged.
 
         By a wrong one, rows would be cut out of the middle of others.
         """
