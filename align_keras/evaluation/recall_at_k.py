@@ -96,25 +96,13 @@ def rank_of_best_positive(
 ) -> np.ndarray:
     """Rank of each query's best hit: how many wrong rows come before it.
 
-    Ties are pessimistic: a wrong row with the same score ranks before the
-    right one. Other right rows don't count.
-
-    Args:
-        query_embeddings: as `recall_at_k`.
-        gallery_embeddings: as `recall_at_k`.
-        positives: as `recall_at_k`.
-        block_size: int >= 1, queries and gallery rows scored at once. Memory
-            grows with its square; the result doesn't depend on it.
-        leave_out: optional integers (queries,), for each query the gallery row
-            that counts as absent, such as the query itself; no twin of it does.
+    Ties are pessimistic: a wrong row with the same score ranks before the right one.
+    Other right rows don't count. Arguments and errors are those of `recall_at_k`.
+    `leave_out`, integers (queries,), is for each query the gallery row that counts as
+    absent, such as the query itself, and no hit; no twin of it does.
 
     Returns:
-        int64 array (queries,): 0 for a hit in first place, -1 for a query
-        without positives.
-
-    Raises:
-        InputError: as `recall_at_k`, and for a left out row that isn't in the
-            gallery or is a hit.
+        int64 array (queries,): 0 for a hit in first place, -1 without positives.
 
     Example:
     >>> gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])

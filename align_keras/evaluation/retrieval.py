@@ -223,19 +223,13 @@ def retrieval_ranks(
 ) -> dict[str, np.ndarray]:
     """Ranks the best hit of each query, in each direction that `positives` has.
 
-    Args:
-        image_embeddings: real array (images, dimension), unit length.
-        text_embeddings: real array (captions, dimension), unit length.
-        positives: `RetrievalPositives`; or with `text_to_text` and `image_to_image`
-            too, such as `align_keras.datasets.benchmarks.cxc_positives` makes.
-        block_size: int >= 1, as for `recall_at_k`.
+    These are `RetrievalPositives`; or with `text_to_text` and `image_to_image` too, as
+    `align_keras.datasets.benchmarks.cxc_positives` makes them. The other arguments and
+    the errors are those of `retrieval_metrics`.
 
     Returns:
-        dict from `"i2t"` and `"t2i"`, with CxC's positives `"t2t"` and `"i2i"` too,
-        to int64 arrays (queries,), as `rank_of_best_positive`.
-
-    Raises:
-        InputError: as `rank_of_best_positive`.
+        dict from `"i2t"` and `"t2i"`, with CxC's positives `"t2t"` and `"i2i"` too, to
+        int64 arrays (queries,), as `rank_of_best_positive`.
 
     References:
         Jia et al. 2021, section 5.1; Parekh et al. 2021, section 5.
