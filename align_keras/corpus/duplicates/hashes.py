@@ -30,9 +30,14 @@ _SIDE = 64
 _BETWEEN = 256
 _COEFFICIENTS = 64
 # "About zero": a tenth of the numbers' root mean square, and what noise makes of a
-# flat image, in grey levels.
+# flat image, in gray levels.
 _RELATIVE_ZERO = 0.1
 _ABSOLUTE_ZERO = 0.1
+THRESHOLD = 12
+_BITS = 64 * WORDS
+# Fewer and longer bands find fewer candidates in vain, but try more keys.
+_FEW = 5_000
+_BANDS_OF_FEW, _BANDS = 8, 6
 
 
 def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
@@ -91,11 +96,6 @@ def mirrored(hashes: np.ndarray) -> np.ndarray:
     return hashes ^ swapped[..., None]
 
 
-def hamming_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Counts the bits in which hashes (…, 2) differ, 0 to 128."""
-    return bit_count(first ^ second).sum(-1, dtype=np.int64)
-
-
 def _count_by_table(words):
     table = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
     halves = np.ascontiguousarray(words).view(np.uint16)
@@ -107,7 +107,7 @@ bit_count = getattr(np, "bitwise_count", _count_by_table)
 
 
 def _thumbnail(image):
-    """Returns the image's 64 × 64 grey pixels, float64."""
+    """Returns the image's 64 × 64 gray pixels, float64."""
     cv2 = opencv()
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("L"))
@@ -137,10 +137,9 @@ def _lowest_frequencies():
 
 
 def _cosines(first, end):
-    """Returns the orthonormal cosine transform of a part of the side, (10, 64).
-
-    It is divided by the square root of the part's length, so that the numbers don't
-    depend on the size, and zero outside of the part.
+    """Returns the orthonormal cosine transform of a part of the side, (10, 64). It is
+    divided by the square root of the part's length, so that the numbers don't depend on
+    the size, and zero outside of the part.
     """
     length = end - first
     place = np.arange(_SIDE) - first + 0.5
@@ -155,13 +154,6 @@ _VERTICAL = np.stack([_cosines(top, bottom) for top, _, bottom, _ in VIEWS])
 _HORIZONTAL = np.stack([_cosines(left, right).T for _, left, _, right in VIEWS])
 # The bits of the odd horizontal frequencies.
 _ODD = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(np.uint64)[0]
-
-
-THRESHOLD = 12
-_BITS = 64 * WORDS
-# Fewer and longer bands find fewer candidates in vain, but try more keys.
-_FEW = 5_000
-_BANDS_OF_FEW, _BANDS = 8, 6
 
 
 class HammingSearch:
@@ -216,9 +208,6 @@ class HammingSearch:
                 "hash_array."
             )
         return hashes
-
-    def take(self, placed: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return placed[rows]
 
     def lowest(
         self,
@@ -291,11 +280,9 @@ class _BandTable:
 
 
 def _bands(count, threshold):
-    """Yields (columns of the band, bits that may differ in it).
-
-    With threshold = bands × radius + rest, hashes within the threshold differ in at
-    most `radius` bits in one of the first rest + 1 bands, or in at most radius − 1
-    in one of the others.
+    """Yields (columns of the band, bits that may differ in it). With threshold = bands
+    × radius + rest, hashes within the threshold differ in at most `radius` bits in one
+    of the first rest + 1 bands, or in at most radius − 1 in one of the others.
     """
     bands = _BANDS_OF_FEW if count < _FEW else _BANDS
     radius, rest = divmod(threshold, bands)
