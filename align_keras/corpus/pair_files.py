@@ -58,13 +58,11 @@ def read_pairs(
     included, for images `NAME.jpg` (`.jpeg`, `.png`, `.webp`, `.gif`, `.bmp`) beside
     `NAME.txt` with one caption a line.
 
-    Captions are cleaned of control characters and runs of white space. Unusable pairs
-    are dropped and counted in `counter`: an empty caption or one of more than 2,000
-    characters, a malformed line, a second use of an id, a row without a path, an image
-    without a caption file.
-
-    `origin_of` takes a row to what else it says of its captions, for
-    `PairRecord.origins`; then only a caption with an equal origin is a repeated pair.
+    Captions are cleaned. Unusable pairs are dropped and counted in `counter`: an empty
+    caption or one of more than 2,000 characters, a malformed line, a second use of an
+    id, a row without a path, an image without a caption file. `origin_of` takes a row
+    to what else it says of its captions, for `PairRecord.origins`; then only a caption
+    with an equal origin is a repeated pair.
     """
     path = pathlib.Path(path)
     decode(path, b"", encoding)  # An unknown encoding is told first.

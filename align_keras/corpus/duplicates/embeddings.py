@@ -92,13 +92,13 @@ class _Rows:
 
 
 class EmbeddingSearch:
-    """Finds near images by the cosines of their embeddings.
+    """Finds near images by their embeddings' cosines (Jia et al. 2021, appendix A).
 
     k-means puts all images into clusters, and an image is compared with those of its
     `nearest` clusters, as faiss's inverted files do. The paper compares within buckets
     of three of the ten nearest of 4,096 clusters; an image in a common bucket is nearly
     always in one of these clusters, and near ones without a common bucket are found as
-    well. Small corpora have fewer clusters, one for 64 images; with fewer than 4 ×
+    well. Small corpora have fewer clusters, one for 64 images; with fewer than 4 times
     `nearest` (2,560 images by default) all are compared with all.
 
     What is found depends on the encoder, and so must the threshold. With
@@ -110,9 +110,6 @@ class EmbeddingSearch:
     Memory is some tens of bytes an image, k-means' sample (32 embeddings a cluster),
     the embeddings of 65,536 references and what is near to `block_rows` queries;
     embeddings are read where they lie. Cosines must be above `threshold`.
-
-    References:
-        Jia et al. 2021, appendix A.
     """
 
     def __init__(

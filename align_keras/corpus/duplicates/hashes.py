@@ -41,32 +41,22 @@ _BANDS_OF_FEW, _BANDS = 8, 6
 
 
 def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
-    """Hashes an image so that its copies get the same or a close hash.
+    """Hashes an image, or its gray pixels (height, width), so that copies are close.
 
     The image is reduced to 64 × 64 gray pixels. Of the cosine transform, the 64 lowest
     frequencies but the mean count, each by its sign: positive, negative or about zero,
-    in two bits. So a copy of another size or quality, in gray or with a small
+    in two bits (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
+    Functions"). So a copy of another size or quality, in gray or with a small
     watermark, differs in few of the 128 bits; in a mirrored copy the odd horizontal
     frequencies change their sign (`mirrored`); and of symmetric drawings the odd ones
     are zero, not a sign by chance. A cropped copy shifts all frequencies; therefore six
-    views are hashed, see `VIEWS`, and a copy's whole is compared with all of the
-    original's. Color isn't hashed.
+    views are hashed, 16 bytes each, see `VIEWS`, and a copy's whole is compared with
+    all of the original's. Color isn't hashed.
 
     Plain images (a gradient, a disc, a logo of one shape on white) have fewer than
     `LEAST_DETAIL` frequencies away from zero, which look alike among unrelated images.
     Their hash is all zeros: close to nothing, itself included; only equal pixels make
     them duplicates.
-
-    Args:
-        image: `PIL.Image.Image`, or its gray pixels, uint8 array (height, width).
-        crops: bool, hash all six views, not only the whole.
-
-    Returns:
-        bytes, 16 for each view, the whole first.
-
-    References:
-        Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
-        Functions", for hashes by the signs of low frequencies.
     """
     views = len(VIEWS) if crops else 1
     signs = _signs(_thumbnail(image), views)
@@ -165,9 +155,11 @@ class HammingSearch:
     The search is exact, and ours: faiss's multi-index hash, as exact, takes six times
     the processor time (16 s against 2.8, of 100,000 hashes within 8 bits). The 128 bits
     are cut into bands; of two hashes within the threshold, at least one band differs in
-    few bits (the pigeonhole principle), so for each band only the hashes are compared
-    whose band is among the query's keys with so few bits changed. Memory is some tens
-    of bytes an image and a constant by `block_rows`, however many pairs are near.
+    few bits (the pigeonhole principle; Norouzi et al. 2012, "Fast Search in Hamming
+    Space with Multi-Index Hashing", section 3), so for each band only the hashes are
+    compared whose band is among the query's keys with so few bits changed. Memory is
+    some tens of bytes an image and a constant by `block_rows`, however many pairs are
+    near.
 
     `tools/bench_duplicates.py --start 5 --emoji EMOJI` (images on which nothing was
     chosen) finds of 5,950 planted copies at 8, 12 and 16 bits: all kinds 76, 82 and 86
@@ -175,10 +167,6 @@ class HammingSearch:
     with a watermark 86, 88 and 89 %; with 5 % cropped 39, 69 and 87 %, 10 % 13, 39 and
     64 %. Of 595 different images 2, 6 and 10 leave in error, such as cards of two suits
     and flags of one layout.
-
-    References:
-        Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-Index
-        Hashing", section 3.
     """
 
     def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):

@@ -57,8 +57,9 @@ def find_duplicates(
 ) -> list[Dropped]:
     """Finds the images that leave the corpus, because others show the same.
 
-    1. Images equal to or near one of an evaluation set leave it, all of them. The
-       sets are taken by their names, in each the lowest key counts.
+    1. Images equal to or near one of an evaluation set leave it (Jia et al. 2021,
+       section 3 and appendix A). The sets are taken by their names, in each the lowest
+       key counts.
     2. Of images with equal pixels one stays ("duplicate"). They show the same, so
        the captions of those that leave belong to the one that stays.
     3. Of near images the best stays ("near duplicate"): the one with the most
@@ -68,15 +69,10 @@ def find_duplicates(
        those that leave are lost: they describe a crop or a changed copy.
 
     The result depends neither on the order of the images nor on blocks. Equal keys in
-    the corpus are one image.
-
-    `mode` is "hash", see `HammingSearch`, or "embedding", see `EmbeddingSearch`, whose
-    `options` follow. `inside` takes the third step; the paper doesn't. `gone` left
-    before, such as copies of evaluation images by another threshold. Returned are all
-    `Dropped`, by ascending key.
-
-    References:
-        Jia et al. 2021, section 3 and appendix A.
+    the corpus are one image. `mode` is "hash", see `HammingSearch`, or "embedding", see
+    `EmbeddingSearch`, whose `options` follow. `inside` takes the third step; the paper
+    doesn't. `gone` left before, such as copies of evaluation images by another
+    threshold. Returned are all `Dropped`, by ascending key.
     """
     if mode not in MODES:
         raise InputError(

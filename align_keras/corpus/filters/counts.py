@@ -126,13 +126,10 @@ def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> Chose
 
 
 def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
-    """Writes the hashes of a table's texts as spills, and returns their number.
+    """Writes the hashes of a table's texts as spills, and returns the number of texts.
 
-    All texts count as they came in, before any filter.
-
-    References:
-        Jia et al. 2021, section 3: the most frequent unigrams and bigrams of the raw
-        dataset.
+    All count as they came in, before any filter (Jia et al. 2021, section 3: the most
+    frequent unigrams and bigrams of the raw dataset).
     """
     spills = pathlib.Path(folder, "spills")
     # A repeated task must find its own files, also where all has been moved.
@@ -203,14 +200,10 @@ def choose_frequent(
     """Writes the frequent unigrams and bigrams and what is shared too often.
 
     At the last rank, of n-grams with equal counts those with the smallest hashes are
-    taken.
-
-    Returns:
-        dict, JSON-ready, also written to `chosen/summary.json`: `distinct_ngrams`,
-        `frequent_ngrams` (how many were chosen), `ngram_count` (the count of the last
-        rank's; 0 if all were chosen), `shared_texts`, `crowded_images` (how many are
-        over their limits) and `top_texts`, the hashes of the 100 texts that the most
-        distinct images share, with their numbers.
+    taken. Returned, and written to `chosen/summary.json`, are how many n-grams there
+    are and were chosen, `ngram_count` (the count at the last rank; 0 if all were
+    chosen), how many texts and images are over their limits, and `top_texts`, the
+    hashes of the 100 texts that the most distinct images share, with their numbers.
     """
     merged = pathlib.Path(folder, "merged", str(partitions))
     chosen = pathlib.Path(folder, "chosen")

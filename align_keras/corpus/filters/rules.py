@@ -196,11 +196,9 @@ def find_reasons(
 ) -> np.ndarray:
     """Finds each pair's first reason to be dropped: 0, or its place in `REASONS` + 1.
 
-    An image of unknown size passes the filters of size. A pair of unknown language is
+    First the image filters, then the text filters (Jia et al. 2021, section 3). An
+    image of unknown size passes the filters of size. A pair of unknown language is
     dropped where languages are asked for and `""` isn't among them.
-
-    References:
-        Jia et al. 2021, section 3: first the image filters, then the text filters.
     """
     found = np.zeros(len(pairs.captions), np.uint8)
     for number, dropped in enumerate(_drops(pairs, chosen, thresholds, found), start=1):

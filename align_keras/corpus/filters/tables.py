@@ -44,18 +44,13 @@ def filter_table(
 ) -> dict:
     """Writes the pairs of a table that pass all filters, after `choose_frequent`.
 
-    The table has at least `COLUMNS`; the captions in what is written are normalized.
-
-    Returns:
-        dict, JSON-ready; `merge_results` adds up those of many tables.
-
-        - `counts`: numbers of pairs under `"kept"` and each of `REASONS`.
-        - `samples`: under the same keys at most 20 pairs each by their hash. They are
-          chosen by the smallest hashes, so all tables' order and number make no
-          difference. Where personal data are dropped, the samples that hold some have,
-          for a caption, "[email]" and the like.
-        - `shared_texts`: by hash, of the 100 most shared texts those that the table
-          dropped for "images per text": `[caption, number of images]`.
+    The captions in what is written are normalized. Returned are, JSON-ready, as
+    `merge_results` adds them up over tables: `counts` of pairs under "kept" and each of
+    `REASONS`; `samples`, at most 20 pairs each with the smallest hashes, so that
+    tables' order and number make no difference (a sample with personal data has
+    "[email]" and the like for a caption); and `shared_texts`, by hash, of the 100 most
+    shared texts those that the table dropped for "images per text": `[caption, number
+    of images]`.
     """
     chosen = Chosen.load(folder)
     result = merge_results([])
