@@ -383,13 +383,6 @@ def stamps_captions_by_language(
 
     Raises:
         InputError: as `build_corpus`, and if no stamp has all four.
-
-    Example:
-
-    ```python
-    data = stamps_captions_by_language()
-    data.captions["de"][0]  # ['Eine Katze.']
-    ```
     """
     # Here, for the package of the builders imports much.
     from align_keras.datasets.build import build_corpus

@@ -89,13 +89,6 @@ def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
 
     References:
         Parekh et al. 2021, Crisscrossed Captions.
-
-    Example:
-
-    ```python
-    read_cxc("Crisscrossed-Captions", "val").sits[0]
-    # RatedPair(first='648388', second='COCO_val2014_000000431431.jpg', score=1.8)
-    ```
     """
     if split not in ("test", "val"):
         raise InputError(f"split must be test or val, received {split!r}.")

@@ -166,13 +166,6 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages
 
     Raises:
         InputError: for another split.
-
-    Example:
-
-    ```python
-    from align_keras.datasets import build_corpus
-    stamps_by_category(build_corpus("stamps")).class_names[:2]  # ['animals', 'clothes']
-    ```
     """
     # Here, for the package of the builders imports much.
     from align_keras.datasets.splits import hashed_test_keys
@@ -244,14 +237,6 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
 
     Raises:
         InputError: if the corpus has no such split; names those that it has.
-
-    Example:
-
-    ```python
-    from align_keras.datasets import build_corpus
-    icons = read_stored_images(build_corpus("icons"), "test")
-    icons[0].captions, icons[0].category  # (('0',), 'fontawesome6-solid')
-    ```
     """
     try:
         builder.info.splits[split]
@@ -348,13 +333,6 @@ def read_tfds_classification(
     Raises:
         InputError: as `prepared_builder`; for an unknown split, a set without
             images or without classes, and images without a class.
-
-    Example:
-
-    ```python
-    data = read_tfds_classification("food101", "validation")
-    len(data.images), data.class_names[:2]  # (25250, ['apple pie', 'baby back ribs'])
-    ```
     """
     builder = prepared_builder(name, data_dir)
     image, label = _image_and_class(builder)
