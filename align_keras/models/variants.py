@@ -68,11 +68,11 @@ IMAGE_VARIANTS = {
 }
 
 
-def round_filters(filters: int, width_coefficient: float, divisor: int = 8) -> int:
-    """Scales a number of channels to a multiple of `divisor`, at most 10% below."""
+def round_filters(filters: int, width_coefficient: float) -> int:
+    """Scales a number of channels to a multiple of 8, at most 10% below."""
     scaled = filters * width_coefficient
-    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * scaled else rounded
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def stem_filters(width_coefficient: float, lite: bool = False) -> int:

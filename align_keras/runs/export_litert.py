@@ -29,32 +29,15 @@ def write_litert(
     *,
     quantize: str | None = None,
     images: str | None = None,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    encoding: str | None = None,
     data: str | None = None,
-    data_root: str = "data",
     resizable: bool | None = None,
     license: str | None = None,
+    **read: Any,
 ) -> None:
     """Writes both towers, examples, and a table of what the image tower keeps.
 
-    Args:
-        align: `ALIGN` with a vocabulary.
-        folder: `pathlib.Path`, an existing, empty folder.
-        quantize: as `export_model`.
-        images: str, a data set whose training split, or all images of a table, a
-            folder or a set without one, calibrate `int8`; or None.
-        image_column: str or None, of a table.
-        caption_column: str or None, of a table.
-        encoding: str or None, of a table or folder.
-        data: str, the data set whose test split gives the table's recall, or None.
-        data_root: as `export_model`.
-        resizable: as `export_model`.
-        license: as `export_model`.
-
-    Raises:
-        InputError: if `int8` has no images, or the options don't fit.
+    `images` and `data`, of which the training and the test split are taken, are read by
+    `captioned_images` with `read`.
     """
     quantize = quantize or "none"
     if quantize == "int8" and images is None:
@@ -64,8 +47,6 @@ def write_litert(
         )
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 
-    columns = {"image_column": image_column, "caption_column": caption_column}
-    read: dict[str, Any] = {"root": data_root, "encoding": encoding, "columns": columns}
     calibration = [] if images is None else calibration_images(images, **read)
     pixels = _pixels(calibration, align.image_size)
     # What is missing must not show itself after minutes.
@@ -84,23 +65,15 @@ def write_litert(
 
 def captioned_images(
     name: str,
-    root: str = "data",
-    encoding: str | None = None,
-    columns: dict[str, str | None] | None = None,
     split: str | None = None,
+    *,
+    data_root: str = "data",
+    encoding: str | None = None,
+    **columns: str | None,
 ) -> tuple[Any, list]:
-    """Reads a set of captioned images as the protocol `retrieval` does.
+    """Reads a set, a table or a folder as the protocol `retrieval` does.
 
-    Args:
-        name: str, a set's name, or the path of a table or folder.
-        root: str, the folder of the named sets.
-        encoding: str or None, of a table or folder.
-        columns: dict of `image_column` and `caption_column`, of a table.
-        split: str or None, for the one that is judged.
-
-    Returns:
-        (request, images): what the protocol is asked for, and a list of paths or
-        encoded images.
+    Returns what the protocol is asked for, and a list of paths or encoded images.
     """
     from align_keras.protocols import retrieval
     from align_keras.protocols.protocol import Request
@@ -109,21 +82,13 @@ def captioned_images(
     if path.exists():
         of_table["encoding"] = encoding
     if path.is_file():
-        of_table |= columns or {}
-    request = Request(data=name, data_root=root, split=split, **of_table)
+        of_table |= columns
+    request = Request(data=name, data_root=data_root, split=split, **of_table)
     return request, retrieval.captioned_images(request).images
 
 
 def calibration_images(name: str, **read: Any) -> list:
-    """Reads images to calibrate with, evenly spread over a set.
-
-    Args:
-        name: str, the set, of which the training split is taken where it has one.
-        **read: as `captioned_images`.
-
-    Returns:
-        list of paths or encoded images, at most 200.
-    """
+    """Returns at most 200 images, spread over a set, its training split if any."""
     try:
         if pathlib.Path(name).exists():
             _, images = captioned_images(name, **read)
@@ -139,7 +104,7 @@ def calibration_images(name: str, **read: Any) -> list:
 
 def _training_images(name, read):
     try:
-        return captioned_images(name, **read, split="train")[1]
+        return captioned_images(name, "train", **read)[1]
     except InputError:
         _, images = captioned_images(name, **read)
     say(f"{name} has no training split; its test images calibrate")
@@ -185,15 +150,10 @@ def _write_figures(align, folder, files, images, calibration, data, test):
 
 @dataclasses.dataclass(frozen=True)
 class TowerFigures:
-    """One row of the table.
+    """One row of the table; what Keras itself has no figure of is None.
 
-    Attributes:
-        name: str, what computed the image embeddings.
-        megabytes: float or None, the file's size.
-        milliseconds: tuple of float or None, an image's latency at each of `THREADS`.
-        cosine: pair of float or None, the mean and the least to Keras's embeddings.
-        recall: dict, `t2i/recall_at_1` and the like → float; empty where no set was
-            named.
+    `milliseconds` are an image's latency at each of `THREADS`; `cosine` is the mean and
+    the least to Keras's embeddings; `recall` is empty where no set was named.
     """
 
     name: str
@@ -206,21 +166,10 @@ class TowerFigures:
 def measure(
     align: Any, files: dict[str, bytes], images: Sequence, request: Any = None
 ) -> list[TowerFigures]:
-    """Measures image towers against Keras's.
+    """Measures image towers, name → LiteRT file, against Keras's, which comes first.
 
-    Args:
-        align: `ALIGN`.
-        files: dict, name → bytes of a LiteRT file of its image tower.
-        images: list of paths or encoded images for cosines and latencies; those of
-            `request` where there is one.
-        request: of captioned images, as `captioned_images` gives it, or None for no
-            recall.
-
-    Returns:
-        list of `TowerFigures`, Keras's first, then in the order of `files`.
-
-    Raises:
-        InputError: if no image can be decoded.
+    Cosines and latencies are of `images`, those of `request` where there is one for
+    recall.
     """
     embeddings, rows, image = _embed(align, files, images)
     milliseconds = _latencies(files, image)
@@ -243,15 +192,7 @@ def measure(
 
 
 def read_pixels(image: str | bytes, size: int) -> np.ndarray | None:
-    """Decodes and preprocesses an image for the image tower.
-
-    Args:
-        image: str, a path, or bytes, an encoded image.
-        size: int, the side of the tower's input.
-
-    Returns:
-        float32 array (size, size, 3), or None if it can't be read.
-    """
+    """Returns a tower's float32 (size, size, 3), or None if it can't be read."""
     import tensorflow as tf
 
     from align_keras.images import preprocess_image_bytes
@@ -310,21 +251,7 @@ def _latencies(files, image):
 def interleaved_medians(
     runs: dict[str, Callable[[], object]], rounds: int
 ) -> dict[str, float]:
-    """Times functions in turn, so that a busy moment meets all of them.
-
-    Args:
-        runs: dict, name → function without arguments.
-        rounds: int ≥ 1, timed calls of each.
-
-    Returns:
-        dict, name → float, the median in milliseconds.
-
-    Example:
-
-    >>> medians = interleaved_medians({"sleep": lambda: time.sleep(1e-3)}, 3)
-    >>> 1 <= medians["sleep"] < 100
-    True
-    """
+    """Times functions in turn, so that a busy moment meets all: name → milliseconds."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(_WARM_UP + rounds):
         for name, run in runs.items():

@@ -21,31 +21,16 @@ def write_web(
     model: Any,
     *,
     images: str | None = None,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    encoding: str | None = None,
     quantize: str | None = None,
     license: str | None = None,
     title: str | None = None,
     litert_js: str | None = None,
+    **table: str | None,
 ) -> None:
     """Writes a page that searches images in the browser, without a server.
 
-    Args:
-        align: `ALIGN` with a vocabulary.
-        folder: `pathlib.Path`, an existing, empty folder.
-        model: the run folder, whose index is shown where there are no `images`.
-        images: str, a folder or a table of images, or None for the run's index.
-        image_column: str or None, of a table.
-        caption_column: str or None, of a table.
-        encoding: str or None, of a table.
-        quantize: str, of the towers, or None.
-        license: str, the terms of the weights, or None.
-        title: str, the page's heading, or None.
-        litert_js: str, a node_modules folder, or None.
-
-    Raises:
-        InputError: if there are no images, or the options don't fit.
+    It shows `images`, a folder or a table that is read by `table`'s `image_column`,
+    `caption_column` and `encoding`, or else the index of the run folder `model`.
     """
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
     from align_keras.export.web_page import check_runtime, write_web_page
@@ -63,8 +48,8 @@ def write_web(
     if images is None:
         index = open_index(align, model)
     else:
-        columns = {"image_column": image_column, "caption_column": caption_column}
-        index = build_index(align, images, encoding=encoding or "utf-8", **columns)
+        table["encoding"] = table.get("encoding") or "utf-8"
+        index = build_index(align, images, **table)
     write_web_page(
         folder,
         tokenizer=align.tokenizer,
@@ -79,18 +64,7 @@ def write_web(
 
 
 def open_index(align: Any, run: Any) -> Any:
-    """Opens the index that a run has left, with thumbnails.
-
-    Args:
-        align: `ALIGN`.
-        run: str or path, the run folder.
-
-    Returns:
-        `SearchIndex`.
-
-    Raises:
-        InputError: if there is none, or it is another model's.
-    """
+    """Opens the index that a run has left, with thumbnails."""
     from align_keras.search import SearchIndex
 
     folder = pathlib.Path(run, "index") if isinstance(run, str | os.PathLike) else None
@@ -111,21 +85,10 @@ def open_index(align: Any, run: Any) -> Any:
 
 
 def build_index(align: Any, images: str, **columns: Any) -> Any:
-    """Embeds a user's images.
+    """Embeds a user's images, and gives them thumbnails.
 
     Images are turned upright and laid on white, as in every corpus and in the page.
     Those that can't be read are left out, and said.
-
-    Args:
-        align: `ALIGN`.
-        images: str, a folder or a table.
-        **columns: `image_column`, `caption_column` and `encoding`, of a table.
-
-    Returns:
-        `SearchIndex` with thumbnails.
-
-    Raises:
-        InputError: if there is no such file or folder, or no image can be read.
     """
     import numpy as np
 

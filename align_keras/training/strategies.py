@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -154,17 +154,15 @@ def distributed_batches(
         replicas = strategy.num_replicas_in_sync // hosts
         if replicas == 1:
             return batches
-        return batches.map(lambda batch: split_rows(batch, replicas)).unbatch()
+        # (n, …) → (replicas, n / replicas, …)
+        return batches.map(
+            lambda batch: {
+                name: tf.reshape(rows, (replicas, -1, *rows.shape[1:]))
+                for name, rows in batch.items()
+            }
+        ).unbatch()
 
     return strategy.distribute_datasets_from_function(own_batches)
-
-
-def split_rows(batch: Mapping[str, tf.Tensor], parts: int) -> dict[str, tf.Tensor]:
-    """Reshapes each tensor from (n, …) to (parts, n / parts, …)."""
-    return {
-        name: tf.reshape(value, (parts, -1, *value.shape[1:]))
-        for name, value in batch.items()
-    }
 
 
 def _devices(num_replicas):
