@@ -26,6 +26,21 @@ _REMEDY = (
 )
 
 
+def quickly_copied(model: keras.Model, batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Spares the model's strategy what `training.distributed_batches` tells of.
+
+    Keras hands a strategy datasets, which it copies. TensorFlow's rewriting of a copy
+    takes a minute, and gains less than keeping each operation to one thread does.
+    """
+    with model.distribute_strategy.scope():
+        if not tf.distribute.has_strategy():
+            return batches
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    options.threading.max_intra_op_parallelism = 1
+    return batches.with_options(options)
+
+
 def keras_input(
     model: keras.Model,
     x: Any,
@@ -53,7 +68,7 @@ def keras_input(
             flip=augment,
             value_range=value_range,
         )
-        return batches.repeat() if repeat else batches
+        return quickly_copied(model, batches.repeat() if repeat else batches)
     is_batches = hasattr(x, "__iter__") or isinstance(x, keras.utils.PyDataset)
     if y is not None or not is_batches or isinstance(x, str | bytes | os.PathLike):
         raise InputError(
@@ -61,9 +76,10 @@ def keras_input(
             f"{_kind(y)}; {_REMEDY}."
         )
     if is_raw_data(x):
-        return batches_of_dataset(
+        batches = batches_of_dataset(
             model, x, training=training, augment=augment, value_range=value_range
         )
+        return quickly_copied(model, batches)
     if value_range is not None:
         raise InputError(
             f"value_range is of raw images, received {value_range} and {_kind(x)}, "

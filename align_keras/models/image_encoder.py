@@ -28,6 +28,8 @@ class ImageEncoder(Encoder):
     Args:
         width_coefficient: float > 0, EfficientNet's width scaling.
         depth_coefficient: float > 0, its depth scaling.
+        num_stages: int from 1 to 7, its first stages; fewer than 7 are for very small
+            images and first trials.
         image_size: int ≥ 32, side in pixels that raw images are brought to; the network
             itself takes any height and width.
         padding: str, of the convolutions of stride 2: `"tf"`, TensorFlow's SAME, as in
@@ -91,6 +93,7 @@ class ImageEncoder(Encoder):
         *,
         width_coefficient: float = 1.0,
         depth_coefficient: float = 1.0,
+        num_stages: int = 7,
         image_size: int = 289,
         padding: str = "tf",
         lite: bool = False,
@@ -121,7 +124,9 @@ class ImageEncoder(Encoder):
         with keras.name_scope(name):
             # === Layers ===
             blocks = make_blocks(
-                variants.scaled_stages(width_coefficient, depth_coefficient, lite),
+                variants.scaled_stages(
+                    width_coefficient, depth_coefficient, lite, num_stages
+                ),
                 variants.stem_filters(width_coefficient, lite),
                 drop_connect_rate=0.0 if locked else drop_connect_rate,
                 rematerialize=rematerialize,
@@ -171,6 +176,7 @@ class ImageEncoder(Encoder):
         # === Config ===
         self.width_coefficient = width_coefficient
         self.depth_coefficient = depth_coefficient
+        self.num_stages = num_stages
         self.image_size = image_size
         self.padding = padding
         self.lite = lite
@@ -207,7 +213,8 @@ class ImageEncoder(Encoder):
         (0.5, (None, 16))
         """
         given = {name: value for name, value in arguments.items() if value is not None}
-        names = ("width_coefficient", "depth_coefficient", "num_classes")
+        coefficients = ("width_coefficient", "depth_coefficient")
+        names = (*coefficients, "num_classes", "num_stages")
         sizes = variants.image_encoder_arguments(
             variant, projection_dim, *(given.pop(name, None) for name in names)
         )

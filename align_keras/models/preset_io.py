@@ -41,7 +41,7 @@ _DAMAGES = (
 )
 # What a preset's name stands for.
 _NAMED = (
-    *("width_coefficient", "depth_coefficient", "lite"),
+    *("width_coefficient", "depth_coefficient", "num_stages", "lite"),
     *("num_layers", "hidden_dim", "num_heads", "intermediate_dim", "architecture"),
 )
 # What a folder's model may be given anew: how it goes on learning, and the sizes of

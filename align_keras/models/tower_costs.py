@@ -64,6 +64,7 @@ def image_tower_cost(
     width_coefficient: float,
     depth_coefficient: float,
     image_size: int,
+    num_stages: int = 7,
     padding: str = "tf",
     lite: bool = False,
     projection_dim: int | None = None,
@@ -80,7 +81,9 @@ def image_tower_cost(
         _convolution(3, 3, channels, side, lite),
     ]
     blocks, outputs = [], [0]
-    for stage in variants.scaled_stages(width_coefficient, depth_coefficient, lite):
+    for stage in variants.scaled_stages(
+        width_coefficient, depth_coefficient, lite, num_stages
+    ):
         for repeat in range(stage.repeats):
             strides = stage.strides if repeat == 0 else 1
             blocks.append(_block(stage, channels, strides, side, lite, same))
@@ -178,7 +181,7 @@ def check_parameters(
 
     So a damaged configuration is refused before its model is built.
     """
-    image_names = ("width_coefficient", "depth_coefficient", "lite")
+    image_names = ("width_coefficient", "depth_coefficient", "num_stages", "lite")
     text_names = (
         *("architecture", "num_layers", "hidden_dim", "intermediate_dim"),
         "vocabulary_size",

@@ -277,6 +277,7 @@ def _image_sizes(model_config):
         image.width_coefficient,
         image.depth_coefficient,
         image.num_classes,
+        image.num_stages,
     )
 
 

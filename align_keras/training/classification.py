@@ -13,6 +13,7 @@ from align_keras.models.image_classifier import ImageClassifier
 from align_keras.models.on_replicas import on_replicas
 from align_keras.optimizers import SGD
 from align_keras.training.checkpoints import checkpoint_of
+from align_keras.training.strategies import distributed_batches
 from align_keras.training.trainer import Progress
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
@@ -83,7 +84,9 @@ def fine_tune(
             callbacks.append(Progress(bar, 1))
         if step < stage.steps:
             classifier.fit(
-                stage.make_batches(step),
+                distributed_batches(
+                    classifier.distribute_strategy, stage.make_batches, step
+                ),
                 steps_per_epoch=stage.steps - step,
                 shuffle=False,  # The batches are.
                 verbose=0,

@@ -159,11 +159,11 @@ def _open(image_encoder, weights):
     names = [name for name, variant in IMAGE_VARIANTS.items() if variant[:2] == sizes]
     kind = names[0].removeprefix("efficientnet_").upper() if names else ""
     constructor = getattr(keras.applications, f"EfficientNet{kind}", None)
-    if constructor is None or image_encoder.lite:
+    if constructor is None or image_encoder.lite or image_encoder.num_stages != 7:
         raise InputError(
             f"weights {weights!r} exist for EfficientNet B0 to B7, received width "
-            f"{sizes[0]}, depth {sizes[1]}, lite {image_encoder.lite}; choose such a "
-            "variant."
+            f"{sizes[0]}, depth {sizes[1]}, lite {image_encoder.lite}, num_stages "
+            f"{image_encoder.num_stages}; choose such a variant."
         )
     reasons = []
     has_classifier = image_encoder.num_classes is not None
