@@ -15,6 +15,7 @@ def small_encoders(image_size=32, projection_dim=16, **image_arguments):
     image_encoder = ImageEncoder(
         width_coefficient=0.25,
         depth_coefficient=0.3,
+        num_stages=3,
         image_size=image_size,
         projection_dim=projection_dim,
         **image_arguments,

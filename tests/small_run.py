@@ -12,6 +12,7 @@ SMALL = ",".join(
         "task.model.image_encoder.image_size=32",
         "task.model.image_encoder.width_coefficient=0.25",
         "task.model.image_encoder.depth_coefficient=0.3",
+        "task.model.image_encoder.num_stages=3",
         "task.model.text_encoder.variant=bert_tiny",
         "task.model.text_encoder.num_layers=1",
         "task.model.text_encoder.hidden_dim=16",

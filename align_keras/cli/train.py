@@ -136,7 +136,7 @@ def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from align_keras.reports.report_tables import DIRECTIONS, retrieval_rows
+    from align_keras.reports.report import DIRECTIONS, retrieval_rows
 
     table = Table(title="Zero-shot retrieval on the test pairs")
     for column in ("direction", "recall at", "recall %", "chance %", "× chance"):

@@ -32,6 +32,7 @@ class ImageEncoderConfig:
         variant: the named size.
         width_coefficient: None for the variant's.
         depth_coefficient: None for the variant's.
+        num_stages: how many of EfficientNet's seven stages there are.
         image_size: side of the input in pixels.
         padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`; None for
             that of the ALIGN which `weights` names, and `"tf"` otherwise.
@@ -61,6 +62,7 @@ class ImageEncoderConfig:
     variant: ImageVariant = "efficientnet_b7"
     width_coefficient: float | None = number(None, above=0)
     depth_coefficient: float | None = number(None, above=0)
+    num_stages: int = number(7, at_least=1, at_most=7)
     image_size: int = count(289, at_least=32)
     padding: Literal["tf", "hugging_face"] | None = None
     num_classes: int | None = count(None, at_least=2)

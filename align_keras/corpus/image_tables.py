@@ -41,6 +41,9 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
 TEXTS = ("caption", "rule", "language", "page_url", "source")
+_BLOCKS = 8
+# Some tens of megabytes of JPEGs.
+_IMAGES_PER_GROUP = 500
 
 
 def image_schema() -> Any:
@@ -80,9 +83,8 @@ def cut_table(task: dict) -> dict:
 
 
 def group_piece(task: dict) -> dict:
-    """Gathers the pairs of each image of one piece.
-
-    Equal captions of an image count once, with the smallest of their origins.
+    """Gathers the pairs of each image of one piece. Equal captions of an image count
+    once, with the smallest of their origins.
     """
     found: dict[str, list] = {}
     for name in task["names"]:
@@ -93,28 +95,22 @@ def group_piece(task: dict) -> dict:
         for key, rows in sorted(found.items()):
             first = min(rows, key=lambda row: row["image"])
             image = {name: first[name] for name in ("image", "width", "height")}
-            captions = _captions(rows)
+            captions = _each_once(rows)
             append([{"image_key": key, **image, "captions": captions}])
             pairs += len(captions)
     return {"pictures": len(found), "pairs": pairs}
 
 
-def _captions(rows):
-    origins = sorted(tuple(row[name] for name in TEXTS) for row in rows)
+def _each_once(rows):
     first = {}
-    for origin in origins:
-        first.setdefault(origin[0], origin)
-    return [dict(zip(TEXTS, origin, strict=True)) for origin in first.values()]
+    for text in sorted(tuple(row[name] for name in TEXTS) for row in rows):
+        first.setdefault(text[0], text)
+    return [dict(zip(TEXTS, text, strict=True)) for text in first.values()]
 
 
 def piece_path(folder: str | os.PathLike, name: str, number: int) -> pathlib.Path:
     """Where a piece of a table lies."""
     return pathlib.Path(folder, f"{name}-{number:05d}.parquet")
-
-
-_BLOCKS = 8
-# Some tens of megabytes of JPEGs.
-_IMAGES_PER_GROUP = 500
 
 
 def stored_schema() -> Any:
@@ -195,7 +191,7 @@ def store_image(
     pixels = _reduced(_pixels(image), shorter_side, keep_aspect)
     height, width = pixels.shape[:2]
     check_jpeg_size(width, height)
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
     jpeg = _jpeg(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR), quality)
     return {
         # Equal pixels make equal bytes, of which there are fewer to read.
@@ -203,16 +199,15 @@ def store_image(
         "conversion": conversion or "",
         "width": width,
         "height": height,
-        "perceptual_hash": perceptual_hash(grey),
+        "perceptual_hash": perceptual_hash(gray),
         "jpeg": jpeg,
     }
 
 
 def _pixels(image):
-    """Returns the image's uint8 array (height, width, 4), of which three count.
-
-    It shares the memory of Pillow, where its version can and the image lies in one
-    piece of memory; a copy takes as long as the hash.
+    """Returns the image's uint8 array (height, width, 4), of which three count. It
+    shares the memory of Pillow, where its version can and the image lies in one piece
+    of memory; a copy takes as long as the hash.
     """
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
         try:
@@ -226,10 +221,9 @@ def _pixels(image):
 
 
 def _reduced(pixels, side, keep_aspect):
-    """Returns the image with a shorter side of at most `side` pixels.
-
-    Where a side becomes less than half, or less than a third in a square, areas are
-    averaged; else bilinear samples are near enough, as in the paper's own resizing.
+    """Returns the image with a shorter side of at most `side` pixels. Where a side
+    becomes less than half, or less than a third in a square, areas are averaged; else
+    bilinear samples are near enough, as in the paper's own resizing.
     """
     shape = pixels.shape[:2]
     if min(shape) < side:
@@ -262,11 +256,9 @@ def _jpeg(pixels, quality):
 def kept_images(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
-    """Yields what stays, in the order of the pieces and of the keys in each.
-
-    Captions of an image that left because another has equal pixels are the other's.
-    `image` is the JPEG, `image_key` of its pixels; sizes are those of the image as it
-    came.
+    """Yields what stays, in the order of the pieces and of the keys in each. Captions
+    of an image that left because another has equal pixels are the other's. `image` is
+    the JPEG, `image_key` of its pixels; sizes are those of the image as it came.
     """
     inherited = _inherited(groups, dropped)
     columns = ["image_key", "pixel_key", "fault", "jpeg"]
@@ -327,9 +319,4 @@ def _inherited(groups, dropped):
 def _merged(texts, inherited):
     """Returns an image's captions and the inherited ones, each once."""
     more = inherited.get(texts["image_key"])
-    if more is None:
-        return texts["captions"]
-    rows = sorted(
-        [*texts["captions"], *more], key=lambda text: [text[name] for name in TEXTS]
-    )
-    return list({row["caption"]: row for row in reversed(rows)}.values())[::-1]
+    return _each_once([*texts["captions"], *more]) if more else texts["captions"]

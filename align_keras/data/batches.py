@@ -137,33 +137,17 @@ def batch_ids(
     *,
     batch_size: int,
     step: int,
-    seed: int = 0,
-    shuffle_buffer_size: int = 20_000,
-    cache: bool = False,
-    input_pipeline_id: int = 0,
-    num_input_pipelines: int = 1,
-    pair_weighted: bool = False,
+    **order: Any,
 ) -> list[str]:
-    """Tells which pairs `training_batches` of these arguments puts into batch `step`.
+    """Tells which pairs `training_batches`, by this `order`, puts into batch `step`.
 
     For the diagnosis of a step that went wrong: ids in order, and no image is decoded.
     Under a `data_service` the batch holds others.
     """
     check_batch_size(batch_size, builder, split)
-    pairs = ordered_pairs(
-        builder,
-        split,
-        lambda example: example["id"],
-        batch_size=batch_size,
-        start_step=step,
-        seed=seed,
-        shuffle_buffer_size=shuffle_buffer_size,
-        cache=cache,
-        input_pipeline_id=input_pipeline_id,
-        num_input_pipelines=num_input_pipelines,
-        pair_weighted=pair_weighted,
-    )
-    rows = pairs.take(batch_size // num_input_pipelines)
+    order |= {"batch_size": batch_size, "start_step": step}
+    pairs = ordered_pairs(builder, split, lambda example: example["id"], **order)
+    rows = pairs.take(batch_size // order.get("num_input_pipelines", 1))
     return [identifier.decode() for _, (identifier, _) in rows.as_numpy_iterator()]
 
 

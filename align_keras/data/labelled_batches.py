@@ -59,8 +59,7 @@ def labelled_batches(
         int32 (batch_size,).
 
     Raises:
-        InputError: if `images` and `labels` differ in number, or are none, or if no
-            image can be decoded.
+        InputError: if `images` and `labels` differ in number, or none can be decoded.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -100,15 +99,9 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """All images that can be decoded, once and in order, with their numbers.
 
-    Args:
-        images: as `labelled_batches`.
-        image_size: int, the side of the encoder's input in pixels.
-        batch_size: int ≥ 1.
-        central_crop: float in (0, 1], share of each side that is kept.
-
-    Returns:
-        `tf.data.Dataset` of int64 (b,), rows of `images`, and uint8 (b,
-        image_size, image_size, 3); b is `batch_size` or, at the end, less.
+    Of each side the share `central_crop` is kept. A batch is int64 (b,), rows of
+    `images`, and uint8 (b, image_size, image_size, 3); b is `batch_size` or, at the
+    end, less.
     """
     read, items = _items(images, images)
 

@@ -30,11 +30,11 @@ def ordered_pairs(
     *,
     batch_size: int,
     start_step: int,
-    seed: int,
-    shuffle_buffer_size: int,
-    cache: bool,
-    input_pipeline_id: int,
-    num_input_pipelines: int,
+    seed: int = 0,
+    shuffle_buffer_size: int = 20_000,
+    cache: bool = False,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
     pair_weighted: bool = False,
 ) -> tf.data.Dataset:
     """Endless pairs in training order, from the first row of a step.
@@ -51,10 +51,10 @@ def ordered_pairs(
     own_files = not cache and enough_shards(builder, split, num_input_pipelines)
     start = start_step * (rows if own_files else batch_size)
     if cache:
-        pairs = stored_pairs(builder, split).map(
+        pairs = stored_pairs(builder, split)
+        pairs = pairs.map(
             lambda example: (read(example), example["captions"]), tf.data.AUTOTUNE
-        )
-        pairs = pairs.cache()
+        ).cache()
         if pair_weighted:
             pairs = pairs.flat_map(_each_caption)
         pairs = shuffle(
@@ -91,10 +91,8 @@ def ordered_pairs(
         example = features.deserialize_example(serialized, decoders=DECODERS)
         example["id"] = tf.strings.join([prefix, example["id"]])
         captions = example["captions"]
-        return number, (
-            read(example),
-            captions[caption[0], None] if caption else captions,
-        )
+        captions = captions[caption[0], None] if caption else captions
+        return number, (read(example), captions)
 
     if num_input_pipelines > 1:
         pairs = pairs.map(number_in_batches) if own_files else pairs.filter(is_own)

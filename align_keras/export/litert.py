@@ -8,17 +8,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from align_keras.export import QUANTIZATIONS, towers
 from align_keras.export.litert_file import LiteRTTower, append_files
-from align_keras.export.litert_quantize import check_quantization, quantize_flatbuffer
-from align_keras.export.towers import (
-    CHECKED,
-    describe_image_tower,
-    describe_text_tower,
-    image_tower_function,
-    noise,
-    some_tokens,
-    text_tower_function,
-)
+from align_keras.export.litert_quantize import quantize_flatbuffer
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError, needs
 
 # The least mean cosine to Keras's embeddings, far below what was measured: it tells
@@ -49,8 +42,8 @@ def image_flatbuffer(
     more; the file is checked on the first, or on noise. `resizable` leaves number,
     height and width open: they are 1, S and S until the interpreter is told otherwise.
     """
-    check_quantization(quantize)
-    encode = image_tower_function(model, resizable)
+    check_choice("quantize", quantize, QUANTIZATIONS)
+    encode = towers.image_tower_function(model, resizable)
     size = model.image_size
     pixels = _checked_pixels(pixels, size)
     content = _convert(encode, model.image_encoder, "encode_image_pixels")
@@ -60,9 +53,9 @@ def image_flatbuffer(
     content = quantize_flatbuffer(content, quantize, samples)
     content = append_files(
         content,
-        describe_image_tower(model, quantize, len(pixels), resizable, license),
+        towers.describe_image_tower(model, quantize, len(pixels), resizable, license),
     )
-    shown = pixels[:CHECKED] if len(pixels) else noise(size)
+    shown = pixels[: towers.CHECKED] if len(pixels) else towers.noise(size)
     expected = np.asarray(model.normalize_image(model.image_encoder(shown)))
     _check(content, [{"images": image[None]} for image in shown], expected, quantize)
     return content
@@ -84,17 +77,17 @@ def text_flatbuffer(
     2021, "Understanding and Overcoming the Challenges of Efficient Transformer
     Quantization").
     """
-    check_quantization(quantize)
-    encode = text_tower_function(model, resizable)
+    check_choice("quantize", quantize, QUANTIZATIONS)
+    encode = towers.text_tower_function(model, resizable)
     encoder = model.text_encoder
-    tokens = some_tokens(model)
+    tokens = towers.some_tokens(model)
     if quantize == "int8":
         quantize = "dynamic-int8"
     with _narrow_embedding(encoder.token_embedding, quantize):
         content = _convert(encode, encoder, "encode_token_ids")
     content = quantize_flatbuffer(content, quantize)
     content = append_files(
-        content, describe_text_tower(model, quantize, resizable, license)
+        content, towers.describe_text_tower(model, quantize, resizable, license)
     )
     expected = np.asarray(model.normalize_text(encoder(tokens)))
     rows = range(len(expected))

@@ -9,20 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from align_keras.export import QUANTIZATIONS
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError, needs
 
 # Biases are int32, in steps of the inputs' scale times the weights'.
 _LARGEST_BIAS = 2.0**30
 _LARGEST_WEIGHT = 127.0
-
-
-def check_quantization(quantize: str) -> None:
-    """Raises unless `quantize` is one of `QUANTIZATIONS`."""
-    if quantize not in QUANTIZATIONS:
-        raise InputError(
-            f"quantize must be one of {', '.join(QUANTIZATIONS)}, received "
-            f"{quantize!r}; choose one."
-        )
 
 
 def quantize_flatbuffer(
@@ -43,7 +35,7 @@ def quantize_flatbuffer(
     Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference".
     """
-    check_quantization(quantize)
+    check_choice("quantize", quantize, QUANTIZATIONS)
     if quantize == "none":
         return bytes(flatbuffer)
     if quantize == "int8":

@@ -6,14 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.export.towers import (
-    describe_image_tower,
-    describe_text_tower,
-    image_tower_function,
-    noise,
-    some_tokens,
-    text_tower_function,
-)
+from align_keras.export import towers
 from align_keras.utils.errors import needs
 
 # The newest whose operations ONNX Runtime 1.20 has.
@@ -27,16 +20,18 @@ def image_onnx(model: Any, *, license: str | None = None) -> bytes:
 
     The files that a LiteRT file holds are the ONNX file's metadata properties.
     """
-    encode = image_tower_function(model, resizable=True)
-    files = describe_image_tower(model, "none", 0, True, license)
-    return _converted(encode, files, {"images": noise(model.image_size)})
+    encode = towers.image_tower_function(model, resizable=True)
+    files = towers.describe_image_tower(model, "none", 0, True, license)
+    return _converted(encode, files, {"images": towers.noise(model.image_size)})
 
 
 def text_onnx(model: Any, *, license: str | None = None) -> bytes:
     """Converts the text tower: `token_ids`, `padding_mask`, int32 (n, L) → (n, d)."""
-    encode = text_tower_function(model, resizable=True)
-    tokens = some_tokens(model)
-    return _converted(encode, describe_text_tower(model, "none", True, license), tokens)
+    encode = towers.text_tower_function(model, resizable=True)
+    tokens = towers.some_tokens(model)
+    return _converted(
+        encode, towers.describe_text_tower(model, "none", True, license), tokens
+    )
 
 
 def _converted(encode, files, inputs):

@@ -23,17 +23,12 @@ MODELS = ("image", "text", "align")
 VERSION = "1"
 INSTALL = "pip install 'align-keras[serving]'"
 _SOURCES = pathlib.Path(__file__).with_name("serving")
-# Not by their final names, which no package data rule covers.
-_SERVING = {
-    "models.config": "models.config.txt",
-    "batching.config": "batching.config.txt",
-    "monitoring.config": "monitoring.config.txt",
-    "Dockerfile": "Dockerfile.txt",
-    "compose.yaml": "compose.yaml",
-    "kubernetes.yaml": "kubernetes.yaml",
-    "client_rest.py": "client_rest.py",
-    "client_grpc.py": "client_grpc.py",
-}
+# With .txt behind the names that no package data rule covers.
+_SERVING = (
+    *("models.config.txt", "batching.config.txt", "monitoring.config.txt"),
+    *("Dockerfile.txt", "compose.yaml", "kubernetes.yaml"),
+    *("client_rest.py", "client_grpc.py"),
+)
 # `align` has none: its signatures take as many captions as they like for an image,
 # which the server's batching refuses.
 _BATCHING = {
@@ -71,13 +66,14 @@ def write_serving_files(folder: str | os.PathLike) -> None:
     folder = pathlib.Path(folder)
     models = {name: folder / name / VERSION for name in MODELS}
     signatures = {name: _read_signatures(path) for name, path in models.items()}
+    # TensorFlow Serving has TensorFlow's versions.
+    minor = ".".join(importlib.metadata.version("tensorflow").split(".")[:2])
     serving = folder / "serving"
     serving.mkdir(exist_ok=True)
-    for name, source in _SERVING.items():
-        text = (_SOURCES / source).read_text(encoding="utf-8")
-        # TensorFlow Serving has TensorFlow's versions.
-        text = text.replace("{version}", f"{tensorflow_minor()}.0")
-        (serving / name).write_text(text, encoding="utf-8")
+    for name in _SERVING:
+        text = (_SOURCES / name).read_text(encoding="utf-8")
+        text = text.replace("{version}", f"{minor}.0")
+        (serving / name.removesuffix(".txt")).write_text(text, encoding="utf-8")
     for name, source in _BATCHING.items():
         shutil.copyfile(_SOURCES / source, models[name] / "batching_params.pbtxt")
     if importlib.util.find_spec("tensorflow_serving") is None:
@@ -85,12 +81,6 @@ def write_serving_files(folder: str | os.PathLike) -> None:
         return
     for name, path in models.items():
         write_warm_up_requests(path, name, signatures[name])
-
-
-def tensorflow_minor() -> str:
-    """Returns the major and minor version of the TensorFlow that exports."""
-    version = importlib.metadata.version("tensorflow")
-    return ".".join(version.split(".")[:2])
 
 
 def _read_signatures(model):

@@ -12,13 +12,7 @@ import jinja2
 import numpy as np
 
 from align_keras.images import crop_size_to_resize_size
-from align_keras.text.unicode_classes import (
-    IDEOGRAPHS,
-    MARKS,
-    PUNCTUATION,
-    REMOVED,
-    SPACES,
-)
+from align_keras.text import unicode_classes
 from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased, save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
@@ -138,11 +132,11 @@ def _write_model(folder, tokenizer, image_size, image_tower, text_tower, index):
 def tokenizer_options(tokenizer: Any) -> dict[str, Any]:
     """Returns what web/tokenizer.js must know, as JSON; code points in hexadecimal."""
     classes = {
-        "spaces": SPACES,
+        "spaces": unicode_classes.SPACES,
         # The first private character marks special tokens.
-        "removed": REMOVED.replace("E000-F8FF", "E001-F8FF"),
-        "marks": MARKS,
-        "isolated": PUNCTUATION + IDEOGRAPHS,
+        "removed": unicode_classes.REMOVED.replace("E000-F8FF", "E001-F8FF"),
+        "marks": unicode_classes.MARKS,
+        "isolated": unicode_classes.PUNCTUATION + unicode_classes.IDEOGRAPHS,
     }
     return {
         "sequence_length": tokenizer.sequence_length,

@@ -104,14 +104,9 @@ class Activation(keras.layers.Layer):
         activation: str, as Keras's; `"silu"`, `"gelu_approximate"` and `"gelu"` have
             compiled gradients.
 
-    Call arguments:
-        inputs: float tensor.
-        training: bool.
-
     Example:
 
-    >>> import numpy as np
-    >>> Activation("relu6")(np.array([-1.0, 7.0], "float32")).numpy().tolist()
+    >>> Activation("relu6")(tf.constant([-1.0, 7.0])).numpy().tolist()
     [0.0, 6.0]
     """
 

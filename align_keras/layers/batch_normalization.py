@@ -38,9 +38,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         inputs: float tensor (n, height, width, channels).
         training: bool.
 
-    Returns:
-        Tensor like `inputs`.
-
     Raises:
         InputError: if two of `synchronized`, `virtual_batch_size` and
             `replicas_per_group` are given, or the rows aren't a multiple of
@@ -52,9 +49,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     Example:
 
-    >>> import numpy as np
-    >>> layer = FusedBatchNormalization()
-    >>> layer(np.ones((2, 4, 4, 3), "float32"), training=True).shape
+    >>> FusedBatchNormalization()(tf.ones((2, 4, 4, 3)), training=True).shape
     TensorShape([2, 4, 4, 3])
     """
 

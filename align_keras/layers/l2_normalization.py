@@ -7,7 +7,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class L2Normalization(keras.layers.Layer):
-    """Divides each row by its Euclidean length.
+    """Divides each row by its Euclidean length, in float32 under any policy.
 
     Args:
         epsilon: float > 0, the smallest length that is divided by, so that a
@@ -16,17 +16,12 @@ class L2Normalization(keras.layers.Layer):
     Call arguments:
         inputs: float tensor (n, d).
 
-    Returns:
-        float32 tensor (n, d): unit length is kept in full precision under a
-        mixed-precision policy.
-
     References:
         Jia et al. 2021, section 4.1 (cosine similarity).
 
     Example:
 
-    >>> import numpy as np
-    >>> float(keras.ops.norm(L2Normalization()(np.array([[3.0, 4.0]]))))
+    >>> float(tf.norm(L2Normalization()(tf.constant([[3.0, 4.0]]))))
     1.0
     """
 

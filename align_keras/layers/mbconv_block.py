@@ -33,6 +33,8 @@ def strided_padding(kernel_size: int) -> tuple:
 class MBConvBlock(keras.layers.Layer):
     """Expansion, depthwise convolution, squeeze-and-excitation, projection.
 
+    Args that `ImageEncoder` has too are as there.
+
     Args:
         filters_in: int, channels of the input.
         filters_out: int, channels of the output.
@@ -45,15 +47,13 @@ class MBConvBlock(keras.layers.Layer):
             residual branch is dropped in training.
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
-        synchronized: bool, batch statistics over all replicas.
-        virtual_batch_size: int or None, as `FusedBatchNormalization`.
-        replicas_per_group: int, `"auto"` or None, as `FusedBatchNormalization`.
-        freeze_batch_statistics: bool, normalize by the moving statistics in
-            training too, and leave them as they are.
+        synchronized: bool.
+        virtual_batch_size: int or None.
+        replicas_per_group: int, `"auto"` or None.
+        freeze_batch_statistics: bool.
         activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
-        rematerialize: bool, keep only the input for the backward pass and
-            compute the rest again.
-        padding: str, as `ImageEncoder`'s.
+        rematerialize: bool, keep only the input for the backward pass.
+        padding: str.
 
     Call arguments:
         inputs: float tensor (n, height, width, filters_in).
@@ -108,61 +108,44 @@ class MBConvBlock(keras.layers.Layer):
         self._make_layers(filters_in * expand_ratio)
 
     def _make_layers(self, width):
+        policy = {"dtype": self.dtype_policy}
+        dense = {"kernel_initializer": CONV_INITIALIZER, **policy}
+        conv = {"kernel_size": 1, "use_bias": False, **dense}
         self.expand = self.expand_norm = None
         if self.expand_ratio != 1:
-            self.expand = self._conv(width, "expand")
-            self.expand_norm = self._norm("expand_norm")
+            self.expand = keras.layers.Conv2D(width, name="expand", **conv)
+            self.expand_norm = self.normalization("expand_norm")
         self.pad = None
         if self.strides == 2 and self.padding == "hugging_face":
-            self.pad = keras.layers.ZeroPadding2D(
-                strided_padding(self.kernel_size), dtype=self.dtype_policy
-            )
+            padding = strided_padding(self.kernel_size)
+            self.pad = keras.layers.ZeroPadding2D(padding, **policy)
         self.depthwise = keras.layers.DepthwiseConv2D(
             self.kernel_size,
             strides=self.strides,
             padding="same" if self.pad is None else "valid",
             use_bias=False,
             depthwise_initializer=CONV_INITIALIZER,
-            dtype=self.dtype_policy,
             name="depthwise",
+            **policy,
         )
-        self.depthwise_norm = self._norm("depthwise_norm")
+        self.depthwise_norm = self.normalization("depthwise_norm")
         self.squeeze = self.excite = None
         if self.squeeze_ratio:
             squeezed = max(1, int(self.filters_in * self.squeeze_ratio))
-            self.squeeze = self._dense(squeezed, self.activation, "squeeze")
-            self.excite = self._dense(width, "sigmoid", "excite")
-        self.project = self._conv(self.filters_out, "project")
-        self.project_norm = self._norm("project_norm")
+            self.squeeze = keras.layers.Dense(
+                squeezed, self.activation, name="squeeze", **dense
+            )
+            self.excite = keras.layers.Dense(width, "sigmoid", name="excite", **dense)
+        self.project = keras.layers.Conv2D(self.filters_out, name="project", **conv)
+        self.project_norm = self.normalization("project_norm")
         self.drop_connect = None
         if self.has_residual and self.drop_connect_rate:
             self.drop_connect = keras.layers.Dropout(
-                self.drop_connect_rate,
-                noise_shape=(None, 1, 1, 1),
-                dtype=self.dtype_policy,
-                name="drop_connect",
+                self.drop_connect_rate, (None, 1, 1, 1), name="drop_connect", **policy
             )
 
-    def _conv(self, filters, name):
-        return keras.layers.Conv2D(
-            filters,
-            1,
-            use_bias=False,
-            kernel_initializer=CONV_INITIALIZER,
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _dense(self, units, activation, name):
-        return keras.layers.Dense(
-            units,
-            activation=activation,
-            kernel_initializer=CONV_INITIALIZER,
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _norm(self, name):
+    def normalization(self, name: str) -> FusedBatchNormalization:
+        """Makes a batch normalization like the block's."""
         return FusedBatchNormalization(
             momentum=self.batch_norm_momentum,
             epsilon=self.batch_norm_epsilon,

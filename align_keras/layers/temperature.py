@@ -24,19 +24,12 @@ class Temperature(keras.layers.Layer):
     Call arguments:
         inputs: float tensor of cosines, any shape.
 
-    Returns:
-        float32 tensor of the same shape, cosine / temperature.
-
-    Raises:
-        InputError: if `initial_temperature` isn't positive.
-
     References:
         Jia et al. 2021, section 4.1 and table 8: initialized to 1.0, learned.
 
     Example:
 
-    >>> import numpy as np
-    >>> float(Temperature(0.5)(np.array(0.25, "float32")))
+    >>> float(Temperature(0.5)(tf.constant(0.25)))
     0.5
     """
 
@@ -57,7 +50,7 @@ class Temperature(keras.layers.Layer):
 
     @property
     def temperature(self) -> tf.Tensor:
-        """Scalar float32 tensor, the temperature."""
+        """Scalar float32 tensor."""
         return ops.exp(self.log_temperature)
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
@@ -67,7 +60,4 @@ class Temperature(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "initial_temperature": self.initial_temperature,
-        }
+        return {**super().get_config(), "initial_temperature": self.initial_temperature}

@@ -50,11 +50,9 @@ class ContrastiveLoss(PairLoss):
 
     Call arguments:
         image_embeddings: float tensor (n, d), unit length.
-        text_embeddings: float tensor (n, d), unit length, row by row the pair
-            of `image_embeddings`.
+        text_embeddings: float tensor (n, d), row by row their pairs.
         temperature: scalar float tensor > 0 that the cosines are divided by.
-        token_ids: int tensor (n, length) of the captions, for
-            `share_equal_captions`; None without.
+        token_ids: int tensor (n, length) of the captions, or None.
         pair_groups: int tensor (n,) or None; pairs of the same group are each other's
             positives, whatever their captions are.
 
@@ -180,7 +178,8 @@ class ContrastiveLoss(PairLoss):
                 f"{self.label_smoothing}; the paper uses 0.1."
             )
         tile_size, fraction = self.tile_size, self.negatives_fraction
-        if tile_size not in (None, "auto") and not _is_positive_int(tile_size):
+        is_int = isinstance(tile_size, numbers.Integral) and tile_size is not True
+        if tile_size not in (None, "auto") and not (is_int and tile_size >= 1):
             raise InputError(
                 f'tile_size must be None, "auto" or an int of at least 1, received '
                 f'{tile_size!r}; use "auto" for large batches.'
@@ -203,11 +202,6 @@ class ContrastiveLoss(PairLoss):
             )
 
 
-def _is_positive_int(value):
-    is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return is_int and value >= 1
-
-
 def contrastive_loss(
     image_embeddings: tf.Tensor,
     text_embeddings: tf.Tensor,
@@ -216,12 +210,7 @@ def contrastive_loss(
     pair_groups: tf.Tensor | None = None,
     **options: Any,
 ) -> tf.Tensor:
-    """Computes `ContrastiveLoss(**options)` of these arguments, a scalar float tensor.
-
-    References:
-        Jia et al. 2021, section 4.1.
-
-    Example:
+    """Computes `ContrastiveLoss(**options)` of these arguments, a scalar.
 
     >>> loss = contrastive_loss(tf.eye(4), tf.eye(4), 1.0, label_smoothing=0.0)
     >>> round(float(loss), 4)  # 2 · (log(e + 3) - 1)

@@ -6,15 +6,8 @@ import tensorflow as tf
 def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Concatenates a tensor's rows over all replicas; gradients flow back, summed.
 
-    Args:
-        tensor: tensor (n, …), of the same shape on each replica.
-
-    Returns:
-        Tensor (replicas · n, …), the same on each replica, and the int32
-        position of this replica's first row in it. On one replica the tensor
-        itself and 0.
-
-    Example:
+    Returns (replicas · n, …), the same on each replica, and the int32 position of this
+    replica's first row in it; on one replica the tensor itself and 0.
 
     >>> rows, offset = gather_replicas(tf.ones((2, 3)))
     >>> rows.shape, int(offset)

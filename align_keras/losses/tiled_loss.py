@@ -78,7 +78,7 @@ def tiled_directional_losses(
 
 
 def _pair_sums(images, all_texts, scale, offset, **tiling):
-    """Normalisers, mean cosine of the pairs, mean image and mean text of this replica.
+    """Normalizers, mean cosine of the pairs, mean image and mean text of this replica.
 
     One function, so that the gradients are added up in one array for the images and
     one for the texts: left to themselves, six would lie side by side.
@@ -254,7 +254,7 @@ def _fused(logits, by_row, by_column):
 
 
 def _forward(tiles, keep_tiles):
-    """Normalisers of all rows and columns, and the kept products (or `()`)."""
+    """Normalizers of all rows and columns, and the kept products (or `()`)."""
     row_size, column_size = tiles.images.shape[1], tiles.texts.shape[1]
     num_tiles = tiles.row_tiles * tiles.column_tiles
     dtype = tiles.images.dtype

@@ -1,5 +1,6 @@
 """ALIGN: two encoders in one embedding space."""
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -72,8 +73,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
     ):
         known = [*parameters_of(ALIGN.__init__), "trainable"]
         refuse_unknown("ALIGN", kwargs, known)
-        check_widths(image_encoder, text_encoder)
-        check_vocabulary(vocabulary, text_encoder)
+        check_parts(image_encoder, text_encoder, vocabulary)
         # === Layers ===
         normalize_image = L2Normalization(name="image_embedding")
         normalize_text = L2Normalization(name="text_embedding")
@@ -118,7 +118,6 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         self.normalization = normalization
         self.initial_temperature = initial_temperature
         self.learn_temperature = learn_temperature
-        self._tokenizer = None
         self.loss_metrics = [LossMetrics(ContrastiveLoss.parts)]
 
     @property
@@ -136,7 +135,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         """The text encoder's token embedding, as KerasHub's backbones."""
         return self.text_encoder.token_embedding
 
-    @property
+    @functools.cached_property
     def tokenizer(self) -> WordPieceTokenizer:
         """The vocabulary's `WordPieceTokenizer`; `InputError` without a vocabulary."""
         if self.vocabulary is None:
@@ -144,13 +143,11 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
                 "captions need a vocabulary, and this model has none; pass "
                 'vocabulary=[…] to ALIGN or from_preset("…", vocabulary=[…]).'
             )
-        if self._tokenizer is None:
-            self._tokenizer = WordPieceTokenizer(
-                self.vocabulary,
-                sequence_length=self.text_encoder.sequence_length,
-                normalization=self.normalization,
-            )
-        return self._tokenizer
+        return WordPieceTokenizer(
+            self.vocabulary,
+            sequence_length=self.text_encoder.sequence_length,
+            normalization=self.normalization,
+        )
 
     # === Saving ===
 
@@ -226,8 +223,12 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         return cls(**config)
 
 
-def check_widths(image_encoder: keras.Model, text_encoder: keras.Model) -> None:
-    """Raises unless both encoders give embeddings of one width."""
+def check_parts(
+    image_encoder: keras.Model,
+    text_encoder: keras.Model,
+    vocabulary: Sequence[str] | None,
+) -> None:
+    """Raises unless embeddings are of one width, and all tokens have an embedding."""
     image_dim = image_encoder.output_shape[-1]
     text_dim = text_encoder.output_shape[-1]
     if image_dim != text_dim:
@@ -235,12 +236,6 @@ def check_widths(image_encoder: keras.Model, text_encoder: keras.Model) -> None:
             "image_encoder and text_encoder must give one width, received "
             f"{image_dim} and {text_dim}; set projection_dim of either."
         )
-
-
-def check_vocabulary(
-    vocabulary: Sequence[str] | None, text_encoder: keras.Model
-) -> None:
-    """Raises if the vocabulary has tokens that the text encoder lacks."""
     if vocabulary is not None and len(vocabulary) > text_encoder.vocabulary_size:
         raise InputError(
             f"vocabulary may hold at most {text_encoder.vocabulary_size} tokens, the "

@@ -41,14 +41,6 @@ def encode_query(
 
     References:
         Jia et al. 2021, section 7 and figure 5; the weights of 2 and 1 are its best.
-
-    Example:
-    >>> from types import SimpleNamespace
-    >>> model = SimpleNamespace(
-    ...     encode_images=lambda images: np.array([[1.0, 0.0]]),
-    ...     encode_texts=lambda texts: np.array([[0.0, 1.0]] * len(texts)))
-    >>> encode_query(model, image="beach.jpg", minus="people").round(3)
-    array([[ 0.447, -0.894]], dtype=float32)
     """
     plus, minus = _texts("plus", plus), _texts("minus", minus)
     if image is None and not plus:

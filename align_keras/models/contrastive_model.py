@@ -1,8 +1,9 @@
-"""How a dual encoder is trained: the loss, the step, its metrics and its checks."""
+"""How a dual encoder is trained: `compile`, `fit`, the step and its metrics."""
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -11,6 +12,7 @@ from keras import ops
 from align_keras.losses.contrastive_loss import ContrastiveLoss
 from align_keras.losses.cross_replica import replica_count, sum_over_replicas
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
+from align_keras.models import fit_inputs
 from align_keras.models.gradients import (
     ForwardState,
     cached_loss_gradients,
@@ -19,7 +21,6 @@ from align_keras.models.gradients import (
     is_finite_step,
     loss_gradients,
 )
-from align_keras.models.pair_model import PairModel, check_data
 from align_keras.optimizers import Lamb, apply_if, paper_schedule
 from align_keras.optimizers.replica_gradients import (
     check_clipping,
@@ -29,21 +30,18 @@ from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 GRADIENT_NORMS = ("gradient_norm", "image_gradient_norm", "text_gradient_norm")
+_ITERATORS = (tf.data.Iterator, tf.distribute.DistributedIterator)
 # What Keras's `compile` takes for other models' sake.
 _FOR_OTHERS = ("loss_weights", "metrics", "weighted_metrics")
 
 
-class ContrastiveModel(PairModel):
+class ContrastiveModel(keras.Model):
     """What `ALIGN` inherits: `compile`, `train_step` and their kin.
 
     A subclass calls to outputs with `image_embedding` and `text_embedding`, and
     has `image_encoder`, `text_encoder`, `temperature`, `loss_metrics` (a list of
     one `LossMetrics`), `tokenizer` and `image_size`.
     """
-
-    loss_metrics: list["LossMetrics"]
-    train_function: Callable | None
-    test_function: Callable | None
 
     def compile(
         self,
@@ -125,6 +123,147 @@ class ContrastiveModel(PairModel):
             loss = ContrastiveLoss(**options)
         self.compile(optimizer, loss, **config)
 
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: object = None,
+        sample_weight: object = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+        *,
+        augment: bool = True,
+        value_range: tuple[float, float] | None = None,
+    ) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit`, on images and captions as they are.
+
+        Arguments are `keras.Model.fit`'s, but for
+
+            x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
+                of `image` and `caption`, or a list of pairs, each a tuple or such a
+                dict, as `align_keras.data.image_text_batches` takes them; a batched
+                `tf.data.Dataset` of such tuples or dicts, of paths, encoded images or
+                pixels; or what is ready for the model, in any form that Keras takes:
+                dicts of `images`, `token_ids` and `padding_mask`.
+            y: captions, one for each image of `x`.
+            batch_size: int or None, pairs a batch where `x` isn't batched; None for
+                32. A last batch that isn't full is left out, unless it's the only one.
+            validation_split: float in [0, 1), the share of the last pairs that are
+                validated on; not for datasets.
+            validation_data: as `x`, or a tuple of `x` and `y`.
+            shuffle: bool, where `x` isn't batched.
+            class_weight: None, as `sample_weight`: all pairs of a batch weigh alike.
+            steps_per_epoch: pairs that aren't batched are then repeated without end.
+            augment: bool; crop raw images at a random place, and mirror half of them.
+                With False all are cropped in the center, as in validation. For more,
+                see `align_keras.data.image_text_batches`.
+            value_range: two floats, black and white of raw float images, such as
+                (0, 1). Without it, they are refused.
+
+        Raises:
+            InputError: if an argument isn't as above, an image can't be read, or
+                inputs have wrong names, dtypes or shapes.
+            NonFiniteStepError: at the first loss or gradient that isn't finite, and
+                at a loss above `loss_upper_bound`. The model is then as it was
+                before that step.
+
+        References:
+            Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
+        """
+        fit_inputs.check_weights(class_weight=class_weight, sample_weight=sample_weight)
+        if validation_split and validation_data is None:
+            x, y, validation_data = fit_inputs.split_pairs(x, y, validation_split)
+        batches = fit_inputs.keras_input(
+            self,
+            x,
+            y,
+            training=True,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            repeat=steps_per_epoch is not None,
+            augment=augment,
+            value_range=value_range,
+        )
+        if validation_data is not None:
+            pairs = fit_inputs.as_x_and_y(validation_data)
+            validation_data = fit_inputs.keras_input(
+                self,
+                *pairs,
+                batch_size=validation_batch_size or batch_size,
+                value_range=value_range if fit_inputs.is_raw_data(*pairs) else None,
+            )
+        with fit_inputs.readable_input(self, x, y, value_range):
+            return super().fit(
+                batches,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=[StopAtNonFinite(), *fit_inputs.as_list(callbacks)],
+                validation_data=validation_data,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+                # Keras warns of True where the batches are a dataset.
+                shuffle=shuffle and not isinstance(batches, tf.data.Dataset),
+            )
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        sample_weight: object = None,
+        steps: int | None = None,
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        return_dict: bool = False,
+        value_range: tuple[float, float] | None = None,
+        **kwargs,
+    ) -> list[float] | dict[str, float]:
+        """Measures as `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
+        known = parameters_of(ContrastiveModel.evaluate)
+        refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
+        fit_inputs.check_weights(sample_weight=sample_weight)
+        given = {"batch_size": batch_size, "value_range": value_range}
+        batches = fit_inputs.keras_input(self, x, y, **given)
+        with fit_inputs.readable_input(self, x, y, value_range):
+            return super().evaluate(
+                batches,
+                batch_size=batch_size,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = "auto",
+        steps: int | None = None,
+        callbacks: keras.callbacks.Callback | Sequence | None = None,
+        value_range: tuple[float, float] | None = None,
+    ) -> dict:
+        """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
+        given = {"batch_size": batch_size, "value_range": value_range}
+        batches = fit_inputs.keras_input(self, x, **given)
+        with fit_inputs.readable_input(self, x, None, value_range):
+            return super().predict(batches, batch_size, verbose, steps, callbacks)
+
     @property
     def metrics(self) -> list:
         return self.loss_metrics
@@ -142,7 +281,7 @@ class ContrastiveModel(PairModel):
 
     def train_step(self, data: dict) -> dict:
         """Makes one update on a batch of `images`, `token_ids` and `padding_mask`."""
-        check_data(self, data)
+        fit_inputs.check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         before = self.forward_state.read()
         self.forward_state.part_replicas()
@@ -184,7 +323,7 @@ class ContrastiveModel(PairModel):
         }
 
     def test_step(self, data: dict) -> dict:
-        check_data(self, data)
+        fit_inputs.check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         outputs = self(inputs, training=False)
         losses = self.embedding_losses(
@@ -194,12 +333,8 @@ class ContrastiveModel(PairModel):
         return {name: means[name] for name in means if name not in GRADIENT_NORMS}
 
     def predict_step(self, data: dict) -> dict:
-        check_data(self, data)
+        fit_inputs.check_data(self, data)
         return super().predict_step(data)
-
-    def step_callbacks(self) -> list:
-        """Returns what `fit` calls at each step: the stop at one that isn't finite."""
-        return [StopAtNonFinite()]
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes Keras's function, which also adds up how long steps lacked input."""
@@ -223,7 +358,8 @@ class ContrastiveModel(PairModel):
                 self.steps_to_skip -= 1
                 return self.get_metrics_result()
             start = time.perf_counter()
-            data = next_batch(iterator)
+            is_python = not isinstance(iterator, _ITERATORS)
+            data = next(iterator) if is_python else _get_next(iterator)
             self.seconds_waited += time.perf_counter() - start
             return step(data)
 
@@ -281,13 +417,6 @@ def one_step(
     return tf.function(step, reduce_retracing=True, jit_compile=jit_compile)
 
 
-def next_batch(iterator: Iterator) -> object:
-    """Returns the next batch of a `tf.data`, distributed or Python iterator."""
-    if isinstance(iterator, (tf.data.Iterator, tf.distribute.DistributedIterator)):
-        return _get_next(iterator)
-    return next(iterator)
-
-
 @tf.function(reduce_retracing=True)
 def _get_next(iterator):
     return iterator.get_next()
@@ -302,8 +431,8 @@ class LossMetrics(keras.metrics.Metric):
     Every replica is given the same values, so nothing is summed over replicas.
     """
 
-    def __init__(self, parts: tuple[str, ...], name: str = "loss"):
-        super().__init__(name=name)
+    def __init__(self, parts: tuple[str, ...]):
+        super().__init__(name="loss")
         self.parts = parts
         self.names = ("loss", *parts, "temperature", *GRADIENT_NORMS)
         # Steps, and those among them that had finite norms, come first.
@@ -342,19 +471,22 @@ class NonFiniteStepError(InputError):
     `step` is the update that wasn't made, from 1; `values` are its metrics, `loss` NaN.
     """
 
-    def __init__(self, step: int, values: dict[str, float], rule: str):
-        self.step = step
-        self.values = values
+    def __init__(self, step: int, values: dict[str, float], bound: float | None):
+        self.step, self.values = step, values
+        others = ("loss", *GRADIENT_NORMS)
+        losses = [value for name, value in values.items() if name not in others]
+        self.loss_is_finite = all(map(math.isfinite, losses))
+        if not self.loss_is_finite:
+            rule = "the loss isn't finite"
+        elif not math.isfinite(values["gradient_norm"]):
+            rule = "a gradient isn't finite"
+        else:
+            rule = f"the loss is above loss_upper_bound ({bound})"
         super().__init__(
             f"step {step}: {rule}; its update wasn't made. Lower the learning rate, "
             "lengthen the warm-up, clip the gradients (global_clipnorm), or look for "
             "broken pairs in that batch."
         )
-
-    @property
-    def loss_is_finite(self) -> bool:
-        """Whether all parts of the loss are finite."""
-        return _losses_are_finite(self.values)
 
 
 class StopAtNonFinite(keras.callbacks.Callback):
@@ -368,16 +500,4 @@ class StopAtNonFinite(keras.callbacks.Callback):
         if math.isfinite(values["loss"]):
             return
         step = int(self.model.optimizer.iterations.numpy()) + 1
-        raise NonFiniteStepError(step, values, self._broken_rule(values))
-
-    def _broken_rule(self, values):
-        if not _losses_are_finite(values):
-            return "the loss isn't finite"
-        if not math.isfinite(values["gradient_norm"]):
-            return "a gradient isn't finite"
-        return f"the loss is above loss_upper_bound ({self.model.loss_upper_bound})"
-
-
-def _losses_are_finite(values):
-    others = ("loss", *GRADIENT_NORMS)
-    return all(math.isfinite(values[name]) for name in values if name not in others)
+        raise NonFiniteStepError(step, values, self.model.loss_upper_bound)

@@ -3,7 +3,6 @@
 import concurrent.futures
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -18,14 +17,6 @@ from align_keras.utils.errors import InputError
 
 class EmbeddingMethods:
     """What `ALIGN` inherits to embed, compare and classify images and texts."""
-
-    image_encoder: Any
-    text_encoder: Any
-    normalize_text: Any
-    temperature: Any
-    tokenizer: Any
-    image_size: Any
-    distribute_strategy: Any
 
     def encode_images(
         self,
@@ -92,9 +83,7 @@ class EmbeddingMethods:
         batch_size: int = 64,
         value_range: tuple[float, float] | None = None,
     ) -> np.ndarray:
-        """Compares each image with each text.
-
-        Arguments are those of `encode_images` and `encode_texts`.
+        """Compares each image, as `encode_images` takes them, with each text.
 
         Returns:
             float32 array (images, texts), cosines in [-1, 1], as the export's signature
@@ -154,10 +143,7 @@ class EmbeddingMethods:
     encode_query = encode_query
 
     def encode_words(self, words: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Embeds words by BERT's [CLS] vector, before the projection.
-
-        Returns:
-            float32 array (n, `text_encoder.hidden_dim`), of any length.
+        """Embeds words by BERT's [CLS] before the projection: float32 (n, hidden_dim).
 
         References:
             Jia et al. 2021, table 12 (SimLex-999).

@@ -97,8 +97,7 @@ def accumulated_gradients(
     before = read(state.statistics)
     variables = [variable.value for variable in model.trainable_variables]
 
-    def body(number, loss, logits, *totals):
-        part = {name: value[number] for name, value in parts.items()}
+    def body(number, part, loss, logits, *totals):
         part_loss, part_logits, gradients = part_gradients(part)
         values = [*gradients, *read(state.statistics)]
         write(state.statistics, before)
@@ -107,7 +106,7 @@ def accumulated_gradients(
 
     array = tf.TensorArray(tf.float32, count, element_shape=(size, model.num_classes))
     zeros = [tf.zeros(value.shape, value.dtype) for value in (*variables, *before)]
-    loss, logits, *totals = _loop(parts, body, (tf.constant(0.0), array, *zeros))
+    loss, logits, *totals = _loop(parts, body, tf.constant(0.0), array, *zeros)
     means = [total / count for total in totals]
     write(state.statistics, means[len(variables) :])
     return loss / count, logits.concat(), means[: len(variables)]
@@ -128,13 +127,18 @@ def split_inputs(inputs: dict, micro_batch_size: int) -> dict:
     }
 
 
-def _loop(parts, body, start):
-    """Runs `body(number, *values)` for each micro-batch; returns the values."""
-    count = next(iter(parts.values())).shape[0]
+def _loop(parts, body, *start):
+    """Runs `body(number, micro_batch, *values)` for each; returns the last values."""
+    count = parts["images"].shape[0]
+
+    def step(number, *values):
+        part = {name: value[number] for name, value in parts.items()}
+        return number + 1, *body(number, part, *values)
+
     # One at a time, since that is what saves memory.
     _, *values = tf.while_loop(
-        lambda number, *values: number < count,
-        lambda number, *values: (number + 1, *body(number, *values)),
+        lambda number, *_: number < count,
+        step,
         (tf.constant(0), *start),
         parallel_iterations=1,
         maximum_iterations=count,
@@ -152,8 +156,7 @@ def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
     count, size = parts["images"].shape[:2]
     width = model.image_encoder.output_shape[-1]
 
-    def body(number, images, texts, *totals):
-        part = {name: value[number] for name, value in parts.items()}
+    def body(number, part, images, texts, *totals):
         outputs = model(part, training=True)
         after = read(state.statistics)
         write(state.statistics, statistics)
@@ -168,7 +171,7 @@ def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
         tf.TensorArray(tf.float32, count, element_shape=(size, width)) for _ in range(2)
     ]
     zeros = [tf.zeros_like(statistic) for statistic in statistics]
-    images, texts, *totals = _loop(parts, body, (*arrays, *zeros))
+    images, texts, *totals = _loop(parts, body, *arrays, *zeros)
     rows = count * size
     return (
         tf.ensure_shape(images.concat(), (rows, width)),
@@ -189,8 +192,7 @@ def carry_back(
     size = parts["images"].shape[1]
     variables = [variable.value for variable in model.trainable_variables]
 
-    def body(number, *totals):
-        part = {name: value[number] for name, value in parts.items()}
+    def body(number, part, *totals):
         rows = slice(number * size, (number + 1) * size)
         with tf.GradientTape() as tape:
             outputs = model(part, training=True)
@@ -205,7 +207,7 @@ def carry_back(
         return [t + g for t, g in zip(totals, dense(gradients), strict=True)]
 
     zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-    return _loop(parts, body, zeros)
+    return _loop(parts, body, *zeros)
 
 
 def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> None:

@@ -46,20 +46,17 @@ class ImageClassifier(keras.Model):
         float32 tensor (n, num_classes), logits.
 
     Raises:
-        InputError: if there are fewer than two classes, for an unknown argument, or if
-            `micro_batch_size` is below 1 or comes with synchronized batch
-            normalization.
+        InputError: if an argument isn't as above, or `micro_batch_size` comes with
+            synchronized batch normalization.
 
     References:
         Jia et al. 2021, section 5.3.
 
     Example:
 
-    >>> import numpy as np
     >>> encoder = ImageEncoder(
     ...     width_coefficient=0.35, depth_coefficient=0.5, image_size=64)
-    >>> classifier = ImageClassifier(encoder, 10)
-    >>> classifier(np.zeros((2, 64, 64, 3), "uint8")).shape
+    >>> ImageClassifier(encoder, 10)(tf.zeros((2, 64, 64, 3))).shape
     TensorShape([2, 10])
     """
 

@@ -1,31 +1,22 @@
 """The image encoder: an EfficientNet, without its 1×1 head unless asked for."""
 
+import functools
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 
-from align_keras.layers import Activation, FusedBatchNormalization, MBConvBlock
-from align_keras.layers.mbconv_block import (
-    CONV_INITIALIZER,
-    PADDINGS,
-    strided_padding,
-)
+from align_keras.layers import Activation, MBConvBlock
+from align_keras.layers.mbconv_block import CONV_INITIALIZER, PADDINGS, strided_padding
+from align_keras.models import variants
 from align_keras.models.encoder import Encoder
-from align_keras.models.variants import (
-    Stage,
-    head_filters,
-    image_encoder_arguments,
-    scaled_stages,
-    stem_filters,
-)
 from align_keras.utils.arguments import (
     arguments_of,
+    check_choice,
     check_number,
     parameters_of,
     refuse_unknown,
 )
-from align_keras.utils.errors import InputError
 
 MINIMUM_IMAGE_SIZE = 32
 
@@ -36,32 +27,31 @@ class ImageEncoder(Encoder):
 
     Args:
         width_coefficient: float > 0, EfficientNet's width scaling.
-        depth_coefficient: float > 0, EfficientNet's depth scaling.
-        image_size: int ≥ 32, side in pixels of the images that raw data are
-            made into. The network itself takes any height and width.
-        padding: str, of the convolutions of stride 2. `"tf"` is TensorFlow's SAME,
-            as in the open-source EfficientNet that the paper takes: 289 pixels
-            become 145. `"hugging_face"` is that of transformers' ALIGN, which
-            kakaobrain/align-base runs with: 144. Where `image_size` is a multiple
-            of 32, both are the same.
-        lite: bool, EfficientNet-Lite: no squeeze-and-excitation, ReLU6, stem
-            and outer stages not scaled; for phones and integer arithmetic.
-        projection_dim: int or None. None leaves the last block's width, as the
-            paper does for B7 (640) and, in its largest model, L2 (1376).
-        num_classes: int or None. None is the paper's tower, which ends at the
-            last block. With a number it ends as the classifier that it was
-            trained as: 1×1 head, pooling, and the class probabilities beside
-            the pooled features. For warm starts (Norouzi et al. 2014).
-        drop_connect_rate: float in [0, 1), of the last block; it grows
-            linearly from 0 with the block's number.
+        depth_coefficient: float > 0, its depth scaling.
+        num_stages: int from 1 to 7, its first stages; fewer than 7 are for very small
+            images and first trials.
+        image_size: int ≥ 32, side in pixels that raw images are brought to; the network
+            itself takes any height and width.
+        padding: str, of the convolutions of stride 2: `"tf"`, TensorFlow's SAME, as in
+            the open-source EfficientNet that the paper takes (289 pixels become 145),
+            or `"hugging_face"`, as in transformers' ALIGN, by which
+            kakaobrain/align-base runs (144). They differ unless `image_size` is a
+            multiple of 32.
+        lite: bool, EfficientNet-Lite, for phones and integers: no
+            squeeze-and-excitation, ReLU6, stem and outer stages not scaled.
+        projection_dim: int or None. None leaves the last block's width, as the paper
+            does for B7 (640) and, in its largest model, L2 (1376).
+        num_classes: int or None. None is the paper's tower, which ends at the last
+            block; a number keeps the 1×1 head and puts class probabilities beside the
+            pooled features, for warm starts.
+        drop_connect_rate: float in [0, 1), of the last block; it grows from 0 linearly.
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
         virtual_batch_size: int or None, rows that are normalized together in
             training ("ghost batches"); None for all of the replica's.
         replicas_per_group: int, `"auto"` or None; replicas whose rows are normalized
-            together, as `FusedBatchNormalization`. The paper doesn't say; `"auto"` is
-            the open-source EfficientNet's.
+            together, as `FusedBatchNormalization`.
         freeze_batch_statistics: bool, normalize by the moving statistics in
             training too, and leave them as they are; for fine-tuning.
         rematerialize: bool, keep only the blocks' inputs for the backward pass
@@ -69,23 +59,19 @@ class ImageEncoder(Encoder):
         locked: bool, nothing but the projection learns, and the tower runs as
             in inference (no drop-connect, frozen statistics).
         pixel_mean: float or three, the grey level that becomes 0.
-        pixel_deviation: float or three, grey levels from 0 to 1; with the
+        pixel_deviation: float or three > 0, grey levels from 0 to 1; with the
             defaults the network sees [-1, 1].
         dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
         trainable: bool; False freezes all of it, the projection included.
 
     Call arguments:
-        inputs: uint8 or float tensor (n, height, width, 3), grey levels in
-            [0, 255]; their scaling is part of the model.
+        inputs: uint8 or float tensor (n, height, width, 3), grey levels in [0, 255].
 
     Returns:
-        float tensor (n, projection_dim or the last block's width), not
-        normalized.
+        float tensor (n, projection_dim or the last block's width), not normalized.
 
     Raises:
-        InputError: if `image_size` is below 32 or above 8192, a coefficient isn't from
-            0.01 to 10, `pixel_deviation` isn't positive, `padding` is none of the two,
-            or for an unknown argument.
+        InputError: if an argument isn't as above, or there is no such argument.
 
     References:
         Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the
@@ -107,6 +93,7 @@ class ImageEncoder(Encoder):
         *,
         width_coefficient: float = 1.0,
         depth_coefficient: float = 1.0,
+        num_stages: int = 7,
         image_size: int = 289,
         padding: str = "tf",
         lite: bool = False,
@@ -129,59 +116,51 @@ class ImageEncoder(Encoder):
         **kwargs,
     ):
         refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
-        if image_size < MINIMUM_IMAGE_SIZE:
-            raise InputError(
-                f"image_size must be at least {MINIMUM_IMAGE_SIZE}, received "
-                f"{image_size}; smaller images vanish in the strides."
-            )
+        # Smaller images vanish in the strides.
         check_number("image_size", image_size, MINIMUM_IMAGE_SIZE, 8192, whole=True)
-        if padding not in PADDINGS:
-            raise InputError(
-                f"padding must be one of {', '.join(PADDINGS)}, received {padding!r}."
-            )
+        check_choice("padding", padding, PADDINGS)
         policy = keras.dtype_policies.get(dtype)
         # The scope gives both towers' variables paths that tell them apart.
         with keras.name_scope(name):
             # === Layers ===
-            norm = {
-                "dtype": policy,
-                "batch_norm_momentum": batch_norm_momentum,
-                "batch_norm_epsilon": batch_norm_epsilon,
-                "synchronized": synchronized,
-                "virtual_batch_size": virtual_batch_size,
-                "replicas_per_group": replicas_per_group,
-                "freeze_batch_statistics": freeze_batch_statistics,
-            }
             blocks = make_blocks(
-                scaled_stages(width_coefficient, depth_coefficient, lite),
-                stem_filters(width_coefficient, lite),
+                variants.scaled_stages(
+                    width_coefficient, depth_coefficient, lite, num_stages
+                ),
+                variants.stem_filters(width_coefficient, lite),
                 drop_connect_rate=0.0 if locked else drop_connect_rate,
                 rematerialize=rematerialize,
                 padding=padding,
-                **lite_changes(lite),
-                **norm,
+                batch_norm_momentum=batch_norm_momentum,
+                batch_norm_epsilon=batch_norm_epsilon,
+                synchronized=synchronized,
+                virtual_batch_size=virtual_batch_size,
+                replicas_per_group=replicas_per_group,
+                freeze_batch_statistics=freeze_batch_statistics,
+                dtype=policy,
+                **({"activation": "relu6", "squeeze_ratio": 0.0} if lite else {}),
             )
+            convolution = functools.partial(_convolution, blocks[0], policy)
 
             # === Functional model ===
             inputs = keras.Input((None, None, 3), name="images")
             x = keras.layers.Rescaling(1.0, dtype=policy, name="rescaling")(inputs)
-            pad = padding == "hugging_face"
-            if pad:
+            stem = {"filters": blocks[0].filters_in, "kernel_size": 3, "strides": 2}
+            if padding == "hugging_face":
                 x = keras.layers.ZeroPadding2D(
                     strided_padding(3), dtype=policy, name="stem_pad"
                 )(x)
-            stem = (blocks[0].filters_in, 3, blocks[0].activation, norm)
-            x = convolution(
-                x, "stem", *stem, strides=2, padding="valid" if pad else "same"
-            )
+                x = convolution(x, "stem", **stem)
+            else:
+                x = convolution(x, "stem", padding="same", **stem)
             for block in blocks:
                 x = block(x)
             pooling = keras.layers.GlobalAveragePooling2D(dtype=policy, name="pooling")
             if num_classes is None:
                 outputs = pooling(x)
             else:
-                filters = head_filters(width_coefficient, lite)
-                x = convolution(x, "head", filters, 1, blocks[0].activation, norm)
+                filters = variants.head_filters(width_coefficient, lite)
+                x = convolution(x, "head", filters=filters, kernel_size=1)
                 outputs = with_class_probabilities(pooling(x), num_classes, policy)
             projection = None
             if projection_dim is not None:
@@ -197,6 +176,7 @@ class ImageEncoder(Encoder):
         # === Config ===
         self.width_coefficient = width_coefficient
         self.depth_coefficient = depth_coefficient
+        self.num_stages = num_stages
         self.image_size = image_size
         self.padding = padding
         self.lite = lite
@@ -226,9 +206,6 @@ class ImageEncoder(Encoder):
                 where the last block is as wide, as B7's for 640.
             **arguments: those of `ImageEncoder`; None for the variant's or the default.
 
-        Raises:
-            InputError: if the variant is unknown, or as `ImageEncoder`.
-
         Example:
 
         >>> encoder = ImageEncoder.from_variant("nano", 16, image_size=64)
@@ -236,8 +213,9 @@ class ImageEncoder(Encoder):
         (0.5, (None, 16))
         """
         given = {name: value for name, value in arguments.items() if value is not None}
-        names = ("width_coefficient", "depth_coefficient", "num_classes")
-        sizes = image_encoder_arguments(
+        coefficients = ("width_coefficient", "depth_coefficient")
+        names = (*coefficients, "num_classes", "num_stages")
+        sizes = variants.image_encoder_arguments(
             variant, projection_dim, *(given.pop(name, None) for name in names)
         )
         return cls(**{**sizes, **given})
@@ -276,44 +254,17 @@ class ImageEncoder(Encoder):
         return super().from_config({"padding": "hugging_face", **config})
 
 
-def lite_changes(lite: bool) -> dict:
-    """Returns the block arguments in which EfficientNet-Lite differs."""
-    return {"activation": "relu6", "squeeze_ratio": 0.0} if lite else {}
-
-
-def convolution(
-    x: keras.KerasTensor,
-    name: str,
-    filters: int,
-    kernel_size: int,
-    activation: str,
-    norm: dict,
-    strides: int = 1,
-    padding: str = "valid",
-) -> keras.KerasTensor:
-    """Applies a convolution, batch normalization and an activation."""
-    policy = norm["dtype"]
+def _convolution(block, policy, x, name, **convolution):
+    """Applies a convolution, and normalization and activation as a block has them."""
     x = keras.layers.Conv2D(
-        filters,
-        kernel_size,
-        strides=strides,
-        padding=padding,
+        **convolution,
         use_bias=False,
         kernel_initializer=CONV_INITIALIZER,
         dtype=policy,
         name=name,
     )(x)
-    x = FusedBatchNormalization(
-        momentum=norm["batch_norm_momentum"],
-        epsilon=norm["batch_norm_epsilon"],
-        synchronized=norm["synchronized"],
-        virtual_batch_size=norm["virtual_batch_size"],
-        replicas_per_group=norm["replicas_per_group"],
-        freeze_statistics=norm["freeze_batch_statistics"],
-        dtype=policy,
-        name=f"{name}_norm",
-    )(x)
-    return Activation(activation, dtype=policy, name=f"{name}_activation")(x)
+    x = block.normalization(f"{name}_norm")(x)
+    return Activation(block.activation, dtype=policy, name=f"{name}_activation")(x)
 
 
 def with_class_probabilities(
@@ -333,7 +284,11 @@ def with_class_probabilities(
 
 
 def make_blocks(
-    stages: Sequence[Stage], filters_in: int, *, drop_connect_rate: float, **arguments
+    stages: Sequence[variants.Stage],
+    filters_in: int,
+    *,
+    drop_connect_rate: float,
+    **arguments,
 ) -> list[MBConvBlock]:
     """Returns the list of all `MBConvBlock`s, in order."""
     total = sum(stage.repeats for stage in stages)

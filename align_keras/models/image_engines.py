@@ -114,11 +114,8 @@ def _tensorflow(model):
     """Makes the encoder one graph, which reads the variables at each call."""
     import tensorflow as tf
 
-    encoder, normalize, size = (
-        model.image_encoder,
-        model.normalize_image,
-        model.image_size,
-    )
+    encoder, normalize = model.image_encoder, model.normalize_image
+    size = model.image_size
     spec = tf.TensorSpec((None, size, size, 3), tf.float32, name="images")
 
     @tf.function(input_signature=[spec], autograph=False)
@@ -146,10 +143,7 @@ def _openvino(embed, engine):
         compiled = openvino.Core().compile_model(
             graph,
             "CPU",
-            {
-                "PERFORMANCE_HINT": "THROUGHPUT",
-                "INFERENCE_PRECISION_HINT": precision,
-            },
+            {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision},
         )
     except Exception as error:
         raise InputError(

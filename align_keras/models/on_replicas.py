@@ -19,7 +19,6 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
         strategy, tf.distribute.MirroredStrategy | tf.distribute.TPUStrategy
     ):
         return lambda rows: np.asarray(function(rows))
-    count = strategy.num_replicas_in_sync
     function = getattr(function, "python_function", function)
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -29,7 +28,7 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
     def compute(rows):
         length = len(tf.nest.flatten(rows)[0])
         shares = tf.nest.map_structure(
-            lambda part: _shares(strategy, _padded(np.asarray(part), count)), rows
+            lambda part: _shares(strategy, np.asarray(part)), rows
         )
         answers = strategy.experimental_local_results(run(shares))
         return np.concatenate([answer.numpy() for answer in answers])[:length]
@@ -37,15 +36,11 @@ def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callabl
     return compute
 
 
-def _padded(rows, count):
-    """Repeats the last row until all replicas have equally many."""
-    missing = -len(rows) % count
-    return np.concatenate([rows, np.repeat(rows[-1:], missing, axis=0)])
-
-
 def _shares(strategy, rows):
-    """Gives each replica its part of the rows, in order."""
-    parts = iter(np.split(rows, strategy.num_replicas_in_sync))
+    """Gives each replica its part, in order; the last row fills the last part."""
+    count = strategy.num_replicas_in_sync
+    rows = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % count, axis=0)])
+    parts = iter(np.split(rows, count))
     return strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(next(parts))
     )

@@ -41,7 +41,7 @@ _DAMAGES = (
 )
 # What a preset's name stands for.
 _NAMED = (
-    *("width_coefficient", "depth_coefficient", "lite"),
+    *("width_coefficient", "depth_coefficient", "num_stages", "lite"),
     *("num_layers", "hidden_dim", "num_heads", "intermediate_dim", "architecture"),
 )
 # What a folder's model may be given anew: how it goes on learning, and the sizes of
@@ -77,7 +77,7 @@ def from_preset(
     if refused:
         raise InputError(
             f"{', '.join(refused)} can only be given with a preset's name, received "
-            f"the folder {preset}; its own config.json says what the model is."
+            f"the folder {preset}; its config.json says what the model is."
         )
     if "model_type" in read_json(directory / CONFIG_FILE):
         return from_hugging_face(cls, directory, load_weights, parts)
@@ -241,20 +241,15 @@ def from_folder(
             "again, or finish the run."
         ) from None
     if load_weights:
-        read_weights(model, weights_file)
+        try:
+            model.load_weights(weights_file)
+        except (OSError, RuntimeError, *_DAMAGES) as error:  # h5py's and Keras's.
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{weights_file} is damaged or doesn't fit the {CONFIG_FILE} beside it "
+                f"({reason[:400]}); save the model again, or finish the run."
+            ) from None
     return model
-
-
-def read_weights(model: keras.Model, path: str | os.PathLike) -> keras.Model:
-    """Loads a weights file, or says in one line why it can't be."""
-    try:
-        model.load_weights(path)
-    except (OSError, RuntimeError, *_DAMAGES) as error:  # h5py's and Keras's.
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path} is damaged or doesn't fit the {CONFIG_FILE} beside it "
-            f"({reason[:400]}); save the model again, or finish the run."
-        ) from None
 
 
 def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -> None:
@@ -265,14 +260,8 @@ def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -
     config.update(align)
     for encoder, changes in zip(ENCODERS, (image, text), strict=True):
         config[encoder]["config"].update(changes)
-    if dtype is not None:
-        replace_dtype(config, dtype, directory)
-
-
-def replace_dtype(
-    config: dict, dtype: str | keras.DTypePolicy, directory: str | os.PathLike
-) -> None:
-    """Sets the dtype policy of ALIGN and of its encoders in a configuration."""
+    if dtype is None:
+        return
     policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
     for part in (config, *(config[key]["config"] for key in ENCODERS)):
         if (part.get("dtype") or {}).get("class_name") == "DTypePolicyMap":

@@ -13,6 +13,14 @@ PAPER_VOCABULARY_SIZE = 100_000
 # and 5); in the ablations, the rest of the grid, all are projected to 640 but B7,
 # which is as wide (section 6.1).
 _PROJECTION_DIMS = {"align_l2_large": 1376}
+_SIZES = (
+    *("image_encoder", "text_encoder", "image_size", "sequence_length"),
+    "projection_dim",
+)
+_SMALL = {
+    "align_nano": ("efficientnet_nano", "bert_tiny", 64, 16, 256),
+    "align_micro": ("efficientnet_micro", "bert_mini", 96, 32, 256),
+}
 _PAPER_IMAGE_SIZE = 289
 _PAPER_IMAGE_ENCODERS = ("b1", "b3", "b5", "b7", "l2")
 _PAPER_TEXT_ENCODERS = ("mini", "medium", "base", "large")
@@ -29,33 +37,22 @@ def preset_names() -> list[str]:
         for image in _PAPER_IMAGE_ENCODERS
         for text in _PAPER_TEXT_ENCODERS
     ]
-    return ["align_nano", "align_micro", *paper]
+    return [*_SMALL, *paper]
 
 
 def preset_config(name: str) -> dict:
     """Returns the variants and sizes of a preset; an error lists the known names."""
-    if name == "align_nano":
-        return _sizes("efficientnet_nano", "bert_tiny", 64, 16, 256)
-    if name == "align_micro":
-        return _sizes("efficientnet_micro", "bert_mini", 96, 32, 256)
     if name not in preset_names():
         raise InputError(
             f"unknown preset {name!r}; known are {', '.join(preset_names())}, or "
             "give the folder of a run."
         )
-    _, image, text = name.split("_")
-    dim = _PROJECTION_DIMS.get(name, PAPER_PROJECTION_DIM)
-    return _sizes(f"efficientnet_{image}", f"bert_{text}", _PAPER_IMAGE_SIZE, 64, dim)
-
-
-def _sizes(image_encoder, text_encoder, image_size, sequence_length, projection_dim):
-    return {
-        "image_encoder": image_encoder,
-        "text_encoder": text_encoder,
-        "image_size": image_size,
-        "sequence_length": sequence_length,
-        "projection_dim": projection_dim,
-    }
+    sizes = _SMALL.get(name)
+    if sizes is None:
+        _, image, text = name.split("_")
+        dim = _PROJECTION_DIMS.get(name, PAPER_PROJECTION_DIM)
+        sizes = (f"efficientnet_{image}", f"bert_{text}", _PAPER_IMAGE_SIZE, 64, dim)
+    return dict(zip(_SIZES, sizes, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,9 +45,8 @@ def image_text_batches(
 ) -> tf.data.Dataset:
     """Batches of a model's inputs from a user's images and captions.
 
-    For training, images are varied as in training runs: cropped at a random place and
-    mirrored, otherwise anew in each epoch. Otherwise they are resized and cropped in
-    the center, as in evaluation.
+    For training, images are cropped at a random place and mirrored, otherwise anew in
+    each epoch. Otherwise they are resized and cropped in the center, as in evaluation.
 
     Args:
         images: sequence of paths, of encoded images (bytes) or of uint8 arrays
@@ -63,15 +62,13 @@ def image_text_batches(
         batch_size: int ≥ 1.
         crop: bool; in training, crop at a random place.
         flip: bool; in training, mirror half of the images.
-        zoom: float ≥ 0; in training, see `align_keras.images.augment_images`; and so
-            the next two.
+        zoom: float ≥ 0, as `align_keras.images.augment_images`; and so the next two.
         shift: float ≥ 0.
         recolor: float in [0, 1].
         shuffle: bool; None shuffles in training alone.
         shuffle_buffer_size: int ≥ 1, pairs of a `tf.data.Dataset` to draw from;
             sequences are shuffled as a whole.
-        seed: int or None, of shuffling and variation; None for TensorFlow's own, which
-            `keras.utils.set_random_seed` sets.
+        seed: int, of shuffling and variation; None for `keras.utils.set_random_seed`'s.
         drop_remainder: bool, leave out a last batch that isn't full; None does so in
             training, unless it would be the only one.
         value_range: two floats, black and white of float pixels: (0, 1), (-1, 1) or
@@ -90,7 +87,6 @@ def image_text_batches(
 
     Example:
 
-    >>> import numpy as np
     >>> from align_keras.models import ALIGN
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat"]
     >>> model = ALIGN.from_preset("align_nano", vocabulary=vocabulary)
@@ -105,7 +101,11 @@ def image_text_batches(
             f"model must be an ALIGN with a vocabulary, received {type(model).__name__}"
             "; give it as the third argument or as model=…."
         )
-    _check_batch_size(batch_size)
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(
+            f"batch_size must be an int of at least 1, received {batch_size!r}; "
+            "Keras's default is 32."
+        )
     if captions is None:
         images, captions = raw_pairs(images) or (images, captions)
     preparation = _Preparation(
@@ -439,11 +439,3 @@ def _caption_tensor(captions):
 
 def _is_text(value):
     return isinstance(value, str | bytes)
-
-
-def _check_batch_size(batch_size):
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(
-            f"batch_size must be an int of at least 1, received {batch_size!r}; "
-            "Keras's default is 32."
-        )

@@ -1,7 +1,5 @@
 """The text encoder: a transformer's [CLS] and a linear projection."""
 
-from collections.abc import Collection
-
 import keras
 
 from align_keras.layers.rematerialization import rematerialize_in_training
@@ -10,6 +8,7 @@ from align_keras.models.transformer_computation import set_transformer_computati
 from align_keras.models.variants import ARCHITECTURES, text_encoder_arguments
 from align_keras.utils.arguments import (
     arguments_of,
+    check_choice,
     check_number,
     parameters_of,
     refuse_unknown,
@@ -41,12 +40,10 @@ class TextEncoder(Encoder):
         projection_dim: int, width of the embedding, or None for `hidden_dim`
             without a projection.
         dropout: float in [0, 1).
-        sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included,
-            that raw captions are cut or padded to.
+        sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included.
         max_sequence_length: int ≥ `sequence_length`, positions that have an
             embedding; None for `sequence_length`.
-        architecture: str, a key of `variants.ARCHITECTURES`: `"bert"`, the paper's, or
-            `"distil_bert"`.
+        architecture: str, `"bert"`, the paper's, or `"distil_bert"`.
         activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or
             `"gelu"` (exact, as Hugging Face's, and as DistilBERT was trained).
         pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
@@ -65,8 +62,7 @@ class TextEncoder(Encoder):
         float tensor (n, projection_dim or hidden_dim), not normalized.
 
     Raises:
-        InputError: if `hidden_dim` isn't a multiple of `num_heads`, another argument
-            isn't as above, or there is no such argument.
+        InputError: if an argument isn't as above, or there is no such argument.
 
     References:
         Jia et al. 2021, section 4.1: BERT with the [CLS] token, a linear layer
@@ -77,9 +73,8 @@ class TextEncoder(Encoder):
     >>> import numpy as np
     >>> encoder = TextEncoder(vocabulary_size=50, num_layers=1, hidden_dim=8,
     ...     num_heads=2, intermediate_dim=16, projection_dim=4, sequence_length=6)
-    >>> inputs = {"token_ids": np.ones((2, 6), "int32"),
-    ...           "padding_mask": np.ones((2, 6), "int32")}
-    >>> encoder(inputs).shape
+    >>> tokens = np.ones((2, 6), "int32")
+    >>> encoder({"token_ids": tokens, "padding_mask": tokens}).shape
     TensorShape([2, 4])
     """
 
@@ -166,13 +161,7 @@ class TextEncoder(Encoder):
                     projection_dim, dtype=policy, name="projection"
                 )
                 outputs = projection(outputs)
-        super().__init__(
-            inputs,
-            outputs,
-            policy=policy,
-            trainable=trainable,
-            name=name,
-        )
+        super().__init__(inputs, outputs, policy=policy, trainable=trainable, name=name)
 
         # === Config ===
         self.vocabulary_size = vocabulary_size
@@ -199,9 +188,6 @@ class TextEncoder(Encoder):
                 `"bert_base"`, the paper's, or `"distil_bert_base"`.
             **arguments: those of `TextEncoder`, `vocabulary_size` among them; None for
                 the variant's or the default.
-
-        Raises:
-            InputError: if the variant is unknown, or as `TextEncoder`.
 
         Example:
 
@@ -247,13 +233,4 @@ def check_arguments(
         raise InputError(
             f"max_sequence_length must be at least sequence_length "
             f"({sequence_length}), received {max_sequence_length}; change one of them."
-        )
-
-
-def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
-    """Raises unless the value is one of the choices."""
-    if value not in choices:
-        raise InputError(
-            f"{argument} must be one of {', '.join(choices)}, received {value!r}; "
-            "choose one."
         )

@@ -12,13 +12,7 @@ kernel, keep more.
 import dataclasses
 import os
 
-from align_keras.models.variants import (
-    ARCHITECTURES,
-    head_filters,
-    scaled_stages,
-    stem_filters,
-)
-from align_keras.utils.arguments import parameters_of
+from align_keras.models import variants
 from align_keras.utils.errors import InputError
 
 _SQUEEZE_RATIO = 0.25
@@ -70,6 +64,7 @@ def image_tower_cost(
     width_coefficient: float,
     depth_coefficient: float,
     image_size: int,
+    num_stages: int = 7,
     padding: str = "tf",
     lite: bool = False,
     projection_dim: int | None = None,
@@ -79,13 +74,16 @@ def image_tower_cost(
 ) -> TowerCost:
     """Returns the cost of an `ImageEncoder` with these arguments."""
     same = padding == "tf"
-    side, channels = _strided(image_size, same), stem_filters(width_coefficient, lite)
+    side = _strided(image_size, same)
+    channels = variants.stem_filters(width_coefficient, lite)
     stem = [
         _Part(kept=3 * (image_size + (not same)) ** 2),
         _convolution(3, 3, channels, side, lite),
     ]
     blocks, outputs = [], [0]
-    for stage in scaled_stages(width_coefficient, depth_coefficient, lite):
+    for stage in variants.scaled_stages(
+        width_coefficient, depth_coefficient, lite, num_stages
+    ):
         for repeat in range(stage.repeats):
             strides = stage.strides if repeat == 0 else 1
             blocks.append(_block(stage, channels, strides, side, lite, same))
@@ -94,7 +92,7 @@ def image_tower_cost(
             outputs.append(channels * side * side)
     end = []
     if num_classes is not None:
-        filters = head_filters(width_coefficient, lite)
+        filters = variants.head_filters(width_coefficient, lite)
         end.append(_convolution(1, channels, filters, side, lite))
         end.append(_dense(filters, num_classes))
         channels = filters + num_classes
@@ -145,7 +143,7 @@ def text_tower_cost(
     An example is a caption of `sequence_length` tokens, padding included.
     """
     length, width, inner = sequence_length, hidden_dim, intermediate_dim
-    parts = ARCHITECTURES[architecture]
+    parts = variants.ARCHITECTURES[architecture]
     norm, pooler = 2 * width, (width + 1) * width if parts.pooler else 0
     positions = max_sequence_length or length
     embeddings = (vocabulary_size + positions + parts.segments) * width + norm
@@ -183,40 +181,22 @@ def check_parameters(
 
     So a damaged configuration is refused before its model is built.
     """
-    count = sum(
-        cost(**{name: tower[name] for name in parameters_of(cost) if name in tower})
-        for cost, tower in ((_image_parameters, image), (_text_parameters, text))
+    image_names = ("width_coefficient", "depth_coefficient", "num_stages", "lite")
+    text_names = (
+        *("architecture", "num_layers", "hidden_dim", "intermediate_dim"),
+        "vocabulary_size",
     )
+    image = {name: image[name] for name in image_names if name in image}
+    text = {name: text[name] for name in text_names if name in text}
+    text |= {"num_heads": 1, "sequence_length": 3, "projection_dim": None}
+    count = image_tower_cost(**image, image_size=32).parameters
+    count += text_tower_cost(**text).parameters
     if count > most:
         raise InputError(
             f"{source} is damaged or doesn't fit the config.json beside it, which "
             f"describes {count:,} parameters, where the file has room for {most:,} at "
             "most; get both again."
         )
-
-
-def _image_parameters(width_coefficient, depth_coefficient, lite=False):
-    return image_tower_cost(
-        width_coefficient=width_coefficient,
-        depth_coefficient=depth_coefficient,
-        lite=lite,
-        image_size=32,
-    ).parameters
-
-
-def _text_parameters(
-    num_layers, hidden_dim, intermediate_dim, vocabulary_size, architecture="bert"
-):
-    return text_tower_cost(
-        architecture=architecture,
-        num_layers=num_layers,
-        hidden_dim=hidden_dim,
-        num_heads=1,
-        intermediate_dim=intermediate_dim,
-        vocabulary_size=vocabulary_size,
-        sequence_length=3,
-        projection_dim=None,
-    ).parameters
 
 
 def _tower(body, projection, kept, peak, recomputed_flops, locked):

@@ -10,17 +10,12 @@ from align_keras.utils.errors import InputError
 
 # The last version whose private parts these are, by the tests.
 TESTED = {"keras": "3.15", "keras-hub": "0.32"}
+_ATTENTION = ("_query_dense", "_key_dense", "_value_dense", "_output_dense")
 _PRIVATE = (
-    "_self_attention_layer._query_dense",
-    "_self_attention_layer._key_dense",
-    "_self_attention_layer._value_dense",
-    "_self_attention_layer._output_dense",
-    "_self_attention_dropout",
-    "_self_attention_layer_norm",
-    "_feedforward_intermediate_dense",
-    "_feedforward_output_dense",
-    "_feedforward_dropout",
-    "_feedforward_layer_norm",
+    *(f"_self_attention_layer.{name}" for name in _ATTENTION),
+    *("_self_attention_dropout", "_self_attention_layer_norm"),
+    *("_feedforward_intermediate_dense", "_feedforward_output_dense"),
+    *("_feedforward_dropout", "_feedforward_layer_norm"),
 )
 
 
@@ -37,13 +32,8 @@ def set_transformer_computation(
     """
     _check_parts(backbone.transformer_layers)
     for layer in backbone.transformer_layers:
-        attention = layer._self_attention_layer
-        for dense in (
-            attention._query_dense,
-            attention._key_dense,
-            attention._value_dense,
-            attention._output_dense,
-        ):
+        for name in _ATTENTION:
+            dense = getattr(layer._self_attention_layer, name)
             dense.call = functools.partial(_product, dense)
         intermediate = layer._feedforward_intermediate_dense
         intermediate.activation = functools.partial(activate, activation)

@@ -68,11 +68,11 @@ IMAGE_VARIANTS = {
 }
 
 
-def round_filters(filters: int, width_coefficient: float, divisor: int = 8) -> int:
-    """Scales a number of channels to a multiple of `divisor`, at most 10% below."""
+def round_filters(filters: int, width_coefficient: float) -> int:
+    """Scales a number of channels to a multiple of 8, at most 10% below."""
     scaled = filters * width_coefficient
-    rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * scaled else rounded
+    rounded = max(8, int(scaled + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * scaled else rounded
 
 
 def stem_filters(width_coefficient: float, lite: bool = False) -> int:
@@ -86,11 +86,15 @@ def head_filters(width_coefficient: float, lite: bool = False) -> int:
 
 
 def scaled_stages(
-    width_coefficient: float, depth_coefficient: float, lite: bool = False
+    width_coefficient: float,
+    depth_coefficient: float,
+    lite: bool = False,
+    num_stages: int = len(B0_STAGES),
 ) -> tuple[Stage, ...]:
-    """Returns B0's stages, scaled; Lite doesn't repeat its first and its last stage."""
+    """Returns B0's first stages, scaled; Lite repeats no first and no last one."""
     check_number("width_coefficient", width_coefficient, 0.01, 10)
     check_number("depth_coefficient", depth_coefficient, 0.01, 10)
+    check_number("num_stages", num_stages, 1, len(B0_STAGES), whole=True)
     ends = (0, len(B0_STAGES) - 1) if lite else ()
     return tuple(
         dataclasses.replace(
@@ -100,7 +104,7 @@ def scaled_stages(
             if number in ends
             else math.ceil(stage.repeats * depth_coefficient),
         )
-        for number, stage in enumerate(B0_STAGES)
+        for number, stage in enumerate(B0_STAGES[:num_stages])
     )
 
 
@@ -110,6 +114,7 @@ def image_encoder_arguments(
     width_coefficient: float | None = None,
     depth_coefficient: float | None = None,
     num_classes: int | None = None,
+    num_stages: int | None = None,
 ) -> dict:
     """Returns `ImageEncoder`'s coefficients and its projection; `"b7"` is short for B7.
 
@@ -119,11 +124,13 @@ def image_encoder_arguments(
     sizes = _variant("image", variant, IMAGE_VARIANTS, "efficientnet_")
     width = width_coefficient or sizes.width_coefficient
     depth = depth_coefficient or sizes.depth_coefficient
-    last_width = scaled_stages(width, depth, sizes.lite)[-1].filters
+    num_stages = len(B0_STAGES) if num_stages is None else num_stages
+    last_width = scaled_stages(width, depth, sizes.lite, num_stages)[-1].filters
     fits = last_width == projection_dim and num_classes is None
     return {
         "width_coefficient": width,
         "depth_coefficient": depth,
+        "num_stages": num_stages,
         "lite": sizes.lite,
         "projection_dim": None if fits else projection_dim,
         "num_classes": num_classes,

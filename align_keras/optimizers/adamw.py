@@ -1,17 +1,13 @@
 """AdamW with exclusions and learning-rate multipliers by the variables' paths."""
 
 import math
-from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from align_keras.optimizers.multipliers import (
-    DEFAULT_EXCLUSIONS,
-    LearningRateMultipliers,
-)
+from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 
 class _DecayedAdam(keras.optimizers.Adam):
@@ -75,11 +71,8 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
         beta_2: float in [0, 1), decay of the second moment.
         epsilon: float > 0.
         weight_decay: float ≥ 0, decoupled: learning rate · decay · weight.
-        exclusions: sequence of regular expressions, searched in the variable's
-            path: no decay.
-        learning_rate_multipliers: dict from regular expression to float > 0, as
-            `LearningRateMultipliers`.
-        **kwargs: as `keras.optimizers.Adam`.
+        **kwargs: as `LearningRateMultipliers` (`exclusions` aren't decayed) and
+            `keras.optimizers.Adam`.
 
     References:
         Loshchilov and Hutter 2019, "Decoupled weight decay regularization".
@@ -101,8 +94,6 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
         weight_decay: float = 1e-5,
-        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers: dict[str, float] | None = None,
         name: str = "adamw",
         **kwargs,
     ):
@@ -111,15 +102,10 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
             beta_1=beta_1,
             beta_2=beta_2,
             epsilon=epsilon,
-            exclusions=exclusions,
-            learning_rate_multipliers=learning_rate_multipliers,
             name=name,
             **kwargs,
         )
         self.decoupled_decay = weight_decay
 
     def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "weight_decay": self.decoupled_decay,
-        }
+        return {**super().get_config(), "weight_decay": self.decoupled_decay}

@@ -1,15 +1,10 @@
 """LAMB with the decay inside the trust ratio, as the paper it comes from."""
 
-from collections.abc import Sequence
-
 import keras
 import tensorflow as tf
 from keras import ops
 
-from align_keras.optimizers.multipliers import (
-    DEFAULT_EXCLUSIONS,
-    LearningRateMultipliers,
-)
+from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 
 class _LambUpdate(keras.optimizers.Optimizer):
@@ -62,11 +57,7 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         beta_2: float in [0, 1), decay of the second moment.
         epsilon: float > 0.
         weight_decay: float ≥ 0.
-        exclusions: sequence of regular expressions, searched in the variable's
-            path.
-        learning_rate_multipliers: dict from regular expression to float > 0, as
-            `LearningRateMultipliers`.
-        **kwargs: as `keras.optimizers.Optimizer`.
+        **kwargs: as `LearningRateMultipliers` and `keras.optimizers.Optimizer`.
 
     References:
         You et al. 2020, "Large batch optimization for deep learning",
@@ -90,8 +81,6 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         beta_2: float = 0.999,
         epsilon: float = 1e-6,
         weight_decay: float = 1e-5,
-        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers: dict[str, float] | None = None,
         name: str = "lamb",
         **kwargs,
     ):
@@ -99,8 +88,6 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         super().__init__(
             learning_rate=learning_rate,
             weight_decay=None,
-            exclusions=exclusions,
-            learning_rate_multipliers=learning_rate_multipliers,
             name=name,
             **kwargs,
         )

@@ -16,9 +16,12 @@ DEFAULT_EXCLUSIONS = ("bias", "gamma", "beta", "temperature")
 class LearningRateMultipliers(ReplicaGradients):
     """Mixin of a Keras optimizer: its `update_step` sees a scaled learning rate.
 
-    `exclusions` are searched in a variable's path, `is_excluded` names them. Of
-    `learning_rate_multipliers` the first expression that is found in the path counts;
-    variables without one learn at the full rate.
+    Args:
+        exclusions: sequence of regular expressions, searched in a variable's path,
+            whose variables `is_excluded` names.
+        learning_rate_multipliers: dict from regular expression to float > 0. The
+            first that is found in a variable's path counts; others learn at the
+            full rate.
     """
 
     # The optimizer's, that the mixin is mixed into.

@@ -1,13 +1,8 @@
 """SGD with momentum, with exclusions and learning-rate multipliers by path."""
 
-from collections.abc import Sequence
-
 import keras
 
-from align_keras.optimizers.multipliers import (
-    DEFAULT_EXCLUSIONS,
-    LearningRateMultipliers,
-)
+from align_keras.optimizers.multipliers import LearningRateMultipliers
 
 
 class _DecayedSGD(keras.optimizers.SGD):
@@ -28,11 +23,8 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
         momentum: float in [0, 1).
         nesterov: bool.
         weight_decay: float ≥ 0, of the L2 penalty ½ · decay · ‖w‖².
-        exclusions: sequence of regular expressions, searched in the variable's
-            path: no decay.
-        learning_rate_multipliers: dict from regular expression to float > 0, as
-            `LearningRateMultipliers`.
-        **kwargs: as `keras.optimizers.SGD`.
+        **kwargs: as `LearningRateMultipliers` (`exclusions` aren't decayed) and
+            `keras.optimizers.SGD`.
 
     References:
         Jia et al. 2021, section 5.3: fine-tuning with momentum 0.9.
@@ -52,8 +44,6 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
         momentum: float = 0.9,
         nesterov: bool = False,
         weight_decay: float = 0.0,
-        exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
-        learning_rate_multipliers: dict[str, float] | None = None,
         name: str = "sgd",
         **kwargs,
     ):
@@ -61,15 +51,10 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
             learning_rate=learning_rate,
             momentum=momentum,
             nesterov=nesterov,
-            exclusions=exclusions,
-            learning_rate_multipliers=learning_rate_multipliers,
             name=name,
             **kwargs,
         )
         self.gradient_decay = weight_decay
 
     def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "weight_decay": self.gradient_decay,
-        }
+        return {**super().get_config(), "weight_decay": self.gradient_decay}

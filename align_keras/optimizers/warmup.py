@@ -17,8 +17,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         warmup_learning_rate: float, the value at step 0.
 
     References:
-        Jia et al. 2021, section 5: 0 → 1e-3 in 10k steps, then linearly to
-        zero.
+        Jia et al. 2021, section 5: 0 → 1e-3 in 10k steps, then linearly to zero.
 
     Example:
 
@@ -77,17 +76,7 @@ def paper_schedule(
     warmup_steps: int = 10_000,
     train_steps: int = 1_200_000,
 ) -> LinearWarmup:
-    """Returns the paper's schedule: linear warm-up, then linearly to zero.
-
-    Args:
-        learning_rate: float, the peak.
-        warmup_steps: int.
-        train_steps: int, the step at which zero is reached.
-
-    References:
-        Jia et al. 2021, section 5.
-
-    Example:
+    """Returns the paper's schedule (section 5): linear warm-up, then linearly to zero.
 
     >>> round(float(paper_schedule()(10_000)), 6)
     0.001

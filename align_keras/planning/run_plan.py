@@ -14,6 +14,7 @@ from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.planning.device_kinds import DeviceKind, find_device_kind
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
+from align_keras.utils.arguments import parameters_of
 from align_keras.utils.errors import InputError
 
 # Shares of the peak. EfficientNet's depthwise convolutions and normalizations leave
@@ -86,22 +87,21 @@ def plan_recipe(
 ) -> dict:
     """Computes what the training of a protocol takes; of a sweep, its largest trial.
 
+    Args that `plan` has too, and errors, are as there.
+
     Args:
         recipe: `FineTuningConfig`.
         model_config: `ModelConfig`, whose image encoder learns to classify.
-        device_kind: as `plan`.
-        devices: as `plan`.
+        device_kind: str.
+        devices: int or None.
         num_images: int ≥ 1, images to learn from.
         num_classes: int ≥ 2.
-        utilization: as `plan`.
-        text_utilization: as `plan`.
+        utilization: float.
+        text_utilization: float.
 
     Returns:
-        dict: `stages`, from the name of a stage (`"head"`, `"full"`) to its plan as
-        `plan` returns it, and `days` of all.
-
-    Raises:
-        InputError: as `plan`.
+        dict: `stages`, from the name of a stage (`"head"`, `"full"`) to its plan, and
+        `days` of all.
 
     References:
         Jia et al. 2021, section 5.3.
@@ -244,7 +244,7 @@ def stage_sizes(
 def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
     """Returns the `RunSizes` of an `ExperimentConfig` on so many devices."""
     model, data = with_preset(config.task.model), config.task.train_data
-    image, text = model.image_encoder, model.text_encoder
+    image = model.image_encoder
     return RunSizes(
         image=image_tower_cost(
             **_image_sizes(model),
@@ -253,16 +253,7 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
             rematerialize=image.rematerialize,
             locked=image.locked,
         ),
-        text=text_tower_cost(
-            **_text_sizes(model),
-            vocabulary_size=text.vocabulary_size,
-            sequence_length=text.sequence_length,
-            max_sequence_length=text.max_sequence_length,
-            dropout=text.dropout,
-            pooling=text.pooling,
-            rematerialize=text.rematerialize,
-            locked=text.locked,
-        ),
+        text=_text_cost(model),
         projection_dim=model.projection_dim,
         global_batch_size=data.global_batch_size,
         devices=devices,
@@ -286,17 +277,19 @@ def _image_sizes(model_config):
         image.width_coefficient,
         image.depth_coefficient,
         image.num_classes,
+        image.num_stages,
     )
 
 
-def _text_sizes(model_config):
-    """Returns `TextEncoder`'s layers, widths, heads and projection."""
+def _text_cost(model_config):
+    """Returns the `TextEncoder`'s cost, by its variant and what replaces its sizes."""
     text = model_config.text_encoder
     sizes = text_encoder_arguments(text.variant)
-    given = {name: getattr(text, name, None) for name in sizes}
-    sizes.update({name: size for name, size in given.items() if size is not None})
+    names = parameters_of(text_tower_cost)
+    given = {name: getattr(text, name, None) for name in names}
+    sizes |= {name: size for name, size in given.items() if size is not None}
     projection_dim = model_config.projection_dim if text.projection else None
-    return {**sizes, "projection_dim": projection_dim}
+    return text_tower_cost(**sizes, projection_dim=projection_dim)
 
 
 def optimizer_slots(optimizer_config: OptimizationConfig) -> int:

@@ -29,19 +29,15 @@ def write_litert(
     *,
     quantize: str | None = None,
     images: str | None = None,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    encoding: str | None = None,
     data: str | None = None,
-    data_root: str = "data",
     resizable: bool | None = None,
     license: str | None = None,
+    **read: Any,
 ) -> None:
     """Writes both towers, examples, and a table of what the image tower keeps.
 
-    The options are those of `export_model`: of `images` the training split, or all
-    images of a table, a folder or a set without one, calibrate `int8`; of `data` the
-    test split gives the table's recall.
+    `images` and `data`, of which the training and the test split are taken, are read by
+    `captioned_images` with `read`.
     """
     quantize = quantize or "none"
     if quantize == "int8" and images is None:
@@ -51,8 +47,6 @@ def write_litert(
         )
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 
-    columns = {"image_column": image_column, "caption_column": caption_column}
-    read: dict[str, Any] = {"root": data_root, "encoding": encoding, "columns": columns}
     calibration = [] if images is None else calibration_images(images, **read)
     pixels = _pixels(calibration, align.image_size)
     # What is missing must not show itself after minutes.
@@ -71,16 +65,15 @@ def write_litert(
 
 def captioned_images(
     name: str,
-    root: str = "data",
-    encoding: str | None = None,
-    columns: dict[str, str | None] | None = None,
     split: str | None = None,
+    *,
+    data_root: str = "data",
+    encoding: str | None = None,
+    **columns: str | None,
 ) -> tuple[Any, list]:
-    """Reads a set of captioned images as the protocol `retrieval` does.
+    """Reads a set, a table or a folder as the protocol `retrieval` does.
 
-    `name` is a set's, or the path of a table or folder; `columns` are `image_column`
-    and `caption_column`. Returns what the protocol is asked for, and paths or encoded
-    images.
+    Returns what the protocol is asked for, and a list of paths or encoded images.
     """
     from align_keras.protocols import captions
     from align_keras.protocols.protocol import Request
@@ -89,13 +82,13 @@ def captioned_images(
     if path.exists():
         of_table["encoding"] = encoding
     if path.is_file():
-        of_table |= columns or {}
-    request = Request(data=name, data_root=root, split=split, **of_table)
+        of_table |= columns
+    request = Request(data=name, data_root=data_root, split=split, **of_table)
     return request, captions.captioned_images(request).images
 
 
 def calibration_images(name: str, **read: Any) -> list:
-    """Reads at most 200 images to calibrate with, evenly spread over a set."""
+    """Returns at most 200 images, spread over a set, its training split if any."""
     try:
         if pathlib.Path(name).exists():
             _, images = captioned_images(name, **read)
@@ -111,7 +104,7 @@ def calibration_images(name: str, **read: Any) -> list:
 
 def _training_images(name, read):
     try:
-        return captioned_images(name, **read, split="train")[1]
+        return captioned_images(name, "train", **read)[1]
     except InputError:
         _, images = captioned_images(name, **read)
     say(f"{name} has no training split; its test images calibrate")
@@ -157,14 +150,10 @@ def _write_figures(align, folder, files, images, calibration, data, test):
 
 @dataclasses.dataclass(frozen=True)
 class TowerFigures:
-    """One row of the table, None where Keras has none.
+    """One row of the table; what Keras itself has no figure of is None.
 
-    Attributes:
-        name: what computed the image embeddings.
-        megabytes: the file's size.
-        milliseconds: an image's latency at each of `THREADS`.
-        cosine: the mean and the least to Keras's embeddings.
-        recall: `t2i/recall_at_1` and the like; empty where no set was named.
+    `milliseconds` are an image's latency at each of `THREADS`; `cosine` is the mean and
+    the least to Keras's embeddings; `recall` is empty where no set was named.
     """
 
     name: str
@@ -177,10 +166,9 @@ class TowerFigures:
 def measure(
     align: Any, files: dict[str, bytes], images: Sequence, request: Any = None
 ) -> list[TowerFigures]:
-    """Measures image towers against Keras's, whose row comes first.
+    """Measures image towers, name → LiteRT file, against Keras's, which comes first.
 
-    `files` are LiteRT files of the image tower by name, `images` what cosines and
-    latencies are of; `request` is as `captioned_images` gives it, or None for no
+    Cosines and latencies are of `images`, those of `request` where there is one for
     recall.
     """
     embeddings, rows, image = _embed(align, files, images)
@@ -191,18 +179,20 @@ def measure(
     figures = [TowerFigures("Keras", None, None, None, recall["Keras"])]
     for name, content in files.items():
         cosines = np.sum(embeddings[name] * embeddings["Keras"], axis=1)
-        cosine = float(cosines.mean()), float(cosines.min())
-        size = len(content) / 1e6
-        row = TowerFigures(name, size, milliseconds[name], cosine, recall[name])
-        figures.append(row)
+        figures.append(
+            TowerFigures(
+                name,
+                len(content) / 1e6,
+                milliseconds[name],
+                (float(cosines.mean()), float(cosines.min())),
+                recall[name],
+            )
+        )
     return figures
 
 
 def read_pixels(image: str | bytes, size: int) -> np.ndarray | None:
-    """Decodes and preprocesses an image, a path or bytes, for the image tower.
-
-    Returns float32 (size, size, 3), or None if it can't be read.
-    """
+    """Returns a tower's float32 (size, size, 3), or None if it can't be read."""
     import tensorflow as tf
 
     from align_keras.images import preprocess_image_bytes
@@ -247,17 +237,21 @@ def _embed(align, files, images):
 def _latencies(files, image):
     from align_keras.export.litert_file import prepared_run
 
-    medians = []
+    found = {name: [] for name in files}
     for threads in THREADS:
-        runs = {name: prepared_run(files[name], image, threads) for name in files}
-        medians.append(interleaved_medians(runs, _ROUNDS))
-    return {name: tuple(of_threads[name] for of_threads in medians) for name in files}
+        runs = {
+            name: prepared_run(content, image, threads)
+            for name, content in files.items()
+        }
+        for name, median in interleaved_medians(runs, _ROUNDS).items():
+            found[name].append(median)
+    return {name: tuple(medians) for name, medians in found.items()}
 
 
 def interleaved_medians(
     runs: dict[str, Callable[[], object]], rounds: int
 ) -> dict[str, float]:
-    """Milliseconds of functions, timed in turn: a busy moment meets all of them."""
+    """Times functions in turn, so that a busy moment meets all: name → milliseconds."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(_WARM_UP + rounds):
         for name, run in runs.items():

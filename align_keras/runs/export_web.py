@@ -21,18 +21,16 @@ def write_web(
     model: Any,
     *,
     images: str | None = None,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    encoding: str | None = None,
     quantize: str | None = None,
     license: str | None = None,
     title: str | None = None,
     litert_js: str | None = None,
+    **table: str | None,
 ) -> None:
     """Writes a page that searches images in the browser, without a server.
 
-    The options are those of `export_model`; without `images`, the index of `model`, a
-    run folder, is shown.
+    It shows `images`, a folder or a table that is read by `table`'s `image_column`,
+    `caption_column` and `encoding`, or else the index of the run folder `model`.
     """
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
     from align_keras.export.web_page import check_runtime, write_web_page
@@ -50,8 +48,8 @@ def write_web(
     if images is None:
         index = open_index(align, model)
     else:
-        columns = {"image_column": image_column, "caption_column": caption_column}
-        index = build_index(align, images, encoding=encoding or "utf-8", **columns)
+        table["encoding"] = table.get("encoding") or "utf-8"
+        index = build_index(align, images, **table)
     write_web_page(
         folder,
         tokenizer=align.tokenizer,
@@ -66,7 +64,7 @@ def write_web(
 
 
 def open_index(align: Any, run: Any) -> Any:
-    """Opens the `SearchIndex` of a run, with thumbnails, if it is this model's."""
+    """Opens the index that a run has left, with thumbnails."""
     from align_keras.search import SearchIndex
 
     folder = pathlib.Path(run, "index") if isinstance(run, str | os.PathLike) else None
@@ -87,7 +85,7 @@ def open_index(align: Any, run: Any) -> Any:
 
 
 def build_index(align: Any, images: str, **columns: Any) -> Any:
-    """Embeds a user's images into a `SearchIndex` with thumbnails.
+    """Embeds a user's images, and gives them thumbnails.
 
     Images are turned upright and laid on white, as in every corpus and in the page.
     Those that can't be read are left out, and said.
@@ -123,14 +121,9 @@ def build_index(align: Any, images: str, **columns: Any) -> Any:
 
 
 def _records(path, columns, counter):
-    """A list of `PairRecord`; in a folder, images without captions too."""
-    from align_keras.corpus.drop_counter import DropCounter
-    from align_keras.corpus.pair_files import (
-        IMAGE_SUFFIXES,
-        PairRecord,
-        read_pairs,
-        record_where,
-    )
+    """Returns the list of `PairRecord`; in a folder, images without captions too."""
+    from align_keras.corpus.drop_counter import DropCounter, printable
+    from align_keras.corpus.pair_files import IMAGE_SUFFIXES, PairRecord, read_pairs
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))
@@ -142,13 +135,13 @@ def _records(path, columns, counter):
         is_hidden = any(part.startswith(".") for part in parts)
         is_image = file.suffix.lower() in IMAGE_SUFFIXES and not is_hidden
         if is_image and file not in captioned:
-            name = record_where("/".join(parts))
+            name = printable("/".join(parts))
             records.append(PairRecord(name, file, [], name))
     return sorted(records, key=lambda record: record.image_path)
 
 
 def _read(counter):
-    """A function from a record to it and its image, or None if unreadable."""
+    """Returns a function from a record to it and its image, or None if unreadable."""
     from align_keras.corpus.image import ImageError, normalize_image
 
     def read(record):
@@ -161,7 +154,7 @@ def _read(counter):
 
 
 def _thumbnail(image):
-    from align_keras.reports.thumbnail import thumbnail_uri
+    from align_keras.reports.page_template import thumbnail_uri
 
     uri = thumbnail_uri(image, _THUMBNAIL_SIDE)
     return base64.b64decode(uri.partition(",")[2])

@@ -4,7 +4,9 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 
+import keras
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
@@ -29,8 +31,7 @@ class RunCheckpoints:
         variables = model.variables + model.optimizer.variables
         for metric in model.loss_metrics:
             variables += metric.variables
-        distinct = {id(variable): variable.value for variable in variables}
-        self._checkpoint = tf.train.Checkpoint(variables=list(distinct.values()))
+        self._checkpoint = checkpoint_of(variables)
         # Made by all workers here, else only by the chief as it saves: the workers of
         # a MultiWorkerMirroredStrategy make variables together.
         self._checkpoint.save_counter  # noqa: B018
@@ -108,6 +109,12 @@ class RunCheckpoints:
         except (tf.errors.OpError, RuntimeError, IndexError):
             return False
         return True
+
+
+def checkpoint_of(variables: Iterable[keras.Variable]) -> tf.train.Checkpoint:
+    """Returns a checkpoint of the variables, each once."""
+    distinct = {id(variable): variable.value for variable in variables}
+    return tf.train.Checkpoint(variables=list(distinct.values()))
 
 
 def _noted_value(note):

@@ -12,6 +12,8 @@ import tensorflow as tf
 from align_keras.models.image_classifier import ImageClassifier
 from align_keras.models.on_replicas import on_replicas
 from align_keras.optimizers import SGD
+from align_keras.training.checkpoints import checkpoint_of
+from align_keras.training.strategies import distributed_batches
 from align_keras.training.trainer import Progress
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
@@ -82,7 +84,9 @@ def fine_tune(
             callbacks.append(Progress(bar, 1))
         if step < stage.steps:
             classifier.fit(
-                stage.make_batches(step),
+                distributed_batches(
+                    classifier.distribute_strategy, stage.make_batches, step
+                ),
                 steps_per_epoch=stage.steps - step,
                 shuffle=False,  # The batches are.
                 verbose=0,
@@ -205,6 +209,4 @@ class SaveStage(keras.callbacks.Callback):
 
 
 def _checkpoint_of(classifier):
-    variables = classifier.variables + classifier.optimizer.variables
-    distinct = {id(variable): variable.value for variable in variables}
-    return tf.train.Checkpoint(variables=list(distinct.values()))
+    return checkpoint_of(classifier.variables + classifier.optimizer.variables)

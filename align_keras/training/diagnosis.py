@@ -58,9 +58,11 @@ def diagnose(
     whose embedding isn't finite.
     """
     bad_rows, towers = {}, {}
-    for name in ("image", "text"):
+    keys = {"image": ("images",), "text": ("token_ids", "padding_mask")}
+    for name in keys:
         encoder = getattr(model, f"{name}_encoder")
-        rows = np.flatnonzero(~finite_rows(encoder, tower_inputs(name, inputs)))
+        tower_inputs = {key: inputs[key] for key in keys[name]}
+        rows = np.flatnonzero(~finite_rows(encoder, tower_inputs))
         bad_rows[name] = rows
         weights = [v.path for v in encoder.variables if not is_finite(v.numpy())]
         gradient = error.values[f"{name}_gradient_norm"]
@@ -113,13 +115,6 @@ def named(ids: Sequence) -> str:
     """Joins the first few names."""
     names = ", ".join(str(name) for name in ids[:_NAMED])
     return names + (f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else "")
-
-
-def tower_inputs(name: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The part of a batch that an encoder takes."""
-    if name == "image":
-        return {"images": inputs["images"]}
-    return {key: inputs[key] for key in ("token_ids", "padding_mask")}
 
 
 def finite_rows(encoder: keras.Model, inputs: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -20,15 +20,10 @@ from keras import ops
 from align_keras.models import ALIGN
 from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.optimizers.replica_gradients import inner_optimizer
+from align_keras.training import strategies
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.diagnosis import explained
 from align_keras.training.metrics_log import MetricsLog
-from align_keras.training.strategies import (
-    any_worker,
-    distributed_batches,
-    is_chief,
-    wait_for_workers,
-)
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
@@ -38,16 +33,13 @@ class TrainingSchedule:
     """How long to train and how often to look up, in steps.
 
     Attributes:
-        train_steps: int, a multiple of `steps_per_loop`.
+        train_steps: int, as all below a multiple of `steps_per_loop`.
         steps_per_loop: int; losses are averaged and logged over a loop.
-        checkpoint_interval: int, a multiple of `steps_per_loop`.
-        validation_interval: int, a multiple of `steps_per_loop`.
+        checkpoint_interval: int.
+        validation_interval: int.
         max_to_keep: int ≥ 1, checkpoints kept.
         best_metric: str, the metric whose best checkpoint is kept too, or None.
         best_is_higher: bool, whether a higher value of it is better.
-
-    Raises:
-        InputError: if an interval isn't a multiple.
     """
 
     train_steps: int
@@ -108,7 +100,7 @@ def train(
             says which tower and which pairs.
     """
     directory = pathlib.Path(directory)
-    chief = is_chief(model.distribute_strategy)
+    chief = strategies.is_chief(model.distribute_strategy)
     checkpoints = RunCheckpoints(
         model, os.fspath(directory / "checkpoints"), schedule.max_to_keep, chief
     )
@@ -149,7 +141,8 @@ def fit(
     loop, first = schedule.steps_per_loop, loop_end.checkpoints.step
     sigterm = SaveOnSigterm(loop_end.checkpoints)
     total, done = schedule.train_steps * batch_size, first // loop * loop * batch_size
-    batches = distributed_batches(model.distribute_strategy, make_batches, first)
+    strategy = model.distribute_strategy
+    batches = strategies.distributed_batches(strategy, make_batches, first)
     start, waited = time.monotonic(), model.seconds_waited
     with progress_bar("training", "pairs", total, done) as bar, sigterm.listening():
         callbacks = [Progress(bar, batch_size), loop_end, sigterm]
@@ -294,9 +287,9 @@ class SaveOnSigterm(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         strategy = self.model.distribute_strategy
-        if any_worker(strategy, self.asked):
+        if strategies.any_worker(strategy, self.asked):
             self.checkpoints.save()
-            wait_for_workers(strategy)
+            strategies.wait_for_workers(strategy)
             say(
                 f"terminated; step {self.checkpoints.step} is saved, and the same "
                 "command goes on from it"

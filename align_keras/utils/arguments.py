@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from align_keras.utils.errors import InputError
@@ -38,6 +38,15 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
             f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
         )
         raise InputError(f"{where} has no argument {name!r}; {remedy}")
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raises unless the value is one of the choices."""
+    if value not in choices:
+        raise InputError(
+            f"{name} must be one of {', '.join(choices)}, received {value!r}; choose "
+            "one."
+        )
 
 
 def check_number(

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 
 import pytest
 
@@ -47,10 +48,20 @@ def test_a_source_that_vanishes_between_listing_and_reading(
     assert {path: path.stat().st_mtime_ns for path in tables} == tables
 
 
-def test_a_model_trains_on_it(tmp_path, capsys):
-    sources = small_corpus.write_sources(tmp_path)
-    out, run_folder = tmp_path / "out", tmp_path / "run"
-    run(*arguments("build", sources, out, *ONE_WORKER), _test_split())
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of a built corpus with a test split."""
+    root = tmp_path_factory.mktemp("built")
+    build = arguments(
+        "build", small_corpus.write_sources(root), root / "out", *ONE_WORKER
+    )
+    run(*build, "--params_override=shards.test_fraction=0.3")
+    return root / "out"
+
+
+def test_a_model_trains_on_it(built, tmp_path, capsys):
+    run_folder = tmp_path / "run"
+    out = shutil.copytree(built, tmp_path / "out")
     overrides = [
         f"task.train_data.corpus={out / 'web_pairs/1.0.0'}",
         f"task.validation_data.corpus={out / 'web_pairs/1.0.0'}",
@@ -60,7 +71,7 @@ def test_a_model_trains_on_it(tmp_path, capsys):
         "trainer.checkpoint_interval=1,trainer.validation_interval=1",
         "trainer.optimizer_config.warmup.type=null",
         # Of the small run the model alone.
-        *[own for own in _small_model() if "vocabulary_size" not in own],
+        *[option for option in _small_model() if "vocabulary_size" not in option],
     ]
     command = ["train", f"--params_override={','.join(overrides)}", "--json"]
     code = main([*command, f"--model_dir={run_folder}"])
@@ -75,20 +86,18 @@ def test_a_model_trains_on_it(tmp_path, capsys):
     [shard] = (out / "web_pairs/1.0.0").glob("*-train.*")
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
-    os.unlink(shard)  # A link to the stage's.
     shard.write_bytes(content)
     assert main([*command, f"--model_dir={tmp_path / 'other'}"]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert f"as it was built, but {shard.name} lacks or differs from" in message
 
 
-def test_readmes_command_trains_on_it(tmp_path, capsys):
+def test_readmes_command_trains_on_it(built, tmp_path, capsys):
     """The command from corpus to pre-training, with a smaller model and fewer steps."""
     readme = pathlib.Path(__file__).parents[2] / "README.md"
     text = readme.read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = re.findall(r"^align-keras train .*corpus=DIR/web_pairs.*$", text, re.M)
-    out = tmp_path / "out"
-    run(*arguments("build", small_corpus.write_sources(tmp_path), out, *ONE_WORKER))
+    out = shutil.copytree(built, tmp_path / "out")
     pairs = write_pairs(tmp_path / "validation")
     for old, new in (
         ("saved_models/mine", tmp_path / "run"),
@@ -98,7 +107,7 @@ def test_readmes_command_trains_on_it(tmp_path, capsys):
         assert old in line
         line = line.replace(old, str(new))
     _, *command = shlex.split(line)
-    small = [own for own in SMALL.split(",") if "trainer." not in own]
+    small = _small_model()
     small += ["trainer.train_steps=1,trainer.steps_per_loop=1"]
     small += ["trainer.checkpoint_interval=1,trainer.validation_interval=1"]
     small += ["trainer.optimizer_config.warmup.type=null"]
@@ -111,9 +120,5 @@ def test_readmes_command_trains_on_it(tmp_path, capsys):
     assert list((out / "web_pairs" / "1.0.0").glob("caption_counts.npz"))
 
 
-def _test_split():
-    return "--params_override=shards.test_fraction=0.3"
-
-
 def _small_model():
-    return [own for own in SMALL.split(",") if "trainer." not in own]
+    return [option for option in SMALL.split(",") if "trainer." not in option]

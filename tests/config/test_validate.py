@@ -27,6 +27,8 @@ WARMUP = "trainer.optimizer_config.warmup.linear"
     [
         (f"{IMAGE}.width_coefficient=0", "> 0"),
         (f"{IMAGE}.depth_coefficient=-1", "> 0"),
+        (f"{IMAGE}.num_stages=0", ">= 1 and <= 7"),
+        (f"{IMAGE}.num_stages=8", ">= 1 and <= 7"),
         (f"{IMAGE}.image_size=31", ">= 32"),
         (f"{IMAGE}.drop_connect_rate=1", ">= 0 and < 1"),
         (f"{IMAGE}.batch_norm_momentum=1", ">= 0 and < 1"),

@@ -76,6 +76,7 @@ def test_encoder_equals_the_plain_one(in_graph):
     arguments = {
         "width_coefficient": 0.25,
         "depth_coefficient": 0.3,
+        "num_stages": 3,
         "image_size": 64,
         "drop_connect_rate": 0.5,
     }

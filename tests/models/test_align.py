@@ -211,7 +211,7 @@ def test_summary_is_readable(model):
         ),
         (lambda m: ALIGN.from_preset("align_b9_mini"), "known presets"),
         (lambda m: ALIGN(*small_encoders()).encode_texts(["a"]), "vocabulary"),
-        (lambda m: small_encoders(image_size=16), "at least 32"),
+        (lambda m: small_encoders(image_size=16), "from 32"),
         (
             lambda m: ALIGN(small_encoders()[0], small_encoders(projection_dim=8)[1]),
             "one width",

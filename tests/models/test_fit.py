@@ -7,7 +7,7 @@ import tensorflow as tf
 from PIL import Image
 
 from align_keras.images import crop_image
-from align_keras.models.pair_model import keras_input
+from align_keras.models.fit_inputs import keras_input
 from align_keras.utils.errors import InputError
 from tests.small import small_align, small_batch
 

@@ -28,6 +28,7 @@ else:
 IMAGE_ENCODER = {
     "width_coefficient": 0.25,
     "depth_coefficient": 0.3,
+    "num_stages": 3,
     "image_size": 32,
     "projection_dim": 16,
 }

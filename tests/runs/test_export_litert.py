@@ -258,8 +258,7 @@ def test_a_folder_and_a_table(pairs, tmp_path):
     (tmp_path / "red_ring.txt").write_text("rød ring", encoding="latin-1")
     table = tmp_path / "table.csv"
     table.write_text("foto,words\nred_ring.png,rød ring\n", encoding="latin-1")
-    columns = {"image_column": "foto", "caption_column": "words"}
-    read = {"encoding": "latin-1", "columns": columns}
+    read = {"encoding": "latin-1", "image_column": "foto", "caption_column": "words"}
     images = [str(tmp_path / "red_ring.png")]
     assert calibration_images(str(tmp_path), **read) == images
     assert captioned_images(str(table), **read)[1] == images

@@ -21,6 +21,7 @@ from tests.oracle_process import needs
 SMALL = {
     "width_coefficient": 0.25,
     "depth_coefficient": 0.3,
+    "num_stages": 3,
     "image_size": 32,
     "lite": True,
 }
@@ -157,7 +158,7 @@ def test_the_encoders_learning_rate_is_scaled():
     steps = {}
     pixels = tf.constant(np.stack(images))
     data = tf.data.Dataset.from_tensors((pixels, labels.astype("int32"))).repeat()
-    start = np.random.default_rng(0).normal(size=(80, 3))
+    start = np.random.default_rng(0).normal(size=(16, 3))
     for multiplier in (1.0, 0.1):
         encoder = small_encoder(freeze_batch_statistics=True)
         classifier = ImageClassifier(encoder, 3)
@@ -223,7 +224,7 @@ def updated(strategy=None, encoder=None, micro_batch_size=None, **encoder_argume
         copy.set_weights(start.get_weights())
         classifier = ImageClassifier(copy, 3, micro_batch_size=micro_batch_size)
         classifier.build((None, SIDE, SIDE, 3))
-    classifier.head.kernel.assign(np.random.default_rng(0).normal(size=(80, 3)) / 9)
+    classifier.head.kernel.assign(np.random.default_rng(0).normal(size=(16, 3)) / 9)
     fine_tune(classifier, [stage(lambda step: data, 2, 0.01, True, 0.5)])
     return {v.path: v.numpy() for v in classifier.variables if "seed" not in v.path}
 
@@ -302,7 +303,7 @@ def test_a_batch_that_micro_batches_cannot_cut():
 def test_each_replica_judges_its_share_of_the_images(two_replicas):
     """Also of an odd number, and of one image."""
     others, right = stripes(7, seed=1)
-    head = np.random.default_rng(0).normal(size=(80, 3))
+    head = np.random.default_rng(0).normal(size=(16, 3))
     found = []
     for strategy in (None, two_replicas):
         with strategy_scope(strategy):

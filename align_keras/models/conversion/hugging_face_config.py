@@ -3,11 +3,12 @@
 import os
 
 import keras
+import numpy as np
 
 from align_keras.images import crop_size_to_resize_size
 from align_keras.models.text_encoder import MOST
 from align_keras.models.variants import B0_STAGES, STEM_FILTERS, scaled_stages
-from align_keras.utils.arguments import check_number
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 
 MODEL_TYPE = "align"
@@ -62,7 +63,11 @@ _ACTIVATIONS = {
 
 def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dict]:
     """Returns the arguments of `ImageEncoder` and of `TextEncoder`."""
-    check_model_type(config, MODEL_TYPE, source)
+    if config.get("model_type") != MODEL_TYPE:
+        raise InputError(
+            f"{source}: config.json must be of model_type '{MODEL_TYPE}', received "
+            f"{config.get('model_type')!r}; name the folder of such a model."
+        )
     vision = _section(config, "vision_config", source)
     projection_dim = config.get("projection_dim", 640)
     image = read_vision_sizes(vision, source)
@@ -94,19 +99,11 @@ def _section(config, name, source):
     return section
 
 
-def check_model_type(config: dict, model_type: object, source: str) -> None:
-    """Raises unless config.json is of this kind of model."""
-    if config.get("model_type") != model_type:
-        raise InputError(
-            f"{source}: config.json must be of model_type '{model_type}', received "
-            f"{config.get('model_type')!r}; name the folder of such a model."
-        )
-
-
 def read_vision_sizes(vision: dict, source: str) -> dict:
     """Returns `ImageEncoder`'s coefficients from a vision_config."""
     _check_fixed(vision, FIXED_VISION, f"{source}: vision_config")
-    _check_choice(vision, "hidden_act", "swish", ("swish", "silu"), source)
+    act = vision.get("hidden_act", "swish")
+    check_choice(f"{source}: hidden_act", act, ("swish", "silu"))
     return {
         ours: _number(vision, name, rule, f"{source}: vision_config")
         for ours, (name, *rule) in _VISION_NUMBERS.items()
@@ -116,7 +113,8 @@ def read_vision_sizes(vision: dict, source: str) -> dict:
 def read_bert_sizes(text: dict, source: str) -> dict:
     """Returns `TextEncoder`'s sizes from a text_config or a BERT's config.json."""
     _check_fixed(text, FIXED_TEXT, f"{source}: text_config")
-    act = _check_choice(text, "hidden_act", "gelu", tuple(_ACTIVATIONS), source)
+    act = text.get("hidden_act", "gelu")
+    check_choice(f"{source}: hidden_act", act, _ACTIVATIONS)
     sizes = {
         ours: _number(text, name, rule, f"{source}: text_config")
         for ours, (name, *rule) in _TEXT_NUMBERS.items()
@@ -168,11 +166,14 @@ def read_pixel_scaling(preprocessor: dict, source: str = "") -> tuple:
         mean = _channels(preprocessor, "image_mean", -1e6, source)
         deviation = standard
     if read_flag(preprocessor, "include_top", True, source):
-        deviation = [level * last for level, last in _pairs(deviation, standard)]
-    pairs = _pairs(mean, deviation)
+        deviation = np.multiply(deviation, standard)
     # Rounded, since 1 / (1 / 127.5) isn't 127.5 to the last bit everywhere.
-    means = [round((level - offset) / factor, 6) for level, _ in pairs]
-    deviations = [round(level / factor, 6) for _, level in pairs]
+    means, deviations = (
+        [round(level, 6) for level in levels.tolist()]
+        for levels in np.broadcast_arrays(
+            np.subtract(mean, offset) / factor, np.divide(deviation, factor)
+        )
+    )
     check_number(f"{source}'s deviation in grey levels", min(deviations), 1e-6, 1e12)
     if len(set(means)) == len(set(deviations)) == 1:
         return means[0], deviations[0]
@@ -206,13 +207,6 @@ def _channels(preprocessor, name, least, source):
     return levels
 
 
-def _pairs(left, right):
-    """Pairs two lists of which one may have a single number for all channels."""
-    channels = max(len(left), len(right))
-    left, right = (list(v) * (channels // len(v)) for v in (left, right))
-    return list(zip(left, right, strict=True))
-
-
 def _side(sides):
     if isinstance(sides, dict):
         height, width = sides.get("height"), sides.get("width")
@@ -235,16 +229,6 @@ def _check_fixed(config, fixed, source):
         )
 
 
-def _check_choice(config, name, default, choices, source):
-    value = config.get(name, default)
-    if value not in choices:
-        raise InputError(
-            f"{source}: {name} must be one of {', '.join(choices)}, received "
-            f"{value!r}; no other ALIGN can be loaded."
-        )
-    return value
-
-
 def write_config(model: keras.Model) -> dict:
     """Returns the content of config.json for a model."""
     check_representable(model)
@@ -258,30 +242,25 @@ def write_config(model: keras.Model) -> dict:
         "temperature_init_value": model.initial_temperature,
         "text_config": {
             "model_type": "align_text_model",
-            "vocab_size": text.vocabulary_size,
-            "num_hidden_layers": text.num_layers,
-            "hidden_size": text.hidden_dim,
-            "num_attention_heads": text.num_heads,
-            "intermediate_size": text.intermediate_dim,
-            "hidden_dropout_prob": text.dropout,
+            **_numbers(text, _TEXT_NUMBERS),
             "attention_probs_dropout_prob": text.dropout,
-            "max_position_embeddings": text.max_sequence_length,
             "hidden_act": activation,
             **FIXED_TEXT,
         },
         "vision_config": {
             "model_type": "align_vision_model",
-            "width_coefficient": image.width_coefficient,
-            "depth_coefficient": image.depth_coefficient,
+            **_numbers(image, _VISION_NUMBERS),
             "image_size": image.image_size,
-            "drop_connect_rate": image.drop_connect_rate,
-            "batch_norm_momentum": image.batch_norm_momentum,
-            "batch_norm_eps": image.batch_norm_epsilon,
             "hidden_act": "swish",
             "num_hidden_layers": 4 * blocks,
             **FIXED_VISION,
         },
     }
+
+
+def _numbers(encoder, names):
+    """Returns the encoder's numbers by their names for them."""
+    return {theirs: getattr(encoder, ours) for ours, (theirs, *_) in names.items()}
 
 
 def has_stage_as_wide(image_encoder: keras.Model) -> bool:
@@ -305,6 +284,7 @@ def check_representable(model: keras.Model) -> None:
         f"image_encoder.projection_dim {image.projection_dim} (it has no projection "
         "of the image)": image.projection_dim is not None,
         "image_encoder.lite": image.lite,
+        f"image_encoder.num_stages {image.num_stages}": image.num_stages != 7,
         f"image_encoder.padding {image.padding} (it pads an odd side otherwise, and "
         f"the image_size of {image.image_size} is no multiple of 32)": (
             not pads_alike(image, "hugging_face")

@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import pickletools
+import re
 
 import ml_dtypes  # noqa: F401 (NumPy then knows bfloat16)
 import numpy as np
@@ -95,18 +96,13 @@ def _shards(index):
     """Returns the names of an index's files, which lie beside it."""
     files = read_json(index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
-    if not names or not all(
-        isinstance(name, str) and _is_plain(name) for name in names
-    ):
+    plain = r"[^/\\:\0]*\.safetensors"
+    if not names or not all(re.fullmatch(plain, str(name), re.S) for name in names):
         raise InputError(
             f"{index} must map tensors to names of files beside it; nothing was "
             "loaded; get it again."
         )
     return sorted(set(names))
-
-
-def _is_plain(name):
-    return name.endswith(".safetensors") and not set(name) & set("/\\:\0")
 
 
 def _one_line(error):
@@ -128,7 +124,7 @@ def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except Exception as error:  # A broken pickle leads to whatever its numbers do.
         raise InputError(
             f"{path} isn't a whole file of tensors in PyTorch's first format "
-            f"({' '.join(str(error).split())}); get it again."
+            f"({_one_line(error)}); get it again."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""`fit`, `evaluate` and `predict` of images and captions as users have them."""
+"""What `fit`, `evaluate` and `predict` take: raw pairs, or inputs that fit."""
 
 import contextlib
 import os
@@ -17,7 +17,6 @@ from align_keras.models.raw_pairs import (
     is_raw,
     raw_pairs,
 )
-from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 INPUTS = ("images", "token_ids", "padding_mask")
@@ -27,165 +26,19 @@ _REMEDY = (
 )
 
 
-class PairModel(keras.Model):
-    """A Keras model whose `fit`, `evaluate` and `predict` take raw pairs too.
+def quickly_copied(model: keras.Model, batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Spares the model's strategy what `training.distributed_batches` tells of.
 
-    A subclass has `tokenizer`, `image_size` and `text_encoder`, as `ALIGN`.
+    Keras hands a strategy datasets, which it copies. TensorFlow's rewriting of a copy
+    takes a minute, and gains less than keeping each operation to one thread does.
     """
-
-    def step_callbacks(self) -> list:
-        return []
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: int | str = "auto",
-        callbacks: keras.callbacks.Callback | Sequence | None = None,
-        validation_split: float = 0.0,
-        validation_data: Any = None,
-        shuffle: bool = True,
-        class_weight: object = None,
-        sample_weight: object = None,
-        initial_epoch: int = 0,
-        steps_per_epoch: int | None = None,
-        validation_steps: int | None = None,
-        validation_batch_size: int | None = None,
-        validation_freq: int = 1,
-        *,
-        augment: bool = True,
-        value_range: tuple[float, float] | None = None,
-    ) -> keras.callbacks.History:
-        """Trains as `keras.Model.fit`, on images and captions as they are.
-
-        Arguments are `keras.Model.fit`'s, but for
-
-            x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
-                of `image` and `caption`, or a list of pairs, each a tuple or such a
-                dict, as `align_keras.data.image_text_batches` takes them; a batched
-                `tf.data.Dataset` of such tuples or dicts, of paths, encoded images or
-                pixels; or what is ready for the model, in any form that Keras takes:
-                dicts of `images`, `token_ids` and `padding_mask`.
-            y: captions, one for each image of `x`.
-            batch_size: int or None, pairs a batch where `x` isn't batched; None for
-                32. A last batch that isn't full is left out, unless it's the only one.
-            validation_split: float in [0, 1), the share of the last pairs that are
-                validated on; not for datasets.
-            validation_data: as `x`, or a tuple of `x` and `y`.
-            shuffle: bool, where `x` isn't batched.
-            class_weight: None, as `sample_weight`: all pairs of a batch weigh alike.
-            steps_per_epoch: pairs that aren't batched are then repeated without end.
-            augment: bool; crop raw images at a random place, and mirror half of them.
-                With False all are cropped in the center, as in validation. For more,
-                see `align_keras.data.image_text_batches`.
-            value_range: two floats, black and white of raw float images, such as
-                (0, 1). Without it, they are refused.
-
-        Raises:
-            InputError: if an argument isn't as above, an image can't be read, or
-                inputs have wrong names, dtypes or shapes.
-            NonFiniteStepError: at the first loss or gradient that isn't finite, and
-                at a loss above `loss_upper_bound`. The model is then as it was
-                before that step.
-
-        References:
-            Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
-        """
-        check_weights(class_weight=class_weight, sample_weight=sample_weight)
-        if validation_split and validation_data is None:
-            x, y, validation_data = split_pairs(x, y, validation_split)
-        pairs = raw_pairs(x, y)
-        if pairs is None and not isinstance(x, tf.data.Dataset):
-            options = {"shuffle": shuffle}
-        else:
-            options = {"shuffle": False}  # else Keras warns at each call
-        x = keras_input(
-            self,
-            x,
-            y,
-            training=True,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            repeat=steps_per_epoch is not None,
-            augment=augment,
-            value_range=value_range,
-        )
-        if validation_data is not None:
-            validation_data = as_x_and_y(validation_data)
-            validation_data = keras_input(
-                self,
-                *validation_data,
-                batch_size=validation_batch_size or batch_size,
-                value_range=value_range if is_raw_data(*validation_data) else None,
-            )
-        with readable_input(self, pairs[0] if pairs else (), value_range):
-            return super().fit(
-                x,
-                batch_size=batch_size,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=[*self.step_callbacks(), *as_list(callbacks)],
-                validation_data=validation_data,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
-                validation_steps=validation_steps,
-                validation_batch_size=validation_batch_size,
-                validation_freq=validation_freq,
-                **options,
-            )
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: int | str = "auto",
-        sample_weight: object = None,
-        steps: int | None = None,
-        callbacks: keras.callbacks.Callback | Sequence | None = None,
-        return_dict: bool = False,
-        value_range: tuple[float, float] | None = None,
-        **kwargs,
-    ) -> list[float] | dict[str, float]:
-        """Measures as `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
-        known = parameters_of(PairModel.evaluate)
-        refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
-        check_weights(sample_weight=sample_weight)
-        pairs = raw_pairs(x, y)
-        x = keras_input(self, x, y, batch_size=batch_size, value_range=value_range)
-        with readable_input(self, pairs[0] if pairs else (), value_range):
-            return super().evaluate(
-                x,
-                batch_size=batch_size,
-                verbose=verbose,
-                steps=steps,
-                callbacks=callbacks,
-                return_dict=return_dict,
-                **kwargs,
-            )
-
-    def predict(
-        self,
-        x: Any,
-        batch_size: int | None = None,
-        verbose: int | str = "auto",
-        steps: int | None = None,
-        callbacks: keras.callbacks.Callback | Sequence | None = None,
-        value_range: tuple[float, float] | None = None,
-    ) -> dict:
-        """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
-        pairs = raw_pairs(x)
-        x = keras_input(self, x, batch_size=batch_size, value_range=value_range)
-        with readable_input(self, pairs[0] if pairs else (), value_range):
-            return super().predict(
-                x,
-                batch_size=batch_size,
-                verbose=verbose,
-                steps=steps,
-                callbacks=callbacks,
-            )
+    with model.distribute_strategy.scope():
+        if not tf.distribute.has_strategy():
+            return batches
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    options.threading.max_intra_op_parallelism = 1
+    return batches.with_options(options)
 
 
 def keras_input(
@@ -215,7 +68,7 @@ def keras_input(
             flip=augment,
             value_range=value_range,
         )
-        return batches.repeat() if repeat else batches
+        return quickly_copied(model, batches.repeat() if repeat else batches)
     is_batches = hasattr(x, "__iter__") or isinstance(x, keras.utils.PyDataset)
     if y is not None or not is_batches or isinstance(x, str | bytes | os.PathLike):
         raise InputError(
@@ -223,9 +76,10 @@ def keras_input(
             f"{_kind(y)}; {_REMEDY}."
         )
     if is_raw_data(x):
-        return batches_of_dataset(
+        batches = batches_of_dataset(
             model, x, training=training, augment=augment, value_range=value_range
         )
+        return quickly_copied(model, batches)
     if value_range is not None:
         raise InputError(
             f"value_range is of raw images, received {value_range} and {_kind(x)}, "
@@ -273,10 +127,7 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
             f"validation_split must leave pairs on both sides of {count}, received "
             f"{share}; give validation_data, or another share."
         )
-    parts = [
-        [values[:first] for values in pairs],
-        [values[first:] for values in pairs],
-    ]
+    parts = [[values[:first] for values in pairs], [values[first:] for values in pairs]]
     if raw_pairs(x, y) is not None:
         return *parts[0], tuple(parts[1])
     train, validation = (dict(zip(x, part, strict=True)) for part in parts)
@@ -372,12 +223,9 @@ def _kind(value):
 
 @contextlib.contextmanager
 def readable_input(
-    model: keras.Model,
-    images: Sequence = (),
-    value_range: tuple[float, float] | None = None,
+    model: keras.Model, x: Any, y: Any, value_range: tuple[float, float] | None
 ) -> Iterator[None]:
     """Says in one line which image of the input can't be read."""
-    is_dataset = isinstance(images, tf.data.Dataset)
     try:
         yield
     except tf.errors.OpError as error:
@@ -385,6 +233,8 @@ def readable_input(
             raise
         found = re.search(r"transformation with iterator: \S+ (.*)", error.message)
         reason = found[1] if found else error.message.split("\n")[0]
+        images = (raw_pairs(x, y) or [()])[0]
+        is_dataset = isinstance(images, tf.data.Dataset)
         for row, image in enumerate(() if is_dataset else images):
             read_image(image, row, model.image_size, value_range)
         raise InputError(
