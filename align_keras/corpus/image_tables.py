@@ -50,15 +50,8 @@ def image_schema() -> Any:
     """Of a table of images with all their captions."""
     pa = arrow()
     text = pa.struct([(name, pa.string()) for name in TEXTS])
-    return pa.schema(
-        [
-            ("image_key", pa.string()),
-            ("image", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("captions", pa.list_(text)),
-        ]
-    )
+    kinds = {"image_key": pa.string(), "image": pa.string(), "width": pa.int32()}
+    return pa.schema(kinds | {"height": pa.int32(), "captions": pa.list_(text)})
 
 
 def cut_table(task: dict) -> dict:
@@ -117,20 +110,16 @@ def stored_schema() -> Any:
     """Of a table of stored images; a bad one has a `fault` and no `jpeg`."""
     pa = arrow()
     texts = ("image_key", "pixel_key", "fault", "detail", "conversion")
-    return pa.schema(
-        [
-            *((name, pa.string()) for name in texts),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("perceptual_hash", pa.binary()),
-            ("jpeg", pa.binary()),
-        ]
-    )
+    kinds = dict.fromkeys(texts, pa.string())
+    kinds |= dict.fromkeys(("width", "height"), pa.int32())
+    return pa.schema(kinds | dict.fromkeys(("perceptual_hash", "jpeg"), pa.binary()))
 
 
 def store_images(task: dict) -> dict:
     """Decodes the images of one piece and writes them in their stored form."""
     refuse = load_hook(task["refuse"])
+    names = ("shorter_side", "quality", "keep_aspect", "max_pixels")
+    form = {name: task[name] for name in names}
     good = 0
     faults: dict[str, int] = {}
     with table_writer(task["table"], stored_schema(), _IMAGES_PER_GROUP) as append:
@@ -138,14 +127,7 @@ def store_images(task: dict) -> dict:
             stored = {"image_key": row["image_key"], "fault": "", "detail": ""}
             try:
                 content = read_location(row["image"])
-                stored |= store_image(
-                    content,
-                    task["shorter_side"],
-                    task["quality"],
-                    keep_aspect=task["keep_aspect"],
-                    refuse=refuse,
-                    max_pixels=task["max_pixels"],
-                )
+                stored |= store_image(content, **form, refuse=refuse)
                 good += 1
             except ImageError as error:
                 stored |= {"fault": error.reason, "detail": error.detail}

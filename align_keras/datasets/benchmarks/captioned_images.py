@@ -7,6 +7,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Sequence
+from typing import Self
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import (
@@ -26,8 +27,41 @@ _NAMED = 5
 COUNTS = {("flickr30k", "test"): (1000, 5000), ("coco", "test"): (5000, 25_010)}
 
 
+class _ByImage:
+    """Whose fields have one entry an image in each list, or list of a dict."""
+
+    def __post_init__(self):
+        for name, field in self._lists().items():
+            parts = {name: field}
+            if isinstance(field, dict):
+                parts = {f"{name}[{key!r}]": part for key, part in field.items()}
+            for full_name, part in parts.items():
+                if len(part) != len(self):
+                    raise InputError(
+                        f"`{full_name}` must have one entry an image, received "
+                        f"{len(part)} for {len(self)} images."
+                    )
+
+    def __len__(self):
+        return len(self.images)
+
+    def _lists(self):
+        return {name: part for name, part in vars(self).items() if name != "missing"}
+
+    def of_rows(self, rows: Sequence[int]) -> Self:
+        """Returns some of the images; the others count as missing."""
+
+        def taken(values):
+            if isinstance(values, dict):
+                return {name: taken(part) for name, part in values.items()}
+            return [values[row] for row in rows]
+
+        missing = self.missing + len(self) - len(rows)
+        return dataclasses.replace(self, **taken(self._lists()), missing=missing)
+
+
 @dataclasses.dataclass(frozen=True)
-class CaptionedImages:
+class CaptionedImages(_ByImage):
     """Images and the captions of each.
 
     Attributes:
@@ -51,7 +85,7 @@ class CaptionedImages:
     missing: int = 0
 
     def __post_init__(self):
-        _check_lengths(self, "captions", "image_ids", "caption_ids", "columns")
+        super().__post_init__()
         for image_id, texts, ids in zip(
             self.image_ids, self.captions, self.caption_ids, strict=True
         ):
@@ -61,16 +95,9 @@ class CaptionedImages:
                     f"for the {len(texts)} captions of {image_id}."
                 )
 
-    def __len__(self):
-        return len(self.images)
-
-    def of_rows(self, rows: Sequence[int]) -> "CaptionedImages":
-        """Returns some of the images; the others count as missing."""
-        return _of_rows(self, rows)
-
 
 @dataclasses.dataclass(frozen=True)
-class MultilingualCaptions:
+class MultilingualCaptions(_ByImage):
     """Images and, by language, the captions of each.
 
     Attributes:
@@ -89,41 +116,6 @@ class MultilingualCaptions:
     image_ids: list
     columns: dict = dataclasses.field(default_factory=dict)
     missing: int = 0
-
-    def __post_init__(self):
-        _check_lengths(self, "captions", "image_ids", "columns")
-
-    def of_rows(self, rows: Sequence[int]) -> "MultilingualCaptions":
-        """Returns some of the images; the others count as missing."""
-        return _of_rows(self, rows)
-
-
-def _check_lengths(data, *names):
-    """Raises unless each list, and each of a dict, has one entry an image."""
-    count = len(data.images)
-    for name in names:
-        field = getattr(data, name)
-        parts = {name: field}
-        if isinstance(field, dict):
-            parts = {f"{name}[{key!r}]": part for key, part in field.items()}
-        for full_name, part in parts.items():
-            if len(part) != count:
-                raise InputError(
-                    f"`{full_name}` must have one entry an image, received "
-                    f"{len(part)} for {count} images."
-                )
-
-
-def _of_rows(data, rows):
-    def taken(values):
-        if isinstance(values, dict):
-            return {name: taken(part) for name, part in values.items()}
-        return [values[row] for row in rows]
-
-    fields = {name: part for name, part in vars(data).items() if name != "missing"}
-    missing = data.missing + len(data.images) - len(rows)
-    fields = {name: taken(part) for name, part in fields.items()}
-    return dataclasses.replace(data, **fields, missing=missing)
 
 
 def read_plain_or_gzip(path, repository):
