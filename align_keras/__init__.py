@@ -8,7 +8,6 @@ References:
     Learning With Noisy Text Supervision", arXiv:2102.05918.
 
 Example:
-
 >>> import align_keras
 >>> align_keras.models.preset_names()[:2]
 ['align_nano', 'align_micro']

@@ -29,8 +29,8 @@ _LEAST_COSINE = 0.9999
 
 def pictures(name, split, count=None):
     """Returns encoded pictures of a corpus, `count` of them evenly spread."""
+    from align_keras.protocols.captions import captioned_images
     from align_keras.protocols.protocol import Request
-    from align_keras.protocols.retrieval import captioned_images
 
     request = Request(name, split=split)
     images = captioned_images(request).images

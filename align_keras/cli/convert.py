@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def check_folders(kind: str, source: str, target: str) -> pathlib.Path:
-    """Returns the target's folder, if the source can be there and the target is free.
+    """The target's folder, if the source can be there and the target is free.
 
     Answers before TensorFlow is imported.
     """

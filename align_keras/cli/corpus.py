@@ -17,7 +17,7 @@ STAGES = {
 }
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "stages, each with those before it:\n" + "\n".join(
@@ -69,7 +69,7 @@ def add_arguments(parser):
     )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     stage = arguments.stage
     if (stage == "urls") != (arguments.to is not None):

@@ -14,23 +14,15 @@ _QUOTED = re.compile(r"`(\w+)`")
 _FIRST = re.compile(r"(?:\w+(?:, | and | or ))*\w+(?=:| (?:must|may|can|has|have)\b)")
 
 
-def with_options(text, options):
+def with_options(text: str, options: dict[str, str]) -> str:
     """Names a command's options in the place of a library's arguments.
 
-    Args:
-        text: str, a message that begins with the names of arguments ("data must …",
-            "train_split and split must …") or has them in backquotes.
-        options: dict, name of an argument → its option.
-
-    Returns:
-        str.
+    `text` begins with the names of arguments ("data must …", "train_split and split
+    must …") or has them in backquotes; `options` has their options.
 
     Example:
-
     >>> with_options("k must be >= 1, received 0; raise `k`.", {"k": "-k"})
     '-k must be >= 1, received 0; raise -k.'
-    >>> with_options("the data must be there", {"data": "--data"})
-    'the data must be there'
     """
 
     def named(match):
@@ -43,20 +35,8 @@ def with_options(text, options):
     return _QUOTED.sub(named, text)
 
 
-def describe_error(error):
-    """Says in one line what went wrong, where it's no bug of this package.
-
-    Args:
-        error: exception.
-
-    Returns:
-        str, or None for an error that nobody expects.
-
-    Example:
-
-    >>> describe_error(InputError("`k` must be >= 1, received 0; raise it."))
-    '`k` must be >= 1, received 0; raise it.'
-    """
+def describe_error(error: BaseException) -> str | None:
+    """Says in one line what went wrong, or None where nobody expects it."""
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
@@ -92,14 +72,10 @@ def describe_error(error):
     return None
 
 
-def describe_bug(error):
+def describe_bug(error: BaseException) -> str:
     """Says in one line what nobody expected, and keeps its traceback in a file.
 
-    Args:
-        error: exception, raised.
-
-    Returns:
-        str; with the whole traceback where no file can be written.
+    Where no file can be written, the whole traceback follows.
     """
     whole = "".join(traceback.format_exception(error))
     package = pathlib.Path(__file__).parents[1]

@@ -3,6 +3,8 @@
 import argparse
 import json
 import math
+from collections.abc import Iterable
+from typing import Any
 
 from align_keras.protocols.evaluate import PROTOCOLS, evaluate
 from align_keras.protocols.protocol import OPTIONS
@@ -16,7 +18,7 @@ _WITH_UNDERSCORES = ("config_file", "params_override")
 _NAME_WIDTH = 36
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
     parser.usage = (
         "align-keras evaluate PROTOCOL --model M [--data D] [OPTION …]\n"
@@ -86,7 +88,7 @@ def _add_options(parser, shown, data_help=argparse.SUPPRESS):
     parser.add_argument("--json", action="store_true", help="print JSON, not tables")
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     given = {name: getattr(arguments, name) for name in (*OPTIONS, "html", "cache")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -120,7 +122,7 @@ def _run_suite(model, given, as_json):
     return print_suite(run_suite(model, **given), as_json)
 
 
-def print_result(result, as_json=False):
+def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     """Prints what `evaluate` returns to stdout, as tables or as JSON."""
     if as_json:
         print(json_text(result))
@@ -137,15 +139,12 @@ def print_result(result, as_json=False):
         print_table(result_tables.slices_table(title, result["slices"]))
 
 
-def print_suite(rows, as_json=False):
-    """Prints the measured figures beside the paper's, and what was left out.
+def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
+    """Prints the measured figures beside the paper's as they come, and what was left
+    out.
 
-    Args:
-        rows: iterable of `SuiteRow`; tables are printed as they come.
-        as_json: bool, print one JSON list at the end.
-
-    Returns:
-        int, the exit code: 1 where a protocol failed whose data is there.
+    With `as_json` one list at the end. Returns the exit code: 1 where a protocol failed
+    whose data is there.
     """
     from align_keras.reports.result_tables import papers_tables
 
@@ -171,7 +170,7 @@ def print_suite(rows, as_json=False):
     return int(any(row.failed for row in done))
 
 
-def json_text(value):
+def json_text(value: Any) -> str:
     """Text of what JSON can hold: NaN and infinities become null."""
     return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
 
@@ -186,7 +185,7 @@ def _finite(value):
     return value
 
 
-def print_table(table):
+def print_table(table: Any) -> None:
     """Prints a `ResultTable` to stdout."""
     from rich.console import Console
     from rich.table import Table

@@ -11,7 +11,9 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Sequence
 
+import align_keras
 from align_keras.cli.errors import describe_bug, describe_error, with_options
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
@@ -39,18 +41,10 @@ RESUMABLE = {
 }
 
 
-def main(argv=None):
-    """Runs a subcommand.
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand; returns the exit code: 0 done, 1 failure.
 
-    Args:
-        argv: list of str, or None for the process's arguments.
-
-    Returns:
-        int, the exit code: 0 done, 1 failure.
-
-    Raises:
-        SystemExit: with code 2 for a usage error, 0 after `--help` and
-            `--version`.
+    Exits with code 2 for a usage error, and with 0 after `--help` and `--version`.
     """
     open_streams()
     arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
@@ -71,14 +65,14 @@ def main(argv=None):
             kept = RESUMABLE[arguments.command]
             message += f"; the same command goes on from {kept}"
     except InputError as error:
-        message = with_options(describe_error(error), arguments.options)
+        message = with_options(str(describe_error(error)), arguments.options)
     except Exception as error:
         message = describe_error(error) or describe_bug(error)
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
     return FAILURE
 
 
-def open_streams():
+def open_streams() -> None:
     """Lets stdout and stderr take any text, also where they are closed or ASCII."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
@@ -98,18 +92,11 @@ def _escape(error):
     return "".join(f"\\u{high:02x}{low:02x}" for high, low in pairs), error.end
 
 
-def parse_arguments(argv):
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Parses the command line.
 
-    Args:
-        argv: list of str.
-
-    Returns:
-        `argparse.Namespace` with the subcommand's arguments, `command`, its `run`,
-        and `options`, a dict from the arguments' names to their options.
-
-    Raises:
-        SystemExit: as `main`.
+    To the subcommand's arguments it adds `command`, its `run`, and `options`, a dict
+    from the arguments' names to their options.
     """
     parser = _Parser(
         prog="align-keras",
@@ -117,7 +104,10 @@ def parse_arguments(argv):
         "numbers, its export and a working search out.",
         epilog="align-keras COMMAND --help shows a command's options.",
     )
-    parser.add_argument("--version", action=_Version)
+    version = f"align-keras {align_keras.__version__}"
+    parser.add_argument(
+        "--version", action="version", version=version, help="show the version"
+    )
     parser.add_argument("--print-completion", action=_Completion)
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, title="commands"
@@ -140,15 +130,8 @@ def parse_arguments(argv):
     return arguments
 
 
-def check_local(arguments):
-    """Raises if what is written to is the address of a remote folder or file.
-
-    Args:
-        arguments: `argparse.Namespace`.
-
-    Raises:
-        InputError: for `gs://bucket/run` and its like.
-    """
+def check_local(arguments: argparse.Namespace) -> None:
+    """Raises if what is written to is remote, as `gs://bucket/run`."""
     for name in LOCAL:
         value = getattr(arguments, name, None)
         if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
@@ -164,16 +147,16 @@ class _Parser(argparse.ArgumentParser):
     def __init__(self, *args, **keywords):
         super().__init__(*args, **{"allow_abbrev": False, **keywords})
 
-    def options(self):
-        """Returns the options by the arguments' names, nested commands' too."""
-        found = {}
+    def options(self) -> dict[str, str]:
+        """The options by the arguments' names, nested commands' too."""
+        found: dict[str, str] = {}
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for nested in action.choices.values():
                     found = nested.options() | found
             else:
                 # The first spelling is the one that help shows.
-                shown = action.option_strings[:1] or [action.metavar or action.dest]
+                shown = [*action.option_strings, action.metavar or action.dest]
                 found.setdefault(action.dest, str(shown[0]))
         return found
 
@@ -203,7 +186,6 @@ class _Parser(argparse.ArgumentParser):
         return words
 
     def nested_commands(self):
-        """Returns the parsers of the nested commands by name."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 return action.choices
@@ -226,19 +208,6 @@ class _Parser(argparse.ArgumentParser):
 def _did_you_mean(word, known):
     near = difflib.get_close_matches(word, known, n=1)
     return f" did you mean {near[0]}?" if near else ""
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it's asked for."""
-
-    def __init__(self, option_strings, dest, **kwargs):
-        super().__init__(option_strings, dest, nargs=0, help="show the version")
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        import align_keras
-
-        print(f"align-keras {align_keras.__version__}")
-        parser.exit(DONE)
 
 
 class _Completion(argparse.Action):

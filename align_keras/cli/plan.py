@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import Any
 
 from align_keras.cli.train import add_config_arguments
 from align_keras.planning import (
@@ -24,7 +25,7 @@ _SECTIONS = {
 PROTOCOL_MODEL = "align_l2_large"
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
     from align_keras.config import experiments
 
@@ -91,7 +92,7 @@ def add_arguments(parser):
         )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from align_keras import planning
     from align_keras.config import load_config, load_recipe
@@ -138,7 +139,7 @@ def run(arguments):
     return 0
 
 
-def print_plan(summary, title, is_recipe=False):
+def print_plan(summary: dict[str, Any], title: str, is_recipe: bool = False) -> None:
     """Prints the plan to stdout as a table, and what to do where it doesn't fit."""
     from rich.console import Console
     from rich.table import Table

@@ -1,8 +1,10 @@
 """`align-keras quickstart`: pairs in; a trained ALIGN, its numbers and a search out."""
 
+import argparse
 import pathlib
 import shlex
 import time
+from typing import Any
 
 from align_keras.cli.train import (
     add_weights_arguments,
@@ -16,7 +18,7 @@ CORPORA = ("icons", "stamps", "clipart")
 _SHORT_STEPS = 500
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
@@ -61,7 +63,7 @@ def add_arguments(parser):
     parser.add_argument("--json", action="store_true", help="print metrics as JSON")
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     start = time.monotonic()
     from align_keras.runs.run import train
@@ -83,8 +85,8 @@ def run(arguments):
     return 0
 
 
-def quickstart_config(arguments):
-    """Returns the `ExperimentConfig` of the command's arguments."""
+def quickstart_config(arguments: argparse.Namespace) -> Any:
+    """The `ExperimentConfig` of the command's arguments."""
     from align_keras.config import load_config
 
     overrides = weights_overrides(arguments)
@@ -116,14 +118,12 @@ def quickstart_config(arguments):
 
 def _both(name, value):
     """The override of one data option for training and validation."""
-    return {
-        f"task.train_data.{name}": value,
-        f"task.validation_data.{name}": value,
-    }
+    sections = ("train_data", "validation_data")
+    return {f"task.{section}.{name}": value for section in sections}
 
 
-def quickstart_command(arguments):
-    """Returns the command as the report shows it."""
+def quickstart_command(arguments: argparse.Namespace) -> str:
+    """The command as the report shows it."""
     if arguments.pairs:
         return f"align-keras quickstart --pairs {shlex.quote(arguments.pairs)}"
     return f"align-keras quickstart --corpus {arguments.corpus}"

@@ -5,27 +5,22 @@ import json
 import math
 
 
-def _positive_integer(text):
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
-    return value
+def _positive(kind, what):
+    """The type of an option that is above 0, and finite."""
+
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}")
+        return value
+
+    return read
 
 
-def _positive_number(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text!r}")
-    return value
-
-
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command to an `argparse` parser."""
     parser.add_argument(
         "--model_dir",
@@ -59,13 +54,13 @@ def add_arguments(parser):
         )
     parser.add_argument(
         "--text-weight",
-        type=_positive_number,
+        type=_positive(float, "a number > 0"),
         metavar="W",
         help="weight of each text beside an image's 1 (default: 2, the paper's best)",
     )
     parser.add_argument(
         "-k",
-        type=_positive_integer,
+        type=_positive(int, "an integer >= 1"),
         default=5,
         help="number of images to show (default: %(default)s)",
     )
@@ -74,7 +69,7 @@ def add_arguments(parser):
     )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from align_keras.runs.run_folder import check_searchable
     from align_keras.search.run_search import search

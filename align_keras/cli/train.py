@@ -1,7 +1,9 @@
 """`align-keras train`: runs an experiment, as TF Model Garden's `train.py`."""
 
+import argparse
 import json
 import pathlib
+from typing import Any
 
 MODES = ("train", "eval", "train_and_eval", "index")
 _IMAGE = "task.model.image_encoder"
@@ -16,7 +18,7 @@ _MINILM = {
 }
 
 
-def add_config_arguments(parser):
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that make up a configuration."""
     parser.add_argument(
         "--experiment",
@@ -40,7 +42,7 @@ def add_config_arguments(parser):
     )
 
 
-def add_weights_arguments(parser):
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that start a run's encoders from public weights."""
     parser.add_argument(
         "--image-weights",
@@ -58,7 +60,7 @@ def add_weights_arguments(parser):
     )
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments to its parser."""
     add_config_arguments(parser)
     add_weights_arguments(parser)
@@ -85,7 +87,7 @@ def add_arguments(parser):
     )
 
 
-def run(arguments):
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
     from align_keras.config import load_config
     from align_keras.runs.run import train
@@ -105,8 +107,8 @@ def run(arguments):
     return 0
 
 
-def weights_overrides(arguments):
-    """Returns the overrides that `--image-weights` and `--text-weights` stand for."""
+def weights_overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The overrides that `--image-weights` and `--text-weights` stand for."""
     values = {}
     if arguments.image_weights is not None:
         values[f"{_IMAGE}.weights"] = _absolute(arguments.image_weights)
@@ -126,7 +128,7 @@ def _absolute(weights):
     return str(path.resolve()) if is_path else weights
 
 
-def print_metrics(metrics, as_json=False):
+def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
     """Prints a run's retrieval metrics to stdout, as a table or as JSON."""
     if as_json:
         print(json.dumps(metrics, indent=1, sort_keys=True))
@@ -134,7 +136,7 @@ def print_metrics(metrics, as_json=False):
     from rich.console import Console
     from rich.table import Table
 
-    from align_keras.reports.report_tables import DIRECTIONS, retrieval_rows
+    from align_keras.reports.report import DIRECTIONS, retrieval_rows
 
     table = Table(title="Zero-shot retrieval on the test pairs")
     for column in ("direction", "recall at", "recall %", "chance %", "× chance"):

@@ -1,9 +1,8 @@
 """The options of a run: `task`, `trainer` and `runtime`, as Model Garden divides them.
 
-The defaults are the recipe of Jia et al. 2021 (sections 4.1 and 5) for
-EfficientNet-B7 + BERT-base, the largest model whose ablations they report. One-of
-configs nest as in Model Garden: `type` names the member that counts, and each member
-keeps its options.
+The defaults are the recipe of Jia et al. 2021 (sections 4.1 and 5) for EfficientNet-B7
++ BERT-base, the largest model whose ablations they report. One-of configs nest as in
+Model Garden: `type` names the member that counts, and each member keeps its options.
 """
 
 import dataclasses
@@ -555,7 +554,6 @@ class ExperimentConfig:
         runtime: `RuntimeConfig`, devices and precision.
 
     Example:
-
     >>> config = ExperimentConfig()
     >>> config.trainer.optimizer_config.optimizer.get().weight_decay
     1e-05

@@ -41,7 +41,6 @@ def out_of_range(field: dataclasses.Field, value: Any) -> tuple[str, str, Any] |
     """Finds what a field's range refuses: the rule in words, the remedy, the item.
 
     Example:
-
     >>> from align_keras.config import LossConfig
     >>> label_smoothing, *_ = dataclasses.fields(LossConfig)
     >>> out_of_range(label_smoothing, 1.0)
@@ -68,7 +67,6 @@ def coerce(hint: Any, value: Any) -> Any:
     `Literal`, `tuple[X, ...]`, or one of these with `None`.
 
     Example:
-
     >>> coerce(float | None, 1), coerce(tuple[int, ...], [1, 5])
     (1.0, (1, 5))
     """
@@ -135,7 +133,6 @@ def as_dict(config: Any) -> Any:
     """Returns a config as nested dicts, ready for YAML or JSON; tuples become lists.
 
     Example:
-
     >>> from align_keras.config import ExperimentConfig
     >>> as_dict(ExperimentConfig())["task"]["evaluation"]
     {'ks': [1, 5, 10]}
@@ -150,7 +147,6 @@ def changed_keys(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     """Returns the options in which two configs differ, dotted key to (old, new value).
 
     Example:
-
     >>> from align_keras.config import load_config
     >>> changed_keys(load_config(), load_config(params_override="trainer.seed=7"))
     {'trainer.seed': (0, 7)}

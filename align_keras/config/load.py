@@ -52,17 +52,15 @@ def load_config(
     Args:
         experiment: a name in experiments/ or a file, or None.
         config_files: YAML files.
-        params_override: str such as
-            `"trainer.train_steps=10,task.evaluation.ks=[1, 5]"`, whose values
-            are YAML; path of a further .yaml file; dict from dotted key to
-            plain value; or a sequence of these.
+        params_override: str such as `"trainer.seed=1,task.evaluation.ks=[1, 5]"`, whose
+            values are YAML; path of a further .yaml file; dict from dotted key to plain
+            value; or a sequence of these.
 
     Raises:
         InputError: for an unknown key, a wrong type, a value out of range or
             an unreadable file; the message names the place.
 
     Example:
-
     >>> config = load_config(params_override="task.loss.label_smoothing=1e-3")
     >>> config.task.loss.label_smoothing
     0.001
@@ -84,7 +82,6 @@ def load_recipe(
         params_override: as `load_config`.
 
     Example:
-
     >>> load_recipe("imagenet_frozen").head.learning_rate
     0.1
     """
@@ -105,7 +102,6 @@ def load_corpus_config(
     """Loads how a corpus is built; arguments and errors are those of `load_config`.
 
     Example:
-
     >>> load_corpus_config(params_override="filter.max_unigrams=30").filter.max_unigrams
     30
     """
@@ -272,7 +268,6 @@ def validate(
         InputError: for the first rule that is broken.
 
     Example:
-
     >>> from align_keras.config import ExperimentConfig, RuntimeConfig
     >>> validate(ExperimentConfig(runtime=RuntimeConfig(num_replicas=0)))
     Traceback (most recent call last):
@@ -327,7 +322,6 @@ def find_experiment(name: Path) -> pathlib.Path:
         InputError: if there is none; the message lists the known names.
 
     Example:
-
     >>> find_experiment("align_b7_base").name
     'align_b7_base.yaml'
     """

@@ -33,7 +33,6 @@ def json_schema(config: Any) -> dict[str, Any]:
     Ranges and choices are in it, rules between options aren't.
 
     Example:
-
     >>> from align_keras.config import EvaluationConfig
     >>> json_schema(EvaluationConfig())["properties"]["ks"]["items"]
     {'type': 'integer', 'minimum': 1}

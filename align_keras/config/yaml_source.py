@@ -51,7 +51,6 @@ def parse_scalar(text: str) -> Any:
     """Reads an unquoted scalar by the core schema of YAML 1.2.
 
     Example:
-
     >>> [parse_scalar(text) for text in ("1e-3", "yes", "16384", "null")]
     [0.001, 'yes', 16384, None]
     """
@@ -105,7 +104,6 @@ def read_overrides(given: str | os.PathLike | Mapping[str, Any]) -> dict[str, Gi
     `given` is as `load_config`'s; commas in brackets or quotes belong to the value.
 
     Example:
-
     >>> read_overrides("trainer.seed=1")["trainer.seed"].value
     1
     """

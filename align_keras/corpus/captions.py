@@ -4,8 +4,10 @@ import re
 import unicodedata
 from urllib.parse import unquote, urlsplit
 
+from align_keras.corpus.drop_counter import DropCounter
+
 MAX_CAPTION_LENGTH = 2000
-# The reason of `DropCounter` for captions of which `names_file` is true.
+# Where `names_file` is true.
 FILE_NAME = "caption is a file name or an address"
 
 # Of most file systems.
@@ -50,6 +52,23 @@ def caption_fault(caption: str) -> tuple[str, str] | None:
     if len(caption) > MAX_CAPTION_LENGTH:
         return "long caption", f"{len(caption):,} characters"
     return None
+
+
+def is_usable(
+    caption: str, counter: DropCounter, where: str, image_url: str | None = None
+) -> bool:
+    """Tells whether a cleaned caption can be used, or counts why not.
+
+    Names of files are left out of the web's captions alone, with an `image_url` or "".
+    """
+    fault = caption_fault(caption)
+    if fault:
+        counter.drop(fault[0], where, fault[1])
+    elif image_url is not None and names_file(caption, image_url):
+        counter.filter(FILE_NAME, where, caption[:200])
+    else:
+        return True
+    return False
 
 
 def names_file(caption: str, image_url: str = "") -> bool:

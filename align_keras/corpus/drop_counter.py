@@ -23,6 +23,11 @@ _REMEDIES = {
 }
 
 
+def printable(text: str) -> str:
+    """Returns a text, such as a file's name, that any terminal, log and file holds."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class DropCounter:
     """Counts pairs: kept, bad by reason, filtered by reason, changed by kind.
 
@@ -82,18 +87,18 @@ class DropCounter:
                 "readable image with a caption"
             )
         if bad > max_bad_fraction * total:
+            share = min(1.0, (int(100 * bad / total) + 1) / 100)  # Rounded up.
             raise InputError(
                 f"{bad} of {total} {self.unit} ({bad / total:.1%}) are bad, more "
                 f"than the allowed {max_bad_fraction:.0%}: {reasons}; repair them "
-                f"or pass --max-bad-fraction {_round_up(bad / total)} to go on "
+                f"or pass --max-bad-fraction {share} to go on "
                 "without them"
             )
 
     def as_metadata(self) -> dict:
-        """Returns the counts as a JSON-ready dict.
-
-        `dropped` counts filtered ones too, `filtered` names the reasons among them that
-        are rules of the corpus, `examples` has the first offender by reason.
+        """Returns the counts as a JSON-ready dict. `dropped` counts filtered ones too,
+        `filtered` names the reasons among them that are rules of the corpus, `examples`
+        has the first offender by reason.
         """
         found = {
             "kept": self.kept,
@@ -140,7 +145,9 @@ class DropCounter:
         return lines
 
     def _note(self, reason, where, detail):
-        self.examples.setdefault(reason, f"{where}: {detail}" if detail else where)
+        if reason not in self.examples:
+            text = f"{where}: {detail}" if detail else where
+            self.examples[reason] = printable(text)
 
     def _reasons(self):
         return ", ".join(
@@ -150,7 +157,3 @@ class DropCounter:
                 *self.filtered.most_common(),
             ]
         )
-
-
-def _round_up(fraction):
-    return min(1.0, (int(fraction * 100) + 1) / 100)

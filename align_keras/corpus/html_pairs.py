@@ -2,19 +2,13 @@
 
 import codecs
 import collections
-import dataclasses
 import itertools
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from align_keras.corpus.captions import (
-    FILE_NAME,
-    caption_fault,
-    clean_caption,
-    names_file,
-)
+from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.errors import needs
 
@@ -56,12 +50,11 @@ _META_CHARSET = re.compile(
 )
 # By Python's names those encodings of pages that keep ASCII. Python knows more, some of
 # which take hours for a page.
-_CHARSETS = {"utf-8", "koi8-r", "koi8-u", "mac-roman", "mac-cyrillic", "cp866", "cp874"}
-_CHARSETS |= {f"iso8859-{part}" for part in range(2, 17)}
-_CHARSETS |= {f"cp{page}" for page in range(1250, 1259)}
-_CHARSETS |= {"gb2312", "gbk", "gb18030", "hz", "big5", "big5hkscs", "cp950"}
-_CHARSETS |= {"euc_jp", "shift_jis", "cp932", "iso2022_jp", "euc_kr", "cp949"}
-_CHARSETS |= {"johab", "tis-620"}
+_CHARSETS = re.compile(
+    "utf-8|iso8859-[0-9]+|cp125[0-8]|koi8-[ru]|mac-(roman|cyrillic)|cp866|cp874|tis-620"
+    "|gb2312|gbk|gb18030|hz|big5|big5hkscs|cp950|euc_jp|shift_jis|cp932|iso2022_jp"
+    "|euc_kr|cp949|johab"
+)
 # As the standard has it, Latin-1 means Windows-1252.
 _AS_WINDOWS = ("iso8859-1", "ascii")
 _BYTE_ORDER_MARKS = (
@@ -71,10 +64,8 @@ _BYTE_ORDER_MARKS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class WebPair:
+class WebPair(NamedTuple):
     """An image's absolute address, `data:` of the image itself, and a cleaned caption.
-
     `rule`, one of `RULES`, says where the caption stood; `language` is the nearest
     `lang` in lower case, "" where the page has none.
     """
@@ -153,22 +144,15 @@ def extract_pairs(
             if (image_url, caption) in seen:
                 continue
             seen.add((image_url, caption))
-            fault = caption_fault(caption)
-            if fault:
-                counter.drop(fault[0], base_url, fault[1])
-                continue
-            if names_file(caption, image_url):
-                counter.filter(FILE_NAME, base_url, caption[:200])
-                continue
-            for kind in cut:
-                counter.clean(kind)
-            yield WebPair(image_url, caption, rule, around.language, base_url)
+            if is_usable(caption, counter, base_url, image_url):
+                for kind in cut:
+                    counter.clean(kind)
+                yield WebPair(image_url, caption, rule, around.language, base_url)
 
 
 def decode_html(content: bytes, charset: str | None = None) -> str:
-    """Decodes a page whose HTTP header names `charset`, in the HTML standard's order.
-
-    A byte order mark, the header, the page's own `meta`; else UTF-8, or Windows-1252
+    """Decodes a page whose HTTP header names `charset`, in the HTML standard's order. A
+    byte order mark, the header, the page's own `meta`; else UTF-8, or Windows-1252
     where it isn't valid UTF-8.
     """
     for mark, encoding in _BYTE_ORDER_MARKS:
@@ -186,15 +170,16 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
 
 
 def _codec(name):
-    """Returns Python's name of a charset, or None where it isn't one of pages.
-
-    A page whose `meta` could be read isn't in UTF-16, whatever it says.
+    """Returns Python's name of a charset, or None where it isn't one of pages. A page
+    whose `meta` could be read isn't in UTF-16, whatever it says.
     """
     try:
         codec = codecs.lookup(name[:40]).name
     except (LookupError, ValueError):
         return None
-    return "cp1252" if codec in _AS_WINDOWS else codec if codec in _CHARSETS else None
+    if codec in _AS_WINDOWS:
+        return "cp1252"
+    return codec if _CHARSETS.fullmatch(codec) else None
 
 
 class _Surroundings(NamedTuple):
@@ -206,10 +191,8 @@ class _Surroundings(NamedTuple):
 
 
 def _surroundings(node, known):
-    """Returns the `_Surroundings` of a node, itself included.
-
-    `known` keeps those of the nodes around, by `mem_id`, so that no depth of a page
-    makes this slow.
+    """Returns the `_Surroundings` of a node, itself included. `known` keeps those of
+    the nodes around, by `mem_id`, so that no depth of a page makes this slow.
     """
     path = []
     while node is not None and node.mem_id not in known:
@@ -228,7 +211,6 @@ def _surroundings(node, known):
 
 def _captions(image, figure, figures):
     """Returns (rule, caption, what was cut) of an `img`, those that say something.
-
     `figures` keeps the captions of figures, by their node, for their other images.
     """
     texts = [(rule, image.attributes.get(rule) or "") for rule in ("alt", "title")]
@@ -259,9 +241,8 @@ def _captions_by_class(tree):
 
 
 def _seen_text(node):
-    """Returns the text that a reader sees of an element, cleaned, and what was cut.
-
-    Of None there is none.
+    """Returns the text that a reader sees of an element, cleaned, and what was cut. Of
+    None there is none.
     """
     words, cut, waiting = [], set(), [] if node is None else [node]
     size = 0
@@ -305,7 +286,6 @@ def _helper(node):
 
 def _noscript_copies(tree, surroundings):
     """Returns the nodes of images that another `img` shows with or without scripts.
-
     Beside a `noscript` the `img` that names its late address stays, as it may be in
     more sizes; else the one in it, as the other is a placeholder.
     """

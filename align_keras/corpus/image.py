@@ -44,10 +44,9 @@ _OPEN_LOCK = threading.Lock()
 
 
 class ImageError(ValueError):
-    """An image that can't be used, with the reason under which it is counted.
-
-    `reason` is one of "missing", "empty", "unreadable", "truncated", "oversized", "zero
-    size" and, without the extra `svg`, "SVG, which needs resvg-py".
+    """An image that can't be used, with the reason under which it is counted. `reason`
+    is one of "missing", "empty", "unreadable", "truncated", "oversized", "zero size"
+    and, without the extra `svg`, "SVG, which needs resvg-py".
     """
 
     def __init__(self, reason, detail):
@@ -83,9 +82,12 @@ def normalize_image(
     """
     content = _read(source)
     drawing = _read_svg(content)
-    image = _open(content) if drawing is None else _rendered(drawing)
     try:
-        _check_size(image, max_pixels)
+        image = _open(content) if drawing is None else drawing.render()
+        if math.prod(image.size) > max_pixels:
+            size = "{} × {}".format(*image.size)
+            detail = f"{size} pixels are more than {max_pixels:,}"
+            raise ImageError("oversized", detail)
         steps = ["animated"] if _is_animated(image) else []
         if drawing is not None:
             steps.append("svg")
@@ -102,6 +104,8 @@ def normalize_image(
             rgb = _on_white_canvas(rgb, image.dispose_extent)
     except ImageError:
         raise
+    except SvgError as error:
+        raise ImageError("unreadable", f"SVG: {_one_line(error)}") from None
     except Exception as error:  # Decoders raise whatever a broken file leads to.
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ImageError(reason, _one_line(error)) from error
@@ -168,13 +172,6 @@ def _read_svg(content):
     return drawing
 
 
-def _rendered(drawing):
-    try:
-        return drawing.render()
-    except (SvgError, OSError) as error:
-        raise ImageError("unreadable", f"SVG: {_one_line(error)}") from None
-
-
 def _open(content):
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
@@ -209,15 +206,6 @@ def _claims_no_pixels(content):
     return False
 
 
-def _check_size(image, max_pixels):
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            "oversized",
-            f"{width} × {height} pixels are more than {max_pixels:,}",
-        )
-
-
 def _decode_smaller(image, shorter_side):
     # Does nothing but for JPEG, whose scale it chooses so that neither side becomes
     # smaller than asked for.
@@ -240,10 +228,9 @@ def _has_sixteen_bits(image):
 
 
 def _orientation(image, content):
-    """Returns the EXIF orientation, or 1, before the pixels are read.
-
-    Not by Pillow, which takes it from XMP, from PNG's text chunks, from behind the
-    pixels and of other types too.
+    """Returns the EXIF orientation, or 1, before the pixels are read. Not by Pillow,
+    which takes it from XMP, from PNG's text chunks, from behind the pixels and of other
+    types too.
     """
     mark = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
     if mark not in content[:_EXIF_WITHIN]:

@@ -41,21 +41,17 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
 TEXTS = ("caption", "rule", "language", "page_url", "source")
+_BLOCKS = 8
+# Some tens of megabytes of JPEGs.
+_IMAGES_PER_GROUP = 500
 
 
 def image_schema() -> Any:
     """Of a table of images with all their captions."""
     pa = arrow()
     text = pa.struct([(name, pa.string()) for name in TEXTS])
-    return pa.schema(
-        [
-            ("image_key", pa.string()),
-            ("image", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("captions", pa.list_(text)),
-        ]
-    )
+    kinds = {"image_key": pa.string(), "image": pa.string(), "width": pa.int32()}
+    return pa.schema(kinds | {"height": pa.int32(), "captions": pa.list_(text)})
 
 
 def cut_table(task: dict) -> dict:
@@ -80,9 +76,8 @@ def cut_table(task: dict) -> dict:
 
 
 def group_piece(task: dict) -> dict:
-    """Gathers the pairs of each image of one piece.
-
-    Equal captions of an image count once, with the smallest of their origins.
+    """Gathers the pairs of each image of one piece. Equal captions of an image count
+    once, with the smallest of their origins.
     """
     found: dict[str, list] = {}
     for name in task["names"]:
@@ -93,18 +88,17 @@ def group_piece(task: dict) -> dict:
         for key, rows in sorted(found.items()):
             first = min(rows, key=lambda row: row["image"])
             image = {name: first[name] for name in ("image", "width", "height")}
-            captions = _captions(rows)
+            captions = _each_once(rows)
             append([{"image_key": key, **image, "captions": captions}])
             pairs += len(captions)
     return {"pictures": len(found), "pairs": pairs}
 
 
-def _captions(rows):
-    origins = sorted(tuple(row[name] for name in TEXTS) for row in rows)
+def _each_once(rows):
     first = {}
-    for origin in origins:
-        first.setdefault(origin[0], origin)
-    return [dict(zip(TEXTS, origin, strict=True)) for origin in first.values()]
+    for text in sorted(tuple(row[name] for name in TEXTS) for row in rows):
+        first.setdefault(text[0], text)
+    return [dict(zip(TEXTS, text, strict=True)) for text in first.values()]
 
 
 def piece_path(folder: str | os.PathLike, name: str, number: int) -> pathlib.Path:
@@ -112,29 +106,20 @@ def piece_path(folder: str | os.PathLike, name: str, number: int) -> pathlib.Pat
     return pathlib.Path(folder, f"{name}-{number:05d}.parquet")
 
 
-_BLOCKS = 8
-# Some tens of megabytes of JPEGs.
-_IMAGES_PER_GROUP = 500
-
-
 def stored_schema() -> Any:
     """Of a table of stored images; a bad one has a `fault` and no `jpeg`."""
     pa = arrow()
     texts = ("image_key", "pixel_key", "fault", "detail", "conversion")
-    return pa.schema(
-        [
-            *((name, pa.string()) for name in texts),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-            ("perceptual_hash", pa.binary()),
-            ("jpeg", pa.binary()),
-        ]
-    )
+    kinds = dict.fromkeys(texts, pa.string())
+    kinds |= dict.fromkeys(("width", "height"), pa.int32())
+    return pa.schema(kinds | dict.fromkeys(("perceptual_hash", "jpeg"), pa.binary()))
 
 
 def store_images(task: dict) -> dict:
     """Decodes the images of one piece and writes them in their stored form."""
     refuse = load_hook(task["refuse"])
+    names = ("shorter_side", "quality", "keep_aspect", "max_pixels")
+    form = {name: task[name] for name in names}
     good = 0
     faults: dict[str, int] = {}
     with table_writer(task["table"], stored_schema(), _IMAGES_PER_GROUP) as append:
@@ -142,14 +127,7 @@ def store_images(task: dict) -> dict:
             stored = {"image_key": row["image_key"], "fault": "", "detail": ""}
             try:
                 content = read_location(row["image"])
-                stored |= store_image(
-                    content,
-                    task["shorter_side"],
-                    task["quality"],
-                    keep_aspect=task["keep_aspect"],
-                    refuse=refuse,
-                    max_pixels=task["max_pixels"],
-                )
+                stored |= store_image(content, **form, refuse=refuse)
                 good += 1
             except ImageError as error:
                 stored |= {"fault": error.reason, "detail": error.detail}
@@ -195,7 +173,7 @@ def store_image(
     pixels = _reduced(_pixels(image), shorter_side, keep_aspect)
     height, width = pixels.shape[:2]
     check_jpeg_size(width, height)
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGBA2GRAY)
     jpeg = _jpeg(cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGR), quality)
     return {
         # Equal pixels make equal bytes, of which there are fewer to read.
@@ -203,16 +181,15 @@ def store_image(
         "conversion": conversion or "",
         "width": width,
         "height": height,
-        "perceptual_hash": perceptual_hash(grey),
+        "perceptual_hash": perceptual_hash(gray),
         "jpeg": jpeg,
     }
 
 
 def _pixels(image):
-    """Returns the image's uint8 array (height, width, 4), of which three count.
-
-    It shares the memory of Pillow, where its version can and the image lies in one
-    piece of memory; a copy takes as long as the hash.
+    """Returns the image's uint8 array (height, width, 4), of which three count. It
+    shares the memory of Pillow, where its version can and the image lies in one piece
+    of memory; a copy takes as long as the hash.
     """
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
         try:
@@ -226,10 +203,9 @@ def _pixels(image):
 
 
 def _reduced(pixels, side, keep_aspect):
-    """Returns the image with a shorter side of at most `side` pixels.
-
-    Where a side becomes less than half, or less than a third in a square, areas are
-    averaged; else bilinear samples are near enough, as in the paper's own resizing.
+    """Returns the image with a shorter side of at most `side` pixels. Where a side
+    becomes less than half, or less than a third in a square, areas are averaged; else
+    bilinear samples are near enough, as in the paper's own resizing.
     """
     shape = pixels.shape[:2]
     if min(shape) < side:
@@ -262,11 +238,9 @@ def _jpeg(pixels, quality):
 def kept_images(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
-    """Yields what stays, in the order of the pieces and of the keys in each.
-
-    Captions of an image that left because another has equal pixels are the other's.
-    `image` is the JPEG, `image_key` of its pixels; sizes are those of the image as it
-    came.
+    """Yields what stays, in the order of the pieces and of the keys in each. Captions
+    of an image that left because another has equal pixels are the other's. `image` is
+    the JPEG, `image_key` of its pixels; sizes are those of the image as it came.
     """
     inherited = _inherited(groups, dropped)
     columns = ["image_key", "pixel_key", "fault", "jpeg"]
@@ -327,9 +301,4 @@ def _inherited(groups, dropped):
 def _merged(texts, inherited):
     """Returns an image's captions and the inherited ones, each once."""
     more = inherited.get(texts["image_key"])
-    if more is None:
-        return texts["captions"]
-    rows = sorted(
-        [*texts["captions"], *more], key=lambda text: [text[name] for name in TEXTS]
-    )
-    return list({row["caption"]: row for row in reversed(rows)}.values())[::-1]
+    return _each_once([*texts["captions"], *more]) if more else texts["captions"]

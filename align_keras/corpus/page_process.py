@@ -62,20 +62,15 @@ def _ask(task):
         answer = _process.stdout.readline()
         if answer:
             return json.loads(answer)
-        fault = _fault(_process.wait())
+        code = _process.wait()
     except BaseException:  # Such as Ctrl-C: its answer would be taken for another's.
         _process.kill()
         _end()
         raise
     _end()
-    return {"fault": fault}
-
-
-def _fault(code):
-    """Says why the process ended, by its exit code."""
     if code == -getattr(signal, "SIGPROF", 0):
-        return f"takes more than {MAX_SECONDS} seconds"
-    return f"the parser failed (exit code {code})"
+        return {"fault": f"takes more than {MAX_SECONDS} seconds"}
+    return {"fault": f"the parser failed (exit code {code})"}
 
 
 def _started():
@@ -132,8 +127,7 @@ def main() -> None:
 def _answer(content, base_url, charset):
     counter = DropCounter()
     try:
-        pairs = extract_pairs(decode_html(content, charset), base_url, counter)
-        pairs = [list(vars(pair).values()) for pair in pairs]
+        pairs = list(extract_pairs(decode_html(content, charset), base_url, counter))
         return json.dumps({"pairs": pairs, "counts": counter.as_metadata()}).encode()
     except InputError as error:
         answer = {"mistake": str(error)}

@@ -9,41 +9,29 @@ import pathlib
 import re
 from collections.abc import Callable, Iterator
 
-from align_keras.corpus.captions import caption_fault, clean_caption
-from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.captions import clean_caption, is_usable
+from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 
 # Guessed in this order, upper and lower case alike.
-IMAGE_COLUMNS = (
-    "image",
-    "image_path",
-    "path",
-    "file",
-    "filename",
-    "file_name",
-    "filepath",
-    "file_path",
-    "picture",
-)
-CAPTION_COLUMNS = (
-    "caption",
-    "captions",
-    "text",
-    "alt_text",
-    "alt",
-    "title",
-    "description",
-)
+IMAGE_COLUMNS: tuple[str, ...] = ("image", "image_path", "path", "file", "filename")
+IMAGE_COLUMNS += ("file_name", "filepath", "file_path", "picture")
+CAPTION_COLUMNS: tuple[str, ...] = ("caption", "captions", "text", "alt_text", "alt")
+CAPTION_COLUMNS += ("title", "description")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_MALFORMED = "malformed line"
+# A table is read as a whole.
+_MAX_BYTES = 2_000_000_000
+_IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
 
 
 @dataclasses.dataclass
 class PairRecord:
-    """One image of the user's and its captions.
-
-    `where` is of its first caption; whether the image can be read shows later;
-    `origins` are what `origin_of` made of each caption's row, if it was given.
+    """One image of the user's and its captions. `where` is of its first caption;
+    whether the image can be read shows later; `origins` are what `origin_of` made of
+    each caption's row, if it was given.
     """
 
     id: str
@@ -70,13 +58,11 @@ def read_pairs(
     included, for images `NAME.jpg` (`.jpeg`, `.png`, `.webp`, `.gif`, `.bmp`) beside
     `NAME.txt` with one caption a line.
 
-    Captions are cleaned of control characters and runs of white space. Unusable pairs
-    are dropped and counted in `counter`: an empty caption or one of more than 2,000
-    characters, a malformed line, a second use of an id, a row without a path, an image
-    without a caption file.
-
-    `origin_of` takes a row to what else it says of its captions, for
-    `PairRecord.origins`; then only a caption with an equal origin is a repeated pair.
+    Captions are cleaned. Unusable pairs are dropped and counted in `counter`: an empty
+    caption or one of more than 2,000 characters, a malformed line, a second use of an
+    id, a row without a path, an image without a caption file. `origin_of` takes a row
+    to what else it says of its captions, for `PairRecord.origins`; then only a caption
+    with an equal origin is a repeated pair.
     """
     path = pathlib.Path(path)
     decode(path, b"", encoding)  # An unknown encoding is told first.
@@ -149,9 +135,8 @@ def _merge(folder, rows, columns, origin_of, counter):
 
 
 def _identifier(value, image):
-    text = image if value is None or not str(value).strip() else str(value).strip()
-    # File names and JSON may hold what UTF-8 can't.
-    return text.encode("utf-8", "backslashreplace").decode()
+    given = "" if value is None else str(value).strip()
+    return printable(given or image)
 
 
 def _texts(value):
@@ -164,10 +149,9 @@ def _add_captions(record, texts, where, counter, origin=None):
     """Adds good captions; `origin` is a tuple of the one origin that they have."""
     for text in texts:
         caption = clean_caption(text)
-        fault = caption_fault(caption)
-        if fault:
-            counter.drop(fault[0], where, fault[1])
-        elif _is_repeated(record, caption, origin):
+        if not is_usable(caption, counter, where):
+            continue
+        if _is_repeated(record, caption, origin):
             counter.filter("repeated pair", where, f"{caption[:60]!r} again")
         else:
             record.captions.append(caption)
@@ -213,12 +197,12 @@ def _read_folder(path, encoding, counter):
 
 def _read_image(path, file, texts, encoding, counter):
     name = str(file.relative_to(path))
-    record = PairRecord(_identifier(None, name), file, [], record_where(name))
+    record = PairRecord(_identifier(None, name), file, [], printable(name))
     text_file = texts.get(file.with_suffix(""))
     if text_file is None:
         counter.drop("no caption file", record.where)
         return record
-    where = record_where(str(text_file.relative_to(path)))
+    where = printable(str(text_file.relative_to(path)))
     try:
         lines = decode(where, read_regular(text_file), encoding).splitlines()
     except InputError as error:
@@ -233,24 +217,10 @@ def _read_image(path, file, texts, encoding, counter):
     return record
 
 
-def record_where(name: str) -> str:
-    """Returns a file name that any terminal and log can show."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-
-_MALFORMED = "malformed line"
-# A table is read as a whole.
-_MAX_BYTES = 2_000_000_000
-_IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNORECASE)
-
-
 def read_table(
     path: pathlib.Path, encoding: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
     """Reads a table's columns and rows as (dict, where); malformed lines are counted.
-
     Of JSONL the columns are the keys of all objects.
     """
     try:

@@ -10,6 +10,8 @@ from align_keras.utils.files import atomic_path
 
 ROWS_PER_GROUP = 50_000
 _TEXTS = ("image", "image_key", "caption", "rule", "language", "page_url", "source")
+# A batch's arrays stay in the processor's caches or near them.
+_ROWS_AT_ONCE = 32_768
 
 
 def arrow(otherwise: str = "") -> Any:
@@ -36,28 +38,33 @@ def pair_schema() -> Any:
 
 @contextlib.contextmanager
 def table_writer(
-    path: str | os.PathLike, schema: Any, rows_per_group: int = ROWS_PER_GROUP
+    path: str | os.PathLike,
+    schema: Any,
+    rows_per_group: int = ROWS_PER_GROUP,
+    *,
+    batches: bool = False,
 ) -> Iterator[Callable]:
-    """Yields a function that appends a list of dict to a new Parquet file.
-
-    The file has its name when the block ends without an error, whole. Equal rows make
-    equal bytes. `rows_per_group` rows wait in memory.
+    """Yields a function that appends a list of dict, or of batches, to a new file. The
+    file has its name when the block ends without an error, whole. Equal rows make equal
+    bytes. `rows_per_group` rows wait in memory.
     """
     pa = arrow()
-    waiting: list[dict] = []
+    to_table = pa.Table.from_batches if batches else pa.Table.from_pylist
+    waiting: list = []
     with (
         atomic_path(path) as temporary,
         pa.parquet.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
 
         def flush():
-            table = pa.Table.from_pylist(waiting, schema)
+            table = to_table(waiting, schema)
             writer.write_table(table, row_group_size=rows_per_group)
             waiting.clear()
 
-        def append(rows):
-            waiting.extend(rows)
-            if len(waiting) >= rows_per_group:
+        def append(parts):
+            waiting.extend(parts)
+            rows = sum(map(len, waiting)) if batches else len(waiting)
+            if rows >= rows_per_group:
                 flush()
 
         yield append
@@ -71,10 +78,6 @@ def read_rows(
     with arrow().parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(batch_size=2_000, columns=columns):
             yield from batch.to_pylist()
-
-
-# A batch's arrays stay in the processor's caches or near them.
-_ROWS_AT_ONCE = 32_768
 
 
 def open_table(path: str | os.PathLike) -> Any:
@@ -93,28 +96,25 @@ def read_columns(
     path: str | os.PathLike, names: Sequence[str]
 ) -> Iterator[dict[str, list[str]]]:
     """Yields batches of a table's columns, lists by name with "" for nulls."""
+    for batch in read_batches(path, names, others=False):
+        yield {name: strings(batch.column(name)) for name in names}
+
+
+def read_batches(
+    path: str | os.PathLike, names: Sequence[str], *, others: bool = True
+) -> Iterator:
+    """Yields `pyarrow.RecordBatch`es of columns that must exist, and of the others."""
     with open_table(path) as table:
-        check_columns(path, table, names)
-        for batch in table.iter_batches(_ROWS_AT_ONCE, columns=list(names)):
-            yield {name: strings(batch.column(name)) for name in names}
-
-
-def read_batches(path: str | os.PathLike, names: Sequence[str]) -> Iterator:
-    """Yields `pyarrow.RecordBatch`es of all columns, of which `names` must exist."""
-    with open_table(path) as table:
-        check_columns(path, table, names)
-        yield from table.iter_batches(_ROWS_AT_ONCE)
-
-
-def check_columns(path: str | os.PathLike, table: Any, names: Sequence[str]) -> None:
-    """Raises `InputError` on a table without one of the columns."""
-    known = table.schema_arrow.names
-    for name in names:
-        if name not in known:
-            raise InputError(
-                f"{path} must have the column {name!r}, it has "
-                f"{', '.join(map(repr, known))}; run the stage that wrote it again."
-            )
+        known = table.schema_arrow.names
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"{path} must have the column {name!r}, it has "
+                    f"{', '.join(map(repr, known))}; run the stage that wrote it again."
+                )
+        yield from table.iter_batches(
+            _ROWS_AT_ONCE, columns=None if others else list(names)
+        )
 
 
 def strings(column: Any) -> list[str]:

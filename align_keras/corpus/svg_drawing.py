@@ -50,10 +50,9 @@ class SvgError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class SvgDrawing:
-    """A drawing whose elements were read.
-
-    `size` is (width, height) in pixels, as a browser shows it, reduced to a longer side
-    of `MAX_SIDE`; `content` its XML, of this size and without addresses of other files.
+    """A drawing whose elements were read. `size` is (width, height) in pixels, as a
+    browser shows it, reduced to a longer side of `MAX_SIDE`; `content` its XML, of this
+    size and without addresses of other files.
     """
 
     size: tuple
@@ -85,10 +84,9 @@ class SvgDrawing:
 
 @functools.cache
 def _fonts():
-    """Returns the system's own general fonts, as arguments of `_PROGRAM`.
-
-    Without them resvg knows Times New Roman, Arial and Courier New alone, and where
-    these are missing, it leaves letters out.
+    """Returns the system's own general fonts, as arguments of `_PROGRAM`. Without them
+    resvg knows Times New Roman, Arial and Courier New alone, and where these are
+    missing, it leaves letters out.
     """
     found = []
     for name in ("serif", "sans-serif", "monospace"):

@@ -17,6 +17,7 @@ from align_keras.utils.files import atomic_write
 
 _LOG = "workers.log"
 _SECONDS_BETWEEN_LOOKS = 0.2
+_DONE = "done.json"
 
 
 def run_tasks(
@@ -41,7 +42,7 @@ def run_tasks(
         (task, path)
         for task, path in zip(tasks, results, strict=True)
         # A task that told of a mistake is tried again, when that is mended.
-        if "value" not in _read(path)
+        if "value" not in (_read(path) or {})
     ]
     call = functools.partial(_call, function)
     processes = min(worker_count(workers), len(left))
@@ -127,16 +128,13 @@ def _read(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return None
 
 
 def _result_path(folder, task):
     text = json.dumps(task, ensure_ascii=True, sort_keys=True)
     name = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
     return folder / f"{name}.json"
-
-
-_DONE = "done.json"
 
 
 class StageFolder:
@@ -162,10 +160,7 @@ class StageFolder:
 
     def facts(self) -> dict | None:
         """Returns what `finish` was given, or None while the stage isn't done."""
-        try:
-            return json.loads((self.path / _DONE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
+        return _read(self.path / _DONE)
 
     def finish(self, facts: dict, scratch: Sequence[str] = ()) -> None:
         """Marks the stage as done, and removes what no later stage needs of it."""

@@ -16,14 +16,3 @@ from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.stamps import Stamps
 from align_keras.datasets.user_pairs import UserPairs
-
-__all__ = [
-    "CORPORA",
-    "Clipart",
-    "Emoji",
-    "Icons",
-    "Mixture",
-    "Stamps",
-    "UserPairs",
-    "build_corpus",
-]

@@ -13,9 +13,8 @@ def is_array_record(builder):
 
 
 def array_records(path, skip, take):
-    """Reads `take` records behind `skip`, a `tf.data.Dataset` of scalar strings.
-
-    It runs only in this process: a tf.data service can't take it.
+    """Reads `take` records behind `skip`, a `tf.data.Dataset` of scalar strings. It
+    runs only in this process: a tf.data service can't take it.
     """
     import tensorflow as tf  # Here, for naming a corpus must not load it.
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -30,15 +31,15 @@ _INDEX = "index.json"
 def build_corpus(
     name,
     *,
-    data_dir=None,
-    pairs=None,
-    image_column=None,
-    caption_column=None,
-    encoding="utf-8",
-    max_bad_fraction=0.1,
-    shorter_side=None,
-    progress=None,
-):
+    data_dir: str | os.PathLike | None = None,
+    pairs: str | os.PathLike | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    encoding: str = "utf-8",
+    max_bad_fraction: float = 0.1,
+    shorter_side: int | None = None,
+    progress: Callable | None = None,
+) -> tfds.core.DatasetBuilder | Mixture:
     """Prepares a corpus, or finds it prepared, and returns its builder.
 
     Args:
@@ -81,13 +82,10 @@ def build_corpus(
             f"max_bad_fraction must lie in [0, 1], received {max_bad_fraction}; "
             "0.1 allows one bad pair in ten"
         )
-    options = {
-        "data_dir": data_dir,
-        "max_bad_fraction": max_bad_fraction,
-        "progress": progress,
-    }
+    options = {"data_dir": data_dir, "max_bad_fraction": max_bad_fraction}
+    options["progress"] = progress
     if os.path.isfile(os.path.join(name, "dataset_info.json")):
-        _refuse_damaged(name, damaged_shards(name))
+        refuse_damaged(name, whole=False)
         builder = tfds.builder_from_directory(name)
         _check_shorter_side(builder, name, shorter_side)
         return builder
@@ -113,7 +111,6 @@ def build_corpus(
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
     """Names the shards that lack or differ from the index of `align-keras corpus`.
-
     Their sizes are compared, or if `whole`, their checksums, for which they are read.
     """
     index = read_json(os.path.join(folder, _INDEX))
@@ -133,12 +130,9 @@ def damaged_shards(folder: str, whole: bool = False) -> list[str]:
     return found
 
 
-def refuse_damaged(folder: str):
-    """Raises `InputError` if shards, read whole, aren't as their index has them."""
-    _refuse_damaged(folder, damaged_shards(folder, whole=True))
-
-
-def _refuse_damaged(folder, names):
+def refuse_damaged(folder: str, whole: bool = True) -> None:
+    """Raises `InputError` if shards aren't as their index has them."""
+    names = damaged_shards(folder, whole)
     if names:
         raise InputError(
             f"the corpus {folder} must be as it was built, but {', '.join(names[:5])} "

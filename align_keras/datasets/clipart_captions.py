@@ -43,12 +43,9 @@ def _from_element(element):
         found = (child.text for child in element.iterfind(pattern))
         return tuple(" ".join(text.split()) for text in found if text)
 
-    def first(pattern):
-        return next(iter(texts(pattern)), "")
-
     return SvgMetadata(
-        title=first(f"{_DUBLIN_CORE}title"),
-        description=first(f"{_DUBLIN_CORE}description"),
+        title=next(iter(texts(f"{_DUBLIN_CORE}title")), ""),
+        description=next(iter(texts(f"{_DUBLIN_CORE}description")), ""),
         keywords=texts(f"{_DUBLIN_CORE}subject//{_RDF}li"),
         authors=texts(f"{_DUBLIN_CORE}creator//{_DUBLIN_CORE}title"),
     )
@@ -59,12 +56,7 @@ def _from_element(element):
 # section 3). File names and keywords name the kind of thing ("book", "insect"),
 # which many images rightly share; their limit only keeps out series such as
 # 1,375 stars.
-SHARING_LIMITS = {
-    "title": 10,
-    "description": 10,
-    "file_name": 60,
-    "keywords": 60,
-}
+SHARING_LIMITS = {"title": 10, "description": 10, "file_name": 60, "keywords": 60}
 MAX_DESCRIPTION = 200
 
 # Keywords and file name words that say nothing of what is drawn.
@@ -96,7 +88,6 @@ _HEXADECIMAL = re.compile(r"\b(hash\()?0x[0-9a-f]+\)?", re.I)
 
 def clipart_captions(metadata, stem):
     """Makes a drawing's captions by kind, the best first, but those that say nothing.
-
     The title, the description (its first sentence where it is long), the file name
     without author and numbers, the keywords in one line.
     """
@@ -114,7 +105,7 @@ def clipart_captions(metadata, stem):
     }
 
 
-def without_shared_captions(captions, limits=None):
+def without_shared_captions(captions):
     """Drops the captions, by kind for each image, that too many images share.
 
     Such a caption names a collection, not an image ("Part of the Flat Icon
@@ -123,13 +114,16 @@ def without_shared_captions(captions, limits=None):
     where nothing else does: a list of kinds of things isn't how anybody names an image
     (without them a warm start found 2 to 3 points more among the stamps' first ten).
     """
-    limits = limits or SHARING_LIMITS
     images = collections.Counter(
         folded for texts in captions for folded in {_folded(c) for c in texts.values()}
     )
     return [
         _without_repeats(
-            {k: c for k, c in texts.items() if images[_folded(c)] <= limits[k]}
+            {
+                kind: caption
+                for kind, caption in texts.items()
+                if images[_folded(caption)] <= SHARING_LIMITS[kind]
+            }
         )
         for texts in captions
     ]
@@ -180,7 +174,8 @@ def _without_author(words, authors):
 
 
 def _clean_title(title, authors):
-    title = _spell_out(_CREDIT.sub("", title)).removesuffix(".svg")
+    title = _BLACK_AND_WHITE.sub("black and white", _CREDIT.sub("", title))
+    title = title.removesuffix(".svg")
     title = _HEXADECIMAL.sub("", _LINK.sub("", title))
     if "_" in title or (title.islower() and re.search(r"\d", title)):
         return clean_file_name(title, authors)
@@ -198,7 +193,8 @@ def _clean_title(title, authors):
 
 def _clean_description(description):
     description = _LINK.sub("", description)
-    description = " ".join(_spell_out(description).split()).strip(" -,:;")
+    description = _BLACK_AND_WHITE.sub("black and white", description)
+    description = " ".join(description.split()).strip(" -,:;")
     if len(description) > MAX_DESCRIPTION:
         description = re.split(r"(?<=[.!?])\s", description, maxsplit=1)[0]
     return description if len(description) <= MAX_DESCRIPTION else ""
@@ -216,10 +212,6 @@ def _clean_keywords(keywords, authors):
             continue
         kept.setdefault(words, None)
     return ", ".join(kept)
-
-
-def _spell_out(text):
-    return _BLACK_AND_WHITE.sub("black and white", text)
 
 
 def _slug(text):

@@ -49,14 +49,16 @@ def icon_caption(family, name):
     unseen family doesn't share. Left out, the variants of one glyph have one caption;
     train with `share_equal_captions`.
     """
-    words = [word for word in name.replace("_", "-").lower().split("-") if word]
-    return " ".join(_without_styles(words, STYLE_WORDS[family]) or words)
-
-
-def _without_styles(words, styles):
+    words = name_words(name)
     # One style word stands at the end ("activity-thin"); elsewhere, as in
     # "light-bulb" or "line-fill", it names the thing.
-    return words[:-1] if words[-1] in styles else words
+    is_styled = len(words) > 1 and words[-1] in STYLE_WORDS[family]
+    return " ".join(words[:-1] if is_styled else words)
+
+
+def name_words(name):
+    """Returns the words of a glyph's name."""
+    return [word for word in name.replace("_", "-").lower().split("-") if word]
 
 
 class Icons(PairBuilder):

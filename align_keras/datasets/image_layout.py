@@ -30,10 +30,9 @@ class ImageLayout:
     encoding: str = "png"
 
     def apply(self, image):
-        """Returns a normalized image's bytes in this form, and its key.
-
-        The key is of the pixels that were encoded, or, where the aspect is kept,
-        doesn't depend on `size`, so that an image keeps its split.
+        """Returns a normalized image's bytes in this form, and its key. The key is of
+        the pixels that were encoded, or, where the aspect is kept, doesn't depend on
+        `size`, so that an image keeps its split.
         """
         if self.square:
             image = square_image(image, self.size, 1 / 8 if self.margin else 0)
@@ -52,7 +51,6 @@ class ImageLayout:
 
 def square_image(image, size, margin=0):
     """Puts an image in the middle of a white square of at most `size` pixels a side.
-
     The square's side is the image's longer side and the margins, each such a share of
     it; larger images are reduced, smaller ones never enlarged.
     """
@@ -67,26 +65,25 @@ def square_image(image, size, margin=0):
 
 def limit_image(image, size):
     """Reduces an image, antialiased, until its longer side is at most `size`."""
-    longer = max(image.size)
-    if longer <= size:
-        return image
-    scaled = [max(1, round(side * size / longer)) for side in image.size]
-    return image.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return _reduced(image, size, max(image.size))
 
 
 def reduce_image(image, shorter_side):
     """Reduces an image, antialiased, until its shorter side is `shorter_side`."""
-    shorter = min(image.size)
-    if shorter <= shorter_side:
+    return _reduced(image, shorter_side, min(image.size))
+
+
+def _reduced(image, side, old_side):
+    if old_side <= side:
         return image
-    scaled = [round(side * shorter_side / shorter) for side in image.size]
-    return image.resize(scaled, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    size = [max(1, round(length * side / old_side)) for length in image.size]
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def pixel_key(image):
     """Names an image by its pixels as RGB: equal pixels, equal key."""
     image = image if image.mode == "RGB" else image.convert("RGB")
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{image.width}x{image.height}:".encode())
+    size = f"{image.width}x{image.height}:".encode()
+    digest = hashlib.blake2b(size, digest_size=16)
     digest.update(image.tobytes())
     return digest.hexdigest()

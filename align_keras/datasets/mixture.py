@@ -74,10 +74,9 @@ class Mixture:
 
     @staticmethod
     def endless_turns(sizes, start):
-        """The members' turns of all epochs, for examples read one by one.
-
-        Returns an endless `tf.data.Dataset` of members' numbers, int64, behind the
-        first `start` turns, and how many of these were each member's.
+        """The members' turns of all epochs, for examples read one by one. Returns an
+        endless `tf.data.Dataset` of members' numbers, int64, behind the first `start`
+        turns, and how many of these were each member's.
         """
         taken = _taken(sizes, start)
         return _turns(sizes, taken).concatenate(_turns(sizes).repeat()), taken

@@ -45,7 +45,23 @@ class _Entry:
     length: int
 
 
-class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A builder that downloads nothing and prints nothing."""
+
+    # TFDS looks here for checksums of downloads, of which there are none, and
+    # needs a distribution that it doesn't install (importlib_resources).
+    code_path = None
+
+    # TFDS prints these two on stdout, which belongs to results.
+
+    def _log_download_bytes(self):
+        pass
+
+    def _log_download_done(self):
+        pass
+
+
+class PairBuilder(LocalBuilder, skip_registration=True):
     """Turns raw pairs into examples, counting whatever is dropped.
 
     An example is `{"id", "image", "captions", "category", "image_key"}`: Text, Image
@@ -65,10 +81,6 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     DESCRIPTION = ""
     # Of the reasons of a `ImageError`, those that aren't faults.
     FILTERED_REASONS = frozenset()
-
-    # TFDS looks here for checksums of downloads, of which there are none, and
-    # needs a distribution that it doesn't install (importlib_resources).
-    code_path = None
 
     def __init__(self, *, max_bad_fraction=0.1, progress=None, **kwargs):
         self._max_bad_fraction = max_bad_fraction
@@ -114,18 +126,17 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **kwargs):
-        """Prepares the corpus unless it is prepared already.
-
-        Everything is written to a temporary folder and renamed at the end; what a
-        killed earlier build left is removed first. A build by another process is waited
-        for.
+        """Prepares the corpus unless it is prepared already. Everything is written to a
+        temporary folder and renamed at the end; what a killed earlier build left is
+        removed first. A build by another process is waited for.
         """
         path = pathlib.Path(self.data_path)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path):
                 if not path.exists():
-                    _remove_leftovers(path)
+                    for leftover in path.parent.glob(f"incomplete.*_{path.name}"):
+                        shutil.rmtree(leftover, ignore_errors=True)
                     super().download_and_prepare(**kwargs)
                     return
         self.info.read_from_directory(path)
@@ -167,14 +178,6 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                     "image_key": entry.image_key,
                 },
             )
-
-    # TFDS prints these two on stdout, which belongs to results.
-
-    def _log_download_bytes(self):
-        pass
-
-    def _log_download_done(self):
-        pass
 
     # Steps.
 
@@ -221,18 +224,11 @@ class PairBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return error
 
     def _split(self, entries):
-        test_keys = None
         splits = {"train": [], "test": []}
+        undecided = any(entry.raw.split is None for entry in entries)
+        keys = {entry.image_key for entry in entries}
+        test_keys = self._choose_splits(keys) if undecided else ()
         for entry in entries:
-            name = entry.raw.split
-            if name is None:
-                if test_keys is None:
-                    test_keys = self._choose_splits({e.image_key for e in entries})
-                name = "test" if entry.image_key in test_keys else "train"
-            splits[name].append(entry)
+            chosen = "test" if entry.image_key in test_keys else "train"
+            splits[entry.raw.split or chosen].append(entry)
         return splits
-
-
-def _remove_leftovers(path):
-    for leftover in path.parent.glob(f"incomplete.*_{path.name}"):
-        shutil.rmtree(leftover, ignore_errors=True)

@@ -1,7 +1,5 @@
 """Which images go to the test split."""
 
-_KEY_RANGE = 16**8
-
 
 def hashed_test_keys(image_keys, fraction, at_most=None):
     """Chooses about a fraction of images for tests by their pixels' hash.
@@ -11,7 +9,7 @@ def hashed_test_keys(image_keys, fraction, at_most=None):
     least one is chosen, and not all.
     """
     keys = sorted(image_keys)
-    count = sum(int(key[:8], 16) < fraction * _KEY_RANGE for key in keys)
+    count = sum(is_test_key(key, fraction) for key in keys)
     count = min(max(count, 1), len(keys) - 1)
     if at_most is not None:
         count = min(count, at_most)
@@ -19,18 +17,16 @@ def hashed_test_keys(image_keys, fraction, at_most=None):
 
 
 def is_test_key(image_key, fraction):
-    """Tells whether an image goes to the test split, by its pixels' hash alone.
-
-    As `hashed_test_keys`, for corpora whose keys aren't held in memory: no split is
+    """Tells whether an image goes to the test split, by its pixels' hash alone. As
+    `hashed_test_keys`, for corpora whose keys aren't held in memory: no split is
     promised to have an image.
     """
-    return int(image_key[:8], 16) < fraction * _KEY_RANGE
+    return int(image_key[:8], 16) < fraction * 16**8
 
 
 def linked_names(pairs):
-    """Groups names that share a key, directly or through others.
-
-    Takes (name, key) and returns each name's smallest in its group.
+    """Groups names that share a key, directly or through others. Takes (name, key) and
+    returns each name's smallest in its group.
     """
     pairs = list(pairs)
     smallest, before = {name: name for name, _ in pairs}, None

@@ -84,9 +84,8 @@ class Stamps(PairBuilder):
 
 
 def stamp_caption(path, language):
-    """Reads a stamp's caption in one language, "" where there is none.
-
-    English is the first line, then follow lines such as `de.utf8=Eine Kartoffel.`
+    """Reads a stamp's caption in one language, "" where there is none. English is the
+    first line, others stand in lines such as `de.utf8=Eine Kartoffel` behind it.
     """
     lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     if language == "en":

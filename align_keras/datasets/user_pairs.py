@@ -24,41 +24,26 @@ class UserPairsConfig(tfds.core.BuilderConfig):
     """Where the pairs lie and how to read them; see `user_pairs_config`."""
 
     path: str = ""
-    image_column: str | None = None
-    caption_column: str | None = None
-    encoding: str = "utf-8"
+    reading: dict = dataclasses.field(default_factory=dict)
     shorter_side: int = SHORTER_SIDE
 
 
-def user_pairs_config(
-    path,
-    *,
-    image_column=None,
-    caption_column=None,
-    encoding="utf-8",
-    shorter_side=SHORTER_SIDE,
-):
-    """Names a configuration by its content, so that any change builds anew.
-
-    The name is a digest of the absolute path, the options, and every file's captions,
-    size and time of change.
+def user_pairs_config(path, *, shorter_side=SHORTER_SIDE, **reading):
+    """Names a configuration by its content, so that any change builds anew. The name is
+    a digest of the absolute path, the options, and every file's captions, size and time
+    of change. `reading` are options of `read_pairs`.
     """
     path = pathlib.Path(path).absolute()
-    options = {
-        "image_column": image_column,
-        "caption_column": caption_column,
-        "encoding": encoding,
-    }
-    digest = hashlib.sha256(repr((os.fsencode(path), options)).encode())
+    defaults = {"image_column": None, "caption_column": None, "encoding": "utf-8"}
+    reading = defaults | reading
+    digest = hashlib.sha256(repr((os.fsencode(path), reading)).encode())
     counter = DropCounter()
-    for record in read_pairs(path, **options, counter=counter):
+    for record in read_pairs(path, **reading, counter=counter):
         digest.update(repr((record, _stamp(record.image_path))).encode())
     digest.update(repr((counter.as_metadata(), shorter_side)).encode())
+    name = digest.hexdigest()[:16]
     return UserPairsConfig(
-        name=digest.hexdigest()[:16],
-        path=str(path),
-        shorter_side=shorter_side,
-        **options,
+        name=name, path=str(path), reading=reading, shorter_side=shorter_side
     )
 
 
@@ -98,13 +83,7 @@ class UserPairs(PairBuilder, skip_registration=True):
 
     def _raw_pairs(self, counter):
         config = self.builder_config
-        records = read_pairs(
-            config.path,
-            image_column=config.image_column,
-            caption_column=config.caption_column,
-            encoding=config.encoding,
-            counter=counter,
-        )
+        records = read_pairs(config.path, **config.reading, counter=counter)
         return [
             RawPair(
                 id=record.id,

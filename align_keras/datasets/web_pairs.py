@@ -11,6 +11,7 @@ from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.datasets.build import quiet
+from align_keras.datasets.pair_builder import LocalBuilder
 from align_keras.datasets.splits import is_test_key
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, atomic_write, locked
@@ -20,7 +21,7 @@ INDEX = "index.json"
 _LISTS = ("captions", "rules", "languages", "page_urls", "sources")
 
 
-class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class WebPairs(LocalBuilder, skip_registration=True):
     """Images with all their captions, and where both came from.
 
     Made by `align-keras corpus`; what it wrote is opened by
@@ -33,8 +34,6 @@ class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
-    # TFDS looks here for checksums of downloads, of which there are none.
-    code_path = None
 
     def __init__(self, *, images, description, notes, test_fraction=0.0, **kwargs):
         self._images = images
@@ -78,33 +77,22 @@ class WebPairs(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _example_writer(self):
         return _EqualBytesWriter(self.info.file_format)
 
-    # TFDS prints these two on stdout, which belongs to results.
-
-    def _log_download_bytes(self):
-        pass
-
-    def _log_download_done(self):
-        pass
-
 
 class _EqualBytesWriter(writer.ExampleWriter):
-    """Writes equal examples as equal bytes.
-
-    The features of an example are a map, whose order in a file is left to chance.
+    """Writes equal examples as equal bytes. The features of an example are a map, whose
+    order in a file is left to chance.
     """
 
     def write(self, path, examples):
-        return super().write(path, ((key, _in_order(row)) for key, row in examples))
+        def in_order(serialized):
+            example = tf_example_pb2.Example.FromString(serialized)
+            return example.SerializeToString(deterministic=True)
 
-
-def _in_order(serialized):
-    example = tf_example_pb2.Example.FromString(serialized)
-    return example.SerializeToString(deterministic=True)
+        return super().write(path, ((key, in_order(row)) for key, row in examples))
 
 
 def write_web_pairs(folder, images, config, *, notes):
     """Writes the shards into `FOLDER/web_pairs/1.0.0`, and `index.json` with checksums.
-
     Takes what `WebPairs` does; returns how many images, in all and by split.
     """
     shutil.rmtree((folder / SHARDS).parent, ignore_errors=True)
@@ -154,9 +142,8 @@ def _shards(builder):
 
 
 def place_shards(source, destination):
-    """Puts shards under their final name; links share the disk's room.
-
-    Shards that are there with an equal index stay.
+    """Puts shards under their final name; links share the disk's room. Shards that are
+    there with an equal index stay.
     """
     index = destination / INDEX
     if index.exists() and index.read_bytes() == (source / INDEX).read_bytes():

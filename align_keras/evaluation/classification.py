@@ -1,6 +1,7 @@
 """Which classes images are given, and how often that is right."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,12 +9,16 @@ from align_keras.evaluation.exact_scores import as_rows
 from align_keras.evaluation.nearest_neighbors import nearest_neighbors
 from align_keras.evaluation.recall_at_k import rank_of_best_positive
 from align_keras.evaluation.slices import (
+    Metrics,
     Statistic,
+    Statistics,
     item_outcomes,
     mean_statistics,
     whole_metrics,
 )
 from align_keras.utils.errors import InputError
+
+Groups = Mapping[str, Sequence[str]]
 
 
 class Classification(NamedTuple):
@@ -31,13 +36,15 @@ class Classification(NamedTuple):
     predictions: np.ndarray
 
 
-def as_labels(name, labels, rows, classes):
+def as_labels(name: str, labels: Any, rows: int, classes: int) -> np.ndarray:
     """Returns labels as an int64 array (rows,) in [0, classes), or raises."""
     of = "the classes, whose names must be those of the data"
     return as_rows(name, labels, rows, classes, "images", of)
 
 
-def classification_metrics(name, found, labels, classes):
+def classification_metrics(
+    name: str, found: Classification, labels: Any, classes: int
+) -> Metrics:
     """Yields the accuracies of a classification.
 
     Args:
@@ -64,7 +71,9 @@ def classification_metrics(name, found, labels, classes):
     yield from whole_metrics(classification_statistics(name, found, labels, classes))
 
 
-def classification_statistics(name, found, labels, classes):
+def classification_statistics(
+    name: str, found: Classification, labels: Any, classes: int
+) -> Statistics:
     """The metrics of `classification_metrics`: dict, name → `Statistic`."""
     outcomes = item_outcomes(f"{name}/top_", found.ranks, _shown(classes))
     per_class = _mean_per_class_statistic(found.ranks == 0, np.asarray(labels))
@@ -83,7 +92,7 @@ def _shown(classes):
     return (1, 5) if classes > 5 else (1,)
 
 
-def mean_per_class(right, labels):
+def mean_per_class(right: Any, labels: Any) -> np.ndarray:
     """Mean over the classes that occur of the share of their items that are right.
 
     Args:
@@ -107,7 +116,9 @@ def mean_per_class(right, labels):
     return (shares.sum(axis=1) / (items > 0).sum(axis=1)).reshape(labels.shape[:-1])
 
 
-def class_embeddings(encode_texts, class_names, templates):
+def class_embeddings(
+    encode_texts: Callable, class_names: Sequence[str], templates: Sequence[str]
+) -> np.ndarray:
     """Embeds each class as the mean of its prompts, brought back to unit length.
 
     Args:
@@ -162,8 +173,11 @@ def _unit_rows(rows, names):
 
 
 def zero_shot_classification(
-    image_embeddings, class_embeddings, labels, block_size=4096
-):
+    image_embeddings: np.ndarray,
+    class_embeddings: np.ndarray,
+    labels: Any,
+    block_size: int = 4096,
+) -> Classification:
     """Classifies images by the nearest class, with exact scores.
 
     Args:
@@ -198,7 +212,7 @@ def zero_shot_classification(
     return Classification(ranks, np.where(tied, nearest[:, -1], nearest[:, 0]))
 
 
-def fine_tuned_metrics(ranks, labels, classes):
+def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
     """Yields the accuracy of what several runs found.
 
     Args:
@@ -226,7 +240,7 @@ def fine_tuned_metrics(ranks, labels, classes):
     yield "mean_per_class", float(np.mean(per_class))
 
 
-def fine_tuned_statistics(ranks, labels, classes):
+def fine_tuned_statistics(ranks: Any, labels: Any, classes: int) -> Statistics:
     """The metrics of `fine_tuned_metrics`: dict, name → `Statistic` of the images.
 
     An image counts by the share of runs in which it is right.
@@ -237,7 +251,7 @@ def fine_tuned_statistics(ranks, labels, classes):
     return mean_statistics(outcomes) | {"mean_per_class": per_class}
 
 
-def vtab_metrics(accuracies, groups):
+def vtab_metrics(accuracies: Mapping[str, Sequence[float]], groups: Groups) -> Metrics:
     """Yields each task's accuracy, and the means of groups and of all tasks.
 
     Every task counts the same. A spread is the sample's standard deviation over
@@ -274,18 +288,14 @@ def _means(tasks, groups):
             yield name, of_group
 
 
-def vtab_statistics(ranks, groups):
-    """The accuracies as `sliced_metrics` takes them, each image's mean over runs.
+def vtab_statistics(
+    ranks: Mapping[str, np.ndarray], groups: Groups
+) -> Iterator[tuple[list[str], Statistics]]:
+    """Yields the tasks of each metric of `vtab_metrics`, and the metric's `Statistic`.
 
-    The mean of a part of the images is that of the tasks which have some of them.
-
-    Args:
-        ranks: dict from task to int array (runs, images), ranks of the test images.
-        groups: as `vtab_metrics`.
-
-    Yields:
-        The list of tasks whose images, one task's after another's, are the items,
-        and dict, `vtab/TASK`, `vtab/GROUP` or `vtab/all` → `Statistic`.
+    The items are the images of these tasks, one task's after another's, each by the
+    share of runs in which it is right (ranks are (runs, images) by task). The mean of a
+    part of the images is that of the tasks which have some of them.
     """
     right = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):
@@ -294,7 +304,7 @@ def vtab_statistics(ranks, groups):
         yield tasks, {f"vtab/{name}": _mean_per_class_statistic(of_items, numbers)}
 
 
-def over_runs(name, values):
+def over_runs(name: str, values: Any) -> Metrics:
     """Yields a metric's mean over runs, and the sample's deviation of several."""
     yield name, float(np.mean(values))
     if len(values) > 1:

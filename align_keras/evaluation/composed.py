@@ -1,5 +1,8 @@
 """Composed queries: an image plus or minus words finds another image."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from align_keras.evaluation.exact_scores import UnitRows, as_queries_and_gallery
@@ -9,16 +12,21 @@ from align_keras.evaluation.recall_at_k import (
     count_without_positives,
     rank_of_best_positive,
 )
-from align_keras.evaluation.slices import recall_statistics
+from align_keras.evaluation.slices import Metrics, Statistics, recall_statistics
 from align_keras.utils.errors import InputError
 
 KS = (1, 5, 10)
+Ranks = Mapping[str, np.ndarray]
 _SIGNS = {"": (1, -1), "plus/": (1,), "minus/": (-1,)}
 
 
 def rank_composed_queries(
-    encode_texts, image_embeddings, queries, image_weight=1.0, text_weight=2.0
-):
+    encode_texts: Callable,
+    image_embeddings: np.ndarray,
+    queries: Iterable[Any],
+    image_weight: float = 1.0,
+    text_weight: float = 2.0,
+) -> dict[str, np.ndarray]:
     """Ranks the images for each composed query, and for each half of it alone.
 
     A query's vector is image_weight · image ± text_weight · words, of embeddings
@@ -84,15 +92,17 @@ def rank_composed_queries(
     }
 
 
-def composed_statistics(ranks, ks=KS):
+def composed_statistics(ranks: Ranks, ks: Sequence[int] = KS) -> Statistics:
     """The recalls of `composed_metrics`: dict, name → `Statistic` of the queries."""
-    statistics = {}
+    statistics: Statistics = {}
     for name, of_queries in ranks.items():
         statistics |= recall_statistics(name, of_queries, ks)
     return statistics
 
 
-def composed_metrics(ranks, queries, image_count, ks=KS):
+def composed_metrics(
+    ranks: Ranks, queries: Sequence[Any], image_count: int, ks: Sequence[int] = KS
+) -> Metrics:
     """Yields recall at k of composed queries beside its baselines.
 
     Args:
@@ -102,11 +112,10 @@ def composed_metrics(ranks, queries, image_count, ks=KS):
         ks: integers >= 1.
 
     Yields:
-        Pairs of str and float: of all queries, of those that add words
-        (`plus/`) and of those that subtract them (`minus/`), for each K,
-        `recall_at_K`, `image_alone/recall_at_K`, `text_alone/recall_at_K` and
-        `chance_recall_at_K`; and `queries`, their number. Kinds without queries
-        are left out.
+        Pairs of str and float: of all queries, of those that add words (`plus/`) and of
+        those that subtract them (`minus/`), for each K, `recall_at_K`,
+        `image_alone/recall_at_K`, `text_alone/recall_at_K` and `chance_recall_at_K`;
+        and `queries`, their number. Kinds without queries are left out.
     """
     signs = np.array([query.sign for query in queries])
     for kind, chosen in _SIGNS.items():
@@ -114,7 +123,7 @@ def composed_metrics(ranks, queries, image_count, ks=KS):
         if not len(rows):
             continue
         # The own image isn't in the gallery; which rows are right doesn't matter.
-        right = [range(len(queries[row].targets)) for row in rows]
+        right = [range(len(queries[int(row)].targets)) for row in rows]
         chance = chance_recall_at_k(right, image_count - 1, ks)
         for k in ks:
             for name, of_queries in ranks.items():

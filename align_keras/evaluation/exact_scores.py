@@ -9,6 +9,9 @@ BLAS gives no such promise: the same two rows score differently in the last bit
 when they stand at another place of another block, and equal rows no longer tie.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from align_keras.utils.errors import InputError
@@ -22,7 +25,9 @@ _NORM_CHUNK = 1024
 _FEW = 32
 
 
-def as_queries_and_gallery(query_embeddings, gallery_embeddings):
+def as_queries_and_gallery(
+    query_embeddings: Any, gallery_embeddings: Any
+) -> tuple[Any, Any]:
     """Returns both as matrices (rows, dimension), not copied where they are arrays."""
     queries = _as_matrix("query_embeddings", query_embeddings)
     gallery = _as_matrix("gallery_embeddings", gallery_embeddings)
@@ -51,7 +56,7 @@ def _as_matrix(name, embeddings):
     return embeddings
 
 
-def row_norms(name, embeddings):
+def row_norms(name: str, embeddings: Any) -> np.ndarray:
     """The lengths of the rows, float64 (rows,); raises for rows that aren't finite."""
     norms = np.empty(len(embeddings))
     for start in range(0, len(embeddings), _NORM_CHUNK):
@@ -100,7 +105,7 @@ class UnitRows:
         return np.asarray(self._embeddings[rows], float) / self._lengths[rows]
 
 
-def fixed_point(block, norms):
+def fixed_point(block: np.ndarray, norms: np.ndarray) -> np.ndarray:
     """Rounds rows to multiples of 2**-26 of `norms`, at least the rows' lengths.
 
     Returns:
@@ -112,7 +117,9 @@ def fixed_point(block, norms):
     return np.rint(scaled)
 
 
-def as_rows(name, values, count, size, items, of):
+def as_rows(
+    name: str, values: Any, count: int, size: int, items: str, of: str
+) -> np.ndarray:
     """Returns `values` as int64 array (count,) in [0, size), or raises.
 
     `items` are what they belong to and `of` what they are rows of, for the errors.
@@ -127,7 +134,7 @@ def as_rows(name, values, count, size, items, of):
     return values.astype(np.int64, copy=False)
 
 
-def check_range(name, values, size, of):
+def check_range(name: str, values: np.ndarray, size: int, of: str) -> None:
     """Raises unless all integers lie in [0, size), the rows of what `of` says."""
     outside = values[(values < 0) | (values >= size)]
     if outside.size:
@@ -136,7 +143,7 @@ def check_range(name, values, size, of):
         )
 
 
-def as_block_size(block_size):
+def as_block_size(block_size: int) -> int:
     """Checks `block_size` and returns it as an int >= 1."""
     if not isinstance(block_size, (int, np.integer)) or block_size < 1:
         raise InputError(
@@ -146,7 +153,13 @@ def as_block_size(block_size):
     return int(block_size)
 
 
-def pair_scores(queries, gallery, owners, rows, chunk):
+def pair_scores(
+    queries: np.ndarray,
+    gallery: Callable,
+    owners: np.ndarray,
+    rows: np.ndarray,
+    chunk: int,
+) -> np.ndarray:
     """Inner products of `queries[owners]` and `gallery(rows)`, `chunk` at once.
 
     They are exact where both are in fixed point.

@@ -1,6 +1,7 @@
 """Multinomial logistic regression on the embeddings of a frozen image encoder."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,8 +28,7 @@ class FittedRegression(NamedTuple):
     """What a fit found.
 
     Attributes:
-        weights: float64 array (dimension + 1, classes); the last row is the
-            intercepts.
+        weights: float64 array (dimension + 1, classes); the last row is the intercepts.
         iterations: int; `max_iterations` if it didn't end.
         slope: float, the gradient's largest entry at the end.
     """
@@ -39,8 +39,14 @@ class FittedRegression(NamedTuple):
 
 
 def fit_logistic_regression(
-    features, labels, classes, penalty, start=None, max_iterations=1000, tolerance=1e-6
-):
+    features: Any,
+    labels: np.ndarray,
+    classes: int,
+    penalty: float,
+    start: np.ndarray | None = None,
+    max_iterations: int = 1000,
+    tolerance: float = 1e-6,
+) -> FittedRegression:
     """Minimizes the mean cross-entropy plus penalty / 2 · ‖weights‖², by L-BFGS.
 
     Intercepts aren't penalized. scikit-learn's C is 1 / (penalty · items).
@@ -69,14 +75,15 @@ def fit_logistic_regression(
     shape = (features.shape[1] + 1, classes)
     point = np.zeros(shape) if start is None else np.array(start, float)
     value, gradient = _objective(point, features, labels, penalty)
-    steps, changes = [], []
+    steps: list[np.ndarray] = []
+    changes: list[np.ndarray] = []
     iterations = 0
     for iterations in range(1, max_iterations + 1):
         if np.abs(gradient).max() <= tolerance:
             iterations -= 1
             break
         direction = -_inverse_curvature(gradient, steps, changes)
-        size = 1.0 if steps else min(1.0, 1.0 / np.linalg.norm(gradient))
+        size = 1.0 if steps else min(1.0, 1.0 / float(np.linalg.norm(gradient)))
         decrease = np.vdot(gradient, direction)
         for _ in range(_HALVINGS):
             new_point = point + size * direction
@@ -133,7 +140,14 @@ def _objective(point, features, labels, penalty):
     return loss / len(features) + penalty / 2 * np.vdot(weights, weights), gradient
 
 
-def probe(features, labels, test_features, test_labels, classes, penalties=PENALTIES):
+def probe(
+    features: np.ndarray,
+    labels: Any,
+    test_features: np.ndarray,
+    test_labels: Any,
+    classes: int,
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[Classification, list[tuple[str, float]]]:
     """Fits logistic regression with the best of several penalties, and judges it.
 
     The best has the highest top-1 on a fifth of the training items, which the fit
@@ -176,7 +190,7 @@ def probe(features, labels, test_features, test_labels, classes, penalties=PENAL
         )
     train, train_labels = _Chosen(features, ~held_out), labels[~held_out]
     judges, judges_labels = _Chosen(features, held_out), labels[held_out]
-    weights, best, chosen = None, -1.0, None
+    weights, best, chosen = None, -1.0, penalties[0]
     for penalty in penalties:
         weights = fit_logistic_regression(
             train, train_labels, classes, penalty, weights

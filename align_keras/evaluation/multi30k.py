@@ -1,6 +1,7 @@
 """Mean recall in several languages."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,11 +12,11 @@ from align_keras.evaluation.retrieval import (
     retrieval_ranks,
     shared_positives,
 )
-from align_keras.evaluation.slices import item_outcomes
+from align_keras.evaluation.slices import Metrics, item_outcomes
 from align_keras.utils.errors import InputError
 
 
-def mean_recall(metrics):
+def mean_recall(metrics: Any) -> float:
     """The mean of recall at 1, 5 and 10 of both directions.
 
     Args:
@@ -38,10 +39,8 @@ def mean_recall(metrics):
 class LanguageRanks(NamedTuple):
     """The ranks of one language's captions and of the images among them.
 
-    Attributes:
-        image_to_text: int64 array (images,), as `rank_of_best_positive` gives.
-        text_to_image: int64 array (captions,).
-        caption_image_index: int64 array (captions,), each caption's image.
+    All are int64 arrays, of images, captions and captions; the last one is each
+    caption's image.
     """
 
     image_to_text: np.ndarray
@@ -49,7 +48,12 @@ class LanguageRanks(NamedTuple):
     caption_image_index: np.ndarray
 
 
-def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None):
+def multilingual_ranks(
+    image_embeddings: np.ndarray,
+    encode_texts: Callable,
+    captions: Mapping[str, Sequence],
+    image_keys: Sequence | None = None,
+) -> dict[str, LanguageRanks]:
     """Ranks images and captions of each language.
 
     Args:
@@ -92,7 +96,7 @@ def multilingual_ranks(image_embeddings, encode_texts, captions, image_keys=None
     return ranks
 
 
-def multilingual_metrics(ranks):
+def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
     """Yields each language's mean recall, and the recalls that make it.
 
     Args:
@@ -120,22 +124,10 @@ def multilingual_metrics(ranks):
             yield f"{language}/{name}", value
 
 
-def multilingual_outcomes(ranks):
-    """Each image's share of the metrics, by which they can be sliced.
+def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.ndarray]:
+    """Each image's share of the metrics (images,), whose means they are, for slices.
 
-    Args:
-        ranks: dict of `multilingual_ranks`, every image with equally many captions.
-
-    Returns:
-        dict from the metrics' names to float64 arrays (images,), whose means
-        the metrics are: an image's t2i is the mean of its captions'.
-
-    Example:
-    >>> ranks = LanguageRanks(np.array([0, 6]), np.array([0, 3, 0, 0]),
-    ...                       np.array([0, 0, 1, 1]))
-    >>> outcomes = multilingual_outcomes({"en": ranks})
-    >>> outcomes["en/i2t/recall_at_5"].tolist(), outcomes["en/t2i/recall_at_1"].tolist()
-    ([1.0, 0.0], [0.5, 1.0])
+    An image's t2i is the mean of its captions', of which every image has equally many.
     """
     outcomes = {}
     for language, of_language in ranks.items():

@@ -6,6 +6,8 @@ order of summation, is scored again in fixed point (see `fixed_point`), and the
 exact score decides. So the result is that of exact scores throughout.
 """
 
+from typing import Any
+
 import numpy as np
 
 from align_keras.evaluation.exact_scores import (
@@ -26,7 +28,9 @@ _DENSE = 1 / 128
 _NEVER = np.iinfo(np.int64).max
 
 
-def nearest_neighbors(query_embeddings, gallery_embeddings, k, block_size=4096):
+def nearest_neighbors(
+    query_embeddings: Any, gallery_embeddings: Any, k: int, block_size: int = 4096
+) -> tuple[np.ndarray, np.ndarray]:
     """Finds the k gallery rows of the largest inner product, exactly.
 
     Of rows with equal scores the lower row comes first. The result depends
@@ -168,7 +172,7 @@ def _error_bound(dimension):
     return 2 * (unit / (1 - unit) + np.sqrt(dimension) * 2.0**-FRACTION_BITS)
 
 
-def neighbor_ranks(neighbor_labels, labels):
+def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
     """Place of the first neighbor of the right class.
 
     Args:

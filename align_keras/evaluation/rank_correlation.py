@@ -1,9 +1,12 @@
 """Spearman's correlation with people's ratings, of words and of CxC's pairs."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
-from align_keras.evaluation.exact_scores import pair_scores
-from align_keras.evaluation.slices import Statistic
+from align_keras.evaluation.exact_scores import check_range, pair_scores
+from align_keras.evaluation.slices import Metrics, Statistic, Statistics
 from align_keras.utils.errors import InputError
 
 _PARTS_OF_SPEECH = {"adjectives": "A", "nouns": "N", "verbs": "V"}
@@ -17,7 +20,7 @@ _FEWEST_QUERIES = 4
 _CHUNK = 4096
 
 
-def spearman(first, second):
+def spearman(first: Any, second: Any) -> float:
     """Pearson's correlation of the ranks, equal values at their average rank.
 
     Where one side is constant it ranks nothing, and the correlation, which isn't
@@ -51,12 +54,12 @@ def spearman(first, second):
     return rank_correlation(*map(dense_codes, sides))
 
 
-def dense_codes(values):
+def dense_codes(values: Any) -> np.ndarray:
     """Numbers the distinct values in their order, from 0: int array (n,)."""
     return np.unique(values, return_inverse=True)[1].reshape(-1)
 
 
-def rank_correlation(first, second):
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """As `spearman`, of int arrays (n,) of codes >= 0 that `dense_codes` gave.
 
     The codes of all pairs serve for every sample of them: a bootstrap sorts once, in
@@ -77,7 +80,7 @@ def _centred_ranks(codes):
     return ranks[codes] - (len(codes) + 1) / 2
 
 
-def simlex_metrics(cosines, rows):
+def simlex_metrics(cosines: np.ndarray, rows: Sequence[tuple]) -> Metrics:
     """Yields the correlation of cosines with rated similarity, by groups of pairs.
 
     Args:
@@ -108,7 +111,7 @@ def simlex_metrics(cosines, rows):
             yield f"{name}/pairs", float(np.count_nonzero(chosen))
 
 
-def word_cosines(encode_words, rows):
+def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
     """Cosines of the two words' vectors, float64 (rows,).
 
     Args:
@@ -137,7 +140,7 @@ def word_cosines(encode_words, rows):
     return np.sum(vectors[pairs[:, 0]] * vectors[pairs[:, 1]], axis=1)
 
 
-def simlex_statistics(cosines, rows):
+def simlex_statistics(cosines: np.ndarray, rows: Sequence[tuple]) -> Statistics:
     """`all/spearman` of `simlex_metrics`: dict, name → `Statistic` of the pairs."""
     sides = dense_codes(cosines), dense_codes([row[3] for row in rows])
 
@@ -162,7 +165,13 @@ def _groups(rows):
     }
 
 
-def cxc_similarity_metrics(images, texts, rated, samples=1000, seed=0):
+def cxc_similarity_metrics(
+    images: Any,
+    texts: Any,
+    rated: Mapping[str, tuple],
+    samples: int = 1000,
+    seed: int = 0,
+) -> Metrics:
     """Correlates cosines with people's ratings, bootstrapped.
 
     Each sample draws half of the queries, and for each of them one of its rated
@@ -193,12 +202,12 @@ def cxc_similarity_metrics(images, texts, rated, samples=1000, seed=0):
     if not isinstance(samples, (int, np.integer)) or samples < 1:
         raise InputError(f"`samples` must be an integer >= 1, got {samples!r}.")
     means = []
-    for name, scored in _scored(images, texts, rated):
-        found = bootstrapped_spearman(*scored, samples, seed)
+    for name, (queries, cosines, ratings) in _scored(images, texts, rated):
+        found = bootstrapped_spearman(queries, cosines, ratings, samples, seed)
         means.append(found.mean())
         yield f"{name}/spearman", float(found.mean())
         yield f"{name}/spearman_std", float(found.std())
-        yield f"{name}/queries", float(len(np.unique(scored[0])))
+        yield f"{name}/queries", float(len(np.unique(queries)))
     yield "mean/spearman", float(np.mean(means))
 
 
@@ -207,30 +216,23 @@ def _scored(images, texts, rated):
     embeddings = {"images": np.asarray(images), "texts": np.asarray(texts)}
     for name, (query_kind, item_kind) in _TASKS.items():
         queries, items, ratings = map(np.asarray, rated[name])
-        rows = {"queries": queries, "items": items}
-        _check_rated(name, rows, ratings, embeddings[query_kind], embeddings[item_kind])
-        sides = embeddings[query_kind], embeddings[item_kind].__getitem__
-        cosines = pair_scores(*sides, queries, items, _CHUNK)
+        sides = embeddings[query_kind], embeddings[item_kind]
+        _check_rated(name, queries, items, ratings, *sides)
+        cosines = pair_scores(sides[0], sides[1].__getitem__, queries, items, _CHUNK)
         yield name, (queries, cosines, ratings)
 
 
-def cxc_similarity_statistics(images, texts, rated):
+def cxc_similarity_statistics(
+    images: Any, texts: Any, rated: Mapping[str, tuple]
+) -> Statistics:
     """The correlations among any choice of queries, as `sliced_metrics` takes them.
 
     The items are the images and then the captions. Those of a group keep the rated
     pairs whose query they are, whatever group the other side belongs to, and the
-    protocol's bootstrap runs over these: the metric is the mean of its samples, of
-    half of the group's queries each, and the interval lies between their
-    percentiles. It tells how one sample varies, as the paper's deviation does.
-    Arguments and errors are those of `cxc_similarity_metrics`.
-
-    Returns:
-        dict, `sts/spearman`, `sis/spearman`, `sits/spearman` and `mean/spearman`, the
-        mean of the three sample by sample, → `Statistic` of images and captions. It
-        isn't defined for fewer than four queries, of the mean in any task.
-
-    References:
-        Jia et al. 2021, sections 5.1 and 10; Parekh et al. 2021, section 5.
+    protocol's bootstrap runs over these: the metric is the mean of its samples, of half
+    of the group's queries each, and the interval lies between their percentiles. It
+    tells how one sample varies, as the paper's deviation does. `mean/spearman` is the
+    mean of the three, sample by sample. None is defined for fewer than four queries.
     """
     statistics, count = {}, len(images) + len(texts)
     for name, (queries, *scored) in _scored(images, texts, rated):
@@ -263,27 +265,29 @@ def _own_bootstrap(count, queries, cosines, ratings):
     return Statistic(counts, None, bootstrap)
 
 
-def _check_rated(name, rows, ratings, *embeddings):
-    if not rows["queries"].shape == rows["items"].shape == ratings.shape:
+def _check_rated(name, queries, items, ratings, *embeddings):
+    if not queries.shape == items.shape == ratings.shape:
         raise InputError(
             f"`rated[{name!r}]` must hold three lists of one length, got shapes "
-            f"{rows['queries'].shape}, {rows['items'].shape} and {ratings.shape}."
+            f"{queries.shape}, {items.shape} and {ratings.shape}."
         )
-    for (side, of_side), gallery in zip(rows.items(), embeddings, strict=True):
-        if of_side.size and not 0 <= of_side.min() <= of_side.max() < len(gallery):
-            raise InputError(
-                f"the {side} of `rated[{name!r}]` must lie in [0, {len(gallery)}), the "
-                f"rows of the embeddings, got {of_side.min()} to {of_side.max()}."
-            )
-    if len(np.unique(rows["queries"])) < _FEWEST_QUERIES:
+    sides = {"queries": queries, "items": items}
+    for (side, rows), gallery in zip(sides.items(), embeddings, strict=True):
+        check_range(f"{side} of rated[{name!r}]", rows, len(gallery), "the embeddings")
+    if len(np.unique(queries)) < _FEWEST_QUERIES:
         raise InputError(
             f"`rated[{name!r}]` must have at least {_FEWEST_QUERIES} queries, of which "
-            f"half are drawn, got {len(np.unique(rows['queries']))}; give more rated "
-            "pairs."
+            f"half are drawn, got {len(np.unique(queries))}; give more rated pairs."
         )
 
 
-def bootstrapped_spearman(queries, scores, ratings, samples=1000, seed=0):
+def bootstrapped_spearman(
+    queries: np.ndarray,
+    scores: np.ndarray,
+    ratings: np.ndarray,
+    samples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
     """Spearman's correlation over samples of half of the queries, one item each.
 
     `queries` says which query each rated pair belongs to, `scores` are the model's and

@@ -1,6 +1,8 @@
 """Recall at k over blocks of queries and gallery, with exact scores; its chance."""
 
 import operator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,9 @@ _NO_POSITIVES = (
 )
 
 
-def as_positive_lists(positives, query_rows, gallery_rows):
+def as_positive_lists(
+    positives: Any, query_rows: int, gallery_rows: int
+) -> list[np.ndarray]:
     """Returns, for each query, an int64 array of its gallery rows, with duplicates."""
     if len(positives) != query_rows:
         raise InputError(
@@ -44,7 +48,7 @@ def as_positive_lists(positives, query_rows, gallery_rows):
     return lists
 
 
-def as_ks(ks):
+def as_ks(ks: Any) -> tuple[int, ...]:
     """Checks `ks` and returns it as a tuple of integers >= 1."""
     try:
         values = tuple(operator.index(k) for k in ks)
@@ -58,7 +62,7 @@ def as_ks(ks):
     return values
 
 
-def count_without_positives(positives):
+def count_without_positives(positives: Any) -> int:
     """Number of queries that recall leaves out because nothing can be a hit.
 
     Example:
@@ -83,34 +87,22 @@ def _best_positive(queries, gallery, lists, block_size):
 
 
 def rank_of_best_positive(
-    query_embeddings,
-    gallery_embeddings,
-    positives,
-    block_size=4096,
+    query_embeddings: Any,
+    gallery_embeddings: Any,
+    positives: Any,
+    block_size: int = 4096,
     *,
-    leave_out=None,
-):
+    leave_out: Any = None,
+) -> np.ndarray:
     """Rank of each query's best hit: how many wrong rows come before it.
 
-    Ties are pessimistic: a wrong row with the same score ranks before the
-    right one. Other right rows don't count.
-
-    Args:
-        query_embeddings: as `recall_at_k`.
-        gallery_embeddings: as `recall_at_k`.
-        positives: as `recall_at_k`.
-        block_size: int >= 1, queries and gallery rows scored at once. Memory
-            grows with its square; the result doesn't depend on it.
-        leave_out: optional integers (queries,), for each query the gallery row
-            that counts as absent, such as the query itself; no twin of it does.
+    Ties are pessimistic: a wrong row with the same score ranks before the right one.
+    Other right rows don't count. Arguments and errors are those of `recall_at_k`.
+    `leave_out`, integers (queries,), is for each query the gallery row that counts as
+    absent, such as the query itself, and no hit; no twin of it does.
 
     Returns:
-        int64 array (queries,): 0 for a hit in first place, -1 for a query
-        without positives.
-
-    Raises:
-        InputError: as `recall_at_k`, and for a left out row that isn't in the
-            gallery or is a hit.
+        int64 array (queries,): 0 for a hit in first place, -1 without positives.
 
     Example:
     >>> gallery = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
@@ -157,7 +149,7 @@ def rank_of_best_positive(
     return ranks
 
 
-def recall_of_ranks(ranks, ks=(1, 5, 10)):
+def recall_of_ranks(ranks: Any, ks: Sequence[int] = (1, 5, 10)) -> dict[int, float]:
     """Fraction of the queries whose rank is below k.
 
     Args:
@@ -183,8 +175,12 @@ def recall_of_ranks(ranks, ks=(1, 5, 10)):
 
 
 def recall_at_k(
-    query_embeddings, gallery_embeddings, positives, ks=(1, 5, 10), block_size=4096
-):
+    query_embeddings: Any,
+    gallery_embeddings: Any,
+    positives: Any,
+    ks: Sequence[int] = (1, 5, 10),
+    block_size: int = 4096,
+) -> dict[int, float]:
     """Fraction of queries with at least one right row among their k best.
 
     Rows are ranked by inner product. Ties are pessimistic: a wrong row with
@@ -197,8 +193,7 @@ def recall_at_k(
     Args:
         query_embeddings: real array (queries, dimension), finite. Unit length
             makes the inner product the cosine.
-        gallery_embeddings: real array (rows, dimension), finite; may be
-            memory-mapped.
+        gallery_embeddings: real array (rows, dimension), finite; may be memory-mapped.
         positives: sequence with, for each query, the gallery rows that are
             hits: a sequence of integers in [0, rows), or one integer.
         ks: integers >= 1; one beyond the gallery's size is met by every query.
@@ -229,7 +224,13 @@ def recall_at_k(
     return recall_of_ranks(ranks, ks)
 
 
-def chance_recall_at_k(positives, gallery_rows, ks=(1, 5, 10), *, leave_out_self=False):
+def chance_recall_at_k(
+    positives: Any,
+    gallery_rows: int,
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    leave_out_self: bool = False,
+) -> dict[int, float]:
     """Expected recall at k of a uniformly random ranking, exactly.
 
     A query with m right rows in a gallery of n misses them all in its first k

@@ -1,7 +1,8 @@
 """Retrieval between images and captions, and within them by CxC's ratings."""
 
 import collections
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from align_keras.evaluation.recall_at_k import (
     rank_of_best_positive,
     recall_of_ranks,
 )
+from align_keras.evaluation.slices import Metrics
 from align_keras.utils.errors import InputError
 
 
@@ -27,12 +29,14 @@ class RetrievalPositives(NamedTuple):
     text_to_image: list
 
 
-def normalized_caption(caption):
+def normalized_caption(caption: str) -> str:
     """`caption` casefolded, with each run of white space as one space."""
     return " ".join(caption.casefold().split())
 
 
-def flatten_captions(captions):
+def flatten_captions(
+    captions: Iterable[str | Sequence[str]],
+) -> tuple[list[str], np.ndarray]:
     """Flattens the captions of each image.
 
     Args:
@@ -69,7 +73,7 @@ def _checked_index(index, captions, images):
     )
 
 
-def own_positives(image_count, caption_image_index):
+def own_positives(image_count: int, caption_image_index: Any) -> RetrievalPositives:
     """Hits where an image's captions alone are right, as in the paper's sets.
 
     Args:
@@ -99,7 +103,9 @@ def own_positives(image_count, caption_image_index):
     )
 
 
-def shared_positives(image_keys, captions, caption_image_index=None):
+def shared_positives(
+    image_keys: Iterable, captions: Iterable[str], caption_image_index: Any = None
+) -> RetrievalPositives:
     """Hits where equal images, and equal captions, are one target.
 
     A caption is right for an image when some image with the same key
@@ -131,8 +137,8 @@ def shared_positives(image_keys, captions, caption_image_index=None):
     index = _checked_index(caption_image_index, len(texts), len(image_keys))
 
     images_of_key, captions_of_text = _rows_by_value(image_keys), _rows_by_value(texts)
-    texts_of_key = collections.defaultdict(dict)
-    keys_of_text = collections.defaultdict(dict)
+    texts_of_key: dict[Any, dict] = collections.defaultdict(dict)
+    keys_of_text: dict[Any, dict] = collections.defaultdict(dict)
     for text, image in zip(texts, index, strict=True):
         # A dict keeps the order and drops what was seen.
         texts_of_key[image_keys[image]][text] = None
@@ -164,14 +170,14 @@ def _merged(lists):
 
 
 def retrieval_metrics(
-    image_embeddings,
-    text_embeddings,
-    caption_image_index=None,
+    image_embeddings: Any,
+    text_embeddings: Any,
+    caption_image_index: Any = None,
     *,
-    positives=None,
-    ks=(1, 5, 10),
-    block_size=4096,
-):
+    positives: Any = None,
+    ks: Sequence[int] = (1, 5, 10),
+    block_size: int = 4096,
+) -> Metrics:
     """Yields recall at k of both directions beside its chance level.
 
     An image's query hits when any of its captions is among the k best; a
@@ -188,10 +194,9 @@ def retrieval_metrics(
         block_size: int >= 1, as for `recall_at_k`.
 
     Yields:
-        Pairs of str and float, for each direction `i2t` and `t2i`:
-        `i2t/recall_at_K` and `i2t/chance_recall_at_K` for each K,
-        `i2t/queries` (those that count) and `i2t/queries_without_positives`
-        (those left out).
+        Pairs of str and float, for each direction `i2t` and `t2i`: `i2t/recall_at_K`
+        and `i2t/chance_recall_at_K` for each K, `i2t/queries` (those that count) and
+        `i2t/queries_without_positives` (those left out).
 
     Raises:
         InputError: as `recall_at_k`.
@@ -213,22 +218,18 @@ def retrieval_metrics(
     yield from metrics_of_retrieval_ranks(ranks, positives, ks)
 
 
-def retrieval_ranks(image_embeddings, text_embeddings, positives, block_size=4096):
+def retrieval_ranks(
+    image_embeddings: Any, text_embeddings: Any, positives: Any, block_size: int = 4096
+) -> dict[str, np.ndarray]:
     """Ranks the best hit of each query, in each direction that `positives` has.
 
-    Args:
-        image_embeddings: real array (images, dimension), unit length.
-        text_embeddings: real array (captions, dimension), unit length.
-        positives: `RetrievalPositives`; or with `text_to_text` and `image_to_image`
-            too, such as `align_keras.datasets.benchmarks.cxc_positives` makes.
-        block_size: int >= 1, as for `recall_at_k`.
+    These are `RetrievalPositives`; or with `text_to_text` and `image_to_image` too, as
+    `align_keras.datasets.benchmarks.cxc_positives` makes them. The other arguments and
+    the errors are those of `retrieval_metrics`.
 
     Returns:
-        dict from `"i2t"` and `"t2i"`, with CxC's positives `"t2t"` and `"i2i"` too,
-        to int64 arrays (queries,), as `rank_of_best_positive`.
-
-    Raises:
-        InputError: as `rank_of_best_positive`.
+        dict from `"i2t"` and `"t2i"`, with CxC's positives `"t2t"` and `"i2i"` too, to
+        int64 arrays (queries,), as `rank_of_best_positive`.
 
     References:
         Jia et al. 2021, section 5.1; Parekh et al. 2021, section 5.
@@ -262,13 +263,13 @@ def _by_direction(positives):
     }
 
 
-def metrics_of_retrieval_ranks(ranks, positives, ks=(1, 5, 10)):
+def metrics_of_retrieval_ranks(
+    ranks: Mapping[str, np.ndarray], positives: Any, ks: Sequence[int] = (1, 5, 10)
+) -> Metrics:
     """As `retrieval_metrics`, of what `retrieval_ranks` has found.
 
-    With CxC's positives of `t2t` and `i2i` too, in which a query doesn't find itself.
-
-    References:
-        Jia et al. 2021, section 5.1 and table 2; Parekh et al. 2021, section 5.
+    With CxC's positives of `t2t` and `i2i` too, in which a query doesn't find itself
+    (Parekh et al. 2021, section 5; Jia et al. 2021, section 5.1 and table 2).
     """
     rows = {name[0]: len(of_queries) for name, of_queries in ranks.items()}
     for name, right in _by_direction(positives).items():

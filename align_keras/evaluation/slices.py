@@ -1,7 +1,7 @@
 """Metrics by the values of a column, with bootstrap intervals."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,21 +31,15 @@ class Statistic(NamedTuple):
     bootstrap: Callable | None = None
 
 
-def item_outcomes(prefix, ranks, ks):
-    """Says of each item whether it is right within its first k.
+Statistics = dict[str, Statistic]
+Metrics = Iterator[tuple[str, float]]
 
-    Args:
-        prefix: str, such as `"t2i/recall_at_"`.
-        ranks: int array (items,), 0 for the first place, -1 for an item that
-            doesn't count.
-        ks: integers >= 1.
 
-    Returns:
-        dict, `PREFIX` and k → float64 array (items,): 1, 0, or NaN.
+def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.ndarray]:
+    """Says of each item whether it is right within its first k: 1, 0, or NaN.
 
-    Example:
-    >>> item_outcomes("recall_at_", np.array([0, 3, -1]), [1])["recall_at_1"].tolist()
-    [1.0, 0.0, nan]
+    Ranks are 0 for the first place and -1 for an item that doesn't count; the names are
+    `PREFIX` and k.
     """
     ranks = np.asarray(ranks)
     return {
@@ -54,17 +48,16 @@ def item_outcomes(prefix, ranks, ks):
     }
 
 
-def recall_statistics(prefix, ranks, ks):
+def recall_statistics(prefix: str, ranks: Any, ks: Iterable[int]) -> Statistics:
     """Recall at each k of `item_outcomes`: dict, `PREFIXrecall_at_K` → `Statistic`."""
     return mean_statistics(item_outcomes(f"{prefix}recall_at_", ranks, ks))
 
 
-def mean_statistics(outcomes):
+def mean_statistics(outcomes: Mapping[str, Any]) -> Statistics:
     """Metrics that are means over items, as `sliced_metrics` takes them.
 
     Args:
-        outcomes: dict, name → real array (items,), NaN for an item that doesn't
-            count.
+        outcomes: dict, name → real array (items,), NaN for an item that doesn't count.
 
     Returns:
         dict, name → `Statistic`.
@@ -78,7 +71,7 @@ def mean_statistics(outcomes):
     return statistics
 
 
-def whole_metrics(statistics):
+def whole_metrics(statistics: Statistics) -> Metrics:
     """Yields each metric of all items that count; NaN where there are none.
 
     Args:
@@ -97,7 +90,9 @@ def _value(statistic, items):
     return float(statistic.function(items[None])[0])
 
 
-def sliced_metrics(statistics, groups, samples=1000, seed=0):
+def sliced_metrics(
+    statistics: Statistics, groups: Any, samples: int = 1000, seed: int = 0
+) -> Metrics:
     """Yields each metric for each group of items, with its 95% interval.
 
     The interval is that of the percentile bootstrap: the group's items are drawn

@@ -42,7 +42,7 @@ def _random_colors(count, seed):
     """Colors of ink and paper, (count, 1, 1, 3) each."""
     colors = _uniform(count, seed, 3, 0.0, 255.0, columns=6)
     ink, paper = tf.split(colors[:, tf.newaxis, tf.newaxis], 2, axis=-1)
-    # A contrast of at least 96 grey levels in the mean keeps the drawing legible.
+    # A contrast of at least 96 gray levels in the mean keeps the drawing legible.
     difference = tf.reduce_mean(paper - ink, axis=-1, keepdims=True)
     push = tf.maximum(96.0 - tf.abs(difference), 0.0) / 2.0
     push = tf.where(difference < 0.0, -push, push)

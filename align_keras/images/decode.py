@@ -2,7 +2,7 @@
 
 - Formats: JPEG, PNG, WebP, GIF, and BMP of 1, 4, 8, 24 or 32 bits that isn't
   compressed. Whatever else there is (AVIF, HEIC, TIFF, SVG …) is refused.
-- Pixels: 8 bits a channel, RGB. Palettes and grey become colors, 16 bits their upper
+- Pixels: 8 bits a channel, RGB. Palettes and gray become colors, 16 bits their upper
   eight, CMYK and its inverse RGB by products; color profiles are ignored.
 - Transparency lies on white; where the first frame of an animation leaves its canvas
   free, that is white too.
@@ -42,6 +42,7 @@ _IMAGE = tf.TensorSpec((None, None, 3), tf.uint8)
 # A graph's first run, in every pipeline and every export, takes time by its size, so
 # that what formats share is a function, traced once and there once. Nor is such a
 # function inlined: branches of other formats would take time as well.
+_BYTES = [bytes([value]) for value in range(256)]
 
 
 def _apart(*signature):
@@ -325,7 +326,7 @@ def _jpeg(image_bytes):
     with tf.control_dependencies([size_check(height * width)]):
         image_bytes = tf.identity(image_bytes)
     # As every libjpeg-turbo decodes by default; TensorFlow's default differs by up to
-    # eight grey levels.
+    # eight gray levels.
     image = tf.io.decode_jpeg(image_bytes, channels=3, dct_method="INTEGER_ACCURATE")
     return _upright_by(image, _exif_of_jpeg(image_bytes))
 
@@ -338,7 +339,7 @@ def _png(image_bytes):
     rgba = tf.io.decode_png(image_bytes, channels=4)
     bits = FileBytes(image_bytes).number(24, 1)
     # Where there is no transparency, TensorFlow fills in the greatest number of as many
-    # bits as a grey level has.
+    # bits as a gray level has.
     opaque = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8)) - 1
     image = _on_white(rgba, tf.cast(opaque, tf.uint8))
     head = tf.strings.substr(image_bytes, 0, EXIF_WITHIN)
@@ -404,9 +405,8 @@ def _frame_of_webp(file):
 
 @_apart(_STRING)
 def _first_frame_of_webp(image_bytes):
-    """Makes a file of the first frame, for TensorFlow's own way isn't safe.
-
-    Its decoder of animations has ended a process by writing behind its memory.
+    """Makes a file of the first frame, for TensorFlow's own way isn't safe. Its decoder
+    of animations has ended a process by writing behind its memory.
     """
     file = FileBytes(image_bytes)
     frame = _frame_of_webp(image_bytes)
@@ -427,9 +427,6 @@ def _first_frame_of_webp(image_bytes):
     places = tf.bitwise.right_shift(size, [0, 8, 16, 24])
     size = tf.gather(_BYTES, tf.bitwise.bitwise_and(places, 255))
     return tf.strings.join([b"RIFF", tf.strings.reduce_join(size), data])
-
-
-_BYTES = [bytes([value]) for value in range(256)]
 
 
 @_apart(_STRING, _IMAGE)
@@ -460,10 +457,8 @@ def _on_canvas(image, top, left, height, width):
 
 @_apart(_STRING)
 def gif_frame(file: FileBytes) -> tf.Tensor:
-    """Finds the first frame of a GIF.
-
-    Returns the position of its descriptor, the file's length where there is none; and
-    that of its graphic control extension, or -1.
+    """Finds the first frame of a GIF. Returns the position of its descriptor, the
+    file's length where there is none; and that of its graphic control extension, or -1.
     """
     content = FileBytes(file)
 
@@ -524,7 +519,6 @@ def _end_of_data(file, start):
 @_apart(_STRING)
 def _gif(image_bytes):
     """Decodes a file of the first frame alone, its transparent color made white.
-
     TensorFlow's decoder shows a transparent pixel in its palette's color, and decodes
     all frames.
     """
@@ -587,7 +581,7 @@ def _bmp(image_bytes):
 
 @_apart(_STRING, _NUMBER)
 def _palette_bmp(image_bytes, bits):
-    """Decodes what TensorFlow's decoder takes for grey levels, or refuses."""
+    """Decodes what TensorFlow's decoder takes for gray levels, or refuses."""
     file = FileBytes(image_bytes)
     start, header, count = (file.number(place, 4) for place in (10, 14, 46))
     width, height = file.number(18, 4), file.number(22, 4)

@@ -1,6 +1,5 @@
 """The named sizes of both encoders, as data: EfficientNets and text backbones."""
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -10,8 +9,7 @@ from align_keras.utils.errors import InputError
 # === Image encoders: EfficientNet's compound scaling ===
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One row of EfficientNet's table: a block repeated."""
 
     kernel_size: int
@@ -97,8 +95,7 @@ def scaled_stages(
     check_number("num_stages", num_stages, 1, len(B0_STAGES), whole=True)
     ends = (0, len(B0_STAGES) - 1) if lite else ()
     return tuple(
-        dataclasses.replace(
-            stage,
+        stage._replace(
             filters=round_filters(stage.filters, width_coefficient),
             repeats=stage.repeats
             if number in ends

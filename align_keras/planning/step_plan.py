@@ -6,9 +6,8 @@ Operations of a step over all devices (two for each multiplication):
 - backward: twice the forward pass of what learns;
 - recomputation: the blocks or layers of a tower once more with rematerialization,
   both towers once more with micro-batches;
-- loss: a product of N² logits of width d takes 2·d·N² operations, divided by the
-  parts that `negatives_fraction` makes. One goes forward, two go backward, and one
-  more computes the tiles that weren't kept.
+- loss: 2·d·N² for a product of N² logits of width d, divided by the parts that
+  `negatives_fraction` makes: one forward, two backward, one more for tiles not kept.
 
 Memory of a device, in bytes:
 
@@ -22,25 +21,22 @@ Memory of a device, in bytes:
 - logits: the kept tiles, else the few that are worked on;
 - embeddings: both towers', those gathered from all devices, and their gradients.
 
-The sum is what a step needs beside the program itself. Measured steps of TensorFlow's
-graph executor on CPUs are within 20% of it, part by part. Two things aren't in it:
-the update of the weights, which needs another two copies of the largest weight, but
-when the activations are gone; and XLA, on TPUs, which fuses normalizations and
-activations that the executor keeps apart, and pads channels.
+Measured steps of TensorFlow's graph executor on CPUs are within 20% of it, part by
+part. Left out are the update of the weights, which needs two more copies of the largest
+weight, but when the activations are gone; and XLA, on TPUs, which fuses normalizations
+and activations that the executor keeps apart, and pads channels.
 
 Traffic: bytes that each device receives. A gather of all devices' rows brings it all
 but what it made; a sum over devices moves twice as much, as a ring does.
 
-Time of a step: the operations of each encoder at the share of the peak that it reaches,
-which is far more for BERT's matrix products, and for the loss's, than for
-EfficientNet's depthwise convolutions; and the update of the weights at the memory's
-bandwidth. However few pairs there are, it reads the gradients and reads and writes
+Time of a step: each encoder's operations at the share of the peak that it reaches, far
+more for BERT's matrix products, and the loss's, than for depthwise convolutions; and
+the update at the memory's bandwidth, which reads the gradients and reads and writes
 weights and slots; further micro-batches' gradients are read, added and written. Traffic
 is taken to run beside the operations. tools/bench_plan.py compares with real steps.
 
-A classifier is planned by the same rules: an image encoder whose projection is the
-head, without a text encoder and a contrastive loss. The gradients of its micro-batches
-are added up in one pass, so nothing is computed again for them.
+A classifier is an image encoder whose projection is the head, without a text encoder
+and a contrastive loss; its micro-batches take one pass, so nothing is computed again.
 """
 
 import dataclasses

@@ -29,10 +29,7 @@ NAMED = {
         ("multi30k", "flickr30k/images"),
         "github.com/multi30k/dataset, and Flickr30K's images",
     ),
-    "simlex999": (
-        ("SimLex-999/SimLex-999.txt",),
-        "fh295.github.io/SimLex-999.zip",
-    ),
+    "simlex999": (("SimLex-999/SimLex-999.txt",), "fh295.github.io/SimLex-999.zip"),
 }
 
 
@@ -62,12 +59,8 @@ def folder_of(request: Request) -> pathlib.Path:
 def what_to_prepare(names: Iterable[str]) -> str:
     """Says what to run for those data sets of TFDS that aren't prepared.
 
-    Args:
-        names: as `prepared_builder` takes them.
-
-    Returns:
-        str without a full stop, empty where all are there. Of several sets, those
-        whose files must be downloaded by hand are named apart.
+    Without a full stop, and empty where all are there. Of several sets, those whose
+    files must be downloaded by hand are named apart.
     """
     import tensorflow_datasets as tfds
 
@@ -101,11 +94,8 @@ def joined(
 ) -> Any:
     """Returns the data with the columns of `metadata`, if there is one.
 
-    Args:
-        data: any with `image_ids` and `columns`.
-        request: what is asked for.
-        taken: columns that the protocol adds itself.
-        prefix: before the numbers of images that have no ids.
+    `taken` are columns that the protocol adds itself, and `prefix` stands before the
+    numbers of images that have no ids.
     """
     if request.metadata is None:
         return data
@@ -121,13 +111,7 @@ def joined(
 
 
 def refuse(request: Request, reason: str, *options: str) -> None:
-    """Raises for options that these data can't take.
-
-    Args:
-        request: what is asked for.
-        reason: what follows the data's name, such as `"has no splits"`.
-        options: fields of the request.
-    """
+    """Raises for options that these data can't take, as `"has no splits"` says."""
     for option in options:
         value = getattr(request, option)
         if value:

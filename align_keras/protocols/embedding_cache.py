@@ -1,8 +1,8 @@
 """A model's embeddings: computed once, and kept on disk by content."""
 
-import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 import re
@@ -34,11 +34,8 @@ def results_folder(path: str | None) -> pathlib.Path:
 class CachedEncoders:
     """A model's encode functions, answered from the cache where they can be.
 
-    The model is opened when it is first asked for, after the data are read.
-
-    Args:
-        open_model: function without arguments that returns an `OpenedModel`.
-        directory: `pathlib.Path`, the cache of all models.
+    The `OpenedModel` is opened when it is first asked for, after the data are read;
+    `directory` is the cache of all models.
     """
 
     def __init__(self, open_model, directory):
@@ -46,15 +43,10 @@ class CachedEncoders:
 
     @functools.cached_property
     def model(self):
-        """The `OpenedModel`."""
         return self._open_model()
 
     def trainable_model(self):
-        """Returns the model in the host's memory: a copy of its encoder is trained.
-
-        Raises:
-            InputError: unless it has weights that can learn.
-        """
+        """The model in the host's memory: a copy of its encoder is trained."""
         import tensorflow as tf
 
         with tf.device("/cpu:0"):
@@ -80,19 +72,13 @@ class CachedEncoders:
     def readable_images(self, images):
         """Embeds images, and leaves out those that can't be decoded.
 
-        Args:
-            images: re-iterable with a length, of paths (str), encoded images or
-                uint8 arrays.
-
-        Returns:
-            float32 array (readable, d) and int64 array (readable,), the rows of
-            `images` that they come from.
-
-        Raises:
-            InputError: if none can be read.
+        `images` is re-iterable and has a length, of paths (str), encoded images or
+        uint8 arrays. Returns float32 (readable, d) and int64 (readable,), the rows of
+        `images` that they come from; raises if none can be read.
         """
         with progress_bar("embedding images", "images", len(images)) as bar:
-            embeddings, rows = self._images.readable(_ByContent(images), bar.advance)
+            items = map(_by_content, images)
+            embeddings, rows = self._images.readable(items, bar.advance)
         if len(rows) < len(images):
             readable = set(rows.tolist())
             names = [
@@ -117,19 +103,6 @@ class CachedEncoders:
             return self._texts(texts, bar.advance)
 
 
-class _ByContent:
-    """Images one after another, paths as `pathlib.Path`."""
-
-    def __init__(self, images):
-        self._images = images
-
-    def __len__(self):
-        return len(self._images)
-
-    def __iter__(self):
-        return map(_by_content, self._images)
-
-
 def image_key(image) -> bytes:
     """Returns what equal images, as `CachedEncoders` takes them, have in common."""
     return content_digest(_by_content(image))
@@ -146,21 +119,10 @@ class EmbeddingCache:
     off when the folder is opened: a killed evaluation loses at most a chunk.
 
     Args:
-        directory: str or path, a folder of one encoder: name it by what the
-            encoder computes, such as a digest of its weights and preprocessing.
+        directory: a folder of one encoder: name it by what the encoder computes, such
+            as a digest of its weights and preprocessing.
         encode: function from a list of items to a float array (n, d).
-        chunk: int ≥ 1, items that are encoded between two writes.
-
-    Example:
-
-    >>> import tempfile
-    >>> calls = []
-    >>> def encode(texts):
-    ...     calls.extend(texts)
-    ...     return np.eye(3)[[len(text) for text in texts]]
-    >>> cache = EmbeddingCache(tempfile.mkdtemp(), encode)
-    >>> cache(["a", "bb", "a"]).shape, cache(["bb"]).shape, calls
-    ((3, 3), (1, 3), ['a', 'bb'])
+        chunk: items that are encoded between two writes.
     """
 
     def __init__(self, directory, encode, chunk=1024):
@@ -172,30 +134,16 @@ class EmbeddingCache:
     def __call__(self, items, progress=None):
         """Returns the embeddings of all items, computing those that are missing.
 
-        Args:
-            items: re-iterable with a length: paths (str or `pathlib.Path`) of
-                images, file bytes, uint8 arrays, or captions as str; see
-                `content_digest`.
-            progress: optional callable of a number of items that are done.
-
-        Returns:
-            float32 array (n, d), memory-mapped. A row of NaN is an item that
-            `encode` refused with `InputError`; it isn't asked again.
-
-        Raises:
-            InputError: that of `encode` where it refuses all items; if it yields
-                NaN or infinity, which aren't stored.
+        Items are as `content_digest` takes them, and `progress` is told how many are
+        done. Returns float32 (n, d), memory-mapped. A row of NaN is an item that
+        `encode` refused with `InputError`; it isn't asked again. Raises that error
+        where all items are refused, and for NaN or infinity, which aren't stored.
         """
         with self._locked():
             return self._read(self._found(items, progress))
 
     def readable(self, items, progress=None):
-        """As `__call__`, without the items that `encode` refused.
-
-        Returns:
-            float32 array (n - refused, d), memory-mapped, and int64 array of the
-            same length, the places of its rows among `items`.
-        """
+        """As `__call__`, without the items that `encode` refused; and their places."""
         with self._locked():
             rows = self._found(items, progress)
             kept = np.flatnonzero(~np.isin(rows, self._refused_rows()))
@@ -205,7 +153,8 @@ class EmbeddingCache:
         """The stored rows of all items, after computing those that are missing."""
         self._open()
         digests, refused = [], {}
-        for chunk in _chunks(items, self._chunk):
+        remaining = iter(items)
+        while chunk := list(itertools.islice(remaining, self._chunk)):
             of_chunk = [content_digest(item) for item in chunk]
             digests.extend(of_chunk)
             new = {
@@ -222,18 +171,13 @@ class EmbeddingCache:
         self._add(refused)
         return np.array([self._rows[digest] for digest in digests], np.int64)
 
-    @contextlib.contextmanager
     def _locked(self):
         text = "waiting for another process that computes the same embeddings"
-        with locked(self._directory / "embeddings", lambda: say(text)):
-            yield
+        return locked(self._directory / "embeddings", lambda: say(text))
 
     def _open(self):
         """Reads the digests, and cuts off what a killed writer left half-done."""
-        digests, embeddings = (
-            self._directory / "digests",
-            self._directory / "embeddings",
-        )
+        digests, embeddings = self._files()
         self._rows, self._width = {}, None
         if not (self._directory / "width").exists():
             return
@@ -247,10 +191,8 @@ class EmbeddingCache:
             digests.stat().st_size // _DIGEST_BYTES,
             embeddings.stat().st_size // (4 * self._width),
         )
-        for path, size in (
-            (embeddings, count * 4 * self._width),
-            (digests, count * _DIGEST_BYTES),
-        ):
+        sizes = {embeddings: count * 4 * self._width, digests: count * _DIGEST_BYTES}
+        for path, size in sizes.items():
             if path.stat().st_size > size:
                 say(f"cutting off half-written {path}; {count:,} embeddings stay")
                 os.truncate(path, size)
@@ -260,8 +202,11 @@ class EmbeddingCache:
             for start in range(0, len(content), _DIGEST_BYTES)
         }
 
+    def _files(self):
+        return self._directory / "digests", self._directory / "embeddings"
+
     def _read_width(self):
-        """The width as `_write_width` wrote it, or None if it's another or damaged.
+        """The width as `_add` wrote it, or None if it's another or damaged.
 
         By a wrong one, rows would be cut out of the middle of others.
         """
@@ -271,23 +216,15 @@ class EmbeddingCache:
         if width is None or check == _check_of(number):
             return width
         # Until 0.1 there was no check, but the sizes of whole files agree.
-        digests = (self._directory / "digests").stat().st_size
-        embeddings = (self._directory / "embeddings").stat().st_size
+        digests, embeddings = (path.stat().st_size for path in self._files())
         fits = embeddings * _DIGEST_BYTES == digests * 4 * width
         return width if fits and not check else None
 
-    def _write_width(self, width):
-        number = str(width).encode()
-        with atomic_write(self._directory / "width", "wb") as file:
-            file.write(number + b" " + _check_of(number))
-        self._width = width
-
     def _add(self, missing):
-        """Appends the embeddings of new items.
+        """Appends the embeddings of new items, by digest.
 
-        Returns:
-            bool; False, and nothing is stored, where all are refused before any
-            item has told the embeddings' width.
+        Returns False, and stores nothing, where all are refused before any item has
+        told the embeddings' width.
         """
         if not missing:
             return True
@@ -297,14 +234,16 @@ class EmbeddingCache:
                 return False
             # Rows that were written before their width was known are none. Others may
             # have these files mapped, so they aren't cut.
-            for name in ("embeddings", "digests"):
-                (self._directory / name).unlink(missing_ok=True)
-            self._write_width(rows.shape[1])
-        for name, content in (
-            ("embeddings", rows.tobytes()),
-            ("digests", b"".join(missing)),
-        ):
-            with open(self._directory / name, "ab") as file:
+            for path in self._files():
+                path.unlink(missing_ok=True)
+            self._width = rows.shape[1]
+            number = str(self._width).encode()
+            with atomic_write(self._directory / "width", "wb") as file:
+                file.write(number + b" " + _check_of(number))
+        digests, embeddings = self._files()
+        contents = {embeddings: rows.tobytes(), digests: b"".join(missing)}
+        for path, content in contents.items():
+            with open(path, "ab") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -332,34 +271,22 @@ class EmbeddingCache:
         middle = len(items) // 2
         halves = [self._encoded(items[:middle]), self._encoded(items[middle:])]
         width = max(half.shape[1] for half in halves)
-        return np.concatenate(
-            [
-                np.broadcast_to(half, (len(half), width))
-                if half.shape[1] == 1
-                else half
-                for half in halves
-            ]
-        )
+        # Where nothing has told the width yet, items that are refused are 1 wide.
+        halves = [np.broadcast_to(half, (len(half), width)) for half in halves]
+        return np.concatenate(halves)
 
     def _stored(self):
-        return np.memmap(
-            self._directory / "embeddings",
-            np.float32,
-            "r",
-            shape=(len(self._rows), self._width),
-        )
+        shape = len(self._rows), self._width
+        return np.memmap(self._directory / "embeddings", np.float32, "r", shape=shape)
 
     def _refused_rows(self):
         """The rows of NaN among those that are stored."""
         if not self._rows:
             return np.zeros(0, np.int64)
         first = self._stored()[:, 0]
-        return np.concatenate(
-            [
-                start + np.flatnonzero(np.isnan(first[start : start + _COPIED_ROWS]))
-                for start in range(0, len(first), _COPIED_ROWS)
-            ]
-        )
+        starts = range(0, len(first), _COPIED_ROWS)
+        parts = [np.isnan(first[start : start + _COPIED_ROWS]) for start in starts]
+        return np.flatnonzero(np.concatenate(parts))
 
     def _read(self, rows):
         if not len(rows):
@@ -383,17 +310,8 @@ def _check_of(number):
 def content_digest(item):
     """Returns 20 bytes that depend on what an item holds, not on where it lies.
 
-    Args:
-        item: `pathlib.Path` of a file, whose bytes count; bytes; str, a caption;
-            or an array, whose shape, dtype and values count.
-
-    Raises:
-        InputError: if a file can't be read.
-
-    Example:
-
-    >>> content_digest(b"a") == content_digest(b"a") != content_digest("a")
-    True
+    Of a `pathlib.Path` the file's bytes count; str is a caption; of an array the shape,
+    dtype and values count.
     """
     if isinstance(item, pathlib.Path):
         try:
@@ -412,14 +330,3 @@ def content_digest(item):
     digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=_DIGEST_BYTES)
     digest.update(content)
     return digest.digest()
-
-
-def _chunks(items, size):
-    chunk = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -3,24 +3,16 @@
 import difflib
 import functools
 import pathlib
+import tempfile
 from typing import TYPE_CHECKING, Any
 
-from align_keras.protocols.class_data import unusual_splits
-from align_keras.protocols.composed import COMPOSED
-from align_keras.protocols.cxc import CXC_RETRIEVAL, CXC_SIMILARITY
-from align_keras.protocols.fine_tuning import (
-    FINE_GRAINED,
-    IMAGENET_FROZEN,
-    IMAGENET_FULL,
-)
-from align_keras.protocols.frozen_embeddings import KNN, LINEAR_PROBE
-from align_keras.protocols.multi30k import MULTI30K
+from align_keras.protocols import captions, classes, fine_tuning
+from align_keras.protocols.classes import unusual_splits
 from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
-from align_keras.protocols.retrieval import RETRIEVAL
-from align_keras.protocols.simlex import SIMLEX
-from align_keras.protocols.vtab import VTAB
-from align_keras.protocols.zero_shot import ZERO_SHOT
+from align_keras.protocols.vtab import vtab
+from align_keras.utils.arguments import check_number, refuse_unknown
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import replaceable_file
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN
@@ -31,9 +23,10 @@ if TYPE_CHECKING:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        *(RETRIEVAL, CXC_RETRIEVAL, CXC_SIMILARITY, ZERO_SHOT, IMAGENET_FROZEN),
-        *(IMAGENET_FULL, VTAB, FINE_GRAINED, KNN, LINEAR_PROBE, MULTI30K, SIMLEX),
-        COMPOSED,
+        *(captions.retrieval, captions.cxc_retrieval, captions.cxc_similarity),
+        *(classes.zero_shot, fine_tuning.imagenet_frozen, fine_tuning.imagenet_full),
+        *(vtab, fine_tuning.fine_grained, classes.knn, classes.linear_probe),
+        *(captions.multi30k, captions.simlex, captions.composed),
     )
 }
 # The group of what has no value, or an empty one.
@@ -76,7 +69,6 @@ def evaluate(
         Jia et al. 2021, sections 5.1 to 5.3 and 6.1, tables 1 to 12.
 
     Example:
-
     >>> import os, tempfile
     >>> import numpy as np
     >>> from PIL import Image
@@ -96,20 +88,26 @@ def evaluate(
     request = checked_request(protocol, data=data, **options)
     # What is written at the end must not fail after hours.
     if html is not None:
-        from align_keras.utils.writable import check_file
-
-        check_file("html", html)
+        if pathlib.Path(html).is_dir():
+            raise InputError(
+                f"html must be a file, received the folder {html}; write for instance "
+                f"{pathlib.Path(html) / 'results.html'}."
+            )
+        check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs == "weights":
         check_results(request)
     encoders = open_encoders(model, request.engine, cache)
     found = PROTOCOLS[protocol].run(encoders, request)
+    from align_keras.reports.paper_results import figures_as_shares
+
+    unusual = unusual_splits(request)
     result = {
         "model": model_name(model),
         "protocol": protocol,
         "data": request.data,
-        **unusual_splits(request),
+        **unusual,
         "metrics": found.metrics,
-        "paper": _figures_of_paper(protocol, request),
+        "paper": {} if unusual else figures_as_shares(protocol, request.data),
     }
     if request.slice_by is not None:
         slices = sliced(found, request.slice_by)
@@ -120,41 +118,25 @@ def evaluate(
 
 
 def checked_request(protocol: str, **options: Any) -> Request:
-    """Returns what a protocol is asked for, or raises for what can be told at once.
-
-    Args:
-        protocol: a name of `PROTOCOLS`.
-        **options: fields of `Request`; None is what isn't given.
-    """
+    """Returns what a protocol is asked for, or raises for what can be told at once."""
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "choose one."
         raise InputError(
             f"protocol must be one of {', '.join(PROTOCOLS)}, received {protocol!r}; "
-            + (f"did you mean {near[0]}?" if near else "choose one.")
+            f"{hint}"
         )
     given = {name: value for name, value in options.items() if value is not None}
+    refuse_unknown(protocol, given, OPTIONS)
     for name, value in given.items():
-        if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
-            raise InputError(
-                f"{protocol} has no option `{name}`"
-                + (f"; did you mean `{near[0]}`?" if near else "; leave it out.")
-            )
         if value == "":
             raise InputError(f"{name} must not be empty, received ''; leave it out.")
         if name == "engine":
             from align_keras.models.image_engines import checked_engine
 
             checked_engine(value)
-    if given.get("workers", 1) < 1:
-        raise InputError(
-            f"workers must be at least 1, received {given['workers']}; leave it out."
-        )
-    if not 0 <= given.get("text_weight", 0) < 1e6:
-        raise InputError(
-            "text_weight must be a number from 0 to a million, received "
-            f"{given['text_weight']}; leave it out for 2."
-        )
+    check_number("workers", given.get("workers", 1), 1, 1e6, whole=True)
+    check_number("text_weight", given.get("text_weight", 2.0), 0, 1e6)
     for name, value in given.items():
         if not PROTOCOLS[protocol].takes(name):
             takers = [known.name for known in PROTOCOLS.values() if known.takes(name)]
@@ -179,9 +161,22 @@ def checked_request(protocol: str, **options: Any) -> Request:
 def check_results(request: Request) -> None:
     """Raises unless what is trained can be written to the folder of `results`."""
     from align_keras.protocols.embedding_cache import results_folder
-    from align_keras.utils.writable import check_folder
 
-    check_folder("results", results_folder(request.results))
+    folder = results_folder(request.results)
+    check_writable("results", folder, folder)
+
+
+def check_writable(name: str, path: str | pathlib.Path, folder: pathlib.Path) -> None:
+    """Raises unless files can be written to a folder, which is made, for `path`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{name} must be a place that can be written to, received {path} "
+            f"({error.strerror}); choose another."
+        ) from None
 
 
 def model_name(model: Any) -> str:
@@ -196,18 +191,13 @@ def open_encoders(
 ) -> "CachedEncoders":
     """Returns a model's encode functions, which open it when they are first called.
 
-    Args:
-        model: as `evaluate`.
-        engine: what embeds images, as `ALIGN.encode_images`.
-        cache: as `evaluate`.
-        check: whether to raise at once where there is no model.
+    With `check` it raises at once where there is no model.
     """
     from align_keras.protocols import open_model as opening
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
-    from align_keras.utils.writable import check_folder
 
     directory = pathlib.Path(cache) if cache else default_cache()
-    check_folder("cache", directory)
+    check_writable("cache", directory, directory)
     if isinstance(model, opening.OpenedModel):
         return CachedEncoders(lambda: model, directory)
     if not isinstance(model, str | pathlib.Path):
@@ -218,21 +208,8 @@ def open_encoders(
     return CachedEncoders(open_it, directory)
 
 
-def _figures_of_paper(protocol, request):
-    from align_keras.reports.paper_results import figures_as_shares
-
-    return {} if unusual_splits(request) else figures_as_shares(protocol, request.data)
-
-
 def sliced(found: Evaluation, column: str) -> dict[str, float]:
-    """Computes every metric by the values of a column, with intervals.
-
-    Returns:
-        dict, `METRIC[VALUE]` → float, and the same with `/low`, `/high`, `/items`.
-
-    Raises:
-        InputError: if the data hasn't got the column; names those that it has.
-    """
+    """Every metric by the values of a column, as `sliced_metrics`, or raises."""
     from align_keras.evaluation import sliced_metrics
     from align_keras.utils.progress import say
 
@@ -263,16 +240,15 @@ def _write_page(html, result, request, found):
     from align_keras.utils.progress import say
 
     shown = ("data", "split", "train_split", "templates", "classes", "engine")
-    facts = {"model": result["model"]}
-    for name in shown:
-        value = getattr(request, name)
-        if value != OPTIONS[name].default:
-            facts[name] = value
+    facts = {name: getattr(request, name) for name in shown}
+    facts = {
+        name: value for name, value in facts.items() if value != OPTIONS[name].default
+    }
     write_result_page(
         html,
         protocol=result["protocol"],
         data=request.data,
-        facts=facts,
+        facts={"model": result["model"], **facts},
         metrics=found.metrics,
         splits=unusual_splits(request),
         slices=result.get("slices"),

@@ -5,38 +5,39 @@ import hashlib
 import os
 from collections.abc import Sequence
 
-from align_keras.protocols.class_data import (
+from align_keras.protocols.classes import (
+    class_evaluation,
     is_class_folder,
     labelled_images,
     split_of_classes,
     tfds_name,
     train_and_test,
 )
-from align_keras.protocols.protocol import (
-    Evaluation,
-    Protocol,
-    Request,
-    left_out,
-    some,
-)
-from align_keras.protocols.zero_shot import class_columns
+from align_keras.protocols.protocol import Evaluation, Request, protocol, some
 from align_keras.utils.errors import InputError
 
 # Transfer results on it learn from both (Kornblith et al. 2019, "Do better ImageNet
 # models transfer better?", table 1: 2,040 images).
 _TRAIN_SPLITS = {"oxford_flowers102": "train+validation"}
+TRAINING = ("results", "config_file", "params_override", "workers")
+_OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
 
 
+@protocol(
+    "a classifier on the frozen image encoder", "table 5", _OPTIONS, needs="weights"
+)
 def imagenet_frozen(encoders, request: Request) -> Evaluation:
     """Trains a head on frozen features."""
     return _classification("imagenet_frozen", encoders, request)
 
 
+@protocol("the image encoder fine-tuned", "table 5", _OPTIONS, needs="weights")
 def imagenet_full(encoders, request: Request) -> Evaluation:
     """Trains a head first, then all layers."""
     return _classification("imagenet_full", encoders, request)
 
 
+@protocol("the encoder fine-tuned in two stages", "table 7", _OPTIONS, needs="weights")
 def fine_grained(encoders, request: Request) -> Evaluation:
     """Trains a head first, then all layers with frozen statistics; several runs."""
     if request.train_split is None and not is_class_folder(request.data):
@@ -45,17 +46,17 @@ def fine_grained(encoders, request: Request) -> Evaluation:
     return _classification("fine_grained", encoders, request)
 
 
-def _classification(protocol, encoders, request):
+def _classification(name, encoders, request):
     import numpy as np
 
     from align_keras import evaluation
     from align_keras.config import load_recipe
     from align_keras.protocols.trials import Trial, finished, open_devices
 
-    recipe = load_recipe(protocol, request.config_file, request.params_override)
+    recipe = load_recipe(name, request.config_file, request.params_override)
     if recipe.sweep.trials:
         raise InputError(
-            f"sweep.trials must be 0 for {protocol}, received {recipe.sweep.trials}; "
+            f"sweep.trials must be 0 for {name}, received {recipe.sweep.trials}; "
             "only vtab has images set aside to tune on."
         )
     strategy = open_devices(recipe, request)
@@ -73,33 +74,19 @@ def _classification(protocol, encoders, request):
     ranks = np.array([result["ranks"] for result in results])  # (runs, kept)
     labels, classes = test.labels[kept], len(test.class_names)
     metrics = dict(evaluation.fine_tuned_metrics(ranks, labels, classes))
-    metrics |= {"images": float(len(kept)), "classes": float(classes)}
-    metrics |= left_out(len(test.labels) - len(kept))
+    metrics |= {"classes": float(classes)}
     if lost:
         metrics["training_images_left_out"] = float(lost)
     statistics = evaluation.fine_tuned_statistics(ranks, labels, classes)
-    return Evaluation(
-        metrics,
-        [(statistics, class_columns(test, kept))],
-        classification={
-            "labels": labels,
-            # Of the first run.
-            "predictions": np.array(results[0]["predictions"]),
-            "class_names": test.class_names,
-        },
-    )
+    predictions = np.array(results[0]["predictions"])  # Of the first run.
+    return class_evaluation(metrics, statistics, test, kept, predictions)
 
 
 class ClassificationData:
-    """The two splits of a set of images with classes.
-
-    Args:
-        request: `Request`.
-    """
+    """The two splits of a set of images with classes; `task` is of no account."""
 
     def __init__(self, request):
-        self._request = request
-        self._read = {}
+        self._request, self._read = request, {}
 
     def __getstate__(self):
         # Another process reads the data itself, and slices nothing.
@@ -108,7 +95,6 @@ class ClassificationData:
 
     def read(self, task, split):
         """Returns the `LabelledImages` of `"train"` or `"test"`."""
-        del task
         if split not in self._read:
             self._read[split] = labelled_images(self._request, train=split == "train")
         return self._read[split]
@@ -116,8 +102,7 @@ class ClassificationData:
     def check(self):
         """Raises unless the splits are apart and have the same classes.
 
-        Returns:
-            int, training images that can't be decoded, if they are files.
+        Returns how many training images can't be decoded, if they are files.
         """
         from align_keras.data import unreadable_rows
         from align_keras.utils.progress import say
@@ -136,17 +121,14 @@ class ClassificationData:
 
     def identity(self, task):
         """What tells the data apart: digests of both splits, and a set's version."""
-        del task
-        request, digests = self._request, []
+        request, name = self._request, self._request.data
+        if name != "stamps" and not is_class_folder(name):
+            name = full_name(name)  # Its images aren't hashed.
+        about = [name]
         for split in ("train", "test"):
-            digests += [
-                str(split_of_classes(request, train=split == "train")),
-                digest_of(self.read("", split)),
-            ]
-        if request.data == "stamps" or is_class_folder(request.data):
-            return [request.data, *digests]
-        # Its images may be larger than memory, and aren't hashed.
-        return [full_name(request.data), *digests]
+            about.append(str(split_of_classes(request, train=split == "train")))
+            about.append(digest_of(self.read("", split)))
+        return about
 
 
 def full_name(name: str) -> str:
@@ -175,31 +157,3 @@ def digest_of(data) -> str:
         else:
             digest.update(content_digest(image))
     return digest.hexdigest()[:16]
-
-
-TRAINING = ("results", "config_file", "params_override", "workers")
-_OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
-IMAGENET_FROZEN = Protocol(
-    "imagenet_frozen",
-    "a classifier on the frozen image encoder",
-    "table 5",
-    imagenet_frozen,
-    _OPTIONS,
-    needs="weights",
-)
-IMAGENET_FULL = Protocol(
-    "imagenet_full",
-    "the image encoder fine-tuned",
-    "table 5",
-    imagenet_full,
-    _OPTIONS,
-    needs="weights",
-)
-FINE_GRAINED = Protocol(
-    "fine_grained",
-    "the encoder fine-tuned in two stages",
-    "table 7",
-    fine_grained,
-    _OPTIONS,
-    needs="weights",
-)

@@ -18,15 +18,15 @@ class OpenedModel:
     """What evaluation needs of a model.
 
     Attributes:
-        encode_images: function from a list of paths or file bytes to a float32
-            array (n, d), rows of unit length.
-        encode_texts: function from a list of str to the same.
-        encode_words: function from a list of str to [CLS] before the projection,
+        encode_images: from a list of paths or file bytes to a float32 array (n, d),
+            rows of unit length.
+        encode_texts: from a list of str to the same.
+        encode_words: from a list of str to [CLS] before the projection,
             (n, hidden_dim), or None for an export, which hasn't got it.
-        image_fingerprint: str, a digest of the image weights and preprocessing.
-        text_fingerprint: str, a digest of the text weights, vocabulary and tokenizer.
+        image_fingerprint: digest of the image weights and preprocessing.
+        text_fingerprint: digest of the text weights, vocabulary and tokenizer.
         align: `ALIGN`, or None for an export.
-        path: str, where it lies, or None for a model in memory.
+        path: where it lies, or None for a model in memory.
     """
 
     encode_images: Callable
@@ -39,15 +39,7 @@ class OpenedModel:
 
 
 def check_model(path, engine=None):
-    """Raises unless a model can be there: before TensorFlow and the data are read.
-
-    Args:
-        path: str, as `open_model`.
-        engine: as `open_model`.
-
-    Raises:
-        InputError: if there is no model, or an engine is named for an export.
-    """
+    """Raises unless a model can be there: before TensorFlow and the data are read."""
     folder = pathlib.Path(path)
     if is_export(folder):
         if engine is not None:
@@ -63,16 +55,9 @@ def open_model(path, engine=None):
     """Opens a run folder, a preset folder, an export or a Hugging Face model.
 
     Args:
-        path: str, a folder as `ALIGN.from_preset` takes it, `hf://user/model`, or
-            the folder of an export.
+        path: a folder as `ALIGN.from_preset` takes it, `hf://user/model`, or the
+            folder of an export.
         engine: what embeds images, as `ALIGN.encode_images`.
-
-    Returns:
-        `OpenedModel`.
-
-    Raises:
-        InputError: if there is no model, or it can't be read, or the engine can't
-            run it.
     """
     check_model(path, engine)
     folder = pathlib.Path(path)
@@ -137,13 +122,7 @@ def _as_file(image):
 
 
 def opened(align, engine: str | None = None, path: str | None = None) -> OpenedModel:
-    """Returns an `ALIGN` in memory as its encode functions.
-
-    Args:
-        align: `ALIGN`.
-        engine: what embeds images, as `ALIGN.encode_images`.
-        path: where it was read from, if it was.
-    """
+    """Returns an `ALIGN` in memory as its encode functions."""
     # What can't run at all must not pass for an image that can't be read.
     align.encode_images([], engine=engine)
     return OpenedModel(
@@ -157,15 +136,7 @@ def opened(align, engine: str | None = None, path: str | None = None) -> OpenedM
 
 
 def fingerprints(align, engine: str | None = None) -> tuple[str, str]:
-    """Digests all that the embeddings of images and of texts depend on.
-
-    Args:
-        align: `ALIGN`.
-        engine: as `ALIGN.encode_images`.
-
-    Returns:
-        Two str of 16 hexadecimal digits, of images and of texts.
-    """
+    """Digests of all that the embeddings of images, and of texts, depend on."""
     from align_keras.images.preprocess import PREPROCESSING_VERSION
     from align_keras.models.image_engines import engine_fingerprint
     from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION

@@ -111,9 +111,8 @@ class Evaluation:
 
     Attributes:
         metrics: name → value.
-        items: (statistics, columns) for each kind of items: metrics as
-            `sliced_metrics` takes them, and name → one value an item, by which they
-            are sliced.
+        items: (statistics, columns) for each kind of items: metrics as `sliced_metrics`
+            takes them, and name → one value an item, by which they are sliced.
         retrieval: the arguments of `retrieval_examples`, or None.
         classification: labels, predictions and class names to show, or None.
     """
@@ -128,11 +127,13 @@ class Evaluation:
 class Protocol:
     """A benchmark of the paper; `align_keras.protocols.evaluate.PROTOCOLS` has all.
 
+    It is called as the function that `protocol` decorates.
+
     Attributes:
-        name: what the command line and `align_keras.evaluate` call it.
+        run: from `CachedEncoders` and a `Request` to an `Evaluation`; its name is what
+            the command line and `align_keras.evaluate` call the protocol.
         help: what it measures, in a line.
         table: where the paper has it, such as `"table 1"`; empty where it hasn't.
-        run: from `CachedEncoders` and a `Request` to an `Evaluation`.
         options: fields of `Request` that it takes besides `COMMON`.
         data: what it is measured on where nothing is named, or None.
         data_help: what it can be measured on.
@@ -140,10 +141,9 @@ class Protocol:
             weights, because it trains them. An export has embeddings alone.
     """
 
-    name: str
+    run: Callable[[Any, Request], Evaluation]
     help: str
     table: str
-    run: Callable[[Any, Request], Evaluation]
     options: tuple[str, ...] = ()
     data: str | None = None
     data_help: str = (
@@ -151,9 +151,21 @@ class Protocol:
     )
     needs: Literal["embeddings", "words", "weights"] = "embeddings"
 
+    def __call__(self, encoders: Any, request: Request) -> Evaluation:
+        return self.run(encoders, request)
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__
+
     def takes(self, option: str) -> bool:
         """Whether a field of `Request` is of any account."""
         return option in COMMON or option in self.options
+
+
+def protocol(*about: Any, **more: Any) -> Callable[[Callable], Protocol]:
+    """Makes a function a `Protocol`, of which these are the other fields."""
+    return lambda run: Protocol(run, *about, **more)
 
 
 def left_out(count: int) -> dict[str, float]:
@@ -161,11 +173,8 @@ def left_out(count: int) -> dict[str, float]:
     return {"images_left_out": float(count)} if count else {}
 
 
-def columns_of_rows(
-    columns: dict[str, Sequence], rows: Iterable[int]
-) -> dict[str, list]:
+def columns_of_rows(columns: dict[str, Sequence], rows: Sequence[int]) -> dict:
     """Returns the values of some rows in each column; a row may be repeated."""
-    rows = list(rows)
     return {name: [values[row] for row in rows] for name, values in columns.items()}
 
 

@@ -48,16 +48,10 @@ class SuiteRow:
 
 
 def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRow]:
-    """Runs what can be run, and says of the rest what is missing.
+    """Runs what can be run, and says of the rest what is missing, by the paper's order.
 
-    Args:
-        model: as `align_keras.evaluate`.
-        cache: as `align_keras.evaluate`.
-        **options: `data_root`, `engine`, `workers`, `results` and `allow_missing`, of
-            the protocols that take them.
-
-    Yields:
-        `SuiteRow`, in the order of the paper's tables.
+    The model and the options are those of `align_keras.evaluate`, of which a protocol
+    takes those that are for it.
     """
     given = {name: value for name, value in options.items() if value is not None}
     check_results(Request(results=given.get("results")))

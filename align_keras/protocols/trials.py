@@ -16,6 +16,13 @@ from align_keras.models.image_classifier import (
 )
 from align_keras.protocols.embedding_cache import results_folder
 from align_keras.protocols.protocol import Request
+from align_keras.protocols.trial_results import (
+    drawn_options,
+    read_results,
+    run_in_processes,
+    run_trials,
+    trial_key,
+)
 from align_keras.training.classification import (
     FineTuningStage,
     StageCheckpoints,
@@ -26,13 +33,6 @@ from align_keras.training.strategies import open_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.quiet import start_compiler
-from align_keras.utils.trials import (
-    drawn_options,
-    read_results,
-    run_in_processes,
-    run_trials,
-    trial_key,
-)
 
 # Of how images are cropped and batched, and a classifier learns and is judged: raise it
 # where the same recipe, images and seed give something else, so that results on disk
@@ -46,16 +46,9 @@ _OF_STAGE = ("learning_rate", "steps")
 
 
 def build_stages(recipe, make_batches, count):
-    """Builds the stages of a recipe.
+    """Builds the `FineTuningStage`s of a recipe for `count` images to learn from.
 
-    Args:
-        recipe: `FineTuningConfig`.
-        make_batches: callable of an image's side and of the step to start at →
-            endless `tf.data.Dataset`.
-        count: int, images to learn from.
-
-    Returns:
-        list of `FineTuningStage`.
+    `make_batches` takes an image's side and the step to start at.
     """
     stages = []
     for name in ("head", "full"):
@@ -77,16 +70,7 @@ def build_stages(recipe, make_batches, count):
 
 
 def build_schedule(stage, steps, steps_per_epoch):
-    """Builds a stage's learning rate, a schedule or a number.
-
-    Args:
-        stage: `HeadStageConfig`.
-        steps: int, the stage's length.
-        steps_per_epoch: float.
-
-    Returns:
-        `keras.optimizers.schedules.LearningRateSchedule` or float.
-    """
+    """Builds a stage's learning rate: one of Keras's schedules or a number."""
     rate, schedules = stage.learning_rate, keras.optimizers.schedules
     if stage.schedule == "constant":
         return rate
@@ -104,15 +88,7 @@ def build_schedule(stage, steps, steps_per_epoch):
 
 
 def swept_recipe(recipe, number):
-    """Returns the recipe of a trial of the sweep, with the options drawn for it.
-
-    Args:
-        recipe: `FineTuningConfig`.
-        number: int ≥ 0.
-
-    Returns:
-        `FineTuningConfig`.
-    """
+    """Returns the recipe of a trial of the sweep, with the options drawn for it."""
     ranges = {name: getattr(recipe.sweep, name) for name in _RANGES}
     choices = {name: getattr(recipe.sweep, name) for name in _CHOICES}
     drawn = drawn_options(
@@ -133,12 +109,8 @@ def swept_recipe(recipe, number):
 class Trial:
     """One training of a classifier, and what it learns from and is judged on.
 
-    Attributes:
-        task: str, a task of VTAB, or empty.
-        learns_from: str, a split.
-        judged_on: str, a split.
-        recipe: `FineTuningConfig`.
-        seed: int.
+    `task` is one of VTAB's or empty; the two next are splits, `recipe` a
+    `FineTuningConfig`.
     """
 
     task: str
@@ -150,12 +122,7 @@ class Trial:
     def inputs(self, model, data):
         """What the result depends on, as JSON can hold it.
 
-        Args:
-            model: str, the image encoder's fingerprint.
-            data: what tells the data apart from other data.
-
-        Returns:
-            dict.
+        `model` is the image encoder's fingerprint, `data` tells the data apart.
         """
         recipe = as_dict(self.recipe)
         # Of the set of trials, not of one, or without influence.
@@ -178,12 +145,7 @@ class Trial:
 def open_devices(recipe, request: Request):
     """Returns the strategy of a recipe, or None; before TensorFlow is used.
 
-    Args:
-        recipe: `FineTuningConfig`.
-        request: `Request`.
-
-    Raises:
-        InputError: if there are no such devices, or several processes would share them.
+    Raises if there are no such devices, or several processes would share them.
     """
     if request.workers > 1 and recipe.runtime.distribution_strategy != "default":
         raise InputError(
@@ -197,19 +159,9 @@ def open_devices(recipe, request: Request):
 def finished(trials, data, model, request: Request, strategy=None) -> list[dict]:
     """Runs the trials that aren't finished; returns the results of all.
 
-    Args:
-        trials: list of `Trial`.
-        data: `ClassificationData` or `VtabData`.
-        model: `OpenedModel`.
-        request: `Request`.
-        strategy: `tf.distribute.Strategy` or None, on which they train.
-
-    Returns:
-        list of dict: `ranks`, `predictions`, and `left_out`, the rows that can't be
-        decoded.
-
-    Raises:
-        InputError: if some are unfinished, since another process runs them or ended.
+    `data` is `ClassificationData` or `VtabData`, `model` an `OpenedModel`. A result has
+    `ranks`, `predictions`, and `left_out`, the rows that can't be decoded. It raises if
+    some are unfinished, since another process runs them or ended.
     """
     directory = results_folder(request.results)
     tasks = dict.fromkeys(trial.task for trial in trials)
@@ -252,13 +204,7 @@ def _open_runner(path, data):
 
 
 class TrialRunner:
-    """Trains and judges one classifier a call.
-
-    Args:
-        image_encoder: `ImageEncoder`; stays as it is.
-        data: `ClassificationData` or `VtabData`.
-        strategy: `tf.distribute.Strategy` or None.
-    """
+    """Trains and judges one classifier a call; the `image_encoder` stays as it is."""
 
     def __init__(self, image_encoder, data, strategy=None):
         self._image_encoder, self._data = image_encoder, data

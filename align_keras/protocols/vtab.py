@@ -1,13 +1,21 @@
 """The Visual Task Adaptation Benchmark: 19 tasks of 1,000 images (table 6)."""
 
+from align_keras.protocols.classes import class_columns
 from align_keras.protocols.data_sets import joined, what_to_prepare
 from align_keras.protocols.fine_tuning import TRAINING, full_name
-from align_keras.protocols.protocol import Evaluation, Protocol, Request
-from align_keras.protocols.zero_shot import class_columns
+from align_keras.protocols.protocol import Evaluation, Request, protocol
 from align_keras.utils.errors import InputError
 
 
-def run(encoders, request: Request) -> Evaluation:
+@protocol(
+    "19 tasks of 1,000 images",
+    "table 6",
+    options=("metadata", *TRAINING),
+    data="vtab",
+    data_help="vtab, or some of its tasks, as vtab/dtd+svhn_cropped",
+    needs="weights",
+)
+def vtab(encoders, request: Request) -> Evaluation:
     """Tunes on 800 and 200 images of each task, trains again on these 1,000.
 
     References:
@@ -55,17 +63,8 @@ def tuned_ranks(run_trials, tasks, recipe) -> dict:
     """Tunes on each task if the recipe sweeps, trains anew and judges on its test.
 
     Of the sweep's recipes a task takes the one with the highest accuracy on its 200
-    images; of equal ones, the first.
-
-    Args:
-        run_trials: function from a list of `Trial` to a list of int arrays: of each
-            image judged, how many wrong classes score at least as high as the right
-            one.
-        tasks: sequence of str.
-        recipe: `FineTuningConfig`.
-
-    Returns:
-        dict from task to an int array (runs, images), ranks of the test images.
+    images; of equal ones, the first. `run_trials` takes a list of `Trial` to the ranks
+    of the right class of each image judged; these come back by task (runs, images).
     """
     import numpy as np
 
@@ -122,11 +121,7 @@ def vtab_tasks(name: str) -> list[str]:
 
 
 class VtabData:
-    """The tasks of VTAB.
-
-    Args:
-        request: `Request`.
-    """
+    """The tasks of VTAB."""
 
     def __init__(self, request):
         self._request, self._last = request, (None, None)
@@ -158,10 +153,7 @@ class VtabData:
         return () if path is None else read_metadata(path).names
 
     def judged_images(self, task):
-        """Returns the `LabelledImages` of a task's test, with `metadata`'s columns.
-
-        The images' ids are the task and their numbers: `dtd/0`.
-        """
+        """A task's test with `metadata`'s columns; the images' ids are as `dtd/0`."""
         data = self.read(task, "test")
         return joined(data, self._request, taken=("class",), prefix=f"{task}/")
 
@@ -170,15 +162,3 @@ class VtabData:
         from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
         return full_name(VTAB_TASKS[task].builder)
-
-
-VTAB = Protocol(
-    "vtab",
-    "19 tasks of 1,000 images",
-    "table 6",
-    run,
-    options=("metadata", *TRAINING),
-    data="vtab",
-    data_help="vtab, or some of its tasks, as vtab/dtd+svhn_cropped",
-    needs="weights",
-)

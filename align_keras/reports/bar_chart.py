@@ -1,4 +1,4 @@
-"""Horizontal bars as inline SVG, coloured by the style sheet around them."""
+"""Horizontal bars as inline SVG, colored by the style sheet around them."""
 
 import dataclasses
 import math
@@ -18,9 +18,8 @@ _NARROW, _WIDE = set("fijlrtI.,:;!'|()[]/- "), set("mwMW%@&<>+=~_")
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-    """One value between 0 and 1, NaN where there is nothing to measure.
-
-    `count` are the items that it is a mean of, `low` and `high` its interval.
+    """One value between 0 and 1, NaN where there is nothing to measure. `count` are the
+    items that it is a mean of, `low` and `high` its interval.
     """
 
     label: str
@@ -54,9 +53,14 @@ def bar_chart(bars, *, title, value_name="value", count_name="items"):
     for row, bar in enumerate(bars):
         parts.append(_bar(bar, _TOP + _ROW * row, end))
     told = "; ".join(f"{bar.label} {_percent(bar.value)}" for bar in bars)
+    return svg("chart bars", _WIDTH, height, f"{title}: {told}", parts)
+
+
+def svg(kind, width, height, label, parts, size=""):
+    """An SVG element of classes of `report.css`, read out as `label`."""
     return Markup(
-        f'<svg class="chart bars" viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="{escape(f"{title}: {told}")}">{"".join(parts)}</svg>'
+        f'<svg class="{kind}" {size}viewBox="0 0 {width} {height}" role="img" '
+        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
 

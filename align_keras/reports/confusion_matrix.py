@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import escape
 
 from align_keras.evaluation.classification import as_labels
-from align_keras.reports.bar_chart import shortened, text_width
+from align_keras.reports.bar_chart import shortened, svg, text_width
 
 _CELL = 30
 # Class names beside the matrix are cut to this width.
@@ -25,15 +25,12 @@ class Confusion(NamedTuple):
 
 
 def confusion_matrix(labels, predictions, classes, chosen=None):
-    """Counts the items of each class (rows) by what they were taken for (columns).
-
-    Of the `chosen` classes alone (n, n + 1), with a last column of all other
-    predictions.
+    """Counts the items of each class (rows) by what they were taken for (columns). Of
+    the `chosen` classes alone (n, n + 1), with a last column of all other predictions.
     """
     labels, predictions = _checked(labels, predictions, classes)
     if chosen is None:
-        flat = np.bincount(labels * classes + predictions, minlength=classes**2)
-        return flat.reshape(classes, classes)
+        return confusion_matrix(labels, predictions, classes, range(classes))[:, :-1]
     count = len(chosen)
     place = np.full(classes, count)
     place[chosen] = np.arange(count)
@@ -69,10 +66,9 @@ def most_confused(labels, predictions, classes, most=20):
 
 
 def classes_to_draw(labels, predictions, classes, most=20):
-    """Chooses the classes of a matrix that is too large to be drawn whole.
-
-    All classes where they are few, else those of the most frequent confusions, filled
-    up with the most frequent classes; ascending.
+    """Chooses the classes of a matrix that is too large to be drawn whole. All classes
+    where they are few, else those of the most frequent confusions, filled up with the
+    most frequent classes; ascending.
     """
     if classes <= most:
         return np.arange(classes)
@@ -91,7 +87,6 @@ def classes_to_draw(labels, predictions, classes, most=20):
 
 def confusion_chart(matrix, names, *, title):
     """Draws a confusion matrix: the stronger a cell, the larger its share of the row.
-
     Up to about 20 classes are readable.
     """
     rows, columns = matrix.shape
@@ -114,12 +109,9 @@ def confusion_chart(matrix, names, *, title):
             _cell(x, y, int(matrix[row, column]), items[row], names[row], taken_for)
         )
     right = int(np.trace(matrix))
-    label = escape(f"{title}: {right:,} of {int(items.sum()):,} are on the diagonal")
-    return Markup(
-        f'<svg class="matrix" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
-        f"{''.join(parts)}</svg>"
-    )
+    label = f"{title}: {right:,} of {int(items.sum()):,} are on the diagonal"
+    size = f'width="{width}" height="{height}" '
+    return svg("matrix", width, height, label, parts, size)
 
 
 def _label(name, place):
@@ -137,17 +129,12 @@ def _cell(x, y, count, items, name, taken_for):
         )
     share = count / items
     kind = "right" if taken_for is None else "wrong"
-    verdict = "recognised" if taken_for is None else f"taken for {taken_for}"
+    verdict = "recognized" if taken_for is None else f"taken for {taken_for}"
     note = escape(f"{name}, {verdict}: {count:,} of {items:,} ({share:.1%})")
     shade = 0.06 + (_DEEPEST - 0.06) * share
     return (
         f'<g><title>{note}</title><rect class="{kind}" x="{x + 1}" y="{y + 1}" '
         f'width="{_CELL - 2}" height="{_CELL - 2}" fill-opacity="{shade:.2f}"/>'
         f'<text class="name middle" x="{x + _CELL / 2}" y="{y + _CELL / 2 + 4}">'
-        f"{_short_count(count)}</text></g>"
+        f"{count if count < 10_000 else f'{count // 1000}k'}</text></g>"
     )
-
-
-def _short_count(count):
-    """At most four letters, which a cell holds."""
-    return f"{count}" if count < 10_000 else f"{count // 1000}k"

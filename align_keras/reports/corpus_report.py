@@ -3,7 +3,6 @@
 import collections
 
 from align_keras.config import as_dict
-from align_keras.corpus.duplicates.near_duplicates import NEAR_EVALUATION
 from align_keras.corpus.filters.rules import primary_language
 from align_keras.corpus.filters.texts import unigrams
 from align_keras.corpus.image import ImageError, normalize_image
@@ -26,8 +25,6 @@ _RULES = {
     "few unigrams": "fewer than {min_unigrams} words",
     "many unigrams": "more than {max_unigrams} words",
 }
-# Reasons that the tables of stages have in another word.
-_COPIES = {NEAR_EVALUATION: "near an evaluation image"}
 _KEPT_SAMPLES = 20
 # Upper ends of the histograms' bins; the last is open.
 _SIDES = (200, 300, 400, 600, 800, 1200, 2000)
@@ -36,9 +33,8 @@ _CAPTIONS = (1, 2, 3, 5, 10, 100)
 
 
 def corpus_funnel(corpus, *, thresholds=False):
-    """Returns the way from raw pairs to shards: (what, count, whether these left).
-
-    The rules of the filters are told with their `thresholds`, if asked for.
+    """Returns the way from raw pairs to shards: (what, count, whether these left). The
+    rules of the filters are told with their `thresholds`, if asked for.
     """
     tables, rows = corpus.tables, []
     raw = tables["extract"].facts["counts"]
@@ -59,8 +55,8 @@ def corpus_funnel(corpus, *, thresholds=False):
         rows.append(("pairs whose image isn't here", facts["remote"], True))
         rows.append(("images, with all their captions", facts["pictures"], False))
         rows += [(what, n, True) for what, n in sorted(facts["faults"].items())]
-        reasons = (reason for _, reason, *_ in tables["dedup"].facts["dropped"])
-        copies = collections.Counter(_COPIES.get(reason, reason) for reason in reasons)
+        dropped = tables["dedup"].facts["dropped"]
+        copies = collections.Counter(reason for _, reason, *_ in dropped)
         rows += [(what, count, True) for what, count in sorted(copies.items())]
     if "shard" in tables:
         rows.append(("images in the shards", tables["shard"].facts["pictures"], False))
@@ -79,8 +75,14 @@ def write_corpus_report(corpus):
         sources=corpus.config.sources,
         rows=[(*row, row[1] / most) for row in rows],
         chosen=filtered["chosen"],
-        histograms=_bars(_kept_statistics(groups, stored, dropped)),
-        shared=_shared(filtered["shared_texts"]),
+        histograms={
+            title: [(name, n, n / max(count for _, count in bins)) for name, n in bins]
+            for title, bins in _kept_statistics(groups, stored, dropped).items()
+            if bins
+        },
+        shared=sorted(
+            filtered["shared_texts"].values(), key=lambda text: (-text[1], text[0])
+        )[:30],
         vocabulary=tables["vocab"].facts,
         kept=_kept_samples(groups, stored, dropped),
         samples=_samples(filtered["samples"], corpus.config.filter),
@@ -121,19 +123,6 @@ def _named(counts, ends):
     rows = [(f"to {end:g}", counts[end]) for end in ends]
     rows.append((f"over {ends[-1]:g}", counts[None]))
     return [row for row in rows if row[1]]
-
-
-def _bars(histograms):
-    return {
-        title: [(name, count, count / max(n for _, n in rows)) for name, count in rows]
-        for title, rows in histograms.items()
-        if rows
-    }
-
-
-def _shared(texts):
-    rows = sorted(texts.values(), key=lambda row: (-row[1], row[0]))
-    return [(text, count) for text, count in rows[:30]]
 
 
 def _kept_samples(groups, stored, dropped):

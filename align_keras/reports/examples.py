@@ -1,7 +1,7 @@
 """Queries and what they find, to be looked at: drawn, found and missed ones."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,10 +21,8 @@ _DIGITS = 7
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """An image or a caption that a query found, with its cosine.
-
-    An image's caption is its first; the image is as `thumbnail_uri` takes it, None of a
-    caption.
+    """An image or a caption that a query found, with its cosine. An image's caption is
+    its first; the image is as `thumbnail_uri` takes it, None of a caption.
     """
 
     caption: str
@@ -35,10 +33,9 @@ class Hit:
 
 @dataclasses.dataclass(frozen=True)
 class TextQuery:
-    """A caption and the images nearest to it.
-
-    `rank` is the place of the first right image, from 1, of `total`; `answer` is the
-    best right one, shown where no hit is right.
+    """A caption and the images nearest to it. `rank` is the place of the first right
+    image, from 1, of `total`; `answer` is the best right one, shown where no hit is
+    right.
     """
 
     text: str
@@ -50,15 +47,14 @@ class TextQuery:
 
 @dataclasses.dataclass(frozen=True)
 class ImageQuery:
-    """An image, the captions nearest to it, and the images nearest to it.
-
-    Neighbors that share a caption with it are correct; else as `TextQuery`.
+    """An image, the captions nearest to it, and the images nearest to it. Neighbors
+    that share a caption with it are correct; else as `TextQuery`.
     """
 
     image: object
     caption: str
     hits: tuple
-    neighbours: tuple = ()
+    neighbors: tuple = ()
     rank: int | None = None
     total: int | None = None
     answer: Hit | None = None
@@ -173,48 +169,29 @@ class _Sheet:
         # The image itself, and its twins, would take the first places.
         others = self.image_embeddings @ embedding
         others[[key == self.keys[image] for key in self.keys]] = -np.inf
+        captions = {self.names[row] for row in np.flatnonzero(self.index == image)}
         same_caption = {
-            int(self.index[row])
-            for row in right
-            if self.names[row] in self.captions_of(image)
+            int(self.index[row]) for row in right if self.names[row] in captions
         }
-        neighbours = [
+        neighbors = [
             hit
             for hit in self.image_hits(others, same_caption)
             if np.isfinite(hit.score)
         ]
-        return ImageQuery(
-            self.images[image],
-            self.caption(image),
-            hits,
-            tuple(neighbours),
-            rank + 1 if rank >= 0 else None,
-            len(self.texts),
-        )
-
-    def captions_of(self, image):
-        """Normalized captions of an image."""
-        return {self.names[row] for row in np.flatnonzero(self.index == image)}
-
-
-class ChosenQueries(NamedTuple):
-    """Rows of queries, by how they were answered.
-
-    Drawn of those with a right answer among the first k, drawn of the others, and of
-    the others those whose first right answer comes last.
-    """
-
-    found: np.ndarray
-    missed: np.ndarray
-    worst: np.ndarray
+        place = rank + 1 if rank >= 0 else None
+        about = (self.images[image], self.caption(image))
+        return ImageQuery(*about, hits, tuple(neighbors), place, len(self.texts))
 
 
 class Examples(NamedTuple):
-    """Queries with what they find, as `ChosenQueries`."""
+    """Queries, or their rows, by how they were answered. Drawn of those with a right
+    answer among the first k, drawn of the others, and of the others those whose first
+    right answer comes last.
+    """
 
-    found: list
-    missed: list
-    worst: list
+    found: Any
+    missed: Any
+    worst: Any
 
 
 def choose_queries(ranks, *, k=5, count=6, worst=4, seed=0):
@@ -225,7 +202,7 @@ def choose_queries(ranks, *, k=5, count=6, worst=4, seed=0):
     missed = np.flatnonzero(ranks >= k)
     last = missed[np.argsort(-ranks[missed], kind="stable")][:worst]
     missed = draw.permutation(np.setdiff1d(missed, last))[:count]
-    return ChosenQueries(np.sort(found), np.sort(missed), last)
+    return Examples(np.sort(found), np.sort(missed), last)
 
 
 def retrieval_examples(

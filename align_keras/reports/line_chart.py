@@ -1,9 +1,11 @@
-"""Line charts as inline SVG, coloured by the style sheet around them."""
+"""Line charts as inline SVG, colored by the style sheet around them."""
 
 import dataclasses
 import math
 
-from markupsafe import Markup, escape
+from markupsafe import escape
+
+from align_keras.reports.bar_chart import svg
 
 _WIDTH, _HEIGHT = 380, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 56, 14, 46
@@ -82,10 +84,7 @@ def line_chart(
     last = "; ".join(
         f"{line.label} ends at {y_format.format(line.points[-1][1])}" for line in series
     )
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        f'aria-label="{escape(f"{title}: {last}")}">{"".join(parts)}</svg>'
-    )
+    return svg("chart", _WIDTH, _HEIGHT, f"{title}: {last}", parts)
 
 
 class _Scale:

@@ -1,24 +1,26 @@
-"""The templates of the HTML pages, with the filters that they use."""
+"""The templates of the HTML pages, with the filters and small images in them."""
 
+import base64
+import io
 import math
+import os
 import pathlib
 
 import jinja2
+import numpy as np
+from PIL import Image, ImageOps
 
-from align_keras.reports.thumbnail import thumbnail_uri
+# A broken image must not cost the report of a whole run: it gets this one.
+_BROKEN = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' "
+    "viewBox='0 0 10 10'%3E%3Cpath d='M2 2l6 6m0-6l-6 6' stroke='%23999'/%3E%3C/svg%3E"
+)
 
 
-def page_template(name, folder=None):
-    """Opens a template of this folder, or of another; everything that it prints is
-    escaped.
-
-    Pages of another folder may include the parts and the style sheet of this one.
-    """
+def page_template(name):
+    """Opens a template of this folder; everything that it prints is escaped."""
     environment = jinja2.Environment(
-        # The folder of this file holds the templates and their style sheet.
-        loader=jinja2.FileSystemLoader(
-            [*([folder] if folder else []), pathlib.Path(__file__).parent]
-        ),
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -49,3 +51,53 @@ def _times(value):
     if value is None:
         return "–"
     return f"{value:,.0f}×" if value >= 10 else f"{value:.1f}×"
+
+
+def _opened(image):
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, bytes):
+        image = io.BytesIO(image)
+    elif not isinstance(image, (str, os.PathLike)):
+        array = np.asarray(image)
+        if array.ndim == 3 and array.shape[-1] == 1:
+            array = array[..., 0]
+        if array.dtype != np.uint8 or array.ndim not in (2, 3) or not array.size:
+            raise ValueError(f"dtype {array.dtype}, shape {array.shape}")
+        return Image.fromarray(array)
+    return Image.open(image)
+
+
+def _as_rgb(image, max_side):
+    """A small upright image, transparency laid on white."""
+    # Lets a large JPEG be decoded at a fraction of its size.
+    image.draft("RGB", (2 * max_side, 2 * max_side))
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    image = image.convert("RGB")
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    return image
+
+
+def thumbnail_uri(image, max_side=160):
+    """Encodes an image small, as the shorter of a PNG and a JPEG, for `data:`. Takes a
+    uint8 array (height, width[, 1, 3 or 4]), a file's bytes or path, or a
+    `PIL.Image.Image`; one that can't be read becomes a gray cross.
+    """
+    try:
+        image = _as_rgb(_opened(image), max_side)
+    except (OSError, ValueError, TypeError, Image.DecompressionBombError):
+        return _BROKEN
+    encoded = {}
+    for name, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
+        buffer = io.BytesIO()
+        image.save(buffer, name, **options)
+        encoded[name] = buffer.getvalue()
+    name = min(encoded, key=lambda kind: len(encoded[kind]))
+    return f"data:image/{name};base64,{base64.b64encode(encoded[name]).decode()}"

@@ -1,13 +1,18 @@
 """report.html: one file that shows what a run has learnt."""
 
 import importlib.metadata
+import math
 import platform
+import re
+from typing import NamedTuple
 
-from align_keras.reports import report_tables
-from align_keras.reports.line_chart import line_chart
+from align_keras.reports.line_chart import Series, line_chart
 from align_keras.reports.page_template import page_template
 from align_keras.utils.files import atomic_write
 
+DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
+
+_RECALL = re.compile(r"(t2i|i2t)/recall_at_(\d+)$")
 _PACKAGES = (
     "align-keras",
     "tensorflow",
@@ -51,20 +56,20 @@ def write_report(
     `metrics.jsonl`; `contact_sheet` makes the queries; `data_notes` are a corpus's, or
     those of each by name; `next_steps` are commands, or (explanation, command).
     """
-    rows = report_tables.retrieval_rows(metrics)
+    rows = retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
-    columns, measured = report_tables.recall_history(history)
+    columns, measured = recall_history(history)
     html = page_template("report.html.j2").render(
         title=title,
         command=command,
         versions=installed_versions() if versions is None else versions,
-        parameters=report_tables.flattened(parameters),
-        directions=report_tables.DIRECTIONS,
+        parameters=flattened(parameters),
+        directions=DIRECTIONS,
         rows=rows,
         tiles=_tiles(rows),
         queries=[
             (name, metrics[f"{key}/queries"])
-            for key, name in report_tables.DIRECTIONS.items()
+            for key, name in DIRECTIONS.items()
             if f"{key}/queries" in metrics
         ],
         other_metrics=[
@@ -77,7 +82,7 @@ def write_report(
         recall_rows=measured,
         text_queries=text_queries,
         image_queries=image_queries,
-        data_tables=report_tables.data_tables(data_notes),
+        data_tables=data_tables(data_notes),
         next_steps=[
             ("", step) if isinstance(step, str) else tuple(step) for step in next_steps
         ],
@@ -89,7 +94,7 @@ def write_report(
 def _tiles(rows):
     """The recalls at the smallest and at the largest k of each direction."""
     tiles = []
-    for direction in report_tables.DIRECTIONS:
+    for direction in DIRECTIONS:
         of_direction = [row for row in rows if row.direction == direction]
         tiles.extend(of_direction[:1] + of_direction[1:][-1:])
     return tiles
@@ -98,7 +103,7 @@ def _tiles(rows):
 def _charts(history):
     """Pairs of heading and SVG, without charts that have nothing to show."""
     charts = []
-    loss = report_tables.loss_series(history)
+    loss = loss_series(history)
     if loss:
         chart = line_chart(
             loss,
@@ -107,8 +112,8 @@ def _charts(history):
             y_label="loss",
         )
         charts.append(("Training loss", chart))
-    for direction, name in report_tables.DIRECTIONS.items():
-        recall = report_tables.recall_series(history, direction)
+    for direction, name in DIRECTIONS.items():
+        recall = recall_series(history, direction)
         if recall:
             chart = line_chart(
                 recall,
@@ -121,3 +126,114 @@ def _charts(history):
             )
             charts.append((f"Recall on the test pairs, {name}", chart))
     return charts
+
+
+class RetrievalRow(NamedTuple):
+    """One line of the table of recalls."""
+
+    direction: str
+    k: int
+    recall: float
+    chance: float | None
+    times_chance: float | None
+
+
+def retrieval_rows(metrics):
+    """Finds the recalls among metrics: text → image first, k ascending."""
+    rows = []
+    for name, recall in metrics.items():
+        if match := _RECALL.match(name):
+            direction, k = match[1], int(match[2])
+            chance = metrics.get(f"{direction}/chance_recall_at_{k}")
+            times = recall / chance if chance else None
+            rows.append(RetrievalRow(direction, k, recall, chance, times))
+    order = list(DIRECTIONS)
+    return sorted(rows, key=lambda row: (order.index(row.direction), row.k))
+
+
+def loss_series(history):
+    """Lines of the training loss, and of the validation loss where it is logged."""
+    names = {"loss": "training", "val_loss": "validation"}
+    found = [
+        Series(label, _points(history, name), style)
+        for style, (name, label) in enumerate(names.items(), 1)
+    ]
+    return [series for series in found if series.points]
+
+
+def recall_series(history, direction):
+    """Lines of one direction's recalls, one for each k, the largest first."""
+    names = {name for line in history for name in line}
+    ks = sorted(
+        (int(match[2]), name)
+        for name in names
+        if (match := _RECALL.match(name)) and match[1] == direction
+    )
+    found = [
+        Series(f"R@{k}", _points(history, name), 1 + style % 6)
+        for style, (k, name) in enumerate(reversed(ks))
+    ]
+    return [series for series in found if series.points]
+
+
+def _points(history, name):
+    points = {
+        line["step"]: line[name]
+        for line in history
+        if "step" in line and name in line and math.isfinite(line[name])
+    }
+    return tuple(sorted(points.items()))
+
+
+def recall_history(history):
+    """Names of columns, and (step, values) of the steps that measured recall."""
+    lines = {}
+    for direction in DIRECTIONS:
+        for series in recall_series(history, direction)[::-1]:
+            for step, value in series.points:
+                column = f"{direction} {series.label}"
+                lines.setdefault(step, {})[column] = value
+    columns = list(dict.fromkeys(name for line in lines.values() for name in line))
+    rows = [
+        (step, [line.get(name) for name in columns])
+        for step, line in sorted(lines.items())
+    ]
+    return columns, rows
+
+
+def flattened(parameters, prefix=""):
+    """Nested mappings as (dotted name, value) pairs."""
+    pairs = []
+    for name, value in parameters.items():
+        if isinstance(value, dict) and value:
+            pairs.extend(flattened(value, f"{prefix}{name}."))
+        else:
+            pairs.append((f"{prefix}{name}", value))
+    return pairs
+
+
+def data_tables(data_notes):
+    """The notes of each corpus, or of a single one, as the template shows them."""
+    if "kept" in data_notes:
+        data_notes = {"": data_notes}
+    tables = []
+    for name, notes in data_notes.items():
+        dropped = notes.get("dropped") or {}
+        examples = notes.get("examples") or {}
+        kept = notes.get("kept")
+        total = (kept or 0) + sum(dropped.values())
+        tables.append(
+            {
+                "name": name,
+                "kept": kept,
+                "share": kept / total if kept is not None and total else None,
+                "dropped": [
+                    (reason, count, examples.get(reason, ""))
+                    for reason, count in sorted(
+                        dropped.items(), key=lambda item: (-item[1], item[0])
+                    )
+                ],
+                "notes": flattened(notes.get("notes") or {}),
+            }
+        )
+    return tables

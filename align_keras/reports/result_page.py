@@ -11,8 +11,7 @@ from align_keras.reports.confusion_matrix import (
 )
 from align_keras.reports.examples import retrieval_examples
 from align_keras.reports.page_template import page_template
-from align_keras.reports.report import installed_versions
-from align_keras.reports.report_tables import DIRECTIONS
+from align_keras.reports.report import DIRECTIONS, installed_versions
 from align_keras.reports.result_tables import (
     is_share,
     metrics_table,

@@ -1,5 +1,6 @@
 """A protocol's metrics as tables of text, beside the paper's figures."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -62,15 +63,13 @@ def without_chance(metrics):
 
 def metrics_table(protocol, data, metrics, splits=None):
     """Every metric beside its chance level and the paper's figures, but for tables of
-    many.
-
-    `splits`, such as `{"split": "train"}`, aren't the paper's, so that its figures
-    can't be compared; they are in the title then.
+    many. `splits`, such as `{"split": "train"}`, aren't the paper's, so that its
+    figures can't be compared; they are in the title then.
     """
     figures = {
         model: of_model
-        for of_table in _figures(protocol, data, splits).values()
-        if len(of_table) <= _MOST_COLUMNS
+        for of_table in papers_figures(protocol, data).values()
+        if len(of_table) <= _MOST_COLUMNS and not splits
         for model, of_model in of_table.items()
     }
     metrics, chance = without_chance(metrics)
@@ -88,53 +87,32 @@ def metrics_table(protocol, data, metrics, splits=None):
     return ResultTable(title, tuple(columns), rows)
 
 
-def _figures(protocol, data, splits):
-    return {} if splits else papers_figures(protocol, data)
-
-
 def papers_tables(protocol, data, metrics):
     """The paper's tables that a protocol belongs to, by number, with what was measured.
-
     A model has a column where there are few, else a row.
     """
     tables = {}
     for number, figures in papers_figures(protocol, data).items():
-        names = list(
-            dict.fromkeys(name for of_model in figures.values() for name in of_model)
-        )
-        title = f"Table {number}: {protocol} on {data}"
-        measured = {
-            name: shown(name, metrics.get(name), _digits(name, figures))
-            for name in names
+        names = list(dict.fromkeys(itertools.chain(*figures.values())))
+        digits = {name: _digits(name, figures) for name in names}
+        table = {
+            "measured": [shown(name, metrics.get(name), digits[name]) for name in names]
         }
+        for model, of_model in figures.items():
+            table[model] = [_figure(of_model.get(name)) for name in names]
+        columns, rows = ("model", *names), [(row, *table[row]) for row in table]
         if len(figures) <= _MOST_COLUMNS:
-            rows = [
-                (
-                    name,
-                    measured[name],
-                    *(_figure(of_model.get(name)) for of_model in figures.values()),
-                )
-                for name in names
-            ]
-            tables[number] = ResultTable(title, ("metric", "measured", *figures), rows)
-        else:
-            rows = [("measured", *measured.values())]
-            rows += [
-                (model, *(_figure(of_model.get(name)) for name in names))
-                for model, of_model in figures.items()
-            ]
-            tables[number] = ResultTable(title, ("model", *names), rows)
+            columns = ("metric", *table)
+            rows = list(zip(names, *table.values(), strict=True))
+        title = f"Table {number}: {protocol} on {data}"
+        tables[number] = ResultTable(title, columns, rows)
     return tables
 
 
 def tables_of_many_models(protocol, data, metrics, splits=None):
     """Those of `papers_tables` that `metrics_table` leaves out, a list."""
-    tables = papers_tables(protocol, data, metrics)
-    return [
-        tables[number]
-        for number, of_table in _figures(protocol, data, splits).items()
-        if len(of_table) > _MOST_COLUMNS
-    ]
+    tables = {} if splits else papers_tables(protocol, data, metrics)
+    return [table for table in tables.values() if table.columns[0] == "model"]
 
 
 def _digits(name, figures):
@@ -166,9 +144,11 @@ def split_slices(slices):
     for name, value in slices.items():
         if f"{name}/low" in slices:
             metric, _, group = name.removesuffix("]").partition("[")
-            rest = (slices[f"{name}/{part}"] for part in ("low", "high", "items"))
-            found.append(Slice(metric, group, value, *rest))
-    return [cell._replace(items=int(cell.items)) for cell in found]
+            low, high, items = (
+                slices[f"{name}/{end}"] for end in ("low", "high", "items")
+            )
+            found.append(Slice(metric, group, value, low, high, int(items)))
+    return found
 
 
 def slices_table(title, slices):

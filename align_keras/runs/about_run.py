@@ -15,9 +15,7 @@ _DATA_FILE = "data.json"
 def save_data_notes(directory: str | os.PathLike, notes: Mapping[str, Mapping]) -> None:
     """Keeps in a run's folder what its corpora hold and have dropped.
 
-    Args:
-        directory: str or `pathlib.Path`, the run's folder.
-        notes: dict, name of the corpus → dict whose `summary` is a list of lines.
+    `notes` has of each corpus a dict whose `summary` is a list of lines.
     """
     lines = {name: list(note.get("summary", [])) for name, note in notes.items()}
     with atomic_write(pathlib.Path(directory) / _DATA_FILE) as file:
@@ -29,16 +27,8 @@ def about_run(
 ) -> dict[str, Any]:
     """Returns what is known of a model's origin, as `model_card` takes it.
 
-    Args:
-        directory: str or `pathlib.Path`; a run's folder, or another, of which
-            nothing is known.
-        command: str, what made the run, or None for the folder's name.
-
-    Returns:
-        dict of `source`, `data` and `evaluation`.
-
-    Raises:
-        InputError: if the run's `data.json` or `metrics.jsonl` is damaged.
+    The folder is a run's, or another, of which nothing is known; `command` is what made
+    the run.
     """
     directory = pathlib.Path(directory)
     about: dict[str, Any] = {
@@ -76,17 +66,9 @@ def _read_data(path):
 def read_evaluations(
     paths: Iterable[str | os.PathLike], model: str | os.PathLike
 ) -> list[dict]:
-    """Reads what `align-keras evaluate --json` printed of a model.
+    """Reads what `align-keras evaluate --json` printed of a model, as named there.
 
-    Args:
-        paths: sequence of paths.
-        model: str, the model that the card is of, as `--model` names it.
-
-    Returns:
-        list of dict, as `model_card` takes them for `measured`.
-
-    Raises:
-        InputError: if a file isn't what it printed, or is one of another model.
+    Raises if a file isn't what it printed, or is one of another model.
     """
     return [_read_evaluation(path, model) for path in paths]
 
@@ -121,11 +103,8 @@ def _read_evaluation(path, model):
 
 
 def _are_metrics(values):
-    return all(
-        value is None
-        or (isinstance(value, int | float) and not isinstance(value, bool))
-        for value in values.values()
-    )
+    # A bool is an int, but no metric.
+    return {type(value) for value in values.values()} <= {int, float, type(None)}
 
 
 def _have_intervals(slices):

@@ -3,6 +3,7 @@
 Corpora, vocabulary, model, optimizer and loss, batches, schedule.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -48,32 +49,17 @@ from align_keras.utils.progress import progress_bar, say
 def prepare_corpus(data: DataConfig, image_size: int) -> Any:
     """Builds the corpus of a data configuration, or opens the built one.
 
-    Args:
-        data: `DataConfig`.
-        image_size: int, the side of the image encoder's input, for which the stored
-            images must be large enough.
-
-    Returns:
-        A prepared TFDS builder, or a `Mixture`.
+    Its stored images are large enough for an image encoder of this size.
     """
-    bars: list[progress_bar] = []
-    totals: list[int] = []
+    with contextlib.ExitStack() as stack:
+        bar = progress_bar(f"building {data.corpus}", "images", total=0)
 
-    def progress(done, total):
-        if totals[-1:] != [total]:  # A mixture's grows as its next corpus begins.
-            start = bars[-1].done if bars else 0
-            stop()
-            title = f"building {data.corpus}"
-            bars.append(progress_bar(title, "images", total, start))
-            totals.append(total)
-            bars[-1].start()
-        bars[-1].advance(done - bars[-1].done)
+        def progress(done, total):
+            if not bar.total:
+                stack.enter_context(bar)
+            bar.total = total  # A mixture's grows as its next corpus begins.
+            bar.advance(done - bar.done)
 
-    def stop():
-        for bar in bars[-1:]:
-            bar.stop()
-
-    try:
         return build_corpus(
             data.corpus,
             data_dir=data.tfds_data_dir,
@@ -85,8 +71,6 @@ def prepare_corpus(data: DataConfig, image_size: int) -> Any:
             shorter_side=crop_size_to_resize_size(image_size),
             progress=progress,
         )
-    finally:
-        stop()
 
 
 def prepare_vocabulary(
@@ -117,15 +101,9 @@ def prepare_vocabulary(
 def build_model(
     model_config: ModelConfig, vocabulary: Sequence[str] | None = None
 ) -> ALIGN:
-    """Builds ALIGN as `task.model` describes it.
+    """Builds ALIGN as `task.model` describes it, with random weights but for `weights`.
 
-    Args:
-        model_config: `ModelConfig`.
-        vocabulary: list of str, or None for the size that the configuration
-            names, without a tokenizer.
-
-    Returns:
-        `ALIGN` with random weights, but for towers that start from `weights`.
+    Without a vocabulary it has the size that the configuration names, and no tokenizer.
     """
     model_config = with_preset(model_config)
     image_encoder = build_image_encoder(model_config)

@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -61,12 +61,7 @@ _LANGUAGES = 200
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """What a stage made.
-
-    Attributes:
-        folder: `StageFolder`.
-        facts: dict, what `StageFolder.finish` was given.
-    """
+    """What a stage made, and the facts that `StageFolder.finish` was given."""
 
     folder: StageFolder
     facts: dict
@@ -82,9 +77,9 @@ class Corpus:
     """A corpus, as far as it was built.
 
     Attributes:
-        out: `pathlib.Path`, absolute, the corpus's folder.
+        out: the corpus's folder, absolute.
         config: `CorpusConfig`.
-        tables: dict from the name of a stage to its `Tables`.
+        tables: the `Tables` of each stage.
     """
 
     out: pathlib.Path
@@ -98,7 +93,6 @@ class Corpus:
 
     @property
     def vocabulary(self) -> pathlib.Path:
-        """The file of the WordPiece vocabulary."""
         return self.out / VOCABULARY
 
     def remote_pairs(self) -> Iterator[SourcePair]:
@@ -122,11 +116,10 @@ def build_corpus(
     waits for the first one's end.
 
     Args:
-        out: str or path, the corpus's folder.
+        out: the corpus's folder.
         config: `CorpusConfig`, such as `load_corpus_config` returns.
-        stage: str, a key of `STAGES`, the last stage; those that it stands on run
-            before it. `"report"` stands on all.
-        workers: int >= 1, processes; as many as the machine has cores by default.
+        stage: a key of `STAGES`, the last stage; those that it stands on run before it.
+        workers: processes; as many as the machine has cores by default.
 
     Returns:
         `Corpus`.
@@ -183,7 +176,7 @@ def _check(config):
 
 
 def _up_to(stage):
-    """Returns the names of a stage and of those that it stands on, in order."""
+    """The names of a stage and of those that it stands on, in order."""
     needed = {stage}
     for name, (_, inputs) in reversed(STAGES.items()):
         needed.update(inputs if name in needed else ())
@@ -199,15 +192,10 @@ class _Build:
     workers: int | None
 
     def stage(self, name, inputs, run):
-        """Runs a stage unless it is done.
+        """Runs a stage unless it is done, and returns its `Tables`.
 
-        Args:
-            name: str.
-            inputs: list, JSON-ready, what the result depends on.
-            run: callable, `StageFolder` → (facts, names of what can be removed).
-
-        Returns:
-            `Tables`.
+        `inputs`, JSON-ready, are what the result depends on; `run` takes the
+        `StageFolder` to the facts and the names of what can be removed.
         """
         folder = StageFolder(self.out, name, [_VERSION, *inputs])
         facts = folder.facts()
@@ -221,7 +209,7 @@ class _Build:
         return run_tasks(function, tasks, results, workers=self.workers)
 
 
-def extract(build, specs=None):
+def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
     """Reads sources, those of the configuration by default, into raw pairs."""
     sources = [open_source(spec) for spec in sorted(specs or build.config.sources)]
     inputs = [(source.name, source.fingerprint()) for source in sources]
@@ -245,7 +233,7 @@ def extract(build, specs=None):
     return build.stage("extract", inputs, run)
 
 
-def filter_pairs(build, raw):
+def filter_pairs(build: _Build, raw: Tables) -> Tables:
     """Applies the paper's filters to the raw pairs: four passes over the tables."""
     thresholds = as_dict(build.config.filter)
 
@@ -269,7 +257,7 @@ def filter_pairs(build, raw):
     return build.stage("filter", [raw.folder.key, thresholds], run)
 
 
-def gather_images(build, pairs):
+def gather_images(build: _Build, pairs: Tables) -> Tables:
     """Gathers pairs by image, and decodes each image once.
 
     The tables are `group`, of captions by image, and `part`, of stored images.
@@ -311,11 +299,8 @@ def gather_images(build, pairs):
     return build.stage("pictures", [pairs.folder.key, form], run)
 
 
-def find_copies(build, images):
-    """Finds the images that are too near to another.
-
-    The facts name them: `dropped`, a list of `Dropped` as lists.
-    """
+def find_copies(build: _Build, images: Tables) -> Tables:
+    """Finds images that are too near to another: `dropped` of the facts names them."""
     config = build.config.duplicates
     references = {
         spec: gather_images(build, extract(build, [spec])) for spec in config.against
@@ -386,12 +371,12 @@ def _jpegs(tables):
 
 @functools.cache
 def _open_encoder(name):
-    """Returns the encode function of a model, and what names its weights."""
+    """The encode function of a model, and what names its weights."""
     model = open_model(name)
     return model.encode_images, model.image_fingerprint
 
 
-def learn_words(build, images, copies):
+def learn_words(build: _Build, images: Tables, copies: Tables) -> Tables:
     """Learns the vocabulary of what stays: `OUT/vocabulary.txt`."""
     config = build.config.vocabulary
 
@@ -438,7 +423,7 @@ def _coverage(tokens, normalization, kept):
     ]
 
 
-def write_shards(build, images, copies):
+def write_shards(build: _Build, images: Tables, copies: Tables) -> Tables:
     """Writes the shards that training reads: `OUT/web_pairs/1.0.0`."""
     # It imports TensorFlow, which no other stage needs.
     from align_keras.datasets.web_pairs import SHARDS, place_shards, write_web_pairs
@@ -464,7 +449,7 @@ def _kept(read, images, copies):
 
 
 def _origin(config):
-    """Returns what the shards depend on, in whatever order it was given."""
+    """What the shards depend on, in whatever order it was given."""
     origin = as_dict(config)
     del origin["vocabulary"]
     origin["sources"] = sorted(origin["sources"])
@@ -477,7 +462,7 @@ def _table(folder, name, number):
 
 
 # In their order, each with those whose tables it is handed.
-STAGES = {
+STAGES: dict[str, tuple[Callable | None, tuple[str, ...]]] = {
     "extract": (extract, ()),
     "filter": (filter_pairs, ("extract",)),
     "pictures": (gather_images, ("filter",)),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from align_keras.export import QUANTIZATIONS, WEIGHTS
+from align_keras.protocols.open_model import check_model, is_export
 from align_keras.runs.about_run import about_run, read_evaluations
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, new_folder
@@ -16,11 +17,11 @@ class Format(NamedTuple):
     """A form in which a model is written.
 
     Attributes:
-        help: str, what it is for.
-        extra: str or None, of this package, that brings what it needs.
-        packages: tuple of str, what it needs beside TensorFlow.
-        described: str or None, where its card says that inputs and outputs are told;
-            None for signatures.json.
+        help: what it is for.
+        extra: of this package, that brings what it needs, or None.
+        packages: what it needs beside TensorFlow.
+        described: where its card says that inputs and outputs are told; None for
+            signatures.json.
     """
 
     help: str
@@ -96,29 +97,28 @@ def export_model(
     Args:
         model: `ALIGN` with a vocabulary, or the path of a run folder or of a Hugging
             Face folder, or `hf://user/model`.
-        to: str or path, the folder to write: new or empty.
+        to: the folder to write: new or empty.
         format: `"saved_model"`, for TensorFlow Serving; `"litert"`, for phones;
             `"web"`, a page that searches images; or `"onnx"`.
         weights: `"bfloat16"` or `"float16"` stores SavedModels in half the room.
-        quantize: str, of LiteRT towers and of a page's: `"none"`, `"float16"`,
+        quantize: of LiteRT towers and of a page's: `"none"`, `"float16"`,
             `"weight-int8"`, `"dynamic-int8"` or `"int8"`.
-        images: str, a table or folder of captioned images or the name of a set, by
-            which `"litert"` calibrates int8 and which `"web"` shows in place of the
-            run's index.
-        image_column: str, of the table of `images` or `data`.
-        caption_column: str, likewise.
-        encoding: str, of that table or folder.
-        data: str, a set on which the recall of LiteRT towers is measured.
-        data_root: str, the folder of the named sets.
-        resizable: bool, LiteRT towers of any number and size of images, and of any
-            number of captions.
-        license: str, the terms of the weights, for the files of `"litert"`, `"web"`
-            and `"onnx"` and for the card.
-        evaluation: sequence of paths, what `align-keras evaluate --json` printed of
-            this model, for the card.
-        title: str, a page's heading.
-        litert_js: str, a node_modules folder with `@litertjs/core`, copied beside a
-            page.
+        images: a table or folder of captioned images or the name of a set, by which
+            `"litert"` calibrates int8 and which `"web"` shows in place of the run's
+            index.
+        image_column: of the table of `images` or `data`.
+        caption_column: likewise.
+        encoding: of that table or folder.
+        data: a set on which the recall of LiteRT towers is measured.
+        data_root: the folder of the named sets.
+        resizable: LiteRT towers of any number and size of images, and of any number of
+            captions.
+        license: the terms of the weights, for the files of `"litert"`, `"web"` and
+            `"onnx"` and for the card.
+        evaluation: what `align-keras evaluate --json` printed of this model, for the
+            card.
+        title: a page's heading.
+        litert_js: a node_modules folder with `@litertjs/core`, copied beside a page.
 
     Raises:
         InputError: if an option doesn't fit the format, something isn't installed, the
@@ -173,17 +173,12 @@ def _checked(
 
 
 def _check_source(model: str) -> None:
-    folder = pathlib.Path(model)
-    if (folder / "saved_model.pb").exists() or (folder / "align").is_dir():
+    if is_export(model):
         raise InputError(
-            f"model must be what an export is made of, received the export {folder}; "
+            f"model must be what an export is made of, received the export {model}; "
             "name the run folder it came from."
         )
-    if not model.startswith("hf://") and not (folder / "config.json").exists():
-        raise InputError(
-            f"model must be a finished run or a Hugging Face folder, received "
-            f"{folder}, which holds no config.json; check the path, or let the run end."
-        )
+    check_model(model)
 
 
 def _check_table_options(options: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ def captioned_images(
 
     Returns what the protocol is asked for, and a list of paths or encoded images.
     """
-    from align_keras.protocols import retrieval
+    from align_keras.protocols import captions
     from align_keras.protocols.protocol import Request
 
     path, of_table = pathlib.Path(name), dict[str, Any]()
@@ -84,7 +84,7 @@ def captioned_images(
     if path.is_file():
         of_table |= columns
     request = Request(data=name, data_root=data_root, split=split, **of_table)
-    return request, retrieval.captioned_images(request).images
+    return request, captions.captioned_images(request).images
 
 
 def calibration_images(name: str, **read: Any) -> list:
@@ -266,7 +266,7 @@ def interleaved_medians(
 
 
 def _recall(align, embeddings, rows, request):
-    from align_keras.protocols.retrieval import run
+    from align_keras.protocols.captions import retrieval
 
     texts = {}
 
@@ -287,7 +287,7 @@ def _recall(align, embeddings, rows, request):
 
     found = {}
     for name, images in embeddings.items():
-        metrics = run(Embedded(images), request).metrics
+        metrics = retrieval(Embedded(images), request).metrics
         keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
         found[name] = {key: metrics[key] for key in keys}
     return found

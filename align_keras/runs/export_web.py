@@ -122,13 +122,8 @@ def build_index(align: Any, images: str, **columns: Any) -> Any:
 
 def _records(path, columns, counter):
     """Returns the list of `PairRecord`; in a folder, images without captions too."""
-    from align_keras.corpus.drop_counter import DropCounter
-    from align_keras.corpus.pair_files import (
-        IMAGE_SUFFIXES,
-        PairRecord,
-        read_pairs,
-        record_where,
-    )
+    from align_keras.corpus.drop_counter import DropCounter, printable
+    from align_keras.corpus.pair_files import IMAGE_SUFFIXES, PairRecord, read_pairs
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))
@@ -140,7 +135,7 @@ def _records(path, columns, counter):
         is_hidden = any(part.startswith(".") for part in parts)
         is_image = file.suffix.lower() in IMAGE_SUFFIXES and not is_hidden
         if is_image and file not in captioned:
-            name = record_where("/".join(parts))
+            name = printable("/".join(parts))
             records.append(PairRecord(name, file, [], name))
     return sorted(records, key=lambda record: record.image_path)
 
@@ -159,7 +154,7 @@ def _read(counter):
 
 
 def _thumbnail(image):
-    from align_keras.reports.thumbnail import thumbnail_uri
+    from align_keras.reports.page_template import thumbnail_uri
 
     uri = thumbnail_uri(image, _THUMBNAIL_SIDE)
     return base64.b64decode(uri.partition(",")[2])

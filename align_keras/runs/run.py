@@ -49,15 +49,15 @@ def train(
     Args:
         config: `ExperimentConfig`, the name of an experiment in experiments/, or the
             path of a YAML file, such as the `params.yaml` of a run.
-        model_dir: path of the run's folder, which is made.
+        model_dir: the run's folder, which is made.
         params_override: values laid over it: str such as `"trainer.seed=1"`, dict from
             dotted key to value, or a sequence of these, as `load_config`.
         mode: `"train"`; `"train_and_eval"`, which measures retrieval on the validation
             pairs too; `"eval"` of a checkpoint, which writes nothing and may go on
             beside the training; or `"index"`, as `finish` of a trained run.
         checkpoint: `"latest"` or `"best"`, the one that `"eval"` restores.
-        finish: bool, also write the export, the search index and the report.
-        command: str, what was run, for the report; by default the command that goes on
+        finish: also write the export, the search index and the report.
+        command: what was run, for the report; by default the command that goes on
             with the run.
 
     Returns:
@@ -83,10 +83,8 @@ def train(
     ...
     align_keras.utils.errors.InputError: mode must be one of train, eval, ...
     """
-    for name, value, known in (
-        ("mode", mode, MODES),
-        ("checkpoint", checkpoint, ("latest", "best")),
-    ):
+    choices = ("mode", mode, MODES), ("checkpoint", checkpoint, ("latest", "best"))
+    for name, value, known in choices:
         if value not in known:
             raise InputError(
                 f"{name} must be one of {', '.join(known)}, received {value!r}; choose "
@@ -95,11 +93,10 @@ def train(
     run = Run(_loaded(config, params_override), model_dir)
     if mode == "index":
         check_finished(run.directory)
-    reads = mode == "eval"
-    locked = (
-        contextlib.nullcontext() if reads else lock_config(run.config, run.directory)
-    )
-    with locked, _damaged_shards_named(run.config.task):
+    with contextlib.ExitStack() as stack:
+        if mode != "eval":
+            stack.enter_context(lock_config(run.config, run.directory))
+        stack.enter_context(_damaged_shards_named(run.config.task))
         if mode == "eval":
             run.build()
             run.metrics = run.evaluate_checkpoint(checkpoint)
@@ -119,7 +116,7 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
     """Opens the folder of a finished run.
 
     Args:
-        model_dir: path of the folder that `train` or `align-keras train` wrote.
+        model_dir: the folder that `train` or `align-keras train` wrote.
 
     Returns:
         `Run`; its model and its validation pairs are loaded when they are asked for.
@@ -129,7 +126,6 @@ def open_run(model_dir: str | os.PathLike) -> "Run":
             trains it.
 
     Example:
-
     >>> open_run("no_such_run")
     Traceback (most recent call last):
     ...
@@ -180,13 +176,9 @@ class Run:
     Data and model are opened when they are first asked for: the model is the finished
     run's, unless `build` makes the one to train.
 
-    Args:
-        config: `ExperimentConfig`.
-        directory: path of the run's folder.
-
     Attributes:
         config: `ExperimentConfig`.
-        directory: `pathlib.Path`.
+        directory: `pathlib.Path` of the run's folder.
         train_builder: prepared TFDS builder or `Mixture` of the training pairs.
         test_builder: the same of the validation pairs.
         test_set: `RetrievalSet`, the validation pairs in memory.
@@ -228,11 +220,11 @@ class Run:
     def notes(self) -> dict[str, dict]:
         # By path, since training and test pairs may be two files of the user's.
         task = self.config.task
+        builders = self.train_builder, self.test_builder
         return {
             str(data.pairs or data.corpus): dict(builder.info.metadata or {})
-            for data, builder in (
-                (task.train_data, self.train_builder),
-                (task.validation_data, self.test_builder),
+            for data, builder in zip(
+                (task.train_data, task.validation_data), builders, strict=True
             )
         }
 
@@ -277,11 +269,9 @@ class Run:
     def fit(self, evaluate: bool = True) -> None:
         """Trains from the newest checkpoint to the last step.
 
-        Outside of the strategy's scope, which `fit` enters by itself: the input's
-        tables and random numbers belong to the host, not to the replicas.
-
-        Args:
-            evaluate: bool, measure at each `trainer.validation_interval` too.
+        With `evaluate` it measures at each `trainer.validation_interval` too. Outside
+        of the strategy's scope, which `fit` enters by itself: the input's tables and
+        random numbers belong to the host, not to the replicas.
         """
         from align_keras.runs import assemble
         from align_keras.training.trainer import train
@@ -307,11 +297,7 @@ class Run:
     # Numbers
 
     def evaluate(self) -> dict[str, float]:
-        """Returns the retrieval metrics of the validation pairs.
-
-        References:
-            Jia et al. 2021, section 5.1.
-        """
+        """Retrieval of the validation pairs (Jia et al. 2021, section 5.1)."""
         from align_keras import evaluation
 
         data = self.test_set
@@ -328,14 +314,7 @@ class Run:
         )
 
     def evaluate_checkpoint(self, which: str = "latest") -> dict[str, float]:
-        """Restores the latest or the best checkpoint and evaluates it.
-
-        Args:
-            which: `"latest"` or `"best"`.
-
-        Raises:
-            InputError: if there is none.
-        """
+        """Evaluates the latest or the best checkpoint, or raises if there is none."""
         from align_keras.training.checkpoints import RunCheckpoints
         from align_keras.training.trainer import averaged_weights
 
@@ -369,13 +348,10 @@ class Run:
     # What a finished run leaves
 
     def finish(self, command: str | None = None) -> None:
-        """Writes the export, the search index and the report into the folder.
+        """Writes the export, the search index and the report, which names `command`.
 
         The export embeds and searches in a process without this package, whose results
         must be the model's.
-
-        Args:
-            command: str, what was run, for the report, or None.
         """
         from align_keras.evaluation import flatten_captions
         from align_keras.export.saved_model import write_saved_models
@@ -436,15 +412,11 @@ class Run:
         save_data_notes(self.directory, self.notes)
 
     def search(self, *text: str, **options: Any) -> list[dict]:
-        """Finds validation images for texts, or for images and words.
+        """Finds validation images for texts, one after another, or for images and
+        words.
 
-        Args:
-            *text: str, searched one after another.
-            **options: `image`, `plus`, `minus`, `text_weight` and `k` of
-                `align_keras.search.run_search.search`.
-
-        Returns:
-            list of dict, as that function returns it.
+        Options and result are those of `align_keras.search.run_search.search`: `image`,
+        `plus`, `minus`, `text_weight` and `k`.
         """
         from align_keras.search.run_search import search
 
@@ -452,5 +424,4 @@ class Run:
         return search(self.directory, text, **options)
 
     def next_steps(self) -> list[str]:
-        """Returns commands that make sense after this run."""
         return next_steps(self.directory, self.test_set.captions[0][0])

@@ -37,18 +37,10 @@ def lock_config(config: ExperimentConfig, directory: str | os.PathLike) -> Any:
     on a mistake can be corrected. Some options of a bound run may change: what
     they were is kept as `params.until_step_N.yaml`.
 
-    Args:
-        config: `ExperimentConfig`.
-        directory: `pathlib.Path`, the run's folder.
-
-    Returns:
-        A context manager, entered: until its end, or that of the process, no other
-        command can write this run.
-
-    Raises:
-        InputError: if the configuration names no pairs, or would choose a
-            checkpoint by test pairs, or another process is writing the run, or the
-            folder holds a run in which other options differ; names them.
+    Returns a context manager, entered: until its end, or that of the process, no other
+    command can write this run. Raises if the configuration names no pairs, or would
+    choose a checkpoint by test pairs, or another process is writing the run, or the
+    folder holds a run in which other options differ.
     """
     check_corpora(config)
     check_selection(config)
@@ -100,7 +92,7 @@ def _bind(config, directory):
 
 
 def newest_step(directory: pathlib.Path) -> int | None:
-    """Returns the step of a run's newest checkpoint, or None without one."""
+    """The step of a run's newest checkpoint, or None without one."""
     names = (path.stem for path in (directory / "checkpoints").glob("ckpt-*.index"))
     steps = [int(name[5:]) for name in names if name[5:].isdigit()]
     return max(steps, default=None)
@@ -168,10 +160,9 @@ def check_selection(config: ExperimentConfig) -> None:
 
 
 def names_test(name: str) -> bool:
-    """Returns whether a split or a table's file name says that it is for tests.
+    """Whether a split or a table's file name says that it is for tests.
 
     Example:
-
     >>> [names_test(name) for name in ("test[:9]", "karpathy_test.tsv", "latest")]
     [True, True, False]
     """
@@ -179,7 +170,7 @@ def names_test(name: str) -> bool:
 
 
 def train_command(directory: str | os.PathLike, mode: str | None = None) -> str:
-    """Returns the command that goes on with a run, from its params.yaml."""
+    """The command that goes on with a run, from its params.yaml."""
     folder = shlex.quote(str(directory))
     command = f"align-keras train --config_file {folder}/{PARAMS_FILE} "
     command += f"--model_dir {folder}"
@@ -187,14 +178,7 @@ def train_command(directory: str | os.PathLike, mode: str | None = None) -> str:
 
 
 def check_finished(directory: str | os.PathLike) -> None:
-    """Raises unless a run's folder holds its trained model.
-
-    Args:
-        directory: str or `pathlib.Path`.
-
-    Raises:
-        InputError: otherwise; names the command that trains it.
-    """
+    """Raises unless a folder holds a trained model; names what trains it."""
     directory = pathlib.Path(directory)
     if (directory / "config.json").exists():
         return
@@ -210,14 +194,7 @@ def check_finished(directory: str | os.PathLike) -> None:
 
 
 def check_searchable(directory: str | os.PathLike) -> None:
-    """Raises if a run's folder has no search index; names the command to build it.
-
-    Args:
-        directory: str or `pathlib.Path`.
-
-    Raises:
-        InputError: for a run that isn't finished, or has no index or no export.
-    """
+    """Raises if a run has no index or no export; names what builds them."""
     directory = pathlib.Path(directory)
     missing = [name for name in ("index", "export") if not (directory / name).is_dir()]
     if not missing or not (directory / PARAMS_FILE).exists():
@@ -230,15 +207,7 @@ def check_searchable(directory: str | os.PathLike) -> None:
 
 
 def next_steps(directory: str | os.PathLike, caption: str) -> list[str]:
-    """Returns commands that make sense after a run.
-
-    Args:
-        directory: str or `pathlib.Path`, the run's folder.
-        caption: str, what to search for.
-
-    Returns:
-        list of str.
-    """
+    """Commands that make sense after a run, and search for `caption`."""
     folder = shlex.quote(str(directory))
     return [
         f"align-keras search --model_dir {folder} {shlex.quote(caption)}",

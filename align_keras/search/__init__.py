@@ -2,5 +2,3 @@
 
 from align_keras.search.exported_model import ExportedModel
 from align_keras.search.index import SearchIndex
-
-__all__ = ["ExportedModel", "SearchIndex"]

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -68,10 +69,9 @@ class ExportedModel:
             )
 
     @staticmethod
-    def find(directory):
-        """Returns the folder of the SavedModel, or raises.
-
-        Costs no TensorFlow import, so that a wrong path is answered at once.
+    def find(directory: str | os.PathLike) -> pathlib.Path:
+        """Returns the folder of the SavedModel, or raises. Costs no TensorFlow import,
+        so that a wrong path is answered at once.
         """
         directory = pathlib.Path(directory)
         versions = [path.name for path in directory.glob("align/*") if path.is_dir()]
@@ -85,7 +85,7 @@ class ExportedModel:
             )
         return found
 
-    def encode_images(self, images):
+    def encode_images(self, images: Sequence[str | os.PathLike | bytes]) -> np.ndarray:
         """Embeds images.
 
         Args:
@@ -118,7 +118,7 @@ class ExportedModel:
                 )
         return self._encode(_IMAGES, contents, names)
 
-    def encode_texts(self, texts):
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Embeds a sequence of captions: float32 array (n, d), rows of unit length.
 
         Raises:
@@ -204,10 +204,9 @@ def _file_bytes(path):
 
 
 def _reason(error):
-    """The one telling line of TensorFlow's long messages.
-
-    In a graph it stands between where the node was defined, which other lines
-    tell, and the name of the node in double brackets.
+    """The one telling line of TensorFlow's long messages. In a graph it stands between
+    where the node was defined, which other lines tell, and the name of the node in
+    double brackets.
     """
     message = re.split(r"\s*\[\[{{node", str(error).strip())[0]
     message = re.sub(r"{{function_node .*?}} ?", "", message)

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,6 +24,15 @@ _VERSION = 1
 _ROW_BLOCK = 65_536
 _QUERY_BLOCK = 64
 
+# What reading a damaged index comes to.
+_DAMAGE = (
+    OSError,
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _THUMBNAIL = re.compile(r"thumbnails/\w[\w-]*\.\w+")
 _SUFFIXES = {
     b"\x89PNG": ".png",
@@ -68,11 +78,19 @@ class SearchIndex:
         return len(self.embeddings)
 
     @property
-    def dimension(self):
+    def dimension(self) -> int:
         return self.embeddings.shape[1]
 
     @classmethod
-    def build(cls, embeddings, ids, captions=None, *, paths=None, thumbnails=None):
+    def build(
+        cls,
+        embeddings: np.ndarray,
+        ids: Sequence[str],
+        captions: Sequence | None = None,
+        *,
+        paths: Sequence[str | os.PathLike] | None = None,
+        thumbnails: Sequence[bytes] | None = None,
+    ) -> "SearchIndex":
         """Makes an index in memory.
 
         Args:
@@ -107,12 +125,12 @@ class SearchIndex:
                     f"`{name}` must have one entry a row, got {len(column)} for "
                     f"{len(embeddings)} embeddings."
                 )
-        entries = [{"id": str(own), "captions": []} for own in ids]
+        entries = [{"id": str(name), "captions": []} for name in ids]
         _check_distinct([entry["id"] for entry in entries])
         for row, entry in enumerate(entries):
             if captions is not None:
-                own = captions[row]
-                entry["captions"] = [own] if isinstance(own, str) else list(own)
+                given = captions[row]
+                entry["captions"] = [given] if isinstance(given, str) else list(given)
             if paths is not None:
                 entry["path"] = str(paths[row])
             if thumbnails is not None:
@@ -120,7 +138,7 @@ class SearchIndex:
                 entry["thumbnail"] = f"thumbnails/{name}"
         return cls(embeddings, entries, thumbnails=thumbnails)
 
-    def save(self, directory):
+    def save(self, directory: str | os.PathLike) -> None:
         """Writes the index as a folder, in place of any other, when it is complete."""
         header = {
             "format": _FORMAT,
@@ -140,7 +158,7 @@ class SearchIndex:
                         target.write_bytes(self.thumbnail(row))
 
     @classmethod
-    def load(cls, directory):
+    def load(cls, directory: str | os.PathLike) -> "SearchIndex":
         """Opens what `save` wrote; the embeddings stay on disk until they are read.
 
         Raises:
@@ -166,14 +184,7 @@ class SearchIndex:
             embeddings = _mapped(directory / "embeddings.npy")
             with open_regular(directory / "entries.jsonl") as file:
                 entries = [json.loads(line) for line in file]
-        except (
-            OSError,
-            ArithmeticError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _DAMAGE as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"The index {directory} is damaged ({reason}); build it again."
@@ -188,7 +199,7 @@ class SearchIndex:
             _check_entry(entry, row, directory)
         return cls(embeddings, entries, directory)
 
-    def thumbnail(self, row):
+    def thumbnail(self, row: int) -> bytes | None:
         """Bytes of the small image of a row, or None where none was given."""
         if self._thumbnails is not None:
             return self._thumbnails[row]
@@ -207,7 +218,7 @@ class SearchIndex:
                 f"The index {self.directory} is damaged ({error}); build it again."
             ) from None
 
-    def query(self, embeddings, k):
+    def query(self, embeddings: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Finds the k rows of greatest inner product for each query.
 
         Args:
@@ -245,10 +256,9 @@ class SearchIndex:
         return rows, scores
 
     def _candidates(self, queries, k):
-        """Per query, rows that hold the k best and all that tie with them.
-
-        The scores of a block product are right up to the rounding of float32, so rows
-        within that distance of the k-th best stay in.
+        """Per query, rows that hold the k best and all that tie with them. The scores
+        of a block product are right up to the rounding of float32, so rows within that
+        distance of the k-th best stay in.
         """
         error = (
             self.dimension
@@ -269,16 +279,14 @@ class SearchIndex:
             if len(block) >= k:
                 kth = np.partition(scores, len(block) - k, axis=1)[:, -k]
                 cut = np.maximum(cut, kth - slack)
-            for query, own in enumerate(found):
+            for query, rows in enumerate(found):
                 kept = scores[query] >= cut[query] - slack[query]
-                own.append(start + np.flatnonzero(kept))
-        return [np.concatenate(own) for own in found]
+                rows.append(start + np.flatnonzero(kept))
+        return [np.concatenate(rows) for rows in found]
 
     def _ranked(self, query, candidates, k):
-        """The k best candidates by float64 scores, ties by row.
-
-        Each score is summed by itself and not in a block, so equal rows have
-        equal scores wherever they stand.
+        """The k best candidates by float64 scores, ties by row. Each score is summed by
+        itself and not in a block, so equal rows have equal scores wherever they stand.
         """
         rows = self.embeddings[candidates].astype(float)
         scores = (rows * query.astype(float)).sum(axis=1)
@@ -306,9 +314,10 @@ def _mapped(path):
 def _check_entry(entry, row, directory):
     """Refuses what `save` didn't write, such as a thumbnail outside of the folder."""
     problem = None
+    captions = entry.get("captions") if isinstance(entry, dict) else None
     if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
         problem = "no id"
-    elif not _are_strings(entry.get("captions")):
+    elif not isinstance(captions, list) or not all(map(_is_text, captions)):
         problem = "no list of captions"
     elif not isinstance(entry.get("path", ""), str):
         problem = "a path that is no text"
@@ -326,17 +335,17 @@ def _check_entry(entry, row, directory):
         )
 
 
-def _are_strings(values):
-    return isinstance(values, list) and all(isinstance(own, str) for own in values)
+def _is_text(value):
+    return isinstance(value, str)
 
 
 def _check_distinct(ids):
     seen = {}
-    for row, own in enumerate(ids):
-        first = seen.setdefault(own, row)
+    for row, name in enumerate(ids):
+        first = seen.setdefault(name, row)
         if first != row:
             raise InputError(
-                f"`ids` must be different, got {own!r} in rows {first} and {row}."
+                f"`ids` must be different, got {name!r} in rows {first} and {row}."
             )
 
 

@@ -14,6 +14,8 @@ if __name__ == "__main__":
     sys.modules["align_keras"] = None
 
 import argparse
+import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -65,13 +67,10 @@ def _encoders(export):
             batches.append(np.asarray(result[output], np.float32))
         return np.concatenate(batches)
 
-    def encode_images(contents):
-        return embed("encode_image", "image_bytes", "image_embedding", contents)
-
-    def encode_texts(texts):
-        return embed("encode_text", "captions", "text_embedding", texts)
-
-    return encode_images, encode_texts
+    return (
+        functools.partial(embed, "encode_image", "image_bytes", "image_embedding"),
+        functools.partial(embed, "encode_text", "captions", "text_embedding"),
+    )
 
 
 def _difference(embeddings, path):
@@ -100,11 +99,7 @@ def _top(query, embedding, rows, entries, k):
 
 
 def _importable(name):
-    try:
-        __import__(name)
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec(name) is not None
 
 
 def _work(arguments):

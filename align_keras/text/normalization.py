@@ -28,41 +28,21 @@ _ISOLATED_PATTERN = re2_class(PUNCTUATION + IDEOGRAPHS)
 
 
 def mark_special_token(token: str, normalization: str) -> str:
-    """Returns a special token as `split_words` spells it.
-
-    Args:
-        token: str, such as `"[MASK]"`.
-        normalization: str, one of `NORMALIZATIONS`.
-
-    Returns:
-        str, a spelling that no other text normalizes to.
-    """
+    """A special token as `split_words` spells it, as no other text normalizes to."""
     inside = token.strip("[]")
     return _SENTINEL + (inside.lower() if is_uncased(normalization) else inside)
 
 
 def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
-    """Normalizes captions and splits them into words.
+    """Normalizes captions, UTF-8 strings (n,), and splits them into words (n, ragged).
 
     Bytes that aren't UTF-8 are dropped. A special token that is written out in a
-    caption (`[MASK]`) stays a special token, as with Hugging Face.
-
-    Args:
-        captions: string tensor (n,), UTF-8.
-        normalization: str, one of `NORMALIZATIONS`.
-
-    Returns:
-        Ragged string tensor (n, words); some words may be empty. A special token
-        is spelled as by `mark_special_token`.
-
-    Raises:
-        InputError: if the normalization is unknown.
+    caption (`[MASK]`) stays one, spelled by `mark_special_token`. Words may be empty.
 
     References:
         Devlin et al. 2019, the released `BasicTokenizer`.
 
     Example:
-
     >>> split_words(tf.constant(["Crème-brûlée"]), "bert_uncased").to_list()
     [[b'creme', b'-', b'brulee']]
     """

@@ -80,20 +80,7 @@ IDEOGRAPHS = """
 
 
 def re2_class(ranges: str) -> str:
-    r"""Returns an RE2 character class of code point ranges.
-
-    Args:
-        ranges: str, hexadecimal code points and `first-last` ranges, separated by
-            white space.
-
-    Returns:
-        str, a class such as `[\x{30}-\x{39}]`.
-
-    Example:
-
-    >>> re2_class("30-39 5F")
-    '[\\x{30}-\\x{39}\\x{5F}]'
-    """
+    r"""Returns an RE2 character class, `[\x{30}-\x{39}\x{5F}]` of `30-39 5F`."""
     escaped = (
         "-".join(f"\\x{{{point}}}" for point in part.split("-"))
         for part in ranges.split()

@@ -32,22 +32,21 @@ def learn_vocabulary(
 ) -> list[str]:
     """Learns a WordPiece vocabulary.
 
-    The result depends on the captions alone: neither on their order nor on the
-    process, though Hugging Face's trainer, which does the work, gives other tokens
-    in each run.
+    The result depends on the captions alone: neither on their order nor on the process,
+    though Hugging Face's trainer, which does the work, gives other tokens in each run.
 
     Args:
-        captions: iterable of str; read once.
-        size: int ≥ 6, the largest number of tokens. Fewer come back where the
+        captions: read once.
+        size: at least 6, the largest number of tokens. Fewer come back where the
             captions have no more pairs of tokens that are frequent enough.
-        min_frequency: int ≥ 1, how often a pair of tokens must stand side by side
-            to become one.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`. Store it with the
-            vocabulary: the tokenizer needs the same.
+        min_frequency: at least 1, how often a pair of tokens must stand side by side to
+            become one.
+        normalization: `"bert_uncased"` or `"bert_cased"`. Store it with the vocabulary:
+            the tokenizer needs the same.
 
     Returns:
-        list of str: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, then the single
-        characters, then longer tokens from the most frequent on.
+        `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, then the single characters, then
+        longer tokens from the most frequent on.
 
     Raises:
         InputError: if an argument isn't as above, or the captions have no words.
@@ -56,7 +55,6 @@ def learn_vocabulary(
         Jia et al. 2021, section 5 (WordPiece learned on the training captions).
 
     Example:
-
     >>> learn_vocabulary(["red", "red", "reed"], 20)[5:]
     ['d', 'e', 'r', '##d', '##e', 're', 'red']
     """
@@ -72,14 +70,13 @@ def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
     """Writes a vocabulary as `vocab.txt`: one token a line, in the order of the ids.
 
     Args:
-        vocabulary: list of str with the special tokens, without duplicates.
-        path: str or `pathlib.Path`. An existing file is replaced as a whole.
+        vocabulary: tokens, the special ones among them, without duplicates.
+        path: a file, which is replaced as a whole.
 
     Raises:
         InputError: if the vocabulary isn't as above.
 
     Example:
-
     >>> import os, tempfile
     >>> path = os.path.join(tempfile.mkdtemp(), "vocabulary.txt")
     >>> save_vocabulary([*SPECIAL_TOKENS, "red"], path)
@@ -95,10 +92,10 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
     """Reads a vocabulary from `vocab.txt`, ours or Hugging Face's.
 
     Args:
-        path: str or `pathlib.Path`, a UTF-8 file with one token a line.
+        path: a UTF-8 file with one token a line.
 
     Returns:
-        list of str, the tokens in the order of their ids.
+        The tokens in the order of their ids.
 
     Raises:
         InputError: if there is no such file, or it isn't as above, or has blank
@@ -124,7 +121,7 @@ def load_vocabulary(path: str | os.PathLike) -> list[str]:
 
 
 def is_uncased(normalization: str) -> bool:
-    """Returns whether a normalization lowers and strips accents."""
+    """Whether a normalization lowers and strips accents."""
     return normalization == "bert_uncased"
 
 
@@ -140,12 +137,7 @@ def check_normalization(normalization: str) -> None:
 def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
     """Raises unless a vocabulary can be stored and tokenized with.
 
-    Args:
-        vocabulary: list of str.
-        source: str, the argument or file that the message names.
-
-    Raises:
-        InputError: naming the first token at fault and its id.
+    `source`, the argument or file, is named with the first token at fault and its line.
     """
     ids: dict[str, int] = {}
     for index, token in enumerate(vocabulary):
@@ -199,11 +191,7 @@ def _checked(captions):
 
 
 def _count_words(captions, normalization):
-    """Returns a Counter of the captions' normalized words.
-
-    Raises:
-        InputError: if there are none, naming how many captions were read.
-    """
+    """A Counter of the captions' normalized words; raises if there are none."""
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
@@ -228,7 +216,7 @@ def _count_words(captions, normalization):
 
 
 def _choose_alphabet(word_counts, size):
-    """Returns the single-character tokens: initial ones, then continuing ones."""
+    """The single-character tokens: initial ones, then continuing ones."""
     frequency = collections.Counter()
     continuing = set()
     for word, count in word_counts.items():
@@ -250,7 +238,7 @@ def _choose_alphabet(word_counts, size):
 
 
 def _train(word_counts, alphabet, size, min_frequency):
-    """Returns the tokens longer than a character, in the order of their ids."""
+    """The tokens longer than a character, in the order of their ids."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -293,14 +281,9 @@ def _copies(word_counts):
 
 
 class Coverage:
-    """Counts words, tokens and unknown words.
-
-    Args:
-        vocabulary: list of str.
-        normalization: str, the one that it was learned with.
+    """Counts words, tokens and unknown words of captions, by a vocabulary.
 
     Example:
-
     >>> from align_keras.text.vocabulary import SPECIAL_TOKENS
     >>> coverage = Coverage([*SPECIAL_TOKENS, "red", "##der", "car"], "bert_uncased")
     >>> coverage.count(["Red car", "redder bus"])
@@ -328,12 +311,8 @@ class Coverage:
     def count(self, captions: list[str]) -> dict:
         """Counts over captions.
 
-        Args:
-            captions: list of str.
-
-        Returns:
-            dict: `captions`, `words`, `tokens_per_word` and `coverage`, the share of
-            words that the vocabulary knows; both 0 without words.
+        `coverage` is the share of words that the vocabulary knows; it and
+        `tokens_per_word` are 0 without words.
         """
         words = tokens = unknown = 0
         for encoding in self._tokenizer.encode_batch(captions):

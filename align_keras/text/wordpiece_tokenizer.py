@@ -35,20 +35,19 @@ class WordPieceTokenizer(tf.Module):
     installed, as it can't be on Windows, Hugging Face's `tokenizers` computes the ids,
     and no graph with the tokenizer in it can be exported.
 
-    The one difference: `bert_uncased` leaves 116 letters as they are that Unicode
-    added after the version that TensorFlow knows: 95 capitals (Vithkuqi, Garay,
-    Beria Erfe, a few Latin ones) and 21 composed letters (Tulu-Tigalari, Gurung
-    Khema and others).
+    The one difference: `bert_uncased` leaves 116 letters as they are that Unicode added
+    after the version that TensorFlow knows: 95 capitals (Vithkuqi, Garay, Beria Erfe, a
+    few Latin ones) and 21 composed letters (Tulu-Tigalari, Gurung Khema and others).
 
     Bytes that aren't UTF-8 are dropped, and so are control characters. A special
     token that is written out in a caption (`[MASK]`) becomes that token, as with
     Hugging Face. A word of more than 100 characters is `[UNK]`.
 
     Args:
-        vocabulary: list of str, the tokens in the order of their ids; holds
-            `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]` and `[MASK]` at any place.
-        sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included.
-        normalization: str, `"bert_uncased"` or `"bert_cased"`.
+        vocabulary: the tokens in the order of their ids; holds `[PAD]`, `[UNK]`,
+            `[CLS]`, `[SEP]` and `[MASK]` at any place.
+        sequence_length: at least 3, tokens a caption, [CLS] and [SEP] included.
+        normalization: `"bert_uncased"` or `"bert_cased"`.
 
     Call arguments:
         captions: list of str or string tensor (n,), UTF-8; or one scalar.
@@ -65,7 +64,6 @@ class WordPieceTokenizer(tf.Module):
         Jia et al. 2021, section 5 (WordPiece, at most 64 tokens).
 
     Example:
-
     >>> vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "##der"]
     >>> tokenizer = WordPieceTokenizer(vocabulary, sequence_length=6)
     >>> tokenizer(["Redder red"])["token_ids"].numpy().tolist()
@@ -110,22 +108,22 @@ class WordPieceTokenizer(tf.Module):
 
     @property
     def vocabulary(self) -> list[str]:
-        """List of str, the tokens in the order of their ids."""
+        """The tokens in the order of their ids."""
         return list(self._vocabulary)
 
     @property
     def sequence_length(self) -> int:
-        """int, tokens a caption."""
+        """Tokens a caption."""
         return self._sequence_length
 
     @property
     def normalization(self) -> str:
-        """str, how captions are normalized."""
+        """How captions are normalized."""
         return self._normalization
 
     @property
     def in_graph(self) -> bool:
-        """bool, whether an exported graph can hold the tokenizer."""
+        """Whether an exported graph can hold the tokenizer."""
         return self._hugging_face is None
 
     def __call__(self, captions):
@@ -139,7 +137,7 @@ class WordPieceTokenizer(tf.Module):
         return self._pad(self._wordpieces(captions))
 
     def _from_hugging_face(self, captions):
-        """Returns what `_pad` does, by Python outside the graph."""
+        """What `_pad` does, by Python outside the graph."""
 
         def encode(captions):
             texts = [text.decode("utf-8", "replace") for text in captions.tolist()]
@@ -153,7 +151,7 @@ class WordPieceTokenizer(tf.Module):
         return {"token_ids": both[:, 0], "padding_mask": both[:, 1]}
 
     def _wordpieces(self, captions):
-        """Returns ragged int32 (n, tokens), without [CLS] and [SEP]."""
+        """Ragged int32 (n, tokens), without [CLS] and [SEP]."""
         words = split_words(captions, self._normalization)
         lengths = tf.strings.length(words.flat_values, unit="UTF8_CHAR")
         words = words.with_flat_values(
@@ -197,7 +195,6 @@ class WordPieceTokenizer(tf.Module):
 
 
 def _hugging_face_tokenizer(vocabulary, sequence_length, normalization):
-    """Returns a `tokenizers.BertWordPieceTokenizer` that truncates and pads."""
     from tokenizers import BertWordPieceTokenizer
 
     tokenizer = BertWordPieceTokenizer(

@@ -120,7 +120,7 @@ def train(
         checkpoints, log if chief else None, schedule, batch_size, evaluate
     )
     try:
-        fit(model, make_batches, schedule, directory, loop_end, batch_size)
+        fit(model, make_batches, directory, loop_end)
     except NonFiniteStepError as error:
         checkpoints.save()
         if not chief:
@@ -130,14 +130,10 @@ def train(
 
 
 def fit(
-    model: ALIGN,
-    make_batches: Callable,
-    schedule: TrainingSchedule,
-    directory: pathlib.Path,
-    loop_end: "LoopEnd",
-    batch_size: int,
+    model: ALIGN, make_batches: Callable, directory: pathlib.Path, loop_end: "LoopEnd"
 ) -> None:
     """Runs `model.fit` over the loops that are left."""
+    schedule, batch_size = loop_end.schedule, loop_end.batch_size
     loop, first = schedule.steps_per_loop, loop_end.checkpoints.step
     sigterm = SaveOnSigterm(loop_end.checkpoints)
     total, done = schedule.train_steps * batch_size, first // loop * loop * batch_size

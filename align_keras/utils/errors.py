@@ -15,23 +15,10 @@ class InputError(ValueError):
 
 @contextlib.contextmanager
 def needs(extra: str, sentence: str, otherwise: str = "") -> Iterator[None]:
-    """Says which extra to install when an import within it fails.
+    """Says which extra of this package to install when an import within it fails.
 
-    Args:
-        extra: str, of this package, that brings what is imported.
-        sentence: str, what needs which package: it goes on "which isn't installed".
-        otherwise: str, another way out, such as ", or leave it out".
-
-    Raises:
-        InputError: if an import within fails.
-
-    Example:
-
-    >>> with needs("corpus", "web pages are read by selectolax"):
-    ...     import no_such_package
-    Traceback (most recent call last):
-    align_keras.utils.errors.InputError: web pages are read by selectolax, which isn't \
-installed; run `pip install "align-keras[corpus]"`.
+    `sentence` goes on "which isn't installed"; `otherwise` is another way out, such as
+    ", or leave it out".
     """
     try:
         yield

@@ -42,28 +42,8 @@ def atomic_write(
     """Opens a temporary sibling of `path` and renames it when the block ends.
 
     A kill or an error (a full disk) inside the block leaves the old file, or
-    none, under `path`, never a half-written one.
-
-    Args:
-        path: str or `pathlib.Path`, the final name. Its folder is created; of a link,
-            what it points to is written.
-        mode: `"w"` (UTF-8 text) or `"wb"`.
-        encoding: str, for text modes; UTF-8 by default.
-
-    Yields:
-        The open file.
-
-    Raises:
-        InputError: if that is there and no regular file: a device, a pipe, a folder.
-
-    Example:
-
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "a.txt")
-    >>> with atomic_write(path) as file:
-    ...     _ = file.write("whole")
-    >>> path.read_text()
-    'whole'
+    none, under `path`, never a half-written one. Its folder is created; of a link, what
+    it points to is written. Raises if that is there and no regular file.
     """
     if "b" not in mode:
         encoding = encoding or "utf-8"
@@ -74,26 +54,7 @@ def atomic_write(
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """As `atomic_write`, for libraries that open their files themselves.
-
-    Args:
-        path: str or `pathlib.Path`, as `atomic_write` takes it.
-
-    Yields:
-        `pathlib.Path` of the temporary sibling to write.
-
-    Raises:
-        InputError: as `atomic_write`.
-
-    Example:
-
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), "a.txt")
-    >>> with atomic_path(path) as temporary:
-    ...     _ = temporary.write_text("whole")
-    >>> path.read_text()
-    'whole'
-    """
+    """As `atomic_write`, for libraries that open their files themselves."""
     path = replaceable_file(path, "the file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_sibling(path)
@@ -108,19 +69,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def is_special(path: str | os.PathLike) -> bool:
-    """Says whether a path is a pipe, a device or a socket, whose reading may not end.
-
-    Args:
-        path: str or path.
-
-    Returns:
-        bool, False where nothing is there.
-
-    Example:
-
-    >>> is_special(os.devnull), is_special(os.curdir), is_special("no such file")
-    (True, False, False)
-    """
+    """Whether a path is a pipe, a device or a socket, whose reading may not end."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):  # The latter of a name with NUL.
@@ -129,17 +78,9 @@ def is_special(path: str | os.PathLike) -> bool:
 
 
 def open_regular(path: str | os.PathLike) -> IO[bytes]:
-    """Opens a regular file for reading its bytes.
+    """Opens a regular file for reading its bytes, or raises `OSError` as `open`.
 
-    Args:
-        path: str or path.
-
-    Returns:
-        The open file.
-
-    Raises:
-        OSError: as `open`; its errno is EINVAL if something else than a regular file is
-            there, or if no file can have the name.
+    Its errno is EINVAL if something else is there, or if no file can have the name.
     """
     if is_special(path):
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
@@ -150,18 +91,7 @@ def open_regular(path: str | os.PathLike) -> IO[bytes]:
 
 
 def read_regular(path: str | os.PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
-    """Reads a regular file.
-
-    Args:
-        path: str or path.
-        limit: int, the most bytes that it may have.
-
-    Returns:
-        bytes.
-
-    Raises:
-        OSError: as `open_regular`; its errno is EFBIG if the file is larger.
-    """
+    """Reads a regular file as `open_regular`; errno is EFBIG above `limit`."""
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size > limit:
             raise OSError(errno.EFBIG, f"more than {limit:,} bytes", os.fspath(path))
@@ -169,11 +99,7 @@ def read_regular(path: str | os.PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
 
 
 def read_json(path: str | pathlib.Path) -> dict:
-    """Reads a JSON object of at most 512 MB; an absent file gives an empty dict.
-
-    Raises:
-        InputError: if something else is there, or it can't be read.
-    """
+    """Reads a JSON object of at most 512 MB; an absent file gives an empty dict."""
     try:
         content = json.loads(read_regular(path))
     except FileNotFoundError:
@@ -189,17 +115,10 @@ def read_json(path: str | pathlib.Path) -> dict:
 
 
 def replaceable_file(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """Returns the file that a name means, if `atomic_write` can put one there.
+    """Returns the file that a name means, of a link what it points to.
 
-    Args:
-        path: str or `pathlib.Path`, as the user gave it.
-        argument: str, what the user gave it for, for the error.
-
-    Returns:
-        `pathlib.Path`; of a link, what it points to.
-
-    Raises:
-        InputError: if something else than a regular file is there, such as a pipe.
+    Raises if something is there that `atomic_write` can't replace; `argument` is what
+    the user gave it for.
     """
     path = pathlib.Path(path)
     try:
@@ -220,17 +139,8 @@ def replaceable_file(path: str | os.PathLike, argument: str) -> pathlib.Path:
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary sibling folder and renames it to `path` at the end.
 
-    An existing folder of that name is replaced as a whole; what a killed
-    earlier writer left beside it is removed first.
-
-    Args:
-        path: str or `pathlib.Path`, the final name.
-
-    Yields:
-        `pathlib.Path` of the folder to fill.
-
-    Raises:
-        InputError: if another process is writing this folder.
+    An existing folder of that name is replaced as a whole; what a killed earlier writer
+    left beside it is removed first. Raises if another process is writing this folder.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -288,24 +198,10 @@ def _replace_folder(path, new):
 
 
 def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """Returns the folder that a name means, if `atomic_folder` can put one there.
+    """Returns the folder that a name means, absolute and without links.
 
-    Args:
-        path: str or `pathlib.Path`, as the user gave it.
-        argument: str, what the user gave it for, for the error.
-
-    Returns:
-        `pathlib.Path`, absolute and without links: a link to a folder means what it
-        points to.
-
-    Raises:
-        InputError: if that is a file or a mounted disk, is or holds the current
-            folder, or can't be made where it is.
-
-    Example:
-
-    >>> placeable_folder("/tmp/new/../export", "--to").as_posix()
-    '/tmp/export'
+    Raises if `atomic_folder` can't put one there: it is a file or a mounted disk, is or
+    holds the current folder, or can't be made. `argument` is what the user gave it for.
     """
     try:
         folder = pathlib.Path(path).resolve()
@@ -324,18 +220,7 @@ def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
 
 
 def new_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """Returns the folder that a name means, if it is new or empty.
-
-    Args:
-        path: as `placeable_folder`.
-        argument: as `placeable_folder`.
-
-    Returns:
-        `pathlib.Path`, as `placeable_folder`.
-
-    Raises:
-        InputError: as `placeable_folder`, and if the folder holds something.
-    """
+    """As `placeable_folder`, for a folder that is new or empty."""
     folder = placeable_folder(path, argument)
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(
@@ -369,12 +254,9 @@ def locked(
 ) -> Iterator[None]:
     """Waits until no other process is in a block for the same path, then enters it.
 
-    Args:
-        path: str or `pathlib.Path`, what the block changes. The lock is a hidden
-            file beside it, in a folder that must exist; it ends with the process,
-            whatever ends that.
-        on_wait: callable without arguments, called once if there is another, before
-            waiting.
+    The lock is a hidden file beside what the block changes, in a folder that must
+    exist; it ends with the process, whatever ends that. `on_wait` is called once if
+    there is another.
     """
     path = pathlib.Path(path)
     file = path.with_name(f".{path.name}.lock")
@@ -388,14 +270,10 @@ def locked(
 
 
 def hold(file: str | os.PathLike) -> Any:
-    """Takes the lock of a file, unless another process, or thread, has it.
+    """Takes the lock of a file, made if need be; None if another process, or thread,
+    has it.
 
-    Args:
-        file: str or `pathlib.Path`, made if need be.
-
-    Returns:
-        A context manager whose end frees the lock, as that of the process does; or
-        None if another holds it.
+    The end of the context manager frees the lock, as that of the process does.
     """
     lock = _file_lock(file)
     try:

@@ -15,16 +15,12 @@ def say(message: str) -> None:
 class progress_bar:
     """A progress bar on a terminal, a line now and then elsewhere.
 
-    Args:
-        title: str.
-        unit: str, what is counted, such as `"pairs"`.
-        total: int.
-        done: int, where to begin.
+    It counts `unit`s, such as pairs, up to `total`, which may grow, from `done` on.
     """
 
     def __init__(self, title, unit, total, done=0):
         self._title, self._unit = title, unit
-        self._total, self.done, self._began = total, done, done
+        self.total, self.done, self._began = total, done, done
         from rich.console import Console  # Only here, since help has no bars.
 
         self._console = Console(stderr=True)
@@ -36,7 +32,7 @@ class progress_bar:
             self._bar = _bar(self._console)
             self._task = self._bar.add_task(
                 self._title,
-                total=self._total,
+                total=self.total,
                 completed=self.done,
                 unit=self._unit,
                 note="",
@@ -47,16 +43,16 @@ class progress_bar:
         """Counts `count` more; `note` is shown behind."""
         self.done += count
         if self._bar is not None:
-            self._bar.update(self._task, advance=count, note=note)
+            self._bar.update(self._task, advance=count, total=self.total, note=note)
         elif time.monotonic() - self._last_line >= _LINE_INTERVAL:
             self._last_line = time.monotonic()
             self._write_line(note)
 
     def _write_line(self, note):
         rate = (self.done - self._began) / (self._last_line - self._start)
-        left = (self._total - self.done) / max(rate, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
         say(
-            f"{self._title}: {self.done:,} of {self._total:,} {self._unit}, "
+            f"{self._title}: {self.done:,} of {self.total:,} {self._unit}, "
             f"{rate:,.0f} {self._unit}/s, {left:,.0f} s left  {note}"
         )
 

@@ -1,10 +1,12 @@
 """Silence for what native libraries print once and nobody needs."""
 
 import contextlib
+import functools
 import importlib.abc
 import importlib.util
 import os
 import sys
+from typing import Any
 
 
 def silence_tensorflow() -> None:
@@ -14,31 +16,34 @@ def silence_tensorflow() -> None:
     it writes on standard error at its import whatever `TF_CPP_MIN_LOG_LEVEL` says.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if not any(isinstance(finder, _SilentImport) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _SilentImport())
+    loads = [getattr(finder, "load", None) for finder in sys.meta_path]
+    if _in_silence not in loads:
+        sys.meta_path.insert(0, WrappedImport("tensorflow", _in_silence))
 
 
-class _SilentImport(importlib.abc.MetaPathFinder):
-    """Has TensorFlow, as the other finders find it, loaded in silence."""
+def _in_silence(execute, module):
+    with _silent_standard_error():
+        execute(module)
 
-    _asking = False
 
-    def find_spec(self, name, path, target=None):
-        if name != "tensorflow" or self._asking:
+class WrappedImport(importlib.abc.MetaPathFinder):
+    """Has a package, as other finders find it, loaded by `load(execute, module)`."""
+
+    def __init__(self, package, load):
+        self.package, self.load = package, load
+        self._asking = False
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self.package or self._asking:
             return None
         self._asking = True
         try:
-            spec = importlib.util.find_spec(name)
+            spec: Any = importlib.util.find_spec(name)
         finally:
             self._asking = False
-        if spec is not None:
-            load = spec.loader.exec_module
-
-            def load_in_silence(module):
-                with _silent_standard_error():
-                    load(module)
-
-            spec.loader.exec_module = load_in_silence
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+            spec.loader.exec_module = functools.partial(self.load, execute)
         return spec
 
 

@@ -153,7 +153,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
             ["--protocol", "vtab", "--params_override", "sweep.trails=1"],
             "unknown key 'sweep.trails'; did you mean 'trials'?",
         ),
-        (["--protocol", "vtab", "--workers", "0"], "--workers must be at least 1"),
+        (["--protocol", "vtab", "--workers", "0"], "--workers must be a whole number"),
         (
             ["--protocol", "knn", "--data", "x", "--results", "y"],
             "--results is for imagenet_frozen, imagenet_full, vtab, fine_grained",

@@ -11,7 +11,7 @@ import pytest
 from align_keras import datasets
 from align_keras.cli.main import main
 from align_keras.datasets import benchmarks, build_corpus
-from align_keras.protocols.class_data import labelled_images
+from align_keras.protocols.classes import labelled_images
 from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.fine_tuning import ClassificationData
 from align_keras.protocols.protocol import Request

@@ -112,7 +112,7 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
     monkeypatch.setattr(vtab.VtabData, "judged_images", lambda *_: judged)
     override = ("sweep.trials=3,runs=3",)
     request = Request("vtab", params_override=override, slice_by="class")
-    found = vtab.run(mock.Mock(), request)
+    found = vtab.vtab(mock.Mock(), request)
     sweep, last = asked
     assert len(sweep) == 19 * 3 and len(last) == 19 * 3
     best = trials.swept_recipe(load_recipe("vtab"), 1)

@@ -206,7 +206,7 @@ def test_what_is_refused(run_folder, tmp_path, capsys):
             [*web, *FOLDER, "--caption-column", "c"],
             "--caption-column must be of a tab",
         ),
-        (["--model", str(tmp_path / "nothing")], "holds no config.json"),
+        (["--model", str(tmp_path / "nothing")], "which has neither config.json"),
         (["--to", str(tmp_path)], "--to must be a new or an empty folder"),
         (["--to", ""], "received '', which is or holds the current folder"),
         (["--to", str(tmp_path / "a" / "..")], "--to must be a new or an empty folder"),

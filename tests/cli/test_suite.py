@@ -138,6 +138,7 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
         return Evaluation({"all/spearman": 0.25})
 
     for name, run_it in (("multi30k", fails), ("simlex", measured)):
+        run_it.__name__ = name
         changed = dataclasses.replace(PROTOCOLS[name], run=run_it)
         monkeypatch.setitem(PROTOCOLS, name, changed)
     (tmp_path / "run").mkdir()

@@ -43,11 +43,15 @@ def test_python_and_the_command_find_the_same(place, capsys):
     "protocol, options, message",
     [
         ("retreival", {}, "protocol must be one of .* did you mean retrieval"),
-        ("knn", {"templets": "x"}, "knn has no option `templets`.*`templates`"),
+        ("knn", {"templets": "x"}, "knn has no argument 'templets'.*'templates'"),
         ("knn", {"data": "x", "templates": "x"}, "`templates` is for zero_shot, rec"),
         ("knn", {"data": "x", "split": ""}, "split must not be empty"),
         ("knn", {}, "data must name what knn is measured on.*a TFDS data set"),
-        ("vtab", {"workers": 0}, "workers must be at least 1, received 0"),
+        (
+            "vtab",
+            {"workers": 0},
+            "workers must be a whole number from 1 to .*, received 0",
+        ),
         ("composed", {"text_weight": -1.0}, "text_weight must be a number from 0"),
         ("knn", {"data": "x", "metadata": "m"}, "`metadata` is for `slice_by`"),
     ],

@@ -107,7 +107,7 @@ def test_cells_show_counts_and_shares():
     assert shades[3] > shades[0] > shades[1] > shades[2] == 0
     notes = [own.text for own in svg.iter("title")]
     assert "cat, taken for dog: 1 of 4 (25.0%)" in notes
-    assert "dog, recognised: 4 of 4 (100.0%)" in notes
+    assert "dog, recognized: 4 of 4 (100.0%)" in notes
     # Rows go down, columns across.
     places = [(float(own.get("x")), float(own.get("y"))) for own in cells]
     assert places[0][1] == places[1][1] < places[2][1]

@@ -49,8 +49,8 @@ def test_image_queries_by_hand():
         ("moon", False),
     ]
     assert (first.rank, first.total) == (1, 5)
-    # The picture itself isn't its neighbour; the one that shares the caption is right.
-    assert [(hit.image, hit.correct) for hit in first.neighbours] == [
+    # The picture itself isn't its neighbor; the one that shares the caption is right.
+    assert [(hit.image, hit.correct) for hit in first.neighbors] == [
         ("p2", True),
         ("p1", False),
         ("p3", False),
@@ -63,7 +63,7 @@ def test_pixel_identical_pictures_are_shown_once():
     queries, pictures = make(k=4, image_keys=["twin", "b", "twin", "d"])
     (sun,) = (query for query in queries if query.text == "sun")
     assert [hit.image for hit in sun.hits] == ["p0", "p1", "p3"]
-    assert [hit.image for hit in pictures[0].neighbours] == ["p1", "p3"]
+    assert [hit.image for hit in pictures[0].neighbors] == ["p1", "p3"]
 
 
 def test_the_draw_depends_on_the_seed_alone():

@@ -1,7 +1,7 @@
 import math
 
-from align_keras.reports import report_tables
-from align_keras.reports.report_tables import RetrievalRow
+from align_keras.reports import report as report_tables
+from align_keras.reports.report import RetrievalRow
 
 HISTORY = [
     {"step": 10, "loss": 5.0, "learning_rate": 1e-3},

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.reports.thumbnail import thumbnail_uri
+from align_keras.reports.page_template import thumbnail_uri
 
 
 def decoded(uri):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from align_keras.export.litert_file import read_metadata
 from align_keras.images import preprocess_image
-from align_keras.protocols import retrieval
+from align_keras.protocols import captions
 from align_keras.runs.export_litert import (
     calibration_images,
     captioned_images,
@@ -80,8 +80,8 @@ def test_figures_are_those_of_the_files(align, pairs, exported):
     np.testing.assert_allclose(own["cosine"], [cosines.mean(), cosines.min()], 1e-5)
     # By brute force: each caption's own picture among the k nearest. Ties count as
     # misses; captions that are cut to the same eight tokens have them.
-    captions = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
-    scores = align.encode_texts(captions).astype("float64") @ found.T
+    texts = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    scores = align.encode_texts(texts).astype("float64") @ found.T
     for way, own_scores in (("t2i", scores), ("i2t", scores.T)):
         better = (own_scores >= np.diag(own_scores)[:, None]).sum(axis=1) - 1
         for k in (1, 10):
@@ -244,7 +244,7 @@ def test_a_named_set_calibrates_with_what_it_has(pairs, monkeypatch, capsys):
             raise InputError(f"split must be one of test, received {split}.")
         return argparse.Namespace(images=splits[split], columns={}, image_ids=[])
 
-    monkeypatch.setattr(retrieval, "_corpus", corpus)
+    monkeypatch.setattr(captions, "_corpus", corpus)
     splits = {"train": pictures[1:], "test": pictures[:1]}
     assert calibration_images("clipart") == pictures[1:]
     splits = {"test": pictures[:3]}
@@ -258,8 +258,7 @@ def test_a_folder_and_a_table(pairs, tmp_path):
     (tmp_path / "red_ring.txt").write_text("rød ring", encoding="latin-1")
     table = tmp_path / "table.csv"
     table.write_text("foto,words\nred_ring.png,rød ring\n", encoding="latin-1")
-    columns = {"image_column": "foto", "caption_column": "words"}
-    read = {"encoding": "latin-1", "columns": columns}
+    read = {"encoding": "latin-1", "image_column": "foto", "caption_column": "words"}
     images = [str(tmp_path / "red_ring.png")]
     assert calibration_images(str(tmp_path), **read) == images
     assert captioned_images(str(table), **read)[1] == images

@@ -47,8 +47,8 @@ def trained(tmp_path_factory):
 
 def test_quantising_keeps_recall(trained):
     from align_keras.export.litert import image_flatbuffer
+    from align_keras.protocols.captions import captioned_images
     from align_keras.protocols.protocol import Request
-    from align_keras.protocols.retrieval import captioned_images
 
     request = Request("clipart", split="train")
     images = captioned_images(request).images[::31]

@@ -1,5 +1,6 @@
 """Images' embeddings, and which of them are near: the paper's appendix A."""
 
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -32,7 +33,6 @@ def write_embeddings(
     dtype: str = "float16",
 ) -> np.ndarray:
     """Embeds `count` images batch by batch into a `.npy` file, and maps it, (count, d).
-
     `encode` takes a list of images to a float array (images, d). Rounding to float16
     changes a cosine by about 1e-5. The file has its name when it is complete.
     """
@@ -80,14 +80,25 @@ def _fill(path, images, encode, count, batch_size, dtype):
         stored.flush()
 
 
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Rows of embeddings, read where they lie; `[places]` are some of them."""
+
+    embeddings: np.ndarray
+    rows: np.ndarray
+
+    def __getitem__(self, places):
+        return _Rows(self.embeddings, self.rows[places])
+
+
 class EmbeddingSearch:
-    """Finds near images by the cosines of their embeddings.
+    """Finds near images by their embeddings' cosines (Jia et al. 2021, appendix A).
 
     k-means puts all images into clusters, and an image is compared with those of its
     `nearest` clusters, as faiss's inverted files do. The paper compares within buckets
     of three of the ten nearest of 4,096 clusters; an image in a common bucket is nearly
     always in one of these clusters, and near ones without a common bucket are found as
-    well. Small corpora have fewer clusters, one for 64 images; with fewer than 4 ×
+    well. Small corpora have fewer clusters, one for 64 images; with fewer than 4 times
     `nearest` (2,560 images by default) all are compared with all.
 
     What is found depends on the encoder, and so must the threshold. With
@@ -99,9 +110,6 @@ class EmbeddingSearch:
     Memory is some tens of bytes an image, k-means' sample (32 embeddings a cluster),
     the embeddings of 65,536 references and what is near to `block_rows` queries;
     embeddings are read where they lie. Cosines must be above `threshold`.
-
-    References:
-        Jia et al. 2021, appendix A.
     """
 
     def __init__(
@@ -141,8 +149,10 @@ class EmbeddingSearch:
         clusters = min(self.clusters, len(keys) // _IMAGES_PER_CLUSTER)
         if clusters < min(4 * self.nearest, self.clusters):
             return
-        digests = np.fromiter((_digest(key) for key in keys), np.uint64, len(keys))
-        rows = np.argsort(digests, kind="stable")[: clusters * _SAMPLE_PER_CLUSTER]
+        encoded = (key.encode("utf-8", "surrogatepass") for key in keys)
+        digests = [hashlib.blake2b(key, digest_size=8).digest() for key in encoded]
+        order = np.argsort(np.frombuffer(b"".join(digests), "<u8"), kind="stable")
+        rows = order[: clusters * _SAMPLE_PER_CLUSTER]
         means = _faiss().Kmeans(
             embeddings.shape[1],
             clusters,
@@ -155,10 +165,8 @@ class EmbeddingSearch:
         means.train(_unit_rows(embeddings, rows))
         self.centers = means.index
 
-    def place(
-        self, embeddings: np.ndarray, where: str
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Checks embeddings (n, d); returns them and the numbers of all rows."""
+    def place(self, embeddings: np.ndarray, where: str) -> _Rows:
+        """Checks embeddings (n, d) and returns all rows."""
         self._check(embeddings, where)
         if self.centers is not None and embeddings.shape[1] != self.centers.d:
             raise InputError(
@@ -166,28 +174,22 @@ class EmbeddingSearch:
                 f"as the corpus's, received {embeddings.shape[1]}; embed all images by "
                 "one encoder."
             )
-        return embeddings, np.arange(len(embeddings))
-
-    def take(
-        self, placed: tuple[np.ndarray, np.ndarray], rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        embeddings, placed_rows = placed
-        return embeddings, placed_rows[rows]
+        return _Rows(embeddings, np.arange(len(embeddings)))
 
     def lowest(
         self,
-        queries: tuple[np.ndarray, np.ndarray],
-        references: tuple[np.ndarray, np.ndarray],
+        queries: _Rows,
+        references: _Rows,
         ranks: np.ndarray,
         below: np.ndarray,
     ) -> np.ndarray:
         """Returns each query's lowest rank of a near reference, if below `below`."""
         best = below.copy()
         order = np.argsort(ranks, kind="stable")
-        references, ranks = self.take(references, order), ranks[order]
+        references, ranks = references[order], ranks[order]
         for start in range(0, len(ranks), _REFERENCES_AT_ONCE):
             part = np.arange(start, min(start + _REFERENCES_AT_ONCE, len(ranks)))
-            block = self.take(references, part)
+            block = references[part]
             # Who has found a lower rank than all that follow is done.
             open_ = np.flatnonzero(best > ranks[start])
             index = self._index(block)
@@ -198,7 +200,7 @@ class EmbeddingSearch:
 
     def _index(self, references):
         faiss = _faiss()
-        dimension = references[0].shape[1]
+        dimension = references.embeddings.shape[1]
         if self.centers is None:
             index = faiss.IndexFlatIP(dimension)
         else:
@@ -206,22 +208,22 @@ class EmbeddingSearch:
             kind = (dimension, self.centers.ntotal, faiss.METRIC_INNER_PRODUCT)
             index = faiss.IndexIVFFlat(self.centers, *kind)
             index.nprobe = self.nearest
-        for start in range(0, len(references[1]), self.block_rows):
-            rows = references[1][start : start + self.block_rows]
-            index.add(_unit_rows(references[0], rows))
+        for start in range(0, len(references.rows), self.block_rows):
+            rows = references.rows[start : start + self.block_rows]
+            index.add(_unit_rows(references.embeddings, rows))
         return index
 
     def _compare(self, queries, rows, index, references, ranks, best):
         """Lowers `best` of some queries by the references near to them."""
-        vectors = _unit_rows(queries[0], queries[1][rows])
+        vectors = _unit_rows(queries.embeddings, queries.rows[rows])
         ends, cosines, found = index.range_search(vectors, self.threshold - _UNCERTAIN)
         query = np.repeat(rows, np.diff(ends.astype(np.int64)))
         near = cosines > self.threshold
         close = np.flatnonzero(np.abs(cosines - self.threshold) <= _UNCERTAIN)
         for start in range(0, len(close), _VERIFIED_AT_ONCE):
             pairs = close[start : start + _VERIFIED_AT_ONCE]
-            first = queries[0][queries[1][query[pairs]]]
-            second = references[0][references[1][found[pairs]]]
+            first = queries.embeddings[queries.rows[query[pairs]]]
+            second = references.embeddings[references.rows[found[pairs]]]
             near[pairs] = _exact_cosines(first, second) > self.threshold
         np.minimum.at(best, query[near], ranks[found[near]])
 
@@ -266,8 +268,3 @@ def _exact_cosines(first, second):
     squares = np.einsum("nd,nd->n", first, first)
     lengths = np.sqrt(squares * np.einsum("nd,nd->n", second, second))
     return products / np.where(lengths > 0, lengths, 1)
-
-
-def _digest(key):
-    content = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8)
-    return int.from_bytes(content.digest(), "little")

@@ -30,38 +30,33 @@ _SIDE = 64
 _BETWEEN = 256
 _COEFFICIENTS = 64
 # "About zero": a tenth of the numbers' root mean square, and what noise makes of a
-# flat image, in grey levels.
+# flat image, in gray levels.
 _RELATIVE_ZERO = 0.1
 _ABSOLUTE_ZERO = 0.1
+THRESHOLD = 12
+_BITS = 64 * WORDS
+# Fewer and longer bands find fewer candidates in vain, but try more keys.
+_FEW = 5_000
+_BANDS_OF_FEW, _BANDS = 8, 6
 
 
 def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
-    """Hashes an image so that its copies get the same or a close hash.
+    """Hashes an image, or its gray pixels (height, width), so that copies are close.
 
     The image is reduced to 64 × 64 gray pixels. Of the cosine transform, the 64 lowest
     frequencies but the mean count, each by its sign: positive, negative or about zero,
-    in two bits. So a copy of another size or quality, in gray or with a small
+    in two bits (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
+    Functions"). So a copy of another size or quality, in gray or with a small
     watermark, differs in few of the 128 bits; in a mirrored copy the odd horizontal
     frequencies change their sign (`mirrored`); and of symmetric drawings the odd ones
     are zero, not a sign by chance. A cropped copy shifts all frequencies; therefore six
-    views are hashed, see `VIEWS`, and a copy's whole is compared with all of the
-    original's. Color isn't hashed.
+    views are hashed, 16 bytes each, see `VIEWS`, and a copy's whole is compared with
+    all of the original's. Color isn't hashed.
 
     Plain images (a gradient, a disc, a logo of one shape on white) have fewer than
     `LEAST_DETAIL` frequencies away from zero, which look alike among unrelated images.
     Their hash is all zeros: close to nothing, itself included; only equal pixels make
     them duplicates.
-
-    Args:
-        image: `PIL.Image.Image`, or its gray pixels, uint8 array (height, width).
-        crops: bool, hash all six views, not only the whole.
-
-    Returns:
-        bytes, 16 for each view, the whole first.
-
-    References:
-        Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
-        Functions", for hashes by the signs of low frequencies.
     """
     views = len(VIEWS) if crops else 1
     signs = _signs(_thumbnail(image), views)
@@ -91,11 +86,6 @@ def mirrored(hashes: np.ndarray) -> np.ndarray:
     return hashes ^ swapped[..., None]
 
 
-def hamming_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Counts the bits in which hashes (…, 2) differ, 0 to 128."""
-    return bit_count(first ^ second).sum(-1, dtype=np.int64)
-
-
 def _count_by_table(words):
     table = np.array([bin(number).count("1") for number in range(1 << 16)], np.uint8)
     halves = np.ascontiguousarray(words).view(np.uint16)
@@ -107,7 +97,7 @@ bit_count = getattr(np, "bitwise_count", _count_by_table)
 
 
 def _thumbnail(image):
-    """Returns the image's 64 × 64 grey pixels, float64."""
+    """Returns the image's 64 × 64 gray pixels, float64."""
     cv2 = opencv()
     if isinstance(image, Image.Image):
         image = np.asarray(image.convert("L"))
@@ -137,10 +127,9 @@ def _lowest_frequencies():
 
 
 def _cosines(first, end):
-    """Returns the orthonormal cosine transform of a part of the side, (10, 64).
-
-    It is divided by the square root of the part's length, so that the numbers don't
-    depend on the size, and zero outside of the part.
+    """Returns the orthonormal cosine transform of a part of the side, (10, 64). It is
+    divided by the square root of the part's length, so that the numbers don't depend on
+    the size, and zero outside of the part.
     """
     length = end - first
     place = np.arange(_SIDE) - first + 0.5
@@ -157,13 +146,6 @@ _HORIZONTAL = np.stack([_cosines(left, right).T for _, left, _, right in VIEWS])
 _ODD = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(np.uint64)[0]
 
 
-THRESHOLD = 12
-_BITS = 64 * WORDS
-# Fewer and longer bands find fewer candidates in vain, but try more keys.
-_FEW = 5_000
-_BANDS_OF_FEW, _BANDS = 8, 6
-
-
 class HammingSearch:
     """Finds near images by their perceptual hashes.
 
@@ -173,9 +155,11 @@ class HammingSearch:
     The search is exact, and ours: faiss's multi-index hash, as exact, takes six times
     the processor time (16 s against 2.8, of 100,000 hashes within 8 bits). The 128 bits
     are cut into bands; of two hashes within the threshold, at least one band differs in
-    few bits (the pigeonhole principle), so for each band only the hashes are compared
-    whose band is among the query's keys with so few bits changed. Memory is some tens
-    of bytes an image and a constant by `block_rows`, however many pairs are near.
+    few bits (the pigeonhole principle; Norouzi et al. 2012, "Fast Search in Hamming
+    Space with Multi-Index Hashing", section 3), so for each band only the hashes are
+    compared whose band is among the query's keys with so few bits changed. Memory is
+    some tens of bytes an image and a constant by `block_rows`, however many pairs are
+    near.
 
     `tools/bench_duplicates.py --start 5 --emoji EMOJI` (images on which nothing was
     chosen) finds of 5,950 planted copies at 8, 12 and 16 bits: all kinds 76, 82 and 86
@@ -183,10 +167,6 @@ class HammingSearch:
     with a watermark 86, 88 and 89 %; with 5 % cropped 39, 69 and 87 %, 10 % 13, 39 and
     64 %. Of 595 different images 2, 6 and 10 leave in error, such as cards of two suits
     and flags of one layout.
-
-    References:
-        Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-Index
-        Hashing", section 3.
     """
 
     def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):
@@ -216,9 +196,6 @@ class HammingSearch:
                 "hash_array."
             )
         return hashes
-
-    def take(self, placed: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return placed[rows]
 
     def lowest(
         self,
@@ -291,11 +268,9 @@ class _BandTable:
 
 
 def _bands(count, threshold):
-    """Yields (columns of the band, bits that may differ in it).
-
-    With threshold = bands × radius + rest, hashes within the threshold differ in at
-    most `radius` bits in one of the first rest + 1 bands, or in at most radius − 1
-    in one of the others.
+    """Yields (columns of the band, bits that may differ in it). With threshold = bands
+    × radius + rest, hashes within the threshold differ in at most `radius` bits in one
+    of the first rest + 1 bands, or in at most radius − 1 in one of the others.
     """
     bands = _BANDS_OF_FEW if count < _FEW else _BANDS
     radius, rest = divmod(threshold, bands)

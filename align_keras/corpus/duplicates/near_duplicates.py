@@ -36,10 +36,8 @@ class ImageSet:
 
 
 class Dropped(typing.NamedTuple):
-    """An image that leaves the corpus.
-
-    `near_to` is the key of the evaluation image, or of the kept image; `reference` is
-    the evaluation set's name, "" inside the corpus.
+    """An image that leaves the corpus. `near_to` is the key of the evaluation image, or
+    of the kept image; `reference` is the evaluation set's name, "" inside the corpus.
     """
 
     image_key: str
@@ -59,8 +57,9 @@ def find_duplicates(
 ) -> list[Dropped]:
     """Finds the images that leave the corpus, because others show the same.
 
-    1. Images equal to or near one of an evaluation set leave it, all of them. The
-       sets are taken by their names, in each the lowest key counts.
+    1. Images equal to or near one of an evaluation set leave it (Jia et al. 2021,
+       section 3 and appendix A). The sets are taken by their names, in each the lowest
+       key counts.
     2. Of images with equal pixels one stays ("duplicate"). They show the same, so
        the captions of those that leave belong to the one that stays.
     3. Of near images the best stays ("near duplicate"): the one with the most
@@ -70,15 +69,10 @@ def find_duplicates(
        those that leave are lost: they describe a crop or a changed copy.
 
     The result depends neither on the order of the images nor on blocks. Equal keys in
-    the corpus are one image.
-
-    `mode` is "hash", see `HammingSearch`, or "embedding", see `EmbeddingSearch`, whose
-    `options` follow. `inside` takes the third step; the paper doesn't. `gone` left
-    before, such as copies of evaluation images by another threshold. Returned are all
-    `Dropped`, by ascending key.
-
-    References:
-        Jia et al. 2021, section 3 and appendix A.
+    the corpus are one image. `mode` is "hash", see `HammingSearch`, or "embedding", see
+    `EmbeddingSearch`, whose `options` follow. `inside` takes the third step; the paper
+    doesn't. `gone` left before, such as copies of evaluation images by another
+    threshold. Returned are all `Dropped`, by ascending key.
     """
     if mode not in MODES:
         raise InputError(
@@ -120,10 +114,9 @@ def _check(images):
 
 
 def _distinct(corpus):
-    """Ranks the corpus's images and finds those with equal pixels.
-
-    Returns the rows of the distinct keys, best first, int64 (m,), and for each its best
-    equal's place among them, often its own.
+    """Ranks the corpus's images and finds those with equal pixels. Returns the rows of
+    the distinct keys, best first, int64 (m,), and for each its best equal's place among
+    them, often its own.
     """
     count = len(corpus.keys)
     keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
@@ -182,8 +175,8 @@ def _near_images(rows, original, placed, reference, order, search):
     asked = np.flatnonzero(original == np.arange(len(rows)))
     there = search.place(reference.signatures, f"evaluation set {reference.name!r}")
     found[asked] = search.lowest(
-        search.take(placed, rows[asked]),
-        search.take(there, np.array(order, np.int64)),
+        placed[rows[asked]],
+        there[np.array(order, np.int64)],
         np.arange(len(order)),
         found[asked],
     )
@@ -192,14 +185,13 @@ def _near_images(rows, original, placed, reference, order, search):
 
 def _drop_inside(corpus, rows, original, placed, search, verdicts):
     """Fills in the verdicts of all that are equal to or near an image that stays.
-
     Without a search only equal ones leave.
     """
     left = np.array([verdict is None for verdict in verdicts], bool)
     distinct = np.flatnonzero(left & (original == np.arange(len(rows))))
     kept_by = np.arange(len(rows))
     if search is not None:
-        kept_by[distinct] = _greedy(search, search.take(placed, rows), distinct)
+        kept_by[distinct] = _greedy(search, placed[rows], distinct)
     for place in np.flatnonzero(left).tolist():
         best = int(kept_by[original[place]])
         if best != place:
@@ -219,7 +211,7 @@ def _greedy(search, placed, undecided):
     kept_by = np.full(int(undecided.max(initial=-1)) + 1, _OPEN)
     everyone = undecided
     while len(undecided):
-        images = search.take(placed, undecided)
+        images = placed[undecided]
         first = search.lowest(images, images, undecided, undecided)
         stays = first == undecided
         kept_by[undecided[stays]] = undecided[stays]
@@ -241,8 +233,8 @@ def _greedy(search, placed, undecided):
 def _lowest_of(search, placed, queries, references):
     """Returns for each query the first of some places near it, or `_NONE`."""
     return search.lowest(
-        search.take(placed, queries),
-        search.take(placed, references),
+        placed[queries],
+        placed[references],
         references,
         np.full(len(queries), _NONE),
     )

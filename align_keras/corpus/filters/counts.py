@@ -24,12 +24,16 @@ import pathlib
 
 import numpy as np
 
-from align_keras.corpus.filters.rules import Thresholds
+from align_keras.corpus.filters.rules import Chosen, PairColumns, Thresholds
 from align_keras.corpus.filters.text_hashes import hash_strings, text_features
 from align_keras.corpus.filters.texts import normalize_texts
 from align_keras.corpus.parquet_tables import read_columns
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
+
+_NGRAMS_PER_SPILL = 4_000_000
+_ENTRIES_PER_PARTITION = 4_000_000
+_TOP_TEXTS = 100
 
 
 def sum_by_key(
@@ -103,19 +107,29 @@ def _run_starts(keys):
     return np.flatnonzero(starts)
 
 
-_NGRAMS_PER_SPILL = 4_000_000
-_ENTRIES_PER_PARTITION = 4_000_000
-_TOP_TEXTS = 100
+def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> Chosen:
+    """Counts in memory what the three tasks count on disk."""
+    features = [batch.features for batch in batches]
+    none = np.zeros(0, np.uint64)
+    images = np.concatenate([none, *(batch.image_hashes for batch in batches)])
+    texts = np.concatenate([none, *(part.text_hashes for part in features)])
+    ngrams = [array for part in features for array in (part.unigrams, part.bigrams)]
+    keys, counts = sum_by_key(np.concatenate([none, *ngrams]))
+    count, quota = rank_threshold(count_histogram(counts), thresholds.frequent_ngrams)
+    return Chosen(
+        # All are frequent, and nothing needs to be looked up.
+        select_frequent(keys, counts, count, quota) if count else None,
+        keys_over_limit(texts, images, thresholds.max_images_per_text)[0],
+        keys_over_limit(images, texts, thresholds.max_texts_per_image)[0],
+        top_texts={},
+    )
 
 
 def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
-    """Writes the hashes of a table's texts as spills, and returns their number.
+    """Writes the hashes of a table's texts as spills, and returns the number of texts.
 
-    All texts count as they came in, before any filter.
-
-    References:
-        Jia et al. 2021, section 3: the most frequent unigrams and bigrams of the raw
-        dataset.
+    All count as they came in, before any filter (Jia et al. 2021, section 3: the most
+    frequent unigrams and bigrams of the raw dataset).
     """
     spills = pathlib.Path(folder, "spills")
     # A repeated task must find its own files, also where all has been moved.
@@ -150,9 +164,8 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
 
 
 def count_partitions(folder: str | os.PathLike) -> int:
-    """Returns into how many partitions the spills are merged in bounded memory.
-
-    Each has four million entries of the largest kind, with which a `merge_counts` takes
+    """Returns into how many partitions the spills are merged in bounded memory. Each
+    has four million entries of the largest kind, with which a `merge_counts` takes
     about 250 MB.
     """
     sizes: collections.Counter[str] = collections.Counter()
@@ -187,14 +200,10 @@ def choose_frequent(
     """Writes the frequent unigrams and bigrams and what is shared too often.
 
     At the last rank, of n-grams with equal counts those with the smallest hashes are
-    taken.
-
-    Returns:
-        dict, JSON-ready, also written to `chosen/summary.json`: `distinct_ngrams`,
-        `frequent_ngrams` (how many were chosen), `ngram_count` (the count of the last
-        rank's; 0 if all were chosen), `shared_texts`, `crowded_images` (how many are
-        over their limits) and `top_texts`, the hashes of the 100 texts that the most
-        distinct images share, with their numbers.
+    taken. Returned, and written to `chosen/summary.json`, are how many n-grams there
+    are and were chosen, `ngram_count` (the count at the last rank; 0 if all were
+    chosen), how many texts and images are over their limits, and `top_texts`, the
+    hashes of the 100 texts that the most distinct images share, with their numbers.
     """
     merged = pathlib.Path(folder, "merged", str(partitions))
     chosen = pathlib.Path(folder, "chosen")
@@ -205,8 +214,11 @@ def choose_frequent(
     distinct = histogram.total()
     frequent = min(distinct, thresholds.frequent_ngrams)
     if frequent < distinct:
-        parts = _frequent_parts(merged, partitions, count, quota)
-        _save_parts(chosen / "ngrams.npy", parts, frequent)
+        with atomic_write(chosen / "ngrams.npy", "wb") as file:
+            header = {"descr": "<u8", "fortran_order": False, "shape": (frequent,)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in _frequent_parts(merged, partitions, count, quota):
+                file.write(part.astype("<u8").tobytes())
     else:  # Nothing to look up.
         (chosen / "ngrams.npy").unlink(missing_ok=True)
     crowded = {}
@@ -264,11 +276,3 @@ def _frequent_parts(merged, partitions, count, quota):
 def _save(path, keys, values):
     with atomic_write(path, "wb") as file:
         np.save(file, np.stack([keys, values]))
-
-
-def _save_parts(path, parts, length):
-    with atomic_write(path, "wb") as file:
-        header = {"descr": "<u8", "fortran_order": False, "shape": (length,)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for part in parts:
-            file.write(part.astype("<u8").tobytes())

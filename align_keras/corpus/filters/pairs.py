@@ -7,23 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from align_keras.corpus.filters.counts import (
-    count_histogram,
-    keys_over_limit,
-    rank_threshold,
-    select_frequent,
-    sum_by_key,
-)
+from align_keras.corpus.filters.counts import count_in_memory
 from align_keras.corpus.filters.rules import (
     REASONS,
-    Chosen,
     PairColumns,
     Thresholds,
     count_reasons,
     find_reasons,
 )
-from align_keras.corpus.filters.text_hashes import hash_strings, text_features
-from align_keras.corpus.filters.texts import normalize_texts
 from align_keras.utils.errors import InputError
 
 _PAIRS_AT_ONCE = 32_768
@@ -101,7 +92,7 @@ def filter_pairs(
             _check_record(number, record)
         records = [record for _, record in batch]
         batches.append((records, _columns(records)))
-    chosen = _choose([columns for _, columns in batches], thresholds)
+    chosen = count_in_memory([columns for _, columns in batches], thresholds)
     kept, counts = [], dict.fromkeys(("kept", *REASONS), 0)
     for records, columns in batches:
         found = find_reasons(columns, chosen, thresholds)
@@ -133,32 +124,12 @@ def _check_record(number, record):
 
 def _columns(records):
     sizes = np.array([record[0] for record in records])
-    captions = normalize_texts([record[2] for record in records])
-    return PairColumns(
+    return PairColumns.of(
         sizes[:, 0],
         sizes[:, 1],
-        hash_strings([record[1] for record in records]),
-        captions,
+        [record[1] for record in records],
+        [record[2] for record in records],
         [record[3] if len(record) > 3 else "" for record in records],
-        text_features(captions),
-    )
-
-
-def _choose(batches, thresholds):
-    """Counts in memory what `counts` counts on disk."""
-    features = [batch.features for batch in batches]
-    none = np.zeros(0, np.uint64)
-    images = np.concatenate([none, *(batch.image_hashes for batch in batches)])
-    texts = np.concatenate([none, *(part.text_hashes for part in features)])
-    ngrams = [array for part in features for array in (part.unigrams, part.bigrams)]
-    keys, counts = sum_by_key(np.concatenate([none, *ngrams]))
-    count, quota = rank_threshold(count_histogram(counts), thresholds.frequent_ngrams)
-    return Chosen(
-        # All are frequent, and nothing needs to be looked up.
-        select_frequent(keys, counts, count, quota) if count else None,
-        keys_over_limit(texts, images, thresholds.max_images_per_text)[0],
-        keys_over_limit(images, texts, thresholds.max_texts_per_image)[0],
-        top_texts={},
     )
 
 

@@ -8,12 +8,29 @@ import pathlib
 
 import numpy as np
 
-from align_keras.corpus.filters.text_hashes import TextFeatures, is_member
-from align_keras.corpus.filters.texts import find_personal_data
+from align_keras.corpus.filters.text_hashes import (
+    TextFeatures,
+    hash_strings,
+    is_member,
+    text_features,
+)
+from align_keras.corpus.filters.texts import find_personal_data, normalize_texts
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-_UNDETERMINED = "und"
+# In the order in which they are looked for; the first is the one that counts.
+REASONS = (
+    "shorter side",
+    "aspect",
+    "pixels",
+    "texts per image",
+    "language",
+    "personal data",
+    "images per text",
+    "rare n-gram",
+    "few unigrams",
+    "many unigrams",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +106,7 @@ class Thresholds:
 def primary_language(language: str) -> str:
     """Returns the primary subtag in lower case, of "pt-BR" "pt"; "" of "und"."""
     primary = language.strip().replace("_", "-").split("-", 1)[0].lower()
-    return "" if primary == _UNDETERMINED else primary
+    return "" if primary == "und" else primary
 
 
 def _is_number(value, kind):
@@ -116,21 +133,6 @@ def _languages(languages):
     return tuple(sorted({primary_language(language) for language in languages}))
 
 
-# In the order in which they are looked for; the first is the one that counts.
-REASONS = (
-    "shorter side",
-    "aspect",
-    "pixels",
-    "texts per image",
-    "language",
-    "personal data",
-    "images per text",
-    "rare n-gram",
-    "few unigrams",
-    "many unigrams",
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class PairColumns:
     """Pairs by column; sizes of 0 are unknown, captions normalized."""
@@ -142,13 +144,26 @@ class PairColumns:
     languages: list
     features: TextFeatures
 
+    @classmethod
+    def of(
+        cls,
+        widths: np.ndarray,
+        heights: np.ndarray,
+        image_keys: list[str],
+        captions: list[str],
+        languages: list[str],
+    ) -> "PairColumns":
+        """Normalizes and hashes what pairs hold."""
+        captions = normalize_texts(captions)
+        hashes, features = hash_strings(image_keys), text_features(captions)
+        return cls(widths, heights, hashes, captions, languages, features)
+
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What the counts of the raw input say, as sorted uint64 arrays of hashes.
-
-    The frequent `ngrams` (None if all are), `texts` that too many images share,
-    `images` with too many texts, and `top_texts` from hash to number of images.
+    """What the counts of the raw input say, as sorted uint64 arrays of hashes. The
+    frequent `ngrams` (None if all are), `texts` that too many images share, `images`
+    with too many texts, and `top_texts` from hash to number of images.
     """
 
     ngrams: np.ndarray | None
@@ -181,16 +196,13 @@ def find_reasons(
 ) -> np.ndarray:
     """Finds each pair's first reason to be dropped: 0, or its place in `REASONS` + 1.
 
-    An image of unknown size passes the filters of size. A pair of unknown language is
+    First the image filters, then the text filters (Jia et al. 2021, section 3). An
+    image of unknown size passes the filters of size. A pair of unknown language is
     dropped where languages are asked for and `""` isn't among them.
-
-    References:
-        Jia et al. 2021, section 3: first the image filters, then the text filters.
     """
     found = np.zeros(len(pairs.captions), np.uint8)
-    for number, rule in enumerate(_RULES, start=1):
-        left = found == 0
-        found[left & rule(pairs, chosen, thresholds, left)] = number
+    for number, dropped in enumerate(_drops(pairs, chosen, thresholds, found), start=1):
+        found[(found == 0) & dropped] = number
     return found
 
 
@@ -200,47 +212,31 @@ def count_reasons(found: np.ndarray) -> dict[str, int]:
     return dict(zip(("kept", *REASONS), numbers, strict=True))
 
 
-# Each rule takes the pairs, the chosen, the thresholds and which pairs are still there
-# (bool array), and returns which ones it drops; what it says of the others is ignored.
-
-
-def _sides(pairs):
-    """Returns the shorter and the longer sides and whether they are known."""
+def _drops(pairs, chosen, thresholds, found):
+    """Yields which pairs each of `REASONS` drops, whatever of those that it has found.
+    `found` is filled in meanwhile: what takes long looks only at what is left.
+    """
     shorter = np.minimum(pairs.widths, pairs.heights).astype(np.int64)
     longer = np.maximum(pairs.widths, pairs.heights).astype(np.int64)
-    return shorter, longer, shorter > 0
+    known = shorter > 0
+    yield known & (shorter <= thresholds.min_shorter_side)
+    yield known & (longer >= thresholds.max_aspect * shorter)
+    yield known & (shorter * longer > thresholds.max_pixels)
+    yield is_member(chosen.images, pairs.image_hashes)
+    yield _in_other_languages(pairs.languages, thresholds.languages)
+    yield _have_personal_data(pairs, thresholds, found == 0)
+    yield is_member(chosen.texts, pairs.features.text_hashes)
+    yield _have_rare_ngrams(pairs.features, chosen.ngrams, found == 0)
+    yield pairs.features.unigram_counts < thresholds.min_unigrams
+    yield pairs.features.unigram_counts > thresholds.max_unigrams
 
 
-def _shorter_side(pairs, chosen, thresholds, left):
-    shorter, _, known = _sides(pairs)
-    return known & (shorter <= thresholds.min_shorter_side)
+def _in_other_languages(languages, wanted):
+    others = {name for name in set(languages) if primary_language(name) not in wanted}
+    return np.array([bool(wanted) and name in others for name in languages], bool)
 
 
-def _aspect(pairs, chosen, thresholds, left):
-    shorter, longer, known = _sides(pairs)
-    return known & (longer >= thresholds.max_aspect * shorter)
-
-
-def _pixels(pairs, chosen, thresholds, left):
-    shorter, longer, known = _sides(pairs)
-    return known & (shorter * longer > thresholds.max_pixels)
-
-
-def _texts_per_image(pairs, chosen, thresholds, left):
-    return is_member(chosen.images, pairs.image_hashes)
-
-
-def _language(pairs, chosen, thresholds, left):
-    if not thresholds.languages:
-        return np.zeros(len(left), bool)
-    wanted = {
-        language: primary_language(language) in thresholds.languages
-        for language in set(pairs.languages)
-    }
-    return np.array([not wanted[language] for language in pairs.languages], bool)
-
-
-def _personal_data(pairs, chosen, thresholds, left):
+def _have_personal_data(pairs, thresholds, left):
     found = np.zeros(len(left), bool)
     if thresholds.drop_personal_data:
         for row in np.flatnonzero(left & pairs.features.may_be_personal).tolist():
@@ -248,46 +244,18 @@ def _personal_data(pairs, chosen, thresholds, left):
     return found
 
 
-def _images_per_text(pairs, chosen, thresholds, left):
-    return is_member(chosen.texts, pairs.features.text_hashes)
-
-
-def _rare_ngram(pairs, chosen, thresholds, left):
+def _have_rare_ngrams(features, frequent, left):
     found = np.zeros(len(left), bool)
-    if chosen.ngrams is None:
+    if frequent is None:
         return found
-    features = pairs.features
     # Which text each unigram stands in.
-    rows = np.repeat(np.arange(len(left)), features.unigram_counts)
-    bigram_rows = rows[features.bigram_places]
-    for hashes, own_rows in (
-        (features.unigrams, rows),
+    unigram_rows = np.repeat(np.arange(len(left)), features.unigram_counts)
+    bigram_rows = unigram_rows[features.bigram_places]
+    for hashes, rows in (
+        (features.unigrams, unigram_rows),
         (features.bigrams, bigram_rows),
     ):
-        asked = np.flatnonzero((left & ~found)[own_rows])
-        rare = ~is_member(chosen.ngrams, hashes[asked])
-        found[own_rows[asked[rare]]] = True
+        asked = np.flatnonzero((left & ~found)[rows])
+        rare = ~is_member(frequent, hashes[asked])
+        found[rows[asked[rare]]] = True
     return found
-
-
-def _few_unigrams(pairs, chosen, thresholds, left):
-    return pairs.features.unigram_counts < thresholds.min_unigrams
-
-
-def _many_unigrams(pairs, chosen, thresholds, left):
-    return pairs.features.unigram_counts > thresholds.max_unigrams
-
-
-# In the order of `REASONS`.
-_RULES = (
-    _shorter_side,
-    _aspect,
-    _pixels,
-    _texts_per_image,
-    _language,
-    _personal_data,
-    _images_per_text,
-    _rare_ngram,
-    _few_unigrams,
-    _many_unigrams,
-)

@@ -1,6 +1,5 @@
 """The paper's filters on tables larger than memory: four passes of tasks."""
 
-import contextlib
 import os
 from collections.abc import Iterable
 
@@ -21,19 +20,17 @@ from align_keras.corpus.filters.rules import (
 )
 from align_keras.corpus.filters.text_hashes import (
     hash_pairs,
-    hash_strings,
     is_member,
-    text_features,
 )
-from align_keras.corpus.filters.texts import find_personal_data, normalize_texts
+from align_keras.corpus.filters.texts import find_personal_data
 from align_keras.corpus.parquet_tables import (
     ROWS_PER_GROUP,
     arrow,
     open_table,
     read_batches,
     strings,
+    table_writer,
 )
-from align_keras.utils.files import atomic_write
 
 COLUMNS = ("image", "image_key", "width", "height", "caption", "language")
 SAMPLES = 20
@@ -47,26 +44,23 @@ def filter_table(
 ) -> dict:
     """Writes the pairs of a table that pass all filters, after `choose_frequent`.
 
-    The table has at least `COLUMNS`; the captions in what is written are normalized.
-
-    Returns:
-        dict, JSON-ready; `merge_results` adds up those of many tables.
-
-        - `counts`: numbers of pairs under `"kept"` and each of `REASONS`.
-        - `samples`: under the same keys at most 20 pairs each by their hash. They are
-          chosen by the smallest hashes, so all tables' order and number make no
-          difference. Where personal data are dropped, the samples that hold some have,
-          for a caption, "[email]" and the like.
-        - `shared_texts`: by hash, of the 100 most shared texts those that the table
-          dropped for "images per text": `[caption, number of images]`.
+    The captions in what is written are normalized. Returned are, JSON-ready, as
+    `merge_results` adds them up over tables: `counts` of pairs under "kept" and each of
+    `REASONS`; `samples`, at most 20 pairs each with the smallest hashes, so that
+    tables' order and number make no difference (a sample with personal data has
+    "[email]" and the like for a caption); and `shared_texts`, by hash, of the 100 most
+    shared texts those that the table dropped for "images per text": `[caption, number
+    of images]`.
     """
     chosen = Chosen.load(folder)
     result = merge_results([])
-    with _table_writer(source, destination) as write:
+    with open_table(source) as table:
+        schema = table.schema_arrow
+    with table_writer(destination, schema, ROWS_PER_GROUP, batches=True) as append:
         for batch in read_batches(source, COLUMNS):
             pairs = _pair_columns(batch)
             found = find_reasons(pairs, chosen, thresholds)
-            write(batch, pairs.captions, found == 0)
+            append([_kept(batch, pairs.captions, found == 0)])
             part = {
                 "counts": count_reasons(found),
                 "samples": _samples(batch, pairs, found, thresholds),
@@ -78,7 +72,12 @@ def filter_table(
 
 def merge_results(results: Iterable[dict]) -> dict:
     """Adds up what `filter_table` returned, in any order and grouping."""
-    merged = _empty_result()
+    keys = ("kept", *REASONS)
+    merged: dict[str, dict] = {
+        "counts": dict.fromkeys(keys, 0),
+        "samples": {key: {} for key in keys},
+        "shared_texts": {},
+    }
     for result in results:
         for reason, count in result["counts"].items():
             merged["counts"][reason] += count
@@ -97,13 +96,13 @@ def merge_results(results: Iterable[dict]) -> dict:
     return merged
 
 
-def _empty_result():
-    keys = ("kept", *REASONS)
-    return {
-        "counts": dict.fromkeys(keys, 0),
-        "samples": {key: {} for key in keys},
-        "shared_texts": {},
-    }
+def _kept(batch, captions, stays):
+    """Returns the rows of a batch that stay, with other captions."""
+    pyarrow = arrow()
+    place = batch.schema.get_field_index("caption")
+    field = batch.schema.field(place)
+    batch = batch.set_column(place, field, pyarrow.array(captions, field.type))
+    return batch.filter(pyarrow.array(stays))
 
 
 def _sort_key(sample):
@@ -111,18 +110,9 @@ def _sort_key(sample):
 
 
 def _pair_columns(batch):
-    captions = normalize_texts(strings(batch.column("caption")))
-    widths, heights = (
-        batch.column(name).fill_null(0).to_numpy() for name in ("width", "height")
-    )
-    return PairColumns(
-        widths,
-        heights,
-        hash_strings(strings(batch.column("image_key"))),
-        captions,
-        strings(batch.column("language")),
-        text_features(captions),
-    )
+    sizes = (batch.column(name).fill_null(0).to_numpy() for name in ("width", "height"))
+    texts = ("image_key", "caption", "language")
+    return PairColumns.of(*sizes, *(strings(batch.column(name)) for name in texts))
 
 
 def _samples(batch, pairs, found, thresholds):
@@ -161,37 +151,6 @@ def _shared_texts(pairs, found, chosen):
             text = [pairs.captions[row], chosen.top_texts[key]]
             shared[f"{key:016x}"] = min(shared.get(f"{key:016x}", text), text)
     return shared
-
-
-@contextlib.contextmanager
-def _table_writer(source, destination):
-    """Yields a function that takes a batch, its new captions and which rows stay."""
-    pyarrow = arrow()
-    held = []
-
-    def flush():
-        table = pyarrow.Table.from_batches(held, schema)
-        writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-        held.clear()
-
-    def write(batch, captions, stays):
-        place = schema.get_field_index("caption")
-        captions = pyarrow.array(captions, schema.field(place).type)
-        held.append(
-            batch.set_column(place, schema.field(place), captions).filter(
-                pyarrow.array(stays)
-            )
-        )
-        if sum(batch.num_rows for batch in held) >= ROWS_PER_GROUP:
-            flush()
-
-    with atomic_write(destination, "wb") as file:
-        with open_table(source) as table:
-            schema = table.schema_arrow
-        with pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-            yield write
-            if held:
-                flush()
 
 
 def count_task(task: dict) -> int:

@@ -133,11 +133,8 @@ _MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Mixes the bits of uint64 values in place, a bijection, and returns them.
-
-    References:
-        Pelle Evensen's "moremur", 2019: the finalizer of MurmurHash3 with constants
-        that pass stricter tests.
+    """Mixes the bits of uint64 values in place, a bijection: Pelle Evensen's "moremur",
+    2019, MurmurHash3's finalizer with constants that pass stricter tests.
     """
     values ^= values >> np.uint64(27)
     values *= _MULTIPLIERS[0]

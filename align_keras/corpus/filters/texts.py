@@ -28,19 +28,16 @@ def normalize_text(text: str) -> str:
     """Returns a text in the form in which the corpus counts and stores it.
 
     Entities (also ones escaped twice) are resolved, tags, comments and scripts removed;
-    the characters brought to NFKC; controls, private-use characters and halves of
-    surrogate pairs become spaces; zero-width, bidirectional and other format characters
-    vanish; runs of white space become one space. Case stays. Normalizing the result
-    again changes nothing.
+    the characters brought to NFKC (Unicode Standard Annex 15); controls, private-use
+    characters and halves of surrogate pairs become spaces; zero-width, bidirectional
+    and other format characters vanish; runs of white space become one space. Case
+    stays. Normalizing the result again changes nothing.
 
     NFKC, as SentencePiece's default, and not NFC: web texts write the same words in
     full-width letters, ligatures, mathematical alphabets and with no-break spaces; they
     should be one entry of the counts and of the vocabulary. What it costs: "m²" becomes
     "m2" and "™" "TM". Format characters go, joiners of emojis included, because BERT's
-    own cleaning takes them from the encoder's input too.
-
-    References:
-        Unicode Standard Annex 15; Devlin et al. 2019, BERT's `BasicTokenizer`.
+    `BasicTokenizer` takes them from the encoder's input too.
     """
     while True:
         normalized = _normalize_once(text)

@@ -23,7 +23,6 @@ from align_keras.corpus.sources.files import (
     SourceFile,
     read_range,
     record_ranges,
-    where,
 )
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import Part, SourcePair
@@ -93,7 +92,7 @@ def _entries(kind, path, modified):
             f"({error}); give its kind, or download it again."
         ) from None
     counter = DropCounter()
-    name = where(os.path.basename(path))
+    name = os.path.basename(path)
     if kind == "coco":
         return _coco(content, name, counter), counter
     return _karpathy(rows, name, counter), counter

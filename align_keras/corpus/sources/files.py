@@ -9,7 +9,7 @@ from typing import NamedTuple
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.pair import Part
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import open_regular
+from align_keras.utils.files import read_regular
 
 # A part's share of small files: enough that starting it costs little, few enough
 # that their names travel easily and the work is spread.
@@ -28,6 +28,7 @@ MAX_JSON_BYTES = 1_000_000_000
 MAX_TEXT_BYTES = 1_000_000
 # Names in a tar, and the HTTP headers of a response.
 MAX_HEADER_BYTES = 64_000
+RECORDS_A_PART = 10_000
 
 
 class SourceFile(NamedTuple):
@@ -40,7 +41,6 @@ class SourceFile(NamedTuple):
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
     """Finds the files of a folder and its subfolders, in the order of their names.
-
     Names end in one of `suffixes`, capitals alike. Hidden files and folders, links to
     folders (they may form a circle) and files that vanish meanwhile are left out.
     """
@@ -103,21 +103,16 @@ def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
     return digest.hexdigest()
 
 
-def where(path: str) -> str:
-    """Returns a path as any terminal and log can show it."""
-    return path.encode("utf-8", "backslashreplace").decode()
-
-
 def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
-    """Counts a file that can't be opened.
-
-    An error that says that nobody may read it, or that it isn't a regular one, lasts;
-    any other means that the file, its folder or its disk has gone: `"vanished"`.
+    """Counts a file that can't be opened. An error that says that nobody may read it,
+    or that it isn't a regular one, lasts; any other means that the file, its folder or
+    its disk has gone: `"vanished"`.
     """
     lasting = isinstance(error, PermissionError | IsADirectoryError)
     lasting |= error.errno == errno.EINVAL  # A pipe or a device.
     reason = "unreadable" if lasting else "vanished"
-    counter.drop(reason, where(path), error.strerror or type(error).__name__)
+    reason = "oversized" if error.errno == errno.EFBIG else reason
+    counter.drop(reason, path, error.strerror or type(error).__name__)
 
 
 def read_whole(
@@ -125,59 +120,43 @@ def read_whole(
 ) -> bytes | None:
     """Reads a file, or counts why it can't be read."""
     try:
-        with open_regular(path) as file:
-            content = file.read(limit + 1)
+        return read_regular(path, limit)
     except OSError as error:
         count_os_error(counter, path, error)
         return None
-    if len(content) > limit:
-        counter.drop("oversized", where(path), f"more than {limit:,} bytes")
-        return None
-    return content
-
-
-RECORDS_A_PART = 10_000
 
 
 def record_ranges(
-    kind: str, root: str, name: str, total: int, options: tuple = ()
+    kind: str,
+    root: str,
+    name: str,
+    total: int,
+    options: tuple = (),
+    size: int = RECORDS_A_PART,
 ) -> list[Part]:
-    """Shares the records of a file out, at most 10,000 a part.
-
-    At least one part: what was dropped while listing is counted by the first.
+    """Shares the records of a file out, `size` a part. At least one part: what
+    was dropped while listing is counted by the first.
     """
-    starts = range(0, max(total, 1), RECORDS_A_PART)
+    starts = range(0, max(total, 1), size)
+    ends = [min(start + size, total) for start in starts]
     return [
-        Part(
-            kind,
-            root,
-            (name,),
-            start,
-            min(start + RECORDS_A_PART, total),
-            total,
-            options,
-        )
-        for start in starts
+        Part(kind, root, (name,), start, end, total, options)
+        for start, end in zip(starts, ends, strict=True)
     ]
 
 
 def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
     """Yields the records of a part of a file, and counts what the file's list dropped.
-
     `load` takes (path, time of change) to (records, `DropCounter`); a file that has
     gone or changed is `"vanished"`.
     """
-    path = os.path.join(part.root, part.files[0])
     try:
-        records, dropped = load(path, os.stat(path).st_mtime_ns)
-    except OSError as error:
-        count_os_error(counter, path, error)
-        return
+        records, dropped = load(part.path, os.stat(part.path).st_mtime_ns)
     except InputError as error:
-        counter.drop("vanished", where(path), f"the file has changed: {error}")
+        counter.drop("vanished", part.path, f"the file has changed: {error}")
         return
     if len(records) != part.total:
-        counter.drop("vanished", where(path), "the file has changed")
+        counter.drop("vanished", part.path, "the file has changed")
         return
     if part.start == 0:
         counter.add(dropped)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
-from align_keras.corpus.sources.files import SourceFile, group_files, read_whole, where
+from align_keras.corpus.sources.files import SourceFile, group_files, read_whole
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
@@ -32,18 +32,16 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         path = os.path.join(part.root, name)
         text_path = _text_path(path)
         if text_path is None:
-            if os.path.lexists(path):
-                counter.drop("no caption file", where(path))
-            else:
-                counter.drop("vanished", where(path))
+            is_there = os.path.lexists(path)
+            counter.drop("no caption file" if is_there else "vanished", path)
             continue
         content = read_whole(text_path, counter)
         if content is None:
             continue
         try:
-            text = decode(where(text_path), content, "utf-8")
+            text = decode(text_path, content, "utf-8")
         except InputError:
-            counter.drop("wrong encoding", where(text_path), "not UTF-8")
+            counter.drop("wrong encoding", text_path, "not UTF-8")
             continue
         # Blank lines between captions are layout, a file of nothing else is bad.
         lines = [line for line in text.splitlines() if line.strip()] or [""]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import PageError, read_page
-from align_keras.corpus.sources.files import SourceFile, group_files, read_whole, where
+from align_keras.corpus.sources.files import SourceFile, group_files, read_whole
 from align_keras.corpus.sources.location import path_location, url_path
 from align_keras.corpus.sources.pair import Part, SourcePair
 
@@ -36,16 +36,14 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         try:
             pairs = read_page(content, pathlib.Path(path).as_uri(), counter)
         except PageError as error:
-            counter.drop("malformed page", where(path), str(error))
+            counter.drop("malformed page", path, str(error))
             continue
         for pair in pairs:
             image = _image_location(pair.image_url, part.root)
             if image is None:
-                counter.drop("outside the source", where(path), pair.image_url[:200])
+                counter.drop("outside the source", path, pair.image_url[:200])
                 continue
-            yield SourcePair(
-                image, pair.caption, pair.rule, pair.language, pair.page_url
-            )
+            yield SourcePair(*pair)._replace(image=image)
 
 
 def _image_location(url, root):

@@ -39,7 +39,6 @@ def is_remote(location: str) -> bool:
 
 def is_from_web(location: str) -> bool:
     """Says whether a location, `http:`, `https:` or `data:`, may come from the web.
-
     There a path or a `file:` address would put private images of the machine that reads
     it into the corpus.
     """

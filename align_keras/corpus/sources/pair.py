@@ -1,8 +1,22 @@
 """What every source gives: pairs, and the parts in which workers read them."""
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from align_keras.corpus.drop_counter import DropCounter
+
+RULES = ("alt", "title", "figcaption", "caption")
+# Names of columns in upper and lower case alike, the first that is there counts.
+# img2dataset writes the caption twice, as `caption` and as `txt`.
+_COLUMNS = {
+    "caption": ("caption", "txt", "text", "alt_text", "alt", "title", "description"),
+    "rule": ("rule",),
+    "language": ("language", "lang"),
+    "page_url": ("page_url",),
+    "url": ("url", "image_url"),
+}
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -30,22 +44,15 @@ class Part:
     total: int = 0
     options: tuple = ()
 
+    @property
+    def path(self) -> str:
+        """The first file, often the only one."""
+        return os.path.join(self.root, self.files[0])
+
     def __str__(self):
         names = self.files[0] if len(self.files) == 1 else f"{len(self.files)} files"
         span = f"[{self.start}:{self.stop}]" if self.stop else ""
         return f"{self.kind}:{self.root}/{names}{span}"
-
-
-RULES = ("alt", "title", "figcaption", "caption")
-# Names of columns in upper and lower case alike, the first that is there counts.
-# img2dataset writes the caption twice, as `caption` and as `txt`.
-_COLUMNS = {
-    "caption": ("caption", "txt", "text", "alt_text", "alt", "title", "description"),
-    "rule": ("rule",),
-    "language": ("language", "lang"),
-    "page_url": ("page_url",),
-    "url": ("url", "image_url"),
-}
 
 
 class SourcePair(NamedTuple):
@@ -97,3 +104,23 @@ def pair_from_columns(
         language=texts.get("language", ""),
         page_url=texts.get("page_url") or texts.get("url", ""),
     )
+
+
+def pair_of_shard(
+    counter: DropCounter,
+    place: str,
+    row: dict,
+    image: str | None,
+    names: Iterable[str],
+    columns: dict[str, str] | None = None,
+) -> SourcePair | None:
+    """As `pair_from_columns`, or counts why img2dataset's record makes no pair. `names`
+    are what the record has, told where no image is among them.
+    """
+    if row.get("status") not in (None, "success"):
+        counter.filter("not downloaded", place, str(row.get("error_message", "")))
+    elif image is None:
+        counter.drop("missing", place, f"no image among {', '.join(sorted(names))}")
+    else:
+        return pair_from_columns(image, row, columns)
+    return None

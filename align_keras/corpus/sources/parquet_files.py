@@ -13,13 +13,13 @@ from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.parquet_tables import arrow
-from align_keras.corpus.sources.files import SourceFile, count_os_error, where
+from align_keras.corpus.sources.files import SourceFile
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.pair import (
     Part,
     SourcePair,
     columns_of,
-    pair_from_columns,
+    pair_of_shard,
 )
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
@@ -54,22 +54,17 @@ def list_parts(
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of row groups, in their order; images aren't read."""
-    path = os.path.join(part.root, part.files[0])
     try:
-        if not os.path.getsize(path):
-            counter.drop("empty shard", where(path), "0 bytes")
-            return
-        with _open(path) as table, _faults_of_arrow():
+        with _open(part.path) as table, _faults_of_arrow():
             if table.num_row_groups != part.total:
-                counter.drop("vanished", where(path), "the file has changed")
-                return
-            yield from _read_groups(table, part, path, counter)
+                counter.drop("vanished", part.path, "the file has changed")
+            else:
+                yield from _read_groups(table, part, part.path, counter)
     except OSError as error:
         # pyarrow's own errors, which aren't the system's, have no number.
-        if error.errno is None:
-            counter.drop("truncated shard", where(path), str(error))
-        else:
-            count_os_error(counter, path, error)
+        if error.errno is not None:
+            raise
+        counter.drop("truncated shard", part.path, str(error))
 
 
 def _open(path):
@@ -108,7 +103,7 @@ def _read_groups(table, part, path, counter):
     found = columns_of(names)
     if stored_in is None and "url" not in found:
         detail = f"no image and no url among the columns {', '.join(names)}"
-        counter.drop("unreadable", where(path), detail)
+        counter.drop("unreadable", path, detail)
         return
     columns = [*found.values(), *{"status", "error_message"}.intersection(names)]
     for group in range(part.start, part.stop):
@@ -116,21 +111,18 @@ def _read_groups(table, part, path, counter):
         try:
             for row in _rows(table, group, columns):
                 number += 1
+                place = f"{path} row group {group} row {number}"
                 image = row.get(found.get("url")) or ""
                 if stored_in is not None:
                     image = member_location("parquet", (group, number, stored_in), path)
-                if row.get("status", "success") not in (None, "success"):
-                    place = where(f"{path} row group {group} row {number}")
-                    detail = str(row.get("error_message"))
-                    counter.filter("not downloaded", place, detail)
-                elif stored_in is None and not is_from_web(image):
-                    place = where(f"{path} row group {group} row {number}")
+                downloaded = row.get("status") in (None, "success")
+                if downloaded and stored_in is None and not is_from_web(image):
                     counter.drop("missing", place, f"no web address: {image[:200]!r}")
-                else:
-                    yield pair_from_columns(image, row, found)
+                elif pair := pair_of_shard(counter, place, row, image, names, found):
+                    yield pair
         except OSError as error:
             rows = table.metadata.row_group(group).num_rows - number - 1
-            place = where(f"{path} row group {group}")
+            place = f"{path} row group {group}"
             counter.drop("broken record", place, str(error), count=rows)
 
 

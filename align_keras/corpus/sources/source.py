@@ -3,15 +3,12 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
+import stat
 from collections.abc import Iterator
 
-from align_keras.corpus.captions import (
-    FILE_NAME,
-    caption_fault,
-    clean_caption,
-    names_file,
-)
+from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, image_size
 from align_keras.corpus.parquet_tables import pair_schema, table_writer
@@ -27,7 +24,12 @@ from align_keras.corpus.sources import (
     wat_files,
     webdataset,
 )
-from align_keras.corpus.sources.files import fingerprint, list_files, one_file
+from align_keras.corpus.sources.files import (
+    count_os_error,
+    fingerprint,
+    list_files,
+    one_file,
+)
 from align_keras.corpus.sources.location import is_remote, read_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
@@ -52,6 +54,14 @@ KINDS = {
 # texts beside them.
 _GUESSED = ("html", "warc", "wat", "webdataset", "parquet", "tfrecord", "table")
 _IMAGES = "?images="
+# Shards of img2dataset: alt-texts as crawls found them. The readers of pages look for
+# such captions themselves, as they know the images' addresses.
+_CRAWLED = ("webdataset", "parquet", "tfrecord")
+_SHARDS = ("warc", "wat", *_CRAWLED)
+# These count by themselves which files can't be read.
+_OF_MANY_FILES = ("html", "folder", "tfds")
+# Images that a page shows again and again, such as its logo.
+_KNOWN_IMAGES = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,11 +102,7 @@ class Source:
 
         Images that pages, tables and JSON files refer to aren't among them.
         """
-        words = [
-            self.kind,
-            self.path,
-            *(word for option in self.options for word in option),
-        ]
+        words = [self.kind, self.path, *itertools.chain(*self.options)]
         return fingerprint(words, self._files())
 
     def _files(self):
@@ -212,7 +218,11 @@ def _kinds_in(folder):
     """Returns the kinds of which a folder has files."""
     suffixes = tuple(suffix for kind in _GUESSED for suffix in KINDS[kind].SUFFIXES)
     names = [file.name for file in list_files(folder, suffixes)]
-    shards = {os.path.splitext(name)[0] for name in names if _is_shard(name)}
+    shards = {
+        os.path.splitext(name)[0]
+        for name in names
+        if _kind_of_name(name) in ("webdataset", "tfrecord")
+    }
     kinds = set()
     for name in names:
         stem, suffix = os.path.splitext(name)
@@ -225,15 +235,6 @@ def _kinds_in(folder):
     if any(stem in texts for stem, suffix in stems if suffix.lower() != ".txt"):
         kinds.add("folder")
     return kinds
-
-
-def _is_shard(name):
-    return _kind_of_name(name) in ("webdataset", "tfrecord")
-
-
-# Shards of img2dataset: alt-texts as crawls found them. The readers of pages look for
-# such captions themselves, as they know the images' addresses.
-_CRAWLED = ("webdataset", "parquet", "tfrecord")
 
 
 def read_part(
@@ -262,19 +263,10 @@ def read_part(
     Raises:
         InputError: if a package that the kind needs isn't installed.
     """
-    reader = KINDS[part.kind].read
-    pairs = (
-        reader(part, counter, spool) if part.kind == "tfds" else reader(part, counter)
-    )
-    for pair in pairs:
+    for pair in _read(part, counter, spool):
         caption = clean_caption(pair.caption)
-        fault = caption_fault(caption)
-        if fault:
-            counter.drop(fault[0], _storable(pair.page_url or pair.image), fault[1])
-        elif part.kind in _CRAWLED and names_file(caption):
-            where = _storable(pair.page_url or pair.image)
-            counter.filter(FILE_NAME, where, caption[:200])
-        else:
+        url = "" if part.kind in _CRAWLED else None
+        if is_usable(caption, counter, pair.page_url or pair.image, url):
             yield pair._replace(
                 image=_storable(pair.image),
                 caption=caption,
@@ -283,12 +275,22 @@ def read_part(
             )
 
 
+def _read(part, counter, spool):
+    given = (spool,) if part.kind == "tfds" else ()
+    try:
+        state = os.stat(part.path) if part.kind in _SHARDS else None
+        if state and stat.S_ISREG(state.st_mode) and not state.st_size:
+            counter.drop("empty shard", part.path, "0 bytes")
+        else:
+            yield from KINDS[part.kind].read(part, counter, *given)
+    except OSError as error:
+        if part.kind in _OF_MANY_FILES:
+            raise
+        count_os_error(counter, part.path, error)
+
+
 def _storable(text):
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-# Images that a page shows again and again, such as its logo.
-_KNOWN_IMAGES = 4096
 
 
 def extract_part(task: dict) -> dict:
@@ -302,17 +304,8 @@ def extract_part(task: dict) -> dict:
                 counter.drop(fault.reason, pair.image[:200], fault.detail)
                 continue
             counter.keep()
-            append(
-                [
-                    {
-                        **pair._asdict(),
-                        "image_key": key,
-                        "width": width,
-                        "height": height,
-                        "source": task["source"],
-                    }
-                ]
-            )
+            found = {"image_key": key, "width": width, "height": height}
+            append([{**pair._asdict(), **found, "source": task["source"]}])
         if counter.bad["vanished"]:
             raise InputError(
                 f"source {task['source']} must stay as it is while it is read, but "

@@ -22,6 +22,8 @@ from align_keras.corpus.sources.pair import (
 )
 
 SUFFIXES = TABLE_SUFFIXES
+# Most rows of a table have the same columns.
+_columns = functools.lru_cache(maxsize=64)(columns_of)
 
 
 def list_parts(
@@ -55,9 +57,3 @@ def _records(path, modified):
 def _origin(row):
     """What a row says of its captions, as `SourcePair` without these."""
     return pair_from_columns("", row, _columns(tuple(row)))._replace(caption="")
-
-
-# Most rows of a table have the same columns.
-@functools.lru_cache(maxsize=64)
-def _columns(names):
-    return columns_of(names)

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.sources.files import SourceFile
+from align_keras.corpus.sources.files import SourceFile, record_ranges
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
@@ -52,20 +52,15 @@ def list_parts(
 ) -> list[Part]:
     """Shares the examples of a split out, 1,000 a part."""
     split = dict(options)["split"]
-    builder = _builder(root)
+    builder, _, _ = _opened(root)
     if split not in builder.info.splits:
         raise InputError(
             f"the split of tfds:{root}:SPLIT must be one of "
             f"{', '.join(builder.info.splits) or 'none'}, received {split!r}."
         )
-    _feature_names(builder)
     total = builder.info.splits[split].num_examples
-    return [
-        Part(
-            kind, root, (split,), start, min(start + _EXAMPLES_A_PART, total), total, ()
-        )
-        for start in range(0, total, _EXAMPLES_A_PART)
-    ]
+    size = _EXAMPLES_A_PART
+    return record_ranges(kind, root, split, total, size=size) if total else []
 
 
 def read(
@@ -94,23 +89,18 @@ def read(
             yield SourcePair(image, caption, language=language)
 
 
-def _builder(folder):
+def _opened(folder):
+    """Returns the builder, and its features with the image and with its captions."""
     import tensorflow_datasets as tfds
 
     try:
-        return tfds.builder_from_directory(folder)
+        builder = tfds.builder_from_directory(folder)
     except Exception as error:
         problem = str(error).strip().split("\n")[0]
         raise InputError(
             f"{folder} must be the folder of one version of a prepared data set, "
             f"with dataset_info.json and features.json: {problem}"
         ) from None
-
-
-def _feature_names(builder):
-    """Returns the names of the features with the image and with its captions."""
-    import tensorflow_datasets as tfds
-
     # In the order of names: that of the stored description changes between runs.
     features = dict(sorted(builder.info.features.items()))
     images = [
@@ -124,7 +114,7 @@ def _feature_names(builder):
             f"{builder.info.name} must have a feature of images and one of captions "
             f"({', '.join(_CAPTIONS)}), received {', '.join(features)}."
         )
-    return "image" if "image" in images else images[0], captions[0]
+    return builder, "image" if "image" in images else images[0], captions[0]
 
 
 def _examples(part):
@@ -133,8 +123,7 @@ def _examples(part):
 
     if not os.path.isdir(part.root):
         raise FileNotFoundError(part.root)
-    builder = _builder(part.root)
-    image, captions = _feature_names(builder)
+    builder, image, captions = _opened(part.root)
     examples = builder.as_dataset(
         split=f"{part.files[0]}[{part.start}:{part.stop}]",
         decoders={image: tfds.decode.SkipDecoding()},

@@ -16,12 +16,10 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import (
     MAX_TEXT_BYTES,
     MAX_TFRECORD_BYTES,
-    count_os_error,
-    where,
     whole_files,
 )
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, SourcePair, pair_from_columns
+from align_keras.corpus.sources.pair import Part, SourcePair, pair_of_shard
 from align_keras.utils.errors import needs
 from align_keras.utils.files import open_regular
 
@@ -33,40 +31,34 @@ _MAX_FIELDS = 1_000_000
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard, in its order."""
-    path = os.path.join(part.root, part.files[0])
-    try:
-        with open_regular(path) as file:
-            for offset, message in _messages(file, path, counter):
-                pair = _pair(path, offset, message, counter)
-                if pair is not None:
-                    yield pair
-    except OSError as error:
-        count_os_error(counter, path, error)
+    with open_regular(part.path) as file:
+        for offset, message in _messages(file, part.path, counter):
+            pair = _pair(part.path, offset, message, counter)
+            if pair is not None:
+                yield pair
 
 
 def _messages(file, path, counter):
     """Yields (offset, bytes) of the records' messages."""
     size = os.fstat(file.fileno()).st_size
-    if not size:
-        counter.drop("empty shard", where(path), "0 bytes")
     offset = 0
     while offset < size:
         header = file.read(12)
         if len(header) < 12:
-            counter.drop("truncated shard", where(path), f"at byte {offset}")
+            counter.drop("truncated shard", path, f"at byte {offset}")
             return
         length, checksum = struct.unpack("<QI", header)
         # Behind a wrong length there is no telling where the next record begins.
         if masked_crc(header[:8]) != checksum:
             detail = f"wrong checksum at byte {offset}, nothing behind it can be read"
-            counter.drop("broken record", where(path), detail)
+            counter.drop("broken record", path, detail)
             return
         if offset + length + 16 > size:
             detail = f"the record at byte {offset} has no end"
-            counter.drop("truncated shard", where(path), detail)
+            counter.drop("truncated shard", path, detail)
             return
         if length > MAX_TFRECORD_BYTES:
-            counter.drop("oversized record", where(path), f"at byte {offset}")
+            counter.drop("oversized record", path, f"at byte {offset}")
             file.seek(length + 4, 1)
         else:
             message, checksum = file.read(length), file.read(4)
@@ -74,12 +66,12 @@ def _messages(file, path, counter):
                 yield offset + 12, message
             else:
                 detail = f"wrong checksum of the record at byte {offset}"
-                counter.drop("broken record", where(path), detail)
+                counter.drop("broken record", path, detail)
         offset += length + 16
 
 
 def _pair(path, offset, message, counter):
-    place = where(f"{path} byte {offset}")
+    place = f"{path} byte {offset}"
     try:
         spans = feature_spans(message)
         row = {
@@ -92,22 +84,15 @@ def _pair(path, offset, message, counter):
     except (ValueError, IndexError) as error:
         counter.drop("broken record", place, str(error))
         return None
-    if row.get("status") not in (None, "success"):
-        counter.filter("not downloaded", place, row.get("error_message", ""))
-        return None
     span = next((spans[name] for name in _IMAGES if name in spans), None)
-    if span is None:
-        counter.drop("missing", place, f"no image among {', '.join(sorted(spans))}")
-        return None
-    span = (offset + span[0], span[1])
-    return pair_from_columns(member_location("bytes", span, path), row)
+    image = span and member_location("bytes", (offset + span[0], span[1]), path)
+    return pair_of_shard(counter, place, row, image, spans)
 
 
 def feature_spans(message: bytes) -> dict[str, tuple[int, int]]:
-    """Finds the bytes features of a serialized `tf.train.Example`.
-
-    Returned are the (offset, size) of each one's first value; features of numbers, and
-    empty ones, are left out. See https://protobuf.dev/programming-guides/encoding/
+    """Finds the bytes features of a serialized `tf.train.Example`. Returned are the
+    (offset, size) of each one's first value; features of numbers, and empty ones, are
+    left out; https://protobuf.dev/programming-guides/encoding/ tells the form.
     """
     spans = {}
     fields: Callable = functools.partial(_fields, message, itertools.count())
@@ -126,7 +111,6 @@ def feature_spans(message: bytes) -> dict[str, tuple[int, int]]:
 
 def _fields(message, steps, start, stop, number):
     """Yields (start, stop) of a message's fields of a number, those with a length.
-
     `steps` counts the fields of all messages within one.
     """
     while start < stop:

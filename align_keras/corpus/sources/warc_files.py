@@ -4,19 +4,18 @@ A page's image that was archived in the same file is read from there; other imag
 stay remote. Archives in pieces can be joined before, `cat *.warc.gz > all.warc.gz`.
 """
 
-import os
 import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import read_page
-from align_keras.corpus.sources.files import count_os_error, where, whole_files
+from align_keras.corpus.sources.files import whole_files
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.corpus.sources.warc_records import (
-    iterate_records,
     parse_record,
+    parsed_records,
     read_record,
     response_body,
 )
@@ -31,43 +30,23 @@ _MEANT = "%/:=&?~#+!$,;'@()*[]"
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of an archive's pages, in their order.
-
-    First the file is read for what each record is, then the pages once more.
+    """Yields the pairs of an archive's pages, in their order. First the file is read
+    for what each record is, then the pages once more.
     """
-    path = os.path.join(part.root, part.files[0])
-    try:
-        pages, images = _index(path, counter)
-        for offset in pages:
-            yield from _read_page(path, offset, images, counter)
-    except OSError as error:
-        count_os_error(counter, path, error)
+    pages, images = _index(part.path, counter)
+    for offset in pages:
+        yield from _read_page(part.path, offset, images, counter)
 
 
 def _index(path, counter):
     """Returns the offsets of pages, and those of images by their address."""
     pages, images = [], {}
-    begun = False
-    for piece in iterate_records(path):
-        begun = True
-        if piece.fault:
-            counter.drop(piece.fault, where(path), piece.detail)
-            continue
-        try:
-            record = parse_record(piece.content)
-        except InputError:
-            raise
-        except ValueError as error:
-            detail = f"byte {piece.offset}: {error}"
-            counter.drop("broken record", where(path), detail)
-            continue
+    for offset, record in parsed_records(path, counter):
         kind = _kind(record)
         if kind in _PAGES:
-            pages.append(piece.offset)
+            pages.append(offset)
         elif kind.startswith("image/"):
-            images.setdefault(_key(_address(record)), piece.offset)
-    if not begun:
-        counter.drop("empty shard", where(path), "no record")
+            images.setdefault(_key(_address(record)), offset)
     return pages, images
 
 
@@ -82,17 +61,17 @@ def _read_page(path, offset, images, counter):
     except (InputError, OSError):
         raise
     except Exception as error:  # Nothing in one page may stop the others.
-        counter.drop("malformed page", where(path), f"{place}: {error}")
+        counter.drop("malformed page", path, f"{place}: {error}")
         return
     for pair in pairs:
         if not is_from_web(pair.image_url):
-            counter.drop("missing", where(path), f"{place}: {pair.image_url[:200]}")
+            counter.drop("missing", path, f"{place}: {pair.image_url[:200]}")
             continue
         found = images.get(_key(pair.image_url))
-        image = pair.image_url
+        pair = SourcePair(*pair)
         if found is not None:
-            image = member_location("warc", [found], path)
-        yield SourcePair(image, pair.caption, pair.rule, pair.language, pair.page_url)
+            pair = pair._replace(image=member_location("warc", [found], path))
+        yield pair
 
 
 def _kind(record):

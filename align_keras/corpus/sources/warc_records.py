@@ -14,9 +14,10 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.files import MAX_HEADER_BYTES, MAX_WARC_BYTES
-from align_keras.utils.errors import needs
+from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import open_regular
 
 _CHUNK = 1 << 16
@@ -27,12 +28,13 @@ _HEADER_END = re.compile(rb"\r?\n\r?\n")
 _LENGTH = re.compile(rb"^content-length:\s*(\d{1,18})\s*$", re.I | re.M)
 # Between records and behind the last one, also of files that are cut to blocks.
 _BLANK = b"\r\n\0"
+_HAS_HTTP = re.compile(rb"^WARC-Type:\s*(?:response|request|revisit)", re.I | re.M)
+_MAX_SECONDS = 4
 
 
 class Slice(NamedTuple):
-    """One record as it stands in the file, from byte `offset` on, uncompressed.
-
-    Where it can't be used, `content` is None and `fault` the reason.
+    """One record as it stands in the file, from byte `offset` on, uncompressed. Where
+    it can't be used, `content` is None and `fault` the reason.
     """
 
     offset: int
@@ -49,13 +51,11 @@ def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[Slice]:
     "truncated shard". `limit` is the bytes that a record may have, uncompressed.
     """
     with open_regular(path) as file:
-        offset = 0
-        while True:
-            offset = _skip_blank(file, offset)
-            if offset is None:
-                return
+        offset = _skip_blank(file, 0)
+        while offset is not None:
             record, offset = _cut(file, offset, limit)
             yield record
+            offset = _skip_blank(file, offset)
 
 
 def read_record(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> Slice:
@@ -191,15 +191,9 @@ def _next_start(file, offset):
         tail = block[-8:]  # A start, and the line's end before it, over the edge.
 
 
-_HAS_HTTP = re.compile(rb"^WARC-Type:\s*(?:response|request|revisit)", re.I | re.M)
-_MAX_SECONDS = 4
-_STEP = 1 << 16
-
-
 def parse_record(content: bytes) -> Any:
-    """Parses an uncompressed record with warcio.
-
-    Raises `ValueError` if it is none, or its HTTP headers have more than 64,000 bytes.
+    """Parses an uncompressed record with warcio. Raises `ValueError` if it is none, or
+    its HTTP headers have more than 64,000 bytes.
     """
     with needs("corpus", "web archives are read by warcio"):
         from warcio.archiveiterator import ArchiveIterator
@@ -224,11 +218,31 @@ def _check_http_headers(content):
         raise ValueError(f"HTTP headers of more than {MAX_HEADER_BYTES:,} bytes")
 
 
-def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
-    """Returns a response's body, its transfer and content encodings undone.
+def parsed_records(
+    path: str, counter: DropCounter, limit: int = MAX_WARC_BYTES
+) -> Iterator[tuple[int, Any]]:
+    """Yields (offset, record of warcio) of a file's good records; counts the others."""
+    piece = None
+    for piece in iterate_records(path, limit):
+        if piece.content is None:
+            counter.drop(str(piece.fault), path, piece.detail)
+            continue
+        try:
+            record = parse_record(piece.content)
+        except InputError:
+            raise
+        except ValueError as error:
+            counter.drop("broken record", path, f"byte {piece.offset}: {error}")
+        else:
+            yield piece.offset, record
+    if piece is None:
+        counter.drop("empty shard", path, "no record")
 
-    Raises `ValueError` if it is longer than `limit`, or its encoding can't be read, or
-    takes more than 4 seconds, or it is no HTTP response.
+
+def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
+    """Returns a response's body, its transfer and content encodings undone. Raises
+    `ValueError` if it is longer than `limit`, or its encoding can't be read, or takes
+    more than 4 seconds, or it is no HTTP response.
     """
     if record.http_headers is None:
         raise ValueError("no HTTP response")
@@ -249,7 +263,7 @@ def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
 def _read(stream, limit):
     """Reads up to a limit of bytes, of which each may be a chunk of its own."""
     pieces, begun = [], time.thread_time()
-    while limit > 0 and (piece := stream.read(min(limit, _STEP))):
+    while limit > 0 and (piece := stream.read(min(limit, _CHUNK))):
         pieces.append(piece)
         limit -= len(piece)
         if time.thread_time() - begun > _MAX_SECONDS:
@@ -270,13 +284,13 @@ def _without_brotli(content, limit):
         return content
 
 
-def read_response(path: str, offset: int, limit: int = MAX_WARC_BYTES) -> bytes:
+def read_response(path: str, offset: int) -> bytes:
     """Reads the body of the response whose record begins at an offset."""
-    record = read_record(path, offset, limit)
+    record = read_record(path, offset)
     if record.content is None:
         reason = "truncated" if record.fault == "truncated shard" else "unreadable"
         raise ImageError(reason, record.detail)
     try:
-        return response_body(parse_record(record.content), limit)
+        return response_body(parse_record(record.content))
     except ValueError as error:
         raise ImageError("unreadable", str(error)) from error

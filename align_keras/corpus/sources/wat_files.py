@@ -2,20 +2,14 @@
 
 import html
 import json
-import os
 from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.html_pairs import extract_pairs
-from align_keras.corpus.sources.files import (
-    MAX_WAT_BYTES,
-    count_os_error,
-    where,
-    whole_files,
-)
+from align_keras.corpus.sources.files import MAX_WAT_BYTES, whole_files
 from align_keras.corpus.sources.location import is_from_web
 from align_keras.corpus.sources.pair import Part, SourcePair
-from align_keras.corpus.sources.warc_records import iterate_records, parse_record
+from align_keras.corpus.sources.warc_records import parsed_records
 from align_keras.utils.errors import InputError
 
 SUFFIXES = (".wat", ".wat.gz")
@@ -26,33 +20,19 @@ _OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionErro
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of the pages that a file describes; their images are remote.
-
-    The WAT format: https://commoncrawl.org/the-data/get-started/
+    https://commoncrawl.org/the-data/get-started/ tells the format.
     """
-    path = os.path.join(part.root, part.files[0])
-    begun = False
-    try:
-        for record in iterate_records(path, MAX_WAT_BYTES):
-            begun = True
-            if record.fault:
-                counter.drop(record.fault, where(path), record.detail)
-                continue
-            try:
-                yield from _pairs(record.content, counter)
-            except InputError:
-                raise
-            except _OTHER_FORM as error:
-                detail = f"byte {record.offset}: {type(error).__name__} {error}"
-                counter.drop("broken record", where(path), detail)
-    except OSError as error:
-        count_os_error(counter, path, error)
-        return
-    if not begun:
-        counter.drop("empty shard", where(path), "no record")
+    for offset, record in parsed_records(part.path, counter, MAX_WAT_BYTES):
+        try:
+            yield from _pairs(record, counter)
+        except InputError:
+            raise
+        except _OTHER_FORM as error:
+            detail = f"byte {offset}: {type(error).__name__} {error}"
+            counter.drop("broken record", part.path, detail)
 
 
-def _pairs(content, counter):
-    record = parse_record(content)
+def _pairs(record, counter):
     if record.rec_type != "metadata":
         return []
     envelope = json.loads(record.raw_stream.read())["Envelope"]
@@ -69,13 +49,8 @@ def _pairs(content, counter):
     base = _inner(page, "Head").get("Base")
     lines = [f'<base href="{html.escape(base)}">'] if base else []
     lines += [f"<img{_attributes(image)}>" for image in images]
-    return [
-        SourcePair(
-            pair.image_url, pair.caption, pair.rule, pair.language, pair.page_url
-        )
-        for pair in extract_pairs("\n".join(lines), address, counter)
-        if is_from_web(pair.image_url)
-    ]
+    pairs = extract_pairs("\n".join(lines), address, counter)
+    return [SourcePair(*pair) for pair in pairs if is_from_web(pair.image_url)]
 
 
 def _inner(content, *names):

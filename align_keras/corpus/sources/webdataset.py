@@ -15,12 +15,10 @@ from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.corpus.sources.files import (
     MAX_HEADER_BYTES,
     MAX_TEXT_BYTES,
-    count_os_error,
-    where,
     whole_files,
 )
 from align_keras.corpus.sources.location import member_location
-from align_keras.corpus.sources.pair import Part, SourcePair, pair_from_columns
+from align_keras.corpus.sources.pair import Part, SourcePair, pair_of_shard
 from align_keras.utils.files import open_regular
 
 SUFFIXES = (".tar",)
@@ -35,15 +33,11 @@ _NAMES = (
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard, in its order."""
-    path = os.path.join(part.root, part.files[0])
-    try:
-        with open_regular(path) as file:
-            for key, sample in _samples(file, path, counter):
-                pair = _pair(file, path, key, sample, counter)
-                if pair is not None:
-                    yield pair
-    except OSError as error:
-        count_os_error(counter, path, error)
+    with open_regular(part.path) as file:
+        for key, sample in _samples(file, part.path, counter):
+            pair = _pair(file, part.path, key, sample, counter)
+            if pair is not None:
+                yield pair
 
 
 def _samples(file, path, counter):
@@ -65,17 +59,13 @@ def _samples(file, path, counter):
 def _members(file, path, counter):
     """Yields (name, offset, size) of files; what isn't a tar's is counted."""
     length = os.fstat(file.fileno()).st_size
-    if not length:
-        counter.drop("empty shard", where(path), "0 bytes")
-        return
     position = end = 0
     garbage = None
     while (position := _behind_zeros(file, position, length)) < length:
         start = position
         for member, position in _tar_members(file, start):
-            if garbage is not None:
-                _count_garbage(garbage, path, counter)
-                garbage = None
+            _count_garbage(garbage, path, counter)
+            garbage = None
             end = position
             if member.isfile() and member.offset_data + member.size <= length:
                 yield member.name, member.offset_data, member.size
@@ -84,19 +74,19 @@ def _members(file, path, counter):
             position += _BLOCK
     file.seek(max(length - _BLOCK, 0))
     if end >= length or length % _BLOCK or file.read(_BLOCK).strip(b"\0"):
-        counter.drop("truncated shard", where(path), "the end of the archive lacks")
-    elif garbage is not None:
+        counter.drop("truncated shard", path, "the end of the archive lacks")
+    else:
         _count_garbage(garbage, path, counter)
 
 
 def _count_garbage(position, path, counter):
-    counter.drop("broken record", where(path), f"no member at byte {position}")
+    if position is not None:
+        counter.drop("broken record", path, f"no member at byte {position}")
 
 
 def _behind_zeros(file, position, length):
-    """Returns where the next block stands that isn't zeros, or the file's length.
-
-    Zeros end an archive, but joined ones go on, and so do broken ones.
+    """Returns where the next block stands that isn't zeros, or the file's length. Zeros
+    end an archive, but joined ones go on, and so do broken ones.
     """
     while position < length:
         position = max(position, _behind_hole(file, position, length))
@@ -151,18 +141,12 @@ def _tar_members(file, offset):
 
 
 def _pair(file, path, key, sample, counter):
-    place = where(f"{path} {key}")
     row = _metadata(file, sample)
     if ".txt" in sample:
         row["caption"] = _read(file, *sample[".txt"]).decode("utf-8", "replace")
-    if row.get("status") not in (None, "success"):
-        counter.filter("not downloaded", place, str(row.get("error_message")))
-        return None
     span = next((sample[suffix] for suffix in IMAGE_SUFFIXES if suffix in sample), None)
-    if span is None:
-        counter.drop("missing", place, f"no image among {', '.join(sorted(sample))}")
-        return None
-    return pair_from_columns(member_location("bytes", span, path), row)
+    image = span and member_location("bytes", span, path)
+    return pair_of_shard(counter, f"{path} {key}", row, image, sample)
 
 
 def _metadata(file, sample):

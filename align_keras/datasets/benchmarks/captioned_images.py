@@ -1,9 +1,13 @@
 """Images with captions, and the readers of files that hold some."""
 
 import dataclasses
+import gzip
 import json
 import os
 import pathlib
+import zlib
+from collections.abc import Sequence
+from typing import Self
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import (
@@ -16,9 +20,48 @@ from align_keras.datasets.benchmarks.labelled_images import read_stored_images
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
+# Names of missing images that are told.
+_NAMED = 5
+# Images and captions of the splits that the paper measures. Recall on fewer isn't
+# comparable: it rises as the gallery shrinks.
+COUNTS = {("flickr30k", "test"): (1000, 5000), ("coco", "test"): (5000, 25_010)}
+
+
+class _ByImage:
+    """Whose fields have one entry an image in each list, or list of a dict."""
+
+    def __post_init__(self):
+        for name, field in self._lists().items():
+            parts = {name: field}
+            if isinstance(field, dict):
+                parts = {f"{name}[{key!r}]": part for key, part in field.items()}
+            for full_name, part in parts.items():
+                if len(part) != len(self):
+                    raise InputError(
+                        f"`{full_name}` must have one entry an image, received "
+                        f"{len(part)} for {len(self)} images."
+                    )
+
+    def __len__(self):
+        return len(self.images)
+
+    def _lists(self):
+        return {name: part for name, part in vars(self).items() if name != "missing"}
+
+    def of_rows(self, rows: Sequence[int]) -> Self:
+        """Returns some of the images; the others count as missing."""
+
+        def taken(values):
+            if isinstance(values, dict):
+                return {name: taken(part) for name, part in values.items()}
+            return [values[row] for row in rows]
+
+        missing = self.missing + len(self) - len(rows)
+        return dataclasses.replace(self, **taken(self._lists()), missing=missing)
+
 
 @dataclasses.dataclass(frozen=True)
-class CaptionedImages:
+class CaptionedImages(_ByImage):
     """Images and the captions of each.
 
     Attributes:
@@ -42,19 +85,7 @@ class CaptionedImages:
     missing: int = 0
 
     def __post_init__(self):
-        parts = {
-            "images": self.images,
-            "captions": self.captions,
-            "image_ids": self.image_ids,
-            "caption_ids": self.caption_ids,
-            **{f"columns[{name!r}]": values for name, values in self.columns.items()},
-        }
-        for name, part in parts.items():
-            if len(part) != len(self.images):
-                raise InputError(
-                    f"`{name}` must have one entry an image, received {len(part)} "
-                    f"for {len(self.images)} images."
-                )
+        super().__post_init__()
         for image_id, texts, ids in zip(
             self.image_ids, self.captions, self.caption_ids, strict=True
         ):
@@ -64,26 +95,9 @@ class CaptionedImages:
                     f"for the {len(texts)} captions of {image_id}."
                 )
 
-    def __len__(self):
-        return len(self.images)
-
-    def of_rows(self, rows):
-        """Returns some of the images; the others count as missing."""
-        return CaptionedImages(
-            images=[self.images[row] for row in rows],
-            captions=[self.captions[row] for row in rows],
-            image_ids=[self.image_ids[row] for row in rows],
-            caption_ids=[self.caption_ids[row] for row in rows],
-            columns={
-                name: [values[row] for row in rows]
-                for name, values in self.columns.items()
-            },
-            missing=self.missing + len(self) - len(rows),
-        )
-
 
 @dataclasses.dataclass(frozen=True)
-class MultilingualCaptions:
+class MultilingualCaptions(_ByImage):
     """Images and, by language, the captions of each.
 
     Attributes:
@@ -103,43 +117,28 @@ class MultilingualCaptions:
     columns: dict = dataclasses.field(default_factory=dict)
     missing: int = 0
 
-    def __post_init__(self):
-        named = {"image_ids": self.image_ids} | {
-            f"captions[{language!r}]": texts
-            for language, texts in self.captions.items()
-        }
-        named |= {f"columns[{name!r}]": values for name, values in self.columns.items()}
-        for name, part in named.items():
-            if len(part) != len(self.images):
-                raise InputError(
-                    f"`{name}` must have one entry an image, received {len(part)} "
-                    f"for {len(self.images)} images."
-                )
 
-    def of_rows(self, rows):
-        """Returns some of the images; the others count as missing."""
-        captions, columns = (
-            {name: [values[row] for row in rows] for name, values in part.items()}
-            for part in (self.captions, self.columns)
-        )
-        return MultilingualCaptions(
-            images=[self.images[row] for row in rows],
-            captions=captions,
-            image_ids=[self.image_ids[row] for row in rows],
-            columns=columns,
-            missing=self.missing + len(self.images) - len(rows),
-        )
-
-
-# Names of missing images that are told.
-_NAMED = 5
+def read_plain_or_gzip(path, repository):
+    """Reads a text file, or its `.gz`, of a repository cloned from GitHub."""
+    packed = path.with_name(f"{path.name}.gz")
+    try:
+        if path.exists():
+            return path.read_bytes().decode("utf-8-sig")
+        return gzip.decompress(packed.read_bytes()).decode("utf-8-sig")
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        problem = str(error)
+    raise InputError(
+        f"no readable {path} or {packed.name} ({problem}); clone "
+        f"github.com/{repository} there."
+    )
 
 
 def present_images(paths, source, allow_missing):
-    """Returns the rows of the images that are there.
-
-    Raises `InputError` if one is missing, or with `allow_missing`, which tells them on
-    stderr, all. `source` is what names the images.
+    """Returns the rows of the images that are there. Raises `InputError` if one is
+    missing, or with `allow_missing`, which tells them on stderr, all. `source` is what
+    names the images.
     """
     rows = [row for row, path in enumerate(paths) if os.path.isfile(path)]
     if len(rows) == len(paths):
@@ -159,13 +158,13 @@ def present_images(paths, source, allow_missing):
 
 
 def read_caption_files(
-    path,
-    allow_missing=False,
+    path: str | os.PathLike,
+    allow_missing: bool = False,
     *,
-    image_column=None,
-    caption_column=None,
-    encoding="utf-8",
-):
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    encoding: str = "utf-8",
+) -> CaptionedImages:
     """Reads a table or a folder of captioned images.
 
     The formats are those of `align_keras.corpus.pair_files.read_pairs`. Rows of one
@@ -200,22 +199,17 @@ def read_caption_files(
     for line in left_out:
         say(line)
     columns = {} if path.is_dir() else _other_columns(path, records, encoding, chosen)
-    paths = [str(record.image_path) for record in records]
-    rows = present_images(paths, path.name, allow_missing)
-    records = [records[row] for row in rows]
-    return CaptionedImages(
-        images=[paths[row] for row in rows],
+    data = CaptionedImages(
+        images=[str(record.image_path) for record in records],
         captions=[record.captions for record in records],
         image_ids=[record.id for record in records],
         caption_ids=[
             [f"{record.id}#{number}" for number in range(len(record.captions))]
             for record in records
         ],
-        columns={
-            name: [values[row] for row in rows] for name, values in columns.items()
-        },
-        missing=len(paths) - len(rows),
+        columns=columns,
     )
+    return data.of_rows(present_images(data.images, path.name, allow_missing))
 
 
 def _other_columns(path, records, encoding, given):
@@ -237,19 +231,14 @@ def _other_columns(path, records, encoding, given):
     }
 
 
-# Images and captions of the splits that the paper measures. Recall on fewer isn't
-# comparable: it rises as the gallery shrinks.
-COUNTS = {("flickr30k", "test"): (1000, 5000), ("coco", "test"): (5000, 25_010)}
-
-
 def read_karpathy(
-    json_path,
-    image_folder,
-    split,
-    captions_per_image=5,
-    allow_missing=False,
-    check_counts=True,
-):
+    json_path: str | os.PathLike,
+    image_folder: str | os.PathLike,
+    split: str,
+    captions_per_image: int | None = 5,
+    allow_missing: bool = False,
+    check_counts: bool = True,
+) -> CaptionedImages:
     """Reads a split of `dataset_flickr30k.json` or `dataset_coco.json`.
 
     Args:
@@ -296,15 +285,14 @@ def read_karpathy(
         _check_counts(path, content.get("dataset"), split, examples)
     if captions_per_image is not None:
         examples = [_first(path, example, captions_per_image) for example in examples]
-    paths = [str(pathlib.Path(image_folder, example["path"])) for example in examples]
-    rows = present_images(paths, f"{path.name}'s {split} split", allow_missing)
-    return CaptionedImages(
-        images=[paths[row] for row in rows],
-        captions=[examples[row]["captions"] for row in rows],
-        image_ids=[examples[row]["id"] for row in rows],
-        caption_ids=[examples[row]["caption_ids"] for row in rows],
-        missing=len(paths) - len(rows),
+    data = CaptionedImages(
+        [str(pathlib.Path(image_folder, example["path"])) for example in examples],
+        captions=[example["captions"] for example in examples],
+        image_ids=[example["id"] for example in examples],
+        caption_ids=[example["caption_ids"] for example in examples],
     )
+    source = f"{path.name}'s {split} split"
+    return data.of_rows(present_images(data.images, source, allow_missing))
 
 
 def _read(path):
@@ -373,7 +361,9 @@ def _first(path, example, count):
     }
 
 
-def stamps_captions_by_language(data_dir=None):
+def stamps_captions_by_language(
+    data_dir: str | os.PathLike | None = None,
+) -> MultilingualCaptions:
     """Reads the stamps that have captions in English, German, French and Czech.
 
     Args:
@@ -385,13 +375,6 @@ def stamps_captions_by_language(data_dir=None):
 
     Raises:
         InputError: as `build_corpus`, and if no stamp has all four.
-
-    Example:
-
-    ```python
-    data = stamps_captions_by_language()
-    data.captions["de"][0]  # ['Eine Katze.']
-    ```
     """
     # Here, for the package of the builders imports much.
     from align_keras.datasets.build import build_corpus

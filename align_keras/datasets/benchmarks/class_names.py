@@ -3,8 +3,11 @@
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import yaml
 
@@ -16,6 +19,7 @@ _IMAGENET_CLASSES = 1000
 # How SUN397 does: by initial, and then from the coarse to the fine. Elsewhere a slash
 # belongs to the name, as in one of cars196's.
 _SUN397 = re.compile(r"/[a-z]/")
+_FILE = pathlib.Path(__file__).with_name("templates.yaml")
 
 
 def readable_name(name):
@@ -25,7 +29,7 @@ def readable_name(name):
     return " ".join(name.replace("_", " ").split())
 
 
-def read_class_names(source):
+def read_class_names(source: str | os.PathLike) -> list | dict:
     """Reads names for the classes of a data set.
 
     Args:
@@ -71,7 +75,7 @@ def _is_name(value):
     return isinstance(value, str) and bool(value.strip())
 
 
-def rename_classes(data, names):
+def rename_classes(data: Any, names: list | dict) -> Any:
     """Gives classes other names.
 
     Args:
@@ -120,7 +124,7 @@ def rename_classes(data, names):
     return dataclasses.replace(data, class_names=list(names))
 
 
-def check_names_for_prompts(class_names):
+def check_names_for_prompts(class_names: Sequence[str]) -> None:
     """Raises where classes have WordNet ids in place of names."""
     if _are_wordnet_ids(class_names):
         raise InputError(
@@ -142,10 +146,7 @@ def imagenet_ids():
     return path.read_text().split()
 
 
-_FILE = pathlib.Path(__file__).with_name("templates.yaml")
-
-
-def read_templates(source="default"):
+def read_templates(source: str | os.PathLike = "default") -> list[str]:
     """Reads prompt templates.
 
     Args:

@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 
-from align_keras.datasets.icons import STYLE_WORDS
+from align_keras.datasets.icons import STYLE_WORDS, name_words
 from align_keras.utils.errors import InputError
 
 # Bases that words must follow to count as an addition.
@@ -27,7 +28,7 @@ class ComposedQuery:
     targets: tuple
 
 
-def composed_icon_queries(image_ids):
+def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
     """Finds icons that are another one plus words, by their names.
 
     `user-plus` is `user` plus "plus" where both are icons of one family and one drawing
@@ -85,7 +86,7 @@ def composed_icon_queries(image_ids):
 def _parts(image_id):
     """`FAMILY/NAME` → family, drawing style, words of the name."""
     family, _, name = image_id.partition("/")
-    words = tuple(word for word in name.replace("_", "-").lower().split("-") if word)
+    words = tuple(name_words(name))
     if family not in STYLE_WORDS or not words:
         raise InputError(
             "`image_ids` must be FAMILY/NAME with a family of "

@@ -3,16 +3,21 @@
 import collections
 import csv
 import dataclasses
-import gzip
+import itertools
+import os
 import pathlib
 import re
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 
+from align_keras.datasets.benchmarks.captioned_images import (
+    CaptionedImages,
+    read_plain_or_gzip,
+)
 from align_keras.utils.errors import InputError
 
+_REPOSITORY = "google-research-datasets/Crisscrossed-Captions"
 # The columns that a file begins with, by task.
 _COLUMNS = {
     "sts": ("caption1", "caption2", "agg_score"),
@@ -21,6 +26,8 @@ _COLUMNS = {
 }
 _CAPTION_ID = re.compile(r"COCO_\w+:sentid:(\d+)")
 _IMAGE_ID = re.compile(r"COCO_\w+_\d{12}\.jpg")
+# Pairs that are rated at least so are right answers to each other.
+POSITIVE_SCORE = 3.0
 
 
 class RatedPair(NamedTuple):
@@ -53,18 +60,18 @@ class CxcRatings:
     sis: list
     sits: list
 
-    def image_ids(self):
+    def image_ids(self) -> set[str]:
         """Returns the rated images."""
         both = {name for pair in self.sis for name in (pair.first, pair.second)}
         return both | {pair.second for pair in self.sits}
 
-    def caption_ids(self):
+    def caption_ids(self) -> set[str]:
         """Returns the rated captions."""
         both = {name for pair in self.sts for name in (pair.first, pair.second)}
         return both | {pair.first for pair in self.sits}
 
 
-def read_cxc(folder, split="test"):
+def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
     """Reads the ratings of a split.
 
     Args:
@@ -82,13 +89,6 @@ def read_cxc(folder, split="test"):
 
     References:
         Parekh et al. 2021, Crisscrossed Captions.
-
-    Example:
-
-    ```python
-    read_cxc("Crisscrossed-Captions", "val").sits[0]
-    # RatedPair(first='648388', second='COCO_val2014_000000431431.jpg', score=1.8)
-    ```
     """
     if split not in ("test", "val"):
         raise InputError(f"split must be test or val, received {split!r}.")
@@ -100,7 +100,7 @@ def read_cxc(folder, split="test"):
 
 
 def _read(path, task):
-    lines = csv.reader(_text(path).splitlines())
+    lines = csv.reader(read_plain_or_gzip(path, _REPOSITORY).splitlines())
     header = tuple(next(lines, ()))
     columns = _COLUMNS[task]
     if header[: len(columns)] != columns:
@@ -120,22 +120,6 @@ def _read(path, task):
     return pairs
 
 
-def _text(path):
-    packed = path.with_name(f"{path.name}.gz")
-    try:
-        if path.exists():
-            return path.read_text(encoding="utf-8-sig")
-        return gzip.decompress(packed.read_bytes()).decode("utf-8-sig")
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        problem = str(error)
-    raise InputError(
-        f"no readable {path} or {packed.name} ({problem}); clone "
-        "github.com/google-research-datasets/Crisscrossed-Captions there."
-    )
-
-
 def _pair(path, number, patterns, width, cells):
     matches = [
         pattern.fullmatch(cell) for pattern, cell in zip(patterns, cells, strict=False)
@@ -153,15 +137,9 @@ def _pair(path, number, patterns, width, cells):
     return RatedPair(*(match.group(match.re.groups) for match in matches), score)
 
 
-# Pairs that are rated at least so are right answers to each other.
-POSITIVE_SCORE = 3.0
-
-
 class CxcPositives(NamedTuple):
-    """The right answers of the four retrieval tasks.
-
-    Each is a list with, for each query, an int64 array of rows. Captions are counted
-    through, image by image.
+    """The right answers of the four retrieval tasks. Each is a list with, for each
+    query, an int64 array of rows. Captions are counted through, image by image.
     """
 
     image_to_text: list
@@ -170,7 +148,9 @@ class CxcPositives(NamedTuple):
     image_to_image: list
 
 
-def cxc_captioned_images(ratings, coco, allow_missing=False):
+def cxc_captioned_images(
+    ratings: CxcRatings, coco: CaptionedImages, allow_missing: bool = False
+) -> CaptionedImages:
     """Checks that COCO's split has everything that was rated, and returns it.
 
     The gallery is the whole split, 5,000 images and 25,010 captions.
@@ -203,7 +183,7 @@ def cxc_captioned_images(ratings, coco, allow_missing=False):
     return coco
 
 
-def cxc_positives(ratings, data):
+def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
     """Finds the right answers of the four retrieval tasks.
 
     Images and captions that were rated 3 or more together are right answers, and no
@@ -220,31 +200,21 @@ def cxc_positives(ratings, data):
     References:
         Parekh et al. 2021, section 5.
     """
-    images, captions = _rows(data)
     right = {
-        name: [
-            (first[pair.first], second[pair.second])
-            for pair in pairs
-            if pair.score >= POSITIVE_SCORE
-            and pair.first in first
-            and pair.second in second
-        ]
-        for name, pairs, first, second in (
-            ("sts", ratings.sts, captions, captions),
-            ("sis", ratings.sis, images, images),
-            ("sits", ratings.sits, captions, images),
-        )
+        name: [pair[:2] for pair in pairs if pair[2] >= POSITIVE_SCORE]
+        for name, pairs in _by_rows(ratings, data).items()
     }
     turned = {name: [pair[::-1] for pair in pairs] for name, pairs in right.items()}
+    images, captions = len(data), sum(map(len, data.caption_ids))
     return CxcPositives(
-        image_to_text=_by_query(turned["sits"], len(images)),
-        text_to_image=_by_query(right["sits"], len(captions)),
-        text_to_text=_by_query(right["sts"] + turned["sts"], len(captions), False),
-        image_to_image=_by_query(right["sis"] + turned["sis"], len(images), False),
+        image_to_text=_by_query(turned["sits"], images),
+        text_to_image=_by_query(right["sits"], captions),
+        text_to_text=_by_query(right["sts"] + turned["sts"], captions, False),
+        image_to_image=_by_query(right["sis"] + turned["sis"], images, False),
     )
 
 
-def cxc_rated_rows(ratings, data):
+def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tuple]:
     """Lists the rated pairs by rows, for correlation.
 
     Args:
@@ -256,19 +226,9 @@ def cxc_rated_rows(ratings, data):
         int64, int64 and float64 arrays. The queries of `sits` are its images, and
         each pair of `sts` and of `sis` stands there in both directions.
     """
-    images, captions = _rows(data)
     rated = {}
-    for name, pairs, first, second in (
-        ("sts", ratings.sts, captions, captions),
-        ("sis", ratings.sis, images, images),
-        ("sits", ratings.sits, captions, images),
-    ):
-        rows = [
-            (first[pair.first], second[pair.second], pair.score)
-            for pair in pairs
-            if pair.first in first and pair.second in second
-        ]
-        columns = np.array(rows, float).reshape(-1, 3).T
+    for name, pairs in _by_rows(ratings, data).items():
+        columns = np.array(pairs, float).reshape(-1, 3).T
         ones, others = columns[:2].astype(np.int64)
         if name == "sits":
             rated[name] = (others, ones, columns[2])
@@ -281,13 +241,23 @@ def cxc_rated_rows(ratings, data):
     return rated
 
 
-def _rows(data):
-    """The rows of images and of captions by their ids."""
-    captions = [name for names in data.caption_ids for name in names]
-    return (
-        {name: row for row, name in enumerate(data.image_ids)},
-        {name: row for row, name in enumerate(captions)},
-    )
+def _by_rows(ratings, data):
+    """Returns (row, row, score) of the rated pairs that the data have, by task."""
+    ids = itertools.chain.from_iterable(data.caption_ids)
+    images = {name: row for row, name in enumerate(data.image_ids)}
+    captions = {name: row for row, name in enumerate(ids)}
+    return {
+        name: [
+            (first[pair.first], second[pair.second], pair.score)
+            for pair in getattr(ratings, name)
+            if pair.first in first and pair.second in second
+        ]
+        for name, first, second in (
+            ("sts", captions, captions),
+            ("sis", images, images),
+            ("sits", captions, images),
+        )
+    }
 
 
 def _by_query(pairs, queries, with_self=True):

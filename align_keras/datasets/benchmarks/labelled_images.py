@@ -1,9 +1,11 @@
 """Images with classes: in folders, of the stamps, and in sets of TFDS."""
 
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -11,6 +13,13 @@ import tensorflow_datasets as tfds
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.utils.errors import InputError
+
+# Folders whose names aren't words.
+_NAMES = {"naturalforces": "natural forces"}
+# NAME, NAME/CONFIGURATION or either with a version.
+_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d.*]+)?")
+# Features that name an image, in the order of choice.
+_IDS = ("file_name", "filename", "image/file_name", "image/filename", "id", "image_id")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +54,7 @@ class LabelledImages:
             )
 
 
-def only_occurring_classes(data):
+def only_occurring_classes(data: LabelledImages) -> LabelledImages:
     """Leaves out the classes that no image has.
 
     ImageNet-R and -A have images of 200 of ImageNet's 1000 classes, and are classified
@@ -71,7 +80,9 @@ def only_occurring_classes(data):
     return dataclasses.replace(data, labels=labels.reshape(-1), class_names=names)
 
 
-def read_class_folders(folder, split=None):
+def read_class_folders(
+    folder: str | os.PathLike, split: str | None = None
+) -> LabelledImages:
     """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`.
 
     The class is named as its folder, with spaces for underscores. Images may lie in
@@ -140,11 +151,7 @@ def _some(paths, limit=5):
     return ", ".join(path.name for path in paths[:limit]) + more
 
 
-# Folders whose names aren't words.
-_NAMES = {"naturalforces": "natural forces"}
-
-
-def stamps_by_category(builder, split=None):
+def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages:
     """Gives the stamps their categories as classes: animals, clothes, food ….
 
     Args:
@@ -159,13 +166,6 @@ def stamps_by_category(builder, split=None):
 
     Raises:
         InputError: for another split.
-
-    Example:
-
-    ```python
-    from align_keras.datasets import build_corpus
-    stamps_by_category(build_corpus("stamps")).class_names[:2]  # ['animals', 'clothes']
-    ```
     """
     # Here, for the package of the builders imports much.
     from align_keras.datasets.splits import hashed_test_keys
@@ -193,12 +193,20 @@ def stamps_by_category(builder, split=None):
     )
 
 
-# Captions and images in the stored order, images undecoded.
-_READING = {
-    "shuffle_files": False,
-    "decoders": {"image": tfds.decode.SkipDecoding()},
-    "read_config": tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-}
+class StoredExamples:
+    """A split's examples in the stored order, as often as they are asked for."""
+
+    def __init__(self, builder, split, decoders):
+        self._builder, self._split, self._decoders = builder, split, decoders
+
+    def __iter__(self):
+        dataset = self._builder.as_dataset(
+            split=self._split,
+            shuffle_files=False,
+            decoders=self._decoders,
+            read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+        )
+        return iter(tfds.as_numpy(dataset))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +228,7 @@ class StoredImage:
     image_key: str
 
 
-def read_stored_images(builder, split):
+def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
     """Reads a split of a prepared corpus, a list of `StoredImage` in the stored order.
 
     Args:
@@ -229,14 +237,6 @@ def read_stored_images(builder, split):
 
     Raises:
         InputError: if the corpus has no such split; names those that it has.
-
-    Example:
-
-    ```python
-    from align_keras.datasets import build_corpus
-    icons = read_stored_images(build_corpus("icons"), "test")
-    icons[0].captions, icons[0].category  # (('0',), 'fontawesome6-solid')
-    ```
     """
     try:
         builder.info.splits[split]
@@ -246,6 +246,7 @@ def read_stored_images(builder, split):
             f"split must be one of {known}, which {builder.name} has, received "
             f"{split!r}."
         ) from None
+    undecoded = {"image": tfds.decode.SkipDecoding()}
     return [
         StoredImage(
             id=example["id"].decode(),
@@ -254,17 +255,13 @@ def read_stored_images(builder, split):
             category=example["category"].decode(),
             image_key=example["image_key"].decode(),
         )
-        for example in tfds.as_numpy(builder.as_dataset(split=split, **_READING))
+        for example in StoredExamples(builder, split, undecoded)
     ]
 
 
-# NAME, NAME/CONFIGURATION or either with a version.
-_NAME = re.compile(r"[A-Za-z]\w*(/[\w.-]+)?(:[\d.*]+)?")
-# Features that name an image, in the order of choice.
-_IDS = ("file_name", "filename", "image/file_name", "image/filename", "id", "image_id")
-
-
-def prepared_builder(name, data_dir=None):
+def prepared_builder(
+    name: str, data_dir: str | os.PathLike | None = None
+) -> tfds.core.DatasetBuilder:
     """Opens a TFDS data set that is prepared; downloads and prepares nothing.
 
     Args:
@@ -279,8 +276,6 @@ def prepared_builder(name, data_dir=None):
         InputError: for an unknown name, and one that isn't prepared; says how to
             prepare it.
     """
-    import tensorflow_datasets as tfds  # Late, for it takes seconds.
-
     # Other names TFDS would ask for over the network, or take for paths.
     unknown = InputError(
         f"--data must be a data set of TFDS or a folder of classes, received {name!r}, "
@@ -319,7 +314,9 @@ def _remedy(builder):
     )
 
 
-def read_tfds_classification(name, split, data_dir=None):
+def read_tfds_classification(
+    name: str, split: str, data_dir: str | os.PathLike | None = None
+) -> LabelledImages:
     """Reads a split of a prepared TFDS classification set.
 
     Args:
@@ -336,16 +333,7 @@ def read_tfds_classification(name, split, data_dir=None):
     Raises:
         InputError: as `prepared_builder`; for an unknown split, a set without
             images or without classes, and images without a class.
-
-    Example:
-
-    ```python
-    data = read_tfds_classification("food101", "validation")
-    len(data.images), data.class_names[:2]  # (25250, ['apple pie', 'baby back ribs'])
-    ```
     """
-    import tensorflow_datasets as tfds
-
     builder = prepared_builder(name, data_dir)
     image, label = _image_and_class(builder)
     named = {
@@ -355,11 +343,13 @@ def read_tfds_classification(name, split, data_dir=None):
     }
     _split_info(builder, split)
     features = dict(builder.info.features.items())
-    naming = next((key for key in _IDS if _is_text(features.get(key))), None)
+    naming = next(
+        (key for key in _IDS if isinstance(features.get(key), tfds.features.Text)), None
+    )
     wanted = [*named, naming] if naming else [*named]
     wanted = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True))
     values, ids = {key: [] for key in named}, []
-    for example in _Examples(builder, split, wanted):
+    for example in StoredExamples(builder, split, wanted):
         for key, of_key in values.items():
             of_key.append(example[key])
         if naming:
@@ -372,11 +362,8 @@ def read_tfds_classification(name, split, data_dir=None):
             f"{len(labels)} images, {np.count_nonzero(labels < 0)} of them without "
             "one; name another split."
         )
-    only_image = tfds.decode.PartialDecoding(
-        {image: True}, decoders={image: tfds.decode.SkipDecoding()}
-    )
     return LabelledImages(
-        images=_Images(_Examples(builder, split, only_image), image, len(labels)),
+        images=StoredImages(builder, split, image, len(labels)),
         labels=labels,
         class_names=[readable_name(label_name) for label_name in named[label].names],
         columns={
@@ -388,7 +375,7 @@ def read_tfds_classification(name, split, data_dir=None):
     )
 
 
-def tfds_splits_overlap(builder, one, other):
+def tfds_splits_overlap(builder: Any, one: str, other: str) -> bool:
     """Tells whether two splits have an example in common.
 
     Args:
@@ -420,16 +407,8 @@ def _split_info(builder, split):
         ) from None
 
 
-def _is_text(feature):
-    import tensorflow_datasets as tfds
-
-    return isinstance(feature, tfds.features.Text)
-
-
 def _image_and_class(builder):
     """Names of the features that are the image and its class."""
-    import tensorflow_datasets as tfds
-
     features = dict(builder.info.features.items())
     pair = builder.info.supervised_keys
     if not (pair and len(pair) == 2 and all(isinstance(key, str) for key in pair)):
@@ -448,33 +427,17 @@ def _image_and_class(builder):
     return image, label
 
 
-class _Examples:
-    """A split's examples in the stored order, as often as they are asked for."""
+class StoredImages:
+    """The encoded images of a split, re-iterable, changed by `made_of` if given."""
 
-    def __init__(self, builder, split, decoders):
-        self._builder, self._split, self._decoders = builder, split, decoders
-
-    def __iter__(self):
-        import tensorflow_datasets as tfds
-
-        dataset = self._builder.as_dataset(
-            split=self._split,
-            shuffle_files=False,
-            decoders=self._decoders,
-            read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-        )
-        return iter(tfds.as_numpy(dataset))
-
-
-class _Images:
-    """The encoded images of re-iterable examples."""
-
-    def __init__(self, examples, key, length):
-        self._examples, self._key, self._length = examples, key, length
+    def __init__(self, builder, split, name, length, made_of=bytes):
+        encoded = {name: tfds.decode.SkipDecoding()}
+        decoding = tfds.decode.PartialDecoding({name: True}, encoded)
+        self._examples = StoredExamples(builder, split, decoding)
+        self._name, self._length, self._made_of = name, length, made_of
 
     def __len__(self):
         return self._length
 
     def __iter__(self):
-        for example in self._examples:
-            yield example[self._key]
+        return (self._made_of(example[self._name]) for example in self._examples)

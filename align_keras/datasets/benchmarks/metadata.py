@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import io
+import os
 import pathlib
+from collections.abc import Iterable, Sequence
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
@@ -26,7 +28,7 @@ class Metadata:
     names: tuple
 
 
-def read_metadata(path):
+def read_metadata(path: str | os.PathLike) -> Metadata:
     """Reads a table whose first column is the image's id.
 
     Args:
@@ -112,7 +114,9 @@ def _lines(path):
     )
 
 
-def join_metadata(metadata, image_ids, taken=()):
+def join_metadata(
+    metadata: Metadata, image_ids: Sequence[str], taken: Iterable[str] = ()
+) -> dict[str, list[str]]:
     """Gives each image its values.
 
     Args:

@@ -1,12 +1,12 @@
 """Multi30k's test of 2016, as its repository holds it."""
 
-import gzip
+import os
 import pathlib
-import zlib
 
 from align_keras.datasets.benchmarks.captioned_images import (
     MultilingualCaptions,
     present_images,
+    read_plain_or_gzip,
 )
 from align_keras.utils.errors import InputError
 
@@ -22,7 +22,12 @@ _FILES = {
 }
 
 
-def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True):
+def read_multi30k(
+    folder: str | os.PathLike,
+    images_folder: str | os.PathLike,
+    allow_missing: bool = False,
+    check_counts: bool = True,
+) -> MultilingualCaptions:
     """Reads the images of Flickr30K's test with captions in four languages.
 
     Args:
@@ -58,15 +63,7 @@ def read_multi30k(folder, images_folder, allow_missing=False, check_counts=True)
         captions[language] = [list(texts) for texts in zip(*columns, strict=True)]
     paths = [str(pathlib.Path(images_folder, name)) for name in names]
     rows = present_images(paths, _LIST.rpartition("/")[2], allow_missing)
-    return MultilingualCaptions(
-        images=[paths[row] for row in rows],
-        captions={
-            language: [texts[row] for row in rows]
-            for language, texts in captions.items()
-        },
-        image_ids=[names[row] for row in rows],
-        missing=len(paths) - len(rows),
-    )
+    return MultilingualCaptions(paths, captions, names).of_rows(rows)
 
 
 def _captions(path, expected):
@@ -81,26 +78,12 @@ def _captions(path, expected):
 
 def _lines(path):
     """The stripped lines of a file or of its `.gz`; none may be empty."""
-    packed = path.with_name(f"{path.name}.gz")
-    try:
-        content = path.read_bytes() if path.exists() else packed.read_bytes()
-        if not path.exists():
-            content = gzip.decompress(content)
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        problem = str(error)
-    else:
-        # Not splitlines(), which also splits at characters within captions.
-        lines = [line.strip() for line in text.rstrip("\n").split("\n")]
-        if "" in lines:
-            raise InputError(
-                f"{path} line {lines.index('') + 1} must not be empty; clone the "
-                "repository again."
-            )
-        return lines
-    raise InputError(
-        f"no readable {path} or {packed.name} ({problem}); clone "
-        "github.com/multi30k/dataset there."
-    )
+    text = read_plain_or_gzip(path, "multi30k/dataset")
+    # Not splitlines(), which also splits at characters within captions.
+    lines = [line.strip() for line in text.rstrip("\n").split("\n")]
+    if "" in lines:
+        raise InputError(
+            f"{path} line {lines.index('') + 1} must not be empty; clone the "
+            "repository again."
+        )
+    return lines

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import pathlib
 
 from align_keras.utils.errors import InputError
@@ -33,7 +34,7 @@ class SimLexPair:
     is_hard: bool
 
 
-def read_simlex(path, check_counts=True):
+def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimLexPair]:
     """Reads `SimLex-999.txt`, a list of `SimLexPair`.
 
     Args:

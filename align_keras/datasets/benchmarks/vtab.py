@@ -4,10 +4,13 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.datasets.benchmarks.labelled_images import (
     LabelledImages,
+    StoredExamples,
+    StoredImages,
     prepared_builder,
 )
 from align_keras.utils.errors import InputError
@@ -21,10 +24,9 @@ _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 
 
 def interval(value, thresholds):
-    """Returns the number of the interval that a value lies in.
-
-    Each threshold opens one, whose lower end isn't part of it; what lies below the
-    first counts in the first interval.
+    """Returns the number of the interval that a value lies in. Each threshold opens
+    one, whose lower end isn't part of it; what lies below the first counts in the first
+    interval.
     """
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
@@ -59,7 +61,6 @@ def dsprites_orientation(angle):
     return int(angle) * 16 // 40
 
 
-VTAB_GROUPS = ("natural", "specialized", "structured")
 VTAB_SPLITS = ("train800", "val200", "train800val200", "test")
 
 
@@ -84,74 +85,60 @@ class VtabTask:
     validation_percent: int = 0
 
 
-def _natural(builder, classes, train_percent=None):
-    name = builder.partition("/")[0]
-    return VtabTask(name, "natural", builder, classes, train_percent=train_percent)
-
-
-def _specialized(builder, classes, **splits):
-    name = builder.partition("/")[0]
-    return VtabTask(name, "specialized", builder, classes, **splits)
-
-
-def _structured(builder, name, classes, annotation, class_of=int, **splits):
-    name = f"{builder}_{name}"
-    return VtabTask(
-        name, "structured", builder, classes, annotation, class_of, **splits
-    )
+def _tasks(group, *rows):
+    """Tasks named after their builder and, where there are several, a suffix."""
+    for builder, suffix, *rest, splits in rows:
+        name = builder.partition("/")[0] + suffix
+        yield VtabTask(name, group, builder, *rest, **splits)
 
 
 _DSPRITES = {"train_percent": 80, "test": "rest", "validation_percent": 10}
 _CLEVR = {"train_percent": 90, "test": "validation"}
 _AERIAL = {"train_percent": 60, "test": "rest", "validation_percent": 20}
+_NORB = {"test": "test[50%:]"}
+_X, _TURN = "label_x_position", "label_orientation"
 _TASKS = (
-    _natural("caltech101", 102, 90),
-    _natural("cifar100", 100, 90),
-    _natural("dtd", 47),
-    _natural("oxford_flowers102", 102),
-    _natural("oxford_iiit_pet", 37, 80),
-    _natural("sun397/tfds", 397),
-    _natural("svhn_cropped", 10, 90),
-    _specialized("patch_camelyon", 2),
-    _specialized("eurosat/rgb", 10, **_AERIAL),
-    _specialized("resisc45", 45, **_AERIAL),
-    _specialized("diabetic_retinopathy_detection/btgraham-300", 5),
-    _structured(
-        "clevr",
-        "closest_object_distance",
-        6,
-        "objects",
-        clevr_closest_object_distance,
-        **_CLEVR,
+    *_tasks(
+        "natural",
+        ("caltech101", "", 102, {"train_percent": 90}),
+        ("cifar100", "", 100, {"train_percent": 90}),
+        ("dtd", "", 47, {}),
+        ("oxford_flowers102", "", 102, {}),
+        ("oxford_iiit_pet", "", 37, {"train_percent": 80}),
+        ("sun397/tfds", "", 397, {}),
+        ("svhn_cropped", "", 10, {"train_percent": 90}),
     ),
-    _structured("clevr", "count_all", 8, "objects", clevr_count_all, **_CLEVR),
-    VtabTask("dmlab", "structured", "dmlab", 6),
-    _structured(
-        "dsprites",
-        "label_x_position",
-        16,
-        "label_x_position",
-        dsprites_x_position,
-        **_DSPRITES,
+    *_tasks(
+        "specialized",
+        ("patch_camelyon", "", 2, {}),
+        ("eurosat/rgb", "", 10, _AERIAL),
+        ("resisc45", "", 45, _AERIAL),
+        ("diabetic_retinopathy_detection/btgraham-300", "", 5, {}),
     ),
-    _structured(
-        "dsprites",
-        "label_orientation",
-        16,
-        "label_orientation",
-        dsprites_orientation,
-        **_DSPRITES,
-    ),
-    _structured(
-        "kitti",
-        "closest_vehicle_distance",
-        4,
-        "objects",
-        kitti_closest_vehicle_distance,
-    ),
-    _structured("smallnorb", "label_azimuth", 18, "label_azimuth", test="test[50%:]"),
-    _structured(
-        "smallnorb", "label_elevation", 9, "label_elevation", test="test[50%:]"
+    *_tasks(
+        "structured",
+        (
+            "clevr",
+            "_closest_object_distance",
+            6,
+            "objects",
+            clevr_closest_object_distance,
+            _CLEVR,
+        ),
+        ("clevr", "_count_all", 8, "objects", clevr_count_all, _CLEVR),
+        ("dmlab", "", 6, {}),
+        ("dsprites", f"_{_X}", 16, _X, dsprites_x_position, _DSPRITES),
+        ("dsprites", f"_{_TURN}", 16, _TURN, dsprites_orientation, _DSPRITES),
+        (
+            "kitti",
+            "_closest_vehicle_distance",
+            4,
+            "objects",
+            kitti_closest_vehicle_distance,
+            {},
+        ),
+        ("smallnorb", "_label_azimuth", 18, "label_azimuth", _NORB),
+        ("smallnorb", "_label_elevation", 9, "label_elevation", _NORB),
     ),
 )
 VTAB_TASKS = {task.name: task for task in _TASKS}
@@ -205,11 +192,13 @@ def read_vtab(name, split):
             f"{task.builder} must be prepared whole for vtab, received one without "
             f"{split} ({' '.join(str(error).split())}); prepare it again."
         ) from error
-    annotations = _Feature(builder, split, task.annotation, encoded=False)
-    labels = np.array([task.class_of(each) for each in annotations], np.int64)
-    images = _Feature(builder, split, "image", encoded=True)
+    annotation = tfds.decode.PartialDecoding({task.annotation: True})
+    examples = StoredExamples(builder, split, annotation)
+    classes = [task.class_of(example[task.annotation]) for example in examples]
+    labels = np.array(classes, np.int64)
+    made_of = _black_and_white if task.builder == "dsprites" else bytes
     return LabelledImages(
-        images=_Images(images, len(labels), task.builder == "dsprites"),
+        images=StoredImages(builder, split, "image", len(labels), made_of),
         labels=labels,
         class_names=_class_names(task, builder),
         columns={},
@@ -232,41 +221,8 @@ def _class_names(task, builder):
     return [readable_name(name) for name in names]
 
 
-class _Feature:
-    """One feature of a split's examples, as often as it is asked for."""
-
-    def __init__(self, builder, split, name, encoded):
-        self._builder, self._split = builder, split
-        self._name, self._encoded = name, encoded
-
-    def __iter__(self):
-        import tensorflow_datasets as tfds
-
-        decoders = {self._name: tfds.decode.SkipDecoding()} if self._encoded else None
-        dataset = self._builder.as_dataset(
-            split=self._split,
-            shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding({self._name: True}, decoders),
-            read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-        )
-        for example in tfds.as_numpy(dataset):
-            yield example[self._name]
-
-
-class _Images:
-    """Encoded images with their number; of binary ones 1 is white."""
-
-    def __init__(self, images, length, is_binary):
-        self._images, self._length, self._is_binary = images, length, is_binary
-
-    def __len__(self):
-        return self._length
-
-    def __iter__(self):
-        return map(_black_and_white if self._is_binary else bytes, self._images)
-
-
 def _black_and_white(png):
+    """Makes an image of 0 and 255 from dSprites' of 0 and 1."""
     import tensorflow as tf
 
     pixels = tf.io.decode_png(png, channels=1)

@@ -74,7 +74,7 @@ def from_hugging_face(
     load_weights: bool = True,
     parts: dict | None = None,
 ) -> keras.Model:
-    """Builds `ALIGN` from a folder as kakaobrain/align-base; `parts` replace parts."""
+    """Builds `ALIGN` from a folder like kakaobrain/align-base; `parts` override it."""
     directory = pathlib.Path(directory)
     image, text = read_sizes(
         read_json(directory / CONFIG_FILE),

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw, ImageOps
 from align_keras.corpus.duplicates import hashes as module
 from align_keras.corpus.duplicates.hashes import (
     THRESHOLD,
-    hamming_distance,
     hash_array,
     mirrored,
     perceptual_hash,
@@ -20,6 +19,10 @@ from align_keras.utils.errors import InputError
 pytestmark = pytest.mark.ci
 
 STAMPS = pathlib.Path("/usr/share/tuxpaint/stamps")
+
+
+def hamming_distance(first, second):
+    return module.bit_count(first ^ second).sum(-1, dtype=np.int64)
 
 
 def drawing(seed, size=(320, 240)):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from align_keras.datasets.benchmarks import LabelledImages
-from align_keras.protocols.class_data import (
+from align_keras.protocols.classes import (
     check_same_classes,
     check_splits_are_apart,
     split_of_classes,

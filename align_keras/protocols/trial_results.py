@@ -22,19 +22,7 @@ from align_keras.utils.quiet import silence_tensorflow
 
 
 def trial_key(inputs: Any) -> str:
-    """Returns the name of a trial's result: a digest of all that it depends on.
-
-    Args:
-        inputs: what JSON can hold.
-
-    Returns:
-        str of 20 hexadecimal digits.
-
-    Example:
-
-    >>> trial_key({"seed": 0, "rate": 0.1}) == trial_key({"rate": 0.1, "seed": 0})
-    True
-    """
+    """The name of a trial's result: a digest of what JSON holds of its inputs."""
     text = json.dumps(inputs, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -50,18 +38,8 @@ def drawn_options(
     Args:
         ranges: dict from name to (least, greatest), drawn log-uniformly.
         choices: dict from name to a sequence, of which one item is drawn.
-        seed: int ≥ 0, of the sweep.
-        number: int ≥ 0, of the trial; its options don't depend on how many there
-            are.
-
-    Returns:
-        dict from name to value.
-
-    Example:
-
-    >>> options = drawn_options({"rate": (0.01, 0.1)}, {"flip": (True, False)}, 0, 3)
-    >>> 0.01 <= options["rate"] <= 0.1, options["flip"] in (True, False)
-    (True, True)
+        seed: of the sweep.
+        number: of the trial; its options don't depend on how many there are.
     """
     random = np.random.default_rng((seed, number))
     drawn = {
@@ -75,15 +53,9 @@ def drawn_options(
 
 
 def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[str, Any]:
-    """Returns what is known of trials.
+    """Returns the results of those trials that are finished, by key.
 
-    Args:
-        trials: iterable of keys.
-        directory: `pathlib.Path`, where results lie.
-
-    Returns:
-        dict from key to result, of the finished ones. A damaged result is told of,
-        and counts as unfinished.
+    A damaged result is told of, and counts as unfinished.
     """
     results = {}
     for key in trials:
@@ -103,18 +75,17 @@ def run_trials(
     """Runs the trials that aren't finished and that no other process is running.
 
     A result appears whole or not at all. Whoever runs a trial holds a lock on it,
-    which the system lets go of when the process ends, whatever ends it.
+    which the system lets go of when the process ends, whatever ends it. Several
+    processes, of several machines too, may work on one folder.
 
     Args:
         trials: dict from key to what `run` takes.
-        run: callable of the trial, and of the trial's folder, a `pathlib.Path`,
-            where it may keep what it needs to go on after a kill; returns what
-            JSON can hold.
-        directory: `pathlib.Path`, where results lie; made if need be. Several
-            processes, of several machines too, may work on one.
+        run: callable of the trial, and of the trial's folder, where it may keep what it
+            needs to go on after a kill; returns what JSON can hold.
+        directory: where results lie; made if need be.
 
     Returns:
-        int, how many were run here.
+        How many were run here.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -146,17 +117,10 @@ def run_in_processes(
     directory: str | os.PathLike,
     workers: int,
 ) -> None:
-    """Runs trials in several processes, each of which opens a model.
+    """Runs trials in several processes, or raises if one ended before its trials did.
 
-    Args:
-        trials: dict from key to what the runner takes, all picklable.
-        open_runner: picklable callable of no arguments → `run` of `run_trials`;
-            called once in each process.
-        directory: `pathlib.Path`, where results lie.
-        workers: int ≥ 1.
-
-    Raises:
-        InputError: if a process ended before its trials did.
+    `open_runner` takes no arguments, gives `run` of `run_trials`, and is called once in
+    each process; it and the trials must be picklable.
     """
     context = multiprocessing.get_context("spawn")
     # Only Linux tells which of the cores are this process's.

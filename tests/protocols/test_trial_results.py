@@ -10,14 +10,14 @@ import time
 import numpy as np
 import pytest
 
-from align_keras.utils.errors import InputError
-from align_keras.utils.trials import (
+from align_keras.protocols.trial_results import (
     drawn_options,
     read_results,
     run_in_processes,
     run_trials,
     trial_key,
 )
+from align_keras.utils.errors import InputError
 
 TRIALS = {f"trial{number}": number for number in range(6)}
 
@@ -114,8 +114,8 @@ def test_a_worker_that_fails_is_told_of(tmp_path, capfd):
 
 SCRIPT = """
 import functools, pathlib, sys
-from tests.utils.test_trials import TRIALS, note
-from align_keras.utils.trials import run_trials
+from tests.protocols.test_trial_results import TRIALS, note
+from align_keras.protocols.trial_results import run_trials
 
 directory = pathlib.Path(sys.argv[1])
 run_trials(TRIALS, functools.partial(note, directory, pause=0.5), directory)
@@ -149,7 +149,7 @@ def test_workers_end_with_the_parent(tmp_path):
     script = SCRIPT.replace(
         "run_trials(TRIALS, functools.partial(note, directory, pause=0.5), directory)",
         "import multiprocessing\n"
-        "from tests.utils.test_trials import wait_for_parent\n"
+        "from tests.protocols.test_trial_results import wait_for_parent\n"
         "context = multiprocessing.get_context('spawn')\n"
         "if __name__ == '__main__':\n"
         "    arguments = (TRIALS, directory)\n"
