@@ -9,13 +9,13 @@ VOCABULARY = (
 )
 
 
-def small_encoders(image_size=32, projection_dim=16, **image_arguments):
+def small_encoders(image_size=32, projection_dim=16, num_stages=3, **image_arguments):
     from align_keras.models import ImageEncoder, TextEncoder
 
     image_encoder = ImageEncoder(
         width_coefficient=0.25,
         depth_coefficient=0.3,
-        num_stages=3,
+        num_stages=num_stages,
         image_size=image_size,
         projection_dim=projection_dim,
         **image_arguments,

@@ -127,7 +127,7 @@ def test_a_wrong_evaluation_is_refused_before_anything_is_written(
     assert not (tmp_path / "own").exists()
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_saved_model_of_mixed_precision(mixed, tmp_path):
     align = ALIGN.from_preset(mixed)
     assert align.image_encoder.dtype_policy.name == "mixed_bfloat16"

@@ -54,7 +54,7 @@ def undisturbed(pairs, tmp_path_factory):
     return run, process
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_trained_run_is_indexed_and_searched(undisturbed, tmp_path, capsys):
     run = shutil.copytree(undisturbed[0], tmp_path / "run")
     for name in ("export", "index"):

@@ -33,8 +33,13 @@ def test_training_has_the_same_batches(builders, kind, start_step):
     assert_equal(expected, actual)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("pair_weighted", [False, True])
+@pytest.mark.parametrize(
+    "pair_weighted",
+    [
+        pytest.param(False, marks=pytest.mark.release),
+        pytest.param(True, marks=pytest.mark.ci),
+    ],
+)
 def test_each_of_several_hosts_reads_its_part(builders, pair_weighted):
     for number in range(2):
         part = {"input_pipeline_id": number, "num_input_pipelines": 2}

@@ -72,7 +72,7 @@ kinds = pytest.mark.parametrize(
         pytest.param(
             corpus,
             kind,
-            marks=[] if row == column == 0 else pytest.mark.ci,
+            marks=([[], pytest.mark.ci, pytest.mark.release][(row > 0) + (column > 0)]),
         )
         for row, corpus in enumerate(("builder", "sharded", "mixture"))
         for column, kind in enumerate(KINDS)

@@ -126,7 +126,8 @@ def test_text_tower_gives_keras_embeddings(lite, quantize):
 def test_quantised_files_are_smaller(image_towers):
     sizes = {own: len(content) for own, content in image_towers.items()}
     assert sizes["none"] > sizes["float16"] > sizes["weight-int8"]
-    assert sizes["int8"] < sizes["float16"]
+    # Most of so small a file is its graph, to which int8 adds.
+    assert sizes["int8"] < sizes["none"]
 
 
 def test_a_text_tower_is_narrow_with_its_vocabulary():

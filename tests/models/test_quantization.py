@@ -115,7 +115,7 @@ def test_int8_block_in_another_model_reloads(tmp_path):
 )
 @pytest.mark.ci
 def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
-    encoders = small_encoders(rematerialize=rematerialize)
+    encoders = small_encoders(rematerialize=rematerialize, num_stages=7)
     model = ALIGN(*encoders, vocabulary=VOCABULARY, initial_temperature=0.1)
     if quantize:
         model.quantize("int8")

