@@ -15,7 +15,7 @@ from align_keras.utils.errors import InputError
 
 CORPORA = ("icons", "stamps", "clipart")
 # Steps of the short budget, for a first look and for continuous integration.
-_SHORT_STEPS = 500
+_SHORT_STEPS = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
