@@ -322,6 +322,17 @@ for name in sys.argv[1:]:
     assert f"{PACKAGE}.cli.main" in light_modules()
 
 
+def test_no_test_imports_another():
+    """What tests share stands beside them, so that each file is run by itself."""
+    found = []
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                if node.module.split(".")[-1].startswith("test_"):
+                    found.append(f"{path.relative_to(ROOT)}: {node.module}")
+    assert not found
+
+
 def test_nothing_new_at_the_top_level():
     answer = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],

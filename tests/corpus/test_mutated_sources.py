@@ -62,7 +62,7 @@ def write_wat(folder):
     pytest.importorskip("warcio")
     from warcio.warcwriter import WARCWriter
 
-    from tests.corpus.sources.test_wat_files import envelope
+    from tests.corpus.sources.wat_records import envelope
 
     links = [
         {"path": "IMG@/src", "url": "b.png", "alt": 'A "cat"', "title": "Tom"},

@@ -1,7 +1,12 @@
-"""A corpus of noise, in as many files as a test wants."""
+"""A corpus of noise, in as many files as a test wants, and batches of it."""
 
 import numpy as np
+import pytest
 import tensorflow_datasets as tfds
+
+from align_keras.data import training_batches
+from align_keras.text import WordPieceTokenizer
+from tests.small import VOCABULARY
 
 
 class Noise(tfds.core.GeneratorBasedBuilder):
@@ -55,3 +60,33 @@ def build_noise(folder, num_shards=1, **arguments):
     config = tfds.download.DownloadConfig(num_shards=num_shards)
     builder.download_and_prepare(download_config=config)
     return builder
+
+
+def batches(builder, count, **arguments):
+    arguments = {"image_size": 32, "batch_size": 8, "zoom": 0.1, **arguments}
+    tokenizer = WordPieceTokenizer(VOCABULARY, sequence_length=6)
+    dataset = training_batches(builder, "train", tokenizer, **arguments)
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def assert_equal(expected, actual):
+    assert len(expected) == len(actual) > 0
+    for one, other in zip(expected, actual, strict=True):
+        assert set(one) == set(other)
+        for name, values in one.items():
+            np.testing.assert_array_equal(other[name], values)
+
+
+KINDS = {
+    "cropped": {"zoom": 0.0},
+    "varied": {"recolor": 1.0},
+    "cached": {"recolor": 1.0, "cache": True},
+}
+# The default run takes the kind in which most happens.
+kinds = pytest.mark.parametrize(
+    "kind",
+    [
+        "cached",
+        *(pytest.param(kind, marks=pytest.mark.ci) for kind in ("cropped", "varied")),
+    ],
+)

@@ -6,8 +6,7 @@ from align_keras.data import read_retrieval_set
 from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
-from tests.data.noise_corpus import build_noise
-from tests.data.test_batches import KINDS, assert_equal, batches, kinds
+from tests.data.noise_corpus import KINDS, assert_equal, batches, build_noise, kinds
 
 pytest.importorskip("array_record")
 

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.data import read_retrieval_set, training_batches
+from align_keras.data import read_retrieval_set
 from align_keras.data.stored_pairs import read_captions, split_size
 from align_keras.datasets.mixture import Mixture
-from align_keras.text import WordPieceTokenizer
 from align_keras.utils.errors import InputError
-from tests.data.noise_corpus import build_noise
+from tests.data.noise_corpus import KINDS, assert_equal, batches, build_noise, kinds
 from tests.small import VOCABULARY
 
 
@@ -34,36 +33,6 @@ def mixture(builder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     many = build_noise(folder, 20, copies=3, first_word="z ")
     return Mixture({"few": builder, "many": many})
-
-
-def batches(builder, count, **arguments):
-    arguments = {"image_size": 32, "batch_size": 8, "zoom": 0.1, **arguments}
-    tokenizer = WordPieceTokenizer(VOCABULARY, sequence_length=6)
-    dataset = training_batches(builder, "train", tokenizer, **arguments)
-    return list(dataset.take(count).as_numpy_iterator())
-
-
-def assert_equal(expected, actual):
-    assert len(expected) == len(actual) > 0
-    for one, other in zip(expected, actual, strict=True):
-        assert set(one) == set(other)
-        for name, values in one.items():
-            np.testing.assert_array_equal(other[name], values)
-
-
-KINDS = {
-    "cropped": {"zoom": 0.0},
-    "varied": {"recolor": 1.0},
-    "cached": {"recolor": 1.0, "cache": True},
-}
-# The default run takes the kind in which most happens.
-kinds = pytest.mark.parametrize(
-    "kind",
-    [
-        "cached",
-        *(pytest.param(kind, marks=pytest.mark.ci) for kind in ("cropped", "varied")),
-    ],
-)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import align_keras
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower
 from align_keras.export.onnx import image_onnx, text_onnx
-from tests.export.test_litert import trained_statistics
+from tests.export.drawn_align import trained_statistics
 from tests.image_files import malformed, readable, refused
 
 onnxruntime = pytest.importorskip("onnxruntime")

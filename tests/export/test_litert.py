@@ -11,10 +11,9 @@ import tensorflow as tf
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower, read_files, read_metadata
 from align_keras.export.litert_quantize import QUANTIZATIONS
-from align_keras.images import preprocess_image
 from align_keras.models.align import ALIGN
 from align_keras.utils.errors import InputError
-from tests.drawings import draw
+from tests.export.drawn_align import SIZE, pictures, trained_statistics
 from tests.small import VOCABULARY, small_encoders
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
@@ -22,7 +21,6 @@ pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed
 # Their models and files take minutes to make.
 pytestmark = pytest.mark.ci
 
-SIZE = 32
 TEXTS = ["a red ring", "bars", "x", "green and blue bars on a plain wall"]
 # The least mean cosine. float32: sums in another order, rounded at 2^-24. float16:
 # weights rounded at 2^-11. Integers: at 1/127 of a channel's largest weight and
@@ -35,24 +33,6 @@ LEAST = {
     "dynamic-int8": 0.966,
     "int8": 0.928,
 }
-
-
-def trained_statistics(lite):
-    """A small ALIGN whose normalisations know pictures; without, features vanish."""
-    keras.utils.set_random_seed(0)
-    align = ALIGN(*small_encoders(lite=lite), vocabulary=VOCABULARY)
-    pixels = pictures(range(500, 512))
-    for layer in align.image_encoder._flatten_layers():
-        if hasattr(layer, "momentum"):
-            layer.momentum = 0.5
-    for _ in range(6):
-        align.image_encoder(pixels, training=True)
-    return align
-
-
-def pictures(seeds):
-    drawn = [np.asarray(draw(kind, seed)) for seed in seeds for kind in range(3)]
-    return np.asarray(preprocess_image(np.stack(drawn), SIZE))
 
 
 @pytest.fixture(scope="module")

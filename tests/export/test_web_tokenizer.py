@@ -12,9 +12,9 @@ import align_keras.export
 from align_keras.export.web_page import tokenizer_options
 from align_keras.text import WordPieceTokenizer, learn_vocabulary, save_vocabulary
 from align_keras.text.vocabulary import NORMALIZATIONS
-from tests.text.test_normalization import KNOWN_DIFFERENCES
-from tests.text.test_wordpiece_tokenizer import (
+from tests.text.hard_captions import (
     HARD_CASES,
+    NEW_LETTERS,
     VOCABULARY,
     random_captions,
 )
@@ -81,7 +81,7 @@ def test_hard_and_random_captions(in_node, normalization):
     ids, mask = in_node(tokenizer, captions)
     expected_ids, expected_mask = in_python(tokenizer, captions)
     wrong = different(captions, ids, expected_ids)
-    known = {chr(point) for point in KNOWN_DIFFERENCES[normalization]}
+    known = {chr(point) for point in NEW_LETTERS[normalization]}
     assert [caption for caption in wrong if not known & set(caption)] == []
     assert different(captions, mask, expected_mask) == []
 
@@ -103,7 +103,7 @@ def test_every_character(in_node, normalization):
     """Each character between letters: kept, dropped, folded, isolated or a space."""
     points = [p for p in range(0x30000) if not 0xD800 <= p < 0xE000]
     captions = [f"a{chr(point)}b" for point in points]
-    known = {chr(point) for point in KNOWN_DIFFERENCES[normalization]}
+    known = {chr(point) for point in NEW_LETTERS[normalization]}
     captions = [caption for caption in captions if caption[1] not in known]
     tokenizer = WordPieceTokenizer(
         ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters(normalization)],

@@ -18,7 +18,7 @@ from align_keras.protocols.classes import (
 )
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
-from tests.datasets.benchmarks.test_tfds_classification import (
+from tests.datasets.benchmarks.small_benchmarks import (
     imagenet_examples,
     prepare,
 )

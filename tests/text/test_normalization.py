@@ -9,31 +9,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from align_keras.text.normalization import mark_special_token, split_words
 from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
-
-# Letters that Unicode added after the version of ICU that tensorflow_text holds:
-# capitals without their small letter, and composed letters that stay composed.
-CAPITALS = (
-    "1C89 2C2F A7C0 A7CB A7CC A7CE A7D0 A7D2 A7D4 A7D6 A7D8 A7DA A7DC 10570-1057A "
-    "1057C-1058A 1058C-10592 10594-10595 10D50-10D65 16EA0-16EB8"
-)
-COMPOSED = (
-    "105C9 105E4 11383 11385 1138E 11391 113C5 113C7-113C8 11938 16121-16128 "
-    "16D68-16D6A"
-)
-
-
-def code_points(ranges):
-    points = set()
-    for part in ranges.split():
-        first, last = (part.split("-") * 2)[:2]
-        points.update(range(int(first, 16), int(last, 16) + 1))
-    return points
-
-
-KNOWN_DIFFERENCES = {
-    "bert_uncased": code_points(CAPITALS + " " + COMPOSED),
-    "bert_cased": set(),
-}
+from tests.text.hard_captions import NEW_LETTERS
 
 
 def words(captions, normalization):
@@ -64,7 +40,7 @@ def check_code_points(points, normalization):
         for point, mine, other in zip(points, ours, theirs, strict=True)
         if mine != other
     }
-    assert different == KNOWN_DIFFERENCES[normalization] & set(points)
+    assert different == NEW_LETTERS[normalization] & set(points)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)

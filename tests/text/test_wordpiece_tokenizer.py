@@ -1,8 +1,6 @@
 import json
 import os
 import pathlib
-import random
-import re
 import subprocess
 import sys
 
@@ -16,78 +14,9 @@ from align_keras.text import wordpiece_tokenizer as module
 from align_keras.text.vocabulary import NORMALIZATIONS, SPECIAL_TOKENS
 from align_keras.utils.errors import InputError
 from tests.oracle_process import ask, needs
+from tests.text.hard_captions import HARD_CASES, VOCABULARY, random_captions
 
-VOCABULARY = [*SPECIAL_TOKENS, "red", "a", "##der", "##s", "bi", "##ke", ",", "[", "]"]
-
-HARD_CASES = [
-    "",
-    " ",
-    "Crème brûlée à la façon de l'Île",
-    "e\u0301 É a\u0308\u0304\u0323",
-    "日本語のテキスト、漢字。",
-    "中文字幕 abc中文def",
-    "한글 텍스트 각",
-    "Привет, мир! Ёжик й",
-    "Ελληνικά ΣΟΦΟΣ σοφός",
-    "İstanbul ISPARTA ısı",
-    "straße STRASSE ẞ ﬁnal oﬃce",
-    "Ａ full ｗidth ，。！ ½ ² ①",
-    "ภาษาไทย ก็ ๑๒๓",
-    "हिन्दी क्षत्रिय ૨૫ সংখ্যা",
-    "العربية مُحَمَّد لا",
-    "עברית שָׁלוֹם",
-    "ქართული Ⴀ ა հայերեն",
-    "👩\u200d👩\u200d👧 🥺 🤣 🏳️\u200d🌈 ❤️ #️⃣ 🇩🇪",
-    "a\u200bb\u200cc\u200dd\u2060e\ufefff\u00adg",
-    "a\x00b\x01c\x7fd\x85e\x0bf\x0cg\x1ch",
-    "a\u00a0b\u1680c\u2003d\u2028e\u2029f\u202fg\u3000h\ti\nj\rk",
-    "...!!!???---___$$$+++===~~~```^^^|||<<<>>>",
-    "“quoted” ‘x’ «y» „z“ – — … • ·",
-    "a_b a-b a.b a'b 3.14 1,000 $5 5€ £5 5% #tag @me http://x.y/z?q=1&r=2",
-    "[MASK] a[MASK]b [[SEP]] [CLS][PAD] [UNK] [mask] [MASK",
-    "[MA\x00SK] [MA\u200bSK] [MASK\u0301]",
-    "\ue000mask \ue001 \uf8ff \U000f0000",
-    "##er #er ## # ###",
-    "x" * 100,
-    "x" * 101,
-    "é" * 100 + " " + "é" * 101,
-    "e\u0301" * 60,
-    "漢" * 101,
-    "𐌰𐌱" * 50 + " " + "𐌰" * 101,
-    "豈更車 \U0002f800 \ufa0e",
-    "\u0344 \u1fef \u037e \u2126 \u212a \u212b",
-    "ǅ ǈ Ǆ ŉ ǰ ΐ",
-    "\U0001d400\U0001d7ce \U00010400 \u2c2f \ua7c0",
-    "word " * 200,
-]
 KNOWN_DIFFERENCES = {"\U0001d400\U0001d7ce \U00010400 \u2c2f \ua7c0"}
-
-
-def random_captions(count, seed=0):
-    """Captions of all scripts, with special tokens, in pieces and whole."""
-    source = random.Random(seed)
-    pools = [
-        *(range(0x20, 0x7F), range(0x80, 0x250), range(0x300, 0x530)),
-        *(range(0x590, 0x700), range(0x900, 0x980), range(0xE00, 0xE80)),
-        *(range(0x1E00, 0x2100), range(0x3000, 0x3100), range(0x4E00, 0x4F00)),
-        *(range(0xAC00, 0xAD00), range(0xF900, 0xFB10), range(0x1F300, 0x1F700)),
-        *(range(0x20), range(0xD800), range(0xE000, 0xE010), range(0xE000, 0x10000)),
-    ]
-    pieces = [*SPECIAL_TOKENS, "[mask]", "[MA", "SK]", "\ue000mask", "##a", "\u0307"]
-
-    def piece():
-        chance = source.random()
-        if chance < 0.05:
-            return source.choice(pieces)
-        if chance < 0.5:
-            return source.choice("abcABIİΣσς .,-#'")
-        return chr(source.choice(source.choice(pools)))
-
-    captions = [
-        "".join(piece() for _ in range(source.randint(0, 30))) for _ in range(count)
-    ]
-    # Without letters beyond tensorflow_text's Unicode version, see the class.
-    return [re.sub("[\u1c89\u2c2f\ua7c0-\ua7dc]", "", caption) for caption in captions]
 
 
 def vocabulary_file(tmp_path, captions, normalization, size=8000):

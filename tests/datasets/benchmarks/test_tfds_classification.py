@@ -1,5 +1,4 @@
 import io
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,34 +12,9 @@ from align_keras.datasets.benchmarks.labelled_images import (
     read_tfds_classification,
 )
 from align_keras.utils.errors import InputError
+from tests.datasets.benchmarks.small_benchmarks import imagenet_examples, jpeg, prepare
 
 R_IDS = ["n01443537", "n07697537", "n01443537", "n02007558"]
-
-
-def jpeg(value):
-    file = io.BytesIO()
-    Image.new("RGB", (6, 4), (60 * value, 0, 0)).save(file, "JPEG")
-    return file.getvalue()
-
-
-def prepare(name, data_dir, splits):
-    """Writes a data set as TFDS does, from examples in place of a download."""
-    builder = tfds.builder(name, data_dir=data_dir)
-    generators = {
-        split: iter([(row, example) for row, example in enumerate(examples)])
-        for split, examples in splits.items()
-    }
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    with mock.patch.object(type(builder), "_split_generators", lambda *_: generators):
-        tfds.disable_progress_bar()
-        builder.download_and_prepare(download_config=config)
-
-
-def imagenet_examples(ids):
-    return [
-        {"image": io.BytesIO(jpeg(row)), "label": own, "file_name": f"{row}.jpg"}
-        for row, own in enumerate(ids)
-    ]
 
 
 @pytest.fixture(scope="module")
