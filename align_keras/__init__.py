@@ -57,7 +57,7 @@ _SAVED_BY_KERAS = {
     "LinearWarmup": "align_keras.optimizers.warmup",
     "SGD": "align_keras.optimizers.sgd",
 }
-_ROOMS = frozenset(own.name for own in pkgutil.iter_modules(__path__) if own.ispkg)
+_ROOMS = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
 register_with_keras(_SAVED_BY_KERAS)
 
 

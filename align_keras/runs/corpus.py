@@ -311,7 +311,7 @@ def find_copies(build: _Build, images: Tables) -> Tables:
         inputs += [_SEARCH, _open_encoder(config.encoder)[1]]
 
     def run(folder):
-        say(f"corpus dedup: {images.facts['pictures']:,} pictures")
+        say(f"corpus dedup: {images.facts['pictures']:,} images")
         read = functools.partial(_signed_images, folder=folder, config=config)
         corpus = read(images)
         evaluation = [read(tables, name=spec) for spec, tables in references.items()]
