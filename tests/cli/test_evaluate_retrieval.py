@@ -317,6 +317,7 @@ def test_cxc_similarity(evaluate, align, data):
     )
 
 
+@pytest.mark.ci
 def test_multi30k(evaluate, align, data, recalls):
     from align_keras.datasets.benchmarks import read_multi30k
 

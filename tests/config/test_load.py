@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align_keras.config import (
@@ -339,6 +339,7 @@ def test_strings_that_look_like_something_else_survive(tmp_path, text):
     assert yaml.safe_load(path.read_text())["task"]["train_data"]["tfds_split"] == text
 
 
+@settings(max_examples=30)
 @given(
     text=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
     rate=st.floats(min_value=1e-300, max_value=1e300),

@@ -6,7 +6,7 @@ from align_keras.data import read_retrieval_set
 from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets.mixture import Mixture
 from align_keras.utils.errors import InputError
-from tests.data.noise_corpus import KINDS, assert_equal, batches, build_noise, kinds
+from tests.data.noise_corpus import KINDS, assert_equal, batches, build_noise
 
 pytest.importorskip("array_record")
 
@@ -22,8 +22,9 @@ def builders(tmp_path_factory):
     ]
 
 
-@kinds
-@pytest.mark.parametrize("start_step", [pytest.param(0, marks=pytest.mark.ci), 9])
+@pytest.mark.ci
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("start_step", [0, 9])
 def test_training_has_the_same_batches(builders, kind, start_step):
     expected, actual = (
         batches(builder, 8, start_step=start_step, **KINDS[kind])

@@ -27,7 +27,7 @@ def mixture(builder, tmp_path_factory):
     ("corpus", "cache", "part", "pair_weighted"),
     [
         pytest.param("builder", False, (1, 2), False, marks=pytest.mark.ci),
-        ("builder", True, (0, 1), True),
+        pytest.param("builder", True, (0, 1), True, marks=pytest.mark.ci),
         ("mixture", False, (0, 1), True),
         pytest.param("mixture", True, (1, 2), False, marks=pytest.mark.ci),
     ],

@@ -59,9 +59,8 @@ def test_any_start_gives_the_same_batches(corpus, kind, request):
         assert_equal(whole[start : start + 3], later)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("cropped", marks=pytest.mark.ci), "cached"]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("kind", ["cropped", "cached"])
 def test_seeds_differ(builder, kind):
     first, second = (batches(builder, 1, seed=n, **KINDS[kind])[0] for n in (0, 1))
     assert (first["images"] != second["images"]).any()
@@ -127,7 +126,7 @@ def rows_of_all(builder, count, pipelines, **arguments):
 @pytest.mark.parametrize(
     ("kind", "pipelines"),
     [
-        ("cropped", 2),
+        pytest.param("cropped", 2, marks=pytest.mark.ci),
         pytest.param("varied", 4, marks=pytest.mark.ci),
         pytest.param("cached", 2, marks=pytest.mark.ci),
         pytest.param("pair_weighted", 2, marks=pytest.mark.ci),

@@ -91,6 +91,7 @@ def test_case_folding_and_characters_of_several_scripts():
     assert unigrams("") == unigrams("\n \ud800") == []
 
 
+@pytest.mark.ci
 def test_ideographs_are_berts():
     tokenizers = pytest.importorskip("tokenizers")
     split = tokenizers.normalizers.BertNormalizer(
