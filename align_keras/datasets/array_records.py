@@ -1,18 +1,25 @@
 """Corpora stored as ArrayRecord, which TFDS itself opens as a data source only."""
 
 import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # For naming a corpus must not load TensorFlow.
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 # Read at a time, which takes one call into Python.
 _RECORDS_AT_ONCE = 64
 
 
-def is_array_record(builder):
+def is_array_record(builder: "tfds.core.DatasetBuilder") -> bool:
     """Tells whether a prepared TFDS builder's files are ArrayRecord."""
     file_format = builder.info.file_format
     return file_format is not None and file_format.value == "array_record"
 
 
-def array_records(path, skip, take):
+def array_records(
+    path: "str | tf.Tensor", skip: "int | tf.Tensor", take: "int | tf.Tensor"
+) -> "tf.data.Dataset":
     """Reads `take` records behind `skip`, a `tf.data.Dataset` of scalar strings. It
     runs only in this process: a tf.data service can't take it.
     """
@@ -28,7 +35,14 @@ def array_records(path, skip, take):
     return numbers.map(read).unbatch()
 
 
-def stored_examples(builder, split, *, decoders=None, read_config=None, **options):
+def stored_examples(
+    builder: "tfds.core.DatasetBuilder",
+    split: str,
+    *,
+    decoders: "dict[str, tfds.decode.Decoder] | None" = None,
+    read_config: "tfds.ReadConfig | None" = None,
+    **options: Any,
+) -> "tf.data.Dataset":
     """Reads a split as `builder.as_dataset`, of ArrayRecord in the stored order."""
     if not is_array_record(builder):
         return builder.as_dataset(

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -29,7 +29,7 @@ _INDEX = "index.json"
 
 
 def build_corpus(
-    name,
+    name: str,
     *,
     data_dir: str | os.PathLike | None = None,
     pairs: str | os.PathLike | None = None,
@@ -82,8 +82,11 @@ def build_corpus(
             f"max_bad_fraction must lie in [0, 1], received {max_bad_fraction}; "
             "0.1 allows one bad pair in ten"
         )
-    options = {"data_dir": data_dir, "max_bad_fraction": max_bad_fraction}
-    options["progress"] = progress
+    options: dict[str, object] = {
+        "data_dir": data_dir,
+        "max_bad_fraction": max_bad_fraction,
+        "progress": progress,
+    }
     if os.path.isfile(os.path.join(name, "dataset_info.json")):
         refuse_damaged(name, whole=False)
         builder = tfds.builder_from_directory(name)
@@ -97,7 +100,7 @@ def build_corpus(
             "pairs must be the path of a table or folder for corpus 'pairs', and "
             f"None for others, received {pairs!r} for {name!r}; pass --pairs PATH"
         )
-    if corpus == "pairs":
+    if pairs is not None:
         config = user_pairs_config(
             pairs,
             image_column=image_column,
@@ -216,7 +219,7 @@ def _prepare(construct, **options):
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Lets TFDS work without a word."""
     # TFDS's own progress bars would mix with the caller's, and it warns of
     # every configuration that isn't registered.

@@ -2,9 +2,11 @@
 
 import collections
 import dataclasses
+import os
 import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Collection, Sequence
 
 _DUBLIN_CORE = "{http://purl.org/dc/elements/1.1/}"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -20,7 +22,7 @@ class SvgMetadata:
     authors: tuple = ()
 
 
-def read_svg_metadata(path):
+def read_svg_metadata(path: str | os.PathLike) -> SvgMetadata:
     """Reads the first RDF work description of an SVG file, empty where there is none.
 
     Reading stops where the description ends, so a drawing that is broken behind it
@@ -86,7 +88,7 @@ _BLACK_AND_WHITE = re.compile(r"\(?\bB(?:&| and )W\b\)?")
 _HEXADECIMAL = re.compile(r"\b(hash\()?0x[0-9a-f]+\)?", re.I)
 
 
-def clipart_captions(metadata, stem):
+def clipart_captions(metadata: SvgMetadata, stem: str) -> dict[str, str]:
     """Makes a drawing's captions by kind, the best first, but those that say nothing.
     The title, the description (its first sentence where it is long), the file name
     without author and numbers, the keywords in one line.
@@ -105,7 +107,7 @@ def clipart_captions(metadata, stem):
     }
 
 
-def without_shared_captions(captions):
+def without_shared_captions(captions: Sequence[dict[str, str]]) -> list[list[str]]:
     """Drops the captions, by kind for each image, that too many images share.
 
     Such a caption names a collection, not an image ("Part of the Flat Icon
@@ -140,7 +142,7 @@ def _without_repeats(captions):
     return names or [caption for _, caption in kept.values()]
 
 
-def clean_file_name(stem, authors=()):
+def clean_file_name(stem: str, authors: Collection[str] = ()) -> str:
     """Turns a file's stem into words, without numbers and authors (slugs)."""
     words = re.split(r"[_\-\s.,]+", _PREFIX.sub("", stem.lower()))
     words = [word for word in words if word]

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterable
 
 import tensorflow_datasets as tfds
 
@@ -159,7 +160,9 @@ def _read_emoji(package):
         ) from error
 
 
-def emoji_captions(name, short_names=(), category=""):
+def emoji_captions(
+    name: str, short_names: Iterable[str] = (), category: str = ""
+) -> list[str]:
     """Makes an emoji's captions, its name first; maybe none.
 
     Everything is in lower case, for most names shout and some don't. A short name is
@@ -171,7 +174,7 @@ def emoji_captions(name, short_names=(), category=""):
     for caption in short:
         if not (category == "Flags" and _COUNTRY_CODE.fullmatch(caption)):
             candidates.append(caption)
-    kept = {}
+    kept: dict[tuple[str, ...], str] = {}
     for caption in candidates:
         if sum(letter.isalpha() for letter in caption) > 1:
             kept.setdefault(tuple(sorted(_words(caption))), caption)

@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import threading
 
@@ -42,7 +43,7 @@ STYLE_WORDS = {
 }
 
 
-def icon_caption(family, name):
+def icon_caption(family: str, name: str) -> str:
     """Turns a glyph's name into its caption: words, without the drawing style.
 
     Words such as "thin" and "outline" belong to a family's way of drawing, which an
@@ -56,7 +57,7 @@ def icon_caption(family, name):
     return " ".join(words[:-1] if is_styled else words)
 
 
-def name_words(name):
+def name_words(name: str) -> list[str]:
     """Returns the words of a glyph's name."""
     return [word for word in name.replace("_", "-").lower().split("-") if word]
 
@@ -98,7 +99,7 @@ class Icons(PairBuilder):
         return image, None
 
 
-def draw_glyph(font_path, character):
+def draw_glyph(font_path: str | os.PathLike, character: str) -> Image.Image | None:
     """Draws one character dark on white, fitted and centered; None without ink."""
     room = CANVAS - 2 * MARGIN
     ink = _ink(str(font_path), character, _TRIAL_SIZE)

@@ -29,7 +29,7 @@ class ImageLayout:
     margin: bool = False
     encoding: str = "png"
 
-    def apply(self, image):
+    def apply(self, image: Image.Image) -> tuple[bytes, str]:
         """Returns a normalized image's bytes in this form, and its key. The key is of
         the pixels that were encoded, or, where the aspect is kept, doesn't depend on
         `size`, so that an image keeps its split.
@@ -49,7 +49,7 @@ class ImageLayout:
         return file.getvalue(), key
 
 
-def square_image(image, size, margin=0):
+def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Image:
     """Puts an image in the middle of a white square of at most `size` pixels a side.
     The square's side is the image's longer side and the margins, each such a share of
     it; larger images are reduced, smaller ones never enlarged.
@@ -63,12 +63,12 @@ def square_image(image, size, margin=0):
     return square
 
 
-def limit_image(image, size):
+def limit_image(image: Image.Image, size: int) -> Image.Image:
     """Reduces an image, antialiased, until its longer side is at most `size`."""
     return _reduced(image, size, max(image.size))
 
 
-def reduce_image(image, shorter_side):
+def reduce_image(image: Image.Image, shorter_side: int) -> Image.Image:
     """Reduces an image, antialiased, until its shorter side is `shorter_side`."""
     return _reduced(image, shorter_side, min(image.size))
 
@@ -80,7 +80,7 @@ def _reduced(image, side, old_side):
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def pixel_key(image):
+def pixel_key(image: Image.Image) -> str:
     """Names an image by its pixels as RGB: equal pixels, equal key."""
     image = image if image.mode == "RGB" else image.convert("RGB")
     size = f"{image.width}x{image.height}:".encode()

@@ -1,11 +1,17 @@
 """Several prepared corpora as one."""
 
 import types
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from align_keras.datasets.array_records import stored_examples
 from align_keras.utils.errors import InputError
+
+if TYPE_CHECKING:  # For naming a mixture must not load TensorFlow.
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 
 class Mixture:
@@ -42,8 +48,13 @@ class Mixture:
         )
 
     def as_dataset(
-        self, *, split, shuffle_files=False, decoders=None, read_config=None
-    ):
+        self,
+        *,
+        split: str,
+        shuffle_files: bool = False,
+        decoders: "dict[str, tfds.decode.Decoder] | None" = None,
+        read_config: "tfds.ReadConfig | None" = None,
+    ) -> "tf.data.Dataset":
         """Reads a split, `"train[:10%]"` of each member, as a TFDS builder does.
 
         Raises:
@@ -73,7 +84,9 @@ class Mixture:
         )
 
     @staticmethod
-    def endless_turns(sizes, start):
+    def endless_turns(
+        sizes: Sequence[int], start: int
+    ) -> "tuple[tf.data.Dataset, np.ndarray]":
         """The members' turns of all epochs, for examples read one by one. Returns an
         endless `tf.data.Dataset` of members' numbers, int64, behind the first `start`
         turns, and how many of these were each member's.

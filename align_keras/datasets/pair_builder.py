@@ -5,12 +5,13 @@ import pathlib
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, normalize_image
+from align_keras.datasets.image_layout import ImageLayout
 from align_keras.utils.files import locked
 
 # Decoding and resizing release the interpreter lock, so threads scale; two
@@ -45,8 +46,14 @@ class _Entry:
     length: int
 
 
-class LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class LocalBuilder(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """A builder that downloads nothing and prints nothing."""
+
+    if TYPE_CHECKING:  # TFDS's own, which mypy doesn't see.
+
+        def __init_subclass__(cls, skip_registration: bool = False) -> None: ...
 
     # TFDS looks here for checksums of downloads, of which there are none, and
     # needs a distribution that it doesn't install (importlib_resources).
@@ -77,10 +84,9 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         **kwargs: for `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
     """
 
-    LAYOUT = None
     DESCRIPTION = ""
     # Of the reasons of a `ImageError`, those that aren't faults.
-    FILTERED_REASONS = frozenset()
+    FILTERED_REASONS: frozenset[str] = frozenset()
 
     def __init__(self, *, max_bad_fraction=0.1, progress=None, **kwargs):
         self._max_bad_fraction = max_bad_fraction
@@ -88,6 +94,11 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     # To be defined by the corpora.
+
+    @property
+    def LAYOUT(self) -> ImageLayout:
+        """How images are stored; a class attribute will do."""
+        raise NotImplementedError
 
     def _raw_pairs(self, counter):
         """Returns the list of `RawPair`, what it drops counted in `counter`."""
@@ -125,7 +136,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
             metadata=tfds.core.MetadataDict(),
         )
 
-    def download_and_prepare(self, **kwargs):
+    def download_and_prepare(self, **kwargs: Any) -> None:
         """Prepares the corpus unless it is prepared already. Everything is written to a
         temporary folder and renamed at the end; what a killed earlier build left is
         removed first. A build by another process is waited for.

@@ -1,7 +1,11 @@
 """Which images go to the test split."""
 
+from collections.abc import Iterable
 
-def hashed_test_keys(image_keys, fraction, at_most=None):
+
+def hashed_test_keys(
+    image_keys: Iterable[str], fraction: float, at_most: int | None = None
+) -> set[str]:
     """Chooses about a fraction of images for tests by their pixels' hash.
 
     The choice depends on no order and no seed, an image keeps its split when others
@@ -16,7 +20,7 @@ def hashed_test_keys(image_keys, fraction, at_most=None):
     return set(keys[: max(count, 0)])
 
 
-def is_test_key(image_key, fraction):
+def is_test_key(image_key: str, fraction: float) -> bool:
     """Tells whether an image goes to the test split, by its pixels' hash alone. As
     `hashed_test_keys`, for corpora whose keys aren't held in memory: no split is
     promised to have an image.
@@ -24,7 +28,7 @@ def is_test_key(image_key, fraction):
     return int(image_key[:8], 16) < fraction * 16**8
 
 
-def linked_names(pairs):
+def linked_names(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Groups names that share a key, directly or through others. Takes (name, key) and
     returns each name's smallest in its group.
     """
@@ -32,7 +36,7 @@ def linked_names(pairs):
     smallest, before = {name: name for name, _ in pairs}, None
     while smallest != before:
         before = dict(smallest)
-        by_key = {}
+        by_key: dict[str, str] = {}
         for name, key in pairs:
             by_key[key] = min(by_key.get(key, name), smallest[name])
         for name, key in pairs:

@@ -83,7 +83,7 @@ class Stamps(PairBuilder):
         return raw_pairs
 
 
-def stamp_caption(path, language):
+def stamp_caption(path: pathlib.Path, language: str) -> str:
     """Reads a stamp's caption in one language, "" where there is none. English is the
     first line, others stand in lines such as `de.utf8=Eine Kartoffel` behind it.
     """

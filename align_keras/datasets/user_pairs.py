@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -28,7 +29,9 @@ class UserPairsConfig(tfds.core.BuilderConfig):
     shorter_side: int = SHORTER_SIDE
 
 
-def user_pairs_config(path, *, shorter_side=SHORTER_SIDE, **reading):
+def user_pairs_config(
+    path: str | os.PathLike, *, shorter_side: int = SHORTER_SIDE, **reading: Any
+) -> UserPairsConfig:
     """Names a configuration by its content, so that any change builds anew. The name is
     a digest of the absolute path, the options, and every file's captions, size and time
     of change. `reading` are options of `read_pairs`.
@@ -76,7 +79,7 @@ class UserPairs(PairBuilder, skip_registration=True):
     DESCRIPTION = "Image-text pairs of the user's own."
 
     @property
-    def LAYOUT(self):
+    def LAYOUT(self) -> ImageLayout:
         """Of the config's size."""
         size = self.builder_config.shorter_side
         return ImageLayout(size=size, square=False, encoding="jpeg")

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import pathlib
 import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -91,9 +94,16 @@ class _EqualBytesWriter(writer.ExampleWriter):
         return super().write(path, ((key, in_order(row)) for key, row in examples))
 
 
-def write_web_pairs(folder, images, config, *, notes):
+def write_web_pairs(
+    folder: pathlib.Path,
+    images: Callable[[], Iterator[dict]],
+    config: Any,
+    *,
+    notes: dict,
+) -> dict[str, Any]:
     """Writes the shards into `FOLDER/web_pairs/1.0.0`, and `index.json` with checksums.
-    Takes what `WebPairs` does; returns how many images, in all and by split.
+    Takes what `WebPairs` does, and the section `shards` of a corpus's configuration;
+    returns how many images, in all and by split.
     """
     shutil.rmtree((folder / SHARDS).parent, ignore_errors=True)
     if next(images(), None) is None:
@@ -141,7 +151,7 @@ def _shards(builder):
     return files
 
 
-def place_shards(source, destination):
+def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
     """Puts shards under their final name; links share the disk's room. Shards that are
     there with an equal index stay.
     """

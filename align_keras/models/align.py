@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -153,7 +154,7 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
 
     @classmethod
     def from_preset(
-        cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs
+        cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs: Any
     ) -> "ALIGN":
         """Builds a model from a preset's name, a folder, a file or Hugging Face's hub.
 

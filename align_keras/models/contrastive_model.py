@@ -43,6 +43,11 @@ class ContrastiveModel(keras.Model):
     one `LossMetrics`), `tokenizer` and `image_size`.
     """
 
+    loss_metrics: "list[LossMetrics]"
+    # Keras's own.
+    train_function: Callable | None
+    test_function: Callable | None
+
     def compile(
         self,
         optimizer: keras.optimizers.Optimizer | str | None = None,
@@ -50,7 +55,7 @@ class ContrastiveModel(keras.Model):
         *,
         micro_batch_size: int | None = None,
         loss_upper_bound: float | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         """Sets the optimizer and the loss; the defaults are the paper's.
 
@@ -230,14 +235,15 @@ class ContrastiveModel(keras.Model):
         callbacks: keras.callbacks.Callback | Sequence | None = None,
         return_dict: bool = False,
         value_range: tuple[float, float] | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> list[float] | dict[str, float]:
         """Measures as `keras.Model.evaluate`; takes raw pairs too (see `fit`)."""
         known = parameters_of(ContrastiveModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
         fit_inputs.check_weights(sample_weight=sample_weight)
-        given = {"batch_size": batch_size, "value_range": value_range}
-        batches = fit_inputs.keras_input(self, x, y, **given)
+        batches = fit_inputs.keras_input(
+            self, x, y, batch_size=batch_size, value_range=value_range
+        )
         with fit_inputs.readable_input(self, x, y, value_range):
             return super().evaluate(
                 batches,
@@ -259,8 +265,9 @@ class ContrastiveModel(keras.Model):
         value_range: tuple[float, float] | None = None,
     ) -> dict:
         """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
-        given = {"batch_size": batch_size, "value_range": value_range}
-        batches = fit_inputs.keras_input(self, x, **given)
+        batches = fit_inputs.keras_input(
+            self, x, batch_size=batch_size, value_range=value_range
+        )
         with fit_inputs.readable_input(self, x, None, value_range):
             return super().predict(batches, batch_size, verbose, steps, callbacks)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from align_keras.evaluation.classification import class_embeddings
 from align_keras.images import read_image
@@ -17,6 +18,11 @@ from align_keras.utils.errors import InputError
 
 class EmbeddingMethods:
     """What `ALIGN` inherits to embed, compare and classify images and texts."""
+
+    image_encoder: keras.Model
+    text_encoder: keras.Model
+    normalize_text: keras.layers.Layer
+    temperature: tf.Tensor
 
     def encode_images(
         self,
@@ -52,7 +58,9 @@ class EmbeddingMethods:
                 f"{type(images).__name__}; write [image]."
             )
         embed = image_embedder(self, engine)
-        pixels = _read_ahead(images, self.image_size, batch_size, value_range)
+        pixels = _read_ahead(
+            images, self.image_encoder.image_size, batch_size, value_range
+        )
         batches = [embed(batch) for batch in pixels]
         return _concatenate(batches, self.image_encoder.output_shape[-1])
 

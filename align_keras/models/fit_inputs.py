@@ -142,7 +142,7 @@ def as_list(callbacks: keras.callbacks.Callback | Sequence | None) -> list:
     return list(callbacks) if isinstance(callbacks, tuple | list) else [callbacks]
 
 
-def check_weights(**weights) -> None:
+def check_weights(**weights: object) -> None:
     """Raises for weights of pairs or classes, for which the loss has no place."""
     for name, value in weights.items():
         if value is not None:

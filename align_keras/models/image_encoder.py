@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -195,7 +196,7 @@ class ImageEncoder(Encoder):
 
     @classmethod
     def from_variant(
-        cls, variant: str, projection_dim: int | None = None, **arguments
+        cls, variant: str, projection_dim: int | None = None, **arguments: Any
     ) -> "ImageEncoder":
         """Builds the encoder of a named size, with random weights.
 
@@ -288,7 +289,7 @@ def make_blocks(
     filters_in: int,
     *,
     drop_connect_rate: float,
-    **arguments,
+    **arguments: Any,
 ) -> list[MBConvBlock]:
     """Returns the list of all `MBConvBlock`s, in order."""
     total = sum(stage.repeats for stage in stages)

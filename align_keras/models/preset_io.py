@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import zipfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -55,7 +56,10 @@ _FOR_FOLDERS = (
 
 
 def from_preset(
-    cls, preset: str | os.PathLike, load_weights: bool = True, **kwargs
+    cls: type[keras.Model],
+    preset: str | os.PathLike,
+    load_weights: bool = True,
+    **kwargs: Any,
 ) -> keras.Model:
     """Builds as `ALIGN.from_preset`; `cls` is `ALIGN`."""
     arguments = {name: value for name, value in kwargs.items() if value is not None}
@@ -85,7 +89,7 @@ def from_preset(
 
 
 def from_file(
-    cls, path: pathlib.Path, load_weights: bool, arguments: dict
+    cls: type[keras.Model], path: pathlib.Path, load_weights: bool, arguments: dict
 ) -> keras.Model:
     """Opens a `.keras` file, with its optimizer if it was compiled."""
     if path.suffix != ".keras" or not path.is_file():
@@ -125,7 +129,7 @@ def refuse_export(directory: pathlib.Path) -> None:
         )
 
 
-def divide_arguments(cls, arguments: dict) -> dict[str, dict]:
+def divide_arguments(cls: type[keras.Model], arguments: dict) -> dict[str, dict]:
     """Tells whose arguments they are; those that both encoders have are both's."""
     known = {
         part: {*parameters_of(owner.__init__)} - {without, *ENCODERS}
@@ -143,7 +147,7 @@ def divide_arguments(cls, arguments: dict) -> dict[str, dict]:
     }
 
 
-def from_name(cls, preset: str, parts: dict) -> keras.Model:
+def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
     """Builds a named preset with random weights; `parts` override its sizes."""
     image, text, align = (dict(parts[name]) for name in (*ENCODERS, "align"))
     for name in (*image, *text):

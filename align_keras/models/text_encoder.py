@@ -1,5 +1,7 @@
 """The text encoder: a transformer's [CLS] and a linear projection."""
 
+from typing import Any
+
 import keras
 
 from align_keras.layers.rematerialization import rematerialize_in_training
@@ -180,7 +182,7 @@ class TextEncoder(Encoder):
         self.locked = locked
 
     @classmethod
-    def from_variant(cls, variant: str, **arguments) -> "TextEncoder":
+    def from_variant(cls, variant: str, **arguments: Any) -> "TextEncoder":
         """Builds the encoder of a named size, with random weights.
 
         Args:

@@ -61,7 +61,7 @@ def prepare_corpus(data: DataConfig, image_size: int) -> Any:
             bar.advance(done - bar.done)
 
         return build_corpus(
-            data.corpus,
+            str(data.corpus),  # `check_corpora` refuses None.
             data_dir=data.tfds_data_dir,
             pairs=data.pairs,
             image_column=data.image_column,

@@ -11,7 +11,7 @@ import sys
 
 if __name__ == "__main__":
     # Any import of the package from here on raises ModuleNotFoundError.
-    sys.modules["align_keras"] = None
+    sys.modules["align_keras"] = None  # type: ignore[assignment]
 
 import argparse
 import functools
@@ -142,7 +142,7 @@ def _show(result):
             print(f"  {hit['rank']}. {hit['score']:.4f}  {hit['id']}  {captions}")
 
 
-def main():
+def main() -> int:
     """Runs the script; returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     parser = _parser()

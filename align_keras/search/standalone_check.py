@@ -1,10 +1,13 @@
 """Runs the stand-alone script on an export and judges its answer."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,18 +18,18 @@ _SCRIPT = pathlib.Path(__file__).with_name("standalone.py")
 
 
 def check_standalone(
-    export,
+    export: str | os.PathLike,
     *,
-    images=(),
-    image_embeddings=None,
-    captions=(),
-    text_embeddings=None,
-    index=None,
-    queries=(),
-    k=5,
-    tolerance=1e-4,
-    timeout=300,
-):
+    images: Sequence[bytes] = (),
+    image_embeddings: np.ndarray | None = None,
+    captions: Sequence[str] = (),
+    text_embeddings: np.ndarray | None = None,
+    index: str | os.PathLike | None = None,
+    queries: Sequence[str] = (),
+    k: int = 5,
+    tolerance: float = 1e-4,
+    timeout: float = 300,
+) -> dict[str, Any]:
     """Embeds and searches in a fresh process that cannot import align_keras.
 
     Images are bytes; the process must arrive at the given embeddings, (images, d) and

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import io
 import json
 import os
 import pathlib
@@ -77,7 +78,7 @@ def is_special(path: str | os.PathLike) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def open_regular(path: str | os.PathLike) -> IO[bytes]:
+def open_regular(path: str | os.PathLike) -> io.BufferedReader:
     """Opens a regular file for reading its bytes, or raises `OSError` as `open`.
 
     Its errno is EINVAL if something else is there, or if no file can have the name.

@@ -7,7 +7,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import (
@@ -29,6 +29,10 @@ COUNTS = {("flickr30k", "test"): (1000, 5000), ("coco", "test"): (5000, 25_010)}
 
 class _ByImage:
     """Whose fields have one entry an image in each list, or list of a dict."""
+
+    missing: int
+    # What makes the classes below dataclasses.
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
 
     def __post_init__(self):
         for name, field in self._lists().items():
@@ -118,7 +122,7 @@ class MultilingualCaptions(_ByImage):
     missing: int = 0
 
 
-def read_plain_or_gzip(path, repository):
+def read_plain_or_gzip(path: pathlib.Path, repository: str) -> str:
     """Reads a text file, or its `.gz`, of a repository cloned from GitHub."""
     packed = path.with_name(f"{path.name}.gz")
     try:
@@ -135,7 +139,7 @@ def read_plain_or_gzip(path, repository):
     )
 
 
-def present_images(paths, source, allow_missing):
+def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> list[int]:
     """Returns the rows of the images that are there. Raises `InputError` if one is
     missing, or with `allow_missing`, which tells them on stderr, all. `source` is what
     names the images.
@@ -189,7 +193,15 @@ def read_caption_files(
     path = pathlib.Path(path)
     counter = DropCounter()
     chosen = {"image_column": image_column, "caption_column": caption_column}
-    records = list(read_pairs(path, **chosen, encoding=encoding, counter=counter))
+    records = list(
+        read_pairs(
+            path,
+            image_column=image_column,
+            caption_column=caption_column,
+            encoding=encoding,
+            counter=counter,
+        )
+    )
     left_out = counter.lines()[1:]
     if not records:
         raise InputError(

@@ -22,7 +22,7 @@ _SUN397 = re.compile(r"/[a-z]/")
 _FILE = pathlib.Path(__file__).with_name("templates.yaml")
 
 
-def readable_name(name):
+def readable_name(name: str) -> str:
     """A folder's or a data set's name of a class, as people write it."""
     if _SUN397.match(name):
         name = name[3:].replace("/", " ")
@@ -138,7 +138,7 @@ def _are_wordnet_ids(names):
     return all(map(_WORDNET_ID.fullmatch, names))
 
 
-def imagenet_ids():
+def imagenet_ids() -> list[str]:
     """Returns ImageNet's 1000 WordNet ids in the order of its labels."""
     import tensorflow_datasets as tfds  # Late, for it takes seconds.
 
@@ -198,7 +198,7 @@ def read_templates(source: str | os.PathLike = "default") -> list[str]:
     return templates
 
 
-def read_clip_benchmark(file, dataset, argument):
+def read_clip_benchmark(file: str, dataset: str, argument: str) -> list[str]:
     """Reads what a JSON file of clip-benchmark holds for a data set, a list."""
     # Found, not imported: it would load PyTorch.
     spec = importlib.util.find_spec("clip_benchmark")

@@ -58,7 +58,7 @@ def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
     for row, image_id in enumerate(image_ids):
         rows[_parts(image_id)].append(row)
     bases = {key: base for key in rows if (base := _longest_base(key, rows))}
-    added = collections.Counter()
+    added: collections.Counter[tuple] = collections.Counter()
     # The drawing styles of one pair are one pair.
     for family, words, base in {(k[0], k[2], b[2]) for k, b in bases.items()}:
         added[family, words[len(base) :]] += 1

@@ -36,7 +36,7 @@ class LabelledImages:
             0, by default.
     """
 
-    images: Sequence
+    images: "Sequence[str | bytes] | StoredImages"
     labels: np.ndarray
     class_names: list
     columns: dict = dataclasses.field(default_factory=dict)
@@ -115,12 +115,13 @@ def read_class_folders(
             f"--data must hold a subfolder for each class, received {root}, which has "
             "none; put the images of each class into a folder of its own."
         )
-    images, labels = [], []
-    for label, folder in enumerate(classes):
-        found = sorted(path for path in folder.rglob("*") if _is_image(path, root))
+    images: list[str] = []
+    labels: list[int] = []
+    for label, of_class in enumerate(classes):
+        found = sorted(path for path in of_class.rglob("*") if _is_image(path, root))
         if not found:
             raise InputError(
-                f"--data must hold images of every class, received {folder} without "
+                f"--data must hold images of every class, received {of_class} without "
                 f"any ({', '.join(IMAGE_SUFFIXES)}); remove it, or name a split if "
                 "it isn't a class."
             )
@@ -348,13 +349,14 @@ def read_tfds_classification(
     )
     wanted = [*named, naming] if naming else [*named]
     wanted = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True))
-    values, ids = {key: [] for key in named}, []
+    read: dict[str, list[int]] = {key: [] for key in named}
+    ids: list[str] = []
     for example in StoredExamples(builder, split, wanted):
-        for key, of_key in values.items():
+        for key, of_key in read.items():
             of_key.append(example[key])
         if naming:
             ids.append(example[naming].decode("utf-8", "backslashreplace"))
-    values = {key: np.array(of_key, np.int64) for key, of_key in values.items()}
+    values = {key: np.array(of_key, np.int64) for key, of_key in read.items()}
     labels = values.pop(label)
     if not len(labels) or labels.min() < 0:
         raise InputError(
@@ -386,7 +388,7 @@ def tfds_splits_overlap(builder: Any, one: str, other: str) -> bool:
     Raises:
         InputError: for an unknown split.
     """
-    parts = {}
+    parts: dict[str, list[tuple[int, int]]] = {}
     for file in _split_info(builder, other).file_instructions:
         parts.setdefault(file.filename, []).append((file.skip, file.skip + file.take))
     return any(

@@ -54,7 +54,7 @@ def read_metadata(path: str | os.PathLike) -> Metadata:
             f"--metadata must end in .csv or .tsv, received {path}; convert it."
         )
     lines = _lines(path)
-    header = next((cells for _, cells in lines), [])
+    header: list[str] = next((cells for _, cells in lines), [])
     _, *names = header or [""]
     if not names:
         raise InputError(

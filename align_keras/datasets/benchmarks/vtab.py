@@ -1,7 +1,7 @@
 """VTAB-1k: 19 tasks of 1,000 training images (Zhai et al. 2019)."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,7 +23,7 @@ _KITTI_DISTANCES = (-100.0, 8.0, 20.0, 999.0)
 _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 
 
-def interval(value, thresholds):
+def interval(value: float, thresholds: Sequence[float]) -> int:
     """Returns the number of the interval that a value lies in. Each threshold opens
     one, whose lower end isn't part of it; what lies below the first counts in the first
     interval.
@@ -31,32 +31,32 @@ def interval(value, thresholds):
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
 
-def clevr_closest_object_distance(objects):
+def clevr_closest_object_distance(objects: dict[str, np.ndarray]) -> int:
     """Depth of the nearest object, in 6 intervals."""
     depths = objects["pixel_coords"][:, 2]
     nearest = float(np.min(depths, initial=_CLEVR_DISTANCES[-1]))
     return min(interval(nearest, _CLEVR_DISTANCES), len(_CLEVR_DISTANCES) - 2)
 
 
-def clevr_count_all(objects):
+def clevr_count_all(objects: dict[str, np.ndarray]) -> int:
     """Number of objects, 3 to 10."""
     count = len(objects["size"])
     return min(max(count, _FEWEST_OBJECTS), _MOST_OBJECTS) - _FEWEST_OBJECTS
 
 
-def kitti_closest_vehicle_distance(objects):
+def kitti_closest_vehicle_distance(objects: dict[str, np.ndarray]) -> int:
     """Distance ahead of the nearest car, van or truck: 3 intervals, or none."""
     is_vehicle = np.asarray(objects["type"]) < _VEHICLES
     distances = np.asarray(objects["location"])[:, 2][is_vehicle]
     return interval(float(np.min(distances, initial=_NO_VEHICLE)), _KITTI_DISTANCES)
 
 
-def dsprites_x_position(position):
+def dsprites_x_position(position: int | np.integer) -> int:
     """32 positions, two by two."""
     return int(position) * 16 // 32
 
 
-def dsprites_orientation(angle):
+def dsprites_orientation(angle: int | np.integer) -> int:
     """40 angles in 16 groups of two or three."""
     return int(angle) * 16 // 40
 
@@ -144,22 +144,21 @@ _TASKS = (
 VTAB_TASKS = {task.name: task for task in _TASKS}
 
 
-def vtab_tfds_split(task, split, train_size):
+def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
     """Returns VTAB's split as TFDS writes it, by the size of TFDS's split train.
 
     References:
         Zhai et al. 2019, "A large-scale study of representation learning with the
         Visual Task Adaptation Benchmark", and its public code.
     """
+    start = train_size * (task.train_percent or 0) // 100
     if task.builder == "smallnorb":  # Half of its test images are for validation.
         validation = "test[:200]"
     elif task.train_percent is None:
         validation = "validation[:200]"
     else:
-        start = train_size * task.train_percent // 100
         validation = f"train[{start}:{start + 200}]"
     if split == "test" and task.test == "rest":
-        start = train_size * task.train_percent // 100
         start += train_size * task.validation_percent // 100
         return f"train[{start}:]"
     return {
@@ -170,7 +169,7 @@ def vtab_tfds_split(task, split, train_size):
     }[split]
 
 
-def read_vtab(name, split):
+def read_vtab(name: str, split: str) -> LabelledImages:
     """Reads one split of a task; the images are read from disk as they are needed.
 
     References:
@@ -205,7 +204,7 @@ def read_vtab(name, split):
     )
 
 
-def vtab_task(name):
+def vtab_task(name: str) -> VtabTask:
     """Returns the `VtabTask` of that name, or raises."""
     if name not in VTAB_TASKS:
         raise InputError(

@@ -67,13 +67,13 @@ _PARTS = {
     "expand_norm": ("expansion.expand_bn", "_bn0", "expand_bn"),
     "depthwise": ("depthwise_conv.depthwise_conv", "_depthwise_conv", "dwconv"),
     "depthwise_norm": ("depthwise_conv.depthwise_norm", "_bn1", "bn"),
-    "squeeze": ("squeeze_excite.reduce", None, "se_reduce"),
-    "excite": ("squeeze_excite.expand", None, "se_expand"),
+    "squeeze": ("squeeze_excite.reduce", "", "se_reduce"),
+    "excite": ("squeeze_excite.expand", "", "se_expand"),
     "project": ("projection.project_conv", "_project_conv", "project_conv"),
     "project_norm": ("projection.project_bn", "_bn2", "project_bn"),
-    "head": (None, "_conv_head", "top_conv"),
-    "head_norm": (None, "_bn1", "top_bn"),
-    "classifier": (None, "_fc", "predictions"),
+    "head": ("", "_conv_head", "top_conv"),
+    "head_norm": ("", "_bn1", "top_bn"),
+    "classifier": ("", "_fc", "predictions"),
 }
 _HUGGING_FACE, _LITE, _KERAS = (
     {part: names[library] for part, names in _PARTS.items() if names[library]}

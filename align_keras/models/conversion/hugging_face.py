@@ -69,7 +69,7 @@ def download(name: str) -> pathlib.Path:
 
 
 def from_hugging_face(
-    cls,
+    cls: type[keras.Model],
     directory: str | os.PathLike,
     load_weights: bool = True,
     parts: dict | None = None,
