@@ -130,7 +130,8 @@ def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     from align_keras.reports import result_tables
 
     about = result["protocol"], result["data"], result["metrics"]
-    splits = {name: result[name] for name in ("split", "train_split") if name in result}
+    names: tuple[str, ...] = ("split", "train_split")
+    splits = {name: result[name] for name in names if name in result}
     print_table(result_tables.metrics_table(*about, splits))
     for table in result_tables.tables_of_many_models(*about, splits):
         print_table(table)

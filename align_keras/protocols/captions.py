@@ -5,6 +5,7 @@ A set's images are read, embedded, and those that can't be decoded are left out.
 
 import dataclasses
 import pathlib
+from typing import TYPE_CHECKING
 
 from align_keras.protocols.data_sets import NAMED, folder_of, joined, refuse
 from align_keras.protocols.protocol import (
@@ -17,14 +18,18 @@ from align_keras.protocols.protocol import (
 )
 from align_keras.utils.errors import InputError
 
+if TYPE_CHECKING:
+    from align_keras.datasets.benchmarks import CaptionedImages
+    from align_keras.protocols.embedding_cache import CachedEncoders
+
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
 # Named sets that aren't read as captioned images, and the protocols that judge them.
 _OTHERS = {"multi30k": "multi30k", "cxc": "cxc_retrieval", "simlex999": "simlex"}
 _OF_IMAGES = ("allow_missing", "metadata", "engine")
 
 
-def captioned_images(request: Request):
-    """Reads images, any number of captions each: `CaptionedImages`."""
+def captioned_images(request: Request) -> "CaptionedImages":
+    """Reads images, any number of captions each."""
     return joined(_captioned_images(request), request)
 
 
@@ -113,7 +118,7 @@ def _recalls(ranks):
     data_help="flickr30k, coco, stamps, stamps/de, icons, or the path of a table or "
     "folder of captioned images",
 )
-def retrieval(encoders, request: Request) -> Evaluation:
+def retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions for each image and images for each caption."""
     from align_keras import evaluation
 
@@ -182,7 +187,7 @@ def _embedded_cxc(encoders, request):
     data="cxc",
     data_help="cxc",
 )
-def cxc_retrieval(encoders, request: Request) -> Evaluation:
+def cxc_retrieval(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks between and within images and captions by CxC's ratings."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
@@ -206,7 +211,7 @@ def cxc_retrieval(encoders, request: Request) -> Evaluation:
     data="cxc",
     data_help="cxc",
 )
-def cxc_similarity(encoders, request: Request) -> Evaluation:
+def cxc_similarity(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Correlates cosines with CxC's ratings by rank, bootstrapped."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
@@ -228,7 +233,7 @@ def cxc_similarity(encoders, request: Request) -> Evaluation:
     data="multi30k",
     data_help="multi30k or stamps",
 )
-def multi30k(encoders, request: Request) -> Evaluation:
+def multi30k(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks captions and images in English, German, French and Czech."""
     from align_keras import evaluation
 
@@ -269,7 +274,7 @@ def _captions_by_language(request):
     data="icons",
     data_help="icons",
 )
-def composed(encoders, request: Request) -> Evaluation:
+def composed(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Ranks icons for an icon plus or minus the words by which another differs."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
@@ -302,7 +307,7 @@ def composed(encoders, request: Request) -> Evaluation:
     data_help="simlex999, or the path of a file in its format",
     needs="words",
 )
-def simlex(encoders, request: Request) -> Evaluation:
+def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Correlates the cosines of words' [CLS] vectors with rated similarity by rank."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks

@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from align_keras.protocols.data_sets import joined
 from align_keras.protocols.protocol import (
@@ -13,6 +15,13 @@ from align_keras.protocols.protocol import (
     protocol,
 )
 from align_keras.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from align_keras.datasets.benchmarks import LabelledImages
+    from align_keras.evaluation.slices import Statistics
+    from align_keras.protocols.embedding_cache import CachedEncoders
 
 # The split that is judged, and the one that is learned from, where a set has no
 # `test` with labels.
@@ -29,15 +38,15 @@ _OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
 _OPTIONS = ("split", "classes", "metadata", "engine")
 
 
-def labelled_images(request: Request, train: bool = False):
-    """Reads images with classes: `LabelledImages` of the one or the other split."""
+def labelled_images(request: Request, train: bool = False) -> "LabelledImages":
+    """Reads images with classes, of the one or the other split."""
     from align_keras.datasets import benchmarks, build_corpus
 
     name, split = request.data, split_of_classes(request, train)
     if name == "stamps":
         corpus = build_corpus("stamps")
         data = benchmarks.stamps_by_category(corpus, None if split == "all" else split)
-    elif is_class_folder(name):
+    elif split is None or is_class_folder(name):
         data = benchmarks.read_class_folders(name, split)
     else:
         data = benchmarks.read_tfds_classification(name, split)
@@ -48,16 +57,16 @@ def labelled_images(request: Request, train: bool = False):
     return data if train else joined(data, request, taken=("class",))
 
 
-def train_and_test(request: Request):
-    """Two `LabelledImages` of the same classes without an image in common."""
+def train_and_test(request: Request) -> "tuple[LabelledImages, LabelledImages]":
+    """Two splits of the same classes without an image in common."""
     check_splits_are_apart(request)  # Before reading, which may take minutes.
     train, test = labelled_images(request, train=True), labelled_images(request)
     check_same_classes(train, test)
     return train, test
 
 
-def check_same_classes(train, test) -> None:
-    """Raises unless two splits, `LabelledImages`, have the same classes."""
+def check_same_classes(train: "LabelledImages", test: "LabelledImages") -> None:
+    """Raises unless two splits have the same classes."""
     if train.class_names != test.class_names:
         raise InputError(
             "data must have the same classes in both splits, received "
@@ -104,7 +113,9 @@ def split_of_classes(request: Request, train: bool = False) -> str | None:
 def unusual_splits(request: Request) -> dict[str, str]:
     """The splits of which the paper's figures aren't: `split`, `train_split`."""
     usual, _ = TFDS_SPLITS.get(tfds_name(request.data), _USUAL)
-    found = {"split": request.split} if request.split not in (None, usual) else {}
+    found = {}
+    if request.split is not None and request.split != usual:
+        found["split"] = request.split
     if request.train_split is not None:
         # Even train: a set's protocols don't all learn from the same split.
         found["train_split"] = request.train_split
@@ -116,7 +127,7 @@ def check_splits_are_apart(request: Request) -> None:
     train, test = (split_of_classes(request, train) for train in (True, False))
     if request.data == "stamps":
         overlap = train == test or "all" in (train, test)
-    elif is_class_folder(request.data):
+    elif train is None or test is None or is_class_folder(request.data):
         root = pathlib.Path(request.data)
         one, other = ((root / (split or "")).resolve() for split in (train, test))
         overlap = one.is_relative_to(other) or other.is_relative_to(one)
@@ -133,13 +144,19 @@ def check_splits_are_apart(request: Request) -> None:
         )
 
 
-def class_columns(data, rows) -> dict[str, list]:
-    """The columns of some rows of `LabelledImages`, and their classes."""
+def class_columns(data: "LabelledImages", rows: Collection[int]) -> dict[str, list]:
+    """The columns of some rows of images, and their classes."""
     classes = [data.class_names[data.labels[row]] for row in rows]
     return columns_of_rows(data.columns, rows) | {"class": classes}
 
 
-def class_evaluation(metrics, statistics, data, rows, predictions) -> Evaluation:
+def class_evaluation(
+    metrics: dict[str, float],
+    statistics: "Statistics",
+    data: "LabelledImages",
+    rows: "np.ndarray",
+    predictions: "np.ndarray",
+) -> Evaluation:
     """What names a class for each of those images, `rows`, that could be read."""
     return Evaluation(
         metrics | {"images": float(len(rows))} | left_out(len(data.labels) - len(rows)),
@@ -155,7 +172,7 @@ def class_evaluation(metrics, statistics, data, rows, predictions) -> Evaluation
 @protocol(
     "classification by class names in templates", "table 4", (*_OPTIONS, "templates")
 )
-def zero_shot(encoders, request: Request) -> Evaluation:
+def zero_shot(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Finds the nearest class name, over an ensemble of templates."""
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
@@ -198,7 +215,7 @@ def _two_splits(encoders, request):
     "tables 8 to 10",
     (*_OPTIONS, "train_split"),
 )
-def knn(encoders, request: Request) -> Evaluation:
+def knn(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Looks for the right class among the nearest training images."""
     from align_keras import evaluation
 
@@ -215,7 +232,7 @@ def knn(encoders, request: Request) -> Evaluation:
 
 
 @protocol("logistic regression on the embeddings", "", (*_OPTIONS, "train_split"))
-def linear_probe(encoders, request: Request) -> Evaluation:
+def linear_probe(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Fits logistic regression on the embeddings of the frozen image encoder."""
     from align_keras import evaluation
 

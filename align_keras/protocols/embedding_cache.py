@@ -7,6 +7,8 @@ import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +17,17 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, locked, read_regular
 from align_keras.utils.progress import progress_bar, say
 
+if TYPE_CHECKING:
+    from align_keras.protocols.open_model import OpenedModel
+
 _DIGEST_BYTES = 20
 # Rows that are looked at or copied at a time.
 _COPIED_ROWS = 8192
+
+# As data sets hold it: a path, encoded, or pixels.
+Image = str | bytes | np.ndarray
+# What is embedded: a file, a caption, an encoded image or pixels.
+Item = pathlib.Path | str | bytes | np.ndarray
 
 
 def default_cache() -> pathlib.Path:
@@ -42,10 +52,10 @@ class CachedEncoders:
         self._open_model, self._directory = open_model, directory
 
     @functools.cached_property
-    def model(self):
+    def model(self) -> "OpenedModel":
         return self._open_model()
 
-    def trainable_model(self):
+    def trainable_model(self) -> "OpenedModel":
         """The model in the host's memory: a copy of its encoder is trained."""
         import tensorflow as tf
 
@@ -69,7 +79,9 @@ class CachedEncoders:
         folder = self._directory / f"text-{self.model.text_fingerprint}"
         return EmbeddingCache(folder, self.model.encode_texts)
 
-    def readable_images(self, images):
+    def readable_images(
+        self, images: Collection[Image]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Embeds images, and leaves out those that can't be decoded.
 
         `images` is re-iterable and has a length, of paths (str), encoded images or
@@ -97,13 +109,13 @@ class CachedEncoders:
             )
         return embeddings, rows
 
-    def texts(self, texts):
-        """Embeds captions: float32 array (n, d)."""
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds captions: float32 (n, d)."""
         with progress_bar("embedding texts", "texts", len(texts)) as bar:
             return self._texts(texts, bar.advance)
 
 
-def image_key(image) -> bytes:
+def image_key(image: Image) -> bytes:
     """Returns what equal images, as `CachedEncoders` takes them, have in common."""
     return content_digest(_by_content(image))
 
@@ -142,7 +154,9 @@ class EmbeddingCache:
         with self._locked():
             return self._read(self._found(items, progress))
 
-    def readable(self, items, progress=None):
+    def readable(
+        self, items: Iterable[Item], progress: Callable[[int], object] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """As `__call__`, without the items that `encode` refused; and their places."""
         with self._locked():
             rows = self._found(items, progress)
@@ -307,18 +321,19 @@ def _check_of(number):
     return hashlib.blake2b(number, digest_size=4).hexdigest().encode()
 
 
-def content_digest(item):
+def content_digest(item: Item) -> bytes:
     """Returns 20 bytes that depend on what an item holds, not on where it lies.
 
     Of a `pathlib.Path` the file's bytes count; str is a caption; of an array the shape,
     dtype and values count.
     """
     if isinstance(item, pathlib.Path):
+        path = item
         try:
-            item = read_regular(item)
+            item = read_regular(path)
         except OSError as error:
             raise InputError(
-                f"no readable image: {item} ({error.strerror}); check the path."
+                f"no readable image: {path} ({error.strerror}); check the path."
             ) from error
     if isinstance(item, str):
         kind, content = "text", item.encode("utf-8", "surrogatepass")

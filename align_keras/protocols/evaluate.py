@@ -213,7 +213,8 @@ def sliced(found: Evaluation, column: str) -> dict[str, float]:
     from align_keras.evaluation import sliced_metrics
     from align_keras.utils.progress import say
 
-    metrics, lacking = {}, []
+    metrics: dict[str, float] = {}
+    lacking = []
     for statistics, columns in found.items:
         Request(slice_by=column).check_columns(columns)
         groups = [

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from align_keras.protocols.classes import (
     class_evaluation,
@@ -16,6 +17,10 @@ from align_keras.protocols.classes import (
 from align_keras.protocols.protocol import Evaluation, Request, protocol, some
 from align_keras.utils.errors import InputError
 
+if TYPE_CHECKING:
+    from align_keras.datasets.benchmarks import LabelledImages
+    from align_keras.protocols.embedding_cache import CachedEncoders
+
 # Transfer results on it learn from both (Kornblith et al. 2019, "Do better ImageNet
 # models transfer better?", table 1: 2,040 images).
 _TRAIN_SPLITS = {"oxford_flowers102": "train+validation"}
@@ -26,19 +31,19 @@ _OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
 @protocol(
     "a classifier on the frozen image encoder", "table 5", _OPTIONS, needs="weights"
 )
-def imagenet_frozen(encoders, request: Request) -> Evaluation:
+def imagenet_frozen(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Trains a head on frozen features."""
     return _classification("imagenet_frozen", encoders, request)
 
 
 @protocol("the image encoder fine-tuned", "table 5", _OPTIONS, needs="weights")
-def imagenet_full(encoders, request: Request) -> Evaluation:
+def imagenet_full(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Trains a head first, then all layers."""
     return _classification("imagenet_full", encoders, request)
 
 
 @protocol("the encoder fine-tuned in two stages", "table 7", _OPTIONS, needs="weights")
-def fine_grained(encoders, request: Request) -> Evaluation:
+def fine_grained(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Trains a head first, then all layers with frozen statistics; several runs."""
     if request.train_split is None and not is_class_folder(request.data):
         usual = _TRAIN_SPLITS.get(tfds_name(request.data))
@@ -93,13 +98,13 @@ class ClassificationData:
         request = dataclasses.replace(self._request, metadata=None)
         return {"_request": request, "_read": {}}
 
-    def read(self, task, split):
-        """Returns the `LabelledImages` of `"train"` or `"test"`."""
+    def read(self, task: str, split: str) -> "LabelledImages":
+        """Returns the images of `"train"` or `"test"`."""
         if split not in self._read:
             self._read[split] = labelled_images(self._request, train=split == "train")
         return self._read[split]
 
-    def check(self):
+    def check(self) -> int:
         """Raises unless the splits are apart and have the same classes.
 
         Returns how many training images can't be decoded, if they are files.
@@ -119,7 +124,7 @@ class ClassificationData:
             )
         return len(lost)
 
-    def identity(self, task):
+    def identity(self, task: str) -> list[str]:
         """What tells the data apart: digests of both splits, and a set's version."""
         request, name = self._request, self._request.data
         if name != "stamps" and not is_class_folder(name):
@@ -138,7 +143,7 @@ def full_name(name: str) -> str:
     return prepared_builder(name).info.full_name
 
 
-def digest_of(data) -> str:
+def digest_of(data: "LabelledImages") -> str:
     """Returns a digest of images with classes.
 
     Of files, the size and the time of the last change count, not the content; of

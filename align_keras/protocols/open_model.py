@@ -5,12 +5,15 @@ import hashlib
 import io
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from align_keras.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from align_keras.models import ALIGN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +41,7 @@ class OpenedModel:
     path: str | None = None
 
 
-def check_model(path, engine=None):
+def check_model(path: str, engine: str | None = None) -> None:
     """Raises unless a model can be there: before TensorFlow and the data are read."""
     folder = pathlib.Path(path)
     if is_export(folder):
@@ -51,7 +54,7 @@ def check_model(path, engine=None):
         raise InputError(_what_is_missing(folder))
 
 
-def open_model(path, engine=None):
+def open_model(path: str, engine: str | None = None) -> OpenedModel:
     """Opens a run folder, a preset folder, an export or a Hugging Face model.
 
     Args:
@@ -68,8 +71,8 @@ def open_model(path, engine=None):
     return opened(ALIGN.from_preset(path), engine, path)
 
 
-def is_export(path):
-    """Whether a model's path, str or `pathlib.Path`, is the folder of an export."""
+def is_export(path: str | pathlib.Path) -> bool:
+    """Whether a model's path is the folder of an export."""
     folder = pathlib.Path(path)
     return (folder / "saved_model.pb").exists() or (folder / "align").is_dir()
 
@@ -121,7 +124,9 @@ def _as_file(image):
     return file.getvalue()
 
 
-def opened(align, engine: str | None = None, path: str | None = None) -> OpenedModel:
+def opened(
+    align: "ALIGN", engine: str | None = None, path: str | None = None
+) -> OpenedModel:
     """Returns an `ALIGN` in memory as its encode functions."""
     # What can't run at all must not pass for an image that can't be read.
     align.encode_images([], engine=engine)
@@ -135,7 +140,7 @@ def opened(align, engine: str | None = None, path: str | None = None) -> OpenedM
     )
 
 
-def fingerprints(align, engine: str | None = None) -> tuple[str, str]:
+def fingerprints(align: "ALIGN", engine: str | None = None) -> tuple[str, str]:
     """Digests of all that the embeddings of images, and of texts, depend on."""
     from align_keras.images.preprocess import PREPROCESSING_VERSION
     from align_keras.models.image_engines import engine_fingerprint

@@ -1,7 +1,7 @@
 """What a benchmark is: its record, what it is asked for and what it finds."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal
 
 from align_keras.utils.errors import InputError
@@ -19,10 +19,10 @@ class Request:
 
     `align_keras.evaluate` takes these fields by name, and the command line as options,
     of which it shows a field's `help`. A protocol takes those that its record names;
-    `None` is what wasn't given.
+    `None` is what wasn't given, of `data` the empty str.
     """
 
-    data: str | None = _option("what the protocol is measured on", metavar="D")
+    data: str = _option("what the protocol is measured on", default="", metavar="D")
     data_root: str = _option(
         "folder that holds flickr30k/, coco/, cxc/, multi30k/ and SimLex-999/ "
         "(default: data)",
@@ -173,7 +173,7 @@ def left_out(count: int) -> dict[str, float]:
     return {"images_left_out": float(count)} if count else {}
 
 
-def columns_of_rows(columns: dict[str, Sequence], rows: Sequence[int]) -> dict:
+def columns_of_rows(columns: dict[str, Sequence], rows: Collection[int]) -> dict:
     """Returns the values of some rows in each column; a row may be repeated."""
     return {name: [values[row] for row in rows] for name, values in columns.items()}
 

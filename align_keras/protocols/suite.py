@@ -55,7 +55,7 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
     """
     given = {name: value for name, value in options.items() if value is not None}
     check_results(Request(results=given.get("results")))
-    tables = {}
+    tables: dict[tuple[str, str], set[int]] = {}
     for result in paper_results():
         tables.setdefault((result.protocol, result.data), set()).add(result.table)
     rows = []

@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import gc
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from align_keras.config import as_dict
+from align_keras.config import FineTuningConfig, HeadStageConfig, as_dict
 from align_keras.data import evaluation_batches, labelled_batches
 from align_keras.models.image_classifier import (
     ImageClassifier,
@@ -34,6 +36,10 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.quiet import start_compiler
 
+if TYPE_CHECKING:
+    from align_keras.datasets.benchmarks import LabelledImages
+    from align_keras.protocols.open_model import OpenedModel
+
 # Of how images are cropped and batched, and a classifier learns and is judged: raise it
 # where the same recipe, images and seed give something else, so that results on disk
 # aren't taken for it.
@@ -45,7 +51,11 @@ _CHOICES = ("steps", "batch_size", "crop", "flip")
 _OF_STAGE = ("learning_rate", "steps")
 
 
-def build_stages(recipe, make_batches, count):
+def build_stages(
+    recipe: FineTuningConfig,
+    make_batches: Callable[[int, int], tf.data.Dataset],
+    count: int,
+) -> list[FineTuningStage]:
     """Builds the `FineTuningStage`s of a recipe for `count` images to learn from.
 
     `make_batches` takes an image's side and the step to start at.
@@ -69,8 +79,10 @@ def build_stages(recipe, make_batches, count):
     return stages
 
 
-def build_schedule(stage, steps, steps_per_epoch):
-    """Builds a stage's learning rate: one of Keras's schedules or a number."""
+def build_schedule(
+    stage: HeadStageConfig, steps: int, steps_per_epoch: float
+) -> float | keras.optimizers.schedules.LearningRateSchedule:
+    """Builds a stage's learning rate."""
     rate, schedules = stage.learning_rate, keras.optimizers.schedules
     if stage.schedule == "constant":
         return rate
@@ -87,7 +99,7 @@ def build_schedule(stage, steps, steps_per_epoch):
     return schedules.PiecewiseConstantDecay(starts, values) if starts else rate
 
 
-def swept_recipe(recipe, number):
+def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
     """Returns the recipe of a trial of the sweep, with the options drawn for it."""
     ranges = {name: getattr(recipe.sweep, name) for name in _RANGES}
     choices = {name: getattr(recipe.sweep, name) for name in _CHOICES}
@@ -109,17 +121,16 @@ def swept_recipe(recipe, number):
 class Trial:
     """One training of a classifier, and what it learns from and is judged on.
 
-    `task` is one of VTAB's or empty; the two next are splits, `recipe` a
-    `FineTuningConfig`.
+    `task` is one of VTAB's or empty; the two next are splits.
     """
 
     task: str
     learns_from: str
     judged_on: str
-    recipe: Any
+    recipe: FineTuningConfig
     seed: int
 
-    def inputs(self, model, data):
+    def inputs(self, model: str, data: str | list[str]) -> dict[str, Any]:
         """What the result depends on, as JSON can hold it.
 
         `model` is the image encoder's fingerprint, `data` tells the data apart.
@@ -142,7 +153,9 @@ class Trial:
         return f"{self.task or 'training'}, seed {self.seed}"
 
 
-def open_devices(recipe, request: Request):
+def open_devices(
+    recipe: FineTuningConfig, request: Request
+) -> tf.distribute.Strategy | None:
     """Returns the strategy of a recipe, or None; before TensorFlow is used.
 
     Raises if there are no such devices, or several processes would share them.
@@ -156,12 +169,28 @@ def open_devices(recipe, request: Request):
     return open_strategy(recipe.runtime)
 
 
-def finished(trials, data, model, request: Request, strategy=None) -> list[dict]:
+class TrialData(Protocol):
+    """What trials learn from and are judged on, by their `task` and split."""
+
+    def read(self, task: str, split: str) -> "LabelledImages":
+        """Returns the images of a split."""
+
+    def identity(self, task: str) -> str | list[str]:
+        """Returns what tells the data apart from other data."""
+
+
+def finished(
+    trials: Sequence[Trial],
+    data: TrialData,
+    model: "OpenedModel",
+    request: Request,
+    strategy: tf.distribute.Strategy | None = None,
+) -> list[dict[str, list[int]]]:
     """Runs the trials that aren't finished; returns the results of all.
 
-    `data` is `ClassificationData` or `VtabData`, `model` an `OpenedModel`. A result has
-    `ranks`, `predictions`, and `left_out`, the rows that can't be decoded. It raises if
-    some are unfinished, since another process runs them or ended.
+    `data` is `ClassificationData` or `VtabData`. A result has `ranks`, `predictions`,
+    and `left_out`, the rows that can't be decoded. It raises if some are unfinished,
+    since another process runs them or ended.
     """
     directory = results_folder(request.results)
     tasks = dict.fromkeys(trial.task for trial in trials)

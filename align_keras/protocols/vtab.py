@@ -1,10 +1,21 @@
 """The Visual Task Adaptation Benchmark: 19 tasks of 1,000 images (table 6)."""
 
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
 from align_keras.protocols.classes import class_columns
 from align_keras.protocols.data_sets import joined, what_to_prepare
 from align_keras.protocols.fine_tuning import TRAINING, full_name
 from align_keras.protocols.protocol import Evaluation, Request, protocol
 from align_keras.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from align_keras.config import FineTuningConfig
+    from align_keras.datasets.benchmarks import LabelledImages
+    from align_keras.protocols.embedding_cache import CachedEncoders
+    from align_keras.protocols.trials import Trial
 
 
 @protocol(
@@ -15,7 +26,7 @@ from align_keras.utils.errors import InputError
     data_help="vtab, or some of its tasks, as vtab/dtd+svhn_cropped",
     needs="weights",
 )
-def vtab(encoders, request: Request) -> Evaluation:
+def vtab(encoders: "CachedEncoders", request: Request) -> Evaluation:
     """Tunes on 800 and 200 images of each task, trains again on these 1,000.
 
     References:
@@ -35,7 +46,7 @@ def vtab(encoders, request: Request) -> Evaluation:
     request.check_columns({"class", *data.metadata_columns()})
     data.check(tasks)
     model = encoders.trainable_model()
-    kept = {}
+    kept: dict[str, np.ndarray] = {}
 
     def run_trials(trials):
         results = finished(trials, data, model, request, strategy)
@@ -45,7 +56,8 @@ def vtab(encoders, request: Request) -> Evaluation:
         return [np.array(result["ranks"]) for result in results]
 
     ranks = tuned_ranks(run_trials, tasks, recipe)
-    items, column = [], request.slice_by
+    items: list[tuple[dict, dict]] = []
+    column = request.slice_by
     if column is not None:
         values = {
             task: class_columns(data.judged_images(task), kept[task])[column]
@@ -59,7 +71,11 @@ def vtab(encoders, request: Request) -> Evaluation:
     return Evaluation(dict(evaluation.vtab_metrics(accuracies, groups())), items)
 
 
-def tuned_ranks(run_trials, tasks, recipe) -> dict:
+def tuned_ranks(
+    run_trials: "Callable[[list[Trial]], list[np.ndarray]]",
+    tasks: Sequence[str],
+    recipe: "FineTuningConfig",
+) -> "dict[str, np.ndarray]":
     """Tunes on each task if the recipe sweeps, trains anew and judges on its test.
 
     Of the sweep's recipes a task takes the one with the highest accuracy on its 200
@@ -89,7 +105,7 @@ def tuned_ranks(run_trials, tasks, recipe) -> dict:
         for task in tasks
         for run in range(recipe.runs)
     ]
-    found = {task: [] for task in tasks}
+    found: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
     for trial, ranks in zip(trials, run_trials(trials), strict=True):
         found[trial.task].append(ranks)
     return {task: np.array(runs) for task, runs in found.items()}
@@ -99,7 +115,7 @@ def groups() -> dict[str, list[str]]:
     """Returns VTAB's groups, name → tasks."""
     from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
-    found = {}
+    found: dict[str, list[str]] = {}
     for task in VTAB_TASKS.values():
         found.setdefault(task.group, []).append(task.name)
     return found
@@ -126,15 +142,15 @@ class VtabData:
     def __init__(self, request):
         self._request, self._last = request, (None, None)
 
-    def read(self, task, split):
-        """Returns the `LabelledImages` of a task's split; keeps the last one."""
+    def read(self, task: str, split: str) -> "LabelledImages":
+        """Returns the images of a task's split; keeps the last one."""
         from align_keras.datasets.benchmarks.vtab import read_vtab
 
         if self._last[0] != (task, split):
             self._last = ((task, split), read_vtab(task, split))
         return self._last[1]
 
-    def check(self, tasks):
+    def check(self, tasks: Iterable[str]) -> None:
         """Raises unless all tasks' data sets are prepared; names those that aren't."""
         from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 
@@ -145,19 +161,19 @@ class VtabData:
                 "tasks that are there, such as vtab/dtd+svhn_cropped."
             )
 
-    def metadata_columns(self):
+    def metadata_columns(self) -> tuple[str, ...]:
         """Returns the names of the columns of `metadata`."""
         from align_keras.datasets.benchmarks import read_metadata
 
         path = self._request.metadata
         return () if path is None else read_metadata(path).names
 
-    def judged_images(self, task):
+    def judged_images(self, task: str) -> "LabelledImages":
         """A task's test with `metadata`'s columns; the images' ids are as `dtd/0`."""
         data = self.read(task, "test")
         return joined(data, self._request, taken=("class",), prefix=f"{task}/")
 
-    def identity(self, task):
+    def identity(self, task: str) -> str:
         """What tells the data apart from other data: the set's name and version."""
         from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup, escape
 
@@ -29,7 +30,7 @@ class Bar:
     high: float | None = None
 
 
-def extremes(bars, most=40):
+def extremes(bars: Iterable[Bar], most: int = 40) -> tuple[list[Bar], int]:
     """Sorts bars by value and keeps both ends; returns also how many are left out."""
     ordered = sorted(
         (bar for bar in bars if not math.isnan(bar.value)),
@@ -42,7 +43,13 @@ def extremes(bars, most=40):
     return ordered[:lowest] + ordered[len(ordered) - most + lowest :], left_out
 
 
-def bar_chart(bars, *, title, value_name="value", count_name="items"):
+def bar_chart(
+    bars: Sequence[Bar],
+    *,
+    title: str,
+    value_name: str = "value",
+    count_name: str = "items",
+) -> Markup:
     """Draws a bar a row, from 0 to at most 100 %, with its interval and its numbers."""
     height = _TOP + _ROW * len(bars) + 4
     largest = max((_largest(bar) for bar in bars), default=1.0)
@@ -56,7 +63,9 @@ def bar_chart(bars, *, title, value_name="value", count_name="items"):
     return svg("chart bars", _WIDTH, height, f"{title}: {told}", parts)
 
 
-def svg(kind, width, height, label, parts, size=""):
+def svg(
+    kind: str, width: int, height: int, label: str, parts: Iterable[str], size: str = ""
+) -> Markup:
     """An SVG element of classes of `report.css`, read out as `label`."""
     return Markup(
         f'<svg class="{kind}" {size}viewBox="0 0 {width} {height}" role="img" '
@@ -64,7 +73,7 @@ def svg(kind, width, height, label, parts, size=""):
     )
 
 
-def text_width(text):
+def text_width(text: str) -> float:
     """About how many pixels a text takes in a chart, rather too many."""
     ems = 0.0
     for letter in text:
@@ -77,7 +86,7 @@ def text_width(text):
     return _FONT_SIZE * ems
 
 
-def shortened(text, width):
+def shortened(text: str, width: float) -> str:
     """The text, or as much of it as fits `width` pixels, with an ellipsis."""
     text = " ".join(text.split())
     if text_width(text) <= width:

@@ -1,9 +1,10 @@
 """Which classes are taken for which, counted and drawn as inline SVG."""
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-from markupsafe import escape
+from markupsafe import Markup, escape
 
 from align_keras.evaluation.classification import as_labels
 from align_keras.reports.bar_chart import shortened, svg, text_width
@@ -14,8 +15,11 @@ _WIDEST_NAME = 150
 # So that the counts stay readable on the deepest shade (contrast above 4.5).
 _DEEPEST = 0.52
 
+Labels = Sequence[int] | np.ndarray
 
-class Confusion(NamedTuple):
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
     """How often a class was taken for another, and the share of the class's items."""
 
     label: int
@@ -24,7 +28,9 @@ class Confusion(NamedTuple):
     share: float
 
 
-def confusion_matrix(labels, predictions, classes, chosen=None):
+def confusion_matrix(
+    labels: Labels, predictions: Labels, classes: int, chosen: Labels | None = None
+) -> np.ndarray:
     """Counts the items of each class (rows) by what they were taken for (columns). Of
     the `chosen` classes alone (n, n + 1), with a last column of all other predictions.
     """
@@ -45,7 +51,9 @@ def _checked(labels, predictions, classes):
     return labels, as_labels("predictions", predictions, len(labels), classes)
 
 
-def most_confused(labels, predictions, classes, most=20):
+def most_confused(
+    labels: Labels, predictions: Labels, classes: int, most: int = 20
+) -> list[Confusion]:
     """Finds the pairs of classes that are confused most often, the first most."""
     labels, predictions = _checked(labels, predictions, classes)
     items = np.bincount(labels, minlength=classes)
@@ -65,14 +73,16 @@ def most_confused(labels, predictions, classes, most=20):
     ]
 
 
-def classes_to_draw(labels, predictions, classes, most=20):
+def classes_to_draw(
+    labels: Labels, predictions: Labels, classes: int, most: int = 20
+) -> np.ndarray:
     """Chooses the classes of a matrix that is too large to be drawn whole. All classes
     where they are few, else those of the most frequent confusions, filled up with the
     most frequent classes; ascending.
     """
     if classes <= most:
         return np.arange(classes)
-    chosen = {}
+    chosen: dict[int, None] = {}
     for pair in most_confused(labels, predictions, classes, most * most):
         both = {pair.label: None, pair.prediction: None}
         if len(chosen | both) <= most:
@@ -85,7 +95,7 @@ def classes_to_draw(labels, predictions, classes, most=20):
     return np.array(sorted(chosen))
 
 
-def confusion_chart(matrix, names, *, title):
+def confusion_chart(matrix: np.ndarray, names: Sequence[str], *, title: str) -> Markup:
     """Draws a confusion matrix: the stronger a cell, the larger its share of the row.
     Up to about 20 classes are readable.
     """

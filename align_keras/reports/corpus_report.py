@@ -1,6 +1,7 @@
 """What a corpus kept and dropped: a funnel of counts, and report.html."""
 
 import collections
+from typing import Any
 
 from align_keras.config import as_dict
 from align_keras.corpus.filters.rules import primary_language
@@ -32,9 +33,11 @@ _ASPECTS = (1.1, 1.34, 1.51, 1.78, 2.0, 2.5)
 _CAPTIONS = (1, 2, 3, 5, 10, 100)
 
 
-def corpus_funnel(corpus, *, thresholds=False):
-    """Returns the way from raw pairs to shards: (what, count, whether these left). The
-    rules of the filters are told with their `thresholds`, if asked for.
+def corpus_funnel(
+    corpus: Any, *, thresholds: bool = False
+) -> list[tuple[str, int, bool]]:
+    """Returns a `Corpus`'s way from raw pairs to shards: (what, count, whether these
+    left). The rules of the filters are told with their `thresholds`, if asked for.
     """
     tables, rows = corpus.tables, []
     raw = tables["extract"].facts["counts"]
@@ -63,8 +66,8 @@ def corpus_funnel(corpus, *, thresholds=False):
     return [row for row in rows if row[1] or not row[2]]
 
 
-def write_corpus_report(corpus):
-    """Writes `OUT/report.html` of a corpus with the tables of all stages."""
+def write_corpus_report(corpus: Any) -> None:
+    """Writes `OUT/report.html` of a `Corpus` with the tables of all stages."""
     tables = corpus.tables
     dropped = tables["dedup"].facts["dropped"]
     groups, stored = tables["pictures"].paths("group"), tables["pictures"].paths()

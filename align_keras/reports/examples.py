@@ -1,12 +1,14 @@
 """Queries and what they find, to be looked at: drawn, found and missed ones."""
 
 import dataclasses
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from align_keras.evaluation.recall_at_k import rank_of_best_positive
 from align_keras.evaluation.retrieval import (
+    RetrievalPositives,
     flatten_captions,
     normalized_caption,
     shared_positives,
@@ -73,17 +75,17 @@ def _best_distinct(scores, names, k):
 
 
 def contact_sheet(
-    image_embeddings,
-    text_embeddings,
-    images,
-    captions,
-    image_keys=None,
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    images: Sequence,
+    captions: Sequence[str | Sequence[str]],
+    image_keys: Iterable[Hashable] | None = None,
     *,
-    text_count=12,
-    image_count=4,
-    k=5,
-    seed=0,
-):
+    text_count: int = 12,
+    image_count: int = 4,
+    k: int = 5,
+    seed: int = 0,
+) -> tuple[list[TextQuery], list[ImageQuery]]:
     """Draws queries at random and collects what each finds: text and image queries.
 
     They are drawn, not picked, so that the sheet shows the model as it is. Of
@@ -194,7 +196,9 @@ class Examples(NamedTuple):
     worst: Any
 
 
-def choose_queries(ranks, *, k=5, count=6, worst=4, seed=0):
+def choose_queries(
+    ranks: np.ndarray, *, k: int = 5, count: int = 6, worst: int = 4, seed: int = 0
+) -> Examples:
     """Draws queries by their ranks; none is in two of the arrays."""
     ranks = np.asarray(ranks)
     draw = np.random.default_rng(seed)
@@ -206,26 +210,26 @@ def choose_queries(ranks, *, k=5, count=6, worst=4, seed=0):
 
 
 def retrieval_examples(
-    image_embeddings,
-    text_embeddings,
-    images,
-    captions,
-    caption_image_index,
-    positives,
-    ranks,
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    images: Sequence,
+    captions: Sequence[str],
+    caption_image_index: Iterable[int],
+    positives: RetrievalPositives,
+    ranks: Mapping[str, np.ndarray],
     *,
-    k=5,
-    count=6,
-    worst=4,
-    seed=0,
-):
+    k: int = 5,
+    count: int = 6,
+    worst: int = 4,
+    seed: int = 0,
+) -> dict[str, Examples]:
     """Collects what some queries of both directions find, `Examples` by direction.
 
     Only the chosen queries are scored, so embeddings may be memory-mapped. A query
     whose answers hold no right one has its best right one as `answer`. `ranks` are
     those of `rank_of_best_positive`, by direction.
     """
-    first_caption = {}
+    first_caption: dict[int, str] = {}
     for caption, image in zip(captions, caption_image_index, strict=True):
         first_caption.setdefault(int(image), caption)
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
-from markupsafe import escape
+from markupsafe import Markup, escape
 
 from align_keras.reports.bar_chart import svg
 
@@ -26,7 +27,7 @@ class Series:
     dashed: bool = False
 
 
-def nice_ticks(low, high, count=6):
+def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:
     """Round numbers that cover [low, high], in about `count` steps."""
     # What differs by rounding alone is flat.
     if high - low <= 1e-9 * max(abs(low), abs(high)):
@@ -39,7 +40,9 @@ def nice_ticks(low, high, count=6):
     return [float(f"{tick * step:.12g}") for tick in range(first, last + 1)]
 
 
-def thinned(points, most=_MOST_POINTS):
+def thinned(
+    points: Sequence[tuple[float, float]], most: int = _MOST_POINTS
+) -> list[tuple[float, float]]:
     """Means of runs of equal length, so that at most `most` points stay."""
     run = math.ceil(len(points) / most)
     if run <= 1:
@@ -52,15 +55,15 @@ def thinned(points, most=_MOST_POINTS):
 
 
 def line_chart(
-    series,
+    series: Sequence[Series],
     *,
-    title,
-    x_label,
-    y_label,
-    y_format="{:.4g}",
-    tick_format="{:g}",
-    from_zero=False,
-):
+    title: str,
+    x_label: str,
+    y_label: str,
+    y_format: str = "{:.4g}",
+    tick_format: str = "{:g}",
+    from_zero: bool = False,
+) -> Markup:
     """Draws lines over labeled axes; the vertical one may begin at 0."""
     series = [line for line in series if len(line.points)]
     shown = [thinned(line.points) for line in series]

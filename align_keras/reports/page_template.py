@@ -17,7 +17,7 @@ _BROKEN = (
 )
 
 
-def page_template(name):
+def page_template(name: str) -> jinja2.Template:
     """Opens a template of this folder; everything that it prints is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -85,19 +85,21 @@ def _as_rgb(image, max_side):
     return image
 
 
-def thumbnail_uri(image, max_side=160):
+def thumbnail_uri(
+    image: np.ndarray | bytes | str | os.PathLike | Image.Image, max_side: int = 160
+) -> str:
     """Encodes an image small, as the shorter of a PNG and a JPEG, for `data:`. Takes a
     uint8 array (height, width[, 1, 3 or 4]), a file's bytes or path, or a
     `PIL.Image.Image`; one that can't be read becomes a gray cross.
     """
     try:
-        image = _as_rgb(_opened(image), max_side)
+        small = _as_rgb(_opened(image), max_side)
     except (OSError, ValueError, TypeError, Image.DecompressionBombError):
         return _BROKEN
     encoded = {}
     for name, options in (("png", {"optimize": True}), ("jpeg", {"quality": 85})):
         buffer = io.BytesIO()
-        image.save(buffer, name, **options)
+        small.save(buffer, name, **options)
         encoded[name] = buffer.getvalue()
     name = min(encoded, key=lambda kind: len(encoded[kind]))
     return f"data:image/{name};base64,{base64.b64encode(encoded[name]).decode()}"

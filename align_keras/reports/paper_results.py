@@ -24,7 +24,7 @@ class PaperResult:
 
 
 @functools.cache
-def paper_results():
+def paper_results() -> tuple[PaperResult, ...]:
     """Returns the figures of the paper's tables.
 
     References:
@@ -38,9 +38,10 @@ def paper_results():
     )
 
 
-def papers_figures(protocol, data):
+def papers_figures(protocol: str, data: str) -> dict[int, dict[str, dict[str, float]]]:
     """A protocol's figures on a data set: {table: {model: {metric: percent}}}."""
-    data, figures = _VERSION.sub("", data), {}
+    data = _VERSION.sub("", data)
+    figures: dict[int, dict[str, dict[str, float]]] = {}
     for result in paper_results():
         if (result.protocol, result.data) == (protocol, data):
             models = figures.setdefault(result.table, {})
@@ -48,7 +49,7 @@ def papers_figures(protocol, data):
     return figures
 
 
-def figures_as_shares(protocol, data):
+def figures_as_shares(protocol: str, data: str) -> dict[str, dict[str, float]]:
     """The figures of `papers_figures` in the metrics' unit, by model."""
     return {
         model: {name: round(value / 100, 6) for name, value in figures.items()}

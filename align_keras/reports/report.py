@@ -2,10 +2,13 @@
 
 import importlib.metadata
 import math
+import os
 import platform
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from align_keras.reports.examples import ImageQuery, TextQuery
 from align_keras.reports.line_chart import Series, line_chart
 from align_keras.reports.page_template import page_template
 from align_keras.utils.files import atomic_write
@@ -24,7 +27,7 @@ _PACKAGES = (
 )
 
 
-def installed_versions():
+def installed_versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that decide a run's result."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
@@ -36,19 +39,19 @@ def installed_versions():
 
 
 def write_report(
-    path,
+    path: str | os.PathLike,
     *,
-    title,
-    parameters,
-    metrics,
-    history,
-    text_queries,
-    image_queries,
-    data_notes,
-    next_steps,
-    command="",
-    versions=None,
-):
+    title: str,
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    history: Sequence[Mapping[str, float]],
+    text_queries: Sequence[TextQuery],
+    image_queries: Sequence[ImageQuery],
+    data_notes: Mapping[str, Any],
+    next_steps: Iterable[str | tuple[str, str]],
+    command: str = "",
+    versions: Mapping[str, str] | None = None,
+) -> None:
     """Writes a run's report as one HTML file that loads nothing.
 
     `parameters` is the effective configuration, `metrics` what `retrieval_metrics`
@@ -138,7 +141,7 @@ class RetrievalRow(NamedTuple):
     times_chance: float | None
 
 
-def retrieval_rows(metrics):
+def retrieval_rows(metrics: Mapping[str, float]) -> list[RetrievalRow]:
     """Finds the recalls among metrics: text → image first, k ascending."""
     rows = []
     for name, recall in metrics.items():
@@ -151,7 +154,7 @@ def retrieval_rows(metrics):
     return sorted(rows, key=lambda row: (order.index(row.direction), row.k))
 
 
-def loss_series(history):
+def loss_series(history: Sequence[Mapping[str, float]]) -> list[Series]:
     """Lines of the training loss, and of the validation loss where it is logged."""
     names = {"loss": "training", "val_loss": "validation"}
     found = [
@@ -161,7 +164,9 @@ def loss_series(history):
     return [series for series in found if series.points]
 
 
-def recall_series(history, direction):
+def recall_series(
+    history: Sequence[Mapping[str, float]], direction: str
+) -> list[Series]:
     """Lines of one direction's recalls, one for each k, the largest first."""
     names = {name for line in history for name in line}
     ks = sorted(
@@ -185,9 +190,11 @@ def _points(history, name):
     return tuple(sorted(points.items()))
 
 
-def recall_history(history):
+def recall_history(
+    history: Sequence[Mapping[str, float]],
+) -> tuple[list[str], list[tuple[int, list[float | None]]]]:
     """Names of columns, and (step, values) of the steps that measured recall."""
-    lines = {}
+    lines: dict[int, dict[str, float]] = {}
     for direction in DIRECTIONS:
         for series in recall_series(history, direction)[::-1]:
             for step, value in series.points:
@@ -201,7 +208,7 @@ def recall_history(history):
     return columns, rows
 
 
-def flattened(parameters, prefix=""):
+def flattened(parameters: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Nested mappings as (dotted name, value) pairs."""
     pairs = []
     for name, value in parameters.items():
@@ -212,7 +219,7 @@ def flattened(parameters, prefix=""):
     return pairs
 
 
-def data_tables(data_notes):
+def data_tables(data_notes: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The notes of each corpus, or of a single one, as the template shows them."""
     if "kept" in data_notes:
         data_notes = {"": data_notes}

@@ -1,5 +1,9 @@
 """The page of one evaluation: its numbers, and what lies behind them."""
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from align_keras.reports.bar_chart import Bar, bar_chart, extremes
@@ -33,18 +37,18 @@ _KINDS = {
 
 
 def write_result_page(
-    path,
+    path: str | os.PathLike,
     *,
-    protocol,
-    data,
-    facts,
-    metrics,
-    splits=None,
-    slices=None,
-    retrieval=None,
-    classification=None,
-    versions=None,
-):
+    protocol: str,
+    data: str,
+    facts: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    splits: Mapping[str, str] | None = None,
+    slices: Mapping[str, float] | None = None,
+    retrieval: Mapping[str, Any] | None = None,
+    classification: Mapping[str, Any] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> None:
     """Writes an evaluation's results as one HTML file that loads nothing.
 
     `facts` say what was evaluated, `splits` which aren't the paper's, `slices` are

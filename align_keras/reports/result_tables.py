@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from align_keras.reports.paper_results import papers_figures
@@ -28,14 +29,14 @@ class ResultTable(NamedTuple):
     rows: list
 
 
-def is_share(name):
+def is_share(name: str) -> bool:
     """Whether a metric is shown in percent: recalls, accuracies, correlations."""
     if name.startswith("vtab/"):
         return True
     return name.rpartition("/")[2].startswith(_SHARES)
 
 
-def shown(name, value, digits=1):
+def shown(name: str, value: float | None, digits: int = 1) -> str:
     """A metric as text: in percent with `digits`, or a plain number; "–" of NaN."""
     if value is None:
         return ""
@@ -46,22 +47,29 @@ def shown(name, value, digits=1):
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
-def without_chance(metrics):
+def without_chance(
+    metrics: Mapping[str, float],
+) -> tuple[dict[str, float], dict[str, float]]:
     """Splits metrics from chance levels, which get the metric's name."""
     chance = {
         plain: value
         for name, value in metrics.items()
         if "chance_" in name and (plain := name.replace("chance_", "")) in metrics
     }
-    plain = {
+    own = {
         name: value
         for name, value in metrics.items()
         if name.replace("chance_", "") not in chance or "chance_" not in name
     }
-    return plain, chance
+    return own, chance
 
 
-def metrics_table(protocol, data, metrics, splits=None):
+def metrics_table(
+    protocol: str,
+    data: str,
+    metrics: Mapping[str, float],
+    splits: Mapping[str, str] | None = None,
+) -> ResultTable:
     """Every metric beside its chance level and the paper's figures, but for tables of
     many. `splits`, such as `{"split": "train"}`, aren't the paper's, so that its
     figures can't be compared; they are in the title then.
@@ -87,7 +95,9 @@ def metrics_table(protocol, data, metrics, splits=None):
     return ResultTable(title, tuple(columns), rows)
 
 
-def papers_tables(protocol, data, metrics):
+def papers_tables(
+    protocol: str, data: str, metrics: Mapping[str, float]
+) -> dict[int, ResultTable]:
     """The paper's tables that a protocol belongs to, by number, with what was measured.
     A model has a column where there are few, else a row.
     """
@@ -109,8 +119,13 @@ def papers_tables(protocol, data, metrics):
     return tables
 
 
-def tables_of_many_models(protocol, data, metrics, splits=None):
-    """Those of `papers_tables` that `metrics_table` leaves out, a list."""
+def tables_of_many_models(
+    protocol: str,
+    data: str,
+    metrics: Mapping[str, float],
+    splits: Mapping[str, str] | None = None,
+) -> list[ResultTable]:
+    """Those of `papers_tables` that `metrics_table` leaves out."""
     tables = {} if splits else papers_tables(protocol, data, metrics)
     return [table for table in tables.values() if table.columns[0] == "model"]
 
@@ -138,7 +153,7 @@ class Slice(NamedTuple):
     items: int
 
 
-def split_slices(slices):
+def split_slices(slices: Mapping[str, float]) -> list[Slice]:
     """Arranges `sliced_metrics` (`METRIC[GROUP]`, with /low, /high, /items)."""
     found = []
     for name, value in slices.items():
@@ -151,8 +166,8 @@ def split_slices(slices):
     return found
 
 
-def slices_table(title, slices):
-    """A `ResultTable` of metrics by group, with their intervals."""
+def slices_table(title: str, slices: Mapping[str, float]) -> ResultTable:
+    """A table of metrics by group, with their intervals."""
     rows = [
         (
             f"{cell.metric}[{cell.group}]",
