@@ -4,7 +4,6 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ class LabelledImages:
             0, by default.
     """
 
-    images: "Sequence[str | bytes] | StoredImages"
+    images: Any
     labels: np.ndarray
     class_names: list
     columns: dict = dataclasses.field(default_factory=dict)
