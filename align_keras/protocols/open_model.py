@@ -89,7 +89,7 @@ def _what_is_missing(folder):
         )
     return (
         f"model must hold a model, received {folder}, which has neither config.json "
-        "nor saved_model.pb; name a run folder, an export or a Hugging Face folder."
+        "nor saved_model.pb; name the folder of a run or of a Hugging Face model."
     )
 
 
