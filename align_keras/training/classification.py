@@ -1,6 +1,7 @@
 """Trains an `ImageClassifier` in stages, and judges it."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 from collections.abc import Callable, Sequence
@@ -85,7 +86,9 @@ def fine_tune(
         if step < stage.steps:
             classifier.fit(
                 distributed_batches(
-                    classifier.distribute_strategy, stage.make_batches, step
+                    classifier.distribute_strategy,
+                    functools.partial(rows_of_host, stage.make_batches),
+                    step,
                 ),
                 steps_per_epoch=stage.steps - step,
                 shuffle=False,  # The batches are.
@@ -93,6 +96,25 @@ def fine_tune(
                 callbacks=callbacks,
             )
         step = 0
+
+
+def rows_of_host(
+    make_batches: Callable,
+    start_step: int,
+    input_pipeline_id: int = 0,
+    num_input_pipelines: int = 1,
+) -> tf.data.Dataset:
+    """Returns the batches, of a TPU's several hosts each with its rows."""
+    batches = make_batches(start_step)
+    if num_input_pipelines == 1:
+        return batches
+
+    def rows(*batch):
+        return tuple(
+            tf.split(values, num_input_pipelines)[input_pipeline_id] for values in batch
+        )
+
+    return batches.map(rows)
 
 
 def compile_stage(

@@ -13,6 +13,7 @@ from align_keras.training.classification import (
     StageCheckpoints,
     classify,
     fine_tune,
+    rows_of_host,
 )
 from align_keras.training.strategies import strategy_scope
 from align_keras.utils.errors import InputError
@@ -290,6 +291,21 @@ def test_a_micro_batch_is_a_ghost_batch():
     # float32, through normalizations of 6 images by another kernel. (Of ReLU6 a unit
     # at its kink may fall on the other side, which six images don't hide.)
     assert_same_update(ours, ghosts, 1e-2, encoder)
+
+
+def test_hosts_share_the_rows_of_a_batch():
+    def make_batches(start_step):
+        images, labels = np.arange(12.0).reshape(6, 2), np.arange(6)
+        return tf.data.Dataset.from_tensor_slices((images, labels)).batch(4).repeat()
+
+    whole = next(rows_of_host(make_batches, 0).as_numpy_iterator())
+    parts = [
+        next(rows_of_host(make_batches, 0, number, 2).as_numpy_iterator())
+        for number in range(2)
+    ]
+    for values, *shares in zip(whole, *parts, strict=True):
+        assert len(shares[0]) == 2
+        np.testing.assert_array_equal(np.concatenate(shares), values)
 
 
 def test_a_batch_that_micro_batches_cannot_cut():
