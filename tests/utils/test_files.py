@@ -253,7 +253,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path):
 
 
 def test_no_file_is_named_with_nul():
-    with pytest.raises(InputError, match="null byte"):
+    with pytest.raises(InputError, match="null (byte|character)"):
         placeable_folder("a\0b", "--to")
     with pytest.raises(InputError, match="no name of a file"):
         replaceable_file("a\0b", "--html")

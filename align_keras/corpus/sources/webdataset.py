@@ -114,13 +114,12 @@ def _behind_hole(file, position, length):
 class _Member(tarfile.TarInfo):
     """A member, unless its header is one that could take much memory."""
 
-    @classmethod
-    def frombuf(cls, *arguments):
-        member = super().frombuf(*arguments)
-        too_long = member.type in _NAMES and member.size > MAX_HEADER_BYTES
-        if too_long or member.size < 0 or member.type == tarfile.GNUTYPE_SPARSE:
+    # Where each header is looked at: recent Pythons no longer call `frombuf` for it.
+    def _proc_member(self, *arguments):
+        too_long = self.type in _NAMES and self.size > MAX_HEADER_BYTES
+        if too_long or self.size < 0 or self.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.InvalidHeaderError("no header of an image")
-        return member
+        return super()._proc_member(*arguments)
 
     def _proc_gnusparse_10(self, *arguments):
         raise ValueError("a map of as many numbers as it says")
