@@ -56,12 +56,12 @@ def without_chance(
         for name, value in metrics.items()
         if "chance_" in name and (plain := name.replace("chance_", "")) in metrics
     }
-    own = {
+    measured = {
         name: value
         for name, value in metrics.items()
         if name.replace("chance_", "") not in chance or "chance_" not in name
     }
-    return own, chance
+    return measured, chance
 
 
 def metrics_table(
