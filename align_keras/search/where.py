@@ -25,7 +25,7 @@ are looked up among the columns, and values are bound as parameters.
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
 from align_keras.utils.errors import InputError
@@ -53,15 +53,14 @@ _NAMES_SHOWN = 20
 
 
 def parse_where(
-    text: str, columns: Iterable[str] | Mapping[str, str], placeholder: str = "?"
+    text: str, columns: Iterable[str], placeholder: str = "?"
 ) -> tuple[str, list[str | int | float]]:
     """Turns a condition into SQL and the parameters to bind.
 
     Args:
         text: str, the condition, in the grammar above.
-        columns: the names that may occur, or a mapping of them to the SQL that stands
-            for each, which is trusted. Upper and lower case are the same in a name
-            that only one column has.
+        columns: names that may occur, str each. Upper and lower case are the same in a
+            name that only one column has.
         placeholder: str, where a parameter goes: "?" for sqlite3, "%s" for psycopg.
 
     Returns:
@@ -76,11 +75,10 @@ def parse_where(
     >>> parse_where("year >= 2020 and not (camera = 'X')", ["year", "camera"])
     ('("year" >= ? AND NOT ("camera" = ?))', [2020, 'X'])
     """
-    if not isinstance(columns, Mapping):
-        columns = {name: _quoted(name) for name in columns}
-    if placeholder == "%s":  # Where psycopg reads every percent sign.
-        columns = {name: sql.replace("%", "%%") for name, sql in columns.items()}
-    return _Parser(text, columns, placeholder).parse()
+    quoted = {name: _quoted(name) for name in columns}
+    if placeholder == "%s":  # psycopg reads every percent sign.
+        quoted = {name: sql.replace("%", "%%") for name, sql in quoted.items()}
+    return _Parser(text, quoted, placeholder).parse()
 
 
 class _Token(NamedTuple):

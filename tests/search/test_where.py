@@ -195,10 +195,10 @@ def test_a_column_of_any_name_is_quoted():
     assert found(connection, *parse_where(asked, [name])) == [1]
 
 
-def test_sql_and_placeholders_of_the_caller():
-    sql = parse_where("a like 'x' and b = 1", {"a": "t->>'a%'", "b": "b"}, "%s")
+def test_placeholders_of_psycopg():
+    sql = parse_where("\"a%\" like 'x' and b = 1", ["a%", "b"], "%s")
     assert sql == (
-        "(lower(CAST(t->>'a%%' AS TEXT)) LIKE lower(%s) ESCAPE '\\' AND b = %s)",
+        '(lower(CAST("a%%" AS TEXT)) LIKE lower(%s) ESCAPE \'\\\' AND "b" = %s)',
         ["x", 1],
     )
 
