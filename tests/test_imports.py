@@ -93,6 +93,7 @@ TOP_LEVEL = {
     "align_keras",
     "experiments",
     "pyproject.toml",
+    "saved_models",
     "setup.cfg",
     "tests",
     "tools",

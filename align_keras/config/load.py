@@ -9,9 +9,7 @@ import difflib
 import os
 import pathlib
 import re
-import site
-import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from align_keras.config.corpus import CORPUS_RULES, CorpusConfig
@@ -29,13 +27,13 @@ from align_keras.config.rules import RULES, SETTLED_BY_PRESET, Report
 from align_keras.config.yaml_source import Given, dump_yaml, read_overrides, read_yaml
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
+from align_keras.utils.shared_data import shared_folder
 
 Config = TypeVar("Config", ExperimentConfig, FineTuningConfig, CorpusConfig)
 Path = str | os.PathLike
 Override = Path | Mapping[str, Any]
 Rules = Iterable[Callable[[Any, Report], None]]
 
-_CLONE = pathlib.Path(__file__).resolve().parents[2]
 # Where options were, a pattern of their keys, and what stands in its place now.
 _RENAMED: dict[type, tuple[str, str]] = {
     CorpusConfig: (r"^pictures\b", "images"),
@@ -354,15 +352,7 @@ def experiments(subfolder: str = ".") -> dict[str, pathlib.Path]:
 
     They are the clone's, or those that were installed with the package.
     """
-    folder = next((folder for folder in _folders() if folder.is_dir()), None)
+    folder = shared_folder("experiments")
     if folder is None:
         return {}
     return {path.stem: path for path in sorted((folder / subfolder).glob("*.yaml"))}
-
-
-def _folders() -> Iterator[pathlib.Path]:
-    if (_CLONE / "setup.cfg").is_file():
-        yield _CLONE / "experiments"
-    # Where setup.cfg's data_files go.
-    for root in (sysconfig.get_path("data"), site.getuserbase()):
-        yield pathlib.Path(root) / "share" / "align_keras" / "experiments"
