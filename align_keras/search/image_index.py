@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ class Index:
         self._model = model
         self.changes: Changes | None = None
         self._sample: tuple | None = None
+        self._opened_approximate: tuple | None = None
 
     @classmethod
     def build(
@@ -177,10 +179,55 @@ class Index:
             InputError: if a source isn't there, or another process is writing.
         """
         # Decoders are imported only here, for they take a query's time.
+        from align_keras.search.approximate import LEAST_ROWS, bring_up_to_date
         from align_keras.search.indexing import update
 
         with Store.locked(self.folder):
-            return update(self.folder, self.model, sources)
+            changes = update(self.folder, self.model, sources)
+            vectors = self.store.vectors()
+            if len(vectors) >= LEAST_ROWS:
+                bring_up_to_date(self.folder, self.store.vectors_file, vectors)
+            return changes
+
+    @classmethod
+    def rebuild(
+        cls,
+        folder: str | os.PathLike,
+        sources: Sequence[str | os.PathLike] = (),
+        model: str | os.PathLike | Model | None = None,
+    ) -> "Index":
+        """Embeds everything anew, for another model, beside the old index.
+
+        That one is searched until the new one takes its place; what a killed rebuild
+        has embedded is kept for the next.
+
+        Args:
+            folder: where the old index lies.
+            sources: as `build` takes them; by default those of the old index.
+            model: as `build` takes it; by default the old index's.
+
+        Returns:
+            `Index`, the new one.
+        """
+        folder = pathlib.Path(folder)
+        old = cls.open(folder)
+        sources = list(sources) or [os.fsdecode(root) for root in old.store.roots()]
+        opened = old.model if model is None else _opened(model)
+        beside = folder.with_name(f".{folder.name}.rebuild")
+        if Store.is_there(beside):
+            begun = cls.open(beside).store.header["model"]["fingerprint"]
+            if begun != opened.fingerprint:
+                shutil.rmtree(beside)
+        changes = cls.build(beside, sources, opened).changes
+        with Store.locked(folder):
+            replaced = folder.with_name(f".{folder.name}.replaced")
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(folder, replaced)
+            os.replace(beside, folder)
+        shutil.rmtree(replaced)
+        index = cls.open(folder, opened)
+        index.changes = changes
+        return index
 
     def remove(self, paths: Iterable[str | os.PathLike]) -> int:
         """Drops images, or all in folders or tables that were indexed.
@@ -288,12 +335,10 @@ class Index:
 
     def _ranked_images(self, embedding, vectors, rows, query):
         """List of (score, image, paths of duplicates), the best first."""
-        scores = _scores(vectors, embedding, rows)
         found, kept = [], np.zeros((0, len(embedding)), np.float32)
-        for block in _by_rank(scores, 4 * query.k + 64):
-            best = block if rows is None else rows[block]
+        for best, scores in self._blocks(embedding, vectors, rows, query):
             images = self.store.of_rows(best)
-            for position, row in zip(block, best, strict=True):
+            for row, score in zip(best, scores, strict=True):
                 if row not in images:  # A row without an image.
                     continue
                 vector = vectors[row]
@@ -301,22 +346,54 @@ class Index:
                 if len(copies) and not query.duplicates:
                     found[copies[0]][2].append(images[row])
                 elif len(found) < query.k:
-                    found.append((float(scores[position]), images[row], []))
+                    found.append((float(score), images[row], []))
                     if not query.duplicates:
                         kept = np.concatenate([kept, vector[None]])
             if len(found) >= query.k:
                 break
         return found
 
+    def _blocks(self, embedding, vectors, rows, query):
+        """Yields rows and their scores from the highest on, as long as is asked."""
+        size = 4 * query.k + 64
+        approximate = self._approximate(query, len(vectors)) if rows is None else None
+        seen = np.zeros(0, np.int64)
+        if approximate is not None:
+            chosen = np.sort(approximate.find(embedding, size, vectors))
+            scores = _scores(vectors, embedding, chosen)
+            best = np.lexsort((chosen, -scores))[:size]
+            seen = chosen[best]
+            yield seen, scores[best]
+        # Of too many copies, or rows without images, the rest is scanned.
+        scores = _scores(vectors, embedding, rows)
+        for block in _by_rank(scores, size):
+            best = block if rows is None else rows[block]
+            new = ~np.isin(best, seen)
+            yield best[new], scores[block[new]]
+
+    def _approximate(self, query, count):
+        """The approximate index, or None where the exact scan is as good."""
+        from align_keras.search import approximate
+
+        wanted = query.approximate
+        if wanted is False or (wanted is None and count < approximate.LEAST_ROWS):
+            return None
+        file = self.store.vectors_file
+        if self._opened_approximate is None or self._opened_approximate[0] != file:
+            found = approximate.Approximate.open(
+                self.folder, file, self.store.dimension
+            )
+            self._opened_approximate = file, found
+        found = self._opened_approximate[1]
+        return approximate.check_there(found, count) if wanted else found
+
     def _sample_of(self, file, vectors):
-        """Vectors of the index at random, the same until it grows."""
+        """Some thousand vectors from all over the index."""
         key = file, len(vectors)
         if self._sample is None or self._sample[0] != key:
-            rows = np.arange(len(vectors))
-            if len(rows) > _SAMPLE:
-                random = np.random.default_rng(0)
-                rows = np.sort(random.choice(len(rows), _SAMPLE, replace=False))
-            self._sample = key, np.array(vectors[rows])
+            # Not at random, whose import takes a twentieth of a search.
+            step = max(1, len(vectors) // _SAMPLE)
+            self._sample = key, np.array(vectors[::step])
         return self._sample[1]
 
 
