@@ -88,9 +88,11 @@ LIGHT = (
 )
 TOP_LEVEL = {
     "CHANGELOG.md",
+    "CITATION.cff",
     "LICENSE",
     "README.md",
     "align_keras",
+    "docs",
     "experiments",
     "pyproject.toml",
     "setup.cfg",
