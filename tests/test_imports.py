@@ -95,6 +95,7 @@ TOP_LEVEL = {
     "docs",
     "experiments",
     "pyproject.toml",
+    "saved_models",
     "setup.cfg",
     "tests",
     "tools",

@@ -9,13 +9,11 @@ import difflib
 import os
 import pathlib
 import re
-import site
-import sysconfig
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from align_keras.config.corpus import CORPUS_RULES, CorpusConfig
-from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.experiment import ContrastiveLossConfig, ExperimentConfig
 from align_keras.config.fields import (
     WrongTypeError,
     as_dict,
@@ -29,13 +27,21 @@ from align_keras.config.rules import RULES, SETTLED_BY_PRESET, Report
 from align_keras.config.yaml_source import Given, dump_yaml, read_overrides, read_yaml
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
+from align_keras.utils.shared_data import shared_folder
 
 Config = TypeVar("Config", ExperimentConfig, FineTuningConfig, CorpusConfig)
 Path = str | os.PathLike
 Override = Path | Mapping[str, Any]
 Rules = Iterable[Callable[[Any, Report], None]]
 
-_CLONE = pathlib.Path(__file__).resolve().parents[2]
+# Where options were, a pattern of their keys, and what stands in its place now.
+_RENAMED: dict[type, tuple[str, str]] = {
+    CorpusConfig: (r"^pictures\b", "images"),
+    ExperimentConfig: (
+        rf"^task\.loss\.(?={'|'.join(vars(ContrastiveLossConfig()))})",
+        "task.loss.contrastive.",
+    ),
+}
 _HEADER = "# The effective configuration: every option with its value.\n"
 
 
@@ -61,8 +67,8 @@ def load_config(
             an unreadable file; the message names the place.
 
     Example:
-    >>> config = load_config(params_override="task.loss.label_smoothing=1e-3")
-    >>> config.task.loss.label_smoothing
+    >>> config = load_config(params_override="task.train_data.random_zoom=1e-3")
+    >>> config.task.train_data.random_zoom
     0.001
     """
     files = [] if experiment is None else [find_experiment(experiment)]
@@ -118,8 +124,7 @@ def _load(
         params_override = [params_override]
     layers = [read_yaml(path) for path in files]
     layers += [read_overrides(item) for item in params_override]
-    if isinstance(defaults, CorpusConfig):
-        layers = [_with_images(layer) for layer in layers]
+    layers = [_renamed(layer, defaults) for layer in layers]
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     # Each layer is checked by itself: an error that a later one covers is still one.
@@ -129,9 +134,10 @@ def _load(
     return validate(_replace(defaults, values), places, rules)
 
 
-def _with_images(layer: dict[str, Given]) -> dict[str, Given]:
-    """Reads the section `images` of a corpus where it is called `pictures`, as once."""
-    return {re.sub(r"^pictures\b", "images", key): layer[key] for key in layer}
+def _renamed(layer: dict[str, Given], defaults: Any) -> dict[str, Given]:
+    """Puts the options of earlier files where they are now."""
+    pattern, new = _RENAMED.get(type(defaults), ("^$", ""))
+    return {re.sub(pattern, new, key): given for key, given in layer.items()}
 
 
 def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -346,15 +352,7 @@ def experiments(subfolder: str = ".") -> dict[str, pathlib.Path]:
 
     They are the clone's, or those that were installed with the package.
     """
-    folder = next((folder for folder in _folders() if folder.is_dir()), None)
+    folder = shared_folder("experiments")
     if folder is None:
         return {}
     return {path.stem: path for path in sorted((folder / subfolder).glob("*.yaml"))}
-
-
-def _folders() -> Iterator[pathlib.Path]:
-    if (_CLONE / "setup.cfg").is_file():
-        yield _CLONE / "experiments"
-    # Where setup.cfg's data_files go.
-    for root in (sysconfig.get_path("data"), site.getuserbase()):
-        yield pathlib.Path(root) / "share" / "align_keras" / "experiments"

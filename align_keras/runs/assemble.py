@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from align_keras import losses
 from align_keras.config import (
     DataConfig,
     ExperimentConfig,
@@ -25,7 +26,6 @@ from align_keras.data import batch_ids, training_batches
 from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets import build_corpus
 from align_keras.images import crop_size_to_resize_size
-from align_keras.losses import ContrastiveLoss
 from align_keras.models import (
     ALIGN,
     ImageEncoder,
@@ -223,10 +223,12 @@ def build_decay(
     return schedules.CosineDecay(rate.initial_learning_rate, steps, rate.alpha)
 
 
-def build_loss(loss_config: LossConfig) -> ContrastiveLoss:
-    """Builds the loss: the configuration's fields are its arguments."""
-    options = dataclasses.asdict(loss_config)
-    return ContrastiveLoss(**{**options, "tile_size": options["tile_size"] or "auto"})
+def build_loss(loss_config: LossConfig) -> losses.PairLoss:
+    """Builds the loss that `type` names: its section's fields are its arguments."""
+    options = dataclasses.asdict(loss_config.get())
+    if options.get("tile_size") == 0:
+        options["tile_size"] = "auto"
+    return getattr(losses, f"{loss_config.type.title()}Loss")(**options)
 
 
 def compile_model(model: ALIGN, config: ExperimentConfig) -> None:

@@ -1,0 +1,60 @@
+"""Folders beside the package: experiments and the model that is shipped with it."""
+
+import pathlib
+import site
+import sysconfig
+
+from align_keras.utils.errors import InputError
+
+_CLONE = pathlib.Path(__file__).resolve().parents[2]
+SHIPPED_MODELS = ("align_small_en",)
+
+
+def shared_folder(name: str) -> pathlib.Path | None:
+    """Returns a folder of the clone, or one that was installed with the package.
+
+    Args:
+        name: str, `"experiments"` or a path such as `"saved_models/align_small_en"`.
+    """
+    folders = [
+        pathlib.Path(root) / "share" / "align_keras"
+        # Where setup.cfg's data_files go.
+        for root in (sysconfig.get_path("data"), site.getuserbase())
+    ]
+    if (_CLONE / "setup.cfg").is_file():
+        folders.insert(0, _CLONE)
+    return next((root / name for root in folders if (root / name).is_dir()), None)
+
+
+def find_shipped_model(name: str) -> pathlib.Path:
+    """Finds the folder of a model that comes with the package.
+
+    Args:
+        name: str, `"align_small_en"`.
+
+    Returns:
+        path of the folder with `image.tflite`, `text.tflite`, `config.json`,
+        `vocabulary.txt` and `README.md`.
+
+    Raises:
+        InputError: for another name, or if the folder isn't there.
+
+    Example:
+
+    ```python
+    folder = find_shipped_model("align_small_en")
+    tower = (folder / "image.tflite").read_bytes()
+    ```
+    """
+    if name not in SHIPPED_MODELS:
+        raise InputError(
+            f"name must be one of {', '.join(SHIPPED_MODELS)}, received {name!r}; give "
+            "the folder of another model in its place."
+        )
+    folder = shared_folder(f"saved_models/{name}")
+    if folder is None:
+        raise InputError(
+            f"the model {name} isn't installed, though it comes with the package; "
+            "install align-keras again, or give the folder of another model."
+        )
+    return folder
