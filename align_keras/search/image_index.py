@@ -1,5 +1,6 @@
 """An index of folders and tables of images, searched by words, images and both."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -27,15 +28,20 @@ _ROW_BLOCK = 65_536
 _HIDDEN_COLUMNS = ("id", "root", "file", "row", "mtime_ns", "content", "captions")
 
 
-def default_index() -> pathlib.Path:
-    """The folder of the index that commands take if none is named.
+def is_database(place: str | os.PathLike) -> bool:
+    """Whether an index's place is a PostgreSQL database, by its address."""
+    return isinstance(place, str) and place.startswith(("postgresql:", "postgres:"))
+
+
+def default_index() -> str | pathlib.Path:
+    """The place of the index that commands take if none is named.
 
     `$ALIGN_KERAS_INDEX`, else `align_keras/index` in `$XDG_DATA_HOME`, which is
     `~/.local/share` if it isn't set.
     """
     named = os.environ.get("ALIGN_KERAS_INDEX")
     if named:
-        return pathlib.Path(named)
+        return named if is_database(named) else pathlib.Path(named)
     data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return pathlib.Path(data, "align_keras", "index")
 
@@ -81,7 +87,8 @@ class Index:
         """Makes an index of folders and tables, or brings one up to date.
 
         Args:
-            folder: where it lies or will lie.
+            folder: where it lies or will lie: a folder, or the address of a
+                PostgreSQL database with pgvector, `postgresql://user@host/database`.
             sources: folders of images, and tables (CSV, TSV, JSONL) of images with
                 captions; without any, those that the index has.
             model: as `open_model` takes it, or what that returned; by default the
@@ -94,6 +101,10 @@ class Index:
             InputError: if a source isn't there, another process is writing the index,
                 or it is one of another model.
         """
+        if is_database(folder):
+            from align_keras.search.postgres import PostgresIndex
+
+            return PostgresIndex.build(folder, sources, model)
         folder = pathlib.Path(folder)
         if model is None and not Store.is_there(folder):
             model = DEFAULT_MODEL
@@ -123,7 +134,13 @@ class Index:
         Raises:
             InputError: if there is no index, it is damaged, or of another model.
         """
-        index = cls(Store(default_index() if folder is None else folder))
+        folder = default_index() if folder is None else folder
+        if is_database(folder):
+            from align_keras.search.postgres import PostgresIndex
+
+            index: Index = PostgresIndex.connect(folder)
+        else:
+            index = cls(Store(folder))
         if model is not None:
             index._model = index._checked(_opened(model))
         return index
@@ -180,7 +197,8 @@ class Index:
         from align_keras.search.indexing import update
 
         with Store.locked(self.folder):
-            return update(self.folder, self.model, sources)
+            with contextlib.closing(Store(self.folder, writable=True)) as store:
+                return update(store, self.model, sources)
 
     def remove(self, paths: Iterable[str | os.PathLike]) -> int:
         """Drops images, or all in folders or tables that were indexed.
@@ -193,7 +211,8 @@ class Index:
         from align_keras.search.indexing import remove
 
         with Store.locked(self.folder):
-            return remove(self.folder, paths)
+            with contextlib.closing(Store(self.folder, writable=True)) as store:
+                return remove(store, paths)
 
     def query(
         self,
@@ -240,31 +259,35 @@ class Index:
     def embedding(self, id: int) -> np.ndarray:
         """Returns the embedding of an image of the index, float32 (d,)."""
         image = self.store.image(id)
-        return np.array(self.store.vectors()[image["row"]])
+        return self.store.vector(image["row"])
 
     def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
         """Finds images for an embedding, float32 (d,); of `query`, all but what was
         embedded counts.
         """
         embedding = self._checked_embedding(embedding)
+        found, others = self._found(embedding, query)
+        marks = relevance(np.array([score for score, _, _ in found]), others)
+        return [
+            _hit(rank, score, image, mark, copies)
+            for rank, ((score, image, copies), mark) in enumerate(
+                zip(found, marks, strict=True), 1
+            )
+        ]
+
+    def _found(self, embedding, query):
+        """What was found, as `without_copies` gives it, and scores of other images."""
         while True:
             file = self.store.vectors_file
             vectors = self.store.vectors()
             if not len(vectors):
-                return []
+                return [], np.zeros(1, np.float32)
             rows = self._allowed(query.where)
-            found = self._ranked_images(embedding, vectors, rows, query)
+            ranked = self._ranked(embedding, vectors, rows, query.k)
+            found = without_copies(ranked, query)
             # Unless the rows were written anew meanwhile, and are others now.
             if self.store.vectors_file == file:
-                break
-        others = self._sample_of(file, vectors) @ embedding
-        marks = relevance(np.array([score for score, _, _ in found]), others)
-        return [
-            _hit(rank, score, image, mark, folded)
-            for rank, ((score, image, folded), mark) in enumerate(
-                zip(found, marks, strict=True), 1
-            )
-        ]
+                return found, self._sample_of(file, vectors) @ embedding
 
     def _checked_embedding(self, embedding):
         embedding = np.ascontiguousarray(embedding, np.float32)
@@ -286,27 +309,17 @@ class Index:
         condition, parameters = parse_where(where, list(self.store.columns))
         return self.store.rows(condition, parameters)
 
-    def _ranked_images(self, embedding, vectors, rows, query):
-        """List of (score, image, paths of duplicates), the best first."""
+    def _ranked(self, embedding, vectors, rows, k):
+        """Yields lists of (score, image, vector), the best first."""
         scores = _scores(vectors, embedding, rows)
-        found, kept = [], np.zeros((0, len(embedding)), np.float32)
-        for block in _by_rank(scores, 4 * query.k + 64):
+        for block in _by_rank(scores, 4 * k + 64):
             best = block if rows is None else rows[block]
             images = self.store.of_rows(best)
-            for position, row in zip(block, best, strict=True):
-                if row not in images:  # A row without an image.
-                    continue
-                vector = vectors[row]
-                copies = np.flatnonzero(kept @ vector >= SAME_IMAGE)
-                if len(copies) and not query.duplicates:
-                    found[copies[0]][2].append(images[row])
-                elif len(found) < query.k:
-                    found.append((float(scores[position]), images[row], []))
-                    if not query.duplicates:
-                        kept = np.concatenate([kept, vector[None]])
-            if len(found) >= query.k:
-                break
-        return found
+            yield [  # Rows without an image are left out.
+                (float(scores[position]), images[row], vectors[row])
+                for position, row in zip(block, best, strict=True)
+                if row in images
+            ]
 
     def _sample_of(self, file, vectors):
         """Vectors of the index at random, the same until it grows."""
@@ -318,6 +331,31 @@ class Index:
                 rows = np.sort(random.choice(len(rows), _SAMPLE, replace=False))
             self._sample = key, np.array(vectors[rows])
         return self._sample[1]
+
+
+def without_copies(
+    ranked: Iterable[list[tuple[float, dict, np.ndarray]]], query: Query
+) -> list[tuple[float, dict, list[dict]]]:
+    """The `k` best, each with the copies in its list that are folded into it.
+
+    `ranked` gives lists of (score, image, vector), the best first.
+    """
+    found: list[tuple[float, dict, list[dict]]] = []
+    kept: list[np.ndarray] = []
+    for block in ranked:
+        for score, image, vector in block:
+            copies = (
+                np.flatnonzero(np.array(kept) @ vector >= SAME_IMAGE) if kept else []
+            )
+            if len(copies):
+                found[copies[0]][2].append(image)
+            elif len(found) < query.k:
+                found.append((score, image, []))
+                if not query.duplicates:
+                    kept.append(vector)
+        if len(found) >= query.k:
+            break
+    return found
 
 
 def _opened(model):
