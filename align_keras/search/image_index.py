@@ -102,8 +102,6 @@ class Index:
                 or it is one of another model.
         """
         if is_database(folder):
-            from align_keras.search.postgres import PostgresIndex
-
             return PostgresIndex.build(folder, sources, model)
         folder = pathlib.Path(folder)
         if model is None and not Store.is_there(folder):
@@ -136,9 +134,7 @@ class Index:
         """
         folder = default_index() if folder is None else folder
         if is_database(folder):
-            from align_keras.search.postgres import PostgresIndex
-
-            index: Index = PostgresIndex.connect(folder)
+            index: Index = PostgresIndex.connect(str(folder))
         else:
             index = cls(Store(folder))
         if model is not None:
@@ -341,18 +337,19 @@ def without_copies(
     `ranked` gives lists of (score, image, vector), the best first.
     """
     found: list[tuple[float, dict, list[dict]]] = []
-    kept: list[np.ndarray] = []
+    kept = np.zeros((64, 0), np.float32)
     for block in ranked:
         for score, image, vector in block:
-            copies = (
-                np.flatnonzero(np.array(kept) @ vector >= SAME_IMAGE) if kept else []
-            )
-            if len(copies):
-                found[copies[0]][2].append(image)
+            if not kept.shape[1]:
+                kept = np.zeros((64, len(vector)), np.float32)
+            near = kept[: len(found)] @ vector >= SAME_IMAGE
+            if near.any() and not query.duplicates:
+                found[int(np.argmax(near))][2].append(image)
             elif len(found) < query.k:
+                if len(found) == len(kept):
+                    kept = np.concatenate([kept, np.zeros_like(kept)])
+                kept[len(found)] = vector
                 found.append((score, image, []))
-                if not query.duplicates:
-                    kept.append(vector)
         if len(found) >= query.k:
             break
     return found
@@ -401,3 +398,81 @@ def _hit(rank, score, image, mark, folded):
         columns=columns,
         duplicates=[os.fsdecode(copy["file"]) for copy in folded],
     )
+
+
+class PostgresIndex(Index):
+    """`Index` in a PostgreSQL database; `Index.open` and `build` take its address."""
+
+    store: Any
+
+    @classmethod
+    def connect(cls, address: str) -> "PostgresIndex":
+        """Opens the index of a database."""
+        from align_keras.search.postgres import PostgresStore
+
+        return cls(PostgresStore(address))  # type: ignore[arg-type]
+
+    @classmethod
+    def build(
+        cls,
+        folder: str | os.PathLike,
+        sources: Sequence[str | os.PathLike] = (),
+        model: str | os.PathLike | Model | None = None,
+    ) -> "PostgresIndex":
+        """As `Index.build`; `folder` is the database's address."""
+        from align_keras.search.postgres import PostgresStore
+
+        address = str(folder)
+        if model is None and not PostgresStore.is_there(address):
+            model = DEFAULT_MODEL
+        if isinstance(model, str | os.PathLike):
+            model = open_model(model)
+        if model is not None:
+            PostgresStore.create(address, model)
+        index = cls.connect(address)
+        if model is not None:
+            index._model = index._checked(model)
+        index.changes = index.add(sources)
+        return index
+
+    def add(self, sources: Sequence[str | os.PathLike] = ()) -> "Changes":
+        from align_keras.search.indexing import update
+
+        model = self.model
+        writer = type(self.store)(self.store.address)
+        with contextlib.closing(writer) as store:
+            return update(store, model, sources)
+
+    def remove(self, paths: Iterable[str | os.PathLike]) -> int:
+        from align_keras.search.indexing import remove
+
+        return remove(self.store, paths)
+
+    def _found(self, embedding, query):
+        condition, parameters = "true", []
+        if query.where and query.where.strip():
+            from align_keras.search.where import parse_where
+
+            condition, parameters = parse_where(
+                query.where, list(self.store.columns), "%s"
+            )
+        ranked = self._nearest(embedding, condition, parameters, query)
+        found = without_copies(ranked, query)
+        return found, self._sampled() @ embedding
+
+    def _nearest(self, embedding, condition, parameters, query: Query):
+        """Yields lists of (score, image, vector), first few, then ever more."""
+        done, count = 0, 4 * query.k + 64
+        while True:
+            found = self.store.nearest(embedding, condition, parameters, count)
+            yield found[done:]
+            if len(found) < count:
+                return
+            done, count = len(found), 4 * count
+
+    def _sampled(self):
+        version = self.store.version
+        if self._sample is None or self._sample[0] != version:
+            self._sample = version, self.store.sample()
+        sample = self._sample[1]
+        return sample if len(sample) else np.zeros((1, self.store.dimension), "f4")

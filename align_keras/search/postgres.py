@@ -10,7 +10,6 @@ Search is exact up to `EXACT_UP_TO` images, and by an HNSW graph beyond.
 import contextlib
 import hashlib
 import json
-import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,15 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.search.image_index import Index, without_copies
-from align_keras.search.query import Query
 from align_keras.search.store import COLUMNS, plain_names
-from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
+from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError, needs
 
 if TYPE_CHECKING:
     from align_keras.search.image_files import FoundFile
-    from align_keras.search.indexing import Changes
 
 # Of more images, a graph finds the nearest.
 EXACT_UP_TO = 200_000
@@ -70,7 +66,7 @@ class PostgresStore:
     """
 
     def __init__(self, address: str):
-        self._address = address
+        self.address = address
         self.folder = re.sub(r"(//[^:/@]*):[^@/]*@", r"\1@", address)
         self._lock = threading.RLock()
         self._connection = _connect(address, self.folder)
@@ -238,7 +234,7 @@ class PostgresStore:
         """A transaction, of one thread at a time; reconnects if need be."""
         with self._lock:
             if self._connection.closed or self._connection.broken:
-                self._connection = _connect(self._address, self.folder)
+                self._connection = _connect(self.address, self.folder)
             with self.told(), self._connection.transaction():
                 yield self._connection
 
@@ -408,79 +404,6 @@ class PostgresStore:
                     "USING hnsw (vector halfvec_ip_ops)"
                 )
         return True
-
-
-class PostgresIndex(Index):
-    """`Index` in a PostgreSQL database; `Index.open` and `build` take its address."""
-
-    store: PostgresStore  # type: ignore[assignment]
-
-    @classmethod
-    def connect(cls, address: str) -> "PostgresIndex":
-        """Opens the index of a database."""
-        return cls(PostgresStore(address))  # type: ignore[arg-type]
-
-    @classmethod
-    def build(
-        cls,
-        folder: str | os.PathLike,
-        sources: Sequence[str | os.PathLike] = (),
-        model: str | os.PathLike | Model | None = None,
-    ) -> "PostgresIndex":
-        """As `Index.build`; `folder` is the database's address."""
-        address = str(folder)
-        if model is None and not PostgresStore.is_there(address):
-            model = DEFAULT_MODEL
-        if isinstance(model, str | os.PathLike):
-            model = open_model(model)
-        if model is not None:
-            PostgresStore.create(address, model)
-        index = cls.connect(address)
-        if model is not None:
-            index._model = index._checked(model)
-        index.changes = index.add(sources)
-        return index
-
-    def add(self, sources: Sequence[str | os.PathLike] = ()) -> "Changes":
-        from align_keras.search.indexing import update
-
-        model = self.model
-        with contextlib.closing(PostgresStore(self.store._address)) as store:
-            return update(store, model, sources)  # type: ignore[arg-type]
-
-    def remove(self, paths: Iterable[str | os.PathLike]) -> int:
-        from align_keras.search.indexing import remove
-
-        return remove(self.store, paths)  # type: ignore[arg-type]
-
-    def _found(self, embedding, query):
-        condition, parameters = "true", []
-        if query.where and query.where.strip():
-            from align_keras.search.where import parse_where
-
-            condition, parameters = parse_where(
-                query.where, list(self.store.columns), "%s"
-            )
-        ranked = self._nearest(embedding, condition, parameters, query)
-        found = without_copies(ranked, query)
-        return found, self._sampled() @ embedding
-
-    def _nearest(self, embedding, condition, parameters, query: Query):
-        """Yields lists of (score, image, vector), first few, then ever more."""
-        done, count = 0, 4 * query.k + 64
-        while True:
-            found = self.store.nearest(embedding, condition, parameters, count)
-            yield found[done:]
-            if len(found) < count:
-                return
-            done, count = len(found), 4 * count
-
-    def _sampled(self):
-        version = self.store.version
-        if self._sample is None or self._sample[0] != version:
-            self._sample = version, self.store.sample()
-        sample = self._sample[1]
-        return sample if len(sample) else np.zeros((1, self.store.dimension), "f4")
 
 
 def _connect(address, shown):

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import runpy
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 import numpy as np
 import pytest
 
+from align_keras.cli.main import main
 from align_keras.search import Index, Query
 from align_keras.utils.errors import InputError
 
@@ -149,15 +151,25 @@ def test_two_indexers_share_the_work_and_a_kill_loses_nothing(
     }
 
 
-def test_a_database_that_goes_away_and_comes_back(server, database, photos, colors):
-    index = Index.build(database, [photos], colors["GOLDEN"])
+def test_a_database_that_goes_away_and_comes_back(
+    server, database, photos, colors, capsys
+):
+    place = ["--to", database, "--model", str(colors["GOLDEN"])]
+    assert main(["index", str(photos), *place]) == 0
+    index = Index.open(database)
     before = index.query("red")
+    capsys.readouterr()
+    assert main(["search", "red", "--index", database, "--paths", "-k", "1"]) == 0
+    assert capsys.readouterr().out.splitlines() == [str(photos / "red.png")]
     server.stop()
     try:
         with pytest.raises(InputError, match="can't be reached"):
             index.query("red")
-        with pytest.raises(InputError, match="can't be reached"):
-            index.add([photos])
+        assert main(["index", *place]) == 1
+        assert re.fullmatch(
+            "align-keras index: error: the database .* can't be reached .*",
+            capsys.readouterr().err.strip(),
+        )
     finally:
         server.start()
     assert index.query("red") == before
