@@ -89,9 +89,11 @@ LIGHT = (
 )
 TOP_LEVEL = {
     "CHANGELOG.md",
+    "CITATION.cff",
     "LICENSE",
     "README.md",
     "align_keras",
+    "docs",
     "experiments",
     "pyproject.toml",
     "saved_models",

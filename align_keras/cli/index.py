@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         metavar="INDEX",
-        help="folder of the index (default: $ALIGN_KERAS_INDEX, else "
+        help="folder of the index, or a PostgreSQL database with pgvector, "
+        "postgresql://user@host/database (default: $ALIGN_KERAS_INDEX, else "
         "~/.local/share/align_keras/index)",
     )
     parser.add_argument(
@@ -56,11 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns its exit code."""
-    from align_keras.search.image_index import Index, default_index
+    from align_keras.search.image_index import Index, default_index, is_database
     from align_keras.search.store import Store
 
     folder = arguments.to or default_index()
-    if not arguments.sources and not Store.is_there(folder):
+    is_new = not is_database(folder) and not Store.is_there(folder)
+    if not arguments.sources and is_new:
         raise InputError(
             "`sources` must name a folder or a table the first time, received none; "
             "run `align-keras index FOLDER`."

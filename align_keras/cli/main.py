@@ -136,6 +136,8 @@ def check_local(arguments: argparse.Namespace) -> None:
     """Raises if what is written to is remote, as `gs://bucket/run`."""
     for name in LOCAL:
         value = getattr(arguments, name, None)
+        if arguments.command == "index":  # Its --to may be a database.
+            value = re.sub("^postgres(ql)?:", "", value or "")
         if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
             raise InputError(
                 f"--{name} must be on this machine, received {value}; name a local "

@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     places.add_argument(
         "--index",
         metavar="INDEX",
-        help="folder that align-keras index wrote (default: $ALIGN_KERAS_INDEX, else "
+        help="what align-keras index wrote (default: $ALIGN_KERAS_INDEX, else "
         "~/.local/share/align_keras/index)",
     )
     places.add_argument(

@@ -1,5 +1,6 @@
 """An index of folders and tables of images, searched by words, images and both."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,15 +29,20 @@ _ROW_BLOCK = 65_536
 _HIDDEN_COLUMNS = ("id", "root", "file", "row", "mtime_ns", "content", "captions")
 
 
-def default_index() -> pathlib.Path:
-    """The folder of the index that commands take if none is named.
+def is_database(place: str | os.PathLike) -> bool:
+    """Whether an index's place is a PostgreSQL database, by its address."""
+    return isinstance(place, str) and place.startswith(("postgresql:", "postgres:"))
+
+
+def default_index() -> str | pathlib.Path:
+    """The place of the index that commands take if none is named.
 
     `$ALIGN_KERAS_INDEX`, else `align_keras/index` in `$XDG_DATA_HOME`, which is
     `~/.local/share` if it isn't set.
     """
     named = os.environ.get("ALIGN_KERAS_INDEX")
     if named:
-        return pathlib.Path(named)
+        return named if is_database(named) else pathlib.Path(named)
     data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return pathlib.Path(data, "align_keras", "index")
 
@@ -83,7 +89,8 @@ class Index:
         """Makes an index of folders and tables, or brings one up to date.
 
         Args:
-            folder: where it lies or will lie.
+            folder: where it lies or will lie: a folder, or the address of a
+                PostgreSQL database with pgvector, `postgresql://user@host/database`.
             sources: folders of images, and tables (CSV, TSV, JSONL) of images with
                 captions; without any, those that the index has.
             model: as `open_model` takes it, or what that returned; by default the
@@ -96,6 +103,8 @@ class Index:
             InputError: if a source isn't there, another process is writing the index,
                 or it is one of another model.
         """
+        if is_database(folder):
+            return PostgresIndex.build(folder, sources, model)
         folder = pathlib.Path(folder)
         if model is None and not Store.is_there(folder):
             model = DEFAULT_MODEL
@@ -125,7 +134,11 @@ class Index:
         Raises:
             InputError: if there is no index, it is damaged, or of another model.
         """
-        index = cls(Store(default_index() if folder is None else folder))
+        folder = default_index() if folder is None else folder
+        if is_database(folder):
+            index: Index = PostgresIndex.connect(str(folder))
+        else:
+            index = cls(Store(folder))
         if model is not None:
             index._model = index._checked(_opened(model))
         return index
@@ -179,15 +192,14 @@ class Index:
             InputError: if a source isn't there, or another process is writing.
         """
         # Decoders are imported only here, for they take a query's time.
-        from align_keras.search.approximate import LEAST_ROWS, bring_up_to_date
+        from align_keras.search.approximate import bring_up_to_date
         from align_keras.search.indexing import update
 
         with Store.locked(self.folder):
-            changes = update(self.folder, self.model, sources)
-            vectors = self.store.vectors()
-            if len(vectors) >= LEAST_ROWS:
-                bring_up_to_date(self.folder, self.store.vectors_file, vectors)
-            return changes
+            with contextlib.closing(Store(self.folder, writable=True)) as store:
+                changes = update(store, self.model, sources)
+                bring_up_to_date(self.folder, store.vectors_file, store.vectors())
+                return changes
 
     @classmethod
     def rebuild(
@@ -208,7 +220,15 @@ class Index:
 
         Returns:
             `Index`, the new one.
+
+        Raises:
+            InputError: as `build`, and for a database.
         """
+        if is_database(folder):
+            raise InputError(
+                "`rebuild` must be of an index in a folder, received a database; make "
+                "another database for the other model."
+            )
         folder = pathlib.Path(folder)
         old = cls.open(folder)
         sources = list(sources) or [os.fsdecode(root) for root in old.store.roots()]
@@ -219,8 +239,8 @@ class Index:
             if begun != opened.fingerprint:
                 shutil.rmtree(beside)
         changes = cls.build(beside, sources, opened).changes
+        replaced = folder.with_name(f".{folder.name}.replaced")
         with Store.locked(folder):
-            replaced = folder.with_name(f".{folder.name}.replaced")
             shutil.rmtree(replaced, ignore_errors=True)
             os.replace(folder, replaced)
             os.replace(beside, folder)
@@ -240,7 +260,8 @@ class Index:
         from align_keras.search.indexing import remove
 
         with Store.locked(self.folder):
-            return remove(self.folder, paths)
+            with contextlib.closing(Store(self.folder, writable=True)) as store:
+                return remove(store, paths)
 
     def query(
         self,
@@ -287,31 +308,35 @@ class Index:
     def embedding(self, id: int) -> np.ndarray:
         """Returns the embedding of an image of the index, float32 (d,)."""
         image = self.store.image(id)
-        return np.array(self.store.vectors()[image["row"]])
+        return self.store.vector(image["row"])
 
     def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
         """Finds images for an embedding, float32 (d,); of `query`, all but what was
         embedded counts.
         """
         embedding = self._checked_embedding(embedding)
+        found, others = self._found(embedding, query)
+        marks = relevance(np.array([score for score, _, _ in found]), others)
+        return [
+            _hit(rank, score, image, mark, copies)
+            for rank, ((score, image, copies), mark) in enumerate(
+                zip(found, marks, strict=True), 1
+            )
+        ]
+
+    def _found(self, embedding, query):
+        """What was found, as `without_copies` gives it, and scores of other images."""
         while True:
             file = self.store.vectors_file
             vectors = self.store.vectors()
             if not len(vectors):
-                return []
+                return [], np.zeros(1, np.float32)
             rows = self._allowed(query.where)
-            found = self._ranked_images(embedding, vectors, rows, query)
+            ranked = self._ranked(embedding, vectors, rows, query)
+            found = without_copies(ranked, query)
             # Unless the rows were written anew meanwhile, and are others now.
             if self.store.vectors_file == file:
-                break
-        others = self._sample_of(file, vectors) @ embedding
-        marks = relevance(np.array([score for score, _, _ in found]), others)
-        return [
-            _hit(rank, score, image, mark, folded)
-            for rank, ((score, image, folded), mark) in enumerate(
-                zip(found, marks, strict=True), 1
-            )
-        ]
+                return found, self._sample_of(file, vectors) @ embedding
 
     def _checked_embedding(self, embedding):
         embedding = np.ascontiguousarray(embedding, np.float32)
@@ -333,25 +358,15 @@ class Index:
         condition, parameters = parse_where(where, list(self.store.columns))
         return self.store.rows(condition, parameters)
 
-    def _ranked_images(self, embedding, vectors, rows, query):
-        """List of (score, image, paths of duplicates), the best first."""
-        found, kept = [], np.zeros((0, len(embedding)), np.float32)
+    def _ranked(self, embedding, vectors, rows, query):
+        """Yields lists of (score, image, vector), the best first."""
         for best, scores in self._blocks(embedding, vectors, rows, query):
             images = self.store.of_rows(best)
-            for row, score in zip(best, scores, strict=True):
-                if row not in images:  # A row without an image.
-                    continue
-                vector = vectors[row]
-                copies = np.flatnonzero(kept @ vector >= SAME_IMAGE)
-                if len(copies) and not query.duplicates:
-                    found[copies[0]][2].append(images[row])
-                elif len(found) < query.k:
-                    found.append((float(score), images[row], []))
-                    if not query.duplicates:
-                        kept = np.concatenate([kept, vector[None]])
-            if len(found) >= query.k:
-                break
-        return found
+            yield [  # Rows without an image are left out.
+                (float(score), images[row], vectors[row])
+                for row, score in zip(best, scores, strict=True)
+                if row in images
+            ]
 
     def _blocks(self, embedding, vectors, rows, query):
         """Yields rows and their scores from the highest on, as long as is asked."""
@@ -397,6 +412,32 @@ class Index:
         return self._sample[1]
 
 
+def without_copies(
+    ranked: Iterable[list[tuple[float, dict, np.ndarray]]], query: Query
+) -> list[tuple[float, dict, list[dict]]]:
+    """The `k` best, each with the copies in its list that are folded into it.
+
+    `ranked` gives lists of (score, image, vector), the best first.
+    """
+    found: list[tuple[float, dict, list[dict]]] = []
+    kept = np.zeros((64, 0), np.float32)
+    for block in ranked:
+        for score, image, vector in block:
+            if not kept.shape[1]:
+                kept = np.zeros((64, len(vector)), np.float32)
+            near = kept[: len(found)] @ vector >= SAME_IMAGE
+            if near.any() and not query.duplicates:
+                found[int(np.argmax(near))][2].append(image)
+            elif len(found) < query.k:
+                if len(found) == len(kept):
+                    kept = np.concatenate([kept, np.zeros_like(kept)])
+                kept[len(found)] = vector
+                found.append((score, image, []))
+        if len(found) >= query.k:
+            break
+    return found
+
+
 def _opened(model):
     return open_model(model) if isinstance(model, str | os.PathLike) else model
 
@@ -440,3 +481,81 @@ def _hit(rank, score, image, mark, folded):
         columns=columns,
         duplicates=[os.fsdecode(copy["file"]) for copy in folded],
     )
+
+
+class PostgresIndex(Index):
+    """`Index` in a PostgreSQL database; `Index.open` and `build` take its address."""
+
+    store: Any
+
+    @classmethod
+    def connect(cls, address: str) -> "PostgresIndex":
+        """Opens the index of a database."""
+        from align_keras.search.postgres import PostgresStore
+
+        return cls(PostgresStore(address))  # type: ignore[arg-type]
+
+    @classmethod
+    def build(
+        cls,
+        folder: str | os.PathLike,
+        sources: Sequence[str | os.PathLike] = (),
+        model: str | os.PathLike | Model | None = None,
+    ) -> "PostgresIndex":
+        """As `Index.build`; `folder` is the database's address."""
+        from align_keras.search.postgres import PostgresStore
+
+        address = str(folder)
+        if model is None and not PostgresStore.is_there(address):
+            model = DEFAULT_MODEL
+        if isinstance(model, str | os.PathLike):
+            model = open_model(model)
+        if model is not None:
+            PostgresStore.create(address, model)
+        index = cls.connect(address)
+        if model is not None:
+            index._model = index._checked(model)
+        index.changes = index.add(sources)
+        return index
+
+    def add(self, sources: Sequence[str | os.PathLike] = ()) -> "Changes":
+        from align_keras.search.indexing import update
+
+        model = self.model
+        writer = type(self.store)(self.store.address)
+        with contextlib.closing(writer) as store:
+            return update(store, model, sources)
+
+    def remove(self, paths: Iterable[str | os.PathLike]) -> int:
+        from align_keras.search.indexing import remove
+
+        return remove(self.store, paths)
+
+    def _found(self, embedding, query):
+        condition, parameters = "true", []
+        if query.where and query.where.strip():
+            from align_keras.search.where import parse_where
+
+            condition, parameters = parse_where(
+                query.where, list(self.store.columns), "%s"
+            )
+        ranked = self._nearest(embedding, condition, parameters, query)
+        found = without_copies(ranked, query)
+        return found, self._sampled() @ embedding
+
+    def _nearest(self, embedding, condition, parameters, query: Query):
+        """Yields lists of (score, image, vector), first few, then ever more."""
+        done, count = 0, 4 * query.k + 64
+        while True:
+            found = self.store.nearest(embedding, condition, parameters, count)
+            yield found[done:]
+            if len(found) < count:
+                return
+            done, count = len(found), 4 * count
+
+    def _sampled(self):
+        version = self.store.version
+        if self._sample is None or self._sample[0] != version:
+            self._sample = version, self.store.sample()
+        sample = self._sample[1]
+        return sample if len(sample) else np.zeros((1, self.store.dimension), "f4")

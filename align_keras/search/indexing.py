@@ -5,7 +5,6 @@ import concurrent.futures
 import dataclasses
 import json
 import os
-import pathlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -32,6 +31,8 @@ from align_keras.utils.progress import progress_bar, say
 _CHUNK = 8
 # What is lost by a kill: at most so many images or seconds of work.
 _COMMIT_IMAGES, _COMMIT_SECONDS = 512, 5.0
+# Why a file was left to another process that writes the index (PostgreSQL alone).
+ELSEWHERE = "indexed by another process"
 # What a file can't be read for until it changes.
 _LASTING = ("empty", "unreadable", "truncated", "oversized", "zero size", "not finite")
 
@@ -89,15 +90,9 @@ class _Result:
     renamed: bool = False
 
 
-def update(
-    folder: pathlib.Path, model: Model, sources: Sequence[str | os.PathLike]
-) -> Changes:
+def update(store: Store, model: Model, sources: Sequence[str | os.PathLike]) -> Changes:
     """Brings an index up to date with sources, by default all that it has."""
-    store = Store(folder, writable=True)
-    try:
-        return _Update(store, model).run(sources)
-    finally:
-        store.close()
+    return _Update(store, model).run(sources)
 
 
 class _Update:
@@ -229,9 +224,13 @@ class _Update:
     def _read_chunk(self, chunk):
         """Reads, decodes and embeds some files, in a thread."""
         results, pixels = [], []
+        claimed = self.store.claim([task.found for task in chunk])
         for task in chunk:
             result = _Result(task)
             results.append(result)
+            if task.found.file not in claimed:
+                result.reason = ELSEWHERE
+                continue
             try:
                 content, task.found = read_file(task.found.file)
                 if not content:
@@ -268,10 +267,10 @@ class _Update:
             rows = iter(())
             if any(vector is not None for vector in vectors):
                 new = np.stack([vector for vector in vectors if vector is not None])
-                first = self.store.append(new)
-                rows = iter(range(first, first + len(new)))
+                rows = iter(self.store.append(new))
             for result, vector in zip(results, vectors, strict=True):
                 self._write(result, None if vector is None else next(rows))
+        self.store.release(result.task.found.file for result in results)
 
     def _vector(self, result):
         """The row to append for a result, or None if it needs none."""
@@ -294,7 +293,7 @@ class _Update:
         image = self.store.image(same[0])
         names = ("width", "height", "date", "camera")
         result.columns |= {name: image[name] for name in names}
-        return np.array(self.store.vectors()[image["row"]])
+        return self.store.vector(image["row"])
 
     def _write(self, result, row):
         task, found = result.task, result.task.found
@@ -329,7 +328,7 @@ class _Update:
     def _refuse(self, result):
         task, found = result.task, result.task.found
         self.changes.refuse(result.reason, found.file)
-        if result.reason == CHANGING:  # It will be read again; what was known stays.
+        if result.reason in (CHANGING, ELSEWHERE):  # What was known stays.
             return
         if task.id is not None:
             self.store.drop([task.id])
@@ -360,8 +359,7 @@ class _Update:
             return
         ids = {file: known[0] for file, known in self.store.known().items()}
         origins = [record.origins[0] for record in self.captioned.values()]
-        names = list(dict.fromkeys(name for row in origins for name in row))
-        called = self.store.add_columns(names)
+        called = self.store.add_columns(origins)
         for file, record in self.captioned.items():
             if file not in ids:
                 continue
@@ -421,43 +419,37 @@ def _names(file, root):
     }
 
 
-def remove(folder: pathlib.Path, paths: Iterable[str | os.PathLike]) -> int:
+def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
     """Drops images by their path or by that of a folder or table above them."""
-    store = Store(folder, writable=True)
-    try:
-        roots, known = store.roots(), store.known()
-        dropped: set[int] = set()
-        forgotten: set[bytes] = set()
-        for path in paths:
-            file = os.path.realpath(os.path.expanduser(os.fsencode(path)))
-            within = os.path.join(file, b"")
-            root = roots.get(file)
-            found = {
-                known_file: image[0]
-                for known_file, image in known.items()
-                if known_file == file
-                or known_file.startswith(within)
-                or image[1] == root
-            }
-            if not found and root is None:
-                raise InputError(
-                    "`remove` must be images, folders or tables of the index, received "
-                    f"{os.fsdecode(file)}; check the path."
-                )
-            dropped.update(found.values())
-            forgotten.update(
-                name
-                for name, note in store.unreadable().items()
-                if name.startswith(within) or note[0] == root
+    roots, known = store.roots(), store.known()
+    dropped: set[int] = set()
+    forgotten: set[bytes] = set()
+    for path in paths:
+        file = os.path.realpath(os.path.expanduser(os.fsencode(path)))
+        within = os.path.join(file, b"")
+        root = roots.get(file)
+        found = {
+            known_file: image[0]
+            for known_file, image in known.items()
+            if known_file == file or known_file.startswith(within) or image[1] == root
+        }
+        if not found and root is None:
+            raise InputError(
+                "`remove` must be images, folders or tables of the index, received "
+                f"{os.fsdecode(file)}; check the path."
             )
-            if root is not None:
-                with store.transaction():
-                    store.drop(found.values())
-                    store.drop_root(file)
-        with store.transaction():
-            store.drop(dropped)
-            store.forget_unreadable(forgotten)
-        store.compact()
-        return len(dropped)
-    finally:
-        store.close()
+        dropped.update(found.values())
+        forgotten.update(
+            name
+            for name, note in store.unreadable().items()
+            if name.startswith(within) or note[0] == root
+        )
+        if root is not None:
+            with store.transaction():
+                store.drop(found.values())
+                store.drop_root(file)
+    with store.transaction():
+        store.drop(dropped)
+        store.forget_unreadable(forgotten)
+    store.compact()
+    return len(dropped)

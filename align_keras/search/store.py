@@ -13,12 +13,15 @@ import pathlib
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json
+
+if TYPE_CHECKING:
+    from align_keras.search.image_files import FoundFile
 
 _FORMAT = "align_keras_image_index"
 _VERSION = 1
@@ -195,6 +198,10 @@ class Store:
             self._mapped = name, self._map(name, rows)
         return self._mapped[1][:rows]
 
+    def vector(self, row: int) -> np.ndarray:
+        """One image's embedding, float32 (d,)."""
+        return np.array(self.vectors()[row])
+
     def _map(self, name, rows):
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
@@ -281,8 +288,15 @@ class Store:
                 raise
             self._connection.commit()
 
-    def append(self, vectors: np.ndarray) -> int:
-        """Writes rows behind the last, within a transaction; returns the first's.
+    def claim(self, files: "Sequence[FoundFile]") -> set[bytes]:
+        """Returns the paths that this process shall embed: all, for it has the lock."""
+        return {found.file for found in files}
+
+    def release(self, files: Iterable[bytes]) -> None:
+        """Ends claims, when what was embedded is written."""
+
+    def append(self, vectors: np.ndarray) -> Sequence[int]:
+        """Writes rows behind the last, within a transaction; returns them.
 
         They are on disk when this returns, and named when the transaction ends.
         """
@@ -295,7 +309,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         self._set("rows", first + len(vectors))
-        return first
+        return range(first, first + len(vectors))
 
     def put(self, image: dict) -> None:
         """Adds an image, or replaces that of the same `id`, within a transaction."""
@@ -347,19 +361,15 @@ class Store:
             "DELETE FROM unreadable WHERE file = ?", [(file,) for file in files]
         )
 
-    def add_columns(self, names: Iterable[str]) -> dict[str, str]:
-        """Makes room for columns of a table; returns what each is called here.
+    def add_columns(self, rows: Sequence[dict]) -> dict[str, str]:
+        """Makes room for the columns of a table; returns what each is called here.
 
         Names become lower case, and other characters than letters, digits and "_" that;
         a name that images have anyway gets a "_" behind it.
         """
         here = json.loads(self._meta("columns"))
-        called = {}
-        for name in names:
-            plain = re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
-            if plain in COLUMNS or plain in ("id", "root", "file", "row", "content"):
-                plain += "_"
-            called[name] = plain
+        called = plain_names(rows)
+        for plain in called.values():
             if plain not in here:
                 self._connection.execute(f'ALTER TABLE images ADD "{plain}" NUMERIC')
                 here[plain] = "NUMERIC"
@@ -400,6 +410,17 @@ class Store:
             self._set("rows", len(kept))
         (self.folder / old).unlink(missing_ok=True)
         return True
+
+
+def plain_names(rows: Iterable[dict]) -> dict[str, str]:
+    """The names of a table's columns → what they are called in the index."""
+    called = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        plain = re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
+        if plain in COLUMNS or plain in ("id", "root", "file", "row", "content"):
+            plain += "_"
+        called[name] = plain
+    return called
 
 
 def damaged(folder: pathlib.Path, reason: str) -> InputError:
