@@ -34,7 +34,7 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from align_keras.corpus.image import ImageError
@@ -127,7 +127,7 @@ def make_app(
     Raises:
         InputError: if there is no index, or its model can't be opened.
     """
-    server = _Server(_Indexes(folder, model), threads or os.cpu_count() or 1)
+    server = _Server(_Shared(folder, model), threads or os.cpu_count() or 1)
     routes = [
         Route("/", server.page),
         Route("/static/{name}", server.static),
@@ -139,51 +139,40 @@ def make_app(
     return Guard(Router(routes, redirect_slashes=False))
 
 
-class _Indexes:
-    """The index as each thread has opened it, anew after an error or a rebuilding."""
+class _Shared:
+    """The index, which all threads share, opened anew where it was built anew."""
 
     def __init__(self, folder, model):
         self._folder = default_index() if folder is None else folder
-        self._named_model = model
-        self._threads = threading.local()
+        self._model = model
         self._lock = threading.Lock()
-        self._model = (None, None)
-        with self.opened() as index:
-            index.encode(Query("a"))
+        self._opened = None
+        self.get()
 
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[Index]:
-        """Yields this thread's index; all of them share the model."""
-        mine, stamp = self._threads, self._stamp()
-        if getattr(mine, "index", None) is None or mine.stamp != stamp:
-            with self._lock:
-                if self._model[0] != stamp:
-                    self._model = stamp, self._open(self._named_model).model
-            mine.index, mine.stamp = self._open(self._model[1]), stamp
-        try:
-            yield mine.index
-        except BaseException:
-            mine.index.store.close()
-            mine.index = None
-            raise
-
-    def _open(self, model):
-        return Index.open(self._folder, model)
+    def get(self) -> Index:
+        """Returns it; the first search has been done, which opens what is large."""
+        with self._lock:
+            stamp = self._stamp()
+            if self._opened is None or self._opened[0] != stamp:
+                index = Index.open(self._folder, self._model)
+                index.query("a", k=1)
+                self._opened = stamp, index
+            return self._opened[1]
 
     def _stamp(self):
         """Another when the index has been built anew."""
         try:
             status = os.stat(os.path.join(self._folder, "index.json"))
         except OSError:  # A database, or opening it tells what is wrong.
-            return 0
+            return None
         return status.st_ino, status.st_mtime_ns
 
 
 class _Server:
     """The requests' endpoints."""
 
-    def __init__(self, indexes, threads):
-        self._indexes = indexes
+    def __init__(self, shared, threads):
+        self._shared = shared
         self._searches, self._images = Lane(threads), Lane(threads)
         # Bodies lie in memory; a client that sends slowly keeps no search waiting.
         self._uploads = Lane(2 * threads)
@@ -212,10 +201,9 @@ class _Server:
             return json_answer(await run(self._about))
 
     def _about(self):
-        with self._indexes.opened() as index:
-            model = index.store.header["model"]["name"]
-            columns = index.store.columns
-            return {"images": len(index), "model": model, "columns": columns}
+        index = self._shared.get()
+        model = index.store.header["model"]["name"]
+        return {"images": len(index), "model": model, "columns": index.store.columns}
 
     async def search(self, request: Request) -> Response:
         """Hits of words, an image or both."""
@@ -232,8 +220,8 @@ class _Server:
         started = time.perf_counter()
         last = min(offset + asked.k, MAX_HITS)
         # One more than asked for tells whether there are more.
-        with self._indexes.opened() as index:
-            hits = _hits(index, dataclasses.replace(asked, k=last + 1), content)
+        query = dataclasses.replace(asked, k=last + 1)
+        hits = _hits(self._shared.get(), query, content)
         return {
             "hits": [_hit(hit) for hit in hits[offset:last]],
             "more": len(hits) > last and last < MAX_HITS,
@@ -260,11 +248,10 @@ class _Server:
             return Response(content, headers=_caching(found), media_type="image/jpeg")
 
     def _found(self, id):
-        with self._indexes.opened() as index:
-            try:
-                return index.store.image(id)
-            except (InputError, OverflowError):
-                raise Refusal(404, f"the index has no image {id!r:.40}.") from None
+        try:
+            return self._shared.get().store.image(id)
+        except (InputError, OverflowError):
+            raise Refusal(404, f"the index has no image {id!r:.40}.") from None
 
 
 # === What is asked ===
