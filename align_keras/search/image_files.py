@@ -221,6 +221,8 @@ def _decoded_heif(opened):
 
 def _taken(image):
     """When and by what an image was taken: ISO date or None, camera or None."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return None, None  # Pillow would decode all pixels to look behind them.
     try:
         exif = image.getexif()
         if not exif:
