@@ -34,7 +34,7 @@ ROOMS = {
     "training": ("losses", "models", "data", "optimizers"),
     "evaluation": (),
     "export": ("text", "images"),
-    "search": ("models",),
+    "search": ("models", "export", "corpus", "images"),
     # Pages and charts of what was measured.
     "reports": ("corpus", "evaluation", "config"),
     # Each benchmark of the paper, from its data to its metrics.
@@ -58,6 +58,7 @@ ANYTHING = "cli"
 LIGHT = (
     "cli/convert.py",
     "cli/export.py",
+    "cli/index.py",
     "export/__init__.py",
     "runs/export.py",
     "cli/evaluate.py",
@@ -88,9 +89,11 @@ LIGHT = (
 )
 TOP_LEVEL = {
     "CHANGELOG.md",
+    "CITATION.cff",
     "LICENSE",
     "README.md",
     "align_keras",
+    "docs",
     "experiments",
     "pyproject.toml",
     "saved_models",
