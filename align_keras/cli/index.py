@@ -1,8 +1,9 @@
 """`align-keras index`: has folders of images searched by words and by images."""
 
 import argparse
+import os
 
-from align_keras.utils.errors import InputError
+from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
 
@@ -34,6 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "hf://user/model (default: align_small_en, or what the index was made with)",
     )
     parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="embed everything anew, for another --model; the old index is searched "
+        "until the new one takes its place",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on with what changes in the folders, until interrupted",
+    )
+    parser.add_argument(
         "--remove",
         action="append",
         default=[],
@@ -60,10 +72,29 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"dropped {count:,} images from {folder}")
         if not arguments.sources:
             return 0
-    index = Index.build(folder, arguments.sources, arguments.model)
+    build = Index.rebuild if arguments.rebuild else Index.build
+    index = build(folder, arguments.sources, arguments.model)
     print(_summary(index.changes))
     say(f"{len(index):,} images in {folder}")
+    if arguments.watch:
+        _watch(index)
     return 0
+
+
+def _watch(index):
+    """Brings the index up to date whenever something changes, until interrupted."""
+    with needs("watch", "`watch` needs watchfiles"):
+        from watchfiles import watch
+    roots = [os.fsdecode(root) for root in index.store.roots()]
+    say(f"watching {', '.join(roots)}; interrupt to end")
+    roots, begun = list(filter(os.path.exists, roots)), False
+    for seen in watch(*roots, yield_on_timeout=True, rust_timeout=1000):
+        if begun and not seen:
+            continue
+        begun = True  # What changed before the watch began isn't told.
+        changes = index.add()
+        if changes.added or changes.changed or changes.renamed or changes.gone:
+            print(_summary(changes), flush=True)
 
 
 def _summary(changes):

@@ -78,6 +78,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show near-duplicates too, which are folded into the best of them",
     )
+    speeds = parser.add_mutually_exclusive_group()
+    speeds.add_argument(
+        "--exact",
+        dest="approximate",
+        action="store_const",
+        const=False,
+        help="compare with every image (default: below 200,000 images)",
+    )
+    speeds.add_argument(
+        "--approximate",
+        action="store_const",
+        const=True,
+        help="search the approximate index (default: from 200,000 images on)",
+    )
     places = parser.add_mutually_exclusive_group()
     places.add_argument(
         "--index",
@@ -154,6 +168,7 @@ def _queries(arguments):
         "k": arguments.k,
         "duplicates": arguments.duplicates,
         "text_weight": arguments.text_weight or TEXT_WEIGHT,
+        "approximate": arguments.approximate,
     }
     if images:
         return [Query(texts, image, **rest) for image in images]
@@ -226,6 +241,12 @@ def _plain(text):
 
 def _print_hits(query, hits):
     """A table of an index's hits."""
+    from align_keras.cli.terminal_images import protocol
+
+    way = protocol(os.environ, sys.stdout.isatty())
+    if way is not None:
+        _print_images(query, hits, way)
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -245,6 +266,20 @@ def _print_hits(query, hits):
             row.append(_plain(" | ".join(hit.captions)))
         table.add_row(*row)
     Console().print(table)
+
+
+def _print_images(query, hits, way):
+    """Each hit's image, with a line below it."""
+    from align_keras.cli.terminal_images import drawn
+
+    print(_plain(query.title).plain)
+    for hit in hits:
+        image = drawn(hit.path, way)
+        if image is not None:
+            print(image)
+        copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
+        told = " | ".join([hit.path + copies, *hit.captions])
+        print(_plain(f"{hit.rank}. {hit.score:.3f} {hit.relevance}  {told}").plain)
 
 
 def _print_table(query, hits):

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from align_keras.corpus.image import ImageError, normalize_image, open_image
-from align_keras.utils.errors import needs
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
@@ -126,24 +125,47 @@ def read_image(content: bytes, resize_to: int) -> ReadImage:
     Raises:
         ImageError: if it is no image, with the reason.
     """
-    heif = content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
-    opened = _open_heif(content) if heif else _header(content)
-    size, date, camera = (0, 0), None, None
-    if opened is not None:
+    opened = _open(content)
+    size, date, camera = None, None, None
+    if opened is not None:  # Else it is a drawing, or none.
         size = opened.size
         date, camera = _taken(opened)
-    large = size[0] * size[1] > _LARGE_PIXELS
-    with _LARGE_LOCK if large else contextlib.nullcontext():
-        if heif:
-            image = _decoded_heif(opened)
-        else:
-            image, _ = normalize_image(content, shorter_side=2 * resize_to)
-        if opened is None:  # A drawing, which has no header that Pillow reads.
-            size = image.size
-        elif (image.width > image.height) != (size[0] > size[1]):
-            size = size[::-1]  # Turned upright.
+    with _one_at_a_time(size):
+        image = _decoded(opened, content, 2 * resize_to)
         square = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
-    return ReadImage(np.asarray(square), *size, date, camera)
+    if size is None:
+        size = image.size
+    elif (image.width > image.height) != (size[0] > size[1]):
+        size = size[::-1]  # Turned upright.
+    width, height = size
+    return ReadImage(np.asarray(square), width, height, date, camera)
+
+
+def read_upright(content: bytes, shorter_side: int) -> Image.Image:
+    """Decodes a file's bytes to RGB; JPEGs are reduced to at least a shorter side.
+
+    Raises:
+        ImageError: if it is no image, with the reason.
+    """
+    opened = _open(content)
+    with _one_at_a_time(None if opened is None else opened.size):
+        return _decoded(opened, content, shorter_side)
+
+
+def _one_at_a_time(size):
+    large = size is not None and size[0] * size[1] > _LARGE_PIXELS
+    return _LARGE_LOCK if large else contextlib.nullcontext()
+
+
+def _open(content):
+    heif = content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
+    return _open_heif(content) if heif else _header(content)
+
+
+def _decoded(opened, content, shorter_side):
+    if opened is not None and opened.format in ("HEIF", "AVIF"):
+        return _decoded_heif(opened)
+    return normalize_image(content, shorter_side=shorter_side)[0]
 
 
 def read_pixels(source: str | os.PathLike | bytes, resize_to: int) -> np.ndarray:
@@ -163,22 +185,20 @@ def _header(content):
 
 
 def _open_heif(content):
-    """Opens HEIC by pillow-heif, AVIF by it or by Pillow."""
-    try:
-        with needs("heic", NO_HEIF):
-            import pillow_heif
+    """Opens HEIC by pillow-heif, AVIF by Pillow, where it can, or by that."""
+    Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
         pillow_heif.register_heif_opener()
-        if hasattr(pillow_heif, "register_avif_opener"):
-            pillow_heif.register_avif_opener()
-    except ValueError:
-        pass
+    formats = ["AVIF"] if content[8:11] == b"avi" and "AVIF" in Image.OPEN else ["HEIF"]
+    if formats[0] not in Image.OPEN:
+        raise ImageError(
+            NO_HEIF, 'run `pip install "align-keras[heic]"` to have it read'
+        )
     try:
-        opened = Image.open(io.BytesIO(content), formats=["HEIF", "AVIF"])
-    except Exception as error:
-        if isinstance(error, KeyError | Image.UnidentifiedImageError):
-            raise ImageError(
-                NO_HEIF, 'run `pip install "align-keras[heic]"` to have it read'
-            ) from None
+        opened = Image.open(io.BytesIO(content), formats=formats)
+    except Exception as error:  # Decoders raise whatever a broken file leads to.
         raise ImageError("unreadable", str(error)) from None
     if opened.width * opened.height > MAX_PIXELS:
         detail = f"{opened.width} × {opened.height} pixels are more than {MAX_PIXELS:,}"

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,7 @@ class Index:
         self._model = model
         self.changes: Changes | None = None
         self._sample: tuple | None = None
+        self._opened_approximate: tuple | None = None
 
     @classmethod
     def build(
@@ -190,11 +192,62 @@ class Index:
             InputError: if a source isn't there, or another process is writing.
         """
         # Decoders are imported only here, for they take a query's time.
+        from align_keras.search.approximate import bring_up_to_date
         from align_keras.search.indexing import update
 
         with Store.locked(self.folder):
             with contextlib.closing(Store(self.folder, writable=True)) as store:
-                return update(store, self.model, sources)
+                changes = update(store, self.model, sources)
+                bring_up_to_date(self.folder, store.vectors_file, store.vectors())
+                return changes
+
+    @classmethod
+    def rebuild(
+        cls,
+        folder: str | os.PathLike,
+        sources: Sequence[str | os.PathLike] = (),
+        model: str | os.PathLike | Model | None = None,
+    ) -> "Index":
+        """Embeds everything anew, for another model, beside the old index.
+
+        That one is searched until the new one takes its place; what a killed rebuild
+        has embedded is kept for the next.
+
+        Args:
+            folder: where the old index lies.
+            sources: as `build` takes them; by default those of the old index.
+            model: as `build` takes it; by default the old index's.
+
+        Returns:
+            `Index`, the new one.
+
+        Raises:
+            InputError: as `build`, and for a database.
+        """
+        if is_database(folder):
+            raise InputError(
+                "`rebuild` must be of an index in a folder, received a database; make "
+                "another database for the other model."
+            )
+        folder = pathlib.Path(folder)
+        old = cls.open(folder)
+        sources = list(sources) or [os.fsdecode(root) for root in old.store.roots()]
+        opened = old.model if model is None else _opened(model)
+        beside = folder.with_name(f".{folder.name}.rebuild")
+        if Store.is_there(beside):
+            begun = cls.open(beside).store.header["model"]["fingerprint"]
+            if begun != opened.fingerprint:
+                shutil.rmtree(beside)
+        changes = cls.build(beside, sources, opened).changes
+        replaced = folder.with_name(f".{folder.name}.replaced")
+        with Store.locked(folder):
+            shutil.rmtree(replaced, ignore_errors=True)
+            os.replace(folder, replaced)
+            os.replace(beside, folder)
+        shutil.rmtree(replaced)
+        index = cls.open(folder, opened)
+        index.changes = changes
+        return index
 
     def remove(self, paths: Iterable[str | os.PathLike]) -> int:
         """Drops images, or all in folders or tables that were indexed.
@@ -279,7 +332,7 @@ class Index:
             if not len(vectors):
                 return [], np.zeros(1, np.float32)
             rows = self._allowed(query.where)
-            ranked = self._ranked(embedding, vectors, rows, query.k)
+            ranked = self._ranked(embedding, vectors, rows, query)
             found = without_copies(ranked, query)
             # Unless the rows were written anew meanwhile, and are others now.
             if self.store.vectors_file == file:
@@ -305,27 +358,57 @@ class Index:
         condition, parameters = parse_where(where, list(self.store.columns))
         return self.store.rows(condition, parameters)
 
-    def _ranked(self, embedding, vectors, rows, k):
+    def _ranked(self, embedding, vectors, rows, query):
         """Yields lists of (score, image, vector), the best first."""
-        scores = _scores(vectors, embedding, rows)
-        for block in _by_rank(scores, 4 * k + 64):
-            best = block if rows is None else rows[block]
+        for best, scores in self._blocks(embedding, vectors, rows, query):
             images = self.store.of_rows(best)
             yield [  # Rows without an image are left out.
-                (float(scores[position]), images[row], vectors[row])
-                for position, row in zip(block, best, strict=True)
+                (float(score), images[row], vectors[row])
+                for row, score in zip(best, scores, strict=True)
                 if row in images
             ]
 
+    def _blocks(self, embedding, vectors, rows, query):
+        """Yields rows and their scores from the highest on, as long as is asked."""
+        size = 4 * query.k + 64
+        approximate = self._approximate(query, len(vectors)) if rows is None else None
+        seen = np.zeros(0, np.int64)
+        if approximate is not None:
+            chosen = np.sort(approximate.find(embedding, size, vectors))
+            scores = _scores(vectors, embedding, chosen)
+            best = np.lexsort((chosen, -scores))[:size]
+            seen = chosen[best]
+            yield seen, scores[best]
+        # Of too many copies, or rows without images, the rest is scanned.
+        scores = _scores(vectors, embedding, rows)
+        for block in _by_rank(scores, size):
+            best = block if rows is None else rows[block]
+            new = ~np.isin(best, seen)
+            yield best[new], scores[block[new]]
+
+    def _approximate(self, query, count):
+        """The approximate index, or None where the exact scan is as good."""
+        from align_keras.search import approximate
+
+        wanted = query.approximate
+        if wanted is False or (wanted is None and count < approximate.LEAST_ROWS):
+            return None
+        file = self.store.vectors_file
+        if self._opened_approximate is None or self._opened_approximate[0] != file:
+            found = approximate.Approximate.open(
+                self.folder, file, self.store.dimension
+            )
+            self._opened_approximate = file, found
+        found = self._opened_approximate[1]
+        return approximate.check_there(found, count) if wanted else found
+
     def _sample_of(self, file, vectors):
-        """Vectors of the index at random, the same until it grows."""
+        """Some thousand vectors from all over the index."""
         key = file, len(vectors)
         if self._sample is None or self._sample[0] != key:
-            rows = np.arange(len(vectors))
-            if len(rows) > _SAMPLE:
-                random = np.random.default_rng(0)
-                rows = np.sort(random.choice(len(rows), _SAMPLE, replace=False))
-            self._sample = key, np.array(vectors[rows])
+            # Not at random, whose import takes a twentieth of a search.
+            step = max(1, len(vectors) // _SAMPLE)
+            self._sample = key, np.array(vectors[::step])
         return self._sample[1]
 
 

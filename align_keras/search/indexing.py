@@ -28,7 +28,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
 # Files that a thread reads and embeds before it hands them over.
-_CHUNK = 16
+_CHUNK = 8
 # What is lost by a kill: at most so many images or seconds of work.
 _COMMIT_IMAGES, _COMMIT_SECONDS = 512, 5.0
 # Why a file was left to another process that writes the index (PostgreSQL alone).

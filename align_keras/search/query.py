@@ -33,6 +33,8 @@ class Query:
         k: int >= 1, images to find.
         duplicates: bool; False folds near-duplicates into the best of them.
         text_weight: float > 0, the weight of each text beside an image's 1.
+        approximate: bool, whether to search the approximate index or all images, or
+            None to decide by their number.
 
     Example:
 
@@ -48,6 +50,7 @@ class Query:
     k: int = 10
     duplicates: bool = False
     text_weight: float = TEXT_WEIGHT
+    approximate: bool | None = None
 
     def __post_init__(self):
         self.text, self.plus, self.minus = map(

@@ -4,7 +4,6 @@ LiteRT towers, as `align-keras export litert` writes them, run without TensorFlo
 are opened in some milliseconds; whatever else holds a model runs through TensorFlow.
 """
 
-import concurrent.futures
 import hashlib
 import io
 import json
@@ -127,7 +126,9 @@ class LiteRTModel:
         """Embeds paths, file bytes or arrays uint8 (h, w, 3): float32 (n, d)."""
         if not len(images):
             return np.zeros((0, self.dimension), np.float32)
-        with concurrent.futures.ThreadPoolExecutor(_cores()) as pool:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_cores()) as pool:
             return np.concatenate(list(pool.map(self._encode_image, images)))
 
     def _encode_image(self, image):

@@ -121,3 +121,23 @@ sys.exit(code or ", ".join(sorted(heavy)) or None)
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
     )
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.ci
+def test_a_folder_is_watched(folder):
+    pytest.importorskip("watchfiles")
+    command = [sys.executable, "-m", "align_keras.cli.main", "index", str(folder)]
+    command += ["--model", str(COLORS["GOLDEN"]), "--watch"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not process.stderr.readline().startswith("watching"):
+            assert process.poll() is None
+        (folder / "new.png").write_bytes(COLORS["image_bytes"]((7, 77, 177)))
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("1 added") for line in lines)
+        (folder / "new.png").rename(folder / "old.png")
+        assert any(", 1 renamed" in line for line in lines)
+        process.send_signal(2)
+        assert process.wait(30) == 1
+        assert "the same command goes on" in process.stderr.read()

@@ -193,6 +193,26 @@ def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, co
     assert f"align-keras index {photos} --to" in str(caught.value)
 
 
+def test_a_rebuild_takes_the_old_ones_place(build, photos, tmp_path, colors):
+    from align_keras.search.towers import LiteRTModel
+
+    class Other(LiteRTModel):
+        def __init__(self):
+            super().__init__(colors["GOLDEN"])
+            self.fingerprint = "of another"
+
+    index = build(photos)
+    (photos / "new.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    with pytest.raises(InputError, match="--rebuild"):
+        Index.build(tmp_path / "index", model=Other())
+    rebuilt = Index.rebuild(tmp_path / "index", model=Other())
+    assert rebuilt.changes.added == len(rebuilt) == 4
+    assert len(rebuilt.query("red", k=9, duplicates=True)) == 4
+    assert rebuilt.store.header["model"]["fingerprint"] == "of another"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "photos"]
+    assert len(index.query("red", k=9)) == 3  # Who had it open goes on.
+
+
 def test_what_is_no_index_is_told(build, photos, tmp_path, colors):
     with pytest.raises(
         InputError, match="doesn't exist; make it by `align-keras index"
