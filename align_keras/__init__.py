@@ -47,6 +47,7 @@ _SAVED_BY_KERAS = {
     "TextEncoder": "align_keras.models.text_encoder",
     "ContrastiveLoss": "align_keras.losses.contrastive_loss",
     "FunctionLoss": "align_keras.losses.pair_loss",
+    "SigmoidLoss": "align_keras.losses.sigmoid_loss",
     "Activation": "align_keras.layers.activation",
     "FusedBatchNormalization": "align_keras.layers.batch_normalization",
     "L2Normalization": "align_keras.layers.l2_normalization",

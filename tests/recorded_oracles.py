@@ -146,6 +146,15 @@ CASES = {
         lambda: [_embeddings(13, 1 / 16)],
         ("torch", "open_clip"),
     ),
+    "siglip_loss": Case(
+        "torch_losses",
+        "siglip",
+        lambda: [
+            {**_embeddings(7, 0.1), "bias": -10.0},
+            {**_embeddings(13, 1 / 64), "bias": -1.5},
+        ],
+        ("torch", "open_clip"),
+    ),
     "sgd": Case("torch_optimizers", "sgd", _sgd, ("torch",)),
     "lite_parameters": Case(
         "efficientnet_lite",

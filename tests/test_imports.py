@@ -34,7 +34,7 @@ ROOMS = {
     "training": ("losses", "models", "data", "optimizers"),
     "evaluation": (),
     "export": ("text", "images"),
-    "search": ("models",),
+    "search": ("models", "export", "corpus", "images"),
     # Pages and charts of what was measured.
     "reports": ("corpus", "evaluation", "config"),
     # Each benchmark of the paper, from its data to its metrics.
@@ -58,8 +58,10 @@ ANYTHING = "cli"
 LIGHT = (
     "cli/convert.py",
     "cli/export.py",
+    "cli/index.py",
     "export/__init__.py",
     "runs/export.py",
+    "cli/embed.py",
     "cli/evaluate.py",
     "protocols/evaluate.py",
     "protocols/suite.py",
@@ -70,6 +72,7 @@ LIGHT = (
     "cli/plan.py",
     "cli/quickstart.py",
     "cli/search.py",
+    "cli/serve.py",
     "cli/train.py",
     "utils",
     "config",
@@ -88,9 +91,11 @@ LIGHT = (
 )
 TOP_LEVEL = {
     "CHANGELOG.md",
+    "CITATION.cff",
     "LICENSE",
     "README.md",
     "align_keras",
+    "docs",
     "experiments",
     "pyproject.toml",
     "saved_models",

@@ -1,5 +1,9 @@
-"""README's commands, flags, paths and extras exist; nothing here imports TensorFlow."""
+"""Commands, flags, paths and extras in README and the documentation's pages exist.
 
+Nothing here imports TensorFlow.
+"""
+
+import ast
 import configparser
 import contextlib
 import dataclasses
@@ -15,15 +19,19 @@ from align_keras.cli.main import COMMANDS, parse_arguments
 from align_keras.config import load_config
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"]
+PAGES += sorted((ROOT / "docs" / "pages").rglob("*.md"))
+README = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# Of pytest, docker, http.server and npm, whose commands stand in README too.
+# Of pip, docker, http.server, npm, ruff and mkdocs, whose commands stand there too.
 FOREIGN = {"--directory", "--bind", "--file", "--wait", "--no-deps", "--captions"}
+FOREIGN |= {"--use-pep517", "--check", "--strict", "--config-file"}
+FOREIGN |= {"--print-completion"}  # Of no command.
 
 
 def block_lines():
     """Each line of the code blocks that aren't Python, continuations joined."""
-    blocks = [own for language, own in FENCE.findall(README) if language != "python"]
+    blocks = [text for language, text in FENCE.findall(README) if not language]
     text = "\n".join(blocks).replace("\\\n", " ")
     parts = [part for line in text.split("\n") for part in re.split("&&|; ", line)]
     return [re.sub(r"\s+#.*$", "", part).strip() for part in parts if part.strip()]
@@ -98,7 +106,14 @@ def tool_flags(path):
     return set(re.findall(r"""["'\s(](--[a-z][\w-]*)""", text))
 
 
-TOOLS = sorted({own for own in CODES if re.match(r"python tools/|tools/", own)})
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_its_python_is_python(path):
+    for language, code in FENCE.findall(path.read_text(encoding="utf-8")):
+        if language == "python" and "--8<--" not in code:
+            ast.parse(code)
+
+
+TOOLS = sorted({own for own in CODES if re.match(r"python tools/|tools/\w", own)})
 
 
 @pytest.mark.parametrize("line", TOOLS)

@@ -34,7 +34,7 @@ from align_keras.models.conversion.litert_weights import (
     save_beside_towers,
 )
 from align_keras.models.preset_io import save_to_preset
-from align_keras.models.warm_start import text_vocabulary
+from align_keras.models.warm_start import text_weights
 from align_keras.runs import assemble
 from align_keras.utils.progress import say
 
@@ -112,7 +112,7 @@ def main(arguments=None):
     config = load_config("stamps_warm_start", params_override=DIFFERENCES)
     task, size = config.task, config.task.model.image_encoder.image_size
     model = assemble.build_model(
-        task.model, text_vocabulary(task.model.text_encoder.weights)
+        task.model, text_weights(task.model.text_encoder.weights).vocabulary
     )
     data, stamps = (
         read_retrieval_set(assemble.prepare_corpus(part, size), part.tfds_split)

@@ -25,7 +25,10 @@ COMMANDS = {
     "plan": "say what an experiment will take: parameters, memory, traffic, days",
     "evaluate": "measure a model by a protocol of the paper, or by all of them",
     "export": "write a model for TensorFlow Serving, for phones or for browsers",
-    "search": "find images in a finished run, by a text or by an image",
+    "index": "have folders of images searched: new and changed ones are embedded",
+    "embed": "embed many images or captions to Parquet or NumPy files",
+    "serve": "search an index by a page in a browser, on this machine",
+    "search": "find images by words, by an image, or by both",
     "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
 }
 # What is written to, which is on this machine: gs://bucket/run would become a folder
@@ -38,6 +41,8 @@ RESUMABLE = {
     "train": "the last checkpoint",
     "evaluate": "what it has embedded and trained",
     "corpus": "the tasks that are done",
+    "embed": "the shards that are done",
+    "index": "what it has embedded",
 }
 
 
@@ -134,6 +139,8 @@ def check_local(arguments: argparse.Namespace) -> None:
     """Raises if what is written to is remote, as `gs://bucket/run`."""
     for name in LOCAL:
         value = getattr(arguments, name, None)
+        if arguments.command == "index":  # Its --to may be a database.
+            value = re.sub("^postgres(ql)?:", "", value or "")
         if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
             raise InputError(
                 f"--{name} must be on this machine, received {value}; name a local "

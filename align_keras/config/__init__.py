@@ -16,6 +16,7 @@ from align_keras.config.corpus import (
 from align_keras.config.experiment import (
     AdamWConfig,
     ConstantConfig,
+    ContrastiveLossConfig,
     CosineDecayConfig,
     DataConfig,
     EvaluationConfig,
@@ -30,6 +31,7 @@ from align_keras.config.experiment import (
     OptimizationConfig,
     OptimizerConfig,
     RuntimeConfig,
+    SigmoidLossConfig,
     TaskConfig,
     TextEncoderConfig,
     TrainerConfig,

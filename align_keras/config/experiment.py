@@ -10,18 +10,33 @@ from typing import Any, Literal
 
 from align_keras.config.fields import count, fraction, number
 
+# fmt: off
 ImageVariant = Literal[
-    Literal["efficientnet_nano", "efficientnet_micro", "efficientnet_b0"],
-    Literal["efficientnet_b1", "efficientnet_b2", "efficientnet_b3"],
-    Literal["efficientnet_b4", "efficientnet_b5", "efficientnet_b6"],
-    Literal["efficientnet_b7", "efficientnet_b8", "efficientnet_l2"],
-    Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"],
-    Literal["efficientnet_lite3", "efficientnet_lite4"],
+    "efficientnet_nano", "efficientnet_micro", "efficientnet_b0", "efficientnet_b1",
+    "efficientnet_b2", "efficientnet_b3", "efficientnet_b4", "efficientnet_b5",
+    "efficientnet_b6", "efficientnet_b7", "efficientnet_b8", "efficientnet_l2",
+    "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2",
+    "efficientnet_lite3", "efficientnet_lite4",
 ]
 TextVariant = Literal[
-    Literal["bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large"],
-    Literal["distil_bert_base", "minilm_l6"],
+    "bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large",
+    "distil_bert_base", "albert_base", "albert_large", "minilm_l6",
 ]
+# fmt: on
+
+
+class _OneOf:
+    """A section of which only the member that `type` names counts.
+
+    Attributes:
+        type: the one that counts.
+    """
+
+    type: Any
+
+    def get(self) -> Any:
+        """The config that `type` names, or None where it names none."""
+        return self.type and getattr(self, self.type)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +96,7 @@ class ImageEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig:
-    """The text tower: a named BERT or DistilBERT, its sizes overridable.
+    """The text tower: a named BERT, DistilBERT or ALBERT, its sizes overridable.
 
     Attributes:
         variant: the named size.
@@ -162,8 +177,8 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LossConfig:
-    """The contrastive loss.
+class ContrastiveLossConfig:
+    """The paper's loss.
 
     Attributes:
         label_smoothing: share of the target that goes to the negatives.
@@ -187,6 +202,31 @@ class LossConfig:
     negatives_fraction: float = number(1.0, above=0, at_most=1)
     tile_size: int = count(0, at_least=0)
     matmul_dtype: Literal["bfloat16"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SigmoidLossConfig:
+    """SigLIP's loss, which judges each pair by itself.
+
+    Attributes:
+        bias: what is added to the logits.
+        share_equal_captions: images of a batch match the captions that equal theirs.
+
+    References:
+        Zhai et al. 2023, section 3.2 (a bias of -10, a temperature of 0.1 at first).
+    """
+
+    bias: float = number(-10.0, at_most=0)
+    share_equal_captions: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig(_OneOf):
+    """One of the losses; what `type` names has a class in `align_keras.losses`."""
+
+    type: Literal["contrastive", "sigmoid"] = "contrastive"
+    contrastive: ContrastiveLossConfig = ContrastiveLossConfig()
+    sigmoid: SigmoidLossConfig = SigmoidLossConfig()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,20 +381,6 @@ class SGDConfig(_OptimizerOptions):
     weight_decay: float = number(0.0, at_least=0)
     momentum: float = fraction(0.9)
     nesterov: bool = False
-
-
-class _OneOf:
-    """A section of which only the member that `type` names counts.
-
-    Attributes:
-        type: the one that counts.
-    """
-
-    type: Any
-
-    def get(self) -> Any:
-        """The config that `type` names, or None where it names none."""
-        return self.type and getattr(self, self.type)
 
 
 @dataclasses.dataclass(frozen=True)

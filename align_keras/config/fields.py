@@ -41,8 +41,8 @@ def out_of_range(field: dataclasses.Field, value: Any) -> tuple[str, str, Any] |
     """Finds what a field's range refuses: the rule in words, the remedy, the item.
 
     Example:
-    >>> from align_keras.config import LossConfig
-    >>> label_smoothing, *_ = dataclasses.fields(LossConfig)
+    >>> from align_keras.config import ContrastiveLossConfig
+    >>> label_smoothing, *_ = dataclasses.fields(ContrastiveLossConfig)
     >>> out_of_range(label_smoothing, 1.0)
     ('>= 0 and < 1', 'choose a value in that range', 1.0)
     """

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 from align_keras.config.corpus import CORPUS_RULES, CorpusConfig
-from align_keras.config.experiment import ExperimentConfig
+from align_keras.config.experiment import ContrastiveLossConfig, ExperimentConfig
 from align_keras.config.fields import (
     WrongTypeError,
     as_dict,
@@ -34,6 +34,14 @@ Path = str | os.PathLike
 Override = Path | Mapping[str, Any]
 Rules = Iterable[Callable[[Any, Report], None]]
 
+# Where options were, a pattern of their keys, and what stands in its place now.
+_RENAMED: dict[type, tuple[str, str]] = {
+    CorpusConfig: (r"^pictures\b", "images"),
+    ExperimentConfig: (
+        rf"^task\.loss\.(?={'|'.join(vars(ContrastiveLossConfig()))})",
+        "task.loss.contrastive.",
+    ),
+}
 _HEADER = "# The effective configuration: every option with its value.\n"
 
 
@@ -59,8 +67,8 @@ def load_config(
             an unreadable file; the message names the place.
 
     Example:
-    >>> config = load_config(params_override="task.loss.label_smoothing=1e-3")
-    >>> config.task.loss.label_smoothing
+    >>> config = load_config(params_override="task.train_data.random_zoom=1e-3")
+    >>> config.task.train_data.random_zoom
     0.001
     """
     files = [] if experiment is None else [find_experiment(experiment)]
@@ -116,8 +124,7 @@ def _load(
         params_override = [params_override]
     layers = [read_yaml(path) for path in files]
     layers += [read_overrides(item) for item in params_override]
-    if isinstance(defaults, CorpusConfig):
-        layers = [_with_images(layer) for layer in layers]
+    layers = [_renamed(layer, defaults) for layer in layers]
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     # Each layer is checked by itself: an error that a later one covers is still one.
@@ -127,9 +134,10 @@ def _load(
     return validate(_replace(defaults, values), places, rules)
 
 
-def _with_images(layer: dict[str, Given]) -> dict[str, Given]:
-    """Reads the section `images` of a corpus where it is called `pictures`, as once."""
-    return {re.sub(r"^pictures\b", "images", key): layer[key] for key in layer}
+def _renamed(layer: dict[str, Given], defaults: Any) -> dict[str, Given]:
+    """Puts the options of earlier files where they are now."""
+    pattern, new = _RENAMED.get(type(defaults), ("^$", ""))
+    return {re.sub(pattern, new, key): given for key, given in layer.items()}
 
 
 def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -134,10 +134,11 @@ def _check_batch_parts(config, report):
     replicas = config.runtime.num_replicas
     batch = f"{_DATA}.global_batch_size"
     rows = report.get(batch) // (replicas or 1)
-    parts = 1 / config.task.loss.negatives_fraction
+    fraction = "task.loss.contrastive.negatives_fraction"
+    parts = 1 / report.get(fraction)
     if abs(parts - round(parts)) > 1e-6 or rows % round(parts):
         report.refuse(
-            "task.loss.negatives_fraction",
+            fraction,
             f"one over a divisor of a replica's batch ({rows})",
             "write for example 0.5 or 0.25",
             batch,

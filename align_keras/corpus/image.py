@@ -8,6 +8,7 @@ import os
 import struct
 import threading
 import types
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -83,7 +84,7 @@ def normalize_image(
     content = _read(source)
     drawing = _read_svg(content)
     try:
-        image = _open(content) if drawing is None else drawing.render()
+        image = open_image(content) if drawing is None else drawing.render()
         if math.prod(image.size) > max_pixels:
             size = "{} × {}".format(*image.size)
             detail = f"{size} pixels are more than {max_pixels:,}"
@@ -122,7 +123,7 @@ def image_size(source: str | os.PathLike | bytes) -> tuple[int, int]:
     """Returns (width, height) as stored, from an image's header."""
     content = _read(source)
     drawing = _read_svg(content)
-    return _open(content).size if drawing is None else drawing.size
+    return open_image(content).size if drawing is None else drawing.size
 
 
 @functools.cache
@@ -172,7 +173,8 @@ def _read_svg(content):
     return drawing
 
 
-def _open(content):
+def open_image(content: bytes) -> Any:
+    """Opens an image of a known format, of any size, before its pixels are decoded."""
     with _OPEN_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

@@ -8,6 +8,7 @@ it and don't see it.
 
 import io
 import json
+import pathlib
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -46,15 +47,17 @@ class LiteRTTower:
     """Runs a file of one signature and one output by LiteRT's interpreter.
 
     Called with arrays by the names of its inputs, to which open shapes are resized, it
-    gives float32 (n, d). `inputs` and `outputs` are dicts, name → shape.
+    gives float32 (n, d). `inputs` and `outputs` are dicts, name → shape. A path is
+    mapped into memory, which is faster than bytes.
     """
 
-    def __init__(self, content: bytes, threads: int = 1):
+    def __init__(self, content: bytes | pathlib.Path, threads: int = 1):
         with needs("litert", "LiteRT files are run by ai-edge-litert"):
             from ai_edge_litert.interpreter import Interpreter
-        self._interpreter = Interpreter(
-            model_content=bytes(content), num_threads=threads
-        )
+        source: dict[str, Any] = {"model_content": content}
+        if isinstance(content, pathlib.Path):
+            source = {"model_path": str(content)}
+        self._interpreter = Interpreter(**source, num_threads=threads)
         self._interpreter.allocate_tensors()
         (self.signature,) = self._interpreter.get_signature_list()
         self._runner = self._interpreter.get_signature_runner(self.signature)

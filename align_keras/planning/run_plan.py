@@ -262,10 +262,19 @@ def run_sizes(config: ExperimentConfig, devices: int) -> RunSizes:
         virtual_batch_size=image.virtual_batch_size,
         slots=optimizer_slots(config.trainer.optimizer_config),
         half_precision=config.runtime.mixed_precision_dtype != "float32",
-        tile_size=config.task.loss.tile_size or "auto",
-        negatives_fraction=config.task.loss.negatives_fraction,
-        share_equal_captions=config.task.loss.share_equal_captions,
+        **_loss_sizes(config.task.loss),
     )
+
+
+def _loss_sizes(loss_config):
+    if loss_config.type == "sigmoid":
+        return {"loss": "sigmoid", "tile_size": None}
+    loss = loss_config.contrastive
+    return {
+        "tile_size": loss.tile_size or "auto",
+        "negatives_fraction": loss.negatives_fraction,
+        "share_equal_captions": loss.share_equal_captions,
+    }
 
 
 def _image_sizes(model_config):

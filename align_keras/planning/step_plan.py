@@ -50,9 +50,9 @@ _SECONDS_A_DAY = 86_400
 AUTO_TILE_SIZE = 2048
 AUTO_KEPT_LOGITS = 2**28
 # How often these are there at the peak, measured (tests/planning/test_step_plan.py): a
-# tile, all logits of the plain form, a device's embeddings, those of all devices.
+# tile, all logits of each plain form, a device's embeddings, those of all devices.
 _TILES = 3
-_PLAIN_LOGITS = 13
+_PLAIN_LOGITS = {"contrastive": 13, "sigmoid": 4}
 _OWN_EMBEDDINGS = 2
 _ALL_EMBEDDINGS = 3
 
@@ -73,7 +73,8 @@ class RunSizes:
         half_precision: bool, whether the towers compute in 16 bits.
         tile_size: int, `"auto"` or None, as `contrastive_loss`.
         negatives_fraction: float, as `contrastive_loss`.
-        share_equal_captions: bool, which gathers the images too.
+        share_equal_captions: bool, as `contrastive_loss`, which gathers the images too.
+        loss: str, `"contrastive"` or `"sigmoid"`, which has the plain form only.
     """
 
     image: TowerCost
@@ -89,6 +90,7 @@ class RunSizes:
     tile_size: int | str | None = "auto"
     negatives_fraction: float = 1.0
     share_equal_captions: bool = False
+    loss: str = "contrastive"
 
     @property
     def towers(self) -> dict[str, TowerCost]:
@@ -239,7 +241,7 @@ def flops(sizes: RunSizes) -> dict[str, int]:
     if not sizes.is_contrastive:
         return parts
     product = 2 * sizes.projection_dim * pairs**2 // sizes.parts
-    if sizes.tile_size is None and sizes.devices > 1:
+    if sizes.loss == "contrastive" and sizes.tile_size is None and sizes.devices > 1:
         product *= 2  # Each direction has its own.
     return {**parts, "loss": product * (3 if sizes.keeps_logits else 4)}
 
@@ -294,7 +296,7 @@ def logits(sizes: RunSizes) -> int:
     """Values of a device's logits at the peak."""
     rows, columns = sizes.rows // sizes.parts, sizes.global_batch_size // sizes.parts
     if sizes.tile_size is None:
-        return _PLAIN_LOGITS * sizes.parts * rows * columns
+        return _PLAIN_LOGITS[sizes.loss] * sizes.parts * rows * columns
     tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
     kept = sizes.parts * rows * columns if sizes.keeps_logits else 0
     return kept + _TILES * min(tile, rows) * min(tile, columns)

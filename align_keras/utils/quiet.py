@@ -6,6 +6,7 @@ import importlib.abc
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -22,7 +23,7 @@ def silence_tensorflow() -> None:
 
 
 def _in_silence(execute, module):
-    with _silent_standard_error():
+    with silent_standard_error():
         execute(module)
 
 
@@ -55,12 +56,13 @@ def start_compiler() -> None:
     """
     import tensorflow as tf
 
-    with _silent_standard_error():
+    with silent_standard_error():
         tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
 
 
 @contextlib.contextmanager
-def _silent_standard_error():
+def silent_standard_error() -> Iterator[None]:
+    """Sends to nobody what native code prints on standard error within."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -92,10 +92,10 @@ def test_a_model_trains_on_it(built, tmp_path, capsys):
     assert f"as it was built, but {shard.name} lacks or differs from" in message
 
 
-def test_readmes_command_trains_on_it(built, tmp_path, capsys):
+def test_the_guides_command_trains_on_it(built, tmp_path, capsys):
     """The command from corpus to pre-training, with a smaller model and fewer steps."""
-    readme = pathlib.Path(__file__).parents[2] / "README.md"
-    text = readme.read_text(encoding="utf-8").replace("\\\n", " ")
+    guide = pathlib.Path(__file__).parents[2] / "docs/pages/guides/corpus.md"
+    text = guide.read_text(encoding="utf-8").replace("\\\n", " ")
     (line,) = re.findall(r"^align-keras train .*corpus=DIR/web_pairs.*$", text, re.M)
     out = shutil.copytree(built, tmp_path / "out")
     pairs = write_pairs(tmp_path / "validation")

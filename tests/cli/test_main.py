@@ -70,13 +70,14 @@ def test_each_commands_help(capsys, name):
     with pytest.raises(SystemExit) as caught:
         main([name, "--help"])
     assert caught.value.code == 0
-    # The option that each command requires.
+    # An option that each command has, most require it.
     required = {
         "convert": "--to",
         "corpus": "--out",
         "export": "--to",
         "plan": "--devices",
         "evaluate": "--model",
+        "index": "--to",
     }
     required = required.get(name, "--model_dir")
     assert f"{required} " in capsys.readouterr().out

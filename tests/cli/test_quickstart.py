@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 from align_keras.cli.main import main
 from tests.small_run import SMALL, draw, write_pairs
 
+ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "align_keras.cli.main"]
 
 
@@ -70,6 +72,19 @@ def test_a_trained_run_is_indexed_and_searched(undisturbed, tmp_path, capsys):
         [answer] = json.loads(capsys.readouterr().out)["queries"]
         found.append([(hit["id"], hit["captions"]) for hit in answer["hits"]])
     assert found[0] == found[1] != []
+
+
+@pytest.mark.ci
+def test_the_tutorial_evaluates_and_exports_it(
+    undisturbed, pairs, tmp_path, capsys, monkeypatch
+):
+    script = ROOT / "docs/pages/tutorials/evaluate_and_export.py"
+    words = [str(undisturbed[0]), str(pairs), str(tmp_path / "exported")]
+    monkeypatch.setattr("sys.argv", [script.name, *words])
+    runpy.run_path(str(script))
+    shown = capsys.readouterr().out
+    assert "t2i/recall_at_1: " in shown
+    assert re.search(r"captions: \(2, \d+\) cosine: -?[01]\.", shown)
 
 
 @pytest.mark.ci

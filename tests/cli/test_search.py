@@ -114,7 +114,7 @@ def test_table_shows_all_and_interprets_nothing(run_folder, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["red"],
+        ["--model_dir", "RUN", "--index", "X", "red"],
         ["--model_dir", "RUN", "red", "--text-weight", "0"],
         ["--model_dir", "RUN", "red", "--text-weight", "two"],
         ["--model_dir", "RUN", "-k", "0", "red"],

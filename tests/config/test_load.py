@@ -48,7 +48,7 @@ def test_a_configuration_by_preset_is_saved_without_what_it_settles(tmp_path):
 def test_defaults_are_the_papers_recipe():
     config = load_config()
     assert config == ExperimentConfig()
-    model, loss, trainer = config.task.model, config.task.loss, config.trainer
+    model, loss, trainer = config.task.model, config.task.loss.get(), config.trainer
     optimization = trainer.optimizer_config
     assert model.image_encoder.image_size == 289
     assert (model.projection_dim, model.initial_temperature) == (640, 1.0)
@@ -93,7 +93,7 @@ def test_merge_order(tmp_path):
         assert config.trainer.train_steps in (steps or [30_000])
         # What a later file doesn't name stays, and a list is replaced whole.
         assert config.trainer.max_to_keep == 9
-        assert config.task.loss.reduction == "mean"
+        assert config.task.loss.contrastive.reduction == "mean"
         assert config.task.evaluation.ks == (2, 4, 8)
     config = load_config(experiment, (), "task.evaluation.ks=[1]")
     assert config.task.evaluation.ks == (1,)
@@ -127,7 +127,7 @@ def test_an_empty_file_changes_nothing(tmp_path):
     [
         (
             "task:\n  loss:\n    label_smooting: 0.1\n",
-            ["own.yaml, line 3:", "'task.loss.label_smooting'", "'label_smoothing'?"],
+            ["own.yaml, line 3:", "'task.loss.label_smooting'", "label_smoothing'?"],
         ),
         ("trainr: {}\n", ["own.yaml, line 1:", "'trainr'", "'trainer'?"]),
         # The right key at the wrong level.
@@ -145,7 +145,7 @@ def test_unknown_keys(tmp_path, text, expected):
         assert part in message, message
 
 
-LOSS = "task.loss.label_smoothing"
+LOSS = "task.loss.contrastive.label_smoothing"
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,18 @@ def test_an_error_is_no_better_for_being_covered(tmp_path):
     first = write(tmp_path, "trainer: {seed: nought}")
     second = write(tmp_path, "trainer: {seed: 1}", "2.yaml")
     assert "own.yaml, line 1" in refusal(config_files=[first, second])
+
+
+def test_a_loss_without_its_type_is_the_contrastive_one(tmp_path):
+    """So files of before there was a second loss have it."""
+    text = "task:\n  loss:\n    reduction: mean\n    share_equal_captions: true\n"
+    path = write(tmp_path, text)
+    config = load_config(path, params_override="task.loss.label_smoothing=0")
+    now = ["type=contrastive", "contrastive.reduction=mean"]
+    now += ["contrastive.share_equal_captions=true", "contrastive.label_smoothing=0"]
+    assert config == load_config(params_override=[f"task.loss.{one}" for one in now])
+    with pytest.raises(InputError, match="line 3: 'task.loss.contrastive.reduction'"):
+        load_config(write(tmp_path, text.replace("mean", "most")))
 
 
 def test_messages_name_the_layer_that_gave_the_value(tmp_path):

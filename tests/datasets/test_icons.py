@@ -1,7 +1,9 @@
 """Icon fonts: one real build, and the drawing and naming of glyphs."""
 
+import functools
 import importlib.util
 import pathlib
+import runpy
 
 import numpy as np
 import pytest
@@ -128,3 +130,17 @@ def test_small_and_blank_characters():
     assert (plus[:MARGIN] == 255).all() and (plus[MARGIN + 1] < 255).any()
     [font] = fonts.glob("codicon-[0-9]*.ttf")
     assert draw_glyph(font, "\U0010fff0") is None
+
+
+@needs_fonts
+@pytest.mark.ci
+def test_the_tutorial_trains_on_them(data_dir, tmp_path, capsys, monkeypatch):
+    pages = pathlib.Path(__file__).parents[2] / "docs/pages"
+    script = pages / "tutorials/train_with_fit.py"
+    monkeypatch.setattr(tfds, "load", functools.partial(tfds.load, data_dir=data_dir))
+    monkeypatch.setattr("sys.argv", [script.name, "160", "1"])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(script))
+    shown = capsys.readouterr().out
+    assert "160 pairs, such as" in shown and "arrow → [" in shown
+    assert (tmp_path / "icons.keras").is_file()

@@ -34,7 +34,7 @@ def test_an_ablation_changes_what_it_names(name):
     kind, _, value = name.partition("_")
     expected = {
         "width": {"task.model.projection_dim"},
-        "negatives": {"task.loss.negatives_fraction"},
+        "negatives": {"task.loss.contrastive.negatives_fraction"},
         "temperature": {
             "task.model.initial_temperature",
             "task.model.learn_temperature",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.losses import ContrastiveLoss, PairLoss
+from align_keras.losses import ContrastiveLoss, PairLoss, SigmoidLoss
 from align_keras.losses.pair_loss import FunctionLoss, as_pair_loss
 from align_keras.optimizers import SGD
 from align_keras.training.strategies import strategy_scope
@@ -82,7 +82,8 @@ def test_replicas_make_one_devices_update(two_replicas, loss):
 
 
 @pytest.mark.parametrize(
-    "loss", [sigmoid_loss, TwoTerms(0.25), ContrastiveLoss(**OTHER)]
+    "loss",
+    [sigmoid_loss, TwoTerms(0.25), ContrastiveLoss(**OTHER), SigmoidLoss(bias=-5.0)],
 )
 def test_a_keras_file_keeps_the_loss(tmp_path, loss):
     model = small_align()

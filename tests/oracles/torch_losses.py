@@ -1,4 +1,4 @@
-"""The contrastive loss by PyTorch's own cross-entropy, and open_clip's."""
+"""The contrastive loss by PyTorch's own cross-entropy, and open_clip's losses."""
 
 import torch
 
@@ -32,3 +32,13 @@ def open_clip(images, texts, temperature):
 
     scale = 1 / float(temperature)
     return _with_gradients(lambda *own: ClipLoss()(*own, scale), images, texts)
+
+
+def siglip(images, texts, temperature, bias):
+    """open_clip's sigmoid loss, and the gradients by each argument but the bias."""
+    from open_clip.loss import SigLipLoss
+
+    def compute(images, texts, temperature):
+        return SigLipLoss()(images, texts, 1 / temperature, float(bias))
+
+    return _with_gradients(compute, images, texts, temperature)

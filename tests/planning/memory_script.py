@@ -2,7 +2,7 @@
 
 usage: memory_script.py step OVERRIDES    a model of this configuration, two steps
        memory_script.py classifier OVERRIDES RECIPE    its image encoder and ten classes
-       memory_script.py loss N WIDTH TILE_SIZE    the loss alone and its gradients
+       memory_script.py loss N WIDTH FORM    the loss alone and its gradients
 
 A process of its own, since a process's peak never falls again.
 """
@@ -17,7 +17,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import numpy as np
 import tensorflow as tf
 
-from align_keras.losses import contrastive_loss
+from align_keras.losses import ContrastiveLoss, SigmoidLoss
 
 
 def present():
@@ -85,13 +85,13 @@ def measure_classifier(overrides, recipe):
     return {"step": peak() - before}
 
 
-def measure_loss(rows, width, tile_size):
+def measure_loss(rows, width, loss):
     @tf.function
     def gradients(images, texts, temperature):
         with tf.GradientTape() as tape:
             tape.watch([images, texts, temperature])
-            loss = contrastive_loss(images, texts, temperature, tile_size=tile_size)
-        return loss, tape.gradient(loss, [images, texts, temperature])
+            total = loss(images, texts, temperature)
+        return total, tape.gradient(total, [images, texts, temperature])
 
     def run(rows):
         embeddings = [
@@ -114,7 +114,8 @@ if __name__ == "__main__":
     elif kind == "classifier":
         measured = measure_classifier(*arguments)
     else:
-        rows, width, tile = arguments
-        tile = int(tile) if tile.isdigit() else {"none": None, "auto": "auto"}[tile]
-        measured = measure_loss(int(rows), int(width), tile)
+        rows, width, form = arguments
+        tile = int(form) if form.isdigit() else {"auto": "auto"}.get(form)
+        loss = SigmoidLoss() if form == "sigmoid" else ContrastiveLoss(tile_size=tile)
+        measured = measure_loss(int(rows), int(width), loss)
     print(json.dumps(measured))

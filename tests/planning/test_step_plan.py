@@ -10,8 +10,10 @@ import sys
 
 import pytest
 
+from align_keras.config import load_config
 from align_keras.models.tower_costs import TowerCost
 from align_keras.planning import RunSizes, plan_step
+from align_keras.planning.run_plan import run_sizes
 from align_keras.utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -54,6 +56,7 @@ def test_operations_by_hand():
     # Without tiles each of several devices multiplies once for each direction.
     assert plan(tile_size=None).flops["loss"] == 6 * 65_536
     assert plan(tile_size=None, devices=1).flops["loss"] == 3 * 65_536
+    assert plan(tile_size=None, loss="sigmoid").flops["loss"] == 3 * 65_536
     assert plan(negatives_fraction=0.25).flops["loss"] == 3 * 16_384
 
 
@@ -175,6 +178,12 @@ def test_what_cannot_be_divided_is_refused(changes, words):
     assert "\n" not in str(caught.value)
 
 
+def test_the_sigmoid_loss_of_a_run():
+    override = "task.loss.type=sigmoid,task.model.preset=align_nano"
+    sizes = run_sizes(load_config(params_override=override), 4)
+    assert (sizes.loss, sizes.tile_size) == ("sigmoid", None)
+
+
 def test_the_loss_has_the_tiles_that_the_plan_reckons_with():
     from align_keras.losses import tiled_loss
     from align_keras.planning import step_plan
@@ -222,9 +231,6 @@ def measured(*arguments):
 
 
 def measured_and_planned(rows=16, vocabulary=2000, rematerialize="false", micro="null"):
-    from align_keras.config import load_config
-    from align_keras.planning.run_plan import run_sizes
-
     overrides = SMALL.format(
         rows=rows, vocabulary=vocabulary, rematerialize=rematerialize, micro=micro
     )
@@ -288,24 +294,26 @@ def test_a_classifier_takes_what_is_planned(rematerialize):
 
 @pytest.mark.release
 @pytest.mark.parametrize(
-    "rows, width, tile_size",
+    "rows, width, form",
     [
-        (4096, 64, None),
-        (8192, 64, "auto"),
-        (16_384, 64, 1024),
-        (16_384, 64, 2048),
-        (8192, 640, 1024),
+        (4096, 64, {"tile_size": None}),
+        (6144, 64, {"tile_size": None, "loss": "sigmoid"}),
+        (8192, 64, {"tile_size": "auto"}),
+        (16_384, 64, {"tile_size": 1024}),
+        (16_384, 64, {"tile_size": 2048}),
+        (8192, 640, {"tile_size": 1024}),
     ],
 )
-def test_the_loss_takes_what_is_planned(rows, width, tile_size):
+def test_the_loss_takes_what_is_planned(rows, width, form):
     sizes = dataclasses.replace(
         SIZES,
         projection_dim=width,
         global_batch_size=rows,
         devices=1,
-        tile_size=tile_size,
+        **form,
     )
     memory = plan_step(sizes).memory
     planned = memory["logits"] + memory["embeddings"]
-    actual = measured("loss", rows, width, str(tile_size).lower())["loss"]
+    name = form.get("loss", str(form["tile_size"]).lower())
+    actual = measured("loss", rows, width, name)["loss"]
     assert actual == pytest.approx(planned, rel=TOLERANCE)

@@ -1,0 +1,108 @@
+"""`align-keras index`: has folders of images searched by words and by images."""
+
+import argparse
+import os
+
+from align_keras.utils.errors import InputError, needs
+from align_keras.utils.progress import say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command to an `argparse` parser."""
+    parser.epilog = (
+        'align-keras search "a red bicycle" then searches it. Run again, the command '
+        "embeds what is new or has changed and drops what is gone."
+    )
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="folder of images, with its subfolders, or table of images with captions "
+        "(.csv, .tsv, .jsonl), whose columns --where of search may name; without any, "
+        "those that the index has",
+    )
+    parser.add_argument(
+        "--to",
+        metavar="INDEX",
+        help="folder of the index, or a PostgreSQL database with pgvector, "
+        "postgresql://user@host/database (default: $ALIGN_KERAS_INDEX, else "
+        "~/.local/share/align_keras/index)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help="a folder of LiteRT towers, a run's folder, an export or "
+        "hf://user/model (default: align_small_en, or what the index was made with)",
+    )
+    parser.add_argument(
+        "--rebuild",
+        action="store_true",
+        help="embed everything anew, for another --model; the old index is searched "
+        "until the new one takes its place",
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="go on with what changes in the folders, until interrupted",
+    )
+    parser.add_argument(
+        "--remove",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="drop an image, a folder or a table from the index; the files stay; "
+        "repeatable",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from align_keras.search.image_index import Index, default_index, is_database
+    from align_keras.search.store import Store
+
+    folder = arguments.to or default_index()
+    is_new = not is_database(folder) and not Store.is_there(folder)
+    if not arguments.sources and is_new:
+        raise InputError(
+            "`sources` must name a folder or a table the first time, received none; "
+            "run `align-keras index FOLDER`."
+        )
+    if arguments.remove:
+        count = Index.open(folder, arguments.model).remove(arguments.remove)
+        say(f"dropped {count:,} images from {folder}")
+        if not arguments.sources:
+            return 0
+    build = Index.rebuild if arguments.rebuild else Index.build
+    index = build(folder, arguments.sources, arguments.model)
+    print(_summary(index.changes))
+    say(f"{len(index):,} images in {folder}")
+    if arguments.watch:
+        _watch(index)
+    return 0
+
+
+def _watch(index):
+    """Brings the index up to date whenever something changes, until interrupted."""
+    with needs("watch", "`watch` needs watchfiles"):
+        from watchfiles import watch
+    roots = [os.fsdecode(root) for root in index.store.roots()]
+    say(f"watching {', '.join(roots)}; interrupt to end")
+    roots, begun = list(filter(os.path.exists, roots)), False
+    for seen in watch(*roots, yield_on_timeout=True, rust_timeout=1000):
+        if begun and not seen:
+            continue
+        begun = True  # What changed before the watch began isn't told.
+        changes = index.add()
+        if changes.added or changes.changed or changes.renamed or changes.gone:
+            print(_summary(changes), flush=True)
+
+
+def _summary(changes):
+    names = ("added", "changed", "renamed", "gone", "unchanged")
+    lines = [", ".join(f"{getattr(changes, name):,} {name}" for name in names)]
+    for reason, count in sorted(changes.unreadable.items()):
+        example = changes.examples.get(reason)
+        lines.append(
+            f"{count:,} left out: {reason}" + (f" ({example})" if example else "")
+        )
+    return "\n".join(lines)

@@ -1,0 +1,83 @@
+"""SigLIP's loss: each pair of an image and a caption is judged by itself."""
+
+import keras
+import tensorflow as tf
+
+from align_keras.losses.contrastive_loss import caption_groups
+from align_keras.losses.cross_replica import gather_replicas
+from align_keras.losses.pair_loss import PairLoss
+from align_keras.utils.arguments import arguments_of, parameters_of, refuse_unknown
+from align_keras.utils.errors import InputError
+
+
+@keras.saving.register_keras_serializable(package="align_keras")
+class SigmoidLoss(PairLoss):
+    """Cross-entropy of "is this its caption?" over all pairs of all replicas.
+
+    The sum over a row's n captions, averaged over the n rows. A replica has its rows
+    of the logits only, and holds them several times over.
+
+    Args:
+        bias: float that is added to the logits. The paper starts at -10 and learns it;
+            here it stays. Of n pairs a row, -log(n) is the logit of a guess.
+        share_equal_captions: bool; images of a batch whose captions are equal, by their
+            token ids, match each other's too.
+
+    Call arguments:
+        image_embeddings: float tensor (n, d), unit length.
+        text_embeddings: float tensor (n, d), row by row their pairs.
+        temperature: scalar float tensor > 0 that the cosines are divided by; the paper
+            starts at 0.1.
+        token_ids: int tensor (n, length) of the captions, or None.
+
+    Returns:
+        Scalar float tensor, differentiable in the embeddings and the temperature.
+
+    Raises:
+        InputError: if there is no such argument, or `token_ids` are missing.
+
+    References:
+        Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
+
+    Example:
+
+    >>> loss = SigmoidLoss(bias=0.0)(tf.eye(2), tf.eye(2), 1.0)
+    >>> round(float(loss), 4)  # log(1 + 1/e) + log(2)
+    1.0064
+    """
+
+    def __init__(
+        self, bias: float = -10.0, share_equal_captions: bool = False, **kwargs
+    ):
+        refuse_unknown("SigmoidLoss", kwargs, parameters_of(SigmoidLoss.__init__))
+        self.bias = bias
+        self.share_equal_captions = share_equal_captions
+
+    def get_config(self) -> dict:
+        return arguments_of(self, SigmoidLoss)
+
+    def replica_losses(
+        self,
+        image_embeddings: tf.Tensor,
+        text_embeddings: tf.Tensor,
+        temperature: tf.Tensor | float,
+        token_ids: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor]:
+        """Computes the mean over this replica's rows; the columns are all replicas'."""
+        images = tf.convert_to_tensor(image_embeddings)
+        texts, offset = gather_replicas(tf.convert_to_tensor(text_embeddings))
+        scaled = images / tf.cast(temperature, images.dtype)
+        logits = tf.matmul(scaled, texts, transpose_b=True) + self.bias
+        rows, columns = tf.unstack(tf.shape(logits))
+        pairs, captions = tf.range(rows) + offset, tf.range(columns)
+        if self.share_equal_captions:
+            if token_ids is None:
+                raise InputError(
+                    "token_ids must be given with share_equal_captions, received None; "
+                    "pass the captions' token ids."
+                )
+            pairs = caption_groups(token_ids)
+            captions, _ = gather_replicas(pairs)
+        # The logarithm of the probability of being wrong; of a match, of no match.
+        wrong = tf.where(pairs[:, None] == captions, -logits, logits)
+        return (tf.reduce_mean(tf.reduce_sum(tf.nn.softplus(wrong), axis=1)),)

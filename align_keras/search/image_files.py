@@ -1,0 +1,257 @@
+"""Image files as an index reads them: found in folders, decoded, and described."""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import io
+import os
+import stat
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+
+from align_keras.corpus.image import ImageError, normalize_image, open_image
+from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
+HEIF_SUFFIXES = (".heic", ".heif", ".avif")
+_SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES + HEIF_SUFFIXES)
+# ISO base media files of these brands hold a still image.
+_HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
+CHANGING = "changes while it is read"
+_MAKE, _MODEL, _TIME, _EXIF, _TIME_TAKEN = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003
+# Of more pixels, one image at a time: decoding it may take a gigabyte.
+_LARGE_PIXELS = MAX_PIXELS // 4
+_LARGE_LOCK = threading.Lock()
+
+
+@dataclasses.dataclass
+class FoundFile:
+    """A file by its absolute path, as bytes, for names needn't be UTF-8."""
+
+    file: bytes
+    size: int
+    mtime_ns: int
+
+
+@dataclasses.dataclass
+class ReadImage:
+    """An image's pixels, uint8 (resize_to, resize_to, 3), and what its file says."""
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    date: str | None
+    camera: str | None
+
+
+def find_images(root: bytes, problems: list[tuple[bytes, str]]) -> Iterator[FoundFile]:
+    """Yields the image files of a folder and its subfolders, in the order of names,
+    a folder's before those of its subfolders.
+
+    Hidden files and folders are left out, and links to folders aren't followed, which
+    might lead in circles. What can't be listed goes to `problems`, (path, reason).
+    """
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as listed:
+                entries = sorted(listed, key=lambda entry: entry.name)
+        except OSError as error:
+            problems.append((folder, f"folder: {error.strerror}"))
+            continue
+        below = []
+        for entry in entries:
+            if entry.name.startswith(b"."):
+                continue
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(entry.path)
+                elif entry.name.lower().endswith(_SUFFIXES):
+                    status = entry.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield FoundFile(entry.path, status.st_size, status.st_mtime_ns)
+                    elif not stat.S_ISDIR(status.st_mode):
+                        problems.append((entry.path, "no regular file"))
+            except OSError as error:
+                problems.append((entry.path, str(error.strerror)))
+        folders.extend(reversed(below))
+
+
+def read_file(file: bytes) -> tuple[bytes, FoundFile]:
+    """Reads a file that nobody writes meanwhile, and its size and time.
+
+    Raises:
+        ImageError: if it can't be read; its reason is `CHANGING` if it changes again
+            and again.
+    """
+    for _ in range(3):
+        try:
+            if is_special(os.fsdecode(file)):
+                raise ImageError("can't be opened", "no regular file")
+            with open(file, "rb") as opened:
+                before = os.fstat(opened.fileno())
+                if before.st_size > MAX_FILE_BYTES:
+                    detail = f"more than {MAX_FILE_BYTES:,} bytes"
+                    raise ImageError("oversized", detail)
+                content = opened.read(before.st_size + 1)
+                after = os.fstat(opened.fileno())
+        except FileNotFoundError:
+            raise ImageError("missing", "no such file") from None
+        except OSError as error:
+            raise ImageError("can't be opened", str(error.strerror)) from None
+        same = (before.st_size, before.st_mtime_ns) == (
+            after.st_size,
+            after.st_mtime_ns,
+        )
+        if same and len(content) == after.st_size:
+            return content, FoundFile(file, after.st_size, after.st_mtime_ns)
+    raise ImageError(CHANGING, "another program is writing it")
+
+
+def content_hash(content: bytes) -> bytes:
+    """Returns the 16 bytes by which an image is known under another name."""
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+def read_image(content: bytes, resize_to: int) -> ReadImage:
+    """Decodes a file's bytes and brings them to a square of `resize_to` pixels.
+
+    Raises:
+        ImageError: if it is no image, with the reason.
+    """
+    opened = _open(content)
+    size, date, camera = None, None, None
+    if opened is not None:  # Else it is a drawing, or none.
+        size = opened.size
+        date, camera = _taken(opened)
+    with _one_at_a_time(size):
+        image = _decoded(opened, content, 2 * resize_to)
+        square = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
+    if size is None:
+        size = image.size
+    elif (image.width > image.height) != (size[0] > size[1]):
+        size = size[::-1]  # Turned upright.
+    width, height = size
+    return ReadImage(np.asarray(square), width, height, date, camera)
+
+
+def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:
+    """Decodes a file's bytes to RGB; JPEGs are reduced to at least a shorter side.
+
+    Raises:
+        ImageError: if it is no image, with the reason.
+    """
+    opened = _open(content)
+    with _one_at_a_time(None if opened is None else opened.size):
+        return _decoded(opened, content, shorter_side)
+
+
+def _one_at_a_time(size):
+    large = size is not None and size[0] * size[1] > _LARGE_PIXELS
+    return _LARGE_LOCK if large else contextlib.nullcontext()
+
+
+def _open(content):
+    heif = content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
+    return _open_heif(content) if heif else _header(content)
+
+
+def _decoded(opened, content, shorter_side):
+    if opened is not None and opened.format in ("HEIF", "AVIF"):
+        return _decoded_heif(opened)
+    return normalize_image(content, shorter_side=shorter_side)[0]
+
+
+def read_pixels(source: str | os.PathLike | bytes, resize_to: int) -> np.ndarray:
+    """Reads a path or a file's bytes: uint8 (resize_to, resize_to, 3)."""
+    if not isinstance(source, bytes):
+        source, _ = read_file(os.fsencode(source))
+    if not source:
+        raise ImageError("empty", "0 bytes")
+    return read_image(source, resize_to).pixels
+
+
+def _header(content):
+    try:
+        return open_image(content)
+    except ImageError:  # Decoding tells the reason, or it is a drawing.
+        return None
+
+
+def _open_heif(content):
+    """Opens HEIC by pillow-heif, AVIF by Pillow, where it can, or by that."""
+    Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    formats = ["AVIF"] if content[8:11] == b"avi" and "AVIF" in Image.OPEN else ["HEIF"]
+    if formats[0] not in Image.OPEN:
+        raise ImageError(
+            NO_HEIF, 'run `pip install "align-keras[heic]"` to have it read'
+        )
+    try:
+        opened = Image.open(io.BytesIO(content), formats=formats)
+    except Exception as error:  # Decoders raise whatever a broken file leads to.
+        raise ImageError("unreadable", str(error)) from None
+    if opened.width * opened.height > MAX_PIXELS:
+        detail = f"{opened.width} × {opened.height} pixels are more than {MAX_PIXELS:,}"
+        raise ImageError("oversized", detail)
+    return opened
+
+
+def _decoded_heif(opened):
+    from PIL import ImageOps
+
+    try:
+        upright = ImageOps.exif_transpose(opened)
+        if not upright.has_transparency_data:
+            return upright.convert("RGB")
+        white = Image.new("RGBA", upright.size, "white")
+        return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+    except Exception as error:
+        raise ImageError("unreadable", str(error)) from None
+
+
+def _taken(image):
+    """When and by what an image was taken: ISO date or None, camera or None."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return None, None  # Pillow would decode all pixels to look behind them.
+    try:
+        exif = image.getexif()
+        if not exif:
+            return None, None
+        text = exif.get_ifd(_EXIF).get(_TIME_TAKEN) or exif.get(_TIME)
+        parts = [_words(exif.get(tag)) for tag in (_MAKE, _MODEL)]
+    except Exception:  # Damaged metadata leave the image as it is.
+        return None, None
+    if parts[1].startswith(parts[0]):
+        parts = parts[1:]
+    return _iso_date(text), " ".join(filter(None, parts))[:100] or None
+
+
+def _words(value):
+    text = str(value or "").strip("\0 ")
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
+def _iso_date(text):
+    try:
+        taken = datetime.datetime.strptime(str(text)[:19], "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+    return taken.isoformat(" ")
+
+
+def date_of(mtime_ns: int) -> str:
+    """A file's time as the local date of an image that names none."""
+    try:
+        return datetime.datetime.fromtimestamp(mtime_ns // 10**9).isoformat(" ")
+    except (OverflowError, OSError, ValueError):
+        return "1970-01-01 00:00:00"

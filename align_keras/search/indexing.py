@@ -1,0 +1,455 @@
+"""Brings an index up to date: what is new is embedded, what is gone is dropped."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+
+from align_keras.corpus.drop_counter import DropCounter, printable
+from align_keras.corpus.image import ImageError
+from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
+from align_keras.search.image_files import (
+    CHANGING,
+    FoundFile,
+    content_hash,
+    date_of,
+    find_images,
+    read_file,
+    read_image,
+)
+from align_keras.search.store import Store
+from align_keras.search.towers import Model
+from align_keras.utils.errors import InputError
+from align_keras.utils.progress import progress_bar, say
+
+# Files that a thread reads and embeds before it hands them over.
+_CHUNK = 8
+# What is lost by a kill: at most so many images or seconds of work.
+_COMMIT_IMAGES, _COMMIT_SECONDS = 512, 5.0
+# Why a file was left to another process that writes the index (PostgreSQL alone).
+ELSEWHERE = "indexed by another process"
+# What a file can't be read for until it changes.
+_LASTING = ("empty", "unreadable", "truncated", "oversized", "zero size", "not finite")
+
+
+@dataclasses.dataclass
+class Changes:
+    """What `Index.add` did, each a number of images.
+
+    Attributes:
+        added: new ones that were embedded, or whose content was known.
+        changed: whose file has another content.
+        renamed: that lie elsewhere now.
+        gone: that were dropped.
+        unchanged: that were left as they are.
+        unreadable: dict, reason → files that couldn't be read.
+        examples: dict, reason → the first file.
+        kept: list of str, folders that are missing or empty, whose images stay.
+    """
+
+    added: int = 0
+    changed: int = 0
+    renamed: int = 0
+    gone: int = 0
+    unchanged: int = 0
+    unreadable: dict[str, int] = dataclasses.field(default_factory=collections.Counter)
+    examples: dict[str, str] = dataclasses.field(default_factory=dict)
+    kept: list[str] = dataclasses.field(default_factory=list)
+
+    def refuse(self, reason: str, file: bytes) -> None:
+        """Counts a file that can't be read."""
+        self.unreadable[reason] += 1
+        self.examples.setdefault(reason, printable(os.fsdecode(file)))
+
+
+@dataclasses.dataclass
+class _Task:
+    """A file to read; `id` is its image's, if it has one."""
+
+    found: FoundFile
+    root: int
+    root_file: bytes
+    id: int | None = None
+
+
+@dataclasses.dataclass
+class _Result:
+    """A task's outcome: `reason` why not, or columns and a vector; without a vector,
+    an image has this content. `renamed` if that one's file is gone.
+    """
+
+    task: _Task
+    reason: str | None = None
+    columns: dict = dataclasses.field(default_factory=dict)
+    vector: np.ndarray | None = None
+    renamed: bool = False
+
+
+def update(store: Store, model: Model, sources: Sequence[str | os.PathLike]) -> Changes:
+    """Brings an index up to date with sources, by default all that it has."""
+    return _Update(store, model).run(sources)
+
+
+class _Update:
+    def __init__(self, store, model):
+        self.store, self.model = store, model
+        self.changes = Changes()
+        self.known = store.known()
+        self.unreadable = store.unreadable()
+        self.captioned = {}
+
+    def run(self, sources):
+        roots = self._roots(sources)
+        tasks, seen, walked = [], set(), set()
+        for file, root in roots.items():
+            self._walk(file, root, tasks, seen, walked)
+        self.gone = {
+            id: file
+            for file, (id, root, _, _) in self.known.items()
+            if root in walked and file not in seen
+        }
+        self._embed(tasks)
+        self._finish(seen, walked)
+        return self.changes
+
+    def _roots(self, sources):
+        """Path → id of each source, the new ones added."""
+        if not sources:
+            roots = self.store.roots()
+            if not roots:
+                raise InputError(
+                    "`sources` must name a folder or a table the first time, received "
+                    "none; name one."
+                )
+            return roots
+        files = [_checked_source(source) for source in sources]
+        with self.store.transaction():
+            return {file: self.store.add_root(file) for file in files}
+
+    def _walk(self, file, root, tasks, seen, walked):
+        problems = []
+        count = 0
+        if not os.path.exists(file):
+            self._keep(file, root, "is missing")
+            return
+        for found in self._files(file, root, problems):
+            count += 1
+            if found.file not in seen:
+                seen.add(found.file)
+                self._plan(found, root, file, tasks)
+        for path, reason in problems:
+            self.changes.refuse(reason, path)
+            if reason.startswith("folder: "):  # What it holds may be there.
+                within = os.path.join(path, b"")
+                seen.update(one for one in self.known if one.startswith(within))
+        if not count:
+            if any(known[1] == root for known in self.known.values()):
+                self._keep(file, root, "holds no image")
+                return
+            if not problems:
+                with self.store.transaction():
+                    self.store.drop_root(file)
+                raise InputError(
+                    f"`sources` must hold images, received {os.fsdecode(file)}, which "
+                    "holds no JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF file; check it."
+                )
+        walked.add(root)
+
+    def _keep(self, file, root, problem):
+        """An unmounted disk must not empty the index."""
+        count = sum(known[1] == root for known in self.known.values())
+        name = os.fsdecode(file)
+        self.changes.kept.append(name)
+        self.changes.unchanged += count
+        say(
+            f"{printable(name)} {problem}; its {count:,} images stay in the index "
+            "until it is dropped (--remove)"
+        )
+
+    def _files(self, file, root, problems):
+        if os.path.isdir(file):
+            return find_images(file, problems)
+        return self._files_of_table(file, problems)
+
+    def _files_of_table(self, file, problems):
+        """Yields a table's images; what it says of them is kept for `_columns`."""
+        path, counter = os.fsdecode(file), DropCounter()
+        for record in read_pairs(path, counter=counter, origin_of=dict):
+            image = os.path.abspath(os.fsencode(record.image_path))
+            self.captioned[image] = record
+            try:
+                status = os.stat(image)
+            except OSError as error:
+                problems.append((image, f"of the table: {error.strerror}"))
+                continue
+            yield FoundFile(image, status.st_size, status.st_mtime_ns)
+        for reason, count in counter.bad.items():
+            self.changes.unreadable[f"row of the table: {reason}"] += count
+
+    def _plan(self, found, root, root_file, tasks):
+        """Tells what a file is in need of."""
+        stamp = found.size, found.mtime_ns
+        known = self.known.get(found.file)
+        if known is not None and known[2:] == stamp:
+            self.changes.unchanged += 1
+            return
+        refused = self.unreadable.get(found.file)
+        if refused is not None and refused[1:3] == stamp:
+            self.changes.refuse(refused[3], found.file)
+            return
+        tasks.append(_Task(found, root, root_file, None if known is None else known[0]))
+
+    def _embed(self, tasks):
+        threads = os.cpu_count() or 1
+        chunks = [tasks[at : at + _CHUNK] for at in range(0, len(tasks), _CHUNK)]
+        results = []
+        committed = time.monotonic()
+        if not chunks:
+            return
+        with progress_bar("indexing", "images", len(tasks)) as bar:
+            for done in in_order(self._read_chunk, chunks, threads):
+                results += done
+                bar.advance(len(done))
+                late = time.monotonic() - committed > _COMMIT_SECONDS
+                if len(results) >= _COMMIT_IMAGES or late:
+                    self._commit(results)
+                    results, committed = [], time.monotonic()
+            self._commit(results)
+
+    def _read_chunk(self, chunk):
+        """Reads, decodes and embeds some files, in a thread."""
+        results, pixels = [], []
+        claimed = self.store.claim([task.found for task in chunk])
+        for task in chunk:
+            result = _Result(task)
+            results.append(result)
+            if task.found.file not in claimed:
+                result.reason = ELSEWHERE
+                continue
+            try:
+                content, task.found = read_file(task.found.file)
+                if not content:
+                    raise ImageError("empty", "0 bytes")
+                result.columns = {"content": content_hash(content)}
+                if self.store.with_content(result.columns["content"]):
+                    continue
+                image = read_image(content, self.model.resize_to)
+            except ImageError as error:
+                result.reason = error.reason
+                continue
+            result.columns |= {
+                "width": image.width,
+                "height": image.height,
+                "date": image.date or date_of(task.found.mtime_ns),
+                "camera": image.camera,
+            }
+            pixels.append((result, image.pixels))
+        if pixels:
+            vectors = self.model.encode_resized([image for _, image in pixels])
+            for (result, _), vector in zip(pixels, vectors, strict=True):
+                if np.isfinite(vector).all():
+                    result.vector = vector
+                else:
+                    result.reason = "not finite"
+        return results
+
+    def _commit(self, results):
+        """Writes vectors, then what names them."""
+        if not results:
+            return
+        with self.store.transaction():
+            vectors = [self._vector(result) for result in results]
+            rows = iter(())
+            if any(vector is not None for vector in vectors):
+                new = np.stack([vector for vector in vectors if vector is not None])
+                rows = iter(self.store.append(new))
+            for result, vector in zip(results, vectors, strict=True):
+                self._write(result, None if vector is None else next(rows))
+        self.store.release(result.task.found.file for result in results)
+
+    def _vector(self, result):
+        """The row to append for a result, or None if it needs none."""
+        if result.reason is not None:
+            return None
+        if result.vector is not None:
+            return result.vector
+        # Once more, for a file before this one may have been one of them.
+        same = self.store.with_content(result.columns["content"])
+        if not same:
+            result.reason = CHANGING
+            return None
+        if result.task.id in same:
+            return None
+        moved = next((id for id in same if id in self.gone), None)
+        if moved is not None and result.task.id is None:
+            del self.gone[moved]
+            result.task.id, result.renamed = moved, True
+            return None
+        image = self.store.image(same[0])
+        names = ("width", "height", "date", "camera")
+        result.columns |= {name: image[name] for name in names}
+        return self.store.vector(image["row"])
+
+    def _write(self, result, row):
+        task, found = result.task, result.task.found
+        if result.reason is not None:
+            self._refuse(result)
+            return
+        columns = {
+            "root": task.root,
+            "file": found.file,
+            "size": found.size,
+            "mtime_ns": found.mtime_ns,
+            **_names(found.file, task.root_file),
+            **result.columns,
+        }
+        if "date" in columns:
+            columns["year"] = int(columns["date"][:4])
+        self.store.forget_unreadable([found.file])
+        if row is not None:
+            columns["row"] = row
+        if task.id is None:
+            self.changes.added += 1
+            self.store.put(columns)
+            return
+        if row is not None:
+            self.changes.changed += 1
+        elif result.renamed:
+            self.changes.renamed += 1
+        else:  # Only its time has changed.
+            self.changes.unchanged += 1
+        self.store.update(task.id, columns)
+
+    def _refuse(self, result):
+        task, found = result.task, result.task.found
+        self.changes.refuse(result.reason, found.file)
+        if result.reason in (CHANGING, ELSEWHERE):  # What was known stays.
+            return
+        if task.id is not None:
+            self.store.drop([task.id])
+            self.changes.gone += 1
+        if result.reason in _LASTING:
+            self.store.note_unreadable(
+                found.file, task.root, found.size, found.mtime_ns, result.reason
+            )
+
+    def _finish(self, seen, walked):
+        """Drops what is gone, and gives images what tables say of them."""
+        forgotten = [
+            file
+            for file, (root, *_) in self.unreadable.items()
+            if root in walked and file not in seen
+        ]
+        self.changes.gone += len(self.gone)
+        if self.gone or forgotten or self.captioned:
+            with self.store.transaction():
+                self.store.drop(self.gone)
+                self.store.forget_unreadable(forgotten)
+                self._describe()
+        self.store.compact()
+
+    def _describe(self):
+        """Writes the captions and the further columns of tables."""
+        if not self.captioned:
+            return
+        ids = {file: known[0] for file, known in self.store.known().items()}
+        origins = [record.origins[0] for record in self.captioned.values()]
+        called = self.store.add_columns(origins)
+        for file, record in self.captioned.items():
+            if file not in ids:
+                continue
+            changes = {
+                called[name]: value
+                for name, value in record.origins[0].items()
+                if isinstance(value, str | int | float)
+            }
+            changes["captions"] = json.dumps(record.captions, ensure_ascii=False)
+            self.store.update(ids[file], changes)
+
+
+def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
+    """Runs `work` on chunks by threads; yields results in the order of the chunks."""
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        waiting: collections.deque = collections.deque()
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(work, chunk))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _checked_source(source):
+    file = os.path.abspath(os.path.expanduser(os.fsencode(source)))
+    if not os.path.exists(file):
+        raise InputError(
+            f"`sources` must be folders or tables, received {os.fsdecode(file)}, which "
+            "doesn't exist; check the path."
+        )
+    if not os.path.isdir(file):
+        suffix = os.path.splitext(os.fsdecode(file))[1].lower()
+        if suffix not in TABLE_SUFFIXES:
+            raise InputError(
+                "`sources` must be folders of images or tables that end in "
+                f"{', '.join(TABLE_SUFFIXES)}, received {os.fsdecode(file)}; name its "
+                "folder."
+            )
+    return os.path.realpath(file)
+
+
+def _names(file, root):
+    """What people and `where` see of a path; `folder` is below the source."""
+    if os.path.isdir(root):
+        folder = os.path.dirname(os.path.relpath(file, os.path.dirname(root)))
+    else:
+        folder = os.path.dirname(file)
+    texts = {"path": file, "folder": folder, "name": os.path.basename(file)}
+    # Bytes that aren't UTF-8 as \xff.
+    return {
+        name: text.decode("utf-8", "backslashreplace") for name, text in texts.items()
+    }
+
+
+def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
+    """Drops images by their path or by that of a folder or table above them."""
+    roots, known = store.roots(), store.known()
+    dropped: set[int] = set()
+    forgotten: set[bytes] = set()
+    for path in paths:
+        file = os.path.realpath(os.path.expanduser(os.fsencode(path)))
+        within = os.path.join(file, b"")
+        root = roots.get(file)
+        found = {
+            known_file: image[0]
+            for known_file, image in known.items()
+            if known_file == file or known_file.startswith(within) or image[1] == root
+        }
+        if not found and root is None:
+            raise InputError(
+                "`remove` must be images, folders or tables of the index, received "
+                f"{os.fsdecode(file)}; check the path."
+            )
+        dropped.update(found.values())
+        forgotten.update(
+            name
+            for name, note in store.unreadable().items()
+            if name.startswith(within) or note[0] == root
+        )
+        if root is not None:
+            with store.transaction():
+                store.drop(found.values())
+                store.drop_root(file)
+    with store.transaction():
+        store.drop(dropped)
+        store.forget_unreadable(forgotten)
+    store.compact()
+    return len(dropped)

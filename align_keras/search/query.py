@@ -1,0 +1,152 @@
+"""What is asked of an index, and what it answers."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from align_keras.models.composed_query import encode_query
+from align_keras.utils.errors import InputError
+
+# The paper's best weight of a text beside an image.
+TEXT_WEIGHT = 2.0
+# In standard deviations above the mean of the scores that the query has with images
+# at random; see `relevance`.
+_STRONG, _GOOD = 4.0, 3.0
+MAX_K = 100_000
+
+
+@dataclasses.dataclass
+class Query:
+    """A search: words, an image, words added and taken away, and a condition.
+
+    Args:
+        text: str or sequence of str, what to look for.
+        image: a path, a file's bytes, uint8 array (h, w, 3), or int, the id of an
+            image of the index ("more like this").
+        plus: str or sequence of str, added to `text` and `image`.
+        minus: str or sequence of str, taken from them.
+        where: str, a condition on the images' columns, such as
+            `"year >= 2020 and folder like '%Italy%'"`, or None.
+        k: int >= 1, images to find.
+        duplicates: bool; False folds near-duplicates into the best of them.
+        text_weight: float > 0, the weight of each text beside an image's 1.
+        approximate: bool, whether to search the approximate index or all images, or
+            None to decide by their number.
+
+    Example:
+
+    >>> Query("a red bicycle", minus="people", k=3).title
+    'a red bicycle − people'
+    """
+
+    text: str | Sequence[str] = ()
+    image: Any = None
+    plus: str | Sequence[str] = ()
+    minus: str | Sequence[str] = ()
+    where: str | None = None
+    k: int = 10
+    duplicates: bool = False
+    text_weight: float = TEXT_WEIGHT
+    approximate: bool | None = None
+
+    def __post_init__(self):
+        self.text, self.plus, self.minus = map(
+            _several, (self.text, self.plus, self.minus)
+        )
+        k = self.k
+        if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
+            raise InputError(
+                f"`k` must be an integer from 1 to {MAX_K:,}, received {k!r:.80}."
+            )
+
+    @property
+    def title(self) -> str:
+        """The query in one line."""
+        parts = [str(name) for name in self.text]
+        if isinstance(self.image, int):
+            parts.insert(0, f"image {self.image}")
+        elif isinstance(self.image, str | os.PathLike):
+            parts.insert(0, os.path.basename(os.fspath(self.image)))
+        elif self.image is not None:
+            parts.insert(0, "an image")
+        text = " + ".join([*parts, *self.plus])
+        return " ".join([text, *(f"− {words}" for words in self.minus)])
+
+    def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
+        """Returns the query's embedding, float32 (d,), of unit length.
+
+        `stored` is the embedding of the image where that is one of the index's.
+        """
+        if stored is not None:
+            model = _WithStored(model, stored)
+        return encode_query(
+            model,
+            self.image,
+            [*self.text, *self.plus],
+            self.minus,
+            text_weight=self.text_weight,
+        )[0]
+
+
+@dataclasses.dataclass
+class _WithStored:
+    """A model that has embedded the only image that it will be asked for."""
+
+    model: Any
+    stored: np.ndarray
+
+    def encode_images(self, images: Sequence) -> np.ndarray:
+        return self.stored[None]
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        return self.model.encode_texts(texts)
+
+
+def _several(texts):
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+@dataclasses.dataclass
+class Hit:
+    """An image that was found.
+
+    Attributes:
+        rank: int, 1 for the best.
+        score: float, the cosine of query and image; None without a query.
+        id: int, by which the index knows it.
+        path: str; of a name that isn't UTF-8 as `os.fsdecode` gives it.
+        relevance: `"strong"`, `"good"` or `"weak"`, by the query's scores.
+        captions: list of str, of a table.
+        columns: dict, its other columns: `folder`, `date`, `width`, `camera` …
+        duplicates: list of str, paths of near-duplicates that it stands for.
+    """
+
+    rank: int
+    score: float | None
+    id: int
+    path: str
+    relevance: str | None
+    captions: list[str] = dataclasses.field(default_factory=list)
+    columns: dict[str, Any] = dataclasses.field(default_factory=dict)
+    duplicates: list[str] = dataclasses.field(default_factory=list)
+
+
+def relevance(scores: np.ndarray, others: np.ndarray) -> list[str]:
+    """Marks scores by how far they stand out of those of images at random.
+
+    Args:
+        scores: float (n,), a query's scores of its hits.
+        others: float (m,), its scores of images of the index at random.
+
+    Returns:
+        list of n: `"strong"`, `"good"` or `"weak"`.
+    """
+    mean, deviation = float(others.mean()), max(float(others.std()), 1e-6)
+    heights = (scores - mean) / deviation
+    return [
+        "strong" if height >= _STRONG else "good" if height >= _GOOD else "weak"
+        for height in heights
+    ]

@@ -1,0 +1,313 @@
+"""The two towers that an index is made with and searched by.
+
+LiteRT towers, as `align-keras export litert` writes them, run without TensorFlow and
+are opened in some milliseconds; whatever else holds a model runs through TensorFlow.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+import site
+import sysconfig
+import threading
+import zipfile
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.quiet import silent_standard_error
+
+DEFAULT_MODEL = "align_small_en"
+IMAGE_TOWER, TEXT_TOWER = "image.tflite", "text.tflite"
+_CLONE = pathlib.Path(__file__).resolve().parents[2]
+# The side to which a model's images are brought that resizes them itself, as an export
+# does: more than any preset takes.
+_LARGE_SIDE = 512
+
+
+class Model(Protocol):
+    """What an index asks of a model.
+
+    Attributes:
+        name: what `open_model` opens it by again.
+        fingerprint: str, another for other weights or another preprocessing.
+        dimension: int, width of the embeddings.
+        image_size: int, the side of the image tower's input in pixels.
+        resize_to: int, the side to which images are resized before the crop.
+    """
+
+    name: str
+    fingerprint: str
+    dimension: int
+    image_size: int
+    resize_to: int
+
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Embeds paths, file bytes or arrays uint8 (h, w, 3): float32 (n, d)."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds a list of str: float32 (n, d)."""
+
+    def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeds uint8 arrays (resize_to, resize_to, 3), from any thread."""
+
+
+def open_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
+    """Opens a model for an index.
+
+    Args:
+        name: `"align_small_en"`, which comes with this package; a folder of LiteRT
+            towers (`image.tflite`, `text.tflite`); a run's folder, an export, or
+            `"hf://user/model"`, which need TensorFlow.
+
+    Returns:
+        `Model`, with `encode_images`, `encode_texts`, `fingerprint` and `dimension`.
+
+    Raises:
+        InputError: if no model is there.
+    """
+    name = os.fspath(name)
+    folder = _folder_of(name)
+    if (folder / TEXT_TOWER).is_file():
+        return LiteRTModel(folder, name)
+    return TensorFlowModel(name)
+
+
+def is_model(name: str) -> bool:
+    """Whether something that `open_model` opens has that name; opens nothing."""
+    if name.startswith("hf://"):
+        return True
+    folder = _folder_of(name)
+    files = (TEXT_TOWER, "config.json", "saved_model.pb", "align")
+    return any((folder / file).exists() for file in files)
+
+
+def _folder_of(name):
+    if os.sep in name or os.path.isdir(name):
+        return pathlib.Path(name)
+    places = [_CLONE / "saved_models"]
+    # Where setup.cfg's data_files go.
+    for root in (sysconfig.get_path("data"), site.getuserbase()):
+        places.append(pathlib.Path(root, "share", "align_keras", "saved_models"))
+    found = (place / name for place in places if (place / name).is_dir())
+    return next(found, pathlib.Path(name))
+
+
+class LiteRTModel:
+    """Both towers by LiteRT's interpreter, each opened when it is first used.
+
+    Any thread may embed: each has an interpreter, so that as many images are embedded
+    at once as there are threads.
+    """
+
+    def __init__(self, folder: str | os.PathLike, name: str | None = None):
+        folder = pathlib.Path(folder)
+        self.name = os.path.abspath(folder) if os.sep in str(name) else str(name)
+        self._paths = {"image": folder / IMAGE_TOWER, "text": folder / TEXT_TOWER}
+        about = {kind: _metadata(path) for kind, path in self._paths.items()}
+        image = about["image"]["preprocessing"]
+        self._text = about["text"]["preprocessing"]
+        self.image_size = int(image["image_size"])
+        self.resize_to = int(image["resize_to"])
+        self.dimension = int(about["text"]["outputs"][0]["shape"][-1])
+        sizes = [path.stat().st_size for path in self._paths.values()]
+        # The metadata hold a digest of the weights.
+        told = json.dumps([about, sizes], sort_keys=True)
+        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
+        self._threads = threading.local()
+        self._opening = threading.Lock()
+        self._tokenizer: Any = None
+
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Embeds paths, file bytes or arrays uint8 (h, w, 3): float32 (n, d)."""
+        if not len(images):
+            return np.zeros((0, self.dimension), np.float32)
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(_cores()) as pool:
+            return np.concatenate(list(pool.map(self._encode_image, images)))
+
+    def _encode_image(self, image):
+        return self.encode_resized([resized_image(image, self.resize_to)])
+
+    def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeds uint8 arrays (resize_to, resize_to, 3), from any thread."""
+        start = (self.resize_to - self.image_size) // 2
+        window = slice(start, start + self.image_size)
+        tower = self._tower("image")
+        rows = [
+            tower(images=image[None, window, window].astype(np.float32))
+            for image in images
+        ]
+        return np.concatenate(rows)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds a list of str: float32 (n, d)."""
+        if not len(texts):
+            return np.zeros((0, self.dimension), np.float32)
+        tower, rows = self._tower("text"), []
+        # Bytes of an argument that aren't UTF-8 have no place in a text.
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        for encoding in self._open_tokenizer().encode_batch(clean):
+            ids = np.array([encoding.ids], np.int32)
+            mask = np.array([encoding.attention_mask], np.int32)
+            rows.append(tower(token_ids=ids, padding_mask=mask))
+        return np.concatenate(rows)
+
+    def _tower(self, kind):
+        """This thread's interpreter."""
+        tower = getattr(self._threads, kind, None)
+        if tower is None:
+            from align_keras.export.litert_file import LiteRTTower
+
+            try:
+                # It tells of each interpreter.
+                with self._opening, silent_standard_error():
+                    tower = LiteRTTower(self._paths[kind])
+            except (ValueError, RuntimeError) as error:
+                raise _damaged(self._paths[kind], error) from None
+            setattr(self._threads, kind, tower)
+        return tower
+
+    def _open_tokenizer(self):
+        if self._tokenizer is None:
+            from tokenizers import BertWordPieceTokenizer
+
+            with zipfile.ZipFile(self._paths["text"]) as archive:
+                content = archive.read(self._text["vocabulary_file"]).decode()
+            # Not splitlines(), which splits at characters that are tokens too.
+            tokens = content.removesuffix("\n").split("\n")
+            vocabulary = {token: row for row, token in enumerate(tokens)}
+            uncased = self._text["normalization"] == "bert_uncased"
+            tokenizer = BertWordPieceTokenizer(
+                vocabulary, lowercase=uncased, strip_accents=uncased
+            )
+            length = int(self._text["sequence_length"])
+            tokenizer.enable_truncation(length)
+            tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
+            self._tokenizer = tokenizer
+        return self._tokenizer
+
+
+def _metadata(path):
+    """What a tower says of itself, without its flatbuffer being read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            about = json.loads(archive.read("metadata.json"))
+        about["preprocessing"], about["outputs"][0]["shape"][-1]  # noqa: B018
+    except FileNotFoundError:
+        raise InputError(
+            f"model must be a folder with {IMAGE_TOWER} and {TEXT_TOWER}, received "
+            f"{path.parent} without {path.name}; write both by `align-keras export "
+            "litert`."
+        ) from None
+    except (zipfile.BadZipFile, OSError, ValueError, LookupError, TypeError) as error:
+        raise _damaged(path, error) from None
+    return about
+
+
+def _damaged(path, error):
+    reason = " ".join(str(error).split())[:160]
+    return InputError(
+        f"model must be LiteRT towers of `align-keras export litert`, received {path} "
+        f"({reason}); write it anew."
+    )
+
+
+class TensorFlowModel:
+    """A run's folder, a preset, an export or `hf://…`, by way of TensorFlow."""
+
+    def __init__(self, name: str):
+        self.name = name if name.startswith("hf://") else os.path.abspath(name)
+        if not is_model(name):
+            raise InputError(
+                f"model must be a folder of LiteRT towers, a run's folder, an export "
+                f"or hf://user/model, received {name}; check it, or write towers by "
+                "`align-keras export litert`."
+            )
+        folder = pathlib.Path(name)
+        self._lock = threading.Lock()  # TensorFlow takes all cores by itself.
+        if (folder / "saved_model.pb").exists() or (folder / "align").is_dir():
+            from align_keras.search.exported_model import ExportedModel
+
+            self._model: Any = ExportedModel(name)
+            self._takes_files = True
+            self.image_size = self.resize_to = _LARGE_SIDE
+            self.fingerprint = _digest_of_files(self._model.directory)
+            self.dimension = self.encode_texts(["a"]).shape[1]
+            return
+        from align_keras.models import ALIGN
+
+        self._model = ALIGN.from_preset(name)
+        self._takes_files = False
+        from align_keras.images import crop_size_to_resize_size
+
+        self.image_size = self._model.image_size
+        self.resize_to = crop_size_to_resize_size(self.image_size)
+        encoders = self._model.image_encoder, self._model.text_encoder
+        told = "".join(encoder.fingerprint() for encoder in encoders)
+        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
+        self.dimension = int(self._model.image_encoder.output_shape[-1])
+
+    def encode_images(self, images: Sequence[Any]) -> np.ndarray:
+        """Embeds paths, file bytes or arrays uint8 (h, w, 3): float32 (n, d)."""
+        return self.encode_resized([resized_image(i, self.resize_to) for i in images])
+
+    def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeds uint8 arrays (resize_to, resize_to, 3), from any thread."""
+        given: Sequence[Any] = images
+        if self._takes_files:
+            given = [_png(image) for image in images]
+        with self._lock:
+            return np.asarray(self._model.encode_images(given), np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Embeds a list of str: float32 (n, d)."""
+        with self._lock:
+            return np.asarray(self._model.encode_texts(list(texts)), np.float32)
+
+
+def resized_image(image: Any, resize_to: int) -> np.ndarray:
+    """Reads a path, file bytes or an array: uint8 (resize_to, resize_to, 3).
+
+    Raises:
+        InputError: if it can't be read; it is named.
+    """
+    from align_keras.search.image_files import ImageError, read_pixels
+
+    try:
+        if isinstance(image, np.ndarray):
+            return read_pixels(_png(image), resize_to)
+        return read_pixels(image, resize_to)
+    except ImageError as error:
+        name = "the image" if isinstance(image, bytes | np.ndarray) else image
+        raise InputError(
+            f"image must be one that can be read, received {name} ({error.detail}); "
+            "check the path, or convert it to JPEG or PNG."
+        ) from None
+
+
+def _png(pixels):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png", compress_level=1)
+    return file.getvalue()
+
+
+def _digest_of_files(folder):
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.name != "fingerprint.pb":  # Of the saving, not of the model.
+            digest.update(str(path.relative_to(folder)).encode() + b"\0")
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _cores():
+    return os.cpu_count() or 1

@@ -1,0 +1,200 @@
+"""Pages that are made of the package: its names, commands, options and experiments."""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+import re
+import sys
+
+from mkdocs.structure.files import File
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+# Help is as wide as its box.
+os.environ["COLUMNS"] = "88"
+
+import align_keras  # noqa: E402
+from align_keras.cli import main  # noqa: E402
+from align_keras.protocols.evaluate import PROTOCOLS  # noqa: E402
+
+# Beside `align_keras` itself, what users import from.
+ROOMS = ("models", "losses", "optimizers", "layers", "search", "evaluation", "planning")
+
+
+def on_files(files, config):
+    """Adds the generated pages, and `llms.txt` in their order."""
+    pages = {
+        "reference/api.md": api(),
+        "reference/command_line.md": command_line(),
+        "reference/configuration.md": configuration(),
+        "reference/experiments.md": experiments(),
+        "llms.txt": llms(config["nav"]),
+    }
+    for name, text in pages.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Puts the table of protocols where a page asks for it."""
+    return markdown.replace("<!-- protocols -->", protocols())
+
+
+def api():
+    parts = ["# API", "What `import align_keras` gives, and what its rooms add.", ""]
+    parts.append("## align_keras")
+    given = set()
+    for name, module in sorted(align_keras._PUBLIC.items()):
+        given.add(name)
+        parts.append(f"::: {home_of(module, name)}\n")
+    for room in ROOMS:
+        names = [name for name in public_names(room) if name not in given]
+        if names:
+            parts.append(f"## align_keras.{room}")
+            parts += [f"::: {home_of(f'align_keras.{room}', name)}\n" for name in names]
+    return "\n".join(parts)
+
+
+def home_of(module, name):
+    """Where a name is defined that a module gives, by the sources alone."""
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    source = path.read_text("utf-8")
+    if re.search(rf"^(class|def) {name}\b|^{name}\b.* = ", source, re.M):
+        return f"{module}.{name}"
+    lazy = re.search(rf'"{name}": "([\w.]+)"', source)
+    eager = re.search(rf"from ([\w.]+) import (\([^)]*\b{name}\b|.*\b{name}\b)", source)
+    if lazy or eager:
+        return home_of((lazy or eager)[1], name)
+    # Given by the room's __getattr__.
+    for file in sorted(path.parent.glob("*.py")):
+        if re.search(rf"^(class|def) {name}\b", file.read_text("utf-8"), re.M):
+            return f"{module}.{file.stem}.{name}"
+    raise LookupError(f"{module} gives no {name}")
+
+
+def public_names(room):
+    """Names that a room's `__init__.py` gives: functions and classes, not constants."""
+    source = (ROOT / "align_keras" / room / "__init__.py").read_text("utf-8")
+    lazy = re.search(r"^_PUBLIC = {(.*?)^}", source, re.M | re.S)
+    if lazy:
+        return sorted(re.findall(r'"(\w+)":', lazy[1]))
+    found = re.findall(r"^from [\w.]+ import (\([^)]*\)|.+)$", source, re.M)
+    names = {name for part in found for name in re.findall(r"\w+", part)}
+    return sorted(name for name in names if not name.isupper())
+
+
+def command_line():
+    parts = ["# Command line", "Each command's `--help`.", ""]
+    for command in main.COMMANDS:
+        shown = help_of(command)
+        parts += [f"## align-keras {command}", f"```text\n{shown}```", ""]
+        for nested in re.findall(r"^    (\w+)  ", shown, re.M):
+            parts += [f"### align-keras {command} {nested}"]
+            parts += [f"```text\n{help_of(command, nested)}```", ""]
+    return "\n".join(parts)
+
+
+def help_of(*words):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main.parse_arguments([*words, "--help"])
+    return out.getvalue()
+
+
+def configuration():
+    parts = [
+        "# Configuration",
+        "The options of the YAML files, with their defaults, by the JSON Schemas in "
+        "`experiments/schema`.",
+        "",
+    ]
+    titles = {
+        "experiment": "Experiments: align-keras train",
+        "evaluation": "Recipes: align-keras evaluate",
+        "corpus": "Corpora: align-keras corpus",
+    }
+    for name, title in titles.items():
+        path = ROOT / "experiments" / "schema" / f"{name}.json"
+        parts += [f"## {title}", ""]
+        parts += section(json.loads(path.read_text("utf-8")), "")
+    return "\n".join(parts)
+
+
+def section(schema, prefix):
+    """A heading and a table of a section's options, then its sections'."""
+    options, sections = [], []
+    for name, option in schema["properties"].items():
+        nested = option.get("type") == "object" and "properties" in option
+        (sections if nested else options).append((name, option))
+    parts = []
+    if prefix:
+        parts += [f"### `{prefix}`", "", schema.get("description", ""), ""]
+    if options:
+        parts += ["| option | default | |", "|---|---|---|"]
+        for name, option in options:
+            default = json.dumps(option.get("default"))
+            about = cell(option.get("description", "") + choices(option))
+            parts.append(f"| `{name}` | `{cell(default)}` | {about} |")
+        parts.append("")
+    for name, option in sections:
+        parts += section(option, f"{prefix}.{name}" if prefix else name)
+    return parts
+
+
+def choices(option):
+    values = option.get("enum", [])
+    for one in option.get("anyOf", []):
+        values = [*values, *one.get("enum", [])]
+    return f" One of {', '.join(map(str, values))}." if values else ""
+
+
+def cell(text):
+    return str(text).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def experiments():
+    parts = ["# Experiments", "Each file's header, as it stands in `experiments/`.", ""]
+    for path in sorted((ROOT / "experiments").rglob("*.yaml")):
+        lines = path.read_text("utf-8").splitlines()
+        header = []
+        for line in lines:
+            if not line.startswith("#") or line.startswith("# yaml-language-server"):
+                break
+            header.append(line.removeprefix("#").removeprefix(" "))
+        name = path.relative_to(ROOT / "experiments").as_posix()
+        parts += [f"## {name}", "```text", *header, "```", ""]
+    return "\n".join(parts)
+
+
+def protocols():
+    """The protocols of `align-keras evaluate`, of their records."""
+    rows = ["| paper | protocol | what is measured | data |", "|---|---|---|---|"]
+    for one in PROTOCOLS.values():
+        data = f"{one.data_help} (default `{one.data}`)" if one.data else one.data_help
+        help = cell(one.help)
+        rows.append(f"| {one.table or '–'} | `{one.name}` | {help} | {cell(data)} |")
+    return "\n".join(rows)
+
+
+def llms(nav):
+    """A list of the pages, as llmstxt.org describes it."""
+    lines = [
+        "# align-keras",
+        "",
+        "> ALIGN (Jia et al. 2021) in Keras 3 and TensorFlow.",
+    ]
+    for entry in nav:
+        if isinstance(entry, dict):
+            for title, pages in entry.items():
+                lines += ["", f"## {title}", ""]
+                lines += [link(page) for page in pages]
+        else:
+            lines.append(link(entry))
+    return "\n".join(lines) + "\n"
+
+
+def link(page):
+    return f"- [{page.removesuffix('.md')}]({page.removesuffix('.md')}.html)"

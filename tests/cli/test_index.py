@@ -1,0 +1,143 @@
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from align_keras.cli.main import main
+
+ROOT = pathlib.Path(__file__).parents[2]
+COLORS = runpy.run_path(ROOT / "tests" / "search" / "color_towers.py")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALIGN_KERAS_INDEX", str(tmp_path / "index"))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for color in COLORS["COLORS"]:
+        (photos / f"{color}.png").write_bytes(COLORS["image_bytes"](color))
+    (photos / "red too.png").write_bytes(COLORS["image_bytes"]("red", (30, 30)))
+    (photos / "broken.png").write_bytes(b"")
+    return photos
+
+
+def build(folder):
+    assert main(["index", str(folder), "--model", str(COLORS["GOLDEN"])]) == 0
+
+
+def test_a_folder_is_indexed_and_searched(folder, capsys):
+    build(folder)
+    out, err = capsys.readouterr()
+    assert "4 added, 0 changed, 0 renamed, 0 gone, 0 unchanged" in out
+    assert f"1 left out: empty ({folder}/broken.png)" in out
+    assert "4 images in" in err
+    assert main(["index"]) == 0
+    assert (
+        "0 added, 0 changed, 0 renamed, 0 gone, 4 unchanged" in capsys.readouterr().out
+    )
+    assert main(["search", "red", "-k", "2", "--json"]) == 0
+    (query,) = json.loads(capsys.readouterr().out)["queries"]
+    assert query["text"] == ["red"] and query["where"] is None
+    first = query["hits"][0]
+    assert first["path"] == str(folder / "red too.png")
+    assert first["duplicates"] == [str(folder / "red.png")]
+    assert first["columns"]["width"] == 30
+
+
+def test_paths_are_printed_for_other_commands(folder, capfdbinary):
+    name = os.fsencode(folder) + b"/\xff.png"
+    pathlib.Path(os.fsdecode(name)).write_bytes(COLORS["image_bytes"]((250, 0, 9)))
+    build(folder)
+    capfdbinary.readouterr()
+    words = ["search", "--paths", "-k", "3", "--duplicates", "--where", "width < 30"]
+    assert main([*words, "red"]) == 0
+    lines = capfdbinary.readouterr().out.splitlines()
+    assert lines[:2] == [os.fsencode(folder) + b"/red.png", name] and len(lines) == 3
+    assert main([*words, "-0", "red"]) == 0
+    assert capfdbinary.readouterr().out == b"".join(line + b"\0" for line in lines)
+
+
+def test_the_table_shows_matches_and_copies(folder, capsys):
+    build(folder)
+    assert main(["search", "red", "[b]green", "--minus", "blue", "-k", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "[b]green − blue" in out and "match" in out
+    assert "(+ 1 alike)" in "".join(out.split("│")).replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["search", "red", "--where", "wide > 1"], "--where"),
+        (
+            ["search", "red", "--model_dir", "x", "--where", "a"],
+            "--where is for an index",
+        ),
+        (["search"], "a search needs TEXT or --image, received neither"),
+        (
+            ["search", "red", "--index", "nowhere"],
+            "doesn't exist; make it by `align-keras",
+        ),
+        (["index", "nowhere"], "SOURCE must be folders or tables, received"),
+        (
+            ["index", "--remove", "nowhere"],
+            "--remove must be images, folders or tables",
+        ),
+    ],
+)
+def test_mistakes_name_the_options(folder, capsys, words, expected):
+    build(folder)
+    capsys.readouterr()
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert expected in err and "Traceback" not in err
+
+
+def test_the_first_time_needs_a_folder(folder, capsys):
+    assert main(["index"]) == 1
+    assert "run `align-keras index FOLDER`" in capsys.readouterr().err
+
+
+def test_images_are_dropped(folder, capsys):
+    build(folder)
+    assert main(["index", "--remove", str(folder / "red.png")]) == 0
+    assert "dropped 1 images" in capsys.readouterr().err
+
+
+def test_a_search_imports_nothing_heavy(folder, capsys):
+    build(folder)
+    script = """
+import sys
+from align_keras.cli.main import main
+code = main(["search", "red", "--json"])
+heavy = {"tensorflow", "keras", "PIL", "scipy", "faiss", "pandas"} & set(sys.modules)
+sys.exit(code or ", ".join(sorted(heavy)) or None)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.ci
+def test_a_folder_is_watched(folder):
+    pytest.importorskip("watchfiles")
+    command = [sys.executable, "-m", "align_keras.cli.main", "index", str(folder)]
+    command += ["--model", str(COLORS["GOLDEN"]), "--watch"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not process.stderr.readline().startswith("watching"):
+            assert process.poll() is None
+        (folder / "new.png").write_bytes(COLORS["image_bytes"]((7, 77, 177)))
+        lines = iter(process.stdout.readline, "")
+        assert any(line.startswith("1 added") for line in lines)
+        (folder / "new.png").rename(folder / "old.png")
+        assert any(", 1 renamed" in line for line in lines)
+        process.send_signal(2)
+        assert process.wait(30) == 1
+        assert "the same command goes on" in process.stderr.read()

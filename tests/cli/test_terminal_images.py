@@ -1,0 +1,67 @@
+import base64
+import io
+import re
+
+import pytest
+from PIL import Image
+
+from align_keras.cli.terminal_images import drawn, protocol
+
+
+@pytest.mark.parametrize(
+    "environ, way",
+    [
+        ({"TERM": "xterm-kitty"}, "kitty"),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"}, "iterm2"),
+        ({"TERM": "foot"}, "sixel"),
+        ({"TERM": "xterm-256color"}, None),
+        ({"TERM": "xterm-kitty", "TMUX": "1"}, None),
+        ({}, None),
+    ],
+)
+def test_terminals(environ, way):
+    assert protocol(environ, True) == way
+    assert protocol(environ, False) is None
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = str(tmp_path / "a.png")
+    image = Image.effect_noise((300, 200), 90).convert("RGB")
+    image.save(path)
+    return path
+
+
+def test_kitty_and_iterm2_get_a_png(path):
+    parts = re.findall("\x1b_G(.*?);(.*?)\x1b\\\\", drawn(path, "kitty"))
+    assert len(parts) > 1 and parts[0][0] == "a=T,f=100,r=7,m=1"
+    assert [keys for keys, _ in parts[1:]] == ["m=1"] * (len(parts) - 2) + ["m=0"]
+    content = base64.b64decode("".join(text for _, text in parts))
+    assert Image.open(io.BytesIO(content)).size == (210, 140)
+    content = drawn(path, "iterm2").split(":")[1].removesuffix("\a")
+    assert Image.open(io.BytesIO(base64.b64decode(content))).size == (210, 140)
+
+
+def test_sixels_are_the_pixels(tmp_path):
+    """Decoded by the standard's rules."""
+    path = tmp_path / "two.png"
+    image = Image.new("RGB", (8, 7), "red")
+    image.paste("blue", (3, 0, 8, 7))
+    image.save(path)
+    text = drawn(str(path), "sixel")
+    head, body = re.fullmatch('\x1bPq("1;1;8;7)(.*)\x1b\\\\', text).groups()
+    colors = dict(re.findall(r"#(\d+);2;(\d+;\d+;\d+)", body))
+    seen = {}
+    for line, band in enumerate(re.sub(r"#\d+;2;\d+;\d+;\d+", "", body).split("-")):
+        for color, row in re.findall(r"#(\d+)([?-~]+)", band):
+            for x, character in enumerate(row):
+                for bit in range(6):
+                    if ord(character) - 63 >> bit & 1:
+                        seen[x, 6 * line + bit] = colors[color]
+    assert len(seen) == 8 * 7
+    assert {seen[x, y] for x in range(3) for y in range(7)} == {"100;0;0"}
+    assert {seen[x, y] for x in range(3, 8) for y in range(7)} == {"0;0;100"}
+
+
+def test_what_cannot_be_read_is_not_drawn(tmp_path):
+    assert drawn(str(tmp_path / "none.png"), "kitty") is None

@@ -1,0 +1,83 @@
+"""SigLIP's loss: by open_clip's, on replicas, in a run's configuration and a file."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.config import load_config
+from align_keras.losses import SigmoidLoss
+from align_keras.runs.assemble import build_loss
+from align_keras.utils.errors import InputError
+from tests.recorded_oracles import recorded
+
+
+def with_gradients(loss, *values):
+    tensors = [tf.constant(value) for value in values]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        total = loss(*tensors)
+    return total, tape.gradient(total, tensors)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_equals_open_clip(number):
+    """Its answers are recorded: `tests.recorded_oracles` says how."""
+    question, answer = recorded("siglip_loss")[number]
+    names = ("images", "texts", "temperature")
+    values = [question[name].astype("float64") for name in names]
+    loss = SigmoidLoss(bias=float(question["bias"]))
+    total, gradients = with_gradients(loss, *values)
+    assert float(total) == pytest.approx(float(answer["loss"]), rel=1e-11)
+    for ours, name in zip(gradients, names, strict=True):
+        np.testing.assert_allclose(ours, answer[name], rtol=1e-9, atol=1e-12)
+
+
+def test_replicas_have_the_loss_and_the_gradients_of_one_device(two_replicas):
+    (question, _), *_ = recorded("siglip_loss")
+    rows = [question[name][:6] for name in ("images", "texts")]
+    tokens = tf.constant([[1], [2], [3], [1], [2], [4]])
+    loss = SigmoidLoss(-2.0, share_equal_captions=True)
+
+    def of(images, texts):
+        return loss(images, texts, 0.1, tokens)
+
+    total, expected = with_gradients(of, *rows)
+
+    def replica():
+        part = tf.distribute.get_replica_context().replica_id_in_sync_group * 3
+        with tf.GradientTape() as tape:
+            whole = [tf.constant(values) for values in rows]
+            tape.watch(whole)
+            mine = [values[part : part + 3] for values in whole]
+            value = loss(*mine, 0.1, tokens[part : part + 3]) / 2
+        return value, tape.gradient(value, whole)
+
+    values = two_replicas.run(tf.function(replica))
+    add = tf.distribute.ReduceOp.SUM
+    found, gradients = tf.nest.map_structure(
+        lambda value: two_replicas.reduce(add, value, None), values
+    )
+    assert float(found) == pytest.approx(float(total), rel=1e-12)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-13)
+
+
+def test_equal_captions_match_each_others_images():
+    tokens = tf.constant([[5, 6], [7, 8], [5, 6]])
+    loss = SigmoidLoss(bias=-1.0, share_equal_captions=True)
+    total = float(loss(tf.eye(3), tf.eye(3), 0.5, tokens))
+    logits = 2 * np.eye(3) - 1
+    signs = np.where([[1, 0, 1], [0, 1, 0], [1, 0, 1]], 1, -1)
+    expected = np.log1p(np.exp(-signs * logits)).sum() / 3
+    assert total == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(InputError, match="token_ids must be given"):
+        loss(tf.eye(3), tf.eye(3), 0.5)
+
+
+def test_a_configuration_names_it():
+    override = "task.loss.type=sigmoid,task.loss.sigmoid.bias=-4"
+    loss = build_loss(load_config(params_override=override).task.loss)
+    assert isinstance(loss, SigmoidLoss)
+    assert loss.get_config() == {"bias": -4.0, "share_equal_captions": False}
+    with pytest.raises(InputError, match="did you mean 'bias'"):
+        SigmoidLoss(bais=-4)

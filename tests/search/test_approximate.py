@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from align_keras.search import Query, approximate
+from align_keras.search.approximate import Approximate, bring_up_to_date, path_of
+from align_keras.utils.errors import InputError
+
+
+def vectors_of(count, seed=0):
+    vectors = np.random.default_rng(seed).normal(size=(count, 16)).astype("float32")
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(approximate, "LEAST_ROWS", 100)
+    monkeypatch.setattr(approximate, "_NEWER", 50)
+
+
+def test_what_is_found_is_what_a_scan_finds(tmp_path, few):
+    vectors, queries = vectors_of(3000), vectors_of(50, seed=1)
+    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert not bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    found = Approximate.open(tmp_path, "vectors.0.f32", 16)
+    hits = 0
+    for query in queries:
+        best = np.argsort(-(vectors @ query))[:10]
+        hits += len(np.intersect1d(best, found.find(query, 100, vectors)))
+    assert hits / 500 > 0.98
+    # Newer rows are scanned until there are many.
+    more = np.concatenate([vectors, vectors_of(10, seed=2)])
+    assert set(range(3000, 3010)) <= set(found.find(queries[0], 5, more).tolist())
+    more = np.concatenate([vectors, vectors_of(60, seed=3)])
+    assert bring_up_to_date(tmp_path, "vectors.0.f32", more)
+    assert Approximate.open(tmp_path, "vectors.0.f32", 16)._index.ntotal == 3060
+
+
+def test_it_is_a_cache(tmp_path, few):
+    vectors = vectors_of(200)
+    assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
+    path_of(tmp_path, "vectors.0.f32").write_bytes(b"junk")
+    assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
+    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert bring_up_to_date(tmp_path, "vectors.1.f32", vectors)
+    assert [path.name for path in tmp_path.iterdir()] == ["vectors.1.hnsw"]
+
+
+def test_an_index_of_many_images_is_searched_by_it(tmp_path, photos, colors, few):
+    from align_keras.search import Index
+
+    for number in range(120):
+        (photos / f"{number:03}.png").write_bytes(
+            colors["image_bytes"]((number, 255 - number, 3 * number % 200))
+        )
+    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    assert (tmp_path / "index" / "vectors.0.hnsw").is_file()
+    for words in ("red", "green blue"):
+        exact = index.query(Query(words, k=7, approximate=False))
+        for way in (None, True):
+            found = index.query(Query(words, k=7, approximate=way))
+            assert [hit.path for hit in found] == [hit.path for hit in exact]
+    # More than it finds at once, for near-duplicates are folded.
+    every = index.query(Query("red", k=200, duplicates=True))
+    assert len(every) == 123
+    (tmp_path / "index" / "vectors.0.hnsw").unlink()
+    index = Index.open(tmp_path / "index")
+    assert len(index.query("red", k=7)) == 7
+    with pytest.raises(InputError, match="needs an approximate index"):
+        index.query(Query("red", approximate=True))

@@ -1,0 +1,117 @@
+import io
+import itertools
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from align_keras.corpus.image import ImageError
+from align_keras.search import image_files
+from align_keras.search.image_files import find_images, read_file, read_image
+
+
+def saved(format, size=(40, 20), **options):
+    file = io.BytesIO()
+    Image.new("RGB", size, (200, 10, 10)).save(file, format, **options)
+    return file.getvalue()
+
+
+def test_metadata_are_read_without_the_pixels(monkeypatch):
+    """A bomb would fill the memory, and every PNG would be decoded twice."""
+    opened = Image.open(io.BytesIO(saved("PNG")))
+    monkeypatch.setattr(type(opened), "load", lambda image: pytest.fail("decoded"))
+    assert image_files._taken(opened) == (None, None)
+
+
+def test_what_an_image_says_of_itself():
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Canon\0", "Canon EOS 5D"
+    exif[0x0112] = 6  # Turned.
+    exif.get_ifd(0x8769)[0x9003] = "2019:07:03 18:20:00"
+    image = read_image(saved("JPEG", exif=exif), 32)
+    assert (image.width, image.height) == (20, 40)
+    assert (image.date, image.camera) == ("2019-07-03 18:20:00", "Canon EOS 5D")
+    assert image.pixels.shape == (32, 32, 3) and image.pixels.dtype == np.uint8
+    plain = read_image(saved("PNG"), 32)
+    assert (plain.date, plain.camera) == (None, None)
+
+
+@pytest.mark.parametrize("text", ["", "2019:13:45 99:00:00", "\xff" * 19])
+def test_a_time_that_is_none(text):
+    assert image_files._iso_date(text) is None
+
+
+def test_large_jpegs_are_decoded_smaller(monkeypatch):
+    asked = []
+    original = image_files.normalize_image
+
+    def normalize(content, shorter_side):
+        asked.append(shorter_side)
+        return original(content, shorter_side=shorter_side)
+
+    monkeypatch.setattr(image_files, "normalize_image", normalize)
+    read_image(saved("JPEG", (400, 300)), 32)
+    assert asked[0] == 64
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"first")
+    file, times = os.fsencode(path), itertools.count(2)
+    status = os.fstat
+
+    def changing(descriptor):
+        os.utime(path, (next(times), 1))
+        os.utime(path, (1, next(times)))
+        return status(descriptor)
+
+    monkeypatch.setattr(os, "fstat", changing)
+    with pytest.raises(ImageError) as caught:
+        read_file(file)
+    assert caught.value.reason == "changes while it is read"
+    assert next(times) > 12  # It was tried again.
+    monkeypatch.undo()
+    content, found = read_file(file)
+    assert content == b"first" and found.size == 5
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_cannot_be_opened(tmp_path, make):
+    make(tmp_path / "a.png")
+    with pytest.raises(ImageError) as caught:
+        read_file(os.fsencode(tmp_path / "a.png"))
+    assert caught.value.reason == "can't be opened"
+    problems = []
+    assert list(find_images(os.fsencode(tmp_path), problems)) == []
+
+
+def test_a_folder_that_cannot_be_listed_is_told(tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.JPG").touch()
+    (tmp_path / ".hidden.jpg").touch()
+    scandir = os.scandir
+
+    def refusing(folder):
+        if folder.endswith(b"closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    problems = []
+    found = list(find_images(os.fsencode(tmp_path), problems))
+    assert [os.path.basename(one.file) for one in found] == [b"a.JPG"]
+    closed = os.fsencode(tmp_path / "closed")
+    assert problems == [(closed, "folder: Permission denied")]
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("format", ["HEIF", "AVIF"])
+def test_photos_of_telephones(format):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    image = read_image(saved(format), 32)
+    assert (image.width, image.height) == (40, 20)
+    assert np.abs(image.pixels.astype(int) - (200, 10, 10)).max() < 12
+    with pytest.raises(ImageError) as caught:
+        read_image(saved(format)[:200], 32)
+    assert caught.value.reason == "unreadable"

@@ -1,0 +1,297 @@
+import os
+import pathlib
+import shutil
+import sqlite3
+
+import numpy as np
+import pytest
+
+from align_keras.search import Hit, Index, Query
+from align_keras.search.image_index import default_index
+from align_keras.search.query import relevance
+from align_keras.search.store import Store
+from align_keras.utils.errors import InputError
+
+
+@pytest.fixture
+def build(tmp_path, colors):
+    def build(*sources):
+        return Index.build(tmp_path / "index", sources, colors["GOLDEN"])
+
+    return build
+
+
+def names(hits):
+    return [pathlib.Path(hit.path).name for hit in hits]
+
+
+def test_images_are_found_by_words_by_an_image_and_by_both(build, photos, colors):
+    index = build(photos)
+    assert len(index) == 3 and dict(index.changes.unreadable) == {"unreadable": 1}
+    hits = index.query("red", k=2)
+    assert names(hits)[0] == "red.png" and len(hits) == 2
+    assert hits[0].score == pytest.approx(1.0, abs=1e-3) and hits[0].rank == 1
+    green = colors["image_bytes"]((10, 200, 10))
+    assert names(index.query(Query(image=green)))[0] == "green.png"
+    assert names(index.query(Query(image=green, plus="blue")))[0] == "blue.jpg"
+    blue = index.query("blue")[0]
+    assert names(index.query(Query(image=blue.id, k=1))) == ["blue.jpg"]
+    query = Query(["red", "green"], minus="green")
+    assert names(index.query(query))[0] == "red.png"
+    assert names(index.query(index.embedding(blue.id)))[0] == "blue.jpg"
+    assert isinstance(blue, Hit) and blue.columns["folder"] == "photos/Italy"
+    assert (blue.columns["width"], blue.columns["height"]) == (40, 24)
+
+
+def test_a_second_run_embeds_only_what_is_new(build, photos, colors):
+    index = build(photos)
+    before = {hit.path: hit.id for hit in index.query("red", k=9)}
+    changes = build(photos).changes
+    assert (changes.unchanged, changes.added, changes.changed) == (3, 0, 0)
+    assert changes.unreadable["unreadable"] == 1
+    (photos / "green.png").rename(photos / "Italy" / "meadow.png")
+    (photos / "red.png").write_bytes(colors["image_bytes"]((200, 0, 90)))
+    (photos / "Italy" / "blue.jpg").unlink()
+    shutil.copy(photos / "Italy" / "meadow.png", photos / "Italy" / "new.png")
+    changes = build().changes
+    found = (changes.added, changes.changed, changes.renamed, changes.gone)
+    assert found == (1, 1, 1, 1)
+    hits = {hit.path: hit.id for hit in index.query("green", k=9, duplicates=True)}
+    assert sorted(map(os.path.basename, hits)) == ["meadow.png", "new.png", "red.png"]
+    # Ids stay with the images.
+    assert (
+        hits[str(photos / "Italy" / "meadow.png")] == before[str(photos / "green.png")]
+    )
+    assert hits[str(photos / "red.png")] == before[str(photos / "red.png")]
+    assert index.query("red")[0].score < 0.99
+
+
+def test_only_a_files_time_has_changed(build, photos):
+    rows = build(photos).store.vectors().shape
+    os.utime(photos / "red.png", (1, 1))
+    index = build(photos)
+    assert index.changes.unchanged == 3 and index.store.vectors().shape == rows
+
+
+def test_conditions_count_before_ranking(build, photos, colors):
+    for number in range(40):
+        (photos / f"{number:02}.png").write_bytes(
+            colors["image_bytes"]((255 - number, 5 * number, 0))
+        )
+    index = build(photos)
+    hits = index.query("red", k=2, where="folder like '%Italy%' or name = 'green.png'")
+    assert names(hits) == ["green.png", "blue.jpg"] or len(hits) == 2
+    assert set(names(hits)) == {"green.png", "blue.jpg"}
+    assert index.query("red", where="width > 1000") == []
+    with pytest.raises(InputError, match="wide"):
+        index.query("red", where="wide > 3")
+
+
+def test_near_duplicates_are_folded_and_k_are_found(build, photos, colors):
+    for number in range(70):
+        path = photos / f"red{number}.png"
+        path.write_bytes(colors["image_bytes"]("red", (24, 25 + number)))
+    index = build(photos)
+    hits = index.query("red", k=3)
+    assert len(hits) == 3 and len(hits[0].duplicates) == 70
+    assert names(hits[1:]) == ["green.png", "blue.jpg"] or names(hits[1:])[::-1]
+    hits = index.query("red", k=3, duplicates=True)
+    assert all("red" in hit.path and not hit.duplicates for hit in hits)
+
+
+def test_a_table_gives_captions_and_columns(build, photos, colors):
+    table = photos.parent / "table.csv"
+    table.write_text(
+        "image,caption,Country,stars\nphotos/red.png,a red thing,Italy,3\n"
+        "photos/green.png,a leaf,Peru,5\nphotos/none.png,nothing,Peru,1\n"
+    )
+    index = build(table)
+    assert len(index) == 2
+    assert index.changes.unreadable == {"of the table: No such file or directory": 1}
+    (hit,) = index.query("blue", where="country = 'Peru' and stars > 4")
+    assert hit.captions == ["a leaf"] and hit.columns["stars"] == 5
+    table.write_text(table.read_text().replace("a leaf", "a lawn"))
+    (hit,) = build().query("green", k=1)
+    assert hit.captions == ["a lawn"]
+
+
+def test_names_that_are_no_text_and_links_in_circles(build, photos, colors):
+    name = os.path.join(os.fsencode(photos), b"\xff caf\xe9.png")
+    with open(name, "wb") as file:
+        file.write(colors["image_bytes"]((255, 255, 0)))
+    (photos / "Italy" / "again").symlink_to(photos)
+    (photos / "loop.png").symlink_to(photos / "loop.png")
+    index = build(photos)
+    assert len(index) == 4
+    hit = index.query("red green", k=1)[0]
+    assert os.fsencode(hit.path) == name
+    assert "\\xff caf\\xe9.png" in hit.columns["name"]
+    assert any(
+        "levels of symbolic links" in reason for reason in index.changes.unreadable
+    )
+
+
+def test_a_missing_or_empty_folder_drops_nothing(build, photos, tmp_path, capsys):
+    build(photos)
+    photos.rename(tmp_path / "elsewhere")
+    index = build()
+    assert len(index) == 3 and index.changes.kept == [str(photos)]
+    photos.mkdir()
+    assert len(build()) == 3
+    assert "holds no image; its 3 images stay" in capsys.readouterr().err
+    assert index.remove([photos]) == 3 and len(index) == 0
+    assert index.query("red") == []
+    with pytest.raises(InputError, match="holds no JPEG"):
+        build(photos)
+    with pytest.raises(InputError, match="name a folder or a table"):
+        build()
+
+
+def test_images_are_dropped_from_the_index(build, photos):
+    index = build(photos)
+    assert index.remove([photos / "red.png"]) == 1
+    assert names(index.query("red", k=9)) != [] and len(index) == 2
+    assert index.remove([photos / "Italy"]) == 1
+    with pytest.raises(InputError, match="must be images, folders or tables"):
+        index.remove([photos / "red.png"])
+
+
+def test_holes_are_closed(build, photos, monkeypatch):
+    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    index = build(photos)
+    red = index.query("red", k=1)[0]
+    os.unlink(photos / "green.png")
+    rebuilt = build()
+    assert rebuilt.store.vectors_file == "vectors.1.f32"
+    assert len(rebuilt.store.vectors()) == 2
+    # Who had it open goes on with the new file.
+    assert index.query("red", k=1)[0] == red
+    assert len(index.query("red", k=9)) == 2
+
+
+def test_one_process_writes_at_a_time(build, photos, tmp_path):
+    index = build(photos)
+    with Store.locked(tmp_path / "index"):
+        with pytest.raises(InputError, match="another is writing"):
+            build(photos)
+        assert len(index.query("red")) == 3
+
+
+def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, colors):
+    build(photos)
+    for kind in ("image", "text"):
+        content = (colors["GOLDEN"] / f"{kind}.tflite").read_bytes()
+        (tmp_path / f"{kind}.tflite").write_bytes(content.replace(b" 1.0", b" 2.0"))
+    # The archives' checksums are of the old bytes.
+    with pytest.raises(InputError, match="must be LiteRT towers"):
+        Index.open(tmp_path / "index", tmp_path)
+    header = tmp_path / "index" / "index.json"
+    fingerprint = Index.open(tmp_path / "index").store.header["model"]["fingerprint"]
+    header.write_text(header.read_text().replace(fingerprint, "f" * 16))
+    with pytest.raises(InputError, match=r"made with.*--rebuild`") as caught:
+        Index.open(tmp_path / "index").query("red")
+    assert f"align-keras index {photos} --to" in str(caught.value)
+
+
+def test_a_rebuild_takes_the_old_ones_place(build, photos, tmp_path, colors):
+    from align_keras.search.towers import LiteRTModel
+
+    class Other(LiteRTModel):
+        def __init__(self):
+            super().__init__(colors["GOLDEN"])
+            self.fingerprint = "of another"
+
+    index = build(photos)
+    (photos / "new.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    with pytest.raises(InputError, match="--rebuild"):
+        Index.build(tmp_path / "index", model=Other())
+    rebuilt = Index.rebuild(tmp_path / "index", model=Other())
+    assert rebuilt.changes.added == len(rebuilt) == 4
+    assert len(rebuilt.query("red", k=9, duplicates=True)) == 4
+    assert rebuilt.store.header["model"]["fingerprint"] == "of another"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "photos"]
+    assert len(index.query("red", k=9)) == 3  # Who had it open goes on.
+
+
+def test_what_is_no_index_is_told(build, photos, tmp_path, colors):
+    with pytest.raises(
+        InputError, match="doesn't exist; make it by `align-keras index"
+    ):
+        Index.open(tmp_path / "none")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").touch()
+    with pytest.raises(InputError, match="which holds 'thesis.txt'"):
+        Index.build(tmp_path / "foreign", [photos], colors["GOLDEN"])
+    build(photos)
+    database = tmp_path / "index" / "images.sqlite"
+    database.write_bytes(b"junk" * 1000)
+    with pytest.raises(
+        InputError, match="is damaged .* remove that folder, then build"
+    ):
+        Index.open(tmp_path / "index")
+    database.unlink()
+    with pytest.raises(InputError, match="is damaged"):
+        Index.open(tmp_path / "index")
+
+
+def test_a_full_disk_loses_nothing(build, photos, colors, monkeypatch):
+    index = build(photos)
+    (photos / "new.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        build(photos)
+    monkeypatch.undo()
+    assert len(index) == 3
+    assert build(photos).changes.added == 1
+
+
+def test_rows_that_nothing_names_are_overwritten(build, photos, colors, tmp_path):
+    """As after a kill between the vectors and the transaction."""
+    index = build(photos)
+    vectors = np.array(index.store.vectors())
+    with open(tmp_path / "index" / index.store.vectors_file, "ab") as file:
+        file.write(b"\x7f" * 21)
+    (photos / "new.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    index = build(photos)
+    assert np.array_equal(index.store.vectors()[:3], vectors)
+    assert names(index.query("blue", k=1)) == ["blue.jpg"]
+
+
+def test_queries_are_checked(build, photos):
+    index = build(photos)
+    with pytest.raises(InputError, match=r"must have shape \(4,\)"):
+        index.query(np.ones(3))
+    with pytest.raises(InputError, match="finite"):
+        index.query(np.full(4, np.nan))
+    for k in (0, 10**9, "3"):
+        with pytest.raises(InputError, match="`k` must be"):
+            index.query("red", k=k)
+    with pytest.raises(InputError, match="id must be that of an image"):
+        index.query(Query(image=10**6))
+
+
+def test_relevance_is_by_the_querys_scores():
+    others = np.random.default_rng(0).normal(0.1, 0.05, 4096)
+    assert relevance(np.array([0.5, 0.27, 0.1]), others) == ["strong", "good", "weak"]
+    assert relevance(np.array([0.5]), others + 0.3) == ["weak"]
+
+
+def test_the_default_index(monkeypatch):
+    monkeypatch.setenv("ALIGN_KERAS_INDEX", "/somewhere")
+    assert default_index() == pathlib.Path("/somewhere")
+    monkeypatch.delenv("ALIGN_KERAS_INDEX")
+    monkeypatch.setenv("XDG_DATA_HOME", "/data")
+    assert default_index() == pathlib.Path("/data/align_keras/index")
+
+
+def test_a_search_reads_while_another_writes(build, photos, tmp_path):
+    index = build(photos)
+    writer = sqlite3.connect(tmp_path / "index" / "images.sqlite", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    writer.execute("DELETE FROM images")
+    assert len(index.query("red", k=9)) == 3
+    writer.rollback()

@@ -1,0 +1,393 @@
+"""Indexing, refreshing and searching an index of images: time, memory, recall.
+
+`python tools/bench_search.py PART … --model TOWERS --images FOLDER --work DIR`, where
+TOWERS is a folder of LiteRT towers (`align-keras export litert`) and FOLDER holds real
+images. Each part prints lines of a table:
+
+- `indexing`: images/s of `Index.build` on JPEGs of 640 × 480 and of 12 megapixels, made
+  from the images, beside those of decoding alone and of the engine alone, with the same
+  threads, in turn; medians of --rounds. With the memory that indexing took at most.
+- `unchanged`: `Index.build` again on --files files of which none has changed.
+- `search`: a process of `align-keras search`, from its start to its end, in an index
+  of --files images, beside one of bare Python and one that imports NumPy, in turn;
+  medians, on the clock and of the processor's time.
+- `approximate`: exact and approximate search of --rows vectors, and the approximate
+  one's recall of the exact ten, for words and for images. The rows are the embeddings
+  of the images, and points between two of them with noise, since so many real images
+  aren't here.
+- `serve`: requests to `align-keras serve`, one after another, of an index of the rows
+  that `approximate` made: words, an image's file, and words with a condition.
+
+--work keeps what takes long to make; remove it to begin anew.
+"""
+
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import re
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import numpy as np
+
+SIZES = {"640 × 480": (640, 480), "12 megapixels": (4000, 3000)}
+WORDS = ("red", "green", "small", "old", "happy", "wooden", "flying", "two", "a")
+THINGS = (
+    "bird",
+    "car",
+    "tree",
+    "house",
+    "fish",
+    "clock",
+    "boat",
+    "flower",
+    "dog",
+    "hat",
+)
+QUERIES = [f"{word} {thing}" for word in WORDS for thing in THINGS]
+WIDTHS = (64, 128, 256, 512)
+ROWS_AT_ONCE = 50_000
+
+
+def files_of(folder, count=None):
+    """The image files of a folder, or so many of them, again and again."""
+    from align_keras.search.image_files import find_images
+
+    found = [one.file for one in find_images(os.fsencode(folder.absolute()), [])]
+    if not found:
+        sys.exit(f"--images must hold images, received {folder}.")
+    return found if count is None else [found[n % len(found)] for n in range(count)]
+
+
+def make_jpegs(folder, images, size, count):
+    """Distinct JPEGs: images brought to a size, with a little noise, as photos have."""
+    from PIL import Image
+
+    from align_keras.corpus.image import ImageError, normalize_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).normal(0, 4, (size[1], size[0], 1))
+    made = len(list(folder.iterdir()))
+    for number, file in enumerate(files_of(images, 2 * count)):
+        if made >= count:
+            break
+        path = folder / f"{number:05}.jpg"
+        if path.exists():
+            continue
+        try:
+            image = normalize_image(os.fsdecode(file))[0]
+        except ImageError:
+            continue
+        pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC)) + noise
+        pixels = np.clip(pixels, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(path, quality=90)
+        made += 1
+
+
+def in_threads(work, items):
+    """Does what an index does with its files, by as many threads."""
+    chunks = [items[at : at + 8] for at in range(0, len(items), 8)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(work, chunks))
+
+
+def bench_indexing(arguments):
+    """Prints the part `indexing`."""
+    from align_keras.search import Index, open_model
+    from align_keras.search.image_files import read_file, read_image
+
+    model = open_model(arguments.model)
+    for name, size in SIZES.items():
+        count = arguments.photos if size[0] < 1000 else arguments.photos // 8
+        folder = arguments.work / f"jpegs_{size[0]}"
+        make_jpegs(folder, arguments.images, size, count)
+        files = files_of(folder)
+        pixels = []
+
+        def decode(chunk, pixels=pixels):
+            images = [read_image(read_file(f)[0], model.resize_to) for f in chunk]
+            if len(pixels) < 64:
+                pixels.extend(image.pixels for image in images)
+
+        def engine(chunk, pixels=pixels):
+            model.encode_resized([pixels[n % len(pixels)] for n in range(len(chunk))])
+
+        def index(folder=folder):
+            target = arguments.work / "indexing"
+            shutil.rmtree(target, ignore_errors=True)
+            Index.build(target, [folder], model)
+
+        seconds = {"decode": [], "engine": [], "index": []}
+        in_threads(decode, files[:64])
+        in_threads(engine, files[:64])
+        for _ in range(arguments.rounds):
+            for key, run in (
+                ("decode", lambda files=files: in_threads(decode, files)),
+                ("engine", lambda files=files: in_threads(engine, files)),
+                ("index", index),
+            ):
+                start = time.perf_counter()
+                run()
+                seconds[key].append(time.perf_counter() - start)
+        rate = {key: len(files) / statistics.median(s) for key, s in seconds.items()}
+        slower = min(rate["decode"], rate["engine"])
+        both = 1 / (1 / rate["decode"] + 1 / rate["engine"])
+        print(
+            f"{name}, {len(files)} files: decode {rate['decode']:.0f}, engine "
+            f"{rate['engine']:.0f}, index {rate['index']:.0f} images/s: "
+            f"{rate['index'] / slower:.0%} of the slower, "
+            f"{rate['index'] / both:.0%} of what both leave on the same cores"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"memory of this process, at most: {peak:.0f} MiB")
+
+
+def many_files(arguments):
+    """A folder of links to the images, under many names, and its index."""
+    from align_keras.search import Index
+
+    folder = arguments.work / f"files_{arguments.files}"
+    index = arguments.work / f"index_{arguments.files}"
+    for number, file in enumerate(files_of(arguments.images, arguments.files)):
+        name = os.path.splitext(os.fsdecode(file))[1]
+        path = folder / f"{number // 500:04}" / f"{number:07}{name}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file, path)
+            except OSError:  # Another disk.
+                shutil.copyfile(file, path)
+    if not (index / "complete").exists():
+        start = time.perf_counter()
+        Index.build(index, [folder], arguments.model)
+        print(f"built in {time.perf_counter() - start:.0f} s, copies by their content")
+        (index / "complete").touch()
+    return index
+
+
+def bench_unchanged(arguments):
+    """Prints the part `unchanged`."""
+    index = many_files(arguments)
+    command = [
+        sys.executable,
+        "-m",
+        "align_keras.cli.main",
+        "index",
+        "--to",
+        str(index),
+    ]
+    report("index again", {"index again": command}, arguments.rounds)
+
+
+def bench_search(arguments):
+    """Prints the part `search`."""
+    index = many_files(arguments)
+    search = ["-m", "align_keras.cli.main", "search", "a red bicycle", "--index"]
+    report(
+        f"search of {arguments.files} images",
+        {
+            "bare Python": [sys.executable, "-c", "pass"],
+            "import numpy": [sys.executable, "-c", "import numpy"],
+            "search": [sys.executable, *search, str(index)],
+        },
+        max(arguments.rounds, 9),
+    )
+
+
+def report(title, commands, rounds):
+    """Times processes in turn."""
+    clock, processor = ({name: [] for name in commands} for _ in range(2))
+    for _ in range(rounds + 1):
+        for name, command in commands.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            start = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            clock[name].append(time.perf_counter() - start)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            processor[name].append(used)
+    for name in commands:
+        wall, cpu = (statistics.median(times[name][1:]) for times in (clock, processor))
+        print(f"{title}: {name}: {wall:.2f} s, {cpu:.2f} s of the processor")
+
+
+def expanded(path, real, rows):
+    """Writes real unit rows, then points between two of them with noise."""
+    random = np.random.default_rng(0)
+    width = real.shape[1]
+    with open(path, "wb") as file:
+        file.write(real.tobytes())
+        for start in range(len(real), rows, ROWS_AT_ONCE):
+            count = min(ROWS_AT_ONCE, rows - start)
+            one, other = (real[random.integers(0, len(real), count)] for _ in range(2))
+            part = random.uniform(0, 0.5, (count, 1))
+            between = (1 - part) * one + part * other
+            between += 0.3 / np.sqrt(width) * random.normal(size=between.shape)
+            between /= np.linalg.norm(between, axis=1, keepdims=True)
+            file.write(between.astype("<f4").tobytes())
+
+
+def bench_approximate(arguments):
+    """Prints the part `approximate`."""
+    from align_keras.search import Index, approximate, open_model
+
+    folder = arguments.work / f"rows_{arguments.rows}"
+    folder.mkdir(parents=True, exist_ok=True)
+    model = open_model(arguments.model)
+    index = Index.build(arguments.work / "real", [arguments.images], model)
+    real = np.unique(np.array(index.store.vectors()), axis=0)
+    held_out, real = real[::50], np.delete(real, np.s_[::50], axis=0)
+    path = folder / "vectors.0.f32"
+    if not path.exists():
+        expanded(path, real, arguments.rows)
+    vectors = np.memmap(path, np.float32, "r").reshape(-1, model.dimension)
+    start = time.perf_counter()
+    if approximate.bring_up_to_date(folder, path.name, vectors):
+        print(f"built in {time.perf_counter() - start:.0f} s")
+    size = approximate.path_of(folder, path.name).stat().st_size
+    print(f"{len(real)} real rows of {len(vectors)}; file of {size / 1e6:.0f} MB")
+    found = approximate.Approximate.open(folder, path.name, model.dimension)
+    queries = {"words": model.encode_texts(QUERIES), "images": held_out[: len(QUERIES)]}
+    for kind, embeddings in queries.items():
+        compare(kind, embeddings, vectors, found)
+
+
+def compare(kind, embeddings, vectors, found):
+    """Prints how many of the exact ten are found, and how fast."""
+    from align_keras.search.image_index import _scores
+
+    exact, seconds = [], []
+    for query in embeddings:
+        start = time.perf_counter()
+        scores = _scores(vectors, query, None)
+        best = np.argpartition(scores, -10)[-10:]
+        seconds.append(time.perf_counter() - start)
+        exact.append(set(best.tolist()))
+    scan = statistics.median(seconds)
+    print(f"{kind}: exact {1e3 * scan:.1f} ms, median of {len(embeddings)}")
+    for width in WIDTHS:
+        found.width, hits, seconds = width, 0, []
+        for query, expected in zip(embeddings, exact, strict=True):
+            start = time.perf_counter()
+            rows = found.find(query, 104, vectors)  # As for the best ten.
+            best = rows[np.argsort(-(vectors[rows] @ query))[:10]]
+            seconds.append(time.perf_counter() - start)
+            hits += len(expected & set(best.tolist()))
+        seconds.sort()
+        middle, last = statistics.median(seconds), seconds[int(0.99 * len(seconds))]
+        print(
+            f"{kind}: width {width}: recall@10 {hits / 10 / len(exact):.3f}, "
+            f"{1e3 * middle:.2f} ms (p99 {1e3 * last:.2f}), {scan / middle:.0f} times "
+            "as fast"
+        )
+
+
+def index_of_rows(folder, model, files):
+    """Makes an index of vectors that lie in its folder, and of some images' names."""
+    from align_keras.search.store import Store
+
+    vectors = folder / "vectors.0.f32"
+    rows = vectors.stat().st_size // (4 * model.dimension)
+    Store.create(folder, model.name, model.fingerprint, model.dimension)
+    store = Store(folder, writable=True)
+    with store.transaction():
+        root = store.add_root(os.path.dirname(files[0]))
+        for row in range(rows):
+            file = files[row % len(files)]
+            name = f"{row}/{os.path.basename(os.fsdecode(file))}"
+            store.put(
+                {
+                    "root": root,
+                    "file": b"%d/" % row + file,
+                    "row": row,
+                    "mtime_ns": 0,
+                    "content": b"%016d" % row,
+                    "path": name,
+                    "name": name,
+                    "folder": str(row % 100),
+                    "year": 2000 + row % 25,
+                }
+            )
+        store._set("rows", rows)
+    store.close()
+
+
+def bench_serve(arguments):
+    """Prints the part `serve`."""
+    from align_keras.search import open_model
+
+    folder = arguments.work / f"rows_{arguments.rows}"
+    files = files_of(arguments.images)
+    if not (folder / "vectors.0.f32").exists():
+        sys.exit("run the part `approximate` first.")
+    if not (folder / "index.json").exists():
+        index_of_rows(folder, open_model(arguments.model), files)
+    command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(folder)]
+    process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE)
+    try:
+        address = re.search(rb"http://[^ ]+/", process.stdout.readline())[0].decode()
+        for kind in ("words", "an image", "words and year >= 2024"):
+            seconds = []
+            for number, words in enumerate(QUERIES * arguments.rounds):
+                asked, body = {"text": words}, None
+                if kind == "an image":
+                    asked = {}
+                    file = os.fsdecode(files[number % len(files)])
+                    body = pathlib.Path(file).read_bytes()
+                elif "year" in kind:
+                    asked["where"] = "year >= 2024"
+                url = f"{address}api/search?{urllib.parse.urlencode(asked)}"
+                start = time.perf_counter()
+                urllib.request.urlopen(urllib.request.Request(url, body)).read()
+                seconds.append(time.perf_counter() - start)
+            seconds.sort()
+            middle, last = statistics.median(seconds), seconds[-1 - len(seconds) // 100]
+            print(
+                f"serve, {arguments.rows} images: {kind}: {1e3 * middle:.0f} ms (p99 "
+                f"{1e3 * last:.0f}), {len(seconds)} requests"
+            )
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        anonymous = int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1024
+        print(f"serve: {anonymous:.0f} MB of memory besides mapped files")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+PARTS = {
+    "indexing": bench_indexing,
+    "unchanged": bench_unchanged,
+    "search": bench_search,
+    "approximate": bench_approximate,
+    "serve": bench_serve,
+}
+
+
+def main():
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--model", default="align_small_en", help="folder of towers")
+    parser.add_argument("--images", type=pathlib.Path, required=True)
+    parser.add_argument("--work", type=pathlib.Path, default="bench_search")
+    parser.add_argument("--photos", type=int, default=800)
+    parser.add_argument("--files", type=int, default=50_000)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for part in arguments.parts:
+        PARTS[part](arguments)
+
+
+if __name__ == "__main__":
+    main()
