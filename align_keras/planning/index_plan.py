@@ -10,9 +10,9 @@ APPROXIMATE_FROM = 200_000
 _CODE_BYTES, _VECTOR_BYTES = 0.25, 4
 # What SQLite holds of an image without captions.
 _FACTS_BYTES = 320
-# By `python tools/bench_search.py approximate --rows 1000000`, width 384, on two cores of
-# a cloud machine that did other things besides: 380 ms exact and 26 ms approximate, each
-# a scan of all rows.
+# By `python tools/bench_search.py approximate --rows 1000000`, width 384, on two cores
+# of a cloud machine that did other things besides: 380 ms exact and 26 ms approximate,
+# each a scan of all rows.
 _EXACT_BYTES_A_SECOND = 1_000_000 * 384 * _VECTOR_BYTES / 0.380
 _CODE_BYTES_A_SECOND = 1_000_000 * 384 * _CODE_BYTES / 0.026
 

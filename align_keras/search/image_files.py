@@ -141,7 +141,7 @@ def read_image(content: bytes, resize_to: int) -> ReadImage:
     return ReadImage(np.asarray(square), width, height, date, camera)
 
 
-def read_upright(content: bytes, shorter_side: int) -> Image.Image:
+def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:
     """Decodes a file's bytes to RGB; JPEGs are reduced to at least a shorter side.
 
     Raises:
@@ -221,6 +221,8 @@ def _decoded_heif(opened):
 
 def _taken(image):
     """When and by what an image was taken: ISO date or None, camera or None."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return None, None  # Pillow would decode all pixels to look behind them.
     try:
         exif = image.getexif()
         if not exif:

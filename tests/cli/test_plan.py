@@ -387,7 +387,7 @@ def test_an_index_of_the_papers_size(capsys):
     "arguments, words",
     [
         (["--index=0", "--model=align_b7_base"], "must be an integer >= 1, received 0"),
-        (["--experiment=align_b7_base"], "--device-kind must be one of v100"),
+        (["--experiment=align_b7_base"], "--device-kind must be one of tpu_v2"),
         (["--device-kind=h100", "--model=align_b7_base"], "--model is for --index"),
     ],
 )
