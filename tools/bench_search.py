@@ -47,7 +47,7 @@ THINGS = (
     "hat",
 )
 QUERIES = [f"{word} {thing}" for word in WORDS for thing in THINGS]
-WIDTHS = (64, 128, 256, 512)
+CANDIDATES = (250, 1000, 4000)
 ROWS_AT_ONCE = 50_000
 
 
@@ -267,18 +267,18 @@ def compare(kind, embeddings, vectors, found):
         exact.append(set(best.tolist()))
     scan = statistics.median(seconds)
     print(f"{kind}: exact {1e3 * scan:.1f} ms, median of {len(embeddings)}")
-    for width in WIDTHS:
-        found.width, hits, seconds = width, 0, []
+    for candidates in CANDIDATES:
+        found.candidates, hits, seconds = candidates, 0, []
         for query, expected in zip(embeddings, exact, strict=True):
             start = time.perf_counter()
-            rows = found.find(query, 104, vectors)  # As for the best ten.
+            rows = np.sort(found.find(query, 10, vectors))
             best = rows[np.argsort(-(vectors[rows] @ query))[:10]]
             seconds.append(time.perf_counter() - start)
             hits += len(expected & set(best.tolist()))
         seconds.sort()
         middle, last = statistics.median(seconds), seconds[int(0.99 * len(seconds))]
         print(
-            f"{kind}: width {width}: recall@10 {hits / 10 / len(exact):.3f}, "
+            f"{kind}: {candidates} candidates: recall@10 {hits / 10 / len(exact):.3f}, "
             f"{1e3 * middle:.2f} ms (p99 {1e3 * last:.2f}), {scan / middle:.0f} times "
             "as fast"
         )
