@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from align_keras.images import read_image
+from align_keras.models.on_replicas import is_distributed
 from align_keras.models.raw_pairs import (
     batches_of_dataset,
     image_text_batches,
@@ -32,9 +33,8 @@ def quickly_copied(model: keras.Model, batches: tf.data.Dataset) -> tf.data.Data
     Keras hands a strategy datasets, which it copies. TensorFlow's rewriting of a copy
     takes a minute, and gains less than keeping each operation to one thread does.
     """
-    with model.distribute_strategy.scope():
-        if not tf.distribute.has_strategy():
-            return batches
+    if not is_distributed(model.distribute_strategy):
+        return batches
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
     options.threading.max_intra_op_parallelism = 1

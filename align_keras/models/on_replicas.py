@@ -1,9 +1,15 @@
-"""Inference on all replicas of a model's strategy."""
+"""Whether a model has a strategy, and inference on all of its replicas."""
 
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+
+
+def is_distributed(strategy: tf.distribute.Strategy) -> bool:
+    """Tells whether a strategy was asked for, rather than TensorFlow's default."""
+    with strategy.scope():
+        return tf.distribute.has_strategy()
 
 
 def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:

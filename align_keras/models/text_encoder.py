@@ -45,7 +45,8 @@ class TextEncoder(Encoder):
         sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included.
         max_sequence_length: int ≥ `sequence_length`, positions that have an
             embedding; None for `sequence_length`.
-        architecture: str, `"bert"`, the paper's, or `"distil_bert"`.
+        architecture: str, `"bert"`, the paper's, `"distil_bert"` or `"albert"`, whose
+            layers share their weights.
         activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or
             `"gelu"` (exact, as Hugging Face's, and as DistilBERT was trained).
         pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
@@ -118,7 +119,10 @@ class TextEncoder(Encoder):
         import keras_hub
 
         parts = ARCHITECTURES[architecture]
-        segments = {"num_segments": parts.segments} if parts.segments else {}
+        others = {
+            "num_segments": parts.segments,
+            "embedding_dim": parts.embedding_dim,
+        }
         policy = keras.dtype_policies.get(dtype)
         # The scope gives both towers' variables paths that tell them apart.
         with keras.name_scope(name):
@@ -133,11 +137,16 @@ class TextEncoder(Encoder):
                 max_sequence_length=max_sequence_length,
                 dtype=policy,
                 name=architecture,
-                **segments,
+                **{key: value for key, value in others.items() if value is not None},
             )
-            set_transformer_computation(backbone, activation, pooling == "cls")
+            layers = backbone.transformer_layers
+            if parts.shares_layers:
+                ((*layers,),) = layers
+            set_transformer_computation(
+                layers, activation, pooling == "cls" and not parts.shares_layers
+            )
             if rematerialize:
-                for layer in backbone.transformer_layers:
+                for layer in layers:
                     rematerialize_in_training(layer)
             # BERT's pooler is for next-sentence prediction; nothing here reads it.
             if parts.pooler:

@@ -145,8 +145,11 @@ def text_tower_cost(
     length, width, inner = sequence_length, hidden_dim, intermediate_dim
     parts = variants.ARCHITECTURES[architecture]
     norm, pooler = 2 * width, (width + 1) * width if parts.pooler else 0
-    positions = max_sequence_length or length
-    embeddings = (vocabulary_size + positions + parts.segments) * width + norm
+    rows = vocabulary_size + (max_sequence_length or length) + (parts.segments or 0)
+    narrow = parts.embedding_dim or width
+    embeddings = _Part((rows + 2) * narrow, kept=2 * length * narrow)
+    if parts.embedding_dim:
+        embeddings += _Part(kept=length * narrow) + _dense(narrow, width, length)
     attention = 4 * (width + 1) * width + norm
     feed_forward = (width + 1) * inner + (inner + 1) * width + norm
     products = length * (4 * width * width + 2 * length * width + 2 * width * inner)
@@ -156,20 +159,23 @@ def text_tower_cost(
     # GELU's input and output, and the attention's weights before and after dropout.
     layer = 10 * length * width + 2 * length * inner + scores * (2 if dropout else 1)
     last, last_products = layer, products
-    if pooling == "cls":  # The last layer computes one token from all keys and values.
+    # The last layer computes one token from all keys and values.
+    if pooling == "cls" and not parts.shares_layers:
         last = 3 * length * width
         last_products = 2 * (length + 1) * width * width + 2 * length * width
         last_products += 2 * width * inner
-    body = _Part(
-        embeddings + pooler + num_layers * (attention + feed_forward),
+    stored = 1 if parts.shares_layers else num_layers
+    layers = _Part(
+        pooler + stored * (attention + feed_forward),
         unlearned=pooler,  # Nothing here reads it.
         flops=2 * ((num_layers - 1) * products + last_products),
-        kept=(num_layers - 1) * layer + last + 2 * length * width,
+        kept=(num_layers - 1) * layer + last,
         largest=max(length * inner, length * width, scores),
     )
+    body = embeddings + layers
     kept, again, peak = body.kept, 0, _peak(0, [body])
     if rematerialize and not locked:
-        kept, again = (num_layers + 2) * length * width, body.flops
+        kept, again = num_layers * length * width + embeddings.kept, layers.flops
         peak = kept + layer + _IN_FLIGHT * body.largest
     return _tower(body, _dense(width, projection_dim), kept, peak, again, locked)
 
@@ -263,8 +269,8 @@ def _convolution(kernel, channels_in, channels_out, side, lite):
     )
 
 
-def _dense(width_in, width_out):
+def _dense(width_in, width_out, rows=1):
     """Counts a dense layer with its bias, or nothing where `width_out` is None."""
     if width_out is None:
         return _Part()
-    return _Part((width_in + 1) * width_out, flops=2 * width_in * width_out)
+    return _Part((width_in + 1) * width_out, flops=2 * rows * width_in * width_out)

@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Sequence
 
 import keras
 
@@ -20,9 +21,9 @@ _PRIVATE = (
 
 
 def set_transformer_computation(
-    backbone: keras.Model, activation: str, first_token_only: bool
+    layers: Sequence[keras.layers.Layer], activation: str, first_token_only: bool
 ) -> None:
-    """Replaces how a text backbone's dense layers compute; weights and paths stay.
+    """Replaces how a text backbone's layers compute; weights and paths stay.
 
     KerasHub has the approximate GELU only. Its attention multiplies by batched
     products, whose weights' gradients are first made for each row of the batch
@@ -30,8 +31,8 @@ def set_transformer_computation(
     compute by Keras's code. With `first_token_only` the last layer computes, and
     the backbone returns, [CLS] alone, which is all that its pooling reads.
     """
-    _check_parts(backbone.transformer_layers)
-    for layer in backbone.transformer_layers:
+    _check_parts(layers)
+    for layer in layers:
         for name in _ATTENTION:
             dense = getattr(layer._self_attention_layer, name)
             dense.call = functools.partial(_product, dense)
@@ -39,7 +40,7 @@ def set_transformer_computation(
         intermediate.activation = functools.partial(activate, activation)
         intermediate.call = functools.partial(_activated, intermediate, activation)
     if first_token_only:
-        last = backbone.transformer_layers[-1]
+        last = layers[-1]
         last.call = functools.partial(_first_token, last)
 
 

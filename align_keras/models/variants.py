@@ -141,7 +141,11 @@ class Architecture(NamedTuple):
     """A text backbone of KerasHub, made of its `TransformerEncoder` layers."""
 
     keras_hub_class: str
-    segments: int = 0
+    segments: int | None = None
+    # Width of the token embeddings where it isn't the layers'.
+    embedding_dim: int | None = None
+    # One layer is called again and again.
+    shares_layers: bool = False
     # A layer after the last that nothing here reads.
     pooler: str | None = None
 
@@ -150,6 +154,7 @@ class Architecture(NamedTuple):
 ARCHITECTURES = {
     "bert": Architecture("BertBackbone", segments=2, pooler="pooled_dense"),
     "distil_bert": Architecture("DistilBertBackbone"),
+    "albert": Architecture("AlbertBackbone", 2, 128, True, "pooled_dense"),
 }
 
 
@@ -172,6 +177,9 @@ TEXT_VARIANTS = {
     "bert_large": TextVariant(24, 1024, 16, 4096),
     # Sanh et al. 2019, "DistilBERT".
     "distil_bert_base": TextVariant(6, 768, 12, 3072, "distil_bert"),
+    # Lan et al. 2020, "ALBERT".
+    "albert_base": TextVariant(12, 768, 12, 3072, "albert"),
+    "albert_large": TextVariant(24, 1024, 16, 4096, "albert"),
     # Wang et al. 2020, "MiniLM".
     "minilm_l6": TextVariant(6, 384, 12, 1536),
 }

@@ -1,5 +1,6 @@
 """Towers that start from public weights, by name or by path."""
 
+import functools
 import importlib.util
 import pathlib
 
@@ -60,23 +61,7 @@ def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -
         InputError: if the weights aren't there or don't fit; nothing is loaded
             then. Also if they are an ALIGN's that pads otherwise.
     """
-    if isinstance(weights, keras.Model) or _is_keras_applications(weights):
-        load_keras_applications(image_encoder, weights)
-    elif weights in LITE_WEIGHTS:
-        _load_lite(image_encoder, weights)
-    else:
-        source = _open_align(weights, "image_encoder", LITE_WEIGHTS)
-        if not pads_alike(image_encoder, source.image_encoder.padding):
-            raise InputError(
-                f"padding must be {source.image_encoder.padding!r}, by which the "
-                f"weights {weights} were trained, received {image_encoder.padding!r} "
-                f"and an image_size of {image_encoder.image_size}, which is no "
-                "multiple of 32; build the encoder with that padding."
-            )
-        _copy(source.image_encoder, image_encoder, weights)
-        image_encoder.set_pixel_scaling(
-            source.image_encoder.pixel_mean, source.image_encoder.pixel_deviation
-        )
+    image_weights(weights).load(image_encoder)
 
 
 def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
@@ -97,52 +82,99 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
         InputError: if the weights aren't there or don't fit; nothing is loaded
             then.
     """
-    if _is_checkpoint(weights):
-        load_model_garden_bert(text_encoder, weights)
-        return
-    directory = _text_folder(weights)
-    if read_json(directory / CONFIG_FILE).get("model_type") == "bert":
-        tensors = SafetensorsFolder(directory)
-        # Of BERT's pretraining: not part of the encoder.
-        ignored = [n for n in tensors if n.startswith("cls.") or "position_ids" in n]
-        prefix = "bert." if "bert.pooler.dense.bias" in tensors else ""
-        load_links(bert_links(text_encoder, prefix), tensors, str(directory), ignored)
-    else:
-        source = _open_align(directory, "text_encoder", [MINILM])
-        _copy(source.text_encoder, text_encoder, weights)
+    text_weights(weights).load(text_encoder)
 
 
-def temperature_of(weights: str | None) -> float:
-    """Returns the temperature of an ALIGN's folder, or of `"hf://…"`."""
-    return float(_open_align(weights, "image_encoder", []).temperature)
+# === Image encoders ===
 
 
-def padding_of(weights: str | None) -> str:
-    """Returns the padding that an image encoder's weights were trained with."""
-    if weights is None or weights in LITE_WEIGHTS or _is_keras_applications(weights):
+def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
+    """Finds the weights that `load_image_weights` takes; None for random ones."""
+    if weights is None:
+        return ImageWeights(weights)
+    if isinstance(weights, keras.Model) or weights == IMAGENET:
+        return _KerasImageWeights(weights)
+    if str(weights).endswith(".h5"):
+        return _KerasImageWeights(weights)
+    return (_LiteWeights if weights in LITE_WEIGHTS else _AlignImageWeights)(weights)
+
+
+class ImageWeights:
+    """Where an image encoder starts: at random, or from a subclass's weights."""
+
+    def __init__(self, weights: str | keras.Model | None):
+        self.weights = weights
+
+    @property
+    def padding(self) -> str:
+        """How the weights' convolutions padded when they were trained."""
         return "tf"
-    is_hub = str(weights).startswith(HUB_PREFIX)
-    config = read_json(
-        (download(weights) if is_hub else pathlib.Path(weights)) / CONFIG_FILE
-    )
-    encoder = config.get("config", {}).get("image_encoder", {}).get("config", {})
-    return encoder.get("padding", "hugging_face")
 
-
-def text_vocabulary(weights: str) -> list[str]:
-    """Returns the tokens that a text encoder's weights were trained with."""
-    if _is_checkpoint(weights):
-        directory = pathlib.Path(weights).parent
-    else:
-        directory = _text_folder(weights)
-    ours = directory / "vocabulary.txt"
-    vocabulary = load_vocabulary(ours) if ours.exists() else read_vocabulary(directory)
-    if vocabulary is None:
+    @property
+    def temperature(self) -> float:
+        """The temperature that they were trained with, of an ALIGN's."""
         raise InputError(
-            f"{directory} holds no vocab.txt; put the vocabulary of these weights "
-            "there, one token a line."
+            f"image_encoder weights must be a path of an ALIGN, received {self.weights}"
+            "; check the name or the path."
         )
-    return vocabulary
+
+    def load(self, encoder: keras.Model) -> None:
+        """Gives the encoder these weights, or raises before it is changed."""
+
+
+class _KerasImageWeights(ImageWeights):
+    def load(self, encoder):
+        load_keras_applications(encoder, self.weights)
+
+
+class _LiteWeights(ImageWeights):
+    def load(self, encoder):
+        distribution = LITE_WEIGHTS[self.weights]
+        folder = _package_folder(distribution, self.weights)
+        files = sorted((folder / "models").glob("*.pth"))
+        if not files:
+            raise InputError(f"{distribution} holds no weights; install it again.")
+        tensors = read_torch_file(files[0])
+        ignored = [
+            n for n in tensors if n.endswith(_COUNTER) or n.startswith(_LITE_HEAD)
+        ]
+        links = efficientnet_links(encoder, LITE_PYTORCH)
+        load_links(links, tensors, self.weights, ignored)
+        # As EfficientNet-Lite's reference code scales pixels.
+        encoder.set_pixel_scaling(127.0, 128.0)
+
+
+class _AlignImageWeights(ImageWeights):
+    def __init__(self, weights):
+        super().__init__(weights)
+        known = f"a path or one of {', '.join(LITE_WEIGHTS)}"
+        self.directory = _folder(weights, "image_encoder", known)
+
+    @functools.cached_property
+    def align(self):
+        return ALIGN.from_preset(self.directory)
+
+    @property
+    def padding(self):
+        config = read_json(self.directory / CONFIG_FILE)
+        encoder = config.get("config", {}).get("image_encoder", {}).get("config", {})
+        return encoder.get("padding", "hugging_face")
+
+    @property
+    def temperature(self):
+        return float(self.align.temperature)
+
+    def load(self, encoder):
+        source = self.align.image_encoder
+        if not pads_alike(encoder, source.padding):
+            raise InputError(
+                f"padding must be {source.padding!r}, by which the weights "
+                f"{self.weights} were trained, received {encoder.padding!r} and an "
+                f"image_size of {encoder.image_size}, which is no multiple of 32; "
+                "build the encoder with that padding."
+            )
+        _copy(source, encoder, self.weights)
+        encoder.set_pixel_scaling(source.pixel_mean, source.pixel_deviation)
 
 
 def project_class_names(model: keras.Model) -> None:
@@ -165,39 +197,74 @@ def project_class_names(model: keras.Model) -> None:
     projection.bias.assign(np.zeros(projection.bias.shape, "float32"))
 
 
-def _load_lite(image_encoder, name):
-    folder = _package_folder(LITE_WEIGHTS[name], name)
-    files = sorted((folder / "models").glob("*.pth"))
-    if not files:
-        raise InputError(f"{LITE_WEIGHTS[name]} holds no weights; install it again.")
-    tensors = read_torch_file(files[0])
-    ignored = [n for n in tensors if n.endswith(_COUNTER) or n.startswith(_LITE_HEAD)]
-    links = efficientnet_links(image_encoder, LITE_PYTORCH)
-    load_links(links, tensors, name, ignored)
-    # As EfficientNet-Lite's reference code scales pixels.
-    image_encoder.set_pixel_scaling(127.0, 128.0)
+# === Text encoders ===
 
 
-def _is_keras_applications(weights):
-    return weights == IMAGENET or str(weights).endswith(".h5")
-
-
-def _is_checkpoint(weights):
-    return pathlib.Path(f"{weights}.index").exists()
-
-
-def _text_folder(weights):
+def text_weights(weights: str | None) -> "TextWeights":
+    """Finds the weights that `load_text_weights` takes; None for random ones."""
+    if weights is None:
+        return TextWeights(weights, pathlib.Path())
+    if pathlib.Path(f"{weights}.index").exists():
+        return _BertCheckpoint(weights, pathlib.Path(weights).parent)
     if weights == MINILM:
-        return _package_folder(MINILM_DISTRIBUTION, MINILM) / "model"
-    if str(weights).startswith(HUB_PREFIX):
-        return download(str(weights))
-    directory = pathlib.Path(weights)
-    if not directory.is_dir():
-        raise InputError(
-            f"text_encoder weights must be {MINILM}, a folder or a checkpoint's "
-            f"prefix, received {weights}; check the name or the path."
-        )
-    return directory
+        directory = _package_folder(MINILM_DISTRIBUTION, MINILM) / "model"
+    else:
+        known = f"{MINILM}, a folder or a checkpoint's prefix"
+        directory = _folder(weights, "text_encoder", known)
+    is_bert = read_json(directory / CONFIG_FILE).get("model_type") == "bert"
+    return (_BertFolder if is_bert else _AlignTextWeights)(weights, directory)
+
+
+class TextWeights:
+    """Where a text encoder starts: at random, or from a subclass's weights.
+
+    `directory` is where they lie, with the vocabulary that they were trained with.
+    """
+
+    def __init__(self, weights: str | None, directory: pathlib.Path):
+        self.weights = weights
+        self.directory = directory
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The tokens that they were trained with."""
+        ours = self.directory / "vocabulary.txt"
+        if ours.exists():
+            return load_vocabulary(ours)
+        vocabulary = read_vocabulary(self.directory)
+        if vocabulary is None:
+            raise InputError(
+                f"{self.directory} holds no vocab.txt; put the vocabulary of these "
+                "weights there, one token a line."
+            )
+        return vocabulary
+
+    def load(self, encoder: keras.Model) -> None:
+        """Gives the encoder these weights, or raises before it is changed."""
+
+
+class _BertCheckpoint(TextWeights):
+    def load(self, encoder):
+        load_model_garden_bert(encoder, self.weights)
+
+
+class _BertFolder(TextWeights):
+    def load(self, encoder):
+        tensors = SafetensorsFolder(self.directory)
+        # Of BERT's pretraining: not part of the encoder.
+        ignored = [n for n in tensors if n.startswith("cls.") or "position_ids" in n]
+        prefix = "bert." if "bert.pooler.dense.bias" in tensors else ""
+        links = bert_links(encoder, prefix)
+        load_links(links, tensors, str(self.directory), ignored)
+
+
+class _AlignTextWeights(TextWeights):
+    def load(self, encoder):
+        source = ALIGN.from_preset(self.directory)
+        _copy(source.text_encoder, encoder, self.weights)
+
+
+# === Files ===
 
 
 def _package_folder(distribution, name):
@@ -210,15 +277,16 @@ def _package_folder(distribution, name):
     return pathlib.Path(spec.submodule_search_locations[0])
 
 
-def _open_align(weights, argument, names):
-    is_hub = str(weights).startswith(HUB_PREFIX)
-    if not is_hub and not pathlib.Path(weights).is_dir():
-        known = f" or one of {', '.join(names)}" if names else " of an ALIGN"
+def _folder(weights, argument, known):
+    """Returns the folder of a path or of `"hf://…"`."""
+    if str(weights).startswith(HUB_PREFIX):
+        return download(str(weights))
+    if not pathlib.Path(weights).is_dir():
         raise InputError(
-            f"{argument} weights must be a path{known}, received {weights}; check the "
-            "name or the path."
+            f"{argument} weights must be {known}, received {weights}; check the name "
+            "or the path."
         )
-    return ALIGN.from_preset(weights)
+    return pathlib.Path(weights)
 
 
 def _copy(source, target, weights):

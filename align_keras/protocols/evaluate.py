@@ -98,7 +98,7 @@ def evaluate(
         check_results(request)
     encoders = open_encoders(model, request.engine, cache)
     found = PROTOCOLS[protocol].run(encoders, request)
-    from align_keras.reports.paper_results import figures_as_shares
+    from align_keras.reports.result_tables import figures_as_shares
 
     unusual = unusual_splits(request)
     result = {

@@ -12,7 +12,7 @@ from align_keras.protocols.evaluate import (
     open_encoders,
 )
 from align_keras.protocols.protocol import Request
-from align_keras.reports.paper_results import figures_as_shares, paper_results
+from align_keras.reports.result_tables import figures_as_shares, paper_results
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 

@@ -105,30 +105,18 @@ def _tiles(rows):
 
 def _charts(history):
     """Pairs of heading and SVG, without charts that have nothing to show."""
-    charts = []
-    loss = loss_series(history)
-    if loss:
-        chart = line_chart(
-            loss,
-            title="Training loss by step",
-            x_label="step",
-            y_label="loss",
-        )
-        charts.append(("Training loss", chart))
+    loss, recall = {"y_label": "loss"}, {"y_label": "recall", "from_zero": True}
+    recall |= {"y_format": "{:.1%}", "tick_format": "{:.0%}"}
+    charts = [("Training loss", "Training loss", loss_series(history), loss)]
     for direction, name in DIRECTIONS.items():
-        recall = recall_series(history, direction)
-        if recall:
-            chart = line_chart(
-                recall,
-                title=f"Recall of {name} by step",
-                x_label="step",
-                y_label="recall",
-                y_format="{:.1%}",
-                tick_format="{:.0%}",
-                from_zero=True,
-            )
-            charts.append((f"Recall on the test pairs, {name}", chart))
-    return charts
+        series = recall_series(history, direction)
+        heading, title = f"Recall on the test pairs, {name}", f"Recall of {name}"
+        charts.append((heading, title, series, recall))
+    return [
+        (heading, line_chart(series, title=f"{title} by step", x_label="step", **style))
+        for heading, title, series, style in charts
+        if series
+    ]
 
 
 class RetrievalRow(NamedTuple):

@@ -30,15 +30,12 @@ from align_keras.models import (
     ALIGN,
     ImageEncoder,
     TextEncoder,
-    load_image_weights,
-    load_text_weights,
 )
 from align_keras.models.preset_table import with_preset
 from align_keras.models.warm_start import (
-    padding_of,
+    image_weights,
     project_class_names,
-    temperature_of,
-    text_vocabulary,
+    text_weights,
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
@@ -85,7 +82,7 @@ def prepare_vocabulary(
         return load_vocabulary(path)
     text = config.task.model.text_encoder
     if text.weights is not None:
-        vocabulary = text_vocabulary(text.weights)
+        vocabulary = text_weights(text.weights).vocabulary
     elif text.vocabulary is not None:
         vocabulary = load_vocabulary(text.vocabulary)
     else:
@@ -101,59 +98,58 @@ def prepare_vocabulary(
 def build_model(
     model_config: ModelConfig, vocabulary: Sequence[str] | None = None
 ) -> ALIGN:
-    """Builds ALIGN as `task.model` describes it, with random weights but for `weights`.
+    """Builds ALIGN as `task.model` describes it.
 
     Without a vocabulary it has the size that the configuration names, and no tokenizer.
     """
     model_config = with_preset(model_config)
-    image_encoder = build_image_encoder(model_config)
-    text_encoder = build_text_encoder(model_config, vocabulary)
     temperature = model_config.initial_temperature
     if temperature is None:
-        temperature = temperature_of(model_config.image_encoder.weights)
+        temperature = image_weights(model_config.image_encoder.weights).temperature
     model = ALIGN(
-        image_encoder,
-        text_encoder,
+        build_image_encoder(model_config),
+        build_text_encoder(model_config, vocabulary),
         vocabulary=vocabulary,
         normalization=model_config.text_encoder.normalization,
         initial_temperature=temperature,
         learn_temperature=model_config.learn_temperature,
     )
-    if model_config.image_encoder.weights is not None:
-        load_image_weights(image_encoder, model_config.image_encoder.weights)
-    if model_config.text_encoder.weights is not None:
-        load_text_weights(text_encoder, model_config.text_encoder.weights)
     if model_config.project_class_names:
         project_class_names(model)
     return model
 
 
 def build_image_encoder(model_config: ModelConfig) -> ImageEncoder:
-    """Builds the image encoder, with random weights."""
+    """Builds the image encoder, with the weights that it names or random ones."""
     arguments = dataclasses.asdict(model_config.image_encoder)
-    weights = arguments.pop("weights")
     del arguments["learning_rate_multiplier"]
-    arguments["padding"] = arguments["padding"] or padding_of(weights)
+    weights = image_weights(arguments.pop("weights"))
+    arguments["padding"] = arguments["padding"] or weights.padding
     if arguments["replicas_per_group"] == 0:
         arguments["replicas_per_group"] = "auto"
-    return ImageEncoder.from_variant(
+    encoder = ImageEncoder.from_variant(
         **arguments, projection_dim=model_config.projection_dim
     )
+    weights.load(encoder)
+    return encoder
 
 
 def build_text_encoder(
     model_config: ModelConfig, vocabulary: Sequence[str] | None
 ) -> keras.Model:
-    """Builds the text encoder, with random weights."""
+    """Builds the text encoder, with the weights that it names or random ones."""
     arguments = dataclasses.asdict(model_config.text_encoder)
-    for name in ("vocabulary", "normalization", "weights", "learning_rate_multiplier"):
+    for name in ("vocabulary", "normalization", "learning_rate_multiplier"):
         del arguments[name]
+    weights = text_weights(arguments.pop("weights"))
     if vocabulary:
         arguments["vocabulary_size"] = len(vocabulary)
     projection = arguments.pop("projection")
-    return TextEncoder.from_variant(
+    encoder = TextEncoder.from_variant(
         **arguments, projection_dim=model_config.projection_dim if projection else None
     )
+    weights.load(encoder)
+    return encoder
 
 
 def build_optimizer(

@@ -24,7 +24,7 @@ _CHANGEABLE = (
     r"trainer\.optimizer_config\.optimizer\.\w+\.(global_clipnorm|weight_decay)",
     r"task\.(validation_data|evaluation)\..*",
     r"task\.train_data\.(tfds_data_dir|data_service|max_bad_fraction)",
-    r"task\.loss\.(tile_size|matmul_dtype)",
+    r"task\.loss\.contrastive\.(tile_size|matmul_dtype)",
     r"task\.model\.\w+_encoder\.rematerialize",
     r"runtime\.(distribution_strategy|num_replicas)",
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from align_keras.models.on_replicas import is_distributed
 from align_keras.utils.errors import InputError
 
 STRATEGIES = ("default", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
@@ -144,9 +145,8 @@ def distributed_batches(
     function of the copy once more for every function around it: for decoded images a
     minute. One that is handed a function copies nothing.
     """
-    with strategy.scope():
-        if not tf.distribute.has_strategy():
-            return make_batches(start_step)
+    if not is_distributed(strategy):
+        return make_batches(start_step)
 
     def batches_of_host(context):
         hosts, pipeline = context.num_input_pipelines, {}

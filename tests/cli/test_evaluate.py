@@ -11,8 +11,11 @@ from align_keras.cli.main import main
 from align_keras.protocols.classes import unusual_splits
 from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.protocol import OPTIONS, Request
-from align_keras.reports.paper_results import figures_as_shares, paper_results
-from align_keras.reports.result_tables import ResultTable
+from align_keras.reports.result_tables import (
+    ResultTable,
+    figures_as_shares,
+    paper_results,
+)
 from tests.pages import Page
 from tests.small import small_align
 from tests.small_run import COLOURS, SHAPES, draw, write_pairs

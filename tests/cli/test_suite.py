@@ -10,7 +10,7 @@ from align_keras.cli.main import main
 from align_keras.protocols import suite
 from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.protocol import Evaluation, Request
-from align_keras.reports.paper_results import paper_results
+from align_keras.reports.result_tables import paper_results
 from align_keras.utils.errors import InputError
 from tests.datasets.benchmarks.small_benchmarks import simlex_lines, write_simlex
 from tests.small import small_align

@@ -15,7 +15,7 @@ from align_keras.models.conversion.hugging_face import (
     to_hugging_face,
 )
 from align_keras.models.conversion.hugging_face_config import read_pixel_scaling
-from align_keras.models.warm_start import text_vocabulary
+from align_keras.models.warm_start import text_weights
 from tests.oracle_process import ask, needs
 from tests.small import VOCABULARY
 
@@ -136,7 +136,9 @@ def test_ids_are_the_processors_in_sixty_languages(normalization, tmp_path):
         "Жёлтый трактор",
         "👩‍🚀🇩🇪 ok",
     ]
-    model = tiny_align(64, text_vocabulary("minilm-l6"), normalization=normalization)
+    model = tiny_align(
+        64, text_weights("minilm-l6").vocabulary, normalization=normalization
+    )
     to_hugging_face(model, tmp_path / "align")
     arguments = (tmp_path / "align", captions)
     theirs = ask("hugging_face", "processed_captions", *arguments, truncation=True)

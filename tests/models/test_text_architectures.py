@@ -1,4 +1,4 @@
-"""A text encoder that isn't BERT: KerasHub's DistilBERT trains, is saved, exports."""
+"""Text encoders that aren't BERT: KerasHub's DistilBERT and ALBERT."""
 
 import keras
 import numpy as np
@@ -14,9 +14,12 @@ from tests.small import VOCABULARY, small_batch, small_encoders
 SIZES = {"num_layers": 2, "hidden_dim": 16, "num_heads": 2, "intermediate_dim": 32}
 
 
-def distil_bert(**arguments):
+OTHERS = {"distil_bert": "gelu", "albert": "gelu_approximate"}
+
+
+def build(architecture="distil_bert", **arguments):
     return TextEncoder.from_variant(
-        "distil_bert_base",
+        f"{architecture}_base",
         vocabulary_size=len(VOCABULARY),
         sequence_length=8,
         **{**SIZES, **arguments},
@@ -24,12 +27,15 @@ def distil_bert(**arguments):
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_it_computes_what_keras_hub_does(pooling):
-    import keras_hub
-
-    encoder = distil_bert(pooling=pooling, activation="gelu", projection_dim=None)
-    theirs = keras_hub.models.DistilBertBackbone(
-        vocabulary_size=len(VOCABULARY), max_sequence_length=8, **SIZES
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_it_computes_what_keras_hub_does(architecture, pooling):
+    activation = OTHERS[architecture]
+    encoder = build(architecture, pooling=pooling, activation=activation)
+    theirs = type(encoder.backbone)(
+        vocabulary_size=len(VOCABULARY),
+        max_sequence_length=8,
+        **({"embedding_dim": 128} if architecture == "albert" else {}),
+        **SIZES,
     )
     seed = keras.random.SeedGenerator(0)
     for variable in encoder.backbone.weights:
@@ -37,7 +43,11 @@ def test_it_computes_what_keras_hub_does(pooling):
     theirs.set_weights(encoder.backbone.get_weights())
     inputs = {name: small_batch()[name] for name in ("token_ids", "padding_mask")}
     inputs["padding_mask"][1, 3:] = 0
-    sequence, mask = theirs(inputs), inputs["padding_mask"][..., None]
+    mask = inputs["padding_mask"][..., None]
+    known = {**inputs, "segment_ids": 0 * inputs["token_ids"]}
+    sequence = theirs({name: known[name] for name in theirs.input})
+    if architecture == "albert":
+        sequence = sequence["sequence_output"]
     expected = (sequence * mask).numpy().sum(1) / mask.sum(1)
     if pooling == "cls":
         expected = sequence[:, 0]
@@ -45,10 +55,11 @@ def test_it_computes_what_keras_hub_does(pooling):
 
 
 @pytest.mark.ci
-def test_it_trains_is_saved_and_exports(tmp_path):
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_it_trains_is_saved_and_exports(architecture, tmp_path):
     keras.utils.set_random_seed(0)
     image_encoder, _ = small_encoders()
-    text_encoder = distil_bert(projection_dim=16, rematerialize=True)
+    text_encoder = build(architecture, projection_dim=16, rematerialize=True)
     model = ALIGN(image_encoder, text_encoder, vocabulary=VOCABULARY)
     before = text_encoder.get_weights()
     model.compile(keras.optimizers.AdamW(1e-2))
@@ -66,7 +77,7 @@ def test_it_trains_is_saved_and_exports(tmp_path):
         keras.saving.load_model(tmp_path / "align.keras"),
         ALIGN.from_preset(tmp_path / "preset"),
     ):
-        assert copy.text_encoder.architecture == "distil_bert"
+        assert copy.text_encoder.architecture == architecture
         np.testing.assert_array_equal(copy.encode_texts(captions), expected)
     model.export_saved_model(tmp_path / "export")
     served = tf.saved_model.load(str(tmp_path / "export" / "align" / "1"))
@@ -79,9 +90,9 @@ def test_it_trains_is_saved_and_exports(tmp_path):
 
 def test_weights_of_a_bert_are_refused():
     with pytest.raises(InputError, match="must be a BERT .* architecture 'distil_bert"):
-        bert_links(distil_bert())
+        bert_links(build())
     with pytest.raises(InputError, match="architecture must be one of bert, distil"):
-        distil_bert(architecture="gpt")
+        TextEncoder.from_variant("bert_tiny", vocabulary_size=9, architecture="gpt")
 
 
 def test_variants_and_what_is_given_beside_them():

@@ -43,6 +43,8 @@ IMAGE_CASES = {
 TEXT_CASES = {
     "bert": {},
     "distil_bert": {"architecture": "distil_bert"},
+    "albert": {"architecture": "albert"},
+    "rematerialized albert": {"architecture": "albert", "rematerialize": True},
     "mean": {"pooling": "mean"},
     "no dropout": {"pooling": "mean", "dropout": 0.0},
     "rematerialized": {"rematerialize": True},

@@ -91,7 +91,7 @@ def test_a_keras_hub_with_other_private_parts_is_refused():
     bert = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)
     del bert.transformer_layers[1]._feedforward_intermediate_dense
     with pytest.raises(InputError, match="keras-hub must be versions") as caught:
-        set_transformer_computation(bert, "gelu", False)
+        set_transformer_computation(bert.transformer_layers, "gelu", False)
     assert "_feedforward_intermediate_dense, received" in str(caught.value)
     assert f"'keras-hub=={TESTED['keras-hub']}.*'" in str(caught.value)
     assert "\n" not in str(caught.value)

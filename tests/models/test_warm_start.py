@@ -18,9 +18,9 @@ from align_keras.models import (
 from align_keras.models.conversion.tensor_files import read_torch_file
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.models.warm_start import (
-    padding_of,
+    image_weights,
     project_class_names,
-    text_vocabulary,
+    text_weights,
 )
 from align_keras.utils.errors import InputError
 from tests.models.align_folders import tiny_align
@@ -200,7 +200,7 @@ def test_an_image_of_a_class_lies_at_the_name_of_the_class():
     align = ALIGN(
         lite_encoder(num_classes=1000, projection_dim=384),
         text_encoder,
-        vocabulary=text_vocabulary("minilm-l6"),
+        vocabulary=text_weights("minilm-l6").vocabulary,
     )
     project_class_names(align)
     classifier = align.image_encoder.get_layer("classifier")
@@ -220,7 +220,7 @@ def test_minilm_equals_its_transformer():
     folder = f"{folder[0]}/model"
     encoder = minilm()
     load_text_weights(encoder, "minilm-l6")
-    vocabulary = text_vocabulary("minilm-l6")
+    vocabulary = text_weights("minilm-l6").vocabulary
     align = ALIGN(
         ImageEncoder(width_coefficient=0.25, image_size=32, projection_dim=384),
         encoder,
@@ -310,7 +310,7 @@ def test_an_align_of_another_width_gives_its_towers_only(tmp_path):
     after = target.text_encoder.get_layer("projection").get_weights()
     np.testing.assert_array_equal(after[0], before[0])
     assert target.image_encoder.pixel_mean == 100.0
-    assert text_vocabulary(str(tmp_path / "run")) == source.vocabulary
+    assert text_weights(str(tmp_path / "run")).vocabulary == source.vocabulary
 
 
 def test_an_align_of_other_sizes_is_refused(tmp_path):
@@ -323,10 +323,14 @@ def test_an_align_of_other_sizes_is_refused(tmp_path):
 def test_an_align_that_pads_odd_sides_otherwise_is_refused(tmp_path):
     # The folder of Hugging Face's ALIGN says nothing of padding; ours does.
     folder = tiny_align()
-    assert padding_of(str(folder)) == "hugging_face"
-    assert padding_of(None) == padding_of("efficientnet-lite0") == "tf"
+    assert image_weights(str(folder)).padding == "hugging_face"
+    assert (
+        image_weights(None).padding
+        == image_weights("efficientnet-lite0").padding
+        == "tf"
+    )
     small_align().save_to_preset(tmp_path / "run")
-    assert padding_of(str(tmp_path / "run")) == "tf"
+    assert image_weights(str(tmp_path / "run")).padding == "tf"
 
     source = ALIGN.from_preset(folder).image_encoder
     config = {**source.get_config(), "padding": "tf"}

@@ -1,49 +1,117 @@
-"""Training that goes on from another run's towers, as experiments/finetune_*.yaml."""
+"""Which results of trials are taken again, and which pictures are other pictures."""
 
+import io
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from align_keras.cli.main import main
-from tests.small_run import SMALL, write_pairs
+from align_keras.config import load_recipe
+from align_keras.datasets.benchmarks import LabelledImages
+from align_keras.protocols import fine_tuning, trials, vtab
+from align_keras.protocols.protocol import Request
+from align_keras.utils.errors import InputError
+from tests.drawings import draw
 
 
-@pytest.mark.ci
-def test_fine_tuning_starts_from_the_runs_embeddings(tmp_path, capsys):
-    from align_keras.models import ALIGN
+def test_other_pictures_are_other_data(tmp_path):
+    def identity():
+        request = Request(str(tmp_path))
+        return fine_tuning.ClassificationData(request).identity("")
 
-    pairs = write_pairs(tmp_path / "pairs")
-    data = ",".join(
-        f"task.{section}.corpus=pairs,task.{section}.pairs={pairs},"
-        f"task.{section}.tfds_data_dir={tmp_path / 'data'}"
-        for section in ("train_data", "validation_data")
+    for split in ("train", "test"):
+        for label, name in enumerate("ab"):
+            (tmp_path / split / name).mkdir(parents=True)
+            draw(label, 0).save(tmp_path / split / name / "1.png")
+    first = identity()
+    assert identity() == first
+    draw(0, 7).save(tmp_path / "train" / "a" / "1.png")
+    changed = identity()
+    assert changed[:3] != first[:3] and changed[3:] == first[3:]
+    draw(0, 7).save(tmp_path / "test" / "b" / "2.png")
+    assert identity()[3:] != first[3:]
+
+
+def as_bytes(label, seed):
+    file = io.BytesIO()
+    draw(label, seed).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", [as_bytes, lambda *own: np.asarray(draw(*own))])
+def test_other_pictures_in_memory_are_other_data(form):
+    def digest(*seeds):
+        images = [form(label, seed) for label, seed in enumerate(seeds)]
+        data = LabelledImages(images, np.arange(2), ["a", "b"])
+        return fine_tuning.digest_of(data)
+
+    assert digest(0, 1) == digest(0, 1)
+    assert len({digest(0, 1), digest(0, 2), digest(1, 1)}) == 3
+
+
+def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
+    """Where all labels are the same: the pictures aren't hashed."""
+
+    def identity(name="food101:2.0.0", **options):
+        request = Request(name, **options)
+        data = fine_tuning.ClassificationData(request)
+        stream = mock.MagicMock(__len__=lambda _: 2)
+        images = LabelledImages(stream, np.arange(2), ["a", "b"])
+        monkeypatch.setattr(data, "read", lambda task, split: images)
+        return json.dumps(data.identity(""))
+
+    monkeypatch.setattr(
+        "align_keras.datasets.benchmarks.labelled_images.prepared_builder",
+        lambda name: mock.Mock(info=mock.Mock(full_name=name.replace(":", "/"))),
+    )
+    assert identity() == identity()
+    assert "food101/2.0.0" in identity()
+    others = [
+        identity("food101:3.0.0"),
+        identity(train_split="train[:50%]"),
+        identity(train_split="train[50%:]"),
+        identity(split="validation[:9]"),
+    ]
+    assert len({identity(), *others}) == 5
+
+
+def test_results_of_another_version_are_trained_anew(tmp_path, monkeypatch):
+    ran = []
+
+    def run(trial, scratch):
+        ran.append(trial)
+        return {"ranks": [0]}
+
+    monkeypatch.setattr(trials, "TrialRunner", lambda *_: run)
+    chosen = [trials.Trial("", "train", "test", load_recipe("fine_grained"), 0)]
+    data = mock.Mock(identity=lambda task: "d")
+    model, request = mock.Mock(image_fingerprint="m"), Request(results=str(tmp_path))
+
+    def finished():
+        return trials.finished(chosen, data, model, request)
+
+    assert finished() == finished() == [{"ranks": [0]}] and len(ran) == 1
+    monkeypatch.setattr(trials, "TRIALS_VERSION", 0)
+    assert finished() == [{"ranks": [0]}] and len(ran) == 2
+
+
+def test_vtab_names_what_is_to_be_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "tfds")
     )
 
-    def train(name, *arguments):
-        run = tmp_path / name
-        overrides = [f"--params_override={SMALL},{data}", *arguments]
-        code = main(["train", f"--model_dir={run}", "--json", *overrides])
-        captured = capsys.readouterr()
-        assert code == 0, captured.err
-        return ALIGN.from_preset(run), json.loads(captured.out)
+    def told(*tasks):
+        with pytest.raises(InputError, match="vtab needs .*vtab/dtd") as caught:
+            vtab.VtabData(Request("vtab")).check(tasks)
+        return str(caught.value)
 
-    source, metrics = train("pretrained")
-    rate = "trainer.optimizer_config.learning_rate.linear.initial_learning_rate"
-    tuned, tuned_metrics = train(
-        "fine_tuned",
-        f"--image-weights={tmp_path / 'pretrained'}",
-        f"--text-weights={tmp_path / 'pretrained'}",
-        "--params_override=trainer.train_steps=2,trainer.checkpoint_interval=2,"
-        "trainer.validation_interval=2,trainer.optimizer_config.warmup.type=null,"
-        f"{rate}=1e-5,trainer.seed=1,task.model.initial_temperature={metrics['temperature']}",
-    )
-    assert tuned.vocabulary == source.vocabulary
-    captions = ["a red circle", "a blue bar"]
-    # Two steps at 1e-5 move weights by 2e-5 of their size; a projection that had
-    # started at random would be nowhere near.
-    expected, actual = source.encode_texts(captions), tuned.encode_texts(captions)
-    assert np.sum(expected * actual, axis=1) == pytest.approx(1.0, abs=1e-3)
-    assert tuned_metrics["temperature"] == pytest.approx(
-        metrics["temperature"], rel=1e-3
-    )
+    # dSprites is two tasks and one set.
+    message = told("dtd", "dsprites_label_orientation", "dsprites_label_x_position")
+    assert "2 of 2 data sets" in message and "tfds build dtd dsprites," in message
+    assert "by hand" not in message
+    message = told("dtd", "resisc45", "svhn_cropped")
+    assert "3 of 3" in message and "the files of resisc45 must be" in message
+    # One alone: where it is missing, and where TFDS says to get its files.
+    assert str(tmp_path / "tfds") in told("dtd")
+    assert "downloads/manual" in told("resisc45")

@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import re
 
 import pytest
 
 from align_keras.cli.main import main
 from align_keras.config import load_config
+from align_keras.config.fields import leaves
+from align_keras.runs import run_folder
 from align_keras.runs.run_folder import lock_config
 from align_keras.utils.errors import InputError
 
@@ -45,6 +48,12 @@ def test_some_options_may_change_and_what_they_were_is_kept(tmp_path, capsys):
     assert load_config(config_files=[tmp_path / "params.yaml"]) == longer
     kept = tmp_path / "params.until_step_200.yaml"
     assert load_config(config_files=[kept]) == config
+
+
+@pytest.mark.parametrize("pattern", run_folder._CHANGEABLE)
+def test_what_may_change_is_an_option(pattern):
+    names = [key for key, _, _ in leaves(load_config())]
+    assert any(re.fullmatch(pattern, key) for key in names)
 
 
 def test_one_command_at_a_time_writes_a_run(tmp_path, capsys):

@@ -17,7 +17,7 @@ from align_keras.models.conversion.links import (
     Link,
     load_links,
 )
-from align_keras.models.variants import IMAGE_VARIANTS
+from align_keras.models.variants import B0_STAGES, IMAGE_VARIANTS
 from align_keras.utils.errors import InputError
 
 IMAGENET = "imagenet"
@@ -159,7 +159,8 @@ def _open(image_encoder, weights):
     names = [name for name, variant in IMAGE_VARIANTS.items() if variant[:2] == sizes]
     kind = names[0].removeprefix("efficientnet_").upper() if names else ""
     constructor = getattr(keras.applications, f"EfficientNet{kind}", None)
-    if constructor is None or image_encoder.lite or image_encoder.num_stages != 7:
+    is_whole = image_encoder.num_stages == len(B0_STAGES)
+    if constructor is None or image_encoder.lite or not is_whole:
         raise InputError(
             f"weights {weights!r} exist for EfficientNet B0 to B7, received width "
             f"{sizes[0]}, depth {sizes[1]}, lite {image_encoder.lite}, num_stages "

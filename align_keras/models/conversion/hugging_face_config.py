@@ -284,7 +284,9 @@ def check_representable(model: keras.Model) -> None:
         f"image_encoder.projection_dim {image.projection_dim} (it has no projection "
         "of the image)": image.projection_dim is not None,
         "image_encoder.lite": image.lite,
-        f"image_encoder.num_stages {image.num_stages}": image.num_stages != 7,
+        f"image_encoder.num_stages {image.num_stages}": (
+            image.num_stages != len(B0_STAGES)
+        ),
         f"image_encoder.padding {image.padding} (it pads an odd side otherwise, and "
         f"the image_size of {image.image_size} is no multiple of 32)": (
             not pads_alike(image, "hugging_face")

@@ -7,7 +7,7 @@ from align_keras.evaluation import (
     vtab_statistics,
     whole_metrics,
 )
-from align_keras.reports.paper_results import paper_results
+from align_keras.reports.result_tables import paper_results
 
 GROUPS = {"natural": ["a", "b"], "structured": ["c"]}
 ACCURACIES = {"a": [0.2, 0.4, 0.3], "b": [0.6, 0.5, 1.0], "c": [0.0, 0.1, 0.9]}

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 
-from align_keras.reports.paper_results import paper_results, papers_figures
+from align_keras.reports.result_tables import paper_results, papers_figures
 
 # The tables of arXiv 2102.05918 v2, typed a second time:
 # table, protocol, data, model, figures in the order of `METRICS`.

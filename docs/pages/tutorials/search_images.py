@@ -1,0 +1,29 @@
+"""Indexes a folder of images, and finds some by words, by an image and by both.
+
+python search_images.py FOLDER INDEX, such as ~/photos photos_index.
+"""
+
+import sys
+
+from align_keras.search import Index, Query
+
+folder, place = sys.argv[1:]
+
+# Embeds what is new, with the small model that comes with the package.
+index = Index.build(place, [folder])
+print(len(index), "images;", index.changes)
+
+
+def show(hits):
+    for hit in hits:
+        print(f"{hit.rank}. {hit.score:.3f} {hit.relevance:6} {hit.path}")
+
+
+show(index.query("a red flower", k=3))
+
+# More images like the best one, but with something blue.
+best = index.query("a red flower", k=1)[0]
+show(index.query(Query(image=best.id, plus="blue", k=3)))
+
+# Only wide ones. Conditions hold before the ranking.
+show(index.query("an animal", k=3, where="width > height"))
