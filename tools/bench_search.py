@@ -15,6 +15,8 @@ images. Each part prints lines of a table:
   one's recall of the exact ten, for words and for images. The rows are the embeddings
   of the images, and points between two of them with noise, since so many real images
   aren't here.
+- `relevance`: how often a hit of each mark is of an image that has the words, where
+  they are the captions of --captioned, a folder of images beside text files.
 
 --work keeps what takes long to make; remove it to begin anew.
 """
@@ -284,11 +286,43 @@ def compare(kind, embeddings, vectors, found):
         )
 
 
+def bench_relevance(arguments):
+    """Prints the part `relevance`."""
+    from align_keras.corpus.drop_counter import DropCounter
+    from align_keras.corpus.pair_files import read_pairs
+    from align_keras.search import Index
+
+    if arguments.captioned is None:
+        sys.exit("relevance needs --captioned FOLDER.")
+    captions = {
+        os.path.realpath(record.image_path): record.captions[0].casefold()
+        for record in read_pairs(arguments.captioned, counter=DropCounter())
+    }
+    folder = arguments.work / "relevance"
+    index = Index.build(folder, [arguments.captioned], arguments.model)
+    right, marked, found = {}, {}, 0
+    for words in sorted(set(captions.values())):
+        hits = index.query(words, k=5)
+        found += hits[0].relevance == "strong"
+        for hit in hits:
+            alike = [hit.path, *hit.duplicates]
+            own = any(captions.get(path) == words for path in alike)
+            right[hit.relevance] = right.get(hit.relevance, 0) + own
+            marked[hit.relevance] = marked.get(hit.relevance, 0) + 1
+    queries = len(set(captions.values()))
+    print(
+        f"{queries} captions, {len(index)} images, the best 5; {found} found strongly"
+    )
+    for mark, count in marked.items():
+        print(f"{mark}: {count} hits, {right[mark] / count:.0%} have the caption")
+
+
 PARTS = {
     "indexing": bench_indexing,
     "unchanged": bench_unchanged,
     "search": bench_search,
     "approximate": bench_approximate,
+    "relevance": bench_relevance,
 }
 
 
@@ -301,6 +335,7 @@ def main():
     parser.add_argument("--model", default="align_small_en", help="folder of towers")
     parser.add_argument("--images", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, default="bench_search")
+    parser.add_argument("--captioned", type=pathlib.Path)
     parser.add_argument("--photos", type=int, default=800)
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
