@@ -17,6 +17,8 @@ images. Each part prints lines of a table:
   aren't here.
 - `relevance`: how often a hit of each mark is of an image that has the words, where
   they are the captions of --captioned, a folder of images beside text files.
+- `serve`: requests to `align-keras serve`, one after another, of an index of the rows
+  that `approximate` made: words, an image's file, and words with a condition.
 
 --work keeps what takes long to make; remove it to begin anew.
 """
@@ -25,12 +27,15 @@ import argparse
 import concurrent.futures
 import os
 import pathlib
+import re
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+import urllib.parse
+import urllib.request
 
 import numpy as np
 
@@ -317,12 +322,85 @@ def bench_relevance(arguments):
         print(f"{mark}: {count} hits, {right[mark] / count:.0%} have the caption")
 
 
+def index_of_rows(folder, model, files):
+    """Makes an index of vectors that lie in its folder, and of some images' names."""
+    from align_keras.search.store import Store
+
+    vectors = folder / "vectors.0.f32"
+    rows = vectors.stat().st_size // (4 * model.dimension)
+    Store.create(folder, model.name, model.fingerprint, model.dimension)
+    store = Store(folder, writable=True)
+    with store.transaction():
+        root = store.add_root(os.path.dirname(files[0]))
+        for row in range(rows):
+            file = files[row % len(files)]
+            name = f"{row}/{os.path.basename(os.fsdecode(file))}"
+            store.put(
+                {
+                    "root": root,
+                    "file": b"%d/" % row + file,
+                    "row": row,
+                    "mtime_ns": 0,
+                    "content": b"%016d" % row,
+                    "path": name,
+                    "name": name,
+                    "folder": str(row % 100),
+                    "year": 2000 + row % 25,
+                }
+            )
+        store._set("rows", rows)
+    store.close()
+
+
+def bench_serve(arguments):
+    """Prints the part `serve`."""
+    from align_keras.search import open_model
+
+    folder = arguments.work / f"rows_{arguments.rows}"
+    files = files_of(arguments.images)
+    if not (folder / "vectors.0.f32").exists():
+        sys.exit("run the part `approximate` first.")
+    if not (folder / "index.json").exists():
+        index_of_rows(folder, open_model(arguments.model), files)
+    command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(folder)]
+    process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE)
+    try:
+        address = re.search(rb"http://[^ ]+/", process.stdout.readline())[0].decode()
+        for kind in ("words", "an image", "words and year >= 2024"):
+            seconds = []
+            for number, words in enumerate(QUERIES * arguments.rounds):
+                asked, body = {"text": words}, None
+                if kind == "an image":
+                    asked = {}
+                    file = os.fsdecode(files[number % len(files)])
+                    body = pathlib.Path(file).read_bytes()
+                elif "year" in kind:
+                    asked["where"] = "year >= 2024"
+                url = f"{address}api/search?{urllib.parse.urlencode(asked)}"
+                start = time.perf_counter()
+                urllib.request.urlopen(urllib.request.Request(url, body)).read()
+                seconds.append(time.perf_counter() - start)
+            seconds.sort()
+            middle, last = statistics.median(seconds), seconds[-1 - len(seconds) // 100]
+            print(
+                f"serve, {arguments.rows} images: {kind}: {1e3 * middle:.0f} ms (p99 "
+                f"{1e3 * last:.0f}), {len(seconds)} requests"
+            )
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        anonymous = int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1024
+        print(f"serve: {anonymous:.0f} MB of memory besides mapped files")
+    finally:
+        process.terminate()
+        process.wait()
+
+
 PARTS = {
     "indexing": bench_indexing,
     "unchanged": bench_unchanged,
     "search": bench_search,
     "approximate": bench_approximate,
     "relevance": bench_relevance,
+    "serve": bench_serve,
 }
 
 

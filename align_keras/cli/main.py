@@ -26,6 +26,8 @@ COMMANDS = {
     "evaluate": "measure a model by a protocol of the paper, or by all of them",
     "export": "write a model for TensorFlow Serving, for phones or for browsers",
     "index": "have folders of images searched: new and changed ones are embedded",
+    "embed": "embed many images or captions to Parquet or NumPy files",
+    "serve": "search an index by a page in a browser, on this machine",
     "search": "find images by words, by an image, or by both",
     "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
 }
@@ -39,6 +41,7 @@ RESUMABLE = {
     "train": "the last checkpoint",
     "evaluate": "what it has embedded and trained",
     "corpus": "the tasks that are done",
+    "embed": "the shards that are done",
     "index": "what it has embedded",
 }
 

@@ -141,7 +141,7 @@ def read_image(content: bytes, resize_to: int) -> ReadImage:
     return ReadImage(np.asarray(square), width, height, date, camera)
 
 
-def read_upright(content: bytes, shorter_side: int) -> Image.Image:
+def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:
     """Decodes a file's bytes to RGB; JPEGs are reduced to at least a shorter side.
 
     Raises:

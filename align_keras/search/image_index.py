@@ -71,6 +71,8 @@ class Index:
     ```
     """
 
+    _placeholder = "?"  # Of a parameter in the store's SQL.
+
     def __init__(self, store: Store, model: Model | None = None):
         self.store = store
         self.folder = store.folder
@@ -343,6 +345,25 @@ class Index:
             if self.store.vectors_file == file:
                 return found, self._sample_of(file, vectors) @ embedding
 
+    def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:
+        """Lists the images that were indexed last, without a query.
+
+        Args:
+            where: str, a condition on columns, or None for all images.
+            k: int >= 1, images to list.
+
+        Returns:
+            list of `Hit` without score and relevance, the latest first.
+
+        Raises:
+            InputError: for a condition that isn't one.
+        """
+        condition, parameters = self._condition(where)
+        images = self.store.latest(condition, parameters, k)
+        return [
+            _hit(rank, None, image, None, []) for rank, image in enumerate(images, 1)
+        ]
+
     def _checked_embedding(self, embedding):
         embedding = np.ascontiguousarray(embedding, np.float32)
         if embedding.shape != (self.store.dimension,):
@@ -358,10 +379,15 @@ class Index:
         """Rows that fulfill a condition, sorted, or None for all."""
         if where is None or not where.strip():
             return None
+        return self.store.rows(*self._condition(where))
+
+    def _condition(self, where):
+        """SQL and parameters of a condition, or of none."""
+        if where is None or not where.strip():
+            return "1 = 1", []
         from align_keras.search.where import parse_where
 
-        condition, parameters = parse_where(where, list(self.store.columns))
-        return self.store.rows(condition, parameters)
+        return parse_where(where, self.store.columns, self._placeholder)
 
     def _ranked(self, embedding, vectors, rows, query):
         """Yields lists of (score, image, vector), the best first."""
@@ -478,7 +504,7 @@ def _hit(rank, score, image, mark, folded):
     }
     return Hit(
         rank=rank,
-        score=round(score, 6),
+        score=None if score is None else round(score, 6),
         id=image["id"],
         path=os.fsdecode(image["file"]),
         relevance=mark,
@@ -492,6 +518,7 @@ class PostgresIndex(Index):
     """`Index` in a PostgreSQL database; `Index.open` and `build` take its address."""
 
     store: Any
+    _placeholder = "%s"
 
     @classmethod
     def connect(cls, address: str) -> "PostgresIndex":
@@ -537,13 +564,7 @@ class PostgresIndex(Index):
         return remove(self.store, paths)
 
     def _found(self, embedding, query):
-        condition, parameters = "true", []
-        if query.where and query.where.strip():
-            from align_keras.search.where import parse_where
-
-            condition, parameters = parse_where(
-                query.where, list(self.store.columns), "%s"
-            )
+        condition, parameters = self._condition(query.where)
         ranked = self._nearest(embedding, condition, parameters, query)
         found = without_copies(ranked, query)
         return found, self._sampled() @ embedding

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -212,7 +212,7 @@ class _Update:
         if not chunks:
             return
         with progress_bar("indexing", "images", len(tasks)) as bar:
-            for done in _in_order(self._read_chunk, chunks, threads):
+            for done in in_order(self._read_chunk, chunks, threads):
                 results += done
                 bar.advance(len(done))
                 late = time.monotonic() - committed > _COMMIT_SECONDS
@@ -372,7 +372,7 @@ class _Update:
             self.store.update(ids[file], changes)
 
 
-def _in_order(work, chunks, threads) -> Iterator[list[_Result]]:
+def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
     """Runs `work` on chunks by threads; yields results in the order of the chunks."""
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         waiting: collections.deque = collections.deque()

@@ -210,6 +210,14 @@ class PostgresStore:
             )
         return found[0]
 
+    def latest(
+        self, condition: str, parameters: Sequence[Any], count: int
+    ) -> list[dict]:
+        """Returns those images indexed last that a condition is true of."""
+        sql = f"SELECT * FROM images WHERE {condition} ORDER BY id DESC LIMIT %s"
+        with self._reading() as connection:
+            return _dicts(connection.execute(sql, [*parameters, count]))
+
     def roots(self) -> dict[bytes, int]:
         """Folders and tables that were indexed → their ids."""
         return dict(self._all("SELECT file, id FROM roots ORDER BY id"))

@@ -115,7 +115,7 @@ class Hit:
 
     Attributes:
         rank: int, 1 for the best.
-        score: float, the cosine of query and image.
+        score: float, the cosine of query and image; None without a query.
         id: int, by which the index knows it.
         path: str; of a name that isn't UTF-8 as `os.fsdecode` gives it.
         relevance: `"strong"`, `"good"` or `"weak"`, by the query's scores.
@@ -125,10 +125,10 @@ class Hit:
     """
 
     rank: int
-    score: float
+    score: float | None
     id: int
     path: str
-    relevance: str
+    relevance: str | None
     captions: list[str] = dataclasses.field(default_factory=list)
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     duplicates: list[str] = dataclasses.field(default_factory=list)

@@ -217,6 +217,13 @@ class Store:
         found = self._all(sql, parameters)
         return np.fromiter((row for (row,) in found), np.int64, len(found))
 
+    def latest(
+        self, condition: str, parameters: Sequence[Any], count: int
+    ) -> list[dict]:
+        """Returns those images indexed last that a condition is true of."""
+        clauses = f"{condition} ORDER BY id DESC LIMIT ?"
+        return list(self._images_where(clauses, [*parameters, count]))
+
     def of_rows(self, rows: Iterable[int]) -> dict[int, dict]:
         """Returns images by their rows; rows that have none are left out."""
         return {image["row"]: image for image in self._images("row", rows)}
@@ -236,13 +243,16 @@ class Store:
         for start in range(0, len(values), _IN_BLOCK):
             block = values[start : start + _IN_BLOCK]
             marks = ",".join("?" * len(block))
-            with self.told():
-                cursor = self._connection.execute(
-                    f"SELECT * FROM images WHERE {key} IN ({marks})", block
-                )
-                names = [column[0] for column in cursor.description]
-                found = cursor.fetchall()
-            yield from (dict(zip(names, values, strict=True)) for values in found)
+            yield from self._images_where(f"{key} IN ({marks})", block)
+
+    def _images_where(self, clauses, parameters):
+        with self.told():
+            cursor = self._connection.execute(
+                f"SELECT * FROM images WHERE {clauses}", parameters
+            )
+            names = [column[0] for column in cursor.description]
+            found = cursor.fetchall()
+        return (dict(zip(names, values, strict=True)) for values in found)
 
     def roots(self) -> dict[bytes, int]:
         """Folders and tables that were indexed → their ids."""

@@ -20,6 +20,13 @@ def saved(format, size=(40, 20), **options):
     return file.getvalue()
 
 
+def test_metadata_are_read_without_the_pixels(monkeypatch):
+    """A bomb would fill the memory, and every PNG would be decoded twice."""
+    opened = Image.open(io.BytesIO(saved("PNG")))
+    monkeypatch.setattr(type(opened), "load", lambda image: pytest.fail("decoded"))
+    assert image_files._taken(opened) == (None, None)
+
+
 def test_what_an_image_says_of_itself():
     exif = Image.Exif()
     exif[0x010F], exif[0x0110] = "Canon\0", "Canon EOS 5D"

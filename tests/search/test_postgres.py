@@ -1,5 +1,6 @@
 """The index in a real PostgreSQL with pgvector, beside that in a folder."""
 
+import json
 import os
 import pathlib
 import re
@@ -7,7 +8,11 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 
 import numpy as np
 import pytest
@@ -114,6 +119,7 @@ def test_a_graph_finds_exactly_k_that_fulfill_a_condition(
 
 INDEXER = """
 import sys
+import threading
 from align_keras.search import Index
 changes = Index.build(sys.argv[1], [sys.argv[2]], sys.argv[3]).changes
 print(changes.added, changes.unreadable["indexed by another process"])
@@ -188,3 +194,39 @@ def test_what_is_no_index_or_another_models(server, database, photos, colors, tm
     with pytest.raises(InputError) as caught:
         Index.open(database.replace("tester@", "tester:secret@") + "&port=1")
     assert "secret" not in str(caught.value)
+
+
+def test_the_page_serves_it_and_goes_on_after_an_outage(server, many, colors):
+    from align_keras.search.local_server import make_server, open_port
+    from align_keras.search.server import make_app
+
+    database = server.new_database("served")
+    index = Index.build(database, [many], colors["GOLDEN"])
+    page = make_server(make_app(database))
+    with open_port(0) as listening:
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        def ids(**asked):
+            given = urllib.parse.urlencode({**asked, "k": 9})
+            with urllib.request.urlopen(f"{address}/api/search?{given}") as answer:
+                return [hit["id"] for hit in json.load(answer)["hits"]]
+
+        thread = threading.Thread(target=page.run, args=([listening],))
+        thread.start()
+        try:
+            red = ids(text="red")
+            expected = index.query("red", k=9)
+            assert red == [hit.id for hit in expected]
+            where = "name like '%1.png'"
+            assert ids(where=where) == [hit.id for hit in index.latest(where, 9)]
+            with urllib.request.urlopen(f"{address}/image/{red[0]}") as answer:
+                assert answer.read() == pathlib.Path(expected[0].path).read_bytes()
+            server.stop()
+            with pytest.raises(urllib.error.HTTPError) as failed:
+                ids(text="red")
+            assert "error" in json.load(failed.value)
+            server.start()
+            assert ids(text="red") == red
+        finally:
+            page.should_exit = True
+            thread.join()

@@ -1,0 +1,54 @@
+"""`align-keras serve`: a page that searches an index, on this machine."""
+
+import argparse
+
+
+def _port(text):
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command to an `argparse` parser."""
+    parser.add_argument(
+        "index",
+        nargs="?",
+        metavar="INDEX",
+        help="the index's folder or database (default: that of `align-keras index`)",
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=8765,
+        help="port on 127.0.0.1, 0 for any that is free (default: %(default)s); from "
+        "another machine: ssh -L 8765:127.0.0.1:8765 THIS_MACHINE",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help="where the index's model lies now (default: where it lay)",
+    )
+    parser.add_argument(
+        "--open", action="store_true", help="open the page in this machine's browser"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns its exit code."""
+    from align_keras.search.server import serve
+
+    def on_ready(address):
+        print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+        if arguments.open:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    serve(
+        arguments.index,
+        model=arguments.model,
+        port=arguments.port,
+        on_ready=on_ready,
+    )
+    return 0

@@ -1,0 +1,381 @@
+"""The page of `align-keras serve` and the JSON API that it uses, on 127.0.0.1.
+
+| request | answer |
+|---|---|
+| `GET /api/about` | `images`, how many; `model`; `columns` of `where`, name → type |
+| `GET /api/search?…` | `hits`, a list; `more`, whether there are others; `seconds` |
+| `POST /api/search?…` | the same, for an image: its file is the request's body |
+| `GET /image/ID` | the image's file; what browsers don't show, such as HEIC, as JPEG |
+| `GET /thumbnail/ID` | a JPEG of at most 320 pixels a side |
+
+A search takes, all in the address: `text`, words to look for; `plus` and `minus`, words
+added and subtracted, each repeatable; `like`, the ID of an image of the index; `where`,
+a condition on the columns, as `align-keras search --where` has it; `duplicates=1`, with
+near-duplicates; `text_weight`; `k`, images to answer with (48, at most 200), from
+`offset` on. Without words and without an image it gives the images of `where`, the
+latest first. A hit has what `align-keras search --json` prints (`rank`, `score`, `id`,
+`path`, `relevance`, `captions`, `columns`, `duplicates`), and the addresses `image` and
+`thumbnail`. Whatever is refused is answered by `{"error": "…"}`.
+
+    curl 'http://127.0.0.1:8765/api/search?text=a+red+bicycle&minus=people&k=3'
+    curl --data-binary @a.jpg 'http://127.0.0.1:8765/api/search?plus=snow'
+
+No other website can use it: requests must name this machine as their host, and come
+from the page itself or from no page. Files are given out by the ID of an image alone,
+and only with the very content that was indexed.
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import os
+import pathlib
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from align_keras.corpus.image import ImageError
+from align_keras.search.image_files import content_hash, read_file, read_upright
+from align_keras.search.image_index import Index, default_index
+from align_keras.search.local_server import (
+    Guard,
+    Held,
+    Lane,
+    Refusal,
+    json_answer,
+    make_server,
+    open_port,
+    read_body,
+)
+from align_keras.search.query import TEXT_WEIGHT, Query
+from align_keras.search.towers import resized_image
+from align_keras.utils.errors import InputError, needs
+from align_keras.utils.progress import say
+
+with needs("serve", "the page is served by Starlette and uvicorn"):
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route, Router
+
+PORT = 8765
+THUMBNAIL_SIDE = 320
+# What one search answers with, and how far one may scroll.
+PAGE_HITS, MAX_PAGE_HITS, MAX_HITS = 48, 200, 5_000
+MAX_WORDS = 32
+
+_PAGE = pathlib.Path(__file__).parent / "page"
+_SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
+_STATIC = {
+    "page.css": (_SHARED, "text/css"),
+    "serve.css": (_PAGE, "text/css"),
+    "serve.js": (_PAGE, "text/javascript"),
+}
+# What browsers show, by how the file begins.
+_SHOWN = (
+    (rb"\xff\xd8\xff", "image/jpeg"),
+    (rb"\x89PNG\r\n\x1a\n", "image/png"),
+    (rb"GIF8[79]a", "image/gif"),
+    (rb"RIFF.{4}WEBP", "image/webp"),
+    (rb"BM", "image/bmp"),
+    (rb".{4}ftypavi[fs]", "image/avif"),
+)
+
+
+def serve(
+    folder: str | os.PathLike | None = None,
+    *,
+    model: str | os.PathLike | None = None,
+    port: int = PORT,
+    on_ready: Callable[[str], object] = say,
+) -> None:
+    """Serves an index's page and API on 127.0.0.1 until the process is interrupted.
+
+    Args:
+        folder: the index's folder; by default `default_index()`.
+        model: as `open_model` takes it; by default what the index was made with.
+        port: int, or 0 for any that is free.
+        on_ready: called once with the address.
+
+    Raises:
+        InputError: if there is no index, or the port is taken.
+    """
+    app = make_app(folder, model=model)
+    with open_port(port) as listening:
+        on_ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
+        with contextlib.suppress(KeyboardInterrupt):
+            make_server(app).run([listening])
+
+
+def make_app(
+    folder: str | os.PathLike | None = None,
+    *,
+    model: str | os.PathLike | None = None,
+    threads: int | None = None,
+) -> Any:
+    """Makes the ASGI application of an index.
+
+    Args:
+        folder: the index's folder; by default `default_index()`.
+        model: as `open_model` takes it; by default what the index was made with.
+        threads: int, searches at once, and images read at once; by default the number
+            of cores.
+
+    Raises:
+        InputError: if there is no index, or its model can't be opened.
+    """
+    server = _Server(_Shared(folder, model), threads or os.cpu_count() or 1)
+    routes = [
+        Route("/", server.page),
+        Route("/static/{name}", server.static),
+        Route("/api/about", server.about),
+        Route("/api/search", server.search, methods=["GET", "POST"]),
+        Route("/image/{id:int}", server.image),
+        Route("/thumbnail/{id:int}", server.thumbnail),
+    ]
+    return Guard(Router(routes, redirect_slashes=False))
+
+
+class _Shared:
+    """The index, which all threads share, opened anew where it was built anew."""
+
+    def __init__(self, folder, model):
+        self._folder = default_index() if folder is None else folder
+        self._model = model
+        self._lock = threading.Lock()
+        self._opened = None
+        self.get()
+
+    def get(self) -> Index:
+        """Returns it; the first search has been done, which opens what is large."""
+        with self._lock:
+            stamp = self._stamp()
+            if self._opened is None or self._opened[0] != stamp:
+                index = Index.open(self._folder, self._model)
+                index.query("a", k=1)
+                self._opened = stamp, index
+            return self._opened[1]
+
+    def _stamp(self):
+        """Another when the index has been built anew."""
+        try:
+            status = os.stat(os.path.join(self._folder, "index.json"))
+        except OSError:  # A database, or opening it tells what is wrong.
+            return None
+        return status.st_ino, status.st_mtime_ns
+
+
+class _Server:
+    """The requests' endpoints."""
+
+    def __init__(self, shared, threads):
+        self._shared = shared
+        self._searches, self._images = Lane(threads), Lane(threads)
+        # Bodies lie in memory; a client that sends slowly keeps no search waiting.
+        self._uploads = Lane(2 * threads)
+        self._page = (_PAGE / "index.html").read_bytes()
+        self._static = {
+            name: (folder.joinpath(name).read_bytes(), kind)
+            for name, (folder, kind) in _STATIC.items()
+        }
+
+    async def page(self, request: Request) -> Response:
+        """The page, whose address may hold a query."""
+        headers = {"Cache-Control": "no-cache"}
+        return Response(self._page, headers=headers, media_type="text/html")
+
+    async def static(self, request: Request) -> Response:
+        """A file of the page."""
+        found = self._static.get(request.path_params["name"])
+        if found is None:
+            raise HTTPException(404)
+        headers = {"Cache-Control": "no-cache"}
+        return Response(found[0], headers=headers, media_type=found[1])
+
+    async def about(self, request: Request) -> Response:
+        """What is served."""
+        async with self._searches.turn(request) as run:
+            return json_answer(await run(self._about))
+
+    def _about(self):
+        index = self._shared.get()
+        model = index.store.header["model"]["name"]
+        return {"images": len(index), "model": model, "columns": index.store.columns}
+
+    async def search(self, request: Request) -> Response:
+        """Hits of words, an image or both."""
+        asked, offset = _read_query(request.query_params)
+        async with contextlib.AsyncExitStack() as stack:
+            content = None
+            if request.method == "POST":
+                await stack.enter_async_context(self._uploads.turn(request))
+                content = await read_body(request)
+            run = await stack.enter_async_context(self._searches.turn(request))
+            return json_answer(await run(self._search, asked, content, offset))
+
+    def _search(self, asked, content, offset):
+        started = time.perf_counter()
+        last = min(offset + asked.k, MAX_HITS)
+        # One more than asked for tells whether there are more.
+        query = dataclasses.replace(asked, k=last + 1)
+        hits = _hits(self._shared.get(), query, content)
+        return {
+            "hits": [_hit(hit) for hit in hits[offset:last]],
+            "more": len(hits) > last and last < MAX_HITS,
+            "seconds": round(time.perf_counter() - started, 4),
+        }
+
+    async def image(self, request: Request) -> Response:
+        """An image's file, read and sent while it has a thread's place."""
+        async with contextlib.AsyncExitStack() as stack:
+            run = await stack.enter_async_context(self._images.turn(request))
+            found = await run(self._found, request.path_params["id"])
+            if _is_known(request, found):
+                return Response(status_code=304, headers=_caching(found))
+            content, kind = await run(_shown, found)
+            return Held(content, kind, _caching(found), stack.pop_all())
+
+    async def thumbnail(self, request: Request) -> Response:
+        """An image made small."""
+        async with self._images.turn(request) as run:
+            found = await run(self._found, request.path_params["id"])
+            if _is_known(request, found):
+                return Response(status_code=304, headers=_caching(found))
+            content = await run(_thumbnail, found)
+            return Response(content, headers=_caching(found), media_type="image/jpeg")
+
+    def _found(self, id):
+        try:
+            return self._shared.get().store.image(id)
+        except (InputError, OverflowError):
+            raise Refusal(404, f"the index has no image {id!r:.40}.") from None
+
+
+# === What is asked ===
+
+_PARAMETERS = ("text", "plus", "minus", "like", "where", "duplicates", "text_weight")
+
+
+def _read_query(given):
+    """The query and the offset of a request's parameters, checked."""
+    unknown = set(given) - {*_PARAMETERS, "k", "offset"}
+    if unknown:
+        raise InputError(
+            f"a search must have parameters of {', '.join(_PARAMETERS)}, k and offset, "
+            f"received {min(unknown)!r:.80}; leave it out."
+        )
+    words = {name: given.getlist(name) for name in ("text", "plus", "minus")}
+    if sum(map(len, words.values())) > MAX_WORDS:
+        raise InputError(
+            f"text, plus and minus must be at most {MAX_WORDS} in all, received more; "
+            "leave some out."
+        )
+    like = given.get("like")
+    image = None if like is None else _number("like", like, 1, 2**63 - 1)
+    weight = _number("text_weight", given.get("text_weight", TEXT_WEIGHT), 1e-6, 1e6)
+    return Query(
+        **{name: list(filter(str.strip, texts)) for name, texts in words.items()},
+        image=image,
+        where=given.get("where"),
+        k=_number("k", given.get("k", PAGE_HITS), 1, MAX_PAGE_HITS),
+        duplicates=given.get("duplicates", "0") not in ("0", "", "false"),
+        text_weight=weight,
+    ), _number("offset", given.get("offset", 0), 0, MAX_HITS)
+
+
+def _number(name, text, low, high):
+    kind = float if isinstance(low, float) else int
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise InputError(
+            f"{name} must be a number from {low} to {high}, received {text!r:.80}."
+        )
+    return value
+
+
+# === What is answered ===
+
+
+def _hits(index, query, content):
+    """Hits of a query; `content` is the file of the image that was sent with it."""
+    if content is not None:
+        pixels = resized_image(content, index.model.resize_to)
+        stored = index.model.encode_resized([pixels])[0]
+        query = dataclasses.replace(query, image=content)
+        return index.search(query.encode(index.model, stored), query)
+    if query.image is not None or query.text or query.plus or query.minus:
+        return index.query(query)
+    return index.latest(query.where, query.k)
+
+
+def _hit(hit):
+    columns = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in hit.columns.items()
+    }
+    return {
+        **dataclasses.asdict(hit),
+        "columns": columns,
+        "image": f"/image/{hit.id}",
+        "thumbnail": f"/thumbnail/{hit.id}",
+    }
+
+
+def _tag(found):
+    return f'"{found["content"].hex()}"'
+
+
+def _is_known(request, found):
+    return _tag(found) in request.headers.get("if-none-match", "")
+
+
+def _caching(found):
+    return {"ETag": _tag(found), "Cache-Control": "private, no-cache"}
+
+
+def _content(found):
+    """The bytes of an image, if they are still those that were indexed.
+
+    So a file that was put in an image's place, or a link to one, doesn't get out.
+    """
+    path = os.fsdecode(found["file"])
+    try:
+        content, _ = read_file(found["file"])
+    except ImageError as error:
+        raise Refusal(
+            410, f"the image {path} can't be read any more ({error.detail})."
+        ) from None
+    if content_hash(content) != found["content"]:
+        raise Refusal(
+            410,
+            f"the image {path} has changed since it was indexed; run `align-keras "
+            "index` again.",
+        )
+    return content
+
+
+def _shown(found):
+    """An image as a browser shows it: bytes and their type."""
+    content = _content(found)
+    for begin, kind in _SHOWN:
+        if re.match(begin, content, re.DOTALL):
+            return content, kind
+    return _jpeg(read_upright(content), 90), "image/jpeg"
+
+
+def _thumbnail(found):
+    image = read_upright(_content(found), shorter_side=THUMBNAIL_SIDE)
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    return _jpeg(image, 82)
+
+
+def _jpeg(image, quality):
+    file = io.BytesIO()
+    image.save(file, "jpeg", quality=quality)
+    return file.getvalue()

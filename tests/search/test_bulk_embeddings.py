@@ -1,0 +1,232 @@
+"""Bulk embeddings against the model itself, and through kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from align_keras.search.bulk_embeddings import embed
+from align_keras.search.towers import open_model
+from align_keras.utils.errors import InputError
+from tests.search.color_towers import COLORS, GOLDEN, image_bytes
+
+pytestmark = pytest.mark.ci
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return open_model(GOLDEN)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A folder of colors and of what isn't one."""
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for name in COLORS:
+        (folder / f"{name}.png").write_bytes(image_bytes(name))
+        (folder / "sub" / f"{name}.jpg").write_bytes(image_bytes(name, format="JPEG"))
+    (folder / "broken.png").write_bytes(b"junk")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(image_bytes("red"))
+    return folder
+
+
+def rows_of(files):
+    return [row for file in files for row in pq.read_table(file).to_pylist()]
+
+
+def test_a_folder_of_images(images, model, tmp_path):
+    done = embed(images, tmp_path / "out.parquet", model=model)
+    rows = rows_of(done.files)
+    assert done.rows == len(rows) == 9
+    assert done.problems == {"unreadable": 1, "empty": 1}
+    assert [row["id"] for row in rows] == [
+        *("blue.png", "broken.png", "empty.jpg", "green.png", "red.png", "\\udcff.png"),
+        *("sub/blue.jpg", "sub/green.jpg", "sub/red.jpg"),
+    ]
+    for row in rows:
+        if row["problem"]:
+            assert row["embedding"] is None
+            continue
+        path = os.fsencode(row["path"]).replace(b"\\udcff", b"\xff")
+        (expected,) = model.encode_images([os.fsdecode(path)])
+        np.testing.assert_array_equal(np.float32(row["embedding"]), expected)
+    assert sorted(os.listdir(tmp_path)) == ["images", "out.parquet"]
+
+
+TABLE = [
+    {"id": 7, "image": "images/red.png", "caption": "red", "price": 1.5, "tags": ["a"]},
+    {"id": 8, "image": "images/none.png", "caption": "", "price": 2, "tags": "b"},
+    {"id": 9, "image": None, "caption": "blue  green", "price": None, "tags": None},
+]
+
+
+def table_of(kind, folder):
+    path = folder / f"table.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in TABLE))
+    elif kind == "csv":
+        lines = (f"{r['id']},{r['image'] or ''},{r['caption']}\n" for r in TABLE)
+        path.write_text("id,image,caption\n" + "".join(lines))
+    else:
+        import pyarrow
+
+        plain = [{**row, "tags": None} for row in TABLE]
+        pq.write_table(pyarrow.Table.from_pylist(plain), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
+def test_a_table_keeps_its_columns(kind, images, model, tmp_path):
+    path = table_of(kind, tmp_path)
+    rows = rows_of(embed(path, tmp_path / "a.parquet", model=model).files)
+    assert [str(row["id"]) for row in rows] == ["7", "8", "9"]
+    assert [row["problem"] for row in rows] == [None, "missing", "missing"]
+    (red,) = model.encode_images([images / "red.png"])
+    np.testing.assert_array_equal(np.float32(rows[0]["embedding"]), red)
+    if kind == "jsonl":
+        assert [row["price"] for row in rows] == [1.5, 2.0, None]
+        # Of mixed types.
+        assert [row["tags"] for row in rows] == ['["a"]', '"b"', None]
+    captions = embed(path, tmp_path / "b.parquet", model=model, of="captions")
+    rows = rows_of(captions.files)
+    assert [row["problem"] for row in rows] == [None, "empty caption", None]
+    expected = model.encode_texts(["red", "blue green"])
+    got = np.float32([rows[0]["embedding"], rows[2]["embedding"]])
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_npy_shards_of_a_text_file(model, tmp_path):
+    lines = ["red", "", "green blue", "x\u2028y", "blue"]
+    (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    options = {"model": model, "format": "npy", "rows_per_file": 2}
+    done = embed(tmp_path / "captions.txt", out, **options)
+    assert done.rows == 5 and done.problems == {"empty caption": 1}
+    assert [file.name for file in done.files] == ["00000.npy", "00001.npy", "00002.npy"]
+    vectors = np.concatenate([np.load(file) for file in done.files])
+    np.testing.assert_array_equal(np.isnan(vectors).all(axis=1), [0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(vectors[[0, 4]], model.encode_texts(["red", "blue"]))
+    columns = [
+        json.loads(line)
+        for file in done.files
+        for line in file.with_suffix(".jsonl").read_text().split("\n")
+        if line
+    ]
+    assert [row["caption"] for row in columns] == lines
+    assert [row["id"] for row in columns] == [1, 2, 3, 4, 5]
+    assert embed(tmp_path / "captions.txt", out, **options) == done
+
+
+def test_kills_change_nothing(tmp_path):
+    """Killed again and again, it comes to the same bytes as undisturbed."""
+    source = tmp_path / "captions.txt"
+    words = list(COLORS)
+    source.write_text(
+        "".join(f"{words[n % 3]} {words[n % 2]} {n}\n" for n in range(3000))
+    )
+    whole = embed(source, tmp_path / "whole.parquet", model=GOLDEN, rows_per_file=50)
+    out, parts = tmp_path / "out.parquet", tmp_path / "out.parquet.parts"
+    command = [sys.executable, "-m", "align_keras.cli.main", "embed", str(source)]
+    command += ["--to", str(out), "--model", str(GOLDEN), "--rows-per-file", "50"]
+    kills, done = 0, 0
+    while not out.exists():
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        seen = len(list(parts.glob("0*.parquet")))
+        assert seen >= done
+        done = seen
+        while process.poll() is None and kills < 3:
+            if len(list(parts.glob("0*.parquet"))) > done + 3:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        process.wait()
+    assert kills == 3 and not parts.exists()
+    # But for where each lies, which nothing names.
+    assert out.read_bytes() == whole.files[0].read_bytes()
+
+
+def test_what_changes_meanwhile_leaves_the_rows_as_they_were(images, model, tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    class Stopping:
+        """The model, which is interrupted at its third call."""
+
+        def __init__(self):
+            self.calls = 0
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def encode_resized(self, pixels):
+            self.calls += 1
+            if self.calls == 3:
+                raise Interrupted
+            return model.encode_resized(pixels)
+
+    out = tmp_path / "out.parquet"
+    with pytest.raises(Interrupted):
+        embed(images, out, model=Stopping(), rows_per_file=2)
+    assert not out.exists()
+    (images / "a_new_one.png").write_bytes(image_bytes("blue"))
+    (images / "sub" / "red.jpg").unlink()
+    rows = rows_of(embed(images, out, model=model, rows_per_file=2).files)
+    assert len(rows) == 9 and rows[-1]["problem"] == "missing"
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"source": "none"}, "must exist"),
+        ({"source": "images", "of": "captions"}, "must be a table"),
+        ({"source": "a.txt", "to": "there.parquet"}, "holds something else"),
+        ({"source": "a.txt", "to": "full"}, "holds something else"),
+        ({"source": "a.txt", "to": "other.parquet"}, "whose source is"),
+        ({"source": "a.txt", "to": "a.txt"}, "which is a file"),
+        ({"source": "a.txt", "to": "x.parquet", "format": "npy"}, "must be a folder"),
+        ({"source": "a.txt", "format": "csv"}, "`format` must be one of"),
+        ({"source": "a.txt", "rows_per_file": 0}, "integer >= 1"),
+        ({"source": "blank.txt"}, "which holds none"),
+        ({"source": "latin.txt"}, "text in UTF-8"),
+        ({"source": "table.csv", "column": "x"}, "`column` must be one of table.csv"),
+        ({"source": "taken.csv"}, "must not have the column 'embedding'"),
+        ({"source": "plain.csv"}, "must name what to embed"),
+        ({"source": "junk.parquet"}, "must be Parquet"),
+        ({"source": "a.doc"}, "must be a folder or end in"),
+    ],
+)
+def test_what_is_refused(given, message, images, model, tmp_path):
+    files = {
+        "a.txt": "red\n",
+        "blank.txt": "",
+        "latin.txt": b"\xe9",
+        "table.csv": "image\na.png\n",
+        "taken.csv": "image,embedding\na.png,1\n",
+        "plain.csv": "a,b\n1,2\n",
+        "junk.parquet": "junk",
+        "there.parquet": "junk",
+        "a.doc": "",
+    }
+    for name, content in files.items():
+        content = content if isinstance(content, bytes) else content.encode()
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    if given.get("to") == "other.parquet":
+        embed(images, tmp_path / "other.parquet", model=model)
+    before = sorted(tmp_path.rglob("*"))
+    options = {"to": "out", **given}
+    source, to = tmp_path / options.pop("source"), tmp_path / options.pop("to")
+    with pytest.raises(InputError, match=message):
+        embed(source, to, model=model, **options)
+    new = set(tmp_path.rglob("*")) - set(before)
+    assert {path.name for path in new} <= {"out", ".embed.lock"}

@@ -1,0 +1,461 @@
+"""`align-keras serve` as a process: its answers against Python's, and its manners."""
+
+import contextlib
+import http.client
+import io
+import json
+import pathlib
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import urllib.parse
+import zlib
+
+import pytest
+from PIL import Image
+
+from align_keras.search.image_index import Index
+from align_keras.search.local_server import MAX_BODY_BYTES
+from align_keras.search.query import Query
+from align_keras.search.server import MAX_HITS
+from tests.search.color_towers import GOLDEN, image_bytes
+
+pytestmark = pytest.mark.ci
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of images of many colors, half of them in Italy."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(COUNT):
+        folder = root / ("Italy" if number % 2 else "Spain")
+        folder.mkdir(exist_ok=True)
+        color = (number * 4, 255 - number * 3, number * 37 % 256)
+        content = image_bytes(color, (30 + number, 40), "JPEG" if number % 3 else "PNG")
+        (folder / f"{number:02}.{'jpg' if number % 3 else 'png'}").write_bytes(content)
+    return root
+
+
+@pytest.fixture(scope="module")
+def index(images, tmp_path_factory):
+    return Index.build(tmp_path_factory.mktemp("index") / "own", [images], str(GOLDEN))
+
+
+@pytest.fixture(scope="module")
+def server(index):
+    """The process and its port."""
+    with served(index.folder) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def served(folder):
+    command = [sys.executable, "-m", "align_keras.cli.main", "serve", str(folder)]
+    process = subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE)
+    try:
+        line = process.stdout.readline().decode()
+        yield process, int(re.search(r"127\.0\.0\.1:(\d+)/", line)[1])
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+@pytest.fixture
+def ask(server):
+    return lambda *given, **named: request(server[1], *given, **named)
+
+
+def request(port, path, body=None, headers=(), method=None, **asked):
+    """Status, headers and content (of JSON what it says) of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    if asked:
+        path += "?" + urllib.parse.urlencode(asked, doseq=True)
+    method = method or ("GET" if body is None else "POST")
+    try:
+        connection.request(method, path, body, dict(headers))
+        answer = connection.getresponse()
+        content = answer.read()
+    finally:
+        connection.close()
+    if answer.headers["content-type"] == "application/json":
+        content = json.loads(content)
+    return answer.status, answer.headers, content
+
+
+def ids(hits):
+    return [hit["id"] if isinstance(hit, dict) else hit.id for hit in hits]
+
+
+# === Answers ===
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"text": "red"},
+        {"text": "red", "plus": "blue", "minus": "green"},
+        {"text": ["red", "blue"], "duplicates": 1},
+        {"text": "green", "where": "folder like '%Italy' and width > 50"},
+        {"like": 7},
+        {"like": 7, "plus": "blue", "text_weight": 0.5},
+    ],
+)
+def test_hits_are_pythons(ask, index, asked):
+    given = {"image" if name == "like" else name: asked[name] for name in asked}
+    status, _, answer = ask("/api/search", **asked, k=20)
+    found = index.query(Query(**given), k=20)
+    assert status == 200 and len(found) > 5
+    assert ids(answer["hits"]) == ids(found)
+    for hit, expected in zip(answer["hits"], found, strict=True):
+        assert hit["score"] == expected.score and hit["path"] == expected.path
+        assert hit["relevance"] == expected.relevance
+        assert hit["columns"] == expected.columns
+        assert hit["duplicates"] == expected.duplicates
+
+
+def test_an_image_in_the_body_is_searched_with(ask, index):
+    content = image_bytes((250, 10, 30))
+    _, _, answer = ask("/api/search", content, plus="blue", k=9)
+    expected = index.query(Query(image=content, plus="blue"), k=9)
+    assert ids(answer["hits"]) == ids(expected)
+    assert answer["hits"][0]["score"] == pytest.approx(expected[0].score, abs=1e-5)
+
+
+def test_pages_are_parts_of_one_list(ask, index):
+    whole = ids(index.query(Query("blue", duplicates=True), k=COUNT))
+    paged, more = [], True
+    while more:
+        asked = {"text": "blue", "duplicates": 1, "k": 25, "offset": len(paged)}
+        answer = ask("/api/search", **asked)[2]
+        paged, more = paged + ids(answer["hits"]), answer["more"]
+    assert paged == whole and len(whole) == COUNT
+
+
+def test_without_a_query_the_latest_come_first(ask, index):
+    answer = ask("/api/search", where="folder like '%Italy'", k=5)[2]
+    assert ids(answer["hits"]) == ids(index.latest("folder like '%Italy'", 5))
+    assert ids(answer["hits"]) == sorted(ids(answer["hits"]), reverse=True)
+    assert {hit["score"] for hit in answer["hits"]} == {None} and answer["more"]
+
+
+def test_about_names_the_columns(ask, index):
+    about = ask("/api/about")[2]
+    assert about["images"] == COUNT
+    assert set(about["columns"]) == set(index.store.columns)
+
+
+def test_images_and_thumbnails(ask, index):
+    hit = index.query("red", k=1)[0]
+    status, headers, content = ask(f"/image/{hit.id}")
+    assert (status, content) == (200, pathlib.Path(hit.path).read_bytes())
+    assert headers["content-type"] in ("image/jpeg", "image/png")
+    status, headers, content = ask(f"/thumbnail/{hit.id}")
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "JPEG" and max(image.size) <= 320
+    known = {"If-None-Match": headers["etag"]}
+    assert ask(f"/thumbnail/{hit.id}", headers=known)[0] == 304
+    assert ask(f"/image/{hit.id}", headers=known)[0] == 304
+    assert ask(f"/image/{hit.id}", method="HEAD")[2] == b""
+
+
+def test_the_thumbnail_of_a_photo(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(image_bytes("blue", (3000, 2000), "JPEG"))
+    index = Index.build(tmp_path / "index", [folder], str(GOLDEN))
+    with served(index.folder) as (_, port):
+        content = request(port, "/thumbnail/1")[2]
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (320, 213)
+
+
+def test_what_browsers_do_not_show_comes_as_jpeg(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.heic").write_bytes(image_bytes("red", (64, 48), "HEIF"))
+    index = Index.build(tmp_path / "index", [folder], str(GOLDEN))
+    with served(index.folder) as (_, port):
+        _, headers, content = request(port, "/image/1")
+        assert request(port, "/thumbnail/1")[0] == 200
+    assert headers["content-type"] == "image/jpeg"
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "JPEG" and image.size == (64, 48)
+
+
+def test_what_the_index_gains_is_found_at_once(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(image_bytes("red"))
+    index = Index.build(tmp_path / "index", [folder], str(GOLDEN))
+    with served(index.folder) as (_, port):
+        assert len(request(port, "/api/search", text="blue")[2]["hits"]) == 1
+        (folder / "b.png").write_bytes(image_bytes("blue"))
+        index.add()
+        hits = request(port, "/api/search", text="blue")[2]["hits"]
+        assert [hit["columns"]["name"] for hit in hits] == ["b.png", "a.png"]
+
+
+# === What gets out ===
+
+
+def test_only_what_was_indexed_gets_out(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(image_bytes("green"))
+    for height, name in enumerate(("changed", "linked", "gone", "kept"), 20):
+        (folder / f"{name}.png").write_bytes(image_bytes("red", (20, height)))
+    index = Index.build(tmp_path / "index", [folder], str(GOLDEN))
+    (folder / "changed.png").write_bytes(image_bytes("blue"))
+    (folder / "linked.png").unlink()
+    (folder / "linked.png").symlink_to(secret)
+    (folder / "gone.png").unlink()
+    hits = index.query(Query("red", duplicates=True), k=9)
+    status = {}
+    with served(index.folder) as (_, port):
+        for hit in hits:
+            for path in (f"/image/{hit.id}", f"/thumbnail/{hit.id}"):
+                code, _, content = request(port, path)
+                status.setdefault(hit.columns["name"], []).append(code)
+                if code != 200:
+                    assert re.search("has changed|can't be read", content["error"])
+    gone = {f"{name}.png": [410, 410] for name in ("changed", "linked", "gone")}
+    assert status == {"kept.png": [200, 200], **gone}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/image/0",
+        f"/image/{COUNT + 1}",
+        f"/image/{2**70}",
+        "/image/-1",
+        "/image/1.png",
+        "/image/../../../../etc/passwd",
+        "/image/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "/thumbnail//etc/passwd",
+        "/static/../server.py",
+        "/static/..%2fserver.py",
+        "/static/index.html",
+        "/static/",
+        "//evil.example/",
+        "/api/",
+        "/docs",
+    ],
+)
+def test_no_other_path_is_answered(ask, path):
+    status, _, answer = ask(path)
+    assert status == 404 and answer["error"]
+
+
+def test_other_methods_are_refused(ask):
+    for path in ("/", "/image/1", "/api/about"):
+        assert ask(path, b"x")[0] == 405
+    assert ask("/api/search", method="DELETE")[0] == 405
+
+
+# === Who may ask ===
+
+HERE = {"Sec-Fetch-Site": "same-origin"}
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({}, 200),
+        ({"Host": "localhost"}, 200),
+        ({"Host": "LOCALHOST:9000"}, 200),
+        ({"Host": "[::1]:9000", "Origin": "http://[::1]:9000"}, 200),
+        ({"Host": "127.0.0.1:1", "Origin": "http://127.0.0.1:1", **HERE}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "evil.example:127.0.0.1"}, 403),
+        ({"Host": "127.0.0.1@evil.example"}, 403),
+        ({"Host": "localhost:"}, 403),
+        ({"Host": ""}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "localhost:1", "Origin": "http://localhost:2"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),
+    ],
+)
+def test_who_may_ask(ask, headers, status):
+    for path, body in (("/api/about", None), ("/api/search", image_bytes("red"))):
+        found, _, answer = ask(path, body, headers=headers)
+        assert found == status, answer
+    assert ask("/image/1", headers=headers)[0] == status
+
+
+def test_a_link_elsewhere_opens_the_page_alone(ask):
+    linked = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    status, headers, content = ask("/", headers=linked)
+    assert status == 200 and b"Find images" in content
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    assert ask("/", headers=embedded)[0] == 403
+
+
+def test_the_page_asks_for_nothing_outside(ask):
+    for path in ("/", "/static/serve.js", "/static/serve.css", "/static/page.css"):
+        text = ask(path)[2].decode()
+        assert set(re.findall(r"https?://[^'\"\s)]*", text)) <= {
+            "http://www.w3.org/2000/svg"
+        }
+        assert not re.search(r"<script(?![^>]*src=)|\son\w+=|style=", text)
+
+
+# === Bad input ===
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"txt": "red"}, "parameters of text, plus"),
+        ({"where": "yaer > 1"}, "did you mean year"),
+        ({"where": "1; DROP TABLE images"}, "where must have a column"),
+        ({"text": "red", "k": 0}, "k must be a number from 1 to 200"),
+        ({"text": "red", "k": "1e9"}, "k must be"),
+        ({"text": "red", "offset": -1}, "offset must be"),
+        ({"text": "red", "offset": MAX_HITS + 1}, "offset must be"),
+        ({"text": "red", "text_weight": "nan"}, "text_weight must be"),
+        ({"like": COUNT + 99}, "id must be that of an image"),
+        ({"like": "x"}, "like must be"),
+        ({"minus": "red"}, "a query needs `image` or words"),
+        ({"text": "red", "minus": "red"}, "cancel out"),
+        ({"text": ["red"] * 33}, "at most 32"),
+    ],
+)
+def test_a_wrong_search(ask, asked, message):
+    status, _, answer = ask("/api/search", **asked)
+    assert status == 400 and message in answer["error"]
+
+
+def bomb(side=60_000):
+    """A PNG of some bytes whose header claims billions of pixels."""
+
+    def part(kind, content):
+        crc = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(3 * side * 100))
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + part(b"IDAT", pixels)
+
+
+@pytest.mark.parametrize(
+    "body, status, message",
+    [
+        (b"", 400, "received nothing"),
+        (b"no image", 400, "image must be one that can be read"),
+        (image_bytes("red", format="JPEG")[:200], 400, "can be read"),
+        (bomb(), 400, "pixels are more than"),
+    ],
+)
+def test_a_wrong_body(ask, body, status, message):
+    found, _, answer = ask("/api/search", body, method="POST")
+    assert found == status and message in answer["error"]
+    assert ask("/api/search", text="red")[0] == 200
+
+
+def sent(port, head, body=b"", step=1_000_000):
+    """What comes back to a request by hand, of a body that may not be taken whole."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(head)
+            for start in range(0, len(body), step):
+                connection.sendall(body[start : start + step])
+        answer = b""
+        with contextlib.suppress(OSError):
+            while part := connection.recv(65_536):
+                answer += part
+        return answer
+
+
+def test_a_body_that_is_too_large(server):
+    start = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    length = b"Content-Length: %d\r\n\r\n" % (MAX_BODY_BYTES + 1)
+    assert b" 413 " in sent(server[1], start + length).splitlines()[0]
+    huge = b"Content-Length: %s\r\n\r\n" % (b"9" * 15)
+    assert b" 413 " in sent(server[1], start + huge).splitlines()[0]
+    before = memory(server[0])
+    chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
+    count = MAX_BODY_BYTES // 2**20 + 20
+    sent(server[1], start + b"Transfer-Encoding: chunked\r\n\r\n", chunk * count)
+    assert memory(server[0]) - before < 200
+    assert request(server[1], "/api/search", text="red")[0] == 200
+
+
+def memory(process):
+    """Megabytes that a process has taken at most so far."""
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+
+# === Many at once ===
+
+
+def test_uploads_that_stall_keep_no_search_waiting(server):
+    head = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx"
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            where = ("127.0.0.1", server[1])
+            connection = stack.enter_context(socket.create_connection(where))
+            connection.sendall(head)
+        assert request(server[1], "/api/search", text="red")[0] == 200
+        assert request(server[1], "/thumbnail/1")[0] == 200
+
+
+def test_two_hundred_at_once_are_answered_and_memory_stays_flat(server, images):
+    process, port = server
+    photo = image_bytes((200, 30, 40), (4000, 3000), "JPEG")
+    requests = [
+        lambda: request(port, "/api/search", text="red", minus="blue"),
+        lambda: request(port, "/api/search", photo + bytes(2_000_000)),
+        lambda: request(port, "/image/3"),
+        lambda: request(port, "/thumbnail/5"),
+        lambda: request(port, "/api/search", bomb(), plus="red"),
+    ]
+    for one in requests * 2:
+        one()
+    before, answers = memory(process), []
+    threads = [
+        threading.Thread(target=lambda one=one: answers.append(one()[0]))
+        for one in requests * 40
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 200
+    assert {200, 400} <= set(answers) <= {200, 400, 503}
+    assert answers.count(400) <= 40 and answers.count(200) >= 120
+    # Of 80 MB of bodies and 40 photos of 36 MB of pixels.
+    assert memory(process) - before < 250
+    maps = pathlib.Path(f"/proc/{process.pid}/maps").read_text()
+    assert "litert" in maps and "tensorflow/" not in maps
+
+
+# === The command ===
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "align_keras.cli.main", "serve", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_the_command_says_what_is_wrong(server, index, tmp_path):
+    answer = run(str(tmp_path / "none"))
+    assert answer.returncode == 1 and "align-keras index" in answer.stderr
+    answer = run(str(index.folder), "--port", str(server[1]))
+    assert answer.returncode == 1 and "--port must be free" in answer.stderr
+    answer = run(str(index.folder), "--port", "65536")
+    assert answer.returncode == 2 and "must be from 0 to 65535" in answer.stderr
