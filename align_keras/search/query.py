@@ -140,9 +140,10 @@ def relevance(scores: np.ndarray, others: np.ndarray, count: int) -> list[str]:
     Cosines of one query aren't those of another, and no score is high in itself. So a
     score's height is in standard deviations above the mean of the query's scores, and
     is compared with sqrt(2 log count), about what the best of as many normal numbers
-    reaches: 1.5 times that is strong, 1.1 times good. Both were chosen on the stamps'
-    captions, of which `tools/bench_search.py relevance` says how often each mark is of
-    an image that has the caption.
+    reaches: 1.5 times that is strong, 1.1 times good. Measured with align_small_en on
+    the stamps, of 775 captions the five best of 962 images: 52% of the strong hits have
+    the caption itself (others often show the same), 19% of the good and 3% of the weak
+    (`tools/bench_search.py relevance --captioned /usr/share/tuxpaint/stamps`).
 
     Args:
         scores: float (n,), a query's scores of its hits.
