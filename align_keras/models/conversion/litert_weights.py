@@ -43,15 +43,15 @@ def fold_batch_norms(image_encoder: keras.Model) -> None:
     The encoder's outputs stay as they are. What is left of a normalization is its
     shift; it can't be trained on batch statistics any more.
     """
-    layers = {layer.name: layer for layer in image_encoder.layers}
-    pairs = [(layers.get(a), layers.get(b)) for a, b in _NORMALIZED.items()]
+    layers: dict[str, Any] = {layer.name: layer for layer in image_encoder.layers}
+    pairs: list[tuple[Any, Any]] = [
+        (layers.get(a), layers.get(b)) for a, b in _NORMALIZED.items()
+    ]
     for block in image_encoder.blocks:
-        for convolution, norm in _NORMALIZED.items():
-            pairs.append(
-                (getattr(block, convolution, None), getattr(block, norm, None))
-            )
-    for convolution, norm in pairs:
-        if convolution is None:
+        for a, b in _NORMALIZED.items():
+            pairs.append((getattr(block, a, None), getattr(block, b, None)))
+    for conv, norm in pairs:
+        if conv is None:
             continue
         gamma, beta, mean, variance = (
             np.asarray(weight, "float64")
@@ -63,7 +63,7 @@ def fold_batch_norms(image_encoder: keras.Model) -> None:
             )
         )
         scale = gamma / np.sqrt(variance + norm.epsilon)
-        kernel = convolution.kernel
+        kernel = conv.kernel
         # A depthwise kernel is (height, width, channels, 1).
         by_channel = scale if kernel.shape[-1] == len(scale) else scale[:, None]
         kernel.assign(np.asarray(kernel) * by_channel)
