@@ -15,6 +15,8 @@ images. Each part prints lines of a table:
   one's recall of the exact ten, for words and for images. The rows are the embeddings
   of the images, and points between two of them with noise, since so many real images
   aren't here.
+- `relevance`: how often a hit of each mark is of an image that has the words, where
+  they are the captions of --captioned, a folder of images beside text files.
 - `serve`: requests to `align-keras serve`, one after another, of an index of the rows
   that `approximate` made: words, an image's file, and words with a condition.
 
@@ -52,7 +54,7 @@ THINGS = (
     "hat",
 )
 QUERIES = [f"{word} {thing}" for word in WORDS for thing in THINGS]
-WIDTHS = (64, 128, 256, 512)
+CANDIDATES = (250, 1000, 4000)
 ROWS_AT_ONCE = 50_000
 
 
@@ -272,21 +274,52 @@ def compare(kind, embeddings, vectors, found):
         exact.append(set(best.tolist()))
     scan = statistics.median(seconds)
     print(f"{kind}: exact {1e3 * scan:.1f} ms, median of {len(embeddings)}")
-    for width in WIDTHS:
-        found.width, hits, seconds = width, 0, []
+    for candidates in CANDIDATES:
+        found.candidates, hits, seconds = candidates, 0, []
         for query, expected in zip(embeddings, exact, strict=True):
             start = time.perf_counter()
-            rows = found.find(query, 104, vectors)  # As for the best ten.
+            rows = np.sort(found.find(query, 10, vectors))
             best = rows[np.argsort(-(vectors[rows] @ query))[:10]]
             seconds.append(time.perf_counter() - start)
             hits += len(expected & set(best.tolist()))
         seconds.sort()
         middle, last = statistics.median(seconds), seconds[int(0.99 * len(seconds))]
         print(
-            f"{kind}: width {width}: recall@10 {hits / 10 / len(exact):.3f}, "
+            f"{kind}: {candidates} candidates: recall@10 {hits / 10 / len(exact):.3f}, "
             f"{1e3 * middle:.2f} ms (p99 {1e3 * last:.2f}), {scan / middle:.0f} times "
             "as fast"
         )
+
+
+def bench_relevance(arguments):
+    """Prints the part `relevance`."""
+    from align_keras.corpus.drop_counter import DropCounter
+    from align_keras.corpus.pair_files import read_pairs
+    from align_keras.search import Index
+
+    if arguments.captioned is None:
+        sys.exit("relevance needs --captioned FOLDER.")
+    captions = {
+        os.path.realpath(record.image_path): record.captions[0].casefold()
+        for record in read_pairs(arguments.captioned, counter=DropCounter())
+    }
+    folder = arguments.work / "relevance"
+    index = Index.build(folder, [arguments.captioned], arguments.model)
+    right, marked, found = {}, {}, 0
+    for words in sorted(set(captions.values())):
+        hits = index.query(words, k=5)
+        found += hits[0].relevance == "strong"
+        for hit in hits:
+            alike = [hit.path, *hit.duplicates]
+            own = any(captions.get(path) == words for path in alike)
+            right[hit.relevance] = right.get(hit.relevance, 0) + own
+            marked[hit.relevance] = marked.get(hit.relevance, 0) + 1
+    queries = len(set(captions.values()))
+    print(
+        f"{queries} captions, {len(index)} images, the best 5; {found} found strongly"
+    )
+    for mark, count in marked.items():
+        print(f"{mark}: {count} hits, {right[mark] / count:.0%} have the caption")
 
 
 def index_of_rows(folder, model, files):
@@ -366,6 +399,7 @@ PARTS = {
     "unchanged": bench_unchanged,
     "search": bench_search,
     "approximate": bench_approximate,
+    "relevance": bench_relevance,
     "serve": bench_serve,
 }
 
@@ -379,6 +413,7 @@ def main():
     parser.add_argument("--model", default="align_small_en", help="folder of towers")
     parser.add_argument("--images", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, default="bench_search")
+    parser.add_argument("--captioned", type=pathlib.Path)
     parser.add_argument("--photos", type=int, default=800)
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--rows", type=int, default=1_000_000)

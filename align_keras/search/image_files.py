@@ -221,12 +221,13 @@ def _decoded_heif(opened):
 
 def _taken(image):
     """When and by what an image was taken: ISO date or None, camera or None."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return None, None  # Pillow would decode all pixels to look behind them.
+    raw = image.info.get("exif")
+    if not raw:
+        return None, None
     try:
-        exif = image.getexif()
-        if not exif:
-            return None, None
+        # Not by getexif(), which decodes a whole PNG, however large.
+        exif = Image.Exif()
+        exif.load(raw)
         text = exif.get_ifd(_EXIF).get(_TIME_TAKEN) or exif.get(_TIME)
         parts = [_words(exif.get(tag)) for tag in (_MAKE, _MODEL)]
     except Exception:  # Damaged metadata leave the image as it is.

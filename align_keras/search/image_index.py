@@ -80,6 +80,7 @@ class Index:
         self.changes: Changes | None = None
         self._sample: tuple | None = None
         self._opened_approximate: tuple | None = None
+        self._count: tuple | None = None
 
     @classmethod
     def build(
@@ -318,7 +319,11 @@ class Index:
         """
         embedding = self._checked_embedding(embedding)
         found, others = self._found(embedding, query)
-        marks = relevance(np.array([score for score, _, _ in found]), others)
+        scores = np.array([score for score, _, _ in found])
+        version = self.store.version
+        if self._count is None or self._count[0] != version:
+            self._count = version, len(self)
+        marks = relevance(scores, others, self._count[1])
         return [
             _hit(rank, score, image, mark, copies)
             for rank, ((score, image, copies), mark) in enumerate(

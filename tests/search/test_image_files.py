@@ -1,10 +1,13 @@
 import io
 import itertools
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from align_keras.corpus.image import ImageError
 from align_keras.search import image_files
@@ -35,6 +38,25 @@ def test_what_an_image_says_of_itself():
     assert image.pixels.shape == (32, 32, 3) and image.pixels.dtype == np.uint8
     plain = read_image(saved("PNG"), 32)
     assert (plain.date, plain.camera) == (None, None)
+
+
+@pytest.mark.parametrize("pixels", ["too many", "few"])
+def test_a_header_is_read_without_the_pixels(monkeypatch, pixels):
+    content = bytearray(saved("PNG"))
+    if pixels == "too many":
+        content[16:24] = struct.pack(">II", 30_000, 30_000)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    loads, load = [], PngImageFile.load
+    monkeypatch.setattr(
+        PngImageFile, "load", lambda self: loads.append(1) or load(self)
+    )
+    if pixels == "too many":
+        with pytest.raises(ImageError, match="oversized"):
+            read_image(bytes(content), 32)
+        assert not loads
+    else:
+        read_image(bytes(content), 32)
+        assert loads.count(1) <= 2  # Once more by what converts it, and does nothing.
 
 
 @pytest.mark.parametrize("text", ["", "2019:13:45 99:00:00", "\xff" * 19])

@@ -276,8 +276,11 @@ def test_queries_are_checked(build, photos):
 
 def test_relevance_is_by_the_querys_scores():
     others = np.random.default_rng(0).normal(0.1, 0.05, 4096)
-    assert relevance(np.array([0.5, 0.27, 0.1]), others) == ["strong", "good", "weak"]
-    assert relevance(np.array([0.5]), others + 0.3) == ["weak"]
+    scores = np.array([0.5, 0.35, 0.1])
+    assert relevance(scores, others, 4096) == ["strong", "good", "weak"]
+    # Of more images, some stand out by chance.
+    assert relevance(scores, others, 10**8) == ["good", "weak", "weak"]
+    assert relevance(scores, others + 0.3, 4096) == ["weak"] * 3
 
 
 def test_the_default_index(monkeypatch):
