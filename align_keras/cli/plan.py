@@ -59,9 +59,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device-kind",
-        required=True,
         metavar="K",
         help=f"one of {', '.join(DEVICE_KINDS)}",
+    )
+    parser.add_argument(
+        "--index",
+        type=int,
+        metavar="N",
+        help="plan an index of N images for searching instead: disk, memory and the "
+        "time of a query",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help="of --index: a preset's name, such as align_l2_large, or what "
+        "align-keras index --model takes (default: align_small_en)",
     )
     parser.add_argument(
         "--utilization",
@@ -97,6 +109,17 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras import planning
     from align_keras.config import load_config, load_recipe
 
+    if arguments.index is not None:
+        return _plan_index(arguments)
+    if arguments.device_kind is None:
+        raise InputError(
+            f"--device-kind must be one of {', '.join(DEVICE_KINDS)}, received "
+            "nothing; name one, or plan an index by --index."
+        )
+    if arguments.model is not None:
+        raise InputError(
+            f"--model is for --index, received {arguments.model}; leave it out."
+        )
     layers = arguments.config_file, arguments.params_override
     options = {
         "device_kind": arguments.device_kind,
@@ -137,6 +160,45 @@ def run(arguments: argparse.Namespace) -> int:
             title += " pairs on each"
         print_plan(summary, title, is_recipe=bool(arguments.protocol))
     return 0
+
+
+def _plan_index(arguments):
+    from rich.console import Console
+    from rich.table import Table
+
+    from align_keras.planning import plan_index
+
+    width = _dimension(arguments.model)
+    planned = plan_index(arguments.index, width)
+    if arguments.json:
+        print(json.dumps(planned, indent=1))
+        return 0
+    table = Table(title=f"{arguments.index:,} images, {width} numbers each")
+    table.add_column("")
+    for name in ("exact", "approximate"):
+        table.add_column(name, justify="right")
+    disk, memory, seconds = (planned[k] for k in ("disk", "memory", "query_seconds"))
+    both = disk["vectors"] + disk["facts"]
+    codes = disk["codes"] and both + disk["codes"]
+    for name, unit, size, values in (
+        ("disk", "GB", 1e9, (both, codes)),
+        ("memory that a query reads", "GB", 1e9, memory.values()),
+        ("a query on two cores", "s", 1, seconds.values()),
+    ):
+        amounts = (_number(value / size) if value else "–" for value in values)
+        table.add_row(f"{name}, {unit}", *amounts)
+    Console().print(table)
+    return 0
+
+
+def _dimension(model):
+    from align_keras.models.preset_table import preset_names, presets
+
+    if model in preset_names():
+        return next(p for p in presets() if p.name == model).projection_dim
+    from align_keras.search.towers import DEFAULT_MODEL, open_model
+
+    return open_model(model or DEFAULT_MODEL).dimension
 
 
 def print_plan(summary: dict[str, Any], title: str, is_recipe: bool = False) -> None:

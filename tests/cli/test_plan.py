@@ -370,3 +370,27 @@ def test_a_plan_needs_no_tensorflow():
     )
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True)
     assert answer.returncode == 0, answer.stderr
+
+
+def test_an_index_of_the_papers_size(capsys):
+    arguments = ["plan", "--index=160000000", "--model=align_b7_base"]
+    assert main([*arguments, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["disk"]["vectors"] == 160_000_000 * 640 * 4
+    assert planned["memory"]["approximate"] == 160_000_000 * 640 // 4
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "160,000,000 images, 640 numbers each" in shown and "25.60" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--index=0", "--model=align_b7_base"], "must be an integer >= 1, received 0"),
+        (["--experiment=align_b7_base"], "--device-kind must be one of tpu_v2"),
+        (["--device-kind=h100", "--model=align_b7_base"], "--model is for --index"),
+    ],
+)
+def test_wrong_plans_of_an_index(capsys, arguments, words):
+    assert main(["plan", *arguments]) == 1
+    assert words in capsys.readouterr().err

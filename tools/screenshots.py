@@ -1,0 +1,71 @@
+"""Makes the screenshots in the documentation: the search page, of Debian's stamps.
+
+`python tools/screenshots.py [--images FOLDER]` indexes it with the shipped model,
+serves it, and writes docs/pages/assets/search*.png. Needs the extras `serve` and
+`oracles`, and Debian's packages chromium and tuxpaint-stamps-default.
+"""
+
+import argparse
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.parse
+
+from align_keras.datasets.stamps import STAMPS_DIR
+
+ASSETS = pathlib.Path(__file__).parents[1] / "docs" / "pages" / "assets"
+# Name, width, height, scheme, query.
+SHOTS = (
+    ("search", 1280, 720, "light", "a red flower"),
+    ("search_dark", 1280, 720, "dark", "an animal in the water"),
+    ("search_phone", 390, 780, "light", "something to eat"),
+)
+
+
+def main():
+    """Indexes, serves, and takes a picture of each shot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", default=STAMPS_DIR, metavar="FOLDER")
+    arguments = parser.parse_args()
+    command = [sys.executable, "-m", "align_keras.cli.main"]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [*command, "index", arguments.images, "--to", folder], check=True
+        )
+        server = subprocess.Popen(
+            [*command, "serve", folder, "--port", "0"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            address = server.stdout.readline().split()[1]
+            take(address)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def take(address):
+    """Opens the page for each shot."""
+    from playwright import sync_api
+
+    ASSETS.mkdir(exist_ok=True)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for name, width, height, scheme, text in SHOTS:
+            page = browser.new_page(
+                viewport={"width": width, "height": height}, color_scheme=scheme
+            )
+            page.goto(f"{address}?{urllib.parse.urlencode({'text': text})}")
+            page.wait_for_load_state("networkidle")
+            page.screenshot(path=ASSETS / f"{name}.png")
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
