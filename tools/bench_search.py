@@ -33,6 +33,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.parse
 import urllib.request
@@ -412,7 +413,8 @@ def main():
     parser.add_argument("parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--model", default="align_small_en", help="folder of towers")
     parser.add_argument("--images", type=pathlib.Path, required=True)
-    parser.add_argument("--work", type=pathlib.Path, default="bench_search")
+    work = pathlib.Path(tempfile.gettempdir(), "bench_search")
+    parser.add_argument("--work", type=pathlib.Path, default=work)
     parser.add_argument("--captioned", type=pathlib.Path)
     parser.add_argument("--photos", type=int, default=800)
     parser.add_argument("--files", type=int, default=50_000)
