@@ -159,7 +159,8 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         """Builds a model from a preset's name, a folder, a file or Hugging Face's hub.
 
         Args:
-            preset: str, a name of `align_keras.presets()`; a folder that
+            preset: str, a name of `align_keras.presets()`; `"align_small_en"`, the
+                trained model that comes with the package; a folder that
                 `save_to_preset` or a training run wrote; a `.keras` file, which
                 brings its optimizer too; a folder in the form of
                 kakaobrain/align-base (config.json, model.safetensors, vocab.txt,

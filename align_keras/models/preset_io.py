@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,6 +15,11 @@ from align_keras.models.conversion.hugging_face import (
     HUB_PREFIX,
     download,
     from_hugging_face,
+)
+from align_keras.models.conversion.litert_weights import (
+    TABLE_FILE,
+    TOWER_FILES,
+    load_beside_towers,
 )
 from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.preset_table import (
@@ -27,6 +33,7 @@ from align_keras.text import save_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json
+from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
@@ -66,7 +73,9 @@ def from_preset(
     parts = divide_arguments(cls, arguments)
     if str(preset) in preset_names():
         return from_name(cls, str(preset), parts)
-    if str(preset).startswith(HUB_PREFIX):
+    if str(preset) in SHIPPED_MODELS:
+        preset = find_shipped_model(str(preset))
+    elif str(preset).startswith(HUB_PREFIX):
         preset = download(str(preset))
     directory = pathlib.Path(preset)
     if directory.is_file() or directory.suffix == ".keras":
@@ -74,7 +83,7 @@ def from_preset(
     if not directory.is_dir():
         raise InputError(
             f"no preset and no folder of this name: {preset}; known presets are "
-            f"{', '.join(preset_names())}."
+            f"{', '.join([*SHIPPED_MODELS, *preset_names()])}."
         )
     refuse_export(directory)
     refused = [name for name in arguments if name not in _FOR_FOLDERS]
@@ -174,13 +183,20 @@ def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
     return cls(image_encoder, text_encoder, **align)
 
 
-def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
-    """Writes as `ALIGN.save_to_preset`; each file is written atomically."""
+def save_to_preset(
+    model: keras.Model,
+    directory: str | os.PathLike,
+    save_weights: Callable | None = None,
+) -> None:
+    """Writes as `ALIGN.save_to_preset`; each file is written atomically.
+
+    `save_weights` writes them otherwise, as `litert_weights.save_beside_towers`.
+    """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if model.vocabulary is not None:
         save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
-    _save_weights(model, directory)
+    (save_weights or _save_weights)(model, directory)
     # Last, for by it the folder counts as whole.
     with atomic_write(directory / CONFIG_FILE) as file:
         json.dump(keras.saving.serialize_keras_object(model), file, indent=1)
@@ -224,7 +240,9 @@ def from_folder(
             f"{config.get('class_name', 'no class_name')!r}; name the folder of a run, "
             "or one of Hugging Face's ALIGN."
         )
-    if load_weights and not weights_file.exists():
+    # In place of the weights' file, the towers of 8 bits and the rest of the weights.
+    in_towers = not weights_file.exists() and (directory / TABLE_FILE).exists()
+    if load_weights and not weights_file.exists() and not in_towers:
         raise InputError(
             f"{directory} holds no {WEIGHTS_FILE}; finish the run, or pass "
             "load_weights=False."
@@ -233,8 +251,14 @@ def from_folder(
         replace_arguments(config["config"], parts, directory)
         if load_weights:
             image, text = (config["config"][name]["config"] for name in ENCODERS)
+            files = (
+                [directory / name for name in TOWER_FILES]
+                if in_towers
+                else [weights_file]
+            )
             # A byte holds two numbers of 4 bits.
-            check_parameters(image, text, 2 * weights_file.stat().st_size, weights_file)
+            most = 2 * sum(file.stat().st_size for file in files if file.exists())
+            check_parameters(image, text, most, files[0])
         model = keras.saving.deserialize_keras_object(config)
     except InputError:
         raise
@@ -244,7 +268,9 @@ def from_folder(
             f"{config_file} doesn't describe an ALIGN ({reason}); save the model "
             "again, or finish the run."
         ) from None
-    if load_weights:
+    if load_weights and in_towers:
+        load_beside_towers(model, directory)
+    elif load_weights:
         try:
             model.load_weights(weights_file)
         except (OSError, RuntimeError, *_DAMAGES) as error:  # h5py's and Keras's.

