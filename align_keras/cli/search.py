@@ -10,7 +10,7 @@ import sys
 from align_keras.utils.errors import InputError
 
 # Of an index of `align-keras index`, not of a run's.
-_OF_INDEX = ("index", "where", "duplicates", "paths", "null")
+_OF_INDEX = ("index", "model", "where", "duplicates", "paths", "null")
 
 
 def _positive(kind, what):
@@ -78,6 +78,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show near-duplicates too, which are folded into the best of them",
     )
+    parser.add_argument(
+        "--model",
+        metavar="M",
+        help="where the model lies that the index was made with, if it was moved",
+    )
     speeds = parser.add_mutually_exclusive_group()
     speeds.add_argument(
         "--exact",
@@ -126,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index
 
     queries = _queries(arguments)
-    index = Index.open(arguments.index)
+    index = Index.open(arguments.index, arguments.model)
     found = [index.query(query) for query in queries]
     if arguments.paths:
         _print_paths(found, "\0" if arguments.null else "\n")

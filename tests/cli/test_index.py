@@ -2,6 +2,7 @@ import json
 import os
 import pathlib
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -95,6 +96,16 @@ def test_mistakes_name_the_options(folder, capsys, words, expected):
     assert main(words) == 1
     err = capsys.readouterr().err
     assert expected in err and "Traceback" not in err
+
+
+def test_a_model_that_was_moved_is_named(folder, capsys, tmp_path):
+    towers = tmp_path / "towers"
+    shutil.copytree(COLORS["GOLDEN"], towers)
+    assert main(["index", str(folder), "--model", str(towers)]) == 0
+    towers.rename(tmp_path / "elsewhere")
+    assert main(["search", "red"]) == 1
+    assert "name where it lies now with --model" in capsys.readouterr().err
+    assert main(["search", "red", "--model", str(tmp_path / "elsewhere")]) == 0
 
 
 def test_the_first_time_needs_a_folder(folder, capsys):

@@ -78,6 +78,8 @@ def test_each_commands_help(capsys, name):
         "plan": "--devices",
         "evaluate": "--model",
         "index": "--to",
+        "embed": "--to",
+        "serve": "--model",
     }
     required = required.get(name, "--model_dir")
     assert f"{required} " in capsys.readouterr().out
