@@ -3,6 +3,7 @@ import os
 import pathlib
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -140,7 +141,13 @@ def test_a_folder_is_watched(folder):
     command = [sys.executable, "-m", "align_keras.cli.main", "index", str(folder)]
     command += ["--model", str(COLORS["GOLDEN"]), "--watch"]
     with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A background job's children ignore interrupts; a terminal's don't.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not process.stderr.readline().startswith("watching"):
             assert process.poll() is None

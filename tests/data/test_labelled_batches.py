@@ -131,6 +131,7 @@ def test_nothing_to_learn_from():
         labelled_batches([b"junk"] * 3, [0, 1, 1], image_size=32, batch_size=2)
 
 
+@pytest.mark.ci
 def test_batch_k_is_that_of_a_start_at_zero():
     noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
     arguments = {"image_size": 32, "batch_size": 3, "seed": 2}
@@ -152,6 +153,7 @@ def test_evaluation_takes_all_in_order():
     np.testing.assert_array_equal(greys, GREYS)
 
 
+@pytest.mark.ci
 def test_evaluation_crops_the_middle():
     pixels = np.zeros((80, 80, 3), "uint8")
     pixels[10:70, 10:70] = 200

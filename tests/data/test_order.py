@@ -153,6 +153,7 @@ def pair_order(builder, count, split="train", start=0, **arguments):
 
 
 # 48 images of 1, 2 and 3 captions: 96 pairs in two passes.
+@pytest.mark.ci
 def test_each_epoch_holds_every_caption_once_in_another_order(builder):
     drawn = pair_order(builder, 2 * 2 * PAIRS)
     epochs = drawn[: 2 * PAIRS], drawn[2 * PAIRS :]

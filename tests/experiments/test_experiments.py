@@ -108,6 +108,7 @@ def test_any_experiment_takes_a_corpus_or_pairs_by_one_override(name):
             assert (data.corpus, data.pairs) == expected
 
 
+@pytest.mark.ci
 def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     from align_keras.data import batch_ids, read_retrieval_set
     from align_keras.runs.assemble import order_arguments, prepare_corpus

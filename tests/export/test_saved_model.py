@@ -86,6 +86,7 @@ def outputs(folder):
     return np.load(folder / "outputs.npz")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("servable", ["image", "align"])
 def test_images_in_a_fresh_process(model, outputs, servable):
     expected = model.encode_images(pictures())
@@ -97,6 +98,7 @@ def test_images_in_a_fresh_process(model, outputs, servable):
     assert np.abs(embedding[0] - embedding[1]).max() > 1e-2
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "key", ["text/encode_text", "text/serving_default", "align/serving_default"]
 )
@@ -108,6 +110,7 @@ def test_texts_in_a_fresh_process(model, outputs, key):
     assert np.abs(embedding[0] - embedding[1]).max() > 1e-3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["image", "text"])
 def test_batches_of_any_size(model, outputs, name):
     key = f"{name}/encode_{name}/{name}_embedding"
@@ -130,11 +133,13 @@ def test_pictures_need_no_text_operations(folder, model):
     assert json.loads(result.stdout) == [2, model.image_encoder.output_shape[-1]]
 
 
+@pytest.mark.ci
 def test_tokens_within_the_graph(model, outputs):
     for name, values in model.tokenizer(CAPTIONS).items():
         np.testing.assert_array_equal(outputs[f"tokenize/{name}"], values)
 
 
+@pytest.mark.ci
 def test_variables_are_stored_once(model, folder):
     parameters = sum(
         int(np.prod(variable.shape))
@@ -148,6 +153,7 @@ def test_variables_are_stored_once(model, folder):
     assert 4 * parameters <= stored < 1.05 * 4 * parameters + 50_000
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("servable", ["image", "text", "align"])
 def test_description(model, folder, servable):
     place = folder / "export" / servable / "1"

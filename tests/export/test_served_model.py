@@ -16,6 +16,7 @@ def served(folder):
     return tf.saved_model.load(str(folder / "export" / "align" / "1"))
 
 
+@pytest.mark.ci
 def test_a_bad_picture_fails_nothing(model, served):
     good = pictures()
     files = [b"", good[2], b"<html>", good[0][:200], good[3], b"\x89PNG"]
@@ -29,6 +30,7 @@ def test_a_bad_picture_fails_nothing(model, served):
     assert (embedding[~valid] == 0).all()
 
 
+@pytest.mark.ci
 def test_pixels_and_token_ids(model, served):
     source = np.random.default_rng(2)
     images = source.integers(0, 256, (3, 70, 50, 3)).astype(np.uint8)
@@ -43,6 +45,7 @@ def test_pixels_and_token_ids(model, served):
     np.testing.assert_allclose(found["text_embedding"], expected, atol=TOLERANCE)
 
 
+@pytest.mark.ci
 def test_similarity_is_the_cosine(model, served):
     files = [*pictures(), b"no picture"]
     captions = CAPTIONS * 25  # More than are embedded at once.
@@ -55,6 +58,7 @@ def test_similarity_is_the_cosine(model, served):
     assert found["valid"].numpy().tolist() == [True] * 5 + [False]
 
 
+@pytest.mark.ci
 def test_classify_is_the_zero_shot_protocol(model, served):
     names = ["cat", "red dog", "x\\1 $0"]  # Nothing of a name is a pattern.
     templates = ["a {}.", "{}", "{} i"]
@@ -123,6 +127,7 @@ def test_half_the_room(model, folder, tmp_path, weights):
     np.testing.assert_allclose(texts, rounded.encode_texts(CAPTIONS), atol=TOLERANCE)
 
 
+@pytest.mark.ci
 def test_the_card_tells_limits_and_what_is_known(folder):
     card = (folder / "export" / "README.md").read_text()
     for text in ("Not recorded", "Surveillance", "64 × 64 pixels"):

@@ -37,6 +37,7 @@ def test_a_graph_and_pillow_give_the_pixels(name):
     assert difference(ImageOps.exif_transpose(normalized), expected) <= 1
 
 
+@pytest.mark.ci
 def test_a_saved_graph_gives_the_pixels(tmp_path):
     module = tf.Module()
     module.read = tf.function(

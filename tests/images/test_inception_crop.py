@@ -28,6 +28,7 @@ def box_of(crop):
     return np.ptp(red[:, 0]) * stretch, np.ptp(green[0]) * stretch
 
 
+@pytest.mark.ci
 def test_areas_and_aspects_are_those_of_the_recipe():
     content = encoded(ramp())
     boxes = np.array(

@@ -52,6 +52,7 @@ def updated(loss, strategy=None):
     return model, {name: values[0] for name, values in history.items()}
 
 
+@pytest.mark.ci
 def test_a_function_trains():
     model, reports = updated(sigmoid_loss)
     assert {*reports} >= {"loss", "pair_loss", "temperature", "gradient_norm"}

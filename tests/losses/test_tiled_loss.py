@@ -176,6 +176,7 @@ def test_kept_tiles_are_read_where_they_were_written(monkeypatch):
     assert_equal(kept, plain, 1e-11)
 
 
+@pytest.mark.ci
 def test_weights_of_a_large_batch_do_not_underflow():
     """A weight, 1 / rows / sum of exponentials, is 1e-39 here: less than float32's
     smallest normal number.

@@ -136,6 +136,7 @@ def test_encode_images_takes_floats_of_a_stated_range(model):
         model.encode_images([floats[0], floats[1] * 255], value_range=(0, 1))
 
 
+@pytest.mark.ci
 def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
     model.compile(keras.optimizers.AdamW(1e-3), ContrastiveLoss(reduction="mean"))
     model.fit(tf.data.Dataset.from_tensors(small_batch()), verbose=0)

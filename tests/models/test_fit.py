@@ -176,6 +176,7 @@ def test_validation_split_is_not_for_datasets(model, pixels):
         model.fit(pairs, validation_split=0.5)
 
 
+@pytest.mark.ci
 def test_an_image_that_cannot_be_read_is_named(model, pixels, paths, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xffjunk")

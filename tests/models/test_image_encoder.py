@@ -50,7 +50,7 @@ def copy_keras_weights(reference, encoder):
 @pytest.mark.parametrize(
     ("padding", "size"),
     [
-        pytest.param("hugging_face", 64, marks=pytest.mark.ci),
+        pytest.param("hugging_face", 64, marks=pytest.mark.release),
         pytest.param("hugging_face", 75, marks=pytest.mark.ci),
         ("tf", 75),
     ],

@@ -54,8 +54,13 @@ def test_it_computes_what_keras_hub_does(architecture, pooling):
     np.testing.assert_allclose(encoder(inputs), expected, atol=2e-5)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("architecture", OTHERS)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param("distil_bert", marks=pytest.mark.release),
+        pytest.param("albert", marks=pytest.mark.ci),
+    ],
+)
 def test_it_trains_is_saved_and_exports(architecture, tmp_path):
     keras.utils.set_random_seed(0)
     image_encoder, _ = small_encoders()
@@ -95,6 +100,7 @@ def test_weights_of_a_bert_are_refused():
         TextEncoder.from_variant("bert_tiny", vocabulary_size=9, architecture="gpt")
 
 
+@pytest.mark.ci
 def test_variants_and_what_is_given_beside_them():
     assert TextEncoder.from_variant("minilm_l6", vocabulary_size=9).hidden_dim == 384
     with pytest.raises(InputError, match="unknown text_encoder variant 'bert_hug'"):

@@ -166,6 +166,7 @@ def test_keras_applications_from_the_model_and_from_its_file(tmp_path):
         np.testing.assert_array_equal(copied(images), encoder(images))
 
 
+@pytest.mark.ci
 def test_keras_applications_with_its_classifier(tmp_path):
     keras.utils.set_random_seed(0)
     reference = keras.applications.EfficientNetB0(weights=None, classes=11)
@@ -320,6 +321,7 @@ def test_an_align_of_other_sizes_is_refused(tmp_path):
         load_image_weights(encoder, str(tmp_path / "run"))
 
 
+@pytest.mark.ci
 def test_an_align_that_pads_odd_sides_otherwise_is_refused(tmp_path):
     # The folder of Hugging Face's ALIGN says nothing of padding; ours does.
     folder = tiny_align()

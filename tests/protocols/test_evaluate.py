@@ -22,6 +22,7 @@ def place(tmp_path_factory):
     return place
 
 
+@pytest.mark.ci
 def test_python_and_the_command_find_the_same(place, capsys):
     model, data = str(place / "run"), str(place / "pairs" / "pairs.jsonl")
     options = ["--model", model, "--data", data, "--cache", str(place / "cache")]
@@ -134,6 +135,7 @@ def test_pixels_of_this_version():
     np.testing.assert_allclose(found, expected, atol=1)
 
 
+@pytest.mark.ci
 def test_what_trials_learn_from_of_this_version():
     """Crops, mirrors and their order: where the right half is white."""
     import tensorflow as tf

@@ -116,6 +116,7 @@ def test_an_engine_that_is_not_installed_is_no_bad_picture(run, monkeypatch):
         open_model(str(run), "openvino")
 
 
+@pytest.mark.ci
 def test_an_export(tmp_path):
     one = open_model(str(write_tiny_export(tmp_path / "one")))
     red = np.full((5, 7, 3), (255, 0, 0), np.uint8)

@@ -145,6 +145,7 @@ def wait_for_parent(trials, directory):
     run_trials(trials, open_noting(directory, 0.4), directory)
 
 
+@pytest.mark.ci
 def test_workers_end_with_the_parent(tmp_path):
     script = SCRIPT.replace(
         "run_trials(TRIALS, functools.partial(note, directory, pause=0.5), directory)",

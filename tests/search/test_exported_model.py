@@ -138,6 +138,7 @@ def test_the_newest_version_of_both_towers_is_taken(tmp_path, tiny, tiny_export)
     assert model.encode_texts(["red"]).shape == (1, 4)
 
 
+@pytest.mark.ci
 def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):
     write = tiny["write_tiny_export"]
     text_only = ExportedModel(write(tmp_path / "text", signatures=("text",)))

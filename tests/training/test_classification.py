@@ -93,6 +93,7 @@ def is_statistic(name):
     return "moving_" in name
 
 
+@pytest.mark.ci
 def test_the_head_stage_leaves_the_encoder_as_it_is():
     images, labels = stripes(30)
     encoder = small_encoder()
@@ -244,6 +245,7 @@ def assert_same_update(ours, theirs, tolerance, start=None):
     assert largest > 1e-3
 
 
+@pytest.mark.ci
 def test_micro_batches_of_rematerialized_blocks_make_the_same_update():
     """With frozen statistics an image's gradient doesn't depend on its neighbors."""
     both = updated(micro_batch_size=6, rematerialize=True)
@@ -361,6 +363,7 @@ def test_ranks_count_ties_and_what_is_no_number_against_the_right_class():
     assert found.accuracy == pytest.approx(1 / 6)
 
 
+@pytest.mark.ci
 def test_a_loss_that_is_no_number_ends_the_stage():
     images, labels = stripes(30)
     classifier = ImageClassifier(small_encoder(), 3)
@@ -425,6 +428,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, stage_and
     assert len(list(tmp_path.glob("*.index"))) == 1
 
 
+@pytest.mark.ci
 def test_a_damaged_checkpoint_is_named(tmp_path):
     images, labels = stripes(30)
     stages = [stage(batches_of(images, labels), 2, 0.1, False)]

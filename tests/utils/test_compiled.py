@@ -27,6 +27,7 @@ def compiled_by_themselves():
     return [own.signature.name for own in library if own.attr["_XlaMustCompile"].b]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("on_tpu", [False, True])
 def test_on_a_tpu_nothing_is_compiled_within_the_step(monkeypatch, on_tpu):
     """Shown on a CPU whose strategy passes for a TPU's, which none has here."""

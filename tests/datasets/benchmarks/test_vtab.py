@@ -254,6 +254,7 @@ def numbers_of(data):
     return [256 * int(red) + int(green) for red, green, _ in pixels]
 
 
+@pytest.mark.ci
 def test_the_splits_hold_what_they_say(prepared):
     train, validation, both, test = (
         read_vtab("svhn_cropped", split) for split in VTAB_SPLITS
