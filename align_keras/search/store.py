@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,8 @@ class Store:
         self.folder = pathlib.Path(folder)
         self.header = _read_header(self.folder)
         self.dimension = int(self.header["dimension"])
+        # Threads share the connection; of equal text it has one statement for all.
+        self._lock = threading.RLock()
         self._connection = _connect(self.folder / _DATABASE, writable)
         self._mapped: tuple[str, np.ndarray] | None = None
         with self.told():
@@ -246,7 +249,7 @@ class Store:
             yield from self._images_where(f"{key} IN ({marks})", block)
 
     def _images_where(self, clauses, parameters):
-        with self.told():
+        with self._lock, self.told():
             cursor = self._connection.execute(
                 f"SELECT * FROM images WHERE {clauses}", parameters
             )
@@ -281,7 +284,7 @@ class Store:
         return row[0]
 
     def _all(self, sql, parameters=()):
-        with self.told():
+        with self._lock, self.told():
             return self._connection.execute(sql, parameters).fetchall()
 
     # === Writing ===
@@ -289,7 +292,7 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is written within is there, or nothing of it."""
-        with self.told():
+        with self._lock, self.told():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield

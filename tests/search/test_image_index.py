@@ -1,3 +1,4 @@
+import concurrent.futures
 import os
 import pathlib
 import shutil
@@ -298,3 +299,18 @@ def test_a_search_reads_while_another_writes(build, photos, tmp_path):
     writer.execute("DELETE FROM images")
     assert len(index.query("red", k=9)) == 3
     writer.rollback()
+
+
+def test_threads_share_a_store(build, photos, colors):
+    """Statements of equal text are one in a connection: Python 3.13 mixed answers."""
+    for number in range(40):
+        content = colors["image_bytes"]((number, 2 * number, 3 * number))
+        (photos / f"{number:02}.png").write_bytes(content)
+    store = build(photos).store
+    contents = {id: store.image(id)["content"] for id, *_ in store.known().values()}
+
+    def ask(id):
+        return all(store.with_content(contents[id]) == [id] for _ in range(50))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, contents))
