@@ -84,6 +84,12 @@ def train_projection(model, features, texts, captions, image_of, config):
     say(f"last loss {float(total):.3f}, temperature {float(model.temperature):.3f}")
 
 
+def pixels_of(images, size):
+    """A data set of images as the tower takes them."""
+    files = tf.data.Dataset.from_tensor_slices(images)
+    return files.map(lambda image: preprocess_image_bytes(image, size))
+
+
 def measure(folder, stamps=None):
     """Returns the recall on the stamps of the towers that lie in a folder."""
     if stamps is None:
@@ -91,12 +97,12 @@ def measure(folder, stamps=None):
     model = ALIGN.from_preset(folder, load_weights=False)
     image, text = (LiteRTTower((folder / name).read_bytes()) for name in TOWER_FILES)
     captions, image_of = flatten_captions(stamps.captions)
-    images = [preprocess_image_bytes(one, model.image_size) for one in stamps.images]
+    images = pixels_of(stamps.images, model.image_size).as_numpy_iterator()
     tokens = model.tokenizer(captions)
     numbers = range(len(captions))
     rows = [{name: ids[i : i + 1] for name, ids in tokens.items()} for i in numbers]
     metrics = retrieval_metrics(
-        np.concatenate([image(images=np.asarray(one)[None]) for one in images]),
+        np.concatenate([image(images=one[None]) for one in images]),
         np.concatenate([text(**row) for row in rows]),
         positives=shared_positives(stamps.image_keys, captions, image_of),
         ks=(1, 5, 10),
@@ -118,8 +124,7 @@ def main(arguments=None):
         read_retrieval_set(assemble.prepare_corpus(part, size), part.tfds_split)
         for part in (task.train_data, task.validation_data)
     )
-    pixels = tf.data.Dataset.from_tensor_slices(data.images)
-    pixels = pixels.map(lambda image: preprocess_image_bytes(image, size)).batch(64)
+    pixels = pixels_of(data.images, size).batch(64)
     encoder = model.image_encoder
     tower = keras.Model(encoder.input, encoder.get_layer("features_and_classes").output)
     features = tower.predict(pixels, verbose=2)
