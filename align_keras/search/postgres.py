@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.search.store import COLUMNS, plain_names
+from align_keras.search.store import COLUMNS, ReadsImages, plain_names
 from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError, needs
 
@@ -56,7 +56,7 @@ CREATE TABLE align_keras.unreadable (
 """
 
 
-class PostgresStore:
+class PostgresStore(ReadsImages):
     """What `Store` is in a folder: the images of an index and their embeddings.
 
     Attributes:
@@ -64,6 +64,8 @@ class PostgresStore:
         header: dict, `model` (`name`, `fingerprint`) and `dimension`.
         dimension: int, width of the embeddings.
     """
+
+    MARK = "%s"
 
     def __init__(self, address: str):
         self.address = address
@@ -217,25 +219,6 @@ class PostgresStore:
         sql = f"SELECT * FROM images WHERE {condition} ORDER BY id DESC LIMIT %s"
         with self._reading() as connection:
             return _dicts(connection.execute(sql, [*parameters, count]))
-
-    def roots(self) -> dict[bytes, int]:
-        """Folders and tables that were indexed → their ids."""
-        return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
-
-    def known(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """Path of every image → (id, root, size, mtime_ns)."""
-        sql = "SELECT file, id, root, size, mtime_ns FROM images"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
-
-    def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
-        """Path of what couldn't be read → (root, size, mtime_ns, reason)."""
-        sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
-
-    def with_content(self, content: bytes) -> list[int]:
-        """Returns the ids of images whose files have these bytes."""
-        sql = "SELECT id FROM images WHERE content = %s ORDER BY id"
-        return [id for (id,) in self._all(sql, [content])]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[Any]:

@@ -13,7 +13,7 @@ import pathlib
 import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,7 +65,34 @@ _HOLES = 0.25
 _FEW_ROWS = 1024
 
 
-class Store:
+class ReadsImages:
+    """What both kinds of stores answer by the same SQL, through their `_all`."""
+
+    # Where a parameter goes.
+    MARK = "?"
+    _all: Callable[..., list]
+
+    def roots(self) -> dict[bytes, int]:
+        """Folders and tables that were indexed → their ids."""
+        return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
+
+    def known(self) -> dict[bytes, tuple[int, int, int, int]]:
+        """Path of every image → (id, root, size, mtime_ns)."""
+        sql = "SELECT file, id, root, size, mtime_ns FROM images"
+        return {file: tuple(rest) for file, *rest in self._all(sql)}
+
+    def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
+        """Path of what couldn't be read → (root, size, mtime_ns, reason)."""
+        sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
+        return {file: tuple(rest) for file, *rest in self._all(sql)}
+
+    def with_content(self, content: bytes) -> list[int]:
+        """Returns the ids of images whose files have these bytes."""
+        sql = f"SELECT id FROM images WHERE content = {self.MARK} ORDER BY id"
+        return [id for (id,) in self._all(sql, [content])]
+
+
+class Store(ReadsImages):
     """The images of an index and their embeddings.
 
     Attributes:
@@ -256,25 +283,6 @@ class Store:
             names = [column[0] for column in cursor.description]
             found = cursor.fetchall()
         return (dict(zip(names, values, strict=True)) for values in found)
-
-    def roots(self) -> dict[bytes, int]:
-        """Folders and tables that were indexed → their ids."""
-        return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
-
-    def known(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """Path of every image → (id, root, size, mtime_ns)."""
-        sql = "SELECT file, id, root, size, mtime_ns FROM images"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
-
-    def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
-        """Path of what couldn't be read → (root, size, mtime_ns, reason)."""
-        sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
-
-    def with_content(self, content: bytes) -> list[int]:
-        """Returns the ids of images whose files have these bytes."""
-        sql = "SELECT id FROM images WHERE content = ? ORDER BY id"
-        return [id for (id,) in self._all(sql, [content])]
 
     def _meta(self, key):
         return self._one("SELECT value FROM meta WHERE key = ?", [key])
