@@ -13,6 +13,7 @@ import numpy as np
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
+from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
     FoundFile,
@@ -147,6 +148,12 @@ class _Update:
             if reason.startswith("folder: "):  # What it holds may be there.
                 within = os.path.join(path, b"")
                 seen.update(one for one in self.known if one.startswith(within))
+            if reason.startswith("shard: "):
+                seen.update(
+                    one
+                    for one in self.known
+                    if is_record(one) and shard_of(one) == path
+                )
         if not count:
             if any(known[1] == root for known in self.known.values()):
                 self._keep(file, root, "holds no image")
@@ -236,6 +243,9 @@ class _Update:
                 if not content:
                     raise ImageError("empty", "0 bytes")
                 result.columns = {"content": content_hash(content)}
+                if task.found.captions is not None:
+                    captions = json.dumps(task.found.captions, ensure_ascii=False)
+                    result.columns["captions"] = captions
                 if self.store.with_content(result.columns["content"]):
                     continue
                 image = read_image(content, self.model.resize_to)
@@ -408,10 +418,11 @@ def _checked_source(source):
 
 def _names(file, root):
     """What people and `where` see of a path; `folder` is below the source."""
+    place = shard_of(file) if is_record(file) else file
     if os.path.isdir(root):
-        folder = os.path.dirname(os.path.relpath(file, os.path.dirname(root)))
+        folder = os.path.dirname(os.path.relpath(place, os.path.dirname(root)))
     else:
-        folder = os.path.dirname(file)
+        folder = os.path.dirname(place)
     texts = {"path": file, "folder": folder, "name": os.path.basename(file)}
     # Bytes that aren't UTF-8 as \xff.
     return {
