@@ -8,7 +8,6 @@ isn't copied.
 
 import functools
 import itertools
-import os
 import struct
 from collections.abc import Callable, Iterator
 
@@ -21,7 +20,7 @@ from align_keras.corpus.sources.files import (
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, SourcePair, pair_of_shard
 from align_keras.utils.errors import needs
-from align_keras.utils.files import open_regular
+from align_keras.utils.files import open_regular, size_of
 
 SUFFIXES = (".tfrecord", ".tfrecords")
 list_parts = whole_files
@@ -40,7 +39,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 def _messages(file, path, counter):
     """Yields (offset, bytes) of the records' messages."""
-    size = os.fstat(file.fileno()).st_size
+    size = size_of(file)
     offset = 0
     while offset < size:
         header = file.read(12)
