@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of images; table (.csv, .tsv, .jsonl, .parquet) of images' paths "
-        "or of captions; text file (.txt) of one caption a line",
+        help="folder of images; built corpus; table (.csv, .tsv, .jsonl, .parquet) of "
+        "images' paths or of captions; text file (.txt) of one caption a line",
     )
     parser.add_argument(
         "--to",

@@ -8,6 +8,7 @@ import tempfile
 import traceback
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.remote import is_url
 
 # What a library's message names: `argument` anywhere, or the arguments it begins with.
 _QUOTED = re.compile(r"`(\w+)`")
@@ -65,7 +66,7 @@ def describe_error(error: BaseException) -> str | None:
         )
     if isinstance(error, MemoryError) or exhausted:
         return f"out of memory; make the batch or the model smaller ({text[:160]})"
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) and not is_url(error.filename or ""):
         return f"no permission{_of(error)}; change it, or choose another folder"
     if isinstance(error, OSError):
         return f"{error.strerror or text}{_of(error)}"

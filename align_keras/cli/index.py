@@ -18,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="folder of images, with its subfolders, or table of images with captions "
-        "(.csv, .tsv, .jsonl), whose columns --where of search may name; without any, "
-        "those that the index has",
+        help="folder of images, with its subfolders, a corpus by `corpus build`, or "
+        "table of images with captions (.csv, .tsv, .jsonl), whose columns --where of "
+        "search may name; without any, those that the index has",
     )
     parser.add_argument(
         "--to",

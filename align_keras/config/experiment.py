@@ -209,14 +209,15 @@ class SigmoidLossConfig:
     """SigLIP's loss, which judges each pair by itself.
 
     Attributes:
-        bias: what is added to the logits.
+        bias: what is added to the logits; None for -log of the batch's captions.
         share_equal_captions: images of a batch match the captions that equal theirs.
 
     References:
-        Zhai et al. 2023, section 3.2 (a bias of -10, a temperature of 0.1 at first).
+        Zhai et al. 2023, section 3.2 (at first a learned bias of -10, a temperature of
+        0.1).
     """
 
-    bias: float = number(-10.0, at_most=0)
+    bias: float | None = number(None, at_most=0)
     share_equal_captions: bool = False
 
 

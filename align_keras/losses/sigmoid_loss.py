@@ -18,8 +18,8 @@ class SigmoidLoss(PairLoss):
     of the logits only, and holds them several times over.
 
     Args:
-        bias: float that is added to the logits. The paper starts at -10 and learns it;
-            here it stays. Of n pairs a row, -log(n) is the logit of a guess.
+        bias: float that is added to the logits, or None for -log(n) of the n captions
+            of all replicas, about the logit of a guess. The paper learns it, from -10.
         share_equal_captions: bool; images of a batch whose captions are equal, by their
             token ids, match each other's too.
 
@@ -47,7 +47,7 @@ class SigmoidLoss(PairLoss):
     """
 
     def __init__(
-        self, bias: float = -10.0, share_equal_captions: bool = False, **kwargs
+        self, bias: float | None = None, share_equal_captions: bool = False, **kwargs
     ):
         refuse_unknown("SigmoidLoss", kwargs, parameters_of(SigmoidLoss.__init__))
         self.bias = bias
@@ -67,8 +67,10 @@ class SigmoidLoss(PairLoss):
         images = tf.convert_to_tensor(image_embeddings)
         texts, offset = gather_replicas(tf.convert_to_tensor(text_embeddings))
         scaled = images / tf.cast(temperature, images.dtype)
-        logits = tf.matmul(scaled, texts, transpose_b=True) + self.bias
+        logits = tf.matmul(scaled, texts, transpose_b=True)
         rows, columns = tf.unstack(tf.shape(logits))
+        guess = -tf.math.log(tf.cast(columns, logits.dtype))
+        logits += guess if self.bias is None else self.bias
         pairs, captions = tf.range(rows) + offset, tf.range(columns)
         if self.share_equal_captions:
             if token_ids is None:

@@ -16,7 +16,6 @@ from align_keras.protocols.protocol import some
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, locked, read_regular
 from align_keras.utils.progress import progress_bar, say
-from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
     from align_keras.protocols.open_model import OpenedModel
@@ -48,13 +47,13 @@ class CachedEncoders:
     """A model's encode functions, answered from the cache where they can be.
 
     The `OpenedModel` is opened when it is first asked for, after the data are read;
-    `directory` is the cache of all models. On a cluster `engine` embeds, images by
-    `image_engine`.
+    `directory` is the cache of all models. Where a cluster embeds, `encode_on` makes
+    its function of the model, a folder, `"images"` or `"texts"`, and a task's items.
     """
 
-    def __init__(self, open_model, directory, engine=LOCAL, image_engine=None):
+    def __init__(self, open_model, directory, encode_on=None):
         self._open_model, self._directory = open_model, directory
-        self._engine, self._image_engine = engine, image_engine
+        self._encode_on = encode_on
 
     @functools.cached_property
     def model(self) -> "OpenedModel":
@@ -86,12 +85,10 @@ class CachedEncoders:
 
     def _cache(self, folder, kind, chunk):
         encode = getattr(self.model, f"encode_{kind}")
-        if not is_cluster(self._engine):
+        if self._encode_on is None:
             return EmbeddingCache(folder, encode, chunk)
-        from align_keras.protocols.embedding_tasks import encode_on
-
-        about = self._engine, self.model, self._image_engine, folder, kind, chunk
-        return EmbeddingCache(folder, encode, chunk * _BLOCKS, encode_on(*about))
+        encode_all = self._encode_on(self.model, folder, kind, chunk)
+        return EmbeddingCache(folder, encode, chunk * _BLOCKS, encode_all)
 
     def readable_images(
         self, images: Collection[Image]

@@ -19,8 +19,8 @@ from align_keras.utils.tasks import run_tasks
 
 def encode_on(
     engine: str,
-    model: OpenedModel,
     image_engine: str | None,
+    model: OpenedModel,
     directory: pathlib.Path,
     kind: str,
     block: int,
@@ -29,8 +29,8 @@ def encode_on(
 
     Args:
         engine: a cluster, as `run_tasks` takes it.
-        model: the model, of a path that all machines open.
         image_engine: what embeds images, as `open_model` takes it.
+        model: the model, of a path that all machines open.
         directory: where items and embeddings lie meanwhile, on a shared disk.
         kind: `"images"` or `"texts"`.
         block: items of a task.

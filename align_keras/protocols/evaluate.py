@@ -201,7 +201,6 @@ def open_encoders(
     from align_keras.protocols import open_model as opening
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
 
-    is_cluster(request.engine)  # Raises for an unknown one.
     directory = pathlib.Path(cache) if cache else default_cache()
     check_writable("cache", directory, directory)
     by = request.image_engine
@@ -212,7 +211,12 @@ def open_encoders(
         open_it = functools.partial(opening.opened, model, by)
     elif check:
         opening.check_model(str(model), by)
-    return CachedEncoders(open_it, directory, request.engine, by)
+    if not is_cluster(request.engine):
+        return CachedEncoders(open_it, directory)
+    from align_keras.protocols.embedding_tasks import encode_on
+
+    on_cluster = functools.partial(encode_on, request.engine, by)
+    return CachedEncoders(open_it, directory, on_cluster)
 
 
 def sliced(found: Evaluation, column: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import importlib
 import json
 import socket
 import tempfile
@@ -257,7 +258,7 @@ def _run_on_cluster(trials, data, model, engine, directory):
     about = {
         "model": checked_path(model, engine),
         "fingerprint": model.image_fingerprint,
-        "data": type(data).__name__,
+        "data": [type(data).__module__, type(data).__name__],
         "request": dataclasses.asdict(data.request) | paths,
         "results": str(directory.absolute()),
     }
@@ -281,7 +282,7 @@ def run_trial(task: dict) -> None:
     runner = _runner_on_worker(
         task["model"],
         task["fingerprint"],
-        task["data"],
+        *task["data"],
         json.dumps(task["request"], sort_keys=True),
     )
     # All options of the recipe are given, whichever it is laid over.
@@ -291,19 +292,17 @@ def run_trial(task: dict) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _runner_on_worker(path, fingerprint, data, request):
-    from align_keras.protocols.fine_tuning import ClassificationData
-    from align_keras.protocols.vtab import VtabData
-
+def _runner_on_worker(path, fingerprint, module, name, request):
     model = open_same(path)
     if model.image_fingerprint != fingerprint:
         raise InputError(
             f"model must be the same on all machines, {path} is another on "
             f"{socket.gethostname()}; copy it there."
         )
-    kinds = {kind.__name__: kind for kind in (ClassificationData, VtabData)}
-    opened = kinds[data](Request(**json.loads(request)))
-    return TrialRunner(model.align.image_encoder, opened)
+    # By its name, as a task's function: the modules of data import this one.
+    data = getattr(importlib.import_module(module), name)
+    data = data(Request(**json.loads(request)))
+    return TrialRunner(model.align.image_encoder, data)
 
 
 def _open_runner(path, data):

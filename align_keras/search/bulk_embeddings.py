@@ -492,8 +492,9 @@ def _folder_table(folder):
     for path, reason in problems:
         say(f"{printable(os.fsdecode(path))}: {reason}")
     texts = [printable(os.fsdecode(file)) for file in files]
-    prefix = len(printable(os.path.join(folder, "")))
-    columns = {"id": [text[prefix:] for text in texts], "path": texts}
+    prefix = printable(os.path.join(folder, ""))
+    ids = [text.replace(prefix, "", 1) for text in texts]
+    columns = {"id": ids, "path": texts}
     return arrow().table({**columns, _EMBEDDED: arrow().array(files, arrow().binary())})
 
 

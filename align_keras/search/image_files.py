@@ -14,6 +14,12 @@ import numpy as np
 from PIL import Image
 
 from align_keras.corpus.image import ImageError, normalize_image, open_image
+from align_keras.search.corpus_images import (
+    corpus_shards,
+    find_records,
+    is_record,
+    read_record,
+)
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
@@ -31,11 +37,14 @@ _LARGE_LOCK = threading.Lock()
 
 @dataclasses.dataclass
 class FoundFile:
-    """A file by its absolute path, as bytes, for names needn't be UTF-8."""
+    """A file by its absolute path, as bytes, for names needn't be UTF-8, or a corpus's
+    record, which has captions.
+    """
 
     file: bytes
     size: int
     mtime_ns: int
+    captions: list[str] | None = None
 
 
 @dataclasses.dataclass
@@ -51,12 +60,16 @@ class ReadImage:
 
 def find_images(root: bytes, problems: list[tuple[bytes, str]]) -> Iterator[FoundFile]:
     """Yields the image files of a folder and its subfolders, in the order of names,
-    a folder's before those of its subfolders.
+    a folder's before those of its subfolders; of a built corpus, its records.
 
     Hidden files and folders are left out, and links to folders aren't followed, which
     might lead in circles. What can't be listed goes to `problems`, (path, reason).
     """
-    folders = [root]
+    shards = corpus_shards(root)
+    for shard in shards:
+        for record in find_records(shard, problems):
+            yield FoundFile(*record)
+    folders = [] if shards else [root]
     while folders:
         folder = folders.pop()
         try:
@@ -90,6 +103,9 @@ def read_file(file: bytes) -> tuple[bytes, FoundFile]:
         ImageError: if it can't be read; its reason is `CHANGING` if it changes again
             and again.
     """
+    if is_record(file):
+        content, captions, size, modified = read_record(file)
+        return content, FoundFile(file, size, modified, captions)
     for _ in range(3):
         try:
             if is_special(os.fsdecode(file)):

@@ -99,8 +99,8 @@ class Index:
         Args:
             folder: where it lies or will lie: a folder, or the address of a
                 PostgreSQL database with pgvector, `postgresql://user@host/database`.
-            sources: folders of images, and tables (CSV, TSV, JSONL) of images with
-                captions; without any, those that the index has.
+            sources: folders of images, built corpora, and tables (CSV, TSV, JSONL) of
+                images with captions; without any, those that the index has.
             model: as `open_model` takes it, or what that returned; by default the
                 index's, of a new one `"align_small_en"`.
             engine: what embeds, one of `align_keras.utils.tasks.ENGINES`; a cluster's

@@ -15,6 +15,7 @@ import numpy as np
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
+from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
     FoundFile,
@@ -159,6 +160,12 @@ class _Update:
             if reason.startswith("folder: "):  # What it holds may be there.
                 within = os.path.join(path, b"")
                 seen.update(one for one in self.known if one.startswith(within))
+            if reason.startswith("shard: "):
+                seen.update(
+                    one
+                    for one in self.known
+                    if is_record(one) and shard_of(one) == path
+                )
         if not count:
             if any(known[1] == root for known in self.known.values()):
                 self._keep(file, root, "holds no image")
@@ -279,7 +286,8 @@ class _Update:
             vector = None if reason else next(left)
             known = {"content": bytes.fromhex(content)}
             if vector is not None and self.store.with_content(known["content"]):
-                vector, columns = None, {}
+                vector = None
+                columns = {key: columns[key] for key in ("captions",) if key in columns}
             yield _Result(task, reason, columns | known, vector)
 
     def _commit(self, results):
@@ -427,6 +435,9 @@ def _embed_files(results, model, is_known=lambda content: False):
             if not content:
                 raise ImageError("empty", "0 bytes")
             result.columns = {"content": content_hash(content)}
+            if task.found.captions is not None:
+                captions = json.dumps(task.found.captions, ensure_ascii=False)
+                result.columns["captions"] = captions
             if is_known(result.columns["content"]):
                 continue
             image = read_image(content, model.resize_to)
@@ -489,10 +500,11 @@ def _checked_source(source):
 
 def _names(file, root):
     """What people and `where` see of a path; `folder` is below the source."""
+    place = shard_of(file) if is_record(file) else file
     if os.path.isdir(root):
-        folder = os.path.dirname(os.path.relpath(file, os.path.dirname(root)))
+        folder = os.path.dirname(os.path.relpath(place, os.path.dirname(root)))
     else:
-        folder = os.path.dirname(file)
+        folder = os.path.dirname(place)
     texts = {"path": file, "folder": folder, "name": os.path.basename(file)}
     # Bytes that aren't UTF-8 as \xff.
     return {

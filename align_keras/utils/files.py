@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.remote import is_url, open_url
 
 # Nothing that claims to be larger is an image.
 MAX_FILE_BYTES = 512_000_000
@@ -79,10 +80,13 @@ def is_special(path: str | os.PathLike) -> bool:
 
 
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
-    """Opens a regular file for reading its bytes, or raises `OSError` as `open`.
+    """Opens a regular file, or one at an address, for reading its bytes, or raises
+    `OSError` as `open`.
 
     Its errno is EINVAL if something else is there, or if no file can have the name.
     """
+    if is_url(path):
+        return open_url(os.fspath(path))
     if is_special(path):
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
     try:
@@ -91,10 +95,18 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
         raise OSError(errno.EINVAL, "not a name of a file", os.fspath(path)) from None
 
 
+def size_of(file: IO[bytes]) -> int:
+    """The bytes of an open file, local or remote, whose place stays."""
+    place = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(place)
+    return size
+
+
 def read_regular(path: str | os.PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
     """Reads a regular file as `open_regular`; errno is EFBIG above `limit`."""
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size > limit:
+        if size_of(file) > limit:
             raise OSError(errno.EFBIG, f"more than {limit:,} bytes", os.fspath(path))
         return file.read()
 

@@ -1,5 +1,7 @@
 """SigLIP's loss: by open_clip's, on replicas, in a run's configuration and a file."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -72,6 +74,12 @@ def test_equal_captions_match_each_others_images():
     assert total == pytest.approx(expected, rel=1e-6)
     with pytest.raises(InputError, match="token_ids must be given"):
         loss(tf.eye(3), tf.eye(3), 0.5)
+
+
+def test_by_default_it_begins_at_a_guess():
+    rows = tf.linalg.l2_normalize(tf.ones((8, 3)), 1)
+    expected = SigmoidLoss(bias=-math.log(8))(rows, rows, 0.5)
+    assert float(SigmoidLoss()(rows, rows, 0.5)) == pytest.approx(float(expected))
 
 
 def test_a_configuration_names_it():

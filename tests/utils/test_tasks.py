@@ -275,21 +275,12 @@ def test_a_disk_that_is_not_shared_is_told(tmp_path):
     assert isinstance(error, InputError) and "all machines share" in str(error)
 
 
-class Unreadable(Exception):
-    def __init__(self, first, second):
-        super().__init__(first)
-
-
-def be_unreadable(task):
-    raise Unreadable("one", "two")
-
-
 def test_what_went_wrong_on_a_cluster_is_read_here(tmp_path):
     error = work(tmp_path, "tests.utils.worker_tasks:divide")
     assert error is None
     error = work(tmp_path, "tests.utils.worker_tasks:no_such")
     assert isinstance(pickle.loads(pickle.dumps(error)), AttributeError)
-    error = work(tmp_path, f"{__name__}:be_unreadable")
+    error = work(tmp_path, "tests.utils.worker_tasks:be_unreadable")
     error = pickle.loads(pickle.dumps(error))
     assert type(error) is RuntimeError and str(error) == "Unreadable: one"
     assert error.__notes__[0] == 'in the task be_unreadable {"number": 3}'

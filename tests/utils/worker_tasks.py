@@ -39,6 +39,16 @@ def divide(task):
     return 1 // task["number"]
 
 
+class Unreadable(Exception):
+    def __init__(self, first, second):
+        super().__init__(first)
+
+
+def be_unreadable(task):
+    """As libraries whose exceptions can't be unpickled."""
+    raise Unreadable("one", "two")
+
+
 def wait(task):
     """Names its process, and works for minutes."""
     pathlib.Path(task["folder"], f"{os.getpid()}.pid").touch()

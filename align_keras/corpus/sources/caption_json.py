@@ -21,6 +21,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import (
     MAX_JSON_BYTES,
     SourceFile,
+    one_file,
     read_range,
     record_ranges,
 )
@@ -28,6 +29,7 @@ from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
+from align_keras.utils.remote import is_url, join_url
 
 SUFFIXES = (".json",)
 _EVALUATION = ("val", "test")
@@ -60,7 +62,8 @@ def list_parts(
         path = os.path.join(root, file.name)
         entries, _ = _entries(kind, path, file.modified)
         folder = dict(options).get("images") or _find_images(path, entries)
-        found = (("images", os.path.abspath(folder)),)
+        folder = folder if is_url(folder) else os.path.abspath(folder)
+        found = (("images", folder),)
         parts += record_ranges(kind, root, file.name, len(entries), found)
     return parts
 
@@ -70,7 +73,10 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     folder = dict(part.options)["images"]
     load = functools.partial(_entries, part.kind)
     for entry in read_range(part, counter, load):
-        image = path_location(os.path.normpath(os.path.join(folder, entry.image)))
+        if is_url(folder):
+            image = join_url(folder, entry.image)
+        else:
+            image = path_location(os.path.normpath(os.path.join(folder, entry.image)))
         for caption in entry.captions:
             yield SourcePair(image, caption, page_url=entry.page_url)
 
@@ -144,12 +150,11 @@ def _text(value):
 def _find_images(path, entries):
     """Returns the folder that has one of the first images."""
     beside = os.path.dirname(path)
-    places = [
-        place for near in (beside, os.path.dirname(beside)) for place in _around(near)
-    ]
+    near = (beside,) if is_url(path) else (beside, os.path.dirname(beside))
+    places = [place for folder in near for place in _around(folder)]
     first = [entry.image for entry in entries[:10]]
     for place in places:
-        if any(os.path.exists(os.path.join(place, image)) for image in first):
+        if any(one_file(os.path.join(place, image)) for image in first):
             return place
     if not entries:
         return beside
@@ -161,7 +166,9 @@ def _find_images(path, entries):
 
 
 def _around(folder):
-    """A folder, then its subfolders in the order of their names."""
+    """A folder, then its subfolders in the order of their names, of a local one."""
+    if is_url(folder):
+        return [folder]
     with os.scandir(folder) as found:
         names = sorted(entry.name for entry in found if entry.is_dir())
     return [folder, *(os.path.join(folder, name) for name in names)]

@@ -10,6 +10,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.pair import Part
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
+from align_keras.utils.remote import is_url, list_url, stat_url
 
 # A part's share of small files: enough that starting it costs little, few enough
 # that their names travel easily and the work is spread.
@@ -32,11 +33,13 @@ RECORDS_A_PART = 10_000
 
 
 class SourceFile(NamedTuple):
-    """A file: its name in the source's folder, bytes, nanoseconds of its change."""
+    """A file: its name in the source's folder, bytes, nanoseconds of its change (of a
+    remote one what names its content).
+    """
 
     name: str
     size: int
-    modified: int
+    modified: int | str
 
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
@@ -44,6 +47,8 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
     Names end in one of `suffixes`, capitals alike. Hidden files and folders, links to
     folders (they may form a circle) and files that vanish meanwhile are left out.
     """
+    if is_url(folder):
+        return [SourceFile(*file) for file in list_url(folder, suffixes)]
     found = []
     for place, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
@@ -62,12 +67,31 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
 
 
 def one_file(path: str) -> SourceFile | None:
-    """Returns the `SourceFile` of a path, named within its folder; None if gone."""
+    """Returns the `SourceFile` of a path, named within its folder; None if gone.
+    Raises if a server can't be asked.
+    """
     try:
+        if is_url(path):
+            found = stat_url(path)
+            return found and SourceFile(*found)
         state = os.stat(path)
+    except FileNotFoundError:
+        return None
     except OSError:
+        if is_url(path):
+            raise
         return None
     return SourceFile(os.path.basename(path), state.st_size, state.st_mtime_ns)
+
+
+def is_folder(path: str) -> bool:
+    """Whether a path, local or remote, is a folder; False if nothing is there."""
+    if not is_url(path):
+        return os.path.isdir(path)
+    try:
+        return stat_url(path) is None
+    except FileNotFoundError:
+        return False
 
 
 def whole_files(
@@ -106,10 +130,11 @@ def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
 def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
     """Counts a file that can't be opened. An error that says that nobody may read it,
     or that it isn't a regular one, lasts; any other means that the file, its folder or
-    its disk has gone: `"vanished"`.
+    its disk has gone: `"vanished"`; so does any of a remote one, whose rights expire.
     """
     lasting = isinstance(error, PermissionError | IsADirectoryError)
     lasting |= error.errno == errno.EINVAL  # A pipe or a device.
+    lasting &= not is_url(path)
     reason = "unreadable" if lasting else "vanished"
     reason = "oversized" if error.errno == errno.EFBIG else reason
     counter.drop(reason, path, error.strerror or type(error).__name__)
@@ -150,8 +175,11 @@ def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
     `load` takes (path, time of change) to (records, `DropCounter`); a file that has
     gone or changed is `"vanished"`.
     """
+    file = one_file(part.path)
+    if file is None:
+        raise FileNotFoundError(errno.ENOENT, "no such file", part.path)
     try:
-        records, dropped = load(part.path, os.stat(part.path).st_mtime_ns)
+        records, dropped = load(part.path, file.modified)
     except InputError as error:
         counter.drop("vanished", part.path, f"the file has changed: {error}")
         return

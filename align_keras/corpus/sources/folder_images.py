@@ -9,10 +9,16 @@ from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
-from align_keras.corpus.sources.files import SourceFile, group_files, read_whole
+from align_keras.corpus.sources.files import (
+    SourceFile,
+    group_files,
+    one_file,
+    read_whole,
+)
 from align_keras.corpus.sources.location import path_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
+from align_keras.utils.remote import is_url
 
 # The texts count for the fingerprint.
 SUFFIXES = (*IMAGE_SUFFIXES, ".txt")
@@ -32,7 +38,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         path = os.path.join(part.root, name)
         text_path = _text_path(path)
         if text_path is None:
-            is_there = os.path.lexists(path)
+            is_there = _is_there(path)
             counter.drop("no caption file" if is_there else "vanished", path)
             continue
         content = read_whole(text_path, counter)
@@ -52,4 +58,8 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 def _text_path(path):
     stem = os.path.splitext(path)[0]
     paths = (stem + ".txt", stem + ".TXT")
-    return next((path for path in paths if os.path.lexists(path)), None)
+    return next((path for path in paths if _is_there(path)), None)
+
+
+def _is_there(path):
+    return one_file(path) is not None if is_url(path) else os.path.lexists(path)

@@ -9,12 +9,14 @@ page from elsewhere could put private images of this machine into the corpus.
 import os
 import pathlib
 from collections.abc import Iterator
+from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import PageError, read_page
 from align_keras.corpus.sources.files import SourceFile, group_files, read_whole
-from align_keras.corpus.sources.location import path_location, url_path
+from align_keras.corpus.sources.location import is_remote, path_location, url_path
 from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.utils.remote import is_url, join_url
 
 SUFFIXES = (".html", ".htm", ".xhtml")
 
@@ -34,7 +36,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         if content is None:
             continue
         try:
-            pairs = read_page(content, pathlib.Path(path).as_uri(), counter)
+            pairs = read_page(content, _address(path, name), counter)
         except PageError as error:
             counter.drop("malformed page", path, str(error))
             continue
@@ -43,7 +45,16 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
             if image is None:
                 counter.drop("outside the source", path, pair.image_url[:200])
                 continue
-            yield SourcePair(*pair)._replace(image=image)
+            page_url = path if is_url(path) else pair.page_url
+            yield SourcePair(*pair)._replace(image=image, page_url=page_url)
+
+
+def _address(path, name):
+    """What a page's relative addresses are against."""
+    if is_remote(path):
+        return path
+    # Of an object store: as if the source's folder were all of a disk.
+    return f"file:///{quote(name)}" if is_url(path) else pathlib.Path(path).as_uri()
 
 
 def _image_location(url, root):
@@ -53,6 +64,8 @@ def _image_location(url, root):
     path = url_path(url)
     if "\0" in path:
         return None
+    if is_url(root):
+        return join_url(root, os.path.normpath(f"/{path}").lstrip("/"))
     if not _is_below(path, root):
         of_site = os.path.join(root, path.lstrip("/"))
         if os.path.lexists(path) and not os.path.exists(of_site):

@@ -4,9 +4,11 @@ A location is one of
 
 - an absolute path, `/images/a #1.jpg`, with nothing in it escaped;
 - a `file:` address, for names that aren't UTF-8;
+- the address of an object, `s3://bucket/a.jpg`, which like those isn't escaped;
 - a web address, `https://example.org/a.jpg`: a remote image;
 - a `data:` address, which holds the image itself;
-- a member of an archive, `KIND:NUMBERS:PATH`, where `PATH` is one of the first two:
+- a member of an archive, `KIND:NUMBERS:PATH`, where `PATH` is one of the first
+  three or a web address:
   `bytes:OFFSET,SIZE:PATH` in a tar or TFRecord file, `warc:OFFSET:PATH` for the
   response whose record begins there, `parquet:GROUP,ROW,COLUMN:PATH` for a cell of a
   row group.
@@ -23,7 +25,14 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.warc_records import read_response
-from align_keras.utils.files import MAX_FILE_BYTES, is_special, open_regular
+from align_keras.utils.files import MAX_FILE_BYTES, is_special, open_regular, size_of
+from align_keras.utils.remote import (
+    SCHEMES,
+    is_url,
+    known_version,
+    open_url,
+    read_url,
+)
 
 
 def is_remote(location: str) -> bool:
@@ -101,9 +110,9 @@ def read_location(location: str) -> bytes:
 
 
 def _read(location):
-    if location.startswith("/"):
-        return _read_bytes(location, 0, None)
     kind, _, rest = location.partition(":")
+    if location.startswith("/") or (kind in SCHEMES and rest.startswith("//")):
+        return _read_bytes(location, 0, None)
     if kind == "file":
         return _read_bytes(url_path(location), 0, None)
     if kind.lower() == "data":
@@ -117,7 +126,9 @@ def _read(location):
         return read_response(path, int(numbers[0]))
     if kind == "parquet":
         group, row, column = int(numbers[0]), int(numbers[1]), numbers[2]
-        cells = _column(path, os.stat(path).st_mtime_ns, group, column)
+        remote = is_url(path)
+        version = known_version(path) if remote else os.stat(path).st_mtime_ns
+        cells = _column(path, version, group, column)
         return _cell(cells, row)
     if os.path.isabs(location):  # A drive of Windows.
         return _read_bytes(location, 0, None)
@@ -125,14 +136,17 @@ def _read(location):
 
 
 def _read_bytes(path, offset, size):
-    with open_regular(path) as file:
-        if size is None:
-            size = os.fstat(file.fileno()).st_size
-        if size > MAX_FILE_BYTES:
-            raise ImageError("oversized", f"{size:,} bytes")
-        file.seek(offset)
-        content = file.read(size)
-    if len(content) < size:
+    if (size or 0) > MAX_FILE_BYTES:
+        raise ImageError("oversized", f"{size:,} bytes")
+    if is_url(path):
+        content = read_url(path, offset, size)
+    else:
+        with open_regular(path) as file:
+            if size is None and size_of(file) > MAX_FILE_BYTES:
+                raise ImageError("oversized", f"{size_of(file):,} bytes")
+            file.seek(offset)
+            content = file.read() if size is None else file.read(size)
+    if size is not None and len(content) < size:
         raise ImageError("truncated", f"{path} ends {size - len(content):,} early")
     return content
 
@@ -157,7 +171,8 @@ def _column(path, modified, group, column):
 
     if is_special(path):
         raise ImageError("unreadable", f"{path} is no regular file")
-    with pyarrow.parquet.ParquetFile(path) as file:
+    source = open_url(path) if is_url(path) else path
+    with pyarrow.parquet.ParquetFile(source) as file:
         return file.read_row_group(group, columns=[column]).column(column)
 
 

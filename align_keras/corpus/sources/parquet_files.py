@@ -23,6 +23,7 @@ from align_keras.corpus.sources.pair import (
 )
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
+from align_keras.utils.remote import is_url, open_url
 
 SUFFIXES = (".parquet",)
 _IMAGES = ("jpg", "jpeg", "png", "webp", "image")
@@ -72,7 +73,7 @@ def _open(path):
     if is_special(path):
         raise OSError(errno.EINVAL, "not a regular file", path)
     with _faults_of_arrow():
-        return pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(open_url(path) if is_url(path) else path)
 
 
 @contextlib.contextmanager

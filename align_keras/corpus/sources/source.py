@@ -27,6 +27,7 @@ from align_keras.corpus.sources import (
 from align_keras.corpus.sources.files import (
     count_os_error,
     fingerprint,
+    is_folder,
     list_files,
     one_file,
 )
@@ -34,6 +35,7 @@ from align_keras.corpus.sources.location import is_remote, read_location
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
+from align_keras.utils.remote import is_url
 
 # Each module finds its files by SUFFIXES, shares them out by `list_parts` and reads a
 # part by `read`.
@@ -86,7 +88,7 @@ class Source:
         Raises:
             InputError: if nothing of this kind is there, or the file is of another.
         """
-        root = self.path if os.path.isdir(self.path) else os.path.dirname(self.path)
+        root = self.path if is_folder(self.path) else os.path.dirname(self.path)
         files = self._files()
         parts = KINDS[self.kind].list_parts(self.kind, root, files, self.options)
         if not parts:
@@ -106,9 +108,12 @@ class Source:
         return fingerprint(words, self._files())
 
     def _files(self):
-        if os.path.isdir(self.path):
-            return list_files(self.path, KINDS[self.kind].SUFFIXES)
-        file = one_file(self.path)
+        try:
+            if is_folder(self.path):
+                return list_files(self.path, KINDS[self.kind].SUFFIXES)
+            file = one_file(self.path)
+        except OSError as error:
+            raise _unreadable(self.name, error) from None
         if file is None:
             raise InputError(
                 f"source {self.name!r} must be there, but there is no {self.path}; "
@@ -165,14 +170,17 @@ def open_source(spec: str) -> Source:
                 f"source must be tfds:NAME:SPLIT, such as tfds:coco_captions:train, "
                 f"received {spec!r}."
             )
+        if is_url(name):
+            raise _no_source(spec, "but tfds reads local folders; copy it to one")
         folder = tfds_builders.data_folder(name)
         return Source(spec, kind, folder, (("split", split),))
     options: tuple = ()
     if _IMAGES in rest and kind in (None, "coco", "karpathy"):
         rest, _, folder = rest.partition(_IMAGES)
-        options = (("images", os.path.abspath(folder)),)
-    path = os.path.abspath(rest)
-    if not rest or not os.path.exists(path):
+        folder = folder if is_url(folder) else os.path.abspath(folder)
+        options = (("images", folder),)
+    path = rest.rstrip("/") if is_url(rest) else os.path.abspath(rest)
+    if not rest or not _exists(spec, path):
         raise _no_source(spec, f"but there is no {rest or 'path'}")
     if is_special(path):
         raise InputError(
@@ -180,11 +188,23 @@ def open_source(spec: str) -> Source:
             "device; make a file of it."
         )
     kind = kind or _guess_kind(spec, path)
-    if os.path.isdir(path) and KINDS[kind] is caption_json:
+    if KINDS[kind] is caption_json and is_folder(path):
         raise InputError(
             f"source {spec!r} must be a JSON file, received a folder; name the file."
         )
     return Source(spec, kind, path, options)
+
+
+def _exists(spec, path):
+    try:
+        return one_file(path) is not None or is_folder(path)
+    except OSError as error:
+        raise _unreadable(spec, error) from None
+
+
+def _unreadable(spec, error):
+    reason = f"{error.strerror}: {error.filename}"
+    return InputError(f"source {spec!r} must be readable, but it isn't: {reason}.")
 
 
 def _no_source(spec, problem):
@@ -195,8 +215,11 @@ def _no_source(spec, problem):
 
 
 def _guess_kind(spec, path):
-    if os.path.isdir(path):
-        kinds = _kinds_in(path)
+    if is_folder(path):
+        try:
+            kinds = _kinds_in(path)
+        except OSError as error:
+            raise _unreadable(spec, error) from None
     elif path.lower().endswith(caption_json.SUFFIXES):
         kinds = {caption_json.json_kind(path)} - {None}
     else:
@@ -278,8 +301,7 @@ def read_part(
 def _read(part, counter, spool):
     given = (spool,) if part.kind == "tfds" else ()
     try:
-        state = os.stat(part.path) if part.kind in _SHARDS else None
-        if state and stat.S_ISREG(state.st_mode) and not state.st_size:
+        if part.kind in _SHARDS and _is_empty(part.path):
             counter.drop("empty shard", part.path, "0 bytes")
         else:
             yield from KINDS[part.kind].read(part, counter, *given)
@@ -287,6 +309,14 @@ def _read(part, counter, spool):
         if part.kind in _OF_MANY_FILES:
             raise
         count_os_error(counter, part.path, error)
+
+
+def _is_empty(path):
+    if is_url(path):
+        file = one_file(path)
+        return file is not None and not file.size
+    state = os.stat(path)
+    return stat.S_ISREG(state.st_mode) and not state.st_size
 
 
 def _storable(text):

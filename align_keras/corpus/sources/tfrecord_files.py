@@ -8,7 +8,6 @@ isn't copied.
 
 import functools
 import itertools
-import os
 import struct
 from collections.abc import Callable, Iterator
 
@@ -21,7 +20,7 @@ from align_keras.corpus.sources.files import (
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, SourcePair, pair_of_shard
 from align_keras.utils.errors import needs
-from align_keras.utils.files import open_regular
+from align_keras.utils.files import open_regular, size_of
 
 SUFFIXES = (".tfrecord", ".tfrecords")
 list_parts = whole_files
@@ -40,7 +39,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 
 def _messages(file, path, counter):
     """Yields (offset, bytes) of the records' messages."""
-    size = os.fstat(file.fileno()).st_size
+    size = size_of(file)
     offset = 0
     while offset < size:
         header = file.read(12)
@@ -90,11 +89,16 @@ def _pair(path, offset, message, counter):
 
 
 def feature_spans(message: bytes) -> dict[str, tuple[int, int]]:
+    """Finds the first value of each of an example's bytes features, (offset, size)."""
+    return {name: values[0] for name, values in feature_values(message).items()}
+
+
+def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
     """Finds the bytes features of a serialized `tf.train.Example`. Returned are the
-    (offset, size) of each one's first value; features of numbers, and empty ones, are
+    (offset, size) of each one's values; features of numbers, and empty ones, are
     left out; https://protobuf.dev/programming-guides/encoding/ tells the form.
     """
-    spans = {}
+    found = {}
     fields: Callable = functools.partial(_fields, message, itertools.count())
     for features in fields(0, len(message), 1):  # Example.features
         for entry in fields(*features, 1):  # Features.feature
@@ -102,11 +106,11 @@ def feature_spans(message: bytes) -> dict[str, tuple[int, int]]:
             names, values = list(fields(*entry, 1)), list(fields(*entry, 2))
             for feature in values[-1:] if names else ():
                 for bytes_list in fields(*feature, 1):
-                    value = next(fields(*bytes_list, 1), None)
-                    if value is not None:
+                    values = list(fields(*bytes_list, 1))
+                    if values:
                         name = message[slice(*names[-1])].decode()
-                        spans[name] = (value[0], value[1] - value[0])
-    return spans
+                        found[name] = [(start, stop - start) for start, stop in values]
+    return found
 
 
 def _fields(message, steps, start, stop, number):

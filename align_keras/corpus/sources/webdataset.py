@@ -5,6 +5,7 @@ dot: an image, `.txt` with its caption, `.json` with the columns that came with 
 """
 
 import errno
+import io
 import json
 import os
 import tarfile
@@ -19,7 +20,7 @@ from align_keras.corpus.sources.files import (
 )
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, SourcePair, pair_of_shard
-from align_keras.utils.files import open_regular
+from align_keras.utils.files import open_regular, size_of
 
 SUFFIXES = (".tar",)
 list_parts = whole_files
@@ -58,7 +59,7 @@ def _samples(file, path, counter):
 
 def _members(file, path, counter):
     """Yields (name, offset, size) of files; what isn't a tar's is counted."""
-    length = os.fstat(file.fileno()).st_size
+    length = size_of(file)
     position = end = 0
     garbage = None
     while (position := _behind_zeros(file, position, length)) < length:
@@ -100,7 +101,7 @@ def _behind_zeros(file, position, length):
 
 def _behind_hole(file, position, length):
     """As `_behind_zeros`, of those that take no place on the disk."""
-    if not hasattr(os, "SEEK_DATA"):
+    if not hasattr(os, "SEEK_DATA") or not isinstance(file.raw, io.FileIO):
         return position
     current = os.lseek(file.fileno(), 0, os.SEEK_CUR)  # Which `file` counts on.
     try:

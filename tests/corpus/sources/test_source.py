@@ -89,7 +89,7 @@ def test_what_cannot_be_told_is_asked_for(tmp_path, names, problem):
 
 
 @pytest.mark.parametrize(
-    "spec", ["", "html:", "html:/nowhere", "zip:/tmp", "https://e.org/a.warc", "tfds:x"]
+    "spec", ["", "html:", "html:/nowhere", "zip:/tmp", "ftp://e.org/a.warc", "tfds:x"]
 )
 def test_specs_that_name_nothing(spec):
     with pytest.raises(InputError) as caught:

@@ -1,0 +1,425 @@
+"""Files on object stores and web servers: `s3://`, `gs://`, `hf://`, `http(s)://`.
+
+By fsspec, whose file systems find credentials where the provider's tools do, and
+options in `FSSPEC_S3` and the like. Requests that fail for a while (500, 429, a broken
+or a stalled connection) are sent again after a pause; what was read isn't read again.
+"""
+
+import collections
+import errno
+import functools
+import io
+import itertools
+import logging
+import os
+import posixpath
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from align_keras.utils.errors import InputError, needs
+from align_keras.utils.progress import say
+
+_EXTRAS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http"}
+# The last is fsspec's in-process one, for tests.
+SCHEMES = (*_EXTRAS, "hf", "memory")
+WRITABLE = ("s3", "gs", "memory")
+# A drive of Windows has one letter.
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# What is read at once, and how many of these a process keeps: records of a shard are
+# read one after another, and their images right behind.
+BLOCK_BYTES, _BLOCKS = 4 * 2**20, 16
+# Six tries within half a minute, unless the file system itself waits longer.
+TRIES, FIRST_PAUSE, LONGEST_PAUSE, _PATIENCE = 6, 0.5, 8.0, 60.0
+# No byte for so long is a stalled connection.
+STALL_SECONDS = 30.0
+# What names the content of an object, the first that a file system tells.
+_VERSIONS = (
+    *("generation", "ETag", "etag", "blob_id", "Last-Modified", "LastModified"),
+    *("created", "mtime"),
+)
+_MAX_WHOLE = 512_000_000
+_BUSY = (errno.EBUSY, getattr(errno, "EREMOTEIO", errno.EIO), errno.EIO)
+_Result = TypeVar("_Result")
+
+# How many requests were repeated in this process, by their reason.
+retries: collections.Counter[str] = collections.Counter()
+
+
+class RemoteFile(NamedTuple):
+    """A file: its name in the listed folder, its bytes, what names its content."""
+
+    name: str
+    size: int
+    version: str
+
+
+def is_url(path: str | bytes | os.PathLike) -> bool:
+    """Whether a path is an address, such as `s3://bucket/a.tar`; `file:` is none.
+
+    Example:
+
+    >>> [is_url(path) for path in ("s3://bucket/a.tar", "a.tar", "C:/a.tar")]
+    [True, False, False]
+    """
+    match = _URL.match(os.fsdecode(path))
+    return match is not None and match[1].lower() != "file"
+
+
+def open_url(url: str) -> io.BufferedReader:
+    """Opens a file for reading its bytes, seekable; small reads are cheap.
+
+    It is read in blocks of 4 MiB, of which a process keeps the last 16 for all its
+    readers. A block that can't be had is asked for again, after a pause; one of a file
+    that has changed since it was opened raises `OSError` with the errno ESTALE.
+
+    Args:
+        url: str, `s3://`, `gs://`, `hf://`, `http://` or `https://`.
+
+    Returns:
+        A binary file; `.raw.version` names its content, `.raw.size` is its bytes.
+
+    Raises:
+        OSError: as `open` does: `FileNotFoundError`, `PermissionError`; of another
+            errno if the server can't be reached.
+        InputError: for another scheme, or if a package isn't installed.
+
+    Example:
+
+    >>> import fsspec
+    >>> with fsspec.open("memory://shards/a.txt", "wb") as file:
+    ...     _ = file.write(b"a cat on a mat")
+    >>> with open_url("memory://shards/a.txt") as file:
+    ...     file.seek(2), file.read(3)
+    (2, b'cat')
+    """
+    return io.BufferedReader(_Reader(url), 1 << 16)
+
+
+def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]:
+    """Lists the files of a folder and its subfolders, in the order of their names.
+
+    Names end in one of `suffixes`, capitals alike; hidden files are left out. A folder
+    that isn't there is an empty one. Raises as `open_url`; web servers have no folders.
+
+    Example:
+
+    >>> import fsspec
+    >>> fsspec.filesystem("memory").pipe("/tars/b.TAR", b"..")
+    >>> [(file.name, file.size) for file in list_url("memory://tars", ".tar")]
+    [('b.TAR', 2)]
+    """
+    fs, path = file_system(url)
+    if url.lower().startswith("http"):
+        raise OSError(errno.EINVAL, "web servers list no folders; name a file", url)
+    path, found = path.rstrip("/"), []
+    for place, about in retrying(lambda: fs.find(path, detail=True), url).items():
+        name = place[len(path) :].lstrip("/")
+        hidden = name.startswith(".") or "/." in name
+        if name and not name.endswith("/") and not hidden:
+            if name.lower().endswith(suffixes):
+                found.append(RemoteFile(name, about["size"], _version(about)))
+    return sorted(found, key=lambda file: os.fsencode(file.name))
+
+
+def stat_url(url: str) -> RemoteFile | None:
+    """Returns the `RemoteFile` of an address; None for a folder. Raises if nothing is
+    there.
+    """
+    about = _about(url)
+    if about["type"] == "directory":
+        return None
+    return RemoteFile(os.path.basename(url), about["size"], _version(about))
+
+
+def _about(url):
+    fs, path = file_system(url)
+    about = retrying(lambda: fs.info(path), url)
+    if about["type"] == "file" and about["size"] is None:
+        raise OSError(errno.EINVAL, "its server doesn't tell its size", url)
+    return about
+
+
+def join_url(folder: str, name: str) -> str:
+    """Returns the address of a name in a folder, `..` resolved.
+
+    Example:
+
+    >>> join_url("s3://bucket/captions", "../images/a.jpg")
+    's3://bucket/images/a.jpg'
+    """
+    scheme, _, path = folder.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
+
+
+def known_version(url: str) -> str:
+    """The version of a file as this process last opened it."""
+    with _lock:
+        known = _versions.get(url)
+    return _Reader(url).version if known is None else known
+
+
+def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
+    """Reads a range of a file by one request, or by none if it has just been read.
+
+    Without `size` all of it, whose errno is EFBIG above 512 MB.
+    """
+    if size is None:
+        size = _about(url)["size"] or 0
+        if size > _MAX_WHOLE:
+            raise OSError(errno.EFBIG, f"more than {_MAX_WHOLE:,} bytes", url)
+    content = _kept(url, offset, size)
+    if content is None and size > 0:
+        fs, path = file_system(url)
+        stop = offset + size
+        content = retrying(lambda: fs.cat_file(path, start=offset, end=stop), url)
+        if len(content) > size:
+            raise OSError(errno.EINVAL, "its server answers no ranges", url)
+    return content or b""
+
+
+@functools.cache
+def _opened(scheme):
+    """Returns a file system that leaves repeating to `retrying`."""
+    import fsspec
+
+    options: dict[str, Any] = {"use_listings_cache": False}
+    seconds = STALL_SECONDS
+    if scheme == "s3":
+        options["config_kwargs"] = {
+            **{"connect_timeout": seconds, "read_timeout": seconds},
+            "retries": {"total_max_attempts": 1},
+        }
+    elif scheme in ("http", "https"):
+        with needs("http", f"{scheme}:// is read by aiohttp"):
+            import aiohttp
+        timeout = aiohttp.ClientTimeout(None, sock_connect=seconds, sock_read=seconds)
+        options["client_kwargs"] = {"timeout": timeout}
+        options["headers"] = {"Accept-Encoding": "identity"}
+    for name in ("gcsfs", "asyncio"):  # Log with tracebacks what is raised as well.
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    with needs(_EXTRAS.get(scheme, ""), f"{scheme}:// needs fsspec's file system"):
+        fs = fsspec.filesystem(scheme, **options)
+    if scheme == "s3":
+        fs.retries = 1
+    return fs
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Returns fsspec's file system of an address, and the path in it."""
+    match = _URL.match(url)
+    scheme = match[1].lower() if match else ""
+    if scheme not in SCHEMES:
+        raise InputError(
+            f"an address must begin with {', '.join(f'{s}://' for s in SCHEMES[:-1])}, "
+            f"received {url!r}; copy the files to one of these, or to a local folder."
+        )
+    fs = retrying(lambda: _opened(scheme), url)
+    return fs, fs._strip_protocol(url)
+
+
+def retrying(call: Callable[[], _Result], url: str) -> _Result:
+    """Calls a function that asks a server, again while it fails for a while."""
+    begun = time.monotonic()
+    for number in itertools.count(1):
+        try:
+            return call()
+        except InputError:
+            raise
+        except Exception as error:  # Each file system has its kinds.
+            reason, lasting = _reason(error, url)
+            waited = time.monotonic() - begun
+            if lasting is not None:
+                raise lasting from error
+            if number == TRIES or waited > _PATIENCE:
+                text = f"can't be reached ({reason}; tried {number} times)"
+                raise OSError(errno.EHOSTUNREACH, text, url) from error
+            pause = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE)
+            pause = max(pause * random.uniform(0.5, 1), _asked_pause(error))
+        retries[reason] += 1
+        say(f"{url}: {reason}; trying again in {pause:.1f} s ({number} of {TRIES - 1})")
+        time.sleep(pause)
+    raise AssertionError
+
+
+def _reason(error, url):
+    """Says why a request failed, with the `OSError` of what trying again can't mend."""
+    chain = list(_chain(error))
+    status = next(filter(None, map(_status, chain)), None)
+    names = {base.__name__ for one in chain for base in type(one).__mro__}
+    text = next((t for t in (" ".join(str(one).split()) for one in chain) if t), "")
+    text = f"{status or type(error).__name__} {text}"[:160].rstrip()
+    stale = isinstance(error, OSError) and error.errno == errno.ESTALE
+    if stale or "FileExpired" in names or status == 412:
+        return text, OSError(errno.ESTALE, "it changed while it was read", url)
+    if names & {"NoCredentialsError", "DefaultCredentialsError", "NoAuthTokenError"}:
+        problem = "no credentials; log in by the provider's tools, or set "
+        problem += """FSSPEC_S3='{"anon": true}' for what is public"""
+        return text, PermissionError(errno.EACCES, problem, url)
+    if status in (401, 403) or "PermissionError" in names or "Forbidden:" in text:
+        return text, PermissionError(errno.EACCES, f"no right to it ({text})", url)
+    # A broken answer's has a status of its kind, 400.
+    broken = "ClientPayloadError" in names
+    if broken or status in (408, 429) or (status or 0) >= 500:
+        return text, None
+    connection = {"TimeoutError", "ConnectionError", "ClientError", "HTTPClientError"}
+    connection |= {"IncompleteReadError", "ConnectionClosedError", "TransportError"}
+    if names & connection - ({"ClientError"} if status else set()):
+        return text, None
+    if status in (404, 410) or "FileNotFoundError" in names:
+        return text, FileNotFoundError(errno.ENOENT, "no such file or bucket", url)
+    if isinstance(error, OSError) and error.errno in _BUSY:
+        return text, None
+    if isinstance(error, FileExistsError):
+        return text, FileExistsError(errno.EEXIST, "it is there already", url)
+    return text, OSError(errno.EINVAL, text, url)
+
+
+def _chain(error):
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error):
+    """The status of HTTP that an exception tells, as its library names it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = getattr(response, "status_code", None)  # requests, httpx
+    for name in ("status", "code"):  # aiohttp; gcsfs and urllib
+        status = status or getattr(error, name, None)
+    return int(status) if str(status).isdecimal() else None
+
+
+def _asked_pause(error):
+    """The seconds of a Retry-After, at most a minute."""
+    for one in _chain(error):
+        text = (getattr(one, "headers", None) or {}).get("Retry-After", "")
+        if str(text).isdecimal():
+            return min(float(text), 60.0)
+    return 0.0
+
+
+def _version(about):
+    found = next((about[name] for name in _VERSIONS if about.get(name)), "")
+    return str(found).strip('"')
+
+
+_lock = threading.Lock()
+_blocks: collections.OrderedDict[tuple[str, int], bytes] = collections.OrderedDict()
+_versions: dict[str, str] = {}
+
+
+def _kept(url, offset, size):
+    """A range out of the blocks that are kept, or None."""
+    parts = []
+    numbers = range(offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES))
+    with _lock:
+        if len(numbers) > _BLOCKS or any((url, n) not in _blocks for n in numbers):
+            return None
+        parts = [_blocks[url, number] for number in numbers]
+    start = offset - numbers.start * BLOCK_BYTES
+    return b"".join(parts)[start : start + size]
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, url):
+        self.url, self._place = url, 0
+        self._fs, self._path = file_system(url)
+        self._file = None
+        self._about = _about(url)
+        if self._about["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", url)
+        self.size, self.version = self._about["size"], _version(self._about)
+        with _lock:
+            if _versions.get(url) != self.version:
+                for key in [key for key in _blocks if key[0] == url]:
+                    del _blocks[key]
+                _versions[url] = self.version
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def tell(self):
+        return self._place
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}
+        place = start[whence] + offset
+        if place < 0:
+            raise OSError(errno.EINVAL, "a negative place", self.url)
+        self._place = place
+        return place
+
+    def readinto(self, buffer):
+        if self._place >= self.size or not len(buffer):
+            return 0
+        number, within = divmod(self._place, BLOCK_BYTES)
+        chunk = memoryview(self._block(number))[within : within + len(buffer)]
+        buffer[: len(chunk)] = chunk
+        self._place += len(chunk)
+        return len(chunk)
+
+    def _block(self, number):
+        key = self.url, number
+        with _lock:
+            if key in _blocks and _versions.get(self.url) == self.version:
+                _blocks.move_to_end(key)
+                return _blocks[key]
+        start = number * BLOCK_BYTES
+        content = b"".join(self._pieces(start, min(start + BLOCK_BYTES, self.size)))
+        with _lock:
+            if _versions.get(self.url) == self.version:
+                _blocks[key] = content
+            while len(_blocks) > _BLOCKS:
+                _blocks.popitem(last=False)
+        return content
+
+    def _pieces(self, start, stop):
+        """Yields a block's bytes; of a connection that breaks, smaller ones."""
+        length = stop - start
+
+        def fetch():
+            nonlocal length
+            end = min(start + length, stop)
+            length = max(length // 4, 1 << 16)  # Should this fail.
+            return self._fetch(start, end)
+
+        while start < stop:
+            content = retrying(fetch, self.url)
+            length = 2 * len(content)
+            yield content
+            start += len(content)
+
+    def _fetch(self, start, end):
+        if self._file is None:
+            options = _only_of(self._about) if self.url.startswith("http") else {}
+            self._file = self._fs.open(self._path, cache_type="none", **options)
+            about = getattr(self._file, "details", self._about)
+            if _version(about) not in ("", self.version):
+                raise OSError(errno.ESTALE, "", self.url)
+        self._file.seek(start)
+        content = self._file.read(end - start)
+        if len(content) != end - start:
+            raise ConnectionError(f"{end - start - len(content):,} bytes lack")
+        return content
+
+
+def _only_of(about):
+    """Options of the web's file system, by which a server refuses other content."""
+    headers = {"Accept-Encoding": "identity"}
+    if about.get("ETag", "W/").startswith("W/"):
+        headers["If-Unmodified-Since"] = about.get("Last-Modified", "")
+    else:
+        headers["If-Match"] = about["ETag"]
+    headers = {name: value for name, value in headers.items() if value}
+    return {"size": about["size"], "headers": headers}

@@ -1,0 +1,148 @@
+"""Sources of every kind give from a store what they give from a disk."""
+
+import io
+import json
+import pathlib
+
+import fsspec
+import pytest
+from PIL import Image
+from source_reading import IMG2DATASET, read_source
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.image import ImageError
+from align_keras.corpus.sources import open_source, read_location, read_part
+from align_keras.utils import remote
+from align_keras.utils.errors import InputError
+
+
+@pytest.fixture
+def store():
+    fs = fsspec.filesystem("memory", use_listings_cache=False)
+    fs.store.clear()
+    remote._blocks.clear()
+    yield fs
+    fs.store.clear()
+
+
+def same(store, folder, kind, name=""):
+    """Checks that a local folder's pairs and images are those of its copy."""
+    for path in pathlib.Path(folder).rglob("*"):
+        if path.is_file():
+            store.pipe(f"/b/{path.relative_to(folder)}", path.read_bytes())
+    local, dropped = read_source(f"{kind}:{pathlib.Path(folder, name)}")
+    there, also = read_source(f"{kind}:memory://b/{name}")
+    assert len(local) > 1 and also.bad == dropped.bad
+    for pair, copy in zip(local, there, strict=True):
+        assert copy.caption == pair.caption
+        assert "memory://b/" in copy.image or copy.image == pair.image
+        if "://e.org" not in pair.image:
+            assert read_location(copy.image) == read_location(pair.image)
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "tfrecord"])
+def test_shards(store, kind):
+    same(store, IMG2DATASET / kind, kind)
+    assert open_source("memory://b").kind == kind
+
+
+def images(folder, *names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9 + number)).save(folder / name)
+
+
+def test_tables_captions_and_folders(store, tmp_path):
+    images(tmp_path, "img/a b.jpg", "img/c#.jpg")
+    (tmp_path / "img/a b.txt").write_text("A cat\nA red cat")
+    (tmp_path / "img/c#.txt").write_text("A dog")
+    same(store, tmp_path, "folder")
+    (tmp_path / "t.csv").write_text(
+        "image,caption\nimg/a b.jpg,One cat\nimg/c#.jpg,b c"
+    )
+    same(store, tmp_path, "table", "t.csv")
+    content = {
+        "images": [{"id": 1, "file_name": "a b.jpg"}, {"id": 2, "file_name": "c#.jpg"}],
+        "annotations": [{"image_id": n, "caption": f"cat {n}"} for n in (1, 2)],
+    }
+    (tmp_path / "img/c.json").write_text(json.dumps(content))
+    same(store, tmp_path, "coco", "img/c.json")
+    store.mv("/b/img/c.json", "/b/c.json")
+    with pytest.raises(InputError, match=r"images of memory://b/c\.json.*images=DIR"):
+        open_source("memory://b/c.json").parts()
+    given = open_source("coco:memory://b/c.json?images=memory://b/img").parts()
+    [pair, _] = read_part(given[0], DropCounter())
+    assert pair.image == "memory://b/img/a b.jpg"
+
+
+def test_pages_reach_nothing_outside_their_folder(store, tmp_path):
+    images(tmp_path, "img/a b.jpg", "sub/c.jpg")
+    (tmp_path / "sub/p.html").write_text(
+        "<img src='../img/a%20b.jpg' alt='A cat'><img src='c.jpg' alt='A dog'>"
+        "<img src='/img/a%20b.jpg' alt='Cat'><img src='http://e.org/x.jpg' alt='A x'>"
+    )
+    same(store, tmp_path, "html")
+    store.pipe("/secret.jpg", b"1")
+    store.pipe(
+        "/b/q.html",
+        b"<img src='../secret.jpg' alt='cats'><img src='memory://secret.jpg' alt='dog'>"
+        b"<img src='%2e%2e/secret.jpg' alt='pigs'>"
+        b"<img src=file:///etc/passwd alt=ants>",
+    )
+    pairs, _ = read_source("html:memory://b/q.html")
+    assert {pair.image for pair in pairs} <= {
+        "memory://b/secret.jpg",
+        "memory://b/etc/passwd",
+    }
+    with pytest.raises(ImageError, match="no file memory://b/secret.jpg"):
+        read_location("memory://b/secret.jpg")
+
+
+def test_archives(store, tmp_path):
+    with open(tmp_path / "a.warc.gz", "wb") as file:
+        writer = WARCWriter(file)
+        for url, kind, body in (
+            ("http://e.org/p", "text/html", b"<img src=a.jpg alt='A cat'>"),
+            ("http://e.org/q", "text/html", b"<img src=b.jpg alt='A dog'>"),
+            ("http://e.org/a.jpg", "image/jpeg", b"cat"),
+        ):
+            headers = StatusAndHeaders("200 OK", [("Content-Type", kind)], "HTTP/1.0")
+            writer.write_record(
+                writer.create_warc_record(
+                    url, "response", payload=io.BytesIO(body), http_headers=headers
+                )
+            )
+    same(store, tmp_path, "warc")
+
+
+def test_what_changed_or_went_is_not_read(store):
+    store.pipe("/b/a.csv", b"image,caption\na.jpg,cat\nb.jpg,dog")
+    source = open_source("table:memory://b/a.csv")
+    [part] = source.parts()
+    before = source.fingerprint()
+    store.pipe("/b/a.csv", b"image,caption\na.jpg,cat")
+    assert source.fingerprint() != before
+    counter = DropCounter()
+    assert not list(read_part(part, counter)) and counter.bad == {"vanished": 1}
+    store.rm("/b/a.csv")
+    counter = DropCounter()
+    assert not list(read_part(part, counter)) and counter.bad == {"vanished": 1}
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("webdataset:memory://none", "there is no memory://none"),
+        (
+            "webdataset:abfs://a/b.tar",
+            "must begin with s3://.*received 'abfs://a/b.tar'",
+        ),
+        ("memory://b/", "there is no memory://b/"),
+        ("tfds:gs://a/b:train", "tfds reads local folders"),
+    ],
+)
+def test_sources_that_cannot_be_read_are_told(store, spec, message):
+    with pytest.raises(InputError, match=message):
+        open_source(spec)

@@ -1,0 +1,160 @@
+"""Files of stores and web servers are read whole, or told in one line why not."""
+
+import errno
+import io
+import os
+
+import fsspec
+import pytest
+from faulty_server import Faulty
+
+from align_keras.utils import remote
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import read_regular, size_of
+
+CONTENT = os.urandom(1_000_003)
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """fsspec's file system in this process, empty, and pauses that take no time."""
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.0)
+    remote.retries.clear()
+    fs = fsspec.filesystem("memory", use_listings_cache=False)
+    fs.store.clear()
+    yield fs
+    fs.store.clear()
+
+
+@pytest.mark.parametrize("block", [1 << 16, 1 << 22])
+def test_a_reader_reads_as_a_file_does(memory, monkeypatch, block):
+    monkeypatch.setattr(remote, "BLOCK_BYTES", block)
+    memory.pipe("/a/b.bin", CONTENT)
+    local, there = io.BytesIO(CONTENT), remote.open_url("memory://a/b.bin")
+    assert size_of(there) == len(CONTENT)
+    steps = [
+        (5, 10),
+        (0, 70_000),
+        (999_999, 100),
+        (65_530, 12),
+        (2_000_000, 1),
+        (3, -1),
+    ]
+    for place, size in steps:
+        assert there.seek(place) == local.seek(place)
+        assert there.read(size) == local.read(size)
+    assert read_regular("memory://a/b.bin") == CONTENT
+    with pytest.raises(OSError) as caught:
+        read_regular("memory://a/b.bin", limit=len(CONTENT) - 1)
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_ranges_that_were_just_read_cost_no_request(memory, monkeypatch):
+    memory.pipe("/a.bin", CONTENT)
+    remote.open_url("memory://a.bin").read()
+    monkeypatch.setattr(type(memory), "cat_file", None)
+    assert remote.read_url("memory://a.bin", 70, 9) == CONTENT[70:79]
+
+
+def test_folders_are_listed_by_name_without_hidden_files(memory):
+    for name in ("b/c.TAR", "a.tar", ".x/a.tar", ".a.tar", "a.txt"):
+        memory.pipe(f"/tars/{name}", b"1")
+    found = [file.name for file in remote.list_url("memory://tars/", ".tar")]
+    assert found == ["a.tar", "b/c.TAR"]
+    assert remote.stat_url("memory://tars") is None
+    assert remote.list_url("memory://nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "tries"),
+    [
+        (TimeoutError("slow"), None, 2),
+        (ConnectionResetError("reset"), None, 2),
+        (OSError(errno.EBUSY, "SlowDown"), None, 2),
+        (FileNotFoundError("x"), FileNotFoundError, 1),
+        (PermissionError("x"), PermissionError, 1),
+        (ValueError("odd"), OSError, 1),
+    ],
+)
+def test_what_may_pass_is_tried_again(memory, capsys, error, kind, tries):
+    calls = []
+
+    def call():
+        calls.append(1)
+        if len(calls) == 1:
+            raise error
+        return 7
+
+    if kind is None:
+        assert remote.retrying(call, "memory://a") == 7
+        assert "trying again" in capsys.readouterr().err
+    else:
+        with pytest.raises(kind) as caught:
+            remote.retrying(call, "memory://a")
+        assert caught.value.filename == "memory://a"
+    assert len(calls) == tries
+    assert sum(remote.retries.values()) == tries - 1
+
+
+def test_a_server_that_is_gone_is_given_up(memory):
+    def call():
+        raise ConnectionError("refused")
+
+    with pytest.raises(OSError, match="can't be reached.*tried 6 times") as caught:
+        remote.retrying(call, "memory://a")
+    assert caught.value.errno == errno.EHOSTUNREACH
+    assert sum(remote.retries.values()) == 5
+
+
+def test_other_schemes_are_refused():
+    with pytest.raises(InputError, match="must begin with s3://.*received 'ftp://a/b'"):
+        remote.open_url("ftp://a/b")
+    assert not remote.is_url("file:///a") and not remote.is_url("postgresql:x")
+
+
+@pytest.fixture
+def web(memory, monkeypatch):
+    monkeypatch.setattr(remote, "STALL_SECONDS", 1.0)
+    remote._opened.cache_clear()
+    remote._blocks.clear()
+    with Faulty({"a.bin": CONTENT}) as server:
+        yield server
+    remote._opened.cache_clear()
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(
+    "faults",
+    [["500", "503"], ["429"], ["break"] * 4, ["stall"], ["ok", "break", "500"]],
+)
+def test_a_faulty_web_server_is_read_to_the_end(web, faults, monkeypatch):
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 1 << 18)
+    web.faults = list(faults)
+    file = remote.open_url(f"{web.url}/a.bin")
+    assert file.read(10) + file.read() == CONTENT
+    assert sum(remote.retries.values()) == len(faults) - faults.count("ok")
+    assert not web.faults
+    remote._blocks.clear()
+    web.faults = list(faults)
+    assert remote.read_url(f"{web.url}/a.bin", 500_000, 400) == CONTENT[500_000:500_400]
+
+
+@pytest.mark.ci
+def test_a_web_file_that_changes_is_no_mixture(web, monkeypatch):
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 1 << 17)
+    file = remote.open_url(f"{web.url}/a.bin")
+    file.read(10)
+    web.files["a.bin"] = CONTENT[::-1]
+    with pytest.raises(OSError, match="it changed while it was read"):
+        file.read()
+
+
+@pytest.mark.ci
+def test_what_a_web_server_refuses_is_told(web):
+    with pytest.raises(FileNotFoundError):
+        remote.open_url(f"{web.url}/none")
+    with pytest.raises(OSError, match="web servers list no folders"):
+        remote.list_url(web.url)
+    web.faults = ["403"]
+    with pytest.raises(PermissionError, match="no right to it"):
+        remote.open_url(f"{web.url}/a.bin").read()
