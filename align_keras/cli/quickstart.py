@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import Any
 
+from align_keras.cli.search import print_found
 from align_keras.cli.train import (
     add_weights_arguments,
     print_metrics,
@@ -82,6 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"done in {minutes} min {seconds} s; open {directory / 'report.html'}. Next:")
     for step in trained.next_steps():
         say(f"  {step}")
+    if not arguments.json:
+        (query,) = trained.search(trained.test_set.captions[0][0], k=3)
+        print_found(query["text"], query["hits"])
     return 0
 
 

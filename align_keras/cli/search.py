@@ -9,6 +9,8 @@ import sys
 
 from align_keras.utils.errors import InputError
 
+# Hits whose images are drawn by colored cells.
+_BLOCKS = 4
 # Of an index of `align-keras index`, not of a run's.
 _OF_INDEX = ("index", "model", "where", "duplicates", "paths", "null")
 
@@ -210,7 +212,7 @@ def _search_run(arguments):
         _print_json(found)
     else:
         for query in found:
-            _print_table(_title(query), query["hits"])
+            print_found(_title(query), query["hits"])
     return 0
 
 
@@ -246,11 +248,14 @@ def _plain(text):
 
 def _print_hits(query, hits):
     """A table of an index's hits."""
-    from align_keras.cli.terminal_images import protocol
-
-    way = protocol(os.environ, sys.stdout.isatty())
+    way = _way(hits)
     if way is not None:
-        _print_images(query, hits, way)
+        lines = []
+        for hit in hits:
+            copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
+            told = " | ".join([hit.path + copies, *hit.captions])
+            lines.append(f"{hit.rank}. {hit.score:.3f} {hit.relevance}  {told}")
+        _print_images(query.title, [hit.path for hit in hits], lines, way)
         return
     from rich.console import Console
     from rich.table import Table
@@ -273,21 +278,36 @@ def _print_hits(query, hits):
     Console().print(table)
 
 
-def _print_images(query, hits, way):
-    """Each hit's image, with a line below it."""
+def _way(hits):
+    """How the terminal shows images; blocks are large, so for few hits alone."""
+    from align_keras.cli.terminal_images import protocol
+
+    way = protocol(os.environ, sys.stdout.isatty())
+    return None if way in ("blocks", "blocks256") and len(hits) > _BLOCKS else way
+
+
+def _print_images(title, paths, lines, way):
+    """Each hit's image, with its line below it."""
     from align_keras.cli.terminal_images import drawn
 
-    print(_plain(query.title).plain)
-    for hit in hits:
-        image = drawn(hit.path, way)
+    print(_plain(title).plain)
+    for path, line in zip(paths, lines, strict=True):
+        image = drawn(path, way)
         if image is not None:
             print(image)
-        copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
-        told = " | ".join([hit.path + copies, *hit.captions])
-        print(_plain(f"{hit.rank}. {hit.score:.3f} {hit.relevance}  {told}").plain)
+        print(_plain(line).plain)
 
 
-def _print_table(query, hits):
+def print_found(query: str, hits: list[dict]) -> None:
+    """Prints a run's hits, as images where the terminal shows them, else a table."""
+    way = _way(hits)
+    if way is not None and all("thumbnail" in hit for hit in hits):
+        lines = [
+            f"{hit['rank']}. {hit['score']:.3f}  {' | '.join(hit['captions'])}"
+            for hit in hits
+        ]
+        _print_images(query, [hit["thumbnail"] for hit in hits], lines, way)
+        return
     from rich.console import Console
     from rich.table import Table
 

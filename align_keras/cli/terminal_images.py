@@ -1,4 +1,4 @@
-"""Small images in terminals that can show them: kitty's, iTerm2's and sixel's way."""
+"""Small images in terminals: kitty's, iTerm2's and sixel's way, or blocks of colors."""
 
 import base64
 import io
@@ -11,11 +11,14 @@ _PIXELS = 20 * ROWS
 _KITTY_CHUNK = 4096
 _SIXEL_COLORS = 64
 # Terminals that are known to draw sixels; others can't be told without asking them.
+# Of colored cells, each two pixels high.
+_BLOCK_ROWS = 12
 _SIXEL_TERMS = ("foot", "mlterm", "yaft", "contour", "xterm-sixel")
 
 
 def protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
-    """Returns `"kitty"`, `"iterm2"`, `"sixel"`, or None where text alone is shown.
+    """Returns `"kitty"`, `"iterm2"`, `"sixel"`, `"blocks"` (of true colors),
+    `"blocks256"`, or None, where text alone is shown.
 
     Example:
 
@@ -23,14 +26,19 @@ def protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
     'kitty'
     """
     term, program = environ.get("TERM", ""), environ.get("TERM_PROGRAM", "")
-    # Multiplexers pass none of them through.
-    if not is_terminal or "TMUX" in environ or term.startswith("screen"):
+    if not is_terminal or "NO_COLOR" in environ:
         return None
+    blocks = "blocks256" if "256color" in term else None
+    if environ.get("COLORTERM") in ("truecolor", "24bit"):
+        blocks = "blocks"
+    # Multiplexers pass no images through.
+    if "TMUX" in environ or term.startswith("screen"):
+        return blocks
     if "kitty" in term or "KITTY_WINDOW_ID" in environ or program == "ghostty":
         return "kitty"
     if program in ("iTerm.app", "WezTerm") or environ.get("LC_TERMINAL") == "iTerm2":
         return "iterm2"
-    return "sixel" if term.startswith(_SIXEL_TERMS) else None
+    return "sixel" if term.startswith(_SIXEL_TERMS) else blocks
 
 
 def drawn(path: str, way: str) -> str | None:
@@ -44,6 +52,8 @@ def drawn(path: str, way: str) -> str | None:
         image = read_upright(read_file(os.fsencode(path))[0], _PIXELS)
     except ImageError:
         return None
+    if way.startswith("blocks"):
+        return _blocks(image, way == "blocks")
     image.thumbnail((3 * _PIXELS, _PIXELS), Image.Resampling.BILINEAR)
     if way == "sixel":
         return _sixel(image)
@@ -53,6 +63,27 @@ def drawn(path: str, way: str) -> str | None:
     if way == "iterm2":
         return f"\x1b]1337;File=inline=1;height={ROWS}:{content}\a"
     return _kitty(content)
+
+
+def _blocks(image, true_colors):
+    """Upper half blocks, whose background is the lower pixel."""
+    image.thumbnail((6 * _BLOCK_ROWS, 2 * _BLOCK_ROWS))
+    pixels = image.load()
+
+    def color(x, y):
+        if y >= image.height:
+            return "9"  # The terminal's background.
+        red, green, blue = pixels[x, y]
+        if true_colors:
+            return f"8;2;{red};{green};{blue}"
+        red, green, blue = (round(level / 51) for level in (red, green, blue))
+        return f"8;5;{16 + 36 * red + 6 * green + blue}"
+
+    return "\n".join(
+        "".join(f"\x1b[3{color(x, y)};4{color(x, y + 1)}m▀" for x in range(image.width))
+        + "\x1b[0m"
+        for y in range(0, image.height, 2)
+    )
 
 
 def _kitty(content):

@@ -14,8 +14,11 @@ from align_keras.cli.terminal_images import drawn, protocol
         ({"TERM": "xterm-kitty"}, "kitty"),
         ({"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"}, "iterm2"),
         ({"TERM": "foot"}, "sixel"),
-        ({"TERM": "xterm-256color"}, None),
+        ({"TERM": "xterm-256color"}, "blocks256"),
+        ({"TERM": "xterm-256color", "COLORTERM": "truecolor"}, "blocks"),
+        ({"TERM": "xterm-256color", "NO_COLOR": "1"}, None),
         ({"TERM": "xterm-kitty", "TMUX": "1"}, None),
+        ({"TERM": "screen-256color", "TMUX": "1"}, "blocks256"),
         ({}, None),
     ],
 )
@@ -61,6 +64,19 @@ def test_sixels_are_the_pixels(tmp_path):
     assert len(seen) == 8 * 7
     assert {seen[x, y] for x in range(3) for y in range(7)} == {"100;0;0"}
     assert {seen[x, y] for x in range(3, 8) for y in range(7)} == {"0;0;100"}
+
+
+@pytest.mark.parametrize(
+    "way, red, blue",
+    [("blocks", "8;2;255;0;0", "8;2;0;0;255"), ("blocks256", "8;5;196", "8;5;21")],
+)
+def test_blocks_are_two_pixels_high(tmp_path, way, red, blue):
+    image = Image.new("RGB", (2, 3), "red")
+    image.paste("blue", (0, 1, 2, 2))
+    image.save(tmp_path / "two.png")
+    first, second = drawn(str(tmp_path / "two.png"), way).split("\n")
+    assert first == 2 * f"\x1b[3{red};4{blue}m▀" + "\x1b[0m"
+    assert second == 2 * f"\x1b[3{red};49m▀" + "\x1b[0m"
 
 
 def test_what_cannot_be_read_is_not_drawn(tmp_path):

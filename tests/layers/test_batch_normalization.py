@@ -26,6 +26,29 @@ def built(**arguments):
     return layer
 
 
+def test_the_gradient_on_cpu_is_that_of_the_formula():
+    """In float64, by automatic differentiation; the tolerance is float32's."""
+    inputs = tf.random.stateless_normal((4, 6, 5, 8), (1, 2)) * 3 + 5
+    layer = FusedBatchNormalization(gamma_initializer="random_normal")
+    layer.build(inputs.shape)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        total = tf.reduce_sum(tf.sin(layer(inputs, training=True)))
+    found = tape.gradient(total, [inputs, layer.gamma.value, layer.beta.value])
+    wide, gamma, beta = (
+        tf.cast(value, "float64")
+        for value in (inputs, layer.gamma.value, layer.beta.value)
+    )
+    with tf.GradientTape() as tape:
+        tape.watch([wide, gamma, beta])
+        mean, variance = tf.nn.moments(wide, (0, 1, 2))
+        normalized = (wide - mean) * tf.math.rsqrt(variance + layer.epsilon)
+        total = tf.reduce_sum(tf.sin(normalized * gamma + beta))
+    expected = tape.gradient(total, [wide, gamma, beta])
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_ghost_batches_equal_batches_of_their_size():
     rows = np.random.default_rng(0).normal(size=(6, 5, 4, 3)).astype("float32")
     weights = np.random.default_rng(2).normal(size=rows.shape).astype("float32")
