@@ -231,6 +231,20 @@ class LossConfig(_OneOf):
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """A source of `task.train_data.source`.
+
+    Attributes:
+        path: file, folder, pattern or address.
+        weight: share of what is read, relative to the others'; all have one, or none,
+            where numbers of images count.
+    """
+
+    path: str
+    weight: float | None = number(None, above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class DataConfig:
     """A corpus and how batches are made of it.
 
@@ -238,11 +252,15 @@ class DataConfig:
         corpus: `icons`, `stamps`, `clipart`, `emoji`, several of these joined by `+`,
             `pairs`, or the path of a data set that TFDS prepared, such as
             `align-keras corpus` writes; None until an experiment names one.
+        source: shards that training reads as they are, in place of a corpus: a path, or
+            a list of `path` and `weight`, as `align_keras.data.open_sources` takes
+            them. In `train_data` alone.
         tfds_split: of the prepared data, such as `train[:90%]`, or `all`.
         tfds_data_dir: where prepared data lies, or None for TFDS's place.
         pairs: table or folder of the corpus `pairs`.
-        image_column: the table's column of image paths, None to guess.
-        caption_column: the table's column of captions, None to guess.
+        image_column: the table's column of image paths, or the sources' of images in
+            Parquet and Arrow, None to guess.
+        caption_column: the same of captions.
         encoding: of the table and of caption files.
         max_bad_fraction: unusable pairs that are tolerated.
         global_batch_size: pairs a step over all replicas.
@@ -268,6 +286,7 @@ class DataConfig:
     """
 
     corpus: str | None = None
+    source: tuple[SourceConfig, ...] | None = None
     tfds_split: str = "train"
     tfds_data_dir: str | None = None
     pairs: str | None = None

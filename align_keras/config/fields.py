@@ -76,6 +76,8 @@ def coerce(hint: Any, value: Any) -> Any:
         return None
     if typing.get_origin(member) is typing.Literal:
         words, fits = f"one of {', '.join(arguments)}", value in arguments
+    elif typing.get_origin(member) is tuple and dataclasses.is_dataclass(arguments[0]):
+        return _records(arguments[0], value)
     elif typing.get_origin(member) is tuple:
         words = f"a list such as {'[1, 5, 10]' if arguments[0] is int else '[a, b]'}"
         fits = isinstance(value, list | tuple)
@@ -94,6 +96,31 @@ def coerce(hint: Any, value: Any) -> Any:
     if not fits:
         raise WrongTypeError(f"{words}, or null" if or_none else words)
     return value
+
+
+def _records(cls: Any, value: Any) -> tuple:
+    """Makes dataclasses of a list of mappings, or one of a word, its first field."""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    first = next(iter(fields))
+    words = f"a {first}, or a list of {{{', '.join(fields)}}}"
+    if not isinstance(value, str | list | tuple):
+        raise WrongTypeError(words)
+    found = []
+    for item in [value] if isinstance(value, str) else value:
+        if isinstance(item, cls):
+            item = vars(item)
+        elif isinstance(item, str):
+            item = {first: item}
+        if not isinstance(item, dict) or not {first} <= set(item) <= set(fields):
+            raise WrongTypeError(words)
+        values = {name: coerce(fields[name].type, item[name]) for name in item}
+        for name, one in values.items():
+            if refused := out_of_range(fields[name], one):
+                raise WrongTypeError(f"{words} with {name} {refused[0]}")
+        found.append(cls(**values))
+    if not found:
+        raise WrongTypeError(words)
+    return tuple(found)
 
 
 def member_of(hint: Any) -> tuple[Any, bool]:
@@ -140,7 +167,7 @@ def as_dict(config: Any) -> Any:
     if dataclasses.is_dataclass(config):
         fields = dataclasses.fields(config)
         return {field.name: as_dict(getattr(config, field.name)) for field in fields}
-    return list(config) if isinstance(config, tuple) else config
+    return list(map(as_dict, config)) if isinstance(config, tuple) else config
 
 
 def changed_keys(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:

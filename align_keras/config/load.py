@@ -141,13 +141,19 @@ def _renamed(layer: dict[str, Given], defaults: Any) -> dict[str, Given]:
 
 
 def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Lets a corpus replace the pairs of an earlier layer, and pairs a corpus."""
+    """Lets a corpus, pairs or a source replace what an earlier layer named."""
     for section in ("task.train_data", "task.validation_data"):
-        corpus, pairs = f"{section}.corpus", f"{section}.pairs"
-        if layer.get(pairs) is not None:
-            layer.setdefault(corpus, "pairs")
-        elif layer.get(corpus, "pairs") != "pairs" and pairs in values:
-            layer.setdefault(pairs, None)
+        corpus, pairs, source = (
+            f"{section}.{name}" for name in ("corpus", "pairs", "source")
+        )
+        if layer.get(source) is not None:
+            layer = {corpus: None, pairs: None, **layer}
+        elif layer.get(pairs) is not None:
+            layer = {corpus: "pairs", source: None, **layer}
+        elif layer.get(corpus, "pairs") != "pairs":
+            layer = {source: None, **layer}
+            if pairs in values:
+                layer = {pairs: None, **layer}
     return layer
 
 

@@ -216,6 +216,24 @@ def _check_data(config, report):
         if data.pairs is not None and data.corpus not in (None, "pairs"):
             rule = f"pairs where {key}.pairs is given"
             report.refuse(f"{key}.corpus", rule, _LEAVE_ONE, f"{key}.pairs")
+        if data.source is not None:
+            _check_source(data, key, report)
+
+
+def _check_source(data, key, report):
+    source = f"{key}.source"
+    if key != _DATA:
+        remedy = "name a built corpus or a table, as corpus or pairs"
+        report.refuse(source, "null, for what is measured is built first", remedy)
+    for other in ("corpus", "pairs"):
+        report.apart(f"{key}.{other}", source)
+    if data.cache:
+        remedy = "leave one of them out, or build a corpus"
+        report.refuse(f"{key}.cache", "false where source is given", remedy, source)
+    weighted = [one.weight is not None for one in data.source]
+    if any(weighted) and not all(weighted):
+        remedy = "give each one, or none"
+        report.refuse(source, "a list with a weight for each path, or for none", remedy)
 
 
 def _check_held_out(config, report):
@@ -241,6 +259,7 @@ def _check_held_out(config, report):
 def _sources(data):
     """What a data section reads, a set of paths and of names as if they were."""
     names = [data.pairs] if data.pairs is not None else (data.corpus or "").split("+")
+    names += [source.path for source in data.source or ()]
     return {os.path.abspath(name) for name in names if name}
 
 

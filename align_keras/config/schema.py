@@ -41,9 +41,10 @@ def json_schema(config: Any) -> dict[str, Any]:
 
 
 def _section(config: Any) -> dict[str, Any]:
-    texts, properties = _descriptions(type(config)), {}
+    cls = config if isinstance(config, type) else type(config)
+    texts, properties = _descriptions(cls), {}
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        value = getattr(config, field.name, None)
         if dataclasses.is_dataclass(value):
             properties[field.name] = _section(value)
             continue
@@ -53,7 +54,7 @@ def _section(config: Any) -> dict[str, Any]:
         properties[field.name] = {"description": texts[field.name]} | schema
     return {
         "type": "object",
-        "description": (inspect.getdoc(type(config)) or "").partition("\n")[0],
+        "description": (inspect.getdoc(cls) or "").partition("\n")[0],
         "properties": properties,
         "additionalProperties": False,
     }
@@ -65,6 +66,9 @@ def _option(hint: Any, limits: dict[str, float]) -> dict[str, Any]:
     schema: dict[str, Any]
     if typing.get_origin(member) is typing.Literal:
         schema = {"enum": list(arguments)}
+    elif typing.get_origin(member) is tuple and dataclasses.is_dataclass(arguments[0]):
+        item = {"anyOf": [{"type": "string"}, _section(arguments[0])]}
+        schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": item}]}
     elif typing.get_origin(member) is tuple:
         return {"type": "array", "items": _option(arguments[0], limits)}
     else:

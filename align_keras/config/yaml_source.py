@@ -247,9 +247,12 @@ class _Reader:
     def plain(self, node: Any, ancestors: tuple) -> tuple[Any, Any]:
         """A node's value twice: as it is, and as if it had no quotes."""
         if isinstance(node, yaml.MappingNode):
-            for _, value_node in self.items(node, ancestors).values():
-                self.plain(value_node, (*ancestors, node))
-            return {}, {}
+            found = {
+                name: self.plain(value_node, (*ancestors, node))
+                for name, (_, value_node) in self.items(node, ancestors).items()
+            }
+            value, unquoted = ({k: v[n] for k, v in found.items()} for n in (0, 1))
+            return value, unquoted
         self._enter(node, ancestors)
         if isinstance(node, yaml.ScalarNode):
             unquoted = parse_scalar(node.value)

@@ -11,4 +11,5 @@ from align_keras.data.stored_pairs import (
     check_batch_size,
     read_retrieval_set,
 )
+from align_keras.datasets.source_pairs import open_sources
 from align_keras.models.raw_pairs import image_text_batches

@@ -142,9 +142,10 @@ def shuffled_records(
     drawn from a buffer. Where a window begins is known from the files' lengths,
     so a start anywhere reads one window alone. The records of a
     `Mixture`'s members, each ordered in this way, come in proportion to their
-    number. If `pair_weighted`, an epoch holds a record once for each of its captions,
-    in several passes over the files (see `Shards`). An element is (prefix of the id,
-    serialized example) and, if `pair_weighted`, the number of the caption.
+    number, or to its weights. If `pair_weighted`, an epoch holds a record once for each
+    of its captions, in several passes over the files (see `Shards`). An element is
+    (prefix of the id, serialized example) and, if `pair_weighted`, the number of the
+    caption.
     """
 
     def shards_of(member):
@@ -156,7 +157,9 @@ def shuffled_records(
         return _windows(shards, seed, start, shuffle_buffer_size, cycle_length, "")
     members = {name: shards_of(member) for name, member in builder.members.items()}
     members = {name: shards for name, shards in members.items() if len(shards)}
-    sizes = [shards.num_entries for shards in members.values()]
+    sizes = builder.shares(
+        {name: shards.num_entries for name, shards in members.items()}
+    )
     epoch, position = divmod(start, sum(sizes))
     turns, taken = builder.endless_turns(sizes, position)
     datasets = [

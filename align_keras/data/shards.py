@@ -11,6 +11,7 @@ from tensorflow_datasets.core import FileFormat
 
 from align_keras.datasets.array_records import array_records, is_array_record
 from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.source_pairs import SourcePairs
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 from align_keras.utils.progress import say
@@ -87,7 +88,9 @@ class Shards:
         """
 
         def read(path, skip, take):
-            if self._array_record:
+            if isinstance(self._builder, SourcePairs):
+                records = self._builder.records(path, skip, take)
+            elif self._array_record:
                 records = array_records(path, skip, take)
             else:
                 file = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
@@ -133,21 +136,26 @@ class Shards:
 
 
 def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
-    """Whether there are as many files as input pipelines, in every corpus."""
+    """Whether every corpus has as many files as input pipelines, or an index, by which
+    parts of files are read.
+    """
     return all(
-        member.info.splits[split].num_shards >= num_input_pipelines
+        isinstance(member, SourcePairs)
+        or member.info.splits[split].num_shards >= num_input_pipelines
         for member in _members(builder)
     )
 
 
 def check_data_service(builder: Any, data_service: str | None) -> None:
     """Raises if a tf.data service is to read what only this process can."""
-    if any(is_array_record(member) for member in _members(builder)):
-        raise InputError(
-            "data_service must be None for a corpus stored as array_record, which is "
-            f"read by Python in the training process, received {data_service!r}; leave "
-            "it out, or store the corpus as tfrecord."
-        )
+    for member in _members(builder):
+        if is_array_record(member) or isinstance(member, SourcePairs):
+            raise InputError(
+                "data_service must be None for a source and a corpus stored as "
+                "array_record, which are read by Python in the training process, "
+                f"received {data_service!r}; leave it out, or build a corpus stored as "
+                "tfrecord."
+            )
 
 
 def _members(builder):
@@ -160,6 +168,8 @@ def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
     The first time, all of the split's files are read; the counts are then kept beside
     them, unless their folder can't be written.
     """
+    if isinstance(builder, SourcePairs):
+        return builder.caption_counts(split)
     store = pathlib.Path(builder.data_path) / _FILE
     kept, parts = _read_kept(store), builder.info.splits[split].file_instructions
     missing = [

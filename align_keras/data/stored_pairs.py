@@ -1,6 +1,7 @@
 """The stored examples of a split: how many, one after another, or all in memory."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import tensorflow as tf
@@ -8,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from align_keras.datasets.array_records import stored_examples
 from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.source_pairs import SourcePairs
 from align_keras.utils.errors import InputError
 
 DECODERS = {"image": tfds.decode.SkipDecoding()}
@@ -92,6 +94,13 @@ def read_retrieval_set(builder: Any, split: str) -> RetrievalSet:
 
 def read_captions(builder: Any, split: str) -> list[str]:
     """Returns all captions of a split, in stored order."""
+    if isinstance(builder, SourcePairs):
+        return list(builder.captions(split))
+    if isinstance(builder, Mixture) and any(
+        isinstance(member, SourcePairs) for member in builder.members.values()
+    ):
+        parts = (read_captions(member, split) for member in builder.members.values())
+        return list(itertools.chain.from_iterable(parts))
     return [
         caption.decode()
         for example in tfds.as_numpy(stored_pairs(builder, split))

@@ -14,5 +14,6 @@ from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
+from align_keras.datasets.source_pairs import open_sources
 from align_keras.datasets.stamps import Stamps
 from align_keras.datasets.user_pairs import UserPairs

@@ -14,6 +14,10 @@ if TYPE_CHECKING:  # For naming a mixture must not load TensorFlow.
     import tensorflow_datasets as tfds
 
 
+# Of the members' shares: a start counts its turns one by one.
+_MOST_TURNS = 100_000
+
+
 class Mixture:
     """Several corpora, each with all its images, as one prepared builder.
 
@@ -28,6 +32,9 @@ class Mixture:
 
     Args:
         members: dict, name of the corpus → prepared TFDS builder.
+        weights: sequence of float > 0, the members' shares of what is read in training,
+            or None for their numbers of examples. With weights each member has epochs
+            of its own, of which a mixture's epoch has a part or several.
 
     Example:
 
@@ -37,8 +44,9 @@ class Mixture:
     ```
     """
 
-    def __init__(self, members):
+    def __init__(self, members, weights=None):
         self.members = dict(members)
+        self._weights = weights and dict(zip(self.members, weights, strict=True))
         self.name = "+".join(self.members)
         self.info = types.SimpleNamespace(
             splits=_Splits(self.name, self.members),
@@ -82,6 +90,15 @@ class Mixture:
         return tf.data.Dataset.choose_from_datasets(
             datasets, _turns(sizes), stop_on_empty_dataset=False
         )
+
+    def shares(self, sizes: dict[str, int]) -> list[int]:
+        """The turns of members, name → number of examples, before all begins again."""
+        total = sum(sizes.values())
+        if self._weights is None and total <= _MOST_TURNS:
+            return list(sizes.values())
+        weights = {name: (self._weights or sizes)[name] for name in sizes}
+        whole = sum(weights.values())
+        return [max(1, round(_MOST_TURNS * w / whole)) for w in weights.values()]
 
     @staticmethod
     def endless_turns(

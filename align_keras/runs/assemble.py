@@ -24,7 +24,7 @@ from align_keras.config import (
 )
 from align_keras.data import batch_ids, training_batches
 from align_keras.data.stored_pairs import read_captions
-from align_keras.datasets import build_corpus
+from align_keras.datasets import build_corpus, open_sources
 from align_keras.images import crop_size_to_resize_size
 from align_keras.models import (
     ALIGN,
@@ -46,8 +46,19 @@ from align_keras.utils.progress import progress_bar, say
 def prepare_corpus(data: DataConfig, image_size: int) -> Any:
     """Builds the corpus of a data configuration, or opens the built one.
 
-    Its stored images are large enough for an image encoder of this size.
+    Its stored images are large enough for an image encoder of this size; those of a
+    `source` are as they are.
     """
+    columns: dict[str, Any] = {
+        "image_column": data.image_column,
+        "caption_column": data.caption_column,
+        "max_bad_fraction": data.max_bad_fraction,
+        "shorter_side": crop_size_to_resize_size(image_size),
+    }
+    if data.source is not None:
+        weights = [source.weight for source in data.source if source.weight is not None]
+        paths = [source.path for source in data.source]
+        return open_sources(paths, weights or None, **columns)
     with contextlib.ExitStack() as stack:
         bar = progress_bar(f"building {data.corpus}", "images", total=0)
 
@@ -61,12 +72,9 @@ def prepare_corpus(data: DataConfig, image_size: int) -> Any:
             str(data.corpus),  # `check_corpora` refuses None.
             data_dir=data.tfds_data_dir,
             pairs=data.pairs,
-            image_column=data.image_column,
-            caption_column=data.caption_column,
             encoding=data.encoding,
-            max_bad_fraction=data.max_bad_fraction,
-            shorter_side=crop_size_to_resize_size(image_size),
             progress=progress,
+            **columns,
         )
 
 

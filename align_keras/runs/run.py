@@ -8,6 +8,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -157,10 +158,14 @@ def _loaded(config, params_override):
 
 @contextlib.contextmanager
 def _damaged_shards_named(task):
-    """Says which shards are damaged where TensorFlow only says that one is."""
+    """Says which shards are damaged where TensorFlow only says that one is, and what
+    the reader of a source said to it.
+    """
     try:
         yield
     except Exception as error:
+        if found := re.search(r"InputError: (.+)", str(error)):
+            raise InputError(found[1]) from error
         if "DataLossError" in (type(error).__name__, type(error.__cause__).__name__):
             from align_keras.datasets.build import refuse_damaged
 
@@ -168,6 +173,13 @@ def _damaged_shards_named(task):
                 if corpus and os.path.isdir(corpus):
                     refuse_damaged(corpus)
         raise
+
+
+def _name_of(data):
+    """Names what a section of the configuration reads."""
+    if data.source is not None:
+        return ", ".join(source.path for source in data.source)
+    return str(data.pairs or data.corpus)
 
 
 class Run:
@@ -222,7 +234,7 @@ class Run:
         task = self.config.task
         builders = self.train_builder, self.test_builder
         return {
-            str(data.pairs or data.corpus): dict(builder.info.metadata or {})
+            _name_of(data): dict(builder.info.metadata or {})
             for data, builder in zip(
                 (task.train_data, task.validation_data), builders, strict=True
             )
@@ -393,7 +405,7 @@ class Run:
         )
         write_report(
             directory / "report.html",
-            title=f"ALIGN trained on {self.config.task.train_data.corpus}",
+            title=f"ALIGN trained on {_name_of(self.config.task.train_data)}",
             parameters=as_dict(self.config),
             metrics=self.metrics,
             history=self.log(),

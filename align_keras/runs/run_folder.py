@@ -128,7 +128,7 @@ def check_corpora(config: ExperimentConfig) -> None:
     """Raises unless training and validation name pairs that can be there."""
     for section in ("train_data", "validation_data"):
         data = getattr(config.task, section)
-        if data.corpus is None:
+        if data.corpus is None and data.source is None:
             raise InputError(
                 f"task.{section}.corpus must name a corpus, received null; give an "
                 "--experiment, a --config_file, or "

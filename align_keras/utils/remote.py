@@ -310,6 +310,8 @@ def _asked_pause(error):
 
 def _version(about):
     found = next((about[name] for name in _VERSIONS if about.get(name)), "")
+    # Listed as a number by some file systems.
+    found = found.timestamp() if hasattr(found, "timestamp") else found
     return str(found).strip('"')
 
 

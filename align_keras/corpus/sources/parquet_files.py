@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.parquet_tables import arrow
@@ -38,7 +39,7 @@ def list_parts(
     parts = []
     for file in files:
         try:
-            with _open(os.path.join(root, file.name)) as table:
+            with open_parquet(os.path.join(root, file.name)) as table:
                 counts = [
                     table.metadata.row_group(group).num_rows
                     for group in range(table.num_row_groups)
@@ -56,7 +57,7 @@ def list_parts(
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of row groups, in their order; images aren't read."""
     try:
-        with _open(part.path) as table, _faults_of_arrow():
+        with open_parquet(part.path) as table, _faults_of_arrow():
             if table.num_row_groups != part.total:
                 counter.drop("vanished", part.path, "the file has changed")
             else:
@@ -68,7 +69,8 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         counter.drop("truncated shard", part.path, str(error))
 
 
-def _open(path):
+def open_parquet(path: str) -> Any:
+    """Opens a `pyarrow.parquet.ParquetFile`; what is broken raises OSError."""
     pyarrow = arrow()
     if is_special(path):
         raise OSError(errno.EINVAL, "not a regular file", path)
@@ -100,7 +102,7 @@ def _ranges(counts):
 
 def _read_groups(table, part, path, counter):
     names = table.schema_arrow.names
-    stored_in = _image_column(table.schema_arrow)
+    stored_in = image_column_of(table.schema_arrow)
     found = columns_of(names)
     if stored_in is None and "url" not in found:
         detail = f"no image and no url among the columns {', '.join(names)}"
@@ -135,7 +137,8 @@ def _rows(table, group, columns):
             yield from batch.to_pylist()
 
 
-def _image_column(schema):
+def image_column_of(schema: Any) -> str | None:
+    """Names the column of an Arrow schema that holds images' bytes."""
     import pyarrow.types as types
 
     for field in schema:

@@ -1,0 +1,427 @@
+"""Where the images of shards are, with their captions: an index a file, built once.
+
+With it training begins at any record of webdataset tars, TFRecord, Parquet and Arrow
+files without reading what comes before. Kept are the captions, cleaned, and the place
+of each image: its offset and bytes in a tar or a TFRecord file; its row group and row
+in Parquet; its record batch's offset and its row in Arrow. What has no caption or no
+image, and what is broken, isn't in the index but counted.
+"""
+
+import collections
+import functools
+import hashlib
+import itertools
+import json
+import operator
+import os
+import pathlib
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from align_keras.corpus.captions import clean_caption, is_usable
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.image import ImageError, normalize_image, open_image
+from align_keras.corpus.parquet_tables import arrow
+from align_keras.corpus.sources.files import SourceFile, one_file
+from align_keras.corpus.sources.pair import Part, columns_of
+from align_keras.corpus.sources.parquet_files import image_column_of, open_parquet
+from align_keras.corpus.sources.source import read_part
+from align_keras.corpus.workers import run_tasks
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import (
+    MAX_FILE_BYTES,
+    MAX_PIXELS,
+    atomic_write,
+    open_regular,
+)
+from align_keras.utils.progress import say
+from align_keras.utils.remote import is_url, read_url
+
+KINDS = ("webdataset", "tfrecord", "parquet", "arrow")
+_TABLES = ("parquet", "arrow")
+# Part of every index's name: another form is another version.
+_VERSION = 1
+# A stretch of a file that training takes as one; of tables it ends with a row group.
+_STRETCH = 10_000
+# Below this, starting processes takes longer than reading.
+_BYTES_ALONE = 1_000_000_000
+# What is read at a time; and what is read between two images rather than asked twice.
+_READ_BYTES, _READ_RECORDS, _GAP = 4_000_000, 64, 65_536
+_ROWS_AT_ONCE = 32
+_END_OF_JPEG = b"\xff\xd9"
+
+
+# === Building ===
+
+
+def index_files(
+    kind: str,
+    root: str,
+    files: list[SourceFile],
+    image_column: str | None = None,
+    caption_column: str | None = None,
+) -> list[dict[str, Any]]:
+    """Indexes files of one of `KINDS`, each once for its name, size and time of change.
+
+    Returns a dict a file: `path`, `size` and `modified`; `count` of its records;
+    `stretches`, where to part them; `counts`, a `DropCounter`'s metadata; `index`, the
+    path that `RecordIndex` opens. The user's cache keeps them.
+    """
+    folder = _cache_folder()
+    common = {"kind": kind, "version": _VERSION, "folder": os.fspath(folder)}
+    columns = {"image_column": image_column, "caption_column": caption_column}
+    tasks = [
+        {**common, **columns, "path": _join(root, file.name), **file._asdict()}
+        for file in files
+    ]
+    alone = sum(file.size for file in files) < _BYTES_ALONE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = run_tasks(_index_file, tasks, folder, workers=1 if alone else None)
+    except PermissionError as error:
+        raise InputError(
+            f"the cache {folder} must be writable for the index of {root}, but isn't "
+            f"({error.strerror}); set XDG_CACHE_HOME to another folder."
+        ) from None
+    keys = ("path", "size", "modified")
+    return [
+        {**{key: task[key] for key in keys}, **value, "kind": kind}
+        for task, value in zip(tasks, found, strict=True)
+    ]
+
+
+def _cache_folder():
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(home, "align_keras", "source_indexes")
+
+
+def _join(root, name):
+    return f"{root.rstrip('/')}/{name}" if is_url(root) else os.path.join(root, name)
+
+
+def _index_file(task):
+    """A task of `index_files`."""
+    say(f"indexing {task['path']}")
+    counter, kind = DropCounter(), task["kind"]
+    column = ""
+    if kind in _TABLES:
+        rows, column = _table_rows(task, counter)
+    else:
+        rows = _span_rows(task, counter)
+    places, texts, numbers = [], [], []
+    for place, captions in rows:
+        places.append(place)
+        numbers.append(len(captions))
+        texts += [caption.encode() for caption in captions]
+        counter.keep()
+    if counter.bad["vanished"]:
+        raise InputError(f"{counter.examples['vanished']}; put it back and run again.")
+    table = np.array(places, "int64").reshape(-1, 2)
+    name = hashlib.blake2b(json.dumps(task, sort_keys=True).encode(), digest_size=16)
+    index = pathlib.Path(task["folder"], f"{name.hexdigest()}.npz")
+    with atomic_write(index, "wb") as file:
+        np.savez(
+            file,
+            places=table,
+            numbers=np.array(numbers, "int64"),
+            ends=np.cumsum([len(text) for text in texts], dtype="int64"),
+            texts=np.frombuffer(b"".join(texts), "uint8"),
+            column=np.array(column),
+        )
+    return {
+        "count": len(places),
+        "stretches": _stretches(table, kind),
+        "counts": counter.as_metadata(),
+        "index": os.fspath(index),
+    }
+
+
+def _stretches(places, kind):
+    """The first records of the stretches into which a file is parted."""
+    if kind not in _TABLES:
+        return list(range(0, len(places), _STRETCH))
+    begins = [0]
+    for begin in np.flatnonzero(np.diff(places[:, 0])) + 1:
+        if begin - begins[-1] >= _STRETCH:
+            begins.append(int(begin))
+    return begins if len(places) else []
+
+
+def _span_rows(task, counter):
+    """Yields ((offset, bytes), [caption]) of a tar or TFRecord file."""
+    root, name = os.path.split(task["path"])
+    for pair in read_part(Part(task["kind"], root, (name,)), counter):
+        offset, size = map(int, pair.image.split(":", 2)[1].split(","))
+        if size > MAX_FILE_BYTES or not size:
+            reason = "oversized" if size else "empty"
+            counter.drop(reason, pair.image, f"{size:,} bytes")
+        else:
+            yield (offset, size), [pair.caption]
+
+
+def _table_rows(task, counter):
+    """Returns an iterator over ((place of the batch, row), captions), and the name of
+    the column of images.
+    """
+    path = task["path"]
+    try:
+        schema = _schema(path, task["kind"])
+    except (OSError, arrow().ArrowInvalid) as error:
+        counter.drop("truncated shard", path, " ".join(str(error).split()))
+        return iter(()), ""
+    names = schema.names
+    found = columns_of(names)
+    chosen = {
+        "image": task["image_column"] or image_column_of(schema),
+        "caption": task["caption_column"] or found.get("caption"),
+    }
+    for part, column in chosen.items():
+        if column not in names:
+            others = "jpg, png, webp or image with the files' bytes, or Hugging Face's"
+            others = others if part == "image" else "caption, text, alt_text and others"
+            raise InputError(
+                f"{path} must have a column of {part}s ({others}), received "
+                f"{column or 'none'} among {', '.join(names)}; name it as "
+                f"task.train_data.{part}_column."
+            )
+    caption = chosen["caption"]
+    columns = [caption, *{"status", "error_message"}.intersection(names)]
+    return _rows_of_tables(task, columns, caption, counter), chosen["image"]
+
+
+def _rows_of_tables(task, columns, caption, counter):
+    batches = _parquet_batches if task["kind"] == "parquet" else _arrow_batches
+    path, place, row = task["path"], 0, -1
+    try:
+        for place, first, batch in batches(path, columns):
+            for row, values in enumerate(batch.to_pylist(), first):
+                where = f"{path} row {place},{row}"
+                if values.get("status") not in (None, "success"):
+                    detail = str(values.get("error_message", ""))
+                    counter.filter("not downloaded", where, detail)
+                elif captions := _usable(values[caption], counter, where):
+                    yield (place, row), captions
+    except (OSError, arrow().ArrowException) as error:
+        detail = " ".join(str(error).split())
+        counter.drop("broken record", f"{path} behind row {place},{row}", detail)
+
+
+def _usable(value, counter, where):
+    texts = value if isinstance(value, list) and value else [value]
+    cleaned = [clean_caption(text) if isinstance(text, str) else "" for text in texts]
+    counts = DropCounter()
+    usable = [text for text in cleaned if is_usable(text, counts, where, "")]
+    if not usable:  # A row counts once, whatever its captions lack.
+        is_usable(cleaned[0], counter, where, "")
+    return [text.encode("utf-8", "replace").decode() for text in usable]
+
+
+# === Tables ===
+
+
+def _schema(path, kind):
+    if kind == "parquet":
+        with open_parquet(path) as table:
+            return table.schema_arrow
+    with _open_arrow(path) as file:
+        return arrow().ipc.open_stream(file).schema
+
+
+def _parquet_batches(path, columns, groups=None):
+    """Yields (row group, first row, batch)."""
+    with open_parquet(path) as table:
+        for group in range(table.num_row_groups) if groups is None else groups:
+            first = 0
+            for batch in table.iter_batches(
+                _ROWS_AT_ONCE if groups else 4096, row_groups=[group], columns=columns
+            ):
+                yield group, first, batch
+                first += batch.num_rows
+
+
+def _arrow_batches(path, columns, offsets=None):
+    """Yields (offset, 0, batch) of the record batches of an Arrow stream."""
+    ipc = arrow().ipc
+    with _open_arrow(path) as file:
+        schema = ipc.open_stream(file).schema
+        while offsets is None or (offset := next(offsets, None)) is not None:
+            if offsets is not None:
+                file.seek(offset)
+            place = file.tell()
+            try:
+                message = ipc.read_message(file)
+            except EOFError:
+                return
+            batch = ipc.read_record_batch(message, schema)
+            yield place, 0, batch.select(columns)
+
+
+def _open_arrow(path):
+    pyarrow = arrow()
+    if is_url(path):
+        return pyarrow.PythonFile(open_regular(path), "r")
+    return pyarrow.memory_map(path)
+
+
+# === Reading ===
+
+
+class RecordIndex:
+    """The records of an indexed file; `about` is what `index_files` returned of it."""
+
+    def __init__(self, about: dict[str, Any]):
+        self.about, self.path, self.kind = about, about["path"], about["kind"]
+        try:
+            with np.load(about["index"]) as kept:
+                self.places, self.numbers = kept["places"], kept["numbers"]
+                self._ends, self._texts = kept["ends"], kept["texts"].tobytes()
+                self._column = str(kept["column"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"the index {about['index']} of {self.path} must be whole, but isn't "
+                f"({error}); remove its folder, and it is built anew."
+            ) from None
+        self._first = np.cumsum(self.numbers) - self.numbers
+
+    def __len__(self):
+        return len(self.places)
+
+    def captions(self, number: int) -> list[bytes]:
+        """The captions of a record."""
+        first = self._first[number]
+        ends = self._ends[first : first + self.numbers[number]].tolist()
+        begin = int(self._ends[first - 1]) if first else 0
+        return [
+            self._texts[start:end]
+            for start, end in zip([begin, *ends], ends, strict=False)
+        ]
+
+    def name(self, number: int) -> str:
+        """Names a record by its file and place."""
+        place, row = self.places[number]
+        return f"{os.path.basename(self.path)}@{place},{row}"
+
+    def check_unchanged(self) -> None:
+        """Raises if the file isn't the one that was indexed."""
+        file, about = one_file(self.path), self.about
+        state = None if file is None else (file.size, file.modified)
+        if state != (about["size"], about["modified"]):
+            problem = "has gone" if file is None else "has changed"
+            raise InputError(
+                f"a source must stay as it is while it is read, but {self.path} "
+                f"{problem}; run again, which indexes it anew, or put it back."
+            )
+
+    def sound_images(self, start: int, stop: int) -> Iterator[tuple[int, bytes, list]]:
+        """Yields (number of the record, image, faults) for each of a range.
+
+        In the place of a record whose image is faulty stands the next sound one of the
+        file, where its end is followed by its beginning; `faults` are (number,
+        `ImageError`) of what was left out right before.
+        """
+        numbers = itertools.chain(range(start, len(self)), range(len(self)))
+        images = (self._images(*r) for r in ((start, stop), (stop, None), (0, None)))
+        faults: list[tuple[int, ImageError]] = []
+        seen = done = 0
+        read = itertools.chain.from_iterable(images)
+        for number, image in zip(numbers, read, strict=True):
+            seen += 1
+            fault = image_fault(image)
+            if fault is not None:
+                faults.append((number, fault))
+                continue
+            for _ in range(min(seen, stop - start) - done):
+                yield number, image, faults
+                faults = []
+            done = min(seen, stop - start)
+            if done == stop - start:
+                return
+        raise InputError(
+            f"{self.path} must hold an image that can be read, but none of its "
+            f"{len(self)} can ({faults[-1][1]}); leave it out."
+        )
+
+    def _images(self, start, stop):
+        """Yields the images' bytes of a range of records; b"" where one lacks."""
+        self.check_unchanged()
+        read = self._cells if self.kind in _TABLES else self._spans
+        return read(self.places[start:stop].tolist())
+
+    def _spans(self, places):
+        for chunk in _chunks(places):
+            begin = chunk[0][0]
+            content = self._read(begin, sum(chunk[-1]) - begin)
+            for offset, size in chunk:
+                yield content[offset - begin : offset - begin + size]
+
+    def _read(self, offset, size):
+        if is_url(self.path):
+            content = read_url(self.path, offset, size)
+        else:
+            self.check_unchanged()
+            with open_regular(self.path) as file:
+                file.seek(offset)
+                content = file.read(size)
+        if len(content) < size:
+            self.check_unchanged()
+            raise OSError(f"{self.path} ends {size - len(content):,} bytes early")
+        return content
+
+    def _cells(self, places):
+        rows_of = {
+            place: collections.deque(row for _, row in rows)
+            for place, rows in itertools.groupby(places, operator.itemgetter(0))
+        }
+        batches = _parquet_batches if self.kind == "parquet" else _arrow_batches
+        for place, first, batch in batches(self.path, [self._column], iter(rows_of)):
+            column, rows = batch.column(0), rows_of[place]
+            while rows and rows[0] < first + len(column):
+                value = column[rows.popleft() - first].as_py()
+                value = value.get("bytes") if isinstance(value, dict) else value
+                yield value if isinstance(value, bytes) else b""
+
+
+def _chunks(places):
+    """Shares places out, what lies close together at a time."""
+    chunk: list = []
+    for offset, size in places:
+        if chunk:
+            end = sum(chunk[-1])
+            is_near = end <= offset <= end + _GAP
+            total = offset + size - chunk[0][0]
+            if not is_near or total > _READ_BYTES or len(chunk) == _READ_RECORDS:
+                yield chunk
+                chunk = []
+        chunk.append((offset, size))
+    if chunk:
+        yield chunk
+
+
+def image_fault(content: bytes) -> ImageError | None:
+    """Says what keeps training from decoding an image, or returns None.
+
+    A JPEG with a sound header that ends as one does is believed, anything else is
+    decoded to see.
+    """
+    try:
+        if not content:
+            raise ImageError("missing", "no bytes")
+        image = open_image(content)
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageError("oversized", f"{width} × {height} pixels")
+        is_whole = content[-2:] == _END_OF_JPEG or _END_OF_JPEG in content[-64:]
+        if image.format != "JPEG" or not is_whole:
+            normalize_image(content)
+    except ImageError as error:
+        return error
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def open_index(about: str) -> RecordIndex:
+    """Opens an index, or finds it opened; `about` is JSON."""
+    return RecordIndex(json.loads(about))

@@ -1,0 +1,430 @@
+"""Training reads shards as they are: each sample once, from anywhere, past faults."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.config import load_config
+from align_keras.corpus import record_index
+from align_keras.data.order import shuffled_records
+from align_keras.data.shards import check_data_service
+from align_keras.data.stored_pairs import check_batch_size, read_captions
+from align_keras.datasets import open_sources
+from align_keras.utils.errors import InputError
+from tests.data.noise_corpus import assert_equal, batches, build_noise
+from tests.data.source_files import (
+    captions,
+    jpeg,
+    open_folder,
+    order,
+    samples,
+    write_tar,
+    write_tars,
+)
+
+ALL = [f"caption {number}" for number in range(24)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tars(tmp_path_factory.mktemp("tars"))
+
+
+@pytest.fixture(scope="module")
+def builder(folder):
+    return open_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """20 usable samples of 24; the images of three of these are faulty."""
+    folder = tmp_path_factory.mktemp("faulty")
+    rows = samples(0, 24)
+    rows[2][1]["jpg"] = rows[2][1]["jpg"][:-40]  # Truncated.
+    rows[8][1]["jpg"] = b"<html>not found</html>"
+    rows[11][1]["jpg"] = rows[11][1]["jpg"][:3]
+    del rows[13][1]["txt"]
+    del rows[14][1]["jpg"]
+    rows[15][1]["txt"] = b"  "
+    for file in range(4):
+        write_tar(folder / f"{file:05}.tar", rows[file * 6 : file * 6 + 6])
+    last = folder / "00003.tar"
+    size = last.read_bytes().index(b"00023.jpg")
+    os.truncate(last, size + 700)  # In the middle of its last image.
+    return folder
+
+
+def test_each_epoch_holds_every_sample_once_in_another_order(builder):
+    drawn = captions(order(builder, 3 * 24))
+    epochs = [drawn[n * 24 : n * 24 + 24] for n in range(3)]
+    assert all(sorted(epoch) == sorted(ALL) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_seed_alone_decides(builder, folder):
+    first = order(builder, 24)
+    assert order(open_folder(folder), 24) == first
+    assert order(builder, 24, seed=1) != first
+
+
+def test_images_and_captions_belong_together(builder):
+    spec = {
+        name: tf.io.FixedLenFeature((), tf.string) for name in ("image", "captions")
+    }
+    for _, record in shuffled_records(
+        builder, "train", seed=0, start=0, shuffle_buffer_size=3
+    ).take(24):
+        example = tf.io.parse_single_example(record, spec)
+        number = int(example["captions"].numpy().split()[1])
+        assert example["image"].numpy() == jpeg(number)
+
+
+def test_any_start_goes_on_in_the_same_order(faulty):
+    source = open_folder(faulty, max_bad_fraction=0.3)
+    whole = order(source, 50)
+    for start in [7, 19, 20, 47]:
+        assert order(source, 3, start=start) == whole[start : start + 3]
+
+
+@pytest.mark.ci
+def test_batches_after_a_resume_are_the_uninterrupted_ones(faulty):
+    source = open_folder(faulty, max_bad_fraction=0.3)
+    whole = batches(source, 8, batch_size=4, zoom=0.0)
+    for step in (3, 5):
+        again = batches(source, 8 - step, batch_size=4, start_step=step, zoom=0.0)
+        assert_equal(whole[step:], again)
+
+
+def test_a_start_reads_nothing_of_what_comes_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_index, "_STRETCH", 6)
+    path = tmp_path / "all.tar"
+    write_tar(path, samples(0, 24))
+    source = open_folder(path)
+    assert len(source.info.splits["train"].file_instructions) == 4
+    one = {"cycle_length": 1, "shuffle_buffer_size": 1}
+    whole = order(source, 24, **one)
+    content, times = path.read_bytes(), os.stat(path)
+    begin = min(int(name.partition("@")[2].split(",")[0]) for name, _ in whole[18:])
+    junk = b"\xff" * len(content)
+    last = captions(whole[18:])
+    end = content.find(b"00006.jpg") if "caption 0" in last else begin
+    junk = junk[:begin] + content[begin : max(end, begin + 20_000)]
+    path.write_bytes(junk + b"\xff" * (len(content) - len(junk)))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert order(source, 6, start=18, **one) == whole[18:]
+
+
+def test_hosts_read_disjoint_parts_whose_union_is_all(builder, tmp_path):
+    write_tar(tmp_path / "all.tar", samples(0, 24))
+    for source in (builder, open_folder(tmp_path)):  # The latter of one file.
+        parts = [
+            captions(order(source, 8, input_pipeline_id=number, num_input_pipelines=3))
+            for number in range(3)
+        ]
+        assert sorted(sum(parts, [])) == sorted(ALL)
+
+
+def test_faults_are_counted_named_and_left_out(faulty, capsys):
+    source = open_folder(faulty, max_bad_fraction=0.3)
+    notes = source.info.metadata
+    assert notes["kept"] == 20
+    assert notes["dropped"] == {
+        "empty caption": 2,
+        "missing": 1,
+        "truncated shard": 1,
+    }
+    assert "00002.tar" in notes["examples"]["missing"]
+    drawn = captions(order(source, 20))
+    told = capsys.readouterr().err
+    assert {"caption 2", "caption 8", "caption 11"}.isdisjoint(drawn)
+    # Each in place of one: the next sound sample of its file, in the file's order.
+    assert {text: drawn.count(text) for text in drawn if drawn.count(text) > 1} == {
+        **{"caption 3": 2, "caption 9": 2, "caption 6": 2},
+    }
+    assert told.count("skipped") == 3
+    assert "00000.tar@" in told and "unreadable: no known image format" in told
+    order(source, 40)  # Named once, not in each epoch.
+    assert "skipped" not in capsys.readouterr().err
+
+
+def test_a_file_without_any_sound_image_stops_the_run(tmp_path):
+    rows = samples(0, 3)
+    for _, parts in rows:
+        parts["jpg"] = b"junk"
+    write_tar(tmp_path / "a.tar", rows)
+    with pytest.raises(tf.errors.OpError, match="must hold an image that can be read"):
+        order(open_folder(tmp_path), 1)
+
+
+def test_a_changed_file_is_noticed_and_indexed_anew(tmp_path):
+    write_tars(tmp_path, 2)
+    source = open_folder(tmp_path)
+    write_tar(tmp_path / "00001.tar", samples(100, 3))
+    with pytest.raises(tf.errors.OpError, match="InputError: .*00001.tar has changed"):
+        order(source, 12)
+    assert sorted(captions(order(open_folder(tmp_path), 9)))[6:] == ALL[3:6]
+    os.remove(tmp_path / "00000.tar")
+    with pytest.raises(tf.errors.OpError, match="InputError: .*00000.tar has gone"):
+        order(source, 12)
+
+
+def test_a_file_is_indexed_once(folder, monkeypatch):
+    first = open_folder(folder)
+
+    def fail(_):
+        raise AssertionError
+
+    monkeypatch.setattr(record_index, "_span_rows", fail)
+    assert order(open_folder(folder), 5) == order(first, 5)
+
+
+def test_a_damaged_index_names_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_tars(tmp_path / "tars", 1)
+    source = open_folder(tmp_path / "tars")
+    [index] = tmp_path.rglob("*.npz")
+    index.write_bytes(b"PK\x03\x04 junk")
+    with pytest.raises(InputError, match="must be whole.*remove its folder"):
+        list(source.captions("train"))
+
+
+def test_several_sources_by_their_weights(folder, tmp_path):
+    write_tar(tmp_path / "b.tar", samples(100, 5))
+    paths = [str(folder), str(tmp_path / "b.tar")]
+    source = open_sources(paths, [1, 3])
+    whole = order(source, 200)
+    share = np.cumsum(["b.tar" in name for name, _ in whole])
+    assert np.abs(share - 0.75 * np.arange(1, 201)).max() <= 1
+    assert order(source, 9, start=133) == whole[133:142]
+    # Without weights all come once.
+    even = captions(order(open_sources(paths), 29))
+    assert len(set(even)) == 29
+    assert read_captions(source, "train")[-1] == "caption 104"
+
+
+def test_a_built_corpus_among_the_sources(folder, tmp_path):
+    corpus = build_noise(tmp_path, 3)
+    source = open_sources([str(folder), str(corpus.data_path)])
+    names = [name for name, _ in order(source, 48)]
+    assert len(set(names)) == 48
+    assert sum("/noise/" in name for name in names) == 24
+
+
+def test_parts_and_patterns(folder):
+    source = open_sources(f"{folder}/0000{{1..2}}.tar")
+    assert sorted(captions(order(source, 12))) == sorted(ALL[6:18])
+    source = open_sources(f"webdataset:{folder}/*[03].tar")
+    assert source.info.splits["all"].num_examples == 12
+    assert sorted(captions(order(source, 3, "train[:25%]"))) == ALL[:3]
+
+
+def test_names_tell_splits(tmp_path):
+    write_tar(tmp_path / "cc-train-0.tar", samples(0, 4))
+    write_tar(tmp_path / "val/0.tar", samples(4, 3))
+    source = open_folder(tmp_path)
+    assert sorted(source.info.splits) == ["train", "validation"]
+    assert captions(order(source, 3, "validation")).count("caption 5") == 1
+    with pytest.raises(InputError, match="has no split 'test', only train, validation"):
+        check_batch_size(1, source, "test")
+
+
+def test_a_store_is_read_as_a_disk(folder):
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    for path in folder.glob("*.tar"):
+        store.pipe(f"/bucket/tars/{path.name}", path.read_bytes())
+    for name in ("memory://bucket/tars", "memory://bucket/tars/*.tar"):
+        source = open_sources(name)
+        assert sorted(captions(order(source, 24))) == sorted(ALL)
+    store.pipe("/bucket/tars/00002.tar", b"\0" * 10240)
+    with pytest.raises(tf.errors.OpError, match="00002.tar has changed"):
+        order(source, 24)
+
+
+def test_tfrecords_are_read_too(tmp_path):
+    def value(content):
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[content]))
+
+    with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
+        for key, parts in samples(0, 8):
+            features = {
+                "key": key.encode(),
+                "jpg": parts["jpg"],
+                "caption": parts["txt"],
+            }
+            features = {name: value(content) for name, content in features.items()}
+            features = tf.train.Features(feature=features)
+            writer.write(tf.train.Example(features=features).SerializeToString())
+    source = open_folder(tmp_path)
+    whole = order(source, 16)
+    assert sorted(captions(whole[:8])) == ALL[:8]
+    assert order(source, 4, start=11) == whole[11:15]
+
+
+@pytest.mark.parametrize(
+    "name, options, error",
+    [
+        ("no_such_folder", {}, "received 'no_such_folder', with none; check the path"),
+        ("empty", {}, "with none"),
+        ("mixed", {}, "with files of parquet and webdataset"),
+        ("{0..1}.tar", {}, "no such file"),
+        ("hollow", {}, "the corpus is empty, no usable pairs among 3: 3 empty caption"),
+        ("good", {"caption_column": "text"}, "caption_column are of Parquet and Arrow"),
+        ("good", {"weights": [1, 2]}, "a number above 0 for each of 1 sources"),
+        ("good", {"weights": [0]}, "a number above 0"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(name, options, error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    rows = samples(0, 3)
+    for _, parts in rows:
+        del parts["txt"]
+    write_tar(tmp_path / "hollow/a.tar", rows)
+    write_tar(tmp_path / "good/a.tar", samples(0, 3))
+    write_tar(tmp_path / "mixed/a.tar", samples(0, 3))
+    (tmp_path / "mixed/b.parquet").touch()
+    with pytest.raises(InputError, match=error) as raised:
+        open_sources(name, **options)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_data_service_is_refused(builder):
+    with pytest.raises(InputError, match="data_service must be None for a source"):
+        check_data_service(builder, "grpc://localhost:1")
+
+
+@pytest.mark.parametrize(
+    "override, error",
+    [
+        ("task.validation_data.source=a", "validation_data.source' must be null"),
+        ("task.train_data.source=a,task.train_data.cache=true", "cache' must be false"),
+        (
+            "task.train_data.source=a,task.train_data.corpus=icons",
+            "corpus' must be null where task.train_data.source is given",
+        ),
+        (
+            "task.train_data.source=[{path: a, weight: 1}, b]",
+            "a weight for each path, or for none",
+        ),
+        ("task.train_data.source=[{path: a, weight: 0}]", "with weight > 0"),
+        ("task.train_data.source=[{pth: a}]", "a list of {path, weight}"),
+        ("task.train_data.source=[]", "a list of {path, weight}"),
+        ("task.train_data.source=3", "a path, or a list of"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(override, error):
+    with pytest.raises(InputError, match=error):
+        load_config(params_override=override)
+
+
+def test_a_source_replaces_a_corpus_and_is_saved(tmp_path):
+    from align_keras.config import save_config
+
+    override = "task.train_data.source=[{path: a, weight: 2}, {path: b, weight: 1}]"
+    config = load_config("align_b3_mini_cc3m", params_override=override)
+    assert config.task.train_data.corpus is None
+    assert [source.weight for source in config.task.train_data.source] == [2.0, 1.0]
+    save_config(config, tmp_path / "params.yaml")
+    assert load_config(config_files=[tmp_path / "params.yaml"]) == config
+    one = load_config(params_override="task.train_data.source=tars/{0..9}.tar")
+    assert one.task.train_data.source[0].path == "tars/{0..9}.tar"
+    again = {"task.train_data.corpus": "icons"}
+    assert load_config(params_override=[{"task.train_data.source": "a"}, again])
+
+
+# === Tables ===
+
+
+def table(count):
+    import pyarrow as pa
+
+    images = [
+        {"bytes": jpeg(number), "path": f"{number}.jpg"} for number in range(count)
+    ]
+    images[4]["bytes"] = None
+    texts = [[f"caption {n}", f"other {n}"][: n % 2 + 1] for n in range(count)]
+    texts[7] = []
+    return pa.table({"image": images, "caption": texts, "n": list(range(count))})
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """The same 20 rows as Parquet of a repository and as `datasets` saves them."""
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    folder = tmp_path_factory.mktemp("tables")
+    for name in ("parquet/data", "arrow"):
+        (folder / name).mkdir(parents=True)
+    rows = table(20)
+    for number, part in enumerate((rows.slice(0, 12), rows.slice(12))):
+        end = f"{number:05}-of-00002"
+        path = folder / f"parquet/data/train-{end}.parquet"
+        pa.parquet.write_table(part, path, row_group_size=5)
+        with pa.OSFile(str(folder / f"arrow/data-{end}.arrow"), "wb") as file:
+            with pa.ipc.new_stream(file, part.schema) as writer:
+                writer.write_table(part, max_chunksize=5)
+    (folder / "arrow/cache-1234.arrow").write_bytes(b"of a map")
+    return folder
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_tables_are_read_from_any_row(tables, kind, monkeypatch):
+    monkeypatch.setattr(record_index, "_STRETCH", 5)
+    source = open_folder(tables / kind)
+    assert source.info.metadata["dropped"] == {"empty caption": 1}
+    one = {"cycle_length": 1, "shuffle_buffer_size": 1}
+    whole = order(source, 38, **one)
+    drawn = captions(whole)
+    assert sorted(drawn[:19]) == sorted(drawn[19:])
+    expected = {f"caption {n}" for n in range(20)} - {"caption 4", "caption 7"}
+    assert set(drawn) == expected and drawn[:19].count("caption 5") == 2
+    for start in (1, 6, 18, 30):
+        assert order(source, 3, start=start, **one) == whole[start : start + 3]
+    pairs = captions(order(source, 28, pair_weighted=True))
+    assert len(set(pairs)) == 27 and pairs.count("caption 5") == 2
+    assert len(source.info.splits["train"].file_instructions) == 4
+
+
+@pytest.mark.ci
+def test_columns_of_tables(tables, tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    rows = table(8).rename_columns(["picture", "sentences", "n"])
+    pa.parquet.write_table(rows, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="a column of images .* received none among"):
+        open_folder(tmp_path)
+    with pytest.raises(InputError, match="a column of captions .* received none among"):
+        open_folder(tmp_path, image_column="picture")
+    with pytest.raises(InputError, match="received words among picture, sentences, n"):
+        open_folder(tmp_path, image_column="picture", caption_column="words")
+    named = {"image_column": "picture", "caption_column": "sentences"}
+    assert "caption 0" in captions(order(open_folder(tmp_path, **named), 7))
+
+
+@pytest.mark.ci
+def test_a_broken_table_is_told(tables, tmp_path):
+    content = (tables / "parquet/data/train-00000-of-00002.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[:-9])
+    (tmp_path / "b.parquet").write_bytes(content)
+    source = open_folder(tmp_path, max_bad_fraction=0.2)
+    assert source.info.metadata["dropped"]["truncated shard"] == 1
+    assert source.info.splits["train"].num_examples == 11
+    arrow = tables / "arrow/data-00000-of-00002.arrow"
+    half = tmp_path / "half/a.arrow"
+    half.parent.mkdir()
+    half.write_bytes(arrow.read_bytes()[:-3000])
+    source = open_folder(half, max_bad_fraction=0.5)
+    assert source.info.metadata["dropped"]["broken record"] == 1
+    assert 0 < source.info.splits["train"].num_examples < 12
