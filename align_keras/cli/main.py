@@ -162,12 +162,15 @@ def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> No
 
 
 def _check_remote(arguments, name, address):
-    """Raises where a command can't work in a copy of an address."""
-    several = "TF_CONFIG" in os.environ and name == "model_dir"
-    if name in ("source", *LOCAL) or getattr(arguments, "watch", False) or several:
+    """Raises where a command can't work in this machine's copy of an address."""
+    engine = getattr(arguments, "engine", None) or "local"
+    several = engine != "local" or ("TF_CONFIG" in os.environ and name == "model_dir")
+    watches = getattr(arguments, "watch", False)
+    if name in ("source", *LOCAL) or watches or several:
+        where = " that all machines see" if several else ""
         raise InputError(
-            f"{name} must be on this machine{' where several train' * several}, "
-            f"received {address}; name a local path, or mount the folder and name that."
+            f"{name} must be on a disk{where}, received {address}; name a local path, "
+            "or mount the remote folder and name its place."
         )
 
 
