@@ -40,7 +40,17 @@ published_ratings() {
   export ALIGN_KERAS_CXC_DIR=$room/cxc
 }
 
+# Not among what `.ci/run` installs: pyspark alone is 455 MB. The schemas' packages need
+# others than the rest does, so only their files are taken.
+engines() {
+  python -m pip install -q -e ".[dask,ray,spark]" &&
+    python -m pip install -q --no-deps --target "$room/schemas" dask-kubernetes \
+      kubeflow-trainer-api || return 1
+  command -v java >/dev/null || echo "without Java, the tests of Spark are skipped"
+}
+
 room=$(mktemp -d)
+export ALIGN_KERAS_CLUSTER_SCHEMAS=$room/schemas
 trap 'rm -rf "$room"' EXIT
 
 case "${1:-}" in
@@ -52,6 +62,7 @@ case "${1:-}" in
     fi
     tests=$(python tools/tests_of.py "$revision") || exit 1
     echo "changed since $revision: $(echo "$tests" | tr '\n' ' ')"
+    stage "engines" engines
     # shellcheck disable=SC2086
     [ -z "$tests" ] || stage "ci and release tests" one_by_one "ci or release" $tests
     ;;
@@ -60,6 +71,7 @@ case "${1:-}" in
     stage "default tests" python -m pytest
     stage "CxC" published_ratings
     stage "ci tests" python -m pytest -m ci
+    stage "engines" engines
     # Among them the distributions and the interpreters.
     stage "release tests" one_by_one release tests/*/
     stage "mutations" python tools/mutate.py

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 STAGES = {
     "extract": "pairs out of the sources",
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="processes; as many as the machine has cores by default",
     )
+    parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(
         "--to",
         metavar="FILE",
@@ -87,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         _config(arguments, out),
         last,
         workers=arguments.workers,
+        engine=arguments.engine,
     )
     if stage == "urls":
         from align_keras.corpus.sources import write_url_list

@@ -2,6 +2,8 @@
 
 import argparse
 
+from align_keras.utils.tasks import ENGINE_HELP, LOCAL
+
 
 def _count(text):
     if not text.isdecimal() or int(text) < 1:
@@ -57,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rows of a shard, of which an interruption loses one (default: "
         "%(default)s)",
     )
+    parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -71,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         column=arguments.column,
         format=arguments.format,
         rows_per_file=arguments.rows_per_file,
+        engine=arguments.engine,
     )
     files = f"{len(done.files):,} file{'s' * (len(done.files) != 1)}"
     print(f"{done.rows:,} rows in {files}: {arguments.to}")

@@ -86,7 +86,9 @@ def describe_bug(error: BaseException) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if pathlib.Path(frame.filename).is_relative_to(package)
     ]
-    text = " ".join(str(error).split())[:300]
+    # Of a task that went wrong, which one it was.
+    told = [str(error), *getattr(error, "__notes__", ())[:1]]
+    text = " ".join(" ".join(told).split())[:300]
     message = f"unexpected {type(error).__name__}: {text}"
     if places:
         message += f" ({places[-1]})"

@@ -11,7 +11,9 @@ from align_keras.protocols.protocol import OPTIONS
 from align_keras.utils.errors import InputError
 
 # What the suite takes too; the others are for one protocol.
-_OF_SUITE = ("data_root", "engine", "workers", "results", "allow_missing")
+_OF_SUITE = (
+    *("data_root", "image_engine", "engine", "workers", "results", "allow_missing"),
+)
 # As Model Garden spells them.
 _WITH_UNDERSCORES = ("config_file", "params_override")
 # Of a table's first column, as far as it is kept whole.

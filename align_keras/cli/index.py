@@ -5,6 +5,7 @@ import os
 
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
+from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with what changes in the folders, until interrupted",
     )
+    parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(
         "--remove",
         action="append",
@@ -73,15 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.sources:
             return 0
     build = Index.rebuild if arguments.rebuild else Index.build
-    index = build(folder, arguments.sources, arguments.model)
+    engine = arguments.engine
+    index = build(folder, arguments.sources, arguments.model, engine=engine)
     print(_summary(index.changes))
     say(f"{len(index):,} images in {folder}")
     if arguments.watch:
-        _watch(index)
+        _watch(index, engine)
     return 0
 
 
-def _watch(index):
+def _watch(index, engine):
     """Brings the index up to date whenever something changes, until interrupted."""
     with needs("watch", "`watch` needs watchfiles"):
         from watchfiles import watch
@@ -92,7 +95,7 @@ def _watch(index):
         if begun and not seen:
             continue
         begun = True  # What changed before the watch began isn't told.
-        changes = index.add()
+        changes = index.add((), engine)
         if changes.added or changes.changed or changes.renamed or changes.gone:
             print(_summary(changes), flush=True)
 

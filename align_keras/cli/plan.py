@@ -70,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "time of a query",
     )
     parser.add_argument(
+        "--corpus",
+        type=int,
+        metavar="N",
+        help="plan `align-keras corpus build` of N pairs instead: time, disk, memory "
+        "and workers (--num-images: of them, images to store; default N)",
+    )
+    parser.add_argument(
         "--model",
         metavar="M",
         help="of --index: a preset's name, such as align_l2_large, or what "
@@ -111,10 +118,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.index is not None:
         return _plan_index(arguments)
+    if arguments.corpus is not None:
+        return _plan_corpus(arguments)
     if arguments.device_kind is None:
         raise InputError(
             f"--device-kind must be one of {', '.join(DEVICE_KINDS)}, received "
-            "nothing; name one, or plan an index by --index."
+            "nothing; name one, or plan an index by --index, a corpus by --corpus."
         )
     if arguments.model is not None:
         raise InputError(
@@ -187,6 +196,39 @@ def _plan_index(arguments):
     ):
         amounts = (_number(value / size) if value else "–" for value in values)
         table.add_row(f"{name}, {unit}", *amounts)
+    Console().print(table)
+    return 0
+
+
+def _plan_corpus(arguments):
+    from rich.console import Console
+    from rich.table import Table
+
+    from align_keras.planning import plan_corpus
+
+    days = 7
+    planned = plan_corpus(arguments.corpus, arguments.num_images, days=days)
+    if arguments.json:
+        print(json.dumps(planned, indent=1))
+        return 0
+    table = Table(
+        title=f"{planned['pairs']:,} pairs, {planned['images']:,} images stored"
+    )
+    table.add_column("")
+    table.add_column("amount", justify="right")
+    seconds, disk, memory = (planned[k] for k in ("core_seconds", "disk", "memory"))
+    for name, value in (
+        ("pairs out of pages, hours of a core", seconds["extract"] / 3600),
+        ("text filters, hours of a core", seconds["filter"] / 3600),
+        ("images decoded and stored, hours of a core", seconds["images"] / 3600),
+        ("copies by their hashes, hours of a core", seconds["copies"] / 3600),
+        (f"workers that take {days} days", planned["workers"]),
+        ("tables of pairs, GB", disk["pairs"] / 1e9),
+        ("images, twice while it is built, GB", disk["images"] / 1e9),
+        ("memory of a worker, GiB", memory["worker"] / 2**30),
+        ("memory of the search for copies, GiB", memory["copies"] / 2**30),
+    ):
+        table.add_row(name, _number(value))
     Console().print(table)
     return 0
 

@@ -30,7 +30,6 @@ from align_keras.corpus.sources.files import SourceFile, one_file
 from align_keras.corpus.sources.pair import Part, columns_of
 from align_keras.corpus.sources.parquet_files import image_column_of, open_parquet
 from align_keras.corpus.sources.source import read_part
-from align_keras.corpus.workers import run_tasks
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
     MAX_FILE_BYTES,
@@ -40,6 +39,7 @@ from align_keras.utils.files import (
 )
 from align_keras.utils.progress import say
 from align_keras.utils.remote import is_url, read_url
+from align_keras.utils.tasks import run_tasks
 
 KINDS = ("webdataset", "tfrecord", "parquet", "arrow")
 _TABLES = ("parquet", "arrow")

@@ -1,5 +1,6 @@
 """What a run will take, before it runs: operations, memory, traffic, days."""
 
+from align_keras.planning.corpus_plan import plan_corpus
 from align_keras.planning.device_kinds import DEVICE_KINDS, find_device_kind
 from align_keras.planning.index_plan import plan_index
 from align_keras.planning.run_plan import (

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
 # Named sets that aren't read as captioned images, and the protocols that judge them.
 _OTHERS = {"multi30k": "multi30k", "cxc": "cxc_retrieval", "simlex999": "simlex"}
-_OF_IMAGES = ("allow_missing", "metadata", "engine")
+_OF_IMAGES = ("allow_missing", "metadata", "image_engine", "engine")
 
 
 def captioned_images(request: Request) -> "CaptionedImages":
@@ -270,7 +270,7 @@ def _captions_by_language(request):
 @protocol(
     "an image plus or minus words finds another icon",
     "figure 5",
-    ("split", "text_weight", "metadata", "engine"),
+    ("split", "text_weight", "metadata", "image_engine", "engine"),
     data="icons",
     data_help="icons",
 )

@@ -35,7 +35,7 @@ TFDS_SPLITS = {
 _USUAL = ("test", "train")
 # Sets that keep labels of classes they have no images of.
 _OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
-_OPTIONS = ("split", "classes", "metadata", "engine")
+_OPTIONS = ("split", "classes", "metadata", "image_engine", "engine")
 
 
 def labelled_images(request: Request, train: bool = False) -> "LabelledImages":

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _DIGEST_BYTES = 20
 # Rows that are looked at or copied at a time.
 _COPIED_ROWS = 8192
+# Chunks that a cluster embeds between two writes.
+_BLOCKS = 64
 
 # As data sets hold it: a path, encoded, or pixels.
 Image = str | bytes | np.ndarray
@@ -45,11 +47,13 @@ class CachedEncoders:
     """A model's encode functions, answered from the cache where they can be.
 
     The `OpenedModel` is opened when it is first asked for, after the data are read;
-    `directory` is the cache of all models.
+    `directory` is the cache of all models. Where a cluster embeds, `encode_on` makes
+    its function of the model, a folder, `"images"` or `"texts"`, and a task's items.
     """
 
-    def __init__(self, open_model, directory):
+    def __init__(self, open_model, directory, encode_on=None):
         self._open_model, self._directory = open_model, directory
+        self._encode_on = encode_on
 
     @functools.cached_property
     def model(self) -> "OpenedModel":
@@ -72,12 +76,19 @@ class CachedEncoders:
     @functools.cached_property
     def _images(self):
         folder = self._directory / f"image-{self.model.image_fingerprint}"
-        return EmbeddingCache(folder, self.model.encode_images, 256)
+        return self._cache(folder, "images", 256)
 
     @functools.cached_property
     def _texts(self):
         folder = self._directory / f"text-{self.model.text_fingerprint}"
-        return EmbeddingCache(folder, self.model.encode_texts)
+        return self._cache(folder, "texts", 1024)
+
+    def _cache(self, folder, kind, chunk):
+        encode = getattr(self.model, f"encode_{kind}")
+        if self._encode_on is None:
+            return EmbeddingCache(folder, encode, chunk)
+        encode_all = self._encode_on(self.model, folder, kind, chunk)
+        return EmbeddingCache(folder, encode, chunk * _BLOCKS, encode_all)
 
     def readable_images(
         self, images: Collection[Image]
@@ -135,11 +146,13 @@ class EmbeddingCache:
             as a digest of its weights and preprocessing.
         encode: function from a list of items to a float array (n, d).
         chunk: items that are encoded between two writes.
+        encode_all: function from a list of items to what `encoded` returns of them.
     """
 
-    def __init__(self, directory, encode, chunk=1024):
+    def __init__(self, directory, encode, chunk=1024, encode_all=None):
         self._directory = pathlib.Path(directory)
         self._encode, self._chunk = encode, chunk
+        self._encode_all = encode_all or functools.partial(encoded, encode)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._rows, self._width = {}, None
 
@@ -242,7 +255,7 @@ class EmbeddingCache:
         """
         if not missing:
             return True
-        rows = self._encoded(list(missing.values()))
+        rows = self._encode_all(list(missing.values()))
         if self._width is None:
             if np.isnan(rows).all():
                 return False
@@ -254,6 +267,7 @@ class EmbeddingCache:
             number = str(self._width).encode()
             with atomic_write(self._directory / "width", "wb") as file:
                 file.write(number + b" " + _check_of(number))
+        rows = _as_wide(rows, self._width)
         digests, embeddings = self._files()
         contents = {embeddings: rows.tobytes(), digests: b"".join(missing)}
         for path, content in contents.items():
@@ -264,30 +278,6 @@ class EmbeddingCache:
         for digest in missing:
             self._rows[digest] = len(self._rows)
         return True
-
-    def _encoded(self, items):
-        """Embeddings of a chunk, NaN for items that can't be read."""
-        try:
-            rows = np.ascontiguousarray(self._encode(items), np.float32)
-        except InputError:
-            if len(items) == 1:
-                return np.full((1, self._width or 1), np.nan, np.float32)
-        else:
-            if not np.isfinite(rows).all():
-                raise InputError(
-                    "the model must give finite embeddings, received NaN or infinity "
-                    f"for {np.count_nonzero(~np.isfinite(rows).all(axis=1))} of "
-                    f"{len(rows)} items; it has diverged: train it again with a lower "
-                    "learning rate."
-                )
-            return rows
-        # One bad item fails its batch: halve until it stands alone.
-        middle = len(items) // 2
-        halves = [self._encoded(items[:middle]), self._encoded(items[middle:])]
-        width = max(half.shape[1] for half in halves)
-        # Where nothing has told the width yet, items that are refused are 1 wide.
-        halves = [np.broadcast_to(half, (len(half), width)) for half in halves]
-        return np.concatenate(halves)
 
     def _stored(self):
         shape = len(self._rows), self._width
@@ -315,6 +305,37 @@ class EmbeddingCache:
                 file.write(stored[rows[start : start + _COPIED_ROWS]].tobytes())
             file.flush()
             return np.memmap(file, np.float32, "r", shape=(len(rows), self._width))
+
+
+def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
+    """Embeddings of items, float32 (n, d), NaN for those that `encode` refuses.
+
+    Where all are refused, they are 1 wide.
+    """
+    try:
+        rows = np.ascontiguousarray(encode(items), np.float32)
+    except InputError:
+        if len(items) == 1:
+            return np.full((1, 1), np.nan, np.float32)
+    else:
+        if not np.isfinite(rows).all():
+            raise InputError(
+                "the model must give finite embeddings, received NaN or infinity "
+                f"for {np.count_nonzero(~np.isfinite(rows).all(axis=1))} of "
+                f"{len(rows)} items; it has diverged: train it again with a lower "
+                "learning rate."
+            )
+        return rows
+    # One bad item fails its batch: halve until it stands alone.
+    middle = len(items) // 2
+    halves = [encoded(encode, items[:middle]), encoded(encode, items[middle:])]
+    width = max(half.shape[1] for half in halves)
+    return np.concatenate([_as_wide(half, width) for half in halves])
+
+
+def _as_wide(rows, width):
+    """Brings rows that were refused, which are 1 wide, to the width of others."""
+    return np.broadcast_to(rows, (len(rows), max(width, rows.shape[1])))
 
 
 def _check_of(number):

@@ -13,6 +13,7 @@ from align_keras.protocols.vtab import vtab
 from align_keras.utils.arguments import check_number, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
+from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
     from align_keras.models import ALIGN
@@ -96,7 +97,7 @@ def evaluate(
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs == "weights":
         check_results(request)
-    encoders = open_encoders(model, request.engine, cache)
+    encoders = open_encoders(model, request, cache)
     found = PROTOCOLS[protocol].run(encoders, request)
     from align_keras.reports.result_tables import figures_as_shares
 
@@ -131,10 +132,14 @@ def checked_request(protocol: str, **options: Any) -> Request:
     for name, value in given.items():
         if value == "":
             raise InputError(f"{name} must not be empty, received ''; leave it out.")
-        if name == "engine":
+        if name == "image_engine":
             from align_keras.models.image_engines import checked_engine
 
-            checked_engine(value)
+            try:
+                checked_engine(value)
+            except InputError as error:
+                raise InputError(f"image_{error}") from None
+    is_cluster(given.get("engine", LOCAL))
     check_number("workers", given.get("workers", 1), 1, 1e6, whole=True)
     check_number("text_weight", given.get("text_weight", 2.0), 0, 1e6)
     for name, value in given.items():
@@ -187,7 +192,7 @@ def model_name(model: Any) -> str:
 
 
 def open_encoders(
-    model: Any, engine: str | None = None, cache: Any = None, check: bool = True
+    model: Any, request: Request, cache: Any = None, check: bool = True
 ) -> "CachedEncoders":
     """Returns a model's encode functions, which open it when they are first called.
 
@@ -198,14 +203,20 @@ def open_encoders(
 
     directory = pathlib.Path(cache) if cache else default_cache()
     check_writable("cache", directory, directory)
+    by = request.image_engine
+    open_it = functools.partial(opening.open_model, str(model), by)
     if isinstance(model, opening.OpenedModel):
-        return CachedEncoders(lambda: model, directory)
-    if not isinstance(model, str | pathlib.Path):
-        return CachedEncoders(lambda: opening.opened(model, engine), directory)
-    if check:
-        opening.check_model(str(model), engine)
-    open_it = functools.partial(opening.open_model, str(model), engine)
-    return CachedEncoders(open_it, directory)
+        open_it = functools.partial(lambda: model)
+    elif not isinstance(model, str | pathlib.Path):
+        open_it = functools.partial(opening.opened, model, by)
+    elif check:
+        opening.check_model(str(model), by)
+    if not is_cluster(request.engine):
+        return CachedEncoders(open_it, directory)
+    from align_keras.protocols.embedding_tasks import encode_on
+
+    on_cluster = functools.partial(encode_on, request.engine, by)
+    return CachedEncoders(open_it, directory, on_cluster)
 
 
 def sliced(found: Evaluation, column: str) -> dict[str, float]:
@@ -240,7 +251,7 @@ def _write_page(html, result, request, found):
     from align_keras.reports.result_page import write_result_page
     from align_keras.utils.progress import say
 
-    shown = ("data", "split", "train_split", "templates", "classes", "engine")
+    shown = ("data", "split", "train_split", "templates", "classes", "image_engine")
     facts = {name: getattr(request, name) for name in shown}
     facts = {
         name: value for name, value in facts.items() if value != OPTIONS[name].default

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Transfer results on it learn from both (Kornblith et al. 2019, "Do better ImageNet
 # models transfer better?", table 1: 2,040 images).
 _TRAIN_SPLITS = {"oxford_flowers102": "train+validation"}
-TRAINING = ("results", "config_file", "params_override", "workers")
+TRAINING = ("results", "config_file", "params_override", "workers", "engine")
 _OPTIONS = ("split", "train_split", "classes", "metadata", *TRAINING)
 
 
@@ -91,17 +91,17 @@ class ClassificationData:
     """The two splits of a set of images with classes; `task` is of no account."""
 
     def __init__(self, request):
-        self._request, self._read = request, {}
+        self.request, self._read = request, {}
 
     def __getstate__(self):
         # Another process reads the data itself, and slices nothing.
-        request = dataclasses.replace(self._request, metadata=None)
-        return {"_request": request, "_read": {}}
+        request = dataclasses.replace(self.request, metadata=None)
+        return {"request": request, "_read": {}}
 
     def read(self, task: str, split: str) -> "LabelledImages":
         """Returns the images of `"train"` or `"test"`."""
         if split not in self._read:
-            self._read[split] = labelled_images(self._request, train=split == "train")
+            self._read[split] = labelled_images(self.request, train=split == "train")
         return self._read[split]
 
     def check(self) -> int:
@@ -112,7 +112,7 @@ class ClassificationData:
         from align_keras.data import unreadable_rows
         from align_keras.utils.progress import say
 
-        train, test = train_and_test(self._request)
+        train, test = train_and_test(self.request)
         self._read = {"train": train, "test": test}
         if not isinstance(next(iter(train.images), None), str | os.PathLike):
             return 0
@@ -126,7 +126,7 @@ class ClassificationData:
 
     def identity(self, task: str) -> list[str]:
         """What tells the data apart: digests of both splits, and a set's version."""
-        request, name = self._request, self._request.data
+        request, name = self.request, self.request.data
         if name != "stamps" and not is_class_folder(name):
             name = full_name(name)  # Its images aren't hashed.
         about = [name]

@@ -42,14 +42,14 @@ class OpenedModel:
     path: str | None = None
 
 
-def check_model(path: str, engine: str | None = None) -> None:
+def check_model(path: str, image_engine: str | None = None) -> None:
     """Raises unless a model can be there: before TensorFlow and the data are read."""
     folder = pathlib.Path(path)
     if is_export(folder):
-        if engine is not None:
+        if image_engine is not None:
             raise InputError(
-                f"engine must be left out for an export, received {engine!r}; give "
-                "the run folder in place of its export."
+                f"image_engine must be left out for an export, received "
+                f"{image_engine!r}; give the run folder in place of its export."
             )
     elif (
         path not in SHIPPED_MODELS
@@ -59,21 +59,21 @@ def check_model(path: str, engine: str | None = None) -> None:
         raise InputError(_what_is_missing(folder))
 
 
-def open_model(path: str, engine: str | None = None) -> OpenedModel:
+def open_model(path: str, image_engine: str | None = None) -> OpenedModel:
     """Opens a run folder, a preset folder, an export or a Hugging Face model.
 
     Args:
         path: a folder as `ALIGN.from_preset` takes it, `hf://user/model`, or the
             folder of an export.
-        engine: what embeds images, as `ALIGN.encode_images`.
+        image_engine: what embeds images, the `engine` of `ALIGN.encode_images`.
     """
-    check_model(path, engine)
+    check_model(path, image_engine)
     folder = pathlib.Path(path)
     if is_export(folder):
         return _open_export(folder)
     from align_keras.models import ALIGN
 
-    return opened(ALIGN.from_preset(path), engine, path)
+    return opened(ALIGN.from_preset(path), image_engine, path)
 
 
 def is_export(path: str | pathlib.Path) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 PAPERS_KS = (1, 5, 10)
 
@@ -64,11 +65,12 @@ class Request:
         type=float,
         metavar="W",
     )
-    engine: str | None = _option(
+    image_engine: str | None = _option(
         "what embeds images, instead of TensorFlow: openvino, openvino_bfloat16, or "
         "the model's image.tflite by align-keras export",
         metavar="E",
     )
+    engine: str = _option(ENGINE_HELP, default=LOCAL, metavar="E")
     workers: int = _option(
         "processes that train at once (default: 1)", default=1, type=int, metavar="N"
     )

@@ -66,7 +66,8 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
         rows.append((row, request))
     # The model is looked for where there is something to measure.
     check = not all(row.skipped for row, _ in rows)
-    encoders = open_encoders(model, given.get("engine"), cache, check)
+    engines = {key: given[key] for key in ("image_engine", "engine") if key in given}
+    encoders = open_encoders(model, Request(**engines), cache, check)
     for row, request in rows:
         yield row if row.skipped else _measured(row, request, encoders)
 

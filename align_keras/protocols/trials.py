@@ -3,6 +3,10 @@
 import dataclasses
 import functools
 import gc
+import importlib
+import json
+import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,13 +14,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.config import FineTuningConfig, HeadStageConfig, as_dict
+from align_keras.config import (
+    FineTuningConfig,
+    HeadStageConfig,
+    as_dict,
+    load_recipe,
+)
+from align_keras.config.fields import leaves
 from align_keras.data import evaluation_batches, labelled_batches
 from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
 )
 from align_keras.protocols.embedding_cache import results_folder
+from align_keras.protocols.embedding_tasks import absolute, checked_path, open_same
+from align_keras.protocols.open_model import open_model
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.trial_results import (
     drawn_options,
@@ -35,6 +47,7 @@ from align_keras.training.strategies import open_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.quiet import start_compiler
+from align_keras.utils.tasks import is_cluster, run_tasks
 
 if TYPE_CHECKING:
     from align_keras.datasets.benchmarks import LabelledImages
@@ -160,11 +173,19 @@ def open_devices(
 
     Raises if there are no such devices, or several processes would share them.
     """
-    if request.workers > 1 and recipe.runtime.distribution_strategy != "default":
+    strategy = recipe.runtime.distribution_strategy
+    cluster = is_cluster(request.engine)
+    if cluster and request.workers > 1:
         raise InputError(
-            "workers must be 1 where runtime.distribution_strategy is "
-            f"{recipe.runtime.distribution_strategy}, received {request.workers}; all "
-            "replicas train one trial."
+            f"workers must be left out with engine {request.engine}, whose workers "
+            f"count, received {request.workers}; leave it out."
+        )
+    if strategy != "default" and (cluster or request.workers > 1):
+        received = f"engine {request.engine}" if cluster else str(request.workers)
+        raise InputError(
+            f"{'engine' if cluster else 'workers'} must be "
+            f"{'local' if cluster else 1} where runtime.distribution_strategy is "
+            f"{strategy}, received {received}; all replicas train one trial."
         )
     return open_strategy(recipe.runtime)
 
@@ -204,7 +225,9 @@ def finished(
     waiting = {key: trial for key, trial in by_key.items() if key not in done}
     if waiting:
         say(f"{len(waiting)} of {len(by_key)} trials to train; results in {directory}")
-    if len(waiting) > 1 and request.workers > 1:
+    if waiting and is_cluster(request.engine):
+        _run_on_cluster(waiting, data, model, request.engine, directory)
+    elif len(waiting) > 1 and request.workers > 1:
         if model.path is None:
             raise InputError(
                 "model must be a path where `workers` open it again, received a model "
@@ -226,9 +249,63 @@ def finished(
     return [results[key] for key in keys]
 
 
-def _open_runner(path, data):
-    from align_keras.protocols.open_model import open_model
+def _run_on_cluster(trials, data, model, engine, directory):
+    """Runs each trial as a task, whose result is as that of a process here."""
+    directory.mkdir(parents=True, exist_ok=True)
+    given = {name: getattr(data.request, name) for name in ("data", "classes")}
+    paths = {name: value and absolute(value) for name, value in given.items()}
+    paths["metadata"] = None  # Of slices alone.
+    about = {
+        "model": checked_path(model, engine),
+        "fingerprint": model.image_fingerprint,
+        "data": [type(data).__module__, type(data).__name__],
+        "request": dataclasses.asdict(data.request) | paths,
+        "results": str(directory.absolute()),
+    }
+    tasks = []
+    for key, trial in trials.items():
+        recipe = {name: value for name, value, _ in leaves(trial.recipe)}
+        told = dataclasses.asdict(dataclasses.replace(trial, recipe=None)) | {
+            "recipe": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in recipe.items()
+            }
+        }
+        tasks.append({**about, "key": key, "trial": told})
+    # What is done is told by the results, not by the tasks.
+    with tempfile.TemporaryDirectory(prefix=".tasks-", dir=directory) as folder:
+        run_tasks(run_trial, tasks, folder, engine=engine)
 
+
+def run_trial(task: dict) -> None:
+    """Runs a trial: a task of `run_tasks`."""
+    runner = _runner_on_worker(
+        task["model"],
+        task["fingerprint"],
+        *task["data"],
+        json.dumps(task["request"], sort_keys=True),
+    )
+    # All options of the recipe are given, whichever it is laid over.
+    recipe = load_recipe("vtab", (), task["trial"]["recipe"])
+    trial = Trial(**{**task["trial"], "recipe": recipe})
+    run_trials({task["key"]: trial}, runner, task["results"])
+
+
+@functools.lru_cache(maxsize=1)
+def _runner_on_worker(path, fingerprint, module, name, request):
+    model = open_same(path)
+    if model.image_fingerprint != fingerprint:
+        raise InputError(
+            f"model must be the same on all machines, {path} is another on "
+            f"{socket.gethostname()}; copy it there."
+        )
+    # By its name, as a task's function: the modules of data import this one.
+    data = getattr(importlib.import_module(module), name)
+    data = data(Request(**json.loads(request)))
+    return TrialRunner(model.align.image_encoder, data)
+
+
+def _open_runner(path, data):
     return TrialRunner(open_model(path).align.image_encoder, data)
 
 

@@ -140,7 +140,7 @@ class VtabData:
     """The tasks of VTAB."""
 
     def __init__(self, request):
-        self._request, self._last = request, (None, None)
+        self.request, self._last = request, (None, None)
 
     def read(self, task: str, split: str) -> "LabelledImages":
         """Returns the images of a task's split; keeps the last one."""
@@ -165,13 +165,13 @@ class VtabData:
         """Returns the names of the columns of `metadata`."""
         from align_keras.datasets.benchmarks import read_metadata
 
-        path = self._request.metadata
+        path = self.request.metadata
         return () if path is None else read_metadata(path).names
 
     def judged_images(self, task: str) -> "LabelledImages":
         """A task's test with `metadata`'s columns; the images' ids are as `dtd/0`."""
         data = self.read(task, "test")
-        return joined(data, self._request, taken=("class",), prefix=f"{task}/")
+        return joined(data, self.request, taken=("class",), prefix=f"{task}/")
 
     def identity(self, task: str) -> str:
         """What tells the data apart from other data: the set's name and version."""

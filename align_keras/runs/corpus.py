@@ -8,7 +8,10 @@ and a changed threshold repeats only what it changes.
 import collections
 import dataclasses
 import functools
+import itertools
+import os
 import pathlib
+import socket
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -40,13 +43,14 @@ from align_keras.corpus.image_tables import (
 from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
 from align_keras.corpus.sources.source import extract_part, merged_counts
-from align_keras.corpus.workers import StageFolder, run_tasks
+from align_keras.corpus.stage_folder import StageFolder
 from align_keras.protocols.open_model import check_model, open_model
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, locked
 from align_keras.utils.progress import say
+from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
 
 VOCABULARY = "vocabulary.txt"
 # Part of every stage's name: raised when the code gives other results.
@@ -109,6 +113,7 @@ def build_corpus(
     stage: str = "report",
     *,
     workers: int | None = None,
+    engine: str = LOCAL,
 ) -> Corpus:
     """Builds a corpus, or finds it built: what `align-keras corpus` calls.
 
@@ -120,6 +125,8 @@ def build_corpus(
         config: `CorpusConfig`, such as `load_corpus_config` returns.
         stage: a key of `STAGES`, the last stage; those that it stands on run before it.
         workers: processes; as many as the machine has cores by default.
+        engine: what computes, one of `align_keras.utils.tasks.ENGINES`; a cluster's
+            machines see the sources and `out` by the same paths.
 
     Returns:
         `Corpus`.
@@ -144,7 +151,8 @@ def build_corpus(
         raise InputError(f"out must be a folder, received the file {out}.")
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
-    build = _Build(out, config, workers)
+    is_cluster(engine)  # Raises for an unknown one.
+    build = _Build(out, config, workers, engine)
     corpus = Corpus(out, config, {})
     with locked(
         out / "corpus.yaml",
@@ -190,6 +198,7 @@ class _Build:
     out: pathlib.Path
     config: CorpusConfig
     workers: int | None
+    engine: str
 
     def stage(self, name, inputs, run):
         """Runs a stage unless it is done, and returns its `Tables`.
@@ -204,9 +213,11 @@ class _Build:
             folder.finish(facts, ("tasks", *scratch))
         return Tables(folder, facts)
 
-    def run(self, function, tasks, folder):
+    def run(self, function, tasks, folder, here=False):
+        """Runs tasks, in this process where no cluster does and `here` is set."""
         results = folder.tasks / function.__name__
-        return run_tasks(function, tasks, results, workers=self.workers)
+        workers = 1 if here and self.engine == LOCAL else self.workers
+        return run_tasks(function, tasks, results, workers=workers, engine=self.engine)
 
 
 def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
@@ -312,7 +323,7 @@ def find_copies(build: _Build, images: Tables) -> Tables:
 
     def run(folder):
         say(f"corpus dedup: {images.facts['pictures']:,} images")
-        read = functools.partial(_signed_images, folder=folder, config=config)
+        read = functools.partial(_signed_images, build, folder=folder)
         corpus = read(images)
         evaluation = [read(tables, name=spec) for spec, tables in references.items()]
         dropped = _dropped(corpus, evaluation, config)
@@ -337,8 +348,9 @@ def _dropped(corpus, references, config):
     return find(gone=near, threshold=inside)
 
 
-def _signed_images(tables, *, folder, config, name=""):
+def _signed_images(build, tables, *, folder, name=""):
     """Reads what finding copies needs of stored images."""
+    config = build.config.duplicates
     keys, pixel_keys, hashes, pixels = [], [], [], []
     for group, stored in zip(tables.paths("group"), tables.paths(), strict=True):
         sizes = read_rows(group, ["width", "height"])
@@ -349,12 +361,7 @@ def _signed_images(tables, *, folder, config, name=""):
                 hashes.append(row["perceptual_hash"])
                 pixels.append(size["width"] * size["height"])
     if config.mode == "embedding":
-        path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
-        if path.exists():  # Of a run that was killed later.
-            signatures = np.load(path, mmap_mode="r" if keys else None)
-        else:
-            encode, _ = _open_encoder(config.encoder)
-            signatures = write_embeddings(path, _jpegs(tables), encode, len(keys))
+        signatures = _embedded(build, tables, folder, len(keys))
     else:
         signatures = hash_array(hashes)
         if config.mode == "pixels":
@@ -362,11 +369,36 @@ def _signed_images(tables, *, folder, config, name=""):
     return ImageSet(keys, signatures, np.array(pixels), pixel_keys, name)
 
 
-def _jpegs(tables):
-    for stored in tables.paths():
-        for row in read_rows(stored, ["fault", "jpeg"]):
-            if not row["fault"]:
-                yield row["jpeg"]
+def _embedded(build, tables, folder, count):
+    """Embeds stored images table by table; the embeddings of all, (count, d)."""
+    name = build.config.duplicates.encoder
+    about = {
+        "encoder": os.path.abspath(name) if os.path.exists(name) else name,
+        "fingerprint": _open_encoder(name)[1],
+    }
+    path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
+    tasks = [
+        {**about, "table": table, "to": str(path.with_suffix(f".{number}.npy"))}
+        for number, table in enumerate(tables.paths())
+    ]
+    build.run(embed_images, tasks, folder, here=True)
+    parts = (np.load(task["to"]) for task in tasks)
+    rows = itertools.chain.from_iterable(parts)
+    return write_embeddings(path, rows, np.stack, count)
+
+
+def embed_images(task: dict) -> None:
+    """Embeds the images of a table: a task of `run_tasks`."""
+    encode, fingerprint = _open_encoder(task["encoder"])
+    if fingerprint != task["fingerprint"]:
+        raise InputError(
+            "duplicates.encoder must be the same on all machines, "
+            f"{task['encoder']} is another on {socket.gethostname()}; copy it there."
+        )
+    count = sum(not row["fault"] for row in read_rows(task["table"], ["fault"]))
+    rows = read_rows(task["table"], ["fault", "jpeg"])
+    jpegs = (row["jpeg"] for row in rows if not row["fault"])
+    write_embeddings(task["to"], jpegs, encode, count)
 
 
 @functools.cache

@@ -27,7 +27,12 @@ from align_keras.corpus.pair_files import (
 from align_keras.corpus.parquet_tables import arrow
 from align_keras.search.image_files import find_images, read_file, read_image
 from align_keras.search.indexing import in_order
-from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
+from align_keras.search.towers import (
+    DEFAULT_MODEL,
+    Model,
+    open_model,
+    open_same_model,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
     atomic_path,
@@ -37,11 +42,13 @@ from align_keras.utils.files import (
     read_regular,
 )
 from align_keras.utils.progress import progress_bar, say
+from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
 
 FORMATS, KINDS = ("parquet", "npy"), ("images", "captions")
 ROWS_PER_FILE = 4096
 _VERSION = 1
 _PLAN, _ROWS, _LOCK = "plan.json", "rows.parquet", ".embed.lock"
+_TASKS = ".tasks"
 # What is embedded of each row: the bytes of a path, or a text's. Not in the output.
 _EMBEDDED = "align_keras:embedded"
 _ADDED = ("embedding", "problem")
@@ -73,6 +80,7 @@ def embed(
     column: str | None = None,
     format: str = "parquet",
     rows_per_file: int = ROWS_PER_FILE,
+    engine: str = LOCAL,
 ) -> Embedded:
     """Embeds the images or the captions of a source.
 
@@ -94,6 +102,9 @@ def embed(
         column: name of the table's column, by default guessed.
         format: `"parquet"` or `"npy"`, of the shards in a folder.
         rows_per_file: int >= 1, rows of a shard, of which a kill loses one at most.
+        engine: what computes, one of `align_keras.utils.tasks.ENGINES`; a task of a
+            cluster is a shard, and its machines see the images and `to` by the same
+            paths.
 
     Returns:
         `Embedded`.
@@ -116,6 +127,7 @@ def embed(
         raise InputError(
             f"`rows_per_file` must be an integer >= 1, received {rows_per_file!r}."
         )
+    is_cluster(engine)  # Raises for an unknown one.
     opened = open_model(model) if isinstance(model, str | os.PathLike) else model
     asked = {
         "align_keras_embeddings": _VERSION,
@@ -133,19 +145,19 @@ def embed(
             raise InputError(
                 f"`to` must be a folder for {format} shards, received {to}; name one."
             )
-        return _to_one_file(to, asked, opened)
-    return _to_folder(to, asked, opened)
+        return _to_one_file(to, asked, opened, engine)
+    return _to_folder(to, asked, opened, engine)
 
 
-def _to_folder(to, asked, model):
+def _to_folder(to, asked, model, engine):
     with _held(to):
         job = _Job(to, asked, model)
-        job.run()
+        job.run(engine)
         (to / _ROWS).unlink(missing_ok=True)
         return _counted(job.shards())
 
 
-def _to_one_file(to, asked, model):
+def _to_one_file(to, asked, model, engine):
     """Embeds to shards beside the file, then makes it of them."""
     parts = to.with_name(to.name + ".parts")
     if to.exists():
@@ -154,7 +166,7 @@ def _to_one_file(to, asked, model):
         return _counted([to])
     with _held(parts):
         job = _Job(parts, asked, model)
-        job.run()
+        job.run(engine)
         pq = arrow().parquet
         with atomic_path(to) as temporary, contextlib.ExitStack() as stack:
             writer = None
@@ -219,7 +231,7 @@ class _Job:
     def __init__(self, folder, asked, model):
         self.folder, self.asked, self.model = folder, asked, model
         found = read_json(folder / _PLAN)
-        there = {one.name for one in folder.iterdir()} - {_ROWS, _LOCK}
+        there = {one.name for one in folder.iterdir()} - {_ROWS, _LOCK, _TASKS}
         if there:
             _check_same(folder, found, asked)
         else:
@@ -247,7 +259,8 @@ class _Job:
         count = -(-self.rows // self.size)
         return [self.folder / f"{number:05}.{suffix}" for number in range(count)]
 
-    def run(self):
+    def run(self, engine):
+        """Embeds the shards that are missing."""
         shards = self.shards()
         missing = [number for number, one in enumerate(shards) if not one.exists()]
         if not missing:
@@ -257,9 +270,23 @@ class _Job:
                 f"`to` must be complete or go on, received {self.folder}, which lacks "
                 f"{shards[missing[0]].name}; remove the folder to begin anew."
             )
+        if not is_cluster(engine):
+            self.embed(missing, os.cpu_count() or 1)
+            return
+        say(f"embedding: {len(missing):,} tasks on {engine}")
+        about = {"folder": str(self.folder.absolute()), "asked": self.asked}
+        about["model"] = self.model.name
+        tasks = [{**about, "shard": number} for number in missing]
+        # What is done is told by the shards that are there.
+        shutil.rmtree(self.folder / _TASKS, ignore_errors=True)
+        run_tasks(embed_shard, tasks, self.folder / _TASKS, engine=engine)
+        shutil.rmtree(self.folder / _TASKS)
+
+    def embed(self, missing, threads):
+        """Embeds shards by threads of this process."""
+        shards = self.shards()
         left = sum(min(self.size, self.rows - number * self.size) for number in missing)
         chunks = self._chunks(missing)
-        threads = os.cpu_count() or 1
         vectors, columns = [], []
         with progress_bar("embedding", self.of, self.rows, self.rows - left) as bar:
             for number, table, found in in_order(self._embed, chunks, threads):
@@ -273,17 +300,30 @@ class _Job:
 
     def _chunks(self, missing):
         """Yields (shard, rows) of the shards that aren't there, some rows at a time."""
-        wanted, start = set(missing), 0
+        wanted = set(missing)
         with arrow().parquet.ParquetFile(self.folder / _ROWS) as file:
-            for batch in file.iter_batches(ROWS_PER_FILE):
-                at = 0
+            groups = range(file.num_row_groups)
+            starts = [number * ROWS_PER_FILE for number in groups]
+            ends = [min(start + ROWS_PER_FILE, self.rows) - 1 for start in starts]
+            needed = [
+                group
+                for group in groups
+                if any(
+                    number in wanted
+                    for number in range(
+                        starts[group] // self.size, ends[group] // self.size + 1
+                    )
+                )
+            ]
+            for group in needed:
+                [batch] = file.iter_batches(ROWS_PER_FILE, row_groups=[group])
+                at, start = 0, starts[group]
                 while at < batch.num_rows:
                     number, within = divmod(start + at, self.size)
                     count = min(_CHUNK, self.size - within, batch.num_rows - at)
                     if number in wanted:
                         yield number, batch.slice(at, count)
                     at += count
-                start += batch.num_rows
 
     def _embed(self, chunk):
         """Returns a chunk with a vector or a problem of each row, in a thread."""
@@ -341,6 +381,13 @@ class _Job:
         # Last, for by it the shard is complete.
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, vectors)
+
+
+def embed_shard(task: dict) -> None:
+    """Embeds a shard: a task of `run_tasks`."""
+    model = open_same_model(task["model"], task["asked"]["model"])
+    job = _Job(pathlib.Path(task["folder"]), task["asked"], model)
+    job.embed([task["shard"]], 1)
 
 
 def _counted(files):

@@ -16,6 +16,7 @@ from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
 from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
 from align_keras.utils.errors import InputError
+from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
     from align_keras.search.indexing import Changes
@@ -90,6 +91,8 @@ class Index:
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
         model: str | os.PathLike | Model | None = None,
+        *,
+        engine: str = LOCAL,
     ) -> "Index":
         """Makes an index of folders and tables, or brings one up to date.
 
@@ -100,6 +103,8 @@ class Index:
                 images with captions; without any, those that the index has.
             model: as `open_model` takes it, or what that returned; by default the
                 index's, of a new one `"align_small_en"`.
+            engine: what embeds, one of `align_keras.utils.tasks.ENGINES`; a cluster's
+                machines see the images and `folder` by the same paths.
 
         Returns:
             `Index`.
@@ -109,7 +114,8 @@ class Index:
                 or it is one of another model.
         """
         if is_database(folder):
-            return PostgresIndex.build(folder, sources, model)
+            return PostgresIndex.build(folder, sources, model, engine=engine)
+        is_cluster(engine)  # Raises for an unknown one.
         folder = pathlib.Path(folder)
         if model is None and not Store.is_there(folder):
             model = DEFAULT_MODEL
@@ -120,7 +126,7 @@ class Index:
                     told = (opened.name, opened.fingerprint, opened.dimension)
                     Store.create(folder, *told)
         index = cls.open(folder, opened)
-        index.changes = index.add(sources)
+        index.changes = index.add(sources, engine)
         return index
 
     @classmethod
@@ -180,7 +186,9 @@ class Index:
             "--rebuild`."
         )
 
-    def add(self, sources: Sequence[str | os.PathLike] = ()) -> "Changes":
+    def add(
+        self, sources: Sequence[str | os.PathLike] = (), engine: str = LOCAL
+    ) -> "Changes":
         """Brings the index up to date with folders and tables.
 
         What is new or has changed is embedded, what is gone is dropped, and a file that
@@ -189,6 +197,7 @@ class Index:
         Args:
             sources: folders of images and tables of captioned images; without any,
                 those that the index has.
+            engine: as `build` takes it.
 
         Returns:
             `Changes`, what was done.
@@ -202,7 +211,7 @@ class Index:
 
         with Store.locked(self.folder):
             with contextlib.closing(Store(self.folder, writable=True)) as store:
-                changes = update(store, self.model, sources)
+                changes = update(store, self.model, sources, engine)
                 bring_up_to_date(self.folder, store.vectors_file, store.vectors())
                 return changes
 
@@ -212,6 +221,8 @@ class Index:
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
         model: str | os.PathLike | Model | None = None,
+        *,
+        engine: str = LOCAL,
     ) -> "Index":
         """Embeds everything anew, for another model, beside the old index.
 
@@ -222,6 +233,7 @@ class Index:
             folder: where the old index lies.
             sources: as `build` takes them; by default those of the old index.
             model: as `build` takes it; by default the old index's.
+            engine: as `build` takes it.
 
         Returns:
             `Index`, the new one.
@@ -243,7 +255,7 @@ class Index:
             begun = cls.open(beside).store.header["model"]["fingerprint"]
             if begun != opened.fingerprint:
                 shutil.rmtree(beside)
-        changes = cls.build(beside, sources, opened).changes
+        changes = cls.build(beside, sources, opened, engine=engine).changes
         replaced = folder.with_name(f".{folder.name}.replaced")
         with Store.locked(folder):
             shutil.rmtree(replaced, ignore_errors=True)
@@ -535,6 +547,8 @@ class PostgresIndex(Index):
         folder: str | os.PathLike,
         sources: Sequence[str | os.PathLike] = (),
         model: str | os.PathLike | Model | None = None,
+        *,
+        engine: str = LOCAL,
     ) -> "PostgresIndex":
         """As `Index.build`; `folder` is the database's address."""
         from align_keras.search.postgres import PostgresStore
@@ -549,12 +563,19 @@ class PostgresIndex(Index):
         index = cls.connect(address)
         if model is not None:
             index._model = index._checked(model)
-        index.changes = index.add(sources)
+        index.changes = index.add(sources, engine)
         return index
 
-    def add(self, sources: Sequence[str | os.PathLike] = ()) -> "Changes":
+    def add(
+        self, sources: Sequence[str | os.PathLike] = (), engine: str = LOCAL
+    ) -> "Changes":
         from align_keras.search.indexing import update
 
+        if is_cluster(engine):
+            raise InputError(
+                f"engine must be local for a database, received {engine}; run the same "
+                "command on several machines, which share the images out."
+            )
         model = self.model
         writer = type(self.store)(self.store.address)
         with contextlib.closing(writer) as store:

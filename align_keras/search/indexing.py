@@ -3,8 +3,10 @@
 import collections
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -24,14 +26,19 @@ from align_keras.search.image_files import (
     read_image,
 )
 from align_keras.search.store import Store
-from align_keras.search.towers import Model
+from align_keras.search.towers import Model, open_same_model
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar, say
+from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
 
 # Files that a thread reads and embeds before it hands them over.
 _CHUNK = 8
+# Files of a task of a cluster.
+_TASK_FILES = 256
 # What is lost by a kill: at most so many images or seconds of work.
 _COMMIT_IMAGES, _COMMIT_SECONDS = 512, 5.0
+_TASKS = ".tasks"
 # Why a file was left to another process that writes the index (PostgreSQL alone).
 ELSEWHERE = "indexed by another process"
 # What a file can't be read for until it changes.
@@ -91,14 +98,19 @@ class _Result:
     renamed: bool = False
 
 
-def update(store: Store, model: Model, sources: Sequence[str | os.PathLike]) -> Changes:
+def update(
+    store: Store,
+    model: Model,
+    sources: Sequence[str | os.PathLike],
+    engine: str = LOCAL,
+) -> Changes:
     """Brings an index up to date with sources, by default all that it has."""
-    return _Update(store, model).run(sources)
+    return _Update(store, model, engine).run(sources)
 
 
 class _Update:
-    def __init__(self, store, model):
-        self.store, self.model = store, model
+    def __init__(self, store, model, engine):
+        self.store, self.model, self.engine = store, model, engine
         self.changes = Changes()
         self.known = store.known()
         self.unreadable = store.unreadable()
@@ -212,14 +224,16 @@ class _Update:
         tasks.append(_Task(found, root, root_file, None if known is None else known[0]))
 
     def _embed(self, tasks):
-        threads = os.cpu_count() or 1
-        chunks = [tasks[at : at + _CHUNK] for at in range(0, len(tasks), _CHUNK)]
+        if not tasks:
+            return
+        if is_cluster(self.engine):
+            self._run_on_cluster(tasks)
+            return
+        chunks = _cut(tasks, _CHUNK)
         results = []
         committed = time.monotonic()
-        if not chunks:
-            return
         with progress_bar("indexing", "images", len(tasks)) as bar:
-            for done in in_order(self._read_chunk, chunks, threads):
+            for done in in_order(self._read_chunk, chunks, os.cpu_count() or 1):
                 results += done
                 bar.advance(len(done))
                 late = time.monotonic() - committed > _COMMIT_SECONDS
@@ -230,43 +244,51 @@ class _Update:
 
     def _read_chunk(self, chunk):
         """Reads, decodes and embeds some files, in a thread."""
-        results, pixels = [], []
+        results = [_Result(task) for task in chunk]
         claimed = self.store.claim([task.found for task in chunk])
-        for task in chunk:
-            result = _Result(task)
-            results.append(result)
-            if task.found.file not in claimed:
+        for result in results:
+            if result.task.found.file not in claimed:
                 result.reason = ELSEWHERE
-                continue
-            try:
-                content, task.found = read_file(task.found.file)
-                if not content:
-                    raise ImageError("empty", "0 bytes")
-                result.columns = {"content": content_hash(content)}
-                if task.found.captions is not None:
-                    captions = json.dumps(task.found.captions, ensure_ascii=False)
-                    result.columns["captions"] = captions
-                if self.store.with_content(result.columns["content"]):
-                    continue
-                image = read_image(content, self.model.resize_to)
-            except ImageError as error:
-                result.reason = error.reason
-                continue
-            result.columns |= {
-                "width": image.width,
-                "height": image.height,
-                "date": image.date or date_of(task.found.mtime_ns),
-                "camera": image.camera,
-            }
-            pixels.append((result, image.pixels))
-        if pixels:
-            vectors = self.model.encode_resized([image for _, image in pixels])
-            for (result, _), vector in zip(pixels, vectors, strict=True):
-                if np.isfinite(vector).all():
-                    result.vector = vector
-                else:
-                    result.reason = "not finite"
+        left = [result for result in results if result.reason is None]
+        _embed_files(left, self.model, self.store.with_content)
         return results
+
+    def _run_on_cluster(self, tasks):
+        """Has a cluster embed all files, then commits what it found."""
+        folder = self.store.folder.absolute() / _TASKS
+        about = {"model": self.model.name, "fingerprint": self.model.fingerprint}
+        blocks = _cut(tasks, _TASK_FILES)
+        sent = []
+        for block in blocks:
+            files = [
+                (os.fsdecode(found.file), found.size, found.mtime_ns)
+                for found in (task.found for task in block)
+            ]
+            digest = hashlib.blake2b(repr([about, files]).encode(), digest_size=12)
+            to = str(folder / f"{digest.hexdigest()}.npy")
+            sent.append({**about, "files": files, "to": to})
+        say(f"indexing: {len(tasks):,} images, {len(sent):,} tasks on {self.engine}")
+        for block, task, found in zip(
+            blocks,
+            sent,
+            run_tasks(embed_files, sent, folder, engine=self.engine),
+            strict=True,
+        ):
+            self._commit(list(self._results(block, found, np.load(task["to"]))))
+        shutil.rmtree(folder)
+
+    def _results(self, block, found, vectors):
+        """What a cluster found of some files."""
+        left = iter(vectors)
+        for task, told in zip(block, found, strict=True):
+            size, mtime_ns, reason, columns, content = told
+            task.found = FoundFile(task.found.file, size, mtime_ns)
+            vector = None if reason else next(left)
+            known = {"content": bytes.fromhex(content)}
+            if vector is not None and self.store.with_content(known["content"]):
+                vector = None
+                columns = {key: columns[key] for key in ("captions",) if key in columns}
+            yield _Result(task, reason, columns | known, vector)
 
     def _commit(self, results):
         """Writes vectors, then what names them."""
@@ -380,6 +402,66 @@ class _Update:
             }
             changes["captions"] = json.dumps(record.captions, ensure_ascii=False)
             self.store.update(ids[file], changes)
+
+
+def embed_files(task: dict) -> list:
+    """Embeds some files, the vectors to a file: a task of `run_tasks`."""
+    model = open_same_model(task["model"], task["fingerprint"])
+    results = [
+        _Result(_Task(FoundFile(os.fsencode(name), size, mtime_ns), 0, b""))
+        for name, size, mtime_ns in task["files"]
+    ]
+    for chunk in _cut(results, _CHUNK):
+        _embed_files(chunk, model)
+    vectors = [result.vector for result in results if result.reason is None]
+    with atomic_path(task["to"]) as temporary, open(temporary, "wb") as file:
+        np.save(file, np.array(vectors, np.float32).reshape(-1, model.dimension))
+    return [
+        (
+            *(result.task.found.size, result.task.found.mtime_ns, result.reason),
+            *(result.columns, result.columns.pop("content", b"").hex()),
+        )
+        for result in results
+    ]
+
+
+def _embed_files(results, model, is_known=lambda content: False):
+    """Fills in what the files of some results hold, unless it is known."""
+    pixels = []
+    for result in results:
+        task = result.task
+        try:
+            content, task.found = read_file(task.found.file)
+            if not content:
+                raise ImageError("empty", "0 bytes")
+            result.columns = {"content": content_hash(content)}
+            if task.found.captions is not None:
+                captions = json.dumps(task.found.captions, ensure_ascii=False)
+                result.columns["captions"] = captions
+            if is_known(result.columns["content"]):
+                continue
+            image = read_image(content, model.resize_to)
+        except ImageError as error:
+            result.reason = error.reason
+            continue
+        result.columns |= {
+            "width": image.width,
+            "height": image.height,
+            "date": image.date or date_of(task.found.mtime_ns),
+            "camera": image.camera,
+        }
+        pixels.append((result, image.pixels))
+    if pixels:
+        vectors = model.encode_resized([image for _, image in pixels])
+        for (result, _), vector in zip(pixels, vectors, strict=True):
+            if np.isfinite(vector).all():
+                result.vector = vector
+            else:
+                result.reason = "not finite"
+
+
+def _cut(values, size):
+    return [values[at : at + size] for at in range(0, len(values), size)]
 
 
 def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:

@@ -4,12 +4,14 @@ LiteRT towers, as `align-keras export litert` writes them, run without TensorFlo
 are opened in some milliseconds; whatever else holds a model runs through TensorFlow.
 """
 
+import functools
 import hashlib
 import io
 import json
 import os
 import pathlib
 import site
+import socket
 import sysconfig
 import threading
 import zipfile
@@ -75,6 +77,18 @@ def open_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
     if (folder / TEXT_TOWER).is_file():
         return LiteRTModel(folder, name)
     return TensorFlowModel(name)
+
+
+@functools.lru_cache(maxsize=1)
+def open_same_model(name: str, fingerprint: str) -> Model:
+    """Opens a model on a worker, or raises if it isn't the one that was meant."""
+    model = open_model(name)
+    if model.fingerprint != fingerprint:
+        raise InputError(
+            f"model must be the same on all machines, {name} is another on "
+            f"{socket.gethostname()}; copy it there."
+        )
+    return model
 
 
 def is_model(name: str) -> bool:

@@ -226,13 +226,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(ONE_WORKER, marks=pytest.mark.ci),
-        pytest.param(TWO_WORKERS, marks=RELEASE),
-    ],
-)
+@RELEASE
+@pytest.mark.parametrize("options", [ONE_WORKER, TWO_WORKERS])
 def test_a_full_disk(whole, sources, small_disk, options):
     folder, resize = small_disk
     out = folder / "out"

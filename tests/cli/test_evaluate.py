@@ -130,20 +130,20 @@ WRONG = {
         "--split is for retrieval,.*with vtab",
     ),
     "engine of words": (
-        ("--protocol", "simlex", "--engine", "openvino"),
-        "--engine is for retrieval.*with simlex",
+        ("--protocol", "simlex", "--image-engine", "openvino"),
+        "--image-engine is for retrieval.*with simlex",
     ),
     "no such engine": (
-        (*RETRIEVAL, "--engine", "x"),
-        "--engine must be one of None, openvino.*received 'x'",
+        (*RETRIEVAL, "--image-engine", "x"),
+        "--image-engine must be one of None, openvino.*received 'x'",
     ),
     "no such engine file": (
-        (*RETRIEVAL, "--engine", "x.tflite"),
-        "--engine must be a file that is there, received 'x.tflite'",
+        (*RETRIEVAL, "--image-engine", "x.tflite"),
+        "--image-engine must be a file that is there, received 'x.tflite'",
     ),
     "engine of training": (
-        ("--protocol", "vtab", "--engine", "openvino"),
-        "--engine is for retrieval.*with vtab",
+        ("--protocol", "vtab", "--image-engine", "openvino"),
+        "--image-engine is for retrieval.*with vtab",
     ),
     "missing of classes": (
         (*ZERO_SHOT, "--allow_missing"),
@@ -185,7 +185,11 @@ def test_wrong_inputs_take_a_line_and_no_model(run, arguments, message, monkeypa
     [
         ("nowhere", (), "--model must be a folder or hf://user/model.*nowhere"),
         ("pairs", (), "--model must hold a model, received pairs.*neither config.json"),
-        ("export", ("--engine", "openvino"), "--engine must be left out for an export"),
+        (
+            "export",
+            ("--image-engine", "openvino"),
+            "--image-engine must be left out for an export",
+        ),
     ],
 )
 def test_wrong_models_take_a_line(run, place, model, engine, message):

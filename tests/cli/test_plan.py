@@ -383,9 +383,24 @@ def test_an_index_of_the_papers_size(capsys):
     assert "160,000,000 images, 640 numbers each" in shown and "25.60" in shown
 
 
+def test_a_corpus_of_the_papers_size(capsys):
+    arguments = ["plan", "--corpus=1800000000", "--num-images=900000000"]
+    assert main([*arguments, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    hours = planned["core_seconds"]["images"] / 3600
+    assert hours == pytest.approx(1217, abs=1)  # 4.87 ms an image.
+    assert planned["workers"] == 10
+    assert planned["core_seconds"]["copies"] == pytest.approx(49.3 * 900**1.356)
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "900,000,000 images stored" in shown and "72,000.00" in shown
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
+        (["--corpus=0"], "must be an integer >= 1, received 0"),
+        (["--corpus=5", "--num-images=-1"], "must be an integer >= 1, received -1"),
         (["--index=0", "--model=align_b7_base"], "must be an integer >= 1, received 0"),
         (["--experiment=align_b7_base"], "--device-kind must be one of tpu_v2"),
         (["--device-kind=h100", "--model=align_b7_base"], "--model is for --index"),

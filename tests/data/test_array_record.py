@@ -22,9 +22,18 @@ def builders(tmp_path_factory):
     ]
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("start_step", [0, 9])
+@pytest.mark.parametrize(
+    "kind, start_step",
+    [
+        pytest.param(
+            kind,
+            start,
+            marks=pytest.mark.ci if kind == of else pytest.mark.release,
+        )
+        for start, of in ((0, "varied"), (9, "cropped"))
+        for kind in KINDS
+    ],
+)
 def test_training_has_the_same_batches(builders, kind, start_step):
     expected, actual = (
         batches(builder, 8, start_step=start_step, **KINDS[kind])

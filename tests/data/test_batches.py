@@ -126,9 +126,9 @@ def rows_of_all(builder, count, pipelines, **arguments):
 @pytest.mark.parametrize(
     ("kind", "pipelines"),
     [
-        pytest.param("cropped", 2, marks=pytest.mark.ci),
+        pytest.param("cropped", 2, marks=pytest.mark.release),
         pytest.param("varied", 4, marks=pytest.mark.ci),
-        pytest.param("cached", 2, marks=pytest.mark.ci),
+        pytest.param("cached", 2, marks=pytest.mark.release),
         pytest.param("pair_weighted", 2, marks=pytest.mark.ci),
     ],
 )

@@ -13,9 +13,6 @@ import pytest
 from tests.export.c_process import SCRIPT, TOLERANCE, answers, every_format, strings
 from tests.export.exported import CAPTIONS
 
-# Their models and files take minutes to make.
-pytestmark = pytest.mark.ci
-
 
 @pytest.fixture(scope="module")
 def files():
@@ -26,6 +23,7 @@ def cosines(left, right):
     return np.asarray(left) @ np.asarray(right).T
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("name", ["image", "align"])
 def test_pictures(model, folder, files, name):
     pixels = np.random.default_rng(2).integers(0, 256, (2, 45, 77, 3), np.uint8)
@@ -52,6 +50,7 @@ def test_pictures(model, folder, files, name):
     )
 
 
+@pytest.mark.release
 @pytest.mark.parametrize("name", ["text", "align"])
 def test_texts(model, folder, name):
     tokens = model.tokenizer(CAPTIONS).items()
@@ -73,6 +72,7 @@ def test_texts(model, folder, name):
         )
 
 
+@pytest.mark.ci
 def test_both(model, folder, files):
     names, templates = ["cat", "dog"], ["a {}", "the {} there"]
     inputs = {"image_bytes": strings([*files, b"no picture"])}
@@ -112,6 +112,7 @@ def test_both(model, folder, files):
     )
 
 
+@pytest.mark.release
 def test_text_operations_are_needed_for_texts_alone(model, folder, files):
     """Nothing but TensorFlow answers with the image model; captions need their own."""
     images = ("encode_image", {"image_bytes": strings(files)})

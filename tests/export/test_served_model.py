@@ -97,7 +97,7 @@ def test_rows_in_parts_are_joined(count):
 @pytest.mark.parametrize(
     "weights",
     [
-        pytest.param("bfloat16", marks=pytest.mark.ci),
+        pytest.param("bfloat16", marks=pytest.mark.release),
         pytest.param("float16", marks=pytest.mark.release),
     ],
 )

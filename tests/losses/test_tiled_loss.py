@@ -235,8 +235,15 @@ def in_even_rows(options, xla):
     return [value.numpy() for value in values], graph
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.ci if "all" in name else pytest.mark.release
+        )
+        for name in CONFIGURATIONS
+    ],
+)
 def test_each_configuration_compiles_with_xla(name):
     """A stand-in for TPUs, which compile the same graphs."""
     options = CONFIGURATIONS[name]
@@ -303,14 +310,8 @@ def test_equals_open_clip():
         np.testing.assert_allclose(ours, answer[name], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "replicas",
-    [
-        pytest.param(1, marks=pytest.mark.release),
-        pytest.param(2, marks=pytest.mark.ci),
-        pytest.param(4, marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("replicas", [1, 2, 4])
 def test_replicas_equal_one_device_in_little_memory(replicas):
     """Real MirroredStrategy on logical CPUs, in a process of its own."""
     process = subprocess.run(

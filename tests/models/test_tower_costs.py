@@ -68,7 +68,14 @@ def text_case(name):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name == "lite" else pytest.mark.ci)
+        pytest.param(
+            name,
+            marks={
+                "lite": (),
+                "odd": pytest.mark.ci,
+                "rematerialized": pytest.mark.ci,
+            }.get(name, pytest.mark.release),
+        )
         for name in IMAGE_CASES
     ],
 )

@@ -73,7 +73,7 @@ def test_lite0_equals_its_pytorch_tower():
     assert_close(tower[:, 1280:], 10 * expected["probabilities"], atol=1e-4)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @needs("official")
 def test_lite0_equals_model_gardens_tower():
     import tf_keras
@@ -146,7 +146,7 @@ def keras_b0(path=None):
     return reference
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_keras_applications_from_the_model_and_from_its_file(tmp_path):
     reference = keras_b0()
     path = tmp_path / "b0.weights.h5"

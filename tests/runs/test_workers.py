@@ -1,4 +1,4 @@
-"""Two real workers over loopback: one update, one death, one resumption."""
+"""Real workers, over loopback or on hosts: one update, one death, one resumption."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 
 from tests.small_run import SMALL, write_pairs
 from tests.training.workers import ROOT, start_workers, wait
+from tests.utils.hosts import hosts
 
 SCRIPT = ROOT / "tests" / "training" / "worker_script.py"
 RATES = ("pairs_per_second", "input_wait_fraction")
@@ -47,7 +48,7 @@ def test_two_workers_make_the_updates_of_one_process(tmp_path):
                 )
 
 
-def command(pairs, directory):
+def command(pairs, directory, steps=240, batch_size=8):
     overrides = ",".join(
         [
             SMALL,
@@ -58,9 +59,10 @@ def command(pairs, directory):
             f"task.train_data.tfds_data_dir={directory.parent / 'data'}",
             f"task.validation_data.tfds_data_dir={directory.parent / 'data'}",
             "task.train_data.shuffle_buffer_size=40",
-            "trainer.train_steps=240",
+            f"task.train_data.global_batch_size={batch_size}",
+            f"trainer.train_steps={steps}",
             "trainer.checkpoint_interval=20",
-            "trainer.validation_interval=240",
+            f"trainer.validation_interval={steps}",
             "runtime.distribution_strategy=multi_worker_mirrored",
         ]
     )
@@ -78,9 +80,9 @@ def undisturbed(tmp_path_factory):
     return pairs, losses(folder / "run")
 
 
-def signalled(arguments, outputs, log, step, victim, sent):
+def signalled(arguments, outputs, log, step, victim, sent, hosts=None):
     """Starts workers, sends one of them a signal at a step; the workers, the time."""
-    workers = start_workers(arguments, outputs)
+    workers = start_workers(arguments, outputs, hosts)
     deadline = time.monotonic() + 600
     # A line for each two steps.
     while not (log.exists() and log.read_text().count("\n") >= step // 2):
@@ -118,3 +120,27 @@ def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undistu
     text = (tmp_path / "worker_0.err").read_text()
     assert f"going on at step {saved} of 240" in text
     assert losses(directory) == expected
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("count, batch_size", [(2, 8), (3, 12)])
+def test_hosts_go_on_after_one_of_them_was_lost(tmp_path, count, batch_size):
+    """Each host is a network namespace with an address and one worker."""
+    pairs = write_pairs(tmp_path / "pairs")
+    options = {"steps": 60, "batch_size": batch_size}
+    with hosts(count) as several:
+        whole = command(pairs, tmp_path / "whole", **options)
+        wait(start_workers(whole, tmp_path, several), tmp_path)
+        arguments = command(pairs, tmp_path / "run", **options)
+        log = tmp_path / "run" / "metrics.jsonl"
+        victim = count - 1
+        about = arguments, tmp_path, log, 30, victim, signal.SIGKILL, several
+        workers, _ = signalled(*about)
+        for index in range(victim):
+            assert workers[index].wait(timeout=120) == 1
+            text = (tmp_path / f"worker_{index}.err").read_text()
+            assert "another process of this run ended" in text.splitlines()[-1]
+        wait(start_workers(arguments, tmp_path, several), tmp_path)
+        text = (tmp_path / "worker_0.err").read_text()
+        assert "going on at step" in text
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")

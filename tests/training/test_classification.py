@@ -255,14 +255,19 @@ def test_micro_batches_of_rematerialized_blocks_make_the_same_update():
 
 # Replicas wait for each other at each sum: long where other processes want the cores.
 @pytest.mark.timeout(900)
-@pytest.mark.ci
-@pytest.mark.parametrize("micro_batch_size", [None, 4])
+@pytest.mark.parametrize(
+    "micro_batch_size",
+    [
+        pytest.param(None, marks=pytest.mark.release),
+        pytest.param(4, marks=pytest.mark.ci),
+    ],
+)
 def test_replicas_make_the_same_update(two_replicas, micro_batch_size):
     ours = updated(two_replicas, micro_batch_size=micro_batch_size)
     assert_same_update(ours, updated(), 1e-3)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_step_compiled_by_xla_makes_the_same_update():
     """A stand-in for TPUs, with micro-batches of rematerialized blocks."""
     images, labels = stripes(24)

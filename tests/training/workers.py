@@ -10,11 +10,18 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def start_workers(arguments, outputs, count=2):
-    """Starts the same command as each of the workers; what they print goes to files."""
-    addresses = [f"localhost:{port}" for port in _free_ports(count)]
+def start_workers(arguments, outputs, hosts=None):
+    """Starts the same command as each of the workers; what they print goes to files.
+
+    They are two here, or one on each of `hosts`, as tests/utils/hosts.py makes them.
+    """
+    addresses = [f"localhost:{port}" for port in _free_ports(2)]
+    within = [[], []]
+    if hosts is not None:
+        addresses = [f"{address}:2222" for address in hosts.addresses]
+        within = [hosts.within(address) for address in hosts.addresses]
     workers = []
-    for index in range(count):
+    for index, words in enumerate(within):
         task = {"type": "worker", "index": index}
         config = {"cluster": {"worker": addresses}, "task": task}
         environment = {
@@ -28,7 +35,7 @@ def start_workers(arguments, outputs, count=2):
         ):
             workers.append(
                 subprocess.Popen(
-                    [sys.executable, *arguments],
+                    [*words, sys.executable, *arguments],
                     env=environment,
                     stdout=results,
                     stderr=errors,

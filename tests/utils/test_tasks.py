@@ -1,15 +1,21 @@
 import json
 import os
 import pathlib
+import pickle
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 
-from align_keras.corpus.workers import StageFolder, run_tasks, worker_count
+from align_keras.cli.errors import describe_bug
+from align_keras.utils import tasks as module
 from align_keras.utils.errors import InputError
+from align_keras.utils.tasks import is_cluster, run_tasks, worker_count
+from tests.utils import worker_tasks
 
 
 def note(task):
@@ -54,8 +60,12 @@ def test_a_mistake_is_told_and_tried_again(tmp_path):
 
 def test_bugs_keep_their_traceback(tmp_path):
     tasks = [{"number": 1}]  # Without the place of the marks.
-    with pytest.raises(Exception, match="marks"):
+    with pytest.raises(KeyError, match="marks") as caught:
         run_tasks(note, tasks, tmp_path / "done", workers=1)
+    assert caught.value.__notes__ == ['in the task note {"number": 1}']
+    assert "KeyError: 'marks' in the task note {\"number\": 1}" in describe_bug(
+        caught.value
+    )
     assert not list((tmp_path / "done").glob("*.json"))
 
 
@@ -120,8 +130,6 @@ def test_workers_are_counted(monkeypatch):
 
 @pytest.mark.ci
 def test_two_processes_share_the_tasks(tmp_path):
-    from tests.corpus import worker_tasks
-
     tasks = [{"number": number} for number in range(8)]
     found = run_tasks(worker_tasks.process_of, tasks, tmp_path, workers=2)
     assert len(set(found)) == 2
@@ -132,8 +140,6 @@ def test_two_processes_share_the_tasks(tmp_path):
 
 @pytest.mark.ci
 def test_a_killed_worker_is_told_and_the_tasks_go_on(tmp_path):
-    from tests.corpus import worker_tasks
-
     marks = tmp_path / "killed"
     tasks = [{"number": number, "marks": str(marks)} for number in range(4)]
     with pytest.raises(ChildProcessError, match=r"killed \(.*SIGKILL.*--workers 1"):
@@ -145,8 +151,8 @@ def test_a_killed_worker_is_told_and_the_tasks_go_on(tmp_path):
 
 RUN = """
 import sys
-from align_keras.corpus.workers import run_tasks
-from tests.corpus.worker_tasks import wait
+from align_keras.utils.tasks import run_tasks
+from tests.utils.worker_tasks import wait
 run_tasks(wait, [{"folder": sys.argv[1], "number": n} for n in (0, 1)], sys.argv[1],
     workers=2)
 """
@@ -170,7 +176,7 @@ def test_workers_end_with_a_killed_run(tmp_path):
 
 def test_a_run_in_this_process_needs_no_joblib(tmp_path):
     code = (
-        "import sys; from align_keras.corpus.workers import run_tasks;"
+        "import sys; from align_keras.utils.tasks import run_tasks;"
         "print(run_tasks(len, [{}, {'a': 1}], sys.argv[1], workers=1));"
         "sys.exit('joblib' in sys.modules)"
     )
@@ -180,38 +186,102 @@ def test_a_run_in_this_process_needs_no_joblib(tmp_path):
     assert (found.returncode, found.stdout) == (0, "[0, 1]\n"), found.stderr
 
 
-def test_equal_inputs_find_the_same_folder_and_others_do_not(tmp_path):
-    one = StageFolder(tmp_path, "filter", {"a": 1, "b": [2]})
-    assert StageFolder(tmp_path, "filter", {"b": [2], "a": 1}).path == one.path
-    assert StageFolder(tmp_path, "filter", {"a": 1, "b": [3]}).path != one.path
-    assert StageFolder(tmp_path, "dedup", {"a": 1, "b": [2]}).path != one.path
+@pytest.mark.parametrize(
+    "engine, rule",
+    [
+        ("", "local, dask:HOST:PORT, ray:HOST:PORT or spark:MASTER, received ''"),
+        ("Dask:localhost:8786", "or spark:MASTER, received 'Dask:"),
+        ("flink:localhost:1", "or spark:MASTER, received 'flink"),
+        ("local:8", "or spark:MASTER, received 'local:8'; choose one"),
+        ("dask", "where dask is, received 'dask'; write for instance dask:HOST:8786"),
+        ("dask:localhost", "where dask is, received 'dask:localhost'"),
+        ("dask:tcp://localhost:8786", "where dask is"),
+        ("dask:localhost:99999", "where dask is"),
+        ("dask:localhost:8786\n", "where dask is"),
+        ("ray:auto", "where ray is, .* instance ray:HOST:6379"),
+        ("spark:localhost:7077", "where spark is, .* spark:spark://HOST:7077"),
+        ("spark:spark://localhost:70777", "where spark is"),
+    ],
+)
+def test_an_engine_that_is_none_is_told(tmp_path, engine, rule):
+    with pytest.raises(InputError, match=f"engine must .*{rule}"):
+        run_tasks(len, [{}], tmp_path / "done", engine=engine)
 
 
-def test_a_stage_is_done_with_its_facts_and_loses_its_scratch(tmp_path):
-    stage = StageFolder(tmp_path, "filter", [])
-    (stage.path / "counts").mkdir()
-    (stage.path / "counts" / "a.npy").write_bytes(b"1")
-    (stage.path / "part.parquet").write_bytes(b"2")
-    assert stage.facts() is None
-    stage.finish({"kept": 3}, ("counts", "never made"))
-    again = StageFolder(tmp_path, "filter", [])
-    assert again.facts() == {"kept": 3}
-    assert not (again.path / "counts").exists()
-    assert (again.path / "part.parquet").exists()
+@pytest.mark.parametrize(
+    "engine",
+    [
+        *("dask:localhost:8786", "dask:[::1]:8786", "ray:10.0.0.1:6379", "spark:yarn"),
+        *("spark:spark://a.example:7077,b-2.example:7077", "spark:local[2]"),
+        "spark:k8s://https://10.0.0.1:6443",
+    ],
+)
+def test_clusters_are_known_by_their_addresses(engine):
+    assert is_cluster(engine)
+    assert not is_cluster("local")
 
 
-def test_facts_that_are_not_json_leave_the_stage_undone(tmp_path):
-    stage = StageFolder(tmp_path, "filter", [])
-    with pytest.raises(TypeError):
-        stage.finish({"kept": object()})
-    assert stage.facts() is None
-    assert [path.name for path in stage.path.iterdir()] == []
+@pytest.mark.parametrize("engine", ["dask:{}", "ray:{}", "spark:spark://{}"])
+def test_a_scheduler_that_is_not_there_is_told(tmp_path, engine):
+    with socket.socket() as bound:  # Which listens to nobody.
+        bound.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{bound.getsockname()[1]}"
+        rule = (
+            r"engine must be a cluster that answers, received .* \(Connection refused"
+        )
+        with pytest.raises(InputError, match=rule):
+            run_tasks(len, [{}], tmp_path / "done", engine=engine.format(place))
 
 
-def test_what_killed_tasks_left_goes(tmp_path):
-    stage = StageFolder(tmp_path, "filter", [])
-    (stage.path / ".part.parquet.0123abcd.tmp").write_bytes(b"half")
-    (stage.path / "part.parquet").write_bytes(b"whole")
-    stage.finish({})
-    names = sorted(path.name for path in stage.path.iterdir())
-    assert names == ["done.json", "part.parquet"]
+def test_a_cluster_counts_its_workers_itself(tmp_path):
+    with pytest.raises(InputError, match="workers must be left out with engine dask:"):
+        run_tasks(len, [{}], tmp_path, workers=2, engine="dask:localhost:8786")
+
+
+def work(folder, function="tests.utils.worker_tasks:square", **versions):
+    """What a cluster's worker answers to a task."""
+    sent = module._versions() | {
+        name.replace("_", "-"): version for name, version in versions.items()
+    }
+    return module._work(sent, function, {"number": 3}, str(folder / "a.json"))
+
+
+def test_a_task_on_a_cluster_is_as_one_here(tmp_path):
+    assert work(tmp_path) is None
+    here = tmp_path / "here"
+    assert run_tasks(worker_tasks.square, [{"number": 3}], here, workers=1) == [9]
+    [result] = here.glob("*.json")
+    assert (tmp_path / "a.json").read_bytes() == result.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "versions, what",
+    [
+        (
+            {"align_keras": "0.0.1"},
+            r"align-keras 0\.0\.1 as here, .* has [\d.]+; install",
+        ),
+        ({"Python": "2.7"}, r"Python 2\.7 as here, the one on .* has 3\.\d+; install"),
+    ],
+)
+def test_workers_of_other_versions_are_told(tmp_path, versions, what):
+    error = work(tmp_path, **versions)
+    assert isinstance(error, InputError) and re.search(what, str(error))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_not_shared_is_told(tmp_path):
+    error = work(tmp_path / "elsewhere")
+    assert isinstance(error, InputError) and "all machines share" in str(error)
+
+
+def test_what_went_wrong_on_a_cluster_is_read_here(tmp_path):
+    error = work(tmp_path, "tests.utils.worker_tasks:divide")
+    assert error is None
+    error = work(tmp_path, "tests.utils.worker_tasks:no_such")
+    assert isinstance(pickle.loads(pickle.dumps(error)), AttributeError)
+    error = work(tmp_path, "tests.utils.worker_tasks:be_unreadable")
+    error = pickle.loads(pickle.dumps(error))
+    assert type(error) is RuntimeError and str(error) == "Unreadable: one"
+    assert error.__notes__[0] == 'in the task be_unreadable {"number": 3}'
+    assert "line" in error.__notes__[1]

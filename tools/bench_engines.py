@@ -1,0 +1,96 @@
+"""Measures what `--engine` costs: seconds a task, and one worker against two.
+
+python tools/bench_engines.py [local] [dask] [ray] [spark]
+
+Clusters are started on this machine, on loopback. Tasks of no work give the overhead a
+task; tasks that count for a second of CPU time give the scaling. Prints medians of the
+rounds; where other processes compute, the scaling says more of them than of the engine.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from align_keras.utils.tasks import run_tasks  # noqa: E402
+from tests.utils.clusters import Cluster  # noqa: E402
+
+SMALL, LARGE, ROUNDS = 200, 8, 3
+
+
+def nothing(task):
+    """A task of no work."""
+    return task["number"]
+
+
+def count(task):
+    """A second of this core, whatever else runs on it."""
+    end = time.process_time() + 1
+    while time.process_time() < end:
+        pass
+    return task["number"]
+
+
+def seconds(function, number, engine, workers):
+    """Median seconds of a run of tasks; one first, for what starts but once."""
+    taken = []
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(ROUNDS + 1):
+            tasks = [{"number": n, "turn": turn} for n in range(number)]
+            start = time.perf_counter()
+            run_tasks(function, tasks, folder, workers=workers, engine=engine)
+            taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])
+
+
+def measure(kind, workers):
+    """Overhead a task in milliseconds, and seconds of the large tasks."""
+    if kind == "local":
+        return measured("local", workers)
+    hosts = ["127.0.0.1"] * (workers + (kind != "ray"))  # Ray's head works too.
+    if kind != "dask":
+        hosts = [f"127.0.0.{number + 1}" for number in range(len(hosts))]
+    path = f"{ROOT}:{ROOT / 'tools'}"
+    with Cluster(kind, hosts, PYTHONPATH=path) as cluster:
+        found = measured(cluster.engine, None)
+        if kind == "ray":
+            import ray
+
+            ray.shutdown()
+        if kind == "spark":
+            import pyspark
+
+            pyspark.SparkContext.getOrCreate().stop()
+        return found
+
+
+def measured(engine, workers):
+    """As `measure`, of an engine that runs."""
+    # Under the name by which workers import them.
+    from bench_engines import count, nothing
+
+    overhead = 1000 * seconds(nothing, SMALL, engine, workers) / SMALL
+    return overhead, seconds(count, LARGE, engine, workers)
+
+
+def main():
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    usual = ["local", "dask", "ray", "spark"]
+    parser.add_argument("engines", nargs="*", choices=[[], *usual], default=usual)
+    for kind in parser.parse_args().engines or usual:
+        one, two = (measure(kind, workers) for workers in (1, 2))
+        print(
+            f"{kind}: {two[0]:.1f} ms a task; {LARGE} CPU seconds in {one[1]:.1f} s "
+            f"by one worker, {two[1]:.1f} s by two ({one[1] / two[1]:.2f} times)",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
