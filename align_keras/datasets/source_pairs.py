@@ -45,7 +45,7 @@ _SUFFIXES = {
 _KIND_OF = {end: kind for kind, ends in _SUFFIXES.items() for end in ends}
 _LOGGED = ("webdataset", "tfrecord")
 # Passed to TensorFlow at a time, which takes one call into Python.
-_RECORDS_AT_ONCE = 32
+_RECORDS_AT_ONCE = 64
 # Faults that are named one by one; of more the number is told, at its doubles.
 _NAMED = 20
 
