@@ -2,7 +2,6 @@
 node, Spark's standalone master with two workers, each a process of its own."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -194,9 +193,8 @@ def test_a_worker_of_another_version_is_told(tmp_path):
 def test_a_worker_without_the_package_is_told(tmp_path):
     needed("dask")
     with Cluster("dask", ["127.0.0.1"]) as cluster:
-        broken = tmp_path / "broken" / "align_keras"
-        broken.mkdir(parents=True)
-        (broken / "__init__.py").touch()
-        cluster.start_worker("127.0.0.1", PYTHONPATH=str(pathlib.Path(broken).parent))
+        # No package, so that one which is installed isn't found either.
+        (tmp_path / "align_keras.py").touch()
+        cluster.start_worker("127.0.0.1", PYTHONPATH=str(tmp_path))
         with pytest.raises(InputError, match="workers with align-keras .* install it"):
             run_tasks(len, [{}], tmp_path / "done", engine=cluster.engine)
