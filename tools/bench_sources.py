@@ -1,6 +1,6 @@
 """Measures training's input from shards as they are against a built corpus's.
 
-    python tools/bench_sources.py [--count 2000] [--rounds 5] [--latency 0.05]
+    python tools/bench_sources.py [--count 4000] [--rounds 5] [--latency 0.05]
 
 The same JPEGs (420 × 320 pixels, cut from scikit-learn's two photographs) lie in a
 corpus's TFRecord shards, in webdataset tars and in Parquet files of Hugging Face's
@@ -30,7 +30,7 @@ import time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 KINDS = ("corpus", "tars", "parquet")
-BATCH_SIZE, FILES, IMAGE_SIZE = 50, 8, 289
+BATCH_SIZE, FILES, IMAGE_SIZE = 50, 4, 289
 
 
 def jpegs(count):
@@ -85,6 +85,7 @@ def write_corpus(folder, images):
     """Writes the images as the shards of a built corpus."""
     import tensorflow_datasets as tfds
 
+    from align_keras.datasets.build import quiet
     from align_keras.datasets.web_pairs import WebPairs
 
     def rows():
@@ -98,7 +99,8 @@ def write_corpus(folder, images):
         images=rows, description="Photographs.", notes={}, data_dir=str(folder)
     )
     config = tfds.download.DownloadConfig(num_shards=FILES)
-    builder.download_and_prepare(download_config=config)
+    with quiet():
+        builder.download_and_prepare(download_config=config)
 
 
 def write(folder, count):
@@ -237,7 +239,7 @@ def report(times, count):
 def main():
     """Measures all pipelines and prints their tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--latency", type=float, default=0.0)
     parser.add_argument("--folder", type=pathlib.Path, help=argparse.SUPPRESS)

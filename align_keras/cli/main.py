@@ -6,10 +6,10 @@ Only the chosen subcommand's module is imported, and TensorFlow only by its
 
 import argparse
 import codecs
+import contextlib
 import difflib
 import importlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +17,7 @@ import align_keras
 from align_keras.cli.errors import describe_bug, describe_error, with_options
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
+from align_keras.utils.remote import is_url
 
 COMMANDS = {
     "quickstart": "train, evaluate, export and search on a small corpus in minutes",
@@ -31,9 +32,12 @@ COMMANDS = {
     "search": "find images by words, by an image, or by both",
     "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
 }
-# What is written to, which is on this machine: gs://bucket/run would become a folder
-# "gs:" in the current one.
-LOCAL = ("model_dir", "out", "to", "html", "cache", "results")
+# What a command writes to, and what it reads, also on a store: it works in a copy. The
+# rest is no address, which would become a folder "gs:" in the current one.
+WRITTEN = ("model_dir", "out", "to", "html", "cache", "results")
+READ = ("model", "index", "data_root")
+LOCAL = ("data_dir", "pairs", "sources")
+READERS = ("search", "serve")
 DONE, FAILURE = 0, 1
 # From where a command goes on after an interrupt.
 RESUMABLE = {
@@ -55,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
     silence_tensorflow()
     try:
-        check_local(arguments)
-        code = arguments.run(arguments)
+        with contextlib.ExitStack() as stack:
+            bring_here(arguments, stack)
+            code = arguments.run(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -135,17 +140,38 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def check_local(arguments: argparse.Namespace) -> None:
-    """Raises if what is written to is remote, as `gs://bucket/run`."""
-    for name in LOCAL:
+def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
+    """Puts local copies, kept up until `stack` ends, in the place of addresses."""
+    local = ("source", *LOCAL) if arguments.command == "embed" else LOCAL
+    for name in (*WRITTEN, *READ, *local):
         value = getattr(arguments, name, None)
-        if arguments.command == "index":  # Its --to may be a database.
-            value = re.sub("^postgres(ql)?:", "", value or "")
-        if isinstance(value, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", value):
-            raise InputError(
-                f"--{name} must be on this machine, received {value}; name a local "
-                "path, or mount the remote folder (gcsfuse, s3fs) and name its place."
-            )
+        for address in value if isinstance(value, list) else [value]:
+            if not isinstance(address, str) or not is_url(address):
+                continue
+            if address.startswith(("postgres:", "postgresql:")) and name != "out":
+                continue
+            if name == "model" and address.startswith("hf://"):
+                continue  # A model of the hub, which is opened by its name.
+            _check_remote(arguments, name, address)
+            from align_keras.utils.mirror import mirrored
+
+            writes = name in WRITTEN and arguments.command not in READERS
+            pushes = arguments.command != "index"
+            copy = mirrored(address, name, writes=writes, pushes=pushes)
+            setattr(arguments, name, str(stack.enter_context(copy)))
+
+
+def _check_remote(arguments, name, address):
+    """Raises where a command can't work in this machine's copy of an address."""
+    engine = getattr(arguments, "engine", None) or "local"
+    several = engine != "local" or ("TF_CONFIG" in os.environ and name == "model_dir")
+    watches = getattr(arguments, "watch", False)
+    if name in ("source", *LOCAL) or watches or several:
+        where = " that all machines see" if several else ""
+        raise InputError(
+            f"{name} must be on a disk{where}, received {address}; name a local path, "
+            "or mount the remote folder and name its place."
+        )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -33,7 +33,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # read one after another, and their images right behind.
 BLOCK_BYTES, _BLOCKS = 4 * 2**20, 16
 # Six tries within half a minute, unless the file system itself waits longer.
-TRIES, FIRST_PAUSE, LONGEST_PAUSE, _PATIENCE = 6, 0.5, 8.0, 60.0
+TRIES, FIRST_PAUSE, LONGEST_PAUSE, _PATIENCE = 6, 0.5, 8.0, 30.0
 # No byte for so long is a stalled connection.
 STALL_SECONDS = 30.0
 # What names the content of an object, the first that a file system tells.
@@ -250,8 +250,10 @@ def _reason(error, url):
     chain = list(_chain(error))
     status = next(filter(None, map(_status, chain)), None)
     names = {base.__name__ for one in chain for base in type(one).__mro__}
-    text = next((t for t in (" ".join(str(one).split()) for one in chain) if t), "")
-    text = f"{status or type(error).__name__} {text}"[:160].rstrip()
+    cause = [one for one in chain if str(one)][-1:] or [error]
+    text = f"{status or type(cause[0]).__name__} {' '.join(str(cause[0]).split())}"[
+        :100
+    ]
     stale = isinstance(error, OSError) and error.errno == errno.ESTALE
     if stale or "FileExpired" in names or status == 412:
         return text, OSError(errno.ESTALE, "it changed while it was read", url)

@@ -157,6 +157,13 @@ def test_faults_are_counted_named_and_left_out(faulty, capsys):
     assert "skipped" not in capsys.readouterr().err
 
 
+def test_too_many_faults_are_refused(faulty):
+    with pytest.raises(
+        InputError, match="4 of 24 pairs .* set max_bad_fraction to 0.1"
+    ):
+        open_folder(faulty)
+
+
 def test_a_file_without_any_sound_image_stops_the_run(tmp_path):
     rows = samples(0, 3)
     for _, parts in rows:
@@ -410,7 +417,9 @@ def test_columns_of_tables(tables, tmp_path):
     with pytest.raises(InputError, match="received words among picture, sentences, n"):
         open_folder(tmp_path, image_column="picture", caption_column="words")
     named = {"image_column": "picture", "caption_column": "sentences"}
-    assert "caption 0" in captions(order(open_folder(tmp_path, **named), 7))
+    assert "caption 0" in captions(
+        order(open_folder(tmp_path, max_bad_fraction=0.2, **named), 7)
+    )
 
 
 @pytest.mark.ci

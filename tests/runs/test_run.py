@@ -7,7 +7,7 @@ import pytest
 
 import align_keras
 from align_keras.config import load_config
-from align_keras.runs.run import _loaded
+from align_keras.runs.run import _damaged_shards_named, _loaded
 from align_keras.utils.errors import InputError
 from tests.small_run import SMALL, write_pairs
 
@@ -31,6 +31,14 @@ def test_unknown_modes_are_refused_before_anything_is_written(tmp_path, name, va
     with pytest.raises(InputError, match=f"^{name} must be one of .*, received"):
         align_keras.train("quickstart_icons", tmp_path / "run", **{name: value})
     assert not (tmp_path / "run").exists()
+
+
+def test_what_a_reader_within_tensorflow_refuses_is_told_in_a_line():
+    task = load_config(params_override="task.train_data.source=a").task
+    told = "{{node PyFunc}} InputError: a source must stay as it is; run again.\nTrace"
+    with pytest.raises(InputError, match="^a source must stay as it is; run again.$"):
+        with _damaged_shards_named(task):
+            raise RuntimeError(told)
 
 
 def test_what_is_no_finished_run_is_not_opened(tmp_path):

@@ -1,0 +1,494 @@
+"""A folder on a store, worked in as a copy on this machine: whole or as it was.
+
+Objects have the names of the files, so that other tools open them where they lie. What
+the folder holds is said by the newest of its manifests, `.align_keras/00000042.json`,
+made one after another and never changed: files go up first, the manifest last. A file
+that has changed goes up under a fresh name, and takes its place after the manifest. The
+store lets one process alone make the manifest of a number (If-None-Match on S3,
+ifGenerationMatch on GCS), and by its last one a writer is known to others.
+"""
+
+import _thread
+import concurrent.futures
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import atomic_path, atomic_write, hold, read_json
+from align_keras.utils.progress import say
+from align_keras.utils.remote import (
+    WRITABLE,
+    file_system,
+    list_url,
+    open_url,
+    retrying,
+)
+
+_ABOUT, _FRESH = ".align_keras", ".align_keras/new"
+# What a killed machine loses at most, and how long a writer may be silent.
+SECONDS_BETWEEN_PUSHES, SILENT_SECONDS = 120.0, 900.0
+_THREADS = 8
+# An address that ends so is a file, of which nothing but itself is written.
+_FILES = (".parquet", ".csv", ".tsv", ".jsonl", ".json", ".html", ".onnx", ".tflite")
+
+
+@contextlib.contextmanager
+def mirrored(
+    url: str, argument: str = "url", *, writes: bool = True, pushes: bool = True
+) -> Iterator[pathlib.Path]:
+    """Has a remote folder, or file, on this machine until the block ends.
+
+    What is there is downloaded, unless an earlier call has done so. What has changed is
+    uploaded at the end, also by an error, and every two minutes until then. The copies
+    lie in `align_keras/storage` of `$XDG_CACHE_HOME` (`~/.cache`) and can be removed;
+    after a kill they hold what wasn't uploaded, with which the next call goes on.
+
+    Args:
+        url: str, `s3://` or `gs://`; to read, `hf://` as well.
+        argument: str, what the user gave it for.
+        writes: bool, false for a copy to read.
+        pushes: bool, false where files change in their places, as a database does: then
+            nothing is uploaded before the end.
+
+    Yields:
+        `pathlib.Path`, the folder or the file.
+
+    Raises:
+        InputError: if the store can't be reached, nothing is there to be read,
+            something else is where to write, or another process writes it.
+
+    Example:
+
+    ```python
+    with mirrored("s3://bucket/corpus") as folder:
+        build_corpus(folder, config)
+    ```
+    """
+    scheme = url.partition("://")[0].lower()
+    if writes and scheme not in WRITABLE:
+        raise InputError(
+            f"{argument} must be a local path, s3:// or gs://, received {url}; "
+            "others are only read."
+        )
+    url = url.rstrip("/")
+    kind = _File if url.lower().endswith(_FILES) else _Folder
+    try:
+        with kind(url, argument, writes).opened(pushes) as path:
+            yield path
+    except OSError as error:
+        if not str(error.filename).startswith(url):
+            raise
+        what = "written" if writes else "read"
+        raise InputError(
+            f"{argument} must be a place that can be {what}, received {url}: "
+            f"{error.strerror} ({error.filename})."
+        ) from error
+
+
+class _Place:
+    """Where the copy of an address lies: one for its writer, another for readers."""
+
+    def __init__(self, url, argument, writes):
+        self.url, self.argument, self.writes = url, argument, writes
+        self.fs, self.path = file_system(url)
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        digest = hashlib.blake2b(url.encode(), digest_size=6).hexdigest()
+        name = f"{digest}{'' if writes else '-read'}"
+        self.place = pathlib.Path(home, "align_keras/storage", name)
+        self.local = self.place / url.rpartition("/")[2]
+        self.place.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def held(self):
+        lock = hold(self.place / ".lock")
+        while lock is None and not self.writes:  # Another reader's download.
+            time.sleep(0.2)
+            lock = hold(self.place / ".lock")
+        if lock is None:
+            raise self.busy("another process on this machine")
+        with lock:
+            yield
+
+    def busy(self, who):
+        return InputError(
+            f"{self.argument} must be written by one process at a time, and {self.url} "
+            f"is being written by {who}; let it end, or name another."
+        )
+
+    def upload(self, file, name="", mode="overwrite"):
+        url, target = (
+            f"{self.url}/{name}".rstrip("/"),
+            f"{self.path}/{name}".rstrip("/"),
+        )
+        size, put = file.stat().st_size, self.fs.put_file
+        retrying(lambda: put(str(file), target, mode=mode), url)
+        there = retrying(lambda: self.fs.info(target)["size"], url)
+        if there != size:
+            raise OSError(errno.EIO, f"{there:,} of {size:,} bytes arrived", self.url)
+
+
+class _File(_Place):
+    """One object, which is there whole or not."""
+
+    @contextlib.contextmanager
+    def opened(self, pushes):
+        with self.held():
+            try:
+                _download(self.url, self.local)
+                before = _stamp(self.local)
+            except FileNotFoundError:
+                before = None  # What a killed call left here goes up.
+                if not self.writes:
+                    raise
+            yield self.local
+            if self.writes and _stamp(self.local) not in (None, before):
+                self.upload(self.local)
+                say(f"uploaded {self.url}")
+
+
+class _Folder(_Place):
+    """A folder that a manifest describes."""
+
+    def __init__(self, url, argument, writes):
+        super().__init__(url, argument, writes)
+        # The newest manifest's number and files: name → [object, bytes, digest].
+        self.number, self.files = 0, {}
+        # Of the copy's files that are as a manifest says: [bytes, time, digest].
+        self.marks: dict[str, list] = {}
+        self.writer, self.problem = uuid.uuid4().hex, None
+        self.heard, self.beating = 0.0, threading.Lock()
+
+    @contextlib.contextmanager
+    def opened(self, pushes):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.held())
+            manifest = self._pull()
+            if not self.writes:
+                stack.close()
+                yield self.local
+                return
+            self._refuse_another(manifest)
+            self._remember()  # By whom the next manifest is.
+            self._commit(self.files)
+            say(f"{self.url}: working in {self.local}")
+            done = threading.Event()
+            thread = threading.Thread(target=self._keep_up, args=(done, pushes))
+            thread.start()
+            try:
+                yield self.local
+            except BaseException:
+                self._finish(done, thread, quietly=True)
+                raise
+            self._finish(done, thread)
+            say(f"uploaded {len(self.files):,} files to {self.url}")
+
+    def _finish(self, done, thread, quietly=False):
+        done.set()
+        thread.join()
+        if self.problem is not None:
+            raise self.problem
+        try:
+            self._push(is_open=False)
+            if not self.files:  # Nothing came of it.
+                self._remove(f"{self.path}/{self._name(self.number)}")
+        except (OSError, InputError) as error:
+            if not quietly:
+                raise
+            say(f"{self.url} isn't up to date ({error}); {self.local} is")
+
+    # --- Down ---
+
+    def _numbers(self):
+        try:
+            found = retrying(lambda: self.fs.find(f"{self.path}/{_ABOUT}"), self.url)
+        except FileNotFoundError:
+            return []
+        names = (re.fullmatch(r"(\d{8})\.json", os.path.basename(one)) for one in found)
+        return sorted(int(match[1]) for match in names if match)
+
+    def _name(self, number):
+        return f"{_ABOUT}/{number:08}.json"
+
+    def _manifest(self):
+        """The newest manifest and its number; of a folder without, its files."""
+        numbers = self._numbers()
+        if not numbers:
+            files = list_url(self.url)
+            if self.writes and files:
+                raise InputError(
+                    f"{self.argument} must be a new folder or one that align-keras "
+                    f"wrote, received {self.url}, which holds {files[0].name}; name "
+                    "another."
+                )
+            return 0, {"files": {one.name: [one.name, *one[1:]] for one in files}}
+        path = f"{self.path}/{self._name(numbers[-1])}"
+        content = retrying(lambda: self.fs.cat_file(path), self.url)
+        return numbers[-1], json.loads(content)
+
+    def _pull(self):
+        """Makes the copy what the newest manifest says; returns this."""
+        for left in (2, 1, 0):
+            self.number, manifest = self._manifest()
+            self.files = manifest["files"]
+            if not self.files and not self.writes:
+                raise FileNotFoundError(errno.ENOENT, "nothing is there", self.url)
+            try:
+                self._bring(manifest.get("id"))
+                return manifest
+            except OSError as error:
+                if not left or error.errno not in (errno.ENOENT, errno.ESTALE):
+                    raise
+                time.sleep(1)  # Its writer has gone on meanwhile.
+        raise AssertionError
+
+    def _bring(self, writer):
+        state = read_json(self.place / "state.json")
+        known, here = state.get("files", {}), self._scan()
+        changed = {name for name in here if here[name] != known.get(name, [])[:2]}
+        # Nobody but this copy's last writer has made manifests since.
+        goes_on = state.get("number") == self.number or state.get("writer") == writer
+        if self.writes and changed and not goes_on:
+            aside = self.local.with_name(f"{self.local.name}.left-{int(time.time())}")
+            self.local.rename(aside)
+            say(f"{self.url} was written elsewhere since; this machine's is in {aside}")
+            known, here = {}, {}
+        if not (self.writes and goes_on):
+            changed = set()
+            for name in set(here) - set(self.files):
+                (self.local / name).unlink()
+        self.marks, wanted = {}, {}
+        for name, entry in self.files.items():
+            if not re.fullmatch(r"(?!/)(?!(.*/)?\.\.?(/|$))[^\0]+", name):
+                raise InputError(f"{self.url} has no name of a file: {name!r}.")
+            mark = known.get(name, [0, 0, 0])
+            if name in here and (name in changed or mark == [*here[name], entry[2]]):
+                self.marks[name] = mark
+            else:
+                wanted[name] = entry
+        if wanted:
+            total = sum(size for _, size, _ in wanted.values())
+            say(f"downloading {len(wanted):,} files, {total:,} bytes, of {self.url}")
+        self.local.mkdir(exist_ok=True)
+        try:
+            _in_threads(lambda item: self._fetch(*item), wanted.items())
+        finally:
+            self._remember()
+
+    def _fetch(self, name, entry):
+        key, size, digest = entry
+        file = self.local / name
+        _download(f"{self.url}/{key}", file)
+        told = _digest(file) if self.number else digest
+        if file.stat().st_size != size or told != digest:
+            file.unlink()
+            raise OSError(
+                errno.ESTALE, "it isn't what was uploaded", f"{self.url}/{key}"
+            )
+        self.marks[name] = [*_stamp(file), digest]
+
+    # --- Up ---
+
+    def _refuse_another(self, manifest):
+        if not manifest.get("writer"):
+            return
+        pid, age = manifest["pid"], time.time() - manifest["time"]
+        ours = manifest["host"] == socket.gethostname()
+        if age > SILENT_SECONDS or (ours and not _runs(pid)):
+            say(f"{self.url}: going on after process {pid}, which has ended")
+            return
+        raise self.busy(
+            f"process {pid} on {manifest['host']}, heard of {age:,.0f} s ago (after "
+            f"{SILENT_SECONDS:,.0f} s of silence it counts as dead)"
+        )
+
+    def _check_latest(self):
+        if (self._numbers() or [0])[-1] != self.number:
+            raise self.busy("another process, which has gone on meanwhile")
+
+    def _commit(self, files, is_open=True):
+        """Makes the next manifest, unless another process has made one."""
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        about.update(files=files, id=self.writer, writer=self.writer if is_open else "")
+        content = json.dumps(about).encode()
+        self._check_latest()
+        path = f"{self.path}/{self._name(self.number + 1)}"
+        try:
+            write = self.fs.pipe_file
+            retrying(lambda: write(path, content, mode="create"), self.url)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ESTALE):
+                raise
+        # Where the store took both, or the answer to the first try was lost.
+        if retrying(lambda: self.fs.cat_file(path), self.url) != content:
+            raise self.busy("another process, which began at the same time")
+        self.number, self.files, self.heard = self.number + 1, files, time.monotonic()
+        self._remember()
+
+    def _push(self, is_open=True):
+        """Uploads what has changed; returns whether a manifest was made."""
+        here, marks, files, wanted = self._scan(), {}, {}, {}
+        for name, stamp in here.items():
+            mark = self.marks.get(name, [])
+            digest = mark[2] if mark[:2] == stamp else _digest(self.local / name)
+            marks[name] = [*stamp, digest]
+            if name in self.files and self.files[name][2] == digest:
+                files[name] = self.files[name]
+            elif digest is not None:  # Else it went.
+                files[name] = wanted[name] = [name, stamp[0], digest]
+        if wanted:
+            self._check_latest()
+        _in_threads(lambda item: self._send(*item), wanted.items())
+        for name in wanted:
+            if _stamp(self.local / name) != here[name]:  # It goes on changing.
+                del files[name], marks[name]
+                if name in self.files:
+                    files[name] = self.files[name]
+        self.marks = marks
+        fresh = any(key != name for name, (key, _, _) in files.items())
+        changed = fresh or files != self.files
+        if changed or not is_open:
+            self._commit(files, is_open or fresh)
+        if fresh:
+            self._settle(is_open)
+        if changed or not is_open:
+            self._clear()
+        return changed
+
+    def _send(self, name, entry):
+        """Uploads a file, under a fresh name where an object has its."""
+        with contextlib.suppress(FileNotFoundError):  # It went; so does its entry.
+            try:
+                self.upload(self.local / name, name, mode="create")
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ESTALE):
+                    raise
+                entry[0] = f"{_FRESH}/{entry[2][:12]}/{name}"
+                self.upload(self.local / name, entry[0])
+        self._beat()
+
+    def _beat(self):
+        """Tells others that this one lives, if the last word of it is old."""
+        with self.beating:
+            if time.monotonic() - self.heard > SECONDS_BETWEEN_PUSHES:
+                self._commit(self.files)
+
+    def _settle(self, is_open):
+        """Gives new objects their names, and removes what no manifest names."""
+        moved = {n: e for n, e in self.files.items() if e[0] != n}
+        copy = self.fs.cp_file
+        for name, (key, _, _) in moved.items():
+            paths = f"{self.path}/{key}", f"{self.path}/{name}"
+            retrying(lambda paths=paths: copy(*paths), f"{self.url}/{name}")
+        settled = {name: [name, *entry[1:]] for name, entry in self.files.items()}
+        self._commit(settled, is_open)
+
+    def _clear(self):
+        """Removes old manifests, and before them what they alone name."""
+        about = retrying(lambda: self.fs.find(f"{self.path}/{_ABOUT}"), self.url)
+        keep = {f"{self.path}/{key}".strip("/") for key, _, _ in self.files.values()}
+        old = {one.strip("/") for one in about if f"/{_FRESH}/" in one}
+        manifests = [
+            f"{self.path}/{self._name(number)}"
+            for number in self._numbers()
+            if number < self.number
+        ]
+        for path in manifests:
+            named = json.loads(
+                retrying(lambda path=path: self.fs.cat_file(path), self.url)
+            )
+            old |= {
+                f"{self.path}/{k}".strip("/") for k, _, _ in named["files"].values()
+            }
+        _in_threads(self._remove, old - keep)
+        _in_threads(self._remove, manifests)
+
+    def _remove(self, path):
+        with contextlib.suppress(FileNotFoundError):
+            retrying(lambda: self.fs.rm_file(path), self.url)
+
+    def _keep_up(self, done, pushes):
+        """Uploads now and then, in a thread; by it others see that this one lives."""
+        while not done.wait(SECONDS_BETWEEN_PUSHES):
+            try:
+                if not (pushes and self._push()):
+                    self._commit(self.files)
+                    self._clear()
+            except InputError as error:
+                self.problem = error
+                _thread.interrupt_main()
+                return
+            except OSError as error:
+                say(f"{self.url} isn't kept up ({error.strerror}); it is tried again")
+
+    # --- Here ---
+
+    def _scan(self):
+        """Name → [bytes, time of change] of the copy's files."""
+        found = {}
+        for folder, subfolders, names in os.walk(self.local):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            for name in names:
+                if not name.startswith(".") and not name.endswith((".lock", "-shm")):
+                    path = pathlib.Path(folder, name)
+                    stamp = _stamp(path)
+                    if stamp is not None:
+                        found[path.relative_to(self.local).as_posix()] = stamp
+        return found
+
+    def _remember(self):
+        about = {"url": self.url, "number": self.number, "writer": self.writer}
+        with atomic_write(self.place / "state.json") as file:
+            json.dump({**about, "files": self.marks}, file)
+
+
+def _runs(pid):
+    """Whether another process of this machine has the number."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _stamp(path):
+    """[bytes, time of change] of a regular file, or None."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return [state.st_size, state.st_mtime_ns] if path.is_file() else None
+
+
+def _digest(path):
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def _download(url, path):
+    with atomic_path(path) as temporary, open_url(url) as source:
+        with open(temporary, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _in_threads(function: Callable, items: Iterable) -> None:
+    """Calls a function once an item, several at once; raises the first error."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(function, items))

@@ -1,0 +1,199 @@
+"""What stores do that run in other processes: S3 by moto, GCS by its emulator."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from align_keras.utils import mirror, remote
+from align_keras.utils.errors import InputError
+from align_keras.utils.mirror import mirrored
+
+pytestmark = pytest.mark.release
+SERVERS = {
+    "s3": ("moto.server", "-H", "127.0.0.1", "-p", "PORT"),
+    "gs": (
+        *("gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", "PORT"),
+        *("--in-memory", "--default-bucket", "bucket"),
+    ),
+}
+CONTENT = os.urandom(9_000_001)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request):
+    """A store in a process of its own: its scheme."""
+    port = str(free_port())
+    words = [port if word == "PORT" else word for word in SERVERS[request.param]]
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        remote._opened.cache_clear()
+        for _ in range(300):
+            with socket.socket() as probe:
+                if not probe.connect_ex(("127.0.0.1", int(port))):
+                    break
+            time.sleep(0.1)
+        fs, _ = remote.file_system(f"{request.param}://bucket")
+        if request.param == "s3":
+            fs.mkdir("bucket")
+        yield request.param
+        fs.clear_instance_cache()
+    process.terminate()
+    process.wait()
+    remote._opened.cache_clear()
+
+
+@pytest.fixture
+def url(server, request, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
+    return f"{server}://bucket/{request.node.originalname}"
+
+
+def put(url, content):
+    fs, path = remote.file_system(url)
+    fs.pipe_file(path, content)
+
+
+def test_files_are_read_and_listed(url):
+    put(f"{url}/sub/a b#1.tar", CONTENT)
+    put(f"{url}/.hidden/b.tar", b"1")
+    [file] = remote.list_url(url, ".tar")
+    assert (file.name, file.size) == ("sub/a b#1.tar", len(CONTENT))
+    assert remote.stat_url(url) is None
+    with remote.open_url(f"{url}/{file.name}") as reader:
+        assert reader.raw.version == file.version
+        reader.seek(4_194_300)
+        assert reader.read(8) == CONTENT[4_194_300:4_194_308]
+        assert reader.read() == CONTENT[4_194_308:]
+    remote._blocks.clear()
+    assert remote.read_url(f"{url}/{file.name}", 5, 7) == CONTENT[5:12]
+    for missing in (f"{url}/none", f"{url.replace('bucket', 'nowhere')}/none"):
+        with pytest.raises(FileNotFoundError, match="no such file or bucket"):
+            remote.open_url(missing)
+
+
+def test_a_file_that_changes_is_no_mixture(url):
+    if url.startswith("gs:"):
+        pytest.skip("the emulator gives no generation of an object but its newest")
+    put(url, CONTENT)
+    reader = remote.open_url(url)
+    reader.read(1)
+    put(url, CONTENT[::-1])
+    with pytest.raises(OSError, match="it changed while it was read"):
+        reader.read()
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in pathlib.Path(folder).iterdir()}
+
+
+def test_a_folder_goes_up_and_down(url, tmp_path, monkeypatch):
+    with mirrored(url) as folder:
+        (folder / "a b.bin").write_bytes(CONTENT)
+        (folder / "c").write_text("1")
+    with mirrored(url) as folder:
+        (folder / "c").write_text("2")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    with mirrored(url, writes=False) as folder:
+        assert files_of(folder) == {"a b.bin": CONTENT, "c": b"2"}
+    assert [file.name for file in remote.list_url(url)] == ["a b.bin", "c"]
+
+
+def test_two_that_begin_at_once(url, tmp_path, monkeypatch):
+    """S3 refuses the second; the emulator takes it, and the first one sees that."""
+    with pytest.raises(InputError, match="one process at a time"):
+        with mirrored(url) as folder:
+            (folder / "a").write_text("1")
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+            with monkeypatch.context() as patch:
+                patch.setattr(mirror._Folder, "_check_latest", lambda self: None)
+                patch.setattr(mirror._Folder, "_numbers", lambda self: [])
+                with mirrored(url):
+                    pass
+            raise InputError("one process at a time, but this one saw no other")
+
+
+def test_a_killed_process_goes_on_where_it_was(url, tmp_path):
+    script = (
+        "import sys, time, align_keras.utils.mirror as mirror\n"
+        "mirror.SECONDS_BETWEEN_PUSHES = 0.2\n"
+        "with mirror.mirrored(sys.argv[1]) as folder:\n"
+        "    for number in range(1000):\n"
+        "        (folder / f'{number:04}').write_text(str(number))\n"
+        "        time.sleep(0.02)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, url], stderr=subprocess.DEVNULL
+    )
+    place = mirror._Folder(url, "url", False)
+    for _ in range(600):
+        if len(place._manifest()[1]["files"]) >= 20:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with mirrored(url, writes=False) as folder:
+        seen = files_of(folder)
+    assert len(seen) >= 20
+    assert all(text == str(int(name)).encode() for name, text in seen.items())
+    with mirrored(url) as folder:
+        assert files_of(folder).items() >= seen.items()
+
+
+def test_a_store_that_stops_is_told_in_one_line(server, tmp_path):
+    command = [sys.executable, "-m", "align_keras.cli.main", "search", "a cat"]
+    environment = {
+        **os.environ,
+        "XDG_CACHE_HOME": str(tmp_path),
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "STORAGE_EMULATOR_HOST": "http://127.0.0.1:9",
+    }
+    done = subprocess.run(
+        [*command, "--index", f"{server}://bucket/index"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    *tries, line = done.stderr.splitlines()
+    assert done.returncode == 1 and not done.stdout
+    assert line.startswith("align-keras search: error: --index must be a place")
+    assert all("trying again" in one for one in tries)
+
+
+def test_a_bucket_without_rights_is_told_in_one_line(server, tmp_path):
+    if server == "gs":
+        pytest.skip("the emulator asks for no credentials")
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    left = {name: text for name, text in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "align_keras.cli.main", "corpus", "extract"),
+            *("--source", "warc:s3://bucket/a.warc", "--out", str(tmp_path)),
+        ],
+        capture_output=True,
+        text=True,
+        env={**left, "AWS_EC2_METADATA_DISABLED": "true"},
+    )
+    assert done.returncode == 1 and not done.stdout
+    assert "no credentials; log in by" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
