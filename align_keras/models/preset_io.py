@@ -32,7 +32,7 @@ from align_keras.models.tower_costs import check_parameters
 from align_keras.text import save_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write, read_json
+from align_keras.utils.files import atomic_write, read_json, refuse_url
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
 CONFIG_FILE = "config.json"
@@ -192,6 +192,7 @@ def save_to_preset(
 
     `save_weights` writes them otherwise, as `litert_weights.save_beside_towers`.
     """
+    refuse_url(directory, "directory")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if model.vocabulary is not None:

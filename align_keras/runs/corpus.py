@@ -47,7 +47,7 @@ from align_keras.protocols.open_model import check_model, open_model
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write, locked
+from align_keras.utils.files import atomic_write, locked, refuse_url
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
@@ -145,6 +145,7 @@ def build_corpus(
     tfds.builder_from_directory(corpus.shards)
     ```
     """
+    refuse_url(out, "out")
     out = pathlib.Path(out).absolute()
     if out.exists() and not out.is_dir():
         raise InputError(f"out must be a folder, received the file {out}.")

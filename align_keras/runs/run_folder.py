@@ -10,7 +10,7 @@ from typing import Any
 
 from align_keras.config import ExperimentConfig, changed_keys, load_config, save_config
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import hold, locked
+from align_keras.utils.files import hold, locked, refuse_url
 from align_keras.utils.progress import say
 
 PARAMS_FILE = "params.yaml"
@@ -44,6 +44,7 @@ def lock_config(config: ExperimentConfig, directory: str | os.PathLike) -> Any:
     """
     check_corpora(config)
     check_selection(config)
+    refuse_url(directory, "model_dir")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     held = hold(directory / f".run{_task(config)}.lock")

@@ -40,6 +40,7 @@ from align_keras.utils.files import (
     hold,
     read_json,
     read_regular,
+    refuse_url,
 )
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
@@ -139,6 +140,7 @@ def embed(
         "format": format,
         "rows_per_file": rows_per_file,
     }
+    refuse_url(to, "`to`")
     to = pathlib.Path(to)
     if to.suffix.lower() == ".parquet":
         if format != "parquet":

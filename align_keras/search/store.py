@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write, hold, read_json
+from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 
 if TYPE_CHECKING:
     from align_keras.search.image_files import FoundFile
@@ -162,6 +162,7 @@ class Store(ReadsImages):
     @contextlib.contextmanager
     def locked(folder: str | os.PathLike) -> Iterator[None]:
         """Lets one process write an index; raises in another."""
+        refuse_url(folder, "the index's `folder`")
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         held = hold(folder / _LOCK)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import stat
 import uuid
@@ -127,12 +128,24 @@ def read_json(path: str | pathlib.Path) -> dict:
     return content
 
 
+def refuse_url(path: str | os.PathLike, argument: str) -> None:
+    """Raises if what is to be written has an address: a folder "s3:" would be made.
+    Knows what `pathlib` makes of one, too; a drive of Windows has one letter.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fsdecode(path)):
+        raise InputError(
+            f"{argument} must be a local path, received {path}; write to a store by "
+            "`with align_keras.utils.mirror.mirrored(ADDRESS) as path:`."
+        )
+
+
 def replaceable_file(path: str | os.PathLike, argument: str) -> pathlib.Path:
     """Returns the file that a name means, of a link what it points to.
 
     Raises if something is there that `atomic_write` can't replace; `argument` is what
     the user gave it for.
     """
+    refuse_url(path, argument)
     path = pathlib.Path(path)
     try:
         is_other = not stat.S_ISREG(os.stat(path).st_mode)
@@ -216,6 +229,7 @@ def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
     Raises if `atomic_folder` can't put one there: it is a file or a mounted disk, is or
     holds the current folder, or can't be made. `argument` is what the user gave it for.
     """
+    refuse_url(path, argument)
     try:
         folder = pathlib.Path(path).resolve()
         if folder.is_symlink():  # As Python 3.13 gives it.

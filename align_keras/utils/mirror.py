@@ -348,7 +348,7 @@ class _Folder(_Place):
                 files[name] = wanted[name] = [name, stamp[0], digest]
         if wanted:
             self._check_latest()
-        _in_threads(lambda item: self._send(*item), wanted.items())
+        _in_threads(lambda item: (self._send(*item), self._beat()), wanted.items())
         for name in wanted:
             if _stamp(self.local / name) != here[name]:  # It goes on changing.
                 del files[name], marks[name]
@@ -367,15 +367,17 @@ class _Folder(_Place):
 
     def _send(self, name, entry):
         """Uploads a file, under a fresh name where an object has its."""
+        file, fresh = self.local / name, f"{_FRESH}/{entry[2][:12]}/{name}"
         with contextlib.suppress(FileNotFoundError):  # It went; so does its entry.
-            try:
-                self.upload(self.local / name, name, mode="create")
-            except OSError as error:
-                if error.errno not in (errno.EEXIST, errno.ESTALE):
-                    raise
-                entry[0] = f"{_FRESH}/{entry[2][:12]}/{name}"
-                self.upload(self.local / name, entry[0])
-        self._beat()
+            if name not in self.files:
+                try:
+                    self.upload(file, name, mode="create")
+                    return
+                except OSError as error:
+                    if error.errno not in (errno.EEXIST, errno.ESTALE):
+                        raise
+            entry[0] = fresh
+            self.upload(file, fresh)
 
     def _beat(self):
         """Tells others that this one lives, if the last word of it is old."""

@@ -15,6 +15,7 @@ from align_keras.cli import main as main_module
 from align_keras.cli.errors import describe_error
 from align_keras.cli.main import COMMANDS, main
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import placeable_folder, replaceable_file
 
 ROOT = pathlib.Path(main_module.__file__).parents[2]
 
@@ -225,6 +226,28 @@ def test_a_remote_folder_never_becomes_a_local_one(
     (line,) = captured.err.splitlines()
     assert "received" in line and "://" in line and "must be" in line
     assert captured.out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [str, pathlib.Path])
+def test_no_function_makes_a_folder_named_as_a_store(tmp_path, monkeypatch, make):
+    from align_keras.config import CorpusConfig
+    from align_keras.runs.corpus import build_corpus
+    from align_keras.search.bulk_embeddings import embed
+    from align_keras.search.image_index import Index
+
+    monkeypatch.chdir(tmp_path)
+    model = types.SimpleNamespace(name="m", fingerprint="x", dimension=3)
+    path = make("s3://bucket/out")
+    for call in (
+        lambda: placeable_folder(path, "to"),
+        lambda: replaceable_file(path, "html"),
+        lambda: build_corpus(path, CorpusConfig(sources=("html:x",))),
+        lambda: embed("captions.txt", path, model=model),
+        lambda: Index.build(path, ["."], model),
+    ):
+        with pytest.raises(InputError, match="must be a local path, received s3:/"):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_command_works_in_a_copy_of_a_remote_folder(command, monkeypatch, tmp_path):

@@ -267,3 +267,26 @@ def test_places_that_do_not_do(store, tmp_path, url, writes, message):
         with mirrored(url, "out", writes=writes):
             pass
     assert not list(tmp_path.rglob("a"))
+
+
+def test_an_object_that_a_manifest_names_is_not_touched(store, machine, monkeypatch):
+    """Also by a store that takes what it should refuse, as the emulator of GCS does."""
+    put = type(store).put_file
+
+    def obliging(self, source, target, mode="overwrite"):
+        return put(self, source, target)
+
+    monkeypatch.setattr(type(store), "put_file", obliging)
+    with mirrored(URL) as folder:
+        write(folder, a="1")
+    with pytest.raises(Killed):
+        with mirrored(URL) as folder:
+            write(folder, a="2")
+            monkeypatch.setattr(type(store), "pipe_file", killed)
+    machine("second")
+    with mirrored(URL, writes=False) as folder:
+        assert content(folder) == {"a": b"1"}
+
+
+def killed(self, *args, **options):
+    raise Killed
