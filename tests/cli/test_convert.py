@@ -118,7 +118,7 @@ assert os.listdir(folder) == [], os.listdir(folder)
 """
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_full_disk_takes_one_line_and_leaves_nothing(tmp_path):
     (tmp_path / "full").mkdir()
     folders = (tiny_align(), tmp_path / "run", tmp_path / "full")

@@ -20,7 +20,7 @@ from tests.drawings import (
 )
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
     arguments = [
         "--model",

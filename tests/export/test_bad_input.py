@@ -94,7 +94,7 @@ def test_the_largest_images_that_are_taken_leave_room(folder, files, count):
     assert after["peak"] - before["resident"] < 1200 * MEGABYTE
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_memory_grows_by_what_is_asked_and_answered(folder, files):
     """20,000 captions took 6 GB where all were embedded at once."""
     captions = strings(["a red bicycle", "dog"] * 10_000)

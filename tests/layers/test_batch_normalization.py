@@ -107,9 +107,15 @@ def test_a_group_of_two_replicas_is_one_batch(two_replicas):
     assert groups_script.difference(two_replicas, 2, "auto", 1) < 1e-5
 
 
-@pytest.mark.ci
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("count", [1, 4, 16])
+@pytest.mark.parametrize(
+    "count",
+    [
+        pytest.param(1, marks=pytest.mark.release),
+        pytest.param(4, marks=pytest.mark.ci),
+        pytest.param(16, marks=pytest.mark.release),
+    ],
+)
 def test_groups_of_replicas_are_ghost_batches_of_their_rows(count):
     ran = subprocess.run(
         [sys.executable, str(SCRIPT), str(count)],

@@ -111,9 +111,11 @@ def test_int8_block_in_another_model_reloads(tmp_path):
 
 @pytest.mark.parametrize(
     ("quantize", "rematerialize"),
-    [(False, False), pytest.param(True, True, marks=pytest.mark.ci)],
+    [
+        pytest.param(False, False, marks=pytest.mark.release),
+        pytest.param(True, True, marks=pytest.mark.ci),
+    ],
 )
-@pytest.mark.ci
 def test_lora_learns_alone_and_reloads(quantize, rematerialize, tmp_path):
     encoders = small_encoders(rematerialize=rematerialize, num_stages=7)
     model = ALIGN(*encoders, vocabulary=VOCABULARY, initial_temperature=0.1)
