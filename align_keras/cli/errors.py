@@ -87,7 +87,8 @@ def describe_bug(error: BaseException) -> str:
         if pathlib.Path(frame.filename).is_relative_to(package)
     ]
     # Of a task that went wrong, which one it was.
-    told = [str(error), *getattr(error, "__notes__", ())[:1]]
+    notes = getattr(error, "__notes__", ())
+    told = [str(error), *(note for note in notes if "\n" not in note)]
     text = " ".join(" ".join(told).split())[:300]
     message = f"unexpected {type(error).__name__}: {text}"
     if places:

@@ -5,7 +5,6 @@ import hashlib
 import os
 import pathlib
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from align_keras.protocols.embedding_cache import Item, content_digest, encoded
 from align_keras.protocols.open_model import OpenedModel, open_model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
-from align_keras.utils.tasks import run_tasks
+from align_keras.utils.tasks import check_same, run_tasks
 
 
 def encode_on(
@@ -72,11 +71,7 @@ def encode_on(
 def embed_block(task: dict) -> None:
     """Embeds the items in a file: a task of `run_tasks`."""
     model = open_same(task["model"], task["image_engine"])
-    if _fingerprint(model, task["kind"]) != task["fingerprint"]:
-        raise InputError(
-            f"model must be the same on all machines, {task['model']} is another on "
-            f"{socket.gethostname()}; copy it there."
-        )
+    check_same(task["model"], _fingerprint(model, task["kind"]), task["fingerprint"])
     encode = getattr(model, f"encode_{task['kind']}")
     with np.load(f"{task['place']}.npz") as stored:
         items = [_as_item(name, stored[name]) for name in stored.files]

@@ -5,7 +5,6 @@ import functools
 import gc
 import importlib
 import json
-import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,7 +46,7 @@ from align_keras.training.strategies import open_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.quiet import start_compiler
-from align_keras.utils.tasks import is_cluster, run_tasks
+from align_keras.utils.tasks import check_same, is_cluster, run_tasks
 
 if TYPE_CHECKING:
     from align_keras.datasets.benchmarks import LabelledImages
@@ -294,11 +293,7 @@ def run_trial(task: dict) -> None:
 @functools.lru_cache(maxsize=1)
 def _runner_on_worker(path, fingerprint, module, name, request):
     model = open_same(path)
-    if model.image_fingerprint != fingerprint:
-        raise InputError(
-            f"model must be the same on all machines, {path} is another on "
-            f"{socket.gethostname()}; copy it there."
-        )
+    check_same(path, model.image_fingerprint, fingerprint)
     # By its name, as a task's function: the modules of data import this one.
     data = getattr(importlib.import_module(module), name)
     data = data(Request(**json.loads(request)))

@@ -11,7 +11,6 @@ import functools
 import itertools
 import os
 import pathlib
-import socket
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -50,7 +49,7 @@ from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabul
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, locked, refuse_url
 from align_keras.utils.progress import say
-from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
+from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 VOCABULARY = "vocabulary.txt"
 # Part of every stage's name: raised when the code gives other results.
@@ -391,11 +390,8 @@ def _embedded(build, tables, folder, count):
 def embed_images(task: dict) -> None:
     """Embeds the images of a table: a task of `run_tasks`."""
     encode, fingerprint = _open_encoder(task["encoder"])
-    if fingerprint != task["fingerprint"]:
-        raise InputError(
-            "duplicates.encoder must be the same on all machines, "
-            f"{task['encoder']} is another on {socket.gethostname()}; copy it there."
-        )
+    name = "duplicates.encoder"
+    check_same(task["encoder"], fingerprint, task["fingerprint"], name)
     count = sum(not row["fault"] for row in read_rows(task["table"], ["fault"]))
     rows = read_rows(task["table"], ["fault", "jpeg"])
     jpegs = (row["jpeg"] for row in rows if not row["fault"])

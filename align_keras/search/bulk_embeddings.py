@@ -304,22 +304,13 @@ class _Job:
         """Yields (shard, rows) of the shards that aren't there, some rows at a time."""
         wanted = set(missing)
         with arrow().parquet.ParquetFile(self.folder / _ROWS) as file:
-            groups = range(file.num_row_groups)
-            starts = [number * ROWS_PER_FILE for number in groups]
-            ends = [min(start + ROWS_PER_FILE, self.rows) - 1 for start in starts]
-            needed = [
-                group
-                for group in groups
-                if any(
-                    number in wanted
-                    for number in range(
-                        starts[group] // self.size, ends[group] // self.size + 1
-                    )
-                )
-            ]
-            for group in needed:
+            for group in range(file.num_row_groups):
+                start, at = group * ROWS_PER_FILE, 0
+                end = min(start + ROWS_PER_FILE, self.rows) - 1
+                shards = range(start // self.size, end // self.size + 1)
+                if wanted.isdisjoint(shards):
+                    continue
                 [batch] = file.iter_batches(ROWS_PER_FILE, row_groups=[group])
-                at, start = 0, starts[group]
                 while at < batch.num_rows:
                     number, within = divmod(start + at, self.size)
                     count = min(_CHUNK, self.size - within, batch.num_rows - at)

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import site
-import socket
 import sysconfig
 import threading
 import zipfile
@@ -22,6 +21,7 @@ import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silent_standard_error
+from align_keras.utils.tasks import check_same
 
 DEFAULT_MODEL = "align_small_en"
 IMAGE_TOWER, TEXT_TOWER = "image.tflite", "text.tflite"
@@ -83,11 +83,7 @@ def open_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
 def open_same_model(name: str, fingerprint: str) -> Model:
     """Opens a model on a worker, or raises if it isn't the one that was meant."""
     model = open_model(name)
-    if model.fingerprint != fingerprint:
-        raise InputError(
-            f"model must be the same on all machines, {name} is another on "
-            f"{socket.gethostname()}; copy it there."
-        )
+    check_same(name, model.fingerprint, fingerprint)
     return model
 
 

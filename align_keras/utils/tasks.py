@@ -30,7 +30,7 @@ ENGINE_HELP = (
 _LOG = "workers.log"
 _SECONDS_BETWEEN_LOOKS = 0.2
 # How long a scheduler may take to answer, and its first worker to come.
-_CONNECT_SECONDS, _WORKER_SECONDS = 10, 60
+_CONNECT_SECONDS, _WORKER_SECONDS, _LOOK_SECONDS = 10, 60, 10
 # How often a task is begun that ends its worker.
 _ATTEMPTS = 4
 _PLACE = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
@@ -125,6 +125,15 @@ def is_cluster(engine: str) -> bool:
             f"instance {usual}."
         )
     return True
+
+
+def check_same(path: str, found: str, meant: str, name: str = "model") -> None:
+    """Raises on a worker where a model isn't the one that the task means."""
+    if found != meant:
+        raise InputError(
+            f"{name} must be the same on all machines, {path} is another on "
+            f"{socket.gethostname()}; copy it there."
+        )
 
 
 # === This machine ===
@@ -369,6 +378,12 @@ def _run_on_ray(calls, address):
     work = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(_work)
     outcomes = []
     for reference in [work.remote(*call) for call in calls]:
+        # A head that was restarted says nothing of the tasks that it doesn't know.
+        while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
+            _check_answers(engine, address)
+            node = ray.get_runtime_context().get_node_id()
+            if node not in [one["NodeID"] for one in ray.nodes() if one["Alive"]]:
+                raise _no_answer(engine, "its head was lost")
         try:
             outcomes.append(ray.get(reference))
         except ray.exceptions.RayTaskError as error:

@@ -2,7 +2,6 @@
 node, Spark's standalone master with two workers, each a process of its own."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -158,6 +157,8 @@ def test_a_run_goes_on_after_its_scheduler_was_restarted(kind, tmp_path):
             assert client.poll() is None and time.monotonic() < end, cluster.log()
             time.sleep(0.1)
         cluster.kill(cluster.scheduler)
+        if kind == "ray":  # No head starts on a machine where nodes wait for the last.
+            cluster.kill(cluster.workers[0])
         cluster.start_scheduler()
         (tmp_path / "go").touch()
         try:
@@ -169,7 +170,7 @@ def test_a_run_goes_on_after_its_scheduler_was_restarted(kind, tmp_path):
             assert (client.returncode, said) == (0, "[0, 1, 2, 3, 4, 5]\n"), errors
         else:
             assert client.returncode, said
-        if kind == "dask":
+        if kind != "spark":
             assert errors.splitlines()[-1].startswith("engine must be a cluster that")
             assert "Traceback" not in errors
         for host in HOSTS[kind][1:]:  # The old ones have ended with it, or go on.
@@ -194,9 +195,8 @@ def test_a_worker_of_another_version_is_told(tmp_path):
 def test_a_worker_without_the_package_is_told(tmp_path):
     needed("dask")
     with Cluster("dask", ["127.0.0.1"]) as cluster:
-        broken = tmp_path / "broken" / "align_keras"
-        broken.mkdir(parents=True)
-        (broken / "__init__.py").touch()
-        cluster.start_worker("127.0.0.1", PYTHONPATH=str(pathlib.Path(broken).parent))
+        # No package, so that one which is installed isn't found either.
+        (tmp_path / "align_keras.py").touch()
+        cluster.start_worker("127.0.0.1", PYTHONPATH=str(tmp_path))
         with pytest.raises(InputError, match="workers with align-keras .* install it"):
             run_tasks(len, [{}], tmp_path / "done", engine=cluster.engine)
