@@ -170,7 +170,7 @@ def test_a_run_goes_on_after_its_scheduler_was_restarted(kind, tmp_path):
             assert (client.returncode, said) == (0, "[0, 1, 2, 3, 4, 5]\n"), errors
         else:
             assert client.returncode, said
-        if kind != "spark":
+        if kind == "dask":  # Ray ends processes whose node is lost, without a word.
             assert errors.splitlines()[-1].startswith("engine must be a cluster that")
             assert "Traceback" not in errors
         for host in HOSTS[kind][1:]:  # The old ones have ended with it, or go on.

@@ -14,6 +14,7 @@ from warcio.warcwriter import WARCWriter
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import open_source, read_location, read_part
+from align_keras.corpus.sources.files import count_os_error
 from align_keras.utils import remote
 from align_keras.utils.errors import InputError
 
@@ -146,3 +147,10 @@ def test_what_changed_or_went_is_not_read(store):
 def test_sources_that_cannot_be_read_are_told(store, spec, message):
     with pytest.raises(InputError, match=message):
         open_source(spec)
+
+
+def test_rights_that_expire_do_not_lose_a_file_silently():
+    counter = DropCounter()
+    for path in ("s3://b/a.tar", "/b/a.tar"):
+        count_os_error(counter, path, PermissionError(13, "no right to it"))
+    assert counter.bad == {"vanished": 1, "unreadable": 1}
