@@ -112,9 +112,11 @@ def is_cluster(engine: str) -> bool:
     if engine == LOCAL:
         return False
     if kind not in _ADDRESSES:
+        embeds = kind.startswith("openvino") or kind.endswith(".tflite")
+        remedy = "give evaluate's image_engine that" if embeds else "choose one"
         raise InputError(
             f"engine must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}, received "
-            f"{engine!r}; choose one."
+            f"{engine!r}; {remedy}."
         )
     ports = [int(port) for port in re.findall(r":(\d+)(?=$|,)", address)]
     if not re.fullmatch(_ADDRESSES[kind], address) or max(ports, default=0) > 65535:
