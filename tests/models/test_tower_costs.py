@@ -152,6 +152,8 @@ def flops(operation):
         for letters, shape in zip(left.split(","), shapes, strict=True):
             sizes.update(zip(letters, shape, strict=True))
         return 2 * product(sizes.values()) if "," in left else 0
+    if kind == "MatMul" and shapes[0][0] == 1:
+        return 0  # A sum of batch normalization's gradient.
     if kind in ("MatMul", "BatchMatMulV2"):
         transposed = operation.get_attr("transpose_a" if kind == "MatMul" else "adj_x")
         inner = shapes[0][-2 if transposed else -1]
