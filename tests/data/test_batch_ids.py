@@ -28,7 +28,7 @@ def mixture(builder, tmp_path_factory):
     [
         pytest.param("builder", False, (1, 2), False, marks=pytest.mark.ci),
         pytest.param("builder", True, (0, 1), True, marks=pytest.mark.ci),
-        ("mixture", False, (0, 1), True),
+        pytest.param("mixture", False, (0, 1), True, marks=pytest.mark.ci),
         pytest.param("mixture", True, (1, 2), False, marks=pytest.mark.ci),
     ],
 )

@@ -50,9 +50,16 @@ class Stream:
 
 
 @pytest.mark.parametrize(
-    "crop", ["inception", pytest.param("whole", marks=pytest.mark.ci)]
+    "kind, crop",
+    [
+        pytest.param(kind, crop, marks=pytest.mark.ci if number else ())
+        for number, (kind, crop) in enumerate(
+            itertools.product(
+                ("paths", "bytes", "arrays", "stream"), ("inception", "whole")
+            )
+        )
+    ],
 )
-@pytest.mark.parametrize("kind", ["paths", "bytes", "arrays", "stream"])
 def test_pictures_keep_their_class(tmp_path, kind, crop):
     images = {
         "paths": lambda: paths_of(IMAGES, tmp_path),

@@ -167,6 +167,7 @@ def test_each_epoch_holds_every_caption_once_in_another_order(builder):
     assert len(set(part[:size])) == size and sorted(part[:size]) == sorted(set(part))
 
 
+@pytest.mark.ci
 def test_captions_of_an_image_lie_apart(builder):
     """In a pass an image has at most half of its captions, rounded up."""
     drawn = [name for name, _ in pair_order(builder, 2 * PAIRS)]
@@ -178,6 +179,7 @@ def test_captions_of_an_image_lie_apart(builder):
         assert max(own.count(name) for own in passes) == most
 
 
+@pytest.mark.ci
 def test_any_start_goes_on_in_the_same_order_of_pairs(builder):
     whole = pair_order(builder, 2 * 2 * PAIRS + 4)
     for start in [47, 2 * PAIRS - 1, 2 * PAIRS, 4 * PAIRS]:

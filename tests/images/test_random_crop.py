@@ -128,6 +128,7 @@ def test_more_than_three_source_pixels_are_all_averaged(factor):
     assert (spread < 30) == (factor > 3)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("size", [(20, 30), (60, 400), (70, 5), (1, 1)])
 def test_small_and_narrow_images(size):
     image = image_of("noise").resize(size, Image.Resampling.LANCZOS)

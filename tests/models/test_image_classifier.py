@@ -70,6 +70,7 @@ def test_a_frozen_encoder_runs_as_in_inference():
     assert (trained != classifier(images, training=False).numpy()).any()
 
 
+@pytest.mark.ci
 def test_it_is_saved_and_read(tmp_path):
     classifier = ImageClassifier(ImageEncoder(**SMALL), 3, dtype="float32")
     images = random_images()

@@ -81,6 +81,7 @@ def test_the_threshold_is_inclusive_wherever_the_bits_lie(threshold):
             assert found.tolist() == [expected]
 
 
+@pytest.mark.ci
 def test_blocks_change_nothing():
     hashes = hashes_near_each_other(7, 200, 2, 10)
     ranks = below = np.arange(200)
