@@ -192,7 +192,7 @@ def test_an_image_that_cannot_be_read_is_named(model, pixels, paths, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_predict_and_validation_split_take_raw_pairs(model, pixels, paths):
     predicted = model.predict((paths, CAPTIONS), batch_size=3, verbose=0)
     images, texts = model.encode_images(pixels), model.encode_texts(CAPTIONS)
