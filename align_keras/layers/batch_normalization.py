@@ -87,7 +87,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             return self._normalize_in_groups(inputs, replicas)
         if not (whole and kernel_has) or (training and self.synchronized):
             return super().call(inputs, training=training, mask=mask)
-        scale, offset = (tf.cast(own, "float32") for own in (self.gamma, self.beta))
+        scale, offset = (tf.cast(value, "float32") for value in (self.gamma, self.beta))
         if training and inputs.dtype == tf.float32 and _on_cpu():
             outputs, mean, variance = _with_gradient(self.epsilon)(
                 inputs, scale, offset
@@ -185,8 +185,8 @@ def _with_gradient(epsilon):
                 x=inputs,
                 scale=scale,
                 offset=offset,
-                mean=tf.zeros((0,)),
-                variance=tf.zeros((0,)),
+                mean=_NONE,
+                variance=_NONE,
                 epsilon=epsilon,
                 exponential_avg_factor=1.0,
                 is_training=True,

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources.tfrecord_files import feature_values, masked_crc
 from align_keras.utils.errors import needs
-from align_keras.utils.files import MAX_FILE_BYTES
+from align_keras.utils.files import MAX_FILE_BYTES, open_regular
 
-_DESCRIPTION = b"features.json"
+_DESCRIPTION, _CONFIG = b"features.json", b"corpus.yaml"
 _KINDS = (b"tfrecord:", b"array_record:")
 
 
@@ -30,13 +30,12 @@ def shard_of(file: bytes) -> bytes:
 
 def corpus_shards(folder: bytes) -> list[bytes]:
     """Finds the shards of a built corpus, in the order of their names: of a folder with
-    `features.json`, or of what `corpus build --out` names; none in any other folder.
+    `features.json`, or of what `corpus build --out` named, which has `corpus.yaml`;
+    none in any other folder, whatever lies below it.
     """
-    places = [
-        folder,
-        *_below(folder),
-        *(two for one in _below(folder) for two in _below(one)),
-    ]
+    places = [folder]
+    if os.path.isfile(os.path.join(folder, _CONFIG)):
+        places += [two for one in _below(folder) for two in _below(one)]
     return [
         shard
         for place in places
@@ -61,12 +60,12 @@ def find_records(
             for number in range(count):
                 yield b"array_record:%d:%b" % (number, shard), 0, modified
         else:
-            with open(shard, "rb") as file:
+            with open_regular(os.fsdecode(shard)) as file:
                 for offset, length in _lengths(file):
                     yield b"tfrecord:%d:%b" % (offset, shard), length, modified
     except OSError as error:
         problems.append((shard, f"shard: {error.strerror}"))
-    except ValueError as error:  # ArrayRecord's own, too.
+    except ValueError as error:  # ArrayRecord's, too.
         problems.append((shard, f"shard: {' '.join(str(error).split())[:100]}"))
 
 
@@ -83,7 +82,7 @@ def read_record(file: bytes) -> tuple[bytes, list[str], int, int]:
         if kind == b"array_record":
             (message,) = _array_records(shard, modified).read([int(place)])
         else:
-            with open(shard, "rb") as opened:
+            with open_regular(os.fsdecode(shard)) as opened:
                 opened.seek(int(place))
                 message = _message(opened)
             size = len(message)

@@ -18,6 +18,7 @@ def shard(request, tmp_path, colors):
     place = tmp_path / "out" / "web_pairs" / "1.0.0"
     place.mkdir(parents=True)
     (place / "features.json").write_text("{}")
+    (tmp_path / "out" / "corpus.yaml").write_text("")
     shard = place / f"web_pairs-train.{request.param}-00000-of-00001"
     if request.param == "tfrecord":
         writer = tf.io.TFRecordWriter(str(shard))
@@ -47,6 +48,14 @@ def test_its_images_are_found(shard, tmp_path, colors):
     (sea,) = index.query("green", k=9, where="captions like '%sea%'")
     assert sea.captions == ["the sea"]
     assert Index.build(tmp_path / "index", [out]).changes.unchanged == 3
+
+
+def test_photos_above_a_data_set_are_photos(shard, tmp_path, photos, colors):
+    """Only the folder that is named is looked at for a corpus."""
+    shard.parents[1].rename(photos / "data")
+    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    assert index.changes.added == 3
+    assert index.query("red")[0].path == str(photos / "red.png")
 
 
 def test_a_broken_shard_empties_no_index(shard, tmp_path, colors):
