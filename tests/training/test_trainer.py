@@ -110,7 +110,7 @@ def half_run(directory, steps):
     return model, float(optimizer.dynamic_scale) < start
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_steps_whose_scaled_gradient_overflows_are_steps(tmp_path):
     whole, overflowed = half_run(tmp_path / "whole", 12)
     assert overflowed
