@@ -3,13 +3,13 @@
 import argparse
 import os
 
+from align_keras.cli.common import on_disk
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command to an `argparse` parser."""
     parser.epilog = (
         'align-keras search "a red bicycle" then searches it. Run again, the command '
         "embeds what is new or has changed and drops what is gone."
@@ -58,10 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     from align_keras.search.image_index import Index, default_index, is_database
     from align_keras.search.store import Store
 
+    on_disk("sources", arguments.sources)
     folder = arguments.to or default_index()
     is_new = not is_database(folder) and not Store.is_there(folder)
     if not arguments.sources and is_new:

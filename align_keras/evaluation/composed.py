@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import UnitRows, as_queries_and_gallery
+from align_keras.evaluation.exact_scores import as_queries_and_gallery, unit_rows
 from align_keras.evaluation.recall_at_k import (
     as_positive_lists,
     chance_recall_at_k,
@@ -24,21 +24,18 @@ def rank_composed_queries(
     encode_texts: Callable,
     image_embeddings: np.ndarray,
     queries: Iterable[Any],
-    image_weight: float = 1.0,
     text_weight: float = 2.0,
 ) -> dict[str, np.ndarray]:
     """Ranks the images for each composed query, and for each half of it alone.
 
-    A query's vector is image_weight · image ± text_weight · words, of embeddings
-    brought to unit length. The gallery is all images but the query's. Ties are
-    pessimistic: a wrong image of the same score comes before the right one.
+    A query's vector is image ± text_weight · words, of unit length each.
+    The gallery is all images but the query's; of equal scores wrong ones come first.
 
     Args:
         encode_texts: function from a list of str to a real array (n, dimension).
         image_embeddings: real array (images, dimension), finite.
         queries: sequence of objects with `image` (int, a row), `words` (str), `sign`
             (1 or -1) and `targets` (rows that are right, without `image`).
-        image_weight: float.
         text_weight: float.
 
     Returns:
@@ -67,11 +64,10 @@ def rank_composed_queries(
             "whose names differ by words."
         )
     words = sorted({query.words for query in queries})
-    texts = UnitRows("encode_texts", encode_texts(words))[
-        np.searchsorted(words, [query.words for query in queries])
-    ]
-    gallery = UnitRows("image_embeddings", image_embeddings)
+    texts = unit_rows("encode_texts", encode_texts(words))
+    gallery = unit_rows("image_embeddings", image_embeddings)
     texts, gallery = as_queries_and_gallery(texts, gallery)
+    texts = texts[np.searchsorted(words, [query.words for query in queries])]
     rows = np.array([query.image for query in queries])
     as_positive_lists(rows, len(queries), len(gallery))
     targets = [query.targets for query in queries]
@@ -80,7 +76,7 @@ def rank_composed_queries(
         raise InputError(
             f"`queries` must have targets each, got {aimless} without; leave them out."
         )
-    images = image_weight * gallery[rows]
+    images = gallery[rows]
     texts = text_weight * np.array([[query.sign] for query in queries]) * texts
     return {
         name: rank_of_best_positive(vectors, gallery, targets, leave_out=rows)
@@ -112,10 +108,10 @@ def composed_metrics(
         ks: integers >= 1.
 
     Yields:
-        Pairs of str and float: of all queries, of those that add words (`plus/`) and of
-        those that subtract them (`minus/`), for each K, `recall_at_K`,
-        `image_alone/recall_at_K`, `text_alone/recall_at_K` and `chance_recall_at_K`;
-        and `queries`, their number. Kinds without queries are left out.
+        Pairs of str and float: of all queries, and of those that add words (`plus/`)
+        or subtract them (`minus/`) where there are some, `recall_at_K`,
+        `image_alone/recall_at_K`, `text_alone/recall_at_K`, `chance_recall_at_K`, and
+        `queries`, their number.
     """
     signs = np.array([query.sign for query in queries])
     for kind, chosen in _SIGNS.items():

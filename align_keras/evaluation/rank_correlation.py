@@ -7,6 +7,7 @@ import numpy as np
 
 from align_keras.evaluation.exact_scores import check_range, pair_scores
 from align_keras.evaluation.slices import Metrics, Statistic, Statistics
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 _PARTS_OF_SPEECH = {"adjectives": "A", "nouns": "N", "verbs": "V"}
@@ -60,10 +61,8 @@ def dense_codes(values: Any) -> np.ndarray:
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """As `spearman`, of int arrays (n,) of codes >= 0 that `dense_codes` gave.
-
-    The codes of all pairs serve for every sample of them: a bootstrap sorts once, in
-    0.4 times the time of `scipy.stats.spearmanr` on 12,500 of 25,000 queries.
+    """As `spearman`, of codes that `dense_codes` gave. These serve for every sample of
+    pairs: a bootstrap sorts once, in 0.4 times the time of `scipy.stats.spearmanr`.
     """
     first, second = _centred_ranks(first), _centred_ranks(second)
     spread = np.sqrt(np.dot(first, first) * np.dot(second, second))
@@ -199,8 +198,7 @@ def cxc_similarity_metrics(
     References:
         Jia et al. 2021, section 5.1 and table 3; Parekh et al. 2021, section 5.
     """
-    if not isinstance(samples, (int, np.integer)) or samples < 1:
-        raise InputError(f"`samples` must be an integer >= 1, got {samples!r}.")
+    check_number("`samples`", samples, 1, 2**31, whole=True)
     means = []
     for name, (queries, cosines, ratings) in _scored(images, texts, rated):
         found = bootstrapped_spearman(queries, cosines, ratings, samples, seed)
@@ -228,11 +226,9 @@ def cxc_similarity_statistics(
     """The correlations among any choice of queries, as `sliced_metrics` takes them.
 
     The items are the images and then the captions. Those of a group keep the rated
-    pairs whose query they are, whatever group the other side belongs to, and the
-    protocol's bootstrap runs over these: the metric is the mean of its samples, of half
-    of the group's queries each, and the interval lies between their percentiles. It
-    tells how one sample varies, as the paper's deviation does. `mean/spearman` is the
-    mean of the three, sample by sample. None is defined for fewer than four queries.
+    pairs whose query they are, and the protocol's bootstrap runs over these: the metric
+    is the mean of its samples, of half of the group's queries each. `mean/spearman` is
+    the mean of the three, sample by sample. Fewer than four queries define none.
     """
     statistics, count = {}, len(images) + len(texts)
     for name, (queries, *scored) in _scored(images, texts, rated):
@@ -288,10 +284,8 @@ def bootstrapped_spearman(
     samples: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Spearman's correlation over samples of half of the queries, one item each.
-
-    `queries` says which query each rated pair belongs to, `scores` are the model's and
-    `ratings` people's, arrays (pairs,); float64 (samples,) comes back.
+    """Spearman's correlation over samples of half of the queries, one item each, of
+    each pair's query, the model's score and people's rating: float64 (samples,).
     """
     order = np.argsort(queries, kind="stable")
     _, starts, counts = np.unique(queries[order], return_index=True, return_counts=True)

@@ -1,7 +1,4 @@
-"""What finds captions and images: retrieval, CxC, Multi30k, composed queries, SimLex.
-
-A set's images are read, embedded, and those that can't be decoded are left out.
-"""
+"""What finds captions and images: retrieval, CxC, Multi30k, composition, SimLex."""
 
 import dataclasses
 import pathlib

@@ -57,10 +57,8 @@ def folder_of(request: Request) -> pathlib.Path:
 
 
 def what_to_prepare(names: Iterable[str]) -> str:
-    """Says what to run for those data sets of TFDS that aren't prepared.
-
-    Without a full stop, and empty where all are there. Of several sets, those whose
-    files must be downloaded by hand are named apart.
+    """Says what to run for those data sets of TFDS that aren't prepared; empty for
+    none.
     """
     import tensorflow_datasets as tfds
 
@@ -92,10 +90,8 @@ def what_to_prepare(names: Iterable[str]) -> str:
 def joined(
     data: Any, request: Request, taken: Iterable[str] = (), prefix: str = ""
 ) -> Any:
-    """Returns the data with the columns of `metadata`, if there is one.
-
-    `taken` are columns that the protocol adds itself, and `prefix` stands before the
-    numbers of images that have no ids.
+    """Returns the data with the columns of `metadata`, if there is one; `taken` are
+    columns that the protocol adds, `prefix` begins the numbers of images without ids.
     """
     if request.metadata is None:
         return data

@@ -45,10 +45,8 @@ def results_folder(path: str | None) -> pathlib.Path:
 
 class CachedEncoders:
     """A model's encode functions, answered from the cache where they can be.
-
-    The `OpenedModel` is opened when it is first asked for, after the data are read;
-    `directory` is the cache of all models. Where a cluster embeds, `encode_on` makes
-    its function of the model, a folder, `"images"` or `"texts"`, and a task's items.
+    `open_model` is called when it is first needed, `encode_on` is that of
+    `embedding_tasks`.
     """
 
     def __init__(self, open_model, directory, encode_on=None):
@@ -93,11 +91,9 @@ class CachedEncoders:
     def readable_images(
         self, images: Collection[Image]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeds images, and leaves out those that can't be decoded.
-
-        `images` is re-iterable and has a length, of paths (str), encoded images or
-        uint8 arrays. Returns float32 (readable, d) and int64 (readable,), the rows of
-        `images` that they come from; raises if none can be read.
+        """Embeds those images that can be decoded: float32 (readable, d), and int64
+        rows of `images`, which are paths, encoded or uint8 arrays. Raises if none can
+        be read.
         """
         with progress_bar("embedding images", "images", len(images)) as bar:
             items = map(_by_content, images)
@@ -140,29 +136,23 @@ class EmbeddingCache:
 
     Rows are appended, embeddings before digests, and rows without a digest are cut
     off when the folder is opened: a killed evaluation loses at most a chunk.
-
-    Args:
-        directory: a folder of one encoder: name it by what the encoder computes, such
-            as a digest of its weights and preprocessing.
-        encode: function from a list of items to a float array (n, d).
-        chunk: items that are encoded between two writes.
-        encode_all: function from a list of items to what `encoded` returns of them.
     """
 
     def __init__(self, directory, encode, chunk=1024, encode_all=None):
         self._directory = pathlib.Path(directory)
+        self._digests, self._embeddings, self._width_file = (
+            self._directory / name for name in ("digests", "embeddings", "width")
+        )
         self._encode, self._chunk = encode, chunk
         self._encode_all = encode_all or functools.partial(encoded, encode)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._rows, self._width = {}, None
 
     def __call__(self, items, progress=None):
-        """Returns the embeddings of all items, computing those that are missing.
-
-        Items are as `content_digest` takes them, and `progress` is told how many are
-        done. Returns float32 (n, d), memory-mapped. A row of NaN is an item that
-        `encode` refused with `InputError`; it isn't asked again. Raises that error
-        where all items are refused, and for NaN or infinity, which aren't stored.
+        """Returns the embeddings of all items, float32 (n, d), memory-mapped, computing
+        those that are missing. A row of NaN is an item that `encode` refused with
+        `InputError`; raises that where all are refused, and for NaN or infinity, which
+        aren't stored.
         """
         with self._locked():
             return self._read(self._found(items, progress))
@@ -204,12 +194,12 @@ class EmbeddingCache:
 
     def _open(self):
         """Reads the digests, and cuts off what a killed writer left half-done."""
-        digests, embeddings = self._files()
+        digests, embeddings = self._digests, self._embeddings
         self._rows, self._width = {}, None
-        if not (self._directory / "width").exists():
+        if not self._width_file.exists():
             return
-        for path in (digests, embeddings):
-            path.touch()
+        digests.touch()
+        embeddings.touch()
         self._width = self._read_width()
         if self._width is None:
             say(f"{self._directory} is damaged (width); computing its embeddings anew")
@@ -229,29 +219,23 @@ class EmbeddingCache:
             for start in range(0, len(content), _DIGEST_BYTES)
         }
 
-    def _files(self):
-        return self._directory / "digests", self._directory / "embeddings"
-
     def _read_width(self):
-        """The width as `_add` wrote it, or None if it's another or damaged.
-
-        By a wrong one, rows would be cut out of the middle of others.
+        """The width as `_add` wrote it, or None if it's damaged: it would cut rows
+        apart.
         """
-        content = (self._directory / "width").read_bytes()[:99]
+        content = self._width_file.read_bytes()[:99]
         number, _, check = content.partition(b" ")
         width = int(number) if re.fullmatch(rb"[1-9]\d{0,5}", number) else None
         if width is None or check == _check_of(number):
             return width
         # Until 0.1 there was no check, but the sizes of whole files agree.
-        digests, embeddings = (path.stat().st_size for path in self._files())
-        fits = embeddings * _DIGEST_BYTES == digests * 4 * width
+        count = self._digests.stat().st_size // _DIGEST_BYTES
+        fits = self._embeddings.stat().st_size == count * 4 * width
         return width if fits and not check else None
 
     def _add(self, missing):
-        """Appends the embeddings of new items, by digest.
-
-        Returns False, and stores nothing, where all are refused before any item has
-        told the embeddings' width.
+        """Appends the embeddings of new items; returns False, and stores nothing, where
+        all are refused before any item has told the embeddings' width.
         """
         if not missing:
             return True
@@ -261,15 +245,14 @@ class EmbeddingCache:
                 return False
             # Rows that were written before their width was known are none. Others may
             # have these files mapped, so they aren't cut.
-            for path in self._files():
-                path.unlink(missing_ok=True)
+            self._digests.unlink(missing_ok=True)
+            self._embeddings.unlink(missing_ok=True)
             self._width = rows.shape[1]
             number = str(self._width).encode()
-            with atomic_write(self._directory / "width", "wb") as file:
+            with atomic_write(self._width_file, "wb") as file:
                 file.write(number + b" " + _check_of(number))
-        rows = _as_wide(rows, self._width)
-        digests, embeddings = self._files()
-        contents = {embeddings: rows.tobytes(), digests: b"".join(missing)}
+        rows = _as_wide(rows, self._width).tobytes()
+        contents = {self._embeddings: rows, self._digests: b"".join(missing)}
         for path, content in contents.items():
             with open(path, "ab") as file:
                 file.write(content)
@@ -281,7 +264,7 @@ class EmbeddingCache:
 
     def _stored(self):
         shape = len(self._rows), self._width
-        return np.memmap(self._directory / "embeddings", np.float32, "r", shape=shape)
+        return np.memmap(self._embeddings, np.float32, "r", shape=shape)
 
     def _refused_rows(self):
         """The rows of NaN among those that are stored."""
@@ -308,9 +291,8 @@ class EmbeddingCache:
 
 
 def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
-    """Embeddings of items, float32 (n, d), NaN for those that `encode` refuses.
-
-    Where all are refused, they are 1 wide.
+    """Embeddings of items, float32 (n, d), NaN for those that `encode` refuses, 1 wide
+    where all are refused.
     """
     try:
         rows = np.ascontiguousarray(encode(items), np.float32)
@@ -343,11 +325,7 @@ def _check_of(number):
 
 
 def content_digest(item: Item) -> bytes:
-    """Returns 20 bytes that depend on what an item holds, not on where it lies.
-
-    Of a `pathlib.Path` the file's bytes count; str is a caption; of an array the shape,
-    dtype and values count.
-    """
+    """Returns 20 bytes of what an item holds: a file's bytes, a caption, or pixels."""
     if isinstance(item, pathlib.Path):
         path = item
         try:

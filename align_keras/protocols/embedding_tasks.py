@@ -24,17 +24,10 @@ def encode_on(
     kind: str,
     block: int,
 ) -> Callable[[Sequence[Item]], np.ndarray]:
-    """Returns a function that embeds items on a cluster, as `encoded` does here.
-
-    Args:
-        engine: a cluster, as `run_tasks` takes it.
-        image_engine: what embeds images, as `open_model` takes it.
-        model: the model, of a path that all machines open.
-        directory: where items and embeddings lie meanwhile, on a shared disk.
-        kind: `"images"` or `"texts"`.
-        block: items of a task.
+    """Returns a function that embeds items on a cluster, `block` a task, as `encoded`
+    does here; items and embeddings lie in `directory` meanwhile, on a shared disk.
     """
-    path = checked_path(model, engine)
+    path = checked_path(model, "engine")
     about = {
         "model": path,
         "fingerprint": _fingerprint(model, kind),
@@ -80,12 +73,12 @@ def embed_block(task: dict) -> None:
             np.save(file, encoded(encode, items))
 
 
-def checked_path(model: OpenedModel, engine: str) -> str:
-    """Returns the path by which other machines open a model, or raises."""
+def checked_path(model: OpenedModel, option: str) -> str:
+    """Returns the path by which other processes open a model, or raises."""
     if model.path is None:
         raise InputError(
-            f"model must be a path where {engine} opens it again, received a model in "
-            "memory; save it, or leave `engine` out."
+            f"model must be a path with `{option}`, whose processes open it again, "
+            f"received a model in memory; save it, or leave `{option}` out."
         )
     return absolute(model.path)
 

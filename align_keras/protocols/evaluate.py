@@ -89,11 +89,6 @@ def evaluate(
     request = checked_request(protocol, data=data, **options)
     # What is written at the end must not fail after hours.
     if html is not None:
-        if pathlib.Path(html).is_dir():
-            raise InputError(
-                f"html must be a file, received the folder {html}; write for instance "
-                f"{pathlib.Path(html) / 'results.html'}."
-            )
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs == "weights":
         check_results(request)
@@ -194,9 +189,8 @@ def model_name(model: Any) -> str:
 def open_encoders(
     model: Any, request: Request, cache: Any = None, check: bool = True
 ) -> "CachedEncoders":
-    """Returns a model's encode functions, which open it when they are first called.
-
-    With `check` it raises at once where there is no model.
+    """Returns a model's encode functions, which open it when they are first called;
+    with `check` it raises at once where there is no model.
     """
     from align_keras.protocols import open_model as opening
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache

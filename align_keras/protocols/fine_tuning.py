@@ -105,9 +105,8 @@ class ClassificationData:
         return self._read[split]
 
     def check(self) -> int:
-        """Raises unless the splits are apart and have the same classes.
-
-        Returns how many training images can't be decoded, if they are files.
+        """Raises unless the splits are apart and have the same classes; returns how
+        many training images can't be decoded, if they are files.
         """
         from align_keras.data import unreadable_rows
         from align_keras.utils.progress import say
@@ -144,10 +143,8 @@ def full_name(name: str) -> str:
 
 
 def digest_of(data: "LabelledImages") -> str:
-    """Returns a digest of images with classes.
-
-    Of files, the size and the time of the last change count, not the content; of
-    images that are read from disk at each iteration, the classes alone.
+    """Returns a digest of images with classes: of files size and last change count, of
+    images that are read from disk at each iteration the classes alone.
     """
     from align_keras.protocols.embedding_cache import content_digest
 

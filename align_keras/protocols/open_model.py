@@ -19,27 +19,18 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """What evaluation needs of a model.
+    """What evaluation needs of a model."""
 
-    Attributes:
-        encode_images: from a list of paths or file bytes to a float32 array (n, d),
-            rows of unit length.
-        encode_texts: from a list of str to the same.
-        encode_words: from a list of str to [CLS] before the projection,
-            (n, hidden_dim), or None for an export, which hasn't got it.
-        image_fingerprint: digest of the image weights and preprocessing.
-        text_fingerprint: digest of the text weights, vocabulary and tokenizer.
-        align: `ALIGN`, or None for an export.
-        path: where it lies, or None for a model in memory.
-    """
-
+    # From lists of paths, file bytes or arrays, and of str, to unit float32 (n, d).
     encode_images: Callable
     encode_texts: Callable
+    # From a list of str to [CLS] before the projection; None for an export.
     encode_words: Callable | None
+    # Digests of all that the embeddings depend on.
     image_fingerprint: str
     text_fingerprint: str
-    align: Any = None
-    path: str | None = None
+    align: Any = None  # `ALIGN`, None for an export.
+    path: str | None = None  # None for a model in memory.
 
 
 def check_model(path: str, image_engine: str | None = None) -> None:
@@ -60,12 +51,8 @@ def check_model(path: str, image_engine: str | None = None) -> None:
 
 
 def open_model(path: str, image_engine: str | None = None) -> OpenedModel:
-    """Opens a run folder, a preset folder, an export or a Hugging Face model.
-
-    Args:
-        path: a folder as `ALIGN.from_preset` takes it, `hf://user/model`, or the
-            folder of an export.
-        image_engine: what embeds images, the `engine` of `ALIGN.encode_images`.
+    """Opens a run folder, a preset folder, an export or `hf://user/model`;
+    `image_engine` is the `engine` of `ALIGN.encode_images`.
     """
     check_model(path, image_engine)
     folder = pathlib.Path(path)

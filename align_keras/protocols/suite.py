@@ -22,16 +22,8 @@ _CLIP = "clip:imagenet1k"
 
 @dataclasses.dataclass(frozen=True)
 class SuiteRow:
-    """One protocol on one data set.
-
-    Attributes:
-        tables: the paper's tables that it belongs to.
-        protocol: a name of `PROTOCOLS`.
-        data: the data set's name.
-        metrics: name → float; empty if it wasn't measured.
-        skipped: what to download first, or that an export won't do; empty if all is
-            there.
-        failed: what went wrong; empty if nothing did.
+    """One protocol on one data set: its tables in the paper, its metrics, or why it was
+    skipped (what to download first) or failed; empty where it wasn't.
     """
 
     tables: tuple[int, ...]
@@ -48,10 +40,8 @@ class SuiteRow:
 
 
 def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRow]:
-    """Runs what can be run, and says of the rest what is missing, by the paper's order.
-
-    The model and the options are those of `align_keras.evaluate`, of which a protocol
-    takes those that are for it.
+    """Runs what can be run, and says of the rest what is missing, in the paper's order;
+    model and options are those of `align_keras.evaluate`.
     """
     given = {name: value for name, value in options.items() if value is not None}
     check_results(Request(results=given.get("results")))

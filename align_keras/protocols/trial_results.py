@@ -33,13 +33,8 @@ def drawn_options(
     seed: int,
     number: int,
 ) -> dict[str, Any]:
-    """Draws the options of one trial of a random search.
-
-    Args:
-        ranges: dict from name to (least, greatest), drawn log-uniformly.
-        choices: dict from name to a sequence, of which one item is drawn.
-        seed: of the sweep.
-        number: of the trial; its options don't depend on how many there are.
+    """Draws the options of trial `number` of a random search, log-uniformly from
+    (least, greatest) of `ranges` and an item of each of `choices`.
     """
     random = np.random.default_rng((seed, number))
     drawn = {
@@ -53,18 +48,14 @@ def drawn_options(
 
 
 def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[str, Any]:
-    """Returns the results of those trials that are finished, by key.
-
-    A damaged result is told of, and counts as unfinished.
-    """
+    """Returns the results of finished trials, by key; tells of damaged ones."""
     results = {}
     for key in trials:
         path = _result_file(directory, key)
-        try:
-            results[key] = _read_result(path)
-        except FileNotFoundError:
-            pass
-        except ValueError:
+        result = _read_result(path)
+        if result is not None:
+            results[key] = result
+        elif path.exists():
             say(f"{path} is damaged; this trial counts as unfinished.")
     return results
 
@@ -72,20 +63,12 @@ def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[st
 def run_trials(
     trials: Mapping[str, Any], run: Callable, directory: str | os.PathLike
 ) -> int:
-    """Runs the trials that aren't finished and that no other process is running.
+    """Runs the trials that aren't finished and that no other process runs.
 
-    A result appears whole or not at all. Whoever runs a trial holds a lock on it,
-    which the system lets go of when the process ends, whatever ends it. Several
-    processes, of several machines too, may work on one folder.
-
-    Args:
-        trials: dict from key to what `run` takes.
-        run: callable of the trial, and of the trial's folder, where it may keep what it
-            needs to go on after a kill; returns what JSON can hold.
-        directory: where results lie; made if need be.
-
-    Returns:
-        How many were run here.
+    A result appears whole or not at all. Whoever runs a trial holds a lock on it, which
+    ends with the process; several, of several machines too, may work on one folder.
+    `run` takes the trial and its folder, for what it needs to go on after a kill.
+    Returns how many were run here.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -95,10 +78,10 @@ def run_trials(
         if parent is not None and not parent.is_alive():
             break
         path = _result_file(directory, key)
-        if _is_finished(path):
+        if _read_result(path) is not None:
             continue
         with _claimed(directory / f"{key}.lock") as is_mine:
-            if not is_mine or _is_finished(path):
+            if not is_mine or _read_result(path) is not None:
                 continue
             start = time.monotonic()
             scratch = directory / f"{key}.unfinished"
@@ -118,9 +101,7 @@ def run_in_processes(
     workers: int,
 ) -> None:
     """Runs trials in several processes, or raises if one ended before its trials did.
-
-    `open_runner` takes no arguments, gives `run` of `run_trials`, and is called once in
-    each process; it and the trials must be picklable.
+    `open_runner`, picklable, gives `run` of `run_trials` in each process.
     """
     context = multiprocessing.get_context("spawn")
     # Only Linux tells which of the cores are this process's.
@@ -175,16 +156,9 @@ def _result_file(directory, key):
 
 
 def _read_result(path):
-    """The result in a file; raises ValueError if it is damaged."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or "result" not in record:
-        raise ValueError(f"{path} holds no result")
-    return record["result"]
-
-
-def _is_finished(path):
+    """The result in a file, or None where there is none or a damaged one."""
     try:
-        _read_result(path)
+        record = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
-        return False
-    return True
+        return None
+    return record.get("result") if isinstance(record, dict) else None

@@ -7,7 +7,7 @@ import importlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -27,7 +27,6 @@ from align_keras.models.image_classifier import (
 )
 from align_keras.protocols.embedding_cache import results_folder
 from align_keras.protocols.embedding_tasks import absolute, checked_path, open_same
-from align_keras.protocols.open_model import open_model
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.trial_results import (
     drawn_options,
@@ -49,7 +48,6 @@ from align_keras.utils.quiet import start_compiler
 from align_keras.utils.tasks import check_same, is_cluster, run_tasks
 
 if TYPE_CHECKING:
-    from align_keras.datasets.benchmarks import LabelledImages
     from align_keras.protocols.open_model import OpenedModel
 
 # Of how images are cropped and batched, and a classifier learns and is judged: raise it
@@ -68,9 +66,8 @@ def build_stages(
     make_batches: Callable[[int, int], tf.data.Dataset],
     count: int,
 ) -> list[FineTuningStage]:
-    """Builds the `FineTuningStage`s of a recipe for `count` images to learn from.
-
-    `make_batches` takes an image's side and the step to start at.
+    """Builds the stages of a recipe for `count` images to learn from; `make_batches`
+    takes an image's side and the step to start at.
     """
     stages = []
     for name in ("head", "full"):
@@ -131,9 +128,8 @@ def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training of a classifier, and what it learns from and is judged on.
-
-    `task` is one of VTAB's or empty; the two next are splits.
+    """One training of a classifier, for a task of VTAB or an empty one, on one split,
+    judged on another.
     """
 
     task: str
@@ -143,10 +139,7 @@ class Trial:
     seed: int
 
     def inputs(self, model: str, data: str | list[str]) -> dict[str, Any]:
-        """What the result depends on, as JSON can hold it.
-
-        `model` is the image encoder's fingerprint, `data` tells the data apart.
-        """
+        """What the result depends on, as JSON; `model` is the encoder's fingerprint."""
         recipe = as_dict(self.recipe)
         # Of the set of trials, not of one, or without influence.
         for name in ("runs", "seed", "sweep", "checkpoint_interval"):
@@ -168,9 +161,8 @@ class Trial:
 def open_devices(
     recipe: FineTuningConfig, request: Request
 ) -> tf.distribute.Strategy | None:
-    """Returns the strategy of a recipe, or None; before TensorFlow is used.
-
-    Raises if there are no such devices, or several processes would share them.
+    """Returns the strategy of a recipe, or None, before TensorFlow is used; raises if
+    several processes would share the devices.
     """
     strategy = recipe.runtime.distribution_strategy
     cluster = is_cluster(request.engine)
@@ -189,28 +181,16 @@ def open_devices(
     return open_strategy(recipe.runtime)
 
 
-class TrialData(Protocol):
-    """What trials learn from and are judged on, by their `task` and split."""
-
-    def read(self, task: str, split: str) -> "LabelledImages":
-        """Returns the images of a split."""
-
-    def identity(self, task: str) -> str | list[str]:
-        """Returns what tells the data apart from other data."""
-
-
 def finished(
     trials: Sequence[Trial],
-    data: TrialData,
+    data: Any,
     model: "OpenedModel",
     request: Request,
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[dict[str, list[int]]]:
-    """Runs the trials that aren't finished; returns the results of all.
-
-    `data` is `ClassificationData` or `VtabData`. A result has `ranks`, `predictions`,
-    and `left_out`, the rows that can't be decoded. It raises if some are unfinished,
-    since another process runs them or ended.
+    """Runs the trials that aren't finished; returns the results of all: `ranks`,
+    `predictions` and `left_out`, rows that can't be decoded. Raises if another process
+    runs some.
     """
     directory = results_folder(request.results)
     tasks = dict.fromkeys(trial.task for trial in trials)
@@ -227,13 +207,9 @@ def finished(
     if waiting and is_cluster(request.engine):
         _run_on_cluster(waiting, data, model, request.engine, directory)
     elif len(waiting) > 1 and request.workers > 1:
-        if model.path is None:
-            raise InputError(
-                "model must be a path where `workers` open it again, received a model "
-                "in memory; save it, or leave `workers` out."
-            )
+        path = checked_path(model, "workers")
+        open_runner = functools.partial(_open_runner, path, data)
         workers = min(request.workers, len(waiting))
-        open_runner = functools.partial(_open_runner, model.path, data)
         run_in_processes(waiting, open_runner, directory, workers)
     elif waiting:
         runner = TrialRunner(model.align.image_encoder, data, strategy)
@@ -255,7 +231,7 @@ def _run_on_cluster(trials, data, model, engine, directory):
     paths = {name: value and absolute(value) for name, value in given.items()}
     paths["metadata"] = None  # Of slices alone.
     about = {
-        "model": checked_path(model, engine),
+        "model": checked_path(model, "engine"),
         "fingerprint": model.image_fingerprint,
         "data": [type(data).__module__, type(data).__name__],
         "request": dataclasses.asdict(data.request) | paths,
@@ -301,7 +277,7 @@ def _runner_on_worker(path, fingerprint, module, name, request):
 
 
 def _open_runner(path, data):
-    return TrialRunner(open_model(path).align.image_encoder, data)
+    return TrialRunner(open_same(path).align.image_encoder, data)
 
 
 class TrialRunner:

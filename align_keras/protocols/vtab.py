@@ -76,11 +76,8 @@ def tuned_ranks(
     tasks: Sequence[str],
     recipe: "FineTuningConfig",
 ) -> "dict[str, np.ndarray]":
-    """Tunes on each task if the recipe sweeps, trains anew and judges on its test.
-
-    Of the sweep's recipes a task takes the one with the highest accuracy on its 200
-    images; of equal ones, the first. `run_trials` takes a list of `Trial` to the ranks
-    of the right class of each image judged; these come back by task (runs, images).
+    """Tunes on each task if the recipe sweeps, trains anew and judges on its test:
+    ranks (runs, images) by task. Of equal recipes the first is taken.
     """
     import numpy as np
 

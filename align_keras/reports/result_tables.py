@@ -123,9 +123,8 @@ def metrics_table(
     metrics: Mapping[str, float],
     splits: Mapping[str, str] | None = None,
 ) -> ResultTable:
-    """Every metric beside its chance level and the paper's figures, but for tables of
-    many. `splits`, such as `{"split": "train"}`, aren't the paper's, so that its
-    figures can't be compared; they are in the title then.
+    """Every metric beside chance and the paper's figures, unless `splits` are others or
+    many models have some.
     """
     figures = {
         model: of_model

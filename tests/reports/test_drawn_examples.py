@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from align_keras.reports.examples import contact_sheet
-from align_keras.utils.errors import InputError
 
 
 def unit(values):
@@ -88,10 +87,3 @@ def test_pictures_without_captions():
     assert [query.text for query in texts] == ["x"]
     assert (pictures[1].caption, pictures[1].rank) == ("", None)
     assert texts[0].hits[1].caption == ""
-
-
-def test_rows_that_do_not_fit():
-    with pytest.raises(InputError, match="one entry an image, got 3, 4, 4, 4"):
-        contact_sheet(IMAGE_EMBEDDINGS[:3], TEXT_EMBEDDINGS, IMAGES, CAPTIONS)
-    with pytest.raises(InputError, match="one a caption, got 4 for 5"):
-        contact_sheet(IMAGE_EMBEDDINGS, TEXT_EMBEDDINGS[:4], IMAGES, CAPTIONS)

@@ -59,7 +59,7 @@ FULL = {
             "notes": {"fonts": EVIL},
         }
     },
-    "next_steps": [f'align-keras search "{EVIL}"', (f"Then {EVIL}:", "tensorboard")],
+    "next_steps": [f'align-keras search "{EVIL}"', "tensorboard"],
     "command": f"align-keras quickstart {EVIL}",
     "versions": {"python": "3.11.0", "keras": "3.15.1"},
 }
@@ -112,7 +112,6 @@ def test_all_text_is_escaped(content, page):
         f"empty caption {EVIL}",
         f"a.png {EVIL}",
         f'align-keras search "{EVIL}"',
-        f"Then {EVIL}:",
         f"align-keras quickstart {EVIL}",
     ):
         assert words in page.words
