@@ -86,15 +86,14 @@ def describe_bug(error: BaseException) -> str:
             place = pathlib.Path(frame.filename).relative_to(package.parent)
             message += f" ({place}, line {frame.lineno})"
             break
-    about = {"prefix": "align-keras-", "suffix": ".log", "delete": False}
     try:
-        with tempfile.NamedTemporaryFile(**about) as file:
+        number, log = tempfile.mkstemp(".log", "align-keras-")
+        with open(number, "wb") as file:
             file.write(whole.encode(errors="backslashreplace"))
     except OSError:
         return f"{message}; please report it:\n{whole}"
     return (
-        f"{message}; an input is damaged, or this is a bug: please report it with "
-        f"{file.name}"
+        f"{message}; an input is damaged, or this is a bug: please report it with {log}"
     )
 
 

@@ -186,7 +186,7 @@ class _Parser(argparse.ArgumentParser):
         for nested in self.nested_commands().values():
             found |= nested.options()
         return found | {
-            action.dest: [*action.option_strings, action.metavar or action.dest][0]
+            action.dest: str([*action.option_strings, action.metavar or action.dest][0])
             for action in self._actions
         }
 

@@ -76,8 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--exact", "compare with every image (default: below 200,000 images)"),
         ("--approximate", "search an approximate index (default: from 200,000 on)"),
     ):
-        how = {"action": "store_const", "const": option == "--approximate"}
-        speeds.add_argument(option, dest="approximate", help=help, **how)
+        const = option == "--approximate"
+        speeds.add_argument(
+            option, dest="approximate", action="store_const", const=const, help=help
+        )
     places = parser.add_mutually_exclusive_group()
     places.add_argument(
         "--index",

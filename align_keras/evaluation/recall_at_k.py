@@ -1,5 +1,6 @@
 """Recall at k over blocks of queries and gallery, with exact scores; its chance."""
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -251,15 +252,12 @@ def chance_recall_at_k(
     right = np.array([len(np.unique(rows)) for rows in lists if len(rows)])
     if not len(right):
         raise InputError(_NO_POSITIVES)
-    gallery_rows -= leave_out_self
+    rows = gallery_rows - leave_out_self
     right, queries = np.unique(right, return_counts=True)
     expected = {}
-    miss, drawn = np.ones(len(right)), 0
-    for k in sorted(ks):
-        while drawn < min(k, gallery_rows):
-            # One more row drawn without replacement, and wrong again.
-            wrong_left = np.maximum(gallery_rows - right - drawn, 0)
-            miss = miss * wrong_left / (gallery_rows - drawn)
-            drawn += 1
-        expected[k] = float(np.average(1.0 - miss, weights=queries))
-    return {k: expected[k] for k in ks}
+    for k in ks:
+        drawn = min(k, rows)
+        orders = math.comb(rows, drawn)
+        missed = [math.comb(max(rows - m, 0), drawn) / orders for m in right.tolist()]
+        expected[k] = float(np.average(1 - np.array(missed), weights=queries))
+    return expected

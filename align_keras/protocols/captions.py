@@ -92,7 +92,7 @@ def _embedded(encoders, request, data, *columns):
 
 
 def _keys(data):
-    """What equal images have in common, where these can't be told apart."""
+    """What equal images have in common."""
     from align_keras.protocols.embedding_cache import image_key
 
     return list(map(image_key, data.images))

@@ -38,12 +38,9 @@ def missing(name: str, root: str | pathlib.Path) -> str | None:
     if name not in NAMED:
         return None
     places, source = NAMED[name]
-    absent = [
-        path for place in places if not (path := pathlib.Path(root, place)).exists()
-    ]
-    if not absent:
-        return None
-    return f"{source}, as {' and '.join(map(str, absent))}"
+    paths = [pathlib.Path(root, place) for place in places]
+    absent = [path for path in paths if not path.exists()]
+    return f"{source}, as {' and '.join(map(str, absent))}" if absent else None
 
 
 def folder_of(request: Request) -> pathlib.Path:
@@ -109,8 +106,7 @@ def joined(
 def refuse(request: Request, reason: str, *options: str) -> None:
     """Raises for options that these data can't take, as `"has no splits"` says."""
     for option in options:
-        value = getattr(request, option)
-        if value:
+        if value := getattr(request, option):
             raise InputError(
                 f"{option} must be left out for {request.data}, which {reason}, "
                 f"received {value!r}."

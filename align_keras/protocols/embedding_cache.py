@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from align_keras.protocols.open_model import OpenedModel
 
 _DIGEST_BYTES = 20
-# Rows that are looked at or copied at a time.
+# Rows that are copied at a time.
 _COPIED_ROWS = 8192
 # Chunks that a cluster embeds between two writes.
 _BLOCKS = 64
@@ -270,10 +270,7 @@ class EmbeddingCache:
         """The rows of NaN among those that are stored."""
         if not self._rows:
             return np.zeros(0, np.int64)
-        first = self._stored()[:, 0]
-        starts = range(0, len(first), _COPIED_ROWS)
-        parts = [np.isnan(first[start : start + _COPIED_ROWS]) for start in starts]
-        return np.flatnonzero(np.concatenate(parts))
+        return np.flatnonzero(np.isnan(self._stored()[:, 0]))
 
     def _read(self, rows):
         if not len(rows):

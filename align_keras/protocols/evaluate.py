@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from align_keras.protocols import captions, classes, fine_tuning
 from align_keras.protocols.classes import unusual_splits
 from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
-from align_keras.protocols.vtab import vtab
 from align_keras.utils.arguments import check_number, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
@@ -26,12 +25,11 @@ PROTOCOLS = {
     for protocol in (
         *(captions.retrieval, captions.cxc_retrieval, captions.cxc_similarity),
         *(classes.zero_shot, fine_tuning.imagenet_frozen, fine_tuning.imagenet_full),
-        *(vtab, fine_tuning.fine_grained, classes.knn, classes.linear_probe),
+        *(fine_tuning.vtab, fine_tuning.fine_grained),
+        *(classes.knn, classes.linear_probe),
         *(captions.multi30k, captions.simlex, captions.composed),
     )
 }
-# The group of what has no value, or an empty one.
-_NO_VALUE = "(none)"
 
 
 def evaluate(
@@ -130,10 +128,7 @@ def checked_request(protocol: str, **options: Any) -> Request:
         if name == "image_engine":
             from align_keras.models.image_engines import checked_engine
 
-            try:
-                checked_engine(value)
-            except InputError as error:
-                raise InputError(f"image_{error}") from None
+            checked_engine(value, name)
     is_cluster(given.get("engine", LOCAL))
     check_number("workers", given.get("workers", 1), 1, 1e6, whole=True)
     check_number("text_weight", given.get("text_weight", 2.0), 0, 1e6)
@@ -222,10 +217,8 @@ def sliced(found: Evaluation, column: str) -> dict[str, float]:
     lacking = []
     for statistics, columns in found.items:
         Request(slice_by=column).check_columns(columns)
-        groups = [
-            _NO_VALUE if value in (None, "") else str(value)
-            for value in columns[column]
-        ]
+        values = columns[column]
+        groups = ["(none)" if value in (None, "") else str(value) for value in values]
         metrics |= dict(sliced_metrics(statistics, groups))
         lacking += [
             f"{name}[{group}]"
@@ -246,9 +239,10 @@ def _write_page(html, result, request, found):
     from align_keras.utils.progress import say
 
     shown = ("data", "split", "train_split", "templates", "classes", "image_engine")
-    facts = {name: getattr(request, name) for name in shown}
     facts = {
-        name: value for name, value in facts.items() if value != OPTIONS[name].default
+        name: getattr(request, name)
+        for name in shown
+        if getattr(request, name) != OPTIONS[name].default
     }
     write_result_page(
         html,

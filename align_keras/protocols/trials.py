@@ -239,13 +239,11 @@ def _run_on_cluster(trials, data, model, engine, directory):
     }
     tasks = []
     for key, trial in trials.items():
-        recipe = {name: value for name, value, _ in leaves(trial.recipe)}
-        told = dataclasses.asdict(dataclasses.replace(trial, recipe=None)) | {
-            "recipe": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in recipe.items()
-            }
+        recipe = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value, _ in leaves(trial.recipe)
         }
+        told = {**vars(trial), "recipe": recipe}
         tasks.append({**about, "key": key, "trial": told})
     # What is done is told by the results, not by the tasks.
     with tempfile.TemporaryDirectory(prefix=".tasks-", dir=directory) as folder:
@@ -335,21 +333,18 @@ class TrialRunner:
         gc.collect()  # Keras's graphs hold on to the classifier.
         return found
 
-    def _judged_at_once(self, recipe):
-        """As many images as are trained on at once."""
-        if recipe.micro_batch_size is None:
-            return recipe.batch_size
-        strategy = self._strategy
-        replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-        return replicas * recipe.micro_batch_size
-
     def _judge(self, classifier, trial):
         recipe = trial.recipe
         test = self._data.read(trial.task, trial.judged_on)
+        size = recipe.batch_size
+        if recipe.micro_batch_size is not None:
+            strategy = self._strategy
+            replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+            size = replicas * recipe.micro_batch_size
         batches = evaluation_batches(
             test.images,
             image_size=getattr(recipe, recipe.last_stage).eval_size,
-            batch_size=self._judged_at_once(recipe),
+            batch_size=size,  # As many as are trained on at once.
             central_crop=1.0 if recipe.crop == "whole" else recipe.central_crop,
         )
         found = classify(classifier, batches, test.labels)

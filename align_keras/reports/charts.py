@@ -8,9 +8,8 @@ import numpy as np
 from markupsafe import Markup
 
 from align_keras.evaluation.classification import as_labels
-from align_keras.reports.page_template import page_template, text_width
+from align_keras.reports.page_template import page_template, percent, text_width
 
-_TEMPLATE = "charts.html.j2"
 # Where bars begin and end, and where the plot of lines ends, as in the template.
 _BARS = (132, 266)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 324, 14, 204
@@ -74,13 +73,14 @@ def bar_chart(
         share = 0.0 if math.isnan(value) else min(max(value / end, 0.0), 1.0)
         return first + share * (last - first)
 
-    template = page_template(_TEMPLATE)
-    percent = template.environment.filters["percent"]
     told = "; ".join(f"{bar.label} {percent(bar.value)}" for bar in bars)
     is_counted = any(bar.count is not None for bar in bars)
-    return template.module.bars(
-        bars, x, end, f"{title}: {told}", value_name, count_name if is_counted else ""
-    )
+    counts = count_name if is_counted else ""
+    return _drawn("bars", bars, x, end, f"{title}: {told}", value_name, counts)
+
+
+def _drawn(macro, *arguments):
+    return getattr(page_template("charts.html.j2").module, macro)(*arguments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,8 @@ def line_chart(
     names = ends if len(series) == 1 else [line.label for line in series]
     told = zip(series, ends, strict=True)
     label = "; ".join(f"{line.label} ends at {end}" for line, end in told)
-    return page_template(_TEMPLATE).module.lines(
+    return _drawn(
+        "lines",
         scale,
         list(zip(series, shown, heights, names, strict=True)),
         f"{title}: {label}",
@@ -281,6 +282,4 @@ def confusion_chart(matrix: np.ndarray, names: Sequence[str], *, title: str) -> 
         cells.append({"row": row, "column": column, **about})
     right = int(np.trace(matrix))
     label = f"{title}: {right:,} of {int(items.sum()):,} are on the diagonal"
-    return page_template(_TEMPLATE).module.confusion(
-        cells, names, across, margin, label
-    )
+    return _drawn("confusion", cells, names, across, margin, label)

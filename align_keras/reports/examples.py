@@ -31,31 +31,19 @@ class Hit:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextQuery:
-    """A caption and the images nearest to it. `rank` is the place of the first right
-    image, from 1, of `total`; `answer` is the best right one where no hit is right.
+class Query:
+    """A caption, or an image and its first one, and what is nearest. `rank` is the
+    place of the first right answer, from 1, of `total`; `answer` is the best right one
+    where no hit is right; `neighbors` of an image are right by a shared caption.
     """
 
-    text: str
-    hits: tuple
-    rank: int | None = None
-    total: int | None = None
-    answer: Hit | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageQuery:
-    """An image, the captions nearest to it, and the images nearest to it. Neighbors
-    that share a caption with it are correct; else as `TextQuery`.
-    """
-
-    image: object
     caption: str
     hits: tuple
-    neighbors: tuple = ()
     rank: int | None = None
     total: int | None = None
     answer: Hit | None = None
+    image: object = None
+    neighbors: tuple = ()
 
 
 def contact_sheet(
@@ -69,7 +57,7 @@ def contact_sheet(
     image_count: int = 4,
     k: int = 5,
     seed: int = 0,
-) -> tuple[list[TextQuery], list[ImageQuery]]:
+) -> tuple[list[Query], list[Query]]:
     """Draws queries at random, to show the model as it is, and collects what they find.
     Of equal captions, and of images of equal `image_keys`, one is shown; the captions
     are given image by image, one or a sequence of each.
@@ -98,11 +86,8 @@ def contact_sheet(
     side = image_embeddings, text_embeddings, i2t, shows.caption_hit
     told = _found(chosen, *side, k, names)
     return (
-        [shows.text_query(row, *answers) for row, answers in found.items()],
-        [
-            shows.image_query(row, *answers, neighbors=neighbors(row))
-            for row, answers in told.items()
-        ],
+        [shows.text_query(row, answers) for row, answers in found.items()],
+        [shows.image_query(row, told[row], neighbors(row)) for row in told],
     )
 
 
@@ -122,12 +107,12 @@ class _Shows:
     def caption_hit(self, row, score, correct):
         return Hit(self.captions[row], score, correct)
 
-    def text_query(self, row, *found):
-        return TextQuery(self.captions[row], *found)
+    def text_query(self, row, found):
+        return Query(self.captions[row], *found)
 
-    def image_query(self, row, hits, *found, neighbors=()):
+    def image_query(self, row, found, neighbors=()):
         caption = self.first_caption.get(row, "")
-        return ImageQuery(self.images[row], caption, hits, neighbors, *found)
+        return Query(caption, *found, self.images[row], neighbors)
 
 
 class Examples(NamedTuple):
@@ -176,7 +161,7 @@ def retrieval_examples(
         "t2i": (text_embeddings, image_embeddings, t2i, shows.image_hit),
         "i2t": (image_embeddings, text_embeddings, i2t, shows.caption_hit),
     }
-    asks = {"t2i": shows.text_query, "i2t": shows.image_query}
+    asks: dict[str, Callable] = {"t2i": shows.text_query, "i2t": shows.image_query}
     eligible = {"t2i": _asked_once(ranks["t2i"], captions), "i2t": ranks["i2t"]}
     examples = {}
     for name, side in sides.items():
@@ -184,7 +169,7 @@ def retrieval_examples(
         chosen = choose_queries(eligible[name], **options)
         found = _found(np.concatenate(chosen), *side, k, ranks=ranks[name])
         examples[name] = Examples(
-            *([asks[name](row, *found[row]) for row in kind] for kind in chosen)
+            *([asks[name](row, found[row]) for row in kind] for kind in chosen)
         )
     return examples
 

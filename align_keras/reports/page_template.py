@@ -38,7 +38,7 @@ def _environment():
     )
     environment.filters.update(
         number=_number,
-        percent=_percent,
+        percent=percent,
         px="{:.1f}".format,
         shortened=shortened,
         thumbnail=thumbnail_uri,
@@ -58,9 +58,11 @@ def _number(value):
     return f"{value:.4g}"
 
 
-def _percent(value, digits=1):
-    is_none = value is None or math.isnan(value)
-    return "–" if is_none else f"{100 * value:.{digits}f} %"
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{100 * value:.{digits}f} %"
 
 
 def _times(value):

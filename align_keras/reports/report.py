@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from align_keras.reports.charts import Series, line_chart
-from align_keras.reports.examples import ImageQuery, TextQuery
+from align_keras.reports.examples import Query
 from align_keras.reports.page_template import page_template
 from align_keras.utils.files import atomic_write
 
@@ -45,8 +45,8 @@ def write_report(
     parameters: Mapping[str, Any],
     metrics: Mapping[str, float],
     history: Sequence[Mapping[str, float]],
-    text_queries: Sequence[TextQuery],
-    image_queries: Sequence[ImageQuery],
+    text_queries: Sequence[Query],
+    image_queries: Sequence[Query],
     data_notes: Mapping[str, Any],
     next_steps: Iterable[str],
     command: str = "",
