@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import check_range, pair_scores
+from align_keras.evaluation.exact_scores import check_range, pair_scores, unit_rows
 from align_keras.evaluation.slices import Metrics, Statistic, Statistics
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -131,9 +131,7 @@ def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
             "`encode_words` must return one vector a word, got shape "
             f"{vectors.shape} for {len(words)} words."
         )
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # A word without a direction is like none.
-    vectors = vectors / np.where(lengths == 0, 1.0, lengths)
+    vectors = unit_rows("encode_words", vectors)
     place = {word: row for row, word in enumerate(words)}
     pairs = np.array([[place[word] for word in row[:2]] for row in rows])
     return np.sum(vectors[pairs[:, 0]] * vectors[pairs[:, 1]], axis=1)

@@ -17,13 +17,8 @@ DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
 
 _RECALL = re.compile(r"(t2i|i2t)/recall_at_(\d+)$")
 _PACKAGES = (
-    "align-keras",
-    "tensorflow",
-    "keras",
-    "keras-hub",
-    "tensorflow-text",
-    "tensorflow-datasets",
-    "numpy",
+    *("align-keras", "tensorflow", "keras", "keras-hub", "tensorflow-text"),
+    *("tensorflow-datasets", "numpy"),
 )
 
 
