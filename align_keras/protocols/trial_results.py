@@ -3,17 +3,14 @@
 import contextlib
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold
@@ -25,26 +22,6 @@ def trial_key(inputs: Any) -> str:
     """The name of a trial's result: a digest of what JSON holds of its inputs."""
     text = json.dumps(inputs, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def drawn_options(
-    ranges: Mapping[str, tuple[float, float]],
-    choices: Mapping[str, Sequence],
-    seed: int,
-    number: int,
-) -> dict[str, Any]:
-    """Draws the options of trial `number` of a random search, log-uniformly from
-    (least, greatest) of `ranges` and an item of each of `choices`.
-    """
-    random = np.random.default_rng((seed, number))
-    drawn = {
-        name: math.exp(random.uniform(math.log(least), math.log(greatest)))
-        for name, (least, greatest) in ranges.items()
-    }
-    return drawn | {
-        name: values[int(random.integers(len(values)))]
-        for name, values in choices.items()
-    }
 
 
 def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[str, Any]:

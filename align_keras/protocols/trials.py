@@ -5,6 +5,7 @@ import functools
 import gc
 import importlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,6 @@ from align_keras.protocols.embedding_cache import results_folder
 from align_keras.protocols.embedding_tasks import absolute, checked_path, open_same
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.trial_results import (
-    drawn_options,
     read_results,
     run_in_processes,
     run_trials,
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 # aren't taken for it.
 TRIALS_VERSION = 1
 
+# Drawn log-uniformly between the least and the greatest, or one of several.
 _RANGES = ("learning_rate", "weight_decay")
 _CHOICES = ("steps", "batch_size", "crop", "flip")
 # Of the last stage; the others are the whole recipe's.
@@ -110,14 +111,14 @@ def build_schedule(
 
 def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
     """Returns the recipe of a trial of the sweep, with the options drawn for it."""
-    ranges = {name: getattr(recipe.sweep, name) for name in _RANGES}
-    choices = {name: getattr(recipe.sweep, name) for name in _CHOICES}
-    drawn = drawn_options(
-        {name: values for name, values in ranges.items() if values},
-        {name: values for name, values in choices.items() if values},
-        recipe.seed,
-        number,
-    )
+    random = np.random.default_rng((recipe.seed, number))
+    drawn: dict[str, Any] = {}
+    for name in _RANGES:
+        if values := getattr(recipe.sweep, name):
+            drawn[name] = math.exp(random.uniform(*map(math.log, values)))
+    for name in _CHOICES:
+        if values := getattr(recipe.sweep, name):
+            drawn[name] = values[int(random.integers(len(values)))]
     of_stage = {name: drawn.pop(name) for name in _OF_STAGE if name in drawn}
     if "steps" in of_stage:
         of_stage["epochs"] = None
