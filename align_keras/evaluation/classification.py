@@ -53,8 +53,8 @@ def classification_metrics(
         classes: int, the number of classes to choose from.
 
     Yields:
-        Pairs of str and float: `NAME/top_1`; `NAME/top_5` with more than five classes;
-        `NAME/mean_per_class`, the mean of top-1 over the classes that occur.
+        Pairs of str and float: `NAME/top_1`, with more than five classes `NAME/top_5`,
+        and `NAME/mean_per_class`, of the classes that occur.
 
     References:
         Jia et al. 2021, section 5.2.
@@ -129,11 +129,11 @@ def class_embeddings(
         float64 array (classes, dimension).
 
     Raises:
-        InputError: without classes or templates, for a template without `{}`,
-            and where the prompts of a class cancel out.
+        InputError: without classes or templates, for a template without `{}`, and
+            where the prompts of a class cancel out.
 
     References:
-        Jia et al. 2021, section 5.2: the ensemble by mean of the embeddings.
+        Jia et al. 2021, section 5.2.
 
     Example:
     >>> encode = {"a dog": [1.0, 0.0], "the dog": [0.0, 1.0]}
@@ -189,8 +189,7 @@ def zero_shot_classification(
         `Classification`.
 
     Raises:
-        InputError: for shapes that don't fit, embeddings that aren't finite and
-            labels outside the classes.
+        InputError: for shapes, embeddings and labels that don't fit.
 
     References:
         Jia et al. 2021, section 5.2.

@@ -43,8 +43,8 @@ def rank_composed_queries(
         composed query, `"image_alone/"` and `"text_alone/"` of its halves.
 
     Raises:
-        InputError: without queries or targets, for rows outside the images, and
-            for embeddings that don't fit or aren't finite.
+        InputError: without queries or targets, for rows outside the images, and for
+            embeddings that don't fit.
 
     References:
         Jia et al. 2021, section 7 and figure 5.

@@ -52,9 +52,9 @@ def fit_logistic_regression(
         labels: int array (items,) in [0, classes).
         classes: int >= 2.
         penalty: float > 0.
-        start: float array (dimension + 1, classes) to begin from; zeros by default.
+        start: float array (dimension + 1, classes), zeros by default.
         max_iterations: int >= 1.
-        tolerance: float, the gradient's largest entry at which the fit ends.
+        tolerance: float, the gradient's largest entry at the end.
 
     Returns:
         `FittedRegression`.
@@ -163,8 +163,8 @@ def probe(
         `linear_probe/iterations` of the last fit: 1000 if it didn't converge.
 
     Raises:
-        InputError: for shapes that don't fit, labels that no class has, penalties
-            that aren't positive, and where no class has five items.
+        InputError: for shapes, labels and penalties that don't fit, and where no class
+            has five items.
 
     Example:
     >>> labels = np.arange(60) % 3

@@ -114,13 +114,11 @@ def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
     """Cosines of the two words' vectors, float64 (rows,).
 
     Args:
-        encode_words: function from a list of str to a real array (words,
-            dimension): of the paper's model [CLS] before the projection.
+        encode_words: function from a list of str to a real array (words, dimension).
         rows: sequence of tuples that begin with two words.
 
     Raises:
-        InputError: for no rows, and when `encode_words` doesn't return one vector
-            a word.
+        InputError: for no rows, and unless `encode_words` gives one vector a word.
     """
     if not len(rows):
         raise InputError("`rows` must hold at least one pair of words, got none.")
@@ -178,20 +176,17 @@ def cxc_similarity_metrics(
         images: real array (images, dimension), unit length.
         texts: real array (captions, dimension), unit length.
         rated: dict from `"sts"` (captions), `"sis"` (images) and `"sits"` (images and
-            captions) to (query rows, item rows, ratings): int, int and float arrays,
-            one entry a rated pair, such as
+            captions) to arrays of query rows, item rows and ratings, as
             `align_keras.datasets.benchmarks.cxc_rated_rows` makes.
         samples: int >= 1.
         seed: int, of the draws.
 
     Yields:
-        Pairs of str and float: `sts/spearman`, `sts/spearman_std` (the standard
-        deviation over the samples) and `sts/queries`, the same of `sis` and
-        `sits`, and `mean/spearman`, the mean of the three.
+        Pairs of str and float: of `sts`, `sis` and `sits` `/spearman`, over the samples
+        `/spearman_std`, and `/queries`; and `mean/spearman`, the mean of the three.
 
     Raises:
-        InputError: for fewer than four queries, rows outside the embeddings, and
-            lists of different lengths.
+        InputError: for fewer than four queries, and rows and lists that don't fit.
 
     References:
         Jia et al. 2021, section 5.1 and table 3; Parekh et al. 2021, section 5.

@@ -152,8 +152,7 @@ def recall_of_ranks(ranks: Any, ks: Sequence[int] = (1, 5, 10)) -> dict[int, flo
     """Fraction of the queries whose rank is below k.
 
     Args:
-        ranks: int array (queries,) of `rank_of_best_positive`; queries without
-            positives, -1, are left out.
+        ranks: int array (queries,) of `rank_of_best_positive`; -1 is left out.
         ks: integers >= 1.
 
     Returns:
@@ -190,8 +189,7 @@ def recall_at_k(
     Args:
         query_embeddings: real array (queries, dimension), finite.
         gallery_embeddings: real array (rows, dimension), finite; may be memory-mapped.
-        positives: sequence with, for each query, the gallery rows that are
-            hits: a sequence of integers in [0, rows), or one integer.
+        positives: sequence of each query's hits, one gallery row or several.
         ks: integers >= 1; one beyond the gallery's size is met by every query.
         block_size: int >= 1, queries and gallery rows scored at once.
 
@@ -240,8 +238,7 @@ def chance_recall_at_k(
         dict from each k to a float in (0, 1].
 
     Raises:
-        InputError: for rows outside the gallery, k < 1, and when no query has
-            a positive.
+        InputError: for rows outside the gallery, k < 1, and without a positive.
 
     Example:
     >>> chance_recall_at_k([[0], [1]], gallery_rows=4, ks=(1, 2, 9))

@@ -40,8 +40,7 @@ def flatten_captions(
     """Flattens the captions of each image.
 
     Args:
-        captions: sequence with, for each image, its captions: a sequence of
-            str, or one str.
+        captions: sequence with, for each image, its captions, or one.
 
     Returns:
         List of str, and an int64 array (captions,) of the images' rows.
@@ -182,8 +181,7 @@ def retrieval_metrics(
         text_embeddings: real array (captions, dimension), unit length.
         caption_image_index: integers, the row of each caption's image. None
             means that caption i belongs to image i.
-        positives: optional `RetrievalPositives`, such as those of
-            `shared_positives`; they replace `caption_image_index`.
+        positives: `RetrievalPositives` in place of `caption_image_index`.
         ks: integers >= 1.
         block_size: int >= 1, as for `recall_at_k`.
 
@@ -315,10 +313,9 @@ def multilingual_ranks(
         image_embeddings: real array (images, dimension), unit length.
         encode_texts: function from a list of str to a real array (captions,
             dimension), unit length.
-        captions: dict from a language to, for each image, its captions: a sequence
-            of str, or one str.
-        image_keys: optional sequence of hashable, one an image, for `shared_positives`.
-            None is the paper's protocol: an image's captions alone are right.
+        captions: dict from a language to each image's captions, or one.
+        image_keys: sequence of hashable, one an image, for `shared_positives`; None,
+            as in the paper, for `own_positives`.
 
     Returns:
         dict, language → `LanguageRanks`.

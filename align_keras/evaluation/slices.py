@@ -108,8 +108,7 @@ def sliced_metrics(
         any, or with too few for a `bootstrap`, is left out.
 
     Raises:
-        InputError: where the numbers of items and of groups differ, and for
-            `samples` < 1.
+        InputError: where the numbers of items and groups differ; for `samples` < 1.
 
     References:
         Jia et al. 2021, section 10 (analysis by groups before any use);

@@ -1,6 +1,5 @@
 """Trials that are run once each, by any number of processes, and kept."""
 
-import contextlib
 import hashlib
 import json
 import multiprocessing
@@ -57,17 +56,22 @@ def run_trials(
         path = _result_file(directory, key)
         if _read_result(path) is not None:
             continue
-        with _claimed(directory / f"{key}.lock") as is_mine:
-            if not is_mine or _read_result(path) is not None:
-                continue
-            start = time.monotonic()
-            scratch = directory / f"{key}.unfinished"
-            result = run(trial, scratch)
-            record = {"result": result, "seconds": time.monotonic() - start}
-            with atomic_write(path) as file:
-                json.dump(record, file)
-            shutil.rmtree(scratch, ignore_errors=True)
-            count += 1
+        lock = directory / f"{key}.lock"
+        held = hold(lock)
+        if held is None:
+            continue
+        with held:
+            if _read_result(path) is None:
+                start = time.monotonic()
+                scratch = directory / f"{key}.unfinished"
+                result = run(trial, scratch)
+                record = {"result": result, "seconds": time.monotonic() - start}
+                with atomic_write(path) as file:
+                    json.dump(record, file)
+                shutil.rmtree(scratch, ignore_errors=True)
+                count += 1
+            # Who still has this file open finds the result.
+            lock.unlink(missing_ok=True)
     return count
 
 
@@ -113,19 +117,6 @@ def _work(trials, open_runner, directory, threads):
     except InputError as error:
         say(f"error: {error}")
         sys.exit(1)
-
-
-@contextlib.contextmanager
-def _claimed(path):
-    """Holds a lock file within the block; yields whether nobody else does."""
-    held = hold(path)
-    if held is None:
-        yield False
-        return
-    with held:
-        yield True
-        # Who still has this file open finds the result.
-        path.unlink(missing_ok=True)
 
 
 def _result_file(directory, key):

@@ -115,7 +115,8 @@ def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
     drawn: dict[str, Any] = {}
     for name in _RANGES:
         if values := getattr(recipe.sweep, name):
-            drawn[name] = math.exp(random.uniform(*map(math.log, values)))
+            least, greatest = map(math.log, values)
+            drawn[name] = math.exp(random.uniform(least, greatest))
     for name in _CHOICES:
         if values := getattr(recipe.sweep, name):
             drawn[name] = values[int(random.integers(len(values)))]
