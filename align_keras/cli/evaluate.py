@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from align_keras.cli.common import nested_commands, print_json, print_table
-from align_keras.protocols.evaluate import PROTOCOLS, evaluate
+from align_keras.protocols.evaluate import PROTOCOLS, evaluate, run_suite
 from align_keras.protocols.protocol import OPTIONS
 from align_keras.utils.errors import InputError
 
@@ -98,8 +98,6 @@ def _run_suite(model, given, as_json):
                 f"`{name}` is for one protocol, received {value!r} with --suite; leave "
                 "it out."
             )
-    from align_keras.protocols.suite import run_suite
-
     return print_suite(run_suite(model, **given), as_json)
 
 
