@@ -1,4 +1,4 @@
-"""A model's embeddings: computed once, and kept on disk by content."""
+"""A model's embeddings: computed once, here or by a cluster, and kept by content."""
 
 import functools
 import hashlib
@@ -6,19 +6,18 @@ import itertools
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from align_keras.protocols.open_model import OpenedModel, open_model
 from align_keras.protocols.protocol import some
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write, locked, read_regular
+from align_keras.utils.files import atomic_path, atomic_write, locked, read_regular
 from align_keras.utils.progress import progress_bar, say
-
-if TYPE_CHECKING:
-    from align_keras.protocols.open_model import OpenedModel
+from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 _DIGEST_BYTES = 20
 # Rows that are copied at a time.
@@ -45,19 +44,19 @@ def results_folder(path: str | None) -> pathlib.Path:
 
 class CachedEncoders:
     """A model's encode functions, answered from the cache where they can be.
-    `open_model` is called when it is first needed, `encode_on` is that of
-    `embedding_tasks`.
+    `open_it` is called when it is first needed; `engine` and `image_engine` are those
+    of `Request`.
     """
 
-    def __init__(self, open_model, directory, encode_on=None):
-        self._open_model, self._directory = open_model, directory
-        self._encode_on = encode_on
+    def __init__(self, open_it, directory, engine=LOCAL, image_engine=None):
+        self._open_model, self._directory = open_it, directory
+        self._engines = engine, image_engine
 
     @functools.cached_property
-    def model(self) -> "OpenedModel":
+    def model(self) -> OpenedModel:
         return self._open_model()
 
-    def trainable_model(self) -> "OpenedModel":
+    def trainable_model(self) -> OpenedModel:
         """The model in the host's memory: a copy of its encoder is trained."""
         import tensorflow as tf
 
@@ -83,9 +82,9 @@ class CachedEncoders:
 
     def _cache(self, folder, kind, chunk):
         encode = getattr(self.model, f"encode_{kind}")
-        if self._encode_on is None:
+        if not is_cluster(self._engines[0]):
             return EmbeddingCache(folder, encode, chunk)
-        encode_all = self._encode_on(self.model, folder, kind, chunk)
+        encode_all = encode_on(*self._engines, self.model, folder, kind, chunk)
         return EmbeddingCache(folder, encode, chunk * _BLOCKS, encode_all)
 
     def readable_images(
@@ -341,3 +340,114 @@ def content_digest(item: Item) -> bytes:
     digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=_DIGEST_BYTES)
     digest.update(content)
     return digest.digest()
+
+
+# === Clusters ===
+
+
+def encode_on(
+    engine: str,
+    image_engine: str | None,
+    model: OpenedModel,
+    directory: pathlib.Path,
+    kind: str,
+    block: int,
+) -> Callable[[Sequence[Item]], np.ndarray]:
+    """Returns a function that embeds items on a cluster, `block` a task, as `encoded`
+    does here; items and embeddings lie in `directory` meanwhile, on a shared disk.
+    """
+    path = checked_path(model, "engine")
+    about = {
+        "model": path,
+        "fingerprint": _fingerprint(model, kind),
+        "image_engine": image_engine and absolute(image_engine),
+        "kind": kind,
+    }
+    folder = directory.absolute() / "tasks"
+
+    def encode(items):
+        folder.mkdir(exist_ok=True)
+        tasks = []
+        for at in range(0, len(items), block):
+            part = items[at : at + block]
+            digest = hashlib.blake2b(digest_size=12)
+            for item in part:
+                digest.update(content_digest(item))
+            place = folder / digest.hexdigest()
+            with atomic_path(f"{place}.npz") as temporary:
+                with open(temporary, "wb") as file:
+                    np.savez(file, **dict(_as_arrays(part)))
+            tasks.append({**about, "place": str(place)})
+        run_tasks(embed_block, tasks, folder, engine=engine)
+        blocks = [np.load(f"{task['place']}.npy") for task in tasks]
+        shutil.rmtree(folder)
+        width = max(rows.shape[1] for rows in blocks)
+        # Where a block's items are all refused, its width isn't known.
+        return np.concatenate(
+            [np.broadcast_to(rows, (len(rows), width)) for rows in blocks]
+        )
+
+    return encode
+
+
+def embed_block(task: dict) -> None:
+    """Embeds the items in a file: a task of `run_tasks`."""
+    model = open_same(task["model"], task["image_engine"])
+    check_same(task["model"], _fingerprint(model, task["kind"]), task["fingerprint"])
+    encode = getattr(model, f"encode_{task['kind']}")
+    with np.load(f"{task['place']}.npz") as stored:
+        items = [_as_item(name, stored[name]) for name in stored.files]
+    with atomic_path(f"{task['place']}.npy") as temporary:
+        with open(temporary, "wb") as file:
+            np.save(file, encoded(encode, items))
+
+
+def checked_path(model: OpenedModel, option: str) -> str:
+    """Returns the path by which other processes open a model, or raises."""
+    if model.path is None:
+        raise InputError(
+            f"model must be a path with `{option}`, whose processes open it again, "
+            f"received a model in memory; save it, or leave `{option}` out."
+        )
+    return absolute(model.path)
+
+
+def absolute(path: str) -> str:
+    """Returns a path as workers elsewhere open it; a name stays as it is."""
+    return os.path.abspath(path) if os.path.exists(path) else path
+
+
+@functools.lru_cache(maxsize=1)
+def open_same(path: str, image_engine: str | None = None) -> OpenedModel:
+    """Opens a model once for all tasks of a worker."""
+    return open_model(path, image_engine)
+
+
+def _fingerprint(model, kind):
+    return model.image_fingerprint if kind == "images" else model.text_fingerprint
+
+
+def _as_arrays(items):
+    """Yields a name, which tells the item's kind, and an array of each."""
+    for number, item in enumerate(items):
+        if isinstance(item, np.ndarray):
+            yield f"pixels{number}", item
+            continue
+        if isinstance(item, pathlib.Path):
+            kind, content = "path", os.fsencode(item.absolute())
+        elif isinstance(item, str):
+            kind, content = "text", item.encode("utf-8", "surrogatepass")
+        else:
+            kind, content = "file", item
+        yield f"{kind}{number}", np.frombuffer(content, np.uint8)
+
+
+def _as_item(name, array):
+    if name.startswith("pixels"):
+        return array
+    content = array.tobytes()
+    if name.startswith("path"):
+        return pathlib.Path(os.fsdecode(content))
+    if name.startswith("text"):
+        return content.decode("utf-8", "surrogatepass")
+    return content

@@ -205,12 +205,7 @@ def open_encoders(
         open_it = functools.partial(opening.opened, model, by)
     elif check:
         opening.check_model(str(model), by)
-    if not is_cluster(request.engine):
-        return CachedEncoders(open_it, directory)
-    from align_keras.protocols.embedding_tasks import encode_on
-
-    on_cluster = functools.partial(encode_on, request.engine, by)
-    return CachedEncoders(open_it, directory, on_cluster)
+    return CachedEncoders(open_it, directory, request.engine, by)
 
 
 def sliced(found: Evaluation, column: str) -> dict[str, float]:

@@ -26,8 +26,12 @@ from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
 )
-from align_keras.protocols.embedding_cache import results_folder
-from align_keras.protocols.embedding_tasks import absolute, checked_path, open_same
+from align_keras.protocols.embedding_cache import (
+    absolute,
+    checked_path,
+    open_same,
+    results_folder,
+)
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.trial_results import (
     read_results,
