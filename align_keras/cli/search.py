@@ -118,10 +118,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.paths:
         _print_paths(found, "\0" if arguments.null else "\n")
     elif arguments.json:
-        _print_json(
+        told = [
             {**_told(query), "hits": [dataclasses.asdict(hit) for hit in hits]}
             for query, hits in found
-        )
+        ]
+        print_json({"queries": told})
     else:
         for query, hits in found:
             _print_hits(query.title, map(_of_index, hits))
@@ -181,7 +182,7 @@ def _search_run(arguments):
         **{name: getattr(arguments, name) for name in options},
     )
     if arguments.json:
-        _print_json(found)
+        print_json({"queries": found})
     else:
         for query in found:
             title = [query.get("image") or query["text"]]
@@ -189,10 +190,6 @@ def _search_run(arguments):
             title += [f"− {text}" for text in query["minus"]]
             print_found(" ".join(title), query["hits"])
     return 0
-
-
-def _print_json(queries):
-    print_json({"queries": list(queries)})
 
 
 def _print_paths(found, end):
@@ -214,10 +211,14 @@ def print_found(query: str, hits: list[dict[str, Any]]) -> None:
 def _of_index(hit):
     """What is shown of a hit, and where its image lies."""
     copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
-    values = f"{hit.score:.3f}", hit.relevance, hit.path + copies
-    date = str(hit.columns.get("date") or "")[:10]
-    shown = dict(zip(("score", "match", "path"), values, strict=True))
-    return {**shown, "date": date, "caption": " | ".join(hit.captions)}, hit.path
+    shown = {
+        "score": f"{hit.score:.3f}",
+        "match": hit.relevance,
+        "path": hit.path + copies,
+        "date": str(hit.columns.get("date") or "")[:10],
+        "caption": " | ".join(hit.captions),
+    }
+    return shown, hit.path
 
 
 def _of_run(hit):

@@ -55,18 +55,11 @@ def extremes(bars: Iterable[Bar], most: int = 40) -> tuple[list[Bar], int]:
     return ordered[:lowest] + ordered[len(ordered) - most + lowest :], left_out
 
 
-def bar_chart(
-    bars: Sequence[Bar],
-    *,
-    title: str,
-    value_name: str = "value",
-    count_name: str = "items",
-) -> Markup:
+def bar_chart(bars: Sequence[Bar], *, title: str, value_name: str = "value") -> Markup:
     """Draws a bar a row, from 0 to at most 100 %, with its interval and its numbers."""
     numbers = [n for bar in bars for n in (bar.value, bar.high) if n is not None]
     largest = max((n for n in numbers if not math.isnan(n)), default=0.0)
     end = next((end for end in _ENDS if largest <= end), 1.0)
-
     first, last = _BARS
 
     def x(value):
@@ -75,8 +68,7 @@ def bar_chart(
 
     told = "; ".join(f"{bar.label} {percent(bar.value)}" for bar in bars)
     is_counted = any(bar.count is not None for bar in bars)
-    counts = count_name if is_counted else ""
-    return _drawn("bars", bars, x, end, f"{title}: {told}", value_name, counts)
+    return _drawn("bars", bars, x, end, f"{title}: {told}", value_name, is_counted)
 
 
 def _drawn(macro, *arguments):
