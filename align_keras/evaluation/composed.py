@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import as_queries_and_gallery, unit_rows
+from align_keras.evaluation.exact_scores import UnitRows, as_queries_and_gallery
 from align_keras.evaluation.recall_at_k import (
     as_positive_lists,
     chance_recall_at_k,
@@ -24,11 +24,12 @@ def rank_composed_queries(
     encode_texts: Callable,
     image_embeddings: np.ndarray,
     queries: Iterable[Any],
+    image_weight: float = 1.0,
     text_weight: float = 2.0,
 ) -> dict[str, np.ndarray]:
     """Ranks the images for each composed query, and for each half of it alone.
 
-    A query's vector is image ± text_weight · words, of unit length each.
+    A query's vector is image_weight · image ± text_weight · words, of unit length each.
     The gallery is all images but the query's; of equal scores wrong ones come first.
 
     Args:
@@ -36,6 +37,7 @@ def rank_composed_queries(
         image_embeddings: real array (images, dimension), finite.
         queries: sequence of objects with `image` (int, a row), `words` (str), `sign`
             (1 or -1) and `targets` (rows that are right, without `image`).
+        image_weight: float.
         text_weight: float.
 
     Returns:
@@ -64,8 +66,8 @@ def rank_composed_queries(
             "whose names differ by words."
         )
     words = sorted({query.words for query in queries})
-    texts = unit_rows("encode_texts", encode_texts(words))
-    gallery = unit_rows("image_embeddings", image_embeddings)
+    texts = UnitRows("encode_texts", encode_texts(words))
+    gallery = UnitRows("image_embeddings", image_embeddings)
     texts, gallery = as_queries_and_gallery(texts, gallery)
     texts = texts[np.searchsorted(words, [query.words for query in queries])]
     rows = np.array([query.image for query in queries])
@@ -76,7 +78,7 @@ def rank_composed_queries(
         raise InputError(
             f"`queries` must have targets each, got {aimless} without; leave them out."
         )
-    images = gallery[rows]
+    images = image_weight * gallery[rows]
     texts = text_weight * np.array([[query.sign] for query in queries]) * texts
     return {
         name: rank_of_best_positive(vectors, gallery, targets, leave_out=rows)

@@ -26,8 +26,8 @@ def as_queries_and_gallery(
     query_embeddings: Any, gallery_embeddings: Any
 ) -> tuple[Any, Any]:
     """Returns both as matrices (rows, dimension), not copied where they are arrays."""
-    queries = as_matrix("query_embeddings", query_embeddings)
-    gallery = as_matrix("gallery_embeddings", gallery_embeddings)
+    queries = _as_matrix("query_embeddings", query_embeddings)
+    gallery = _as_matrix("gallery_embeddings", gallery_embeddings)
     if queries.shape[1] != gallery.shape[1]:
         raise InputError(
             "`query_embeddings` and `gallery_embeddings` must have one dimension, "
@@ -37,9 +37,8 @@ def as_queries_and_gallery(
     return queries, gallery
 
 
-def as_matrix(name: str, embeddings: Any) -> np.ndarray:
-    """Returns real numbers (rows, dimension), not copied where they are an array."""
-    if not isinstance(embeddings, np.ndarray):
+def _as_matrix(name, embeddings):
+    if not isinstance(embeddings, np.ndarray | UnitRows):
         embeddings = np.asarray(embeddings)
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         raise InputError(
@@ -77,11 +76,24 @@ def row_norms(name: str, embeddings: Any) -> np.ndarray:
     return norms
 
 
-def unit_rows(name: str, embeddings: Any) -> np.ndarray:
-    """The rows divided by their lengths, float64; a row of zeros stays one."""
-    embeddings = as_matrix(name, embeddings)
-    lengths = row_norms(name, embeddings)
-    return np.asarray(embeddings, float) / np.where(lengths > 0, lengths, 1)[:, None]
+class UnitRows:
+    """Rows divided by their lengths, float64, where they are taken, so that no gallery
+    is copied; a row of zeros stays one.
+    """
+
+    ndim, dtype = 2, np.dtype(float)
+
+    def __init__(self, name, embeddings):
+        self._embeddings = _as_matrix(name, embeddings)
+        self.shape = self._embeddings.shape
+        lengths = row_norms(name, self._embeddings)
+        self._lengths = np.where(lengths > 0, lengths, 1)[:, None]
+
+    def __len__(self):
+        return len(self._embeddings)
+
+    def __getitem__(self, rows):
+        return np.asarray(self._embeddings[rows], float) / self._lengths[rows]
 
 
 def fixed_point(block: np.ndarray, norms: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import check_range, pair_scores, unit_rows
+from align_keras.evaluation.exact_scores import UnitRows, check_range, pair_scores
 from align_keras.evaluation.slices import Metrics, Statistic, Statistics
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -129,7 +129,7 @@ def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
             "`encode_words` must return one vector a word, got shape "
             f"{vectors.shape} for {len(words)} words."
         )
-    vectors = unit_rows("encode_words", vectors)
+    vectors = UnitRows("encode_words", vectors)[:]
     place = {word: row for row, word in enumerate(words)}
     pairs = np.array([[place[word] for word in row[:2]] for row in rows])
     return np.sum(vectors[pairs[:, 0]] * vectors[pairs[:, 1]], axis=1)
