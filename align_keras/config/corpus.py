@@ -48,9 +48,8 @@ class ImagesConfig:
         keep_aspect: false makes larger images squares of `shorter_side`, as the paper
             resizes them and training would: of these it only decodes the window that
             it crops.
-        quality: of JPEG. Against 90, 85 takes four fifths of the bytes and a tenth off
-            training's input; the crops of photographs then differ by 3 to 4 gray
-            levels in the mean from those of the originals, 0.3 more.
+        quality: of JPEG. Against 90, 85 takes four fifths of the bytes, and crops are
+            0.3 gray levels further from those of the originals.
         refuse: `"module:function"`, called with each image (`PIL.Image.Image`, RGB);
             those for which it returns true go. Here is where a classifier of
             pornographic images comes in.
