@@ -31,16 +31,11 @@ _CHANGEABLE = (
 
 
 def lock_config(config: ExperimentConfig, directory: str | os.PathLike) -> Any:
-    """Binds a folder to a configuration, or checks that it is bound to it.
+    """Binds a folder to a configuration; until the end no other process can write it.
 
-    A folder is bound once it holds a checkpoint; before that, a run that failed
-    on a mistake can be corrected. Some options of a bound run may change: what
-    they were is kept as `params.until_step_N.yaml`.
-
-    Returns a context manager, entered: until its end, or that of the process, no other
-    command can write this run. Raises if the configuration names no pairs, or would
-    choose a checkpoint by test pairs, or another process is writing the run, or the
-    folder holds a run in which other options differ.
+    A folder is bound once it holds a checkpoint; before that, a run that failed on a
+    mistake can be corrected. Some options of a bound run may change: what they were is
+    kept as `params.until_step_N.yaml`.
     """
     check_corpora(config)
     check_selection(config)

@@ -66,7 +66,9 @@ def mixed(run_folder, tmp_path_factory):
 def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     opened = []
     monkeypatch.setattr(export, "_check_installed", lambda *_: None)
-    monkeypatch.setitem(export.WRITERS, kind, lambda align, *_: opened.append(align))
+    monkeypatch.setitem(
+        export.WRITERS, kind, lambda align, *_, **options: opened.append(align)
+    )
     arguments = ["--model", str(mixed), "--to", str(tmp_path / "own"), "--format", kind]
     assert main(["export", *arguments, "--licence", "CC0"]) == 0
     # Converters take nothing else.
