@@ -158,10 +158,8 @@ def encoder_without_projection(
 ) -> ImageEncoder:
     """Copies an image encoder up to its pooled features, ready to learn.
 
-    The projection is made for the contrastive loss, and the paper's large encoders
-    have none: B7's and L2's pooled features are the embedding before its length is
-    normalized, and are what is classified (Jia et al. 2021, sections 4.1 and 5.3).
-    None for `rematerialize` and `dtype` is the encoder's choice.
+    They are what is classified: the paper's large encoders have no projection (Jia et
+    al. 2021, sections 4.1 and 5.3).
     """
     config = image_encoder.get_config()
     if config["dtype"]["class_name"] == "DTypePolicyMap":

@@ -12,6 +12,7 @@ from align_keras.utils.arguments import (
     arguments_of,
     check_choice,
     check_number,
+    keep_arguments,
     parameters_of,
     refuse_unknown,
 )
@@ -175,20 +176,7 @@ class TextEncoder(Encoder):
         super().__init__(inputs, outputs, policy=policy, trainable=trainable, name=name)
 
         # === Config ===
-        self.vocabulary_size = vocabulary_size
-        self.num_layers = num_layers
-        self.hidden_dim = hidden_dim
-        self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.projection_dim = projection_dim
-        self.dropout = dropout
-        self.sequence_length = sequence_length
-        self.max_sequence_length = max_sequence_length
-        self.architecture = architecture
-        self.activation = activation
-        self.pooling = pooling
-        self.rematerialize = rematerialize
-        self.locked = locked
+        keep_arguments(self, TextEncoder, locals())
 
     @classmethod
     def from_variant(cls, variant: str, **arguments: Any) -> "TextEncoder":

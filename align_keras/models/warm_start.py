@@ -107,13 +107,11 @@ def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
 class ImageWeights:
     """Where an image encoder starts: at random, or from a subclass's weights."""
 
+    # How the weights' convolutions padded when they were trained.
+    padding = "tf"
+
     def __init__(self, weights: str | keras.Model | None):
         self.weights = weights
-
-    @property
-    def padding(self) -> str:
-        """How the weights' convolutions padded when they were trained."""
-        return "tf"
 
     @property
     def temperature(self) -> float:
@@ -183,11 +181,10 @@ class _AlignImageWeights(ImageWeights):
 
 
 def project_class_names(model: keras.Model) -> None:
-    """Starts the image projection where the text tower puts the class names.
+    """Starts an image at the mean of ImageNet's class names by their probabilities.
 
-    An image then lies at the mean of ImageNet's class names, weighted by their
-    probabilities, and a little by their logits, before any training on pairs. Norouzi
-    et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings".
+    Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic
+    Embeddings".
     """
     encoder = model.image_encoder
     names = (pathlib.Path(__file__).parent / CLASS_NAMES).read_text("utf-8")
@@ -219,10 +216,7 @@ def text_weights(weights: str | None) -> "TextWeights":
 
 
 class TextWeights:
-    """Where a text encoder starts: at random, or from a subclass's weights.
-
-    `directory` is where they lie, with the vocabulary that they were trained with.
-    """
+    """Where a text encoder starts: at random, or from a subclass's weights."""
 
     def __init__(self, weights: str | None, directory: pathlib.Path):
         self.weights = weights
