@@ -69,10 +69,6 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Given]:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"no configuration file {path}; check the path.") from None
-    except IsADirectoryError:
-        raise InputError(
-            f"{path} is a folder, not a configuration file; name the .yaml file in it."
-        ) from None
     except OSError as error:
         raise InputError(
             f"{path} must be a file of at most {_MOST_BYTES:,} bytes that can be read, "

@@ -55,16 +55,13 @@ class ContrastiveModel(keras.Model):
         """Sets the optimizer and the loss; the defaults are the paper's.
 
         Args:
-            optimizer: Keras optimizer. By default `Lamb` with the paper's
-                schedule: 10k steps of warm-up to 1e-3, then linearly to zero
-                in 1.2M steps.
+            optimizer: Keras optimizer; by default `Lamb` with the paper's schedule.
             loss: `align_keras.losses.ContrastiveLoss`, which None stands for; another
                 `align_keras.losses.PairLoss`; or a function of
                 `(image_embeddings, text_embeddings, temperature)`, of the rows of all
                 replicas, which returns a float tensor, scalar or (n,).
-            micro_batch_size: int or None; pairs that a replica embeds at a time.
-                The loss is that of the whole batch, the memory that of a
-                micro-batch, the time about a third more.
+            micro_batch_size: int or None; pairs that a replica embeds at a time. The
+                loss is that of the whole batch, the time about a third more.
             loss_upper_bound: float or None; a loss above it stops `fit`, as a loss
                 or a gradient that isn't finite always does, before its update.
             **kwargs: as `keras.Model.compile`: `jit_compile`, `run_eagerly`,

@@ -51,8 +51,7 @@ class ImageEncoder(Encoder):
         replicas_per_group: int, `"auto"` or None.
         freeze_batch_statistics: bool, normalize by the moving statistics in training
             too; for fine-tuning.
-        rematerialize: bool, keep only the blocks' inputs for the backward pass
-            and compute the rest again: less memory, more time, same numbers.
+        rematerialize: bool, compute activations twice rather than keep them.
         locked: bool, nothing but the projection learns, and the tower runs as
             in inference (no drop-connect, frozen statistics).
         pixel_mean: float or three, the grey level that becomes 0.

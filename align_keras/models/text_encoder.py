@@ -48,12 +48,10 @@ class TextEncoder(Encoder):
             embedding; None for `sequence_length`.
         architecture: str, `"bert"`, the paper's, `"distil_bert"` or `"albert"`, whose
             layers share their weights.
-        activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or
-            `"gelu"` (exact, as Hugging Face's, and as DistilBERT was trained).
-        pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
-            sentence encoders such as MiniLM were trained with.
-        rematerialize: bool, keep only the layers' inputs for the backward pass and
-            compute the rest again: less memory, more time, same numbers.
+        activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or `"gelu"`
+            (exact, as Hugging Face's).
+        pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, as MiniLM's.
+        rematerialize: bool, compute activations twice rather than keep them.
         locked: bool, nothing but the projection learns, without dropout.
         dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
         trainable: bool; False freezes all of it, the projection included.

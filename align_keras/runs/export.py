@@ -99,19 +99,15 @@ def export_model(
         quantize: of LiteRT towers and of a page's: `"none"`, `"float16"`,
             `"weight-int8"`, `"dynamic-int8"` or `"int8"`.
         images: a table or folder of captioned images or the name of a set, by which
-            `"litert"` calibrates int8 and which `"web"` shows in place of the run's
-            index.
-        image_column: of the table of `images` or `data`.
-        caption_column: likewise.
-        encoding: of that table or folder.
+            `"litert"` calibrates int8, and which `"web"` shows, not the run's index.
+        image_column: of the table of `images` or `data`; likewise the next two.
+        caption_column: str.
+        encoding: str.
         data: a set on which the recall of LiteRT towers is measured.
         data_root: the folder of the named sets, `"data"` by default.
-        resizable: LiteRT towers of any number and size of images, and of any number of
-            captions.
-        license: the terms of the weights, for the files of `"litert"`, `"web"` and
-            `"onnx"` and for the card.
-        evaluation: what `align-keras evaluate --json` printed of this model, for the
-            card.
+        resizable: LiteRT towers of any number and size of images, and of captions.
+        license: the terms of the weights, for the files and the card.
+        evaluation: what `align-keras evaluate --json` printed of it, for the card.
         title: a page's heading.
         litert_js: a node_modules folder with `@litertjs/core`, copied beside a page.
 
@@ -120,8 +116,7 @@ def export_model(
             model can't be exported, or `to` holds something.
 
     References:
-        Jia et al. 2021, section 4.1 (the two encoders) and section 10 (what a card
-        must say).
+        Jia et al. 2021, section 4.1 (the two encoders) and 10 (what a card must say).
 
     Example:
 

@@ -50,7 +50,7 @@ def train(
     """Trains an experiment in a folder, or goes on with it, as `align-keras train`.
 
     A run that was ended goes on from its newest checkpoint and ends with the weights of
-    one that never stopped. No other process can write the folder meanwhile.
+    one that never stopped.
 
     Args:
         config: `ExperimentConfig`, the name of an experiment in experiments/, or the
@@ -58,13 +58,11 @@ def train(
         model_dir: the run's folder, which is made.
         params_override: values laid over it: str such as `"trainer.seed=1"`, dict from
             dotted key to value, or a sequence of these, as `load_config`.
-        mode: `"train"`; `"train_and_eval"`, which measures retrieval on the validation
-            pairs too; `"eval"` of a checkpoint, which writes nothing and may go on
-            beside the training; or `"index"`, as `finish` of a trained run.
+        mode: `"train"`; `"train_and_eval"`, which measures too; `"eval"`, of a
+            checkpoint, writes nothing; or `"index"`, as `finish` of a trained run.
         checkpoint: `"latest"` or `"best"`, the one that `"eval"` restores.
         finish: also write the export, the search index and the report.
-        command: what was run, for the report; by default the command that goes on
-            with the run.
+        command: what was run, for the report; None for what goes on with the run.
 
     Returns:
         `Run`, whose `model` is trained and whose `metrics` are the newest, or of

@@ -75,7 +75,16 @@ def _bind(config, directory):
         changed = changed_keys(load_config(config_files=[path]), config)
     step = newest_step(directory)
     if changed and step is not None:
-        check_changes(changed, directory)
+        allowed = re.compile("|".join(_CHANGEABLE))
+        fixed = {key: of for key, of in changed.items() if not allowed.fullmatch(key)}
+        if fixed:
+            others = ", ".join(sorted(set(changed) - set(fixed)))
+            also = f" ({others} could change)" if others else ""
+            raise InputError(
+                f"{directory} holds a run with another configuration: "
+                f"{describe_changes(fixed)}{also}; give another --model_dir, or "
+                f"--config_file {path} to go on with that run."
+            )
         path.replace(directory / f"params.until_step_{step}.yaml")
         save_config(config, path)
         say(f"from step {step} on: {describe_changes(changed)}")
@@ -99,24 +108,6 @@ def describe_changes(changed: Mapping[str, tuple]) -> str:
     return ", ".join(
         f"{key} was {old!r} and is now {new!r}"
         for key, (old, new) in sorted(changed.items())
-    )
-
-
-def check_changes(changed: Mapping[str, tuple], directory: pathlib.Path) -> None:
-    """Raises if an option changed that a run that has begun can't change."""
-    fixed = {
-        key: values
-        for key, values in changed.items()
-        if not any(re.fullmatch(pattern, key) for pattern in _CHANGEABLE)
-    }
-    if not fixed:
-        return
-    others = sorted(set(changed) - set(fixed))
-    also = f" ({', '.join(others)} could change)" if others else ""
-    raise InputError(
-        f"{directory} holds a run with another configuration: "
-        f"{describe_changes(fixed)}{also}; give another --model_dir, or --config_file "
-        f"{directory / PARAMS_FILE} to go on with that run."
     )
 
 
