@@ -233,12 +233,9 @@ class Run:
     def notes(self) -> dict[str, dict]:
         # By path, since training and test pairs may be two files of the user's.
         task = self.config.task
-        builders = self.train_builder, self.test_builder
         return {
-            _name_of(data): dict(builder.info.metadata or {})
-            for data, builder in zip(
-                (task.train_data, task.validation_data), builders, strict=True
-            )
+            _name_of(task.train_data): dict(self.train_builder.info.metadata or {}),
+            _name_of(task.validation_data): dict(self.test_builder.info.metadata or {}),
         }
 
     # Model
@@ -289,10 +286,8 @@ class Run:
         from align_keras.training import train
 
         data = self.config.task.train_data
-        pairs, order = (
-            (self.train_builder, data.tfds_split),
-            order_arguments(self.config),
-        )
+        pairs = self.train_builder, data.tfds_split
+        order = order_arguments(self.config)
         make_batches = functools.partial(
             training_batches,
             *pairs,
@@ -307,7 +302,8 @@ class Run:
             **order,
         )
         # The workers of a data service decide on the order.
-        is_ordered = data.data_service is None
+        named = data.data_service is None
+        ids = functools.partial(batch_ids, *pairs, **order) if named else None
         # Outside of the strategy's scope: the input's tables and random numbers belong
         # to the host, not to the replicas.
         train(
@@ -317,9 +313,7 @@ class Run:
             self.directory,
             batch_size=data.global_batch_size,
             evaluate=self.evaluate if evaluate else None,
-            batch_ids=functools.partial(batch_ids, *pairs, **order)
-            if is_ordered
-            else None,
+            batch_ids=ids,
         )
 
     def save(self) -> None:
