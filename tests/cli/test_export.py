@@ -303,7 +303,7 @@ def test_a_link_is_followed_and_a_killed_exports_rest_removed(
     assert (tmp_path / "link" / "a").read_text() == "1"
 
 
-def _write_a_file(align, folder, model, options):
+def _write_a_file(align, folder, model):
     # Nothing else is there meanwhile that a kill could leave.
     (left,) = folder.parent.glob(".*.tmp")
     assert left == folder
