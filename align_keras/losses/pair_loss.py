@@ -15,9 +15,9 @@ class PairLoss:
     """A loss of paired embeddings, for `ALIGN.compile(loss=…)`.
 
     A subclass writes `call`, which is given the embeddings of all replicas, and names
-    in `parts` the losses that it returns, which training reports beside `loss` and
-    `temperature`. To be saved in `.keras` files, it has a `get_config` and is
-    registered by `keras.saving.register_keras_serializable`. A plain function of
+    in `parts` the losses that it returns, which training reports. To be saved in
+    `.keras` files, it keeps its arguments as attributes and is registered by
+    `keras.saving.register_keras_serializable`. A plain function of
     `(image_embeddings, text_embeddings, temperature)` does too, without a subclass.
 
     Example:
