@@ -176,26 +176,22 @@ class ContrastiveModel(keras.Model):
         fit_inputs.check_weights(class_weight=class_weight, sample_weight=sample_weight)
         if validation_split and validation_data is None:
             x, y, validation_data = fit_inputs.split_pairs(x, y, validation_split)
-        batches = fit_inputs.keras_input(
-            self,
-            x,
-            y,
-            training=True,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            repeat=steps_per_epoch is not None,
-            augment=augment,
-            value_range=value_range,
-        )
-        if validation_data is not None:
-            pairs = fit_inputs.as_x_and_y(validation_data)
-            validation_data = fit_inputs.keras_input(
-                self,
-                *pairs,
-                batch_size=validation_batch_size or batch_size,
-                value_range=value_range if fit_inputs.is_raw_data(*pairs) else None,
-            )
-        with fit_inputs.readable_input(self, x, y, value_range):
+        options = {
+            "training": True,
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "repeat": steps_per_epoch is not None,
+            "augment": augment,
+        }
+        with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
+            if validation_data is not None:
+                pairs = fit_inputs.as_x_and_y(validation_data)
+                validation_data = fit_inputs.keras_input(
+                    self,
+                    *pairs,
+                    batch_size=validation_batch_size or batch_size,
+                    value_range=value_range if fit_inputs.is_raw_data(*pairs) else None,
+                )
             return super().fit(
                 batches,
                 batch_size=batch_size,
@@ -229,10 +225,8 @@ class ContrastiveModel(keras.Model):
         known = parameters_of(ContrastiveModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
         fit_inputs.check_weights(sample_weight=sample_weight)
-        batches = fit_inputs.keras_input(
-            self, x, y, batch_size=batch_size, value_range=value_range
-        )
-        with fit_inputs.readable_input(self, x, y, value_range):
+        options = {"batch_size": batch_size}
+        with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
             return super().evaluate(
                 batches,
                 batch_size=batch_size,
@@ -253,10 +247,8 @@ class ContrastiveModel(keras.Model):
         value_range: tuple[float, float] | None = None,
     ) -> dict:
         """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
-        batches = fit_inputs.keras_input(
-            self, x, batch_size=batch_size, value_range=value_range
-        )
-        with fit_inputs.readable_input(self, x, None, value_range):
+        options = {"value_range": value_range, "batch_size": batch_size}
+        with fit_inputs.readable_input(self, x, **options) as batches:
             return super().predict(batches, batch_size, verbose, steps, callbacks)
 
     @property
