@@ -247,8 +247,10 @@ class ContrastiveModel(keras.Model):
         value_range: tuple[float, float] | None = None,
     ) -> dict:
         """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
-        options = {"value_range": value_range, "batch_size": batch_size}
-        with fit_inputs.readable_input(self, x, **options) as batches:
+        options = {"batch_size": batch_size}
+        with fit_inputs.readable_input(
+            self, x, None, value_range, **options
+        ) as batches:
             return super().predict(batches, batch_size, verbose, steps, callbacks)
 
     @property
