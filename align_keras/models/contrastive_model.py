@@ -225,8 +225,9 @@ class ContrastiveModel(keras.Model):
         known = parameters_of(ContrastiveModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
         fit_inputs.check_weights(sample_weight=sample_weight)
-        options = {"batch_size": batch_size}
-        with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
+        with fit_inputs.readable_input(
+            self, x, y, value_range, batch_size=batch_size
+        ) as batches:
             return super().evaluate(
                 batches,
                 batch_size=batch_size,
@@ -247,9 +248,8 @@ class ContrastiveModel(keras.Model):
         value_range: tuple[float, float] | None = None,
     ) -> dict:
         """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
-        options = {"batch_size": batch_size}
         with fit_inputs.readable_input(
-            self, x, None, value_range, **options
+            self, x, value_range=value_range, batch_size=batch_size
         ) as batches:
             return super().predict(batches, batch_size, verbose, steps, callbacks)
 
