@@ -238,6 +238,13 @@ class Run:
             _name_of(task.validation_data): dict(self.test_builder.info.metadata or {}),
         }
 
+    def save_notes(self) -> None:
+        """Keeps in the folder, and says, what the corpora hold and have dropped."""
+        for name, notes in self.notes.items():
+            for line in notes.get("summary", []):
+                say(f"{name}: {line}")
+        save_data_notes(self.directory, self.notes)
+
     # Model
 
     @functools.cached_property
@@ -411,25 +418,19 @@ class Run:
             pairs.captions,
             pairs.image_keys,
         )
+        log = MetricsLog(directory / "metrics.jsonl")
         write_report(
             directory / "report.html",
-            title=f"ALIGN trained on {_name_of(self.config.task.train_data)}",
+            title=f"ALIGN trained on {next(iter(self.notes))}",
             parameters=as_dict(self.config),
-            metrics=self.metrics,
-            history=MetricsLog(directory / "metrics.jsonl").read(),
+            metrics=log.newest(),
+            history=log.read(),
             text_queries=text_queries,
             image_queries=image_queries,
             data_notes=self.notes,
-            next_steps=self.next_steps(),
+            next_steps=next_steps(directory, pairs.captions[0][0]),
             command=command,
         )
-
-    def save_notes(self) -> None:
-        """Keeps in the folder, and says, what the corpora hold and have dropped."""
-        for name, notes in self.notes.items():
-            for line in notes.get("summary", []):
-                say(f"{name}: {line}")
-        save_data_notes(self.directory, self.notes)
 
     def search(self, *text: str, **options: Any) -> list[dict]:
         """Finds validation images, by the options of `search.run_search.search`."""
