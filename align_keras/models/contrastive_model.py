@@ -367,11 +367,9 @@ def check_compile_arguments(given: dict) -> None:
                 f"compile(loss=align_keras.losses.ContrastiveLoss({name}="
                 f"{given[name]!r}))."
             )
-    known = parameters_of(ContrastiveModel.compile)
-    keras_names = {*parameters_of(keras.Model.compile)} - {*known, *_FOR_OTHERS}
-    names = [name for name in given if name not in _FOR_OTHERS]
-    known = [*known, *sorted(keras_names), *ContrastiveLoss.options()]
-    refuse_unknown("compile", names, known)
+    functions = (ContrastiveModel.compile, keras.Model.compile)
+    known = [name for function in functions for name in parameters_of(function)]
+    refuse_unknown("compile", given, [*known, *ContrastiveLoss.options()])
 
 
 # === A batch and a step on all replicas ===
