@@ -28,6 +28,7 @@ from align_keras.runs.run_folder import (
     next_steps,
     train_command,
 )
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
@@ -87,13 +88,8 @@ def train(
     ...
     align_keras.utils.errors.InputError: mode must be one of train, eval, ...
     """
-    choices = ("mode", mode, MODES), ("checkpoint", checkpoint, ("latest", "best"))
-    for name, value, known in choices:
-        if value not in known:
-            raise InputError(
-                f"{name} must be one of {', '.join(known)}, received {value!r}; choose "
-                "one of them."
-            )
+    check_choice("mode", mode, MODES)
+    check_choice("checkpoint", checkpoint, ("latest", "best"))
     run = Run(_loaded(config, params_override), model_dir)
     if mode == "index":
         check_finished(run.directory)
