@@ -13,6 +13,7 @@ from align_keras.cli.train import (
     weights_overrides,
 )
 from align_keras.utils.errors import InputError
+from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps", "clipart")
 # Steps of the short budget, for a first look and for continuous integration.
@@ -97,9 +98,11 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
     experiment = "quickstart_icons"
     if arguments.pairs:
         experiment = "quickstart_stamps"
-        pairs = str(pathlib.Path(arguments.pairs).resolve())
-        if not pathlib.Path(pairs).exists():
-            raise InputError(f"--pairs: no such file or folder: {arguments.pairs}.")
+        pairs = arguments.pairs
+        if not is_url(pairs):
+            pairs = str(pathlib.Path(pairs).resolve())
+            if not pathlib.Path(pairs).exists():
+                raise InputError(f"--pairs: no such file or folder: {arguments.pairs}.")
         overrides |= _both("corpus", "pairs") | _both("pairs", pairs)
     elif arguments.corpus != "icons":
         experiment = "quickstart_stamps"
