@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pairs",
         metavar="PATH",
         help="your own pairs: a CSV, TSV or JSONL file with columns of image paths and "
-        "captions, or a folder of NAME.jpg|png|webp beside NAME.txt",
+        "captions, also at s3://, gs://, hf:// or https://, or a folder of "
+        "NAME.jpg|png|webp beside NAME.txt",
     )
     parser.add_argument("--image-column", metavar="C", help="the image paths' column")
     parser.add_argument("--caption-column", metavar="C", help="the captions' column")

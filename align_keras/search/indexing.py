@@ -543,8 +543,8 @@ def _checked_source(source):
 def _names(file, root):
     """What people and `where` see of a path; `folder` is below the source."""
     place = shard_of(file) if is_record(file) else file
-    url_of_folder = is_url(root) and not os.fsdecode(root).endswith(TABLE_SUFFIXES)
-    if url_of_folder or os.path.isdir(root):
+    is_table = os.fsdecode(root).lower().endswith(TABLE_SUFFIXES)
+    if os.path.isdir(root) or (is_url(root) and not is_table):
         folder = os.path.dirname(os.path.relpath(place, os.path.dirname(root)))
     else:
         folder = os.path.dirname(place)
