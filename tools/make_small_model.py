@@ -1,7 +1,7 @@
 """Trains and writes `align_small_en`, the model that comes with the package.
 
-`python tools/make_small_model.py --to saved_models/align_small_en` needs what the
-experiment `align_small_en`, which says what is trained, and the extra `litert`. Both
+`python -m tools.make_small_model --to saved_models/align_small_en` needs the extra
+`litert` and what the experiment `align_small_en` needs, which says what is trained. Both
 towers are locked, so that without `--run`, a run of `align-keras train --experiment
 align_small_en`, each image and caption is embedded once, and the image projection alone
 is trained, on what the towers gave, which takes minutes. Then, which no run does, batch
@@ -31,14 +31,12 @@ from align_keras.images import preprocess_image_bytes
 from align_keras.models import ALIGN
 from align_keras.models.conversion.litert_weights import (
     TOWER_FILES,
-    fold_batch_norms,
-    save_beside_towers,
 )
-from align_keras.models.preset_io import save_to_preset
 from align_keras.models.warm_start import text_weights
 from align_keras.runs import assemble
 from align_keras.runs.run import open_run
 from align_keras.utils.progress import say
+from tools.tower_weights import fold_batch_norms, save_beside_towers
 
 CALIBRATION_IMAGES = 200
 LICENSE = (
@@ -147,7 +145,7 @@ def write(model, folder, pixels, count):
     text = text_flatbuffer(model, "int8", license=LICENSE)
     for name, content in zip(TOWER_FILES, (image, text), strict=True):
         (folder / name).write_bytes(content)
-    save_to_preset(model, folder, save_beside_towers)
+    save_beside_towers(model, folder)
 
 
 if __name__ == "__main__":
