@@ -1,7 +1,7 @@
 """Trains and writes `align_small_en`, the model that comes with the package.
 
 `python -m tools.make_small_model --to saved_models/align_small_en` needs the extra
-`litert` and what the experiment `align_small_en` needs, which says what is trained. Both
+`litert` and what the experiment `align_small_en` needs; that says what is trained. The
 towers are locked, so that without `--run`, a run of `align-keras train --experiment
 align_small_en`, each image and caption is embedded once, and the image projection alone
 is trained, on what the towers gave, which takes minutes. Then, which no run does, batch
