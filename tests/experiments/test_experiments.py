@@ -213,7 +213,7 @@ def test_the_steps_are_the_papers():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_papers_recipes_take_every_caption_of_an_image(name):
     """The paper's data are pairs, not images; the small experiments take images."""
-    of_paper = name.startswith(("align", "finetune"))
+    of_paper = name in PRETRAINING or name.startswith("finetune")
     assert load_config(name).task.train_data.pair_weighted == of_paper
 
 
