@@ -34,14 +34,13 @@ def number(
 AT_LEAST_ONE = number("an integer >= 1", int, 1)
 
 
-def on_disk(name: str, paths: str | Collection[str] | None, where: str = "") -> None:
+def on_disk(name: str, path: str | None, where: str = "") -> None:
     """Raises for an address where a command can't work in a copy of what is there."""
-    for path in [paths] if isinstance(paths, str) else paths or ():
-        if is_url(path):
-            raise InputError(
-                f"{name} must be on a disk{where}, received {path}; name a local path, "
-                "or mount the remote folder and name its place."
-            )
+    if path is not None and is_url(path):
+        raise InputError(
+            f"{name} must be on a disk{where}, received {path}; name a local path, "
+            "or mount the remote folder and name its place."
+        )
 
 
 def nested_commands(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from align_keras.cli.common import AT_LEAST_ONE, on_disk
+from align_keras.cli.common import AT_LEAST_ONE
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 
@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         help="folder of images; built corpus; table (.csv, .tsv, .jsonl, .parquet) of "
-        "images' paths or of captions; text file (.txt) of one caption a line",
+        "images' paths or of captions; text file (.txt) of one caption a line; but for "
+        "a corpus also at s3://, gs:// or hf://, files at https://",
     )
     parser.add_argument(
         "--to",
@@ -57,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    on_disk("source", arguments.source)
     from align_keras.search.bulk_embeddings import embed
 
     options = ("model", "of", "column", "format", "rows_per_file", "engine")

@@ -3,7 +3,6 @@
 import argparse
 import os
 
-from align_keras.cli.common import on_disk
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
@@ -20,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="folder of images, with its subfolders, a corpus by `corpus build`, or "
         "table of images with captions (.csv, .tsv, .jsonl), whose columns --where of "
-        "search may name; without any, those that the index has",
+        "search may name; folders and tables also at s3://, gs:// or hf://, tables at "
+        "https://; without any, those that the index has",
     )
     parser.add_argument(
         "--to",
@@ -61,7 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
     from align_keras.search.image_index import Index, default_index, is_database
     from align_keras.search.store import Store
 
-    on_disk("sources", arguments.sources)
     folder = arguments.to or default_index()
     is_new = not is_database(folder) and not Store.is_there(folder)
     if not arguments.sources and is_new:

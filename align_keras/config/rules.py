@@ -39,11 +39,7 @@ class Report:
     def refuse(
         self, key: str, rule: str, remedy: str, *others: str, **received: Any
     ) -> NoReturn:
-        """Refuses the option `key`, which must be what `rule` says.
-
-        `others` are options that share the fault and may be the given ones; `value` is
-        received, where it isn't all of the option's value.
-        """
+        """Refuses an option; `others` share the fault, and may be the given ones."""
         given = next((k for k in (key, *others) if k in self.places), None)
         place = f"{self.places[given]}: " if given else ""
         value = received["value"] if received else self.get(key)
@@ -78,9 +74,6 @@ class Report:
 def _check_steps(config, report):
     for name in ("train_steps", "checkpoint_interval", "validation_interval"):
         report.multiple(f"trainer.{name}", "trainer.steps_per_loop")
-
-
-def _check_learning_rate(config, report):
     optimization = config.trainer.optimizer_config
     warmup, rate = optimization.warmup.get(), optimization.learning_rate
     steps = config.trainer.train_steps
@@ -281,7 +274,7 @@ def _check_replicas(config, report):
 
 
 RULES = (
-    *(_check_steps, _check_learning_rate, _check_patterns, _check_metrics),
+    *(_check_steps, _check_patterns, _check_metrics),
     *(_check_batch_parts, _check_preset, _check_towers, _check_data),
     *(_check_held_out, _check_replicas),
 )

@@ -28,13 +28,11 @@ _REMEDY = (
 
 
 def quickly_copied(model: keras.Model, batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Spares the model's strategy what `training.distributed_batches` tells of.
-
-    Keras hands a strategy datasets, which it copies. TensorFlow's rewriting of a copy
-    takes a minute, and gains less than keeping each operation to one thread does.
-    """
+    """Spares the model's strategy what `training.distributed_batches` tells of."""
     if not is_distributed(model.distribute_strategy):
         return batches
+    # Keras hands a strategy datasets, which it copies. TensorFlow's rewriting of a copy
+    # takes a minute, and gains less than keeping each operation to one thread does.
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
     options.threading.max_intra_op_parallelism = 1
@@ -223,11 +221,16 @@ def _kind(value):
 
 @contextlib.contextmanager
 def readable_input(
-    model: keras.Model, x: Any, y: Any, value_range: tuple[float, float] | None
-) -> Iterator[None]:
-    """Says in one line which image of the input can't be read."""
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    value_range: tuple[float, float] | None = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """Gives `keras_input`; says in one line which of its images can't be read."""
+    batches = keras_input(model, x, y, value_range=value_range, **options)
     try:
-        yield
+        yield batches
     except tf.errors.OpError as error:
         if "IteratorGetNext" not in str(error):
             raise

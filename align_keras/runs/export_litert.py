@@ -27,36 +27,34 @@ def write_litert(
     align: Any,
     folder: pathlib.Path,
     *,
-    quantize: str | None = None,
+    quantize: str = "none",
     images: str | None = None,
     data: str | None = None,
-    resizable: bool | None = None,
+    resizable: bool = False,
     license: str | None = None,
     **read: Any,
 ) -> None:
-    """Writes both towers, examples, and a table of what the image tower keeps.
-
-    `images` and `data`, of which the training and the test split are taken, are read by
-    `captioned_images` with `read`.
-    """
-    quantize = quantize or "none"
+    """Writes both towers, examples, and a table of what the image tower keeps."""
     if quantize == "int8" and images is None:
         raise InputError(
             "quantize must not be int8 without `images` to calibrate with; name a "
             "table or folder of your pairs, or choose dynamic-int8."
         )
+    from align_keras.export import litert_examples
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 
     calibration = [] if images is None else calibration_images(images, **read)
     pixels = _pixels(calibration, align.image_size)
     # What is missing must not show itself after minutes.
     test = None if data is None else captioned_images(data, **read)
-    options: dict[str, Any] = {"resizable": bool(resizable), "license": license}
+    options: dict[str, Any] = {"resizable": resizable, "license": license}
     image = image_flatbuffer(align, quantize, pixels, **options)
     text = text_flatbuffer(align, quantize, **options)
     (folder / "image.tflite").write_bytes(image)
     (folder / "text.tflite").write_bytes(text)
-    _copy_examples(folder)
+    source = pathlib.Path(litert_examples.__file__).parent
+    for name in ("example.py", "example.c"):
+        shutil.copyfile(source / name, folder / name)
     files = {quantize: image}
     if quantize != "none":
         files = {"none": image_flatbuffer(align, pixels=pixels[:1])} | files
@@ -71,10 +69,7 @@ def captioned_images(
     encoding: str | None = None,
     **columns: str | None,
 ) -> tuple[Any, list]:
-    """Reads a set, a table or a folder as the protocol `retrieval` does.
-
-    Returns what the protocol is asked for, and a list of paths or encoded images.
-    """
+    """Returns what the protocol `retrieval` is asked for, and its list of images."""
     from align_keras.protocols import captions
     from align_keras.protocols.protocol import Request
 
@@ -122,14 +117,6 @@ def _pixels(images, size):
     return pixels
 
 
-def _copy_examples(folder):
-    from align_keras.export import litert_examples
-
-    source = pathlib.Path(litert_examples.__file__).parent
-    for name in ("example.py", "example.c"):
-        shutil.copyfile(source / name, folder / name)
-
-
 def _write_figures(align, folder, files, images, calibration, data, test):
     """Prints the table and writes it as figures.json."""
     request, shown = test or (None, calibration)
@@ -150,15 +137,13 @@ def _write_figures(align, folder, files, images, calibration, data, test):
 
 @dataclasses.dataclass(frozen=True)
 class TowerFigures:
-    """One row of the table; what Keras itself has no figure of is None.
-
-    `milliseconds` are an image's latency at each of `THREADS`; `cosine` is the mean and
-    the least to Keras's embeddings; `recall` is empty where no set was named.
-    """
+    """One row of the table; what Keras itself has no figure of is None."""
 
     name: str
     megabytes: float | None
+    # An image's latency at each of `THREADS`.
     milliseconds: tuple[float, ...] | None
+    # The mean and the least to Keras's embeddings.
     cosine: tuple[float, float] | None
     recall: dict[str, float]
 
@@ -166,11 +151,7 @@ class TowerFigures:
 def measure(
     align: Any, files: dict[str, bytes], images: Sequence, request: Any = None
 ) -> list[TowerFigures]:
-    """Measures image towers, name → LiteRT file, against Keras's, which comes first.
-
-    Cosines and latencies are of `images`, those of `request` where there is one for
-    recall.
-    """
+    """Measures image towers, name → LiteRT file, against Keras's, which comes first."""
     embeddings, rows, image = _embed(align, files, images)
     milliseconds = _latencies(files, image)
     recall: dict[str, dict[str, float]] = dict.fromkeys(embeddings, {})
