@@ -13,15 +13,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-import shtab
-
 import align_keras
 from align_keras.cli.common import on_disk
 from align_keras.cli.errors import describe_bug, describe_error, with_options
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
 from align_keras.utils.remote import is_url
-from align_keras.utils.tasks import LOCAL
 
 COMMANDS = {
     "quickstart": "train, evaluate, export and search on a small corpus in minutes",
@@ -124,17 +121,18 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--version", action="version", version=version, help="show the version"
     )
-    shtab.add_argument_to(
-        parser,
-        "--print-completion",
-        help="print a script that completes commands and options: "
-        'eval "$(align-keras --print-completion bash)"',
-    )
+    completes = any(item.startswith("--print-completion") for item in argv[:1])
+    about = 'print a completion script: eval "$(align-keras --print-completion bash)"'
+    if completes:
+        import shtab
+
+        shtab.add_argument_to(parser, "--print-completion", about)
+    else:
+        parser.add_argument("--print-completion", metavar="SHELL", help=about)
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, title="commands"
     )
     chosen = next((item for item in argv if not item.startswith("-")), None)
-    completes = any(item.startswith("--print-completion") for item in argv[:1])
     for name, summary in COMMANDS.items():
         command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
@@ -161,7 +159,7 @@ def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> No
             continue
         if name == "model" and address.startswith("hf://"):
             continue  # A model of the hub, which is opened by its name.
-        several = (getattr(arguments, "engine", None) or LOCAL) != LOCAL
+        several = (getattr(arguments, "engine", None) or "local") != "local"
         if several or ("TF_CONFIG" in os.environ and name == "model_dir"):
             on_disk(name, address, " that all machines see")
         if getattr(arguments, "watch", False):
