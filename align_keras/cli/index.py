@@ -1,6 +1,7 @@
 """`align-keras index`: has folders of images searched by words and by images."""
 
 import argparse
+import contextlib
 import os
 
 from align_keras.utils.errors import InputError, needs
@@ -68,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
             "`sources` must name a folder or a table the first time, received none; "
             "run `align-keras index FOLDER`."
         )
+    if arguments.watch:
+        watch = _watcher()
     if arguments.remove:
         count = Index.open(folder, arguments.model).remove(arguments.remove)
         say(f"dropped {count:,} images from {folder}")
@@ -79,14 +82,19 @@ def run(arguments: argparse.Namespace) -> int:
     print(_summary(index.changes))
     say(f"{len(index):,} images in {folder}")
     if arguments.watch:
-        _watch(index, engine)
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(index, engine, watch)
     return 0
 
 
-def _watch(index, engine):
-    """Brings the index up to date whenever something changes, until interrupted."""
+def _watcher():
     with needs("watch", "`watch` needs watchfiles"):
         from watchfiles import watch
+    return watch
+
+
+def _watch(index, engine, watch):
+    """Brings the index up to date whenever something changes, until interrupted."""
     roots = [os.fsdecode(root) for root in index.store.roots()]
     say(f"watching {', '.join(roots)}; interrupt to end")
     roots, begun = list(filter(os.path.exists, roots)), False

@@ -11,6 +11,8 @@ from align_keras.utils.errors import InputError
 
 # Hits whose images are drawn by colored cells.
 _BLOCKS = 4
+# Captions shown of an image.
+_CAPTIONS = 3
 # Of an index of `align-keras index`, not of a run's.
 _OF_INDEX = ("index", "model", "where", "duplicates", "paths", "null")
 # What is shown of hits besides their ranks; but for the first, text.
@@ -112,6 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _search_run(arguments)
     from align_keras.search.image_index import Index
 
+    if arguments.null and not arguments.paths:
+        raise InputError("`null` belongs to `paths`, received it alone; add `paths`.")
     queries = _queries(arguments)
     index = Index.open(arguments.index, arguments.model)
     found = [(query, index.query(query)) for query in queries]
@@ -216,14 +220,20 @@ def _of_index(hit):
         "match": hit.relevance,
         "path": hit.path + copies,
         "date": str(hit.columns.get("date") or "")[:10],
-        "caption": " | ".join(hit.captions),
+        "caption": _in_short(hit.captions),
     }
     return shown, hit.path
 
 
+def _in_short(captions):
+    """The first captions; an image may have hundreds."""
+    more = len(captions) - _CAPTIONS
+    return " | ".join(captions[:_CAPTIONS]) + (f" | {more:,} more" if more > 0 else "")
+
+
 def _of_run(hit):
     shown = {"score": f"{hit['score']:.3f}", "id": hit["id"]}
-    return {**shown, "caption": " | ".join(hit["captions"])}, hit.get("thumbnail")
+    return {**shown, "caption": _in_short(hit["captions"])}, hit.get("thumbnail")
 
 
 def _print_hits(title, hits):
@@ -231,6 +241,9 @@ def _print_hits(title, hits):
     from align_keras.cli.terminal_images import drawn, protocol
 
     hits = list(hits)
+    if not hits:
+        print(f"{plain(title).plain}: nothing found; no image fulfills what is asked.")
+        return
     way = protocol(os.environ, sys.stdout.isatty())
     # Blocks are large, so for few hits alone.
     small = way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS

@@ -124,8 +124,8 @@ def _column(path, columns, given, guesses, kind):
         problem = f"has no column that looks like the {kind}s'"
     listed = ", ".join(repr(name[:60]) for name in columns[:20]) or "none"
     raise InputError(
-        f"{path.name} {problem}; it has {listed}; name the right one with "
-        f"--{kind}_column, or in a config by {kind}_column"
+        f"{path} {problem}; it has {listed}; rename one, or name the right one by "
+        f"{kind}_column, in a configuration or as --{kind}-column."
     )
 
 

@@ -77,7 +77,10 @@ def write_serving_files(folder: str | os.PathLike) -> None:
     for name, source in _BATCHING.items():
         shutil.copyfile(_SOURCES / source, models[name] / "batching_params.pbtxt")
     if importlib.util.find_spec("tensorflow_serving") is None:
-        say(f"no warm-up requests for TensorFlow Serving; {INSTALL}, then export again")
+        say(
+            f"no warm-up requests for TensorFlow Serving; {INSTALL}, then "
+            "export to another folder"
+        )
         return
     for name, path in models.items():
         write_warm_up_requests(path, name, signatures[name])

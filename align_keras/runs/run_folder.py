@@ -183,6 +183,11 @@ def check_finished(directory: str | os.PathLike) -> None:
 def check_searchable(directory: str | os.PathLike) -> None:
     """Raises if a run has no index or no export; names what builds them."""
     directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise InputError(
+            f"`model_dir` must be the folder of a finished run, received {directory}, "
+            "which doesn't exist; `align-keras quickstart` makes one."
+        )
     missing = [name for name in ("index", "export") if not (directory / name).is_dir()]
     if not missing or not (directory / PARAMS_FILE).exists():
         return  # What isn't a run is told by those who open these folders.

@@ -201,9 +201,11 @@ class _Parser:
         is_column = token.kind == "quoted" or (
             token.kind == "word" and token.text.lower() not in _KEYWORDS
         )
-        return self._column() if is_column else self._value()
+        if not is_column:
+            return self._value()
+        return self._column("a column, a number or a 'string'")
 
-    def _column(self):
+    def _column(self, expected="a column"):
         token = self._next
         if token.kind == "quoted":
             name = token.text[1:-1].replace('""', '"')
@@ -213,7 +215,7 @@ class _Parser:
             self._fail("a column", f"columns are {self._known()}")
         folded = [known for known in self.columns if known.lower() == name.lower()]
         if name not in self.columns and len(folded) != 1:
-            self._fail_at_column(name, folded, token)
+            self._fail_at_column(expected, name, folded, token)
         self._advance()
         return self.columns[name if name in self.columns else folded[0]]
 
@@ -280,12 +282,12 @@ class _Parser:
             + f"; {remedy or _EXAMPLE}."
         )
 
-    def _fail_at_column(self, name, folded, token):
+    def _fail_at_column(self, expected, name, folded, token):
         near = folded or difflib.get_close_matches(name, self.columns, n=1)
         meant = f"did you mean {' or '.join(near)}? " if near else ""
-        if token.kind == "quoted":
-            meant += "A string stands in single quotes; "
-        self._fail("a column", f"{meant}columns are {self._known()}", token)
+        if token.kind == "quoted" or expected != "a column":
+            meant += "a string stands in single quotes; "
+        self._fail(expected, f"{meant}columns are {self._known()}", token)
 
     def _fail_at_character(self, start):
         character = self.text[start]

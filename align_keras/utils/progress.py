@@ -20,14 +20,13 @@ class progress_bar:
 
     def __init__(self, title, unit, total, done=0):
         self._title, self._unit = title, unit
-        self.total, self.done, self._began = total, done, done
+        self.total, self.done = total, done
         from rich.console import Console  # Only here, since help has no bars.
 
         self._console = Console(stderr=True)
-        self._bar = None
+        self._bar = self._start = None
 
     def start(self) -> None:
-        self._start = self._last_line = time.monotonic()
         if self._console.is_terminal:
             self._bar = _bar(self._console)
             self._task = self._bar.add_task(
@@ -44,6 +43,10 @@ class progress_bar:
         self.done += count
         if self._bar is not None:
             self._bar.update(self._task, advance=count, total=self.total, note=note)
+        elif self._start is None:
+            # What came before was preparation: the first step of training compiles.
+            self._began = self.done
+            self._start = self._last_line = time.monotonic()
         elif time.monotonic() - self._last_line >= _LINE_INTERVAL:
             self._last_line = time.monotonic()
             self._write_line(note)
@@ -51,9 +54,10 @@ class progress_bar:
     def _write_line(self, note):
         rate = (self.done - self._began) / (self._last_line - self._start)
         left = (self.total - self.done) / max(rate, 1e-9)
+        left = f"{left:,.0f} s" if left < 120 else f"{left / 60:,.0f} min"
         say(
             f"{self._title}: {self.done:,} of {self.total:,} {self._unit}, "
-            f"{rate:,.0f} {self._unit}/s, {left:,.0f} s left  {note}"
+            f"{rate:,.0f} {self._unit}/s, {left} left  {note}"
         )
 
     def stop(self) -> None:

@@ -206,3 +206,24 @@ def test_only_a_finished_run_is_indexed(tmp_path, capsys):
     (tmp_path / "params.yaml").write_text("")
     assert main(arguments) == 1
     assert "holds no trained model" in capsys.readouterr().err
+
+
+def test_what_is_shown_stays_short(capsys):
+    hit = {"score": 0.5, "id": "a", "captions": [f"caption {n}" for n in range(50)]}
+    search.print_found("cats", [hit])
+    shown = capsys.readouterr().out
+    assert "caption 2" in shown and "47 more" in shown and "caption 3" not in shown
+    search.print_found("cats", [])
+    assert capsys.readouterr().out.startswith("cats: nothing found")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--model_dir", "nowhere", "cat"), "--model_dir must be the folder of a fini"),
+        (("--null", "cat"), "-0 belongs to --paths"),
+    ],
+)
+def test_what_is_not_there_and_what_belongs_together(arguments, message, capsys):
+    assert main(["search", *arguments]) == 1
+    assert message in capsys.readouterr().err

@@ -126,12 +126,12 @@ def test_wrong_encoding_names_line_byte_and_option(tmp_path):
 def test_missing_column_lists_the_columns_and_the_option(tmp_path):
     path = table(tmp_path, "foto,caption\na.png,A cat\n")
     message = message_of(path)
-    assert "'foto', 'caption'" in message and "--image_column" in message
+    assert "'foto', 'caption'" in message and "--image-column" in message
     assert read(path, image_column="foto")[0][0].captions == ["A cat"]
     message = message_of(path, image_column="photo")
     assert "'photo'" in message and "'foto'" in message
     message = message_of(table(tmp_path, "image,words\na.png,A cat\n"))
-    assert "--caption_column" in message
+    assert "--caption-column" in message
 
 
 def test_a_given_column_wins_over_guesses(tmp_path):

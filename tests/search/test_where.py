@@ -212,7 +212,7 @@ def test_placeholders_of_psycopg():
             "yaer > 1",
             "at character 1, received yaer.*mean year.*camera, folder",
         ),
-        ('year = "2020"', 'received "2020".*A string stands in single quotes'),
+        ('year = "2020"', 'received "2020".*a string stands in single quotes'),
         ("year > ", "a number or a 'string' at character 8, received the end"),
         ("year = null", "`is null` finds empty ones"),
         ("2020 < year", "must have a column at character 1"),

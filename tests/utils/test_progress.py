@@ -6,7 +6,8 @@ from align_keras.utils import progress
 def test_lines_show_rate_and_time_left(capsys, monkeypatch):
     monkeypatch.setattr(progress, "_LINE_INTERVAL", 0.0)
     with progress.progress_bar("training", "pairs", total=100, done=40) as bar:
-        bar.advance(10, "loss 1.000")
+        bar.advance(5, "loss 2.000")  # The rate is that of what comes after it.
+        bar.advance(5, "loss 1.000")
     captured = capsys.readouterr()
     assert captured.out == ""
     line = captured.err.strip()

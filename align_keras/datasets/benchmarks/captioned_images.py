@@ -155,7 +155,7 @@ def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> li
         raise InputError(f"{found}; check the folder of the images.")
     if not allow_missing:
         raise InputError(
-            f"{found}; fetch them, or leave them out with --allow_missing."
+            f"{found}; fetch them, or leave them out with --allow-missing."
         )
     say(f"{found}; left out")
     return rows

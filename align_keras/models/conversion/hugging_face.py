@@ -61,6 +61,9 @@ def download(name: str) -> pathlib.Path:
         )
     # Its errors, a bad name's, and those of the HTTP library that it uses.
     except Exception as error:
+        # The first of a chain says what happened, such as that no host was found.
+        while error.__cause__ is not None:
+            error = error.__cause__
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{name} can't be fetched ({type(error).__name__}: {reason}); check the "
