@@ -29,9 +29,8 @@ _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNOR
 
 @dataclasses.dataclass
 class PairRecord:
-    """One image of the user's and its captions. `where` is of its first caption;
-    whether the image can be read shows later; `origins` are what `origin_of` made of
-    each caption's row, if it was given.
+    """One image of the user's and its captions; `where` is of the first, `origins` are
+    what `origin_of` made of each caption's row.
     """
 
     id: str
@@ -53,16 +52,11 @@ def read_pairs(
     """Reads image-text pairs from a table or a folder, in the order of rows or names.
 
     A table (`.csv`, `.tsv`, `.jsonl`) has a column of image paths, relative to the
-    table, a column of captions (in JSONL also lists of captions) and, optionally, a
-    column `id`. Rows of the same image are merged. A folder is searched, subfolders
-    included, for images `NAME.jpg` (`.jpeg`, `.png`, `.webp`, `.gif`, `.bmp`) beside
-    `NAME.txt` with one caption a line.
-
-    Captions are cleaned. Unusable pairs are dropped and counted in `counter`: an empty
-    caption or one of more than 2,000 characters, a malformed line, a second use of an
-    id, a row without a path, an image without a caption file. `origin_of` takes a row
-    to what else it says of its captions, for `PairRecord.origins`; then only a caption
-    with an equal origin is a repeated pair.
+    table, of captions (in JSONL also lists of them) and, optionally, `id`; rows of one
+    image are merged. A folder has images `NAME.jpg` and the like beside `NAME.txt` with
+    one caption a line. Captions are cleaned; what is unusable is dropped and counted.
+    `origin_of` takes a row to what else it says of its captions, which then tells
+    repeated pairs apart.
     """
     path = pathlib.Path(path)
     decode(path, b"", encoding)  # An unknown encoding is told first.
@@ -220,8 +214,8 @@ def _read_image(path, file, texts, encoding, counter):
 def read_table(
     path: pathlib.Path, encoding: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
-    """Reads a table's columns and rows as (dict, where); malformed lines are counted.
-    Of JSONL the columns are the keys of all objects.
+    """Reads a table's columns (JSONL: all keys) and rows, (dict, where); counts broken
+    lines.
     """
     try:
         content = read_regular(path, _MAX_BYTES)

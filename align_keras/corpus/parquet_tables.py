@@ -23,13 +23,7 @@ def arrow(otherwise: str = "") -> Any:
 
 
 def pair_schema() -> Any:
-    """Returns the schema of a table of pairs.
-
-    `image` says where the image is, `image_key` names it by its bytes (an image that
-    isn't here yet by its URL), `width` and `height` are in pixels and 0 where unknown,
-    `rule` says where the caption stood, `page_url` and `source` where the pair came
-    from.
-    """
+    """Returns the schema of a table of pairs; an unknown width and height are 0."""
     pa = arrow()
     fields = {name: pa.string() for name in _TEXTS}
     order = ("image", "image_key", "width", "height", *_TEXTS[2:])
@@ -44,9 +38,8 @@ def table_writer(
     *,
     batches: bool = False,
 ) -> Iterator[Callable]:
-    """Yields a function that appends a list of dict, or of batches, to a new file. The
-    file has its name when the block ends without an error, whole. Equal rows make equal
-    bytes. `rows_per_group` rows wait in memory.
+    """Yields a function that appends a list of dict, or of batches, to a new file.
+    Equal rows make equal bytes; `rows_per_group` rows wait in memory.
     """
     pa = arrow()
     to_table = pa.Table.from_batches if batches else pa.Table.from_pylist

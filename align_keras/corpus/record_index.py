@@ -1,10 +1,5 @@
-"""Where the images of shards are, with their captions: an index a file, built once.
-
-With it training begins at any record of webdataset tars, TFRecord, Parquet and Arrow
-files without reading what comes before. Kept are the captions, cleaned, and the place
-of each image: its offset and bytes in a tar or a TFRecord file; its row group and row
-in Parquet; its record batch's offset and its row in Arrow. What has no caption or no
-image, and what is broken, isn't in the index but counted.
+"""Where the images of shards are, with their cleaned captions: an index a file, built
+once, by which training begins at any record of tars, TFRecord, Parquet and Arrow files.
 """
 
 import collections
@@ -67,9 +62,9 @@ def index_files(
 ) -> list[dict[str, Any]]:
     """Indexes files of one of `KINDS`, each once for its name, size and time of change.
 
-    Returns a dict a file: `path`, `size` and `modified`; `count` of its records;
-    `stretches`, where to part them; `counts`, a `DropCounter`'s metadata; `index`, the
-    path that `RecordIndex` opens. The user's cache keeps them.
+    A dict a file tells `path`, `size`, `modified`, `count` of its records, `stretches`
+    where to part them, a `DropCounter`'s `counts`, and `index`, which `RecordIndex`
+    opens.
     """
     folder = _cache_folder()
     common = {"kind": kind, "version": _VERSION, "folder": os.fspath(folder)}
@@ -164,8 +159,8 @@ def _span_rows(task, counter):
 
 
 def _table_rows(task, counter):
-    """Returns an iterator over ((place of the batch, row), captions), and the name of
-    the column of images.
+    """Returns ((place of the batch, row), captions) of a table, and its column of
+    images.
     """
     path = task["path"]
     try:
@@ -317,11 +312,9 @@ class RecordIndex:
             )
 
     def sound_images(self, start: int, stop: int) -> Iterator[tuple[int, bytes, list]]:
-        """Yields (number of the record, image, faults) for each of a range.
-
-        In the place of a record whose image is faulty stands the next sound one of the
-        file, where its end is followed by its beginning; `faults` are (number,
-        `ImageError`) of what was left out right before.
+        """Yields (number of the record, image, faults) for each of a range. In place of
+        a faulty image stands the file's next sound one, with (number, `ImageError`) of
+        what was left out.
         """
         numbers = itertools.chain(range(start, len(self)), range(len(self)))
         images = (self._images(*r) for r in ((start, stop), (stop, None), (0, None)))
@@ -402,10 +395,8 @@ def _chunks(places):
 
 
 def image_fault(content: bytes) -> ImageError | None:
-    """Says what keeps training from decoding an image, or returns None.
-
-    A JPEG with a sound header that ends as one does is believed, anything else is
-    decoded to see.
+    """Says what keeps training from decoding an image, or None; a whole JPEG is
+    believed.
     """
     if _END_OF_JPEG in content[-64:] and _is_jpeg(content):
         return None

@@ -12,12 +12,9 @@ _DONE = "done.json"
 
 
 class StageFolder:
-    """Where a stage keeps what it makes; the same input finds it again.
-
-    The name ends in a digest of everything that the result depends on (`inputs`, JSON:
-    options, names of earlier stages, fingerprints), so that another threshold or a
-    changed source gets another folder, and a rerun after a kill finds its own. A stage
-    is done when its facts are written, last.
+    """Where a stage keeps what it makes, named by a digest of all that the result
+    depends on, JSON, so that a rerun finds it. A stage is done when its facts are
+    written, last.
     """
 
     def __init__(self, out, name, inputs):

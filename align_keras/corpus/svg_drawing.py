@@ -50,20 +50,16 @@ class SvgError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class SvgDrawing:
-    """A drawing whose elements were read. `size` is (width, height) in pixels, as a
-    browser shows it, reduced to a longer side of `MAX_SIDE`; `content` its XML, of this
-    size and without addresses of other files.
+    """A drawing's XML, of this size and without addresses of other files; `size` is
+    (width, height) as a browser shows it, at most `MAX_SIDE`.
     """
 
     size: tuple
     content: bytes
 
     def render(self) -> Image.Image:
-        """Returns the drawing's pixels, RGBA.
-
-        A process of its own renders it, in at most 10 seconds and 2 GiB where the
-        system has such limits. Letters need the font that the drawing names or, on
-        Linux, the one that fontconfig has in its place.
+        """Returns the drawing's pixels, RGBA, of a process of at most 10 seconds and 2
+        GiB.
         """
         try:
             done = subprocess.run(
@@ -84,9 +80,8 @@ class SvgDrawing:
 
 @functools.cache
 def _fonts():
-    """Returns the system's own general fonts, as arguments of `_PROGRAM`. Without them
-    resvg knows Times New Roman, Arial and Courier New alone, and where these are
-    missing, it leaves letters out.
+    """The system's general fonts, as arguments of `_PROGRAM`; resvg leaves letters out
+    else.
     """
     found = []
     for name in ("serif", "sans-serif", "monospace"):

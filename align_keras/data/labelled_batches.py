@@ -97,11 +97,9 @@ def labelled_batches(
 def evaluation_batches(
     images: Collection, *, image_size: int, batch_size: int, central_crop: float = 0.875
 ) -> tf.data.Dataset:
-    """All images that can be decoded, once and in order, with their numbers.
-
-    Of each side the share `central_crop` is kept. A batch is int64 (b,), rows of
-    `images`, and uint8 (b, image_size, image_size, 3); b is `batch_size` or, at the
-    end, less.
+    """All images that can be decoded, once and in order: batches of their rows, int64
+    (b,), and uint8 (b, image_size, image_size, 3). Of each side the share
+    `central_crop` is kept.
     """
     read, items = _items(images, images)
 

@@ -1,8 +1,4 @@
-"""Which pairs a batch holds: an order that is shuffled, repeatable, cheap to resume.
-
-`ordered_pairs` gives the pairs of each batch. They come from `shuffled_records`, which
-reads a corpus's files in windows.
-"""
+"""Which pairs a batch holds: an order that is shuffled, repeatable, cheap to resume."""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,13 +33,11 @@ def ordered_pairs(
     num_input_pipelines: int = 1,
     pair_weighted: bool = False,
 ) -> tf.data.Dataset:
-    """Endless pairs in training order, from the first row of a step.
+    """Endless pairs in training order, from the first row of a step: (number of the row
+    in all batches, (read(example), captions to draw one from)).
 
     `read` of an example (`image`, undecoded, `captions` and `id`) is called before
-    shuffling if `cache` (and kept), else after it. An element is `(number,
-    (read(example), captions))`: the number of the row in the rows of all batches, and
-    the captions, of which one is to be drawn: all of the image's, or if `pair_weighted`
-    the one whose turn it is.
+    shuffling if `cache`, and kept, else after it.
     """
     split_size(builder, split)
     _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines)
@@ -137,15 +131,13 @@ def shuffled_records(
 ) -> tf.data.Dataset:
     """Endless records, of which each epoch holds every one once.
 
-    Each epoch takes the files (shards) in another order, `cycle_length` of them
-    at a time. Such a window's files are read in parallel and interleaved, then
-    drawn from a buffer. Where a window begins is known from the files' lengths,
-    so a start anywhere reads one window alone. The records of a
-    `Mixture`'s members, each ordered in this way, come in proportion to their
-    number, or to its weights. If `pair_weighted`, an epoch holds a record once for each
-    of its captions, in several passes over the files (see `Shards`). An element is
-    (prefix of the id, serialized example) and, if `pair_weighted`, the number of the
-    caption.
+    Each epoch takes the files in another order, `cycle_length` of them at a time. Such
+    a window's files are interleaved, then drawn from a buffer. Where one begins is
+    known from the files' lengths, so a start anywhere reads one window alone. A
+    `Mixture`'s members come in proportion to their numbers, or weights. If
+    `pair_weighted`, an epoch holds a record once for each of its captions, in several
+    passes (see `Shards`). An element is (prefix of the id, serialized example) and, if
+    `pair_weighted`, the number of the caption.
     """
 
     def shards_of(member):

@@ -25,12 +25,11 @@ _READ_AT_ONCE = 256
 class Shards:
     """The files of a split, or of a part of it, and what to read of each.
 
-    A file at the border of two parts is read by both. `skips` and `takes` (files,) are
-    the records to leave out at a file's beginning, and to read. `sizes` (passes, files)
-    are the entries of each file in each pass of an epoch: one pass with an entry a
-    record, or, if `pair_weighted`, as many as images have captions in the mean, rounded
-    up. Each pass takes other captions of an image, so that those of one image lie apart
-    and at most twice as many records are read as there are entries.
+    `skips` and `takes` (files,) are the records to leave out at a file's beginning, and
+    to read. `sizes` (passes, files) are the entries of each file in each pass of an
+    epoch: one pass with an entry a record, or, if `pair_weighted`, as many as images
+    have captions in the mean, rounded up. Each takes other captions of an image, so
+    that these lie apart.
     """
 
     def __init__(
@@ -82,9 +81,8 @@ class Shards:
     def interleaved(
         self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
     ) -> tf.data.Dataset:
-        """Reads some of the files at once, record by record of each in turn.
-
-        If `pair_weighted`, (record, number of the caption), those of the pass.
+        """Reads some of the files at once, record by record of each in turn; if
+        `pair_weighted`, (record, number of the caption), those of the pass.
         """
 
         def read(path, skip, take):
@@ -136,9 +134,7 @@ class Shards:
 
 
 def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
-    """Whether every corpus has as many files as input pipelines, or an index, by which
-    parts of files are read.
-    """
+    """Whether every corpus has as many files as input pipelines, or an index."""
     return all(
         isinstance(member, SourcePairs)
         or member.info.splits[split].num_shards >= num_input_pipelines
@@ -164,9 +160,8 @@ def _members(builder):
 
 def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
     """Counts the captions of the images of a split's files, path → uint32 (images,).
-
-    The first time, all of the split's files are read; the counts are then kept beside
-    them, unless their folder can't be written.
+    All are read the first time; the counts are then kept beside them, where they can be
+    written.
     """
     if isinstance(builder, SourcePairs):
         return builder.caption_counts(split)

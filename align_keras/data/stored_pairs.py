@@ -64,9 +64,8 @@ def split_size(builder: Any, split: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalSet:
-    """The images of a split with all their captions, in stored order.
-
-    `images` are encoded; `image_keys` are equal for pixel-identical images.
+    """The images of a split, encoded, with all their captions, in stored order;
+    `image_keys` are equal for pixel-identical images.
     """
 
     ids: list

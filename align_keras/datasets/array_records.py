@@ -20,9 +20,7 @@ def is_array_record(builder: "tfds.core.DatasetBuilder") -> bool:
 def array_records(
     path: "str | tf.Tensor", skip: "int | tf.Tensor", take: "int | tf.Tensor"
 ) -> "tf.data.Dataset":
-    """Reads `take` records behind `skip`, a `tf.data.Dataset` of scalar strings. It
-    runs only in this process: a tf.data service can't take it.
-    """
+    """Reads `take` records behind `skip`, scalar strings, in this process alone."""
     import tensorflow as tf  # Here, for naming a corpus must not load it.
 
     def read(numbers):

@@ -45,9 +45,8 @@ def build_corpus(
     Args:
         name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and
             `"pairs"`; `"stamps/de"` and the like choose a language. Several
-            joined by `+`, such as `"clipart+emoji"`, make a `Mixture`, of which
-            `"pairs"` can't be part. Or the folder of a data set that TFDS prepared
-            with these features, such as `align-keras corpus` writes.
+            joined by `+`, `"pairs"` not among them, make a `Mixture`. Or the folder
+            of a data set that TFDS prepared with these features.
         data_dir: str or path where prepared corpora lie; TFDS's own by default.
         pairs: str or path of the user's table or folder, for `"pairs"` only;
             see `align_keras.corpus.pair_files.read_pairs`.
@@ -57,14 +56,13 @@ def build_corpus(
         max_bad_fraction: float in [0, 1], a larger share of bad pairs stops the build.
         shorter_side: int, what training needs of larger images, in pixels, or
             None. Those of `"pairs"` are reduced to it, but to no less than 346; a
-            folder whose images `align-keras corpus` reduced to less is refused.
+            folder whose images were reduced to less is refused.
         progress: callable `(done, total)` of images, or None.
 
     Returns:
-        A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several. Its
-        `as_dataset` yields `{"id", "image", "captions", "category",
-        "image_key"}`, its `info.metadata` tells what was kept and dropped, with
-        `summary`, a list of lines for people.
+        A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several, of `{"id",
+        "image", "captions", "category", "image_key"}`; its `info.metadata` tells what
+        was kept and dropped.
 
     Raises:
         InputError: an unknown name, a missing package, unusable pairs, no room
@@ -113,8 +111,8 @@ def build_corpus(
 
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
-    """Names the shards that lack or differ from the index of `align-keras corpus`.
-    Their sizes are compared, or if `whole`, their checksums, for which they are read.
+    """Names the shards that lack or differ, by size or if `whole` by checksum, from the
+    index.
     """
     index = read_json(os.path.join(folder, _INDEX))
     found = []

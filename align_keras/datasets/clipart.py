@@ -23,13 +23,9 @@ TEST_FRACTION = 0.05
 
 
 class Clipart(PairBuilder):
-    """Drawings with noisy captions, for training.
-
-    The data come from the Debian packages `openclipart-png` (the images, on white, at
-    most 256 pixels wide, in a square with a margin) and `openclipart-svg` (title,
-    description, keywords and author in the SVG of the same name). See
-    `align_keras.datasets.clipart_captions` for the cleaning. 5% of the images, chosen
-    by their pixels, make the `test` split.
+    """Drawings of the Open Clip Art Library with noisy captions, for training, out of
+    the Debian packages `openclipart-png` and `openclipart-svg`. 5% of the images,
+    chosen by their pixels, make the `test` split.
 
     Args:
         root: str or path of the folder with `png/` and `svg/`; by default the

@@ -36,23 +36,15 @@ _COUNTRY_CODE = re.compile(r"(flag )?[a-z]{2}")
 
 
 class Emoji(PairBuilder):
-    """Images of emoji by Google and by Twitter with their names.
-
-    The data come from the npm packages `emoji-datasource-google` and
-    `emoji-datasource-twitter`: images of 64 pixels, on white, without the variations in
-    skin tone. See `emoji_captions` for the captions. 5% of the
-    emoji, chosen by their code, make the `test` split; what both vendors draw of one
-    emoji, and emoji that a vendor draws alike (France's flag and St. Martin's), stand
-    on the same side.
-
-    An example's `id` begins with the vendor. Its `category` is the emoji's (`"Food &
-    Drink"`).
+    """Images of emoji by Google and by Twitter, 64 pixels, on white, with their names,
+    without the variations in skin tone. 5% of the emoji make the `test` split; what
+    both vendors draw of one, and emoji that a vendor draws alike, stand on the same
+    side. An example's `id` begins with the vendor.
 
     Args:
-        root: str or path of the `node_modules` folder with both packages; by
-            default the environment variable `ALIGN_KERAS_EMOJI_DIR`, else
-            where node looks: `node_modules` of the current folder and of those
-            above it, and what is installed with `npm install -g`.
+        root: str or path of the `node_modules` folder with `emoji-datasource-google`
+            and `emoji-datasource-twitter`; by default the environment variable
+            `ALIGN_KERAS_EMOJI_DIR`, else where node looks.
         **kwargs: see `PairBuilder`.
     """
 
@@ -163,11 +155,8 @@ def _read_emoji(package):
 def emoji_captions(
     name: str, short_names: Iterable[str] = (), category: str = ""
 ) -> list[str]:
-    """Makes an emoji's captions, its name first; maybe none.
-
-    Everything is in lower case, for most names shout and some don't. A short name is
-    left out where it says nothing (`+1`, `u6708`, a country's code) or only what an
-    earlier caption says in another order.
+    """Makes an emoji's captions in lower case, its name first; a short name that says
+    nothing, or the same in another order, is left out.
     """
     short = [_short_caption(short_name) for short_name in short_names]
     candidates = [_name_caption(name, short)]

@@ -44,12 +44,7 @@ STYLE_WORDS = {
 
 
 def icon_caption(family: str, name: str) -> str:
-    """Turns a glyph's name into its caption: words, without the drawing style.
-
-    Words such as "thin" and "outline" belong to a family's way of drawing, which an
-    unseen family doesn't share. Left out, the variants of one glyph have one caption;
-    train with `share_equal_captions`.
-    """
+    """Turns a glyph's name into its caption: words, without the drawing style."""
     words = name_words(name)
     # One style word stands at the end ("activity-thin"); elsewhere, as in
     # "light-bulb" or "line-fill", it names the thing.
@@ -63,11 +58,8 @@ def name_words(name: str) -> list[str]:
 
 
 class Icons(PairBuilder):
-    """Icon fonts: train on five families, test on a sixth, never seen one.
-
-    A glyph is drawn dark on white, fitted into a square of 80 pixels (aspect kept, 7
-    pixels of margin). Its name makes the caption. The fonts come with the `qtawesome`
-    distribution; Qt isn't needed.
+    """Icon fonts of qtawesome: train on five families, test on a sixth, never seen one.
+    A glyph is drawn dark on white, fitted into a square of 80 pixels.
     """
 
     VERSION = tfds.core.Version("1.0.0")

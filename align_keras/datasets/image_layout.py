@@ -14,14 +14,12 @@ _KEY_SIDE = 384
 
 @dataclasses.dataclass(frozen=True)
 class ImageLayout:
-    """How a corpus stores its images.
+    """How a corpus stores its images; nothing is enlarged.
 
-    Nothing is enlarged: `size` limits the longer side of a square on white, or, where
-    the aspect is kept, the shorter one, since training resizes both to one length. A
-    `margin` leaves an eighth of a square's image white on each side: evaluation keeps
-    the middle 289/346 of a side (Jia et al. 2021, section 5), which then holds the
-    whole image. Encoded are `"png"`, or `"jpeg"` of quality 92 without chroma
-    subsampling.
+    `size` limits the longer side of a square on white, or, where the aspect is kept,
+    the shorter one. A `margin` leaves an eighth white on each side: evaluation keeps
+    the middle 289/346 (Jia et al. 2021, section 5). JPEGs have quality 92, all of their
+    chroma.
     """
 
     size: int
@@ -30,9 +28,9 @@ class ImageLayout:
     encoding: str = "png"
 
     def apply(self, image: Image.Image) -> tuple[bytes, str]:
-        """Returns a normalized image's bytes in this form, and its key. The key is of
-        the pixels that were encoded, or, where the aspect is kept, doesn't depend on
-        `size`, so that an image keeps its split.
+        """Returns a normalized image's bytes in this form, and its key: of the pixels
+        encoded or, where the aspect is kept, of no `size`, so that an image keeps its
+        split.
         """
         if self.square:
             image = square_image(image, self.size, 1 / 8 if self.margin else 0)
@@ -50,9 +48,8 @@ class ImageLayout:
 
 
 def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Image:
-    """Puts an image in the middle of a white square of at most `size` pixels a side.
-    The square's side is the image's longer side and the margins, each such a share of
-    it; larger images are reduced, smaller ones never enlarged.
+    """Puts an image in the middle of a white square of at most `size` pixels, with
+    margins of a share of the image's longer side.
     """
     image = limit_image(image, int(size / (1 + 2 * margin)))
     side = min(size, round(max(image.size) * (1 + 2 * margin)))

@@ -19,16 +19,12 @@ _MOST_TURNS = 100_000
 
 
 class Mixture:
-    """Several corpora, each with all its images, as one prepared builder.
-
-    It has what this package uses of a TFDS builder: `name`, `as_dataset`,
-    `info.splits[split].num_examples`, `info.features` and `info.metadata`.
+    """Several corpora, each with all its images, as one prepared builder, with what
+    this package uses of one.
 
     The members' examples follow each other in proportion to their number, so that any
-    stretch of the order, such as a shuffle buffer that doesn't hold them all, has its
-    share of each. The order depends on nothing but the members' sizes, and every
-    example comes once. Ids begin with the member's name, for only this makes them
-    unique.
+    stretch has its share of each; every example comes once. Ids begin with the member's
+    name.
 
     Args:
         members: dict, name of the corpus → prepared TFDS builder.
@@ -104,9 +100,8 @@ class Mixture:
     def endless_turns(
         sizes: Sequence[int], start: int
     ) -> "tuple[tf.data.Dataset, np.ndarray]":
-        """The members' turns of all epochs, for examples read one by one. Returns an
-        endless `tf.data.Dataset` of members' numbers, int64, behind the first `start`
-        turns, and how many of these were each member's.
+        """The members' turns behind the first `start`, endless, and how many of these
+        each had.
         """
         taken = _taken(sizes, start)
         return _turns(sizes, taken).concatenate(_turns(sizes).repeat()), taken
@@ -142,11 +137,9 @@ class _Splits:
 
 
 def _turns(sizes, taken=None):
-    """The number of the member whose turn it is, a dataset of int64.
-
-    The turn is the member's that lags most behind its share, the first one's of
-    several. At the end the shares are whole, so that every member has had as
-    many turns as it has examples. `taken` are the turns that they have had.
+    """The members whose turns are next, int64: always the one that lags most behind its
+    share, so that at the end each has had as many as it has examples. `taken` are those
+    before.
     """
     import tensorflow as tf
 

@@ -22,11 +22,8 @@ _IN_FLIGHT = 64
 
 @dataclasses.dataclass(frozen=True)
 class RawPair:
-    """An image's source and its captions, before the image is read.
-
-    `source` is whatever the builder's `_load` understands; without a `split` the
-    builder decides by the pixels; `where` names the pair to the user, and `pairs` is
-    how many of the user's this image stands for.
+    """An image's source, for `_load`, and its captions. Without a `split` its pixels
+    decide; `where` names it, and `pairs` is how many of the user's it stands for.
     """
 
     id: str
@@ -69,11 +66,7 @@ class LocalBuilder(  # type: ignore[call-arg]
 
 
 class PairBuilder(LocalBuilder, skip_registration=True):
-    """Turns raw pairs into examples, counting whatever is dropped.
-
-    An example is `{"id", "image", "captions", "category", "image_key"}`: Text, Image
-    (height, width, 3) uint8, at least one Text, Text, and the hex digest of the pixels.
-    `builder.info.metadata` holds the counts and survives a reload from disk.
+    """Turns raw pairs into examples, counting in `info.metadata` whatever is dropped.
 
     A subclass defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`, and where
     needed `_load`, `_choose_splits`, `_notes` and `FILTERED_REASONS`.
@@ -137,9 +130,8 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Prepares the corpus unless it is prepared already. Everything is written to a
-        temporary folder and renamed at the end; what a killed earlier build left is
-        removed first. A build by another process is waited for.
+        """Prepares the corpus, in a folder that is renamed at the end, unless it is
+        there.
         """
         path = pathlib.Path(self.data_path)
         if not path.exists():

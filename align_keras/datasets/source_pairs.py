@@ -1,9 +1,6 @@
-"""Shards as people keep them, read in training without building a corpus first.
-
-webdataset tars of img2dataset, TFRecord and Parquet files, data sets that Hugging
-Face's `datasets` saved, on a disk or in a store, and corpora among them; several with
-weights. Their files are indexed once (`align_keras.corpus.record_index`), after which
-training starts at any record.
+"""Shards as people keep them, read in training without building a corpus first: their
+files are indexed once (`align_keras.corpus.record_index`), and training starts at any
+record.
 """
 
 import errno
@@ -123,10 +120,8 @@ def open_sources(
 
 
 class SourcePairs:
-    """Shards of images and captions, with what this package uses of a TFDS builder.
-
-    An image that turns out faulty when it is read is named, and the next sound one of
-    its file stands in its place.
+    """Shards of images and captions, with what this package uses of a TFDS builder. A
+    faulty image is named, and the next sound one of its file stands in its place.
     """
 
     def __init__(self, name, *, max_bad_fraction=0.1, **columns):

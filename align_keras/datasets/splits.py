@@ -6,11 +6,8 @@ from collections.abc import Iterable
 def hashed_test_keys(
     image_keys: Iterable[str], fraction: float, at_most: int | None = None
 ) -> set[str]:
-    """Chooses about a fraction of images for tests by their pixels' hash.
-
-    The choice depends on no order and no seed, an image keeps its split when others
-    come or go, and identical images never stand on both sides. Of two keys or more at
-    least one is chosen, and not all.
+    """Chooses about a fraction of images for tests by their pixels' hash alone; of two
+    or more at least one, and not all.
     """
     keys = sorted(image_keys)
     count = sum(is_test_key(key, fraction) for key in keys)
@@ -21,16 +18,13 @@ def hashed_test_keys(
 
 
 def is_test_key(image_key: str, fraction: float) -> bool:
-    """Tells whether an image goes to the test split, by its pixels' hash alone. As
-    `hashed_test_keys`, for corpora whose keys aren't held in memory: no split is
-    promised to have an image.
-    """
+    """As `hashed_test_keys`, of one image; no split is promised to have an image."""
     return int(image_key[:8], 16) < fraction * 16**8
 
 
 def linked_names(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Groups names that share a key, directly or through others. Takes (name, key) and
-    returns each name's smallest in its group.
+    """Groups names of (name, key) that share keys, also through others: each's smallest
+    name.
     """
     pairs = list(pairs)
     smallest, before = {name: name for name, _ in pairs}, None

@@ -19,13 +19,9 @@ _LEFT_OUT = "symbols"
 
 
 class Stamps(PairBuilder):
-    """Images with captions in English, German, French or Czech, for tests.
-
-    The data come from the Debian package `tuxpaint-stamps-default`: the images outside
-    `symbols/` that have a PNG, on white, at most 256 pixels wide, in a square with a
-    margin. There is only a `test` split. The configuration names the language: `stamps`
-    or `stamps/en`, `stamps/de`, `stamps/fr`, `stamps/cs`; an image without a caption in
-    it is left out and counted.
+    """Tux Paint's stamps with captions in English, German, French or Czech, for tests:
+    `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`, `stamps/cs`, out of the Debian
+    package `tuxpaint-stamps-default`, without `symbols/`. There is only a `test` split.
 
     Args:
         root: str or path of the folder of stamps; by default the environment
@@ -84,8 +80,8 @@ class Stamps(PairBuilder):
 
 
 def stamp_caption(path: pathlib.Path, language: str) -> str:
-    """Reads a stamp's caption in one language, "" where there is none. English is the
-    first line, others stand in lines such as `de.utf8=Eine Kartoffel` behind it.
+    """A stamp's caption: the first line in English, one such as `de.utf8=Eine
+    Kartoffel`, "".
     """
     lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     if language == "en":

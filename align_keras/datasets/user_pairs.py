@@ -32,9 +32,8 @@ class UserPairsConfig(tfds.core.BuilderConfig):
 def user_pairs_config(
     path: str | os.PathLike, *, shorter_side: int = SHORTER_SIDE, **reading: Any
 ) -> UserPairsConfig:
-    """Names a configuration by its content, so that any change builds anew. The name is
-    a digest of the absolute path, the options, and every file's captions, size and time
-    of change. `reading` are options of `read_pairs`.
+    """Names a configuration by all content and options (`reading`: of `read_pairs`), so
+    that any change builds anew.
     """
     path = pathlib.Path(path).absolute()
     defaults = {"image_column": None, "caption_column": None, "encoding": "utf-8"}
@@ -59,12 +58,9 @@ def _stamp(path):
 
 
 class UserPairs(PairBuilder, skip_registration=True):
-    """Pairs from a table or a folder of the user's.
-
-    Images keep their aspect; their shorter side is at most that of the config. A tenth
+    """Pairs from a table or a folder of the user's. Images keep their aspect. A tenth
     of them, chosen by their pixels, at least one and at most 1,000, make the `test`
-    split; where a table is for training or for tests alone, the split `all` takes it
-    whole.
+    split.
 
     Args:
         config: `UserPairsConfig` of `user_pairs_config`.

@@ -1,7 +1,6 @@
-"""Random and central crops: decode, crop and shrink in one pass.
-
-`crop_image_bytes` is the training path of ALIGN, `inception_crop_bytes` that of
-classifiers, and `central_crop_bytes` what they are judged on.
+"""Random and central crops, decoded, cropped and shrunk in one pass: of ALIGN's
+training (`crop_image_bytes`), of classifiers' (`inception_crop_bytes`,
+`central_crop_bytes`).
 """
 
 import tensorflow as tf
@@ -28,10 +27,9 @@ def crop_image_bytes(
     """Decodes an image and brings a window of it to the encoder's input size.
 
     The same as decoding the image, resizing it to the side that
-    `crop_size_to_resize_size` gives, cropping and mirroring, but for the smoothing, of
-    which there is less here than in `resize_image`. Photographs differ by one to five
-    gray levels in the mean. Only the window is decoded and resampled, and a JPEG at the
-    smallest scale that leaves nothing to enlarge.
+    `crop_size_to_resize_size` gives, cropping and mirroring, with less smoothing:
+    photographs differ by one to five gray levels in the mean. Only the window is
+    decoded and resampled, a JPEG at the smallest scale that leaves nothing to enlarge.
 
     Args:
         image_bytes: scalar string tensor, as `decode_image` takes it.
@@ -145,11 +143,9 @@ def _box(shape, image_size, place):
 
 
 def _resample(window, image_size):
-    """Brings a window to the encoder's input size, the cheapest way that is smooth.
-
-    Of up to three source pixels a pixel, it is made of the four nearest, by their
-    distance, in half the time that the mean of all takes; that of more. A JPEG of usual
-    proportions has no more at the scale at which it is decoded.
+    """Brings a window to the encoder's input size. Of up to three source pixels a
+    pixel, it is made of the four nearest, in half the time that the mean of all takes;
+    that of more.
     """
     size, target = tf.shape(window)[:2], (image_size, image_size)
 

@@ -1,8 +1,5 @@
 """BERT's normalization of captions, as graph operations, equal to Hugging Face's.
-
-`tensorflow_text`'s own BERT tokenizers fold by NFKC and split at other characters;
-on multilingual captions they give other ids than the tokenizers that published
-checkpoints were trained with.
+`tensorflow_text`'s own folds by NFKC and splits at other characters.
 """
 
 import tensorflow as tf

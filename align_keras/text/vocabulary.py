@@ -30,10 +30,8 @@ def learn_vocabulary(
     min_frequency: int = 2,
     normalization: str = "bert_uncased",
 ) -> list[str]:
-    """Learns a WordPiece vocabulary.
-
-    The result depends on the captions alone: neither on their order nor on the process,
-    though Hugging Face's trainer, which does the work, gives other tokens in each run.
+    """Learns a WordPiece vocabulary, from the captions alone: neither their order nor
+    the process counts, as they do in Hugging Face's trainer, which does the work.
 
     Args:
         captions: read once.
@@ -135,9 +133,8 @@ def check_normalization(normalization: str) -> None:
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
-    """Raises unless a vocabulary can be stored and tokenized with.
-
-    `source`, the argument or file, is named with the first token at fault and its line.
+    """Raises unless a vocabulary can be tokenized with; `source` is named with the
+    fault.
     """
     ids: dict[str, int] = {}
     for index, token in enumerate(vocabulary):
@@ -309,10 +306,8 @@ class Coverage:
         self._unknown = ids["[UNK]"]
 
     def count(self, captions: list[str]) -> dict:
-        """Counts over captions.
-
-        `coverage` is the share of words that the vocabulary knows; it and
-        `tokens_per_word` are 0 without words.
+        """Counts over captions; `coverage` is the share of words that the vocabulary
+        knows.
         """
         words = tokens = unknown = 0
         for encoding in self._tokenizer.encode_batch(captions):

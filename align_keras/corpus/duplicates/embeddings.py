@@ -33,8 +33,8 @@ def write_embeddings(
     dtype: str = "float16",
 ) -> np.ndarray:
     """Embeds `count` images batch by batch into a `.npy` file, and maps it, (count, d).
-    `encode` takes a list of images to a float array (images, d). Rounding to float16
-    changes a cosine by about 1e-5. The file has its name when it is complete.
+    `encode` takes a list of images to floats (images, d); float16 changes a cosine by
+    1e-5.
     """
     with atomic_path(path) as temporary:
         _fill(temporary, iter(images), encode, count, batch_size, dtype)
@@ -92,24 +92,17 @@ class _Rows:
 
 
 class EmbeddingSearch:
-    """Finds near images by their embeddings' cosines (Jia et al. 2021, appendix A).
+    """Finds near images by their embeddings' cosines, above `threshold`.
 
-    k-means puts all images into clusters, and an image is compared with those of its
-    `nearest` clusters, as faiss's inverted files do. The paper compares within buckets
-    of three of the ten nearest of 4,096 clusters; an image in a common bucket is nearly
-    always in one of these clusters, and near ones without a common bucket are found as
-    well. Small corpora have fewer clusters, one for 64 images; with fewer than 4 times
-    `nearest` (2,560 images by default) all are compared with all.
+    An image is compared with those of its `nearest` k-means clusters, where the paper
+    takes buckets of three of the ten nearest of 4,096. Small corpora have a cluster for
+    64 images; with fewer than 4 times `nearest` all are compared with all. The
+    threshold depends on the encoder: `tools/bench_duplicates.py` measures it. Memory is
+    some tens of bytes an image, 32 embeddings a cluster, those of 65,536 references,
+    and what is near to `block_rows`.
 
-    What is found depends on the encoder, and so must the threshold. With
-    EfficientNet-Lite0's 320 features, `tools/bench_duplicates.py --start 5` finds of
-    5,950 planted copies above 0.9, 0.95 and 0.975: all kinds 90, 75 and 56 %; with 10 %
-    cropped 90, 53 and 18 %, mirrored 100, 97 and 67 %, gray 57, 45 and 40 %. Of 595
-    different images 60, 40 and 26 leave in error, mostly stars of many points.
-
-    Memory is some tens of bytes an image, k-means' sample (32 embeddings a cluster),
-    the embeddings of 65,536 references and what is near to `block_rows` queries;
-    embeddings are read where they lie. Cosines must be above `threshold`.
+    References:
+        Jia et al. 2021, appendix A.
     """
 
     def __init__(

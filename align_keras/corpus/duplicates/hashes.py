@@ -43,20 +43,12 @@ _BANDS_OF_FEW, _BANDS = 8, 6
 def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
     """Hashes an image, or its gray pixels (height, width), so that copies are close.
 
-    The image is reduced to 64 × 64 gray pixels. Of the cosine transform, the 64 lowest
-    frequencies but the mean count, each by its sign: positive, negative or about zero,
-    in two bits (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
-    Functions"). So a copy of another size or quality, in gray or with a small
-    watermark, differs in few of the 128 bits; in a mirrored copy the odd horizontal
-    frequencies change their sign (`mirrored`); and of symmetric drawings the odd ones
-    are zero, not a sign by chance. A cropped copy shifts all frequencies; therefore six
-    views are hashed, 16 bytes each, see `VIEWS`, and a copy's whole is compared with
-    all of the original's. Color isn't hashed.
-
-    Plain images (a gradient, a disc, a logo of one shape on white) have fewer than
-    `LEAST_DETAIL` frequencies away from zero, which look alike among unrelated images.
-    Their hash is all zeros: close to nothing, itself included; only equal pixels make
-    them duplicates.
+    Of 64 × 64 gray pixels' cosine transform, the 64 lowest frequencies but the mean
+    count by their sign, positive, negative or about zero, in two bits (Zauner 2010). In
+    a mirrored copy the odd horizontal ones change theirs. A cropped copy shifts all; so
+    six views are hashed, 16 bytes each, and a copy's whole is compared with all of the
+    original's. Plain images, whose few frequencies look alike, have all zeros, close to
+    nothing.
     """
     views = len(VIEWS) if crops else 1
     signs = _signs(_thumbnail(image), views)
@@ -127,9 +119,8 @@ def _lowest_frequencies():
 
 
 def _cosines(first, end):
-    """Returns the orthonormal cosine transform of a part of the side, (10, 64). It is
-    divided by the square root of the part's length, so that the numbers don't depend on
-    the size, and zero outside of the part.
+    """The orthonormal cosine transform of a part of the side, (10, 64), whatever its
+    length.
     """
     length = end - first
     place = np.arange(_SIDE) - first + 0.5
@@ -147,26 +138,15 @@ _ODD = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(np.ui
 
 
 class HammingSearch:
-    """Finds near images by their perceptual hashes.
+    """Finds images of which a whole, mirrored or not, differs in at most `threshold` of
+    128 bits from a view of the other.
 
-    Two images are near if the whole of one, mirrored or not, differs in at most
-    `threshold` of 128 bits from a view of the other. Plain images are near to none.
-
-    The search is exact, and ours: faiss's multi-index hash, as exact, takes six times
-    the processor time (16 s against 2.8, of 100,000 hashes within 8 bits). The 128 bits
-    are cut into bands; of two hashes within the threshold, at least one band differs in
-    few bits (the pigeonhole principle; Norouzi et al. 2012, "Fast Search in Hamming
-    Space with Multi-Index Hashing", section 3), so for each band only the hashes are
-    compared whose band is among the query's keys with so few bits changed. Memory is
-    some tens of bytes an image and a constant by `block_rows`, however many pairs are
-    near.
-
-    `tools/bench_duplicates.py --start 5 --emoji EMOJI` (images on which nothing was
-    chosen) finds of 5,950 planted copies at 8, 12 and 16 bits: all kinds 76, 82 and 86
-    %; resized, recompressed, mirrored or gray 89 %, the rest being of plain images;
-    with a watermark 86, 88 and 89 %; with 5 % cropped 39, 69 and 87 %, 10 % 13, 39 and
-    64 %. Of 595 different images 2, 6 and 10 leave in error, such as cards of two suits
-    and flags of one layout.
+    The search is exact, and ours: faiss's multi-index hash takes six times the
+    processor time (16 s against 2.8, of 100,000 hashes within 8 bits). Of two near
+    hashes at least one band of bits differs in few (Norouzi et al. 2012, "Fast Search
+    in Hamming Space with Multi-Index Hashing", section 3), so that only those are
+    compared. Memory is some tens of bytes an image. `tools/bench_duplicates.py`
+    measures what a threshold finds.
     """
 
     def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):
@@ -268,9 +248,9 @@ class _BandTable:
 
 
 def _bands(count, threshold):
-    """Yields (columns of the band, bits that may differ in it). With threshold = bands
-    × radius + rest, hashes within the threshold differ in at most `radius` bits in one
-    of the first rest + 1 bands, or in at most radius − 1 in one of the others.
+    """Yields (columns of a band, bits that may differ in it). With threshold = bands ×
+    radius + rest, one of the first rest + 1 differs in at most `radius`, or another in
+    radius − 1.
     """
     bands = _BANDS_OF_FEW if count < _FEW else _BANDS
     radius, rest = divmod(threshold, bands)

@@ -1,19 +1,7 @@
-"""Counts of unigrams, bigrams and shared texts of tables larger than memory.
-
-Three tasks on a folder, which all workers see, new for each set of tables:
-
-1. `count_texts` of each table writes its hashes, sorted, as *spills*;
-2. `merge_counts` of each partition adds up one range of the hashes over all spills;
-3. `choose_frequent` writes what `tables.filter_table` looks up.
-
-The result depends neither on the order of rows or tables nor on the partitions. Counts
-are exact but for the collisions that `text_hashes` bounds. A task that is repeated
-replaces its own files. Memory is bounded by `_NGRAMS_PER_SPILL` in the first task and
-by the size of a partition in the second.
-
-DuckDB was measured for the first two: it splits and counts 300,000 captions in 2.0 s
-of processor time against 2.3, without the normalization, the texts of images and the
-images of texts, which these 2.3 s hold, and by words of another rule.
+"""Counts of unigrams, bigrams and shared texts of tables larger than memory:
+`count_texts` of each table writes sorted hashes, `merge_counts` adds up one range of
+them, `choose_frequent` what the filters look up. DuckDB takes as long for a part of
+this.
 """
 
 import collections
@@ -73,11 +61,8 @@ def keys_over_limit(
 
 
 def rank_threshold(histogram: dict[int, int], limit: int) -> tuple[int, int]:
-    """Finds the count down to which keys are among the `limit` most frequent.
-
-    Returns `(count, quota)`: all keys with a larger count are among them, and of those
-    with just this count the `quota` smallest keys. `(0, 0)` if all are. `histogram`
-    says how many keys have each count.
+    """Returns (count, quota): of the `limit` most frequent keys are all with a larger
+    count and `quota` with just this one; (0, 0) if all are.
     """
     for count in sorted(histogram, reverse=True):
         if histogram[count] > limit:
@@ -126,11 +111,7 @@ def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> Chose
 
 
 def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
-    """Writes the hashes of a table's texts as spills, and returns the number of texts.
-
-    All count as they came in, before any filter (Jia et al. 2021, section 3: the most
-    frequent unigrams and bigrams of the raw dataset).
-    """
+    """Writes the hashes of a table's texts, as they came in, as spills; how many."""
     spills = pathlib.Path(folder, "spills")
     # A repeated task must find its own files, also where all has been moved.
     place = os.path.relpath(path, folder)
@@ -164,9 +145,8 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
 
 
 def count_partitions(folder: str | os.PathLike) -> int:
-    """Returns into how many partitions the spills are merged in bounded memory. Each
-    has four million entries of the largest kind, with which a `merge_counts` takes
-    about 250 MB.
+    """Into how many partitions the spills are merged, of four million entries (250 MB)
+    each.
     """
     sizes: collections.Counter[str] = collections.Counter()
     for path in pathlib.Path(folder, "spills").glob("*.npy"):
@@ -197,13 +177,9 @@ def merge_counts(
 def choose_frequent(
     partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> dict:
-    """Writes the frequent unigrams and bigrams and what is shared too often.
-
-    At the last rank, of n-grams with equal counts those with the smallest hashes are
-    taken. Returned, and written to `chosen/summary.json`, are how many n-grams there
-    are and were chosen, `ngram_count` (the count at the last rank; 0 if all were
-    chosen), how many texts and images are over their limits, and `top_texts`, the
-    hashes of the 100 texts that the most distinct images share, with their numbers.
+    """Writes the frequent n-grams, of equal counts those with the smallest hashes, and
+    what is shared too often; returns their numbers, `ngram_count` at the last rank, and
+    `top_texts`.
     """
     merged = pathlib.Path(folder, "merged", str(partitions))
     chosen = pathlib.Path(folder, "chosen")

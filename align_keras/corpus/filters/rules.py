@@ -161,9 +161,9 @@ class PairColumns:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What the counts of the raw input say, as sorted uint64 arrays of hashes. The
-    frequent `ngrams` (None if all are), `texts` that too many images share, `images`
-    with too many texts, and `top_texts` from hash to number of images.
+    """What the counts say, as sorted uint64 arrays of hashes: frequent `ngrams` (None:
+    all), `texts` of too many images, `images` of too many texts; `top_texts` from hash
+    to number.
     """
 
     ngrams: np.ndarray | None
@@ -195,10 +195,7 @@ def find_reasons(
     pairs: PairColumns, chosen: Chosen, thresholds: Thresholds
 ) -> np.ndarray:
     """Finds each pair's first reason to be dropped: 0, or its place in `REASONS` + 1.
-
-    First the image filters, then the text filters (Jia et al. 2021, section 3). An
-    image of unknown size passes the filters of size. A pair of unknown language is
-    dropped where languages are asked for and `""` isn't among them.
+    Unknown sizes pass; unknown languages don't, where any but `""` are asked for.
     """
     found = np.zeros(len(pairs.captions), np.uint8)
     for number, dropped in enumerate(_drops(pairs, chosen, thresholds, found), start=1):
@@ -213,8 +210,8 @@ def count_reasons(found: np.ndarray) -> dict[str, int]:
 
 
 def _drops(pairs, chosen, thresholds, found):
-    """Yields which pairs each of `REASONS` drops, whatever of those that it has found.
-    `found` is filled in meanwhile: what takes long looks only at what is left.
+    """Yields which pairs each of `REASONS` drops; `found`, filled in meanwhile, saves
+    work.
     """
     shorter = np.minimum(pairs.widths, pairs.heights).astype(np.int64)
     longer = np.maximum(pairs.widths, pairs.heights).astype(np.int64)

@@ -44,13 +44,9 @@ def filter_table(
 ) -> dict:
     """Writes the pairs of a table that pass all filters, after `choose_frequent`.
 
-    The captions in what is written are normalized. Returned are, JSON-ready, as
-    `merge_results` adds them up over tables: `counts` of pairs under "kept" and each of
-    `REASONS`; `samples`, at most 20 pairs each with the smallest hashes, so that
-    tables' order and number make no difference (a sample with personal data has
-    "[email]" and the like for a caption); and `shared_texts`, by hash, of the 100 most
-    shared texts those that the table dropped for "images per text": `[caption, number
-    of images]`.
+    Returned are, JSON-ready for `merge_results`: `counts` by reason; `samples`, at most
+    20 pairs each with the smallest hashes; and `shared_texts`, `[caption, number of
+    images]` by hash of the 100 most shared texts that were dropped.
     """
     chosen = Chosen.load(folder)
     result = merge_results([])

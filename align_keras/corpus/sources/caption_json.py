@@ -1,14 +1,6 @@
-"""Kinds `coco` and `karpathy`: captions in one JSON file, images in folders nearby.
-
-`coco` is the captions file of COCO (`captions_val2014.json`) and of what has its
-form; `karpathy` is Karpathy's `dataset_coco.json`, `dataset_flickr30k.json` and
-`dataset_flickr8k.json`. The images' folder is given by `FILE.json?images=DIR`.
-Without it, it is the first that has one of the file's first ten images, of these: the
-JSON's folder, its subfolders in the order of their names, the folder above, and its
-subfolders.
-
-Of Karpathy's files the parts `val` and `test` are left out, and counted: a corpus that
-holds them can't be evaluated on them.
+"""Kinds `coco` and `karpathy`: captions in one JSON file, images in `?images=DIR`, else
+in the first folder nearby that has one of the first ten: the file's, its subfolders,
+the one above, its subfolders. Of Karpathy's the parts `val` and `test` are left out.
 """
 
 import functools

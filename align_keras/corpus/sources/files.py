@@ -33,8 +33,8 @@ RECORDS_A_PART = 10_000
 
 
 class SourceFile(NamedTuple):
-    """A file: its name in the source's folder, bytes, nanoseconds of its change (of a
-    remote one what names its content).
+    """A file: its name in the source's folder, bytes, and nanoseconds of its change, or
+    what names a remote one's content.
     """
 
     name: str
@@ -43,9 +43,8 @@ class SourceFile(NamedTuple):
 
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
-    """Finds the files of a folder and its subfolders, in the order of their names.
-    Names end in one of `suffixes`, capitals alike. Hidden files and folders, links to
-    folders (they may form a circle) and files that vanish meanwhile are left out.
+    """Finds the files with such endings below a folder, by name; no hidden or vanished
+    ones.
     """
     if is_url(folder):
         return [SourceFile(*file) for file in list_url(folder, suffixes)]
@@ -67,9 +66,7 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
 
 
 def one_file(path: str) -> SourceFile | None:
-    """Returns the `SourceFile` of a path, named within its folder; None if gone.
-    Raises if a server can't be asked.
-    """
+    """Returns the `SourceFile` of a path, named within its folder; None if gone."""
     try:
         if is_url(path):
             found = stat_url(path)
@@ -128,9 +125,8 @@ def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
 
 
 def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
-    """Counts a file that can't be opened. An error that says that nobody may read it,
-    or that it isn't a regular one, lasts; any other means that the file, its folder or
-    its disk has gone: `"vanished"`; so does any of a remote one, whose rights expire.
+    """Counts a file that can't be opened: `"unreadable"` where that lasts, else
+    `"vanished"`.
     """
     lasting = isinstance(error, PermissionError | IsADirectoryError)
     lasting |= error.errno == errno.EINVAL  # A pipe or a device.
@@ -159,9 +155,7 @@ def record_ranges(
     options: tuple = (),
     size: int = RECORDS_A_PART,
 ) -> list[Part]:
-    """Shares the records of a file out, `size` a part. At least one part: what
-    was dropped while listing is counted by the first.
-    """
+    """Shares the records of a file out, `size` a part, at least one part."""
     starts = range(0, max(total, 1), size)
     ends = [min(start + size, total) for start in starts]
     return [
@@ -172,8 +166,7 @@ def record_ranges(
 
 def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
     """Yields the records of a part of a file, and counts what the file's list dropped.
-    `load` takes (path, time of change) to (records, `DropCounter`); a file that has
-    gone or changed is `"vanished"`.
+    `load` takes (path, time of change) to (records, `DropCounter`).
     """
     file = one_file(part.path)
     if file is None:

@@ -1,7 +1,5 @@
-"""Kind `folder`: images NAME.jpg beside NAME.txt, with one caption a line.
-
-The rules are those of `align_keras.corpus.pair_files`; here the images are shared
-out, so that a folder of millions is read by many workers.
+"""Kind `folder`: images NAME.jpg beside NAME.txt, one caption a line, as `pair_files`
+has it; here they are shared out to many workers.
 """
 
 import os

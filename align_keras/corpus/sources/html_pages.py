@@ -1,8 +1,5 @@
-"""Kind `html`: a folder of web pages, or one page, and the images beside them.
-
-Images on relative addresses are files: `%20` and the like are decoded, and what follows
-`?` is cut. An address that begins with `/` means the source's folder, as in a site that
-was copied whole. A file that isn't below that folder, links followed, isn't taken: a
+"""Kind `html`: web pages and the images beside them. An address that begins with `/`
+means the source's folder. A file that isn't below it, links followed, isn't taken: a
 page from elsewhere could put private images of this machine into the corpus.
 """
 

@@ -21,18 +21,16 @@ _COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Part:
-    """A few small files, one file, or a range of a big one, to travel to workers.
-
-    Parts of a source compare in the source's order.
+    """A few small files, one file, or a range of a big one, to travel to workers. Parts
+    compare in the source's order.
 
     Attributes:
         kind: str, the source's kind.
         root: str, absolute: the folder that `files` lie in.
         files: tuple of str, relative to `root`.
-        start: int, the first record (of Parquet: the first row group) of the range.
+        start: int, the first record (of Parquet: row group) of the range.
         stop: int, the one behind the last; 0 means all of the file.
-        total: int, how many records the file had when it was listed, 0 where that
-            isn't known: a file with another number has changed.
+        total: int, records when it was listed, 0 where unknown; by it a change shows.
         options: tuple of `(name, value)` of str.
     """
 
@@ -87,11 +85,8 @@ def columns_of(names: Iterable[str]) -> dict[str, str]:
 def pair_from_columns(
     image: str, row: dict, columns: dict[str, str] | None = None
 ) -> SourcePair:
-    """Makes a pair of a record that img2dataset wrote, or one like it.
-
-    `columns` are those of `columns_of`, where many rows have the same. What the row
-    lacks, or isn't a str, is "". Rules that aren't ours, and none, are `"caption"`.
-    Without a `page_url` the image's `url` stands for it.
+    """Makes a pair of a record that img2dataset wrote, or one like it; `columns` are
+    those of `columns_of`. Without a `page_url` the image's `url` stands for it.
     """
     columns = columns_of(row) if columns is None else columns
     found = {part: row.get(name) for part, name in columns.items()}
@@ -114,9 +109,7 @@ def pair_of_shard(
     names: Iterable[str],
     columns: dict[str, str] | None = None,
 ) -> SourcePair | None:
-    """As `pair_from_columns`, or counts why img2dataset's record makes no pair. `names`
-    are what the record has, told where no image is among them.
-    """
+    """As `pair_from_columns`, or counts why a record with `names` makes no pair."""
     if row.get("status") not in (None, "success"):
         counter.filter("not downloaded", place, str(row.get("error_message", "")))
     elif image is None:

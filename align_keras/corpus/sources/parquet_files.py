@@ -1,9 +1,7 @@
 """Kind `parquet`: tables of images or of addresses, as img2dataset reads and writes.
-
-The image is in a column of bytes named by its format (`jpg`, `png`, `webp`) or
-`image`, where also Hugging Face's `{bytes, path}` is read; without one, the column
-`url` makes a remote image. Other columns are those of
-`align_keras.corpus.sources.pair.columns_of`.
+Images are in a column `jpg`, `png`, `webp` or `image`, also as Hugging Face's `{bytes,
+path}`; without one `url` makes remote images. Other columns are those of
+`pair.columns_of`.
 """
 
 import contextlib

@@ -267,21 +267,14 @@ def read_part(
 
     Args:
         part: `Part`.
-        counter: `align_keras.corpus.drop_counter.DropCounter`. What can't be read is
-            dropped in it with an example; kept pairs aren't counted. Beside the
-            reasons of captions and tables these are: `"broken record"`, `"malformed
-            page"`, `"truncated shard"`, `"empty shard"`, `"oversized record"`,
-            `"missing"`, `"outside the source"` and, filtered, `"not downloaded"`,
-            `"evaluation set"` and `"caption is a file name or an address"`, of sources
-            that hold alt-texts of the web. A file that has gone, or has changed since
-            it was listed, is `"vanished"`: as long as `counter.bad["vanished"]` isn't
-            0, the part isn't read completely and must be listed and read again.
+        counter: `DropCounter`, in which what can't be read is dropped with an example.
+            As long as `counter.bad["vanished"]` isn't 0, a file has gone or changed,
+            and the part must be listed and read again.
         spool: str or path, the folder for images that have no file of their own;
             only the kind `tfds` needs it.
 
     Yields:
-        `SourcePair` in the part's order, captions cleaned as `clean_caption`, and
-        nothing that UTF-8 can't hold.
+        `SourcePair` in the part's order, cleaned, and nothing that UTF-8 can't hold.
 
     Raises:
         InputError: if a package that the kind needs isn't installed.

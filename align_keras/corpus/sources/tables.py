@@ -1,8 +1,5 @@
-"""Kind `table`: CSV, TSV and JSONL files, by `align_keras.corpus.pair_files`.
-
-Beside the columns of images and captions, `rule`, `language` and `page_url` count.
-A table is read as a whole, by each process once; for tens of millions of rows Parquet
-is the kind.
+"""Kind `table`: CSV, TSV and JSONL files, by `align_keras.corpus.pair_files`, read as a
+whole by each process once. Columns `rule`, `language` and `page_url` count as well.
 """
 
 import dataclasses

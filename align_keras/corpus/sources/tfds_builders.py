@@ -1,7 +1,5 @@
-"""Kind `tfds`: prepared data sets of TensorFlow Datasets with images and captions.
-
-Their images have no place of their own in a file, so reading copies them, as they
-are stored, into a tar file for each part.
+"""Kind `tfds`: prepared data sets with images and captions. Their images have no place
+of their own in a file, so reading copies them into a tar file for each part.
 """
 
 import hashlib

@@ -18,17 +18,9 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def write_url_list(pairs: Iterable[SourcePair], path: str | os.PathLike) -> int:
-    r"""Writes the remote images of pairs with their captions, for img2dataset.
-
-    img2dataset is then called as
-
-        img2dataset --url_list urls.parquet --input_format parquet --url_col url \
-            --caption_col caption \
-            --save_additional_columns '["rule", "language", "page_url"]' \
-            --output_format webdataset --output_folder shards
-
-    and `webdataset:shards` is a source, in which the columns come back. An image with
-    several captions is fetched as many times, and the copies are found by their bytes.
+    """Writes the remote images of pairs with their captions, for img2dataset, with
+    which `--save_additional_columns '["rule", "language", "page_url"]'` makes shards of
+    the kind `webdataset`. An image with several captions is fetched as many times.
 
     Args:
         pairs: iterable of `SourcePair`; those whose image isn't remote are left out.

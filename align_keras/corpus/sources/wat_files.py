@@ -19,9 +19,7 @@ _OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionErro
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of the pages that a file describes; their images are remote.
-    https://commoncrawl.org/the-data/get-started/ tells the format.
-    """
+    """Yields the pairs of the pages that a file describes; their images are remote."""
     for offset, record in parsed_records(part.path, counter, MAX_WAT_BYTES):
         try:
             yield from _pairs(record, counter)

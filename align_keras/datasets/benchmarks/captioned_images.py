@@ -66,19 +66,15 @@ class _ByImage:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImages(_ByImage):
-    """Images and the captions of each.
+    """Images and the captions of each; `InputError` when the lengths don't fit.
 
     Attributes:
         images: list of str, paths, or of bytes, encoded images.
         captions: list of list of str, the captions of each image.
         image_ids: list of str.
         caption_ids: list of list of str, as `captions`.
-        columns: dict from a name to a list with one value an image, by which
-            metrics can be sliced.
+        columns: dict, name → list with a value an image, by which metrics are sliced.
         missing: int, images that were left out: their files aren't there or are none.
-
-    Raises:
-        InputError: when the lengths don't fit.
     """
 
     images: list
@@ -102,18 +98,7 @@ class CaptionedImages(_ByImage):
 
 @dataclasses.dataclass(frozen=True)
 class MultilingualCaptions(_ByImage):
-    """Images and, by language, the captions of each.
-
-    Attributes:
-        images: list of str, paths, or of bytes, encoded images.
-        captions: dict from a language to the lists of captions of each image.
-        image_ids: list of str.
-        columns: dict, as of `CaptionedImages`.
-        missing: int, images that were left out.
-
-    Raises:
-        InputError: when the lengths don't fit.
-    """
+    """Images and, by language, the captions of each; otherwise as `CaptionedImages`."""
 
     images: list
     captions: dict
@@ -140,10 +125,7 @@ def read_plain_or_gzip(path: pathlib.Path, repository: str) -> str:
 
 
 def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> list[int]:
-    """Returns the rows of the images that are there. Raises `InputError` if one is
-    missing, or with `allow_missing`, which tells them on stderr, all. `source` is what
-    names the images.
-    """
+    """The rows of the images that are there; raises for missing ones, or says so."""
     rows = [row for row, path in enumerate(paths) if os.path.isfile(path)]
     if len(rows) == len(paths):
         return rows
@@ -169,12 +151,9 @@ def read_caption_files(
     caption_column: str | None = None,
     encoding: str = "utf-8",
 ) -> CaptionedImages:
-    """Reads a table or a folder of captioned images.
+    """Reads a table or a folder of captioned images, as `read_pairs`.
 
-    The formats are those of `align_keras.corpus.pair_files.read_pairs`. Rows of one
-    image make one image with several captions; the table's other columns become
-    `columns`, with the value of the image's first row. Unusable rows are left out and
-    told on stderr.
+    The table's other columns become `columns`. Unusable rows are told on stderr.
 
     Args:
         path: str or path.
@@ -187,8 +166,7 @@ def read_caption_files(
         `CaptionedImages`; images are paths.
 
     Raises:
-        InputError: as `read_pairs`, when nothing usable is left, and for missing
-            images.
+        InputError: as `read_pairs`, when nothing usable is left, for missing images.
     """
     path = pathlib.Path(path)
     counter = DropCounter()
@@ -258,11 +236,9 @@ def read_karpathy(
         image_folder: str or path; of COCO the folder that holds `val2014/`.
         split: str, `"train"`, `"val"`, `"test"` or, of COCO, `"restval"`.
         captions_per_image: int >= 1, the first so many captions of each image:
-            5 is the protocol, also of COCO, some of whose images have six or
-            seven. None takes all, as CxC does.
+            5 is the protocol. None takes all, as CxC does.
         allow_missing: bool, leave missing images out and say so.
-        check_counts: bool, whether the test splits of the data sets `flickr30k`
-            and `coco`, as the file calls itself, must have their 1,000 and 5,000
+        check_counts: bool, whether the test splits must have their 1,000 and 5,000
             images with 5,000 and 25,010 captions.
 
     Returns:
@@ -382,8 +358,7 @@ def stamps_captions_by_language(
         data_dir: str or path where prepared corpora lie; TFDS's own by default.
 
     Returns:
-        `MultilingualCaptions` with one caption an image and language, images in
-        the stored order of the English configuration.
+        `MultilingualCaptions`, one caption an image and language, in stored order.
 
     Raises:
         InputError: as `build_corpus`, and if no stamp has all four.

@@ -30,16 +30,13 @@ def readable_name(name: str) -> str:
 
 
 def read_class_names(source: str | os.PathLike) -> list | dict:
-    """Reads names for the classes of a data set.
+    """Reads names for the classes of a data set, as `rename_classes` takes them.
 
     Args:
         source: str or path of a file: one name a line in the order of the labels,
             or JSON (`.json`): a list in that order, or a dict from old names, or
-            from labels, to new ones. Or `"clip:DATASET"`, such as
-            `"clip:imagenet1k"`, of an installed clip-benchmark.
-
-    Returns:
-        list or dict of str, as `rename_classes` takes it.
+            from labels, to new ones. Or `"clip:DATASET"` of an installed
+            clip-benchmark.
 
     Raises:
         InputError: for a file that isn't there or holds something else, for
@@ -81,12 +78,8 @@ def rename_classes(data: Any, names: list | dict) -> Any:
     Args:
         data: `LabelledImages`.
         names: list of str in the order of `data.class_names`; or dict from their
-            names, or labels as str, to new ones. The 1000 names of ImageNet in
-            the order of its ids also name classes that have some of these ids as
-            names, such as the folders of ImageNet-A.
-
-    Returns:
-        `LabelledImages`.
+            names, or labels as str, to new ones. ImageNet's 1000 names also name
+            classes of some of its ids, such as the folders of ImageNet-A.
 
     Raises:
         InputError: for another number of names, and a class that a dict lacks.
@@ -147,16 +140,12 @@ def imagenet_ids() -> list[str]:
 
 
 def read_templates(source: str | os.PathLike = "default") -> list[str]:
-    """Reads prompt templates.
+    """Reads prompt templates, each with `{}` for the name.
 
     Args:
         source: str: `"photos"`, `"drawings"`, `"default"` (both) or `"none"` (the
-            bare name) of our own; the path of a file with a template a line; or
-            `"clip:DATASET"`, such as `"clip:imagenet1k"`, of an installed
-            clip-benchmark.
-
-    Returns:
-        list of str, each with `{}` for the name.
+            bare name); the path of a file with a template a line; or
+            `"clip:DATASET"` of an installed clip-benchmark.
 
     Raises:
         InputError: for a file that isn't there or is empty, a line without `{}`,

@@ -31,16 +31,10 @@ class ComposedQuery:
 def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
     """Finds icons that are another one plus words, by their names.
 
-    `user-plus` is `user` plus "plus" where both are icons of one family and one drawing
-    style (`user-plus-thin` goes with `user-thin`). Of several bases the longest counts:
-    `user-large-slash` is `user-large` plus "slash", not `user` plus "large slash". The
-    words must be added to three bases or more, for in a name such as `chess-king` they
-    tell another thing of the kind rather than an addition; `slash` and `circle-check`
-    are added to many.
-
-    Each such pair gives two queries: the image of the base plus the words, whose target
-    is the longer name; and the image of the longer name minus the words, whose target
-    is the base.
+    `user-plus` is `user` plus "plus" where both are icons of one family and drawing
+    style; of several bases the longest counts. The words must be added to three bases
+    or more, for in `chess-king` they tell another thing of the kind. Each pair gives
+    two queries: the base plus the words, and the longer name minus them.
 
     Args:
         image_ids: sequence of str, `FAMILY/NAME`, as the corpus `icons` has them.

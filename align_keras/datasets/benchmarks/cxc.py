@@ -31,12 +31,8 @@ POSITIVE_SCORE = 3.0
 
 
 class RatedPair(NamedTuple):
-    """Two images or captions that people compared.
-
-    Attributes:
-        first: str; of `sits` a caption id, as COCO's `sentid`.
-        second: str; of `sits` an image id, a file name.
-        score: float in [0, 5].
+    """Two captions (COCO's `sentid`) or images (file names) that people compared; of
+    `sits` the caption is `first`. `score` lies in [0, 5].
     """
 
     first: str
@@ -46,13 +42,8 @@ class RatedPair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CxcRatings:
-    """The three tasks of a split, lists of `RatedPair`.
-
-    Attributes:
-        split: str.
-        sts: of captions.
-        sis: of images.
-        sits: of a caption and an image.
+    """The ratings of a split, lists of `RatedPair`: `sts` of captions, `sis` of images,
+    `sits` of a caption and an image.
     """
 
     split: str
@@ -75,13 +66,9 @@ def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
     """Reads the ratings of a split.
 
     Args:
-        folder: str or path of the repository as cloned, or of its `data`: the
-            folder of `sts_test.csv`, `sis_test.csv` and `sits_test.csv`, or of
-            their `.gz`.
+        folder: str or path of the repository as cloned, or of its `data`, whose files
+            may be packed (`.gz`).
         split: str, `"test"` or `"val"`.
-
-    Returns:
-        `CxcRatings`.
 
     Raises:
         InputError: another split, missing or damaged files, other columns, a
@@ -138,8 +125,8 @@ def _pair(path, number, patterns, width, cells):
 
 
 class CxcPositives(NamedTuple):
-    """The right answers of the four retrieval tasks. Each is a list with, for each
-    query, an int64 array of rows. Captions are counted through, image by image.
+    """The right answers of the four retrieval tasks: for each query an int64 array of
+    rows. Captions are counted through, image by image.
     """
 
     image_to_text: list
@@ -153,14 +140,10 @@ def cxc_captioned_images(
 ) -> CaptionedImages:
     """Checks that COCO's split has everything that was rated, and returns it.
 
-    The gallery is the whole split, 5,000 images and 25,010 captions.
-
     Args:
         ratings: `CxcRatings`.
-        coco: `CaptionedImages` of the same split with all captions of each
-            image, as `read_karpathy` reads them with `captions_per_image=None`.
-        allow_missing: bool, whether ratings of what `coco` hasn't got are left
-            out by `cxc_positives` and `cxc_rated_rows`.
+        coco: `CaptionedImages` of the same split with all captions of each image.
+        allow_missing: bool, whether ratings of what `coco` hasn't got are left out.
 
     Raises:
         InputError: if something that was rated lacks.
@@ -184,18 +167,13 @@ def cxc_captioned_images(
 
 
 def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
-    """Finds the right answers of the four retrieval tasks.
-
-    Images and captions that were rated 3 or more together are right answers, and no
-    others: a caption of the image itself that people rated lower is wrong. Captions,
-    and images, rated so are right answers to each other.
+    """Finds the right answers of the four retrieval tasks: what was rated 3 or more
+    together, and nothing else, also no caption of the image itself that people rated
+    lower.
 
     Args:
         ratings: `CxcRatings`.
         data: `CaptionedImages` of `cxc_captioned_images`.
-
-    Returns:
-        `CxcPositives`.
 
     References:
         Parekh et al. 2021, section 5.
@@ -223,8 +201,7 @@ def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tupl
 
     Returns:
         dict from `"sts"`, `"sis"` and `"sits"` to (query rows, rows found, ratings),
-        int64, int64 and float64 arrays. The queries of `sits` are its images, and
-        each pair of `sts` and of `sis` stands there in both directions.
+        int64, int64 and float64 arrays; pairs of one kind in both directions.
     """
     rated = {}
     for name, pairs in _by_rows(ratings, data).items():

@@ -54,16 +54,10 @@ class LabelledImages:
 
 
 def only_occurring_classes(data: LabelledImages) -> LabelledImages:
-    """Leaves out the classes that no image has.
-
-    ImageNet-R and -A have images of 200 of ImageNet's 1000 classes, and are classified
-    among these alone.
+    """Leaves out the classes that no image has, as ImageNet-R and -A are classified.
 
     Args:
         data: `LabelledImages`.
-
-    Returns:
-        `LabelledImages` whose labels are rows of the fewer names.
 
     References:
         Hendrycks et al., ImageNet-R and ImageNet-A; Jia et al. 2021, table 4.
@@ -82,19 +76,17 @@ def only_occurring_classes(data: LabelledImages) -> LabelledImages:
 def read_class_folders(
     folder: str | os.PathLike, split: str | None = None
 ) -> LabelledImages:
-    """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`.
+    """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`, in alphabetical order.
 
-    The class is named as its folder, with spaces for underscores. Images may lie in
-    subfolders of it. Classes and images are in alphabetical order; hidden ones, and
-    files that aren't images, are left out.
+    Classes are named as folders, with spaces for underscores. Images may lie in
+    subfolders.
 
     Args:
         folder: str or path.
         split: str, a subfolder such as `"test"`, or None.
 
     Returns:
-        `LabelledImages`, with paths; the ids are the paths below the split's folder,
-        with slashes.
+        `LabelledImages`, with paths; the ids are those below the split's folder.
 
     Raises:
         InputError: for a folder or split that isn't there, one without subfolders,
@@ -156,13 +148,10 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages
 
     Args:
         builder: prepared builder of the corpus `stamps`.
-        split: `"train"` or `"test"`, two halves by a hash of the pixels, so that
-            equal images lie in one, though similar ones may not; or None for
-            all.
+        split: `"train"` or `"test"`, two halves by a hash of the pixels; or None.
 
     Returns:
-        `LabelledImages`, with the encoded images. All categories are classes,
-        also one that a half hasn't got.
+        `LabelledImages`, with the encoded images; all categories are classes.
 
     Raises:
         InputError: for another split.
@@ -211,15 +200,7 @@ class StoredExamples:
 
 @dataclasses.dataclass(frozen=True)
 class StoredImage:
-    """An image of a corpus.
-
-    Attributes:
-        id: str.
-        image: bytes, the encoded image.
-        captions: tuple of str.
-        category: str, empty where the corpus has none.
-        image_key: str, equal for pixel-identical images.
-    """
+    """An image of a corpus, encoded; `image_key` is equal for pixel-identical ones."""
 
     id: str
     image: bytes
@@ -229,14 +210,8 @@ class StoredImage:
 
 
 def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
-    """Reads a split of a prepared corpus, a list of `StoredImage` in the stored order.
-
-    Args:
-        builder: prepared builder of `build_corpus`.
-        split: str.
-
-    Raises:
-        InputError: if the corpus has no such split; names those that it has.
+    """Reads a split of a prepared corpus, in the stored order; `InputError` names its
+    splits.
     """
     try:
         builder.info.splits[split]
@@ -266,11 +241,7 @@ def prepared_builder(
 
     Args:
         name: str, such as `"food101"` or `"imagenet_v2/matched-frequency"`.
-        data_dir: str or path where prepared sets lie; TFDS's own default (the
-            variable `TFDS_DATA_DIR`, or `~/tensorflow_datasets`) otherwise.
-
-    Returns:
-        `tfds.core.DatasetBuilder`.
+        data_dir: str or path where prepared sets lie; TFDS's own by default.
 
     Raises:
         InputError: for an unknown name, and one that isn't prepared; says how to
@@ -325,10 +296,9 @@ def read_tfds_classification(
         data_dir: str or path, as `prepared_builder`.
 
     Returns:
-        `LabelledImages`. The images are read from disk at each iteration, so
-        that the set may be larger than memory. Other features with named values
-        become columns. The ids are those of a feature such as `file_name` or `id`;
-        where there is none, or two images share a name, the row in the split.
+        `LabelledImages`, whose images are read from disk at each iteration. Other
+        features with named values become columns. The ids are those of a feature such
+        as `file_name`; without one, or if two images share a name, the row.
 
     Raises:
         InputError: as `prepared_builder`; for an unknown split, a set without
@@ -377,15 +347,8 @@ def read_tfds_classification(
 
 
 def tfds_splits_overlap(builder: Any, one: str, other: str) -> bool:
-    """Tells whether two splits have an example in common.
-
-    Args:
-        builder: `tfds.core.DatasetBuilder`, prepared.
-        one: str, a split as TFDS takes it: `"train"`, `"train[:10%]+test"`.
-        other: str, likewise.
-
-    Raises:
-        InputError: for an unknown split.
+    """Tells whether two splits, as TFDS takes them, of a prepared builder share an
+    example. Raises `InputError` for an unknown one.
     """
     parts: dict[str, list[tuple[int, int]]] = {}
     for file in _split_info(builder, other).file_instructions:

@@ -15,13 +15,7 @@ _SUFFIXES = (".csv", ".tsv")
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """Columns of values by the images' ids.
-
-    Attributes:
-        path: `pathlib.Path`, where they were read, for messages.
-        rows: dict, id → dict from a column's name to a str.
-        names: tuple of str, the columns.
-    """
+    """A table's `rows`, image id → dict from a column's name to a str."""
 
     path: pathlib.Path
     rows: dict
@@ -34,10 +28,6 @@ def read_metadata(path: str | os.PathLike) -> Metadata:
     Args:
         path: str or path of a `.csv` (separated by commas or, as the header has
             it, semicolons) or `.tsv` in UTF-8, whose first line names the columns.
-            Cells may be quoted; spaces around them are dropped.
-
-    Returns:
-        `Metadata`.
 
     Raises:
         InputError: for another suffix, a file that can't be read, one without a
@@ -120,14 +110,12 @@ def join_metadata(
     """Gives each image its values.
 
     Args:
-        metadata: `Metadata`. Rows of other images, such as those of another
-            split, are of no account.
+        metadata: `Metadata`.
         image_ids: sequence of str, the images of the data.
         taken: iterable of str, columns that the data already has.
 
     Returns:
-        dict, column → list of str, a value an image. An image without a row has
-        the value `""`; how many have none is told on stderr.
+        dict, column → list of str, a value an image; `""` without a row, which is told.
 
     Raises:
         InputError: if no image has a row, and for a column that is taken.

@@ -42,8 +42,8 @@ def read_multi30k(
         in French and Czech. Images are paths.
 
     Raises:
-        InputError: missing or damaged files, a file of another number of lines
-            than the list of images, an empty caption, missing images.
+        InputError: missing or damaged files, another number of lines, an empty
+            caption, missing images.
 
     References:
         Elliott et al. 2016; Jia et al. 2021, section 8 and table 11.

@@ -14,16 +14,9 @@ _COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
 
 @dataclasses.dataclass(frozen=True)
 class SimLexPair:
-    """Two words and their rated similarity.
-
-    Attributes:
-        word1: str.
-        word2: str.
-        part_of_speech: str, `"A"`, `"N"` or `"V"`.
-        similarity: float in [0, 10].
-        concreteness_quartile: int, 1 (abstract) to 4 (concrete).
-        is_hard: bool, of the 333 most associated pairs, whose similarity is the
-            hardest to tell from association.
+    """Two words and their rated similarity in [0, 10]. `part_of_speech` is "A", "N" or
+    "V"; `concreteness_quartile` 1 (abstract) to 4; `is_hard` of the 333 most associated
+    pairs.
     """
 
     word1: str

@@ -24,9 +24,8 @@ _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 
 
 def interval(value: float, thresholds: Sequence[float]) -> int:
-    """Returns the number of the interval that a value lies in. Each threshold opens
-    one, whose lower end isn't part of it; what lies below the first counts in the first
-    interval.
+    """The number of the interval that a value lies in; each threshold opens one, itself
+    outside.
     """
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
@@ -145,12 +144,7 @@ VTAB_TASKS = {task.name: task for task in _TASKS}
 
 
 def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
-    """Returns VTAB's split as TFDS writes it, by the size of TFDS's split train.
-
-    References:
-        Zhai et al. 2019, "A large-scale study of representation learning with the
-        Visual Task Adaptation Benchmark", and its public code.
-    """
+    """Returns VTAB's split as TFDS writes it, by the size of TFDS's split train."""
     start = train_size * (task.train_percent or 0) // 100
     if task.builder == "smallnorb":  # Half of its test images are for validation.
         validation = "test[:200]"
@@ -170,11 +164,7 @@ def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
 
 
 def read_vtab(name: str, split: str) -> LabelledImages:
-    """Reads one split of a task; the images are read from disk as they are needed.
-
-    References:
-        Zhai et al. 2019; Jia et al. 2021, section 5.3.
-    """
+    """Reads one split of a task (Zhai et al. 2019; Jia et al. 2021, section 5.3)."""
     if split not in VTAB_SPLITS:
         raise InputError(
             f"split must be one of {', '.join(VTAB_SPLITS)}, received {split!r}; "
