@@ -85,14 +85,6 @@ def open_table(path: str | os.PathLike) -> Any:
         ) from None
 
 
-def read_columns(
-    path: str | os.PathLike, names: Sequence[str]
-) -> Iterator[dict[str, list[str]]]:
-    """Yields batches of a table's columns, lists by name with "" for nulls."""
-    for batch in read_batches(path, names, others=False):
-        yield {name: strings(batch.column(name)) for name in names}
-
-
 def read_batches(
     path: str | os.PathLike, names: Sequence[str], *, others: bool = True
 ) -> Iterator:

@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from align_keras.data.shards import Shards, enough_shards
 from align_keras.data.stored_pairs import DECODERS, split_size, stored_pairs
 from align_keras.datasets.mixture import Mixture
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # What training takes of an example; a corpus stores much more, which to parse takes as
@@ -110,11 +111,8 @@ def _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines):
             f"num_input_pipelines must divide global_batch_size ({batch_size}), "
             f"received {num_input_pipelines}; change one of them."
         )
-    if not 0 <= input_pipeline_id < num_input_pipelines:
-        raise InputError(
-            f"input_pipeline_id must lie in [0, {num_input_pipelines}), received "
-            f"{input_pipeline_id}; count the hosts from 0."
-        )
+    last = num_input_pipelines - 1
+    check_number("input_pipeline_id", input_pipeline_id, 0, last, whole=True)
 
 
 def shuffled_records(

@@ -12,12 +12,13 @@ from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
-from align_keras.datasets.stamps import Stamps
+from align_keras.datasets.stamps import LANGUAGES, Stamps
 from align_keras.datasets.user_pairs import (
     SHORTER_SIDE,
     UserPairs,
     user_pairs_config,
 )
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import open_regular, read_json
 
@@ -75,11 +76,7 @@ def build_corpus(
     builder.info.splits["test"].num_examples  # 1402
     ```
     """
-    if not 0 <= max_bad_fraction <= 1:
-        raise InputError(
-            f"max_bad_fraction must lie in [0, 1], received {max_bad_fraction}; "
-            "0.1 allows one bad pair in ten"
-        )
+    check_number("max_bad_fraction", max_bad_fraction, 0, 1)
     options: dict[str, object] = {
         "data_dir": data_dir,
         "max_bad_fraction": max_bad_fraction,
@@ -200,12 +197,9 @@ def _corpus_and_language(name):
         )
     if corpus != "stamps":
         return corpus, None
-    known = [config.name for config in Stamps.BUILDER_CONFIGS]
-    if language and language not in known:
-        raise InputError(
-            f"language of stamps must be one of {', '.join(known)}, received {name!r}"
-        )
-    return corpus, language or Stamps.DEFAULT_BUILDER_CONFIG_NAME
+    language = language or Stamps.DEFAULT_BUILDER_CONFIG_NAME
+    check_choice("language of stamps", language, LANGUAGES)
+    return corpus, language
 
 
 def _prepare(construct, **options):

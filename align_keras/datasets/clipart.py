@@ -1,6 +1,5 @@
 """The Open Clip Art Library: drawings with titles, descriptions and keywords."""
 
-import os
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -12,14 +11,11 @@ from align_keras.datasets.clipart_captions import (
     read_svg_metadata,
     without_shared_captions,
 )
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.datasets.splits import hashed_test_keys
+from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
 CLIPART_DIR = "/usr/share/openclipart"
 CLIPART_DIR_VARIABLE = "ALIGN_KERAS_CLIPART_DIR"
-TEST_FRACTION = 0.05
 
 
 class Clipart(PairBuilder):
@@ -46,15 +42,12 @@ class Clipart(PairBuilder):
     FILTERED_REASONS = frozenset({"white on white"})
     DESCRIPTION = "Open Clip Art Library drawings with cleaned captions."
 
-    def __init__(self, *, root=None, **kwargs):
-        self._root = root
+    def __init__(self, **kwargs):
         self._without_metadata = 0
         super().__init__(**kwargs)
 
     def _raw_pairs(self, counter):
-        root = pathlib.Path(
-            self._root or os.environ.get(CLIPART_DIR_VARIABLE) or CLIPART_DIR
-        )
+        root = self._folder(CLIPART_DIR_VARIABLE, CLIPART_DIR)
         images = sorted((root / "png").glob("**/*.png"))
         if not images or not (root / "svg").is_dir():
             raise InputError(
@@ -92,9 +85,6 @@ class Clipart(PairBuilder):
         if metadata == SvgMetadata():
             self._without_metadata += 1
         return clipart_captions(metadata, name.stem)
-
-    def _choose_splits(self, image_keys):
-        return hashed_test_keys(image_keys, TEST_FRACTION)
 
     def _notes(self):
         return {"pictures_without_metadata": self._without_metadata}

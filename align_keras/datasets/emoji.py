@@ -11,14 +11,17 @@ from collections.abc import Iterable
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.captions import clean_caption
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.datasets.splits import hashed_test_keys, linked_names
+from align_keras.datasets.pair_builder import (
+    ImageLayout,
+    PairBuilder,
+    RawPair,
+    hashed_test_keys,
+    linked_names,
+)
 from align_keras.utils.errors import InputError
 
 EMOJI_DIR_VARIABLE = "ALIGN_KERAS_EMOJI_DIR"
 VENDORS = ("google", "twitter")
-TEST_FRACTION = 0.05
 
 # The larger files of the packages are sheets of the same 64 pixels: the numbers
 # in sheets-128 and sheets-256 count colors.
@@ -53,10 +56,6 @@ class Emoji(PairBuilder):
     LAYOUT = ImageLayout(size=_SIZE * 5 // 4, margin=True, encoding="png")
     DESCRIPTION = "Emoji of two vendors with their names as captions."
 
-    def __init__(self, *, root=None, **kwargs):
-        self._root = root
-        super().__init__(**kwargs)
-
     def _raw_pairs(self, counter):
         packages = _find_packages(self._root or os.environ.get(EMOJI_DIR_VARIABLE))
         raw_pairs = []
@@ -85,7 +84,7 @@ class Emoji(PairBuilder):
             code: hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
             for code, name in linked.items()
         }
-        test_digests = hashed_test_keys(set(digest_of.values()), TEST_FRACTION)
+        test_digests = hashed_test_keys(set(digest_of.values()), self.TEST_FRACTION)
         splits = {"train": [], "test": []}
         for code, entry in zip(codes, entries, strict=True):
             name = "test" if digest_of[code] in test_digests else "train"

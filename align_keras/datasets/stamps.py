@@ -1,13 +1,11 @@
 """Tux Paint's stamps: photographs and drawings with captions in many languages."""
 
-import os
 import pathlib
 
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.captions import clean_caption
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
 STAMPS_DIR = "/usr/share/tuxpaint/stamps"
@@ -41,14 +39,8 @@ class Stamps(PairBuilder):
     LAYOUT = ImageLayout(size=320, margin=True, encoding="png")
     DESCRIPTION = "Tux Paint's stamps with captions, without symbols."
 
-    def __init__(self, *, root=None, **kwargs):
-        self._root = root
-        super().__init__(**kwargs)
-
     def _raw_pairs(self, counter):
-        root = pathlib.Path(
-            self._root or os.environ.get(STAMPS_DIR_VARIABLE) or STAMPS_DIR
-        )
+        root = self._folder(STAMPS_DIR_VARIABLE, STAMPS_DIR)
         images = sorted(
             path
             for path in root.glob("**/*.png")

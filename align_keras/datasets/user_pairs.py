@@ -10,12 +10,8 @@ import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.datasets.splits import hashed_test_keys
+from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 
-TEST_FRACTION = 0.1
-MAX_TEST_IMAGES = 1000
 # What the paper's recipe crops 289 pixels from.
 SHORTER_SIDE = 346
 
@@ -58,9 +54,8 @@ def _stamp(path):
 
 
 class UserPairs(PairBuilder, skip_registration=True):
-    """Pairs from a table or a folder of the user's. Images keep their aspect. A tenth
-    of them, chosen by their pixels, at least one and at most 1,000, make the `test`
-    split.
+    """Pairs from a table or a folder of the user's; images keep their aspect. A tenth
+    of them, at least one and at most 1,000, make the `test` split.
 
     Args:
         config: `UserPairsConfig` of `user_pairs_config`.
@@ -73,6 +68,8 @@ class UserPairs(PairBuilder, skip_registration=True):
         "1.0.0": "First release.",
     }
     DESCRIPTION = "Image-text pairs of the user's own."
+    TEST_FRACTION = 0.1
+    MOST_TEST_IMAGES = 1000
 
     @property
     def LAYOUT(self) -> ImageLayout:
@@ -93,9 +90,6 @@ class UserPairs(PairBuilder, skip_registration=True):
             )
             for record in records
         ]
-
-    def _choose_splits(self, image_keys):
-        return hashed_test_keys(image_keys, TEST_FRACTION, at_most=MAX_TEST_IMAGES)
 
     def _notes(self):
         return {"path": self.builder_config.path}

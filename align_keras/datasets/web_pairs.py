@@ -14,8 +14,7 @@ from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.datasets.build import quiet
-from align_keras.datasets.pair_builder import LocalBuilder
-from align_keras.datasets.splits import is_test_key
+from align_keras.datasets.pair_builder import LocalBuilder, is_test_key
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, atomic_write, locked
 

@@ -2,9 +2,11 @@
 
 import collections
 import itertools
+import math
 import os
 from collections.abc import Iterable, Sequence
 
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_regular
 
@@ -125,11 +127,7 @@ def is_uncased(normalization: str) -> bool:
 
 def check_normalization(normalization: str) -> None:
     """Raises unless `normalization` is one of `NORMALIZATIONS`."""
-    if normalization not in NORMALIZATIONS:
-        raise InputError(
-            f"normalization must be one of {', '.join(NORMALIZATIONS)}, received "
-            f"{normalization!r}; pass the one that the vocabulary was learned with."
-        )
+    check_choice("normalization", normalization, NORMALIZATIONS)
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
@@ -164,16 +162,8 @@ def _check_learning_arguments(captions, size, min_frequency):
             f"captions must be a list of str, received one {type(captions).__name__}; "
             "put it into a list."
         )
-    if not isinstance(size, int) or size <= len(SPECIAL_TOKENS):
-        raise InputError(
-            f"size must be an int above {len(SPECIAL_TOKENS)}, the special tokens, "
-            f"received {size!r}; ordinary sizes are 4000 to 100000."
-        )
-    if not isinstance(min_frequency, int) or min_frequency < 1:
-        raise InputError(
-            f"min_frequency must be an int of at least 1, received {min_frequency!r}; "
-            "the usual one is 2."
-        )
+    check_number("size", size, 1 + len(SPECIAL_TOKENS), math.inf, whole=True)
+    check_number("min_frequency", min_frequency, 1, math.inf, whole=True)
 
 
 def _checked(captions):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_path
 
@@ -45,34 +46,19 @@ def write_embeddings(
 def _fill(path, images, encode, count, batch_size, dtype):
     stored, done = None, 0
     while batch := list(itertools.islice(images, batch_size)):
-        rows = np.asarray(encode(batch))
-        width = None if stored is None else stored.shape[1]
-        fits = rows.ndim == 2 and len(rows) == len(batch)
-        if not fits or width not in (None, rows.shape[1]):
-            raise InputError(
-                f"encode must return an array ({len(batch)}, {width or 'dimensions'}) "
-                f"of {len(batch)} images, received {rows.shape}; pool its output to "
-                "one row an image."
-            )
         with np.errstate(over="ignore"):
-            rows = rows.astype(dtype)
-        if not np.isfinite(rows).all():
+            rows = np.asarray(encode(batch)).astype(dtype)
+        if rows.ndim != 2 or len(rows) != len(batch) or not np.isfinite(rows).all():
             raise InputError(
-                f"encode must return finite numbers that {dtype} holds, received NaN "
-                "or infinity; check the encoder, or store float32."
+                f"encode must return finite numbers that {dtype} holds, a row an image "
+                f"({len(batch)}, dimensions), received {rows.shape} or infinity; pool "
+                "its output, check the encoder, or store float32."
             )
         if stored is None:
             shape = (count, rows.shape[1])
             stored = np.lib.format.open_memmap(path, "w+", dtype, shape)
-        stored[done : done + len(rows)] = rows[: count - done]
+        stored[done : done + len(rows)] = rows
         done += len(rows)
-        if done > count:
-            break
-    if done != count:
-        raise InputError(
-            f"count must be the number of images, received {count:,}, but there are "
-            f"{'more' if done > count else f'{done:,}'}; count them anew."
-        )
     if stored is None:
         with path.open("wb") as file:
             np.save(file, np.empty((0, 0), dtype))
@@ -113,21 +99,8 @@ class EmbeddingSearch:
         seed=0,
         block_rows=1024,
     ):
-        if not 1 <= nearest <= clusters:
-            raise InputError(
-                "an image's clusters and all must ascend from 1, received nearest "
-                f"{nearest!r}, clusters {clusters!r}; the paper's are {NEAREST} and "
-                f"{CLUSTERS}."
-            )
-        if not 0 < threshold <= 1:
-            raise InputError(
-                "threshold must be a cosine above 0 and at most 1, received "
-                f"{threshold!r}; the paper's is {THRESHOLD}."
-            )
-        if block_rows < 1:
-            raise InputError(
-                f"block_rows must be at least 1, received {block_rows!r}; leave it out."
-            )
+        check_number("nearest", nearest, 1, clusters, whole=True)
+        check_number("threshold", threshold, _UNCERTAIN, 1)
         self.clusters = clusters
         self.nearest = nearest
         self.threshold = threshold

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from align_keras.corpus.image import opencv
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 WORDS = 2  # 64-bit words in the hash of one view.
@@ -150,17 +151,9 @@ class HammingSearch:
     """
 
     def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):
-        if not 0 <= threshold <= 32 or int(threshold) != threshold:
-            raise InputError(
-                "threshold must be a whole number of bits from 0 to 32, received "
-                f"{threshold!r}; {THRESHOLD} is the default."
-            )
-        if block_rows < 1:
-            raise InputError(
-                f"block_rows must be at least 1, received {block_rows!r}; leave it out."
-            )
+        check_number("threshold", threshold, 0, 32, whole=True)
         self.threshold = int(threshold)
-        self.block_rows = int(block_rows)
+        self.block_rows = block_rows
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def fit(self, keys: Sequence[str], hashes: np.ndarray) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from align_keras.corpus.duplicates.embeddings import EmbeddingSearch
 from align_keras.corpus.duplicates.hashes import HammingSearch
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 NEAR_EVALUATION = "near an evaluation image"
@@ -78,11 +79,7 @@ def find_duplicates(
     References:
         Jia et al. 2021, section 3 and appendix A.
     """
-    if mode not in MODES:
-        raise InputError(
-            f"mode must be one of {', '.join(MODES)}, received {mode!r}; hash is "
-            "the cheap one, embedding the paper's."
-        )
+    check_choice("mode", mode, MODES)
     try:
         search = MODES[mode](**options)
     except TypeError as error:

@@ -15,8 +15,7 @@ import numpy as np
 from align_keras.corpus.filters.rules import Chosen, PairColumns, Thresholds
 from align_keras.corpus.filters.text_hashes import hash_strings, text_features
 from align_keras.corpus.filters.texts import normalize_texts
-from align_keras.corpus.parquet_tables import read_columns
-from align_keras.utils.errors import InputError
+from align_keras.corpus.parquet_tables import read_batches, strings
 from align_keras.utils.files import atomic_write
 
 _NGRAMS_PER_SPILL = 4_000_000
@@ -131,10 +130,11 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
         ngrams.clear()
         pairs.clear()
 
-    for columns in read_columns(path, ("caption", "image_key")):
-        features = text_features(normalize_texts(columns["caption"]))
+    for batch in read_batches(path, ("caption", "image_key"), others=False):
+        captions, images = (strings(batch[name]) for name in ("caption", "image_key"))
+        features = text_features(normalize_texts(captions))
         ngrams += [features.unigrams, features.bigrams]
-        image_hashes = hash_strings(columns["image_key"])
+        image_hashes = hash_strings(images)
         pairs.append(np.stack([features.text_hashes, image_hashes]))
         total += len(image_hashes)
         if sum(map(len, ngrams)) >= _NGRAMS_PER_SPILL:
@@ -185,7 +185,8 @@ def choose_frequent(
     chosen = pathlib.Path(folder, "chosen")
     histogram: collections.Counter[int] = collections.Counter()
     for partition in range(partitions):
-        histogram.update(_read_histogram(merged / f"histogram-{partition}.json"))
+        counts_of = (merged / f"histogram-{partition}.json").read_text()
+        histogram.update(dict(json.loads(counts_of)))
     count, quota = rank_threshold(histogram, thresholds.frequent_ngrams)
     distinct = histogram.total()
     frequent = min(distinct, thresholds.frequent_ngrams)
@@ -193,8 +194,11 @@ def choose_frequent(
         with atomic_write(chosen / "ngrams.npy", "wb") as file:
             header = {"descr": "<u8", "fortran_order": False, "shape": (frequent,)}
             np.lib.format.write_array_header_1_0(file, header)
-            for part in _frequent_parts(merged, partitions, count, quota):
+            for partition in range(partitions):
+                keys, counts = np.load(merged / f"ngrams-{partition}.npy")
+                part = select_frequent(keys, counts, count, quota)
                 file.write(part.astype("<u8").tobytes())
+                quota = max(0, quota - int((counts == count).sum()))
     else:  # Nothing to look up.
         (chosen / "ngrams.npy").unlink(missing_ok=True)
     crowded = {}
@@ -229,24 +233,6 @@ def _read_range(folder, kind, partition, partitions):
         past = np.searchsorted(entries[0], np.uint64(high - 1), side="right")
         found.append(np.array(entries[:, first:past]))
     return np.concatenate(found, axis=1)
-
-
-def _read_histogram(path):
-    try:
-        return dict(json.loads(path.read_text()))
-    except FileNotFoundError:
-        raise InputError(
-            f"every partition must be merged before the choice, {path} is missing; "
-            "run merge_counts of all partitions, with the same number of them."
-        ) from None
-
-
-def _frequent_parts(merged, partitions, count, quota):
-    for partition in range(partitions):
-        keys, counts = np.load(merged / f"ngrams-{partition}.npy")
-        part = select_frequent(keys, counts, count, quota)
-        quota = max(0, quota - int((counts == count).sum()))
-        yield part
 
 
 def _save(path, keys, values):

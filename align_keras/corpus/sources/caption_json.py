@@ -3,6 +3,7 @@ in the first folder nearby that has one of the first ten: the file's, its subfol
 the one above, its subfolders. Of Karpathy's the parts `val` and `test` are left out.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -45,18 +46,16 @@ def json_kind(path: str) -> str | None:
         return None
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images of each file out, 10,000 a part."""
     parts = []
     for file in files:
-        path = os.path.join(root, file.name)
-        entries, _ = _entries(kind, path, file.modified)
-        folder = dict(options).get("images") or _find_images(path, entries)
+        path = os.path.join(whole.root, file.name)
+        entries, _ = _entries(whole.kind, path, file.modified)
+        folder = dict(whole.options).get("images") or _find_images(path, entries)
         folder = folder if is_url(folder) else os.path.abspath(folder)
-        found = (("images", folder),)
-        parts += record_ranges(kind, root, file.name, len(entries), found)
+        found = dataclasses.replace(whole, options=(("images", folder),))
+        parts += record_ranges(found, file.name, len(entries))
     return parts
 
 

@@ -1,5 +1,6 @@
 """The files of a source: found, shared out, and told apart from changed ones."""
 
+import dataclasses
 import errno
 import hashlib
 import os
@@ -91,26 +92,22 @@ def is_folder(path: str) -> bool:
         return False
 
 
-def whole_files(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def whole_files(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Makes each file a part: `list_parts` of archives and shards."""
-    return [Part(kind, root, (file.name,)) for file in files]
+    return [dataclasses.replace(whole, files=(file.name,)) for file in files]
 
 
-def group_files(files: list[SourceFile]) -> list[tuple[str, ...]]:
+def grouped_files(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares small files out, at most 200 or 16 MB a part."""
-    groups: list[tuple[str, ...]] = []
-    names: list[str] = []
+    groups: list[list[str]] = []
     size = 0
     for file in files:
-        full = len(names) == FILES_A_PART or size + file.size > BYTES_A_PART
-        if names and full:
-            groups.append(tuple(names))
-            names, size = [], 0
-        names.append(file.name)
         size += file.size
-    return [*groups, tuple(names)] if names else groups
+        if not groups or len(groups[-1]) == FILES_A_PART or size > BYTES_A_PART:
+            groups.append([])
+            size = file.size
+        groups[-1].append(file.name)
+    return [dataclasses.replace(whole, files=tuple(names)) for names in groups]
 
 
 def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
@@ -148,18 +145,13 @@ def read_whole(
 
 
 def record_ranges(
-    kind: str,
-    root: str,
-    name: str,
-    total: int,
-    options: tuple = (),
-    size: int = RECORDS_A_PART,
+    whole: Part, name: str, total: int, size: int = RECORDS_A_PART
 ) -> list[Part]:
     """Shares the records of a file out, `size` a part, at least one part."""
     starts = range(0, max(total, 1), size)
     ends = [min(start + size, total) for start in starts]
     return [
-        Part(kind, root, (name,), start, end, total, options)
+        Part(whole.kind, whole.root, (name,), start, end, total, whole.options)
         for start, end in zip(starts, ends, strict=True)
     ]
 

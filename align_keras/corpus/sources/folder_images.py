@@ -9,7 +9,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
 from align_keras.corpus.sources.files import (
     SourceFile,
-    group_files,
+    grouped_files,
     one_file,
     read_whole,
 )
@@ -22,12 +22,10 @@ from align_keras.utils.remote import is_url
 SUFFIXES = (*IMAGE_SUFFIXES, ".txt")
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images out, up to 200 a part."""
     images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
-    return [Part(kind, root, names) for names in group_files(images)]
+    return grouped_files(whole, images)
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:

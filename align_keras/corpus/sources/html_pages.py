@@ -10,19 +10,13 @@ from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import PageError, read_page
-from align_keras.corpus.sources.files import SourceFile, group_files, read_whole
+from align_keras.corpus.sources.files import grouped_files, read_whole
 from align_keras.corpus.sources.location import is_remote, path_location, url_path
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.remote import is_url, join_url
 
 SUFFIXES = (".html", ".htm", ".xhtml")
-
-
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
-    """Shares the pages out, up to 200 a part."""
-    return [Part(kind, root, names) for names in group_files(files)]
+list_parts = grouped_files
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:

@@ -89,8 +89,8 @@ class Source:
             InputError: if nothing of this kind is there, or the file is of another.
         """
         root = self.path if is_folder(self.path) else os.path.dirname(self.path)
-        files = self._files()
-        parts = KINDS[self.kind].list_parts(self.kind, root, files, self.options)
+        whole = Part(self.kind, root, (), options=self.options)
+        parts = KINDS[self.kind].list_parts(whole, self._files())
         if not parts:
             raise InputError(
                 f"source {self.name!r} must have files of kind {self.kind} "

@@ -28,14 +28,12 @@ SUFFIXES = TABLE_SUFFIXES
 _columns = functools.lru_cache(maxsize=64)(columns_of)
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images of each table out, 10,000 a part."""
     parts = []
     for file in files:
-        records, _ = _records(os.path.join(root, file.name), file.modified)
-        parts += record_ranges(kind, root, file.name, len(records))
+        records, _ = _records(os.path.join(whole.root, file.name), file.modified)
+        parts += record_ranges(whole, file.name, len(records))
     return parts
 
 

@@ -12,6 +12,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import SourceFile, record_ranges
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
@@ -45,20 +46,13 @@ def data_folder(name: str) -> str:
     return folder
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the examples of a split out, 1,000 a part."""
-    split = dict(options)["split"]
-    builder, _, _ = _opened(root)
-    if split not in builder.info.splits:
-        raise InputError(
-            f"the split of tfds:{root}:SPLIT must be one of "
-            f"{', '.join(builder.info.splits) or 'none'}, received {split!r}."
-        )
+    split = dict(whole.options)["split"]
+    builder, _, _ = _opened(whole.root)
+    check_choice(f"the split of tfds:{whole.root}:SPLIT", split, builder.info.splits)
     total = builder.info.splits[split].num_examples
-    size = _EXAMPLES_A_PART
-    return record_ranges(kind, root, split, total, size=size) if total else []
+    return record_ranges(whole, split, total, _EXAMPLES_A_PART) if total else []
 
 
 def read(

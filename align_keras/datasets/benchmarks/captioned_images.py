@@ -17,6 +17,8 @@ from align_keras.corpus.pair_files import (
     read_table,
 )
 from align_keras.datasets.benchmarks.labelled_images import read_stored_images
+from align_keras.datasets.build import build_corpus
+from align_keras.datasets.stamps import LANGUAGES
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -363,10 +365,6 @@ def stamps_captions_by_language(
     Raises:
         InputError: as `build_corpus`, and if no stamp has all four.
     """
-    # Here, for the package of the builders imports much.
-    from align_keras.datasets.build import build_corpus
-    from align_keras.datasets.stamps import LANGUAGES
-
     by_language = {}
     for language in LANGUAGES:
         builder = build_corpus(f"stamps/{language}", data_dir=data_dir)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import tensorflow_datasets as tfds
 
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
 from align_keras.datasets.benchmarks.class_names import readable_name
+from align_keras.datasets.pair_builder import hashed_test_keys
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 # Folders whose names aren't words.
@@ -156,46 +159,31 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages
     Raises:
         InputError: for another split.
     """
-    # Here, for the package of the builders imports much.
-    from align_keras.datasets.splits import hashed_test_keys
-
-    if split not in (None, "train", "test"):
-        raise InputError(
-            f"the split of stamps must be train, test or all, received {split!r}; "
-            "choose one."
-        )
+    check_choice("the split of stamps", split or "all", ("train", "test", "all"))
     images = read_stored_images(builder, "test")
     categories = sorted({image.category for image in images})
     test = hashed_test_keys({image.image_key for image in images}, fraction=0.5)
-    chosen = [
-        image
-        for image in images
-        if split is None or (image.image_key in test) == (split == "test")
-    ]
+    if split is not None:
+        in_test = split == "test"
+        images = [image for image in images if (image.image_key in test) == in_test]
+    labels = [categories.index(image.category) for image in images]
     return LabelledImages(
-        images=[image.image for image in chosen],
-        labels=np.array(
-            [categories.index(image.category) for image in chosen], np.int64
-        ),
+        images=[image.image for image in images],
+        labels=np.array(labels, np.int64),
         class_names=[_NAMES.get(name, name) for name in categories],
-        image_ids=[image.id for image in chosen],
+        image_ids=[image.id for image in images],
     )
 
 
-class StoredExamples:
-    """A split's examples in the stored order, as often as they are asked for."""
-
-    def __init__(self, builder, split, decoders):
-        self._builder, self._split, self._decoders = builder, split, decoders
-
-    def __iter__(self):
-        dataset = self._builder.as_dataset(
-            split=self._split,
-            shuffle_files=False,
-            decoders=self._decoders,
-            read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-        )
-        return iter(tfds.as_numpy(dataset))
+def read_examples(builder: Any, split: str, decoders: Any) -> Iterable[dict]:
+    """Reads a split's examples in the stored order."""
+    dataset = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders=decoders,
+        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+    )
+    return tfds.as_numpy(dataset)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,14 +201,7 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
     """Reads a split of a prepared corpus, in the stored order; `InputError` names its
     splits.
     """
-    try:
-        builder.info.splits[split]
-    except (KeyError, ValueError):
-        known = ", ".join(sorted(builder.info.splits)) or "none"
-        raise InputError(
-            f"split must be one of {known}, which {builder.name} has, received "
-            f"{split!r}."
-        ) from None
+    _split_info(builder, split)
     undecoded = {"image": tfds.decode.SkipDecoding()}
     return [
         StoredImage(
@@ -230,7 +211,7 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
             category=example["category"].decode(),
             image_key=example["image_key"].decode(),
         )
-        for example in StoredExamples(builder, split, undecoded)
+        for example in read_examples(builder, split, undecoded)
     ]
 
 
@@ -306,21 +287,20 @@ def read_tfds_classification(
     """
     builder = prepared_builder(name, data_dir)
     image, label = _image_and_class(builder)
+    features = dict(builder.info.features.items())
     named = {
         key: feature
-        for key, feature in builder.info.features.items()
+        for key, feature in features.items()
         if isinstance(feature, tfds.features.ClassLabel)
     }
     _split_info(builder, split)
-    features = dict(builder.info.features.items())
-    naming = next(
-        (key for key in _IDS if isinstance(features.get(key), tfds.features.Text)), None
-    )
+    texts = [key for key in _IDS if isinstance(features.get(key), tfds.features.Text)]
+    naming = texts[0] if texts else None
     wanted = [*named, naming] if naming else [*named]
     wanted = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True))
     read: dict[str, list[int]] = {key: [] for key in named}
     ids: list[str] = []
-    for example in StoredExamples(builder, split, wanted):
+    for example in read_examples(builder, split, wanted):
         for key, of_key in read.items():
             of_key.append(example[key])
         if naming:
@@ -397,11 +377,12 @@ class StoredImages:
     def __init__(self, builder, split, name, length, made_of=bytes):
         encoded = {name: tfds.decode.SkipDecoding()}
         decoding = tfds.decode.PartialDecoding({name: True}, encoded)
-        self._examples = StoredExamples(builder, split, decoding)
+        self._source = builder, split, decoding
         self._name, self._length, self._made_of = name, length, made_of
 
     def __len__(self):
         return self._length
 
     def __iter__(self):
-        return (self._made_of(example[self._name]) for example in self._examples)
+        examples = read_examples(*self._source)
+        return (self._made_of(example[self._name]) for example in examples)

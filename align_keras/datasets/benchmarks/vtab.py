@@ -9,10 +9,11 @@ import tensorflow_datasets as tfds
 from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.datasets.benchmarks.labelled_images import (
     LabelledImages,
-    StoredExamples,
     StoredImages,
     prepared_builder,
+    read_examples,
 )
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 # Car, van and truck in KITTI's order of types.
@@ -165,11 +166,7 @@ def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
 
 def read_vtab(name: str, split: str) -> LabelledImages:
     """Reads one split of a task (Zhai et al. 2019; Jia et al. 2021, section 5.3)."""
-    if split not in VTAB_SPLITS:
-        raise InputError(
-            f"split must be one of {', '.join(VTAB_SPLITS)}, received {split!r}; "
-            "choose one."
-        )
+    check_choice("split", split, VTAB_SPLITS)
     task = vtab_task(name)
     builder = prepared_builder(task.builder)
     try:
@@ -182,7 +179,7 @@ def read_vtab(name: str, split: str) -> LabelledImages:
             f"{split} ({' '.join(str(error).split())}); prepare it again."
         ) from error
     annotation = tfds.decode.PartialDecoding({task.annotation: True})
-    examples = StoredExamples(builder, split, annotation)
+    examples = read_examples(builder, split, annotation)
     classes = [task.class_of(example[task.annotation]) for example in examples]
     labels = np.array(classes, np.int64)
     made_of = _black_and_white if task.builder == "dsprites" else bytes

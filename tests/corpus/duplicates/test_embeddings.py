@@ -31,11 +31,8 @@ def test_no_images(tmp_path):
 @pytest.mark.parametrize(
     ("encode", "count", "message"),
     [
-        (moments, 6, "but there are more"),
-        (moments, 8, "but there are 7"),
-        (lambda batch: np.ones((len(batch), 2, 2)), 7, "encode must return an array"),
-        (lambda batch: np.ones((1, 2)), 7, "encode must return an array"),
-        (lambda batch: np.ones((len(batch), len(batch))), 7, r"\(1, 3\)"),
+        (lambda batch: np.ones((len(batch), 2, 2)), 7, r"a row an image.*\(3, 2, 2\)"),
+        (lambda batch: np.ones((1, 2)), 7, r"a row an image.*\(1, 2\)"),
         (lambda batch: np.full((len(batch), 2), np.nan), 7, "finite"),
         (lambda batch: np.full((len(batch), 2), 1e9), 7, "finite.*float32"),
     ],
@@ -183,11 +180,10 @@ def test_few_images_make_no_clusters_and_their_order_none_else():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nearest": 0}, "must ascend"),
-        ({"clusters": 9}, "must ascend"),
-        ({"threshold": 0}, "threshold must be a cosine"),
-        ({"threshold": 1.01}, "threshold must be a cosine"),
-        ({"block_rows": 0}, "block_rows must be"),
+        ({"nearest": 0}, "nearest must be a whole number from 1 to 4096"),
+        ({"clusters": 9}, "nearest must be a whole number from 1 to 9"),
+        ({"threshold": 0}, "threshold must be a number"),
+        ({"threshold": 1.01}, "threshold must be a number"),
     ],
 )
 def test_wrong_options(options, message):

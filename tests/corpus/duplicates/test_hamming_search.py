@@ -128,7 +128,6 @@ def test_nothing_is_near_nothing():
         ({"threshold": -1}, "threshold must be"),
         ({"threshold": 33}, "threshold must be"),
         ({"threshold": 2.5}, "threshold must be"),
-        ({"block_rows": 0}, "block_rows must be"),
     ],
 )
 def test_wrong_options(options, message):
