@@ -40,16 +40,14 @@ _INLINE |= {"sub", "sup", "time", "tt", "u", "var", "wbr", "-text"}
 _WRAPPERS = 4
 # A candidate of a srcset: an address, and what it is for, unless a comma comes before.
 _CANDIDATE = re.compile(r"([^\s,]\S*)(?:(?<!,)\s+([^,]*))?")
-# What no page needs more of, in characters; an address with its image in it may be
-# longer.
+# What no page needs more of, in characters; only `data:` addresses may be longer.
 _MAX_ADDRESS = 16_384
 _MAX_FIGCAPTION = 100_000
 _MAX_CANDIDATES = 100
 _META_CHARSET = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w-]+)""", re.I
 )
-# By Python's names those encodings of pages that keep ASCII. Python knows more, some of
-# which take hours for a page.
+# Encodings of pages that keep ASCII; others that Python knows take hours for a page.
 _CHARSETS = re.compile(
     "utf-8|iso8859-[0-9]+|cp125[0-8]|koi8-[ru]|mac-(roman|cyrillic)|cp866|cp874|tis-620"
     "|gb2312|gbk|gb18030|hz|big5|big5hkscs|cp950|euc_jp|shift_jis|cp932|iso2022_jp"

@@ -198,8 +198,7 @@ def _claims_no_pixels(content):
 
 
 def _decode_smaller(image, shorter_side):
-    # Does nothing but for JPEG, whose scale it chooses so that neither side becomes
-    # smaller than asked for.
+    # Neither side becomes smaller than asked for.
     scale = shorter_side / min(image.size)
     if image.format == "JPEG" and scale <= 1 / 2:
         image.draft(None, [math.ceil(side * scale) for side in image.size])

@@ -154,8 +154,7 @@ def store_image(
     max_pixels: int = MAX_PIXELS,
 ) -> dict:
     """Returns an image by the columns of `stored_schema` but those of faults."""
-    # Pillow keeps so many blocks of 16 MiB for the next image; getting fresh memory
-    # from the system took a third of the time.
+    # Of 16 MiB, kept for the next image; fresh memory took a third of the time.
     Image.core.set_blocks_max(_BLOCKS)
     image, conversion = normalize_image(
         content, max_pixels=max_pixels, shorter_side=shorter_side

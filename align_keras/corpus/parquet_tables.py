@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from align_keras.utils.errors import InputError, needs
@@ -85,21 +85,10 @@ def open_table(path: str | os.PathLike) -> Any:
         ) from None
 
 
-def read_batches(
-    path: str | os.PathLike, names: Sequence[str], *, others: bool = True
-) -> Iterator:
-    """Yields `pyarrow.RecordBatch`es of columns that must exist, and of the others."""
+def read_batches(path: str | os.PathLike, columns: list[str] | None = None) -> Iterator:
+    """Yields the `pyarrow.RecordBatch`es of a table."""
     with open_table(path) as table:
-        known = table.schema_arrow.names
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    f"{path} must have the column {name!r}, it has "
-                    f"{', '.join(map(repr, known))}; run the stage that wrote it again."
-                )
-        yield from table.iter_batches(
-            _ROWS_AT_ONCE, columns=None if others else list(names)
-        )
+        yield from table.iter_batches(_ROWS_AT_ONCE, columns=columns)
 
 
 def strings(column: Any) -> list[str]:

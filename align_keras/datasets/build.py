@@ -230,21 +230,15 @@ def _disk_faults_in_one_line(data_dir):
     try:
         yield
     except (OSError, RuntimeError) as error:
-        fault = _disk_fault(error)
-        if fault is None:
+        import tensorflow as tf  # Here, for whatever writes has loaded it by now.
+
+        if isinstance(error, OSError):
+            fault = error.strerror or str(error)
+        elif isinstance(error.__cause__, tf.errors.OpError):
+            fault = error.__cause__.message.rpartition("; ")[2]
+        else:
             raise
         raise InputError(
             f"data_dir {data_dir} can't be written: {fault}; make room there or "
             "pass another --data_dir"
         ) from error
-
-
-def _disk_fault(error):
-    """Returns what the system said of a failed write, `None` for other errors."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    import tensorflow as tf  # Here, for it's loaded by now if it raised this.
-
-    if isinstance(error.__cause__, tf.errors.OpError):
-        return error.__cause__.message.rpartition("; ")[2]
-    return None

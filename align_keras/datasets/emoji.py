@@ -23,8 +23,7 @@ from align_keras.utils.errors import InputError
 EMOJI_DIR_VARIABLE = "ALIGN_KERAS_EMOJI_DIR"
 VENDORS = ("google", "twitter")
 
-# The larger files of the packages are sheets of the same 64 pixels: the numbers
-# in sheets-128 and sheets-256 count colors.
+# The packages have no larger images: sheets-128 and sheets-256 count colors.
 _SIZE = 64
 # Five plain swatches, the skin tones themselves.
 _SWATCHES = "Component"

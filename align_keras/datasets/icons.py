@@ -14,8 +14,7 @@ from align_keras.corpus.image import ImageError
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
-# File name patterns in qtawesome's font folder, by family; the version is part
-# of the name.
+# Files in qtawesome's font folder, by family; a version is part of their names.
 TRAIN_FAMILIES = {
     "materialdesignicons6": "materialdesignicons6-webfont",
     "phosphor": "phosphor",

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:  # For naming a mixture must not load TensorFlow.
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
 
 # Of the members' shares: a start counts its turns one by one.
@@ -51,30 +50,12 @@ class Mixture:
             features=next(iter(self.members.values())).info.features,
         )
 
-    def as_dataset(
-        self,
-        *,
-        split: str,
-        shuffle_files: bool = False,
-        decoders: "dict[str, tfds.decode.Decoder] | None" = None,
-        read_config: "tfds.ReadConfig | None" = None,
-    ) -> "tf.data.Dataset":
-        """Reads a split, `"train[:10%]"` of each member, as a TFDS builder does.
-
-        Raises:
-            InputError: a member lacks the split.
-        """
+    def as_dataset(self, *, split: str, decoders: Any = None) -> "tf.data.Dataset":
+        """Reads a split, `"train[:10%]"` of each member, in the stored order."""
         import tensorflow as tf  # Here, for naming a mixture must not load it.
 
         def read(name, builder):
-            dataset = stored_examples(
-                builder,
-                split,
-                shuffle_files=shuffle_files,
-                decoders=decoders,
-                read_config=read_config,
-            )
-            return dataset.map(
+            return stored_examples(builder, split, decoders).map(
                 lambda example: {
                     **example,
                     "id": tf.strings.join([name, "/", example["id"]]),
@@ -148,8 +129,7 @@ def _turns(sizes, taken=None):
     sizes = tf.constant(sizes, tf.int64)
 
     def turn(taken, position):
-        # (position + 1) · size / total - taken, in integers; 2^63 is out of
-        # reach for less than a milliard of examples.
+        # (position + 1) · size / total - taken, in integers.
         lag = (position + 1) * sizes - taken * total
         # Argmax promises nothing for ties, so there are none.
         member = tf.argmax(lag * len(sizes) - members)

@@ -23,8 +23,7 @@ from align_keras.corpus.image import (
 )
 from align_keras.utils.files import locked
 
-# Decoding and resizing release the interpreter lock, so threads scale; two
-# bound the memory that two images just below the pixel limit need.
+# They scale, outside of the interpreter's lock; two bound the memory of huge images.
 _THREADS = 2
 _IN_FLIGHT = 64
 # The longer side of what the key is made of, where the aspect is kept.

@@ -74,9 +74,6 @@ def crop_image(
     Returns:
         uint8 tensor (image_size, image_size, 3), what `crop_image_bytes` makes of the
         image as a PNG file.
-
-    References:
-        Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
     """
     window = _window(image, image_size, place)
     return _resampled_and_mirrored(window, image_size, flipped)

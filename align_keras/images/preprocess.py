@@ -6,8 +6,7 @@ import tensorflow as tf
 from align_keras.images.decode import decode_image
 from align_keras.utils.errors import InputError
 
-# Jia et al. 2021, section 5: resize to 346, crop 289. Other input sizes keep
-# this ratio.
+# Jia et al. 2021, section 5: resize to 346, crop 289; other sizes keep this ratio.
 _RESIZE_TO_CROP = 346 / 289
 # Of embeddings on disk: raise it where the same file gives other pixels.
 PREPROCESSING_VERSION = 1

@@ -213,8 +213,7 @@ def _choose_alphabet(word_counts, size):
     room = size - len(SPECIAL_TOKENS)
     limit = max(_MIN_ALPHABET_LIMIT, size // 10)
     chosen = []
-    # The most frequent first; among equals by code point, so that nothing is left
-    # to chance.
+    # The most frequent first, among equals by code point: nothing is left to chance.
     for character in sorted(frequency, key=lambda c: (-frequency[c], c))[:limit]:
         room -= 1 + (character in continuing)
         if room < 0:

@@ -111,7 +111,6 @@ class EmbeddingSearch:
     def fit(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
         """Learns the centers from the images with the lowest hashes of keys."""
         self.centers = None
-        self._check(embeddings, "the corpus")
         clusters = min(self.clusters, len(keys) // _IMAGES_PER_CLUSTER)
         if clusters < min(4 * self.nearest, self.clusters):
             return
@@ -131,15 +130,8 @@ class EmbeddingSearch:
         means.train(_unit_rows(embeddings, rows))
         self.centers = means.index
 
-    def place(self, embeddings: np.ndarray, where: str) -> _Rows:
-        """Checks embeddings (n, d) and returns all rows."""
-        self._check(embeddings, where)
-        if self.centers is not None and embeddings.shape[1] != self.centers.d:
-            raise InputError(
-                f"the embeddings of {where} must have {self.centers.d} numbers "
-                f"as the corpus's, received {embeddings.shape[1]}; embed all images by "
-                "one encoder."
-            )
+    def place(self, embeddings: np.ndarray) -> _Rows:
+        """Returns all rows of embeddings (n, d), as `lowest` takes them."""
         return _Rows(embeddings, np.arange(len(embeddings)))
 
     def lowest(
@@ -192,22 +184,6 @@ class EmbeddingSearch:
             second = references.embeddings[references.rows[found[pairs]]]
             near[pairs] = _exact_cosines(first, second) > self.threshold
         np.minimum.at(best, query[near], ranks[found[near]])
-
-    def _check(self, embeddings, where):
-        if np.ndim(embeddings) != 2 or embeddings.dtype.kind != "f":
-            raise InputError(
-                f"the embeddings of {where} must be a float array (images, "
-                f"dimensions), received {getattr(embeddings, 'dtype', None)} "
-                f"{np.shape(embeddings)}; an encoder returns such an array."
-            )
-        for start in range(0, len(embeddings), self.block_rows):
-            finite = np.isfinite(embeddings[start : start + self.block_rows]).all(1)
-            if not finite.all():
-                raise InputError(
-                    f"the embeddings of {where} must be finite, received NaN or "
-                    f"infinity in row {start + int(np.argmin(finite))}; check the "
-                    "encoder."
-                )
 
 
 def _faiss():

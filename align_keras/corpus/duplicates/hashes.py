@@ -10,7 +10,6 @@ from PIL import Image
 
 from align_keras.corpus.image import opencv
 from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError
 
 WORDS = 2  # 64-bit words in the hash of one view.
 HASH_BYTES = 8 * WORDS
@@ -30,8 +29,7 @@ LEAST_DETAIL = 24
 _SIDE = 64
 _BETWEEN = 256
 _COEFFICIENTS = 64
-# "About zero": a tenth of the numbers' root mean square, and what noise makes of a
-# flat image, in gray levels.
+# "About zero": of the numbers' root mean square, and of a flat image's noise.
 _RELATIVE_ZERO = 0.1
 _ABSOLUTE_ZERO = 0.1
 THRESHOLD = 12
@@ -62,15 +60,9 @@ def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> b
 
 def hash_array(hashes: Sequence[bytes]) -> np.ndarray:
     """Puts hashes of one length into a uint64 array (images, views, 2)."""
-    sizes = {len(content) for content in hashes} or {HASH_BYTES * len(VIEWS)}
-    size = max(sizes)
-    if len(sizes) > 1 or size % HASH_BYTES or not size:
-        raise InputError(
-            f"hashes must have one length, a multiple of {HASH_BYTES} bytes, received "
-            f"{sorted(sizes)}; hash all images anew, with crops or without."
-        )
+    views = len(hashes[0]) // HASH_BYTES if hashes else len(VIEWS)
     words = np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
-    return words.reshape(len(hashes), size // HASH_BYTES, WORDS)
+    return words.reshape(len(hashes), views, WORDS)
 
 
 def mirrored(hashes: np.ndarray) -> np.ndarray:
@@ -159,15 +151,8 @@ class HammingSearch:
     def fit(self, keys: Sequence[str], hashes: np.ndarray) -> None:
         """Learns nothing: hashes are compared as they are."""
 
-    def place(self, hashes: np.ndarray, where: str) -> np.ndarray:
-        """Checks hashes, uint64 (images, views, 2)."""
-        hashes = np.asarray(hashes)
-        if hashes.ndim != 3 or hashes.shape[2] != WORDS or hashes.dtype != np.uint64:
-            raise InputError(
-                f"the hashes of {where} must be a uint64 array (images, views, "
-                f"{WORDS}), received {hashes.dtype} {hashes.shape}; make them by "
-                "hash_array."
-            )
+    def place(self, hashes: np.ndarray) -> np.ndarray:
+        """Returns the hashes, uint64 (images, views, 2), as they are."""
         return hashes
 
     def lowest(

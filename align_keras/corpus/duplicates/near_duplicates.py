@@ -9,7 +9,6 @@ import numpy as np
 from align_keras.corpus.duplicates.embeddings import EmbeddingSearch
 from align_keras.corpus.duplicates.hashes import HammingSearch
 from align_keras.utils.arguments import check_choice
-from align_keras.utils.errors import InputError
 
 NEAR_EVALUATION = "near an evaluation image"
 NEAR_DUPLICATE = "near duplicate"
@@ -74,23 +73,15 @@ def find_duplicates(
         list of `Dropped`, by ascending key, whatever the order of the images.
 
     Raises:
-        InputError: another mode or options, fields of different lengths.
+        InputError: another mode, or a wrong threshold.
 
     References:
         Jia et al. 2021, section 3 and appendix A.
     """
     check_choice("mode", mode, MODES)
-    try:
-        search = MODES[mode](**options)
-    except TypeError as error:
-        raise InputError(
-            f"options must be those of mode {mode!r}, received "
-            f"{', '.join(sorted(options))} ({error}); see {MODES[mode].__name__}."
-        ) from None
-    for images in (corpus, *references):
-        _check(images)
+    search = MODES[mode](**options)
     search.fit(corpus.keys, corpus.signatures)
-    placed = search.place(corpus.signatures, "the corpus")
+    placed = search.place(corpus.signatures)
     rows, original = _distinct(corpus)
     left_before = {image.image_key: tuple(image[1:]) for image in gone}
     verdicts = [left_before.get(corpus.keys[row]) for row in rows.tolist()]
@@ -101,17 +92,6 @@ def find_duplicates(
         for row, verdict in zip(rows.tolist(), verdicts, strict=True)
         if verdict
     )
-
-
-def _check(images):
-    name = f"evaluation set {images.name!r}" if images.name else "the corpus"
-    for field in ("signatures", "pixels", "pixel_keys"):
-        values = getattr(images, field)
-        if values is not None and len(values) != len(images.keys):
-            raise InputError(
-                f"{field} of {name} must be as many as its keys, "
-                f"{len(images.keys):,}, received {len(values):,}; give one an image."
-            )
 
 
 def _distinct(corpus):
@@ -173,7 +153,7 @@ def _near_images(rows, original, placed, reference, order, search):
     """Returns the place in `order` of the first near image; too high for none."""
     found = np.full(len(rows), len(order), np.int64)
     asked = np.flatnonzero(original == np.arange(len(rows)))
-    there = search.place(reference.signatures, f"evaluation set {reference.name!r}")
+    there = search.place(reference.signatures)
     found[asked] = search.lowest(
         placed[rows[asked]],
         there[np.array(order, np.int64)],

@@ -130,7 +130,7 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
         ngrams.clear()
         pairs.clear()
 
-    for batch in read_batches(path, ("caption", "image_key"), others=False):
+    for batch in read_batches(path, ["caption", "image_key"]):
         captions, images = (strings(batch[name]) for name in ("caption", "image_key"))
         features = text_features(normalize_texts(captions))
         ngrams += [features.unigrams, features.bigrams]

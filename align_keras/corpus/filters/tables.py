@@ -32,7 +32,6 @@ from align_keras.corpus.parquet_tables import (
     table_writer,
 )
 
-COLUMNS = ("image", "image_key", "width", "height", "caption", "language")
 SAMPLES = 20
 
 
@@ -53,7 +52,7 @@ def filter_table(
     with open_table(source) as table:
         schema = table.schema_arrow
     with table_writer(destination, schema, ROWS_PER_GROUP, batches=True) as append:
-        for batch in read_batches(source, COLUMNS):
+        for batch in read_batches(source):
             pairs = _pair_columns(batch)
             found = find_reasons(pairs, chosen, thresholds)
             append([_kept(batch, pairs.captions, found == 0)])
@@ -85,8 +84,7 @@ def merge_results(results: Iterable[dict]) -> dict:
             smallest = sorted(kept)[:SAMPLES]
             merged["samples"][reason] = {key: kept[key] for key in smallest}
         for key, text in result["shared_texts"].items():
-            # Texts that differ in case share a hash; which is shown must not depend
-            # on the order.
+            # Texts that differ in case share a hash, whatever the order.
             shared = merged["shared_texts"]
             shared[key] = min(shared.get(key, text), text)
     return merged

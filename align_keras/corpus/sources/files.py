@@ -13,8 +13,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url, list_url, stat_url
 
-# A part's share of small files: enough that starting it costs little, few enough
-# that their names travel easily and the work is spread.
+# A part's share of small files: starting it costs little, and the work is spread.
 FILES_A_PART = 200
 BYTES_A_PART = 16_000_000
 

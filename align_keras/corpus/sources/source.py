@@ -37,8 +37,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 from align_keras.utils.remote import is_url
 
-# Each module finds its files by SUFFIXES, shares them out by `list_parts` and reads a
-# part by `read`.
+# Each finds files by SUFFIXES, shares them out by `list_parts`, `read`s a part.
 KINDS = {
     "html": html_pages,
     "warc": warc_files,
@@ -318,7 +317,7 @@ def _storable(text):
 
 def extract_part(task: dict) -> dict:
     """Writes the pairs of one part, with the sizes and keys of their images."""
-    part, counter = _part(task["part"]), DropCounter()
+    part, counter = Part(**task["part"]), DropCounter()
     probe = functools.lru_cache(_KNOWN_IMAGES)(_probe)
     with table_writer(task["table"], pair_schema()) as append:
         for pair in read_part(part, counter, spool=task["spool"]):
@@ -345,12 +344,6 @@ def merged_counts(counts: list[dict]) -> dict:
     for part in counts:
         total.add(DropCounter.from_metadata(part))
     return total.as_metadata()
-
-
-def _part(fields):
-    """Restores what became lists on its way through JSON."""
-    options = tuple(map(tuple, fields["options"]))
-    return Part(**{**fields, "files": tuple(fields["files"]), "options": options})
 
 
 def _probe(location):

@@ -42,8 +42,7 @@ def _pairs(record, counter):
     ]
     if not images:
         return []
-    # Written back as a page, so that addresses and repeated texts are read by the
-    # same rules as those of pages.
+    # Written back as a page, to be read by the same rules.
     base = _inner(page, "Head").get("Base")
     lines = [f'<base href="{html.escape(base)}">'] if base else []
     lines += [f"<img{_attributes(image)}>" for image in images]

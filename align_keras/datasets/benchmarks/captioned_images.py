@@ -36,23 +36,8 @@ class _ByImage:
     # What makes the classes below dataclasses.
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
 
-    def __post_init__(self):
-        for name, field in self._lists().items():
-            parts = {name: field}
-            if isinstance(field, dict):
-                parts = {f"{name}[{key!r}]": part for key, part in field.items()}
-            for full_name, part in parts.items():
-                if len(part) != len(self):
-                    raise InputError(
-                        f"`{full_name}` must have one entry an image, received "
-                        f"{len(part)} for {len(self)} images."
-                    )
-
     def __len__(self):
         return len(self.images)
-
-    def _lists(self):
-        return {name: part for name, part in vars(self).items() if name != "missing"}
 
     def of_rows(self, rows: Sequence[int]) -> Self:
         """Returns some of the images; the others count as missing."""
@@ -62,13 +47,14 @@ class _ByImage:
                 return {name: taken(part) for name, part in values.items()}
             return [values[row] for row in rows]
 
-        missing = self.missing + len(self) - len(rows)
-        return dataclasses.replace(self, **taken(self._lists()), missing=missing)
+        lists = {**vars(self)}
+        missing = lists.pop("missing") + len(self) - len(rows)
+        return dataclasses.replace(self, **taken(lists), missing=missing)
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImages(_ByImage):
-    """Images and the captions of each; `InputError` when the lengths don't fit.
+    """Images and the captions of each.
 
     Attributes:
         images: list of str, paths, or of bytes, encoded images.
@@ -85,17 +71,6 @@ class CaptionedImages(_ByImage):
     caption_ids: list
     columns: dict = dataclasses.field(default_factory=dict)
     missing: int = 0
-
-    def __post_init__(self):
-        super().__post_init__()
-        for image_id, texts, ids in zip(
-            self.image_ids, self.captions, self.caption_ids, strict=True
-        ):
-            if len(texts) != len(ids):
-                raise InputError(
-                    f"`caption_ids` must have one entry a caption, received {len(ids)} "
-                    f"for the {len(texts)} captions of {image_id}."
-                )
 
 
 @dataclasses.dataclass(frozen=True)

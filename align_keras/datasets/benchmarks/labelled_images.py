@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
+from align_keras.datasets.array_records import stored_examples
 from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.datasets.pair_builder import hashed_test_keys
 from align_keras.utils.arguments import check_choice
@@ -43,17 +44,6 @@ class LabelledImages:
     class_names: list
     columns: dict = dataclasses.field(default_factory=dict)
     image_ids: list | None = None
-
-    def __post_init__(self):
-        lengths = {name: len(values) for name, values in self.columns.items()}
-        if self.image_ids is not None:
-            lengths["image_ids"] = len(self.image_ids)
-        lengths |= {"images": len(self.images), "labels": len(self.labels)}
-        if len(set(lengths.values())) > 1:
-            raise InputError(
-                "`images`, `labels`, `columns` and `image_ids` must have one entry a "
-                f"image, received {lengths}."
-            )
 
 
 def only_occurring_classes(data: LabelledImages) -> LabelledImages:
@@ -177,13 +167,7 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages
 
 def read_examples(builder: Any, split: str, decoders: Any) -> Iterable[dict]:
     """Reads a split's examples in the stored order."""
-    dataset = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        decoders=decoders,
-        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-    )
-    return tfds.as_numpy(dataset)
+    return tfds.as_numpy(stored_examples(builder, split, decoders))
 
 
 @dataclasses.dataclass(frozen=True)
