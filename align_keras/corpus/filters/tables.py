@@ -79,15 +79,17 @@ def merge_results(results: Iterable[dict]) -> dict:
         for reason, samples in result["samples"].items():
             kept = merged["samples"][reason]
             for key, sample in samples.items():
-                # The same pair may stand in several tables.
-                kept[key] = min(kept.get(key, sample), sample, key=_sort_key)
+                _keep_least(kept, key, sample, _sort_key)
             smallest = sorted(kept)[:SAMPLES]
             merged["samples"][reason] = {key: kept[key] for key in smallest}
         for key, text in result["shared_texts"].items():
-            # Texts that differ in case share a hash, whatever the order.
-            shared = merged["shared_texts"]
-            shared[key] = min(shared.get(key, text), text)
+            _keep_least(merged["shared_texts"], key, text)
     return merged
+
+
+def _keep_least(found, key, value, order=None):
+    """Keeps one of what has the same hash: a pair again, a text in other case."""
+    found[key] = min(found.get(key, value), value, key=order)
 
 
 def _kept(batch, captions, stays):
@@ -115,14 +117,10 @@ def _samples(batch, pairs, found, thresholds):
     for number, reason in enumerate(("kept", *REASONS)):
         rows = np.flatnonzero(found == number)
         rows = rows[is_member(np.unique(hashes[rows])[:SAMPLES], hashes[rows])]
-        found_samples = samples[reason] = {}
+        samples[reason] = {}
         for row, key in zip(rows.tolist(), hashes[rows].tolist(), strict=True):
             sample = _sample(batch, pairs, row, thresholds)
-            key = f"{key:016x}"
-            # Of a repeated pair, one whatever the order.
-            found_samples[key] = min(
-                found_samples.get(key, sample), sample, key=_sort_key
-            )
+            _keep_least(samples[reason], f"{key:016x}", sample, _sort_key)
     return samples
 
 
@@ -134,16 +132,13 @@ def _sample(batch, pairs, row, thresholds):
 
 
 def _shared_texts(pairs, found, chosen):
-    if not chosen.top_texts:
-        return {}
     rows = np.flatnonzero(found == 1 + REASONS.index("images per text"))
-    shared = {}
-    for row, key in zip(
-        rows.tolist(), pairs.features.text_hashes[rows].tolist(), strict=True
-    ):
+    hashes = pairs.features.text_hashes[rows]
+    shared: dict[str, list] = {}
+    for row, key in zip(rows.tolist(), hashes.tolist(), strict=True):
         if key in chosen.top_texts:
             text = [pairs.captions[row], chosen.top_texts[key]]
-            shared[f"{key:016x}"] = min(shared.get(f"{key:016x}", text), text)
+            _keep_least(shared, f"{key:016x}", text)
     return shared
 
 
