@@ -57,9 +57,7 @@ def caption_fault(caption: str) -> tuple[str, str] | None:
 def is_usable(
     caption: str, counter: DropCounter, where: str, image_url: str | None = None
 ) -> bool:
-    """Tells whether a cleaned caption can be used, or counts why not. With an
-    `image_url`, or "", which captions of the web have, names of files are left out.
-    """
+    """Tells whether a cleaned caption can be used, or counts why not."""
     fault = caption_fault(caption)
     if fault:
         counter.drop(fault[0], where, fault[1])

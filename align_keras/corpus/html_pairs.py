@@ -63,9 +63,7 @@ _BYTE_ORDER_MARKS = (
 
 
 class WebPair(NamedTuple):
-    """An image's absolute address and a cleaned caption. `rule` says where it stood;
-    `language` is the nearest `lang` in lower case, or "".
-    """
+    """An image's absolute address, a cleaned caption, and where that stood."""
 
     image_url: str
     caption: str
@@ -143,9 +141,7 @@ def extract_pairs(
 
 
 def decode_html(content: bytes, charset: str | None = None) -> str:
-    """Decodes a page in the HTML standard's order: byte order mark, HTTP header
-    (`charset`), the page's `meta`, UTF-8, Windows-1252.
-    """
+    """Decodes a page by byte order mark, header (`charset`), `meta`, UTF-8, cp1252."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding, "replace")
@@ -161,9 +157,7 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
 
 
 def _codec(name):
-    """Python's name of a page's charset, or None. A `meta` that could be read isn't
-    UTF-16.
-    """
+    """Python's name of a page's charset, or None; who reads `meta` isn't in UTF-16."""
     try:
         codec = codecs.lookup(name[:40]).name
     except (LookupError, ValueError):
@@ -182,9 +176,7 @@ class _Surroundings(NamedTuple):
 
 
 def _surroundings(node, known):
-    """The `_Surroundings` of a node, itself included; `known` keeps those of its
-    parents.
-    """
+    """The `_Surroundings` of a node, itself included; `known` keeps its parents'."""
     path = []
     while node is not None and node.mem_id not in known:
         path.append(node)
@@ -201,9 +193,7 @@ def _surroundings(node, known):
 
 
 def _captions(image, figure, figures):
-    """Returns (rule, caption, what was cut) of an `img`; `figures` keeps figures'
-    captions.
-    """
+    """Returns (rule, caption, what was cut) of an `img`; `figures` keeps theirs."""
     texts = [(rule, image.attributes.get(rule) or "") for rule in ("alt", "title")]
     found = [(rule, clean_caption(text), ()) for rule, text in texts]
     if figure is not None:

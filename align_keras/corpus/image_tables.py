@@ -179,9 +179,7 @@ def store_image(
 
 
 def _pixels(image):
-    """Returns uint8 (height, width, 4), of which three count, in Pillow's memory if it
-    can.
-    """
+    """Returns uint8 (height, width, 4), of which three count, in Pillow's memory."""
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
         try:
             values = arrow().array(image).values
@@ -226,9 +224,7 @@ def _jpeg(pixels, quality):
 def kept_images(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
-    """Yields what stays: JPEG, key of its pixels, size as the image came, captions with
-    those of equal images that left.
-    """
+    """Yields what stays, with the captions of equal images that left."""
     inherited = _inherited(groups, dropped)
     columns = ["image_key", "pixel_key", "fault", "jpeg"]
     for texts, image in _staying(groups, stored, dropped, columns):

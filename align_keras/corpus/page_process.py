@@ -29,9 +29,7 @@ class PageError(ValueError):
 def read_page(
     content: bytes, base_url: str, counter: DropCounter, charset: str | None = None
 ) -> list[WebPair]:
-    """Reads a page as `extract_pairs`, within limits, where the system has them. Raises
-    `PageError` beyond them, or if the parser fails.
-    """
+    """Reads a page as `extract_pairs`, within limits, or raises `PageError`."""
     task = {"size": len(content), "base_url": base_url, "charset": charset}
     task |= {"seconds": MAX_SECONDS, "bytes": MAX_BYTES}
     with _lock:

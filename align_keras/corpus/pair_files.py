@@ -29,9 +29,7 @@ _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNOR
 
 @dataclasses.dataclass
 class PairRecord:
-    """One image of the user's and its captions; `where` is of the first, `origins` are
-    what `origin_of` made of each caption's row.
-    """
+    """An image and its captions; `where` is of the first, `origins` are of each."""
 
     id: str
     image_path: pathlib.Path
@@ -214,9 +212,7 @@ def _read_image(path, file, texts, encoding, counter):
 def read_table(
     path: pathlib.Path, encoding: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
-    """Reads a table's columns (JSONL: all keys) and rows, (dict, where); counts broken
-    lines.
-    """
+    """Reads a table's columns and rows, (dict, where); counts broken lines."""
     try:
         content = read_regular(path, _MAX_BYTES)
     except OSError as error:

@@ -38,9 +38,7 @@ def table_writer(
     *,
     batches: bool = False,
 ) -> Iterator[Callable]:
-    """Yields a function that appends a list of dict, or of batches, to a new file.
-    Equal rows make equal bytes; `rows_per_group` rows wait in memory.
-    """
+    """Yields a function that appends a list of dict, or of batches, to a new file."""
     pa = arrow()
     to_table = pa.Table.from_batches if batches else pa.Table.from_pylist
     waiting: list = []

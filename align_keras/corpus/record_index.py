@@ -159,9 +159,7 @@ def _span_rows(task, counter):
 
 
 def _table_rows(task, counter):
-    """Returns ((place of the batch, row), captions) of a table, and its column of
-    images.
-    """
+    """Returns ((place of the batch, row), captions), and the column of images."""
     path = task["path"]
     try:
         schema = _schema(path, task["kind"])
@@ -395,9 +393,7 @@ def _chunks(places):
 
 
 def image_fault(content: bytes) -> ImageError | None:
-    """Says what keeps training from decoding an image, or None; a whole JPEG is
-    believed.
-    """
+    """Says what keeps training from decoding an image; believes whole JPEGs."""
     if _END_OF_JPEG in content[-64:] and _is_jpeg(content):
         return None
     try:

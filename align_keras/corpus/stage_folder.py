@@ -12,10 +12,7 @@ _DONE = "done.json"
 
 
 class StageFolder:
-    """Where a stage keeps what it makes, named by a digest of all that the result
-    depends on, JSON, so that a rerun finds it. A stage is done when its facts are
-    written, last.
-    """
+    """A stage's folder, named by a digest of all inputs; done when facts are there."""
 
     def __init__(self, out, name, inputs):
         text = json.dumps([name, inputs], sort_keys=True)

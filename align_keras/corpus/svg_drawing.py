@@ -50,17 +50,13 @@ class SvgError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class SvgDrawing:
-    """A drawing's XML, of this size and without addresses of other files; `size` is
-    (width, height) as a browser shows it, at most `MAX_SIDE`.
-    """
+    """A drawing's XML, without addresses of other files, and its size in pixels."""
 
     size: tuple
     content: bytes
 
     def render(self) -> Image.Image:
-        """Returns the drawing's pixels, RGBA, of a process of at most 10 seconds and 2
-        GiB.
-        """
+        """Returns the pixels, RGBA, of a process of at most 10 seconds and 2 GiB."""
         try:
             done = subprocess.run(
                 [sys.executable, "-c", _PROGRAM, *_fonts()],
@@ -80,9 +76,7 @@ class SvgDrawing:
 
 @functools.cache
 def _fonts():
-    """The system's general fonts, as arguments of `_PROGRAM`; resvg leaves letters out
-    else.
-    """
+    """The system's fonts, as `_PROGRAM`'s arguments: resvg leaves letters out else."""
     found = []
     for name in ("serif", "sans-serif", "monospace"):
         try:

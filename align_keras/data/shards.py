@@ -81,9 +81,7 @@ class Shards:
     def interleaved(
         self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
     ) -> tf.data.Dataset:
-        """Reads some of the files at once, record by record of each in turn; if
-        `pair_weighted`, (record, number of the caption), those of the pass.
-        """
+        """Reads files record by record, with their captions' numbers if pair-weighted."""
 
         def read(path, skip, take):
             if isinstance(self._builder, SourcePairs):
@@ -159,10 +157,7 @@ def _members(builder):
 
 
 def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
-    """Counts the captions of the images of a split's files, path → uint32 (images,).
-    All are read the first time; the counts are then kept beside them, where they can be
-    written.
-    """
+    """Counts captions, path → uint32 (images,); kept beside the files if possible."""
     if isinstance(builder, SourcePairs):
         return builder.caption_counts(split)
     store = pathlib.Path(builder.data_path) / _FILE

@@ -108,9 +108,7 @@ def build_corpus(
 
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
-    """Names the shards that lack or differ, by size or if `whole` by checksum, from the
-    index.
-    """
+    """Names the shards that differ from the index by size, or if `whole`, checksum."""
     index = read_json(os.path.join(folder, _INDEX))
     found = []
     for shard in index.get("shards", ()):

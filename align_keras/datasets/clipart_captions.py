@@ -23,9 +23,7 @@ class SvgMetadata:
 
 
 def read_svg_metadata(path: str | os.PathLike) -> SvgMetadata:
-    """Reads the first RDF work description of an SVG file, empty where there is none; a
-    drawing that is broken behind it still counts.
-    """
+    """Reads an SVG file's first RDF work description; what is broken behind counts not."""
     with open(path, "rb") as file:
         try:
             for _, element in ElementTree.iterparse(file):

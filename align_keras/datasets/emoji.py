@@ -153,9 +153,7 @@ def _read_emoji(package):
 def emoji_captions(
     name: str, short_names: Iterable[str] = (), category: str = ""
 ) -> list[str]:
-    """Makes an emoji's captions in lower case, its name first; a short name that says
-    nothing, or the same in another order, is left out.
-    """
+    """Makes an emoji's captions in lower case, its name first, each said once."""
     short = [_short_caption(short_name) for short_name in short_names]
     candidates = [_name_caption(name, short)]
     for caption in short:

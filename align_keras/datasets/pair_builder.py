@@ -32,9 +32,7 @@ _KEY_SIDE = 384
 
 @dataclasses.dataclass(frozen=True)
 class RawPair:
-    """An image's source, for `_load`, and its captions. Without a `split` its pixels
-    decide; `where` names it, and `pairs` is how many of the user's it stands for.
-    """
+    """An image's source, for `_load`, its captions, and how many pairs it stands for."""
 
     id: str
     source: Any
@@ -140,9 +138,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Prepares the corpus, in a folder that is renamed at the end, unless it is
-        there.
-        """
+        """Prepares the corpus, in a folder that is renamed at the end, if need be."""
         path = pathlib.Path(self.data_path)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -283,9 +279,7 @@ class ImageLayout:
 
 
 def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Image:
-    """Puts an image in the middle of a white square of at most `size` pixels, with
-    margins of a share of the image's longer side.
-    """
+    """Puts an image in the middle of a white square of at most `size` pixels."""
     image = limit_image(image, int(size / (1 + 2 * margin)))
     side = min(size, round(max(image.size) * (1 + 2 * margin)))
     if image.size == (side, side):
@@ -324,9 +318,7 @@ def pixel_key(image: Image.Image) -> str:
 def hashed_test_keys(
     image_keys: Iterable[str], fraction: float, at_most: int | None = None
 ) -> set[str]:
-    """Chooses about a fraction of images for tests by their pixels' hash alone; of two
-    or more at least one, and not all.
-    """
+    """Chooses a fraction of images by their pixels' hash: at least one, never all."""
     keys = sorted(image_keys)
     count = sum(is_test_key(key, fraction) for key in keys)
     count = min(max(count, 1), len(keys) - 1)
@@ -341,9 +333,7 @@ def is_test_key(image_key: str, fraction: float) -> bool:
 
 
 def linked_names(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Groups names of (name, key) that share keys, also through others: each's smallest
-    name.
-    """
+    """Groups names of (name, key) that share keys: each name's smallest."""
     pairs = list(pairs)
     smallest, before = {name: name for name, _ in pairs}, None
     while smallest != before:

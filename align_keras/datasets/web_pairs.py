@@ -76,9 +76,7 @@ class WebPairs(LocalBuilder, skip_registration=True):
 
 
 class _EqualBytesWriter(writer.ExampleWriter):
-    """Writes equal examples as equal bytes: the order of their features is left to
-    chance.
-    """
+    """Writes equal examples as equal bytes: else chance orders their features."""
 
     def write(self, path, examples):
         def in_order(serialized):
@@ -95,9 +93,7 @@ def write_web_pairs(
     *,
     notes: dict,
 ) -> dict[str, Any]:
-    """Writes the shards into `FOLDER/web_pairs/1.0.0`, and `index.json` with checksums;
-    returns how many images, in all and by split. `config` is the section `shards`.
-    """
+    """Writes the shards and `index.json` by a `config` of shards; returns counts."""
     shutil.rmtree((folder / SHARDS).parent, ignore_errors=True)
     if next(images(), None) is None:
         raise InputError(

@@ -160,9 +160,7 @@ def _kind(image_bytes):
 
 
 def pixels_by_header(file: FileBytes) -> tf.Tensor:
-    """Returns how many pixels a file says that it has, int64; 0 for no known format. Of
-    a GIF it is the canvas with the first frame.
-    """
+    """Returns how many pixels a file says that it has, int64; 0 for no known format."""
     content = FileBytes(file)
     at = content.number
 
@@ -435,9 +433,7 @@ def _on_canvas(image, top, left, height, width):
 
 @_apart(_STRING)
 def gif_frame(file: FileBytes) -> tf.Tensor:
-    """Finds a GIF's first frame: the positions of its descriptor, the file's length
-    where there is none, and of its graphic control extension, or -1.
-    """
+    """Finds a GIF's first frame, or its end, and its control extension, or -1."""
     content = FileBytes(file)
 
     def step(position, in_data, control):

@@ -131,9 +131,7 @@ def check_normalization(normalization: str) -> None:
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
-    """Raises unless a vocabulary can be tokenized with; `source` is named with the
-    fault.
-    """
+    """Raises unless a vocabulary can be tokenized with; names `source` and fault."""
     ids: dict[str, int] = {}
     for index, token in enumerate(vocabulary):
         if not isinstance(token, str) or not token.strip(" \t\r") or "\n" in token:
@@ -295,9 +293,7 @@ class Coverage:
         self._unknown = ids["[UNK]"]
 
     def count(self, captions: list[str]) -> dict:
-        """Counts over captions; `coverage` is the share of words that the vocabulary
-        knows.
-        """
+        """Counts over captions; `coverage` is the share of words that are known."""
         words = tokens = unknown = 0
         for encoding in self._tokenizer.encode_batch(captions):
             words += len(set(encoding.word_ids))

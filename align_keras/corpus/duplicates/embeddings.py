@@ -33,10 +33,7 @@ def write_embeddings(
     batch_size: int = 64,
     dtype: str = "float16",
 ) -> np.ndarray:
-    """Embeds `count` images batch by batch into a `.npy` file, and maps it, (count, d).
-    `encode` takes a list of images to floats (images, d); float16 changes a cosine by
-    1e-5.
-    """
+    """Embeds `count` images by `encode` (a list to (images, d)) into a `.npy` file."""
     with atomic_path(path) as temporary:
         _fill(temporary, iter(images), encode, count, batch_size, dtype)
     # What is empty can't be mapped.

@@ -112,9 +112,7 @@ def _lowest_frequencies():
 
 
 def _cosines(first, end):
-    """The orthonormal cosine transform of a part of the side, (10, 64), whatever its
-    length.
-    """
+    """The orthonormal cosine transform of a part of the side, (10, 64)."""
     length = end - first
     place = np.arange(_SIDE) - first + 0.5
     frequency = np.arange(max(_DOWN.max(), _ACROSS.max()) + 1)[:, None]

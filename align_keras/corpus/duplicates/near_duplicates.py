@@ -34,9 +34,7 @@ class ImageSet:
 
 
 class Dropped(typing.NamedTuple):
-    """An image that leaves the corpus, and the image that it is near to, of the corpus
-    or of the evaluation set `reference`.
-    """
+    """An image that leaves, and the corpus's or a reference's image that it is near."""
 
     image_key: str
     reason: str
@@ -95,9 +93,7 @@ def find_duplicates(
 
 
 def _distinct(corpus):
-    """Returns the distinct keys' rows, best first, and the place of each one's best
-    equal.
-    """
+    """Returns the distinct keys' rows, best first, and places of their best equals."""
     count = len(corpus.keys)
     keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
     pixels = np.zeros(count, np.int64)
@@ -164,9 +160,7 @@ def _near_images(rows, original, placed, reference, order, search):
 
 
 def _drop_inside(corpus, rows, original, placed, search, verdicts):
-    """Fills in the verdicts of all equal to or, with a search, near an image that
-    stays.
-    """
+    """Fills in the verdicts of all equal to or near an image that stays."""
     left = np.array([verdict is None for verdict in verdicts], bool)
     distinct = np.flatnonzero(left & (original == np.arange(len(rows))))
     kept_by = np.arange(len(rows))
@@ -181,8 +175,7 @@ def _drop_inside(corpus, rows, original, placed, search, verdicts):
 
 
 def _greedy(search, placed, undecided):
-    """Keeps images, best first, that are near none that was kept; where each one's
-    lies.
+    """Keeps images, best first, that are near none that was kept; each one's place.
 
     In each round those without a better near image among the undecided stay, and all
     near to these leave; so one number an image is held, however many pairs are near.

@@ -145,9 +145,7 @@ def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
 
 
 def count_partitions(folder: str | os.PathLike) -> int:
-    """Into how many partitions the spills are merged, of four million entries (250 MB)
-    each.
-    """
+    """How many partitions the spills are merged in, of four million entries each."""
     sizes: collections.Counter[str] = collections.Counter()
     for path in pathlib.Path(folder, "spills").glob("*.npy"):
         sizes[path.name.split("-")[0]] += path.stat().st_size // 16
@@ -177,10 +175,7 @@ def merge_counts(
 def choose_frequent(
     partitions: int, folder: str | os.PathLike, thresholds: Thresholds
 ) -> dict:
-    """Writes the frequent n-grams, of equal counts those with the smallest hashes, and
-    what is shared too often; returns their numbers, `ngram_count` at the last rank, and
-    `top_texts`.
-    """
+    """Writes the frequent n-grams and what is shared too often; returns a summary."""
     merged = pathlib.Path(folder, "merged", str(partitions))
     chosen = pathlib.Path(folder, "chosen")
     histogram: collections.Counter[int] = collections.Counter()

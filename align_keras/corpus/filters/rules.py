@@ -189,9 +189,7 @@ def count_reasons(found: np.ndarray) -> dict[str, int]:
 
 
 def _drops(pairs, chosen, thresholds, found):
-    """Yields which pairs each of `REASONS` drops; `found`, filled in meanwhile, saves
-    work.
-    """
+    """Yields which pairs each of `REASONS` drops; `found` is filled in meanwhile."""
     shorter = np.minimum(pairs.widths, pairs.heights).astype(np.int64)
     longer = np.maximum(pairs.widths, pairs.heights).astype(np.int64)
     known = shorter > 0

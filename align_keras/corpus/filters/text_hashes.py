@@ -120,9 +120,7 @@ _MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Mixes the bits of uint64 values in place, a bijection: Pelle Evensen's "moremur",
-    2019.
-    """
+    """Mixes the bits of uint64 values in place: Pelle Evensen's "moremur", 2019."""
     values ^= values >> np.uint64(27)
     values *= _MULTIPLIERS[0]
     values ^= values >> np.uint64(33)

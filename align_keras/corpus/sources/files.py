@@ -33,9 +33,7 @@ RECORDS_A_PART = 10_000
 
 
 class SourceFile(NamedTuple):
-    """A file: its name in the source's folder, bytes, and nanoseconds of its change, or
-    what names a remote one's content.
-    """
+    """A file: name in its folder, bytes, and its time of change, or remote version."""
 
     name: str
     size: int
@@ -43,9 +41,7 @@ class SourceFile(NamedTuple):
 
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
-    """Finds the files with such endings below a folder, by name; no hidden or vanished
-    ones.
-    """
+    """Finds the files with such endings below a folder, by name, no hidden ones."""
     if is_url(folder):
         return [SourceFile(*file) for file in list_url(folder, suffixes)]
     found = []
@@ -121,9 +117,7 @@ def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
 
 
 def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
-    """Counts a file that can't be opened: `"unreadable"` where that lasts, else
-    `"vanished"`.
-    """
+    """Counts a file that can't be opened: "unreadable" if that lasts, or "vanished"."""
     lasting = isinstance(error, PermissionError | IsADirectoryError)
     lasting |= error.errno == errno.EINVAL  # A pipe or a device.
     lasting &= not is_url(path)
@@ -156,9 +150,7 @@ def record_ranges(
 
 
 def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
-    """Yields the records of a part of a file, and counts what the file's list dropped.
-    `load` takes (path, time of change) to (records, `DropCounter`).
-    """
+    """Yields a part's records, which `load` takes from (path, time of change)."""
     file = one_file(part.path)
     if file is None:
         raise FileNotFoundError(errno.ENOENT, "no such file", part.path)

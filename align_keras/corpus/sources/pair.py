@@ -85,9 +85,7 @@ def columns_of(names: Iterable[str]) -> dict[str, str]:
 def pair_from_columns(
     image: str, row: dict, columns: dict[str, str] | None = None
 ) -> SourcePair:
-    """Makes a pair of a record that img2dataset wrote, or one like it; `columns` are
-    those of `columns_of`. Without a `page_url` the image's `url` stands for it.
-    """
+    """Makes a pair of img2dataset's record, or one like it, by `columns_of`."""
     columns = columns_of(row) if columns is None else columns
     found = {part: row.get(name) for part, name in columns.items()}
     texts = {part: text for part, text in found.items() if isinstance(text, str)}

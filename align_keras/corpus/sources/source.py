@@ -82,11 +82,7 @@ class Source:
     options: tuple = ()
 
     def parts(self) -> list[Part]:
-        """Shares the source out, always in the same way for the same files.
-
-        Raises:
-            InputError: if nothing of this kind is there, or the file is of another.
-        """
+        """Shares the source out, always in the same way; raises if it's empty."""
         root = self.path if is_folder(self.path) else os.path.dirname(self.path)
         whole = Part(self.kind, root, (), options=self.options)
         parts = KINDS[self.kind].list_parts(whole, self._files())
@@ -99,10 +95,7 @@ class Source:
         return parts
 
     def fingerprint(self) -> str:
-        """Names what the source holds, by the names, sizes and times of its files.
-
-        Images that pages, tables and JSON files refer to aren't among them.
-        """
+        """Names what the source holds, by the names, sizes and times of its files."""
         words = [self.kind, self.path, *itertools.chain(*self.options)]
         return fingerprint(words, self._files())
 

@@ -108,9 +108,7 @@ def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
 
 
 def _fields(message, steps, start, stop, number):
-    """Yields (start, stop) of a message's fields of a number; `steps` counts all
-    fields.
-    """
+    """Yields (start, stop) of a message's fields of a number; `steps` counts all."""
     while start < stop:
         if next(steps) == _MAX_FIELDS:
             raise ValueError(f"more than {_MAX_FIELDS:,} fields")

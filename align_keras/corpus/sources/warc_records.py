@@ -38,9 +38,7 @@ class Slice(NamedTuple):
 
 
 def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[Slice]:
-    """Yields the records of a WARC file, plain or compressed record by record, of at
-    most `limit` bytes; behind a fault follows the next record that can be made out.
-    """
+    """Yields the records of a WARC file, plain or gzipped one by one, past broken ones."""
     with open_regular(path) as file:
         offset = _skip_blank(file, 0)
         while offset is not None:
@@ -183,9 +181,7 @@ def _next_start(file, offset):
 
 
 def parse_record(content: bytes) -> Any:
-    """Parses a record with warcio. Raises `ValueError` of a wrong one, or long HTTP
-    headers.
-    """
+    """Parses a record with warcio; `ValueError` of a wrong one, or long headers."""
     with needs("corpus", "web archives are read by warcio"):
         from warcio.archiveiterator import ArchiveIterator
     _check_http_headers(content)
@@ -231,9 +227,7 @@ def parsed_records(
 
 
 def response_body(record: Any, limit: int = MAX_WARC_BYTES) -> bytes:
-    """Returns a response's unpacked body. Raises `ValueError` where it can't, within
-    limits.
-    """
+    """Returns a response's unpacked body, or raises `ValueError`, within limits."""
     if record.http_headers is None:
         raise ValueError("no HTTP response")
     encoding = (record.http_headers.get_header("content-encoding") or "").lower()

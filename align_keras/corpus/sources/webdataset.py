@@ -85,9 +85,7 @@ def _count_garbage(position, path, counter):
 
 
 def _behind_zeros(file, position, length):
-    """Where the next block stands that isn't zeros, or the file's length: joined ones
-    go on.
-    """
+    """Where the next block stands that isn't zeros; joined archives go on behind."""
     while position < length:
         position = max(position, _behind_hole(file, position, length))
         file.seek(position)

@@ -25,9 +25,7 @@ _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 
 
 def interval(value: float, thresholds: Sequence[float]) -> int:
-    """The number of the interval that a value lies in; each threshold opens one, itself
-    outside.
-    """
+    """The number of the interval that a value lies in; a threshold isn't in its own."""
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
 
