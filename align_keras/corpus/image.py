@@ -81,9 +81,14 @@ def normalize_image(
         steps = ["animated"] if _is_animated(image) else []
         if drawing is not None:
             steps.append("svg")
-        sixteen_bit = _has_sixteen_bits(image)
-        if shorter_side is not None:
-            _decode_smaller(image, shorter_side)
+        # PIL reads color PNGs of 16 bits as 8-bit modes; the raw mode of the file's
+        # tiles, gone after loading, tells.
+        tiles = getattr(image, "tile", ())
+        sixteen_bit = any(";16" in str(tile[3]) for tile in tiles)
+        if shorter_side is not None and image.format == "JPEG":
+            scale = shorter_side / min(image.size)
+            if scale <= 1 / 2:  # Neither side becomes smaller than asked for.
+                image.draft(None, [math.ceil(side * scale) for side in image.size])
         turn = _TURNS.get(_orientation(image, content))
         image.load()
         upright = image if turn is None else image.transpose(turn)
@@ -197,24 +202,11 @@ def _claims_no_pixels(content):
     return False
 
 
-def _decode_smaller(image, shorter_side):
-    # Neither side becomes smaller than asked for.
-    scale = shorter_side / min(image.size)
-    if image.format == "JPEG" and scale <= 1 / 2:
-        image.draft(None, [math.ceil(side * scale) for side in image.size])
-
-
 def _is_animated(image):
     try:
         return bool(getattr(image, "is_animated", False))
     except Exception:  # A later frame is broken; the first may still be good.
         return True
-
-
-def _has_sixteen_bits(image):
-    # PIL reads color PNGs of 16 bits as 8-bit modes; only the raw mode of the
-    # file's tiles, gone after loading, tells.
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _orientation(image, content):

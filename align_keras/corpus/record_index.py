@@ -33,7 +33,7 @@ from align_keras.utils.files import (
     open_regular,
 )
 from align_keras.utils.progress import say
-from align_keras.utils.remote import is_url, read_url
+from align_keras.utils.remote import is_url, join_url, read_url
 from align_keras.utils.tasks import run_tasks
 
 KINDS = ("webdataset", "tfrecord", "parquet", "arrow")
@@ -66,11 +66,13 @@ def index_files(
     where to part them, a `DropCounter`'s `counts`, and `index`, which `RecordIndex`
     opens.
     """
-    folder = _cache_folder()
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = pathlib.Path(home, "align_keras", "source_indexes")
+    join = join_url if is_url(root) else os.path.join
     common = {"kind": kind, "version": _VERSION, "folder": os.fspath(folder)}
     columns = {"image_column": image_column, "caption_column": caption_column}
     tasks = [
-        {**common, **columns, "path": _join(root, file.name), **file._asdict()}
+        {**common, **columns, "path": join(root, file.name), **file._asdict()}
         for file in files
     ]
     alone = sum(file.size for file in files) < _BYTES_ALONE
@@ -87,15 +89,6 @@ def index_files(
         {**{key: task[key] for key in keys}, **value, "kind": kind}
         for task, value in zip(tasks, found, strict=True)
     ]
-
-
-def _cache_folder():
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home, "align_keras", "source_indexes")
-
-
-def _join(root, name):
-    return f"{root.rstrip('/')}/{name}" if is_url(root) else os.path.join(root, name)
 
 
 def _index_file(task):

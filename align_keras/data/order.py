@@ -52,8 +52,9 @@ def ordered_pairs(
         ).cache()
         if pair_weighted:
             pairs = pairs.flat_map(_each_caption)
+        seeds = (seed, seed or 2**31 - 1)  # For (0, 0) stands for a random one.
         pairs = shuffle(
-            pairs, shuffle_buffer_size, *_seeds(seed), reshuffle_each_iteration=True
+            pairs, shuffle_buffer_size, *seeds, reshuffle_each_iteration=True
         )
         pairs = pairs.repeat().enumerate().skip(start)
     else:
@@ -98,11 +99,6 @@ def _each_caption(value, captions):
     """The same value once for each caption, which alone is beside it."""
     captions = tf.data.Dataset.from_tensor_slices(captions[:, None])
     return captions.map(lambda caption: (value, caption))
-
-
-def _seeds(seed):
-    """Two seeds, since (0, 0) stands for a random one."""
-    return (seed, seed) if seed else (0, 2**31 - 1)
 
 
 def _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines):

@@ -81,7 +81,7 @@ class Shards:
     def interleaved(
         self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
     ) -> tf.data.Dataset:
-        """Reads files record by record, with their captions' numbers if pair-weighted."""
+        """Reads files record by record, with captions' numbers if pair-weighted."""
 
         def read(path, skip, take):
             if isinstance(self._builder, SourcePairs):

@@ -23,7 +23,7 @@ class SvgMetadata:
 
 
 def read_svg_metadata(path: str | os.PathLike) -> SvgMetadata:
-    """Reads an SVG file's first RDF work description; what is broken behind counts not."""
+    """Reads an SVG file's first RDF work description, whatever is broken behind."""
     with open(path, "rb") as file:
         try:
             for _, element in ElementTree.iterparse(file):

@@ -81,7 +81,7 @@ class Mixture:
     def endless_turns(
         sizes: Sequence[int], start: int
     ) -> "tuple[tf.data.Dataset, np.ndarray]":
-        """The members' turns behind the first `start`, and how many of these they had."""
+        """The members' turns behind the first `start`, and how many these each had."""
         taken = _taken(sizes, start)
         return _turns(sizes, taken).concatenate(_turns(sizes).repeat()), taken
 

@@ -32,7 +32,7 @@ _KEY_SIDE = 384
 
 @dataclasses.dataclass(frozen=True)
 class RawPair:
-    """An image's source, for `_load`, its captions, and how many pairs it stands for."""
+    """An image's source, for `_load`, its captions, and for how many pairs."""
 
     id: str
     source: Any

@@ -1,5 +1,6 @@
 """The user's own pairs as a TFDS builder."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -35,20 +36,16 @@ def user_pairs_config(
     digest = hashlib.sha256(repr((os.fsencode(path), reading)).encode())
     counter = DropCounter()
     for record in read_pairs(path, **reading, counter=counter):
-        digest.update(repr((record, _stamp(record.image_path))).encode())
+        stamp = None
+        with contextlib.suppress(OSError, ValueError):
+            status = record.image_path.stat()
+            stamp = status.st_size, status.st_mtime_ns
+        digest.update(repr((record, stamp)).encode())
     digest.update(repr((counter.as_metadata(), shorter_side)).encode())
     name = digest.hexdigest()[:16]
     return UserPairsConfig(
         name=name, path=str(path), reading=reading, shorter_side=shorter_side
     )
-
-
-def _stamp(path):
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return None
-    return status.st_size, status.st_mtime_ns
 
 
 class UserPairs(PairBuilder, skip_registration=True):

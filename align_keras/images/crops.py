@@ -152,17 +152,16 @@ def _resample(window, image_size):
             tf.reduce_all(size <= 3 * image_size),
             # The same numbers as from uint8, for which there is no vector code.
             lambda: tf.image.resize(tf.cast(images, tf.float32), target),
-            lambda: _mean_of_all(images, tf.minimum(size, image_size), target),
+            # An axis that grows, where the other shrinks, is interpolated after.
+            lambda: tf.image.resize(
+                tf.raw_ops.ResizeArea(images=images, size=tf.minimum(size, image_size)),
+                target,
+            ),
         )[0]
         return tf.cast(image + 0.5, tf.uint8)
 
     image = tf.cond(tf.reduce_all(size == image_size), lambda: window, resampled)
     return tf.ensure_shape(image, (*target, 3))
-
-
-def _mean_of_all(images, size, target):
-    # An axis that grows, where the other shrinks, is interpolated after.
-    return tf.image.resize(tf.raw_ops.ResizeArea(images=images, size=size), target)
 
 
 # === Crops of classifiers ===

@@ -280,12 +280,8 @@ def _from_mark(text, mark):
 def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
     """Returns the EXIF orientation of a JPEG, int64 tensor (), or 1."""
     exif = _exif_of_jpeg(image_bytes)
-    has_exif = tf.size(exif) > 1
-    return tf.cond(has_exif, lambda: _orientation(exif[1]), _one)
-
-
-def _one():
-    return tf.constant(1, tf.int64)
+    one = tf.constant(1, tf.int64)
+    return tf.cond(tf.size(exif) > 1, lambda: _orientation(exif[1]), lambda: one)
 
 
 def _exif_of_jpeg(image_bytes):

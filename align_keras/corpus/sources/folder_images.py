@@ -32,11 +32,13 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a part's images, those of one image together."""
     for name in part.files:
         path = os.path.join(part.root, name)
-        text_path = _text_path(path)
-        if text_path is None:
+        stem = os.path.splitext(path)[0]
+        texts = [stem + end for end in (".txt", ".TXT") if _is_there(stem + end)]
+        if not texts:
             is_there = _is_there(path)
             counter.drop("no caption file" if is_there else "vanished", path)
             continue
+        text_path = texts[0]
         content = read_whole(text_path, counter)
         if content is None:
             continue
@@ -49,12 +51,6 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         lines = [line for line in text.splitlines() if line.strip()] or [""]
         for caption in dict.fromkeys(lines):
             yield SourcePair(path_location(path), caption)
-
-
-def _text_path(path):
-    stem = os.path.splitext(path)[0]
-    paths = (stem + ".txt", stem + ".TXT")
-    return next((path for path in paths if _is_there(path)), None)
 
 
 def _is_there(path):

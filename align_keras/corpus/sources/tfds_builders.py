@@ -69,7 +69,9 @@ def read(
         detail = str(error).strip().split("\n")[0]
         counter.drop(reason, str(part), detail, count=part.stop - part.start)
         return
-    path = os.path.join(os.path.abspath(spool), _tar_name(part))
+    key = hashlib.blake2b(os.fsencode(part.root), digest_size=4).hexdigest()
+    name = f"tfds-{key}-{part.files[0]}-{part.start:09d}-{part.stop:09d}.tar"
+    path = os.path.join(os.path.abspath(spool), name)
     spans = _write_tar(path, part.start, [image for image, _, _ in examples])
     for span, (_, captions, language) in zip(spans, examples, strict=True):
         image = member_location("bytes", span, path)
@@ -134,11 +136,6 @@ def _texts(value):
         value = [value]
     for text in value:
         yield text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-
-
-def _tar_name(part):
-    key = hashlib.blake2b(os.fsencode(part.root), digest_size=4).hexdigest()
-    return f"tfds-{key}-{part.files[0]}-{part.start:09d}-{part.stop:09d}.tar"
 
 
 def _write_tar(path, first, images):

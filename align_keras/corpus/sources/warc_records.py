@@ -38,7 +38,7 @@ class Slice(NamedTuple):
 
 
 def iterate_records(path: str, limit: int = MAX_WARC_BYTES) -> Iterator[Slice]:
-    """Yields the records of a WARC file, plain or gzipped one by one, past broken ones."""
+    """Yields the records of a WARC file, plain or gzipped one by one."""
     with open_regular(path) as file:
         offset = _skip_blank(file, 0)
         while offset is not None:

@@ -59,17 +59,17 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
         while names and names[-1] == "":  # Lines at the end.
             names.pop()
     values = list(names.values()) if isinstance(names, dict) else names
-    if not isinstance(values, list) or not values or not all(map(_is_name, values)):
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(isinstance(value, str) and value.strip() for value in values)
+    ):
         raise InputError(
             "--classes must hold one name a line, a JSON list of names or a JSON dict "
             f"of new names, received {source} with something else or an empty name; "
             "correct it."
         )
     return names
-
-
-def _is_name(value):
-    return isinstance(value, str) and bool(value.strip())
 
 
 def rename_classes(data: Any, names: list | dict) -> Any:
