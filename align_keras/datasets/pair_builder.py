@@ -259,9 +259,8 @@ class ImageLayout:
     encoding: str = "png"
 
     def apply(self, image: Image.Image) -> tuple[bytes, str]:
-        """Returns a normalized image's bytes in this form, and its key: of the pixels
-        encoded or, where the aspect is kept, of no `size`, so that an image keeps its
-        split.
+        """Returns an image's bytes in this form, and its key, which no `size` changes
+        where the aspect is kept.
         """
         if self.square:
             image = square_image(image, self.size, 1 / 8 if self.margin else 0)

@@ -63,18 +63,7 @@ def crop_image(
     place: tf.Tensor | tuple[float, float],
     flipped: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """Brings a window of a decoded image to the encoder's input size.
-
-    Args:
-        image: uint8 tensor (height, width, 3).
-        image_size: int, the side of the encoder's input in pixels.
-        place: float tensor (2,), as `crop_image_bytes`.
-        flipped: bool tensor (), mirror the image left to right.
-
-    Returns:
-        uint8 tensor (image_size, image_size, 3), what `crop_image_bytes` makes of the
-        image as a PNG file.
-    """
+    """As `crop_image_bytes`, of a decoded image, uint8 tensor (height, width, 3)."""
     window = _window(image, image_size, place)
     return _resampled_and_mirrored(window, image_size, flipped)
 
@@ -176,18 +165,8 @@ def inception_crop_bytes(
 ) -> tf.Tensor:
     """Decodes an image, and cuts and resizes a window of random area and aspect.
 
-    Args:
-        image_bytes: scalar string tensor, as `decode_image` takes it.
-        image_size: int, the new side in pixels.
-        seed: integer tensor (2,); the same seed gives the same window.
-        min_area: float in (0, 1], the least share of the image's area.
-        flip: bool, mirror half of the images left to right.
-
-    Returns:
-        uint8 tensor (image_size, image_size, 3).
-
-    Raises:
-        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
+    Of `seed`, integers (2,), the same gives the same window, at least `min_area` of the
+    image's, mirrored or not. Returned is uint8 (image_size, image_size, 3).
 
     References:
         Szegedy et al. 2015, "Going deeper with convolutions", section 6: 8% to
@@ -212,18 +191,8 @@ def inception_crop_bytes(
 def central_crop_bytes(
     image_bytes: tf.Tensor, image_size: int, fraction: float = 0.875
 ) -> tf.Tensor:
-    """Decodes an image, and resizes its central part without keeping its aspect.
-
-    Args:
-        image_bytes: scalar string tensor, as `decode_image` takes it.
-        image_size: int, the new side in pixels.
-        fraction: float in (0, 1], share of each side that is kept.
-
-    Returns:
-        uint8 tensor (image_size, image_size, 3).
-
-    Raises:
-        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
+    """Decodes an image, and resizes its central part, a fraction of each side, without
+    keeping its aspect, to uint8 (image_size, image_size, 3).
 
     References:
         Jia et al. 2021, section 5.3: a single central crop with ratio 0.875.

@@ -262,8 +262,7 @@ def read_part(
         counter: `DropCounter`, in which what can't be read is dropped with an example.
             As long as `counter.bad["vanished"]` isn't 0, a file has gone or changed,
             and the part must be listed and read again.
-        spool: str or path, the folder for images that have no file of their own;
-            only the kind `tfds` needs it.
+        spool: str or path, a folder for images without files, of the kind `tfds`.
 
     Yields:
         `SourcePair` in the part's order, cleaned, and nothing that UTF-8 can't hold.

@@ -54,16 +54,7 @@ class _ByImage:
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImages(_ByImage):
-    """Images and the captions of each.
-
-    Attributes:
-        images: list of str, paths, or of bytes, encoded images.
-        captions: list of list of str, the captions of each image.
-        image_ids: list of str.
-        caption_ids: list of list of str, as `captions`.
-        columns: dict, name → list with a value an image, by which metrics are sliced.
-        missing: int, images that were left out: their files aren't there or are none.
-    """
+    """Images, paths or bytes, the captions of each, and columns of values."""
 
     images: list
     captions: list
@@ -75,7 +66,7 @@ class CaptionedImages(_ByImage):
 
 @dataclasses.dataclass(frozen=True)
 class MultilingualCaptions(_ByImage):
-    """Images and, by language, the captions of each; otherwise as `CaptionedImages`."""
+    """Images, paths or bytes, and the captions of each by language."""
 
     images: list
     captions: dict
@@ -128,22 +119,9 @@ def read_caption_files(
     caption_column: str | None = None,
     encoding: str = "utf-8",
 ) -> CaptionedImages:
-    """Reads a table or a folder of captioned images, as `read_pairs`.
-
-    The table's other columns become `columns`. Unusable rows are told on stderr.
-
-    Args:
-        path: str or path.
-        allow_missing: bool, leave missing images out and say so.
-        image_column: str, the table's column of paths, guessed by default.
-        caption_column: str, the table's column of captions, guessed by default.
-        encoding: str, of the table or of the caption files.
-
-    Returns:
-        `CaptionedImages`; images are paths.
-
-    Raises:
-        InputError: as `read_pairs`, when nothing usable is left, for missing images.
+    """Reads a table or a folder of captioned images, as `read_pairs`, whose other
+    columns become `columns`. Unusable rows are told on stderr, and so are missing
+    images, which otherwise raise.
     """
     path = pathlib.Path(path)
     counter = DropCounter()
@@ -208,23 +186,9 @@ def read_karpathy(
 ) -> CaptionedImages:
     """Reads a split of `dataset_flickr30k.json` or `dataset_coco.json`.
 
-    Args:
-        json_path: str or path of the JSON file.
-        image_folder: str or path; of COCO the folder that holds `val2014/`.
-        split: str, `"train"`, `"val"`, `"test"` or, of COCO, `"restval"`.
-        captions_per_image: int >= 1, the first so many captions of each image:
-            5 is the protocol. None takes all, as CxC does.
-        allow_missing: bool, leave missing images out and say so.
-        check_counts: bool, whether the test splits must have their 1,000 and 5,000
-            images with 5,000 and 25,010 captions.
-
-    Returns:
-        `CaptionedImages` in the file's order; images are paths, image ids file
-        names, and caption ids `sentid`.
-
-    Raises:
-        InputError: no such file or split, another format, an image with too few
-            captions, wrong counts, missing images.
+    Of each image the first `captions_per_image` count: 5 is the protocol, also of COCO,
+    some of whose images have more; None takes all, as CxC does. `check_counts` holds
+    the test splits to their numbers of images and captions. Caption ids are `sentid`.
 
     References:
         Karpathy and Fei-Fei 2015; Jia et al. 2021, section 5.1.
@@ -329,17 +293,7 @@ def _first(path, example, count):
 def stamps_captions_by_language(
     data_dir: str | os.PathLike | None = None,
 ) -> MultilingualCaptions:
-    """Reads the stamps that have captions in English, German, French and Czech.
-
-    Args:
-        data_dir: str or path where prepared corpora lie; TFDS's own by default.
-
-    Returns:
-        `MultilingualCaptions`, one caption an image and language, in stored order.
-
-    Raises:
-        InputError: as `build_corpus`, and if no stamp has all four.
-    """
+    """Reads the stamps that have captions in English, German, French and Czech."""
     by_language = {}
     for language in LANGUAGES:
         builder = build_corpus(f"stamps/{language}", data_dir=data_dir)

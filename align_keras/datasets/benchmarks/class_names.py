@@ -30,17 +30,9 @@ def readable_name(name: str) -> str:
 
 
 def read_class_names(source: str | os.PathLike) -> list | dict:
-    """Reads names for the classes of a data set, as `rename_classes` takes them.
-
-    Args:
-        source: str or path of a file: one name a line in the order of the labels,
-            or JSON (`.json`): a list in that order, or a dict from old names, or
-            from labels, to new ones. Or `"clip:DATASET"` of an installed
-            clip-benchmark.
-
-    Raises:
-        InputError: for a file that isn't there or holds something else, for
-            clip-benchmark if it isn't installed or hasn't got the data set.
+    """Reads names of classes: a file with one a line in the order of the labels, JSON
+    with a list in that order or a dict from old names, or labels, to new ones; or
+    `clip:DATASET` of an installed clip-benchmark.
     """
     if str(source).startswith("clip:"):
         return read_clip_benchmark("en_classnames.json", str(source)[5:], "--classes")
@@ -73,16 +65,9 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
 
 
 def rename_classes(data: Any, names: list | dict) -> Any:
-    """Gives classes other names.
-
-    Args:
-        data: `LabelledImages`.
-        names: list of str in the order of `data.class_names`; or dict from their
-            names, or labels as str, to new ones. ImageNet's 1000 names also name
-            classes of some of its ids, such as the folders of ImageNet-A.
-
-    Raises:
-        InputError: for another number of names, and a class that a dict lacks.
+    """Gives classes other names: a list in their order, or a dict from old names or
+    labels. ImageNet's 1000 names also name classes of some of its ids, as ImageNet-A's
+    folders.
 
     Example:
 
@@ -140,16 +125,8 @@ def imagenet_ids() -> list[str]:
 
 
 def read_templates(source: str | os.PathLike = "default") -> list[str]:
-    """Reads prompt templates, each with `{}` for the name.
-
-    Args:
-        source: str: `"photos"`, `"drawings"`, `"default"` (both) or `"none"` (the
-            bare name); the path of a file with a template a line; or
-            `"clip:DATASET"` of an installed clip-benchmark.
-
-    Raises:
-        InputError: for a file that isn't there or is empty, a line without `{}`,
-            and for clip-benchmark if it isn't installed or hasn't got the data set.
+    """Reads prompt templates, each with `{}` for the name: `"photos"`, `"drawings"`,
+    `"default"` (both) or `"none"`; a file with one a line; or `"clip:DATASET"`.
 
     References:
         Jia et al. 2021, section 5.2: an ensemble of prompts adds 2.9 points.

@@ -31,9 +31,7 @@ POSITIVE_SCORE = 3.0
 
 
 class RatedPair(NamedTuple):
-    """Two captions (COCO's `sentid`) or images (file names) that people compared; of
-    `sits` the caption is `first`. `score` lies in [0, 5].
-    """
+    """Two captions or images that people compared; of `sits` the caption is `first`."""
 
     first: str
     second: str
@@ -42,9 +40,7 @@ class RatedPair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CxcRatings:
-    """The ratings of a split, lists of `RatedPair`: `sts` of captions, `sis` of images,
-    `sits` of a caption and an image.
-    """
+    """A split's `RatedPair`s: `sts` of captions, `sis` of images, `sits` of both."""
 
     split: str
     sts: list
@@ -63,19 +59,8 @@ class CxcRatings:
 
 
 def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
-    """Reads the ratings of a split.
-
-    Args:
-        folder: str or path of the repository as cloned, or of its `data`, whose files
-            may be packed (`.gz`).
-        split: str, `"test"` or `"val"`.
-
-    Raises:
-        InputError: another split, missing or damaged files, other columns, a
-            malformed line.
-
-    References:
-        Parekh et al. 2021, Crisscrossed Captions.
+    """Reads the ratings of `"test"` or `"val"`, of the repository as cloned or its
+    `data`.
     """
     if split not in ("test", "val"):
         raise InputError(f"split must be test or val, received {split!r}.")
@@ -125,9 +110,7 @@ def _pair(path, number, patterns, width, cells):
 
 
 class CxcPositives(NamedTuple):
-    """The right answers of the four retrieval tasks: for each query an int64 array of
-    rows. Captions are counted through, image by image.
-    """
+    """The right answers of the four tasks: for each query an int64 array of rows."""
 
     image_to_text: list
     text_to_image: list
@@ -138,18 +121,8 @@ class CxcPositives(NamedTuple):
 def cxc_captioned_images(
     ratings: CxcRatings, coco: CaptionedImages, allow_missing: bool = False
 ) -> CaptionedImages:
-    """Checks that COCO's split has everything that was rated, and returns it.
-
-    Args:
-        ratings: `CxcRatings`.
-        coco: `CaptionedImages` of the same split with all captions of each image.
-        allow_missing: bool, whether ratings of what `coco` hasn't got are left out.
-
-    Raises:
-        InputError: if something that was rated lacks.
-
-    References:
-        Parekh et al. 2021, section 5.
+    """Returns COCO's split, with all captions, if it has everything that was rated.
+    With `allow_missing`, ratings of what it hasn't got are left out.
     """
     captions = {name for names in coco.caption_ids for name in names}
     for kind, rated, there in (
@@ -171,10 +144,6 @@ def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
     together, and nothing else, also no caption of the image itself that people rated
     lower.
 
-    Args:
-        ratings: `CxcRatings`.
-        data: `CaptionedImages` of `cxc_captioned_images`.
-
     References:
         Parekh et al. 2021, section 5.
     """
@@ -193,15 +162,9 @@ def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
 
 
 def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tuple]:
-    """Lists the rated pairs by rows, for correlation.
-
-    Args:
-        ratings: `CxcRatings`.
-        data: `CaptionedImages` of `cxc_captioned_images`.
-
-    Returns:
-        dict from `"sts"`, `"sis"` and `"sits"` to (query rows, rows found, ratings),
-        int64, int64 and float64 arrays; pairs of one kind in both directions.
+    """Lists the rated pairs by task: (query rows, rows found, ratings), int64, int64
+    and float64. The queries of `sits` are its images; the others stand in both
+    directions.
     """
     rated = {}
     for name, pairs in _by_rows(ratings, data).items():

@@ -27,16 +27,10 @@ _IDS = ("file_name", "filename", "image/file_name", "image/filename", "id", "ima
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
-    """Images with their classes.
+    """Images, paths or bytes, with their classes, rows of `class_names`, int64.
 
-    Attributes:
-        images: re-iterable with a length, of paths (str) or of file contents (bytes).
-        labels: int64 array (images,), rows of `class_names`.
-        class_names: list of str.
-        columns: dict, name → list with a value an image, by which metrics can be
-            sliced.
-        image_ids: list of str by which metadata is joined; the rows, counted from
-            0, by default.
+    `images` are re-iterable with a length; `columns` have a value an image, by which
+    metrics are sliced; metadata is joined by `image_ids`, the rows by default.
     """
 
     images: Any
@@ -48,9 +42,6 @@ class LabelledImages:
 
 def only_occurring_classes(data: LabelledImages) -> LabelledImages:
     """Leaves out the classes that no image has, as ImageNet-R and -A are classified.
-
-    Args:
-        data: `LabelledImages`.
 
     References:
         Hendrycks et al., ImageNet-R and ImageNet-A; Jia et al. 2021, table 4.
@@ -70,20 +61,7 @@ def read_class_folders(
     folder: str | os.PathLike, split: str | None = None
 ) -> LabelledImages:
     """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`, in alphabetical order.
-
-    Classes are named as folders, with spaces for underscores. Images may lie in
-    subfolders.
-
-    Args:
-        folder: str or path.
-        split: str, a subfolder such as `"test"`, or None.
-
-    Returns:
-        `LabelledImages`, with paths; the ids are those below the split's folder.
-
-    Raises:
-        InputError: for a folder or split that isn't there, one without subfolders,
-            and a class without images.
+    Classes are named as folders, with spaces for underscores; images may lie deeper.
     """
     folder = pathlib.Path(folder)
     root = folder / split if split else folder
@@ -137,17 +115,8 @@ def _some(paths, limit=5):
 
 
 def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages:
-    """Gives the stamps their categories as classes: animals, clothes, food ….
-
-    Args:
-        builder: prepared builder of the corpus `stamps`.
-        split: `"train"` or `"test"`, two halves by a hash of the pixels; or None.
-
-    Returns:
-        `LabelledImages`, with the encoded images; all categories are classes.
-
-    Raises:
-        InputError: for another split.
+    """Gives the stamps their categories as classes: animals, clothes, food …. `"train"`
+    and `"test"` are two halves by a hash of the pixels.
     """
     check_choice("the split of stamps", split or "all", ("train", "test", "all"))
     images = read_stored_images(builder, "test")
@@ -182,9 +151,7 @@ class StoredImage:
 
 
 def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
-    """Reads a split of a prepared corpus, in the stored order; `InputError` names its
-    splits.
-    """
+    """Reads a split of a prepared corpus, in the stored order."""
     _split_info(builder, split)
     undecoded = {"image": tfds.decode.SkipDecoding()}
     return [
@@ -202,15 +169,8 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
 def prepared_builder(
     name: str, data_dir: str | os.PathLike | None = None
 ) -> tfds.core.DatasetBuilder:
-    """Opens a TFDS data set that is prepared; downloads and prepares nothing.
-
-    Args:
-        name: str, such as `"food101"` or `"imagenet_v2/matched-frequency"`.
-        data_dir: str or path where prepared sets lie; TFDS's own by default.
-
-    Raises:
-        InputError: for an unknown name, and one that isn't prepared; says how to
-            prepare it.
+    """Opens a prepared TFDS data set, such as `"imagenet_v2/matched-frequency"`, or
+    says how to prepare it; downloads and prepares nothing.
     """
     # Other names TFDS would ask for over the network, or take for paths.
     unknown = InputError(
@@ -253,21 +213,9 @@ def _remedy(builder):
 def read_tfds_classification(
     name: str, split: str, data_dir: str | os.PathLike | None = None
 ) -> LabelledImages:
-    """Reads a split of a prepared TFDS classification set.
-
-    Args:
-        name: str, as `prepared_builder`.
-        split: str, as TFDS takes it: `"test"`, `"train[:10%]"`.
-        data_dir: str or path, as `prepared_builder`.
-
-    Returns:
-        `LabelledImages`, whose images are read from disk at each iteration. Other
-        features with named values become columns. The ids are those of a feature such
-        as `file_name`; without one, or if two images share a name, the row.
-
-    Raises:
-        InputError: as `prepared_builder`; for an unknown split, a set without
-            images or without classes, and images without a class.
+    """Reads a split, as TFDS takes it, of a prepared classification set. Images are
+    read from disk at each iteration. Other features with named values become columns;
+    ids are those of a feature such as `file_name`, if no two images share one.
     """
     builder = prepared_builder(name, data_dir)
     image, label = _image_and_class(builder)
@@ -311,9 +259,7 @@ def read_tfds_classification(
 
 
 def tfds_splits_overlap(builder: Any, one: str, other: str) -> bool:
-    """Tells whether two splits, as TFDS takes them, of a prepared builder share an
-    example. Raises `InputError` for an unknown one.
-    """
+    """Tells whether two splits of a prepared builder share an example."""
     parts: dict[str, list[tuple[int, int]]] = {}
     for file in _split_info(builder, other).file_instructions:
         parts.setdefault(file.filename, []).append((file.skip, file.skip + file.take))

@@ -23,17 +23,8 @@ class Metadata:
 
 
 def read_metadata(path: str | os.PathLike) -> Metadata:
-    """Reads a table whose first column is the image's id.
-
-    Args:
-        path: str or path of a `.csv` (separated by commas or, as the header has
-            it, semicolons) or `.tsv` in UTF-8, whose first line names the columns.
-
-    Raises:
-        InputError: for another suffix, a file that can't be read, one without a
-            second column or without rows, a column without a name or named
-            twice, a line of another number of cells, and an id that is empty or
-            stands there twice.
+    """Reads a `.csv` (commas or semicolons) or `.tsv` table in UTF-8, whose first line
+    names the columns, and whose first column is the images' ids.
 
     References:
         Jia et al. 2021, section 10 (analysis by groups before any use).
@@ -107,18 +98,8 @@ def _lines(path):
 def join_metadata(
     metadata: Metadata, image_ids: Sequence[str], taken: Iterable[str] = ()
 ) -> dict[str, list[str]]:
-    """Gives each image its values.
-
-    Args:
-        metadata: `Metadata`.
-        image_ids: sequence of str, the images of the data.
-        taken: iterable of str, columns that the data already has.
-
-    Returns:
-        dict, column → list of str, a value an image; `""` without a row, which is told.
-
-    Raises:
-        InputError: if no image has a row, and for a column that is taken.
+    """Gives each image its values by column, "" without a row, which is told on stderr;
+    `taken` are columns that the data already has.
     """
     path, rows, names = metadata.path, metadata.rows, metadata.names
     twice = [name for name in names if name in taken]

@@ -14,9 +14,8 @@ _COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
 
 @dataclasses.dataclass(frozen=True)
 class SimLexPair:
-    """Two words and their rated similarity in [0, 10]. `part_of_speech` is "A", "N" or
-    "V"; `concreteness_quartile` 1 (abstract) to 4; `is_hard` of the 333 most associated
-    pairs.
+    """Two words and their rated similarity in [0, 10]; the 333 most associated are
+    hard.
     """
 
     word1: str
@@ -28,15 +27,7 @@ class SimLexPair:
 
 
 def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimLexPair]:
-    """Reads `SimLex-999.txt`, a list of `SimLexPair`.
-
-    Args:
-        path: str or path.
-        check_counts: bool, whether there must be 999 pairs.
-
-    Raises:
-        InputError: no such file, missing columns, a malformed line, another
-            number of pairs.
+    """Reads `SimLex-999.txt`, 999 pairs if `check_counts`.
 
     References:
         Hill, Reichart and Korhonen 2015; Jia et al. 2021, table 12.

@@ -64,12 +64,10 @@ VTAB_SPLITS = ("train800", "val200", "train800val200", "test")
 
 @dataclasses.dataclass(frozen=True)
 class VtabTask:
-    """One task of a group and a TFDS data set.
-
-    `class_of` takes the feature `annotation` to the class. Where the set has no
-    validation split of its own, validation begins behind `train_percent` of train.
-    `test` is the split that is judged, "rest" for what train and validation
-    (`validation_percent`) leave of the only split.
+    """One task of a group and a TFDS data set, whose feature `annotation` `class_of`
+    takes to a class. Without a validation split, that begins behind `train_percent` of
+    train; `test` is judged, "rest" what train and validation (`validation_percent`)
+    leave of the only split.
     """
 
     name: str
