@@ -41,8 +41,7 @@ class Shards:
         pair_weighted=False,
     ):
         stored_as = builder.info.file_format
-        self._array_record = is_array_record(builder)
-        if not self._array_record and stored_as not in (None, FileFormat.TFRECORD):
+        if stored_as not in (None, FileFormat.TFRECORD, FileFormat.ARRAY_RECORD):
             raise InputError(
                 f"{builder.name} must be stored as tfrecord or array_record, received "
                 f"{stored_as.value}; build it anew, or set cache."
@@ -84,13 +83,7 @@ class Shards:
         """Reads files record by record, with captions' numbers if pair-weighted."""
 
         def read(path, skip, take):
-            if isinstance(self._builder, SourcePairs):
-                records = self._builder.records(path, skip, take)
-            elif self._array_record:
-                records = array_records(path, skip, take)
-            else:
-                file = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
-                records = file.skip(skip).take(take)
+            records = _records(self._builder, path, skip, take)
             return records.enumerate() if self._pair_weighted else records
 
         def entries(position, record):
@@ -181,11 +174,17 @@ def count_captions(builder: Any, serialized: tf.Tensor) -> tf.Tensor:
     return tf.size(features.deserialize_example(serialized)["captions"])
 
 
-def _count(builder, part):
+def _records(builder, path, skip, take):
+    if isinstance(builder, SourcePairs):
+        return builder.records(path, skip, take)
     if is_array_record(builder):
-        records = array_records(str(part.filename), 0, part.examples_in_shard)
-    else:
-        records = tf.data.TFRecordDataset(str(part.filename))
+        return array_records(path, skip, take)
+    file = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
+    return file.skip(skip).take(take)
+
+
+def _count(builder, part):
+    records = _records(builder, str(part.filename), 0, part.examples_in_shard)
     counts = records.map(
         lambda record: count_captions(builder, record), tf.data.AUTOTUNE
     ).batch(_READ_AT_ONCE)

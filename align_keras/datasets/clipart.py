@@ -19,15 +19,10 @@ CLIPART_DIR_VARIABLE = "ALIGN_KERAS_CLIPART_DIR"
 
 
 class Clipart(PairBuilder):
-    """Drawings of the Open Clip Art Library with noisy captions, for training, out of
-    the Debian packages `openclipart-png` and `openclipart-svg`. 5% of the images,
-    chosen by their pixels, make the `test` split.
-
-    Args:
-        root: str or path of the folder with `png/` and `svg/`; by default the
-            environment variable `ALIGN_KERAS_CLIPART_DIR`, else where Debian
-            installs them.
-        **kwargs: see `PairBuilder`.
+    """Drawings of the Open Clip Art Library with noisy captions, for training: `png/`
+    and `svg/` of the Debian packages `openclipart-png` and `openclipart-svg`, in
+    `root`, in the folder `ALIGN_KERAS_CLIPART_DIR` or where Debian installs them. 5%
+    make the `test` split.
 
     References:
         Jia et al. 2021, section 3 (alt-texts shared by more than 10 images).

@@ -39,15 +39,11 @@ _COUNTRY_CODE = re.compile(r"(flag )?[a-z]{2}")
 
 class Emoji(PairBuilder):
     """Images of emoji by Google and by Twitter, 64 pixels, on white, with their names,
-    without the variations in skin tone. 5% of the emoji make the `test` split; what
-    both vendors draw of one, and emoji that a vendor draws alike, stand on the same
-    side. An example's `id` begins with the vendor.
-
-    Args:
-        root: str or path of the `node_modules` folder with `emoji-datasource-google`
-            and `emoji-datasource-twitter`; by default the environment variable
-            `ALIGN_KERAS_EMOJI_DIR`, else where node looks.
-        **kwargs: see `PairBuilder`.
+    without the variations in skin tone: `emoji-datasource-google` and
+    `emoji-datasource-twitter` of npm, in `root`, in `ALIGN_KERAS_EMOJI_DIR` or where
+    node looks. 5% of the emoji make the `test` split; what both vendors draw of one,
+    and emoji that a vendor draws alike, stand on the same side. An example's `id`
+    begins with the vendor.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -18,13 +18,9 @@ _LEFT_OUT = "symbols"
 
 class Stamps(PairBuilder):
     """Tux Paint's stamps with captions in English, German, French or Czech, for tests:
-    `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`, `stamps/cs`, out of the Debian
-    package `tuxpaint-stamps-default`, without `symbols/`. There is only a `test` split.
-
-    Args:
-        root: str or path of the folder of stamps; by default the environment
-            variable `ALIGN_KERAS_STAMPS_DIR`, else where Debian installs them.
-        **kwargs: see `PairBuilder`.
+    `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`, `stamps/cs` of the Debian package
+    `tuxpaint-stamps-default`, in `root`, in `ALIGN_KERAS_STAMPS_DIR` or where Debian
+    installs them, without `symbols/`. There is only a `test` split.
     """
 
     VERSION = tfds.core.Version("1.1.0")

@@ -49,12 +49,9 @@ def user_pairs_config(
 
 
 class UserPairs(PairBuilder, skip_registration=True):
-    """Pairs from a table or a folder of the user's; images keep their aspect. A tenth
-    of them, at least one and at most 1,000, make the `test` split.
-
-    Args:
-        config: `UserPairsConfig` of `user_pairs_config`.
-        **kwargs: see `PairBuilder`.
+    """Pairs from a table or a folder of the user's, by a config of `user_pairs_config`;
+    images keep their aspect. A tenth, at least one and at most 1,000, make the `test`
+    split.
     """
 
     VERSION = tfds.core.Version("1.1.0")

@@ -68,13 +68,7 @@ def learn_vocabulary(
 
 def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
     """Writes a vocabulary as `vocab.txt`: one token a line, in the order of the ids.
-
-    Args:
-        vocabulary: tokens, the special ones among them, without duplicates.
-        path: a file, which is replaced as a whole.
-
-    Raises:
-        InputError: if the vocabulary isn't as above.
+    Raises `InputError` unless it has the special tokens and no duplicates.
 
     Example:
     >>> import os, tempfile
@@ -89,17 +83,8 @@ def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
 
 
 def load_vocabulary(path: str | os.PathLike) -> list[str]:
-    """Reads a vocabulary from `vocab.txt`, ours or Hugging Face's.
-
-    Args:
-        path: a UTF-8 file with one token a line.
-
-    Returns:
-        The tokens in the order of their ids.
-
-    Raises:
-        InputError: if there is no such file, or it isn't as above, or has blank
-            lines, duplicates, or not all special tokens.
+    """Reads the tokens of `vocab.txt`, ours or Hugging Face's, in the order of their
+    ids. Raises `InputError` for blank lines, duplicates, and where special tokens lack.
     """
     try:
         text = read_regular(path).decode("utf-8")

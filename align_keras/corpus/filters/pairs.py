@@ -21,14 +21,7 @@ _PAIRS_AT_ONCE = 32_768
 
 
 class Pair(NamedTuple):
-    """An image and a text about it.
-
-    Attributes:
-        image_size: `(width, height)`, int in pixels; `(0, 0)` if unknown.
-        image_key: str, the same for the same image, such as a hash or its URL.
-        caption: str.
-        language: str, a code such as "en" or "pt-BR", "" if unknown.
-    """
+    """An image and a text about it; size (0, 0) and language "" are unknown."""
 
     image_size: tuple
     image_key: str

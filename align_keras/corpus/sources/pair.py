@@ -21,17 +21,12 @@ _COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Part:
-    """A few small files, one file, or a range of a big one, to travel to workers. Parts
-    compare in the source's order.
+    """A few small files, one file, or a range of a big one, to travel to workers.
 
-    Attributes:
-        kind: str, the source's kind.
-        root: str, absolute: the folder that `files` lie in.
-        files: tuple of str, relative to `root`.
-        start: int, the first record (of Parquet: row group) of the range.
-        stop: int, the one behind the last; 0 means all of the file.
-        total: int, records when it was listed, 0 where unknown; by it a change shows.
-        options: tuple of `(name, value)` of str.
+    `files` lie in the absolute `root`. `start` is the first record of the range (of
+    Parquet: row group), `stop` the one behind the last, 0 for all of the file; `total`
+    is how many it had when it was listed, by which a change shows. Parts compare in the
+    source's order.
     """
 
     kind: str
@@ -54,14 +49,10 @@ class Part:
 
 
 class SourcePair(NamedTuple):
-    """An image and one text about it, as a source gives them.
-
-    Attributes:
-        image: str, as `align_keras.corpus.sources.location` describes it.
-        caption: str.
-        rule: str, one of `RULES`: where the caption stood.
-        language: str in lower case, such as `"en-us"`; "" where unknown.
-        page_url: str, the page or the record that the pair comes from, or "".
+    """An image, as `location` describes it, and one text about it; `rule`, one of
+    `RULES`, says where the caption stood, `language` is in lower case, such as
+    `"en-us"`, and `page_url` the page or the record that the pair comes from; "" where
+    unknown.
     """
 
     image: str

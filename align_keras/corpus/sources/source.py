@@ -67,13 +67,8 @@ _KNOWN_IMAGES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where pairs come from, as `open_source` opens it.
-
-    Attributes:
-        name: str, as the user gave it.
-        kind: str, one of `KINDS`.
-        path: str, absolute, a file or a folder.
-        options: tuple of `(name, value)` of str.
+    """Where pairs come from, as `open_source` opens it: the user's name of it, a kind
+    of `KINDS`, the absolute path of a file or a folder, and (name, value) of options.
     """
 
     name: str
