@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter, printable
@@ -77,7 +77,7 @@ def read_pairs(
     columns, rows = read_table(path, encoding, counter)
     image_column = _column(path, columns, image_column, IMAGE_COLUMNS, "image")
     caption_column = _column(path, columns, caption_column, CAPTION_COLUMNS, "caption")
-    id_column = next((name for name in columns if name.lower() == "id"), None)
+    id_column = find_column(columns, ["id"])
     chosen = (image_column, caption_column, id_column)
     return iter(_merge(path.parent, rows, chosen, origin_of, counter))
 
@@ -88,8 +88,7 @@ def _column(path, columns, given, guesses, kind):
             return given
         problem = f"has no column {given!r}"
     else:
-        by_lower = {name.lower(): name for name in reversed(columns)}
-        found = next((by_lower[name] for name in guesses if name in by_lower), None)
+        found = find_column(columns, guesses)
         if found is not None:
             return found
         problem = f"has no column that looks like the {kind}s'"
@@ -98,6 +97,12 @@ def _column(path, columns, given, guesses, kind):
         f"{path.name} {problem}; it has {listed}; name the right one with "
         f"--{kind}_column, or in a config by {kind}_column"
     )
+
+
+def find_column(columns: list[str], guesses: Iterable[str]) -> str | None:
+    """Returns the first guess among a table's columns, capitals alike."""
+    by_lower = {name.lower(): name for name in reversed(columns)}
+    return next((by_lower[guess] for guess in guesses if guess in by_lower), None)
 
 
 def _merge(folder, rows, columns, origin_of, counter):

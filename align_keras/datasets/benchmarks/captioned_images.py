@@ -7,12 +7,13 @@ import os
 import pathlib
 import zlib
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
+    find_column,
     read_pairs,
     read_table,
 )
@@ -125,16 +126,11 @@ def read_caption_files(
     """
     path = pathlib.Path(path)
     counter = DropCounter()
-    chosen = {"image_column": image_column, "caption_column": caption_column}
-    records = list(
-        read_pairs(
-            path,
-            image_column=image_column,
-            caption_column=caption_column,
-            encoding=encoding,
-            counter=counter,
-        )
-    )
+    chosen: dict[str, Any] = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+    }
+    records = list(read_pairs(path, **chosen, encoding=encoding, counter=counter))
     left_out = counter.lines()[1:]
     if not records:
         raise InputError(
@@ -161,14 +157,11 @@ def _other_columns(path, records, encoding, given):
     """Columns that are neither the images' nor the captions' nor ids."""
     names, rows = read_table(path, encoding, DropCounter())
     by_place = {where: row for row, where in rows}
-    lower = {name.lower(): name for name in reversed(names)}
-    taken = {lower.get("id")}
-    for kind, guesses in (
-        ("image_column", IMAGE_COLUMNS),
-        ("caption_column", CAPTION_COLUMNS),
-    ):
-        guessed = (lower[name] for name in guesses if name in lower)
-        taken.add(given[kind] or next(guessed))
+    taken = {
+        find_column(names, ["id"]),
+        given["image_column"] or find_column(names, IMAGE_COLUMNS),
+        given["caption_column"] or find_column(names, CAPTION_COLUMNS),
+    }
     return {
         name: [by_place[record.where].get(name, "") for record in records]
         for name in names
