@@ -56,9 +56,13 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
 
 
 def read(
-    part: Part, counter: DropCounter, spool: str | os.PathLike
+    part: Part, counter: DropCounter, spool: str | os.PathLike | None
 ) -> Iterator[SourcePair]:
     """Yields the pairs of a range of a split; their tar file goes into `spool`."""
+    if spool is None:
+        raise InputError(
+            f"spool must be a folder for the images of {part}, received None."
+        )
     try:
         examples = list(_examples(part))
     except InputError:
