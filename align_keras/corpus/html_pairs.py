@@ -157,7 +157,7 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
 
 
 def _codec(name):
-    """Python's name of a page's charset, or None; who reads `meta` isn't in UTF-16."""
+    """Python's name of a page's charset, or None. UTF-16 has no readable `meta`."""
     try:
         codec = codecs.lookup(name[:40]).name
     except (LookupError, ValueError):
@@ -176,7 +176,7 @@ class _Surroundings(NamedTuple):
 
 
 def _surroundings(node, known):
-    """The `_Surroundings` of a node, itself included; `known` keeps its parents'."""
+    """The `_Surroundings` of a node, itself included; `known` is a cache."""
     path = []
     while node is not None and node.mem_id not in known:
         path.append(node)
@@ -193,7 +193,7 @@ def _surroundings(node, known):
 
 
 def _captions(image, figure, figures):
-    """Returns (rule, caption, what was cut) of an `img`; `figures` keeps theirs."""
+    """Returns (rule, caption, what was cut) of an `img`; `figures` is a cache."""
     texts = [(rule, image.attributes.get(rule) or "") for rule in ("alt", "title")]
     found = [(rule, clean_caption(text), ()) for rule, text in texts]
     if figure is not None:

@@ -210,7 +210,7 @@ def _is_animated(image):
 
 
 def _orientation(image, content):
-    """The EXIF orientation, or 1. Pillow would take it from XMP and other places."""
+    """The EXIF orientation, or 1; Pillow would take it from XMP and others too."""
     mark = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
     if mark not in content[:_EXIF_WITHIN]:
         return 1

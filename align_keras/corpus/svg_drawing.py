@@ -76,7 +76,7 @@ class SvgDrawing:
 
 @functools.cache
 def _fonts():
-    """The system's fonts, as `_PROGRAM`'s arguments: resvg leaves letters out else."""
+    """The system's fonts, as `_PROGRAM`'s arguments, or resvg leaves letters out."""
     found = []
     for name in ("serif", "sans-serif", "monospace"):
         try:

@@ -32,7 +32,7 @@ _KEY_SIDE = 384
 
 @dataclasses.dataclass(frozen=True)
 class RawPair:
-    """An image's source, for `_load`, its captions, and for how many pairs."""
+    """An image's source for `_load`, its captions, and the pairs it stands for."""
 
     id: str
     source: Any

@@ -68,7 +68,7 @@ class Stamps(PairBuilder):
 
 
 def stamp_caption(path: pathlib.Path, language: str) -> str:
-    """A stamp's caption: the first line, or one such as `de.utf8=Eine Kartoffel`."""
+    """A stamp's caption: the first line, or that of `de.utf8=` and the like."""
     lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     if language == "en":
         return clean_caption(lines[0]) if lines else ""

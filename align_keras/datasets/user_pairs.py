@@ -29,7 +29,7 @@ class UserPairsConfig(tfds.core.BuilderConfig):
 def user_pairs_config(
     path: str | os.PathLike, *, shorter_side: int = SHORTER_SIDE, **reading: Any
 ) -> UserPairsConfig:
-    """Names a configuration by all content and options; any change builds anew."""
+    """Names a configuration by its content and options: any change builds anew."""
     path = pathlib.Path(path).absolute()
     defaults = {"image_column": None, "caption_column": None, "encoding": "utf-8"}
     reading = defaults | reading

@@ -76,7 +76,7 @@ class WebPairs(LocalBuilder, skip_registration=True):
 
 
 class _EqualBytesWriter(writer.ExampleWriter):
-    """Writes equal examples as equal bytes: else chance orders their features."""
+    """Writes equal examples as equal bytes, by sorting their features."""
 
     def write(self, path, examples):
         def in_order(serialized):

@@ -34,7 +34,7 @@ class ImageSet:
 
 
 class Dropped(typing.NamedTuple):
-    """An image that leaves, and the corpus's or a reference's image that it is near."""
+    """An image that leaves, why, and the image that it is near or equal to."""
 
     image_key: str
     reason: str

@@ -1,6 +1,6 @@
 """Counts of unigrams, bigrams and shared texts of tables larger than memory:
-`count_texts` of each table writes sorted hashes, `merge_counts` adds up one range of
-them, `choose_frequent` what the filters look up. DuckDB takes as long for a part of
+`count_texts` of each table writes sorted hashes, `merge_counts` adds up a range of
+them, `choose_frequent` what the filters look up. DuckDB took as long for a part of
 this.
 """
 
@@ -110,7 +110,7 @@ def count_in_memory(batches: list[PairColumns], thresholds: Thresholds) -> Chose
 
 
 def count_texts(path: str | os.PathLike, folder: str | os.PathLike) -> int:
-    """Writes the hashes of a table's texts, as they came in, as spills; how many."""
+    """Writes the hashes of a table's texts as spills; returns how many texts."""
     spills = pathlib.Path(folder, "spills")
     # A repeated task must find its own files, also where all has been moved.
     place = os.path.relpath(path, folder)

@@ -1,6 +1,6 @@
 """The records of a WARC file, one by one, past those that are broken, where warcio and
-FastWARC (a third of the time, which parsing pages exceeds) end. They are cut out first,
-by gzip members or declared lengths; each is given to warcio with limits.
+FastWARC stop (the latter takes a third of the time, but parsing pages takes more). They
+are cut out first, by gzip members or declared lengths; each is given to warcio.
 """
 
 import io

@@ -14,9 +14,7 @@ _COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
 
 @dataclasses.dataclass(frozen=True)
 class SimLexPair:
-    """Two words and their rated similarity in [0, 10]; the 333 most associated are
-    hard.
-    """
+    """Two words and their similarity, 0 to 10; hard are the 333 most associated."""
 
     word1: str
     word2: str

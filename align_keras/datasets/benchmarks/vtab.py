@@ -25,7 +25,7 @@ _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 
 
 def interval(value: float, thresholds: Sequence[float]) -> int:
-    """The number of the interval that a value lies in; a threshold isn't in its own."""
+    """The number of the interval that a value lies in, above its threshold."""
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
 
