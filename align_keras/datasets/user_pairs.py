@@ -1,7 +1,8 @@
 """The user's own pairs as a TFDS builder."""
 
-import contextlib
+import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import os
 import pathlib
@@ -12,9 +13,12 @@ import tensorflow_datasets as tfds
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
 from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
+from align_keras.utils.remote import is_url, stat_url
 
 # What the paper's recipe crops 289 pixels from.
 SHORTER_SIDE = 346
+# Images at an address that their server is asked for at once.
+_REQUESTS = 16
 
 
 @dataclasses.dataclass(eq=False)
@@ -30,22 +34,33 @@ def user_pairs_config(
     path: str | os.PathLike, *, shorter_side: int = SHORTER_SIDE, **reading: Any
 ) -> UserPairsConfig:
     """Names a configuration by its content and options: any change builds anew."""
-    path = pathlib.Path(path).absolute()
+    path = path if is_url(path) else pathlib.Path(path).absolute()
     defaults = {"image_column": None, "caption_column": None, "encoding": "utf-8"}
     reading = defaults | reading
     digest = hashlib.sha256(repr((os.fsencode(path), reading)).encode())
     counter = DropCounter()
-    for record in read_pairs(path, **reading, counter=counter):
-        stamp = None
-        with contextlib.suppress(OSError, ValueError):
-            status = record.image_path.stat()
-            stamp = status.st_size, status.st_mtime_ns
-        digest.update(repr((record, stamp)).encode())
+    records = list(read_pairs(path, **reading, counter=counter))
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+        stamps = pool.map(_stamp, (record.image_path for record in records))
+        for record, stamp in zip(records, stamps, strict=True):
+            digest.update(repr((record, stamp)).encode())
     digest.update(repr((counter.as_metadata(), shorter_side)).encode())
     name = digest.hexdigest()[:16]
     return UserPairsConfig(
         name=name, path=str(path), reading=reading, shorter_side=shorter_side
     )
+
+
+def _stamp(path):
+    try:
+        if is_url(path):
+            return stat_url(path)
+        status = path.stat()
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EHOSTUNREACH:
+            raise
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 class UserPairs(PairBuilder, skip_registration=True):
