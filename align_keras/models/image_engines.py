@@ -47,12 +47,20 @@ def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Calla
     >>> image_embedder(model)(np.zeros((1, 64, 64, 3), "float32")).shape[0]
     1
     """
+    from align_keras.models.on_replicas import on_replicas
+
     engine = checked_engine(engine)
     # Not as an attribute: Keras would track it.
     cache = vars(model).setdefault("_image_embedders", {})
     key = _state(model.image_encoder, engine)
     if engine not in cache or cache[engine][0] != key:
-        cache[engine] = key, _made(model, engine)
+        if engine is None:
+            made = on_replicas(model.distribute_strategy, _tensorflow(model))
+        elif engine in ENGINES:
+            made = _openvino(_tensorflow(model), engine)
+        else:
+            made = _litert(model.image_encoder, engine)
+        cache[engine] = key, made
     embed = cache[engine][1]
     width = model.image_encoder.output_shape[-1]
 
@@ -64,7 +72,9 @@ def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Calla
     return embed_any_number
 
 
-def checked_engine(engine: str | os.PathLike | None) -> str | None:
+def checked_engine(
+    engine: str | os.PathLike | None, name: str = "engine"
+) -> str | None:
     """Returns an engine as None or str; raises InputError for one that isn't there."""
     if engine in ENGINES:
         return engine
@@ -72,11 +82,11 @@ def checked_engine(engine: str | os.PathLike | None) -> str | None:
         if os.path.isfile(engine):
             return os.fspath(engine)
         raise InputError(
-            f"engine must be a file that is there, received {os.fspath(engine)!r}; "
+            f"{name} must be a file that is there, received {os.fspath(engine)!r}; "
             "check the path, or write it by `align-keras export litert`."
         )
     raise InputError(
-        f"engine must be one of {', '.join(map(str, ENGINES))} or the path of a "
+        f"{name} must be one of {', '.join(map(str, ENGINES))} or the path of a "
         f".tflite file, received {engine!r}; choose one."
     )
 
@@ -95,17 +105,6 @@ def engine_fingerprint(engine: str | None) -> str:
         return str(engine)
     with open(engine, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _made(model, engine):
-    if engine not in ENGINES:
-        return _litert(model.image_encoder, engine)
-    embed = _tensorflow(model)
-    if engine is not None:
-        return _openvino(embed, engine)
-    from align_keras.models.on_replicas import on_replicas
-
-    return on_replicas(model.distribute_strategy, embed)
 
 
 def _tensorflow(model):
