@@ -12,7 +12,7 @@ from align_keras.text.unicode_classes import (
     SPACES,
     re2_class,
 )
-from align_keras.text.vocabulary import SPECIAL_TOKENS, is_uncased
+from align_keras.text.vocabulary import SPECIAL_TOKENS, check_normalization, is_uncased
 
 # Private use: every other one is removed, so no caption can hold it afterwards.
 _SENTINEL = "\ue000"
@@ -43,6 +43,7 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
     >>> split_words(tf.constant(["Crème-brûlée"]), "bert_uncased").to_list()
     [[b'creme', b'-', b'brulee']]
     """
+    check_normalization(normalization)
     text = tf.strings.unicode_transcode(captions, "UTF-8", "UTF-8", errors="replace")
     # Special tokens are sought in the raw text, before "[MA\0SK]" loses its NUL;
     # so the sentinel is first taken out of the text, and not by deleting it.
