@@ -18,11 +18,11 @@ References:
 
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar
 
@@ -35,6 +35,8 @@ _BITS, _TRAINING_ROWS = 4, 10_000
 # Rows that are scanned because they are newer, before they are added.
 _NEWER = 20_000
 _BLOCK = 10_000
+# Rows scored at once: 100 MB of an embedding of 384 numbers.
+_ROW_BLOCK = 65_536
 
 
 def path_of(folder: pathlib.Path, vectors_file: str) -> pathlib.Path:
@@ -73,11 +75,8 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
 
 
 class Approximate:
-    """Finds rows near to a query in a file that `bring_up_to_date` wrote.
-
-    Attributes:
-        candidates: int, rows that a search finds at least: more of them hold more of
-            the best.
+    """Finds rows near to a query in a file that `bring_up_to_date` wrote; of at least
+    `candidates` rows, more hold more of the best.
     """
 
     def __init__(self, index: Any):
@@ -121,11 +120,26 @@ def _faiss():
     return faiss
 
 
-def check_there(found: Approximate | None, rows: int) -> Approximate:
-    """Raises unless there is an approximate index."""
-    if found is None:
-        raise InputError(
-            "`approximate` needs an approximate index, which `align-keras index` makes "
-            f"of {LEAST_ROWS:,} images or more, received {rows:,}; leave it out."
-        )
-    return found
+def scan(
+    vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray | None
+) -> np.ndarray:
+    """Scores of all vectors, or of some rows: float32 (n,)."""
+    count = len(vectors) if rows is None else len(rows)
+    scores = np.empty(count, np.float32)
+    for start in range(0, count, _ROW_BLOCK):
+        stop = start + _ROW_BLOCK
+        block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
+        np.matmul(block, embedding, out=scores[start:stop])
+    return scores
+
+
+def by_rank(scores: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yields positions from the highest score on, first `size`, then ever more."""
+    done = 0
+    while done < len(scores):
+        stop = min(done + size, len(scores))
+        cut = np.partition(scores, len(scores) - stop)[len(scores) - stop]
+        chosen = np.flatnonzero(scores >= cut)
+        best = chosen[np.lexsort((chosen, -scores[chosen]))]
+        yield best[done:]
+        done, size = len(best), 4 * size

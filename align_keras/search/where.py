@@ -54,7 +54,7 @@ _NAMES_SHOWN = 20
 
 
 def parse_where(
-    text: str, columns: Iterable[str], placeholder: str = "?"
+    text: str, columns: Iterable[str]
 ) -> tuple[str, list[str | int | float]]:
     """Turns a condition into SQL and the parameters to bind.
 
@@ -62,7 +62,6 @@ def parse_where(
         text: str, the condition, in the grammar above.
         columns: names that may occur, str each. Upper and lower case are the same in a
             name that only one column has.
-        placeholder: str, where a parameter goes: "?" for sqlite3, "%s" for psycopg.
 
     Returns:
         str, an expression for `WHERE`, and the list of its parameters, str, int and
@@ -77,9 +76,7 @@ def parse_where(
     ('("year" >= ? AND NOT ("camera" = ?))', [2020, 'X'])
     """
     quoted = {name: _quoted(name) for name in columns}
-    if placeholder == "%s":  # psycopg reads every percent sign.
-        quoted = {name: sql.replace("%", "%%") for name, sql in quoted.items()}
-    return _Parser(text, quoted, placeholder).parse()
+    return _Parser(text, quoted).parse()
 
 
 class _Token(NamedTuple):
@@ -91,8 +88,8 @@ class _Token(NamedTuple):
 class _Parser:
     """Recursive descent; each method returns SQL and appends its parameters."""
 
-    def __init__(self, text, columns, placeholder):
-        self.text, self.columns, self.placeholder = text, columns, placeholder
+    def __init__(self, text, columns):
+        self.text, self.columns = text, columns
         self.parameters = []
         self.tests = self.depth = self.place = 0
         self.tokens = self._tokens()
@@ -241,7 +238,7 @@ class _Parser:
 
     def _bound(self, value):
         self.parameters.append(value)
-        return self.placeholder
+        return "?"
 
     # === Tokens ===
 
