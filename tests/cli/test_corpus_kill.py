@@ -188,13 +188,8 @@ def test_interrupted(whole, sources, tmp_path, group, options):
     goes_on(whole, sources, out, options)
 
 
-@pytest.mark.parametrize(
-    "options, limit",
-    [
-        pytest.param(ONE_WORKER, 3000, marks=pytest.mark.ci),
-        pytest.param(TWO_WORKERS, 100_000, marks=RELEASE),
-    ],
-)
+@RELEASE
+@pytest.mark.parametrize("options, limit", [(ONE_WORKER, 3000), (TWO_WORKERS, 100_000)])
 def test_files_that_cannot_grow(whole, sources, tmp_path, options, limit):
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -12,14 +12,14 @@ import pytest
 from align_keras.cli.main import main
 from align_keras.runs import corpus
 from tests import small_corpus
+from tests.oracle_process import needs
 from tests.small_corpus import ONE_WORKER, arguments, run
 from tests.small_run import SMALL, write_pairs
 
-pytestmark = pytest.mark.ci
-
-pytest.importorskip("cv2")
+pytestmark = needs("cv2")
 
 
+@pytest.mark.ci
 def test_a_source_that_vanishes_between_listing_and_reading(
     tmp_path, monkeypatch, capsys
 ):
@@ -59,6 +59,7 @@ def built(tmp_path_factory):
     return root / "out"
 
 
+@pytest.mark.release
 def test_a_model_trains_on_it(built, tmp_path, capsys):
     run_folder = tmp_path / "run"
     out = shutil.copytree(built, tmp_path / "out")
@@ -92,6 +93,7 @@ def test_a_model_trains_on_it(built, tmp_path, capsys):
     assert f"as it was built, but {shard.name} lacks or differs from" in message
 
 
+@pytest.mark.ci
 def test_the_guides_command_trains_on_it(built, tmp_path, capsys):
     """The command from corpus to pre-training, with a smaller model and fewer steps."""
     guide = pathlib.Path(__file__).parents[2] / "docs/pages/guides/corpus.md"

@@ -81,7 +81,7 @@ def test_fine_grained_on_a_folder(capsys, tmp_path, drawings, small_model):
     assert "1 of 3 trials to train" in messages
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_both_stages_on_a_folder(capsys, tmp_path, drawings, small_model):
     found, messages = evaluate(
         capsys,

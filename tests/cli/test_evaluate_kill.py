@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PICTURES = 1000
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_killed_in_the_middle(tmp_path, monkeypatch, capsys):
     small_align().save_to_preset(tmp_path / "run")
     lines = []

@@ -62,7 +62,9 @@ def mixed(run_folder, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", ["litert", "web", "onnx"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("litert", marks=pytest.mark.ci), "web", "onnx"]
+)
 def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     opened = []
     monkeypatch.setattr(export, "_check_installed", lambda *_: None)

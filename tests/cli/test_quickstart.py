@@ -293,7 +293,7 @@ def test_unknown_option_value_is_one_line(pairs, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_nan_loss_is_one_line(pairs, tmp_path, capsys):
     override = (
         "--params_override=trainer.optimizer_config.learning_rate.type=constant,"

@@ -42,13 +42,8 @@ def test_training_has_the_same_batches(builders, kind, start_step):
     assert_equal(expected, actual)
 
 
-@pytest.mark.parametrize(
-    "pair_weighted",
-    [
-        pytest.param(False, marks=pytest.mark.release),
-        pytest.param(True, marks=pytest.mark.ci),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("pair_weighted", [False, True])
 def test_each_of_several_hosts_reads_its_part(builders, pair_weighted):
     for number in range(2):
         part = {"input_pipeline_id": number, "num_input_pipelines": 2}
@@ -64,7 +59,7 @@ def test_evaluation_reads_the_same(builders):
     assert one.captions == other.captions
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_mixture_of_both_formats(builders, tmp_path):
     few = build_noise(tmp_path / "few", file_format="array_record")
     many, records = builders

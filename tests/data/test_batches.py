@@ -127,7 +127,7 @@ def rows_of_all(builder, count, pipelines, **arguments):
     ("kind", "pipelines"),
     [
         pytest.param("cropped", 2, marks=pytest.mark.release),
-        pytest.param("varied", 4, marks=pytest.mark.ci),
+        pytest.param("varied", 4, marks=pytest.mark.release),
         pytest.param("cached", 2, marks=pytest.mark.release),
         pytest.param("pair_weighted", 2, marks=pytest.mark.ci),
     ],
@@ -140,7 +140,7 @@ def test_pipelines_of_few_files_share_the_batch(builder, kind, pipelines):
     assert_equal(batches(builder, 3, **arguments), joined)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_pipelines_with_files_of_their_own(sharded):
     parts, _ = rows_of_all(sharded, 9, 2, zoom=0.0)
     later, _ = rows_of_all(sharded, 2, 2, start_step=7, zoom=0.0)
@@ -165,7 +165,7 @@ def test_mistakes_are_told_in_one_line(builder, arguments, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_data_service(sharded):
     script = pathlib.Path(__file__).with_name("service_script.py")
     command = [sys.executable, str(script)]

@@ -81,7 +81,7 @@ def test_pictures_keep_their_class(tmp_path, kind, crop):
     assert seen[:5] != seen[5:10] or seen[5:10] != seen[10:15]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_batches_repeat_with_the_seed_and_vary_with_it():
     noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
     arguments = {"image_size": 32, "batch_size": 5}
@@ -106,7 +106,8 @@ def test_a_batch_may_be_larger_than_the_set():
     assert np.bincount(labels).tolist().count(2) == 3
 
 
-@pytest.mark.parametrize("kind", [pytest.param("bytes", marks=pytest.mark.ci), "paths"])
+@pytest.mark.ci
+@pytest.mark.parametrize("kind", ["bytes", "paths"])
 def test_what_cannot_be_decoded_is_left_out(kind, tmp_path):
     images = [*IMAGES[:2], b"junk", *IMAGES[3:]]
     if kind == "paths":

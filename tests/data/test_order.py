@@ -91,6 +91,7 @@ def test_any_start_of_a_mixture_goes_on_in_the_same_order(mixture):
     assert np.abs(large - np.arange(1, len(whole) + 1) * 2 / 3).max() < 1
 
 
+@pytest.mark.ci
 def test_a_start_reads_only_its_own_window(tmp_path):
     # 12 files, 5 a window: the last of an epoch has two.
     builder = build_noise(tmp_path, 12)
@@ -109,6 +110,7 @@ def test_a_start_reads_only_its_own_window(tmp_path):
     assert needed == 2
 
 
+@pytest.mark.ci
 def test_parts_are_equal_and_disjoint(builder):
     for split in ("train", "train[10%:60%]"):
         size = builder.info.splits[split].num_examples

@@ -124,6 +124,7 @@ def test_a_start_reads_nothing_of_what_comes_before(tmp_path, monkeypatch):
     assert order(source, 6, start=18, **one) == whole[18:]
 
 
+@pytest.mark.ci
 def test_hosts_read_disjoint_parts_whose_union_is_all(builder, tmp_path):
     write_tar(tmp_path / "all.tar", samples(0, 24))
     for source in (builder, open_folder(tmp_path)):  # The latter of one file.
@@ -205,6 +206,7 @@ def test_a_damaged_index_names_its_folder(tmp_path, monkeypatch):
         list(source.captions("train"))
 
 
+@pytest.mark.ci
 def test_several_sources_by_their_weights(folder, tmp_path):
     write_tar(tmp_path / "b.tar", samples(100, 5))
     paths = [str(folder), str(tmp_path / "b.tar")]

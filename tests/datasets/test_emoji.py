@@ -206,7 +206,7 @@ def test_a_broken_table_is_told_in_one_line(root, tmp_path, content):
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs ALIGN_KERAS_EMOJI_DIR")
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_true_packages(tmp_path):
     builder = build_corpus("emoji", data_dir=tmp_path)
     metadata = builder.info.metadata

@@ -83,7 +83,7 @@ def test_captions_of_odd_files(tmp_path):
 @pytest.mark.skipif(
     not pathlib.Path(STAMPS_DIR).is_dir(), reason="needs tuxpaint-stamps-default"
 )
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_real_stamps(tmp_path, monkeypatch):
     monkeypatch.delenv("ALIGN_KERAS_STAMPS_DIR", raising=False)
     counts = {

@@ -107,13 +107,8 @@ build(pathlib.Path(sys.argv[1]), file_format=sys.argv[2])
 """
 
 
-@pytest.mark.parametrize(
-    "file_format",
-    [
-        pytest.param("tfrecord", marks=pytest.mark.ci),
-        pytest.param("array_record", marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
 def test_equal_pictures_are_equal_bytes_in_any_process(tmp_path, file_format):
     if file_format == "array_record":
         pytest.importorskip("array_record")

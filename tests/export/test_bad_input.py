@@ -75,13 +75,8 @@ def test_bad_files_are_told_from_pictures(model, folder, files):
     assert after["peak"] - before["peak"] < 300 * MEGABYTE
 
 
-@pytest.mark.parametrize(
-    "count",
-    [
-        pytest.param(1, marks=pytest.mark.release),
-        pytest.param(4, marks=pytest.mark.ci),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("count", [1, 4])
 def test_the_largest_images_that_are_taken_leave_room(folder, files, count):
     """Files of 6 kilobytes each; as many at a time as cores are took 1 GB each."""
     image = Image.new("LA", (8192, 6144), (0, 128))

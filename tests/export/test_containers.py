@@ -56,6 +56,7 @@ def compose(export):
     return yaml.safe_load(path.read_text(encoding="utf-8"))["services"]["serving"]
 
 
+@pytest.mark.ci
 def test_the_server_is_of_the_tensorflow_that_wrote_the_export(export):
     (image,) = dockerfile(export)["FROM"]
     assert image == compose(export)["image"]
@@ -64,6 +65,7 @@ def test_the_server_is_of_the_tensorflow_that_wrote_the_export(export):
     assert tag.split(".")[:2] == tf.__version__.split(".")[:2]
 
 
+@pytest.mark.ci
 def test_flags_name_files_that_are_there(export):
     (command,) = dockerfile(export)["CMD"]
     flags = json.loads(command)
@@ -78,6 +80,7 @@ def test_flags_name_files_that_are_there(export):
             assert value == "true"
 
 
+@pytest.mark.ci
 def test_the_image_gets_the_whole_export(export):
     copies = [line.split()[-2:] for line in dockerfile(export)["COPY"]]
     assert copies == [[name, f"/models/{name}"] for name in (*MODELS, "serving")]
@@ -164,6 +167,7 @@ def status_page(state, error):
         server.shutdown()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "state, error, code",
     [("AVAILABLE", "OK", 0), ("LOADING", "OK", 1), ("END", "UNAVAILABLE", 1)],

@@ -112,6 +112,7 @@ def test_models_config(export):
         assert (base / "1" / "saved_model.pb").is_file()
 
 
+@pytest.mark.ci
 def test_batching_configs(export):
     message = messages()["BatchingParameters"]
     config = read(export / "serving" / "batching.config", message)
@@ -126,6 +127,7 @@ def test_batching_configs(export):
     assert not (export / "align" / "1" / "batching_params.pbtxt").exists()
 
 
+@pytest.mark.ci
 def test_monitoring_config(export):
     path = export / "serving" / "monitoring.config"
     config = read(path, messages()["MonitoringConfig"]).prometheus_config
@@ -174,6 +176,7 @@ def test_warm_up_requests_are_answered(export, name):
     )
 
 
+@pytest.mark.ci
 def test_without_the_package_a_line_says_how_to_get_it(
     folder, tmp_path, monkeypatch, capsys
 ):

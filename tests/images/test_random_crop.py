@@ -95,7 +95,13 @@ SCALES = [
 ]
 
 
-@pytest.mark.parametrize(("image_size", "multiple", "limit"), SCALES)
+@pytest.mark.parametrize(
+    ("image_size", "multiple", "limit"),
+    [
+        pytest.param(*scale, marks=pytest.mark.ci if number % 3 else ())
+        for number, scale in enumerate(SCALES)
+    ],
+)
 @pytest.mark.parametrize("image", SOURCES)
 @pytest.mark.parametrize("corner", [(0, 0), (1, 1)])
 def test_equals_the_plain_path(image, image_size, multiple, limit, corner):

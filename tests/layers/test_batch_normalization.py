@@ -112,7 +112,7 @@ def test_a_group_of_two_replicas_is_one_batch(two_replicas):
     "count",
     [
         pytest.param(1, marks=pytest.mark.release),
-        pytest.param(4, marks=pytest.mark.ci),
+        pytest.param(4, marks=pytest.mark.release),
         pytest.param(16, marks=pytest.mark.release),
     ],
 )

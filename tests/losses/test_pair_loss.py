@@ -66,14 +66,8 @@ def test_a_function_trains():
     assert found["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        pytest.param(TwoTerms(), marks=pytest.mark.ci),
-        pytest.param(sigmoid_loss, marks=pytest.mark.release),
-        pytest.param(ContrastiveLoss(), marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("loss", [TwoTerms(), sigmoid_loss, ContrastiveLoss()])
 def test_replicas_make_one_devices_update(two_replicas, loss):
     (alone, reports), (both, others) = updated(loss), updated(loss, two_replicas)
     for name in reports:

@@ -65,7 +65,7 @@ def assert_equal(ours, theirs, rtol):
 
 
 @pytest.mark.parametrize("tile_size", TILE_SIZES)
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("smoothing", [pytest.param(0.0, marks=pytest.mark.ci), 0.1])
 def test_equals_plain_in_float64(tile_size, smoothing):
     # 1 / 1000 is past the bound, up to which nothing is shifted.
     images, texts = unit_rows(ROWS, 6, 0), unit_rows(ROWS, 6, 1)
@@ -253,7 +253,14 @@ def test_each_configuration_compiles_with_xla(name):
     assert_equal(ours, theirs, 2e-2 if "bfloat16" in name else 1e-5)
 
 
-@pytest.mark.parametrize("name", ["plain all", "tiled all", "kept all"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiled all",
+        pytest.param("plain all", marks=pytest.mark.ci),
+        pytest.param("kept all", marks=pytest.mark.ci),
+    ],
+)
 def test_no_operation_has_an_output_of_unknown_length(name):
     """A TPU's program knows all sizes; that of tf.unique's output it can't."""
     _, graph = in_even_rows(CONFIGURATIONS[name], xla=None)

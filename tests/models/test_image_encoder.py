@@ -130,7 +130,8 @@ def test_paper_grid_is_complete():
         assert preset_table.preset_config(name)["projection_dim"] == width
 
 
-@pytest.mark.parametrize("freeze", [True, pytest.param(False, marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("freeze", [True, False])
 def test_frozen_statistics_stay_while_the_rest_learns(freeze):
     encoder = ImageEncoder(**SMALL, projection_dim=8, freeze_batch_statistics=freeze)
     norms = [
@@ -154,6 +155,7 @@ def test_frozen_statistics_stay_while_the_rest_learns(freeze):
         )
 
 
+@pytest.mark.ci
 def test_locked_tower_stays_bit_by_bit():
     # Without the lock, drop-connect and batch statistics would change features.
     encoder = ImageEncoder(
@@ -175,7 +177,9 @@ def test_locked_without_a_projection_learns_nothing():
     assert not any(variable.trainable for variable in encoder.variables)
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize(
+    "number", [0, *(pytest.param(one, marks=pytest.mark.ci) for one in range(1, 5))]
+)
 def test_lite_has_as_many_parameters_as_its_pytorch_tower(number):
     question, expected = recorded("lite_parameters")[number]
     assert question["number"] == number

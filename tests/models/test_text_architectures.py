@@ -54,13 +54,8 @@ def test_it_computes_what_keras_hub_does(architecture, pooling):
     np.testing.assert_allclose(encoder(inputs), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        pytest.param("distil_bert", marks=pytest.mark.release),
-        pytest.param("albert", marks=pytest.mark.ci),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("architecture", OTHERS)
 def test_it_trains_is_saved_and_exports(architecture, tmp_path):
     keras.utils.set_random_seed(0)
     image_encoder, _ = small_encoders()

@@ -73,7 +73,6 @@ def text_case(name):
             marks={
                 "lite": (),
                 "odd": pytest.mark.ci,
-                "rematerialized": pytest.mark.ci,
             }.get(name, pytest.mark.release),
         )
         for name in IMAGE_CASES

@@ -9,7 +9,7 @@ from align_keras.cli.main import main
 from tests.small_run import SMALL, write_pairs
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_fine_tuning_starts_from_the_runs_embeddings(tmp_path, capsys):
     from align_keras.models import ALIGN
 

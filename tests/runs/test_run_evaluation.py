@@ -41,7 +41,7 @@ def test_equal_images_are_one_target(test_set, tmp_path):
     assert metrics["t2i/recall_at_1"] == metrics["i2t/recall_at_1"] == 1.0
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @pytest.mark.timeout(900)
 def test_sources_are_opened_outside_of_the_strategys_scope(
     tmp_path, monkeypatch, two_replicas

@@ -113,7 +113,7 @@ def test_bytes_that_are_not_utf8_are_dropped():
     assert words(captions, "bert_uncased") == [["caf", "x"], ["q"], []]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_the_locale_changes_nothing():
     # ICU lowers "I" to "ı" in a Turkish process, and JÌ otherwise in a Lithuanian.
     script = (

@@ -7,6 +7,7 @@ import pytest
 TOOL = pathlib.Path(__file__).resolve().parents[2] / "tools" / "bench_knn.py"
 
 
+@pytest.mark.release
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_measures_each_gallery_and_finds_every_query_again(tmp_path):
     command = [sys.executable, str(TOOL), "--gallery", "300", "900", "--queries", "20"]

@@ -9,6 +9,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.release
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_runs(tmp_path):
     command = [sys.executable, "tools/bench_retrieval.py", "--pictures", "30"]

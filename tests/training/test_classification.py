@@ -104,7 +104,8 @@ def test_the_head_stage_leaves_the_encoder_as_it_is():
     assert (classifier.head.kernel.numpy() != 0).any()
 
 
-@pytest.mark.parametrize("frozen", [True, pytest.param(False, marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("frozen", [True, False])
 def test_the_full_stage_moves_all_but_frozen_statistics(frozen):
     images, labels = stripes(30)
     encoder = small_encoder(freeze_batch_statistics=frozen)
@@ -403,13 +404,8 @@ def killed_at(step):
     return Bar()
 
 
-@pytest.mark.parametrize(
-    "kill, stage_and_step",
-    [
-        pytest.param(5, (0, 4), marks=pytest.mark.release),
-        pytest.param(9, (1, 2), marks=pytest.mark.ci),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("kill, stage_and_step", [(5, (0, 4)), (9, (1, 2))])
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, stage_and_step):
     images, labels = stripes(30)
     batches = batches_of(images, labels, batch_size=7, crop="inception", seed=4)

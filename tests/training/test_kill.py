@@ -78,13 +78,8 @@ def kill_when(process, condition):
     return False
 
 
-@pytest.mark.parametrize(
-    "replicas",
-    [
-        pytest.param(1, marks=pytest.mark.ci),
-        pytest.param(2, marks=pytest.mark.release),
-    ],
-)
+@pytest.mark.release
+@pytest.mark.parametrize("replicas", [1, 2])
 def test_killed_runs_go_on_to_the_same_curve(tmp_path, replicas):
     write_pairs(tmp_path / "pairs")
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -57,7 +57,7 @@ def test_other_splits(builder):
         stamps_by_category(builder, "validation")
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @pytest.mark.skipif(
     not pathlib.Path(STAMPS_DIR).exists(), reason="needs tuxpaint-stamps-default"
 )
