@@ -36,10 +36,9 @@ def model_card(
 ) -> str:
     """Writes down what a model is, was trained on, can do, and must not be used for.
 
-    `data` maps sets of pairs to lines about them, `evaluation` metrics to values from
-    before any quantization; `measured` are dicts that `align-keras evaluate --json`
-    prints, a table each: `protocol`, `data`, `metrics`, `slice_by` and `slices`. Jia et
-    al. 2021, section 10; Mitchell et al. 2019, "Model cards for model reporting".
+    `data` maps sets of pairs to lines, `evaluation` metrics to values before
+    quantization; `measured` are dicts of `align-keras evaluate --json`. Jia et al.
+    2021, section 10; Mitchell et al. 2019, "Model cards for model reporting".
     """
     image, text = model.image_encoder, model.text_encoder
     parts = {

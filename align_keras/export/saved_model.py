@@ -120,11 +120,7 @@ def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
 
 
 def describe_signatures(served: ServedModel) -> dict[str, Any]:
-    """Returns what signatures.json says of a SavedModel.
-
-    `signatures`, by name: `inputs` and `outputs`, name → dtype, shape (None for any
-    number) and meaning; and `preprocessing`, what the graph does by itself.
-    """
+    """What signatures.json says: inputs and outputs by signature, `preprocessing`."""
     signatures = {}
     for name, function in sorted(served.functions.items()):
         concrete = function.get_concrete_function()

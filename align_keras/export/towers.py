@@ -25,9 +25,8 @@ CHECKED = 8
 
 
 def image_tower_function(model: Any, resizable: bool) -> Callable:
-    """Returns the image tower as a `tf.function` of `images`, gray levels in [0, 255].
-
-    Number, height and width are 1, S and S, or if `resizable` open.
+    """Returns the image tower as a `tf.function` of `images`, gray levels in [0, 255],
+    (1, S, S, 3), or if `resizable` open.
     """
     _check(model, "image_encoder")
     encoder, normalize = model.image_encoder, model.normalize_image

@@ -205,10 +205,8 @@ def stage_sizes(
     num_images: int,
     num_classes: int,
 ) -> RunSizes:
-    """Returns the `RunSizes` of a stage of a recipe on so many devices.
-
-    The classifier is an image encoder whose projection is the head. The last stage's
-    model is judged too, at its `eval_size`.
+    """The `RunSizes` of a recipe's stage: an image encoder whose projection is the
+    head.
     """
     stage, model = getattr(recipe, name), with_preset(model_config)
     tower = {

@@ -1,19 +1,10 @@
 """An approximate index beside the vectors, for more images than a scan is quick for.
 
-All vectors are scanned in a form of 2 bits a number (product quantization by faiss),
-and the best thousand are ranked anew by the exact ones. It is a cache: removed, it is
-made again by the next `align-keras index`, and newer rows are scanned exactly.
-
-A graph (HNSW) was tried and left: made of images, it leads words astray, which lie
-elsewhere. Of 1,000,000 vectors of 384 numbers (7,846 embeddings of real images, the
-rest between them) it found 99% of the ten best for images in 1 ms, but for words of a
-model that was trained for nothing, the hardest case, 21% (42% in 7 ms), and took 832 s
-to build. Scanning finds 100% and 99% in 26 ms, where the exact scan takes 380 ms; both
-on 2 cores that did other things besides. `tools/bench_search.py approximate` measures.
-
-References:
-    Jégou et al. 2011, "Product Quantization for Nearest Neighbor Search".
-    André et al. 2017, "Accelerated Nearest Neighbor Search with Quick ADC".
+Vectors of 2 bits a number (product quantization by faiss; Jégou et al. 2011, André et
+al. 2017) are scanned, and the best thousand ranked anew by the exact ones. It is a
+cache. A graph (HNSW) was left: made of images it leads words astray; of a million
+vectors of 384 numbers it found 21% of the ten best for words of the hardest model, in
+1 ms; scanning finds 99% in 26 ms (`tools/bench_search.py approximate`).
 """
 
 import os
@@ -75,9 +66,7 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
 
 
 class Approximate:
-    """Finds rows near to a query in a file that `bring_up_to_date` wrote; of at least
-    `candidates` rows, more hold more of the best.
-    """
+    """Finds rows near to a query; more than `candidates` hold more of the best."""
 
     def __init__(self, index: Any):
         self.candidates = CANDIDATES

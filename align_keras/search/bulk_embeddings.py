@@ -1,8 +1,7 @@
 """Embeds many images or captions to files, and goes on where a kill ended it.
 
-The rows of the source are written down first, with all their columns, so that a folder
-or a table that changes meanwhile leaves every run with the same rows in the same order.
-Then one shard after another is embedded, each complete when it has its name.
+The rows of the source are written down first, so that every run has the same; then one
+shard after another is embedded, each complete when it has its name.
 """
 
 import contextlib
@@ -59,13 +58,7 @@ _CHUNK = 16
 
 @dataclasses.dataclass
 class Embedded:
-    """What `embed` wrote.
-
-    Attributes:
-        rows: int, rows of the output.
-        problems: dict, what rows have no embedding for → how many.
-        files: list of `pathlib.Path`, in the order of the rows.
-    """
+    """What `embed` wrote: rows, problem → how many rows have it, files in order."""
 
     rows: int
     problems: dict[str, int]

@@ -70,9 +70,7 @@ class ExportedModel:
 
     @staticmethod
     def find(directory: str | os.PathLike) -> pathlib.Path:
-        """Returns the folder of the SavedModel, or raises. Costs no TensorFlow import,
-        so that a wrong path is answered at once.
-        """
+        """Returns the folder of the SavedModel, or raises, without TensorFlow."""
         directory = pathlib.Path(directory)
         versions = [path.name for path in directory.glob("align/*") if path.is_dir()]
         newest = max(filter(str.isdecimal, versions), key=int, default=None)
@@ -204,10 +202,7 @@ def _file_bytes(path):
 
 
 def _reason(error):
-    """The one telling line of TensorFlow's long messages. In a graph it stands between
-    where the node was defined, which other lines tell, and the name of the node in
-    double brackets.
-    """
+    """The one telling line of TensorFlow's long messages."""
     message = re.split(r"\s*\[\[{{node", str(error).strip())[0]
     message = re.sub(r"{{function_node .*?}} ?", "", message)
     lines = message.splitlines() or [type(error).__name__]

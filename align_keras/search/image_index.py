@@ -33,10 +33,8 @@ def is_database(place: str | os.PathLike) -> bool:
 
 
 def default_index() -> str | pathlib.Path:
-    """The place of the index that commands take if none is named.
-
-    `$ALIGN_KERAS_INDEX`, else `align_keras/index` in `$XDG_DATA_HOME`, which is
-    `~/.local/share` if it isn't set.
+    """The place of the index that commands take if none is named: `$ALIGN_KERAS_INDEX`,
+    else `align_keras/index` in `$XDG_DATA_HOME` (`~/.local/share`).
     """
     named = os.environ.get("ALIGN_KERAS_INDEX")
     if named:
@@ -49,15 +47,11 @@ class Index:
     """Images of folders and tables, found by words, by an image, and by both.
 
     Make one with `Index.build`, open one with `Index.open`. Without TensorFlow where
-    the model is a folder of LiteRT towers.
+    the model is a folder of LiteRT towers (Jia et al. 2021, section 7).
 
     Attributes:
-        folder: `pathlib.Path`.
-        store: `Store`, what it knows of the images.
+        folder: `pathlib.Path`, or a database's address.
         changes: `Changes`, what `build` did, or None.
-
-    References:
-        Jia et al. 2021, section 7 (text and image queries).
 
     Example:
 
@@ -97,9 +91,6 @@ class Index:
             engine: what embeds, one of `align_keras.utils.tasks.ENGINES`; a cluster's
                 machines see the images and `folder` by the same paths.
 
-        Returns:
-            `Index`.
-
         Raises:
             InputError: if a source isn't there, another process is writing the index,
                 or it is one of another model.
@@ -125,8 +116,7 @@ class Index:
 
         Args:
             folder: what `build` wrote; by default `default_index()`.
-            model: as `open_model` takes it, or what that returned; by default what the
-                index was made with, opened when it is needed.
+            model: as `build` takes it; by default the index's, opened when needed.
 
         Raises:
             InputError: if there is no index, it is damaged, or of another model.
@@ -172,21 +162,10 @@ class Index:
     def add(
         self, sources: Sequence[str | os.PathLike] = (), engine: str = LOCAL
     ) -> "Changes":
-        """Brings the index up to date with folders and tables.
+        """Brings the index up to date with folders and tables, as `build` takes them.
 
         What is new or has changed is embedded, what is gone is dropped, and a file that
-        is there under another name is known by its content.
-
-        Args:
-            sources: folders of images and tables of captioned images; without any,
-                those that the index has.
-            engine: as `build` takes it.
-
-        Returns:
-            `Changes`, what was done.
-
-        Raises:
-            InputError: if a source isn't there, or another process is writing.
+        is there under another name is known by its content. Raises as `build`.
         """
         # Decoders are imported only here, for they take a query's time.
         from align_keras.search.indexing import update
@@ -212,19 +191,8 @@ class Index:
         """Embeds everything anew, for another model, beside the old index.
 
         That one is searched until the new one takes its place; what a killed rebuild
-        has embedded is kept for the next.
-
-        Args:
-            folder: where the old index lies.
-            sources: as `build` takes them; by default those of the old index.
-            model: as `build` takes it; by default the old index's.
-            engine: as `build` takes it.
-
-        Returns:
-            `Index`, the new one.
-
-        Raises:
-            InputError: as `build`, and for a database.
+        has embedded is kept for the next. Arguments and errors are as `build`'s; a
+        database can't be rebuilt.
         """
         if is_database(folder):
             raise InputError(
@@ -252,12 +220,11 @@ class Index:
         return index
 
     def remove(self, paths: Iterable[str | os.PathLike]) -> int:
-        """Drops images, or all in folders or tables that were indexed.
-
-        The files stay; a folder that was indexed isn't looked through any more.
+        """Drops images, or all in folders or tables, which aren't looked through any
+        more.
 
         Returns:
-            int, how many images were dropped.
+            int, how many images were dropped; the files stay.
         """
         from align_keras.search.indexing import remove
 
@@ -312,9 +279,7 @@ class Index:
         return self.store.vector(image["row"])
 
     def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
-        """Finds images for an embedding, float32 (d,); of `query`, all but what was
-        embedded counts.
-        """
+        """Finds images for an embedding, float32 (d,), by what else `query` says."""
         embedding = self._checked_embedding(embedding)
         condition = self._condition(query.where)
         while True:
@@ -345,17 +310,8 @@ class Index:
         return self._sample[1:]
 
     def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:
-        """Lists the images that were indexed last, without a query.
-
-        Args:
-            where: str, a condition on columns, or None for all images.
-            k: int >= 1, images to list.
-
-        Returns:
-            list of `Hit` without score and relevance, the latest first.
-
-        Raises:
-            InputError: for a condition that isn't one.
+        """Lists the `k` images of a condition that were indexed last, without a query:
+        hits without score and relevance.
         """
         condition, parameters = self._condition(where)
         images = self.store.latest(condition, parameters, k)
@@ -386,10 +342,7 @@ class Index:
 def without_copies(
     ranked: Iterable[list[tuple[float, dict, np.ndarray]]], query: Query
 ) -> list[tuple[float, dict, list[dict]]]:
-    """The `k` best, each with the copies in its list that are folded into it.
-
-    `ranked` gives lists of (score, image, vector), the best first.
-    """
+    """The `k` best of (score, image, vector), each with the copies folded into it."""
     found: list[tuple[float, dict, list[dict]]] = []
     kept = np.zeros((64, 0), np.float32)
     for block in ranked:

@@ -30,10 +30,7 @@ COLUMNS = {
 
 class ImageStore:
     """What both kinds of stores ask and write alike: `?` stands for a parameter.
-
-    Attributes:
-        folder: `pathlib.Path`, or str, a database's address without its password.
-        header: dict, `model` (`name`, `fingerprint`) and `dimension`.
+    `folder` is a path or a database's address, `header` tells `model` and `dimension`.
     """
 
     folder: Any
@@ -82,11 +79,7 @@ class ImageStore:
         return self._images(where, [*parameters, count])
 
     def image(self, id: int) -> dict:
-        """Returns an image's columns, `file`, `row` and `content` among them.
-
-        Raises:
-            InputError: if there is no such image.
-        """
+        """An image's columns, `file`, `row` and `content` among them, or InputError."""
         for image in self._images("id = ?", [id]):
             return image
         raise InputError(f"id must be that of an image of the index, received {id!r}.")
@@ -165,11 +158,7 @@ class ImageStore:
         self._each("DELETE FROM unreadable WHERE file = ?", files)
 
     def add_columns(self, rows: Sequence[dict]) -> dict[str, str]:
-        """Makes room for the columns of a table; returns what each is called here.
-
-        Names become lower case, and other characters than letters, digits and "_" that;
-        a name that images have anyway gets a "_" behind it.
-        """
+        """Makes room for the columns of a table; returns what each is called here."""
         here = json.loads(self._meta("columns"))
         called = plain_names(rows)
         for name, plain in called.items():

@@ -154,11 +154,7 @@ class SearchIndex:
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "SearchIndex":
-        """Opens what `save` wrote; the embeddings stay on disk until they are read.
-
-        Raises:
-            InputError: when it isn't an index, or an incomplete one.
-        """
+        """Opens what `save` wrote, or raises; the embeddings stay on disk."""
         directory = pathlib.Path(directory)
         try:
             header = read_json(directory / "index.json")

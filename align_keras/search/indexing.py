@@ -87,9 +87,7 @@ class _Task:
 
 @dataclasses.dataclass
 class _Result:
-    """A task's outcome: `reason` why not, or columns and a vector; without a vector,
-    an image has this content. `renamed` if that one's file is gone.
-    """
+    """A task's outcome: why not, or columns and a vector, None of a known content."""
 
     task: _Task
     reason: str | None = None

@@ -92,17 +92,7 @@ def serve(
     port: int = PORT,
     on_ready: Callable[[str], object] = say,
 ) -> None:
-    """Serves an index's page and API on 127.0.0.1 until the process is interrupted.
-
-    Args:
-        folder: the index's folder; by default `default_index()`.
-        model: as `open_model` takes it; by default what the index was made with.
-        port: int, or 0 for any that is free.
-        on_ready: called once with the address.
-
-    Raises:
-        InputError: if there is no index, or the port is taken.
-    """
+    """Serves an index's page and API on 127.0.0.1 until the process is interrupted."""
     app = make_app(folder, model=model)
     with open_port(port) as listening:
         on_ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
@@ -116,17 +106,7 @@ def make_app(
     model: str | os.PathLike | None = None,
     threads: int | None = None,
 ) -> Any:
-    """Makes the ASGI application of an index.
-
-    Args:
-        folder: the index's folder; by default `default_index()`.
-        model: as `open_model` takes it; by default what the index was made with.
-        threads: int, searches at once, and images read at once; by default the number
-            of cores.
-
-    Raises:
-        InputError: if there is no index, or its model can't be opened.
-    """
+    """Makes the ASGI application of an index, of so many searches at once."""
     server = _Server(_Shared(folder, model), threads or os.cpu_count() or 1)
     routes = [
         Route("/", server.page),
@@ -340,10 +320,7 @@ def _caching(found):
 
 
 def _content(found):
-    """The bytes of an image, if they are still those that were indexed.
-
-    So a file that was put in an image's place, or a link to one, doesn't get out.
-    """
+    """The bytes of an image if they are those that were indexed, no other file's."""
     path = os.fsdecode(found["file"])
     try:
         content, _ = read_file(found["file"])

@@ -1,9 +1,8 @@
 """An index on disk: SQLite for what images are, a file of float32 rows beside it.
 
-SQLite is the truth. Rows of vectors are appended and flushed before the transaction
-that names them, and never change afterwards, so that a kill at any moment leaves what
-the last transaction said: a tail of rows that none names is overwritten by the next
-run, and a search that runs meanwhile finds what it has opened.
+Rows are appended and flushed before the transaction that names them, and never change:
+after a kill at any moment the next run overwrites a tail that none names, and a search
+that runs meanwhile finds what it has opened.
 """
 
 import contextlib
@@ -293,10 +292,7 @@ class Store(ImageStore):
             self._connection.commit()
 
     def append(self, vectors: np.ndarray) -> Sequence[int]:
-        """Writes rows behind the last, within a transaction; returns them.
-
-        They are on disk when this returns, and named when the transaction ends.
-        """
+        """Writes rows behind the last, within a transaction; returns them, on disk."""
         first = int(self._meta("rows"))
         path = self.folder / self._meta("vectors")
         with open(path, "r+b" if path.exists() else "w+b") as file:

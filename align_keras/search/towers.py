@@ -108,11 +108,7 @@ def _folder_of(name):
 
 
 class LiteRTModel:
-    """Both towers by LiteRT's interpreter, each opened when it is first used.
-
-    Any thread may embed: each has an interpreter, so that as many images are embedded
-    at once as there are threads.
-    """
+    """Both towers by LiteRT: any thread may embed, each has interpreters, as needed."""
 
     def __init__(self, folder: str | os.PathLike, name: str | None = None):
         folder = pathlib.Path(folder)
@@ -282,11 +278,7 @@ class TensorFlowModel:
 
 
 def resized_image(image: Any, resize_to: int) -> np.ndarray:
-    """Reads a path, file bytes or an array: uint8 (resize_to, resize_to, 3).
-
-    Raises:
-        InputError: if it can't be read; it is named.
-    """
+    """Reads a path, file bytes or an array: uint8 (resize_to, resize_to, 3)."""
     from align_keras.search.image_files import ImageError, read_pixels
 
     try:

@@ -18,11 +18,7 @@ def parameters_of(function: Callable) -> list[str]:
 
 
 def arguments_of(instance: object, cls: Any) -> dict[str, object]:
-    """A class's arguments from an instance's attributes of the same names.
-
-    Those of every Keras layer (`dtype`, `trainable`, `name`) are left to its
-    `get_config`.
-    """
+    """A class's arguments from an instance's attributes; `get_config` has Keras's."""
     names = set(parameters_of(cls.__init__)) - {"dtype", "trainable", "name"}
     return {name: getattr(instance, name) for name in sorted(names)}
 

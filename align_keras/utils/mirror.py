@@ -49,10 +49,10 @@ def mirrored(
 ) -> Iterator[pathlib.Path]:
     """Has a remote folder, or file, on this machine until the block ends.
 
-    What is there is downloaded, unless an earlier call has done so. What has changed is
-    uploaded at the end, also by an error, and every two minutes until then. The copies
-    lie in `align_keras/storage` of `$XDG_CACHE_HOME` (`~/.cache`) and can be removed;
-    after a kill they hold what wasn't uploaded, with which the next call goes on.
+    What has changed goes up at the end, also by an error, and every two minutes until
+    then. Copies lie in `align_keras/storage` of `$XDG_CACHE_HOME` (`~/.cache`) and can
+    be removed; after a kill they hold what wasn't uploaded, with which the next call
+    goes on.
 
     Args:
         url: str, `s3://` or `gs://`; to read, `hf://` as well.

@@ -13,10 +13,7 @@ def say(message: str) -> None:
 
 
 class progress_bar:
-    """A progress bar on a terminal, a line now and then elsewhere.
-
-    It counts `unit`s, such as pairs, up to `total`, which may grow, from `done` on.
-    """
+    """A progress bar on a terminal, a line now and then elsewhere; `total` may grow."""
 
     def __init__(self, title, unit, total, done=0):
         self._title, self._unit = title, unit

@@ -11,10 +11,8 @@ from typing import Any
 
 
 def silence_tensorflow() -> None:
-    """Has TensorFlow print no start-up notes, whenever it is imported after this.
-
-    They would hide what matters, and its errors reach Python as exceptions. Since 2.21
-    it writes on standard error at its import whatever `TF_CPP_MIN_LOG_LEVEL` says.
+    """Has TensorFlow print no start-up notes, whenever it is imported after this. Since
+    2.21 it writes at its import whatever `TF_CPP_MIN_LOG_LEVEL` says.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     loads = [getattr(finder, "load", None) for finder in sys.meta_path]
@@ -49,11 +47,7 @@ class WrappedImport(importlib.abc.MetaPathFinder):
 
 
 def start_compiler() -> None:
-    """Has XLA compile something, so that its start-up lines are printed to nobody.
-
-    TensorFlow prints two lines on standard error at its first compilation, past
-    Python and past `TF_CPP_MIN_LOG_LEVEL`. Call it once devices are configured.
-    """
+    """Has XLA compile something: the two lines of its start are printed to nobody."""
     import tensorflow as tf
 
     with silent_standard_error():
