@@ -49,7 +49,7 @@ DEVICE_KINDS = {
 
 
 def find_device_kind(name: str) -> DeviceKind:
-    """Returns what is known of a key of `DEVICE_KINDS`; an error suggests a near one."""
+    """Returns what is known of a key of `DEVICE_KINDS`; an error suggests another."""
     if name not in DEVICE_KINDS:
         wanted = name.lower()
         near = [known for known in DEVICE_KINDS if known.startswith(wanted)]

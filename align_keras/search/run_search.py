@@ -8,10 +8,8 @@ import numpy as np
 
 from align_keras.search.exported_model import ExportedModel
 from align_keras.search.index import SearchIndex
+from align_keras.search.query import TEXT_WEIGHT
 from align_keras.utils.errors import InputError
-
-# The paper's best weight of a text beside an image.
-_TEXT_WEIGHT = 2.0
 
 
 def search(
@@ -58,7 +56,7 @@ def search(
             query.get("image"),
             [query["text"], *query["plus"]] if "text" in query else query["plus"],
             query["minus"],
-            text_weight=text_weight or _TEXT_WEIGHT,
+            text_weight=text_weight or TEXT_WEIGHT,
         )
         for query in queries
     ]

@@ -1,28 +1,7 @@
 """The page of `align-keras serve` and the JSON API that it uses, on 127.0.0.1.
 
-| request | answer |
-|---|---|
-| `GET /api/about` | `images`, how many; `model`; `columns` of `where`, name → type |
-| `GET /api/search?…` | `hits`, a list; `more`, whether there are others; `seconds` |
-| `POST /api/search?…` | the same, for an image: its file is the request's body |
-| `GET /image/ID` | the image's file; what browsers don't show, such as HEIC, as JPEG |
-| `GET /thumbnail/ID` | a JPEG of at most 320 pixels a side |
-
-A search takes, all in the address: `text`, words to look for; `plus` and `minus`, words
-added and subtracted, each repeatable; `like`, the ID of an image of the index; `where`,
-a condition on the columns, as `align-keras search --where` has it; `duplicates=1`, with
-near-duplicates; `text_weight`; `k`, images to answer with (48, at most 200), from
-`offset` on. Without words and without an image it gives the images of `where`, the
-latest first. A hit has what `align-keras search --json` prints (`rank`, `score`, `id`,
-`path`, `relevance`, `captions`, `columns`, `duplicates`), and the addresses `image` and
-`thumbnail`. Whatever is refused is answered by `{"error": "…"}`.
-
-    curl 'http://127.0.0.1:8765/api/search?text=a+red+bicycle&minus=people&k=3'
-    curl --data-binary @a.jpg 'http://127.0.0.1:8765/api/search?plus=snow'
-
-No other website can use it: requests must name this machine as their host, and come
-from the page itself or from no page. Files are given out by the ID of an image alone,
-and only with the very content that was indexed.
+docs/pages/guides/serve.md tells the requests. Files are given out by the ID of an image
+alone, and only with the very content that was indexed.
 """
 
 import contextlib

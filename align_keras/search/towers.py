@@ -10,8 +10,6 @@ import io
 import json
 import os
 import pathlib
-import site
-import sysconfig
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -21,11 +19,11 @@ import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silent_standard_error
+from align_keras.utils.shared_data import shared_folder
 from align_keras.utils.tasks import check_same
 
 DEFAULT_MODEL = "align_small_en"
 IMAGE_TOWER, TEXT_TOWER = "image.tflite", "text.tflite"
-_CLONE = pathlib.Path(__file__).resolve().parents[2]
 # The side to which a model's images are brought that resizes them itself, as an export
 # does: more than any preset takes.
 _LARGE_SIDE = 512
@@ -99,12 +97,7 @@ def is_model(name: str) -> bool:
 def _folder_of(name):
     if os.sep in name or os.path.isdir(name):
         return pathlib.Path(name)
-    places = [_CLONE / "saved_models"]
-    # Where setup.cfg's data_files go.
-    for root in (sysconfig.get_path("data"), site.getuserbase()):
-        places.append(pathlib.Path(root, "share", "align_keras", "saved_models"))
-    found = (place / name for place in places if (place / name).is_dir())
-    return next(found, pathlib.Path(name))
+    return shared_folder(f"saved_models/{name}") or pathlib.Path(name)
 
 
 class LiteRTModel:
@@ -134,7 +127,7 @@ class LiteRTModel:
             return np.zeros((0, self.dimension), np.float32)
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             return np.concatenate(list(pool.map(self._encode_image, images)))
 
     def _encode_image(self, image):
@@ -309,7 +302,3 @@ def _digest_of_files(folder):
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def _cores():
-    return os.cpu_count() or 1

@@ -136,7 +136,7 @@ def known_version(url: str) -> str:
 
 
 def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
-    """Reads a range of a file, at most one request; without `size` all, up to 512 MB."""
+    """Reads a range of a file by one request or none; without `size` all of it."""
     if size is None:
         size = _about(url)["size"] or 0
         if size > _MAX_WHOLE:

@@ -312,7 +312,6 @@ import sys
 import align_keras.cli.search
 import align_keras.evaluation
 import align_keras.search.standalone
-import align_keras.search.standalone_check
 heavy = {"tensorflow", "keras", "rich", "PIL", "jinja2"} & set(sys.modules)
 if heavy:
     sys.exit(f"imported: {heavy}")
