@@ -32,6 +32,7 @@ from align_keras.search.towers import (
     open_model,
     open_same_model,
 )
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
     atomic_path,
@@ -114,13 +115,10 @@ def embed(
     embed("captions.txt", "captions", format="npy")
     ```
     """
-    for name, value, known in (("of", of, (None, *KINDS)), ("format", format, FORMATS)):
-        if value not in known:
-            raise InputError(f"`{name}` must be one of {known}, received {value!r}.")
-    if not isinstance(rows_per_file, int) or rows_per_file < 1:
-        raise InputError(
-            f"`rows_per_file` must be an integer >= 1, received {rows_per_file!r}."
-        )
+    if of is not None:
+        check_choice("`of`", of, KINDS)
+    check_choice("`format`", format, FORMATS)
+    check_number("`rows_per_file`", rows_per_file, 1, 2**31 - 1, whole=True)
     is_cluster(engine)  # Raises for an unknown one.
     opened = open_model(model) if isinstance(model, str | os.PathLike) else model
     asked = {
@@ -243,7 +241,9 @@ class _Job:
                 "holds none; check it."
             )
         with atomic_path(self.folder / _ROWS) as temporary:
-            arrow().parquet.write_table(table, temporary, row_group_size=ROWS_PER_FILE)
+            # A group is a shard.
+            size = self.asked["rows_per_file"]
+            arrow().parquet.write_table(table, temporary, row_group_size=size)
         found = {**self.asked, "rows": table.num_rows, "embeds": of}
         with atomic_write(self.folder / _PLAN) as file:
             file.write(json.dumps(found, indent=2) + "\n")
@@ -295,21 +295,10 @@ class _Job:
 
     def _chunks(self, missing):
         """Yields (shard, rows) of the shards that aren't there, some rows at a time."""
-        wanted = set(missing)
         with arrow().parquet.ParquetFile(self.folder / _ROWS) as file:
-            for group in range(file.num_row_groups):
-                start, at = group * ROWS_PER_FILE, 0
-                end = min(start + ROWS_PER_FILE, self.rows) - 1
-                shards = range(start // self.size, end // self.size + 1)
-                if wanted.isdisjoint(shards):
-                    continue
-                [batch] = file.iter_batches(ROWS_PER_FILE, row_groups=[group])
-                while at < batch.num_rows:
-                    number, within = divmod(start + at, self.size)
-                    count = min(_CHUNK, self.size - within, batch.num_rows - at)
-                    if number in wanted:
-                        yield number, batch.slice(at, count)
-                    at += count
+            for number in missing:
+                for batch in file.iter_batches(_CHUNK, row_groups=[number]):
+                    yield number, batch
 
     def _embed(self, chunk):
         """Returns a chunk with a vector or a problem of each row, in a thread."""
