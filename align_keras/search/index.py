@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -114,15 +115,16 @@ class SearchIndex:
                     f"`{name}` must have one entry a row, got {len(column)} for "
                     f"{len(embeddings)} embeddings."
                 )
-        entries = [{"id": str(name), "captions": []} for name in ids]
+        entries: list[dict[str, Any]] = []
         seen: dict[str, int] = {}
-        for row, name in enumerate(entry["id"] for entry in entries):
-            first = seen.setdefault(name, row)
+        for row, id in enumerate(map(str, ids)):
+            first = seen.setdefault(id, row)
             if first != row:
                 raise InputError(
-                    f"`ids` must be different, got {name!r} in rows {first} and {row}."
+                    f"`ids` must be different, got {id!r} in rows {first} and {row}."
                 )
-        for row, entry in enumerate(entries):
+            entry: dict[str, Any] = {"id": id, "captions": []}
+            entries.append(entry)
             if captions is not None:
                 given = captions[row]
                 entry["captions"] = [given] if isinstance(given, str) else list(given)
