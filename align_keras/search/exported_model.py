@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from align_keras.models.composed_query import encode_query
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, read_regular
 
@@ -45,11 +46,7 @@ class ExportedModel:
     """
 
     def __init__(self, directory, batch_size=64):
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(
-                f"`batch_size` must be an integer >= 1, got {batch_size!r}; "
-                "leave it out for 64."
-            )
+        check_number("`batch_size`", batch_size, 1, 2**20, whole=True)
         self.directory = self.find(directory)
         self.batch_size = batch_size
         self._tensorflow = _tensorflow_with_text_ops()

@@ -15,6 +15,7 @@ from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
 from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
@@ -209,12 +210,8 @@ class Index:
             if begun != opened.fingerprint:
                 shutil.rmtree(beside)
         changes = cls.build(beside, sources, opened, engine=engine).changes
-        replaced = folder.with_name(f".{folder.name}.replaced")
         with Store.locked(folder):
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.replace(folder, replaced)
-            os.replace(beside, folder)
-        shutil.rmtree(replaced)
+            replace_folder(folder, beside)
         index = cls.open(folder, opened)
         index.changes = changes
         return index

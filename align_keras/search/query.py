@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,7 +81,10 @@ class Query:
         known.
         """
         if stored is not None:
-            model = _WithStored(model, stored)
+            model = types.SimpleNamespace(
+                encode_images=lambda images: stored[None],
+                encode_texts=model.encode_texts,
+            )
         return encode_query(
             model,
             self.image,
@@ -88,20 +92,6 @@ class Query:
             self.minus,
             text_weight=self.text_weight,
         )[0]
-
-
-@dataclasses.dataclass
-class _WithStored:
-    """A model that has embedded the only image that it will be asked for."""
-
-    model: Any
-    stored: np.ndarray
-
-    def encode_images(self, images: Sequence) -> np.ndarray:
-        return self.stored[None]
-
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self.model.encode_texts(texts)
 
 
 def _several(texts):

@@ -49,6 +49,7 @@ MAX_WORDS = 32
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
 _STATIC = {
+    "index.html": (_PAGE, "text/html"),
     "page.css": (_SHARED, "text/css"),
     "serve.css": (_PAGE, "text/css"),
     "serve.js": (_PAGE, "text/javascript"),
@@ -88,7 +89,7 @@ def make_app(
     """Makes the ASGI application of an index, of so many searches at once."""
     server = _Server(_Shared(folder, model), threads or os.cpu_count() or 1)
     routes = [
-        Route("/", server.page),
+        Route("/", server.static),
         Route("/static/{name}", server.static),
         Route("/api/about", server.about),
         Route("/api/search", server.search, methods=["GET", "POST"]),
@@ -135,20 +136,14 @@ class _Server:
         self._searches, self._images = Lane(threads), Lane(threads)
         # Bodies lie in memory; a client that sends slowly keeps no search waiting.
         self._uploads = Lane(2 * threads)
-        self._page = (_PAGE / "index.html").read_bytes()
         self._static = {
             name: (folder.joinpath(name).read_bytes(), kind)
             for name, (folder, kind) in _STATIC.items()
         }
 
-    async def page(self, request: Request) -> Response:
-        """The page, whose address may hold a query."""
-        headers = {"Cache-Control": "no-cache"}
-        return Response(self._page, headers=headers, media_type="text/html")
-
     async def static(self, request: Request) -> Response:
-        """A file of the page."""
-        found = self._static.get(request.path_params["name"])
+        """The page, whose address may hold a query, or a file of it."""
+        found = self._static.get(request.path_params.get("name", "index.html"))
         if found is None:
             raise HTTPException(404)
         headers = {"Cache-Control": "no-cache"}

@@ -171,7 +171,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             _settle_leftovers(path, lock)
             temporary.mkdir()
             yield temporary
-            _replace_folder(path, temporary)
+            replace_folder(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         pathlib.Path(lock.lock_file).unlink(missing_ok=True)
@@ -204,7 +204,8 @@ def _settle_leftovers(path, lock):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replace_folder(path, new):
+def replace_folder(path: pathlib.Path, new: pathlib.Path) -> None:
+    """Gives a folder's name to a new one; an interruption leaves one of both there."""
     if path.exists():
         old = _temporary_sibling(path, "old")
         os.replace(path, old)

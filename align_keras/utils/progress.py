@@ -23,7 +23,7 @@ class progress_bar:
         self._console = Console(stderr=True)
         self._bar = None
 
-    def start(self) -> None:
+    def __enter__(self):
         self._start = self._last_line = time.monotonic()
         if self._console.is_terminal:
             self._bar = _bar(self._console)
@@ -35,6 +35,7 @@ class progress_bar:
                 note="",
             )
             self._bar.start()
+        return self
 
     def advance(self, count: int, note: str = "") -> None:
         """Counts `count` more; `note` is shown behind."""
@@ -53,16 +54,9 @@ class progress_bar:
             f"{rate:,.0f} {self._unit}/s, {left:,.0f} s left  {note}"
         )
 
-    def stop(self) -> None:
+    def __exit__(self, *exception):
         if self._bar is not None:
             self._bar.stop()
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *exception):
-        self.stop()
 
 
 def _bar(console):

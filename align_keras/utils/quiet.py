@@ -55,14 +55,14 @@ def start_compiler() -> None:
 
 
 @contextlib.contextmanager
-def silent_standard_error() -> Iterator[None]:
-    """Sends to nobody what native code prints on standard error within."""
+def silent_standard_error(file: str | os.PathLike = os.devnull) -> Iterator[None]:
+    """Appends to a file, or nowhere, what native code prints on standard error."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    kept = os.dup(2)
     try:
-        os.dup2(nowhere, 2)
+        with open(file, "ab") as opened:
+            os.dup2(opened.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)

@@ -1,6 +1,5 @@
 """Work that is done once: tasks in processes of this machine, or of a cluster."""
 
-import contextlib
 import functools
 import hashlib
 import importlib
@@ -20,6 +19,7 @@ from collections.abc import Callable
 
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
+from align_keras.utils.quiet import silent_standard_error
 
 LOCAL = "local"
 ENGINES = (LOCAL, "dask:HOST:PORT", "ray:HOST:PORT", "spark:MASTER")
@@ -174,7 +174,7 @@ def _end_with(parent):
 
 
 def _call(function, task, path):
-    with _stderr_into(path.parent / _LOG):
+    with silent_standard_error(path.parent / _LOG):
         _write_result(function, task, path)
 
 
@@ -189,19 +189,6 @@ def _write_result(function, task, path):
         raise
     with atomic_write(path) as file:
         json.dump(result, file, ensure_ascii=True, sort_keys=True)
-
-
-@contextlib.contextmanager
-def _stderr_into(path):
-    """Sends what libraries say on stderr into a file."""
-    saved = os.dup(2)
-    with open(path, "ab") as file:
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _named(function, task):
@@ -237,7 +224,7 @@ def _run_on_cluster(function, left, folder, engine):
     calls = [(_versions(), name, task, str(folder / path.name)) for task, path in left]
     run = {"dask": _run_on_dask, "ray": _run_on_ray, "spark": _run_on_spark}[kind]
     with needs(kind, f"engine {engine} takes the package {kind}"):
-        with _stderr_into(folder / _LOG):  # Clients log much.
+        with silent_standard_error(folder / _LOG):  # Clients log much.
             outcomes = run(calls, address)
     for (task, _), outcome in zip(left, outcomes, strict=True):
         if isinstance(outcome, str):
