@@ -22,7 +22,7 @@ def model_card(
 ) -> str:
     """Writes down what a model is, was trained on, can do, and must not be used for.
 
-    `data` maps sets of pairs to lines, `evaluation` metrics to values before quantization;
+    `data` maps sets of pairs to lines, `evaluation` metrics to values;
     `measured` are dicts of `align-keras evaluate --json`. Jia et al. 2021, section 10;
     Mitchell et al. 2019, "Model cards for model reporting".
     """

@@ -50,20 +50,16 @@ def export_saved_model(
 ) -> None:
     """Writes a model as three SavedModels, in folders as TensorFlow Serving reads.
 
-    `image/1` serves images and needs TensorFlow alone; `text/1` serves captions
-    and needs the operations of `tensorflow_text` too; `align/1` serves both. None
-    needs Keras or this package. `signatures.json` in each describes its signatures;
-    `README.md` beside them is the model card.
-
-    Decoding, resizing, cropping and tokenization are in the graphs, bit for bit as
-    in evaluation. Any batch is taken, an empty one too. A file that is no image
-    fails nothing: it is `valid` = False, and its embedding zero.
+    `image/1` serves images and needs TensorFlow alone; `text/1` serves captions and
+    needs the operations of `tensorflow_text` too; `align/1` serves both.
+    `signatures.json` in each describes its signatures; `README.md` beside them is the
+    model card. Any batch is taken; a file that is no image is `valid` = False, and its
+    embedding zero.
 
     Args:
         model: `ALIGN` with a vocabulary.
         directory: str or `pathlib.Path`, the folder of the three: new, empty, or an
-            earlier export, which is replaced as a whole, and only once the new one is
-            complete.
+            earlier export, which is replaced once the new one is complete.
         weights: `"bfloat16"` or `"float16"` stores the weights in half the room, and
             computes in float32 as before; None leaves them as they are.
         about: dict of what the card tells of the model's origin, as `model_card`.

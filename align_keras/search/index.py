@@ -37,18 +37,15 @@ class SearchIndex:
     """Embeddings with their entries, ranked by exact inner product.
 
     A flat index, because a quantized one that serves image queries well can serve text
-    queries badly, whose scores are lower and closer together.
-
-    Make one with `SearchIndex.build`, open one with `SearchIndex.load`. The folder
-    holds `index.json` (format, rows, dimension), `embeddings.npy`, `entries.jsonl` (one
-    line a row) and, where given, `thumbnails/`.
+    queries badly, whose scores are lower and closer together. The folder holds
+    `index.json` (format, rows, dimension), `embeddings.npy`, `entries.jsonl` (one line
+    a row) and, where given, `thumbnails/`.
 
     Attributes:
         embeddings: float32 array (n, d), memory-mapped after `load`.
         entries: list of n dicts with `id` (str), `captions` (list of str) and,
             where given, `path` (str, the image's file) and `thumbnail` (str,
             a file inside the index folder).
-        directory: `pathlib.Path` that it was loaded from, or None.
 
     Example:
 

@@ -31,20 +31,16 @@ def search(
         plus: sequence of str, added to each image or text.
         minus: sequence of str, taken from each image or text.
         text_weight: float > 0, weight of each text beside an image's 1, or None for 2,
-            the paper's best.
+            the paper's best (Jia et al. 2021, section 7).
         k: int ≥ 1, images to find.
 
     Returns:
-        list of dict, one a search: `text` or `image`, `plus`, `minus`, and `hits`, a
-        list of dict from the best on: `rank`, `score`, `id`, `captions`, and
-        `thumbnail` where there is one.
+        list of dict, one a search: `text` or `image`, `plus`, `minus`, and `hits` by
+        rank: `rank`, `score`, `id`, `captions`, and `thumbnail` where there is one.
 
     Raises:
         InputError: if the folder has no export or no index, they don't fit together, an
             image can't be read, or a text is blank.
-
-    References:
-        Jia et al. 2021, section 7 (image and text queries).
     """
     queries = _queries(text, image, plus, minus, text_weight)
     directory = pathlib.Path(model_dir)

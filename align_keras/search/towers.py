@@ -30,14 +30,9 @@ _LARGE_SIDE = 512
 
 
 class Model(Protocol):
-    """What an index asks of a model.
-
-    Attributes:
-        name: what `open_model` opens it by again.
-        fingerprint: str, another for other weights or another preprocessing.
-        dimension: int, width of the embeddings.
-        image_size: int, the side of the image tower's input in pixels.
-        resize_to: int, the side to which images are resized before the crop.
+    """What an index asks of a model: `open_model` opens it by its `name` again; other
+    weights or preprocessing have another `fingerprint`; images are resized to
+    `resize_to` pixels a side before they are cropped to `image_size`.
     """
 
     name: str

@@ -51,15 +51,13 @@ def run_tasks(
 ) -> list:
     """Calls a function once a task, in several processes; returns the results in order.
 
-    A task's result is a file under its digest, written when the task is done: tasks
-    that have one aren't called again, so that a killed run goes on where it stopped.
-    The function is importable by name and takes JSON to JSON; what it writes must be
-    atomic and may be repeated. By default there are as many processes as cores; with
-    one, tasks run in this process. A worker that was killed raises `ChildProcessError`.
+    A task's result is a file under its digest, so that a killed run goes on where it
+    stopped. The function is importable by name and takes JSON to JSON; what it writes
+    must be atomic and may be repeated. By default there are as many processes as cores;
+    with one, tasks run here. A worker that was killed raises `ChildProcessError`.
 
-    `engine` is one of `ENGINES`. A cluster has workers of its own number, with the same
-    versions, and sees `folder` by the same path. There all other tasks are done before
-    one that fails is told.
+    `engine` is one of `ENGINES`; a cluster sees `folder` by the same path. There all
+    other tasks are done before one that fails is told.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
