@@ -72,7 +72,7 @@ def test_any_index_ranks_like_brute_force(data):
 
 def test_near_ties_are_ranked_by_more_than_float32_products():
     rng = np.random.default_rng(3)
-    embeddings = unit_rows(rng, 1, 384) + 1e-6 * unit_rows(rng, 300, 384)
+    embeddings = unit_rows(rng, 1, 384) + 2e-6 * unit_rows(rng, 300, 384)
     query = unit_rows(rng, 1, 384)
     found, _ = build(embeddings.astype(np.float32)).query(query, 5)
     assert found[0].tolist() == brute_force(embeddings, query[0], 5)
