@@ -11,13 +11,13 @@ import tensorflow as tf
 from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
+from align_keras.export.towers import check_has
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder
 
 # Folder → what is served.
 MODELS = {"image": (True, False), "text": (False, True), "align": (True, True)}
 _GRAPH = "saved_model.pb"
-_NEEDED = ("image_encoder", "text_encoder", "image_size", "tokenizer")
 _FILES = (
     "JPEG, PNG, GIF (its first frame), BMP or WebP files, of at most "
     f"{MAX_PIXELS:,} pixels"
@@ -153,12 +153,7 @@ def _described(specs):
 def check_exportable(model: Any) -> None:
     """Raises unless `model` is an `ALIGN` with all that is exported."""
     # `tokenizer` itself raises where the vocabulary is missing.
-    missing = [name for name in _NEEDED if not hasattr(model, name)]
-    if missing:
-        raise InputError(
-            f"model must be an ALIGN, received {type(model).__name__} without "
-            f"{', '.join(missing)}; build one by ALIGN.from_preset."
-        )
+    check_has(model, "image_encoder", "text_encoder", "image_size", "tokenizer")
     if not model.tokenizer.in_graph:
         raise InputError(
             "a SavedModel holds the tokenizer by tensorflow-text, which isn't "

@@ -76,12 +76,18 @@ def some_tokens(model: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(ids) for name, ids in model.tokenizer(texts).items()}
 
 
-def _check(model, name):
-    if not hasattr(model, name):
+def check_has(model: Any, *names: str) -> None:
+    """Raises unless `model` has what an ALIGN has."""
+    missing = [name for name in names if not hasattr(model, name)]
+    if missing:
         raise InputError(
             f"model must be an ALIGN, received {type(model).__name__} without "
-            f"{name}; build one by ALIGN.from_preset."
+            f"{', '.join(missing)}; build one by ALIGN.from_preset."
         )
+
+
+def _check(model, name):
+    check_has(model, name)
     policies = {
         layer.dtype_policy.name for layer in getattr(model, name)._flatten_layers()
     }

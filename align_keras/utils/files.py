@@ -39,16 +39,13 @@ def _fsync_folder(path):
 
 
 @contextlib.contextmanager
-def atomic_write(
-    path: str | os.PathLike, mode: str = "w", encoding: str | None = None
-) -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Opens a temporary sibling of `path` and renames it when the block ends.
 
     A kill or an error leaves the old file, or none. Its folder is created; of a link,
     what it points to is written. Raises if that is there and no regular file.
     """
-    if "b" not in mode:
-        encoding = encoding or "utf-8"
+    encoding = None if "b" in mode else "utf-8"
     with atomic_path(path) as temporary:
         with open(temporary, mode, encoding=encoding) as file:
             yield file
