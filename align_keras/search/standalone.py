@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+_PACKAGE = "align_keras"
 _BATCH, _HITS = 64, 5
 # What an entry may differ by: that of float32 on one kind of device.
 _TOLERANCE = 1e-4
@@ -143,7 +144,7 @@ def _work(folder):
     if "queries" in asked:
         embeddings = embed(_TEXTS, asked["queries"])
         result["top"] = _top(asked["queries"], embeddings, pathlib.Path(asked["index"]))
-    known = importlib.util.find_spec("align_keras")
+    known = importlib.util.find_spec(_PACKAGE)
     return {**result, "align_keras_importable": known is not None}
 
 
