@@ -62,7 +62,7 @@ case "${1:-}" in
     fi
     tests=$(python tools/tests_of.py "$revision") || exit 1
     echo "changed since $revision: $(echo "$tests" | tr '\n' ' ')"
-    stage "engines" engines
+    case "$tests" in tests | *tests/utils* | *tests/runs*) stage "engines" engines ;; esac
     # shellcheck disable=SC2086
     [ -z "$tests" ] || stage "ci and release tests" one_by_one "ci or release" $tests
     ;;
