@@ -401,19 +401,14 @@ def _read_source(asked):
         return _folder_table(source), "images"
     if not source.exists():
         raise InputError(f"`source` must exist, there is no {source}; check the path.")
-    suffix = source.suffix.lower()
-    if suffix == ".txt":
-        return _text_table(source), "captions"
-    if suffix == ".parquet":
-        table = _parquet_table(source)
-    elif suffix in TABLE_SUFFIXES:
-        table = _table(source)
-    else:
-        known = ", ".join((*TABLE_SUFFIXES, ".parquet", ".txt"))
+    read = {".txt": _text_table, ".parquet": _parquet_table}
+    read |= dict.fromkeys(TABLE_SUFFIXES, _table)
+    if source.suffix.lower() not in read:
         raise InputError(
-            f"`source` must be a folder or end in {known}, received {source}; rename "
-            "or convert it."
+            f"`source` must be a folder or end in {', '.join(sorted(read))}, received "
+            f"{source}; rename or convert it."
         )
+    table = read[source.suffix.lower()](source)
     taken = [name for name in (*_ADDED, _EMBEDDED) if name in table.column_names]
     if taken:
         raise InputError(
@@ -485,8 +480,7 @@ def _text_table(source):
     if not lines[-1]:
         lines.pop()
     lines = [line.removesuffix("\r") for line in lines]
-    columns = {"id": list(range(1, len(lines) + 1)), "caption": lines}
-    return _with_embedded(arrow().table(columns), "caption", "captions", source.parent)
+    return arrow().table({"id": list(range(1, len(lines) + 1)), "caption": lines})
 
 
 def _parquet_table(source):
