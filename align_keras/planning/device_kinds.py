@@ -49,7 +49,11 @@ DEVICE_KINDS = {
 
 
 def find_device_kind(name: str) -> DeviceKind:
-    """Returns what is known of a key of `DEVICE_KINDS`; an error suggests another."""
+    """Returns what is known of a key of `DEVICE_KINDS`; an error suggests the nearest.
+
+    >>> find_device_kind("tpu_v3").memory // 2**30
+    16
+    """
     if name not in DEVICE_KINDS:
         wanted = name.lower()
         near = [known for known in DEVICE_KINDS if known.startswith(wanted)]

@@ -92,6 +92,9 @@ class Index:
             engine: what embeds, one of `align_keras.utils.tasks.ENGINES`; a cluster's
                 machines see the images and `folder` by the same paths.
 
+        Returns:
+            `Index`.
+
         Raises:
             InputError: if a source isn't there, another process is writing the index,
                 or it is one of another model.
@@ -163,10 +166,20 @@ class Index:
     def add(
         self, sources: Sequence[str | os.PathLike] = (), engine: str = LOCAL
     ) -> "Changes":
-        """Brings the index up to date with folders and tables, as `build` takes them.
+        """Brings the index up to date with folders and tables.
 
         What is new or has changed is embedded, what is gone is dropped, and a file that
-        is there under another name is known by its content. Raises as `build`.
+        is there under another name is known by its content.
+
+        Args:
+            sources: as `build` takes them; without any, those that the index has.
+            engine: as `build` takes it.
+
+        Returns:
+            `Changes`, what was done.
+
+        Raises:
+            InputError: if a source isn't there, or another process is writing.
         """
         # Decoders are imported only here, for they take a query's time.
         from align_keras.search.indexing import update
@@ -192,8 +205,19 @@ class Index:
         """Embeds everything anew, for another model, beside the old index.
 
         That one is searched until the new one takes its place; what a killed rebuild
-        has embedded is kept for the next. Arguments and errors are as `build`'s; a
-        database can't be rebuilt.
+        has embedded is kept for the next.
+
+        Args:
+            folder: where the old index lies.
+            sources: as `build` takes them; by default those of the old index.
+            model: as `build` takes it; by default the old index's.
+            engine: as `build` takes it.
+
+        Returns:
+            `Index`, the new one.
+
+        Raises:
+            InputError: as `build`, and for a database.
         """
         if is_database(folder):
             raise InputError(
@@ -307,8 +331,17 @@ class Index:
         return self._sample[1:]
 
     def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:
-        """Lists the `k` images of a condition that were indexed last, without a query:
-        hits without score and relevance.
+        """Lists the images that were indexed last, without a query.
+
+        Args:
+            where: str, a condition on columns, or None for all images.
+            k: int >= 1, images to list.
+
+        Returns:
+            list of `Hit` without score and relevance, the latest first.
+
+        Raises:
+            InputError: for a condition that isn't one.
         """
         condition, parameters = self._condition(where)
         images = self.store.latest(condition, parameters, k)

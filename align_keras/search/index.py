@@ -46,6 +46,7 @@ class SearchIndex:
         entries: list of n dicts with `id` (str), `captions` (list of str) and,
             where given, `path` (str, the image's file) and `thumbnail` (str,
             a file inside the index folder).
+        directory: `pathlib.Path` that it was loaded from, or None.
 
     Example:
 
@@ -153,7 +154,11 @@ class SearchIndex:
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "SearchIndex":
-        """Opens what `save` wrote, or raises; the embeddings stay on disk."""
+        """Opens what `save` wrote; the embeddings stay on disk until they are read.
+
+        Raises:
+            InputError: when it isn't an index, or an incomplete one.
+        """
         directory = pathlib.Path(directory)
         try:
             header = read_json(directory / "index.json")

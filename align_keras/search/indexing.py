@@ -47,9 +47,17 @@ _LASTING = ("empty", "unreadable", "truncated", "oversized", "zero size", "not f
 
 @dataclasses.dataclass
 class Changes:
-    """What `Index.add` did, as numbers of images; `kept` are folders that are missing
-    or empty, whose images stay, `unreadable` reasons, with the first file in
-    `examples`.
+    """What `Index.add` did, each a number of images.
+
+    Attributes:
+        added: new ones that were embedded, or whose content was known.
+        changed: whose file has another content.
+        renamed: that lie elsewhere now.
+        gone: that were dropped.
+        unchanged: that were left as they are.
+        unreadable: dict, reason → files that couldn't be read.
+        examples: dict, reason → the first file.
+        kept: list of str, folders that are missing or empty, whose images stay.
     """
 
     added: int = 0
