@@ -93,11 +93,7 @@ class ExportedModel:
         Raises:
             InputError: for a file that is missing or can't be decoded; it is named.
         """
-        if isinstance(images, (str, bytes, os.PathLike)):
-            raise InputError(
-                "`images` must be a list of paths or bytes, got one "
-                f"{type(images).__name__}; write [image]."
-            )
+        _check_is_list("images", "paths or bytes", images)
         names, contents = [], []
         for position, image in enumerate(images):
             if isinstance(image, bytes):
@@ -119,11 +115,7 @@ class ExportedModel:
         Raises:
             InputError: for anything but a sequence of str.
         """
-        if isinstance(texts, (str, bytes)):
-            raise InputError(
-                f"`texts` must be a list of str, got one {type(texts).__name__}; "
-                "write [text]."
-            )
+        _check_is_list("texts", "str", texts)
         texts = list(texts)
         for position, text in enumerate(texts):
             if not isinstance(text, str):
@@ -171,6 +163,14 @@ class ExportedModel:
                 )
             embeddings.append(embedding)
         return _checked_unit_rows(np.concatenate(embeddings), names)
+
+
+def _check_is_list(name, kinds, values):
+    if isinstance(values, (str, bytes, os.PathLike)):
+        raise InputError(
+            f"`{name}` must be a list of {kinds}, got one {type(values).__name__}; "
+            f"write [{name[:-1]}]."
+        )
 
 
 def _tensorflow_with_text_ops():

@@ -60,32 +60,24 @@ class progress_bar:
 
 
 def _bar(console):
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Rate(progress.ProgressColumn):
         """Things per second, with their name."""
 
         def render(self, task):
             speed = task.finished_speed or task.speed or 0.0
             return Text(f"{speed:,.0f} {task.fields['unit']}/s")
 
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+    return progress.Progress(
+        progress.SpinnerColumn(),
+        "{task.description}",
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
         Rate(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        "left",
+        progress.TimeRemainingColumn(),
+        "{task.fields[note]}",
         console=console,
     )
