@@ -31,7 +31,7 @@ ROOMS = {
         *("layers", "text", "images", "losses", "optimizers", "export"),
         "evaluation",
     ),
-    "training": ("losses", "models", "data", "optimizers"),
+    "training": ("losses", "models", "data", "optimizers", "config"),
     "evaluation": (),
     "export": ("text", "images"),
     "search": ("models", "export", "corpus", "images", "evaluation"),

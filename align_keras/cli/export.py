@@ -101,9 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("model", "to"):
         if getattr(arguments, name) is None:
             raise InputError(f"{name} must be given, received nothing.")
-    given = {
-        name: getattr(arguments, name) for name in (*OPTIONS, "data_root", "evaluation")
-    }
+    given = {name: getattr(arguments, name) for name in (*OPTIONS, "evaluation")}
     given = {name: value for name, value in given.items() if value is not None}
     kind = arguments.nested or arguments.format or "saved_model"
     export_model(arguments.model, arguments.to, kind, **given)

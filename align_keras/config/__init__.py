@@ -1,8 +1,7 @@
-"""Frozen dataclasses, strict YAML and dotted overrides.
+"""Frozen dataclasses, strict YAML and dotted overrides, as TF Model Garden's.
 
-The layout (task, trainer, runtime), the merge order and the one-of configs are
-TF Model Garden's; the type checks are ours. From an option to its value: the classes in
-`experiment.py`, `load.py`, and the rules between options in `rules.py`.
+From an option to its value: the classes in `experiment.py`, `load.py`, and the rules
+between options in `rules.py`.
 """
 
 from align_keras.config.corpus import (

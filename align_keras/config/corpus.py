@@ -43,17 +43,14 @@ class ImagesConfig:
     """In what form images are stored.
 
     Attributes:
-        shorter_side: in pixels; larger images are reduced to it, smaller ones stay. 346
-            is what the paper's recipe crops 289 from.
+        shorter_side: in pixels, to which larger images are reduced. 346 is what the
+            paper's recipe crops 289 from.
         keep_aspect: false makes larger images squares of `shorter_side`, as the paper
-            resizes them and training would: of these it only decodes the window that
-            it crops.
-        quality: of JPEG. Against 90, 85 takes four fifths of the bytes and a tenth off
-            training's input; the crops of photographs then differ by 3 to 4 gray
-            levels in the mean from those of the originals, 0.3 more.
-        refuse: `"module:function"`, called with each image (`PIL.Image.Image`, RGB);
-            those for which it returns true go. Here is where a classifier of
-            pornographic images comes in.
+            resizes them: of these training only decodes the window that it crops.
+        quality: of JPEG. Against 90, 85 takes four fifths of the bytes, and crops are
+            0.3 gray levels further from those of the originals.
+        refuse: `"module:function"` of each image (`PIL.Image.Image`, RGB); those for
+            which it returns true go, such as a classifier's of pornographic images.
     """
 
     shorter_side: int = count(346, at_least=32)
@@ -71,17 +68,12 @@ class DuplicatesConfig:
             or `"pixels"`, equal pixels alone.
         against: sources of evaluation images: what is near to one of them goes.
         inside_corpus: of images that are near each other in the corpus, only the
-            largest stays. The paper keeps them all. Images of equal pixels are one
-            anyway, with the captions of all.
+            largest stays; those of equal pixels are one anyway. The paper keeps all.
         max_distance: bits of 128 in which hashes of near images of the corpus differ
-            at most, if `inside_corpus`. Drawings and screenshots are more alike than
-            photographs, and want 2 to 6.
-        max_distance_against: the same to evaluation images, where a copy that stays
-            harms more than an image that goes.
-        encoder: whose image embeddings are compared: a run, an export, or a Hugging
-            Face folder.
-        min_cosine: above which embeddings of images of the corpus are near, if
-            `inside_corpus`.
+            at most, if `inside_corpus`. Drawings want 2 to 6.
+        max_distance_against: the same to evaluation images.
+        encoder: whose embeddings are compared: a run, an export, or a Hugging Face's.
+        min_cosine: above which images of the corpus are near, if `inside_corpus`.
         min_cosine_against: the same to evaluation images.
         clusters: of k-means.
         nearest_clusters: within which an image is looked for.

@@ -50,19 +50,16 @@ class ImageEncoderConfig:
         num_stages: how many of EfficientNet's seven stages there are.
         image_size: side of the input in pixels.
         padding: `"tf"`, the open-source EfficientNet's, or `"hugging_face"`; None for
-            that of the ALIGN which `weights` names, and `"tf"` otherwise.
-        num_classes: of the classifier of the weights, to keep its class probabilities
-            beside the features; None for the paper's tower.
+            that of the weights.
+        num_classes: of the weights' classifier, to keep its class probabilities beside
+            the features; None for the paper's tower.
         drop_connect_rate: of the last block.
         batch_norm_momentum: share of the moving statistics that a step keeps.
         batch_norm_epsilon: what is added to variances.
-        synchronized: batch statistics over all replicas; otherwise each replica by
-            itself. The paper doesn't say which it takes in pre-training.
-        virtual_batch_size: rows of a replica that are normalized together, or None for
-            all of them.
+        synchronized: batch statistics over all replicas; otherwise of each by itself.
+        virtual_batch_size: rows of a replica normalized together; None for all.
         replicas_per_group: replicas whose rows are normalized together, or None for
-            each by itself; 0 for as many as the open-source EfficientNet takes on
-            n > 8 TPU cores, max(8, n / 8).
+            each by itself; 0 for as many as the open-source EfficientNet takes.
         freeze_batch_statistics: normalize by the moving statistics.
         rematerialize: compute activations twice rather than keep them.
         weights: where the tower's weights start: a name or a path as
@@ -105,8 +102,7 @@ class TextEncoderConfig:
         num_heads: None for the variant's.
         intermediate_dim: None for the variant's.
         dropout: share of the activations.
-        vocabulary: path of a vocabulary.txt, such as `align-keras corpus` learns, or
-            None to learn one from the training captions.
+        vocabulary: path of a vocabulary.txt; None to learn one from the captions.
         vocabulary_size: WordPiece tokens to learn.
         normalization: the one that the vocabulary was learned with.
         sequence_length: tokens a caption, [CLS] and [SEP] included.
@@ -114,11 +110,9 @@ class TextEncoderConfig:
         activation: exact GELU or the approximate one.
         pooling: `"cls"`, the paper's, or `"mean"`.
         rematerialize: compute activations twice rather than keep them.
-        projection: a linear layer to `projection_dim`; False where `hidden_dim` is
-            `projection_dim`.
+        projection: a linear layer to `projection_dim`; False where `hidden_dim` is it.
         weights: where the tower's weights and its vocabulary start: a name or a path
-            as `align_keras.models.load_text_weights` takes; None for random ones and a
-            vocabulary of the training captions.
+            as `align_keras.models.load_text_weights` takes; None for random ones.
         locked: only the projection learns.
         learning_rate_multiplier: of all but the projection.
 
@@ -152,14 +146,12 @@ class ModelConfig:
 
     Attributes:
         preset: a preset's name, such as `align_b3_mini`, in place of the variants,
-            `image_size`, `sequence_length` and `projection_dim` below, which are
-            refused beside it; or None.
+            `image_size`, `sequence_length` and `projection_dim` below; or None.
         projection_dim: width of both embeddings.
         project_class_names: start the image projection where the text tower puts the
             names of ImageNet's 1,000 classes; needs `image_encoder.num_classes` of
             1000, weights of both towers, and a text tower without projection.
-        initial_temperature: None for that of the ALIGN which `image_encoder.weights`
-            names.
+        initial_temperature: None for that of the ALIGN of `image_encoder.weights`.
         learn_temperature: false keeps the initial one.
 
     References:
@@ -183,12 +175,10 @@ class ContrastiveLossConfig:
     Attributes:
         label_smoothing: share of the target that goes to the negatives.
         reduction: `"sum"` or `"mean"` of the two directions.
-        share_equal_captions: pairs of a batch with the same caption count as each
-            other's positives.
+        share_equal_captions: pairs of one caption count as each other's positives.
         negatives_fraction: one over a whole number: the share of the in-batch
             negatives that each pair is contrasted with.
-        tile_size: rows and columns of the logits that are in memory at a time; 0 for
-            the fastest of this batch size.
+        tile_size: rows and columns of the logits in memory at once; 0 for the fastest.
         matmul_dtype: `"bfloat16"` for matrix products in half precision, or None.
 
     References:
@@ -236,8 +226,7 @@ class SourceConfig:
 
     Attributes:
         path: file, folder, pattern or address.
-        weight: share of what is read, relative to the others'; all have one, or none,
-            where numbers of images count.
+        weight: share of what is read; None, for all, where numbers of images count.
     """
 
     path: str
@@ -258,28 +247,24 @@ class DataConfig:
         tfds_split: of the prepared data, such as `train[:90%]`, or `all`.
         tfds_data_dir: where prepared data lies, or None for TFDS's place.
         pairs: table or folder of the corpus `pairs`.
-        image_column: the table's column of image paths, or the sources' of images in
-            Parquet and Arrow, None to guess.
+        image_column: the table's or the sources' column of images, None to guess.
         caption_column: the same of captions.
         encoding: of the table and of caption files.
         max_bad_fraction: unusable pairs that are tolerated.
         global_batch_size: pairs a step over all replicas.
-        micro_batch_size: pairs that a replica embeds at a time (the loss is that of
-            the whole batch), or None for all of its pairs.
+        micro_batch_size: pairs that a replica embeds at a time, or None for all.
         shuffle_buffer_size: pairs to draw from.
         pair_weighted: each caption of an image is a pair of an epoch, as in the paper;
             otherwise an image comes once an epoch, with one caption at random.
         cache: keep decoded images in memory.
         data_service: address of a tf.data service's dispatcher, such as
-            `grpc://host:5000`, whose workers make the batches, in an order that isn't
-            repeatable; or None.
+            `grpc://host:5000`, whose workers make batches in any order; or None.
         seed: of shuffling and augmentation, or None for the trainer's.
         random_crop: crop at a random place, else in the center.
         random_flip: mirror half of the images.
         random_zoom: how far the scale of a crop's sides varies.
         random_shift: how far a crop moves, as a share of its side.
-        random_recolor: the share of images in random colors and polarity, for drawings
-            dark on white.
+        random_recolor: share of images in random colors and polarity, for drawings.
 
     References:
         Jia et al. 2021, section 5: batches of 16384, random crop and flip.
@@ -349,8 +334,7 @@ class _OptimizerOptions:
 
     Attributes:
         weight_decay: of SGD, of an L2 penalty.
-        exclude_from_weight_decay: patterns of the variables without weight decay and,
-            in LAMB, without trust ratio.
+        exclude_from_weight_decay: patterns of variables without it and trust ratio.
         global_clipnorm: bound of the norm of all gradients together, or None.
     """
 
@@ -540,11 +524,10 @@ class TrainerConfig:
         checkpoint_interval: steps from one checkpoint to the next.
         validation_interval: steps from one evaluation to the next.
         max_to_keep: checkpoints kept.
-        best_checkpoint_eval_metric: a metric of the evaluation, such as
-            `t2i/recall_at_1`, whose best checkpoint is kept too, or None.
+        best_checkpoint_eval_metric: a metric, such as `t2i/recall_at_1`, whose best
+            checkpoint is kept too, or None.
         best_checkpoint_metric_comp: what is better.
-        best_checkpoint_by_test: let the best checkpoint be chosen on pairs whose split
-            or table is named `test`, which is refused otherwise.
+        best_checkpoint_by_test: let it be chosen on pairs named `test`.
         loss_upper_bound: a loss that stops the run, or None.
         seed: of the initial weights, dropout and the data.
 
@@ -570,14 +553,12 @@ class RuntimeConfig:
     """The `runtime` section.
 
     Attributes:
-        distribution_strategy: how replicas work together; `default` is one device
-            without a strategy's overhead.
+        distribution_strategy: how replicas work together; `default` is one device.
         num_replicas: logical CPU devices to make, to try a strategy on one machine;
             None takes the devices that are there.
         mixed_precision_dtype: Keras's dtype policy.
-        tpu: of the strategy tpu: a TPU's name, or its address, such as
-            `grpc://10.0.0.2:8470`; `local` for this machine's. None is `local` on a
-            TPU VM, and elsewhere what the environment's TPU_NAME names.
+        tpu: a TPU's name, or its address, such as `grpc://10.0.0.2:8470`; `local`,
+            which None is on a TPU VM. Elsewhere None is the environment's TPU_NAME.
     """
 
     distribution_strategy: Literal[

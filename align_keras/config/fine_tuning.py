@@ -103,11 +103,10 @@ class FineTuningConfig:
         central_crop: share of each side in evaluation.
         shuffle_buffer_size: encoded images to draw from.
         checkpoint_interval: steps after which a training that is killed loses nothing.
-        micro_batch_size: images that a replica trains on at a time, or None for all of
-            them; their gradients are added up. Where batch statistics aren't frozen, a
-            micro-batch is normalized by itself.
-        rematerialize: compute activations twice rather than keep them; None for what
-            the model does by itself.
+        micro_batch_size: images that a replica trains on at a time, or None for all; a
+            micro-batch is normalized by itself, unless by frozen statistics.
+        rematerialize: compute activations twice rather than keep them; None for the
+            model's choice.
 
     References:
         Jia et al. 2021, section 5.3.

@@ -1,8 +1,4 @@
-"""Finds, merges, checks and saves configurations.
-
-The defaults are laid under YAML files, and these under overrides; each layer is checked
-by itself, then the whole. The merge order is Model Garden's.
-"""
+"""Finds, merges, checks and saves configurations; the order is Model Garden's."""
 
 import dataclasses
 import difflib
@@ -24,7 +20,13 @@ from align_keras.config.fields import (
 )
 from align_keras.config.fine_tuning import FINE_TUNING_RULES, FineTuningConfig
 from align_keras.config.rules import RULES, SETTLED_BY_PRESET, Report
-from align_keras.config.yaml_source import Given, dump_yaml, read_overrides, read_yaml
+from align_keras.config.yaml_source import (
+    Given,
+    dump_yaml,
+    parse_scalar,
+    read_overrides,
+    read_yaml,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 from align_keras.utils.shared_data import shared_folder
@@ -178,7 +180,7 @@ def _checked(layer: dict[str, Given], defaults: Any) -> dict[str, Any]:
         for level, name in enumerate(names):
             section = ".".join(names[:level])
             if section in hints:
-                _typed(section, Given({}, given.where, {}), hints[section])
+                _typed(section, Given({}, given.where), hints[section])
             if name not in sections[section]:
                 _refuse_key(section, name, given, sections)
         if key in hints:
@@ -236,11 +238,17 @@ def _typed(key: str, given: Given, hint: Any) -> Any:
     except WrongTypeError as error:
         raise InputError(
             f"{given.where}: '{key}' must be {error}, received "
-            f"{describe(given.value)}; {_remedy(given, hint)}."
+            f"{describe(given.value)}; {_remedy(given.value, hint)}."
         ) from None
 
 
-def _remedy(given: Given, hint: Any) -> str:
+def _unquoted(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_unquoted, value))
+    return parse_scalar(value) if isinstance(value, str) else value
+
+
+def _remedy(value: Any, hint: Any) -> str:
     """How to mend the usual slips: quotes, 1e4 for an integer, yes for true."""
 
     def fits(other):
@@ -250,8 +258,7 @@ def _remedy(given: Given, hint: Any) -> str:
             return False
         return True
 
-    value = given.value
-    if fits(given.unquoted):
+    if fits(_unquoted(value)):
         return "remove the quotes"
     if isinstance(value, float) and value.is_integer() and fits(int(value)):
         return f"write {int(value)}"
@@ -312,11 +319,7 @@ def _check_sections(config: Any, prefix: str, report: Report) -> None:
 
 
 def save_config(config: Any, path: Path) -> None:
-    """Writes a configuration, whole and in a fixed order, under its final name.
-
-    Of a model by `preset` the options that the preset settles are left out. Loading it
-    with `load_config(config_files=[path])` gives an equal config.
-    """
+    """Writes a configuration whole, but for what a `preset` settles."""
     tree = as_dict(config)
     model = tree.get("task", {}).get("model", {})
     if model.get("preset") is not None:
@@ -354,10 +357,7 @@ def find_experiment(name: Path) -> pathlib.Path:
 
 
 def experiments(subfolder: str = ".") -> dict[str, pathlib.Path]:
-    """Returns the files of experiments/ or a folder of it by name, sorted.
-
-    They are the clone's, or those that were installed with the package.
-    """
+    """Returns the clone's or installed files of experiments/, or a folder of it."""
     folder = shared_folder("experiments")
     if folder is None:
         return {}

@@ -39,11 +39,7 @@ class Report:
     def refuse(
         self, key: str, rule: str, remedy: str, *others: str, **received: Any
     ) -> NoReturn:
-        """Refuses the option `key`, which must be what `rule` says.
-
-        `others` are options that share the fault and may be the given ones; `value` is
-        received, where it isn't all of the option's value.
-        """
+        """Refuses an option; `others` share the fault, and may be the given ones."""
         given = next((k for k in (key, *others) if k in self.places), None)
         place = f"{self.places[given]}: " if given else ""
         value = received["value"] if received else self.get(key)

@@ -1,7 +1,6 @@
 """Strict YAML as dotted keys with their places, and overrides such as `a.b=c,d.e=f`.
 
-YAML 1.2's core schema, since 1.1, which PyYAML implements, reads `1e-3` as a string,
-`yes` as true, `010` as 8 and `1:30` as 90; no duplicate keys, tags or merge keys.
+YAML 1.2's core schema: 1.1, PyYAML's, reads `1e-3` as a string and `yes` as true.
 """
 
 import dataclasses
@@ -29,22 +28,18 @@ _MOST_LEVELS = 20
 _MOST_VALUES = 100_000
 _TOO_DEEP = "nested too deeply; no key lies deeper than six levels."
 _OVERRIDE = "params_override"
-_CLOSING = {"[": "]", "{": "}"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """A value and where it was given.
-
-    Attributes:
-        value: scalar, list, or an empty dict where keys stand below it.
-        where: such as `"b3.yaml, line 4"`.
-        unquoted: the value as it would be read without its quotes.
-    """
+    """A scalar, list or, of a section, empty dict, and where it was given."""
 
     value: Any
     where: str
-    unquoted: Any
+
+
+class _SyntaxError(InputError):
+    """The text isn't YAML."""
 
 
 def parse_scalar(text: str) -> Any:
@@ -74,10 +69,6 @@ def read_yaml(path: str | os.PathLike) -> dict[str, Given]:
         text = read_regular(path, _MOST_BYTES).decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"no configuration file {path}; check the path.") from None
-    except IsADirectoryError:
-        raise InputError(
-            f"{path} is a folder, not a configuration file; name the .yaml file in it."
-        ) from None
     except OSError as error:
         raise InputError(
             f"{path} must be a file of at most {_MOST_BYTES:,} bytes that can be read, "
@@ -109,65 +100,39 @@ def read_overrides(given: str | os.PathLike | Mapping[str, Any]) -> dict[str, Gi
     """
     if isinstance(given, Mapping):
         return {
-            key: Given(value, f"{_OVERRIDE} '{key}={value}'", value)
+            key: Given(value, f"{_OVERRIDE} '{key}={value}'")
             for key, value in given.items()
         }
     text = os.fspath(given)
     if text.endswith((".yaml", ".yml")) and "=" not in text:
         return read_yaml(text)
     overrides: dict[str, Given] = {}
-    for item in filter(None, map(str.strip, _split(text))):
-        key, equals, value = item.partition("=")
-        key = key.strip()
-        if not equals or not all(key.split(".")):
-            raise InputError(
-                f"{_OVERRIDE}: each item must be key=value such as trainer.seed=1, "
-                f"received '{_one_line(item)}'; put a value that holds a comma in "
-                "quotes or brackets."
-            )
-        where = f"{_OVERRIDE} '{_one_line(item)}'"
-        read = _parse(value.strip(), _Reader(where, show_line=False), key)
-        overrides |= read or {key: Given(None, where, None)}
+    item, fault = "", None
+    # An item ends at the first comma before which its value is YAML.
+    for piece in text.split(","):
+        item = f"{item},{piece}" if fault else piece
+        try:
+            overrides |= _override(item.strip())
+            fault = None
+        except _SyntaxError as error:
+            fault = error
+    if fault:
+        raise fault
     return overrides
 
 
-def _split(text: str) -> list[str]:
-    """Splits at the commas that stand in no bracket and no quotes."""
-    items, open_brackets, quote, start, closed = [], [], None, 0, -1
-    for position, character in enumerate(text):
-        if quote:
-            if character == quote and not _is_escaped(text, position, quote):
-                quote, closed = None, position
-        elif character in "'\"" and _opens_quote(text, position, closed):
-            quote = character
-        elif character in _CLOSING:
-            open_brackets.append(_CLOSING[character])
-        elif open_brackets and character == open_brackets[-1]:
-            open_brackets.pop()
-        elif character == "," and not open_brackets:
-            items.append(text[start:position])
-            start = position + 1
-    if quote or open_brackets:
+def _override(item: str) -> dict[str, Given]:
+    key, equals, value = (part.strip() for part in item.partition("="))
+    where = f"{_OVERRIDE} '{_one_line(item)}'"
+    if not item:
+        return {}
+    if not equals or not all(key.split(".")) or "," in key:
         raise InputError(
-            f"{_OVERRIDE}: {quote or open_brackets[-1]!r} is missing at the end of "
-            f"'{_one_line(text[start:])}'; close it."
+            f"{_OVERRIDE}: each item must be key=value such as trainer.seed=1, "
+            f"received '{_one_line(item)}'; put a value that holds a comma in "
+            "quotes or brackets."
         )
-    return [*items, text[start:]]
-
-
-def _opens_quote(text: str, position: int, closed: int) -> bool:
-    """Whether a quote begins a string; in Bob's it's an apostrophe.
-
-    It does where a value may begin, and as the second half of a single quote
-    that YAML escapes by doubling it.
-    """
-    doubled = text[position] == "'" and closed == position - 1 >= 0
-    return doubled or text[:position].rstrip()[-1:] in ("=", ",", *"[{:")
-
-
-def _is_escaped(text: str, position: int, quote: str) -> bool:
-    backslashes = len(text[:position]) - len(text[:position].rstrip("\\"))
-    return quote == '"' and backslashes % 2 == 1
+    return _parse(value, _Reader(where, False), key) or {key: Given(None, where)}
 
 
 def _parse(text: str, reader: "_Reader", key: str = "") -> dict[str, Given]:
@@ -180,12 +145,12 @@ def _parse(text: str, reader: "_Reader", key: str = "") -> dict[str, Given]:
         problem = error.problem or error.context or "unreadable"
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}" if mark and reader.show_line else ""
-        raise InputError(
+        raise _SyntaxError(
             f"{reader.source}{place}: not valid YAML ({_one_line(problem)}); correct "
             "that line."
         ) from None
     except yaml.YAMLError as error:
-        raise InputError(
+        raise _SyntaxError(
             f"{reader.source}: not valid YAML ({_one_line(error)}); correct it."
         ) from None
     except RecursionError:
@@ -235,30 +200,25 @@ class _Reader:
     ) -> Iterator[tuple[str, Given]]:
         """Yields a node's dotted key and value, and those of all below it."""
         if not isinstance(node, yaml.MappingNode):
-            value, unquoted = self.plain(node, ancestors)
-            yield key, Given(value, where, unquoted)
+            yield key, Given(self.plain(node, ancestors), where)
             return
-        yield key, Given({}, where, {})
+        yield key, Given({}, where)
         for name, (key_node, value_node) in self.items(node, ancestors).items():
             below = f"{key}.{name}" if key else name
             place = self.where(key_node)
             yield from self.flat(value_node, below, place, (*ancestors, node))
 
-    def plain(self, node: Any, ancestors: tuple) -> tuple[Any, Any]:
-        """A node's value twice: as it is, and as if it had no quotes."""
+    def plain(self, node: Any, ancestors: tuple) -> Any:
+        """A node's value."""
         if isinstance(node, yaml.MappingNode):
-            found = {
+            return {
                 name: self.plain(value_node, (*ancestors, node))
                 for name, (_, value_node) in self.items(node, ancestors).items()
             }
-            value, unquoted = ({k: v[n] for k, v in found.items()} for n in (0, 1))
-            return value, unquoted
         self._enter(node, ancestors)
         if isinstance(node, yaml.ScalarNode):
-            unquoted = parse_scalar(node.value)
-            return (unquoted if node.style is None else node.value), unquoted
-        items = [self.plain(item, (*ancestors, node)) for item in node.value]
-        return [value for value, _ in items], [unquoted for _, unquoted in items]
+            return node.value if node.style else parse_scalar(node.value)
+        return [self.plain(item, (*ancestors, node)) for item in node.value]
 
     def items(self, node: Any, ancestors: tuple) -> dict[str, tuple[Any, Any]]:
         """A mapping's nodes by key; refuses keys that aren't plain words."""

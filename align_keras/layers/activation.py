@@ -1,9 +1,7 @@
-"""Activations whose gradients are one pass over memory.
+"""Activations whose gradients are one pass over memory, compiled by XLA.
 
-Automatic differentiation makes six and more passes of an activation's gradient,
-by kernels that are built for the oldest processors. Compiled by XLA it is one
-loop for the processor at hand, which keeps nothing but the input. Convolutions
-and matrix products stay outside: XLA is slow at those on CPU.
+Automatic differentiation makes six and more. Convolutions and matrix products stay
+outside: XLA is slow at those on CPU.
 """
 
 import functools
@@ -21,12 +19,9 @@ _B = 0.044715 * _A
 
 
 def activate(name: str, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-    """Applies an activation; its gradient is a compiled one in training.
+    """Applies an activation; in inference by plain operations, as engines want them.
 
-    Inference takes plain operations, which TensorFlow fuses with the convolutions
-    before them and which exports and inference engines can hold. (`tf.nn.silu`
-    leaves an IdentityN for its gradient, at which they stumble.) Others than `"silu"`,
-    `"gelu_approximate"` and `"gelu"` are Keras's, never compiled.
+    Others than `"silu"`, `"gelu_approximate"` and `"gelu"` are Keras's, never compiled.
     """
     if name not in _ACTIVATIONS:
         return keras.activations.get(name)(inputs)
@@ -45,6 +40,7 @@ def _with_gradient(forward, slope):
     return activation
 
 
+# `tf.nn.silu` leaves an IdentityN for its gradient, at which engines stumble.
 def _silu(x):
     return x * tf.sigmoid(x)
 

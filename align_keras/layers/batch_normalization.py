@@ -17,25 +17,19 @@ _NONE = ()
 class FusedBatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of NHWC images, by the fused kernel.
 
-    Keras 3 normalizes with separate operations; the fused kernel gives the same
-    numbers with the same variables in a fraction of the time. Synchronized
-    training and other dtypes than float32 and bfloat16 are Keras's layer.
-
-    Under a strategy the statistics are those of the replica's rows, and the
-    train steps average the moving ones over replicas; `synchronized` takes the rows
-    of all replicas together, `replicas_per_group` those of a few. The paper says
-    nothing about batch normalization in pre-training.
+    It gives Keras's numbers in a fraction of the time. Synchronized training and other
+    dtypes than float32 and bfloat16 are Keras's layer. Under a strategy the statistics
+    are those of the replica's rows, unless `synchronized` or `replicas_per_group` says
+    otherwise, and the train steps average the moving ones.
 
     Args:
         freeze_statistics: bool, normalize by the moving statistics in training
             too and leave them as they are; gamma and beta go on learning.
-        virtual_batch_size: int or None; in training each `virtual_batch_size`
-            rows in turn are normalized by their own statistics ("ghost
-            batches"), whose means go into the moving statistics.
+        virtual_batch_size: int or None; in training so many rows in turn are normalized
+            by their own statistics ("ghost batches").
         replicas_per_group: int, `"auto"` or None; so many replicas in turn are
-            normalized together. `"auto"` is what the open-source EfficientNet, which
-            the paper uses, does on TPUs: an eighth of the n replicas, 8 at least, and
-            each by itself where there are at most 8.
+            normalized together. `"auto"` is the open-source EfficientNet's: an eighth
+            of the replicas, 8 at least, and each by itself where there are at most 8.
         **kwargs: as `keras.layers.BatchNormalization`; the axis is the last.
 
     Call arguments:

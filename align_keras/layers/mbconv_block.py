@@ -8,7 +8,7 @@ from align_keras.layers.activation import activate
 from align_keras.layers.batch_normalization import FusedBatchNormalization
 from align_keras.layers.dtype_policy import dtype_config
 from align_keras.layers.rematerialization import rematerialized_call
-from align_keras.utils.arguments import arguments_of
+from align_keras.utils.arguments import arguments_of, keep_arguments
 
 # As EfficientNet's reference code: variance scaling by fan-out.
 CONV_INITIALIZER = {
@@ -21,11 +21,7 @@ PADDINGS = ("tf", "hugging_face")
 
 
 def strided_padding(kernel_size: int) -> tuple:
-    """Returns Hugging Face's padding of a stride-2 convolution: one pixel more behind.
-
-    It equals TensorFlow's SAME on even sizes. On odd ones SAME pads both sides
-    alike, and the output has a row and a column more.
-    """
+    """Returns Hugging Face's padding of a stride of 2; SAME's on even sizes."""
     return ((kernel_size // 2 - 1, kernel_size // 2),) * 2
 
 
@@ -45,12 +41,7 @@ class MBConvBlock(keras.layers.Layer):
             there is no squeeze-and-excitation.
         drop_connect_rate: float in [0, 1), the rate at which a whole sample's
             residual branch is dropped in training.
-        batch_norm_momentum: float.
-        batch_norm_epsilon: float.
-        synchronized: bool.
-        virtual_batch_size: int or None.
-        replicas_per_group: int, `"auto"` or None.
-        freeze_batch_statistics: bool.
+        normalization: dict, arguments of `FusedBatchNormalization`, or None.
         activation: str, `"silu"`, or `"relu6"` for EfficientNet-Lite.
         rematerialize: bool, keep only the input for the backward pass.
         padding: str.
@@ -76,34 +67,14 @@ class MBConvBlock(keras.layers.Layer):
         expand_ratio: int = 6,
         squeeze_ratio: float = 0.25,
         drop_connect_rate: float = 0.0,
-        batch_norm_momentum: float = 0.99,
-        batch_norm_epsilon: float = 1e-3,
-        synchronized: bool = False,
-        virtual_batch_size: int | None = None,
-        replicas_per_group: int | str | None = None,
-        freeze_batch_statistics: bool = False,
+        normalization: dict | None = None,
         activation: str = "silu",
         rematerialize: bool = False,
         padding: str = "tf",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters_in = filters_in
-        self.filters_out = filters_out
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.expand_ratio = expand_ratio
-        self.squeeze_ratio = squeeze_ratio
-        self.drop_connect_rate = drop_connect_rate
-        self.batch_norm_momentum = batch_norm_momentum
-        self.batch_norm_epsilon = batch_norm_epsilon
-        self.synchronized = synchronized
-        self.virtual_batch_size = virtual_batch_size
-        self.replicas_per_group = replicas_per_group
-        self.freeze_batch_statistics = freeze_batch_statistics
-        self.activation = activation
-        self.rematerialize = rematerialize
-        self.padding = padding
+        keep_arguments(self, MBConvBlock, locals())
         self.has_residual = strides == 1 and filters_in == filters_out
         self._make_layers(filters_in * expand_ratio)
 
@@ -114,7 +85,7 @@ class MBConvBlock(keras.layers.Layer):
         self.expand = self.expand_norm = None
         if self.expand_ratio != 1:
             self.expand = keras.layers.Conv2D(width, name="expand", **conv)
-            self.expand_norm = self.normalization("expand_norm")
+            self.expand_norm = self._norm("expand_norm")
         self.pad = None
         if self.strides == 2 and self.padding == "hugging_face":
             padding = strided_padding(self.kernel_size)
@@ -128,7 +99,7 @@ class MBConvBlock(keras.layers.Layer):
             name="depthwise",
             **policy,
         )
-        self.depthwise_norm = self.normalization("depthwise_norm")
+        self.depthwise_norm = self._norm("depthwise_norm")
         self.squeeze = self.excite = None
         if self.squeeze_ratio:
             squeezed = max(1, int(self.filters_in * self.squeeze_ratio))
@@ -137,24 +108,16 @@ class MBConvBlock(keras.layers.Layer):
             )
             self.excite = keras.layers.Dense(width, "sigmoid", name="excite", **dense)
         self.project = keras.layers.Conv2D(self.filters_out, name="project", **conv)
-        self.project_norm = self.normalization("project_norm")
+        self.project_norm = self._norm("project_norm")
         self.drop_connect = None
         if self.has_residual and self.drop_connect_rate:
             self.drop_connect = keras.layers.Dropout(
                 self.drop_connect_rate, (None, 1, 1, 1), name="drop_connect", **policy
             )
 
-    def normalization(self, name: str) -> FusedBatchNormalization:
-        """Makes a batch normalization like the block's."""
+    def _norm(self, name):
         return FusedBatchNormalization(
-            momentum=self.batch_norm_momentum,
-            epsilon=self.batch_norm_epsilon,
-            synchronized=self.synchronized,
-            virtual_batch_size=self.virtual_batch_size,
-            replicas_per_group=self.replicas_per_group,
-            freeze_statistics=self.freeze_batch_statistics,
-            dtype=self.dtype_policy,
-            name=name,
+            **(self.normalization or {}), dtype=self.dtype_policy, name=name
         )
 
     def build(self, input_shape: tuple) -> None:

@@ -11,13 +11,9 @@ def rematerialized_call(
 ) -> tf.Tensor:
     """Calls a layer so that the backward pass computes `call`, of its variables, again.
 
-    Only `inputs` are kept. The second computation starts from the state of the
-    first (seeds of dropout, moving statistics) and leaves the state as the first
-    left it, so that values, gradients and state equal those of a plain call;
-    `tf.recompute_grad` would draw other dropout masks and update the moving
-    statistics twice.
-
-    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+    Values, gradients and state (seeds of dropout, moving statistics) equal those of a
+    plain call, unlike `tf.recompute_grad`'s. Chen et al. 2016, "Training Deep Nets with
+    Sublinear Memory Cost".
     """
     state = layer.non_trainable_variables
     before = [tf.identity(variable.value) for variable in state]

@@ -8,20 +8,19 @@ import keras
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas, replica_count
-from align_keras.losses.pair_loss import PairLoss
+from align_keras.losses.pair_loss import RowLoss
 from align_keras.losses.tiled_loss import tiled_directional_losses
-from align_keras.utils.arguments import arguments_of, parameters_of, refuse_unknown
+from align_keras.utils.arguments import check_choice, check_number, refuse_unknown
 from align_keras.utils.errors import InputError
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class ContrastiveLoss(PairLoss):
+class ContrastiveLoss(RowLoss):
     """Contrastive loss of paired embeddings over the batch of all replicas.
 
-    Under a `tf.distribute` strategy each replica passes its rows; the negatives
-    are the rows of all replicas, and gradients flow through the gather. The value
-    is the mean over this replica's rows: divide it by the number of replicas
-    before the gradients are summed.
+    Under a `tf.distribute` strategy each replica passes its rows; the negatives are
+    those of all, and gradients flow through the gather. The value is the mean over this
+    replica's rows: divide it by the number of replicas before gradients are summed.
 
     Args:
         label_smoothing: float in [0, 1], the share of each target that is
@@ -30,23 +29,17 @@ class ContrastiveLoss(PairLoss):
             image→text and the text→image loss.
         share_equal_captions: bool; pairs of a batch whose captions are equal, by
             their token ids, are each other's positives.
-        negatives_fraction: float 1/k in (0, 1] with a whole k that divides n.
-            Each replica's rows are cut into k equal parts in their order, and
-            a pair meets only the negatives of its part on all replicas. So we
-            read the paper's ablation, which takes 50% or 25% of the in-batch
-            negatives and doesn't say which.
-        tile_size: None, `"auto"` or int ≥ 1. None is the plain form, which
-            holds the logits of all pairs several times over. An int computes
-            the same in tiles of at most so many rows and columns, once more
-            for the gradient, and never holds more than a tile of logits.
-            `"auto"` does so with tiles of 2048, but keeps them for the
-            gradient where all of this replica's logits are at most 2²⁸ (a
-            batch of 16,384 on one device; 1 GiB in float32), which is faster.
-        matmul_dtype: None or `"bfloat16"`, for the tiled form: the dtype of
-            the matrix products. None is that of the embeddings (float32 for
-            half precision). bfloat16 rounds the logits to 8 bits: at temperature
-            1/60 the gradients of random embeddings were off by 3% to 4% of
-            their norm (batches of 8,192 and 4,096, width 640).
+        negatives_fraction: float 1/k in (0, 1] with a whole k that divides n; a pair
+            meets only the negatives of its one of k equal parts of the rows. The paper
+            doesn't say which 50% or 25% it takes.
+        tile_size: None, `"auto"` or int ≥ 1. None is the plain form, which holds the
+            logits of all pairs several times over; an int holds a tile of so many rows
+            and columns, and computes it once more for the gradient. `"auto"` has tiles
+            of 2048, and keeps them up to 2²⁸ logits a replica (a batch of 16,384 on one
+            device; 1 GiB in float32), which is faster.
+        matmul_dtype: None or `"bfloat16"`, of the tiled form's matrix products. At
+            temperature 1/60 the gradients of random embeddings were then off by 3% to
+            4% of their norm (batches of 8,192 and 4,096, width 640).
 
     Call arguments:
         image_embeddings: float tensor (n, d), unit length.
@@ -95,40 +88,18 @@ class ContrastiveLoss(PairLoss):
         self.matmul_dtype = matmul_dtype
         self._check()
 
-    @classmethod
-    def options(cls) -> list[str]:
-        """Returns the names of the arguments."""
-        return parameters_of(cls.__init__)
-
-    def get_config(self) -> dict:
-        return arguments_of(self, ContrastiveLoss)
-
     def total(self, loss_i2t: tf.Tensor, loss_t2i: tf.Tensor) -> tf.Tensor:
         """Returns the sum or the mean of both directions, by `reduction`."""
         total = loss_i2t + loss_t2i
         return total if self.reduction == "sum" else total / 2.0
 
-    def replica_losses(
+    def row_losses(
         self,
-        image_embeddings: tf.Tensor,
-        text_embeddings: tf.Tensor,
+        images: tf.Tensor,
+        texts: tf.Tensor,
         temperature: tf.Tensor | float,
-        token_ids: tf.Tensor | None = None,
-        pair_groups: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes `loss_i2t` and `loss_t2i`: means over this replica's rows.
-
-        The arguments are those of the call; the columns are those of all replicas.
-        """
-        if pair_groups is None and self.share_equal_captions:
-            if token_ids is None:
-                raise InputError(
-                    "token_ids must be given with share_equal_captions, received None; "
-                    "pass the captions' token ids, or pair_groups."
-                )
-            pair_groups = caption_groups(token_ids)
-        images = tf.convert_to_tensor(image_embeddings)
-        texts = tf.convert_to_tensor(text_embeddings)
+        pair_groups: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, ...]:
         if self.tile_size is not None and images.dtype.size < 4:
             images, texts = tf.cast(images, tf.float32), tf.cast(texts, tf.float32)
         if not tf.is_tensor(temperature):  # tf.cast would round a float to float32
@@ -167,16 +138,8 @@ class ContrastiveLoss(PairLoss):
 
     def _check(self):
         """Raises `InputError` unless all arguments are in range."""
-        if self.reduction not in ("sum", "mean"):
-            raise InputError(
-                f'reduction must be "sum" or "mean", received {self.reduction!r}; '
-                'the paper sums both directions ("sum").'
-            )
-        if not 0.0 <= self.label_smoothing <= 1.0:
-            raise InputError(
-                "label_smoothing must lie in [0, 1], received "
-                f"{self.label_smoothing}; the paper uses 0.1."
-            )
+        check_choice("reduction", self.reduction, ("sum", "mean"))
+        check_number("label_smoothing", self.label_smoothing, 0, 1)
         tile_size, fraction = self.tile_size, self.negatives_fraction
         is_int = isinstance(tile_size, numbers.Integral) and tile_size is not True
         if tile_size not in (None, "auto") and not (is_int and tile_size >= 1):
@@ -190,15 +153,11 @@ class ContrastiveLoss(PairLoss):
                 "negatives_fraction must be 1 divided by a whole number, received "
                 f"{fraction}; use 1.0, 0.5 or 0.25, as the paper."
             )
-        if self.matmul_dtype not in (None, "bfloat16"):
+        if self.matmul_dtype not in (None, "bfloat16" if tile_size else None):
             raise InputError(
-                'matmul_dtype must be None or "bfloat16", received '
-                f"{self.matmul_dtype!r}; None computes in the embeddings' dtype."
-            )
-        if self.matmul_dtype and tile_size is None:
-            raise InputError(
-                f"matmul_dtype is for the tiled form, received {self.matmul_dtype!r} "
-                'with tile_size None; set tile_size to "auto".'
+                'matmul_dtype must be None, or "bfloat16" of the tiled form, received '
+                f"{self.matmul_dtype!r} with tile_size {tile_size!r}; set tile_size to "
+                '"auto", or leave it out.'
             )
 
 
@@ -218,15 +177,6 @@ def contrastive_loss(
     """
     loss = ContrastiveLoss(**options)
     return loss(image_embeddings, text_embeddings, temperature, pair_groups=pair_groups)
-
-
-def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
-    """Numbers captions (n,): equal for equal rows, by a hash of the token ids."""
-    length = token_ids.shape[1]
-    multipliers = tf.random.stateless_uniform(
-        (length,), (length, 64), None, None, tf.int64
-    )
-    return tf.reduce_sum(tf.cast(token_ids, tf.int64) * multipliers, axis=1)
 
 
 # === The plain form, from whole logits matrices: the reference ===
@@ -261,14 +211,10 @@ def plain_directional_losses(
 
 
 def _direction_loss(logits, targets, label_smoothing):
-    """Computes the mean cross-entropy of each row against its smoothed targets.
-
-    With s the smoothing and n the columns, the target is (1 - s) · targets +
-    s / n; the second term is s times the mean logit, so no smoothed matrix is
-    ever built.
-    """
+    """Computes the mean cross-entropy of each row against its smoothed targets."""
     log_normalizer = tf.reduce_logsumexp(logits, axis=1)
     positive = tf.reduce_sum(logits * targets, axis=1)
+    # Of the target's even share: no smoothed matrix is ever built.
     smooth = tf.reduce_mean(logits, axis=1)
     expected = (1.0 - label_smoothing) * positive + label_smoothing * smooth
     return tf.reduce_mean(log_normalizer - expected)

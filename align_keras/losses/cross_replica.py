@@ -4,10 +4,9 @@ import tensorflow as tf
 
 
 def gather_replicas(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Concatenates a tensor's rows over all replicas; gradients flow back, summed.
+    """Concatenates rows over all replicas, and returns where this replica's begin.
 
-    Returns (replicas · n, …), the same on each replica, and the int32 position of this
-    replica's first row in it; on one replica the tensor itself and 0.
+    Gradients flow back, summed.
 
     >>> rows, offset = gather_replicas(tf.ones((2, 3)))
     >>> rows.shape, int(offset)

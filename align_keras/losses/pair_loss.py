@@ -1,11 +1,13 @@
 """The form of a loss that `ALIGN.compile` takes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from align_keras.losses.cross_replica import gather_replicas
+from align_keras.utils.arguments import arguments_of, parameters_of
 from align_keras.utils.errors import InputError
 
 
@@ -13,9 +15,9 @@ class PairLoss:
     """A loss of paired embeddings, for `ALIGN.compile(loss=…)`.
 
     A subclass writes `call`, which is given the embeddings of all replicas, and names
-    in `parts` the losses that it returns, which training reports beside `loss` and
-    `temperature`. To be saved in `.keras` files, it has a `get_config` and is
-    registered by `keras.saving.register_keras_serializable`. A plain function of
+    in `parts` the losses that it returns, which training reports. To be saved in
+    `.keras` files, it keeps its arguments as attributes and is registered by
+    `keras.saving.register_keras_serializable`. A plain function of
     `(image_embeddings, text_embeddings, temperature)` does too, without a subclass.
 
     Example:
@@ -81,23 +83,69 @@ class PairLoss:
             )
         return tuple(tf.reduce_mean(loss) for loss in losses)
 
-    def __call__(
+    def __call__(self, *rows: Any, **others: Any) -> tf.Tensor:
+        """Returns the total of `replica_losses`, whose arguments it takes, a scalar."""
+        return self.total(*self.replica_losses(*rows, **others))
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """Returns the names of the constructor's arguments."""
+        return parameters_of(cls.__init__)
+
+    def get_config(self) -> dict:
+        return arguments_of(self, type(self))
+
+    @classmethod
+    def from_config(cls, config: dict) -> "PairLoss":
+        return cls(**config)
+
+
+class RowLoss(PairLoss):
+    """A loss of a replica's rows alone, beside the columns of all replicas.
+
+    A subclass writes `row_losses`, and has `share_equal_captions`.
+    """
+
+    share_equal_captions: bool
+
+    def replica_losses(
         self,
         image_embeddings: tf.Tensor,
         text_embeddings: tf.Tensor,
         temperature: tf.Tensor | float,
         token_ids: tf.Tensor | None = None,
-        **others,
-    ) -> tf.Tensor:
-        """Returns the total of `replica_losses`, a scalar; `others` are passed on."""
-        losses = self.replica_losses(
-            image_embeddings, text_embeddings, temperature, token_ids, **others
-        )
-        return self.total(*losses)
+        pair_groups: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, ...]:
+        """Computes the losses; pairs of equal `pair_groups` (n,) match each other."""
+        if pair_groups is None and self.share_equal_captions:
+            if token_ids is None:
+                raise InputError(
+                    "token_ids must be given with share_equal_captions, received None; "
+                    "pass the captions' token ids, or pair_groups."
+                )
+            pair_groups = caption_groups(token_ids)
+        images = tf.convert_to_tensor(image_embeddings)
+        texts = tf.convert_to_tensor(text_embeddings)
+        return self.row_losses(images, texts, temperature, pair_groups)
 
-    @classmethod
-    def from_config(cls, config: dict) -> "PairLoss":
-        return cls(**config)
+    def row_losses(
+        self,
+        images: tf.Tensor,
+        texts: tf.Tensor,
+        temperature: tf.Tensor | float,
+        pair_groups: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, ...]:
+        """Computes the means over these rows."""
+        raise NotImplementedError
+
+
+def caption_groups(token_ids: tf.Tensor) -> tf.Tensor:
+    """Numbers captions (n,): equal for equal rows, by a hash of the token ids."""
+    length = token_ids.shape[1]
+    multipliers = tf.random.stateless_uniform(
+        (length,), (length, 64), None, None, tf.int64
+    )
+    return tf.reduce_sum(tf.cast(token_ids, tf.int64) * multipliers, axis=1)
 
 
 @keras.saving.register_keras_serializable(package="align_keras")

@@ -3,15 +3,13 @@
 import keras
 import tensorflow as tf
 
-from align_keras.losses.contrastive_loss import caption_groups
 from align_keras.losses.cross_replica import gather_replicas
-from align_keras.losses.pair_loss import PairLoss
-from align_keras.utils.arguments import arguments_of, parameters_of, refuse_unknown
-from align_keras.utils.errors import InputError
+from align_keras.losses.pair_loss import RowLoss
+from align_keras.utils.arguments import refuse_unknown
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
-class SigmoidLoss(PairLoss):
+class SigmoidLoss(RowLoss):
     """Cross-entropy of "is this its caption?" over all pairs of all replicas.
 
     The sum over a row's n captions, averaged over the n rows. A replica has its rows
@@ -23,12 +21,7 @@ class SigmoidLoss(PairLoss):
         share_equal_captions: bool; images of a batch whose captions are equal, by their
             token ids, match each other's too.
 
-    Call arguments:
-        image_embeddings: float tensor (n, d), unit length.
-        text_embeddings: float tensor (n, d), row by row their pairs.
-        temperature: scalar float tensor > 0 that the cosines are divided by; the paper
-            starts at 0.1.
-        token_ids: int tensor (n, length) of the captions, or None.
+    Call arguments are `ContrastiveLoss`'s; the paper's temperature starts at 0.1.
 
     Returns:
         Scalar float tensor, differentiable in the embeddings and the temperature.
@@ -49,37 +42,26 @@ class SigmoidLoss(PairLoss):
     def __init__(
         self, bias: float | None = None, share_equal_captions: bool = False, **kwargs
     ):
-        refuse_unknown("SigmoidLoss", kwargs, parameters_of(SigmoidLoss.__init__))
+        refuse_unknown("SigmoidLoss", kwargs, self.options())
         self.bias = bias
         self.share_equal_captions = share_equal_captions
 
-    def get_config(self) -> dict:
-        return arguments_of(self, SigmoidLoss)
-
-    def replica_losses(
+    def row_losses(
         self,
-        image_embeddings: tf.Tensor,
-        text_embeddings: tf.Tensor,
+        images: tf.Tensor,
+        texts: tf.Tensor,
         temperature: tf.Tensor | float,
-        token_ids: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor]:
-        """Computes the mean over this replica's rows; the columns are all replicas'."""
-        images = tf.convert_to_tensor(image_embeddings)
-        texts, offset = gather_replicas(tf.convert_to_tensor(text_embeddings))
+        pair_groups: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, ...]:
+        texts, offset = gather_replicas(texts)
         scaled = images / tf.cast(temperature, images.dtype)
         logits = tf.matmul(scaled, texts, transpose_b=True)
         rows, columns = tf.unstack(tf.shape(logits))
         guess = -tf.math.log(tf.cast(columns, logits.dtype))
         logits += guess if self.bias is None else self.bias
         pairs, captions = tf.range(rows) + offset, tf.range(columns)
-        if self.share_equal_captions:
-            if token_ids is None:
-                raise InputError(
-                    "token_ids must be given with share_equal_captions, received None; "
-                    "pass the captions' token ids."
-                )
-            pairs = caption_groups(token_ids)
-            captions, _ = gather_replicas(pairs)
+        if pair_groups is not None:
+            pairs, (captions, _) = pair_groups, gather_replicas(pair_groups)
         # The logarithm of the probability of being wrong; of a match, of no match.
         wrong = tf.where(pairs[:, None] == captions, -logits, logits)
         return (tf.reduce_mean(tf.reduce_sum(tf.nn.softplus(wrong), axis=1)),)

@@ -1,8 +1,4 @@
-"""Both directions' losses, exact, without the logits matrix.
-
-The logits are only ever held tile by tile. Both directions' normalizers come from the
-same tile, which the gradient computes once more, or reads where it was kept.
-"""
+"""Both directions' losses, exact, without the logits matrix: tile by tile."""
 
 import math
 from collections.abc import Callable
@@ -33,9 +29,8 @@ def tiled_directional_losses(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes `plain_directional_losses` from tiles of at most `tile_size`².
 
-    Only the texts are gathered: each replica has its rows of the logits,
-    and the replicas' normalizers of the columns are put together. With
-    `pair_groups` the images are gathered too.
+    Each replica has its rows of the logits, and the replicas' normalizers of the
+    columns are put together.
     """
     images, texts = image_embeddings, text_embeddings
     all_texts, offset = gather_replicas(texts)
@@ -78,11 +73,9 @@ def tiled_directional_losses(
 
 
 def _pair_sums(images, all_texts, scale, offset, **tiling):
-    """Normalizers, mean cosine of the pairs, mean image and mean text of this replica.
-
-    One function, so that the gradients are added up in one array for the images and
-    one for the texts: left to themselves, six would lie side by side.
-    """
+    """This replica's normalizers, mean cosine of the pairs, mean image, mean text."""
+    # One function, so that the gradients are added up in one array for the images and
+    # one for the texts: left to themselves, six would lie side by side.
 
     @tf.custom_gradient
     def sums(images, all_texts, scale):
@@ -133,10 +126,7 @@ def _group_means(all_rows, all_groups, pair_groups, offset):
 
 
 def _group_numbers(groups):
-    """Numbers the groups from 0: (n,) → int32 (n,).
-
-    By sorting, since tf.unique's second output has a length that TPUs can't know.
-    """
+    """Numbers the groups from 0, by sorting: TPUs can't know tf.unique's length."""
     order = tf.argsort(groups)
     ordered = tf.gather(groups, order)
     begins = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
@@ -158,11 +148,9 @@ def normalizers(
 ) -> tuple[tf.Tensor, tf.Tensor, Callable]:
     """Computes the log-sum-exp of rows and of columns of scale · images · textsᵀ.
 
-    Both come from the same tile, which the gradient computes once more (or reads, where
-    it was kept): four products of a tile's size in all, or three. Of (n, d) and (m, d),
-    returns (n,), (m,), and the function that takes the gradients at them, and what is
-    to be added to the gradients at `images` and at `texts`, to those at `images`,
-    `texts` and `scale`.
+    Both come from the same tile, which the gradient computes once more, or reads where
+    it was kept. The third is the function of the gradients at them, and of what is to
+    be added to those at `images` and `texts`, to those of the three arguments.
     """
     tiles = _LogitTiles(images, texts, scale, tile_size, matmul_dtype)
     rows, columns, kept = _forward(tiles, keep_tiles)
@@ -195,10 +183,8 @@ class _LogitTiles:
         return tf.cast(self.images[row], self.matmul_dtype)
 
     def scaled_texts_of(self, column):
-        """Returns the texts of a column of tiles, scaled and transposed: (d, tile).
-
-        A product with it as it lies is a tenth faster than one that transposes.
-        """
+        """Returns the texts of a column of tiles, scaled and transposed: (d, tile)."""
+        # A product with it as it lies is a tenth faster than one that transposes.
         texts = self.texts[column] * self.scale
         return tf.cast(tf.transpose(texts), self.matmul_dtype)
 
@@ -295,10 +281,7 @@ def _forward(tiles, keep_tiles):
 
 
 def _backward(tiles, rows, columns, kept, d_images, d_texts):
-    """Adds to the gradients of images and texts, and gives that of the scale.
-
-    Rows and columns are (normalizers, upstream).
-    """
+    """Adds to the gradients; rows and columns are (normalizers, upstream)."""
     dtype = tiles.images.dtype
     # Upstream gradients are about 1 / n, and would underflow where they are
     # divided by a large sum of exponentials.

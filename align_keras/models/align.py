@@ -33,9 +33,8 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
         normalization: str, how captions are normalized before WordPiece.
         initial_temperature: float > 0.
         learn_temperature: bool.
-        dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
-            scale the loss; None for the image encoder's. The encoders compute
-            by theirs; embeddings and temperature stay float32.
+        dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to scale
+            the loss; None for the image encoder's.
 
     Call arguments:
         inputs: dict of `images`, uint8 or float (n, S, S, 3) in [0, 255],
@@ -168,10 +167,9 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
                 which is fetched once and then taken from the cache.
             load_weights: bool, for folders; names have no weights, files always.
             **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
-                `TextEncoder` that the name doesn't settle, such as `vocabulary`,
-                `image_size`, `projection_dim` and `dropout`; those that both encoders
-                have, such as `dtype` and `locked`, go to both.
-                For folders, those that leave the weights' meaning as it is: `dtype`,
+                `TextEncoder` that the name doesn't settle; those that both encoders
+                have go to both. For folders, those that leave the weights' meaning as
+                it is: `dtype`,
                 `image_size`, `sequence_length`, `dropout`, `drop_connect_rate`,
                 `batch_norm_momentum`, `synchronized`, `virtual_batch_size`,
                 `freeze_batch_statistics`, `rematerialize`, `locked`, `trainable`,

@@ -24,8 +24,7 @@ def encode_query(
     minus), of embeddings of unit length, brought to unit length.
 
     Args:
-        model: what has `encode_images` and `encode_texts`, such as `ALIGN` and
-            `ExportedModel`.
+        model: `ALIGN`, `ExportedModel`, or another with their `encode_…` methods.
         image: one image, as `encode_images` takes in its list, or None.
         plus: str, or sequence of str, what to add.
         minus: str, or sequence of str, what to take away.

@@ -36,12 +36,7 @@ _FOR_OTHERS = ("loss_weights", "metrics", "weighted_metrics")
 
 
 class ContrastiveModel(keras.Model):
-    """What `ALIGN` inherits: `compile`, `train_step` and their kin.
-
-    A subclass calls to outputs with `image_embedding` and `text_embedding`, and
-    has `image_encoder`, `text_encoder`, `temperature`, `loss_metrics` (a list of
-    one `LossMetrics`), `tokenizer` and `image_size`.
-    """
+    """What `ALIGN` inherits: `compile`, `train_step` and their kin."""
 
     loss_metrics: "list[LossMetrics]"
     # Keras's own.
@@ -60,16 +55,13 @@ class ContrastiveModel(keras.Model):
         """Sets the optimizer and the loss; the defaults are the paper's.
 
         Args:
-            optimizer: Keras optimizer. By default `Lamb` with the paper's
-                schedule: 10k steps of warm-up to 1e-3, then linearly to zero
-                in 1.2M steps.
+            optimizer: Keras optimizer; by default `Lamb` with the paper's schedule.
             loss: `align_keras.losses.ContrastiveLoss`, which None stands for; another
                 `align_keras.losses.PairLoss`; or a function of
                 `(image_embeddings, text_embeddings, temperature)`, of the rows of all
                 replicas, which returns a float tensor, scalar or (n,).
-            micro_batch_size: int or None; pairs that a replica embeds at a time.
-                The loss is that of the whole batch, the memory that of a
-                micro-batch, the time about a third more.
+            micro_batch_size: int or None; pairs that a replica embeds at a time. The
+                loss is that of the whole batch, the time about a third more.
             loss_upper_bound: float or None; a loss above it stops `fit`, as a loss
                 or a gradient that isn't finite always does, before its update.
             **kwargs: as `keras.Model.compile`: `jit_compile`, `run_eagerly`,
@@ -154,12 +146,10 @@ class ContrastiveModel(keras.Model):
 
         Arguments are `keras.Model.fit`'s, but for
 
-            x: images, with their captions in `y`; a tuple `(images, captions)`, a dict
-                of `image` and `caption`, or a list of pairs, each a tuple or such a
-                dict, as `align_keras.data.image_text_batches` takes them; a batched
-                `tf.data.Dataset` of such tuples or dicts, of paths, encoded images or
-                pixels; or what is ready for the model, in any form that Keras takes:
-                dicts of `images`, `token_ids` and `padding_mask`.
+            x: images, with their captions in `y`; pairs as
+                `align_keras.data.image_text_batches` takes them; a batched
+                `tf.data.Dataset` of such tuples or dicts; or what is ready for the
+                model: dicts of `images`, `token_ids` and `padding_mask`.
             y: captions, one for each image of `x`.
             batch_size: int or None, pairs a batch where `x` isn't batched; None for
                 32. A last batch that isn't full is left out, unless it's the only one.
@@ -170,8 +160,6 @@ class ContrastiveModel(keras.Model):
             class_weight: None, as `sample_weight`: all pairs of a batch weigh alike.
             steps_per_epoch: pairs that aren't batched are then repeated without end.
             augment: bool; crop raw images at a random place, and mirror half of them.
-                With False all are cropped in the center, as in validation. For more,
-                see `align_keras.data.image_text_batches`.
             value_range: two floats, black and white of raw float images, such as
                 (0, 1). Without it, they are refused.
 
@@ -275,17 +263,6 @@ class ContrastiveModel(keras.Model):
     def metrics(self) -> list:
         return self.loss_metrics
 
-    def embedding_losses(
-        self,
-        image_embedding: tf.Tensor,
-        text_embedding: tf.Tensor,
-        token_ids: tf.Tensor,
-    ) -> tuple[tf.Tensor, ...]:
-        """Returns the losses of `loss.parts`, means over this replica's rows."""
-        return self.loss.replica_losses(
-            image_embedding, text_embedding, self.temperature, token_ids
-        )
-
     def train_step(self, data: dict) -> dict:
         """Makes one update on a batch of `images`, `token_ids` and `padding_mask`."""
         fit_inputs.check_data(self, data)
@@ -333,8 +310,11 @@ class ContrastiveModel(keras.Model):
         fit_inputs.check_data(self, data)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         outputs = self(inputs, training=False)
-        losses = self.embedding_losses(
-            outputs["image_embedding"], outputs["text_embedding"], inputs["token_ids"]
+        losses = self.loss.replica_losses(
+            outputs["image_embedding"],
+            outputs["text_embedding"],
+            self.temperature,
+            inputs["token_ids"],
         )
         means = self.update_loss_metrics(losses)
         return {name: means[name] for name in means if name not in GRADIENT_NORMS}
@@ -364,6 +344,7 @@ class ContrastiveModel(keras.Model):
             if self.steps_to_skip:
                 self.steps_to_skip -= 1
                 return self.get_metrics_result()
+            # A batch and a step are two graphs, so that what each takes can be told.
             start = time.perf_counter()
             is_python = not isinstance(iterator, _ITERATORS)
             data = next(iterator) if is_python else _get_next(iterator)
@@ -373,10 +354,7 @@ class ContrastiveModel(keras.Model):
         return function
 
     def _maybe_symbolic_build(self, *args, **kwargs):
-        """Does nothing: the functional model and its metrics are built.
-
-        Keras's takes a batch of the input, and fails on strings under a strategy.
-        """
+        """Does nothing: Keras's takes a batch, and fails on strings in a strategy."""
 
 
 def check_compile_arguments(given: dict) -> None:
@@ -408,10 +386,7 @@ def check_compile_arguments(given: dict) -> None:
 def one_step(
     strategy: tf.distribute.Strategy, step_function: Callable, jit_compile: bool
 ) -> Callable:
-    """Returns the compiled function of a batch → metrics, equal on all replicas.
-
-    A batch and a step are two graphs, so that what each takes can be told.
-    """
+    """Returns the compiled function of a batch → metrics, equal on all replicas."""
 
     @tf.autograph.experimental.do_not_convert
     def step(data):
@@ -433,10 +408,7 @@ def _get_next(iterator):
 
 
 class LossMetrics(keras.metrics.Metric):
-    """Means of the losses, the temperature and the gradients' norms, in one variable.
-
-    Every replica is given the same values, so nothing is summed over replicas.
-    """
+    """Means of losses, temperature and norms of gradients, in one variable."""
 
     def __init__(self, parts: tuple[str, ...]):
         super().__init__(name="loss")
@@ -446,17 +418,15 @@ class LossMetrics(keras.metrics.Metric):
         self.sums = self.add_variable(
             (len(self.names) + 2,),
             "zeros",
-            aggregation="only_first_replica",
+            aggregation="only_first_replica",  # All are given the same values.
             name="sums",
         )
 
     def update_state(self, values: list, finite: tf.Tensor | bool = True) -> None:
-        """Adds one step's values, a list in the order of `names`, if it is finite.
-
-        A step whose scaled gradient overflowed counts, but has no norms to add.
-        """
+        """Adds one step's values, in the order of `names`, if it is finite."""
         values = ops.stack([ops.cast(value, self.sums.dtype) for value in values])
         losses, norms = ops.split(values, [len(self.names) - len(GRADIENT_NORMS)])
+        # A step whose scaled gradient overflowed counts, but has no norms to add.
         has_norms = ops.all(ops.isfinite(norms))
         norms = ops.where(has_norms, norms, ops.zeros_like(norms))
         counts = [ops.ones_like(losses[0]), ops.cast(has_norms, losses.dtype)]
@@ -497,10 +467,7 @@ class NonFiniteStepError(InputError):
 
 
 class StopAtNonFinite(keras.callbacks.Callback):
-    """Raises `NonFiniteStepError` at the first step whose update can't be made.
-
-    `ContrastiveModel.fit` adds it by itself.
-    """
+    """Raises `NonFiniteStepError` at the first step whose update can't be made."""
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}

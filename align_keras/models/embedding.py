@@ -38,12 +38,9 @@ class EmbeddingMethods:
                 width, 3), of any size; or one uint8 array (n, height, width, 3).
                 With a `value_range`, float arrays too.
             batch_size: int ≥ 1.
-            engine: what computes, as `align_keras.models.image_embedder`: None
-                for TensorFlow; for many images on a CPU `"openvino"` or
-                `"openvino_bfloat16"` (`pip install openvino`), or the path of the
-                model's exported `image.tflite` (`pip install ai-edge-litert`).
-            value_range: two floats, black and white of float arrays: (0, 1), (-1, 1)
-                or (0, 255). Without it, floats are refused.
+            engine: what computes, as `align_keras.models.image_embedder`.
+            value_range: two floats, black and white of float arrays; without it, floats
+                are refused.
 
         Returns:
             float32 array (n, d), rows of unit length.
@@ -113,9 +110,9 @@ class EmbeddingMethods:
         Args:
             images: as `encode_images`.
             class_names: list of str.
-            templates: list of str, each with `{}` for the name; the mean of their
-                embeddings is the class's. `align_keras.datasets.benchmarks` has
-                `read_templates()`, and CLIP's, the paper's, by "clip:imagenet1k".
+            templates: list of str, each with `{}` for the name, such as
+                `align_keras.datasets.benchmarks.read_templates("clip:imagenet1k")`,
+                the paper's; the mean of their embeddings is the class's.
             batch_size: int ≥ 1.
             value_range: as `encode_images`.
 

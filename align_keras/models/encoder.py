@@ -10,11 +10,7 @@ from align_keras.layers.dtype_policy import dtype_config
 
 
 class Encoder(keras.Model):
-    """A functional model that keeps its dtype policy in its configuration.
-
-    `policy` is resolved once and given to all layers; quantized models have a
-    `DTypePolicyMap` by the layers' paths.
-    """
+    """A functional model that keeps its dtype policy in its configuration."""
 
     def __init__(
         self,

@@ -28,13 +28,11 @@ _REMEDY = (
 
 
 def quickly_copied(model: keras.Model, batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Spares the model's strategy what `training.distributed_batches` tells of.
-
-    Keras hands a strategy datasets, which it copies. TensorFlow's rewriting of a copy
-    takes a minute, and gains less than keeping each operation to one thread does.
-    """
+    """Spares the model's strategy what `training.distributed_batches` tells of."""
     if not is_distributed(model.distribute_strategy):
         return batches
+    # Keras hands a strategy datasets, which it copies. TensorFlow's rewriting of a copy
+    # takes a minute, and gains less than keeping each operation to one thread does.
     options = tf.data.Options()
     options.experimental_optimization.apply_default_optimizations = False
     options.threading.max_intra_op_parallelism = 1

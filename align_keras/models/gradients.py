@@ -1,6 +1,6 @@
 """The loss of a batch and its gradients, whole or by micro-batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
@@ -15,25 +15,30 @@ _SEED_STRIDE = 1_000_003
 
 
 def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
-    """Embeds this replica's n rows at once.
-
-    Returns the losses of `model.loss.parts`, means over this replica's rows, and the
-    gradients of the optimizer's scaled loss in the order of `trainable_variables`:
-    their sum over replicas is the gradient of the whole batch.
+    """Returns this replica's losses and gradients, whose sum over replicas is the
+    batch's.
     """
     with tf.GradientTape() as tape:
         outputs = model(inputs, training=True)
-        losses = model.embedding_losses(
-            outputs["image_embedding"], outputs["text_embedding"], inputs["token_ids"]
+        losses, loss = scaled_loss(
+            model,
+            outputs["image_embedding"],
+            outputs["text_embedding"],
+            inputs["token_ids"],
         )
-        loss = scaled_loss(model, losses)
     variables = [variable.value for variable in model.trainable_variables]
     return losses, dense(tape.gradient(loss, variables))
 
 
-def scaled_loss(model: keras.Model, losses: Sequence[tf.Tensor]) -> tf.Tensor:
-    """This replica's share of the loss, scaled as the optimizer wants it."""
-    return model.optimizer.scale_loss(model.loss.total(*losses) / replica_count())
+def scaled_loss(
+    model: keras.Model, images: tf.Tensor, texts: tf.Tensor, token_ids: tf.Tensor
+) -> tuple[tuple, tf.Tensor]:
+    """Returns a replica's losses, and its share of their total as the optimizer scales
+    it.
+    """
+    losses = model.loss.replica_losses(images, texts, model.temperature, token_ids)
+    total = model.loss.total(*losses) / replica_count()
+    return losses, model.optimizer.scale_loss(total)
 
 
 def dense(gradients: list) -> list:
@@ -49,12 +54,10 @@ def cached_loss_gradients(
 ) -> tuple[tuple, list]:
     """Does as `loss_gradients`, with the activations of one micro-batch in memory.
 
-    The embeddings of all micro-batches are computed first, without a tape; the
-    loss of the whole batch gives the gradient at each embedding, and a second
-    pass carries it into the weights. Dropout draws the same masks in both passes.
-    A micro-batch is normalized by its own statistics, as a ghost batch of that
-    size, and their mean goes into the moving statistics, once. Gao et al. 2021,
-    "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup".
+    All embeddings are computed first, without a tape; the loss of the whole batch gives
+    the gradient at each, and a second pass, whose dropout draws the same masks, carries
+    it into the weights (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size
+    under Memory Limited Setup"). A micro-batch is normalized by its own statistics.
     """
     parts = split_inputs(inputs, micro_batch_size)
     state = model.forward_state
@@ -63,8 +66,7 @@ def cached_loss_gradients(
     new_seeds = read(state.seeds)
     with tf.GradientTape() as tape:
         tape.watch([images, texts])
-        losses = model.embedding_losses(images, texts, inputs["token_ids"])
-        loss = scaled_loss(model, losses)
+        losses, loss = scaled_loss(model, images, texts, inputs["token_ids"])
     variables = [variable.value for variable in model.trainable_variables]
     at_images, at_texts, *direct = dense(
         tape.gradient(loss, [images, texts, *variables])
@@ -86,12 +88,7 @@ def accumulated_gradients(
     micro_batch_size: int,
     part_gradients: Callable,
 ) -> tuple:
-    """Computes the gradients of a mean over rows, micro-batch by micro-batch.
-
-    Batch statistics are as in `cached_loss_gradients`. `part_gradients` makes of a
-    micro-batch its mean loss, logits (micro_batch_size, classes) and gradients; so are
-    what is returned, of all n rows.
-    """
+    """Averages each micro-batch's loss, logits and gradients by `part_gradients`."""
     parts = split_inputs(inputs, micro_batch_size)
     count, size = parts["images"].shape[:2]
     before = read(state.statistics)
@@ -147,11 +144,7 @@ def _loop(parts, body, *start):
 
 
 def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
-    """Embeds all micro-batches; the state's seeds move on, its statistics don't.
-
-    Returns embeddings of images and texts, (n, d) each, and the mean of the moving
-    statistics that the micro-batches led to.
-    """
+    """Returns embeddings of images and texts, and the mean of the new statistics."""
     state = model.forward_state
     count, size = parts["images"].shape[:2]
     width = model.image_encoder.output_shape[-1]

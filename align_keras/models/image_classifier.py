@@ -25,8 +25,7 @@ from align_keras.utils.errors import InputError
 class ImageClassifier(keras.Model):
     """An image encoder with a head of one dense layer, which begins at zero.
 
-    While `image_encoder.trainable` is false the encoder runs as in inference, so
-    that its features are those that `ALIGN` has learned, and gets no gradients.
+    While `image_encoder.trainable` is false the encoder runs as in inference.
 
     Args:
         image_encoder: `ImageEncoder`, (n, S, S, 3) → (n, d); becomes a part of
@@ -34,10 +33,9 @@ class ImageClassifier(keras.Model):
         num_classes: int ≥ 2.
         dtype: str or `keras.DTypePolicy`, by which `compile` decides whether to
             scale the loss; None for the encoder's. The head computes in float32.
-        micro_batch_size: int or None; images that a replica trains on at a time,
-            whose gradients are added up: the update is that of the whole batch, the
-            memory that of a micro-batch. Each is normalized by its own statistics,
-            where these aren't frozen.
+        micro_batch_size: int or None; images that a replica trains on at a time, each
+            normalized by its own statistics: the update is that of the whole batch, the
+            memory that of a micro-batch.
 
     Call arguments:
         inputs: uint8 or float tensor (n, height, width, 3) in [0, 255].
@@ -158,10 +156,8 @@ def encoder_without_projection(
 ) -> ImageEncoder:
     """Copies an image encoder up to its pooled features, ready to learn.
 
-    The projection is made for the contrastive loss, and the paper's large encoders
-    have none: B7's and L2's pooled features are the embedding before its length is
-    normalized, and are what is classified (Jia et al. 2021, sections 4.1 and 5.3).
-    None for `rematerialize` and `dtype` is the encoder's choice.
+    They are what is classified: the paper's large encoders have no projection (Jia et
+    al. 2021, sections 4.1 and 5.3).
     """
     config = image_encoder.get_config()
     if config["dtype"]["class_name"] == "DTypePolicyMap":

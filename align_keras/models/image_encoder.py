@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from align_keras.layers import Activation, MBConvBlock
+from align_keras.layers import Activation, FusedBatchNormalization, MBConvBlock
 from align_keras.layers.mbconv_block import CONV_INITIALIZER, PADDINGS, strided_padding
 from align_keras.models import variants
 from align_keras.models.encoder import Encoder
@@ -15,6 +15,7 @@ from align_keras.utils.arguments import (
     arguments_of,
     check_choice,
     check_number,
+    keep_arguments,
     parameters_of,
     refuse_unknown,
 )
@@ -33,30 +34,24 @@ class ImageEncoder(Encoder):
             images and first trials.
         image_size: int ≥ 32, side in pixels that raw images are brought to; the network
             itself takes any height and width.
-        padding: str, of the convolutions of stride 2: `"tf"`, TensorFlow's SAME, as in
-            the open-source EfficientNet that the paper takes (289 pixels become 145),
-            or `"hugging_face"`, as in transformers' ALIGN, by which
-            kakaobrain/align-base runs (144). They differ unless `image_size` is a
-            multiple of 32.
+        padding: str, of the convolutions of stride 2: `"tf"`, TensorFlow's SAME, as the
+            open-source EfficientNet (289 pixels become 145), or `"hugging_face"`, as
+            transformers' ALIGN (144); the same where `image_size` is a multiple of 32.
         lite: bool, EfficientNet-Lite, for phones and integers: no
             squeeze-and-excitation, ReLU6, stem and outer stages not scaled.
-        projection_dim: int or None. None leaves the last block's width, as the paper
-            does for B7 (640) and, in its largest model, L2 (1376).
-        num_classes: int or None. None is the paper's tower, which ends at the last
-            block; a number keeps the 1×1 head and puts class probabilities beside the
-            pooled features, for warm starts.
+        projection_dim: int, or None for the last block's width, as B7's (640) and, in
+            the paper's largest model, L2's (1376).
+        num_classes: int, of the class probabilities that the 1×1 head puts beside the
+            pooled features, for warm starts; None for the paper's tower without it.
         drop_connect_rate: float in [0, 1), of the last block; it grows from 0 linearly.
         batch_norm_momentum: float.
         batch_norm_epsilon: float.
         synchronized: bool, batch statistics over all replicas.
-        virtual_batch_size: int or None, rows that are normalized together in
-            training ("ghost batches"); None for all of the replica's.
-        replicas_per_group: int, `"auto"` or None; replicas whose rows are normalized
-            together, as `FusedBatchNormalization`.
-        freeze_batch_statistics: bool, normalize by the moving statistics in
-            training too, and leave them as they are; for fine-tuning.
-        rematerialize: bool, keep only the blocks' inputs for the backward pass
-            and compute the rest again: less memory, more time, same numbers.
+        virtual_batch_size: int or None; this and the next as `FusedBatchNormalization`.
+        replicas_per_group: int, `"auto"` or None.
+        freeze_batch_statistics: bool, normalize by the moving statistics in training
+            too; for fine-tuning.
+        rematerialize: bool, compute activations twice rather than keep them.
         locked: bool, nothing but the projection learns, and the tower runs as
             in inference (no drop-connect, frozen statistics).
         pixel_mean: float or three, the grey level that becomes 0.
@@ -75,10 +70,9 @@ class ImageEncoder(Encoder):
         InputError: if an argument isn't as above, or there is no such argument.
 
     References:
-        Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the
-        head) and section 6.1 (linear layer to 640 in the ablations). Zhai et al.
-        2022, "LiT", for locked towers. Norouzi et al. 2014, "Zero-Shot Learning
-        by Convex Combination of Semantic Embeddings", for class probabilities.
+        Jia et al. 2021, section 4.1 (global pooling, no 1×1 convolution in the head)
+        and 6.1 (linear layer to 640). Zhai et al. 2022, "LiT" (locked towers). Norouzi
+        et al. 2014 (class probabilities).
 
     Example:
 
@@ -124,24 +118,31 @@ class ImageEncoder(Encoder):
         # The scope gives both towers' variables paths that tell them apart.
         with keras.name_scope(name):
             # === Layers ===
+            normalization = {
+                "momentum": batch_norm_momentum,
+                "epsilon": batch_norm_epsilon,
+                "synchronized": synchronized,
+                "virtual_batch_size": virtual_batch_size,
+                "replicas_per_group": replicas_per_group,
+                "freeze_statistics": freeze_batch_statistics,
+            }
+            activation = "relu6" if lite else "silu"
             blocks = make_blocks(
                 variants.scaled_stages(
                     width_coefficient, depth_coefficient, lite, num_stages
                 ),
                 variants.stem_filters(width_coefficient, lite),
                 drop_connect_rate=0.0 if locked else drop_connect_rate,
+                squeeze_ratio=0.0 if lite else 0.25,
+                normalization=normalization,
+                activation=activation,
                 rematerialize=rematerialize,
                 padding=padding,
-                batch_norm_momentum=batch_norm_momentum,
-                batch_norm_epsilon=batch_norm_epsilon,
-                synchronized=synchronized,
-                virtual_batch_size=virtual_batch_size,
-                replicas_per_group=replicas_per_group,
-                freeze_batch_statistics=freeze_batch_statistics,
                 dtype=policy,
-                **({"activation": "relu6", "squeeze_ratio": 0.0} if lite else {}),
             )
-            convolution = functools.partial(_convolution, blocks[0], policy)
+            convolution = functools.partial(
+                _convolution, normalization, activation, policy
+            )
 
             # === Functional model ===
             inputs = keras.Input((None, None, 3), name="images")
@@ -175,23 +176,7 @@ class ImageEncoder(Encoder):
                 layer.trainable = trainable and layer is projection
 
         # === Config ===
-        self.width_coefficient = width_coefficient
-        self.depth_coefficient = depth_coefficient
-        self.num_stages = num_stages
-        self.image_size = image_size
-        self.padding = padding
-        self.lite = lite
-        self.projection_dim = projection_dim
-        self.num_classes = num_classes
-        self.drop_connect_rate = drop_connect_rate
-        self.batch_norm_momentum = batch_norm_momentum
-        self.batch_norm_epsilon = batch_norm_epsilon
-        self.synchronized = synchronized
-        self.virtual_batch_size = virtual_batch_size
-        self.replicas_per_group = replicas_per_group
-        self.freeze_batch_statistics = freeze_batch_statistics
-        self.rematerialize = rematerialize
-        self.locked = locked
+        keep_arguments(self, ImageEncoder, locals())
         self.set_pixel_scaling(pixel_mean, pixel_deviation)
 
     @classmethod
@@ -213,13 +198,9 @@ class ImageEncoder(Encoder):
         >>> encoder.width_coefficient, encoder.output_shape
         (0.5, (None, 16))
         """
-        given = {name: value for name, value in arguments.items() if value is not None}
-        coefficients = ("width_coefficient", "depth_coefficient")
-        names = (*coefficients, "num_classes", "num_stages")
-        sizes = variants.image_encoder_arguments(
-            variant, projection_dim, *(given.pop(name, None) for name in names)
+        return cls(
+            **variants.image_encoder_arguments(variant, projection_dim, **arguments)
         )
-        return cls(**{**sizes, **given})
 
     @property
     def blocks(self) -> list[MBConvBlock]:
@@ -255,8 +236,8 @@ class ImageEncoder(Encoder):
         return super().from_config({"padding": "hugging_face", **config})
 
 
-def _convolution(block, policy, x, name, **convolution):
-    """Applies a convolution, and normalization and activation as a block has them."""
+def _convolution(normalization, activation, policy, x, name, **convolution):
+    """Applies a convolution, batch normalization and activation."""
     x = keras.layers.Conv2D(
         **convolution,
         use_bias=False,
@@ -264,8 +245,8 @@ def _convolution(block, policy, x, name, **convolution):
         dtype=policy,
         name=name,
     )(x)
-    x = block.normalization(f"{name}_norm")(x)
-    return Activation(block.activation, dtype=policy, name=f"{name}_activation")(x)
+    x = FusedBatchNormalization(**normalization, dtype=policy, name=f"{name}_norm")(x)
+    return Activation(activation, dtype=policy, name=f"{name}_activation")(x)
 
 
 def with_class_probabilities(

@@ -26,13 +26,11 @@ def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Calla
 
     Args:
         model: `ALIGN`.
-        engine: None for TensorFlow; `"openvino"` for the same numbers (cosine
-            above 0.99999, entries within 1e-5) in about two thirds of the CPU
-            time; `"openvino_bfloat16"` for rounded arithmetic (cosine above
-            0.99) in less than half, where the processor has it; or the path of
-            `image.tflite` that `align-keras export litert` made of this
-            model: with `--quantize int8` the fastest, and about as near to it as
-            the export's table says (mean cosine at least 0.9).
+        engine: None for TensorFlow; `"openvino"` for the same numbers (cosine above
+            0.99999) in about two thirds of the CPU time; `"openvino_bfloat16"` for
+            rounded arithmetic (cosine above 0.99) in less than half, where the
+            processor has it; or the path of `image.tflite` that `align-keras export
+            litert` made of this model: with `--quantize int8` the fastest.
 
     Returns:
         Function from float array (n, S, S, 3), grey levels in [0, 255] and

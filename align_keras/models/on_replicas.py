@@ -13,14 +13,9 @@ def is_distributed(strategy: tf.distribute.Strategy) -> bool:
 
 
 def on_replicas(strategy: tf.distribute.Strategy, function: Callable) -> Callable:
-    """Returns a function of n ≥ 1 rows, of which each replica computes its share.
-
-    A model that was made under a `MirroredStrategy` or a `TPUStrategy` is called
-    inside of `strategy.run`: outside of it a TPU computes nothing, and of several
-    GPUs only the first. The workers of a `MultiWorkerMirroredStrategy` compute all
-    rows, each for itself.
-    """
-    # A MultiWorkerMirroredStrategy is neither.
+    """Returns a function of n ≥ 1 rows, of which each replica computes its share."""
+    # Outside of `strategy.run` a TPU computes nothing, and of several GPUs only the
+    # first. Several workers compute all rows, each for itself.
     if not isinstance(
         strategy, tf.distribute.MirroredStrategy | tf.distribute.TPUStrategy
     ):

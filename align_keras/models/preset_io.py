@@ -1,11 +1,11 @@
 """Models by name, and folders of config, weights and vocabulary."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -112,20 +112,28 @@ def from_file(
             f"{', '.join(names)} can't be given with a .keras file, received {path}; "
             "open it, save it by save_to_preset, and open that folder."
         )
-    try:
-        model = keras.saving.load_model(path)
     # A damaged archive, other contents, classes that nobody registered.
-    except (OSError, RuntimeError, zipfile.BadZipFile, *_DAMAGES) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(
-            f"{path} can't be opened ({reason[:300]}); save the model again."
-        ) from None
+    others = (OSError, RuntimeError, zipfile.BadZipFile)
+    with _damages_named(f"{path} can't be opened", "save the model again", *others):
+        model = keras.saving.load_model(path)
     if not isinstance(model, cls):
         raise InputError(
             f"{path} must hold an ALIGN, received a {type(model).__name__}; open it by "
             "keras.saving.load_model."
         )
     return model
+
+
+@contextlib.contextmanager
+def _damages_named(text, remedy, *others):
+    """Says in one line what came of a damaged file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (*_DAMAGES, *others) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        raise InputError(f"{text} ({reason}); {remedy}.") from None
 
 
 def refuse_export(directory: pathlib.Path) -> None:
@@ -183,21 +191,14 @@ def from_name(cls: type[keras.Model], preset: str, parts: dict) -> keras.Model:
     return cls(image_encoder, text_encoder, **align)
 
 
-def save_to_preset(
-    model: keras.Model,
-    directory: str | os.PathLike,
-    save_weights: Callable | None = None,
-) -> None:
-    """Writes as `ALIGN.save_to_preset`; each file is written atomically.
-
-    `save_weights` writes them otherwise, as `litert_weights.save_beside_towers`.
-    """
+def save_to_preset(model: keras.Model, directory: str | os.PathLike) -> None:
+    """Writes as `ALIGN.save_to_preset`; each file is written atomically."""
     refuse_url(directory, "directory")
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if model.vocabulary is not None:
         save_vocabulary(model.vocabulary, directory / VOCABULARY_FILE)
-    (save_weights or _save_weights)(model, directory)
+    _save_weights(model, directory)
     # Last, for by it the folder counts as whole.
     with atomic_write(directory / CONFIG_FILE) as file:
         json.dump(keras.saving.serialize_keras_object(model), file, indent=1)
@@ -248,7 +249,8 @@ def from_folder(
             f"{directory} holds no {WEIGHTS_FILE}; finish the run, or pass "
             "load_weights=False."
         )
-    try:
+    remedy = "save the model again, or finish the run"
+    with _damages_named(f"{config_file} doesn't describe an ALIGN", remedy):
         replace_arguments(config["config"], parts, directory)
         if load_weights:
             image, text = (config["config"][name]["config"] for name in ENCODERS)
@@ -261,25 +263,13 @@ def from_folder(
             most = 2 * sum(file.stat().st_size for file in files if file.exists())
             check_parameters(image, text, most, files[0])
         model = keras.saving.deserialize_keras_object(config)
-    except InputError:
-        raise
-    except _DAMAGES as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise InputError(
-            f"{config_file} doesn't describe an ALIGN ({reason}); save the model "
-            "again, or finish the run."
-        ) from None
     if load_weights and in_towers:
         load_beside_towers(model, directory)
     elif load_weights:
-        try:
+        fault = f"{weights_file} is damaged or doesn't fit the {CONFIG_FILE} beside it"
+        # h5py's and Keras's.
+        with _damages_named(fault, remedy, OSError, RuntimeError):
             model.load_weights(weights_file)
-        except (OSError, RuntimeError, *_DAMAGES) as error:  # h5py's and Keras's.
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"{weights_file} is damaged or doesn't fit the {CONFIG_FILE} beside it "
-                f"({reason[:400]}); save the model again, or finish the run."
-            ) from None
     return model
 
 

@@ -64,10 +64,8 @@ class Preset:
         sequence_length: int, tokens a caption.
         projection_dim: int, width of the embeddings.
         image_parameters: int, weights of the image tower, as `count_params`.
-        text_parameters: int, weights of the text tower with the paper's
-            vocabulary of 100,000 tokens.
-        image_flops: int, floating-point operations that embed one image:
-            two for each multiplication of a convolution or matrix product.
+        text_parameters: int, of the text tower with the paper's vocabulary of 100,000.
+        image_flops: int, floating-point operations that embed one image.
         text_flops: int, the same for one caption of `sequence_length` tokens.
     """
 

@@ -45,9 +45,6 @@ def image_text_batches(
 ) -> tf.data.Dataset:
     """Batches of a model's inputs from a user's images and captions.
 
-    For training, images are cropped at a random place and mirrored, otherwise anew in
-    each epoch. Otherwise they are resized and cropped in the center, as in evaluation.
-
     Args:
         images: sequence of paths, of encoded images (bytes) or of uint8 arrays
             (height, width, 3), all of one kind; an array or tensor of them; or a
@@ -62,7 +59,7 @@ def image_text_batches(
         batch_size: int ≥ 1.
         crop: bool; in training, crop at a random place.
         flip: bool; in training, mirror half of the images.
-        zoom: float ≥ 0, as `align_keras.images.augment_images`; and so the next two.
+        zoom: float ≥ 0; this and the next two as `align_keras.images.augment_images`.
         shift: float ≥ 0.
         recolor: float in [0, 1].
         shuffle: bool; None shuffles in training alone.
@@ -194,11 +191,7 @@ def is_raw(element: Any) -> bool:
 
 
 def raw_pairs(x: Any, y: Any = None) -> tuple | None:
-    """Returns images and captions where they are given as sequences, or None.
-
-    Without `y`, `x` is a tuple `(images, captions)`, a dict or data frame of `image`
-    and `caption`, or a list of pairs, each a tuple or such a dict.
-    """
+    """Returns images and captions where they are given as sequences, or None."""
     if y is not None:
         is_sequence = isinstance(x, tuple | list | np.ndarray) or tf.is_tensor(x)
         # A column of a data frame.

@@ -12,6 +12,7 @@ from align_keras.utils.arguments import (
     arguments_of,
     check_choice,
     check_number,
+    keep_arguments,
     parameters_of,
     refuse_unknown,
 )
@@ -47,12 +48,10 @@ class TextEncoder(Encoder):
             embedding; None for `sequence_length`.
         architecture: str, `"bert"`, the paper's, `"distil_bert"` or `"albert"`, whose
             layers share their weights.
-        activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or
-            `"gelu"` (exact, as Hugging Face's, and as DistilBERT was trained).
-        pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, which
-            sentence encoders such as MiniLM were trained with.
-        rematerialize: bool, keep only the layers' inputs for the backward pass and
-            compute the rest again: less memory, more time, same numbers.
+        activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or `"gelu"`
+            (exact, as Hugging Face's).
+        pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, as MiniLM's.
+        rematerialize: bool, compute activations twice rather than keep them.
         locked: bool, nothing but the projection learns, without dropout.
         dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
         trainable: bool; False freezes all of it, the projection included.
@@ -175,20 +174,7 @@ class TextEncoder(Encoder):
         super().__init__(inputs, outputs, policy=policy, trainable=trainable, name=name)
 
         # === Config ===
-        self.vocabulary_size = vocabulary_size
-        self.num_layers = num_layers
-        self.hidden_dim = hidden_dim
-        self.num_heads = num_heads
-        self.intermediate_dim = intermediate_dim
-        self.projection_dim = projection_dim
-        self.dropout = dropout
-        self.sequence_length = sequence_length
-        self.max_sequence_length = max_sequence_length
-        self.architecture = architecture
-        self.activation = activation
-        self.pooling = pooling
-        self.rematerialize = rematerialize
-        self.locked = locked
+        keep_arguments(self, TextEncoder, locals())
 
     @classmethod
     def from_variant(cls, variant: str, **arguments: Any) -> "TextEncoder":

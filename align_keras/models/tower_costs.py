@@ -1,12 +1,8 @@
 """What a tower weighs, computes and keeps, from its sizes alone.
 
 Operations are two for each multiplication of a convolution or a matrix product;
-normalization, activations and softmax don't count. "Kept" are the values that
-TensorFlow's graph holds from the forward to the backward pass: what each operation's
-gradient reads. Dropout's masks (a byte a value), the squeeze-and-excitation's vectors
-and what single vectors take are left out: under 5% together. Ghost
-batches, synchronized and grouped batch normalization, which don't run in the fused
-kernel, keep more.
+normalization, activations and softmax don't count. "Kept" are the values that gradients
+read; dropout's masks and single vectors, under 5% together, are left out.
 """
 
 import dataclasses
@@ -138,10 +134,7 @@ def text_tower_cost(
     rematerialize: bool = False,
     locked: bool = False,
 ) -> TowerCost:
-    """Returns the cost of a `TextEncoder` with these arguments.
-
-    An example is a caption of `sequence_length` tokens, padding included.
-    """
+    """Returns the cost of a `TextEncoder`, by captions of `sequence_length` tokens."""
     length, width, inner = sequence_length, hidden_dim, intermediate_dim
     parts = variants.ARCHITECTURES[architecture]
     norm, pooler = 2 * width, (width + 1) * width if parts.pooler else 0
@@ -183,10 +176,7 @@ def text_tower_cost(
 def check_parameters(
     image: dict, text: dict, most: int, source: str | os.PathLike
 ) -> None:
-    """Raises if two towers have more parameters than a file can hold.
-
-    So a damaged configuration is refused before its model is built.
-    """
+    """Raises, before a model is built, if two towers don't fit into a file."""
     image_names = ("width_coefficient", "depth_coefficient", "num_stages", "lite")
     text_names = (
         *("architecture", "num_layers", "hidden_dim", "intermediate_dim"),
@@ -206,10 +196,7 @@ def check_parameters(
 
 
 def _tower(body, projection, kept, peak, recomputed_flops, locked):
-    """Puts a tower and its projection, which learns even where it is locked, together.
-
-    A locked tower has no backward pass, and so keeps nothing.
-    """
+    """Adds the projection; a locked tower has no backward pass, and keeps nothing."""
     learned = 0 if locked else body.parameters - body.unlearned
     return TowerCost(
         parameters=body.parameters + projection.parameters,
@@ -253,17 +240,14 @@ def _block(stage, channels, strides, side, lite, same):
 
 
 def _convolution(kernel, channels_in, channels_out, side, lite):
-    """Counts a convolution, batch normalization and activation.
-
-    Kept are the outputs of all three; ReLU6's gradient reads its output, so that
-    the one before isn't kept.
-    """
+    """Counts a convolution, batch normalization and activation; keeps their outputs."""
     weights = kernel * kernel * channels_in * channels_out
     values = channels_out * side * side
     return _Part(
         weights + 4 * channels_out,  # Gamma, beta, moving mean, moving variance.
         unlearned=2 * channels_out,
         flops=2 * weights * side * side,
+        # ReLU6's gradient reads its output, so that the one before isn't kept.
         kept=(2 if lite else 3) * values,
         largest=values,
     )

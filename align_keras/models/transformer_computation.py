@@ -25,11 +25,9 @@ def set_transformer_computation(
 ) -> None:
     """Replaces how a text backbone's layers compute; weights and paths stay.
 
-    KerasHub has the approximate GELU only. Its attention multiplies by batched
-    products, whose weights' gradients are first made for each row of the batch
-    and then added up; here each is one product over all tokens. Quantized layers
-    compute by Keras's code. With `first_token_only` the last layer computes, and
-    the backbone returns, [CLS] alone, which is all that its pooling reads.
+    KerasHub's attention multiplies by batched products, whose weights' gradients are
+    made for each row of the batch; here each is one product over all tokens. With
+    `first_token_only` the last layer computes [CLS] alone, all that the pooling reads.
     """
     _check_parts(layers)
     for layer in layers:

@@ -1,7 +1,7 @@
 """The named sizes of both encoders, as data: EfficientNets and text backbones."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -106,32 +106,21 @@ def scaled_stages(
 
 
 def image_encoder_arguments(
-    variant: str,
-    projection_dim: int | None,
-    width_coefficient: float | None = None,
-    depth_coefficient: float | None = None,
-    num_classes: int | None = None,
-    num_stages: int | None = None,
+    variant: str, projection_dim: int | None, **arguments: Any
 ) -> dict:
-    """Returns `ImageEncoder`'s coefficients and its projection; `"b7"` is short for B7.
+    """Returns `ImageEncoder`'s arguments: the variant's sizes, and those not None.
 
-    Coefficients other than None replace the variant's. The projection is None where the
-    last block is as wide as the embedding and no class probabilities stand beside it.
+    There is no projection where the last block is as wide as the embedding, unless
+    class probabilities stand beside it.
     """
-    sizes = _variant("image", variant, IMAGE_VARIANTS, "efficientnet_")
-    width = width_coefficient or sizes.width_coefficient
-    depth = depth_coefficient or sizes.depth_coefficient
-    num_stages = len(B0_STAGES) if num_stages is None else num_stages
-    last_width = scaled_stages(width, depth, sizes.lite, num_stages)[-1].filters
-    fits = last_width == projection_dim and num_classes is None
-    return {
-        "width_coefficient": width,
-        "depth_coefficient": depth,
-        "num_stages": num_stages,
-        "lite": sizes.lite,
-        "projection_dim": None if fits else projection_dim,
-        "num_classes": num_classes,
-    }
+    sizes = _variant("image", variant, IMAGE_VARIANTS, "efficientnet_")._asdict()
+    del sizes["image_size"]
+    given = {name: value for name, value in arguments.items() if value is not None}
+    found = {**sizes, "num_stages": len(B0_STAGES), **given}
+    names = ("width_coefficient", "depth_coefficient", "lite", "num_stages")
+    last = scaled_stages(*(found[name] for name in names))[-1]
+    fits = last.filters == projection_dim and "num_classes" not in given
+    return {**found, "projection_dim": None if fits else projection_dim}
 
 
 # === Text encoders ===

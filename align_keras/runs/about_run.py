@@ -13,10 +13,7 @@ _DATA_FILE = "data.json"
 
 
 def save_data_notes(directory: str | os.PathLike, notes: Mapping[str, Mapping]) -> None:
-    """Keeps in a run's folder what its corpora hold and have dropped.
-
-    `notes` has of each corpus a dict whose `summary` is a list of lines.
-    """
+    """Keeps in a run's folder the `summary` of each corpus, a list of lines."""
     lines = {name: list(note.get("summary", [])) for name, note in notes.items()}
     with atomic_write(pathlib.Path(directory) / _DATA_FILE) as file:
         json.dump(lines, file, indent=1)
@@ -25,11 +22,7 @@ def save_data_notes(directory: str | os.PathLike, notes: Mapping[str, Mapping]) 
 def about_run(
     directory: str | os.PathLike, command: str | None = None
 ) -> dict[str, Any]:
-    """Returns what is known of a model's origin, as `model_card` takes it.
-
-    The folder is a run's, or another, of which nothing is known; `command` is what made
-    the run.
-    """
+    """Returns what is known of a model's origin, as `model_card` takes it."""
     directory = pathlib.Path(directory)
     about: dict[str, Any] = {
         "source": f"`{command or directory.name}`",
@@ -42,9 +35,7 @@ def about_run(
         # Only here, since it imports Keras.
         from align_keras.training.metrics_log import MetricsLog
 
-        newest: dict[str, float] = {}
-        for line in MetricsLog(directory / "metrics.jsonl").read():
-            newest |= line
+        newest = MetricsLog(directory / "metrics.jsonl").newest()
         # Not how fast it was trained.
         about["evaluation"] = {
             name: value for name, value in newest.items() if "recall_at" in name
@@ -66,10 +57,7 @@ def _read_data(path):
 def read_evaluations(
     paths: Iterable[str | os.PathLike], model: str | os.PathLike
 ) -> list[dict]:
-    """Reads what `align-keras evaluate --json` printed of a model, as named there.
-
-    Raises if a file isn't what it printed, or is one of another model.
-    """
+    """Reads what `align-keras evaluate --json` printed of just this model."""
     return [_read_evaluation(path, model) for path in paths]
 
 

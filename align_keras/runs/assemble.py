@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,21 +16,14 @@ from align_keras import losses
 from align_keras.config import (
     DataConfig,
     ExperimentConfig,
-    LearningRateConfig,
     LossConfig,
     ModelConfig,
     OptimizationConfig,
-    TrainerConfig,
 )
-from align_keras.data import batch_ids, training_batches
 from align_keras.data.stored_pairs import read_captions
 from align_keras.datasets import build_corpus, open_sources
 from align_keras.images import crop_size_to_resize_size
-from align_keras.models import (
-    ALIGN,
-    ImageEncoder,
-    TextEncoder,
-)
+from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.preset_table import with_preset
 from align_keras.models.warm_start import (
     image_weights,
@@ -39,16 +32,11 @@ from align_keras.models.warm_start import (
 )
 from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
-from align_keras.training import TrainingSchedule
 from align_keras.utils.progress import progress_bar, say
 
 
 def prepare_corpus(data: DataConfig, image_size: int) -> Any:
-    """Builds the corpus of a data configuration, or opens the built one.
-
-    Its stored images are large enough for an image encoder of this size; those of a
-    `source` are as they are.
-    """
+    """Builds a corpus, with images large enough for the encoder, or opens it."""
     columns: dict[str, Any] = {
         "image_column": data.image_column,
         "caption_column": data.caption_column,
@@ -81,10 +69,7 @@ def prepare_corpus(data: DataConfig, image_size: int) -> Any:
 def prepare_vocabulary(
     config: ExperimentConfig, builder: Any, directory: str | os.PathLike
 ) -> list[str]:
-    """Takes the vocabulary of the text weights or the configured file, or learns it.
-
-    Once a run: it is kept in the run's folder.
-    """
+    """Takes the run's vocabulary, its weights' or its file's, or learns it."""
     path = pathlib.Path(directory) / "vocabulary.txt"
     if path.exists():
         return load_vocabulary(path)
@@ -106,10 +91,7 @@ def prepare_vocabulary(
 def build_model(
     model_config: ModelConfig, vocabulary: Sequence[str] | None = None
 ) -> ALIGN:
-    """Builds ALIGN as `task.model` describes it.
-
-    Without a vocabulary it has the size that the configuration names, and no tokenizer.
-    """
+    """Builds ALIGN as `task.model` describes it; without a vocabulary, of its size."""
     model_config = with_preset(model_config)
     temperature = model_config.initial_temperature
     if temperature is None:
@@ -179,52 +161,34 @@ def build_optimizer(
     )
 
 
-def learning_rate_multipliers(model_config: ModelConfig) -> dict[str, float]:
-    """Returns the factors of the towers' learning rates, by variable path.
-
-    A tower's projection starts at random, so it learns at the full rate.
-    """
-    multipliers = {
-        "image_encoder": model_config.image_encoder.learning_rate_multiplier,
-        "text_encoder": model_config.text_encoder.learning_rate_multiplier,
-    }
-    return {
-        f"^{name}/(?!projection/)": multiplier
-        for name, multiplier in multipliers.items()
-        if multiplier != 1.0
-    }
-
-
 def build_schedule(
     optimizer_config: OptimizationConfig, train_steps: int
 ) -> LinearWarmup:
     """Builds the learning-rate schedule; it ends at `train_steps`."""
-    chosen, warmup = optimizer_config.learning_rate, optimizer_config.warmup
-    warmup_steps = warmup.linear.warmup_steps if warmup.type == "linear" else 0
-    after = build_decay(chosen, train_steps - warmup_steps)
-    start = warmup.linear.warmup_learning_rate if warmup_steps else 0.0
-    return LinearWarmup(after, warmup_steps, start)
-
-
-def build_decay(
-    learning_rate_config: LearningRateConfig, steps: int
-) -> keras.optimizers.schedules.LearningRateSchedule | float:
-    """Builds what comes after the warm-up, a schedule or a number."""
     schedules = keras.optimizers.schedules
-    rate = learning_rate_config.get()
-    kind = learning_rate_config.type
-    if kind == "constant":
-        return rate.learning_rate
-    if kind == "stepwise":
-        return schedules.PiecewiseConstantDecay(
-            list(rate.boundaries), list(rate.values)
-        )
-    steps = rate.decay_steps or steps
-    if kind == "linear":
-        return schedules.PolynomialDecay(
-            rate.initial_learning_rate, steps, rate.end_learning_rate
-        )
-    return schedules.CosineDecay(rate.initial_learning_rate, steps, rate.alpha)
+    warmup, rate = optimizer_config.warmup.get(), optimizer_config.learning_rate.get()
+    warmup_steps = warmup.warmup_steps if warmup else 0
+    steps = train_steps - warmup_steps
+    after: keras.optimizers.schedules.LearningRateSchedule | float
+    match optimizer_config.learning_rate.type:
+        case "constant":
+            after = rate.learning_rate
+        case "stepwise":
+            after = schedules.PiecewiseConstantDecay(
+                list(rate.boundaries), list(rate.values)
+            )
+        case "linear":
+            after = schedules.PolynomialDecay(
+                rate.initial_learning_rate,
+                rate.decay_steps or steps,
+                rate.end_learning_rate,
+            )
+        case "cosine":
+            after = schedules.CosineDecay(
+                rate.initial_learning_rate, rate.decay_steps or steps, rate.alpha
+            )
+    start = warmup.warmup_learning_rate if warmup_steps else 0.0
+    return LinearWarmup(after, warmup_steps, start)
 
 
 def build_loss(loss_config: LossConfig) -> losses.PairLoss:
@@ -237,56 +201,21 @@ def build_loss(loss_config: LossConfig) -> losses.PairLoss:
 
 def compile_model(model: ALIGN, config: ExperimentConfig) -> None:
     """Compiles the model with the optimizer and the loss of the experiment."""
+    towers = config.task.model
+    # A tower's projection starts at random, so it learns at the full rate.
+    multipliers = {
+        f"^{name}/(?!projection/)": getattr(towers, name).learning_rate_multiplier
+        for name in ("image_encoder", "text_encoder")
+        if getattr(towers, name).learning_rate_multiplier != 1.0
+    }
     model.compile(
         optimizer=build_optimizer(
-            config.trainer.optimizer_config,
-            config.trainer.train_steps,
-            learning_rate_multipliers(config.task.model),
+            config.trainer.optimizer_config, config.trainer.train_steps, multipliers
         ),
         loss=build_loss(config.task.loss),
         micro_batch_size=config.task.train_data.micro_batch_size,
         loss_upper_bound=config.trainer.loss_upper_bound,
     )
-
-
-def batch_maker(config: ExperimentConfig, builder: Any, model: ALIGN) -> Callable:
-    """Returns the function of the start step that makes the training batches."""
-    data = config.task.train_data
-
-    def make_batches(start_step, **pipeline):
-        return training_batches(
-            builder,
-            data.tfds_split,
-            model.tokenizer,
-            image_size=model.image_size,
-            start_step=start_step,
-            crop=data.random_crop,
-            flip=data.random_flip,
-            zoom=data.random_zoom,
-            shift=data.random_shift,
-            recolor=data.random_recolor,
-            data_service=data.data_service,
-            **order_arguments(config),
-            **pipeline,
-        )
-
-    return make_batches
-
-
-def batch_namer(config: ExperimentConfig, builder: Any) -> Callable:
-    """Returns the function of a step that names the pairs of its batch.
-
-    With a data service, whose workers decide on the order, it returns None.
-    """
-    data = config.task.train_data
-
-    def ids(step, **pipeline):
-        if data.data_service is not None:
-            return None
-        arguments = order_arguments(config) | pipeline
-        return batch_ids(builder, data.tfds_split, step=step, **arguments)
-
-    return ids
 
 
 def order_arguments(config: ExperimentConfig) -> dict[str, Any]:
@@ -299,16 +228,3 @@ def order_arguments(config: ExperimentConfig) -> dict[str, Any]:
         "cache": data.cache,
         "pair_weighted": data.pair_weighted,
     }
-
-
-def training_schedule(trainer: TrainerConfig) -> TrainingSchedule:
-    """The trainer's intervals as a `TrainingSchedule`."""
-    return TrainingSchedule(
-        train_steps=trainer.train_steps,
-        steps_per_loop=trainer.steps_per_loop,
-        checkpoint_interval=trainer.checkpoint_interval,
-        validation_interval=trainer.validation_interval,
-        max_to_keep=trainer.max_to_keep,
-        best_metric=trainer.best_checkpoint_eval_metric,
-        best_is_higher=trainer.best_checkpoint_metric_comp == "higher",
-    )

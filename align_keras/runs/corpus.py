@@ -1,8 +1,7 @@
 """A corpus from its sources to its shards: stages in order, each done once.
 
-Each stage is handed the tables that those before it wrote, and writes its own to a
-folder named by everything that they depend on: a killed build goes on where it stopped,
-and a changed threshold repeats only what it changes.
+A stage's folder is named by everything that its tables depend on: a killed build goes
+on where it stopped, and a changed threshold repeats only what it changes.
 """
 
 import collections
@@ -77,13 +76,7 @@ class Tables:
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
-    """A corpus, as far as it was built.
-
-    Attributes:
-        out: the corpus's folder, absolute.
-        config: `CorpusConfig`.
-        tables: the `Tables` of each stage.
-    """
+    """A corpus in the absolute folder `out`, as far as it was built."""
 
     out: pathlib.Path
     config: CorpusConfig
@@ -201,10 +194,9 @@ class _Build:
     engine: str
 
     def stage(self, name, inputs, run):
-        """Runs a stage unless it is done, and returns its `Tables`.
+        """Runs a stage unless it is done; the result depends on JSON-ready `inputs`.
 
-        `inputs`, JSON-ready, are what the result depends on; `run` takes the
-        `StageFolder` to the facts and the names of what can be removed.
+        `run` makes of the `StageFolder` the facts and the names of what can be removed.
         """
         folder = StageFolder(self.out, name, [_VERSION, *inputs])
         facts = folder.facts()
@@ -269,10 +261,7 @@ def filter_pairs(build: _Build, raw: Tables) -> Tables:
 
 
 def gather_images(build: _Build, pairs: Tables) -> Tables:
-    """Gathers pairs by image, and decodes each image once.
-
-    The tables are `group`, of captions by image, and `part`, of stored images.
-    """
+    """Gathers captions by image, in `group`, and decodes each image once, in `part`."""
     form = as_dict(build.config.images)
     form["max_pixels"] = build.config.filter.max_pixels
     load_hook(form["refuse"])

@@ -14,19 +14,13 @@ from align_keras.utils.files import atomic_folder, new_folder
 
 
 class Format(NamedTuple):
-    """A form in which a model is written.
-
-    Attributes:
-        help: what it is for.
-        extra: of this package, that brings what it needs, or None.
-        packages: what it needs beside TensorFlow.
-        described: where its card says that inputs and outputs are told; None for
-            signatures.json.
-    """
+    """A form in which a model is written: what it is for, and what it needs."""
 
     help: str
+    # Of this package, with the packages that it brings.
     extra: str | None = None
     packages: tuple[str, ...] = ()
+    # Where its card says that inputs and outputs are told; None for signatures.json.
     described: str | None = None
 
 
@@ -64,6 +58,7 @@ OPTIONS = {
     "caption_column": _TOWERS,
     "encoding": _TOWERS,
     "data": ("litert",),
+    "data_root": ("litert",),
     "resizable": ("litert",),
     "license": ("litert", "web", "onnx"),
     "title": ("web",),
@@ -83,7 +78,7 @@ def export_model(
     caption_column: str | None = None,
     encoding: str | None = None,
     data: str | None = None,
-    data_root: str = "data",
+    data_root: str | None = None,
     resizable: bool | None = None,
     license: str | None = None,
     evaluation: Sequence[str] = (),
@@ -104,19 +99,15 @@ def export_model(
         quantize: of LiteRT towers and of a page's: `"none"`, `"float16"`,
             `"weight-int8"`, `"dynamic-int8"` or `"int8"`.
         images: a table or folder of captioned images or the name of a set, by which
-            `"litert"` calibrates int8 and which `"web"` shows in place of the run's
-            index.
-        image_column: of the table of `images` or `data`.
-        caption_column: likewise.
-        encoding: of that table or folder.
+            `"litert"` calibrates int8, and which `"web"` shows, not the run's index.
+        image_column: of the table of `images` or `data`; likewise the next two.
+        caption_column: str.
+        encoding: str.
         data: a set on which the recall of LiteRT towers is measured.
-        data_root: the folder of the named sets.
-        resizable: LiteRT towers of any number and size of images, and of any number of
-            captions.
-        license: the terms of the weights, for the files of `"litert"`, `"web"` and
-            `"onnx"` and for the card.
-        evaluation: what `align-keras evaluate --json` printed of this model, for the
-            card.
+        data_root: the folder of the named sets, `"data"` by default.
+        resizable: LiteRT towers of any number and size of images, and of captions.
+        license: the terms of the weights, for the files and the card.
+        evaluation: what `align-keras evaluate --json` printed of it, for the card.
         title: a page's heading.
         litert_js: a node_modules folder with `@litertjs/core`, copied beside a page.
 
@@ -125,8 +116,7 @@ def export_model(
             model can't be exported, or `to` holds something.
 
     References:
-        Jia et al. 2021, section 4.1 (the two encoders) and section 10 (what a card
-        must say).
+        Jia et al. 2021, section 4.1 (the two encoders) and 10 (what a card must say).
 
     Example:
 
@@ -134,14 +124,17 @@ def export_model(
     align_keras.export_model("saved_models/stamps", "served", weights="bfloat16")
     ```
     """
-    options = {key: value for key, value in locals().items() if key in OPTIONS}
+    options = {
+        name: value
+        for name, value in locals().items()
+        if name in OPTIONS and value is not None
+    }
     target = _checked(model, to, format, options)
-    options["data_root"] = data_root
     is_path = isinstance(model, str | os.PathLike)
     measured = read_evaluations(evaluation, os.fspath(model)) if is_path else []
     align = _open(model, format)
     with atomic_folder(target) as folder:
-        WRITERS[format](align, folder, model, options)
+        WRITERS[format](align, folder, model, **options)
         _write_card(align, folder, model, format, options, measured)
 
 
@@ -155,41 +148,36 @@ def _checked(
         )
     for name, value in options.items():
         formats = OPTIONS[name]
-        if value is not None and format not in formats:
+        if format not in formats:
             raise InputError(
                 f"{name} must be left out of the format {format}, received {value!r}; "
                 f"it is for {' and '.join(formats)}."
             )
-    for name, known in (("weights", WEIGHTS), ("quantize", QUANTIZATIONS)):
-        if options[name] is not None and options[name] not in known:
+        known = {"weights": WEIGHTS, "quantize": QUANTIZATIONS}.get(name, (value,))
+        if value not in known:
             raise InputError(
-                f"{name} must be one of {', '.join(known)}, received {options[name]!r}."
+                f"{name} must be one of {', '.join(known)}, received {value!r}."
             )
     _check_table_options(options)
     _check_installed(format, options)
     if isinstance(model, str | os.PathLike):
-        _check_source(os.fspath(model))
+        if is_export(os.fspath(model)):
+            raise InputError(
+                f"model must be what an export is made of, received the export {model};"
+                " name the run folder it came from."
+            )
+        check_model(os.fspath(model))
     return new_folder(to, "to")
-
-
-def _check_source(model: str) -> None:
-    if is_export(model):
-        raise InputError(
-            f"model must be what an export is made of, received the export {model}; "
-            "name the run folder it came from."
-        )
-    check_model(model)
 
 
 def _check_table_options(options: dict[str, Any]) -> None:
     """Raises for the options of a table or folder where there is none."""
-    named = [path for path in (options["images"], options["data"]) if path is not None]
+    named = [options[name] for name in ("images", "data") if name in options]
     for name in ("image_column", "caption_column", "encoding"):
-        value = options[name]
         is_for = os.path.exists if name == "encoding" else os.path.isfile
-        if value is not None and not any(map(is_for, named)):
+        if name in options and not any(map(is_for, named)):
             raise InputError(
-                f"{name} must be of a table of yours, received {value!r} with "
+                f"{name} must be of a table of yours, received {options[name]!r} with "
                 f"{' and '.join(named) or 'none'}; leave it out, or name the table by "
                 "`images`."
             )
@@ -197,7 +185,7 @@ def _check_table_options(options: dict[str, Any]) -> None:
 
 def _check_installed(format: str, options: dict[str, Any]) -> None:
     extra, packages = FORMATS[format].extra, FORMATS[format].packages
-    if options["quantize"] not in (None, "none"):
+    if options.get("quantize", "none") != "none":
         packages += ("litert_quantizer",)
     for name in packages:
         if importlib.util.find_spec(name) is None:
@@ -228,12 +216,12 @@ def _open(model: Any, format: str) -> Any:
 def _write_card(align, folder, model, format, options, measured):
     from align_keras.export.model_card import SIGNATURES, model_card
 
-    quantize = None if options["quantize"] == "none" else options["quantize"]
+    quantize = options.get("quantize", "none")
     is_path = isinstance(model, str | os.PathLike)
     card = model_card(
         align,
-        weights=options["weights"] or quantize,
-        license=options["license"],
+        weights=options.get("weights", None if quantize == "none" else quantize),
+        license=options.get("license"),
         described=FORMATS[format].described or SIGNATURES,
         measured=measured,
         **(about_run(model) if is_path else {}),
@@ -241,36 +229,31 @@ def _write_card(align, folder, model, format, options, measured):
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _write_saved_model(align, folder, model, options):
+def _write_saved_model(align, folder, model, weights=None):
     from align_keras.export.saved_model import write_saved_models
     from align_keras.export.serving_files import write_serving_files
 
-    write_saved_models(align, folder, weights=options["weights"])
+    write_saved_models(align, folder, weights=weights)
     write_serving_files(folder)
 
 
-def _write_litert(align, folder, model, options):
+def _write_litert(align, folder, model, **options):
     from align_keras.runs.export_litert import write_litert
 
-    for name in ("weights", "title", "litert_js"):
-        del options[name]
     write_litert(align, folder, **options)
 
 
-def _write_web(align, folder, model, options):
+def _write_web(align, folder, model, **options):
     from align_keras.runs.export_web import write_web
 
-    for name in ("weights", "data", "data_root", "resizable"):
-        del options[name]
     write_web(align, folder, model, **options)
 
 
-def _write_onnx(align, folder, model, options):
+def _write_onnx(align, folder, model, license=None):
     from align_keras.export.onnx import image_onnx, text_onnx
 
     for name, convert in (("image", image_onnx), ("text", text_onnx)):
-        content = convert(align, license=options["license"])
-        (folder / f"{name}.onnx").write_bytes(content)
+        (folder / f"{name}.onnx").write_bytes(convert(align, license=license))
 
 
 WRITERS: dict[str, Callable] = {

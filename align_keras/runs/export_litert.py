@@ -27,19 +27,14 @@ def write_litert(
     align: Any,
     folder: pathlib.Path,
     *,
-    quantize: str | None = None,
+    quantize: str = "none",
     images: str | None = None,
     data: str | None = None,
-    resizable: bool | None = None,
+    resizable: bool = False,
     license: str | None = None,
     **read: Any,
 ) -> None:
-    """Writes both towers, examples, and a table of what the image tower keeps.
-
-    `images` and `data`, of which the training and the test split are taken, are read by
-    `captioned_images` with `read`.
-    """
-    quantize = quantize or "none"
+    """Writes both towers, examples, and a table of what the image tower keeps."""
     if quantize == "int8" and images is None:
         raise InputError(
             "quantize must not be int8 without `images` to calibrate with; name a "
@@ -51,7 +46,7 @@ def write_litert(
     pixels = _pixels(calibration, align.image_size)
     # What is missing must not show itself after minutes.
     test = None if data is None else captioned_images(data, **read)
-    options: dict[str, Any] = {"resizable": bool(resizable), "license": license}
+    options: dict[str, Any] = {"resizable": resizable, "license": license}
     image = image_flatbuffer(align, quantize, pixels, **options)
     text = text_flatbuffer(align, quantize, **options)
     (folder / "image.tflite").write_bytes(image)
@@ -71,10 +66,7 @@ def captioned_images(
     encoding: str | None = None,
     **columns: str | None,
 ) -> tuple[Any, list]:
-    """Reads a set, a table or a folder as the protocol `retrieval` does.
-
-    Returns what the protocol is asked for, and a list of paths or encoded images.
-    """
+    """Returns what the protocol `retrieval` is asked for, and its list of images."""
     from align_keras.protocols import captions
     from align_keras.protocols.protocol import Request
 
@@ -150,15 +142,13 @@ def _write_figures(align, folder, files, images, calibration, data, test):
 
 @dataclasses.dataclass(frozen=True)
 class TowerFigures:
-    """One row of the table; what Keras itself has no figure of is None.
-
-    `milliseconds` are an image's latency at each of `THREADS`; `cosine` is the mean and
-    the least to Keras's embeddings; `recall` is empty where no set was named.
-    """
+    """One row of the table; what Keras itself has no figure of is None."""
 
     name: str
     megabytes: float | None
+    # An image's latency at each of `THREADS`.
     milliseconds: tuple[float, ...] | None
+    # The mean and the least to Keras's embeddings.
     cosine: tuple[float, float] | None
     recall: dict[str, float]
 
@@ -166,11 +156,7 @@ class TowerFigures:
 def measure(
     align: Any, files: dict[str, bytes], images: Sequence, request: Any = None
 ) -> list[TowerFigures]:
-    """Measures image towers, name → LiteRT file, against Keras's, which comes first.
-
-    Cosines and latencies are of `images`, those of `request` where there is one for
-    recall.
-    """
+    """Measures image towers, name → LiteRT file, against Keras's, which comes first."""
     embeddings, rows, image = _embed(align, files, images)
     milliseconds = _latencies(files, image)
     recall: dict[str, dict[str, float]] = dict.fromkeys(embeddings, {})

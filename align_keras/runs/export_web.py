@@ -8,7 +8,6 @@ from typing import Any
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
-_TITLE = "Image search"
 # What a page's grid shows at most, on a screen of two pixels a point.
 _THUMBNAIL_SIDE = 320
 # Decoded images held at once; they may be large.
@@ -21,21 +20,16 @@ def write_web(
     model: Any,
     *,
     images: str | None = None,
-    quantize: str | None = None,
+    quantize: str = "none",
     license: str | None = None,
-    title: str | None = None,
+    title: str = "Image search",
     litert_js: str | None = None,
     **table: str | None,
 ) -> None:
-    """Writes a page that searches images in the browser, without a server.
-
-    It shows `images`, a folder or a table that is read by `table`'s `image_column`,
-    `caption_column` and `encoding`, or else the index of the run folder `model`.
-    """
+    """Writes a page that searches `images`, or the index of the run folder `model`."""
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
     from align_keras.export.web_page import check_runtime, write_web_page
 
-    quantize = quantize or "none"
     # Before the minutes that embedding may take.
     if quantize == "int8":
         raise InputError(
@@ -48,7 +42,6 @@ def write_web(
     if images is None:
         index = open_index(align, model)
     else:
-        table["encoding"] = table.get("encoding") or "utf-8"
         index = build_index(align, images, **table)
     write_web_page(
         folder,
@@ -57,7 +50,7 @@ def write_web(
         image_tower=image_flatbuffer(align, quantize, license=license),
         text_tower=text_flatbuffer(align, quantize, license=license),
         index=index,
-        title=title or _TITLE,
+        title=title,
         runtime=litert_js,
     )
     say(f"{len(index):,} images; README.txt in the folder says how to serve it")
@@ -85,11 +78,7 @@ def open_index(align: Any, run: Any) -> Any:
 
 
 def build_index(align: Any, images: str, **columns: Any) -> Any:
-    """Embeds a user's images, and gives them thumbnails.
-
-    Images are turned upright and laid on white, as in every corpus and in the page.
-    Those that can't be read are left out, and said.
-    """
+    """Embeds a user's images, and gives them thumbnails; names those it can't read."""
     import numpy as np
 
     from align_keras.corpus.drop_counter import DropCounter

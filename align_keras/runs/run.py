@@ -1,7 +1,6 @@
 """A run, read in its order: configuration, data, model, training, numbers, search.
 
-Only the configuration and the folder are read before TensorFlow is imported, so that
-mistakes in them are told at once.
+Mistakes in configuration and folder are told before TensorFlow is imported.
 """
 
 import contextlib
@@ -13,7 +12,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align_keras.config import ExperimentConfig, as_dict, changed_keys, load_config
+from align_keras.config import (
+    ExperimentConfig,
+    as_dict,
+    changed_keys,
+    load_config,
+    validate,
+)
 from align_keras.runs.about_run import about_run, save_data_notes
 from align_keras.runs.run_folder import (
     PARAMS_FILE,
@@ -45,7 +50,7 @@ def train(
     """Trains an experiment in a folder, or goes on with it, as `align-keras train`.
 
     A run that was ended goes on from its newest checkpoint and ends with the weights of
-    one that never stopped. No other process can write the folder meanwhile.
+    one that never stopped.
 
     Args:
         config: `ExperimentConfig`, the name of an experiment in experiments/, or the
@@ -53,13 +58,11 @@ def train(
         model_dir: the run's folder, which is made.
         params_override: values laid over it: str such as `"trainer.seed=1"`, dict from
             dotted key to value, or a sequence of these, as `load_config`.
-        mode: `"train"`; `"train_and_eval"`, which measures retrieval on the validation
-            pairs too; `"eval"` of a checkpoint, which writes nothing and may go on
-            beside the training; or `"index"`, as `finish` of a trained run.
+        mode: `"train"`; `"train_and_eval"`, which measures too; `"eval"`, of a
+            checkpoint, writes nothing; or `"index"`, as `finish` of a trained run.
         checkpoint: `"latest"` or `"best"`, the one that `"eval"` restores.
         finish: also write the export, the search index and the report.
-        command: what was run, for the report; by default the command that goes on
-            with the run.
+        command: what was run, for the report; None for what goes on with the run.
 
     Returns:
         `Run`, whose `model` is trained and whose `metrics` are the newest, or of
@@ -146,7 +149,7 @@ def _loaded(config, params_override):
     if not isinstance(config, ExperimentConfig):
         return load_config(config, params_override=params_override)
     if not params_override:
-        return config
+        return validate(config)
     if isinstance(params_override, str | Mapping):
         params_override = [params_override]
     given = {
@@ -158,9 +161,7 @@ def _loaded(config, params_override):
 
 @contextlib.contextmanager
 def _damaged_shards_named(task):
-    """Says which shards are damaged where TensorFlow only says that one is, and what
-    the reader of a source said to it.
-    """
+    """Names damaged shards, and says what the reader of a source said to TensorFlow."""
     try:
         yield
     except Exception as error:
@@ -232,12 +233,9 @@ class Run:
     def notes(self) -> dict[str, dict]:
         # By path, since training and test pairs may be two files of the user's.
         task = self.config.task
-        builders = self.train_builder, self.test_builder
         return {
-            _name_of(data): dict(builder.info.metadata or {})
-            for data, builder in zip(
-                (task.train_data, task.validation_data), builders, strict=True
-            )
+            _name_of(task.train_data): dict(self.train_builder.info.metadata or {}),
+            _name_of(task.validation_data): dict(self.test_builder.info.metadata or {}),
         }
 
     # Model
@@ -256,13 +254,16 @@ class Run:
 
         from align_keras.data import check_batch_size
         from align_keras.runs import assemble
-        from align_keras.training.strategies import open_strategy, strategy_scope
+        from align_keras.training.strategies import make_strategy, strategy_scope
         from align_keras.utils.quiet import start_compiler
 
         config, data = self.config, self.config.task.train_data
+        runtime = config.runtime
         # First, since it may divide the processor into devices.
-        strategy = open_strategy(config.runtime)
-        keras.config.set_dtype_policy(config.runtime.mixed_precision_dtype)
+        strategy = make_strategy(
+            runtime.distribution_strategy, runtime.num_replicas, runtime.tpu
+        )
+        keras.config.set_dtype_policy(runtime.mixed_precision_dtype)
         start_compiler()
         self.save_notes()
         check_batch_size(data.global_batch_size, self.train_builder, data.tfds_split)
@@ -279,23 +280,40 @@ class Run:
     # Training
 
     def fit(self, evaluate: bool = True) -> None:
-        """Trains from the newest checkpoint to the last step.
+        """Trains from the newest checkpoint to the last step; may `evaluate` too."""
+        from align_keras.data import batch_ids, training_batches
+        from align_keras.runs.assemble import order_arguments
+        from align_keras.training import train
 
-        With `evaluate` it measures at each `trainer.validation_interval` too. Outside
-        of the strategy's scope, which `fit` enters by itself: the input's tables and
-        random numbers belong to the host, not to the replicas.
-        """
-        from align_keras.runs import assemble
-        from align_keras.training.trainer import train
-
+        data = self.config.task.train_data
+        pairs = self.train_builder, data.tfds_split
+        order = order_arguments(self.config)
+        make_batches = functools.partial(
+            training_batches,
+            *pairs,
+            self.model.tokenizer,
+            image_size=self.model.image_size,
+            crop=data.random_crop,
+            flip=data.random_flip,
+            zoom=data.random_zoom,
+            shift=data.random_shift,
+            recolor=data.random_recolor,
+            data_service=data.data_service,
+            **order,
+        )
+        # The workers of a data service decide on the order.
+        named = data.data_service is None
+        ids = functools.partial(batch_ids, *pairs, **order) if named else None
+        # Outside of the strategy's scope: the input's tables and random numbers belong
+        # to the host, not to the replicas.
         train(
             self.model,
-            assemble.batch_maker(self.config, self.train_builder, self.model),
-            assemble.training_schedule(self.config.trainer),
+            make_batches,
+            self.config.trainer,
             self.directory,
-            batch_size=self.config.task.train_data.global_batch_size,
+            batch_size=data.global_batch_size,
             evaluate=self.evaluate if evaluate else None,
-            batch_ids=assemble.batch_namer(self.config, self.train_builder),
+            batch_ids=ids,
         )
 
     def save(self) -> None:
@@ -344,27 +362,16 @@ class Run:
         with averaged_weights(self.model):
             return self.evaluate()
 
-    def log(self) -> list[dict[str, float]]:
-        """Returns the lines of `metrics.jsonl`."""
-        from align_keras.training.metrics_log import MetricsLog
-
-        return MetricsLog(self.directory / "metrics.jsonl").read()
-
     @functools.cached_property
     def metrics(self) -> dict[str, float]:
-        newest = {}
-        for line in self.log():
-            newest.update(line)
-        return newest
+        from align_keras.training.metrics_log import MetricsLog
+
+        return MetricsLog(self.directory / "metrics.jsonl").newest()
 
     # What a finished run leaves
 
     def finish(self, command: str | None = None) -> None:
-        """Writes the export, the search index and the report, which names `command`.
-
-        The export embeds and searches in a process without this package, whose results
-        must be the model's.
-        """
+        """Writes the export, the search index and the report, which names `command`."""
         from align_keras.evaluation import flatten_captions
         from align_keras.export.saved_model import write_saved_models
         from align_keras.export.serving_files import write_serving_files
@@ -372,6 +379,7 @@ class Run:
         from align_keras.reports.report import write_report
         from align_keras.search import SearchIndex
         from align_keras.search.standalone import check_standalone
+        from align_keras.training.metrics_log import MetricsLog
 
         directory, model, pairs = self.directory, self.model, self.test_set
         command = command or train_command(directory)
@@ -408,7 +416,7 @@ class Run:
             title=f"ALIGN trained on {_name_of(self.config.task.train_data)}",
             parameters=as_dict(self.config),
             metrics=self.metrics,
-            history=self.log(),
+            history=MetricsLog(directory / "metrics.jsonl").read(),
             text_queries=text_queries,
             image_queries=image_queries,
             data_notes=self.notes,
@@ -424,12 +432,7 @@ class Run:
         save_data_notes(self.directory, self.notes)
 
     def search(self, *text: str, **options: Any) -> list[dict]:
-        """Finds validation images for texts, one after another, or for images and
-        words.
-
-        Options and result are those of `align_keras.search.run_search.search`: `image`,
-        `plus`, `minus`, `text_weight` and `k`.
-        """
+        """Finds validation images, by the options of `search.run_search.search`."""
         from align_keras.search.run_search import search
 
         check_searchable(self.directory)

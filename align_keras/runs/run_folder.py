@@ -31,16 +31,11 @@ _CHANGEABLE = (
 
 
 def lock_config(config: ExperimentConfig, directory: str | os.PathLike) -> Any:
-    """Binds a folder to a configuration, or checks that it is bound to it.
+    """Binds a folder to a configuration; until the end no other process can write it.
 
-    A folder is bound once it holds a checkpoint; before that, a run that failed
-    on a mistake can be corrected. Some options of a bound run may change: what
-    they were is kept as `params.until_step_N.yaml`.
-
-    Returns a context manager, entered: until its end, or that of the process, no other
-    command can write this run. Raises if the configuration names no pairs, or would
-    choose a checkpoint by test pairs, or another process is writing the run, or the
-    folder holds a run in which other options differ.
+    A folder is bound once it holds a checkpoint; before that, a run that failed on a
+    mistake can be corrected. Some options of a bound run may change: what they were is
+    kept as `params.until_step_N.yaml`.
     """
     check_corpora(config)
     check_selection(config)
@@ -80,7 +75,16 @@ def _bind(config, directory):
         changed = changed_keys(load_config(config_files=[path]), config)
     step = newest_step(directory)
     if changed and step is not None:
-        check_changes(changed, directory)
+        allowed = re.compile("|".join(_CHANGEABLE))
+        fixed = {key: of for key, of in changed.items() if not allowed.fullmatch(key)}
+        if fixed:
+            others = ", ".join(sorted(set(changed) - set(fixed)))
+            also = f" ({others} could change)" if others else ""
+            raise InputError(
+                f"{directory} holds a run with another configuration: "
+                f"{describe_changes(fixed)}{also}; give another --model_dir, or "
+                f"--config_file {path} to go on with that run."
+            )
         path.replace(directory / f"params.until_step_{step}.yaml")
         save_config(config, path)
         say(f"from step {step} on: {describe_changes(changed)}")
@@ -104,24 +108,6 @@ def describe_changes(changed: Mapping[str, tuple]) -> str:
     return ", ".join(
         f"{key} was {old!r} and is now {new!r}"
         for key, (old, new) in sorted(changed.items())
-    )
-
-
-def check_changes(changed: Mapping[str, tuple], directory: pathlib.Path) -> None:
-    """Raises if an option changed that a run that has begun can't change."""
-    fixed = {
-        key: values
-        for key, values in changed.items()
-        if not any(re.fullmatch(pattern, key) for pattern in _CHANGEABLE)
-    }
-    if not fixed:
-        return
-    others = sorted(set(changed) - set(fixed))
-    also = f" ({', '.join(others)} could change)" if others else ""
-    raise InputError(
-        f"{directory} holds a run with another configuration: "
-        f"{describe_changes(fixed)}{also}; give another --model_dir, or --config_file "
-        f"{directory / PARAMS_FILE} to go on with that run."
     )
 
 

@@ -1,3 +1,3 @@
 """The trainer: loops of `fit`, checkpoints, logs, progress."""
 
-from align_keras.training.trainer import TrainingSchedule, train
+from align_keras.training.trainer import train

@@ -4,9 +4,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
 
-import keras
 import tensorflow as tf
 
 from align_keras.utils.errors import InputError
@@ -17,10 +15,8 @@ from align_keras.utils.progress import say
 class RunCheckpoints:
     """Saves and restores the model, the optimizer, the metrics and all seeds.
 
-    The average of the weights is among the optimizer's variables. The input
-    position isn't stored: the batches are a function of the step, which is the
-    optimizer's iteration count. The best checkpoint lies in `best/`. Of several workers
-    the chief alone `writes`.
+    The batches are a function of the step, the optimizer's iteration count. The best
+    checkpoint lies in `best/`. Of several workers the chief alone `writes`.
     """
 
     def __init__(self, model, directory, max_to_keep=3, writes=True):
@@ -29,9 +25,10 @@ class RunCheckpoints:
         self.max_to_keep = max_to_keep
         self.writes = writes
         variables = model.variables + model.optimizer.variables
-        for metric in model.loss_metrics:
+        for metric in getattr(model, "loss_metrics", ()):
             variables += metric.variables
-        self._checkpoint = checkpoint_of(variables)
+        distinct = {id(variable): variable.value for variable in variables}
+        self._checkpoint = tf.train.Checkpoint(variables=list(distinct.values()))
         # Made by all workers here, else only by the chief as it saves: the workers of
         # a MultiWorkerMirroredStrategy make variables together.
         self._checkpoint.save_counter  # noqa: B018
@@ -73,10 +70,7 @@ class RunCheckpoints:
                 )
 
     def restore_latest(self) -> int:
-        """Restores the newest checkpoint that is whole; returns the step, 0 for none.
-
-        A damaged one is passed over with a warning; that all are is an error.
-        """
+        """Restores the newest whole checkpoint; returns the step, 0 for none."""
         return self._restore(self.directory)
 
     def restore_best(self) -> int:
@@ -92,7 +86,7 @@ class RunCheckpoints:
         if found:
             raise InputError(
                 f"all checkpoints in {directory} are damaged ({len(found)}); restore "
-                "them from a copy, or start again in another --model_dir."
+                "them from a copy, or remove that folder to begin again."
             )
         return 0
 
@@ -111,12 +105,6 @@ class RunCheckpoints:
         return True
 
 
-def checkpoint_of(variables: Iterable[keras.Variable]) -> tf.train.Checkpoint:
-    """Returns a checkpoint of the variables, each once."""
-    distinct = {id(variable): variable.value for variable in variables}
-    return tf.train.Checkpoint(variables=list(distinct.values()))
-
-
 def _noted_value(note):
     """The best checkpoint's metric; None where there is none, or it is damaged."""
     if not note.exists():
@@ -129,10 +117,8 @@ def _noted_value(note):
 
 
 def checkpoints_in(directory: str | os.PathLike, last: int | None = None) -> list[str]:
-    """Returns the checkpoints' paths without suffix, the newest first, up to `last`.
-
-    By the files: the list that TensorFlow keeps beside them may be damaged too.
-    """
+    """Returns the checkpoints' paths without suffix, the newest first, up to `last`."""
+    # By the files: the list that TensorFlow keeps beside them may be damaged too.
     found = {}
     for path in pathlib.Path(directory).glob("ckpt-*.index"):
         match = re.fullmatch(r"ckpt-(\d+)", path.stem)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from align_keras.models.image_classifier import ImageClassifier
 from align_keras.models.on_replicas import on_replicas
 from align_keras.optimizers import SGD
-from align_keras.training.checkpoints import checkpoint_of
+from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
 from align_keras.training.strategies import distributed_batches
 from align_keras.training.trainer import Progress
 from align_keras.utils.errors import InputError
@@ -22,11 +22,7 @@ from align_keras.utils.progress import progress_bar, say
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningStage:
-    """What one stage of fine-tuning does.
-
-    `make_batches` of the step to start at gives endless images and classes;
-    `encoder_multiplier` is the encoder's learning rate by the head's.
-    """
+    """A stage of fine-tuning; `encoder_multiplier` is of the head's learning rate."""
 
     make_batches: Callable
     steps: int
@@ -61,24 +57,28 @@ def fine_tune(
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     bar: progress_bar | None = None,
-    checkpoints: "StageCheckpoints | None" = None,
+    directory: pathlib.Path | None = None,
+    checkpoint_interval: int = 1_000,
 ) -> None:
     """Trains a classifier, stage after stage, each with a new optimizer.
 
-    A stage ends early where the loss isn't finite: what then follows can only be
-    judged as bad. `weight_decay` is an L2 penalty, not of biases and normalization.
-
-    Jia et al. 2021, section 5.3.
+    A stage ends early where the loss isn't finite, and goes on from the checkpoint that
+    `directory` has of it. Jia et al. 2021, section 5.3.
     """
-    resumed, step = checkpoints.newest() if checkpoints else (0, 0)
+    names = [f"stage-{number}" for number in range(len(stages))]
+    folders = [directory / name for name in names] if directory else []
+    begun = [row for row, folder in enumerate(folders) if checkpoints_in(folder)]
+    resumed = max(begun, default=0)
     for number, stage in enumerate(stages[resumed:], start=resumed):
         classifier.image_encoder.trainable = stage.learns_encoder
         compile_stage(classifier, stage, momentum, weight_decay)
-        callbacks = [keras.callbacks.TerminateOnNaN()]
-        if checkpoints and step:
-            checkpoints.restore(classifier)
-        if checkpoints:
-            callbacks.append(SaveStage(checkpoints, number, step))
+        callbacks, step = [keras.callbacks.TerminateOnNaN()], 0
+        if folders:
+            checkpoints = RunCheckpoints(classifier, folders[number], max_to_keep=1)
+            step = checkpoints.restore_latest()
+            callbacks.append(SaveEvery(checkpoints, checkpoint_interval))
+        if step:
+            say(f"going on at step {step} of stage {number + 1}")
         if bar is not None:
             if step:
                 bar.advance(sum(past.steps for past in stages[:number]) + step)
@@ -95,7 +95,6 @@ def fine_tune(
                 verbose=0,
                 callbacks=callbacks,
             )
-        step = 0
 
 
 def rows_of_host(
@@ -144,10 +143,7 @@ def compile_stage(
 def classify(
     classifier: ImageClassifier, batches: tf.data.Dataset, labels: np.ndarray
 ) -> Classified:
-    """Judges a classifier by `evaluation_batches` and the classes of all rows.
-
-    Equal scores count against the right class, and so do scores that aren't numbers.
-    """
+    """Judges a classifier by `evaluation_batches` and the classes of all rows."""
     score = on_replicas(
         getattr(classifier, "distribute_strategy", None),
         tf.function(
@@ -162,7 +158,8 @@ def classify(
         rows = rows.numpy()
         right = np.arange(len(rows)), labels[rows]
         right_logit = logits[right][:, np.newaxis]
-        # Not the number of those above: that of scores that aren't numbers is zero.
+        # Not the number of those above: equal scores count against the right class,
+        # and so do scores that aren't numbers.
         ranks = np.sum(~(logits < right_logit), axis=1) - 1
         # Where the right class ties with a wrong one, the wrong one was found.
         logits[right] = np.where(ranks == 0, np.inf, -np.inf)
@@ -175,60 +172,13 @@ def classify(
     return Classified(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-class StageCheckpoints:
-    """Keeps one checkpoint of the classifier and its optimizer."""
+class SaveEvery(keras.callbacks.Callback):
+    """Saves the state every interval of steps."""
 
-    def __init__(self, directory, interval):
-        self.directory, self.interval = pathlib.Path(directory), interval
-
-    def newest(self) -> tuple[int, int]:
-        """Returns the stage and the step of the checkpoint, (0, 0) without one."""
-        return max(self._found(), default=(0, 0))
-
-    def restore(self, classifier: ImageClassifier) -> None:
-        """Puts the newest state into a classifier, compiled as when it was saved."""
-        stage, step = self.newest()
-        path = self._found()[stage, step]
-        try:
-            _checkpoint_of(classifier).read(str(path)).assert_consumed()
-        except (tf.errors.OpError, AssertionError, RuntimeError, IndexError) as error:
-            raise InputError(
-                f"checkpoint {path} is damaged; remove {self.directory}, then run the "
-                "same command: the training begins again."
-            ) from error
-        say(f"going on at step {step} of stage {stage + 1}")
-
-    def save(self, classifier: ImageClassifier, stage: int, step: int) -> None:
-        """Writes the checkpoint, then removes the one before."""
-        before = self._found().values()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"stage-{stage}-step-{step}"
-        _checkpoint_of(classifier).write(str(path))
-        for old in before:
-            for file in self.directory.glob(f"{old.name}.*"):
-                file.unlink()
-
-    def _found(self):
-        found = {}
-        for path in self.directory.glob("*.index"):
-            match = re.fullmatch(r"stage-(\d+)-step-(\d+)", path.stem)
-            if match:
-                found[int(match[1]), int(match[2])] = path.with_suffix("")
-        return found
-
-
-class SaveStage(keras.callbacks.Callback):
-    """Saves the state every interval of steps, counted from `step` of the stage."""
-
-    def __init__(self, checkpoints, stage, step):
+    def __init__(self, checkpoints, interval):
         super().__init__()
-        self.checkpoints, self.stage, self.step = checkpoints, stage, step
+        self.checkpoints, self.interval = checkpoints, interval
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self.step += 1
-        if self.step % self.checkpoints.interval == 0:
-            self.checkpoints.save(self.model, self.stage, self.step)
-
-
-def _checkpoint_of(classifier):
-    return checkpoint_of(classifier.variables + classifier.optimizer.variables)
+        if self.checkpoints.step % self.interval == 0:
+            self.checkpoints.save()

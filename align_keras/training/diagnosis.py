@@ -27,16 +27,21 @@ def explained(
     directory: pathlib.Path,
 ) -> InputError:
     """Writes `diagnosis.json`; returns the error that says what it found."""
-    step, parts = error.step - 1, []
-    ids: list[str] | None = []
-    count = worker_count(model.distribute_strategy)
-    for number in range(count):
-        part = {"input_pipeline_id": number, "num_input_pipelines": count}
-        part = part if count > 1 else {}
-        parts.append(next(make_batches(step, **part).as_numpy_iterator()))
-        names = batch_ids(step, **part) if batch_ids is not None else None
-        ids = None if names is None or ids is None else ids + names
+    step, count = error.step - 1, worker_count(model.distribute_strategy)
+    workers: list[dict] = [{}]
+    if count > 1:
+        workers = [
+            {"input_pipeline_id": number, "num_input_pipelines": count}
+            for number in range(count)
+        ]
+    parts = [
+        next(make_batches(start_step=step, **worker).as_numpy_iterator())
+        for worker in workers
+    ]
     inputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    ids = None
+    if batch_ids is not None:
+        ids = [name for worker in workers for name in batch_ids(step=step, **worker)]
     diagnosis = diagnose(model, inputs, ids, error)
     with atomic_write(directory / "diagnosis.json") as file:
         json.dump(diagnosis, file, indent=1)
@@ -52,11 +57,7 @@ def diagnose(
     ids: list[str] | None,
     error: NonFiniteStepError,
 ) -> dict:
-    """Looks for what isn't finite in the step, of `inputs`, that stopped a run.
-
-    Returns JSON: `towers` tells what isn't finite in each, `bad_ids` are the pairs
-    whose embedding isn't finite.
-    """
+    """Looks for what isn't finite in the step, of `inputs`, that stopped a run."""
     bad_rows, towers = {}, {}
     keys = {"image": ("images",), "text": ("token_ids", "padding_mask")}
     for name in keys:

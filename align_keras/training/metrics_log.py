@@ -29,6 +29,10 @@ class MetricsLog:
         lines = self.path.read_bytes().split(b"\n")[:-1]
         return [self._parsed(line, row) for row, line in enumerate(lines, 1)]
 
+    def newest(self) -> dict[str, float]:
+        """Returns the newest value of each metric."""
+        return dict(item for line in self.read() for item in line.items())
+
     def _parsed(self, line, row):
         try:
             values = json.loads(line)

@@ -13,23 +13,8 @@ from align_keras.models.on_replicas import is_distributed
 from align_keras.utils.errors import InputError
 
 STRATEGIES = ("default", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
-
-
 # What a TPU VM has for each of its chips, by generation.
 _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
-
-
-def open_strategy(runtime: Any) -> tf.distribute.Strategy | None:
-    """Returns the strategy that a `RuntimeConfig` names, or None for `"default"`.
-
-    Logical CPU devices are made for it if need be, so TensorFlow must not have been
-    used yet in the process.
-    """
-    if runtime.num_replicas and runtime.distribution_strategy == "mirrored":
-        split_cpu(runtime.num_replicas)
-    return make_strategy(
-        runtime.distribution_strategy, runtime.num_replicas, runtime.tpu
-    )
 
 
 def make_strategy(
@@ -37,8 +22,8 @@ def make_strategy(
 ) -> tf.distribute.Strategy | None:
     """Returns the strategy of that name, or None for `"default"`.
 
-    `num_replicas` are for `"mirrored"`: so many GPUs, or without one logical CPU
-    devices.
+    `num_replicas` are of `"mirrored"`: so many GPUs, or without one logical CPU
+    devices, which must be made before TensorFlow is used.
     """
     if name == "default":
         return None
@@ -46,7 +31,13 @@ def make_strategy(
         device = "/gpu:0" if tf.config.list_physical_devices("GPU") else "/cpu:0"
         return tf.distribute.OneDeviceStrategy(device)
     if name == "mirrored":
-        return tf.distribute.MirroredStrategy(_devices(num_replicas))
+        if num_replicas is None:
+            return tf.distribute.MirroredStrategy()
+        kind = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+        if kind == "cpu":
+            split_cpu(num_replicas)
+        devices = [f"/{kind}:{number}" for number in range(num_replicas)]
+        return tf.distribute.MirroredStrategy(devices)
     if name == "multi_worker_mirrored":
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
@@ -128,25 +119,16 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 
 def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
-    """Returns when all workers of the run have called it.
-
-    A worker that leaves early takes its part of the coordination service with it,
-    which ends the others.
-    """
+    """Waits for all workers: one that leaves early ends the others."""
     any_worker(strategy, True)
 
 
 def distributed_batches(
     strategy: tf.distribute.Strategy, make_batches: Callable, start_step: int
 ) -> Any:
-    """Returns the batches as `fit` takes them, on several workers their rows.
-
-    A strategy that is handed a dataset copies it, and TensorFlow then prepares each
-    function of the copy once more for every function around it: for decoded images a
-    minute. One that is handed a function copies nothing.
-    """
+    """Returns the batches as `fit` takes them, on several workers their rows."""
     if not is_distributed(strategy):
-        return make_batches(start_step)
+        return make_batches(start_step=start_step)
 
     def batches_of_host(context):
         hosts, pipeline = context.num_input_pipelines, {}
@@ -157,12 +139,14 @@ def distributed_batches(
             }
         # Unless it is endless, all workers agree at each step on who has rows left.
         endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-        batches = make_batches(start_step, **pipeline).apply(endless)
+        batches = make_batches(start_step=start_step, **pipeline).apply(endless)
         replicas = strategy.num_replicas_in_sync // hosts
         if replicas == 1:
             return batches
         return batches.map(functools.partial(split_rows, replicas)).unbatch()
 
+    # A dataset would be copied, and TensorFlow prepare each function of the copy once
+    # more for every function around it: for decoded images a minute.
     return strategy.distribute_datasets_from_function(batches_of_host)
 
 
@@ -172,21 +156,6 @@ def split_rows(parts: int, *batch: Any) -> Any:
         lambda value: tf.reshape(value, (parts, -1, *value.shape[1:])),
         batch[0] if len(batch) == 1 else batch,
     )
-
-
-def _devices(num_replicas):
-    """Names of the first GPUs, or of logical CPUs made for the purpose."""
-    if num_replicas is None:
-        return None
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        return [f"/gpu:{number}" for number in range(num_replicas)]
-    if len(tf.config.list_logical_devices("CPU")) < num_replicas:
-        raise InputError(
-            f"runtime.num_replicas={num_replicas} needs as many logical devices; call "
-            "split_cpu(num_replicas) before TensorFlow is used."
-        )
-    return [f"/cpu:{number}" for number in range(num_replicas)]
 
 
 def split_cpu(count: int) -> None:

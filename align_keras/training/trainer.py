@@ -1,12 +1,6 @@
-"""Trains a compiled model in a run's folder, and goes on where it stopped.
-
-`train` restores, `fit` runs Keras's loops, and the callbacks below act in them:
-`LoopEnd` evaluates, logs and saves, `SaveOnSigterm` ends the run early, `Progress`
-shows it.
-"""
+"""Trains a compiled model in a run's folder, and goes on where it stopped."""
 
 import contextlib
-import dataclasses
 import os
 import pathlib
 import signal
@@ -17,6 +11,7 @@ from collections.abc import Callable, Iterator
 import keras
 from keras import ops
 
+from align_keras.config import TrainerConfig
 from align_keras.models import ALIGN
 from align_keras.models.contrastive_model import NonFiniteStepError
 from align_keras.optimizers.replica_gradients import inner_optimizer
@@ -24,46 +19,13 @@ from align_keras.training import strategies
 from align_keras.training.checkpoints import RunCheckpoints
 from align_keras.training.diagnosis import explained
 from align_keras.training.metrics_log import MetricsLog
-from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSchedule:
-    """How long to train and how often to look up, in steps.
-
-    Attributes:
-        train_steps: int, as all below a multiple of `steps_per_loop`.
-        steps_per_loop: int; losses are averaged and logged over a loop.
-        checkpoint_interval: int.
-        validation_interval: int.
-        max_to_keep: int ≥ 1, checkpoints kept.
-        best_metric: str, the metric whose best checkpoint is kept too, or None.
-        best_is_higher: bool, whether a higher value of it is better.
-    """
-
-    train_steps: int
-    steps_per_loop: int
-    checkpoint_interval: int
-    validation_interval: int
-    max_to_keep: int = 3
-    best_metric: str | None = None
-    best_is_higher: bool = True
-
-    def __post_init__(self):
-        for name in ("train_steps", "checkpoint_interval", "validation_interval"):
-            value = getattr(self, name)
-            if value <= 0 or value % self.steps_per_loop:
-                raise InputError(
-                    f"{name} must be a positive multiple of steps_per_loop, received "
-                    f"{value} and {self.steps_per_loop}; change one of them."
-                )
 
 
 def train(
     model: ALIGN,
     make_batches: Callable,
-    schedule: TrainingSchedule,
+    schedule: TrainerConfig,
     directory: str | os.PathLike,
     *,
     batch_size: int,
@@ -76,20 +38,19 @@ def train(
 
     Args:
         model: compiled `ALIGN`.
-        make_batches: callable of the step to start at → endless
-            `tf.data.Dataset`; batch k must not depend on where it starts. On
-            several workers it is called with `input_pipeline_id=i` and
-            `num_input_pipelines=n` too, and returns worker i's rows of each batch.
-        schedule: `TrainingSchedule`.
+        make_batches: callable of `start_step` → endless `tf.data.Dataset`; batch k
+            must not depend on where it starts. On several workers it is called with
+            `input_pipeline_id=i` and `num_input_pipelines=n` too, and returns worker
+            i's rows of each batch.
+        schedule: `TrainerConfig`, steps and intervals.
         directory: str, the run's folder: `checkpoints/`, `tensorboard/` and
             `metrics.jsonl` are written there; on several workers one that all of
             them see.
         batch_size: int, pairs a step over all replicas.
         evaluate: callable of no arguments → iterable of (name, float), called
             every `validation_interval` steps and at the end; or None.
-        batch_ids: callable of a step → list of str, the pairs of its batch, for
-            `diagnosis.json`, or None where they can't be known; called as
-            `make_batches` on several workers. Or None.
+        batch_ids: callable of a `step` → list of str, the pairs of its batch, for
+            `diagnosis.json`, called as `make_batches` on several workers; or None.
 
     Returns:
         `MetricsLog` of the whole run.
@@ -165,11 +126,10 @@ def fit(
 
 
 class LoopEnd(keras.callbacks.Callback):
-    """Evaluates, logs and saves at the end of each loop, in this order.
+    """Evaluates, logs and saves at the end of each loop, an epoch of `fit`.
 
-    A loop is one epoch of `fit`. What it logs for a step is on disk before the
-    checkpoint of that step, so a kill in between only repeats lines, which the
-    resuming run removes. `log` is None on workers that aren't the chief.
+    What it logs for a step is on disk before the checkpoint, so a kill in between only
+    repeats lines, which the resuming run removes. Only the chief has a `log`.
     """
 
     def __init__(self, checkpoints, log, schedule, batch_size, evaluate):
@@ -223,9 +183,9 @@ class LoopEnd(keras.callbacks.Callback):
         with averaged_weights(self.model):
             values = dict(self.evaluate())
         self.log.append(step, values)
-        name = self.schedule.best_metric
+        name = self.schedule.best_checkpoint_eval_metric
         if name is not None:
-            higher = self.schedule.best_is_higher
+            higher = self.schedule.best_checkpoint_metric_comp == "higher"
             self.checkpoints.save_if_best(name, values[name], higher)
 
 
@@ -247,13 +207,6 @@ def averaged_weights(model: ALIGN) -> Iterator[None]:
 def use_averaged_weights(model: keras.Model) -> None:
     """Puts the average into the model for good, as Keras does at the end of `fit`."""
     model.optimizer.finalize_variable_values(model.trainable_variables)
-
-
-class Terminated(SystemExit):
-    """The run was asked to end, and has saved its state; exit code 0."""
-
-    def __init__(self):
-        super().__init__(0)
 
 
 class SaveOnSigterm(keras.callbacks.Callback):
@@ -291,7 +244,7 @@ class SaveOnSigterm(keras.callbacks.Callback):
                 f"terminated; step {self.checkpoints.step} is saved, and the same "
                 "command goes on from it"
             )
-            raise Terminated
+            raise SystemExit(0)
 
 
 class Progress(keras.callbacks.Callback):

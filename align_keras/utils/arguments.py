@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import numbers
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from align_keras.utils.errors import InputError
@@ -17,10 +17,21 @@ def parameters_of(function: Callable) -> list[str]:
     return [name for name in names if name != "self"]
 
 
-def arguments_of(instance: object, cls: Any) -> dict[str, object]:
-    """A class's arguments from an instance's attributes; `get_config` has Keras's."""
+def _kept(cls: Any) -> list[str]:
+    """A class's arguments but those that every Keras layer keeps by itself."""
     names = set(parameters_of(cls.__init__)) - {"dtype", "trainable", "name"}
-    return {name: getattr(instance, name) for name in sorted(names)}
+    return sorted(names)
+
+
+def keep_arguments(instance: object, cls: Any, values: Mapping[str, Any]) -> None:
+    """Sets an attribute for each of a class's arguments; `values` are its locals."""
+    for name in _kept(cls):
+        setattr(instance, name, values[name])
+
+
+def arguments_of(instance: object, cls: Any) -> dict[str, object]:
+    """A class's arguments, from what `keep_arguments` set."""
+    return {name: getattr(instance, name) for name in _kept(cls)}
 
 
 def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -68,7 +68,9 @@ def mixed(run_folder, tmp_path_factory):
 def test_a_card_lies_beside_each_format(mixed, tmp_path, monkeypatch, kind):
     opened = []
     monkeypatch.setattr(export, "_check_installed", lambda *_: None)
-    monkeypatch.setitem(export.WRITERS, kind, lambda align, *_: opened.append(align))
+    monkeypatch.setitem(
+        export.WRITERS, kind, lambda align, *_, **options: opened.append(align)
+    )
     arguments = ["--model", str(mixed), "--to", str(tmp_path / "own"), "--format", kind]
     assert main(["export", *arguments, "--licence", "CC0"]) == 0
     # Converters take nothing else.
@@ -301,7 +303,7 @@ def test_a_link_is_followed_and_a_killed_exports_rest_removed(
     assert (tmp_path / "link" / "a").read_text() == "1"
 
 
-def _write_a_file(align, folder, model, options):
+def _write_a_file(align, folder, model):
     # Nothing else is there meanwhile that a kill could leave.
     (left,) = folder.parent.glob(".*.tmp")
     assert left == folder

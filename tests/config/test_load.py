@@ -261,7 +261,7 @@ def test_broken_files(tmp_path, text, expected):
 
 def test_unreadable_files(tmp_path):
     assert "no configuration file" in refusal(config_files=[tmp_path / "no.yaml"])
-    assert "is a folder" in refusal(config_files=[tmp_path])
+    assert "Is a directory" in refusal(config_files=[tmp_path])
     os.mkfifo(tmp_path / "pipe.yaml")
     for path in (tmp_path / "pipe.yaml", "/dev/zero"):
         assert "received another (not a regular file)" in refusal(config_files=[path])

@@ -6,8 +6,8 @@ import pathlib
 import jsonschema
 import pytest
 
-from align_keras.config.schema import CONFIGURATIONS, json_schema, main
 from align_keras.config.yaml_source import read_yaml
+from tools.config_schema import CONFIGURATIONS, json_schema, main
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
 FILES = {
@@ -36,7 +36,7 @@ def test_the_files_are_those_of_the_classes(tmp_path):
     for name in names:
         stored = EXPERIMENTS / "schema" / name
         assert stored.read_text() == (tmp_path / name).read_text(), (
-            "run python -m align_keras.config.schema experiments/schema"
+            "run python tools/config_schema.py experiments/schema"
         )
 
 

@@ -9,6 +9,8 @@ from tensorflow.python.eager import context
 from align_keras.layers import MBConvBlock
 from align_keras.models import ImageEncoder, TextEncoder
 
+FROZEN = {"freeze_statistics": True}
+
 
 def same_state(layer, other):
     """Copies all variables, the seeds of dropout included."""
@@ -48,7 +50,7 @@ def assert_equal(results, expected):
     [
         {"filters_out": 8, "drop_connect_rate": 0.5},
         {"filters_out": 12, "strides": 2, "kernel_size": 5},
-        {"filters_out": 8, "freeze_batch_statistics": True, "squeeze_ratio": 0.0},
+        {"filters_out": 8, "normalization": FROZEN, "squeeze_ratio": 0.0},
     ],
 )
 def test_block_equals_the_plain_one(arguments, in_graph):

@@ -11,7 +11,7 @@ from PIL import Image
 
 import align_keras
 from align_keras.losses import ContrastiveLoss
-from align_keras.losses.contrastive_loss import caption_groups
+from align_keras.losses.pair_loss import caption_groups
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_align, small_batch, small_encoders

@@ -11,12 +11,10 @@ from align_keras.models.conversion.litert_weights import (
     REST_FILE,
     TABLE_FILE,
     TOWER_FILES,
-    fold_batch_norms,
-    save_beside_towers,
 )
-from align_keras.models.preset_io import save_to_preset
 from align_keras.utils.errors import InputError
 from tests.export.drawn_align import pictures, trained_statistics
+from tools.tower_weights import fold_batch_norms, save_beside_towers
 
 
 def test_folded_batch_norms_leave_the_outputs():
@@ -48,7 +46,7 @@ def folder(tmp_path_factory):
     )
     for name, content in zip(TOWER_FILES, towers, strict=True):
         (path / name).write_bytes(content)
-    save_to_preset(align, path, save_beside_towers)
+    save_beside_towers(align, path)
     return path, align
 
 

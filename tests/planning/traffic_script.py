@@ -13,9 +13,9 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import tensorflow as tf
 
-from align_keras.config import load_config
+from align_keras.config import TrainerConfig, load_config
 from align_keras.runs.assemble import build_model, compile_model
-from align_keras.training import TrainingSchedule, train
+from align_keras.training import train
 from align_keras.training.strategies import is_chief, make_strategy, strategy_scope
 from tests.planning.memory_script import random_batch
 
@@ -42,7 +42,7 @@ def main():
         batch = {name: own[:rows] for name, own in random_batch(config).items()}
         return tf.data.Dataset.from_tensors(batch).repeat()
 
-    schedule = TrainingSchedule(STEPS, LOOP, STEPS, LOOP)
+    schedule = TrainerConfig(STEPS, LOOP, STEPS, LOOP)
     train(
         model,
         make_batches,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from align_keras.config import load_config
-from align_keras.runs.assemble import build_optimizer, training_schedule
+from align_keras.runs.assemble import build_optimizer
 
 OPTIMIZER = "trainer.optimizer_config"
 RATE, DECAY = 0.1, 0.5
@@ -50,14 +50,3 @@ def test_the_configured_exclusions_alone_are_not_decayed(kind):
     np.testing.assert_array_equal(factors.pop("kernel"), 1.0)
     for name, factor in factors.items():
         np.testing.assert_allclose(factor, DECAYED[kind], rtol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize("comparison", ["higher", "lower"])
-def test_the_comparison_of_the_best_checkpoint_reaches_the_schedule(comparison):
-    override = (
-        "trainer.best_checkpoint_eval_metric=t2i/recall_at_1,"
-        f"trainer.best_checkpoint_metric_comp={comparison}"
-    )
-    schedule = training_schedule(load_config(params_override=override).trainer)
-    assert schedule.best_metric == "t2i/recall_at_1"
-    assert schedule.best_is_higher == (comparison == "higher")

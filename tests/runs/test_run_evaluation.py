@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from align_keras import data
 from align_keras.config import load_config
 from align_keras.data import read_retrieval_set
 from align_keras.datasets import build_corpus
 from align_keras.images import preprocess_image
 from align_keras.optimizers import SGD
-from align_keras.runs import assemble
 from align_keras.runs.run import Run
 from tests.small import small_align, small_batch
 from tests.small_run import draw
@@ -52,12 +52,11 @@ def test_sources_are_opened_outside_of_the_strategys_scope(
         model.compile(SGD(0.01))
     seen = []
 
-    def make_batches(start_step):
+    def make_batches(*_, start_step, **options):
         seen.append(tf.distribute.has_strategy())
         return tf.data.Dataset.from_tensors(small_batch(4)).repeat()
 
-    monkeypatch.setattr(assemble, "batch_maker", lambda *_: make_batches)
-    monkeypatch.setattr(assemble, "batch_namer", lambda *_: None)
+    monkeypatch.setattr(data, "training_batches", make_batches)
     intervals = ("train_steps", "steps_per_loop", "checkpoint_interval")
     override = ",".join(f"trainer.{name}=2" for name in intervals)
     override += ",trainer.validation_interval=2,task.train_data.global_batch_size=4"

@@ -8,13 +8,14 @@ The pairs are those of `pairs/pairs.jsonl` beside the folder.
 import pathlib
 import sys
 
+from align_keras.config import TrainerConfig
 from align_keras.data import training_batches
 from align_keras.datasets import build_corpus
 from align_keras.losses import ContrastiveLoss
 from align_keras.optimizers import Lamb
 from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import SPECIAL_TOKENS
-from align_keras.training import TrainingSchedule, train
+from align_keras.training import train
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
 from tests.small_run import COLOURS, SHAPES
 from tests.training.updates_script import LENGTH, ROWS, SIZE, make_model
@@ -54,7 +55,7 @@ def main():
         model = make_model(dropout=0.2, locked=count == 1)
         loss = ContrastiveLoss(tile_size="auto")
         model.compile(Lamb(1e-3, global_clipnorm=1.0, use_ema=True), loss)
-        schedule = TrainingSchedule(STEPS, loop, loop, 8, max_to_keep=2)
+        schedule = TrainerConfig(STEPS, loop, loop, 8, max_to_keep=2)
         make_batches = batch_maker(directory.parent)
         train(model, make_batches, schedule, directory, batch_size=ROWS)
 

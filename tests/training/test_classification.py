@@ -10,7 +10,6 @@ from align_keras.models import ImageClassifier, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
 from align_keras.training.classification import (
     FineTuningStage,
-    StageCheckpoints,
     classify,
     fine_tune,
     rows_of_host,
@@ -405,40 +404,43 @@ def killed_at(step):
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("kill, stage_and_step", [(5, (0, 4)), (9, (1, 2))])
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, stage_and_step):
+@pytest.mark.parametrize("kill, newest", [(5, "stage-0/ckpt-4"), (9, "stage-1/ckpt-2")])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, kill, newest):
     images, labels = stripes(30)
     batches = batches_of(images, labels, batch_size=7, crop="inception", seed=4)
     stages = [stage(batches, 6, 0.1, False), stage(batches, 4, 0.05, True)]
 
-    def trained(bar, checkpoints):
+    def trained(bar, directory):
         classifier = ImageClassifier(small_encoder(), 3)
-        fine_tune(classifier, stages, bar=bar, checkpoints=checkpoints)
+        options = {"directory": directory, "checkpoint_interval": 2}
+        fine_tune(classifier, stages, bar=bar, **options)
         return classifier
 
+    def names():
+        return [str(path) for path in sorted(tmp_path.glob("*/*.index"))]
+
     whole = trained(None, None)
-    checkpoints = StageCheckpoints(tmp_path, interval=2)
     with pytest.raises(Killed):
-        trained(killed_at(kill), checkpoints)
-    assert checkpoints.newest() == stage_and_step
-    again = trained(None, checkpoints)
+        trained(killed_at(kill), tmp_path)
+    assert names()[-1] == str(tmp_path / f"{newest}.index")
+    again = trained(None, tmp_path)
     for ours, theirs in zip(again.variables, whole.variables, strict=True):
         # One trace or two: sums of float32 may come in another order.
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-    assert checkpoints.newest() == (1, 4)
-    assert len(list(tmp_path.glob("*.index"))) == 1
+    kept = ("stage-0/ckpt-6.index", "stage-1/ckpt-4.index")
+    assert names() == [str(tmp_path / name) for name in kept]
 
 
 @pytest.mark.ci
 def test_a_damaged_checkpoint_is_named(tmp_path):
     images, labels = stripes(30)
     stages = [stage(batches_of(images, labels), 2, 0.1, False)]
-    checkpoints = StageCheckpoints(tmp_path, interval=1)
-    fine_tune(ImageClassifier(small_encoder(), 3), stages, checkpoints=checkpoints)
-    for file in tmp_path.glob("*.data*"):
+    options = {"directory": tmp_path, "checkpoint_interval": 1}
+    fine_tune(ImageClassifier(small_encoder(), 3), stages, **options)
+    for file in tmp_path.glob("*/*.data*"):
         file.write_bytes(b"")
-    with pytest.raises(InputError, match=r"stage-0-step-2 is damaged; remove"):
-        fine_tune(ImageClassifier(small_encoder(), 3), stages, checkpoints=checkpoints)
+    with pytest.raises(InputError, match=r"all checkpoints in .*stage-0 are damaged"):
+        fine_tune(ImageClassifier(small_encoder(), 3), stages, **options)
 
 
 @pytest.mark.release

@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from align_keras.config import TrainerConfig
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.optimizers import AdamW
-from align_keras.training import TrainingSchedule, train
+from align_keras.training import train
 from align_keras.training.checkpoints import (
     RunCheckpoints,
     _noted_value,
     checkpoints_in,
 )
-from align_keras.training.trainer import Terminated
 from tests.small import VOCABULARY, small_batch
 
 EMA_MOMENTUM = 0.5
@@ -91,7 +91,7 @@ def as_in_a_new_process(traced):
 
 def trained(model, directory, steps, loop, interval, evaluate=None, **kept):
     """Trains, and returns the lines of the log without what the clock decides."""
-    schedule = TrainingSchedule(steps, loop, interval, interval, **kept)
+    schedule = TrainerConfig(steps, loop, interval, interval, **kept)
     log = train(
         model, make_batches, schedule, directory, batch_size=8, evaluate=evaluate
     )
@@ -145,7 +145,7 @@ def test_a_run_that_sigterm_ended_goes_on_to_the_same_curve(
         os.kill(os.getpid(), signal.SIGTERM)
         return half()
 
-    with pytest.raises(Terminated) as caught:
+    with pytest.raises(SystemExit) as caught:
         trained(as_in_a_new_process(), ended, 8, 2, 4, evaluate=ask_to_end)
     assert caught.value.code == 0
     assert "step 5 is saved" in capsys.readouterr().err
@@ -214,8 +214,8 @@ def test_the_best_checkpoint_is_the_best(as_in_a_new_process, tmp_path, higher, 
         1,
         1,
         evaluate=lambda: [("t2i/recall_at_1", next(values))],
-        best_metric="t2i/recall_at_1",
-        best_is_higher=higher,
+        best_checkpoint_eval_metric="t2i/recall_at_1",
+        best_checkpoint_metric_comp="higher" if higher else "lower",
         max_to_keep=1,
     )
     checkpoints = RunCheckpoints(as_in_a_new_process(), str(tmp_path / "checkpoints"))

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from align_keras.training import TrainingSchedule, train
+from align_keras.config import TrainerConfig
+from align_keras.training import train
 from align_keras.training.strategies import make_strategy, strategy_scope
 from tests.training.updates_script import ROWS, batch, make_model, optimizer
 
@@ -56,7 +57,7 @@ def run(strategy, directory, name, steps, interval):
         np.savez(directory / f"{name}_{sum(done)}.npz", **weights)
         return []
 
-    schedule = TrainingSchedule(steps, interval, steps, interval)
+    schedule = TrainerConfig(steps, interval, steps, interval)
     folder = directory / name
     train(model, make_batches, schedule, folder, batch_size=ROWS, evaluate=save)
 

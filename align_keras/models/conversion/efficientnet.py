@@ -180,10 +180,7 @@ def _open(image_encoder, weights):
 
 
 def pixel_scaling(reference: keras.Model) -> tuple[list[float], list[float]]:
-    """Returns the mean and the deviation, grey levels by channel, of a Keras model.
-
-    Measured on black and white: Keras divides in one or two steps, by the weights.
-    """
+    """Measures a Keras model's mean and deviation by channel, on black and white."""
     scaled = keras.Model(reference.input, reference.get_layer("stem_conv_pad").input)
     sides = [side or 32 for side in reference.input_shape[1:3]]
     black_and_white = np.zeros((2, *sides, 3), "float32")

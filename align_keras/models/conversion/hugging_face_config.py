@@ -69,8 +69,11 @@ def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dic
             f"{config.get('model_type')!r}; name the folder of such a model."
         )
     vision = _section(config, "vision_config", source)
+    act = vision.get("hidden_act", "swish")
+    check_choice(f"{source}: hidden_act", act, ("swish", "silu"))
     projection_dim = config.get("projection_dim", 640)
-    image = read_vision_sizes(vision, source)
+    where = f"{source}: vision_config"
+    image = _read_numbers(vision, FIXED_VISION, _VISION_NUMBERS, where)
     width = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
     if width[-1].filters != projection_dim:
         raise InputError(
@@ -83,7 +86,11 @@ def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dic
     image["pixel_mean"], image["pixel_deviation"] = read_pixel_scaling(
         preprocessor, source
     )
-    text = read_bert_sizes(_section(config, "text_config", source), source)
+    section = _section(config, "text_config", source)
+    act = section.get("hidden_act", "gelu")
+    check_choice(f"{source}: hidden_act", act, _ACTIVATIONS)
+    text = _read_numbers(section, FIXED_TEXT, _TEXT_NUMBERS, f"{source}: text_config")
+    text["activation"] = _ACTIVATIONS[act]
     text["sequence_length"] = min(SEQUENCE_LENGTH, text["max_sequence_length"])
     text["projection_dim"] = projection_dim
     return image, text
@@ -99,35 +106,15 @@ def _section(config, name, source):
     return section
 
 
-def read_vision_sizes(vision: dict, source: str) -> dict:
-    """Returns `ImageEncoder`'s coefficients from a vision_config."""
-    _check_fixed(vision, FIXED_VISION, f"{source}: vision_config")
-    act = vision.get("hidden_act", "swish")
-    check_choice(f"{source}: hidden_act", act, ("swish", "silu"))
-    return {
-        ours: _number(vision, name, rule, f"{source}: vision_config")
-        for ours, (name, *rule) in _VISION_NUMBERS.items()
-    }
-
-
-def read_bert_sizes(text: dict, source: str) -> dict:
-    """Returns `TextEncoder`'s sizes from a text_config or a BERT's config.json."""
-    _check_fixed(text, FIXED_TEXT, f"{source}: text_config")
-    act = text.get("hidden_act", "gelu")
-    check_choice(f"{source}: hidden_act", act, _ACTIVATIONS)
-    sizes = {
-        ours: _number(text, name, rule, f"{source}: text_config")
-        for ours, (name, *rule) in _TEXT_NUMBERS.items()
-    }
-    return {**sizes, "activation": _ACTIVATIONS[act]}
-
-
-def _number(config, name, rule, source):
-    """Reads a number of a configuration; whole, where the default is."""
-    default, least, most = rule
-    value = config.get(name, default)
-    check_number(f"{source}.{name}", value, least, most, isinstance(default, int))
-    return value
+def _read_numbers(section, fixed, numbers, source):
+    """Reads a section's numbers; whole, where the default is."""
+    _check_fixed(section, fixed, source)
+    sizes = {}
+    for ours, (name, default, least, most) in numbers.items():
+        sizes[ours] = section.get(name, default)
+        whole = isinstance(default, int)
+        check_number(f"{source}.{name}", sizes[ours], least, most, whole)
+    return sizes
 
 
 def read_image_size(preprocessor: dict, source: str) -> int:

@@ -1,9 +1,4 @@
-"""A model's variables and the tensors of a file: how they are paired and laid out.
-
-A file is loaded whole or not at all. A layout is a pair of functions:
-`to_keras(array, shape)` gives the array in Keras's order and shape, `from_keras(array)`
-undoes it.
-"""
+"""A model's variables and the tensors of a file: how they are paired and laid out."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +11,7 @@ from align_keras.utils.errors import InputError
 
 
 class Layout(NamedTuple):
-    """A way back and forth between Keras's order and another library's."""
+    """`to_keras(array, shape)` gives Keras's layout, `from_keras(array)` undoes it."""
 
     to_keras: Callable
     from_keras: Callable
@@ -79,10 +74,7 @@ class Link:
 def load_links(
     links: Sequence[Link], tensors: Mapping, source: str, ignored: Sequence[str] = ()
 ) -> None:
-    """Gives all variables their values, after everything has been checked.
-
-    If tensors are missing, unknown, misshapen or not finite, no variable is changed.
-    """
+    """Gives all variables their values, or none if a tensor is missing or unfit."""
     missing = [link.name for link in links if link.name not in tensors]
     known = {link.name for link in links}
     extra = sorted(set(tensors) - known - set(ignored))

@@ -1,8 +1,4 @@
-"""Tensors in files: safetensors, and PyTorch's first format, both without PyTorch.
-
-PyTorch is gigabytes, the public EfficientNet-Lite weights 18 MB. Only dictionaries of
-tensors are read: what else a pickle can hold, code above all, is refused.
-"""
+"""Tensors in files: safetensors, and PyTorch's first format, both without PyTorch."""
 
 import collections
 import collections.abc

@@ -1,7 +1,9 @@
 """JSON Schemas of the configurations, by which editors complete and check YAML files.
 
-`python -m align_keras.config.schema experiments/schema` writes them. A YAML file names
-its schema by a comment: `# yaml-language-server: $schema=schema/experiment.json`.
+usage: python tools/config_schema.py experiments/schema
+
+A YAML file names its schema by a comment: `# yaml-language-server:
+$schema=schema/experiment.json`.
 """
 
 import dataclasses
