@@ -8,6 +8,7 @@ the machine computes disturbs less than it would tasks that compute. Prints medi
 """
 
 import argparse
+import os
 import pathlib
 import statistics
 import sys
@@ -29,9 +30,22 @@ def nothing(task):
 
 
 def wait(task):
-    """A task that takes half a second."""
+    """A task that takes half a second; names the process that did it."""
     time.sleep(0.5)
-    return task["number"]
+    return os.getpid()
+
+
+def start(function, engine, workers, number):
+    """Runs tasks until as many processes as there are workers have done some: one that
+    starts late, as Spark's second may under load, isn't there for the first runs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for turn in range(20):
+            tasks = [{"number": n, "turn": turn} for n in range(2 * number)]
+            found = run_tasks(function, tasks, folder, workers=workers, engine=engine)
+            if len(set(found)) >= number:
+                return
+    sys.exit(f"{engine} has fewer than {number} workers")
 
 
 def seconds(function, number, engine, workers):
@@ -40,26 +54,22 @@ def seconds(function, number, engine, workers):
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(ROUNDS + 1):
             tasks = [{"number": n, "turn": turn} for n in range(number)]
-            start = time.perf_counter()
+            begun = time.perf_counter()
             run_tasks(function, tasks, folder, workers=workers, engine=engine)
-            taken.append(time.perf_counter() - start)
+            taken.append(time.perf_counter() - begun)
     return statistics.median(taken[1:])
 
 
 def measure(kind, workers):
     """Overhead a task in milliseconds, and seconds of the large tasks."""
     if kind == "local":
-        return measured("local", workers)
+        return measured("local", workers, workers)
     hosts = ["127.0.0.1"] * (workers + (kind != "ray"))  # Ray's head works too.
     if kind != "dask":
         hosts = [f"127.0.0.{number + 1}" for number in range(len(hosts))]
     path = f"{ROOT}:{ROOT / 'tools'}"
     with Cluster(kind, hosts, PYTHONPATH=path) as cluster:
-        found = measured(cluster.engine, None)
-        if kind == "ray":
-            import ray
-
-            ray.shutdown()
+        found = measured(cluster.engine, None, workers)
         if kind == "spark":
             import pyspark
 
@@ -67,11 +77,12 @@ def measure(kind, workers):
         return found
 
 
-def measured(engine, workers):
-    """As `measure`, of an engine that runs."""
+def measured(engine, workers, number):
+    """As `measure`, of an engine that runs; `number` is that of its workers."""
     # Under the name by which workers import them.
     from bench_engines import nothing, wait
 
+    start(wait, engine, workers, number)
     overhead = 1000 * seconds(nothing, SMALL, engine, workers) / SMALL
     return overhead, seconds(wait, LARGE, engine, workers)
 

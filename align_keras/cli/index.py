@@ -20,7 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="folder of images, with its subfolders, a corpus by `corpus build`, or "
         "table of images with captions (.csv, .tsv, .jsonl), whose columns --where of "
-        "search may name; without any, those that the index has",
+        "search may name; folders and tables also at s3://, gs:// or hf://, tables at "
+        "https://; without any, those that the index has",
     )
     parser.add_argument(
         "--to",

@@ -36,7 +36,7 @@ COMMANDS = {
 # rest is no address, which would become a folder "gs:" in the current one.
 WRITTEN = ("model_dir", "out", "to", "html", "cache", "results")
 READ = ("model", "index", "data_root")
-LOCAL = ("data_dir", "pairs", "sources")
+LOCAL = ("data_dir",)
 READERS = ("search", "serve")
 DONE, FAILURE = 0, 1
 # From where a command goes on after an interrupt.
@@ -142,8 +142,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     """Puts local copies, kept up until `stack` ends, in the place of addresses."""
-    local = ("source", *LOCAL) if arguments.command == "embed" else LOCAL
-    for name in (*WRITTEN, *READ, *local):
+    for name in (*WRITTEN, *READ, *LOCAL):
         value = getattr(arguments, name, None)
         for address in value if isinstance(value, list) else [value]:
             if not isinstance(address, str) or not is_url(address):
@@ -166,7 +165,7 @@ def _check_remote(arguments, name, address):
     engine = getattr(arguments, "engine", None) or "local"
     several = engine != "local" or ("TF_CONFIG" in os.environ and name == "model_dir")
     watches = getattr(arguments, "watch", False)
-    if name in ("source", *LOCAL) or watches or several:
+    if name in LOCAL or watches or several:
         where = " that all machines see" if several else ""
         raise InputError(
             f"{name} must be on a disk{where}, received {address}; name a local path, "

@@ -13,6 +13,7 @@ from align_keras.cli.train import (
     weights_overrides,
 )
 from align_keras.utils.errors import InputError
+from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps", "clipart")
 # Steps of the short budget, for a first look and for continuous integration.
@@ -34,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pairs",
         metavar="PATH",
         help="your own pairs: a CSV, TSV or JSONL file with columns of image paths and "
-        "captions, or a folder of NAME.jpg|png|webp beside NAME.txt",
+        "captions, also at s3://, gs://, hf:// or https://, or a folder of "
+        "NAME.jpg|png|webp beside NAME.txt",
     )
     parser.add_argument("--image-column", metavar="C", help="the image paths' column")
     parser.add_argument("--caption-column", metavar="C", help="the captions' column")
@@ -97,9 +99,11 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
     experiment = "quickstart_icons"
     if arguments.pairs:
         experiment = "quickstart_stamps"
-        pairs = str(pathlib.Path(arguments.pairs).resolve())
-        if not pathlib.Path(pairs).exists():
-            raise InputError(f"--pairs: no such file or folder: {arguments.pairs}.")
+        pairs = arguments.pairs
+        if not is_url(pairs):
+            pairs = str(pathlib.Path(pairs).resolve())
+            if not pathlib.Path(pairs).exists():
+                raise InputError(f"--pairs: no such file or folder: {arguments.pairs}.")
         overrides |= _both("corpus", "pairs") | _both("pairs", pairs)
     elif arguments.corpus != "icons":
         experiment = "quickstart_stamps"

@@ -126,7 +126,11 @@ def _load(
         params_override = [params_override]
     layers = [read_yaml(path) for path in files]
     layers += [read_overrides(item) for item in params_override]
-    layers = [_renamed(layer, defaults) for layer in layers]
+    pattern, new = _RENAMED.get(type(defaults), ("^$", ""))
+    layers = [
+        {re.sub(pattern, new, key): given for key, given in layer.items()}
+        for layer in layers
+    ]
     values: dict[str, Any] = {}
     places: dict[str, str] = {}
     # Each layer is checked by itself: an error that a later one covers is still one.
@@ -134,12 +138,6 @@ def _load(
         places |= {key: given.where for key, given in layer.items()}
         values |= _with_one_source(_checked(layer, defaults), values)
     return validate(_replace(defaults, values), places, rules)
-
-
-def _renamed(layer: dict[str, Given], defaults: Any) -> dict[str, Given]:
-    """Puts the options of earlier files where they are now."""
-    pattern, new = _RENAMED.get(type(defaults), ("^$", ""))
-    return {re.sub(pattern, new, key): given for key, given in layer.items()}
 
 
 def _with_one_source(layer: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

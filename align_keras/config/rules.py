@@ -74,9 +74,6 @@ class Report:
 def _check_steps(config, report):
     for name in ("train_steps", "checkpoint_interval", "validation_interval"):
         report.multiple(f"trainer.{name}", "trainer.steps_per_loop")
-
-
-def _check_learning_rate(config, report):
     optimization = config.trainer.optimizer_config
     warmup, rate = optimization.warmup.get(), optimization.learning_rate
     steps = config.trainer.train_steps
@@ -277,7 +274,7 @@ def _check_replicas(config, report):
 
 
 RULES = (
-    *(_check_steps, _check_learning_rate, _check_patterns, _check_metrics),
+    *(_check_steps, _check_patterns, _check_metrics),
     *(_check_batch_parts, _check_preset, _check_towers, _check_data),
     *(_check_held_out, _check_replicas),
 )

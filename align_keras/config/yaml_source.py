@@ -276,9 +276,6 @@ def dump_yaml(tree: dict) -> str:
 class _Dumper(yaml.SafeDumper):
     """Quotes the strings that YAML 1.2 would read as something else."""
 
-    def ignore_aliases(self, data):
-        return True
-
 
 def _represent_string(dumper, text):
     style = None if isinstance(parse_scalar(text), str) else "'"

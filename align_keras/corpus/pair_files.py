@@ -8,11 +8,13 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import read_regular
+from align_keras.utils.files import local_copy, read_regular
+from align_keras.utils.remote import is_url, join_url
 
 # Guessed in this order, upper and lower case alike.
 IMAGE_COLUMNS: tuple[str, ...] = ("image", "image_path", "path", "file", "filename")
@@ -31,11 +33,11 @@ _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNOR
 class PairRecord:
     """One image of the user's and its captions. `where` is of its first caption;
     whether the image can be read shows later; `origins` are what `origin_of` made of
-    each caption's row, if it was given.
+    each caption's row, if it was given. `image_path` may be an address.
     """
 
     id: str
-    image_path: pathlib.Path
+    image_path: pathlib.Path | str
     captions: list
     where: str
     origins: list = dataclasses.field(default_factory=list)
@@ -64,6 +66,10 @@ def read_pairs(
     to what else it says of its captions, for `PairRecord.origins`; then only a caption
     with an equal origin is a repeated pair.
     """
+    if is_url(path):
+        reading: dict[str, Any] = {"encoding": encoding, "origin_of": origin_of}
+        reading |= {"image_column": image_column, "caption_column": caption_column}
+        return iter(_read_at_address(os.fspath(path), counter=counter, **reading))
     path = pathlib.Path(path)
     decode(path, b"", encoding)  # An unknown encoding is told first.
     if path.is_dir():
@@ -88,6 +94,21 @@ def read_pairs(
     id_column = next((name for name in columns if name.lower() == "id"), None)
     chosen = (image_column, caption_column, id_column)
     return iter(_merge(path.parent, rows, chosen, origin_of, counter))
+
+
+def _read_at_address(url, **reading):
+    """The pairs of a copy of a table; its images lie where the table does."""
+    if not url.lower().endswith(TABLE_SUFFIXES):
+        raise InputError(
+            f"pairs at an address must be a table, {', '.join(TABLE_SUFFIXES)}, "
+            f"received {url}; name one, or copy the folder to this machine"
+        )
+    with local_copy(url) as copy:
+        records = list(read_pairs(copy, **reading))
+    for record in records:
+        name = os.path.relpath(record.image_path, copy.parent)
+        record.image_path = join_url(os.path.dirname(url), name)
+    return records
 
 
 def _column(path, columns, given, guesses, kind):

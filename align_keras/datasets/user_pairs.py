@@ -1,6 +1,8 @@
 """The user's own pairs as a TFDS builder."""
 
+import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import os
 import pathlib
@@ -13,11 +15,14 @@ from align_keras.corpus.pair_files import read_pairs
 from align_keras.datasets.image_layout import ImageLayout
 from align_keras.datasets.pair_builder import PairBuilder, RawPair
 from align_keras.datasets.splits import hashed_test_keys
+from align_keras.utils.remote import is_url, stat_url
 
 TEST_FRACTION = 0.1
 MAX_TEST_IMAGES = 1000
 # What the paper's recipe crops 289 pixels from.
 SHORTER_SIDE = 346
+# Images at an address that their server is asked for at once.
+_REQUESTS = 16
 
 
 @dataclasses.dataclass(eq=False)
@@ -36,13 +41,16 @@ def user_pairs_config(
     a digest of the absolute path, the options, and every file's captions, size and time
     of change. `reading` are options of `read_pairs`.
     """
-    path = pathlib.Path(path).absolute()
+    path = path if is_url(path) else pathlib.Path(path).absolute()
     defaults = {"image_column": None, "caption_column": None, "encoding": "utf-8"}
     reading = defaults | reading
     digest = hashlib.sha256(repr((os.fsencode(path), reading)).encode())
     counter = DropCounter()
-    for record in read_pairs(path, **reading, counter=counter):
-        digest.update(repr((record, _stamp(record.image_path))).encode())
+    records = list(read_pairs(path, **reading, counter=counter))
+    with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as pool:
+        stamps = pool.map(_stamp, (record.image_path for record in records))
+        for record, stamp in zip(records, stamps, strict=True):
+            digest.update(repr((record, stamp)).encode())
     digest.update(repr((counter.as_metadata(), shorter_side)).encode())
     name = digest.hexdigest()[:16]
     return UserPairsConfig(
@@ -52,8 +60,12 @@ def user_pairs_config(
 
 def _stamp(path):
     try:
+        if is_url(path):
+            return stat_url(path)
         status = path.stat()
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.EHOSTUNREACH:
+            raise
         return None
     return status.st_size, status.st_mtime_ns
 

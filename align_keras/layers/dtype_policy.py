@@ -4,12 +4,9 @@ import keras
 
 
 def dtype_config(layer: keras.layers.Layer) -> dict:
-    """Serializes a layer's dtype policy, quantized inner layers included.
+    """Serializes a layer's dtype policy, quantized inner layers included by path.
 
-    `quantize` changes the policy of the inner layers that it reaches and not that
-    of the layer around them. Without the map by path that stands here, the copy
-    would have float kernels where the saved weights are integers. (KerasHub's
-    `Backbone.get_config` does the same, but leaves the default policy open.)
+    `quantize` changes theirs alone: a copy by the layer's would have float kernels.
     """
     policy = layer.dtype_policy
     if not isinstance(policy, keras.dtype_policies.DTypePolicyMap):

@@ -176,26 +176,22 @@ class ContrastiveModel(keras.Model):
         fit_inputs.check_weights(class_weight=class_weight, sample_weight=sample_weight)
         if validation_split and validation_data is None:
             x, y, validation_data = fit_inputs.split_pairs(x, y, validation_split)
-        batches = fit_inputs.keras_input(
-            self,
-            x,
-            y,
-            training=True,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            repeat=steps_per_epoch is not None,
-            augment=augment,
-            value_range=value_range,
-        )
-        if validation_data is not None:
-            pairs = fit_inputs.as_x_and_y(validation_data)
-            validation_data = fit_inputs.keras_input(
-                self,
-                *pairs,
-                batch_size=validation_batch_size or batch_size,
-                value_range=value_range if fit_inputs.is_raw_data(*pairs) else None,
-            )
-        with fit_inputs.readable_input(self, x, y, value_range):
+        options = {
+            "training": True,
+            "batch_size": batch_size,
+            "shuffle": shuffle,
+            "repeat": steps_per_epoch is not None,
+            "augment": augment,
+        }
+        with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
+            if validation_data is not None:
+                pairs = fit_inputs.as_x_and_y(validation_data)
+                validation_data = fit_inputs.keras_input(
+                    self,
+                    *pairs,
+                    batch_size=validation_batch_size or batch_size,
+                    value_range=value_range if fit_inputs.is_raw_data(*pairs) else None,
+                )
             return super().fit(
                 batches,
                 batch_size=batch_size,
@@ -229,10 +225,9 @@ class ContrastiveModel(keras.Model):
         known = parameters_of(ContrastiveModel.evaluate)
         refuse_unknown("evaluate", kwargs, [*known, "_use_cached_eval_dataset"])
         fit_inputs.check_weights(sample_weight=sample_weight)
-        batches = fit_inputs.keras_input(
-            self, x, y, batch_size=batch_size, value_range=value_range
-        )
-        with fit_inputs.readable_input(self, x, y, value_range):
+        with fit_inputs.readable_input(
+            self, x, y, value_range, batch_size=batch_size
+        ) as batches:
             return super().evaluate(
                 batches,
                 batch_size=batch_size,
@@ -253,10 +248,9 @@ class ContrastiveModel(keras.Model):
         value_range: tuple[float, float] | None = None,
     ) -> dict:
         """Computes as `keras.Model.predict`; takes raw pairs too (see `fit`)."""
-        batches = fit_inputs.keras_input(
-            self, x, batch_size=batch_size, value_range=value_range
-        )
-        with fit_inputs.readable_input(self, x, None, value_range):
+        with fit_inputs.readable_input(
+            self, x, value_range=value_range, batch_size=batch_size
+        ) as batches:
             return super().predict(batches, batch_size, verbose, steps, callbacks)
 
     @property
@@ -373,11 +367,9 @@ def check_compile_arguments(given: dict) -> None:
                 f"compile(loss=align_keras.losses.ContrastiveLoss({name}="
                 f"{given[name]!r}))."
             )
-    known = parameters_of(ContrastiveModel.compile)
-    keras_names = {*parameters_of(keras.Model.compile)} - {*known, *_FOR_OTHERS}
-    names = [name for name in given if name not in _FOR_OTHERS]
-    known = [*known, *sorted(keras_names), *ContrastiveLoss.options()]
-    refuse_unknown("compile", names, known)
+    functions = (ContrastiveModel.compile, keras.Model.compile)
+    known = [name for function in functions for name in parameters_of(function)]
+    refuse_unknown("compile", given, [*known, *ContrastiveLoss.options()])
 
 
 # === A batch and a step on all replicas ===

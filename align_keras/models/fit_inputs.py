@@ -221,11 +221,16 @@ def _kind(value):
 
 @contextlib.contextmanager
 def readable_input(
-    model: keras.Model, x: Any, y: Any, value_range: tuple[float, float] | None
-) -> Iterator[None]:
-    """Says in one line which image of the input can't be read."""
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    value_range: tuple[float, float] | None = None,
+    **options: Any,
+) -> Iterator[Any]:
+    """Gives `keras_input`; says in one line which of its images can't be read."""
+    batches = keras_input(model, x, y, value_range=value_range, **options)
     try:
-        yield
+        yield batches
     except tf.errors.OpError as error:
         if "IteratorGetNext" not in str(error):
             raise

@@ -8,6 +8,7 @@ import tensorflow as tf
 from align_keras.layers import FusedBatchNormalization
 from align_keras.losses.cross_replica import mean_over_replicas, replica_count
 from align_keras.optimizers.replica_gradients import inner_optimizer
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # Far apart, so that no two replicas draw the same masks within a run.
@@ -207,11 +208,7 @@ def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> Non
     """Raises where micro-batches can't give the update of the whole batch."""
     if micro_batch_size is None:
         return
-    if micro_batch_size < 1:
-        raise InputError(
-            f"micro_batch_size must be at least 1, received {micro_batch_size}; "
-            "None embeds the whole batch at once."
-        )
+    check_number("micro_batch_size", micro_batch_size, 1, 1_000_000, whole=True)
     encoder = model.image_encoder
     if encoder.synchronized or encoder.replicas_per_group:
         raise InputError(

@@ -17,7 +17,7 @@ from align_keras.optimizers.replica_gradients import (
     check_clipping,
     take_summed_gradients,
 )
-from align_keras.utils.arguments import parameters_of, refuse_unknown
+from align_keras.utils.arguments import check_number, parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 
 
@@ -70,11 +70,7 @@ class ImageClassifier(keras.Model):
     ):
         known = [*parameters_of(ImageClassifier.__init__), "trainable"]
         refuse_unknown("ImageClassifier", kwargs, known)
-        if num_classes < 2:
-            raise InputError(
-                f"num_classes must be at least 2, received {num_classes}; give data of "
-                "several classes."
-            )
+        check_number("num_classes", num_classes, 2, 10_000_000, whole=True)
         if dtype is None:
             dtype = default_policy(image_encoder.dtype_policy)
         super().__init__(dtype=dtype, name=name, **kwargs)

@@ -47,12 +47,20 @@ def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Calla
     >>> image_embedder(model)(np.zeros((1, 64, 64, 3), "float32")).shape[0]
     1
     """
+    from align_keras.models.on_replicas import on_replicas
+
     engine = checked_engine(engine)
     # Not as an attribute: Keras would track it.
     cache = vars(model).setdefault("_image_embedders", {})
     key = _state(model.image_encoder, engine)
     if engine not in cache or cache[engine][0] != key:
-        cache[engine] = key, _made(model, engine)
+        if engine is None:
+            made = on_replicas(model.distribute_strategy, _tensorflow(model))
+        elif engine in ENGINES:
+            made = _openvino(_tensorflow(model), engine)
+        else:
+            made = _litert(model.image_encoder, engine)
+        cache[engine] = key, made
     embed = cache[engine][1]
     width = model.image_encoder.output_shape[-1]
 
@@ -95,17 +103,6 @@ def engine_fingerprint(engine: str | None) -> str:
         return str(engine)
     with open(engine, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _made(model, engine):
-    if engine not in ENGINES:
-        return _litert(model.image_encoder, engine)
-    embed = _tensorflow(model)
-    if engine is not None:
-        return _openvino(embed, engine)
-    from align_keras.models.on_replicas import on_replicas
-
-    return on_replicas(model.distribute_strategy, embed)
 
 
 def _tensorflow(model):

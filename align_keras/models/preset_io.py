@@ -85,7 +85,12 @@ def from_preset(
             f"no preset and no folder of this name: {preset}; known presets are "
             f"{', '.join([*SHIPPED_MODELS, *preset_names()])}."
         )
-    refuse_export(directory)
+    if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
+        raise InputError(
+            f"{directory} is an export, which embeds but can't become an ALIGN again; "
+            f'embed by align_keras.search.ExportedModel("{directory}"), or open the '
+            "run folder or preset that it was made from."
+        )
     refused = [name for name in arguments if name not in _FOR_FOLDERS]
     if refused:
         raise InputError(
@@ -134,16 +139,6 @@ def _damages_named(text, remedy, *others):
     except (*_DAMAGES, *others) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         raise InputError(f"{text} ({reason}); {remedy}.") from None
-
-
-def refuse_export(directory: pathlib.Path) -> None:
-    """Raises if a folder holds SavedModels, which have no Keras model in them."""
-    if (directory / "saved_model.pb").exists() or (directory / "align").is_dir():
-        raise InputError(
-            f"{directory} is an export, which embeds but can't become an ALIGN again; "
-            f'embed by align_keras.search.ExportedModel("{directory}"), or open the '
-            "run folder or preset that it was made from."
-        )
 
 
 def divide_arguments(cls: type[keras.Model], arguments: dict) -> dict[str, dict]:

@@ -20,6 +20,7 @@ from align_keras.images import (
     resize_image,
     uint8_pixels,
 )
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8")
@@ -98,11 +99,7 @@ def image_text_batches(
             f"model must be an ALIGN with a vocabulary, received {type(model).__name__}"
             "; give it as the third argument or as model=…."
         )
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(
-            f"batch_size must be an int of at least 1, received {batch_size!r}; "
-            "Keras's default is 32."
-        )
+    check_number("batch_size", batch_size, 1, 1_000_000, whole=True)
     if captions is None:
         images, captions = raw_pairs(images) or (images, captions)
     preparation = _Preparation(

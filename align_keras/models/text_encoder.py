@@ -28,6 +28,7 @@ MOST = {
     "num_heads": 65_536,
     "intermediate_dim": 1_000_000,
 }
+MOST_TOKENS = 1_000_000
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -221,13 +222,7 @@ def check_arguments(
             "hidden_dim must be a multiple of num_heads, received "
             f"{hidden_dim} and {num_heads}; change one of them."
         )
-    if sequence_length < 3:
-        raise InputError(
-            "sequence_length must be at least 3, for [CLS], a token and [SEP], "
-            f"received {sequence_length}; the paper has 64."
-        )
-    if max_sequence_length < sequence_length:
-        raise InputError(
-            f"max_sequence_length must be at least sequence_length "
-            f"({sequence_length}), received {max_sequence_length}; change one of them."
-        )
+    # [CLS], a token and [SEP].
+    check_number("sequence_length", sequence_length, 3, MOST_TOKENS, True)
+    least = sequence_length
+    check_number("max_sequence_length", max_sequence_length, least, MOST_TOKENS, True)

@@ -30,7 +30,14 @@ def about_run(
         "evaluation": None,
     }
     if (directory / _DATA_FILE).exists():
-        about["data"] = _read_data(directory / _DATA_FILE)
+        data = read_json(directory / _DATA_FILE)
+        for lines in data.values():
+            if not isinstance(lines, list) or {type(line) for line in lines} - {str}:
+                raise InputError(
+                    f"{directory / _DATA_FILE} must hold lists of lines about corpora; "
+                    "remove it, and the card will say nothing of the data."
+                )
+        about["data"] = data
     if (directory / "metrics.jsonl").exists():
         # Only here, since it imports Keras.
         from align_keras.training.metrics_log import MetricsLog
@@ -41,17 +48,6 @@ def about_run(
             name: value for name, value in newest.items() if "recall_at" in name
         }
     return about
-
-
-def _read_data(path):
-    data = read_json(path)
-    for lines in data.values():
-        if not isinstance(lines, list) or not all(isinstance(o, str) for o in lines):
-            raise InputError(
-                f"{path} must hold lists of lines about corpora; remove it, and the "
-                "card will say nothing of the data."
-            )
-    return data
 
 
 def read_evaluations(

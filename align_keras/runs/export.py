@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from align_keras.export import QUANTIZATIONS, WEIGHTS
 from align_keras.protocols.open_model import check_model, is_export
 from align_keras.runs.about_run import about_run, read_evaluations
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, new_folder
 
@@ -142,10 +143,7 @@ def _checked(
     model: Any, to: str | os.PathLike, format: str, options: dict[str, Any]
 ) -> pathlib.Path:
     """Returns the folder to write; raises before TensorFlow is imported."""
-    if format not in FORMATS:
-        raise InputError(
-            f"format must be one of {', '.join(FORMATS)}, received {format!r}."
-        )
+    check_choice("format", format, FORMATS)
     for name, value in options.items():
         formats = OPTIONS[name]
         if format not in formats:
@@ -154,10 +152,7 @@ def _checked(
                 f"it is for {' and '.join(formats)}."
             )
         known = {"weights": WEIGHTS, "quantize": QUANTIZATIONS}.get(name, (value,))
-        if value not in known:
-            raise InputError(
-                f"{name} must be one of {', '.join(known)}, received {value!r}."
-            )
+        check_choice(name, value, known)
     _check_table_options(options)
     _check_installed(format, options)
     if isinstance(model, str | os.PathLike):

@@ -40,6 +40,7 @@ def write_litert(
             "quantize must not be int8 without `images` to calibrate with; name a "
             "table or folder of your pairs, or choose dynamic-int8."
         )
+    from align_keras.export import litert_examples
     from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 
     calibration = [] if images is None else calibration_images(images, **read)
@@ -51,7 +52,9 @@ def write_litert(
     text = text_flatbuffer(align, quantize, **options)
     (folder / "image.tflite").write_bytes(image)
     (folder / "text.tflite").write_bytes(text)
-    _copy_examples(folder)
+    source = pathlib.Path(litert_examples.__file__).parent
+    for name in ("example.py", "example.c"):
+        shutil.copyfile(source / name, folder / name)
     files = {quantize: image}
     if quantize != "none":
         files = {"none": image_flatbuffer(align, pixels=pixels[:1])} | files
@@ -112,14 +115,6 @@ def _pixels(images, size):
             "check that they are JPEG, PNG, GIF, BMP or WebP files."
         )
     return pixels
-
-
-def _copy_examples(folder):
-    from align_keras.export import litert_examples
-
-    source = pathlib.Path(litert_examples.__file__).parent
-    for name in ("example.py", "example.c"):
-        shutil.copyfile(source / name, folder / name)
 
 
 def _write_figures(align, folder, files, images, calibration, data, test):

@@ -113,19 +113,17 @@ def _records(path, columns, counter):
     """Returns the list of `PairRecord`; in a folder, images without captions too."""
     from align_keras.corpus.drop_counter import DropCounter, printable
     from align_keras.corpus.pair_files import IMAGE_SUFFIXES, PairRecord, read_pairs
+    from align_keras.corpus.sources.files import list_files
 
     if not path.is_dir():
         return list(read_pairs(path, counter=counter, **columns))
     # That an image has no caption is no fault here.
     records = list(read_pairs(path, counter=DropCounter(), **columns))
     captioned = {record.image_path for record in records}
-    for file in sorted(path.rglob("*")):
-        parts = file.relative_to(path).parts
-        is_hidden = any(part.startswith(".") for part in parts)
-        is_image = file.suffix.lower() in IMAGE_SUFFIXES and not is_hidden
-        if is_image and file not in captioned:
-            name = printable("/".join(parts))
-            records.append(PairRecord(name, file, [], name))
+    for found in list_files(str(path), IMAGE_SUFFIXES):
+        if path / found.name not in captioned:
+            name = printable(found.name)
+            records.append(PairRecord(name, path / found.name, [], name))
     return sorted(records, key=lambda record: record.image_path)
 
 

@@ -28,6 +28,7 @@ from align_keras.runs.run_folder import (
     next_steps,
     train_command,
 )
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
@@ -87,13 +88,8 @@ def train(
     ...
     align_keras.utils.errors.InputError: mode must be one of train, eval, ...
     """
-    choices = ("mode", mode, MODES), ("checkpoint", checkpoint, ("latest", "best"))
-    for name, value, known in choices:
-        if value not in known:
-            raise InputError(
-                f"{name} must be one of {', '.join(known)}, received {value!r}; choose "
-                "one of them."
-            )
+    check_choice("mode", mode, MODES)
+    check_choice("checkpoint", checkpoint, ("latest", "best"))
     run = Run(_loaded(config, params_override), model_dir)
     if mode == "index":
         check_finished(run.directory)
@@ -237,6 +233,13 @@ class Run:
             _name_of(task.train_data): dict(self.train_builder.info.metadata or {}),
             _name_of(task.validation_data): dict(self.test_builder.info.metadata or {}),
         }
+
+    def save_notes(self) -> None:
+        """Keeps in the folder, and says, what the corpora hold and have dropped."""
+        for name, notes in self.notes.items():
+            for line in notes.get("summary", []):
+                say(f"{name}: {line}")
+        save_data_notes(self.directory, self.notes)
 
     # Model
 
@@ -411,25 +414,19 @@ class Run:
             pairs.captions,
             pairs.image_keys,
         )
+        log = MetricsLog(directory / "metrics.jsonl")
         write_report(
             directory / "report.html",
-            title=f"ALIGN trained on {_name_of(self.config.task.train_data)}",
+            title=f"ALIGN trained on {next(iter(self.notes))}",
             parameters=as_dict(self.config),
-            metrics=self.metrics,
-            history=MetricsLog(directory / "metrics.jsonl").read(),
+            metrics=log.newest(),
+            history=log.read(),
             text_queries=text_queries,
             image_queries=image_queries,
             data_notes=self.notes,
-            next_steps=self.next_steps(),
+            next_steps=next_steps(directory, pairs.captions[0][0]),
             command=command,
         )
-
-    def save_notes(self) -> None:
-        """Keeps in the folder, and says, what the corpora hold and have dropped."""
-        for name, notes in self.notes.items():
-            for line in notes.get("summary", []):
-                say(f"{name}: {line}")
-        save_data_notes(self.directory, self.notes)
 
     def search(self, *text: str, **options: Any) -> list[dict]:
         """Finds validation images, by the options of `search.run_search.search`."""

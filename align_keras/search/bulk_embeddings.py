@@ -24,7 +24,13 @@ from align_keras.corpus.pair_files import (
     read_table,
 )
 from align_keras.corpus.parquet_tables import arrow
-from align_keras.search.image_files import find_images, read_file, read_image
+from align_keras.corpus.sources.files import is_folder
+from align_keras.search.image_files import (
+    UNREACHABLE,
+    find_images,
+    read_file,
+    read_image,
+)
 from align_keras.search.indexing import in_order
 from align_keras.search.towers import (
     DEFAULT_MODEL,
@@ -38,11 +44,13 @@ from align_keras.utils.files import (
     atomic_path,
     atomic_write,
     hold,
+    local_copy,
     read_json,
     read_regular,
     refuse_url,
 )
 from align_keras.utils.progress import progress_bar, say
+from align_keras.utils.remote import is_url, join_url
 from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
 
 FORMATS, KINDS = ("parquet", "npy"), ("images", "captions")
@@ -121,9 +129,12 @@ def embed(
     check_number("`rows_per_file`", rows_per_file, 1, 2**31 - 1, whole=True)
     is_cluster(engine)  # Raises for an unknown one.
     opened = open_model(model) if isinstance(model, str | os.PathLike) else model
+    source = os.fspath(source)
+    if not is_url(source):
+        source = os.path.abspath(os.path.expanduser(source))
     asked = {
         "align_keras_embeddings": _VERSION,
-        "source": os.path.abspath(os.path.expanduser(os.fspath(source))),
+        "source": source,
         "model": opened.fingerprint,
         "dimension": opened.dimension,
         "of": of,
@@ -311,6 +322,8 @@ class _Job:
                 inputs.append(self._input(value))
                 rows.append(row)
             except ImageError as error:
+                if error.reason == UNREACHABLE:  # And with it all others.
+                    raise error.__cause__ from None
                 found[row] = error.reason
         if inputs:
             images = self.of == "images"
@@ -391,14 +404,20 @@ def _problems(file):
 
 def _read_source(asked):
     """All rows of a source as a table, with `_EMBEDDED`, and what they are."""
-    source, of = pathlib.Path(asked["source"]), asked["of"]
-    if source.is_dir():
+    place, of = asked["source"], asked["of"]
+    if is_folder(place):
         if of == "captions" or asked["column"]:
             raise InputError(
                 f"`source` must be a table for `of` captions and `column`, received "
-                f"the folder {source}; leave them out."
+                f"the folder {place}; leave them out."
             )
-        return _folder_table(source), "images"
+        return _folder_table(place), "images"
+    with local_copy(place) as copy:
+        return _read_file(copy, os.path.dirname(place), of, asked["column"])
+
+
+def _read_file(source, folder, of, column):
+    """As `_read_source`, of a file; the images of a table lie in `folder`."""
     if not source.exists():
         raise InputError(f"`source` must exist, there is no {source}; check the path.")
     read = {".txt": _text_table, ".parquet": _parquet_table}
@@ -415,8 +434,8 @@ def _read_source(asked):
             f"`source` must not have the column {taken[0]!r}, which is added; rename "
             f"it in {source}."
         )
-    name, of = _chosen_column(source, table.column_names, of, asked["column"])
-    return _with_embedded(table, name, of, source.parent), of
+    name, of = _chosen_column(source, table.column_names, of, column)
+    return _with_embedded(table, name, of, folder), of
 
 
 def _chosen_column(source, names, of, column):
@@ -449,7 +468,8 @@ def _with_embedded(table, name, of, folder):
             "another."
         )
     if of == "images":
-        paths = (v and os.path.join(folder, v.strip()) for v in values)
+        join = join_url if is_url(folder) else os.path.join
+        paths = (v and join(folder, v.strip()) for v in values)
         values = [None if path is None else os.fsencode(path) for path in paths]
     else:
         values = [None if value is None else value.encode() for value in values]

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import errno
 import hashlib
 import io
 import os
@@ -21,6 +22,7 @@ from align_keras.search.corpus_images import (
     read_record,
 )
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
+from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
@@ -29,6 +31,7 @@ _SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES + HEIF_SUFFIXES)
 _HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
 CHANGING = "changes while it is read"
+UNREACHABLE = "can't be reached"
 _MAKE, _MODEL, _TIME, _EXIF, _TIME_TAKEN = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003
 # Of more pixels, one image at a time: decoding it may take a gigabyte.
 _LARGE_PIXELS = MAX_PIXELS // 4
@@ -37,8 +40,8 @@ _LARGE_LOCK = threading.Lock()
 
 @dataclasses.dataclass
 class FoundFile:
-    """A file by its absolute path, as bytes, for names needn't be UTF-8, or a corpus's
-    record, which has captions.
+    """A file by its absolute path, as bytes, for names needn't be UTF-8, or by its
+    address, or a corpus's record, which has captions.
     """
 
     file: bytes
@@ -63,6 +66,9 @@ def find_images(root: bytes, problems: list[tuple[bytes, str]]) -> Iterator[Foun
     names, or a built corpus's records. Hidden ones are left out, links to folders not
     followed; what can't be listed goes to `problems`, (path, reason).
     """
+    if is_url(root):
+        yield from _find_at_address(os.fsdecode(root), problems)
+        return
     shards = corpus_shards(root)
     for shard in shards:
         for record in find_records(shard, problems):
@@ -94,11 +100,59 @@ def find_images(root: bytes, problems: list[tuple[bytes, str]]) -> Iterator[Foun
         folders.extend(reversed(below))
 
 
+def found_file(file: bytes) -> FoundFile:
+    """Returns a file, or what lies at an address, with its size and time."""
+    if is_url(file):
+        about = stat_url(os.fsdecode(file))
+        if about is None:
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", os.fsdecode(file))
+        return FoundFile(file, about.size, _version_stamp(about.version))
+    status = os.stat(file)
+    return FoundFile(file, status.st_size, status.st_mtime_ns)
+
+
+def _version_stamp(version):
+    """What names an object's content, in the place of a time: below any of these."""
+    digest = hashlib.blake2b(version.encode(), digest_size=7).digest()
+    return -(2**62) - int.from_bytes(digest, "big")
+
+
+def _find_at_address(url, problems):
+    try:
+        found = list_url(url, SUFFIXES + HEIF_SUFFIXES)
+    except OSError as error:
+        problems.append((os.fsencode(url), f"folder: {error.strerror}"))
+        return
+    for name, size, version in found:
+        file = os.fsencode(f"{url.rstrip('/')}/{name}")
+        yield FoundFile(file, size, _version_stamp(version))
+
+
+def _read_at_address(file):
+    url = os.fsdecode(file)
+    try:
+        with open_url(url) as opened:
+            about = opened.raw
+            if about.size > MAX_FILE_BYTES:
+                detail = f"more than {MAX_FILE_BYTES:,} bytes"
+                raise ImageError("oversized", detail)
+            found = FoundFile(file, about.size, _version_stamp(about.version))
+            return opened.read(), found
+    except FileNotFoundError:
+        raise ImageError("missing", "no such file") from None
+    except OSError as error:
+        reasons = {errno.ESTALE: CHANGING, errno.EHOSTUNREACH: UNREACHABLE}
+        reason = reasons.get(error.errno, "can't be opened")
+        raise ImageError(reason, str(error.strerror)) from error
+
+
 def read_file(file: bytes) -> tuple[bytes, FoundFile]:
     """Reads a file that nobody writes meanwhile, and its size and time."""
     if is_record(file):
         content, captions, size, modified = read_record(file)
         return content, FoundFile(file, size, modified, captions)
+    if is_url(file):
+        return _read_at_address(file)
     for _ in range(3):
         try:
             if is_special(os.fsdecode(file)):

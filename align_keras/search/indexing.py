@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -15,13 +16,16 @@ import numpy as np
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
+from align_keras.corpus.sources.files import is_folder
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
+    UNREACHABLE,
     FoundFile,
     content_hash,
     date_of,
     find_images,
+    found_file,
     read_file,
     read_image,
 )
@@ -30,6 +34,7 @@ from align_keras.search.towers import Model, open_same_model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar, say
+from align_keras.utils.remote import is_url, stat_url
 from align_keras.utils.tasks import LOCAL, is_cluster, run_tasks
 
 # Files that a thread reads and embeds before it hands them over.
@@ -39,6 +44,8 @@ _TASK_FILES = 256
 # What is lost by a kill: at most so many images or seconds of work.
 _COMMIT_IMAGES, _COMMIT_SECONDS = 512, 5.0
 _TASKS = ".tasks"
+# Files of a table at an address that a server is asked for at once.
+_REQUESTS = 16
 # Why a file was left to another process that writes the index (PostgreSQL alone).
 ELSEWHERE = "indexed by another process"
 # What a file can't be read for until it changes.
@@ -141,7 +148,7 @@ class _Update:
     def _walk(self, file, root, files, seen, walked):
         problems = []
         count = 0
-        if not os.path.exists(file):
+        if not _is_there(file):
             self._keep(file, root, "is missing")
             return
         for found in self._files(file, root, problems):
@@ -185,22 +192,24 @@ class _Update:
         )
 
     def _files(self, file, root, problems):
-        if os.path.isdir(file):
+        if is_folder(os.fsdecode(file)):
             return find_images(file, problems)
         return self._files_of_table(file, problems)
 
     def _files_of_table(self, file, problems):
         """Yields a table's images; what it says of them is kept for `_columns`."""
         path, counter = os.fsdecode(file), DropCounter()
-        for record in read_pairs(path, counter=counter, origin_of=dict):
-            image = os.path.abspath(os.fsencode(record.image_path))
+        records = read_pairs(path, counter=counter, origin_of=dict)
+        remote = is_url(path)
+        every = in_order(_find, records, _REQUESTS) if remote else map(_find, records)
+        for image, record, found in every:
             self.captioned[image] = record
-            try:
-                status = os.stat(image)
-            except OSError as error:
-                problems.append((image, f"of the table: {error.strerror}"))
-                continue
-            yield FoundFile(image, status.st_size, status.st_mtime_ns)
+            if isinstance(found, FoundFile):
+                yield found
+            elif found.errno == errno.EHOSTUNREACH:
+                raise found
+            else:
+                problems.append((image, f"of the table: {found.strerror}"))
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
 
@@ -326,7 +335,7 @@ class _Update:
             **file.columns,
         }
         if "date" in columns:
-            columns["year"] = int(columns["date"][:4])
+            columns["year"] = columns["date"] and int(columns["date"][:4])
         self.store.forget_unreadable([found.file])
         if row is not None:
             columns["row"] = row
@@ -389,6 +398,26 @@ class _Update:
             self.store.update(ids[file], changes)
 
 
+def _find(record):
+    """The path of a table's image, its record, and the file or why it isn't there."""
+    image = os.fsencode(record.image_path)
+    image = image if is_url(image) else os.path.abspath(image)
+    try:
+        return image, record, found_file(image)
+    except OSError as error:
+        return image, record, error
+
+
+def _is_there(file):
+    if not is_url(file):
+        return os.path.exists(file)
+    try:
+        stat_url(os.fsdecode(file))
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def embed_files(task: dict) -> list:
     """Embeds some files, the vectors to a file: a task of `run_tasks`."""
     model = open_same_model(task["model"], task["fingerprint"])
@@ -426,12 +455,15 @@ def _embed_files(files, model, is_known=lambda content: False):
                 continue
             image = read_image(content, model.resize_to)
         except ImageError as error:
+            if error.reason == UNREACHABLE:  # And with it all others.
+                raise error.__cause__ from None
             file.reason = error.reason
             continue
+        local = not is_url(file.found.file)
         file.columns |= {
             "width": image.width,
             "height": image.height,
-            "date": image.date or date_of(file.found.mtime_ns),
+            "date": image.date or (date_of(file.found.mtime_ns) if local else None),
             "camera": image.camera,
         }
         read.append(file)
@@ -465,6 +497,16 @@ def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
 
 
 def _checked_source(source):
+    if is_url(source):
+        url = os.fsdecode(source).rstrip("/")
+        is_table = url.lower().endswith(TABLE_SUFFIXES)
+        if not is_table and (url.startswith("http") or stat_url(url) is not None):
+            raise InputError(
+                "`sources` at an address must be tables that end in "
+                f"{', '.join(TABLE_SUFFIXES)} or, in a store, folders of images, "
+                f"received {url}; name one."
+            )
+        return os.fsencode(url)
     file = os.path.abspath(os.path.expanduser(os.fsencode(source)))
     if not os.path.exists(file):
         raise InputError(
@@ -485,7 +527,8 @@ def _checked_source(source):
 def _names(file, root):
     """What people and `where` see of a path; `folder` is below the source."""
     place = shard_of(file) if is_record(file) else file
-    if os.path.isdir(root):
+    is_table = os.fsdecode(root).lower().endswith(TABLE_SUFFIXES)
+    if os.path.isdir(root) or (is_url(root) and not is_table):
         folder = os.path.dirname(os.path.relpath(place, os.path.dirname(root)))
     else:
         folder = os.path.dirname(place)
@@ -502,7 +545,9 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
     dropped: set[int] = set()
     forgotten: set[bytes] = set()
     for path in paths:
-        file = os.path.realpath(os.path.expanduser(os.fsencode(path)))
+        file = os.fsencode(path).rstrip(b"/")
+        if not is_url(path):
+            file = os.path.realpath(os.path.expanduser(file))
         within = os.path.join(file, b"")
         root = roots.get(file)
         found = {

@@ -12,7 +12,6 @@ import tensorflow as tf
 from align_keras.models.on_replicas import is_distributed
 from align_keras.utils.errors import InputError
 
-STRATEGIES = ("default", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
 # What a TPU VM has for each of its chips, by generation.
 _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
 
@@ -20,7 +19,7 @@ _TPU_DEVICES = ("accel[0-9]*", "vfio/[0-9]*")
 def make_strategy(
     name: str, num_replicas: int | None = None, tpu: str | None = None
 ) -> tf.distribute.Strategy | None:
-    """Returns the strategy of that name, or None for `"default"`.
+    """Returns the strategy of a name in `RuntimeConfig`, or None for `"default"`.
 
     `num_replicas` are of `"mirrored"`: so many GPUs, or without one logical CPU
     devices, which must be made before TensorFlow is used.
@@ -38,14 +37,9 @@ def make_strategy(
             split_cpu(num_replicas)
         devices = [f"/{kind}:{number}" for number in range(num_replicas)]
         return tf.distribute.MirroredStrategy(devices)
-    if name == "multi_worker_mirrored":
-        return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         return _tpu_strategy(tpu_address(tpu))
-    raise InputError(
-        f"distribution_strategy must be one of {', '.join(STRATEGIES)}, received "
-        f"{name!r}."
-    )
+    return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:

@@ -160,22 +160,20 @@ class LoopEnd(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         step = self.checkpoints.step
         if self.log is not None:
-            self.log.append(step, {**(logs or {}), **self._rates()})
+            seconds = time.monotonic() - self._start
+            waited = self.model.seconds_waited - self._waited
+            rate = self.model.optimizer.learning_rate
+            rates = {
+                "learning_rate": float(ops.convert_to_numpy(rate)),
+                "pairs_per_second": self._steps * self.batch_size / seconds,
+                "input_wait_fraction": waited / seconds,
+            }
+            self.log.append(step, {**(logs or {}), **rates})
         last = step == self.schedule.train_steps
         if last or step % self.schedule.validation_interval == 0:
             self._evaluate(step)
         if last or step % self.schedule.checkpoint_interval == 0:
             self.checkpoints.save()
-
-    def _rates(self):
-        seconds = time.monotonic() - self._start
-        waited = self.model.seconds_waited - self._waited
-        rate = self.model.optimizer.learning_rate
-        return {
-            "learning_rate": float(ops.convert_to_numpy(rate)),
-            "pairs_per_second": self._steps * self.batch_size / seconds,
-            "input_wait_fraction": waited / seconds,
-        }
 
     def _evaluate(self, step):
         if self.evaluate is None or self.log is None:

@@ -10,6 +10,7 @@ import pathlib
 import re
 import shutil
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any
@@ -19,6 +20,8 @@ from align_keras.utils.remote import is_url, open_url
 
 # Nothing that claims to be larger is an image.
 MAX_FILE_BYTES = 512_000_000
+# Of a table at an address.
+MAX_COPY_BYTES = 2_000_000_000
 # 192 MiB, four bytes a pixel: 8192 × 6144, as the sensors of 50 megapixels. A file
 # of more may be a bomb, a few kilobytes that fill the memory. Decoding and blending
 # take up to seven times as much.
@@ -88,6 +91,30 @@ def open_regular(path: str | os.PathLike) -> io.BufferedReader:
         return open(path, "rb")
     except ValueError:
         raise OSError(errno.EINVAL, "not a name of a file", os.fspath(path)) from None
+
+
+@contextlib.contextmanager
+def local_copy(
+    path: str | os.PathLike, limit: int = MAX_COPY_BYTES
+) -> Iterator[pathlib.Path]:
+    """Yields a copy of a file at an address, whose place errors name; else the path.
+
+    Raises `OSError` as `open_regular`; its errno is EFBIG above `limit` bytes.
+    """
+    if not is_url(path):
+        yield pathlib.Path(path)
+        return
+    url = os.fspath(path)
+    with tempfile.TemporaryDirectory() as folder, open_regular(url) as source:
+        if size_of(source) > limit:
+            raise OSError(errno.EFBIG, f"more than {limit:,} bytes", url)
+        copy = pathlib.Path(folder, os.path.basename(url))
+        with open(copy, "wb") as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+        try:
+            yield copy
+        except InputError as error:
+            raise InputError(str(error).replace(str(copy), url)) from None
 
 
 def size_of(file: IO[bytes]) -> int:

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
@@ -31,6 +32,8 @@ _LOG = "workers.log"
 _SECONDS_BETWEEN_LOOKS = 0.2
 # How long a scheduler may take to answer, and its first worker to come.
 _CONNECT_SECONDS, _WORKER_SECONDS, _LOOK_SECONDS = 10, 60, 10
+# Until a process has become Ray's client, on a loaded machine.
+_BEGIN_SECONDS = 120
 # How often a task is begun that ends its worker.
 _ATTEMPTS = 4
 _PLACE = r"(?:[\w.-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
@@ -353,30 +356,64 @@ def _of_worker(engine, error):
     return error
 
 
+# Address → the process that is Ray's client there, kept for the next tasks.
+_ray_clients: dict[str, Any] = {}
+
+
 def _run_on_ray(calls, address):
+    """By a process of its own: Ray ends the one whose node is lost, without a word, and
+    lets one wait for ever at an address where something else listens.
+    """
+    from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
+
+    begin = {"initializer": _end_with, "initargs": (os.getpid(),)}
+    client = _ray_clients.pop(address, None) or ProcessPoolExecutor(1, **begin)
+    try:
+        client.submit(_connect_to_ray, address).result(_BEGIN_SECONDS)
+        outcomes = client.submit(_ray_outcomes, calls, address).result()
+    except BaseException as error:
+        client.shutdown(wait=False, kill_workers=True)
+        if isinstance(error, BrokenProcessPool):
+            raise _no_answer(f"ray:{address}", "its head was lost") from None
+        if isinstance(error, TimeoutError):
+            raise _no_answer(f"ray:{address}", "it isn't Ray") from None
+        raise
+    _ray_clients[address] = client
+    return outcomes
+
+
+def _connect_to_ray(address):
+    import ray
+
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise _no_answer(f"ray:{address}", error) from None
+
+
+def _ray_outcomes(calls, address):
+    """As `_run_on_ray`, in that process, which says what it says into the log."""
     import ray
 
     engine = f"ray:{address}"
-    if not ray.is_initialized():  # Kept for the next tasks; ends with this process.
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise _no_answer(engine, error) from None
     work = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(_work)
     outcomes = []
-    for reference in [work.remote(*call) for call in calls]:
-        # A head that was restarted says nothing of the tasks that it doesn't know.
-        while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
-            _check_answers(engine, address)
-            node = ray.get_runtime_context().get_node_id()
-            if node not in [one["NodeID"] for one in ray.nodes() if one["Alive"]]:
-                raise _no_answer(engine, "its head was lost")
-        try:
-            outcomes.append(ray.get(reference))
-        except ray.exceptions.RayTaskError as error:
-            outcomes.append(_of_worker(engine, error.cause))
-        except ray.exceptions.RayError as error:
-            outcomes.append(str(error).partition("\n")[0])
+    with silent_standard_error(pathlib.Path(calls[0][-1]).parent / _LOG):
+        for reference in [work.remote(*call) for call in calls]:
+            # A head that was restarted says nothing of the tasks that it doesn't know.
+            while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:
+                _check_answers(engine, address)
+                node = ray.get_runtime_context().get_node_id()
+                if node not in [one["NodeID"] for one in ray.nodes() if one["Alive"]]:
+                    raise _no_answer(engine, "its head was lost")
+            try:
+                outcomes.append(ray.get(reference))
+            except ray.exceptions.RayTaskError as error:
+                outcomes.append(_of_worker(engine, error.cause))
+            except ray.exceptions.RayError as error:
+                outcomes.append(str(error).partition("\n")[0])
     return outcomes
 
 

@@ -206,10 +206,7 @@ def test_the_commands_code_is_the_exit_code(command, code):
     [
         ("train", "--model_dir", "hdfs://host:9000/run"),
         ("quickstart", "--data-dir", "gs://bucket/run"),
-        ("quickstart", "--pairs", "s3://bucket/pairs.csv"),
-        ("index", "s3://bucket/photos"),
         ("index", "--watch", "--to", "s3://bucket/index"),
-        ("embed", "s3://bucket/photos", "--to", "x"),
         ("embed", "a.txt", "--to", "s3://bucket/x", "--engine", "dask:host:1"),
         ("search", "words", "--model_dir", "hdfs://host:9000/run"),
         ("corpus", "filter", "--out", "https://host/corpus"),

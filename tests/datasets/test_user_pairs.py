@@ -4,6 +4,7 @@ import os
 import struct
 import zlib
 
+import fsspec
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -45,6 +46,28 @@ def claim(width, height):
         checksum = struct.pack(">I", zlib.crc32(kind + data))
         content += struct.pack(">I", len(data)) + kind + data + checksum
     return content
+
+
+@pytest.mark.ci
+def test_pairs_of_an_address_are_those_of_the_folder(album, tmp_path):
+    fs = fsspec.filesystem("memory")
+    fs.put(str(album), "/album", recursive=True)
+    url = "memory://album/pairs.csv"
+    names = [user_pairs_config(url).name]
+    there = build_corpus("pairs", pairs=url, data_dir=tmp_path / "there")
+    for one, other in zip(
+        *(
+            tfds.as_numpy(builder.as_dataset(split="train"))
+            for builder in (build(album), there)
+        ),
+        strict=True,
+    ):
+        assert one["id"] == other["id"]
+        np.testing.assert_array_equal(one["image"], other["image"])
+    fs.pipe_file("/album/3.png", claim(9, 9))
+    names.append(user_pairs_config(url).name)
+    fs.rm("/album", recursive=True)
+    assert len(set(names)) == 2
 
 
 def test_pairs_become_examples(album):

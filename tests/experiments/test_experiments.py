@@ -34,6 +34,7 @@ def test_the_files_are_there():
         "quickstart_icons",
         "quickstart_stamps",
         "stamps_warm_start",
+        "align_small_en",
         "align_b3_mini_cc3m",
         "align_b5_base",
         "align_b7_base",
@@ -212,7 +213,7 @@ def test_the_steps_are_the_papers():
 @pytest.mark.parametrize("name", NAMES)
 def test_the_papers_recipes_take_every_caption_of_an_image(name):
     """The paper's data are pairs, not images; the small experiments take images."""
-    of_paper = name.startswith(("align", "finetune"))
+    of_paper = name in PRETRAINING or name.startswith("finetune")
     assert load_config(name).task.train_data.pair_weighted == of_paper
 
 
@@ -239,6 +240,7 @@ def test_the_variants_are_those_of_the_models():
 
 # B5 takes 18 seconds of the CPU; B7 has 64M weights, L2 468M.
 HEAVY = (
+    "align_small_en",  # As stamps_warm_start, but for Lite2.
     "align_b5_base",
     "align_b7_base",
     "align_l2_large",

@@ -110,7 +110,7 @@ def test_a_hugging_face_folders_arguments_too():
         ),
         (
             lambda folder: ALIGN.from_preset("align_nano", sequence_length=2),
-            "sequence_length must be at least 3",
+            "sequence_length must be a whole number from 3",
         ),
         (
             lambda folder: small_align().compile(label_smothing=0.1),

@@ -60,7 +60,7 @@ def test_cached_gradients_replay_dropout_and_update_statistics_once():
 
 def test_errors():
     model = small_align()
-    with pytest.raises(InputError, match="micro_batch_size must be at least 1"):
+    with pytest.raises(InputError, match="micro_batch_size must be a whole number"):
         model.compile(SGD(0.1), micro_batch_size=0)
     model.compile(SGD(0.1), micro_batch_size=4)
     batches = tf.data.Dataset.from_tensors(small_batch(6))

@@ -197,7 +197,7 @@ def test_one_of_several_captions_is_drawn(model, pixels):
         ({"captions": CAPTIONS[:4] + [float("nan")]}, r"captions\[4\].*received nan"),
         ({"captions": CAPTIONS[:4] + [["a"]]}, r"captions\[4\] must be a str, or all"),
         ({"captions": [[]] * 5}, r"captions\[0\]"),
-        ({"batch_size": 0}, "batch_size must be an int of at least 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
         ({"model": None}, "model must be an ALIGN"),
         (
             {"images": tf.data.Dataset.range(3), "captions": None},

@@ -318,7 +318,7 @@ def test_hosts_share_the_rows_of_a_batch():
 def test_a_batch_that_micro_batches_cannot_cut():
     with pytest.raises(InputError, match=r"micro_batch_size \(7\) must divide .* 24"):
         updated(micro_batch_size=7)
-    with pytest.raises(InputError, match="micro_batch_size must be at least 1"):
+    with pytest.raises(InputError, match="micro_batch_size must be a whole number"):
         ImageClassifier(small_encoder(), 3, micro_batch_size=0)
 
 

@@ -3,6 +3,7 @@ node, Spark's standalone master with two workers, each a process of its own."""
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from align_keras.utils import tasks
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import run_tasks
 from tests import small_corpus
@@ -37,10 +39,6 @@ def cluster(request):
     needed(request.param)
     with Cluster(request.param, HOSTS[request.param]) as cluster:
         yield cluster
-    if request.param == "ray":
-        import ray
-
-        ray.shutdown()
     if request.param == "spark":
         import pyspark
 
@@ -133,6 +131,7 @@ def test_a_corpus_is_that_of_one_process_though_a_worker_is_killed(cluster, tmp_
 
 CLIENT = """
 import sys
+from align_keras.utils import tasks
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import run_tasks
 from tests.utils.worker_tasks import wait_for
@@ -170,7 +169,6 @@ def test_a_run_goes_on_after_its_scheduler_was_restarted(kind, tmp_path):
             assert (client.returncode, said) == (0, "[0, 1, 2, 3, 4, 5]\n"), errors
         else:
             assert client.returncode, said
-        if kind == "dask":  # Ray ends processes whose node is lost, without a word.
             assert errors.splitlines()[-1].startswith("engine must be a cluster that")
             assert "Traceback" not in errors
         for host in HOSTS[kind][1:]:  # The old ones have ended with it, or go on.
@@ -200,3 +198,12 @@ def test_a_worker_without_the_package_is_told(tmp_path):
         cluster.start_worker("127.0.0.1", PYTHONPATH=str(tmp_path))
         with pytest.raises(InputError, match="workers with align-keras .* install it"):
             run_tasks(len, [{}], tmp_path / "done", engine=cluster.engine)
+
+
+def test_a_place_that_answers_and_is_not_ray_is_told(tmp_path, monkeypatch):
+    needed("ray")
+    monkeypatch.setattr(tasks, "_BEGIN_SECONDS", 5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        engine = f"ray:127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(InputError, match="received ray:.* isn't Ray.* start it"):
+            run_tasks(len, [{}], tmp_path, engine=engine)

@@ -1,5 +1,6 @@
 """What stores do that run in other processes: S3 by moto, GCS by its emulator."""
 
+import json
 import os
 import pathlib
 import signal
@@ -10,9 +11,11 @@ import time
 
 import pytest
 
+from align_keras.cli.main import main
 from align_keras.utils import mirror, remote
 from align_keras.utils.errors import InputError
 from align_keras.utils.mirror import mirrored
+from tests.search.color_towers import COLORS, GOLDEN, image_bytes
 
 pytestmark = pytest.mark.release
 SERVERS = {
@@ -158,6 +161,28 @@ def test_a_killed_process_goes_on_where_it_was(url, tmp_path):
     assert all(text == str(int(name)).encode() for name, text in seen.items())
     with mirrored(url) as folder:
         assert files_of(folder).items() >= seen.items()
+
+
+def test_what_lies_there_is_indexed_and_embedded(url, tmp_path, capsys):
+    def run(*words):
+        assert main([*map(str, words)]) == 0
+        return capsys.readouterr().out
+
+    for color in COLORS:
+        put(f"{url}/photos/{color}.png", image_bytes(color))
+    put(f"{url}/t.csv", b"image,caption\nphotos/red.png,a red one\n")
+    to, model = tmp_path / "index", ("--model", GOLDEN)
+    said = run("index", f"{url}/photos", f"{url}/t.csv", "--to", to, *model)
+    assert "3 added, 0 changed, 0 renamed, 0 gone, 0 unchanged" in said
+    put(f"{url}/photos/green.png", image_bytes((0, 200, 9)))
+    assert "0 added, 1 changed, 0 renamed, 0 gone, 2" in run("index", "--to", to)
+    [query] = json.loads(run("search", "red", "-k1", "--json", "--index", to))[
+        "queries"
+    ]
+    assert query["hits"][0]["path"] == f"{url}/photos/red.png"
+    assert query["hits"][0]["captions"] == ["a red one"]
+    out = tmp_path / "out.parquet"
+    assert run("embed", f"{url}/photos", "--to", out, *model).startswith("3 rows in 1")
 
 
 def test_a_store_that_stops_is_told_in_one_line(server, tmp_path):

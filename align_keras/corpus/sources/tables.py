@@ -5,11 +5,8 @@ A table is read as a whole, by each process once; for tens of millions of rows P
 is the kind.
 """
 
-import dataclasses
 import functools
 import os
-import pathlib
-import tempfile
 from collections.abc import Iterator
 
 from align_keras.corpus.drop_counter import DropCounter
@@ -22,9 +19,6 @@ from align_keras.corpus.sources.pair import (
     columns_of,
     pair_from_columns,
 )
-from align_keras.utils.errors import InputError
-from align_keras.utils.files import read_regular
-from align_keras.utils.remote import is_url, join_url
 
 SUFFIXES = TABLE_SUFFIXES
 # Most rows of a table have the same columns.
@@ -55,24 +49,8 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
 def _records(path, modified):
     """A table's records and what was dropped; `modified` tells it from an older one."""
     counter = DropCounter()
-    if not is_url(path):
-        records = read_pairs(pathlib.Path(path), origin_of=_origin, counter=counter)
-        return list(records), counter
-    with tempfile.TemporaryDirectory() as folder:
-        copy = pathlib.Path(folder, os.path.basename(path))
-        copy.write_bytes(read_regular(path))
-        try:
-            records = read_pairs(copy, origin_of=_origin, counter=counter)
-        except InputError as error:
-            raise InputError(str(error).replace(str(copy), path)) from None
-        return [_moved(record, folder, path) for record in records], counter
-
-
-def _moved(record, folder, path):
-    """A record of a copy, whose image lies where its table does."""
-    name = os.path.relpath(record.image_path, folder)
-    image = join_url(os.path.dirname(path), name)
-    return dataclasses.replace(record, image_path=image)
+    records = read_pairs(path, origin_of=_origin, counter=counter)
+    return list(records), counter
 
 
 def _origin(row):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from align_keras.images import crop_size_to_resize_size
-from align_keras.models.text_encoder import MOST
+from align_keras.models.text_encoder import MOST, MOST_TOKENS
 from align_keras.models.variants import B0_STAGES, STEM_FILTERS, scaled_stages
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
@@ -51,7 +51,7 @@ _TEXT_NUMBERS = {
     "num_heads": ("num_attention_heads", 12, 1, MOST["num_heads"]),
     "intermediate_dim": ("intermediate_size", 3072, 1, MOST["intermediate_dim"]),
     "dropout": ("hidden_dropout_prob", 0.1, 0, 0.999),
-    "max_sequence_length": ("max_position_embeddings", 512, 3, 1_000_000),
+    "max_sequence_length": ("max_position_embeddings", 512, 3, MOST_TOKENS),
 }
 _GREATEST_SIDE = 8192
 _ACTIVATIONS = {

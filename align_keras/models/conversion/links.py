@@ -85,7 +85,8 @@ def load_links(
         if link.name in tensors and tuple(tensors[link.name].shape) != link.shape
     ]
     faults = [
-        f"{len(names)} {what}: {_shorten(names)}"
+        f"{len(names)} {what}: {', '.join(names[:_SHOWN])}"
+        + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         for what, names in (
             ("missing", missing),
             ("not of this model", extra),
@@ -123,8 +124,3 @@ def _value(link, tensors, source):
             "nothing was loaded; get the file again."
         )
     return value
-
-
-def _shorten(names):
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,180 @@
+"""Images and tables at addresses: indexed, searched and embedded from there."""
+
+import collections
+import errno
+
+import fsspec
+import numpy as np
+import pytest
+from faulty_server import Faulty
+
+from align_keras.cli.main import main
+from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.pair_files import read_pairs
+from align_keras.search.bulk_embeddings import embed
+from align_keras.search.image_index import Index
+from align_keras.search.server import _content
+from align_keras.search.towers import open_model
+from align_keras.utils import remote
+from align_keras.utils.errors import InputError
+from align_keras.utils.files import local_copy
+from tests.search.color_towers import COLORS, GOLDEN, image_bytes
+
+pytestmark = pytest.mark.ci
+TABLE = b"image,caption,year\nphotos/red.png,a red one,1999\n../s/gone.png,none,1\n"
+
+
+@pytest.fixture
+def store():
+    """A bucket with a folder of three colors and a table: puts and removes files."""
+    fs = fsspec.filesystem("memory", use_listings_cache=False)
+    fs.store.clear()
+    for color in COLORS:
+        fs.pipe_file(f"/s/photos/{color}.png", image_bytes(color))
+    fs.pipe_file("/s/photos/sub/broken.jpg", b"no image")
+    fs.pipe_file("/s/photos/notes.txt", b"no image either")
+    fs.pipe_file("/s/table.csv", TABLE)
+    yield fs
+    fs.store.clear()
+
+
+def counts(changes):
+    names = ("added", "changed", "renamed", "gone", "unchanged")
+    return tuple(getattr(changes, name) for name in names)
+
+
+def test_a_folder_is_indexed_and_brought_up_to_date(store, tmp_path, monkeypatch):
+    def build(*sources):
+        return Index.build(tmp_path / "index", sources, GOLDEN)
+
+    index = build("memory://s/photos/")
+    assert counts(index.changes) == (3, 0, 0, 0, 0)
+    assert dict(index.changes.unreadable) == {"unreadable": 1}
+    [hit] = index.query("blue", k=1)
+    assert hit.path == "memory://s/photos/blue.png"
+    assert (hit.columns["folder"], hit.columns["name"]) == ("photos", "blue.png")
+    assert not {"date", "year"} & hit.columns.keys()
+    assert _content(index.store.image(hit.id)) == image_bytes("blue")
+    read = collections.Counter()
+    opened = remote._Reader.__init__
+    monkeypatch.setattr(
+        remote._Reader,
+        "__init__",
+        lambda self, url: read.update([url]) or opened(self, url),
+    )
+    assert counts(build().changes) == (0, 0, 0, 0, 3) and not read
+    store.pipe_file("/s/photos/red.png", image_bytes((200, 0, 90)))
+    store.mv("/s/photos/green.png", "/s/photos/sub/meadow.png")
+    store.rm("/s/photos/blue.png")
+    assert counts(build().changes) == (0, 1, 1, 1, 0)
+    assert sorted(read) == [
+        f"memory://s/photos/{name}" for name in ("red.png", "sub/meadow.png")
+    ]
+    store.rm("/s/photos", recursive=True)
+    index = build()
+    assert len(index) == 2 and index.changes.kept == ["memory://s/photos"]
+    assert index.remove(["memory://s/photos"]) == 2
+
+
+def test_a_table_is_indexed_with_its_columns(store, tmp_path):
+    index = Index.build(tmp_path / "index", ["memory://s/table.csv"], GOLDEN)
+    assert counts(index.changes) == (1, 0, 0, 0, 0)
+    problem = "of the table: no such file or bucket"
+    assert index.changes.examples == {problem: "memory://s/gone.png"}
+    [hit] = index.query("red", where="year_ = 1999")
+    assert hit.path == "memory://s/photos/red.png" and hit.captions == ["a red one"]
+    again = Index.build(tmp_path / "index", (), GOLDEN)
+    assert counts(again.changes) == (0, 0, 0, 0, 1)
+
+
+def test_a_table_of_a_web_server_and_one_that_fails(tmp_path, monkeypatch):
+    files = {f"{color}.png": image_bytes(color) for color in COLORS}
+    rows = "".join(f"{color}.png,{color}\n" for color in COLORS)
+    files["t.csv"] = f"image,caption\n{rows}".encode()
+    for name, value in {"TRIES": 2, "FIRST_PAUSE": 0.01}.items():
+        monkeypatch.setattr(remote, name, value)
+    with Faulty(files) as server:
+        table = f"{server.url}/t.csv"
+        index = Index.build(tmp_path / "index", [table], GOLDEN)
+        assert counts(index.changes) == (3, 0, 0, 0, 0)
+        files["red.png"] = image_bytes((200, 0, 90))
+        server.faults[:] = ["500", "500"]  # The table's bytes are kept.
+        with pytest.raises(OSError, match="can't be reached") as caught:
+            index.add()
+        assert caught.value.errno == errno.EHOSTUNREACH and len(index) == 3
+        assert counts(index.add()) == (0, 1, 0, 0, 2)
+
+
+def test_a_folder_a_table_and_texts_are_embedded(store, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    model = open_model(GOLDEN)
+
+    def rows(source, **options):
+        to = tmp_path / "out.parquet"
+        to.unlink(missing_ok=True)
+        embed(source, to, model=model, **options)
+        return pq.read_table(to).to_pylist()
+
+    found = rows("memory://s/photos")
+    assert [row["id"] for row in found] == [
+        *("blue.png", "green.png", "red.png", "sub/broken.jpg")
+    ]
+    [red] = model.encode_images([image_bytes("red")])
+    np.testing.assert_array_equal(np.float32(found[2]["embedding"]), red)
+    first, second = rows("memory://s/table.csv")
+    assert first["embedding"] == found[2]["embedding"] and first["year"] == "1999"
+    assert second["problem"] == "missing"
+    store.pipe_file("/s/words.txt", b"red\nblue\n")
+    assert [row["caption"] for row in rows("memory://s/words.txt")] == ["red", "blue"]
+    pq.write_table(pq.read_table(tmp_path / "out.parquet").select([1]), tmp_path / "t")
+    store.put(str(tmp_path / "t"), "/s/words.parquet")
+    assert len(rows("memory://s/words.parquet")) == 2
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["index", "memory://s/nothing"], "no such file or bucket: memory://s/nothing"),
+        (["index", "memory://s/photos/notes.txt"], "at an address must be tables"),
+        (["index", "https://127.0.0.1:9/photos"], "at an address must be tables"),
+        (["embed", "memory://s/nothing"], "no such file or bucket: memory://s/nothing"),
+        (["embed", "memory://s/photos/red.png"], "or end in .csv"),
+    ],
+)
+def test_mistakes_are_one_line(store, tmp_path, capsys, words, told):
+    to = str(tmp_path / "out")
+    assert main([*words, "--to", to, "--model", str(GOLDEN)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert told in line, line
+
+
+def test_pairs_of_an_address_are_those_of_a_copy(store, tmp_path):
+    (tmp_path / "table.csv").write_bytes(TABLE)
+    here, there = DropCounter(), DropCounter()
+    near = list(read_pairs(tmp_path / "table.csv", counter=here))
+    far = list(read_pairs("memory://s/table.csv", counter=there))
+    assert here.as_metadata() == there.as_metadata()
+    assert [(one.id, one.captions) for one in far] == [
+        (one.id, one.captions) for one in near
+    ]
+    assert [one.image_path for one in far] == [
+        *("memory://s/photos/red.png", "memory://s/gone.png")
+    ]
+    store.pipe_file("/s/bad.csv", b"a,b\n1,2\n")
+    for place, rule in (
+        ("memory://s/bad.csv", "bad.csv has no column"),
+        ("memory://s/photos", "must be a table, .csv"),
+    ):
+        with pytest.raises(InputError, match=rule):
+            read_pairs(place, counter=DropCounter())
+
+
+def test_a_copy_has_a_limit_and_is_named_by_its_address(store):
+    with pytest.raises(OSError, match="more than 10 bytes") as caught:
+        with local_copy("memory://s/table.csv", 10):
+            pass
+    assert caught.value.errno == errno.EFBIG
+    with pytest.raises(InputError, match="^memory://s/table.csv is bad$"):
+        with local_copy("memory://s/table.csv") as copy:
+            raise InputError(f"{copy} is bad")
+    assert not copy.parent.exists()
