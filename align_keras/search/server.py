@@ -48,11 +48,12 @@ MAX_WORDS = 32
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
+# Name below /static → its file and type; the page itself has none.
 _STATIC = {
-    "index.html": (_PAGE, "text/html"),
-    "page.css": (_SHARED, "text/css"),
-    "serve.css": (_PAGE, "text/css"),
-    "serve.js": (_PAGE, "text/javascript"),
+    "": (_PAGE / "index.html", "text/html"),
+    "page.css": (_SHARED / "page.css", "text/css"),
+    "serve.css": (_PAGE / "serve.css", "text/css"),
+    "serve.js": (_PAGE / "serve.js", "text/javascript"),
 }
 # What browsers show, by how the file begins.
 _SHOWN = (
@@ -137,13 +138,12 @@ class _Server:
         # Bodies lie in memory; a client that sends slowly keeps no search waiting.
         self._uploads = Lane(2 * threads)
         self._static = {
-            name: (folder.joinpath(name).read_bytes(), kind)
-            for name, (folder, kind) in _STATIC.items()
+            name: (file.read_bytes(), kind) for name, (file, kind) in _STATIC.items()
         }
 
     async def static(self, request: Request) -> Response:
         """The page, whose address may hold a query, or a file of it."""
-        found = self._static.get(request.path_params.get("name", "index.html"))
+        found = self._static.get(request.path_params.get("name", ""))
         if found is None:
             raise HTTPException(404)
         headers = {"Cache-Control": "no-cache"}
