@@ -64,7 +64,6 @@ LIGHT = (
     "cli/embed.py",
     "cli/evaluate.py",
     "protocols/evaluate.py",
-    "protocols/suite.py",
     "cli/main.py",
     "runs/about_run.py",
     "runs/run.py",

@@ -7,15 +7,11 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, new_folder
 from align_keras.utils.progress import say
 
-FORMATS = ("hf", "keras")
-HUB_PREFIX = "hf://"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments to its parser."""
     parser.add_argument(
         "format",
-        choices=FORMATS,
+        choices=("hf", "keras"),
         help="what SOURCE is: hf, a folder as kakaobrain/align-base; keras, a run "
         "folder",
     )
@@ -28,9 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     source = arguments.source
-    target = check_folders(arguments.format, source, arguments.to)
+    # Before TensorFlow is imported.
+    is_hub = arguments.format == "hf" and source.startswith("hf://")
+    if not is_hub and not pathlib.Path(source).is_dir():
+        raise InputError(f"SOURCE must be a folder, received {source}; check the path.")
+    target = new_folder(arguments.to, "to")
     from align_keras.models import ALIGN
     from align_keras.models.conversion.hugging_face import to_hugging_face
 
@@ -44,14 +43,3 @@ def run(arguments: argparse.Namespace) -> int:
         opens = f'transformers.AlignModel.from_pretrained("{target}")'
     say(f"wrote {target}: {model.count_params():,} parameters; {opens} opens it")
     return 0
-
-
-def check_folders(kind: str, source: str, target: str) -> pathlib.Path:
-    """The target's folder, if the source can be there and the target is free.
-
-    Answers before TensorFlow is imported.
-    """
-    is_hub = kind == "hf" and source.startswith(HUB_PREFIX)
-    if not is_hub and not pathlib.Path(source).is_dir():
-        raise InputError(f"SOURCE must be a folder, received {source}; check the path.")
-    return new_folder(target, "to")

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from align_keras.cli.common import AT_LEAST_ONE
 from align_keras.utils.errors import InputError
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
@@ -19,7 +20,6 @@ STAGES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "stages, each with those before it:\n" + "\n".join(
         f"  {name:<9}{what}" for name, what in STAGES.items()
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=_workers,
+        type=AT_LEAST_ONE,
         metavar="N",
         help="processes; as many as the machine has cores by default",
     )
@@ -72,7 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     stage = arguments.stage
     if (stage == "urls") != (arguments.to is not None):
         raise InputError(
@@ -84,13 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     out = pathlib.Path(arguments.out)
     last = {"build": "report", "urls": "filter"}.get(stage, stage)
-    corpus = build_corpus(
-        out,
-        _config(arguments, out),
-        last,
-        workers=arguments.workers,
-        engine=arguments.engine,
-    )
+    runs_by = {"workers": arguments.workers, "engine": arguments.engine}
+    corpus = build_corpus(out, _config(arguments, out), last, **runs_by)
     if stage == "urls":
         from align_keras.corpus.sources import write_url_list
 
@@ -102,15 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
     if last == "report":
         _say_what_is_next(corpus)
     return 0
-
-
-def _workers(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"it must be a whole number of at least 1, received {text!r}; leave it out "
-            "for all cores"
-        )
-    return int(text)
 
 
 def _say_what_is_next(corpus):
@@ -135,11 +120,6 @@ def _config(arguments, out):
 
     saved = out / "corpus.yaml"
     files = arguments.config or ([saved] if saved.exists() else [])
-    overrides = list(arguments.params_override)
-    for key, given in (
-        ("sources", arguments.source),
-        ("duplicates.against", arguments.against),
-    ):
-        if given is not None:
-            overrides.append({key: list(given)})
-    return load_corpus_config(files, overrides)
+    given = {"sources": arguments.source, "duplicates.against": arguments.against}
+    given = {key: value for key, value in given.items() if value is not None}
+    return load_corpus_config(files, [*arguments.params_override, given])

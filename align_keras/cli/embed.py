@@ -2,17 +2,11 @@
 
 import argparse
 
+from align_keras.cli.common import AT_LEAST_ONE
 from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 
-def _count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
-    return int(text)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command to an `argparse` parser."""
     parser.epilog = (
         "Every row of the source becomes a row of the output, with its columns, "
         "`embedding`, and `problem` where it has none. The same command goes on from "
@@ -54,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--rows-per-file",
-        type=_count,
+        type=AT_LEAST_ONE,
         default=4096,
         metavar="N",
         help="rows of a shard, of which an interruption loses one (default: "
@@ -64,19 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     from align_keras.search.bulk_embeddings import embed
 
-    done = embed(
-        arguments.source,
-        arguments.to,
-        model=arguments.model,
-        of=arguments.of,
-        column=arguments.column,
-        format=arguments.format,
-        rows_per_file=arguments.rows_per_file,
-        engine=arguments.engine,
-    )
+    options = ("model", "of", "column", "format", "rows_per_file", "engine")
+    given = {name: getattr(arguments, name) for name in options}
+    done = embed(arguments.source, arguments.to, **given)
     files = f"{len(done.files):,} file{'s' * (len(done.files) != 1)}"
     print(f"{done.rows:,} rows in {files}: {arguments.to}")
     for problem, count in sorted(done.problems.items()):

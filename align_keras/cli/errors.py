@@ -16,12 +16,9 @@ _FIRST = re.compile(r"(?:\w+(?:, | and | or ))*\w+(?=:| (?:must|may|can|has|have
 
 
 def with_options(text: str, options: dict[str, str]) -> str:
-    """Names a command's options in the place of a library's arguments.
+    """Names options in the place of a library's arguments, with which `text` begins or
+    which it has in backquotes.
 
-    `text` begins with the names of arguments ("data must …", "train_split and split
-    must …") or has them in backquotes; `options` has their options.
-
-    Example:
     >>> with_options("k must be >= 1, received 0; raise `k`.", {"k": "-k"})
     '-k must be >= 1, received 0; raise -k.'
     """
@@ -74,48 +71,36 @@ def describe_error(error: BaseException) -> str | None:
 
 
 def describe_bug(error: BaseException) -> str:
-    """Says in one line what nobody expected, and keeps its traceback in a file.
-
-    Where no file can be written, the whole traceback follows.
+    """Says in one line what nobody expected, and keeps its traceback in a file, or adds
+    it where no file can be written.
     """
     whole = "".join(traceback.format_exception(error))
-    package = pathlib.Path(__file__).parents[1]
-    places = [
-        f"align_keras/{pathlib.Path(frame.filename).relative_to(package)}, line "
-        f"{frame.lineno}"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if pathlib.Path(frame.filename).is_relative_to(package)
-    ]
     # Of a task that went wrong, which one it was.
     notes = getattr(error, "__notes__", ())
     told = [str(error), *(note for note in notes if "\n" not in note)]
     text = " ".join(" ".join(told).split())[:300]
     message = f"unexpected {type(error).__name__}: {text}"
-    if places:
-        message += f" ({places[-1]})"
+    package = pathlib.Path(__file__).parents[1]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if pathlib.Path(frame.filename).is_relative_to(package):
+            place = pathlib.Path(frame.filename).relative_to(package.parent)
+            message += f" ({place}, line {frame.lineno})"
+            break
     try:
-        with tempfile.NamedTemporaryFile(
-            "w",
-            prefix="align-keras-",
-            suffix=".log",
-            delete=False,
-            encoding="utf-8",
-            errors="backslashreplace",
-        ) as file:
-            file.write(whole)
+        number, log = tempfile.mkstemp(".log", "align-keras-")
+        with open(number, "wb") as file:
+            file.write(whole.encode(errors="backslashreplace"))
     except OSError:
         return f"{message}; please report it:\n{whole}"
     return (
-        f"{message}; an input is damaged, or this is a bug: please report it with "
-        f"{file.name}"
+        f"{message}; an input is damaged, or this is a bug: please report it with {log}"
     )
 
 
 def _of(error):
     name = getattr(error, "filename", None)
-    return (
-        f": {os.fsdecode(name)}" if isinstance(name, str | bytes | os.PathLike) else ""
-    )
+    is_path = isinstance(name, str | bytes | os.PathLike)
+    return f": {os.fsdecode(name)}" if is_path else ""
 
 
 def _is_tensorflow(error, name):

@@ -1,12 +1,11 @@
 """`align-keras evaluate`: a protocol of the paper, or all of them, on a model."""
 
 import argparse
-import json
-import math
 from collections.abc import Iterable
 from typing import Any
 
-from align_keras.protocols.evaluate import PROTOCOLS, evaluate
+from align_keras.cli.common import nested_commands, print_json, print_table
+from align_keras.protocols.evaluate import PROTOCOLS, evaluate, run_suite
 from align_keras.protocols.protocol import OPTIONS
 from align_keras.utils.errors import InputError
 
@@ -16,12 +15,9 @@ _OF_SUITE = (
 )
 # As Model Garden spells them.
 _WITH_UNDERSCORES = ("config_file", "params_override")
-# Of a table's first column, as far as it is kept whole.
-_NAME_WIDTH = 36
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments to its parser."""
     parser.usage = (
         "align-keras evaluate PROTOCOL --model M [--data D] [OPTION …]\n"
         "       align-keras evaluate --suite paper --model M [OPTION …]"
@@ -36,20 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="every protocol of the paper whose data is there, beside its figures",
     )
     _add_options(parser, _OF_SUITE)
-    commands = parser.add_subparsers(
-        dest="nested",
-        metavar="PROTOCOL",
-        title="protocols",
-        prog="align-keras evaluate",
-    )
+    add = nested_commands(parser, "PROTOCOL", "protocols")
     for protocol in PROTOCOLS.values():
         where = f" ({protocol.table})" if protocol.table else ""
-        nested = commands.add_parser(
-            protocol.name,
-            help=protocol.help + where,
-            description=f"{protocol.help[0].upper()}{protocol.help[1:]}{where}.",
-            argument_default=argparse.SUPPRESS,
-        )
+        nested = add(protocol.name, protocol.help + where)
         taken = [name for name in OPTIONS if protocol.takes(name)]
         usual = f" (default: {protocol.data})" if protocol.data else ""
         _add_options(nested, ("html", *taken), protocol.data_help + usual)
@@ -68,14 +54,8 @@ def _add_options(parser, shown, data_help=argparse.SUPPRESS):
             keywords["help"] = data_help
         if name not in shown:
             keywords["help"] = argparse.SUPPRESS
-        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
-        if name in _WITH_UNDERSCORES:
-            spellings = reversed(spellings)
-        # The first one is shown, and named in messages.
-        usual, *others = spellings
-        parser.add_argument(usual, **keywords)
-        for spelling in others:
-            parser.add_argument(spelling, **keywords | {"help": argparse.SUPPRESS})
+        spelling = name if name in _WITH_UNDERSCORES else name.replace("_", "-")
+        parser.add_argument(f"--{spelling}", **keywords)
     parser.add_argument(
         "--html",
         metavar="FILE",
@@ -91,7 +71,6 @@ def _add_options(parser, shown, data_help=argparse.SUPPRESS):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     given = {name: getattr(arguments, name) for name in (*OPTIONS, "html", "cache")}
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
@@ -119,35 +98,30 @@ def _run_suite(model, given, as_json):
                 f"`{name}` is for one protocol, received {value!r} with --suite; leave "
                 "it out."
             )
-    from align_keras.protocols.suite import run_suite
-
     return print_suite(run_suite(model, **given), as_json)
 
 
 def print_result(result: dict[str, Any], as_json: bool = False) -> None:
     """Prints what `evaluate` returns to stdout, as tables or as JSON."""
     if as_json:
-        print(json_text(result))
+        print_json(result)
         return
     from align_keras.reports import result_tables
 
     about = result["protocol"], result["data"], result["metrics"]
     names: tuple[str, ...] = ("split", "train_split")
     splits = {name: result[name] for name in names if name in result}
-    print_table(result_tables.metrics_table(*about, splits))
+    print_table(*result_tables.metrics_table(*about, splits))
     for table in result_tables.tables_of_many_models(*about, splits):
-        print_table(table)
+        print_table(*table)
     if result.get("slices"):
         title = f"by {result['slice_by']}"
-        print_table(result_tables.slices_table(title, result["slices"]))
+        print_table(*result_tables.slices_table(title, result["slices"]))
 
 
 def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
-    """Prints the measured figures beside the paper's as they come, and what was left
-    out.
-
-    With `as_json` one list at the end. Returns the exit code: 1 where a protocol failed
-    whose data is there.
+    """Prints the figures beside the paper's as they come, or one list as JSON at the
+    end; returns the exit code, 1 where a protocol failed whose data is there.
     """
     from align_keras.reports.result_tables import papers_tables
 
@@ -156,9 +130,9 @@ def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
         done.append(row)
         if row.metrics and not as_json:
             for table in papers_tables(row.protocol, row.data, row.metrics).values():
-                print_table(table)
+                print_table(*table)
     if as_json:
-        print(json_text([row.as_dict() for row in done]))
+        print_json([row.as_dict() for row in done])
         return int(any(row.failed for row in done))
     for title, reason in (("Skipped", "skipped"), ("Failed", "failed")):
         rows_left_out = [row for row in done if getattr(row, reason)]
@@ -171,36 +145,3 @@ def print_suite(rows: Iterable[Any], as_json: bool = False) -> int:
             print(f"- table{many} {numbers}: {row.protocol} on {row.data}")
             print(f"  {getattr(row, reason)}")
     return int(any(row.failed for row in done))
-
-
-def json_text(value: Any) -> str:
-    """Text of what JSON can hold: NaN and infinities become null."""
-    return json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {str(key): _finite(of_key) for key, of_key in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(element) for element in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def print_table(table: Any) -> None:
-    """Prints a `ResultTable` to stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    printed = Table(title=table.title, title_justify="left")
-    # Names stay whole in 80 columns; the headings of the numbers are folded.
-    widest = max((len(row[0]) for row in table.rows), default=0)
-    first, *numbers = table.columns
-    printed.add_column(first, overflow="fold", min_width=min(widest, _NAME_WIDTH))
-    for column in numbers:
-        printed.add_column(column, justify="right", overflow="fold")
-    for row in table.rows:
-        printed.add_row(*row)
-    # Not as markup: a group may be called "[red]".
-    Console(markup=False, highlight=False).print(printed)

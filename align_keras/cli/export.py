@@ -2,6 +2,7 @@
 
 import argparse
 
+from align_keras.cli.common import nested_commands
 from align_keras.export import QUANTIZATIONS, WEIGHTS
 from align_keras.runs.export import FORMATS, OPTIONS, export_model
 from align_keras.utils.errors import InputError
@@ -34,31 +35,18 @@ _FLAGS = {
         "help": "a node_modules folder with @litertjs/core, copied beside the page",
     },
 }
-# As they were once spelled.
-_OTHER_SPELLINGS = {"images": "--pictures", "license": "--licence"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments to its parser."""
     parser.usage = "align-keras export [FORMAT] --model M --to DIR [OPTION …]"
     parser.epilog = "align-keras export FORMAT --help shows a format's options."
     # `--format F` in the place of FORMAT goes on working.
     parser.add_argument("--format", choices=FORMATS, help=argparse.SUPPRESS)
     _add_options(parser, ())
-    commands = parser.add_subparsers(
-        dest="nested",
-        metavar="FORMAT",
-        title="formats (default: saved_model)",
-        prog="align-keras export",
-    )
+    add = nested_commands(parser, "FORMAT", "formats (default: saved_model)")
     for name, kind in FORMATS.items():
-        nested = commands.add_parser(
-            name,
-            help=kind.help,
-            description=f"{kind.help[0].upper()}{kind.help[1:]}.",
-            argument_default=argparse.SUPPRESS,
-        )
-        _add_options(nested, [key for key, kinds in OPTIONS.items() if name in kinds])
+        taken = [key for key, kinds in OPTIONS.items() if name in kinds]
+        _add_options(add(name, kind.help), taken)
 
 
 def _add_options(parser, shown):
@@ -72,12 +60,9 @@ def _add_options(parser, shown):
     parser.add_argument("--to", metavar="DIR", help="the folder to write; new or empty")
     for name, keywords in _FLAGS.items():
         keywords = {"dest": name, **default, **keywords}
-        hidden = keywords | {"help": argparse.SUPPRESS}
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", **keywords if name in shown else hidden
-        )
-        if name in _OTHER_SPELLINGS:
-            parser.add_argument(_OTHER_SPELLINGS[name], **hidden)
+        if name not in shown:
+            keywords["help"] = argparse.SUPPRESS
+        parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
     parser.add_argument(
         "--data-root",
         metavar="DIR",
@@ -95,7 +80,6 @@ def _add_options(parser, shown):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     if arguments.nested and arguments.format:
         raise InputError("FORMAT must be given once; leave --format out.")
     for name in ("model", "to"):

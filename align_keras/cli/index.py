@@ -9,7 +9,6 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command to an `argparse` parser."""
     parser.epilog = (
         'align-keras search "a red bicycle" then searches it. Run again, the command '
         "embeds what is new or has changed and drops what is gone."
@@ -59,7 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     from align_keras.search.image_index import Index, default_index, is_database
     from align_keras.search.store import Store
 

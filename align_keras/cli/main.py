@@ -1,7 +1,7 @@
 """The `align-keras` command: finds the subcommand and answers its errors.
 
-Only the chosen subcommand's module is imported, and TensorFlow only by its
-`run`, so that help and usage errors answer at once.
+A subcommand's module has `add_arguments` and `run`, which gives the exit code. It alone
+is imported, and TensorFlow only by `run`, so that help and usage errors answer at once.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 import align_keras
+from align_keras.cli.common import on_disk
 from align_keras.cli.errors import describe_bug, describe_error, with_options
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silence_tensorflow
@@ -32,13 +33,18 @@ COMMANDS = {
     "search": "find images by words, by an image, or by both",
     "convert": "turn Hugging Face's ALIGN into a run folder, or a run folder into it",
 }
-# What a command writes to, and what it reads, also on a store: it works in a copy. The
-# rest is no address, which would become a folder "gs:" in the current one.
+# What a command writes to, and what it reads, also on a store: it works in a copy.
 WRITTEN = ("model_dir", "out", "to", "html", "cache", "results")
 READ = ("model", "index", "data_root")
-LOCAL = ("data_dir",)
 READERS = ("search", "serve")
-DONE, FAILURE = 0, 1
+# Options as they were once spelled.
+_RENAMED = {
+    "--utilisation": "--utilization",
+    "--text-utilisation": "--text-utilization",
+    "--pictures": "--images",
+    "--licence": "--license",
+}
+FAILURE = 1
 # From where a command goes on after an interrupt.
 RESUMABLE = {
     "quickstart": "the last checkpoint",
@@ -51,9 +57,8 @@ RESUMABLE = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; returns the exit code: 0 done, 1 failure.
-
-    Exits with code 2 for a usage error, and with 0 after `--help` and `--version`.
+    """Runs a subcommand; returns 0, or 1 for a failure. Exits with 2 for a usage error,
+    and with 0 after `--help` and `--version`.
     """
     open_streams()
     arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
@@ -103,10 +108,8 @@ def _escape(error):
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Parses the command line.
-
-    To the subcommand's arguments it adds `command`, its `run`, and `options`, a dict
-    from the arguments' names to their options.
+    """Parses the command line; adds `command`, its `run`, and `options`, a dict from
+    arguments' names to their options.
     """
     parser = _Parser(
         prog="align-keras",
@@ -118,12 +121,18 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--version", action="version", version=version, help="show the version"
     )
-    parser.add_argument("--print-completion", action=_Completion)
+    completes = any(item.startswith("--print-completion") for item in argv[:1])
+    about = 'print a completion script: eval "$(align-keras --print-completion bash)"'
+    if completes:
+        import shtab
+
+        shtab.add_argument_to(parser, "--print-completion", about)
+    else:
+        parser.add_argument("--print-completion", metavar="SHELL", help=about)
     subparsers = parser.add_subparsers(
         dest="command", metavar="COMMAND", required=True, title="commands"
     )
     chosen = next((item for item in argv if not item.startswith("-")), None)
-    completes = any(item.startswith("--print-completion") for item in argv[:1])
     for name, summary in COMMANDS.items():
         command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
@@ -142,35 +151,25 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def bring_here(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> None:
     """Puts local copies, kept up until `stack` ends, in the place of addresses."""
-    for name in (*WRITTEN, *READ, *LOCAL):
-        value = getattr(arguments, name, None)
-        for address in value if isinstance(value, list) else [value]:
-            if not isinstance(address, str) or not is_url(address):
-                continue
-            if address.startswith(("postgres:", "postgresql:")) and name != "out":
-                continue
-            if name == "model" and address.startswith("hf://"):
-                continue  # A model of the hub, which is opened by its name.
-            _check_remote(arguments, name, address)
-            from align_keras.utils.mirror import mirrored
+    for name in (*WRITTEN, *READ):
+        address = getattr(arguments, name, None)
+        if not isinstance(address, str) or not is_url(address):
+            continue
+        if address.startswith(("postgres:", "postgresql:")) and name != "out":
+            continue
+        if name == "model" and address.startswith("hf://"):
+            continue  # A model of the hub, which is opened by its name.
+        several = (getattr(arguments, "engine", None) or "local") != "local"
+        if several or ("TF_CONFIG" in os.environ and name == "model_dir"):
+            on_disk(name, address, " that all machines see")
+        if getattr(arguments, "watch", False):
+            on_disk(name, address)
+        from align_keras.utils.mirror import mirrored
 
-            writes = name in WRITTEN and arguments.command not in READERS
-            pushes = arguments.command != "index"
-            copy = mirrored(address, name, writes=writes, pushes=pushes)
-            setattr(arguments, name, str(stack.enter_context(copy)))
-
-
-def _check_remote(arguments, name, address):
-    """Raises where a command can't work in this machine's copy of an address."""
-    engine = getattr(arguments, "engine", None) or "local"
-    several = engine != "local" or ("TF_CONFIG" in os.environ and name == "model_dir")
-    watches = getattr(arguments, "watch", False)
-    if name in LOCAL or watches or several:
-        where = " that all machines see" if several else ""
-        raise InputError(
-            f"{name} must be on a disk{where}, received {address}; name a local path, "
-            "or mount the remote folder and name its place."
-        )
+        writes = name in WRITTEN and arguments.command not in READERS
+        pushes = arguments.command != "index"
+        copy = mirrored(address, name, writes=writes, pushes=pushes)
+        setattr(arguments, name, str(stack.enter_context(copy)))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -182,21 +181,17 @@ class _Parser(argparse.ArgumentParser):
     def options(self) -> dict[str, str]:
         """The options by the arguments' names, nested commands' too."""
         found: dict[str, str] = {}
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for nested in action.choices.values():
-                    found = nested.options() | found
-            else:
-                # The first spelling is the one that help shows.
-                shown = [*action.option_strings, action.metavar or action.dest]
-                found.setdefault(action.dest, str(shown[0]))
-        return found
+        for nested in self.nested_commands().values():
+            found |= nested.options()
+        return found | {
+            action.dest: str([*action.option_strings, action.metavar or action.dest][0])
+            for action in self._actions
+        }
 
     def checked(self, argv):
-        """Returns the command's words, or ends the process at an unknown option.
-
-        argparse itself would first complain of the required option that the unknown
-        one was meant to be. Underscores stand for hyphens, as they once did.
+        """Returns the command's words, or ends the process at an unknown option, of
+        which argparse would complain later than of a missing one. Underscores stand for
+        hyphens.
         """
         known, parser, words = set(self._option_string_actions), self, []
         for position, word in enumerate(argv):
@@ -209,11 +204,12 @@ class _Parser(argparse.ArgumentParser):
                 parser = nested[word]
                 known |= set(parser._option_string_actions)
             elif option.startswith("--") and option not in known:
-                hyphenated = option.replace("_", "-")
-                if hyphenated not in known:
+                others = _RENAMED.get(option), option.replace("_", "-")
+                meant = next((other for other in others if other in known), None)
+                if meant is None:
                     near = _did_you_mean(option, sorted(known))
                     parser.error(f"unknown option {option}{near and ';'}{near}")
-                word = hyphenated + word[len(option) :]
+                word = meant + word[len(option) :]
             words.append(word)
         return words
 
@@ -240,28 +236,6 @@ class _Parser(argparse.ArgumentParser):
 def _did_you_mean(word, known):
     near = difflib.get_close_matches(word, known, n=1)
     return f" did you mean {near[0]}?" if near else ""
-
-
-class _Completion(argparse.Action):
-    """Prints what a shell completes commands, options and their values by."""
-
-    def __init__(self, option_strings, dest, **kwargs):
-        super().__init__(
-            option_strings,
-            dest,
-            metavar="SHELL",
-            choices=("bash", "zsh", "fish"),
-            help="print a script that completes commands and options, for bash, zsh "
-            'or tcsh: eval "$(align-keras --print-completion bash)"',
-        )
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        try:
-            import shtab
-        except ImportError:
-            parser.error("--print-completion needs shtab; run pip install shtab.")
-        print(shtab.complete(parser, values))
-        parser.exit(DONE)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """`align-keras plan`: what an experiment will take, before it runs."""
 
 import argparse
-import json
-from typing import Any
 
+from align_keras.cli.common import print_json, print_table
 from align_keras.cli.train import add_config_arguments
 from align_keras.planning import (
     DEVICE_KINDS,
@@ -26,7 +25,6 @@ PROTOCOL_MODEL = "align_l2_large"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments to its parser."""
     from align_keras.config import experiments
 
     add_config_arguments(parser)
@@ -100,124 +98,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{TEXT_UTILIZATION}: BERT-large on TPU v3, arXiv 1904.00962)",
     )
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
-    for option in ("--utilisation", "--text-utilisation"):  # As they once were spelled.
-        name = option[2:].replace("-", "_").replace("isation", "ization")
-        parser.add_argument(
-            option,
-            dest=name,
-            type=float,
-            default=argparse.SUPPRESS,
-            help=argparse.SUPPRESS,
-        )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
-    from align_keras import planning
-    from align_keras.config import load_config, load_recipe
-
     if arguments.index is not None:
-        return _plan_index(arguments)
-    if arguments.corpus is not None:
-        return _plan_corpus(arguments)
-    if arguments.device_kind is None:
-        raise InputError(
-            f"--device-kind must be one of {', '.join(DEVICE_KINDS)}, received "
-            "nothing; name one, or plan an index by --index, a corpus by --corpus."
-        )
-    if arguments.model is not None:
-        raise InputError(
-            f"--model is for --index, received {arguments.model}; leave it out."
-        )
-    layers = arguments.config_file, arguments.params_override
-    options = {
-        "device_kind": arguments.device_kind,
-        "devices": arguments.devices,
-        "utilization": arguments.utilization,
-        "text_utilization": arguments.text_utilization,
-    }
-    numbers = {
-        "num_images": arguments.num_images,
-        "num_classes": arguments.num_classes,
-    }
-    numbers = {name: number for name, number in numbers.items() if number is not None}
-    if arguments.protocol:
-        recipe = load_recipe(arguments.protocol, *layers)
-        model = load_config(arguments.experiment or PROTOCOL_MODEL).task.model
-        answer = planning.plan_recipe(recipe, model, **options, **numbers)
-        answer = {"protocol": arguments.protocol, **answer}
-        stages = answer["stages"]
+        answer, tables = _plan_index(arguments)
+    elif arguments.corpus is not None:
+        answer, tables = _plan_corpus(arguments)
     else:
-        for name, number in numbers.items():
-            option = f"--{name.replace('_', '-')}"
-            raise InputError(
-                f"{option} is for --protocol, received {number}; leave it out."
-            )
-        config = load_config(arguments.experiment, *layers)
-        answer = planning.plan(config, **options)
-        stages = {"train": answer}
+        answer, tables = _plan_run(arguments)
     if arguments.json:
-        print(json.dumps(answer, indent=1))
+        print_json(answer)
         return 0
-    for stage, summary in stages.items():
-        devices = summary["devices"]
-        title = f"{devices:,} × {arguments.device_kind}, "
-        title += f"{summary['batch_size'] // devices:,}"
-        if arguments.protocol:
-            title = f"{arguments.protocol}, {stage}: {title} images on each"
-        else:
-            title += " pairs on each"
-        print_plan(summary, title, is_recipe=bool(arguments.protocol))
+    for title, columns, rows, *notes in tables:
+        print_table(title, columns, rows)
+        for note in notes:
+            print(note)
     return 0
 
 
-def _plan_index(arguments):
-    from rich.console import Console
-    from rich.table import Table
+def _plan_run(arguments):
+    """The plan of an experiment, or of a protocol's recipe; and its tables."""
+    from align_keras import planning
+    from align_keras.config import load_config, load_recipe
 
+    if arguments.device_kind is None:
+        raise InputError(
+            f"device_kind must be one of {', '.join(DEVICE_KINDS)}, received nothing; "
+            "name one, or plan an index by `index`, a corpus by `corpus`."
+        )
+    of_recipe = {
+        name: getattr(arguments, name)
+        for name in ("num_images", "num_classes")
+        if getattr(arguments, name) is not None
+    }
+    refused = {} if arguments.protocol else dict.fromkeys(of_recipe, "protocol")
+    for name, needed in (refused | {"model": "index"}).items():
+        if getattr(arguments, name) is not None:
+            raise InputError(
+                f"`{name}` is for `{needed}`, received {getattr(arguments, name)}; "
+                "leave it out."
+            )
+    layers = arguments.config_file, arguments.params_override
+    names = ("device_kind", "devices", "utilization", "text_utilization")
+    options = {name: getattr(arguments, name) for name in names}
+    if not arguments.protocol:
+        config = load_config(arguments.experiment, *layers)
+        answer = planning.plan(config, **options)
+        return answer, [_table_of_run(answer, arguments.device_kind)]
+    recipe = load_recipe(arguments.protocol, *layers)
+    model = load_config(arguments.experiment or PROTOCOL_MODEL).task.model
+    answer = planning.plan_recipe(recipe, model, **options, **of_recipe)
+    return {"protocol": arguments.protocol, **answer}, [
+        _table_of_run(summary, arguments.device_kind, f"{arguments.protocol}, {stage}")
+        for stage, summary in answer["stages"].items()
+    ]
+
+
+def _plan_index(arguments):
     from align_keras.planning import plan_index
 
     width = _dimension(arguments.model)
     planned = plan_index(arguments.index, width)
-    if arguments.json:
-        print(json.dumps(planned, indent=1))
-        return 0
-    table = Table(title=f"{arguments.index:,} images, {width} numbers each")
-    table.add_column("")
-    for name in ("exact", "approximate"):
-        table.add_column(name, justify="right")
     disk, memory, seconds = (planned[k] for k in ("disk", "memory", "query_seconds"))
     both = disk["vectors"] + disk["facts"]
     codes = disk["codes"] and both + disk["codes"]
-    for name, unit, size, values in (
-        ("disk", "GB", 1e9, (both, codes)),
-        ("memory that a query reads", "GB", 1e9, memory.values()),
-        ("a query on two cores", "s", 1, seconds.values()),
-    ):
-        amounts = (_number(value / size) if value else "–" for value in values)
-        table.add_row(f"{name}, {unit}", *amounts)
-    Console().print(table)
-    return 0
+    rows = [
+        (f"{name}, {unit}", *(_number(n / size) if n else "–" for n in values))
+        for name, unit, size, values in (
+            ("disk", "GB", 1e9, (both, codes)),
+            ("memory that a query reads", "GB", 1e9, memory.values()),
+            ("a query on two cores", "s", 1, seconds.values()),
+        )
+    ]
+    title = f"{arguments.index:,} images, {width} numbers each"
+    return planned, [(title, ("", "exact", "approximate"), rows)]
 
 
 def _plan_corpus(arguments):
-    from rich.console import Console
-    from rich.table import Table
-
     from align_keras.planning import plan_corpus
 
     days = 7
     planned = plan_corpus(arguments.corpus, arguments.num_images, days=days)
-    if arguments.json:
-        print(json.dumps(planned, indent=1))
-        return 0
-    table = Table(
-        title=f"{planned['pairs']:,} pairs, {planned['images']:,} images stored"
-    )
-    table.add_column("")
-    table.add_column("amount", justify="right")
     seconds, disk, memory = (planned[k] for k in ("core_seconds", "disk", "memory"))
-    for name, value in (
+    rows = [
         ("pairs out of pages, hours of a core", seconds["extract"] / 3600),
         ("text filters, hours of a core", seconds["filter"] / 3600),
         ("images decoded and stored, hours of a core", seconds["images"] / 3600),
@@ -227,10 +191,10 @@ def _plan_corpus(arguments):
         ("images, twice while it is built, GB", disk["images"] / 1e9),
         ("memory of a worker, GiB", memory["worker"] / 2**30),
         ("memory of the search for copies, GiB", memory["copies"] / 2**30),
-    ):
-        table.add_row(name, _number(value))
-    Console().print(table)
-    return 0
+    ]
+    title = f"{planned['pairs']:,} pairs, {planned['images']:,} images stored"
+    rows = [(name, _number(value)) for name, value in rows]
+    return planned, [(title, ("", "amount"), rows)]
 
 
 def _dimension(model):
@@ -243,46 +207,40 @@ def _dimension(model):
     return open_model(model or DEFAULT_MODEL).dimension
 
 
-def print_plan(summary: dict[str, Any], title: str, is_recipe: bool = False) -> None:
-    """Prints the plan to stdout as a table, and what to do where it doesn't fit."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title)
-    table.add_column("part")
-    table.add_column("amount", justify="right")
-    table.add_column("unit")
+def _table_of_run(summary, device_kind, stage=None):
+    """Title, columns and rows of a plan, and what to do where it doesn't fit."""
+    rows: list[tuple | None] = []
     for key, (name, unit, size) in _SECTIONS.items():
-        parts = {name: sum(summary[key].values()), **summary[key]}
-        for part, amount in parts.items():
-            is_total = part == name
-            label = f"[bold]{part}" if is_total else f"  {part}"
-            table.add_row(label, _number(amount / size), unit if is_total else "")
-        table.add_section()
+        rows.append((name, _number(sum(summary[key].values()) / size), unit))
+        for part, amount in summary[key].items():
+            rows.append((f"  {part}", _number(amount / size), ""))
+        rows.append(None)
     shares = summary["utilization"], summary["text_utilization"]
     image, text = (f"{100 * share:g}%" for share in shares)
+    text = "" if stage else f" (text {text})"
     tera = f"{summary['peak_flops'] / 1e12:g} TFLOPS"
-    text = "" if is_recipe else f" (text {text})"
     time = f"{summary['train_steps']:,} steps at {image}{text} of {tera}"
-    table.add_row(f"[bold]{time}", _number(summary["days"]), "days")
-    table.add_row("  a step", _number(sum(summary["seconds"].values())), "s")
+    rows.append((time, _number(summary["days"]), "days"))
+    rows.append(("  a step", _number(sum(summary["seconds"].values())), "s"))
     for part, seconds in summary["seconds"].items():
-        table.add_row(f"    {part}", _number(seconds))
-    console = Console()
-    console.print(table)
-    if summary["fits"] is False:
+        rows.append((f"    {part}", _number(seconds), ""))
+    devices = summary["devices"]
+    each = f"{summary['batch_size'] // devices:,} {'images' if stage else 'pairs'}"
+    title = f"{devices:,} × {device_kind}, {each} on each"
+    table = (f"{stage}: {title}" if stage else title, ("part", "amount", "unit"), rows)
+    if summary["fits"] is not False:
+        return table
+    options = "rematerialize=true, micro_batch_size"
+    if not stage:
         options = (
-            "rematerialize=true, micro_batch_size, "
-            if is_recipe
-            else "rematerialize=true in task.model.image_encoder and in "
-            "task.model.text_encoder, task.train_data.micro_batch_size, "
+            "rematerialize=true in task.model.image_encoder and in "
+            "task.model.text_encoder, task.train_data.micro_batch_size"
         )
-        console.print(
-            f"More than a device's {summary['device_memory'] / 2**30:g} GiB. Less is "
-            f"needed with {options}runtime.mixed_precision_dtype=mixed_bfloat16, or "
-            "more devices.",
-            highlight=False,
-        )
+    return *table, (
+        f"More than a device's {summary['device_memory'] / 2**30:g} GiB. Less is "
+        f"needed with {options}, runtime.mixed_precision_dtype=mixed_bfloat16, or more "
+        "devices."
+    )
 
 
 def _number(value):

@@ -6,6 +6,7 @@ import shlex
 import time
 from typing import Any
 
+from align_keras.cli.common import on_disk
 from align_keras.cli.search import print_found
 from align_keras.cli.train import (
     add_weights_arguments,
@@ -21,7 +22,6 @@ _SHORT_STEPS = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments to its parser."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--corpus",
@@ -67,18 +67,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     start = time.monotonic()
+    on_disk("data_dir", arguments.data_dir)
     from align_keras.runs.run import train
     from align_keras.utils.progress import say
 
-    name = "pairs" if arguments.pairs else arguments.corpus
+    name, given = arguments.corpus, f"--corpus {arguments.corpus}"
+    if arguments.pairs:
+        name, given = "pairs", f"--pairs {shlex.quote(arguments.pairs)}"
     directory = pathlib.Path(arguments.model_dir or f"saved_models/quickstart_{name}")
     trained = train(
         quickstart_config(arguments),
         directory,
         finish=True,
-        command=quickstart_command(arguments),
+        command=f"align-keras quickstart {given}",
     )
     print_metrics(trained.metrics, as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
@@ -108,14 +110,9 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
     elif arguments.corpus != "icons":
         experiment = "quickstart_stamps"
         overrides["task.validation_data.corpus"] = arguments.corpus
-    options = {
-        "image_column": arguments.image_column,
-        "caption_column": arguments.caption_column,
-        "encoding": arguments.encoding,
-        "max_bad_fraction": arguments.max_bad_fraction,
-        "tfds_data_dir": arguments.data_dir,
-    }
-    for name, value in options.items():
+    names = ("image_column", "caption_column", "encoding", "max_bad_fraction")
+    options = {name: getattr(arguments, name) for name in names}
+    for name, value in (options | {"tfds_data_dir": arguments.data_dir}).items():
         if value is not None:
             overrides |= _both(name, value)
     if arguments.budget == "short":
@@ -128,10 +125,3 @@ def _both(name, value):
     """The override of one data option for training and validation."""
     sections = ("train_data", "validation_data")
     return {f"task.{section}.{name}": value for section in sections}
-
-
-def quickstart_command(arguments: argparse.Namespace) -> str:
-    """The command as the report shows it."""
-    if arguments.pairs:
-        return f"align-keras quickstart --pairs {shlex.quote(arguments.pairs)}"
-    return f"align-keras quickstart --corpus {arguments.corpus}"

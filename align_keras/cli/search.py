@@ -2,36 +2,22 @@
 
 import argparse
 import dataclasses
-import json
-import math
 import os
 import sys
+from typing import Any
 
+from align_keras.cli.common import AT_LEAST_ONE, number, plain, print_json, print_table
 from align_keras.utils.errors import InputError
 
 # Hits whose images are drawn by colored cells.
 _BLOCKS = 4
 # Of an index of `align-keras index`, not of a run's.
 _OF_INDEX = ("index", "model", "where", "duplicates", "paths", "null")
-
-
-def _positive(kind, what):
-    """The type of an option that is above 0, and finite."""
-
-    def read(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}")
-        return value
-
-    return read
+# What is shown of hits besides their ranks; but for the first, text.
+_COLUMNS = ("score", "match", "path", "id", "date", "caption")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command to an `argparse` parser."""
     parser.add_argument(
         "text",
         nargs="*",
@@ -58,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument(
         "--text-weight",
-        type=_positive(float, "a number > 0"),
+        type=number("a number > 0", float, sys.float_info.min),
         metavar="W",
         help="weight of each text beside an image's 1 (default: 2, the paper's best)",
     )
@@ -71,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-k",
-        type=_positive(int, "an integer >= 1"),
+        type=AT_LEAST_ONE,
         default=5,
         help="number of images to show (default: %(default)s)",
     )
@@ -86,19 +72,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the model lies that the index was made with, if it was moved",
     )
     speeds = parser.add_mutually_exclusive_group()
-    speeds.add_argument(
-        "--exact",
-        dest="approximate",
-        action="store_const",
-        const=False,
-        help="compare with every image (default: below 200,000 images)",
-    )
-    speeds.add_argument(
-        "--approximate",
-        action="store_const",
-        const=True,
-        help="search the approximate index (default: from 200,000 images on)",
-    )
+    for option, help in (
+        ("--exact", "compare with every image (default: below 200,000 images)"),
+        ("--approximate", "search an approximate index (default: from 200,000 on)"),
+    ):
+        const = option == "--approximate"
+        speeds.add_argument(
+            option, dest="approximate", action="store_const", const=const, help=help
+        )
     places = parser.add_mutually_exclusive_group()
     places.add_argument(
         "--index",
@@ -127,24 +108,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     if arguments.model_dir is not None:
         return _search_run(arguments)
     from align_keras.search.image_index import Index
 
     queries = _queries(arguments)
     index = Index.open(arguments.index, arguments.model)
-    found = [index.query(query) for query in queries]
+    found = [(query, index.query(query)) for query in queries]
     if arguments.paths:
         _print_paths(found, "\0" if arguments.null else "\n")
     elif arguments.json:
-        _print_json(
+        told = [
             {**_told(query), "hits": [dataclasses.asdict(hit) for hit in hits]}
-            for query, hits in zip(queries, found, strict=True)
-        )
+            for query, hits in found
+        ]
+        print_json({"queries": told})
     else:
-        for query, hits in zip(queries, found, strict=True):
-            _print_hits(query, hits)
+        for query, hits in found:
+            _print_hits(query.title, map(_of_index, hits))
     return 0
 
 
@@ -168,15 +149,9 @@ def _queries(arguments):
             f"`text_weight` weighs words beside an image, received "
             f"{arguments.text_weight:g} without both; give `image` and words."
         )
-    rest = {
-        "plus": arguments.plus,
-        "minus": arguments.minus,
-        "where": arguments.where,
-        "k": arguments.k,
-        "duplicates": arguments.duplicates,
-        "text_weight": arguments.text_weight or TEXT_WEIGHT,
-        "approximate": arguments.approximate,
-    }
+    options = ("plus", "minus", "where", "k", "duplicates", "approximate")
+    rest = {name: getattr(arguments, name) for name in options}
+    rest["text_weight"] = arguments.text_weight or TEXT_WEIGHT
     if images:
         return [Query(texts, image, **rest) for image in images]
     return [Query(text, **rest) for text in texts]
@@ -199,128 +174,78 @@ def _search_run(arguments):
     from align_keras.search.run_search import search
 
     check_searchable(arguments.model_dir)
+    options = ("plus", "minus", "text_weight", "k")
     found = search(
         arguments.model_dir,
         arguments.text,
         image=arguments.image or [],
-        plus=arguments.plus,
-        minus=arguments.minus,
-        text_weight=arguments.text_weight,
-        k=arguments.k,
+        **{name: getattr(arguments, name) for name in options},
     )
     if arguments.json:
-        _print_json(found)
+        print_json({"queries": found})
     else:
         for query in found:
-            print_found(_title(query), query["hits"])
+            title = [query.get("image") or query["text"]]
+            title += [f"+ {text}" for text in query["plus"]]
+            title += [f"− {text}" for text in query["minus"]]
+            print_found(" ".join(title), query["hits"])
     return 0
-
-
-def _print_json(queries):
-    print(json.dumps({"queries": list(queries)}, ensure_ascii=False, indent=2))
 
 
 def _print_paths(found, end):
     """As bytes, for names needn't be UTF-8."""
     sys.stdout.flush()
     out = getattr(sys.stdout, "buffer", None)
-    text = "".join(f"{hit.path}{end}" for hits in found for hit in hits)
+    text = "".join(f"{hit.path}{end}" for _, hits in found for hit in hits)
     if out is None:  # Another stream in its place, such as one of tests.
         sys.stdout.write(text)
     else:
         out.write(os.fsencode(text))
 
 
-def _title(query):
-    parts = [query.get("image") or query["text"]]
-    parts += [f"+ {text}" for text in query["plus"]]
-    return " ".join(parts + [f"− {text}" for text in query["minus"]])
-
-
-def _plain(text):
-    """Text without markup and without control characters of a terminal."""
-    from rich.text import Text
-
-    return Text(
-        "".join(character if character.isprintable() else " " for character in text)
-    )
-
-
-def _print_hits(query, hits):
-    """A table of an index's hits."""
-    way = _way(hits)
-    if way is not None:
-        lines = []
-        for hit in hits:
-            copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
-            told = " | ".join([hit.path + copies, *hit.captions])
-            lines.append(f"{hit.rank}. {hit.score:.3f} {hit.relevance}  {told}")
-        _print_images(query.title, [hit.path for hit in hits], lines, way)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=_plain(query.title), title_justify="left")
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("match")
-    table.add_column("path", overflow="fold")
-    table.add_column("date")
-    if any(hit.captions for hit in hits):
-        table.add_column("caption", overflow="fold")
-    for hit in hits:
-        copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
-        row = [str(hit.rank), f"{hit.score:.3f}", hit.relevance]
-        row += [_plain(hit.path + copies), str(hit.columns.get("date") or "")[:10]]
-        if len(table.columns) > len(row):
-            row.append(_plain(" | ".join(hit.captions)))
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _way(hits):
-    """How the terminal shows images; blocks are large, so for few hits alone."""
-    from align_keras.cli.terminal_images import protocol
-
-    way = protocol(os.environ, sys.stdout.isatty())
-    return None if way in ("blocks", "blocks256") and len(hits) > _BLOCKS else way
-
-
-def _print_images(title, paths, lines, way):
-    """Each hit's image, with its line below it."""
-    from align_keras.cli.terminal_images import drawn
-
-    print(_plain(title).plain)
-    for path, line in zip(paths, lines, strict=True):
-        image = drawn(path, way)
-        if image is not None:
-            print(image)
-        print(_plain(line).plain)
-
-
-def print_found(query: str, hits: list[dict]) -> None:
+def print_found(query: str, hits: list[dict[str, Any]]) -> None:
     """Prints a run's hits, as images where the terminal shows them, else a table."""
-    way = _way(hits)
-    if way is not None and all("thumbnail" in hit for hit in hits):
-        lines = [
-            f"{hit['rank']}. {hit['score']:.3f}  {' | '.join(hit['captions'])}"
-            for hit in hits
-        ]
-        _print_images(query, [hit["thumbnail"] for hit in hits], lines, way)
-        return
-    from rich.console import Console
-    from rich.table import Table
+    _print_hits(query, map(_of_run, hits))
 
-    table = Table(title=_plain(query), title_justify="left")
-    table.add_column("rank", justify="right")
-    table.add_column("score", justify="right")
-    table.add_column("id", overflow="fold")
-    table.add_column("caption", overflow="fold")
-    for hit in hits:
-        table.add_row(
-            str(hit["rank"]),
-            f"{hit['score']:.3f}",
-            _plain(hit["id"]),
-            _plain(" | ".join(hit["captions"])),
-        )
-    Console().print(table)
+
+def _of_index(hit):
+    """What is shown of a hit, and where its image lies."""
+    copies = f" (+ {len(hit.duplicates)} alike)" if hit.duplicates else ""
+    shown = {
+        "score": f"{hit.score:.3f}",
+        "match": hit.relevance,
+        "path": hit.path + copies,
+        "date": str(hit.columns.get("date") or "")[:10],
+        "caption": " | ".join(hit.captions),
+    }
+    return shown, hit.path
+
+
+def _of_run(hit):
+    shown = {"score": f"{hit['score']:.3f}", "id": hit["id"]}
+    return {**shown, "caption": " | ".join(hit["captions"])}, hit.get("thumbnail")
+
+
+def _print_hits(title, hits):
+    """Hits with their images where the terminal shows them, else as a table."""
+    from align_keras.cli.terminal_images import drawn, protocol
+
+    hits = list(hits)
+    way = protocol(os.environ, sys.stdout.isatty())
+    # Blocks are large, so for few hits alone.
+    small = way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
+    if way is not None and small and all(image for _, image in hits):
+        print(plain(title).plain)
+        for rank, (shown, image) in enumerate(hits, 1):
+            drawing = drawn(image, way)
+            if drawing is not None:
+                print(drawing)
+            told = " | ".join(filter(None, shown.values()))
+            print(plain(f"{rank}. {told}").plain)
+        return
+    names = [name for name in _COLUMNS if any(shown.get(name) for shown, _ in hits)]
+    rows = [
+        (rank, *(shown[name] for name in names))
+        for rank, (shown, _) in enumerate(hits, 1)
+    ]
+    print_table(title, ("rank", *names), rows, left=_COLUMNS[1:])

@@ -2,15 +2,10 @@
 
 import argparse
 
-
-def _port(text):
-    if not text.isdecimal() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 65535, got {text!r}")
-    return int(text)
+from align_keras.cli.common import number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command to an `argparse` parser."""
     parser.add_argument(
         "index",
         nargs="?",
@@ -19,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--port",
-        type=_port,
+        type=number("from 0 to 65535", int, 0, 65535),
         default=8765,
         help="port on 127.0.0.1, 0 for any that is free (default: %(default)s); from "
         "another machine: ssh -L 8765:127.0.0.1:8765 THIS_MACHINE",
@@ -35,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     from align_keras.search.server import serve
 
     def on_ready(address):

@@ -10,20 +10,15 @@ ROWS = 7
 _PIXELS = 20 * ROWS
 _KITTY_CHUNK = 4096
 _SIXEL_COLORS = 64
-# Terminals that are known to draw sixels; others can't be told without asking them.
 # Of colored cells, each two pixels high.
 _BLOCK_ROWS = 12
+# Terminals that are known to draw sixels; others can't be told without asking them.
 _SIXEL_TERMS = ("foot", "mlterm", "yaft", "contour", "xterm-sixel")
 
 
 def protocol(environ: Mapping[str, str], is_terminal: bool) -> str | None:
-    """Returns `"kitty"`, `"iterm2"`, `"sixel"`, `"blocks"` (of true colors),
-    `"blocks256"`, or None, where text alone is shown.
-
-    Example:
-
-    >>> protocol({"TERM": "xterm-kitty"}, True)
-    'kitty'
+    """Returns kitty, iterm2, sixel, blocks (of true colors), blocks256, or None for
+    text.
     """
     term, program = environ.get("TERM", ""), environ.get("TERM_PROGRAM", "")
     if not is_terminal or "NO_COLOR" in environ:

@@ -1,9 +1,10 @@
 """`align-keras train`: runs an experiment, as TF Model Garden's `train.py`."""
 
 import argparse
-import json
 import pathlib
 from typing import Any
+
+from align_keras.cli.common import print_json, print_table
 
 MODES = ("train", "eval", "train_and_eval", "index")
 _IMAGE = "task.model.image_encoder"
@@ -61,7 +62,6 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments to its parser."""
     add_config_arguments(parser)
     add_weights_arguments(parser)
     parser.add_argument(
@@ -88,7 +88,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command; returns its exit code."""
     from align_keras.config import load_config
     from align_keras.runs.run import train
 
@@ -131,22 +130,19 @@ def _absolute(weights):
 def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
     """Prints a run's retrieval metrics to stdout, as a table or as JSON."""
     if as_json:
-        print(json.dumps(metrics, indent=1, sort_keys=True))
+        print_json(dict(sorted(metrics.items())))
         return
-    from rich.console import Console
-    from rich.table import Table
-
     from align_keras.reports.report import DIRECTIONS, retrieval_rows
 
-    table = Table(title="Zero-shot retrieval on the test pairs")
-    for column in ("direction", "recall at", "recall %", "chance %", "× chance"):
-        table.add_column(column, justify="left" if column == "direction" else "right")
-    for row in retrieval_rows(metrics):
-        table.add_row(
+    rows = [
+        (
             DIRECTIONS[row.direction],
-            str(row.k),
+            row.k,
             f"{100 * row.recall:.1f}",
             "" if row.chance is None else f"{100 * row.chance:.2f}",
             "" if row.times_chance is None else f"{row.times_chance:.0f}",
         )
-    Console().print(table)
+        for row in retrieval_rows(metrics)
+    ]
+    columns = ("direction", "recall at", "recall %", "chance %", "× chance")
+    print_table("Zero-shot retrieval on the test pairs", columns, rows)

@@ -21,13 +21,6 @@ from align_keras.evaluation.linear_probe import (
     fit_logistic_regression,
     probe,
 )
-from align_keras.evaluation.multi30k import (
-    LanguageRanks,
-    mean_recall,
-    multilingual_metrics,
-    multilingual_outcomes,
-    multilingual_ranks,
-)
 from align_keras.evaluation.nearest_neighbors import (
     nearest_neighbors,
     neighbor_ranks,
@@ -48,9 +41,14 @@ from align_keras.evaluation.recall_at_k import (
     recall_of_ranks,
 )
 from align_keras.evaluation.retrieval import (
+    LanguageRanks,
     RetrievalPositives,
     flatten_captions,
+    mean_recall,
     metrics_of_retrieval_ranks,
+    multilingual_metrics,
+    multilingual_outcomes,
+    multilingual_ranks,
     own_positives,
     retrieval_metrics,
     retrieval_ranks,

@@ -25,9 +25,8 @@ class Classification(NamedTuple):
     """The classes that images were given.
 
     Attributes:
-        ranks: int64 array (images,), how many wrong classes come before the right
-            one. Of equal scores the wrong one comes first, so that a model which
-            can't tell classes apart scores 0.
+        ranks: int64 array (images,), how many wrong classes come before the right one,
+            those of equal score too: a model that can't tell classes apart scores 0.
         predictions: int64 array (images,), the first class; the right one exactly
             where the rank is 0.
     """
@@ -54,8 +53,8 @@ def classification_metrics(
         classes: int, the number of classes to choose from.
 
     Yields:
-        Pairs of str and float: `NAME/top_1`; `NAME/top_5` with more than five classes;
-        `NAME/mean_per_class`, the mean of top-1 over the classes that occur.
+        Pairs of str and float: `NAME/top_1`, with more than five classes `NAME/top_5`,
+        and `NAME/mean_per_class`, of the classes that occur.
 
     References:
         Jia et al. 2021, section 5.2.
@@ -130,11 +129,11 @@ def class_embeddings(
         float64 array (classes, dimension).
 
     Raises:
-        InputError: without classes or templates, for a template without `{}`,
-            and where the prompts of a class cancel out.
+        InputError: without classes or templates, for a template without `{}`, and
+            where the prompts of a class cancel out.
 
     References:
-        Jia et al. 2021, section 5.2: the ensemble by mean of the embeddings.
+        Jia et al. 2021, section 5.2.
 
     Example:
     >>> encode = {"a dog": [1.0, 0.0], "the dog": [0.0, 1.0]}
@@ -190,8 +189,7 @@ def zero_shot_classification(
         `Classification`.
 
     Raises:
-        InputError: for shapes that don't fit, embeddings that aren't finite and
-            labels outside the classes.
+        InputError: for shapes, embeddings and labels that don't fit.
 
     References:
         Jia et al. 2021, section 5.2.
@@ -222,8 +220,7 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
 
     Yields:
         Pairs of str and float: `top_1`, with more than five classes `top_5`, with
-        several runs the same with `_std`, and `mean_per_class`, the mean over the
-        classes that occur.
+        several runs their `_std`, and `mean_per_class` of the classes that occur.
 
     Raises:
         InputError: if the ranks don't fit the labels.
@@ -236,14 +233,12 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
         )
     for k in _shown(classes):
         yield from over_runs(f"top_{k}", np.mean(ranks < k, axis=1))
-    per_class = [np.mean(ranks[:, labels == label] < 1) for label in np.unique(labels)]
-    yield "mean_per_class", float(np.mean(per_class))
+    yield "mean_per_class", float(mean_per_class(np.mean(ranks < 1, axis=0), labels))
 
 
 def fine_tuned_statistics(ranks: Any, labels: Any, classes: int) -> Statistics:
-    """The metrics of `fine_tuned_metrics`: dict, name → `Statistic` of the images.
-
-    An image counts by the share of runs in which it is right.
+    """The metrics of `fine_tuned_metrics`: dict, name → `Statistic` of the images, each
+    by the share of runs in which it is right.
     """
     ranks, labels = np.asarray(ranks), np.asarray(labels)
     outcomes = {f"top_{k}": np.mean(ranks < k, axis=0) for k in _shown(classes)}
@@ -254,9 +249,6 @@ def fine_tuned_statistics(ranks: Any, labels: Any, classes: int) -> Statistics:
 def vtab_metrics(accuracies: Mapping[str, Sequence[float]], groups: Groups) -> Metrics:
     """Yields each task's accuracy, and the means of groups and of all tasks.
 
-    Every task counts the same. A spread is the sample's standard deviation over
-    runs; that of a mean is of the runs' means.
-
     Args:
         accuracies: dict from task to a sequence of floats in [0, 1], one a run.
         groups: dict from group to its tasks. A group of which a task is missing
@@ -264,7 +256,7 @@ def vtab_metrics(accuracies: Mapping[str, Sequence[float]], groups: Groups) -> M
 
     Yields:
         (name, float): `vtab/TASK`, `vtab/GROUP`, `vtab/all`, and with several runs
-        the same with `_std`.
+        their `_std`, the sample's deviation over runs.
 
     References:
         Zhai et al. 2019; Jia et al. 2021, table 6 (mean ± std of three runs).
@@ -291,11 +283,8 @@ def _means(tasks, groups):
 def vtab_statistics(
     ranks: Mapping[str, np.ndarray], groups: Groups
 ) -> Iterator[tuple[list[str], Statistics]]:
-    """Yields the tasks of each metric of `vtab_metrics`, and the metric's `Statistic`.
-
-    The items are the images of these tasks, one task's after another's, each by the
-    share of runs in which it is right (ranks are (runs, images) by task). The mean of a
-    part of the images is that of the tasks which have some of them.
+    """Yields the tasks of each metric of `vtab_metrics`, and its `Statistic` of their
+    images, one task's after another's; `ranks` are (runs, images) by task.
     """
     right = {task: np.mean(runs < 1, axis=0) for task, runs in ranks.items()}
     for name, tasks in _means(ranks, groups):

@@ -29,9 +29,8 @@ def rank_composed_queries(
 ) -> dict[str, np.ndarray]:
     """Ranks the images for each composed query, and for each half of it alone.
 
-    A query's vector is image_weight · image ± text_weight · words, of embeddings
-    brought to unit length. The gallery is all images but the query's. Ties are
-    pessimistic: a wrong image of the same score comes before the right one.
+    A query's vector is image_weight · image ± text_weight · words, of unit length each.
+    The gallery is all images but the query's; of equal scores wrong ones come first.
 
     Args:
         encode_texts: function from a list of str to a real array (n, dimension).
@@ -46,8 +45,8 @@ def rank_composed_queries(
         composed query, `"image_alone/"` and `"text_alone/"` of its halves.
 
     Raises:
-        InputError: without queries or targets, for rows outside the images, and
-            for embeddings that don't fit or aren't finite.
+        InputError: without queries or targets, for rows outside the images, and for
+            embeddings that don't fit.
 
     References:
         Jia et al. 2021, section 7 and figure 5.
@@ -67,11 +66,10 @@ def rank_composed_queries(
             "whose names differ by words."
         )
     words = sorted({query.words for query in queries})
-    texts = UnitRows("encode_texts", encode_texts(words))[
-        np.searchsorted(words, [query.words for query in queries])
-    ]
+    texts = UnitRows("encode_texts", encode_texts(words))
     gallery = UnitRows("image_embeddings", image_embeddings)
     texts, gallery = as_queries_and_gallery(texts, gallery)
+    texts = texts[np.searchsorted(words, [query.words for query in queries])]
     rows = np.array([query.image for query in queries])
     as_positive_lists(rows, len(queries), len(gallery))
     targets = [query.targets for query in queries]
@@ -112,10 +110,10 @@ def composed_metrics(
         ks: integers >= 1.
 
     Yields:
-        Pairs of str and float: of all queries, of those that add words (`plus/`) and of
-        those that subtract them (`minus/`), for each K, `recall_at_K`,
-        `image_alone/recall_at_K`, `text_alone/recall_at_K` and `chance_recall_at_K`;
-        and `queries`, their number. Kinds without queries are left out.
+        Pairs of str and float: of all queries, and of those that add words (`plus/`)
+        or subtract them (`minus/`) where there are some, `recall_at_K`,
+        `image_alone/recall_at_K`, `text_alone/recall_at_K`, `chance_recall_at_K`, and
+        `queries`, their number.
     """
     signs = np.array([query.sign for query in queries])
     for kind, chosen in _SIGNS.items():

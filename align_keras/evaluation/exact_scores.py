@@ -1,12 +1,7 @@
-"""Exact scores: embeddings in fixed point, and counts of scores that reach one.
+"""Exact scores: inner products of embeddings in fixed point, which float64 holds.
 
-The scores are inner products of embeddings rounded to fixed point: each query
-to multiples of 2**-26 of its own length, the gallery to multiples of 2**-26 of
-its longest row. Every product and every partial sum of them is then a whole
-number below 2**53, which float64 holds exactly, so a score depends neither on
-the order of summation nor on the shape of the matrix product that made it.
-BLAS gives no such promise: the same two rows score differently in the last bit
-when they stand at another place of another block, and equal rows no longer tie.
+They depend neither on the order of summation nor on the block, so that equal rows tie;
+BLAS alone gives no such promise.
 """
 
 from collections.abc import Callable
@@ -16,7 +11,9 @@ import numpy as np
 
 from align_keras.utils.errors import InputError
 
-# (2**26)**2 leaves one bit of float64's 53 for the rounding of the entries.
+# Rows are multiples of 2**-26 of their length, and a gallery's of its longest row. Each
+# product and partial sum is then a whole number below 2**53; (2**26)**2 leaves one bit
+# of these for the rounding of the entries.
 FRACTION_BITS = 26
 # Row norms are summed in chunks of this size whatever the block size is.
 _NORM_CHUNK = 1024
@@ -80,14 +77,8 @@ def row_norms(name: str, embeddings: Any) -> np.ndarray:
 
 
 class UnitRows:
-    """Rows divided by their lengths where they are taken, so that no gallery is copied.
-
-    A row of zeros stays one. `name` is the argument's, for errors; rows are taken by a
-    slice or an array of integers, as float64.
-
-    Example:
-    >>> UnitRows("embeddings", [[3.0, 4.0], [0.0, 0.0]])[:1].tolist()
-    [[0.6, 0.8]]
+    """Rows divided by their lengths, float64, where they are taken, so that no gallery
+    is copied; a row of zeros stays one.
     """
 
     ndim, dtype = 2, np.dtype(float)
@@ -106,11 +97,8 @@ class UnitRows:
 
 
 def fixed_point(block: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Rounds rows to multiples of 2**-26 of `norms`, at least the rows' lengths.
-
-    Returns:
-        float64 array (rows, dimension) of whole numbers; a row's length is at
-        most about 2**26.
+    """Rounds rows to multiples of 2**-26 of `norms`, at least their lengths: float64
+    (rows, dimension) of whole numbers, each row at most about 2**26 long.
     """
     exponents = np.frexp(norms)[1]
     scaled = np.ldexp(np.asarray(block, float), (FRACTION_BITS - exponents)[:, None])
@@ -120,9 +108,8 @@ def fixed_point(block: np.ndarray, norms: np.ndarray) -> np.ndarray:
 def as_rows(
     name: str, values: Any, count: int, size: int, items: str, of: str
 ) -> np.ndarray:
-    """Returns `values` as int64 array (count,) in [0, size), or raises.
-
-    `items` are what they belong to and `of` what they are rows of, for the errors.
+    """Returns `values` as int64 (count,) in [0, size), or raises for these `items`, and
+    what they are rows `of`.
     """
     values = np.asarray(values)
     if values.shape != (count,) or values.dtype.kind not in "iu":
@@ -143,16 +130,6 @@ def check_range(name: str, values: np.ndarray, size: int, of: str) -> None:
         )
 
 
-def as_block_size(block_size: int) -> int:
-    """Checks `block_size` and returns it as an int >= 1."""
-    if not isinstance(block_size, (int, np.integer)) or block_size < 1:
-        raise InputError(
-            f"`block_size` must be an integer >= 1, got {block_size!r}; "
-            "leave it out for 4096."
-        )
-    return int(block_size)
-
-
 def pair_scores(
     queries: np.ndarray,
     gallery: Callable,
@@ -160,9 +137,8 @@ def pair_scores(
     rows: np.ndarray,
     chunk: int,
 ) -> np.ndarray:
-    """Inner products of `queries[owners]` and `gallery(rows)`, `chunk` at once.
-
-    They are exact where both are in fixed point.
+    """Inner products of `queries[owners]` and `gallery(rows)`, `chunk` at once; exact
+    where both are in fixed point.
     """
     scores = np.empty(len(owners))
     for start in range(0, len(scores), chunk):
@@ -178,14 +154,9 @@ def pair_scores(
 class CountAtLeast:
     """Counts, for each query, the rows that score at least its threshold, exactly.
 
-    A first pass in float32 settles all pairs but those so near to the threshold
-    that its rounding may err; these are scored anew. It takes half of float64's
-    time. Queries and rows are in fixed point, at most `block_size` rows a call.
-
-    Example:
-    >>> count = CountAtLeast(np.array([[1.0, 2.0]]), np.array([4.0]), block_size=3)
-    >>> count(np.array([[0.0, 2.0], [5.0, -1.0], [1.0, 2.0]])).tolist()
-    [2]
+    A first pass in float32, which takes half of float64's time, settles all pairs but
+    those so near to the threshold that it may err. Queries and rows are in fixed point,
+    at most `block_size` rows a call.
     """
 
     def __init__(self, queries, thresholds, block_size):

@@ -25,12 +25,8 @@ _HELD_OUT = 5
 
 
 class FittedRegression(NamedTuple):
-    """What a fit found.
-
-    Attributes:
-        weights: float64 array (dimension + 1, classes); the last row is the intercepts.
-        iterations: int; `max_iterations` if it didn't end.
-        slope: float, the gradient's largest entry at the end.
+    """What a fit found: float64 (dimension + 1, classes), the last row being the
+    intercepts; its iterations; and the gradient's largest entry at the end.
     """
 
     weights: np.ndarray
@@ -56,9 +52,9 @@ def fit_logistic_regression(
         labels: int array (items,) in [0, classes).
         classes: int >= 2.
         penalty: float > 0.
-        start: float array (dimension + 1, classes) to begin from; zeros by default.
+        start: float array (dimension + 1, classes), zeros by default.
         max_iterations: int >= 1.
-        tolerance: float, the gradient's largest entry at which the fit ends.
+        tolerance: float, the gradient's largest entry at the end.
 
     Returns:
         `FittedRegression`.
@@ -150,9 +146,8 @@ def probe(
 ) -> tuple[Classification, list[tuple[str, float]]]:
     """Fits logistic regression with the best of several penalties, and judges it.
 
-    The best has the highest top-1 on a fifth of the training items, which the fit
-    doesn't see (of each class, in order, the fifth, the tenth and so on); of equal
-    ones it is the strongest. Then all training items are fitted.
+    The best, and of equal ones the strongest, has the highest top-1 on each class's
+    fifth, tenth … training item, unseen by the fit. Then all training items are fitted.
 
     Args:
         features: real array (items, dimension), finite; may be memory-mapped.
@@ -164,12 +159,12 @@ def probe(
 
     Returns:
         `Classification` of the test items, and list of pairs of str and float:
-        `linear_probe/penalty`, the `linear_probe/held_out_top_1` that it reached,
-        and `linear_probe/iterations` of the last fit: 1000 if it didn't converge.
+        `linear_probe/penalty`, its `linear_probe/held_out_top_1`, and
+        `linear_probe/iterations` of the last fit: 1000 if it didn't converge.
 
     Raises:
-        InputError: for shapes that don't fit, labels that no class has, penalties
-            that aren't positive, and where no class has five items.
+        InputError: for shapes, labels and penalties that don't fit, and where no class
+            has five items.
 
     Example:
     >>> labels = np.arange(60) % 3

@@ -1,9 +1,7 @@
-"""Exact nearest neighbours in a gallery that may be larger than memory.
+"""Exact nearest neighbors in a gallery that may be larger than memory.
 
-A float32 matrix product scores everything, fast and inexactly. Whatever might
-still belong to the k best, by a bound on float32's error that holds for any
-order of summation, is scored again in fixed point (see `fixed_point`), and the
-exact score decides. So the result is that of exact scores throughout.
+A float32 product scores everything; what may still belong to the k best, by a bound on
+its error, is scored again in fixed point (see `exact_scores`), which decides.
 """
 
 from typing import Any
@@ -12,19 +10,19 @@ import numpy as np
 
 from align_keras.evaluation.exact_scores import (
     FRACTION_BITS,
-    as_block_size,
     as_queries_and_gallery,
     fixed_point,
     pair_scores,
     row_norms,
 )
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # Pairs that are scored one by one at a time: 2 × 4096 × 640 float64 are 42 MB.
 _PAIRS = 4096
 # Where more of a block than this may be near, a whole float64 product is faster.
 _DENSE = 1 / 128
-# The rank of a class that no neighbour has.
+# The rank of a class that no neighbor has.
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -37,8 +35,7 @@ def nearest_neighbors(
     neither on `block_size` nor on the machine.
 
     Args:
-        query_embeddings: real array (queries, dimension), finite. Unit length
-            makes the inner product the cosine, and its order that of distance.
+        query_embeddings: real array (queries, dimension), finite.
         gallery_embeddings: real array (rows, dimension), finite; may be
             memory-mapped. It is read once for each block of queries.
         k: int in [1, rows].
@@ -46,8 +43,7 @@ def nearest_neighbors(
             grows with its square, and not with the gallery.
 
     Returns:
-        int64 array (queries, k) of gallery rows, the nearest first, and float64
-        array (queries, k) of their scores.
+        int64 (queries, k) of gallery rows, the nearest first, and float64 scores.
 
     Raises:
         InputError: for shapes that don't fit, empty or non-finite embeddings,
@@ -63,12 +59,8 @@ def nearest_neighbors(
     ([[1, 3, 2]], [[1.0, 1.0, 0.8]])
     """
     queries, gallery = as_queries_and_gallery(query_embeddings, gallery_embeddings)
-    if not isinstance(k, (int, np.integer)) or not 1 <= k <= len(gallery):
-        raise InputError(
-            f"`k` must be an integer in [1, {len(gallery)}], the number of gallery "
-            f"rows, got {k!r}; ask for fewer neighbours."
-        )
-    block_size = as_block_size(block_size)
+    check_number("`k`", k, 1, len(gallery), whole=True)
+    check_number("`block_size`", block_size, 1, 2**31, whole=True)
     query_norms = row_norms("query_embeddings", queries)
     gallery_norm = row_norms("gallery_embeddings", gallery).max()
     rows = np.empty((len(queries), k), np.int64)
@@ -88,9 +80,8 @@ def nearest_neighbors(
 
 
 class _Search:
-    """The k best rows so far of a block of queries.
-
-    `scores` are whole numbers in float64, in descending order; free places hold -inf.
+    """The k best rows so far of a block of queries, with whole numbers as `scores`, in
+    descending order; free places hold -inf.
     """
 
     def __init__(self, queries, norms, gallery_norm, k):
@@ -160,14 +151,11 @@ def _scaled(block, exponents):
 
 
 def _error_bound(dimension):
-    """How far a float32 score of rows shorter than 1 may lie from the exact one.
-
-    Rounding the entries and summing in any order errs by at most γ(d + 2) of
-    Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1. The
-    fixed point itself rounds d entries a side by half of 2**-26 each, which by
-    Cauchy and Schwarz moves a score by less than √d · 2**-26. Twice as much
-    leaves room for entries too small for float32, and for this sum's rounding.
-    """
+    """How far a float32 score of rows shorter than 1 may lie from the exact one."""
+    # Rounding the entries and summing in any order errs by at most γ(d + 2) of Higham,
+    # "Accuracy and Stability of Numerical Algorithms", section 3.1; the fixed point's
+    # rounding moves a score by less than √d · 2**-26. Twice as much leaves room for
+    # entries too small for float32, and for this sum's rounding.
     unit = (dimension + 2) * 2.0**-24
     return 2 * (unit / (1 - unit) + np.sqrt(dimension) * 2.0**-FRACTION_BITS)
 
@@ -176,13 +164,12 @@ def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
     """Place of the first neighbor of the right class.
 
     Args:
-        neighbor_labels: integer array (queries, k), the classes of the
-            neighbors, the nearest first.
+        neighbor_labels: integer array (queries, k), their classes, the nearest first.
         labels: integer array (queries,).
 
     Returns:
         int64 array (queries,): 0 where the nearest has the right class, and the
-        largest int64, a miss at any k, where none of the neighbors has.
+        largest int64, a miss at any k, where none has.
 
     Raises:
         InputError: for shapes that don't fit.

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.evaluation.exact_scores import check_range, pair_scores
+from align_keras.evaluation.exact_scores import UnitRows, check_range, pair_scores
 from align_keras.evaluation.slices import Metrics, Statistic, Statistics
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 _PARTS_OF_SPEECH = {"adjectives": "A", "nouns": "N", "verbs": "V"}
@@ -60,10 +61,8 @@ def dense_codes(values: Any) -> np.ndarray:
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """As `spearman`, of int arrays (n,) of codes >= 0 that `dense_codes` gave.
-
-    The codes of all pairs serve for every sample of them: a bootstrap sorts once, in
-    0.4 times the time of `scipy.stats.spearmanr` on 12,500 of 25,000 queries.
+    """As `spearman`, of codes that `dense_codes` gave. These serve for every sample of
+    pairs: a bootstrap sorts once, in 0.4 times the time of `scipy.stats.spearmanr`.
     """
     first, second = _centred_ranks(first), _centred_ranks(second)
     spread = np.sqrt(np.dot(first, first) * np.dot(second, second))
@@ -115,13 +114,11 @@ def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
     """Cosines of the two words' vectors, float64 (rows,).
 
     Args:
-        encode_words: function from a list of str to a real array (words,
-            dimension): of the paper's model [CLS] before the projection.
+        encode_words: function from a list of str to a real array (words, dimension).
         rows: sequence of tuples that begin with two words.
 
     Raises:
-        InputError: for no rows, and when `encode_words` doesn't return one vector
-            a word.
+        InputError: for no rows, and unless `encode_words` gives one vector a word.
     """
     if not len(rows):
         raise InputError("`rows` must hold at least one pair of words, got none.")
@@ -132,9 +129,7 @@ def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
             "`encode_words` must return one vector a word, got shape "
             f"{vectors.shape} for {len(words)} words."
         )
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # A word without a direction is like none.
-    vectors = vectors / np.where(lengths == 0, 1.0, lengths)
+    vectors = UnitRows("encode_words", vectors)[:]
     place = {word: row for row, word in enumerate(words)}
     pairs = np.array([[place[word] for word in row[:2]] for row in rows])
     return np.sum(vectors[pairs[:, 0]] * vectors[pairs[:, 1]], axis=1)
@@ -181,26 +176,22 @@ def cxc_similarity_metrics(
         images: real array (images, dimension), unit length.
         texts: real array (captions, dimension), unit length.
         rated: dict from `"sts"` (captions), `"sis"` (images) and `"sits"` (images and
-            captions) to (query rows, item rows, ratings): int, int and float arrays,
-            one entry a rated pair, such as
+            captions) to arrays of query rows, item rows and ratings, as
             `align_keras.datasets.benchmarks.cxc_rated_rows` makes.
         samples: int >= 1.
         seed: int, of the draws.
 
     Yields:
-        Pairs of str and float: `sts/spearman`, `sts/spearman_std` (the standard
-        deviation over the samples) and `sts/queries`, the same of `sis` and
-        `sits`, and `mean/spearman`, the mean of the three.
+        Pairs of str and float: of `sts`, `sis` and `sits` `/spearman`, over the samples
+        `/spearman_std`, and `/queries`; and `mean/spearman`, the mean of the three.
 
     Raises:
-        InputError: for fewer than four queries, rows outside the embeddings, and
-            lists of different lengths.
+        InputError: for fewer than four queries, and rows and lists that don't fit.
 
     References:
         Jia et al. 2021, section 5.1 and table 3; Parekh et al. 2021, section 5.
     """
-    if not isinstance(samples, (int, np.integer)) or samples < 1:
-        raise InputError(f"`samples` must be an integer >= 1, got {samples!r}.")
+    check_number("`samples`", samples, 1, 2**31, whole=True)
     means = []
     for name, (queries, cosines, ratings) in _scored(images, texts, rated):
         found = bootstrapped_spearman(queries, cosines, ratings, samples, seed)
@@ -228,11 +219,9 @@ def cxc_similarity_statistics(
     """The correlations among any choice of queries, as `sliced_metrics` takes them.
 
     The items are the images and then the captions. Those of a group keep the rated
-    pairs whose query they are, whatever group the other side belongs to, and the
-    protocol's bootstrap runs over these: the metric is the mean of its samples, of half
-    of the group's queries each, and the interval lies between their percentiles. It
-    tells how one sample varies, as the paper's deviation does. `mean/spearman` is the
-    mean of the three, sample by sample. None is defined for fewer than four queries.
+    pairs whose query they are, and the protocol's bootstrap runs over these: the metric
+    is the mean of its samples, of half of the group's queries each. `mean/spearman` is
+    the mean of the three, sample by sample. Fewer than four queries define none.
     """
     statistics, count = {}, len(images) + len(texts)
     for name, (queries, *scored) in _scored(images, texts, rated):
@@ -288,10 +277,8 @@ def bootstrapped_spearman(
     samples: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
-    """Spearman's correlation over samples of half of the queries, one item each.
-
-    `queries` says which query each rated pair belongs to, `scores` are the model's and
-    `ratings` people's, arrays (pairs,); float64 (samples,) comes back.
+    """Spearman's correlation over samples of half of the queries, one item each, of
+    each pair's query, the model's score and people's rating: float64 (samples,).
     """
     order = np.argsort(queries, kind="stable")
     _, starts, counts = np.unique(queries[order], return_index=True, return_counts=True)

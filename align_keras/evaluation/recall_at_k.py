@@ -1,5 +1,6 @@
 """Recall at k over blocks of queries and gallery, with exact scores; its chance."""
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 
 from align_keras.evaluation.exact_scores import (
     CountAtLeast,
-    as_block_size,
     as_queries_and_gallery,
     as_rows,
     check_range,
@@ -16,6 +16,7 @@ from align_keras.evaluation.exact_scores import (
     pair_scores,
     row_norms,
 )
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 _NO_POSITIVES = (
@@ -96,10 +97,8 @@ def rank_of_best_positive(
 ) -> np.ndarray:
     """Rank of each query's best hit: how many wrong rows come before it.
 
-    Ties are pessimistic: a wrong row with the same score ranks before the right one.
-    Other right rows don't count. Arguments and errors are those of `recall_at_k`.
-    `leave_out`, integers (queries,), is for each query the gallery row that counts as
-    absent, such as the query itself, and no hit; no twin of it does.
+    Arguments, errors and ties are those of `recall_at_k`. `leave_out`, integers
+    (queries,), is for each query the gallery row that counts as absent, such as itself.
 
     Returns:
         int64 array (queries,): 0 for a hit in first place, -1 without positives.
@@ -110,7 +109,7 @@ def rank_of_best_positive(
     [1, 0, -1]
     """
     queries, gallery = as_queries_and_gallery(query_embeddings, gallery_embeddings)
-    block_size = as_block_size(block_size)
+    check_number("`block_size`", block_size, 1, 2**31, whole=True)
     lists = as_positive_lists(positives, len(queries), len(gallery))
     if leave_out is not None:
         leave_out = as_rows(
@@ -153,8 +152,7 @@ def recall_of_ranks(ranks: Any, ks: Sequence[int] = (1, 5, 10)) -> dict[int, flo
     """Fraction of the queries whose rank is below k.
 
     Args:
-        ranks: int array (queries,) of `rank_of_best_positive`; queries without
-            positives, -1, are left out.
+        ranks: int array (queries,) of `rank_of_best_positive`; -1 is left out.
         ks: integers >= 1.
 
     Returns:
@@ -183,30 +181,24 @@ def recall_at_k(
 ) -> dict[int, float]:
     """Fraction of queries with at least one right row among their k best.
 
-    Rows are ranked by inner product. Ties are pessimistic: a wrong row with
-    the same score ranks before the right one, so a model that has collapsed to
-    one point scores 0 and not chance. Two scores are the same when they agree
-    to about 1e-8 of the embeddings' lengths (see `fixed_point`), and the result
-    depends neither on `block_size` nor on the machine. A query without
-    positives is left out; `count_without_positives` counts these.
+    Rows are ranked by inner product. Ties are pessimistic: a wrong row with the same
+    score, to about 1e-8 of the lengths, ranks before the right one, so a model that has
+    collapsed to one point scores 0. The result depends neither on `block_size` nor on
+    the machine. A query without positives is left out.
 
     Args:
-        query_embeddings: real array (queries, dimension), finite. Unit length
-            makes the inner product the cosine.
+        query_embeddings: real array (queries, dimension), finite.
         gallery_embeddings: real array (rows, dimension), finite; may be memory-mapped.
-        positives: sequence with, for each query, the gallery rows that are
-            hits: a sequence of integers in [0, rows), or one integer.
+        positives: sequence of each query's hits, one gallery row or several.
         ks: integers >= 1; one beyond the gallery's size is met by every query.
-        block_size: int >= 1, queries and gallery rows scored at once, so that
-            memory doesn't grow with their numbers.
+        block_size: int >= 1, queries and gallery rows scored at once.
 
     Returns:
         dict from each k to a float in [0, 1].
 
     Raises:
-        InputError: for shapes that don't fit, empty or non-finite embeddings
-            (the rows are named), positives outside the gallery, k < 1, and
-            when no query has a positive.
+        InputError: for shapes that don't fit, empty or non-finite embeddings,
+            positives outside the gallery, k < 1, and when no query has a positive.
 
     References:
         Jia et al. 2021, section 5.1 (Recall@K of both directions).
@@ -233,23 +225,20 @@ def chance_recall_at_k(
 ) -> dict[int, float]:
     """Expected recall at k of a uniformly random ranking, exactly.
 
-    A query with m right rows in a gallery of n misses them all in its first k
-    with the hypergeometric probability C(n - m, k) / C(n, k); the expectation
-    is one minus its mean over the queries that have positives.
+    A query with m right rows of n misses them all in its first k with probability
+    C(n - m, k) / C(n, k); one minus its mean over the queries is the expectation.
 
     Args:
         positives: as for `recall_at_k`.
         gallery_rows: int >= 1, the size of the gallery.
         ks: integers >= 1.
-        leave_out_self: bool, whether a query, one row of the gallery, doesn't find
-            itself.
+        leave_out_self: bool, whether a query is a row that doesn't find itself.
 
     Returns:
         dict from each k to a float in (0, 1].
 
     Raises:
-        InputError: for rows outside the gallery, k < 1, and when no query has
-            a positive.
+        InputError: for rows outside the gallery, k < 1, and without a positive.
 
     Example:
     >>> chance_recall_at_k([[0], [1]], gallery_rows=4, ks=(1, 2, 9))
@@ -260,15 +249,12 @@ def chance_recall_at_k(
     right = np.array([len(np.unique(rows)) for rows in lists if len(rows)])
     if not len(right):
         raise InputError(_NO_POSITIVES)
-    gallery_rows -= leave_out_self
+    rows = gallery_rows - leave_out_self
     right, queries = np.unique(right, return_counts=True)
     expected = {}
-    miss, drawn = np.ones(len(right)), 0
-    for k in sorted(ks):
-        while drawn < min(k, gallery_rows):
-            # One more row drawn without replacement, and wrong again.
-            wrong_left = np.maximum(gallery_rows - right - drawn, 0)
-            miss = miss * wrong_left / (gallery_rows - drawn)
-            drawn += 1
-        expected[k] = float(np.average(1.0 - miss, weights=queries))
-    return {k: expected[k] for k in ks}
+    for k in ks:
+        drawn = min(k, rows)
+        orders = math.comb(rows, drawn)
+        missed = [math.comb(max(rows - m, 0), drawn) / orders for m in right.tolist()]
+        expected[k] = float(np.average(1 - np.array(missed), weights=queries))
+    return expected

@@ -1,7 +1,7 @@
-"""Retrieval between images and captions, and within them by CxC's ratings."""
+"""Retrieval between images and captions, by CxC's ratings, and in several languages."""
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from align_keras.evaluation.recall_at_k import (
     rank_of_best_positive,
     recall_of_ranks,
 )
-from align_keras.evaluation.slices import Metrics
+from align_keras.evaluation.slices import Metrics, item_outcomes
 from align_keras.utils.errors import InputError
 
 
@@ -40,8 +40,7 @@ def flatten_captions(
     """Flattens the captions of each image.
 
     Args:
-        captions: sequence with, for each image, its captions: a sequence of
-            str, or one str.
+        captions: sequence with, for each image, its captions, or one.
 
     Returns:
         List of str, and an int64 array (captions,) of the images' rows.
@@ -108,15 +107,12 @@ def shared_positives(
 ) -> RetrievalPositives:
     """Hits where equal images, and equal captions, are one target.
 
-    A caption is right for an image when some image with the same key
-    carries some caption with the same normalized text (casefolded, white space
-    collapsed). So a caption shared by several images finds any of them, and
-    pixel-identical images share their captions: neither can be told apart by
-    any model, and with pessimistic ties the twin would count as wrong.
+    A caption is right for an image when an image with the same key has a caption with
+    the same normalized text (casefolded, white space collapsed): no model can tell
+    these apart, and with pessimistic ties the twin would count as wrong.
 
     Args:
-        image_keys: sequence of hashable, one an image; equal keys mean the
-            same image, such as a digest of its pixels.
+        image_keys: sequence of hashable, one an image, such as a digest of its pixels.
         captions: sequence of str; all captions of all images.
         caption_image_index: integers, the row of each caption's image. None
             means that caption i belongs to image i.
@@ -180,23 +176,19 @@ def retrieval_metrics(
 ) -> Metrics:
     """Yields recall at k of both directions beside its chance level.
 
-    An image's query hits when any of its captions is among the k best; a
-    caption's when any of its images is.
-
     Args:
         image_embeddings: real array (images, dimension), unit length.
         text_embeddings: real array (captions, dimension), unit length.
         caption_image_index: integers, the row of each caption's image. None
             means that caption i belongs to image i.
-        positives: optional `RetrievalPositives`, such as those of
-            `shared_positives`; they replace `caption_image_index`.
+        positives: `RetrievalPositives` in place of `caption_image_index`.
         ks: integers >= 1.
         block_size: int >= 1, as for `recall_at_k`.
 
     Yields:
-        Pairs of str and float, for each direction `i2t` and `t2i`: `i2t/recall_at_K`
-        and `i2t/chance_recall_at_K` for each K, `i2t/queries` (those that count) and
-        `i2t/queries_without_positives` (those left out).
+        Pairs of str and float, for `i2t` and `t2i`: `i2t/recall_at_K` and
+        `i2t/chance_recall_at_K` for each K, `i2t/queries` and
+        `i2t/queries_without_positives`, which are left out.
 
     Raises:
         InputError: as `recall_at_k`.
@@ -223,13 +215,12 @@ def retrieval_ranks(
 ) -> dict[str, np.ndarray]:
     """Ranks the best hit of each query, in each direction that `positives` has.
 
-    These are `RetrievalPositives`; or with `text_to_text` and `image_to_image` too, as
-    `align_keras.datasets.benchmarks.cxc_positives` makes them. The other arguments and
-    the errors are those of `retrieval_metrics`.
+    Arguments and errors are those of `retrieval_metrics`; CxC's positives have
+    `text_to_text` and `image_to_image` too.
 
     Returns:
-        dict from `"i2t"` and `"t2i"`, with CxC's positives `"t2t"` and `"i2i"` too, to
-        int64 arrays (queries,), as `rank_of_best_positive`.
+        dict from `"i2t"` and `"t2i"`, of CxC `"t2t"` and `"i2i"` too, to int64 arrays
+        (queries,), as `rank_of_best_positive`.
 
     References:
         Jia et al. 2021, section 5.1; Parekh et al. 2021, section 5.
@@ -266,11 +257,7 @@ def _by_direction(positives):
 def metrics_of_retrieval_ranks(
     ranks: Mapping[str, np.ndarray], positives: Any, ks: Sequence[int] = (1, 5, 10)
 ) -> Metrics:
-    """As `retrieval_metrics`, of what `retrieval_ranks` has found.
-
-    With CxC's positives of `t2t` and `i2i` too, in which a query doesn't find itself
-    (Parekh et al. 2021, section 5; Jia et al. 2021, section 5.1 and table 2).
-    """
+    """As `retrieval_metrics`, of what `retrieval_ranks` has found."""
     rows = {name[0]: len(of_queries) for name, of_queries in ranks.items()}
     for name, right in _by_direction(positives).items():
         chance = chance_recall_at_k(
@@ -282,3 +269,124 @@ def metrics_of_retrieval_ranks(
         left_out = count_without_positives(right)
         yield f"{name}/queries", float(len(ranks[name]) - left_out)
         yield f"{name}/queries_without_positives", float(left_out)
+
+
+def mean_recall(metrics: Any) -> float:
+    """The mean of recall at 1, 5 and 10 of both directions.
+
+    Args:
+        metrics: dict, or pairs, with `i2t/recall_at_1` … `t2i/recall_at_10`, as
+            `retrieval_metrics` yields them.
+
+    References:
+        Jia et al. 2021, section 8 and table 11.
+
+    Example:
+    >>> names = [f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    >>> round(mean_recall(zip(names, [0.1, 0.2, 0.3, 0.1, 0.2, 0.9])), 6)
+    0.3
+    """
+    metrics = dict(metrics)
+    names = [f"{way}/recall_at_{k}" for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    return float(np.mean([metrics[name] for name in names]))
+
+
+class LanguageRanks(NamedTuple):
+    """The ranks of one language, int64 arrays of images and of captions, and each
+    caption's image.
+    """
+
+    image_to_text: np.ndarray
+    text_to_image: np.ndarray
+    caption_image_index: np.ndarray
+
+
+def multilingual_ranks(
+    image_embeddings: np.ndarray,
+    encode_texts: Callable,
+    captions: Mapping[str, Sequence],
+    image_keys: Sequence | None = None,
+) -> dict[str, LanguageRanks]:
+    """Ranks images and captions of each language.
+
+    Args:
+        image_embeddings: real array (images, dimension), unit length.
+        encode_texts: function from a list of str to a real array (captions,
+            dimension), unit length.
+        captions: dict from a language to each image's captions, or one.
+        image_keys: sequence of hashable, one an image, for `shared_positives`; None,
+            as in the paper, for `own_positives`.
+
+    Returns:
+        dict, language → `LanguageRanks`.
+
+    Raises:
+        InputError: as `recall_at_k`, and when a language hasn't one entry an image.
+
+    References:
+        Jia et al. 2021, section 8 and table 11.
+    """
+    ranks = {}
+    for language, of_images in captions.items():
+        if len(of_images) != len(image_embeddings):
+            raise InputError(
+                f"`captions[{language!r}]` must have one entry an image, got "
+                f"{len(of_images)} for {len(image_embeddings)} images."
+            )
+        texts, index = flatten_captions(of_images)
+        right = (
+            own_positives(len(of_images), index)
+            if image_keys is None
+            else shared_positives(image_keys, texts, index)
+        )
+        found = retrieval_ranks(
+            image_embeddings, np.asarray(encode_texts(texts)), right
+        )
+        ranks[language] = LanguageRanks(found["i2t"], found["t2i"], index)
+    return ranks
+
+
+def multilingual_metrics(ranks: Mapping[str, LanguageRanks]) -> Metrics:
+    """Yields each language's mean recall, and the recalls that make it.
+
+    Args:
+        ranks: dict of `LanguageRanks`, as `multilingual_ranks` gives.
+
+    Yields:
+        Pairs of str and float: `LANGUAGE/mean_recall`, and
+        `LANGUAGE/i2t/recall_at_1` … `LANGUAGE/t2i/recall_at_10`.
+
+    Example:
+    >>> captions = {"en": [["dog 0", "pup 0"], "cat 1"], "de": ["Hund 0", "Katze 2"]}
+    >>> def encode(texts): return np.eye(3)[[int(text[-1]) for text in texts]]
+    >>> ranks = multilingual_ranks(np.eye(3)[:2], encode, captions)
+    >>> found = dict(multilingual_metrics(ranks))
+    >>> found["en/mean_recall"], round(found["de/mean_recall"], 3)
+    (1.0, 0.833)
+    """
+    for language, of_language in ranks.items():
+        recalls = {}
+        for way, found in zip(("i2t", "t2i"), of_language[:2], strict=True):
+            for k, value in recall_of_ranks(found).items():
+                recalls[f"{way}/recall_at_{k}"] = value
+        yield f"{language}/mean_recall", mean_recall(recalls)
+        for name, value in recalls.items():
+            yield f"{language}/{name}", value
+
+
+def multilingual_outcomes(ranks: Mapping[str, LanguageRanks]) -> dict[str, np.ndarray]:
+    """Each image's share of the metrics (images,), whose means they are, for slices.
+
+    An image's t2i is the mean of its captions', of which every image has equally many.
+    """
+    outcomes = {}
+    for language, of_language in ranks.items():
+        of_images, of_captions, index = of_language
+        recalls = item_outcomes("i2t/recall_at_", of_images, (1, 5, 10))
+        for name, right in item_outcomes(
+            "t2i/recall_at_", of_captions, (1, 5, 10)
+        ).items():
+            recalls[name] = np.bincount(index, weights=right) / np.bincount(index)
+        outcomes[f"{language}/mean_recall"] = np.mean(list(recalls.values()), axis=0)
+        outcomes |= {f"{language}/{name}": found for name, found in recalls.items()}
+    return outcomes

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # Drawn items that are looked at in one go: 32 MB of rows.
@@ -16,14 +17,12 @@ class Statistic(NamedTuple):
     """A metric that can be computed of any choice of items.
 
     Attributes:
-        counts: bool array (items,), which items the metric is made of; others,
-            such as queries without positives, are left out.
+        counts: bool array (items,), which items the metric is made of.
         function: from an int array (draws, n), n items in each row, to a float
-            array (draws,). Items may be repeated. None beside `bootstrap`.
+            array (draws,). None beside `bootstrap`.
         bootstrap: where the metric is itself the mean over a bootstrap: from an int
-            array (n,) of items, the number of samples and the seed to the float
-            array (samples,) of its values; an empty one where it isn't defined for
-            so few items. Its percentiles are the interval.
+            array (n,) of items, the number of samples and the seed to its values,
+            float (samples,), or an empty array for too few items.
     """
 
     counts: np.ndarray
@@ -36,10 +35,8 @@ Metrics = Iterator[tuple[str, float]]
 
 
 def item_outcomes(prefix: str, ranks: Any, ks: Iterable[int]) -> dict[str, np.ndarray]:
-    """Says of each item whether it is right within its first k: 1, 0, or NaN.
-
-    Ranks are 0 for the first place and -1 for an item that doesn't count; the names are
-    `PREFIX` and k.
+    """Says of each item whether it is right within its first k: 1, 0, or NaN for rank
+    -1, an item that doesn't count; the names are `PREFIX` and k.
     """
     ranks = np.asarray(ranks)
     return {
@@ -95,13 +92,9 @@ def sliced_metrics(
 ) -> Metrics:
     """Yields each metric for each group of items, with its 95% interval.
 
-    The interval is that of the percentile bootstrap: the group's items are drawn
-    anew, with replacement, `samples` times, and the interval lies between the
-    2.5th and the 97.5th percentile of the metric. A group's numbers depend on its
-    items alone, in their order, and on `samples` and `seed`. Items are drawn one
-    by one: where they belong together, as captions of one image do, the interval
-    is too narrow. A metric with a `bootstrap` is the mean of that, and its interval
-    lies between the percentiles of that.
+    The interval is that of the percentile bootstrap over the group's items. They are
+    drawn one by one: where they belong together, as captions of one image do, it is too
+    narrow. A metric with a `bootstrap` is the mean of that, which makes its interval.
 
     Args:
         statistics: dict, name → `Statistic`, such as `mean_statistics` gives.
@@ -110,14 +103,12 @@ def sliced_metrics(
         seed: int >= 0.
 
     Yields:
-        Pairs of str and float, groups in alphabetical order: `METRIC[GROUP]`,
-        `METRIC[GROUP]/low`, `METRIC[GROUP]/high` and `METRIC[GROUP]/items`, the
-        number of items that count. A group without any, or with too few for a
-        `bootstrap`, is left out.
+        Pairs of str and float, groups in alphabetical order: `METRIC[GROUP]`, its
+        `/low`, `/high` and `/items`, the number of items that count. A group without
+        any, or with too few for a `bootstrap`, is left out.
 
     Raises:
-        InputError: where the numbers of items and of groups differ, and for
-            `samples` < 1.
+        InputError: where the numbers of items and groups differ; for `samples` < 1.
 
     References:
         Jia et al. 2021, section 10 (analysis by groups before any use);
@@ -129,8 +120,7 @@ def sliced_metrics(
     >>> found["top_1[b]"], found["top_1[b]/low"], found["top_1[b]/high"]
     (0.5, 0.0, 1.0)
     """
-    if samples < 1:
-        raise InputError(f"`samples` must be at least 1, got {samples}; 1000 is usual.")
+    check_number("`samples`", samples, 1, 2**31, whole=True)
     groups = np.asarray(groups, str)
     for name, statistic in statistics.items():
         if len(statistic.counts) != len(groups):

@@ -72,7 +72,9 @@ def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Calla
     return embed_any_number
 
 
-def checked_engine(engine: str | os.PathLike | None) -> str | None:
+def checked_engine(
+    engine: str | os.PathLike | None, name: str = "engine"
+) -> str | None:
     """Returns an engine as None or str; raises InputError for one that isn't there."""
     if engine in ENGINES:
         return engine
@@ -80,11 +82,11 @@ def checked_engine(engine: str | os.PathLike | None) -> str | None:
         if os.path.isfile(engine):
             return os.fspath(engine)
         raise InputError(
-            f"engine must be a file that is there, received {os.fspath(engine)!r}; "
+            f"{name} must be a file that is there, received {os.fspath(engine)!r}; "
             "check the path, or write it by `align-keras export litert`."
         )
     raise InputError(
-        f"engine must be one of {', '.join(map(str, ENGINES))} or the path of a "
+        f"{name} must be one of {', '.join(map(str, ENGINES))} or the path of a "
         f".tflite file, received {engine!r}; choose one."
     )
 

@@ -1,7 +1,4 @@
-"""What finds captions and images: retrieval, CxC, Multi30k, composed queries, SimLex.
-
-A set's images are read, embedded, and those that can't be decoded are left out.
-"""
+"""What finds captions and images: retrieval, CxC, Multi30k, composition, SimLex."""
 
 import dataclasses
 import pathlib
@@ -95,7 +92,7 @@ def _embedded(encoders, request, data, *columns):
 
 
 def _keys(data):
-    """What equal images have in common, where these can't be told apart."""
+    """What equal images have in common."""
     from align_keras.protocols.embedding_cache import image_key
 
     return list(map(image_key, data.images))

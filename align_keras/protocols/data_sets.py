@@ -38,12 +38,9 @@ def missing(name: str, root: str | pathlib.Path) -> str | None:
     if name not in NAMED:
         return None
     places, source = NAMED[name]
-    absent = [
-        path for place in places if not (path := pathlib.Path(root, place)).exists()
-    ]
-    if not absent:
-        return None
-    return f"{source}, as {' and '.join(map(str, absent))}"
+    paths = [pathlib.Path(root, place) for place in places]
+    absent = [path for path in paths if not path.exists()]
+    return f"{source}, as {' and '.join(map(str, absent))}" if absent else None
 
 
 def folder_of(request: Request) -> pathlib.Path:
@@ -57,10 +54,8 @@ def folder_of(request: Request) -> pathlib.Path:
 
 
 def what_to_prepare(names: Iterable[str]) -> str:
-    """Says what to run for those data sets of TFDS that aren't prepared.
-
-    Without a full stop, and empty where all are there. Of several sets, those whose
-    files must be downloaded by hand are named apart.
+    """Says what to run for those data sets of TFDS that aren't prepared; empty for
+    none.
     """
     import tensorflow_datasets as tfds
 
@@ -92,10 +87,8 @@ def what_to_prepare(names: Iterable[str]) -> str:
 def joined(
     data: Any, request: Request, taken: Iterable[str] = (), prefix: str = ""
 ) -> Any:
-    """Returns the data with the columns of `metadata`, if there is one.
-
-    `taken` are columns that the protocol adds itself, and `prefix` stands before the
-    numbers of images that have no ids.
+    """Returns the data with the columns of `metadata`, if there is one; `taken` are
+    columns that the protocol adds, `prefix` begins the numbers of images without ids.
     """
     if request.metadata is None:
         return data
@@ -113,8 +106,7 @@ def joined(
 def refuse(request: Request, reason: str, *options: str) -> None:
     """Raises for options that these data can't take, as `"has no splits"` says."""
     for option in options:
-        value = getattr(request, option)
-        if value:
+        if value := getattr(request, option):
             raise InputError(
                 f"{option} must be left out for {request.data}, which {reason}, "
                 f"received {value!r}."

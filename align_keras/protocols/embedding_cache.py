@@ -1,4 +1,4 @@
-"""A model's embeddings: computed once, and kept on disk by content."""
+"""A model's embeddings: computed once, here or by a cluster, and kept by content."""
 
 import functools
 import hashlib
@@ -6,22 +6,21 @@ import itertools
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from align_keras.protocols.open_model import OpenedModel, open_model
 from align_keras.protocols.protocol import some
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import atomic_write, locked, read_regular
+from align_keras.utils.files import atomic_path, atomic_write, locked, read_regular
 from align_keras.utils.progress import progress_bar, say
-
-if TYPE_CHECKING:
-    from align_keras.protocols.open_model import OpenedModel
+from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 _DIGEST_BYTES = 20
-# Rows that are looked at or copied at a time.
+# Rows that are copied at a time.
 _COPIED_ROWS = 8192
 # Chunks that a cluster embeds between two writes.
 _BLOCKS = 64
@@ -45,21 +44,19 @@ def results_folder(path: str | None) -> pathlib.Path:
 
 class CachedEncoders:
     """A model's encode functions, answered from the cache where they can be.
-
-    The `OpenedModel` is opened when it is first asked for, after the data are read;
-    `directory` is the cache of all models. Where a cluster embeds, `encode_on` makes
-    its function of the model, a folder, `"images"` or `"texts"`, and a task's items.
+    `open_it` is called when it is first needed; `engine` and `image_engine` are those
+    of `Request`.
     """
 
-    def __init__(self, open_model, directory, encode_on=None):
-        self._open_model, self._directory = open_model, directory
-        self._encode_on = encode_on
+    def __init__(self, open_it, directory, engine=LOCAL, image_engine=None):
+        self._open_model, self._directory = open_it, directory
+        self._engines = engine, image_engine
 
     @functools.cached_property
-    def model(self) -> "OpenedModel":
+    def model(self) -> OpenedModel:
         return self._open_model()
 
-    def trainable_model(self) -> "OpenedModel":
+    def trainable_model(self) -> OpenedModel:
         """The model in the host's memory: a copy of its encoder is trained."""
         import tensorflow as tf
 
@@ -85,19 +82,17 @@ class CachedEncoders:
 
     def _cache(self, folder, kind, chunk):
         encode = getattr(self.model, f"encode_{kind}")
-        if self._encode_on is None:
+        if not is_cluster(self._engines[0]):
             return EmbeddingCache(folder, encode, chunk)
-        encode_all = self._encode_on(self.model, folder, kind, chunk)
+        encode_all = encode_on(*self._engines, self.model, folder, kind, chunk)
         return EmbeddingCache(folder, encode, chunk * _BLOCKS, encode_all)
 
     def readable_images(
         self, images: Collection[Image]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Embeds images, and leaves out those that can't be decoded.
-
-        `images` is re-iterable and has a length, of paths (str), encoded images or
-        uint8 arrays. Returns float32 (readable, d) and int64 (readable,), the rows of
-        `images` that they come from; raises if none can be read.
+        """Embeds those images that can be decoded: float32 (readable, d), and int64
+        rows of `images`, which are paths, encoded or uint8 arrays. Raises if none can
+        be read.
         """
         with progress_bar("embedding images", "images", len(images)) as bar:
             items = map(_by_content, images)
@@ -140,29 +135,23 @@ class EmbeddingCache:
 
     Rows are appended, embeddings before digests, and rows without a digest are cut
     off when the folder is opened: a killed evaluation loses at most a chunk.
-
-    Args:
-        directory: a folder of one encoder: name it by what the encoder computes, such
-            as a digest of its weights and preprocessing.
-        encode: function from a list of items to a float array (n, d).
-        chunk: items that are encoded between two writes.
-        encode_all: function from a list of items to what `encoded` returns of them.
     """
 
     def __init__(self, directory, encode, chunk=1024, encode_all=None):
         self._directory = pathlib.Path(directory)
+        self._digests, self._embeddings, self._width_file = (
+            self._directory / name for name in ("digests", "embeddings", "width")
+        )
         self._encode, self._chunk = encode, chunk
         self._encode_all = encode_all or functools.partial(encoded, encode)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._rows, self._width = {}, None
 
     def __call__(self, items, progress=None):
-        """Returns the embeddings of all items, computing those that are missing.
-
-        Items are as `content_digest` takes them, and `progress` is told how many are
-        done. Returns float32 (n, d), memory-mapped. A row of NaN is an item that
-        `encode` refused with `InputError`; it isn't asked again. Raises that error
-        where all items are refused, and for NaN or infinity, which aren't stored.
+        """Returns the embeddings of all items, float32 (n, d), memory-mapped, computing
+        those that are missing. A row of NaN is an item that `encode` refused with
+        `InputError`; raises that where all are refused, and for NaN or infinity, which
+        aren't stored.
         """
         with self._locked():
             return self._read(self._found(items, progress))
@@ -204,12 +193,12 @@ class EmbeddingCache:
 
     def _open(self):
         """Reads the digests, and cuts off what a killed writer left half-done."""
-        digests, embeddings = self._files()
+        digests, embeddings = self._digests, self._embeddings
         self._rows, self._width = {}, None
-        if not (self._directory / "width").exists():
+        if not self._width_file.exists():
             return
-        for path in (digests, embeddings):
-            path.touch()
+        digests.touch()
+        embeddings.touch()
         self._width = self._read_width()
         if self._width is None:
             say(f"{self._directory} is damaged (width); computing its embeddings anew")
@@ -229,29 +218,23 @@ class EmbeddingCache:
             for start in range(0, len(content), _DIGEST_BYTES)
         }
 
-    def _files(self):
-        return self._directory / "digests", self._directory / "embeddings"
-
     def _read_width(self):
-        """The width as `_add` wrote it, or None if it's another or damaged.
-
-        By a wrong one, rows would be cut out of the middle of others.
+        """The width as `_add` wrote it, or None if it's damaged: it would cut rows
+        apart.
         """
-        content = (self._directory / "width").read_bytes()[:99]
+        content = self._width_file.read_bytes()[:99]
         number, _, check = content.partition(b" ")
         width = int(number) if re.fullmatch(rb"[1-9]\d{0,5}", number) else None
         if width is None or check == _check_of(number):
             return width
         # Until 0.1 there was no check, but the sizes of whole files agree.
-        digests, embeddings = (path.stat().st_size for path in self._files())
-        fits = embeddings * _DIGEST_BYTES == digests * 4 * width
+        count = self._digests.stat().st_size // _DIGEST_BYTES
+        fits = self._embeddings.stat().st_size == count * 4 * width
         return width if fits and not check else None
 
     def _add(self, missing):
-        """Appends the embeddings of new items, by digest.
-
-        Returns False, and stores nothing, where all are refused before any item has
-        told the embeddings' width.
+        """Appends the embeddings of new items; returns False, and stores nothing, where
+        all are refused before any item has told the embeddings' width.
         """
         if not missing:
             return True
@@ -261,15 +244,14 @@ class EmbeddingCache:
                 return False
             # Rows that were written before their width was known are none. Others may
             # have these files mapped, so they aren't cut.
-            for path in self._files():
-                path.unlink(missing_ok=True)
+            self._digests.unlink(missing_ok=True)
+            self._embeddings.unlink(missing_ok=True)
             self._width = rows.shape[1]
             number = str(self._width).encode()
-            with atomic_write(self._directory / "width", "wb") as file:
+            with atomic_write(self._width_file, "wb") as file:
                 file.write(number + b" " + _check_of(number))
-        rows = _as_wide(rows, self._width)
-        digests, embeddings = self._files()
-        contents = {embeddings: rows.tobytes(), digests: b"".join(missing)}
+        rows = _as_wide(rows, self._width).tobytes()
+        contents = {self._embeddings: rows, self._digests: b"".join(missing)}
         for path, content in contents.items():
             with open(path, "ab") as file:
                 file.write(content)
@@ -281,16 +263,13 @@ class EmbeddingCache:
 
     def _stored(self):
         shape = len(self._rows), self._width
-        return np.memmap(self._directory / "embeddings", np.float32, "r", shape=shape)
+        return np.memmap(self._embeddings, np.float32, "r", shape=shape)
 
     def _refused_rows(self):
         """The rows of NaN among those that are stored."""
         if not self._rows:
             return np.zeros(0, np.int64)
-        first = self._stored()[:, 0]
-        starts = range(0, len(first), _COPIED_ROWS)
-        parts = [np.isnan(first[start : start + _COPIED_ROWS]) for start in starts]
-        return np.flatnonzero(np.concatenate(parts))
+        return np.flatnonzero(np.isnan(self._stored()[:, 0]))
 
     def _read(self, rows):
         if not len(rows):
@@ -308,9 +287,8 @@ class EmbeddingCache:
 
 
 def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
-    """Embeddings of items, float32 (n, d), NaN for those that `encode` refuses.
-
-    Where all are refused, they are 1 wide.
+    """Embeddings of items, float32 (n, d), NaN for those that `encode` refuses, 1 wide
+    where all are refused.
     """
     try:
         rows = np.ascontiguousarray(encode(items), np.float32)
@@ -343,11 +321,7 @@ def _check_of(number):
 
 
 def content_digest(item: Item) -> bytes:
-    """Returns 20 bytes that depend on what an item holds, not on where it lies.
-
-    Of a `pathlib.Path` the file's bytes count; str is a caption; of an array the shape,
-    dtype and values count.
-    """
+    """Returns 20 bytes of what an item holds: a file's bytes, a caption, or pixels."""
     if isinstance(item, pathlib.Path):
         path = item
         try:
@@ -366,3 +340,114 @@ def content_digest(item: Item) -> bytes:
     digest = hashlib.blake2b(kind.encode() + b"\0", digest_size=_DIGEST_BYTES)
     digest.update(content)
     return digest.digest()
+
+
+# === Clusters ===
+
+
+def encode_on(
+    engine: str,
+    image_engine: str | None,
+    model: OpenedModel,
+    directory: pathlib.Path,
+    kind: str,
+    block: int,
+) -> Callable[[Sequence[Item]], np.ndarray]:
+    """Returns a function that embeds items on a cluster, `block` a task, as `encoded`
+    does here; items and embeddings lie in `directory` meanwhile, on a shared disk.
+    """
+    path = checked_path(model, "engine")
+    about = {
+        "model": path,
+        "fingerprint": _fingerprint(model, kind),
+        "image_engine": image_engine and absolute(image_engine),
+        "kind": kind,
+    }
+    folder = directory.absolute() / "tasks"
+
+    def encode(items):
+        folder.mkdir(exist_ok=True)
+        tasks = []
+        for at in range(0, len(items), block):
+            part = items[at : at + block]
+            digest = hashlib.blake2b(digest_size=12)
+            for item in part:
+                digest.update(content_digest(item))
+            place = folder / digest.hexdigest()
+            with atomic_path(f"{place}.npz") as temporary:
+                with open(temporary, "wb") as file:
+                    np.savez(file, **dict(_as_arrays(part)))
+            tasks.append({**about, "place": str(place)})
+        run_tasks(embed_block, tasks, folder, engine=engine)
+        blocks = [np.load(f"{task['place']}.npy") for task in tasks]
+        shutil.rmtree(folder)
+        width = max(rows.shape[1] for rows in blocks)
+        # Where a block's items are all refused, its width isn't known.
+        return np.concatenate(
+            [np.broadcast_to(rows, (len(rows), width)) for rows in blocks]
+        )
+
+    return encode
+
+
+def embed_block(task: dict) -> None:
+    """Embeds the items in a file: a task of `run_tasks`."""
+    model = open_same(task["model"], task["image_engine"])
+    check_same(task["model"], _fingerprint(model, task["kind"]), task["fingerprint"])
+    encode = getattr(model, f"encode_{task['kind']}")
+    with np.load(f"{task['place']}.npz") as stored:
+        items = [_as_item(name, stored[name]) for name in stored.files]
+    with atomic_path(f"{task['place']}.npy") as temporary:
+        with open(temporary, "wb") as file:
+            np.save(file, encoded(encode, items))
+
+
+def checked_path(model: OpenedModel, option: str) -> str:
+    """Returns the path by which other processes open a model, or raises."""
+    if model.path is None:
+        raise InputError(
+            f"model must be a path with `{option}`, whose processes open it again, "
+            f"received a model in memory; save it, or leave `{option}` out."
+        )
+    return absolute(model.path)
+
+
+def absolute(path: str) -> str:
+    """Returns a path as workers elsewhere open it; a name stays as it is."""
+    return os.path.abspath(path) if os.path.exists(path) else path
+
+
+@functools.lru_cache(maxsize=1)
+def open_same(path: str, image_engine: str | None = None) -> OpenedModel:
+    """Opens a model once for all tasks of a worker."""
+    return open_model(path, image_engine)
+
+
+def _fingerprint(model, kind):
+    return model.image_fingerprint if kind == "images" else model.text_fingerprint
+
+
+def _as_arrays(items):
+    """Yields a name, which tells the item's kind, and an array of each."""
+    for number, item in enumerate(items):
+        if isinstance(item, np.ndarray):
+            yield f"pixels{number}", item
+            continue
+        if isinstance(item, pathlib.Path):
+            kind, content = "path", os.fsencode(item.absolute())
+        elif isinstance(item, str):
+            kind, content = "text", item.encode("utf-8", "surrogatepass")
+        else:
+            kind, content = "file", item
+        yield f"{kind}{number}", np.frombuffer(content, np.uint8)
+
+
+def _as_item(name, array):
+    if name.startswith("pixels"):
+        return array
+    content = array.tobytes()
+    if name.startswith("path"):
+        return pathlib.Path(os.fsdecode(content))
+    if name.startswith("text"):
+        return content.decode("utf-8", "surrogatepass")
+    return content

@@ -1,15 +1,17 @@
-"""Measures a model by a benchmark of the paper; a benchmark is a record in a file."""
+"""Measures a model by a benchmark of the paper, or by all whose data is there."""
 
+import dataclasses
 import difflib
 import functools
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from align_keras.protocols import captions, classes, fine_tuning
 from align_keras.protocols.classes import unusual_splits
+from align_keras.protocols.data_sets import NAMED, missing, what_to_prepare
 from align_keras.protocols.protocol import OPTIONS, Evaluation, Request, some
-from align_keras.protocols.vtab import vtab
 from align_keras.utils.arguments import check_number, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replaceable_file
@@ -26,12 +28,13 @@ PROTOCOLS = {
     for protocol in (
         *(captions.retrieval, captions.cxc_retrieval, captions.cxc_similarity),
         *(classes.zero_shot, fine_tuning.imagenet_frozen, fine_tuning.imagenet_full),
-        *(vtab, fine_tuning.fine_grained, classes.knn, classes.linear_probe),
+        *(fine_tuning.vtab, fine_tuning.fine_grained),
+        *(classes.knn, classes.linear_probe),
         *(captions.multi30k, captions.simlex, captions.composed),
     )
 }
-# The group of what has no value, or an empty one.
-_NO_VALUE = "(none)"
+# Of CLIP's prompts and class names, which the paper takes.
+_CLIP = "clip:imagenet1k"
 
 
 def evaluate(
@@ -89,11 +92,6 @@ def evaluate(
     request = checked_request(protocol, data=data, **options)
     # What is written at the end must not fail after hours.
     if html is not None:
-        if pathlib.Path(html).is_dir():
-            raise InputError(
-                f"html must be a file, received the folder {html}; write for instance "
-                f"{pathlib.Path(html) / 'results.html'}."
-            )
         check_writable("html", html, replaceable_file(html, "html").absolute().parent)
     if PROTOCOLS[protocol].needs == "weights":
         check_results(request)
@@ -135,10 +133,7 @@ def checked_request(protocol: str, **options: Any) -> Request:
         if name == "image_engine":
             from align_keras.models.image_engines import checked_engine
 
-            try:
-                checked_engine(value)
-            except InputError as error:
-                raise InputError(f"image_{error}") from None
+            checked_engine(value, name)
     is_cluster(given.get("engine", LOCAL))
     check_number("workers", given.get("workers", 1), 1, 1e6, whole=True)
     check_number("text_weight", given.get("text_weight", 2.0), 0, 1e6)
@@ -194,9 +189,8 @@ def model_name(model: Any) -> str:
 def open_encoders(
     model: Any, request: Request, cache: Any = None, check: bool = True
 ) -> "CachedEncoders":
-    """Returns a model's encode functions, which open it when they are first called.
-
-    With `check` it raises at once where there is no model.
+    """Returns a model's encode functions, which open it when they are first called;
+    with `check` it raises at once where there is no model.
     """
     from align_keras.protocols import open_model as opening
     from align_keras.protocols.embedding_cache import CachedEncoders, default_cache
@@ -211,12 +205,7 @@ def open_encoders(
         open_it = functools.partial(opening.opened, model, by)
     elif check:
         opening.check_model(str(model), by)
-    if not is_cluster(request.engine):
-        return CachedEncoders(open_it, directory)
-    from align_keras.protocols.embedding_tasks import encode_on
-
-    on_cluster = functools.partial(encode_on, request.engine, by)
-    return CachedEncoders(open_it, directory, on_cluster)
+    return CachedEncoders(open_it, directory, request.engine, by)
 
 
 def sliced(found: Evaluation, column: str) -> dict[str, float]:
@@ -228,10 +217,8 @@ def sliced(found: Evaluation, column: str) -> dict[str, float]:
     lacking = []
     for statistics, columns in found.items:
         Request(slice_by=column).check_columns(columns)
-        groups = [
-            _NO_VALUE if value in (None, "") else str(value)
-            for value in columns[column]
-        ]
+        values = columns[column]
+        groups = ["(none)" if value in (None, "") else str(value) for value in values]
         metrics |= dict(sliced_metrics(statistics, groups))
         lacking += [
             f"{name}[{group}]"
@@ -252,9 +239,10 @@ def _write_page(html, result, request, found):
     from align_keras.utils.progress import say
 
     shown = ("data", "split", "train_split", "templates", "classes", "image_engine")
-    facts = {name: getattr(request, name) for name in shown}
     facts = {
-        name: value for name, value in facts.items() if value != OPTIONS[name].default
+        name: getattr(request, name)
+        for name in shown
+        if getattr(request, name) != OPTIONS[name].default
     }
     write_result_page(
         html,
@@ -268,3 +256,96 @@ def _write_page(html, result, request, found):
         classification=found.classification,
     )
     say(f"wrote {html}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteRow:
+    """One protocol on one data set: its tables in the paper, its metrics, or why it was
+    skipped (what to download first) or failed; empty where it wasn't.
+    """
+
+    tables: tuple[int, ...]
+    protocol: str
+    data: str
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    skipped: str = ""
+    failed: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields with the paper's figures, as the command prints them."""
+        from align_keras.reports.result_tables import figures_as_shares
+
+        figures = figures_as_shares(self.protocol, self.data)
+        return dataclasses.asdict(self) | {"paper": figures}
+
+
+def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRow]:
+    """Runs what can be run, and says of the rest what is missing, in the paper's order;
+    model and options are those of `align_keras.evaluate`.
+    """
+    from align_keras.reports.result_tables import paper_results
+
+    given = {name: value for name, value in options.items() if value is not None}
+    check_results(Request(results=given.get("results")))
+    tables: dict[tuple[str, str], set[int]] = {}
+    for result in paper_results():
+        tables.setdefault((result.protocol, result.data), set()).add(result.table)
+    rows = []
+    for (name, data), numbers in tables.items():
+        request = _request(name, data, given)
+        lacks = _what_lacks(PROTOCOLS[name], request, model)
+        row = SuiteRow(tuple(sorted(numbers)), name, data, skipped=lacks)
+        rows.append((row, request))
+    # The model is looked for where there is something to measure.
+    check = not all(row.skipped for row, _ in rows)
+    engines = {key: given[key] for key in ("image_engine", "engine") if key in given}
+    encoders = open_encoders(model, Request(**engines), cache, check)
+    for row, request in rows:
+        yield row if row.skipped else _measured(row, request, encoders)
+
+
+def _request(name, data, given):
+    taken = {key: value for key, value in given.items() if PROTOCOLS[name].takes(key)}
+    if name == "zero_shot":
+        taken |= {"templates": _CLIP, "classes": _CLIP}
+    return Request(data=data, **taken)
+
+
+def _what_lacks(protocol, request, model):
+    from align_keras.protocols.open_model import is_export
+
+    needs = [what_to_download(protocol.name, request)]
+    if protocol.needs != "embeddings" and is_export(model_name(model)):
+        needs.append(f"needs the run folder, but {model_name(model)} is an export")
+    return "; ".join(filter(None, needs))
+
+
+def what_to_download(protocol: str, request: Request) -> str:
+    """Says what a protocol needs that isn't there; empty where all is there."""
+    if request.data in NAMED:
+        absent = missing(request.data, request.data_root)
+        return f"download {absent}" if absent else ""
+    from align_keras.datasets import benchmarks
+    from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
+
+    if request.data == "vtab":
+        return what_to_prepare(task.builder for task in VTAB_TASKS.values())
+    needs = [what_to_prepare([request.data])]
+    if protocol == "zero_shot":
+        try:
+            benchmarks.read_templates(_CLIP)
+        except InputError as error:
+            needs.append(str(error).rstrip("."))
+    return "; ".join(filter(None, needs))
+
+
+def _measured(row, request, encoders):
+    from align_keras.utils.progress import say
+
+    say(f"{row.protocol} on {row.data}")
+    try:
+        metrics = PROTOCOLS[row.protocol].run(encoders, request).metrics
+    except InputError as error:
+        say(f"{row.protocol} on {row.data}: {error}")
+        return dataclasses.replace(row, failed=" ".join(str(error).split()))
+    return dataclasses.replace(row, metrics=metrics)

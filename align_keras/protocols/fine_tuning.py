@@ -1,12 +1,13 @@
-"""Classifiers trained on the image encoder (tables 5 and 7)."""
+"""Classifiers trained on the image encoder (tables 5 to 7)."""
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from align_keras.protocols.classes import (
+    class_columns,
     class_evaluation,
     is_class_folder,
     labelled_images,
@@ -14,12 +15,17 @@ from align_keras.protocols.classes import (
     tfds_name,
     train_and_test,
 )
+from align_keras.protocols.data_sets import joined, what_to_prepare
 from align_keras.protocols.protocol import Evaluation, Request, protocol, some
 from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from align_keras.config import FineTuningConfig
     from align_keras.datasets.benchmarks import LabelledImages
     from align_keras.protocols.embedding_cache import CachedEncoders
+    from align_keras.protocols.trials import Trial
 
 # Transfer results on it learn from both (Kornblith et al. 2019, "Do better ImageNet
 # models transfer better?", table 1: 2,040 images).
@@ -105,9 +111,8 @@ class ClassificationData:
         return self._read[split]
 
     def check(self) -> int:
-        """Raises unless the splits are apart and have the same classes.
-
-        Returns how many training images can't be decoded, if they are files.
+        """Raises unless the splits are apart and have the same classes; returns how
+        many training images can't be decoded, if they are files.
         """
         from align_keras.data import unreadable_rows
         from align_keras.utils.progress import say
@@ -144,10 +149,8 @@ def full_name(name: str) -> str:
 
 
 def digest_of(data: "LabelledImages") -> str:
-    """Returns a digest of images with classes.
-
-    Of files, the size and the time of the last change count, not the content; of
-    images that are read from disk at each iteration, the classes alone.
+    """Returns a digest of images with classes: of files size and last change count, of
+    images that are read from disk at each iteration the classes alone.
     """
     from align_keras.protocols.embedding_cache import content_digest
 
@@ -162,3 +165,162 @@ def digest_of(data: "LabelledImages") -> str:
         else:
             digest.update(content_digest(image))
     return digest.hexdigest()[:16]
+
+
+@protocol(
+    "19 tasks of 1,000 images",
+    "table 6",
+    options=("metadata", *TRAINING),
+    data="vtab",
+    data_help="vtab, or some of its tasks, as vtab/dtd+svhn_cropped",
+    needs="weights",
+)
+def vtab(encoders: "CachedEncoders", request: Request) -> Evaluation:
+    """Tunes on 800 and 200 images of each task, trains again on these 1,000.
+
+    References:
+        Zhai et al. 2019 (arXiv 1910.04867), whose appendix I has the sweep that
+        Jia et al. 2021 take with 50 trials a task, section 5.3 and table 6.
+    """
+    import numpy as np
+
+    from align_keras import evaluation
+    from align_keras.config import load_recipe
+    from align_keras.protocols.trials import finished, open_devices
+
+    recipe = load_recipe("vtab", request.config_file, request.params_override)
+    strategy = open_devices(recipe, request)
+    tasks = vtab_tasks(request.data)
+    data = VtabData(request)
+    request.check_columns({"class", *data.metadata_columns()})
+    data.check(tasks)
+    model = encoders.trainable_model()
+    kept: dict[str, np.ndarray] = {}
+
+    def run_trials(trials):
+        results = finished(trials, data, model, request, strategy)
+        for trial, result in zip(trials, results, strict=True):
+            count = len(result["ranks"]) + len(result["left_out"])
+            kept[trial.task] = np.setdiff1d(np.arange(count), result["left_out"])
+        return [np.array(result["ranks"]) for result in results]
+
+    ranks = tuned_ranks(run_trials, tasks, recipe)
+    items: list[tuple[dict, dict]] = []
+    column = request.slice_by
+    if column is not None:
+        values = {
+            task: class_columns(data.judged_images(task), kept[task])[column]
+            for task in tasks
+        }
+        items = [
+            (statistics, {column: [value for task in mixed for value in values[task]]})
+            for mixed, statistics in evaluation.vtab_statistics(ranks, groups())
+        ]
+    accuracies = {task: np.mean(runs < 1, axis=1) for task, runs in ranks.items()}
+    return Evaluation(dict(evaluation.vtab_metrics(accuracies, groups())), items)
+
+
+def tuned_ranks(
+    run_trials: "Callable[[list[Trial]], list[np.ndarray]]",
+    tasks: Sequence[str],
+    recipe: "FineTuningConfig",
+) -> "dict[str, np.ndarray]":
+    """Tunes on each task if the recipe sweeps, trains anew and judges on its test:
+    ranks (runs, images) by task. Of equal recipes the first is taken.
+    """
+    import numpy as np
+
+    from align_keras.protocols.trials import Trial, swept_recipe
+    from align_keras.utils.progress import say
+
+    chosen, best = dict.fromkeys(tasks, recipe), dict.fromkeys(tasks, -1.0)
+    swept = [swept_recipe(recipe, number) for number in range(recipe.sweep.trials)]
+    trials = [
+        Trial(task, "train800", "val200", of_trial, recipe.seed)
+        for task in tasks
+        for of_trial in swept
+    ]
+    for trial, ranks in zip(trials, run_trials(trials) if trials else [], strict=True):
+        accuracy = float(np.mean(ranks < 1))
+        if accuracy > best[trial.task]:
+            best[trial.task], chosen[trial.task] = accuracy, trial.recipe
+    for task in tasks if swept else ():
+        say(f"{task}: the best of {len(swept)} trials has {100 * best[task]:.1f}%")
+    trials = [
+        Trial(task, "train800val200", "test", chosen[task], recipe.seed + run)
+        for task in tasks
+        for run in range(recipe.runs)
+    ]
+    found: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
+    for trial, ranks in zip(trials, run_trials(trials), strict=True):
+        found[trial.task].append(ranks)
+    return {task: np.array(runs) for task, runs in found.items()}
+
+
+def groups() -> dict[str, list[str]]:
+    """Returns VTAB's groups, name → tasks."""
+    from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
+
+    found: dict[str, list[str]] = {}
+    for task in VTAB_TASKS.values():
+        found.setdefault(task.group, []).append(task.name)
+    return found
+
+
+def vtab_tasks(name: str) -> list[str]:
+    """Returns the tasks that `data` names: all, or as `vtab/dtd+svhn_cropped`."""
+    from align_keras.datasets.benchmarks.vtab import VTAB_TASKS, vtab_task
+
+    first, _, chosen = name.partition("/")
+    if first != "vtab":
+        raise InputError(
+            f"data must be vtab, or vtab/ and tasks joined by +, received {name!r}; "
+            "leave it out for all tasks."
+        )
+    if not chosen:
+        return list(VTAB_TASKS)
+    return [vtab_task(task).name for task in dict.fromkeys(chosen.split("+"))]
+
+
+class VtabData:
+    """The tasks of VTAB."""
+
+    def __init__(self, request):
+        self.request, self._last = request, (None, None)
+
+    def read(self, task: str, split: str) -> "LabelledImages":
+        """Returns the images of a task's split; keeps the last one."""
+        from align_keras.datasets.benchmarks.vtab import read_vtab
+
+        if self._last[0] != (task, split):
+            self._last = ((task, split), read_vtab(task, split))
+        return self._last[1]
+
+    def check(self, tasks: Iterable[str]) -> None:
+        """Raises unless all tasks' data sets are prepared; names those that aren't."""
+        from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
+
+        needs = what_to_prepare(VTAB_TASKS[task].builder for task in tasks)
+        if needs:
+            raise InputError(
+                f"vtab needs data sets that TFDS hasn't prepared: {needs}; or name the "
+                "tasks that are there, such as vtab/dtd+svhn_cropped."
+            )
+
+    def metadata_columns(self) -> tuple[str, ...]:
+        """Returns the names of the columns of `metadata`."""
+        from align_keras.datasets.benchmarks import read_metadata
+
+        path = self.request.metadata
+        return () if path is None else read_metadata(path).names
+
+    def judged_images(self, task: str) -> "LabelledImages":
+        """A task's test with `metadata`'s columns; the images' ids are as `dtd/0`."""
+        data = self.read(task, "test")
+        return joined(data, self.request, taken=("class",), prefix=f"{task}/")
+
+    def identity(self, task: str) -> str:
+        """What tells the data apart from other data: the set's name and version."""
+        from align_keras.datasets.benchmarks.vtab import VTAB_TASKS
+
+        return full_name(VTAB_TASKS[task].builder)

@@ -19,27 +19,18 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class OpenedModel:
-    """What evaluation needs of a model.
+    """What evaluation needs of a model."""
 
-    Attributes:
-        encode_images: from a list of paths or file bytes to a float32 array (n, d),
-            rows of unit length.
-        encode_texts: from a list of str to the same.
-        encode_words: from a list of str to [CLS] before the projection,
-            (n, hidden_dim), or None for an export, which hasn't got it.
-        image_fingerprint: digest of the image weights and preprocessing.
-        text_fingerprint: digest of the text weights, vocabulary and tokenizer.
-        align: `ALIGN`, or None for an export.
-        path: where it lies, or None for a model in memory.
-    """
-
+    # From lists of paths, file bytes or arrays, and of str, to unit float32 (n, d).
     encode_images: Callable
     encode_texts: Callable
+    # From a list of str to [CLS] before the projection; None for an export.
     encode_words: Callable | None
+    # Digests of all that the embeddings depend on.
     image_fingerprint: str
     text_fingerprint: str
-    align: Any = None
-    path: str | None = None
+    align: Any = None  # `ALIGN`, None for an export.
+    path: str | None = None  # None for a model in memory.
 
 
 def check_model(path: str, image_engine: str | None = None) -> None:
@@ -51,21 +42,29 @@ def check_model(path: str, image_engine: str | None = None) -> None:
                 f"image_engine must be left out for an export, received "
                 f"{image_engine!r}; give the run folder in place of its export."
             )
-    elif (
-        path not in SHIPPED_MODELS
-        and not path.startswith("hf://")
-        and not (folder / "config.json").exists()
-    ):
-        raise InputError(_what_is_missing(folder))
+        return
+    if path in SHIPPED_MODELS or path.startswith("hf://"):
+        return
+    if not folder.is_dir():
+        raise InputError(
+            f"model must be a folder or hf://user/model, received {folder}; check it."
+        )
+    if (folder / "config.json").exists():
+        return
+    if (folder / "checkpoints").exists():
+        raise InputError(
+            f"model must be a finished run, received {folder}, which has checkpoints "
+            "and no config.json; let the run end: the same train command goes on."
+        )
+    raise InputError(
+        f"model must hold a model, received {folder}, which has neither config.json "
+        "nor saved_model.pb; name the folder of a run or of a Hugging Face model."
+    )
 
 
 def open_model(path: str, image_engine: str | None = None) -> OpenedModel:
-    """Opens a run folder, a preset folder, an export or a Hugging Face model.
-
-    Args:
-        path: a folder as `ALIGN.from_preset` takes it, `hf://user/model`, or the
-            folder of an export.
-        image_engine: what embeds images, the `engine` of `ALIGN.encode_images`.
+    """Opens a run folder, a preset folder, an export or `hf://user/model`;
+    `image_engine` is the `engine` of `ALIGN.encode_images`.
     """
     check_model(path, image_engine)
     folder = pathlib.Path(path)
@@ -80,22 +79,6 @@ def is_export(path: str | pathlib.Path) -> bool:
     """Whether a model's path is the folder of an export."""
     folder = pathlib.Path(path)
     return (folder / "saved_model.pb").exists() or (folder / "align").is_dir()
-
-
-def _what_is_missing(folder):
-    if not folder.is_dir():
-        return (
-            f"model must be a folder or hf://user/model, received {folder}; check it."
-        )
-    if (folder / "checkpoints").exists():
-        return (
-            f"model must be a finished run, received {folder}, which has checkpoints "
-            "and no config.json; let the run end: the same train command goes on."
-        )
-    return (
-        f"model must hold a model, received {folder}, which has neither config.json "
-        "nor saved_model.pb; name the folder of a run or of a Hugging Face model."
-    )
 
 
 def _open_export(folder):
@@ -151,16 +134,11 @@ def fingerprints(align: "ALIGN", engine: str | None = None) -> tuple[str, str]:
     from align_keras.models.image_engines import engine_fingerprint
     from align_keras.text.wordpiece_tokenizer import TOKENIZATION_VERSION
 
+    of_images = engine_fingerprint(engine), str(PREPROCESSING_VERSION)
+    of_texts = align.normalization, str(TOKENIZATION_VERSION), *(align.vocabulary or ())
     return (
-        _fingerprint(
-            align.image_encoder, engine_fingerprint(engine), str(PREPROCESSING_VERSION)
-        ),
-        _fingerprint(
-            align.text_encoder,
-            align.normalization,
-            str(TOKENIZATION_VERSION),
-            *(align.vocabulary or ()),
-        ),
+        _fingerprint(align.image_encoder, *of_images),
+        _fingerprint(align.text_encoder, *of_texts),
     )
 
 

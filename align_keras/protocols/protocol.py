@@ -16,11 +16,9 @@ def _option(help: str, *, default: Any = None, **argparse: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a protocol is asked for: its data and its options.
-
-    `align_keras.evaluate` takes these fields by name, and the command line as options,
-    of which it shows a field's `help`. A protocol takes those that its record names;
-    `None` is what wasn't given, of `data` the empty str.
+    """What a protocol is asked for: fields that `align_keras.evaluate` takes by name,
+    and the command line as options. `None` is what wasn't given, of `data` the empty
+    str.
     """
 
     data: str = _option("what the protocol is measured on", default="", metavar="D")
@@ -109,48 +107,31 @@ COMMON = ("data", "data_root", "slice_by")
 
 @dataclasses.dataclass
 class Evaluation:
-    """What a protocol finds.
-
-    Attributes:
-        metrics: name → value.
-        items: (statistics, columns) for each kind of items: metrics as `sliced_metrics`
-            takes them, and name → one value an item, by which they are sliced.
-        retrieval: the arguments of `retrieval_examples`, or None.
-        classification: labels, predictions and class names to show, or None.
-    """
+    """What a protocol finds."""
 
     metrics: dict[str, float]
+    # For each kind of items its statistics, and columns of a value each to slice by.
     items: list[tuple[dict, dict]] = dataclasses.field(default_factory=list)
-    retrieval: dict | None = None
-    classification: dict | None = None
+    retrieval: dict | None = None  # The arguments of `retrieval_examples`.
+    classification: dict | None = None  # Labels, predictions and class names.
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """A benchmark of the paper; `align_keras.protocols.evaluate.PROTOCOLS` has all.
-
-    It is called as the function that `protocol` decorates.
-
-    Attributes:
-        run: from `CachedEncoders` and a `Request` to an `Evaluation`; its name is what
-            the command line and `align_keras.evaluate` call the protocol.
-        help: what it measures, in a line.
-        table: where the paper has it, such as `"table 1"`; empty where it hasn't.
-        options: fields of `Request` that it takes besides `COMMON`.
-        data: what it is measured on where nothing is named, or None.
-        data_help: what it can be measured on.
-        needs: what of a model: its embeddings, its [CLS] vectors of words, or its
-            weights, because it trains them. An export has embeddings alone.
+    """A benchmark of the paper, which is called as the function that `protocol`
+    decorates.
     """
 
+    # Takes `CachedEncoders`; its name is the protocol's.
     run: Callable[[Any, Request], Evaluation]
     help: str
-    table: str
-    options: tuple[str, ...] = ()
-    data: str | None = None
+    table: str  # Where the paper has it; empty where it hasn't.
+    options: tuple[str, ...] = ()  # Fields of `Request` that it takes besides `COMMON`.
+    data: str | None = None  # What it is measured on where nothing is named.
     data_help: str = (
         "a TFDS data set such as imagenet2012, stamps, or a folder of classes"
     )
+    # What of a model: an export has embeddings, no [CLS] of words and no weights.
     needs: Literal["embeddings", "words", "weights"] = "embeddings"
 
     def __call__(self, encoders: Any, request: Request) -> Evaluation:

@@ -1,19 +1,15 @@
 """Trials that are run once each, by any number of processes, and kept."""
 
-import contextlib
 import hashlib
 import json
-import math
 import multiprocessing
 import os
 import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold
@@ -27,44 +23,15 @@ def trial_key(inputs: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def drawn_options(
-    ranges: Mapping[str, tuple[float, float]],
-    choices: Mapping[str, Sequence],
-    seed: int,
-    number: int,
-) -> dict[str, Any]:
-    """Draws the options of one trial of a random search.
-
-    Args:
-        ranges: dict from name to (least, greatest), drawn log-uniformly.
-        choices: dict from name to a sequence, of which one item is drawn.
-        seed: of the sweep.
-        number: of the trial; its options don't depend on how many there are.
-    """
-    random = np.random.default_rng((seed, number))
-    drawn = {
-        name: math.exp(random.uniform(math.log(least), math.log(greatest)))
-        for name, (least, greatest) in ranges.items()
-    }
-    return drawn | {
-        name: values[int(random.integers(len(values)))]
-        for name, values in choices.items()
-    }
-
-
 def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[str, Any]:
-    """Returns the results of those trials that are finished, by key.
-
-    A damaged result is told of, and counts as unfinished.
-    """
+    """Returns the results of finished trials, by key; tells of damaged ones."""
     results = {}
     for key in trials:
         path = _result_file(directory, key)
-        try:
-            results[key] = _read_result(path)
-        except FileNotFoundError:
-            pass
-        except ValueError:
+        result = _read_result(path)
+        if result is not None:
+            results[key] = result
+        elif path.exists():
             say(f"{path} is damaged; this trial counts as unfinished.")
     return results
 
@@ -72,20 +39,12 @@ def read_results(trials: Iterable[str], directory: str | os.PathLike) -> dict[st
 def run_trials(
     trials: Mapping[str, Any], run: Callable, directory: str | os.PathLike
 ) -> int:
-    """Runs the trials that aren't finished and that no other process is running.
+    """Runs the trials that aren't finished and that no other process runs.
 
-    A result appears whole or not at all. Whoever runs a trial holds a lock on it,
-    which the system lets go of when the process ends, whatever ends it. Several
-    processes, of several machines too, may work on one folder.
-
-    Args:
-        trials: dict from key to what `run` takes.
-        run: callable of the trial, and of the trial's folder, where it may keep what it
-            needs to go on after a kill; returns what JSON can hold.
-        directory: where results lie; made if need be.
-
-    Returns:
-        How many were run here.
+    A result appears whole or not at all. Whoever runs a trial holds a lock on it, which
+    ends with the process; several, of several machines too, may work on one folder.
+    `run` takes the trial and its folder, for what it needs to go on after a kill.
+    Returns how many were run here.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -95,19 +54,24 @@ def run_trials(
         if parent is not None and not parent.is_alive():
             break
         path = _result_file(directory, key)
-        if _is_finished(path):
+        if _read_result(path) is not None:
             continue
-        with _claimed(directory / f"{key}.lock") as is_mine:
-            if not is_mine or _is_finished(path):
-                continue
-            start = time.monotonic()
-            scratch = directory / f"{key}.unfinished"
-            result = run(trial, scratch)
-            record = {"result": result, "seconds": time.monotonic() - start}
-            with atomic_write(path) as file:
-                json.dump(record, file)
-            shutil.rmtree(scratch, ignore_errors=True)
-            count += 1
+        lock = directory / f"{key}.lock"
+        held = hold(lock)
+        if held is None:
+            continue
+        with held:
+            if _read_result(path) is None:
+                start = time.monotonic()
+                scratch = directory / f"{key}.unfinished"
+                result = run(trial, scratch)
+                record = {"result": result, "seconds": time.monotonic() - start}
+                with atomic_write(path) as file:
+                    json.dump(record, file)
+                shutil.rmtree(scratch, ignore_errors=True)
+                count += 1
+            # Who still has this file open finds the result.
+            lock.unlink(missing_ok=True)
     return count
 
 
@@ -118,9 +82,7 @@ def run_in_processes(
     workers: int,
 ) -> None:
     """Runs trials in several processes, or raises if one ended before its trials did.
-
-    `open_runner` takes no arguments, gives `run` of `run_trials`, and is called once in
-    each process; it and the trials must be picklable.
+    `open_runner`, picklable, gives `run` of `run_trials` in each process.
     """
     context = multiprocessing.get_context("spawn")
     # Only Linux tells which of the cores are this process's.
@@ -157,34 +119,14 @@ def _work(trials, open_runner, directory, threads):
         sys.exit(1)
 
 
-@contextlib.contextmanager
-def _claimed(path):
-    """Holds a lock file within the block; yields whether nobody else does."""
-    held = hold(path)
-    if held is None:
-        yield False
-        return
-    with held:
-        yield True
-        # Who still has this file open finds the result.
-        path.unlink(missing_ok=True)
-
-
 def _result_file(directory, key):
     return pathlib.Path(directory) / f"{key}.json"
 
 
 def _read_result(path):
-    """The result in a file; raises ValueError if it is damaged."""
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(record, dict) or "result" not in record:
-        raise ValueError(f"{path} holds no result")
-    return record["result"]
-
-
-def _is_finished(path):
+    """The result in a file, or None where there is none or a damaged one."""
     try:
-        _read_result(path)
+        record = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
-        return False
-    return True
+        return None
+    return record.get("result") if isinstance(record, dict) else None

@@ -5,9 +5,10 @@ import functools
 import gc
 import importlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -25,12 +26,14 @@ from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
 )
-from align_keras.protocols.embedding_cache import results_folder
-from align_keras.protocols.embedding_tasks import absolute, checked_path, open_same
-from align_keras.protocols.open_model import open_model
+from align_keras.protocols.embedding_cache import (
+    absolute,
+    checked_path,
+    open_same,
+    results_folder,
+)
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.trial_results import (
-    drawn_options,
     read_results,
     run_in_processes,
     run_trials,
@@ -48,7 +51,6 @@ from align_keras.utils.quiet import start_compiler
 from align_keras.utils.tasks import check_same, is_cluster, run_tasks
 
 if TYPE_CHECKING:
-    from align_keras.datasets.benchmarks import LabelledImages
     from align_keras.protocols.open_model import OpenedModel
 
 # Of how images are cropped and batched, and a classifier learns and is judged: raise it
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 # aren't taken for it.
 TRIALS_VERSION = 1
 
+# Drawn log-uniformly between the least and the greatest, or one of several.
 _RANGES = ("learning_rate", "weight_decay")
 _CHOICES = ("steps", "batch_size", "crop", "flip")
 # Of the last stage; the others are the whole recipe's.
@@ -67,9 +70,8 @@ def build_stages(
     make_batches: Callable[[int, int], tf.data.Dataset],
     count: int,
 ) -> list[FineTuningStage]:
-    """Builds the `FineTuningStage`s of a recipe for `count` images to learn from.
-
-    `make_batches` takes an image's side and the step to start at.
+    """Builds the stages of a recipe for `count` images to learn from; `make_batches`
+    takes an image's side and the step to start at.
     """
     stages = []
     for name in ("head", "full"):
@@ -112,14 +114,15 @@ def build_schedule(
 
 def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
     """Returns the recipe of a trial of the sweep, with the options drawn for it."""
-    ranges = {name: getattr(recipe.sweep, name) for name in _RANGES}
-    choices = {name: getattr(recipe.sweep, name) for name in _CHOICES}
-    drawn = drawn_options(
-        {name: values for name, values in ranges.items() if values},
-        {name: values for name, values in choices.items() if values},
-        recipe.seed,
-        number,
-    )
+    random = np.random.default_rng((recipe.seed, number))
+    drawn: dict[str, Any] = {}
+    for name in _RANGES:
+        if values := getattr(recipe.sweep, name):
+            least, greatest = map(math.log, values)
+            drawn[name] = math.exp(random.uniform(least, greatest))
+    for name in _CHOICES:
+        if values := getattr(recipe.sweep, name):
+            drawn[name] = values[int(random.integers(len(values)))]
     of_stage = {name: drawn.pop(name) for name in _OF_STAGE if name in drawn}
     if "steps" in of_stage:
         of_stage["epochs"] = None
@@ -130,9 +133,8 @@ def swept_recipe(recipe: FineTuningConfig, number: int) -> FineTuningConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One training of a classifier, and what it learns from and is judged on.
-
-    `task` is one of VTAB's or empty; the two next are splits.
+    """One training of a classifier, for a task of VTAB or an empty one, on one split,
+    judged on another.
     """
 
     task: str
@@ -142,10 +144,7 @@ class Trial:
     seed: int
 
     def inputs(self, model: str, data: str | list[str]) -> dict[str, Any]:
-        """What the result depends on, as JSON can hold it.
-
-        `model` is the image encoder's fingerprint, `data` tells the data apart.
-        """
+        """What the result depends on, as JSON; `model` is the encoder's fingerprint."""
         recipe = as_dict(self.recipe)
         # Of the set of trials, not of one, or without influence.
         for name in ("runs", "seed", "sweep", "checkpoint_interval"):
@@ -167,9 +166,8 @@ class Trial:
 def open_devices(
     recipe: FineTuningConfig, request: Request
 ) -> tf.distribute.Strategy | None:
-    """Returns the strategy of a recipe, or None; before TensorFlow is used.
-
-    Raises if there are no such devices, or several processes would share them.
+    """Returns the strategy of a recipe, or None, before TensorFlow is used; raises if
+    several processes would share the devices.
     """
     strategy = recipe.runtime.distribution_strategy
     cluster = is_cluster(request.engine)
@@ -191,28 +189,16 @@ def open_devices(
     )
 
 
-class TrialData(Protocol):
-    """What trials learn from and are judged on, by their `task` and split."""
-
-    def read(self, task: str, split: str) -> "LabelledImages":
-        """Returns the images of a split."""
-
-    def identity(self, task: str) -> str | list[str]:
-        """Returns what tells the data apart from other data."""
-
-
 def finished(
     trials: Sequence[Trial],
-    data: TrialData,
+    data: Any,
     model: "OpenedModel",
     request: Request,
     strategy: tf.distribute.Strategy | None = None,
 ) -> list[dict[str, list[int]]]:
-    """Runs the trials that aren't finished; returns the results of all.
-
-    `data` is `ClassificationData` or `VtabData`. A result has `ranks`, `predictions`,
-    and `left_out`, the rows that can't be decoded. It raises if some are unfinished,
-    since another process runs them or ended.
+    """Runs the trials that aren't finished; returns the results of all: `ranks`,
+    `predictions` and `left_out`, rows that can't be decoded. Raises if another process
+    runs some.
     """
     directory = results_folder(request.results)
     tasks = dict.fromkeys(trial.task for trial in trials)
@@ -229,13 +215,9 @@ def finished(
     if waiting and is_cluster(request.engine):
         _run_on_cluster(waiting, data, model, request.engine, directory)
     elif len(waiting) > 1 and request.workers > 1:
-        if model.path is None:
-            raise InputError(
-                "model must be a path where `workers` open it again, received a model "
-                "in memory; save it, or leave `workers` out."
-            )
+        path = checked_path(model, "workers")
+        open_runner = functools.partial(_open_runner, path, data)
         workers = min(request.workers, len(waiting))
-        open_runner = functools.partial(_open_runner, model.path, data)
         run_in_processes(waiting, open_runner, directory, workers)
     elif waiting:
         runner = TrialRunner(model.align.image_encoder, data, strategy)
@@ -257,7 +239,7 @@ def _run_on_cluster(trials, data, model, engine, directory):
     paths = {name: value and absolute(value) for name, value in given.items()}
     paths["metadata"] = None  # Of slices alone.
     about = {
-        "model": checked_path(model, engine),
+        "model": checked_path(model, "engine"),
         "fingerprint": model.image_fingerprint,
         "data": [type(data).__module__, type(data).__name__],
         "request": dataclasses.asdict(data.request) | paths,
@@ -265,13 +247,11 @@ def _run_on_cluster(trials, data, model, engine, directory):
     }
     tasks = []
     for key, trial in trials.items():
-        recipe = {name: value for name, value, _ in leaves(trial.recipe)}
-        told = dataclasses.asdict(dataclasses.replace(trial, recipe=None)) | {
-            "recipe": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in recipe.items()
-            }
+        recipe = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value, _ in leaves(trial.recipe)
         }
+        told = {**vars(trial), "recipe": recipe}
         tasks.append({**about, "key": key, "trial": told})
     # What is done is told by the results, not by the tasks.
     with tempfile.TemporaryDirectory(prefix=".tasks-", dir=directory) as folder:
@@ -303,7 +283,7 @@ def _runner_on_worker(path, fingerprint, module, name, request):
 
 
 def _open_runner(path, data):
-    return TrialRunner(open_model(path).align.image_encoder, data)
+    return TrialRunner(open_same(path).align.image_encoder, data)
 
 
 class TrialRunner:
@@ -362,21 +342,18 @@ class TrialRunner:
         gc.collect()  # Keras's graphs hold on to the classifier.
         return found
 
-    def _judged_at_once(self, recipe):
-        """As many images as are trained on at once."""
-        if recipe.micro_batch_size is None:
-            return recipe.batch_size
-        strategy = self._strategy
-        replicas = 1 if strategy is None else strategy.num_replicas_in_sync
-        return replicas * recipe.micro_batch_size
-
     def _judge(self, classifier, trial):
         recipe = trial.recipe
         test = self._data.read(trial.task, trial.judged_on)
+        size = recipe.batch_size
+        if recipe.micro_batch_size is not None:
+            strategy = self._strategy
+            replicas = 1 if strategy is None else strategy.num_replicas_in_sync
+            size = replicas * recipe.micro_batch_size
         batches = evaluation_batches(
             test.images,
             image_size=getattr(recipe, recipe.last_stage).eval_size,
-            batch_size=self._judged_at_once(recipe),
+            batch_size=size,  # As many as are trained on at once.
             central_crop=1.0 if recipe.crop == "whole" else recipe.central_crop,
         )
         found = classify(classifier, batches, test.labels)

@@ -36,8 +36,8 @@ _CAPTIONS = (1, 2, 3, 5, 10, 100)
 def corpus_funnel(
     corpus: Any, *, thresholds: bool = False
 ) -> list[tuple[str, int, bool]]:
-    """Returns a `Corpus`'s way from raw pairs to shards: (what, count, whether these
-    left). The rules of the filters are told with their `thresholds`, if asked for.
+    """Returns a corpus's way from raw pairs to shards: (what, count, whether these
+    left), the filters' rules with their `thresholds` if asked for.
     """
     tables, rows = corpus.tables, []
     raw = tables["extract"].facts["counts"]

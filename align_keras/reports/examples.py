@@ -1,7 +1,7 @@
 """Queries and what they find, to be looked at: drawn, found and missed ones."""
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,6 @@ from align_keras.evaluation.retrieval import (
     normalized_caption,
     shared_positives,
 )
-from align_keras.utils.errors import InputError
 
 # Gallery rows that are scored at once.
 _BLOCK = 4096
@@ -23,9 +22,7 @@ _DIGITS = 7
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
-    """An image or a caption that a query found, with its cosine. An image's caption is
-    its first; the image is as `thumbnail_uri` takes it, None of a caption.
-    """
+    """An image, with its first caption, or a caption that a query found; its cosine."""
 
     caption: str
     score: float
@@ -34,44 +31,19 @@ class Hit:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextQuery:
-    """A caption and the images nearest to it. `rank` is the place of the first right
-    image, from 1, of `total`; `answer` is the best right one, shown where no hit is
-    right.
+class Query:
+    """A caption, or an image and its first one, and what is nearest. `rank` is the
+    place of the first right answer, from 1, of `total`; `answer` is the best right one
+    where no hit is right; `neighbors` of an image are right by a shared caption.
     """
 
-    text: str
-    hits: tuple
-    rank: int | None = None
-    total: int | None = None
-    answer: Hit | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageQuery:
-    """An image, the captions nearest to it, and the images nearest to it. Neighbors
-    that share a caption with it are correct; else as `TextQuery`.
-    """
-
-    image: object
     caption: str
     hits: tuple
-    neighbors: tuple = ()
     rank: int | None = None
     total: int | None = None
     answer: Hit | None = None
-
-
-def _best_distinct(scores, names, k):
-    """The k best rows, of rows with equal names the first alone."""
-    rows, seen = [], set()
-    for row in np.argsort(-scores, kind="stable"):
-        if names[row] not in seen:
-            seen.add(names[row])
-            rows.append(int(row))
-        if len(rows) == k:
-            break
-    return rows
+    image: object = None
+    neighbors: tuple = ()
 
 
 def contact_sheet(
@@ -85,110 +57,67 @@ def contact_sheet(
     image_count: int = 4,
     k: int = 5,
     seed: int = 0,
-) -> tuple[list[TextQuery], list[ImageQuery]]:
-    """Draws queries at random and collects what each finds: text and image queries.
-
-    They are drawn, not picked, so that the sheet shows the model as it is. Of
-    pixel-identical images (equal `image_keys`), and of equal captions, one is shown.
-    Embeddings are (images, d) and (captions, d), unit length; the captions are given
-    image by image, one or a sequence of each.
+) -> tuple[list[Query], list[Query]]:
+    """Draws queries at random, to show the model as it is, and collects what they find.
+    Of equal captions, and of images of equal `image_keys`, one is shown; the captions
+    are given image by image, one or a sequence of each.
     """
-    sheet = _Sheet(image_embeddings, text_embeddings, images, captions, image_keys, k)
+    texts, index = flatten_captions(captions)
+    keys = list(range(len(images)) if image_keys is None else image_keys)
+    names = [normalized_caption(text) for text in texts]
+    positives = shared_positives(keys, texts, index)
+    shows = _Shows(images, texts, index)
+
+    def neighbors(image):
+        scores = image_embeddings @ image_embeddings[image]
+        # The image itself, and its twins, would take the first places.
+        scores[[key == keys[image] for key in keys]] = -np.inf
+        alike = [positives.text_to_image[row] for row in np.flatnonzero(index == image)]
+        right = np.concatenate([np.zeros(0, int), *alike])
+        return _best(scores, right, shows.image_hit, k, keys)
+
     rng = np.random.default_rng(seed)
     # Of equal captions one is enough.
-    texts = np.unique(sheet.names, return_index=True)[1]
-    texts = rng.permutation(texts)[:text_count]
-    rows = rng.permutation(len(images))[:image_count]
+    asked = rng.permutation(np.unique(names, return_index=True)[1])[:text_count]
+    chosen = np.sort(rng.permutation(len(images))[:image_count])
+    t2i, i2t = positives.text_to_image, positives.image_to_text
+    side = text_embeddings, image_embeddings, t2i, shows.image_hit
+    found = _found(np.sort(asked), *side, k, keys)
+    side = image_embeddings, text_embeddings, i2t, shows.caption_hit
+    told = _found(chosen, *side, k, names)
     return (
-        sheet.text_queries(np.sort(texts)) if len(texts) else [],
-        sheet.image_queries(np.sort(rows)) if len(rows) else [],
+        [shows.text_query(row, answers) for row, answers in found.items()],
+        [shows.image_query(row, told[row], neighbors(row)) for row in told],
     )
 
 
-class _Sheet:
-    """Images, captions and their embeddings, checked to fit together."""
+class _Shows:
+    """Makes queries and hits of rows of images and of captions."""
 
-    def __init__(
-        self, image_embeddings, text_embeddings, images, captions, image_keys, k
-    ):
-        self.texts, self.index = flatten_captions(captions)
-        self.keys = list(range(len(images)) if image_keys is None else image_keys)
-        rows = (len(image_embeddings), len(images), len(captions), len(self.keys))
-        if len(set(rows)) > 1 or len(text_embeddings) != len(self.texts):
-            raise InputError(
-                "`image_embeddings`, `images`, `captions` and `image_keys` must have "
-                f"one entry an image, got {', '.join(map(str, rows))}, and "
-                f"`text_embeddings` one a caption, got {len(text_embeddings)} for "
-                f"{len(self.texts)}."
-            )
-        self.image_embeddings = np.asarray(image_embeddings, float)
-        self.text_embeddings = np.asarray(text_embeddings, float)
-        self.images, self.captions, self.k = images, captions, k
-        self.names = [normalized_caption(text) for text in self.texts]
-        self.positives = shared_positives(self.keys, self.texts, self.index)
+    def __init__(self, images, captions, caption_image_index):
+        self.images, self.captions = images, captions
+        self.first_caption = {}
+        for caption, image in zip(captions, caption_image_index, strict=True):
+            self.first_caption.setdefault(int(image), caption)
 
-    def caption(self, image):
-        of_image = self.captions[image]
-        return of_image if isinstance(of_image, str) else next(iter(of_image), "")
+    def image_hit(self, row, score, correct):
+        caption = self.first_caption.get(row, "")
+        return Hit(caption, score, correct, self.images[row])
 
-    def image_hits(self, scores, right):
-        return tuple(
-            Hit(self.caption(row), float(scores[row]), row in right, self.images[row])
-            for row in _best_distinct(scores, self.keys, self.k)
-        )
+    def caption_hit(self, row, score, correct):
+        return Hit(self.captions[row], score, correct)
 
-    def text_queries(self, chosen):
-        right = [self.positives.text_to_image[row] for row in chosen]
-        ranks = rank_of_best_positive(
-            self.text_embeddings[chosen], self.image_embeddings, right
-        )
-        queries = []
-        for row, right_rows, rank in zip(chosen, right, ranks, strict=True):
-            scores = self.image_embeddings @ self.text_embeddings[row]
-            hits = self.image_hits(scores, set(right_rows.tolist()))
-            queries.append(
-                TextQuery(self.texts[row], hits, int(rank) + 1, len(self.images))
-            )
-        return queries
+    def text_query(self, row, found):
+        return Query(self.captions[row], *found)
 
-    def image_queries(self, chosen):
-        right = [self.positives.image_to_text[row] for row in chosen]
-        ranks = rank_of_best_positive(
-            self.image_embeddings[chosen], self.text_embeddings, right
-        )
-        return [
-            self.image_query(row, set(right_rows.tolist()), int(rank))
-            for row, right_rows, rank in zip(chosen, right, ranks, strict=True)
-        ]
-
-    def image_query(self, image, right, rank):
-        embedding = self.image_embeddings[image]
-        scores = self.text_embeddings @ embedding
-        hits = tuple(
-            Hit(self.texts[row], float(scores[row]), row in right)
-            for row in _best_distinct(scores, self.names, self.k)
-        )
-        # The image itself, and its twins, would take the first places.
-        others = self.image_embeddings @ embedding
-        others[[key == self.keys[image] for key in self.keys]] = -np.inf
-        captions = {self.names[row] for row in np.flatnonzero(self.index == image)}
-        same_caption = {
-            int(self.index[row]) for row in right if self.names[row] in captions
-        }
-        neighbors = [
-            hit
-            for hit in self.image_hits(others, same_caption)
-            if np.isfinite(hit.score)
-        ]
-        place = rank + 1 if rank >= 0 else None
-        about = (self.images[image], self.caption(image))
-        return ImageQuery(*about, hits, tuple(neighbors), place, len(self.texts))
+    def image_query(self, row, found, neighbors=()):
+        caption = self.first_caption.get(row, "")
+        return Query(caption, *found, self.images[row], neighbors)
 
 
 class Examples(NamedTuple):
-    """Queries, or their rows, by how they were answered. Drawn of those with a right
-    answer among the first k, drawn of the others, and of the others those whose first
-    right answer comes last.
+    """Queries, or their rows: drawn of those with a right answer among the first k,
+    drawn of the others, and of the others those whose first right answer comes last.
     """
 
     found: Any
@@ -223,41 +152,26 @@ def retrieval_examples(
     worst: int = 4,
     seed: int = 0,
 ) -> dict[str, Examples]:
-    """Collects what some queries of both directions find, `Examples` by direction.
-
-    Only the chosen queries are scored, so embeddings may be memory-mapped. A query
-    whose answers hold no right one has its best right one as `answer`. `ranks` are
-    those of `rank_of_best_positive`, by direction.
+    """Collects what some queries of both directions find, `Examples` by direction; only
+    these are scored, so embeddings may be memory-mapped.
     """
-    first_caption: dict[int, str] = {}
-    for caption, image in zip(captions, caption_image_index, strict=True):
-        first_caption.setdefault(int(image), caption)
-
-    def image_hit(row, score, correct):
-        return Hit(first_caption.get(row, ""), score, correct, images[row])
-
-    def caption_hit(row, score, correct):
-        return Hit(captions[row], score, correct)
-
-    def text_query(row, *found):
-        return TextQuery(captions[row], *found)
-
-    def image_query(row, hits, *found):
-        return ImageQuery(images[row], first_caption.get(row, ""), hits, (), *found)
-
-    options = {"k": k, "count": count, "worst": worst, "seed": seed}
-    return {
-        "t2i": _examples(
-            choose_queries(_asked_once(ranks["t2i"], captions), **options),
-            (text_embeddings, image_embeddings, positives.text_to_image, ranks["t2i"]),
-            (text_query, image_hit, k),
-        ),
-        "i2t": _examples(
-            choose_queries(ranks["i2t"], **options),
-            (image_embeddings, text_embeddings, positives.image_to_text, ranks["i2t"]),
-            (image_query, caption_hit, k),
-        ),
+    shows = _Shows(images, captions, caption_image_index)
+    t2i, i2t = positives.text_to_image, positives.image_to_text
+    sides = {
+        "t2i": (text_embeddings, image_embeddings, t2i, shows.image_hit),
+        "i2t": (image_embeddings, text_embeddings, i2t, shows.caption_hit),
     }
+    asks: dict[str, Callable] = {"t2i": shows.text_query, "i2t": shows.image_query}
+    eligible = {"t2i": _asked_once(ranks["t2i"], captions), "i2t": ranks["i2t"]}
+    examples = {}
+    for name, side in sides.items():
+        options = {"k": k, "count": count, "worst": worst, "seed": seed}
+        chosen = choose_queries(eligible[name], **options)
+        found = _found(np.concatenate(chosen), *side, k, ranks=ranks[name])
+        examples[name] = Examples(
+            *([asks[name](row, found[row]) for row in kind] for kind in chosen)
+        )
+    return examples
 
 
 def _asked_once(ranks, captions):
@@ -269,20 +183,36 @@ def _asked_once(ranks, captions):
     return asked
 
 
-def _examples(chosen, retrieval, made_by):
-    queries, gallery, positives, ranks = retrieval
-    ask, show, k = made_by
-    rows = np.concatenate(chosen)
+def _found(
+    rows: np.ndarray,
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    positives: Sequence,
+    show: Callable,
+    k: int,
+    names: Sequence | None = None,
+    ranks: np.ndarray | None = None,
+) -> dict[int, tuple]:
+    """What each query of `rows` finds: (hits, rank from 1, total, the best right answer
+    where no hit is right).
+    """
     if not len(rows):
-        return Examples([], [], [])
-    scores = _scores(queries[rows], gallery)
-    made = {
-        int(row): ask(
-            int(row), *_answers(of_query, positives[row], ranks[row], show, k)
-        )
-        for row, of_query in zip(rows, scores, strict=True)
-    }
-    return Examples(*([made[int(row)] for row in kind] for kind in chosen))
+        return {}
+    right = [np.atleast_1d(positives[row]) for row in rows]
+    if ranks is None:
+        places = rank_of_best_positive(np.asarray(queries)[rows], gallery, right)
+    else:
+        places = ranks[rows]
+    answers = {}
+    scored = zip(rows, _scores(queries[rows], gallery), right, places, strict=True)
+    for row, scores, of_query, place in scored:
+        hits = _best(scores, of_query, show, k, names)
+        answer, rank = None, None if place < 0 else int(place) + 1
+        if rank and not any(hit.correct for hit in hits):
+            best = max(of_query, key=scores.__getitem__)
+            answer = show(int(best), float(scores[best]), True)
+        answers[int(row)] = (hits, rank, len(gallery), answer)
+    return answers
 
 
 def _scores(queries, gallery):
@@ -295,17 +225,15 @@ def _scores(queries, gallery):
     return scores.round(_DIGITS)
 
 
-def _answers(scores, right, rank, show, k):
-    """(hits, rank from 1, total, the best right answer where no hit is right)."""
+def _best(scores, right, show, k, names=None):
+    """The k best rows, of rows with equal names the first alone, as hits."""
     correct = np.zeros(len(scores), bool)
     correct[right] = True
     # Of equal scores the wrong ones come first, as they do for the ranks.
-    order = np.lexsort((correct, -scores))
-    hits = tuple(
-        show(int(row), float(scores[row]), bool(correct[row])) for row in order[:k]
-    )
-    answer = None
-    if not any(hit.correct for hit in hits):
-        best = int(order[correct[order]][0])
-        answer = show(best, float(scores[best]), True)
-    return hits, int(rank) + 1, len(scores), answer
+    order = np.lexsort((correct, -scores))[: np.isfinite(scores).sum()].tolist()
+    if names is not None:
+        firsts: dict[Hashable, int] = {}
+        for row in order:
+            firsts.setdefault(names[row], row)
+        order = list(firsts.values())
+    return tuple(show(row, float(scores[row]), bool(correct[row])) for row in order[:k])

@@ -1,10 +1,12 @@
 """The templates of the HTML pages, with the filters and small images in them."""
 
 import base64
+import functools
 import io
 import math
 import os
 import pathlib
+import unicodedata
 
 import jinja2
 import numpy as np
@@ -15,10 +17,18 @@ _BROKEN = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' "
     "viewBox='0 0 10 10'%3E%3Cpath d='M2 2l6 6m0-6l-6 6' stroke='%23999'/%3E%3C/svg%3E"
 )
+# The style sheet's letters, and about how wide they are: the text is cut to fit.
+_FONT_SIZE = 12.5
+_NARROW, _WIDE = set("fijlrtI.,:;!'|()[]/- "), set("mwMW%@&<>+=~_")
 
 
 def page_template(name: str) -> jinja2.Template:
     """Opens a template of this folder; everything that it prints is escaped."""
+    return _environment().get_template(name)
+
+
+@functools.cache
+def _environment():
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -27,9 +37,14 @@ def page_template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=_number, percent=_percent, times=_times, thumbnail=thumbnail_uri
+        number=_number,
+        percent=percent,
+        px="{:.1f}".format,
+        shortened=shortened,
+        thumbnail=thumbnail_uri,
+        times=_times,
     )
-    return environment.get_template(name)
+    return environment
 
 
 def _number(value):
@@ -43,14 +58,40 @@ def _number(value):
     return f"{value:.4g}"
 
 
-def _percent(value, digits=1):
-    return "–" if value is None else f"{100 * value:.{digits}f} %"
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share in percent; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{100 * value:.{digits}f} %"
 
 
 def _times(value):
     if value is None:
         return "–"
     return f"{value:,.0f}×" if value >= 10 else f"{value:.1f}×"
+
+
+def text_width(text: str) -> float:
+    """About how many pixels a text takes in a chart, rather too many."""
+    ems = 0.0
+    for letter in text:
+        if letter in _NARROW:
+            ems += 0.42
+        elif unicodedata.east_asian_width(letter) in "WF":
+            ems += 1.05
+        else:
+            ems += 0.88 if letter in _WIDE else 0.72 if letter.isupper() else 0.64
+    return _FONT_SIZE * ems
+
+
+def shortened(text: str, width: float) -> str:
+    """The text, or as much of it as fits `width` pixels, with an ellipsis."""
+    text = " ".join(text.split())
+    if text_width(text) <= width:
+        return text
+    while text and text_width(text) > width - _FONT_SIZE:
+        text = text[:-1]
+    return text.rstrip() + "…"
 
 
 def _opened(image):
@@ -88,9 +129,8 @@ def _as_rgb(image, max_side):
 def thumbnail_uri(
     image: np.ndarray | bytes | str | os.PathLike | Image.Image, max_side: int = 160
 ) -> str:
-    """Encodes an image small, as the shorter of a PNG and a JPEG, for `data:`. Takes a
-    uint8 array (height, width[, 1, 3 or 4]), a file's bytes or path, or a
-    `PIL.Image.Image`; one that can't be read becomes a gray cross.
+    """Encodes a uint8 array, a file's bytes or path, or a `PIL.Image.Image` small, for
+    `data:`; what can't be read becomes a gray cross.
     """
     try:
         small = _as_rgb(_opened(image), max_side)

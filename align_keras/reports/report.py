@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from align_keras.reports.examples import ImageQuery, TextQuery
-from align_keras.reports.line_chart import Series, line_chart
+from align_keras.reports.charts import Series, line_chart
+from align_keras.reports.examples import Query
 from align_keras.reports.page_template import page_template
 from align_keras.utils.files import atomic_write
 
@@ -17,13 +17,8 @@ DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
 
 _RECALL = re.compile(r"(t2i|i2t)/recall_at_(\d+)$")
 _PACKAGES = (
-    "align-keras",
-    "tensorflow",
-    "keras",
-    "keras-hub",
-    "tensorflow-text",
-    "tensorflow-datasets",
-    "numpy",
+    *("align-keras", "tensorflow", "keras", "keras-hub", "tensorflow-text"),
+    *("tensorflow-datasets", "numpy"),
 )
 
 
@@ -45,19 +40,16 @@ def write_report(
     parameters: Mapping[str, Any],
     metrics: Mapping[str, float],
     history: Sequence[Mapping[str, float]],
-    text_queries: Sequence[TextQuery],
-    image_queries: Sequence[ImageQuery],
+    text_queries: Sequence[Query],
+    image_queries: Sequence[Query],
     data_notes: Mapping[str, Any],
-    next_steps: Iterable[str | tuple[str, str]],
+    next_steps: Iterable[str],
     command: str = "",
     versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a run's report as one HTML file that loads nothing.
-
-    `parameters` is the effective configuration, `metrics` what `retrieval_metrics`
-    yields (names without a recall are listed below the table), `history` the lines of
-    `metrics.jsonl`; `contact_sheet` makes the queries; `data_notes` are a corpus's, or
-    those of each by name; `next_steps` are commands, or (explanation, command).
+    """Writes a run's report as one HTML file that loads nothing, of its configuration,
+    `retrieval_metrics`, the lines of `metrics.jsonl`, a `contact_sheet`, notes on each
+    corpus, and commands.
     """
     rows = retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
@@ -86,9 +78,7 @@ def write_report(
         text_queries=text_queries,
         image_queries=image_queries,
         data_tables=data_tables(data_notes),
-        next_steps=[
-            ("", step) if isinstance(step, str) else tuple(step) for step in next_steps
-        ],
+        next_steps=next_steps,
     )
     with atomic_write(path) as file:
         file.write(html)
@@ -208,27 +198,15 @@ def flattened(parameters: Mapping[str, Any], prefix: str = "") -> list[tuple[str
 
 
 def data_tables(data_notes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The notes of each corpus, or of a single one, as the template shows them."""
-    if "kept" in data_notes:
-        data_notes = {"": data_notes}
+    """The notes of each corpus as the template shows them."""
     tables = []
     for name, notes in data_notes.items():
-        dropped = notes.get("dropped") or {}
-        examples = notes.get("examples") or {}
-        kept = notes.get("kept")
+        dropped, kept = notes.get("dropped") or {}, notes.get("kept")
         total = (kept or 0) + sum(dropped.values())
-        tables.append(
-            {
-                "name": name,
-                "kept": kept,
-                "share": kept / total if kept is not None and total else None,
-                "dropped": [
-                    (reason, count, examples.get(reason, ""))
-                    for reason, count in sorted(
-                        dropped.items(), key=lambda item: (-item[1], item[0])
-                    )
-                ],
-                "notes": flattened(notes.get("notes") or {}),
-            }
-        )
+        share = kept / total if kept is not None and total else None
+        examples = notes.get("examples") or {}
+        reasons = sorted(dropped, key=lambda reason: (-dropped[reason], reason))
+        rows = [(why, dropped[why], examples.get(why, "")) for why in reasons]
+        table = {"name": name, "kept": kept, "share": share, "dropped": rows}
+        tables.append({**table, "notes": flattened(notes.get("notes") or {})})
     return tables

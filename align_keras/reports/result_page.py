@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.reports.bar_chart import Bar, bar_chart, extremes
-from align_keras.reports.confusion_matrix import (
+from align_keras.reports.charts import (
+    Bar,
+    bar_chart,
     classes_to_draw,
     confusion_chart,
     confusion_matrix,
+    extremes,
     most_confused,
 )
 from align_keras.reports.examples import retrieval_examples
@@ -49,11 +51,8 @@ def write_result_page(
     classification: Mapping[str, Any] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes an evaluation's results as one HTML file that loads nothing.
-
-    `facts` say what was evaluated, `splits` which aren't the paper's, `slices` are
-    those of `sliced_metrics`, `retrieval` the arguments of `retrieval_examples`, and
-    `classification` is a dict of `labels`, `predictions` and `class_names`.
+    """Writes an evaluation's results as one HTML file that loads nothing; `facts` say
+    what was evaluated, `splits` which aren't the paper's.
     """
     table = metrics_table(protocol, data, metrics, splits)
     html = page_template("result_page.html.j2").render(
@@ -132,15 +131,8 @@ def _classes(labels, predictions, class_names):
         "count": count,
         "drawn": len(chosen),
         "matrix": confusion_chart(matrix, names, title="Confusion matrix"),
-        "confused": [
-            (
-                class_names[confusion.label],
-                class_names[confusion.prediction],
-                confusion.count,
-                confusion.share,
-            )
-            for confusion in most_confused(labels, predictions, count)
-        ],
+        "names": class_names,
+        "confused": most_confused(labels, predictions, count),
         "charts": _class_charts(bars),
         "all": extremes(bars, len(bars) + 2)[0],
     }
@@ -149,24 +141,16 @@ def _classes(labels, predictions, class_names):
 def _class_charts(bars):
     """(heading, chart) of all classes, or of the lowest and of the highest."""
     shown_bars, left_out = extremes(bars)
-    parts = [("", shown_bars)]
+    parts = {"": shown_bars}
     if left_out:
         half = len(shown_bars) // 2
-        parts = [
-            (f"The {half} lowest", shown_bars[:half]),
-            (f"The {half} highest", shown_bars[half:]),
-        ]
-    return [
-        (
-            heading,
-            bar_chart(
-                part,
-                title=f"Accuracy by class {heading}".strip(),
-                value_name="accuracy",
-            ),
-        )
-        for heading, part in parts
-    ]
+        parts = {f"The {half} lowest": shown_bars[:half]}
+        parts[f"The {half} highest"] = shown_bars[half:]
+    charts = []
+    for heading, part in parts.items():
+        title = f"Accuracy by class {heading}".strip()
+        charts.append((heading, bar_chart(part, title=title, value_name="accuracy")))
+    return charts
 
 
 def _example_groups(retrieval):

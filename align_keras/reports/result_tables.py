@@ -17,13 +17,8 @@ _VERSION = re.compile(r":\d+\.\d+\.\d+$")
 _MOST_COLUMNS = 3
 # What begins a metric's last part where it is a share or a correlation.
 _SHARES = (
-    "top_",
-    "held_out_top_",
-    "recall",
-    "mean_recall",
-    "chance_",
+    *("top_", "held_out_top_", "mean_per_class", "recall", "mean_recall", "chance_"),
     "spearman",
-    "mean_per_class",
 )
 
 
@@ -104,16 +99,11 @@ def without_chance(
     metrics: Mapping[str, float],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Splits metrics from chance levels, which get the metric's name."""
-    chance = {
-        plain: value
-        for name, value in metrics.items()
-        if "chance_" in name and (plain := name.replace("chance_", "")) in metrics
-    }
-    measured = {
-        name: value
-        for name, value in metrics.items()
-        if name.replace("chance_", "") not in chance or "chance_" not in name
-    }
+    measured, chance = dict(metrics), {}
+    for name in metrics:
+        plain = name.replace("chance_", "")
+        if plain != name and plain in metrics:
+            chance[plain] = measured.pop(name)
     return measured, chance
 
 
@@ -123,9 +113,8 @@ def metrics_table(
     metrics: Mapping[str, float],
     splits: Mapping[str, str] | None = None,
 ) -> ResultTable:
-    """Every metric beside its chance level and the paper's figures, but for tables of
-    many. `splits`, such as `{"split": "train"}`, aren't the paper's, so that its
-    figures can't be compared; they are in the title then.
+    """Every metric beside chance and the paper's figures, unless `splits` are others or
+    many models have some.
     """
     figures = {
         model: of_model
@@ -140,9 +129,8 @@ def metrics_table(
         row = [name, shown(name, value, _digits(name, figures))]
         if chance:
             row.append(shown(name, chance.get(name), 2))
-        rows.append(
-            (*row, *(_figure(of_model.get(name)) for of_model in figures.values()))
-        )
+        row += [_figure(of_model.get(name)) for of_model in figures.values()]
+        rows.append(tuple(row))
     named = ", ".join(f"{name} {split}" for name, split in (splits or {}).items())
     title = f"{protocol} on {data}" + (f", {named}" if named else "")
     return ResultTable(title, tuple(columns), rows)

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from align_keras.cli.evaluate import json_text, print_result, print_table
+from align_keras.cli.common import print_json, print_table
+from align_keras.cli.evaluate import print_result
 from align_keras.cli.main import main
 from align_keras.protocols.classes import unusual_splits
 from align_keras.protocols.evaluate import PROTOCOLS
@@ -68,7 +69,7 @@ WRONG = {
     ),
     "page is a folder": (
         (*RETRIEVAL, "--html", "run"),
-        "--html must be a file.*the fol",
+        "--html must be a new or a regular file",
     ),
     "cache": ((*RETRIEVAL, "--cache", "run/config.json"), "--cache must be a place"),
     "column": ((*RETRIEVAL, "--slice_by", "size"), "--slice-by must be one of.*'size'"),
@@ -366,7 +367,8 @@ def test_json_has_no_nan(capsys):
     assert result["metrics"] == {"all/spearman": None, "pairs": 999.0}
     # In the metrics' unit.
     assert result["paper"]["ALIGN"]["all/spearman"] == 0.398
-    text = json_text({"a": (math.inf, [-math.inf, "é"]), 2: 1})
+    print_json({"a": (math.inf, [-math.inf, "é"]), 2: 1})
+    text = capsys.readouterr().out
     assert json.loads(text) == {"a": [None, [None, "é"]], "2": 1}
 
 
@@ -400,7 +402,7 @@ def test_tables_fit_a_terminal(capsys, monkeypatch):
 
 
 def test_names_are_no_markup(capsys):
-    print_table(ResultTable("[bold]t[/]", ("[red]a", "b"), [("[link=x]y", "[/]")]))
+    print_table(*ResultTable("[bold]t[/]", ("[red]a", "b"), [("[link=x]y", "[/]")]))
     out = capsys.readouterr().out
     for text in ("[bold]t[/]", "[red]a", "[link=x]y", "[/]"):
         assert text in out

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from align_keras.cli.main import main
-from align_keras.protocols import suite
+from align_keras.protocols import evaluate as suite
 from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.protocol import Evaluation, Request
 from align_keras.reports.result_tables import paper_results

@@ -157,7 +157,7 @@ def test_memory_does_not_grow_with_a_mapped_gallery(tmp_path):
 def test_errors_name_the_argument():
     eye = np.eye(3)
     for k in (0, 4, 1.0, None):
-        with pytest.raises(InputError, match=r"`k` must be an integer in \[1, 3\]"):
+        with pytest.raises(InputError, match="`k` must be a whole number from 1 to 3"):
             nearest_neighbors(eye, eye, k)
     with pytest.raises(InputError, match="one dimension, got 3 and 2"):
         nearest_neighbors(eye, eye[:, :2], 1)

@@ -133,7 +133,7 @@ def test_errors(name, change, message):
 
 
 def test_no_samples():
-    with pytest.raises(InputError, match="`samples` must be .* got 0"):
+    with pytest.raises(InputError, match="`samples` must be .* received 0"):
         dict(cxc_similarity_metrics(None, None, {}, samples=0))
 
 

@@ -282,8 +282,8 @@ def broken(value, rows):
         ((GOOD, GOOD, [0, 1, 2], (0,)), r"`ks` must be .*>= 1, got \(0,\)"),
         ((GOOD, GOOD, [0, 1, 2], ()), r"`ks` must be .*got \(\)"),
         ((GOOD, GOOD, [0, 1, 2], 5), "`ks` must be .*got 5"),
-        ((GOOD, GOOD, [0, 1, 2], (1,), 0), "`block_size` must be .*got 0"),
-        ((GOOD, GOOD, [0, 1, 2], (1,), 2.5), "`block_size` must be .*got 2.5"),
+        ((GOOD, GOOD, [0, 1, 2], (1,), 0), "`block_size` must be .*received 0"),
+        ((GOOD, GOOD, [0, 1, 2], (1,), 2.5), "`block_size` must be .*received 2.5"),
     ],
 )
 def test_errors_name_argument_and_value(arguments, message):

@@ -100,5 +100,5 @@ def test_errors_name_the_argument():
     statistics = mean_statistics({"m": [1, 0]})
     with pytest.raises(InputError, match="`groups`.*got 1 for the 2 items of m"):
         dict(sliced_metrics(statistics, ["a"]))
-    with pytest.raises(InputError, match="`samples` must be at least 1, got 0"):
+    with pytest.raises(InputError, match="`samples` must be a whole number from 1"):
         dict(sliced_metrics(statistics, ["a", "a"], samples=0))

@@ -9,7 +9,7 @@ import pytest
 
 from align_keras.config import load_recipe
 from align_keras.datasets.benchmarks import LabelledImages
-from align_keras.protocols import fine_tuning, trials, vtab
+from align_keras.protocols import fine_tuning, trials
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 from tests.drawings import draw
@@ -103,7 +103,7 @@ def test_vtab_names_what_is_to_be_prepared(tmp_path, monkeypatch):
 
     def told(*tasks):
         with pytest.raises(InputError, match="vtab needs .*vtab/dtd") as caught:
-            vtab.VtabData(Request("vtab")).check(tasks)
+            fine_tuning.VtabData(Request("vtab")).check(tasks)
         return str(caught.value)
 
     # dSprites is two tasks and one set.

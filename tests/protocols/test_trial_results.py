@@ -7,11 +7,9 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from align_keras.protocols.trial_results import (
-    drawn_options,
     read_results,
     run_in_processes,
     run_trials,
@@ -197,15 +195,3 @@ def test_the_key_depends_on_every_input():
     }
     assert len(keys) == 4
     assert trial_key(inputs) == trial_key(dict(reversed(inputs.items())))
-
-
-def test_draws_cover_the_space_and_repeat():
-    ranges, choices = {"rate": (1e-4, 1e-1)}, {"steps": (500, 1000)}
-    drawn = [drawn_options(ranges, choices, 0, number) for number in range(400)]
-    assert drawn[7] == drawn_options(ranges, choices, 0, 7)
-    assert drawn[7] != drawn_options(ranges, choices, 1, 7)
-    exponents = np.log10([options["rate"] for options in drawn])
-    # Log-uniform: a third in each decade; 400 draws err by 2.4% (one deviation).
-    shares = np.histogram(exponents, bins=[-4, -3, -2, -1])[0] / 400
-    np.testing.assert_allclose(shares, 1 / 3, atol=0.1)
-    assert abs(np.mean([options["steps"] == 500 for options in drawn]) - 0.5) < 0.1

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from align_keras.config import load_recipe
@@ -63,8 +64,12 @@ def test_other_lengths():
 
 def test_a_trials_recipe_has_what_was_drawn():
     recipe = load_recipe("vtab")
-    swept = [swept_recipe(recipe, number) for number in range(30)]
+    swept = [swept_recipe(recipe, number) for number in range(400)]
     assert swept[3] == swept_recipe(recipe, 3)
+    assert swept[3] != swept_recipe(dataclasses.replace(recipe, seed=1), 3)
+    # Log-uniform: half in each decade; 400 draws err by 2.5% (one deviation).
+    assert 0.4 < np.mean([own.full.learning_rate < 1e-2 for own in swept]) < 0.6
+    assert 0.4 < np.mean([own.batch_size == 128 for own in swept]) < 0.6
     assert all(1e-3 <= own.full.learning_rate <= 1e-1 for own in swept)
     assert all(1e-6 <= own.weight_decay <= 1e-3 for own in swept)
     assert {own.full.steps for own in swept} == {500, 1000, 2500}

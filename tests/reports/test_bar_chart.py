@@ -5,13 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from align_keras.reports.bar_chart import (
-    Bar,
-    bar_chart,
-    extremes,
-    shortened,
-    text_width,
-)
+from align_keras.reports.charts import Bar, bar_chart, extremes
+from align_keras.reports.page_template import shortened, text_width
 
 EVIL = "<script>&\"'</script>"
 

@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from align_keras.reports.confusion_matrix import (
+from align_keras.reports.charts import (
     Confusion,
     classes_to_draw,
     confusion_chart,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_keras.reports.line_chart import Series, line_chart, nice_ticks, thinned
+from align_keras.reports.charts import Series, line_chart, nice_ticks, thinned
 
 
 def draw(*series, **options):

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from align_keras.reports.examples import Hit, ImageQuery, TextQuery
+from align_keras.reports.examples import Hit, Query
 from align_keras.reports.report import installed_versions, write_report
 from tests.pages import Page, picture
 
@@ -30,7 +30,7 @@ FULL = {
         {"step": 300, "t2i/recall_at_10": 0.5, "i2t/recall_at_10": 0.625},
     ],
     "text_queries": [
-        TextQuery(
+        Query(
             f"query {EVIL}",
             (
                 Hit(f"right {EVIL}", 0.75, True, picture(10)),
@@ -39,16 +39,16 @@ FULL = {
             rank=1,
             total=1402,
         ),
-        TextQuery("lost", (Hit("other", 0.25, False, b"broken"),), rank=17),
+        Query("lost", (Hit("other", 0.25, False, b"broken"),), rank=17),
     ],
     "image_queries": [
-        ImageQuery(
-            picture(60),
+        Query(
             f"own {EVIL}",
             (Hit(f"answer {EVIL}", 0.5, True), Hit("no answer", 0.4, False)),
-            (Hit("neighbour", 0.3, False, picture(90)),),
             rank=1,
             total=9,
+            image=picture(60),
+            neighbors=(Hit("neighbour", 0.3, False, picture(90)),),
         )
     ],
     "data_notes": {
@@ -59,7 +59,7 @@ FULL = {
             "notes": {"fonts": EVIL},
         }
     },
-    "next_steps": [f'align-keras search "{EVIL}"', (f"Then {EVIL}:", "tensorboard")],
+    "next_steps": [f'align-keras search "{EVIL}"', "tensorboard"],
     "command": f"align-keras quickstart {EVIL}",
     "versions": {"python": "3.11.0", "keras": "3.15.1"},
 }
@@ -112,7 +112,6 @@ def test_all_text_is_escaped(content, page):
         f"empty caption {EVIL}",
         f"a.png {EVIL}",
         f'align-keras search "{EVIL}"',
-        f"Then {EVIL}:",
         f"align-keras quickstart {EVIL}",
     ):
         assert words in page.words

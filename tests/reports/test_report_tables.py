@@ -54,9 +54,9 @@ def test_data_tables():
         "examples": {"often": "x.png: unreadable"},
         "notes": {"licence": "CC0"},
     }
-    (table,) = report_tables.data_tables(notes)
+    (table,) = report_tables.data_tables({"icons": notes})
     assert table == {
-        "name": "",
+        "name": "icons",
         "kept": 90,
         "share": 0.9,
         "dropped": [("often", 8, "x.png: unreadable"), ("a rare one", 2, "")],

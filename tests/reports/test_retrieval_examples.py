@@ -50,7 +50,7 @@ def examples(images=IMAGE_EMBEDDINGS, texts=TEXT_EMBEDDINGS, **options):
 
 def test_texts_by_hand():
     found, missed, worst = examples(k=2, worst=1)["t2i"]
-    assert [query.text for query in found] == ["sun", "moon", "leaf"]
+    assert [query.caption for query in found] == ["sun", "moon", "leaf"]
     sun = found[0]
     assert [(hit.image, hit.caption, hit.correct) for hit in sun.hits] == [
         ("p0", "sun", True),
@@ -130,5 +130,5 @@ def test_equal_captions_are_asked_once():
     made = retrieval_examples(
         same, same, IMAGES, captions, np.arange(4), positives, ranks
     )
-    assert [query.text for query in made["t2i"].found] == ["A frog", "a bat"]
+    assert [query.caption for query in made["t2i"].found] == ["A frog", "a bat"]
     assert len(made["i2t"].found) == 4

@@ -1,0 +1,114 @@
+"""What commands share: types of options, and tables of text."""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from align_keras.utils.errors import InputError
+from align_keras.utils.remote import is_url
+
+# Of a table's first column, as far as it is kept whole.
+_NAME_WIDTH = 36
+
+
+def number(
+    what: str, kind: type, least: float, most: float = sys.float_info.max
+) -> Callable[[str], Any]:
+    """The type of an option that takes a number in [least, most]."""
+
+    def read(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}")
+        return value
+
+    return read
+
+
+AT_LEAST_ONE = number("an integer >= 1", int, 1)
+
+
+def on_disk(name: str, path: str | None, where: str = "") -> None:
+    """Raises for an address where a command can't work in a copy of what is there."""
+    if path is not None and is_url(path):
+        raise InputError(
+            f"{name} must be on a disk{where}, received {path}; name a local path, "
+            "or mount the remote folder and name its place."
+        )
+
+
+def nested_commands(
+    parser: argparse.ArgumentParser, metavar: str, title: str
+) -> Callable[[str, str], argparse.ArgumentParser]:
+    """Returns what adds a nested command by its name and help; `parser` takes its
+    options too, whose values it keeps where they aren't given again.
+    """
+    commands = parser.add_subparsers(
+        dest="nested", metavar=metavar, title=title, prog=parser.prog
+    )
+    return lambda name, help: commands.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        argument_default=argparse.SUPPRESS,
+    )
+
+
+def plain(text: object) -> Any:
+    """A `rich` text without markup and without a terminal's control characters."""
+    from rich.text import Text
+
+    return Text("".join(c if c.isprintable() else " " for c in str(text)))
+
+
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object] | None],
+    left: Collection[str] | None = None,
+) -> None:
+    """Prints a table to stdout; the columns in `left`, or the first one, hold text, the
+    others numbers; a row of None is a line.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table, rows = Table(title=plain(title), title_justify="left"), list(rows)
+    left = columns[:1] if left is None else left
+    # Names stay whole in 80 columns; the headings of the numbers are folded.
+    widest = max((len(str(row[0])) for row in rows if row), default=0)
+    for place, name in enumerate(columns):
+        table.add_column(
+            plain(name),
+            justify="left" if name in left else "right",
+            overflow="fold",
+            min_width=None if place else min(widest, _NAME_WIDTH),
+        )
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*map(plain, row))
+    Console().print(table)
+
+
+def print_json(value: Any) -> None:
+    """Prints what JSON can hold; NaN and infinities become null."""
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    print(text)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {str(key): _finite(of_key) for key, of_key in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(element) for element in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
