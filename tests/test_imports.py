@@ -34,7 +34,7 @@ ROOMS = {
     "training": ("losses", "models", "data", "optimizers", "config"),
     "evaluation": (),
     "export": ("text", "images"),
-    "search": ("models", "export", "corpus", "images"),
+    "search": ("models", "export", "corpus", "images", "evaluation"),
     # Pages and charts of what was measured.
     "reports": ("corpus", "evaluation", "config"),
     # Each benchmark of the paper, from its data to its metrics.

@@ -63,7 +63,7 @@ def write_photographs(folder, count):
 
 def build(folder, count, stored_size):
     """Stores the photographs as the user-pairs builder does, at a shorter side."""
-    from align_keras.datasets.image_layout import ImageLayout
+    from align_keras.datasets.pair_builder import ImageLayout
     from align_keras.datasets.user_pairs import UserPairs, user_pairs_config
 
     class Photographs(UserPairs, skip_registration=True):

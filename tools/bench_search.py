@@ -320,12 +320,12 @@ def bench_approximate(arguments):
 
 def compare(kind, embeddings, vectors, found):
     """Prints how many of the exact ten are found, and how fast."""
-    from align_keras.search.image_index import _scores
+    from align_keras.search.approximate import scan
 
     exact, seconds = [], []
     for query in embeddings:
         start = time.perf_counter()
-        scores = _scores(vectors, query, None)
+        scores = scan(vectors, query, None)
         best = np.argpartition(scores, -10)[-10:]
         seconds.append(time.perf_counter() - start)
         exact.append(set(best.tolist()))
@@ -385,7 +385,7 @@ def index_of_rows(folder, model, files):
 
     vectors = folder / "vectors.0.f32"
     rows = vectors.stat().st_size // (4 * model.dimension)
-    Store.create(folder, model.name, model.fingerprint, model.dimension)
+    Store.make(folder, model)
     store = Store(folder, writable=True)
     with store.transaction():
         root = store.add_root(os.path.dirname(files[0]))

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from align_keras.corpus.image import ImageError, normalize_image
-from align_keras.datasets.image_layout import pixel_key
+from align_keras.datasets.pair_builder import pixel_key
 
 CLIPART = "/usr/share/openclipart/png"
 STAMPS = "/usr/share/tuxpaint/stamps"

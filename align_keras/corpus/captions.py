@@ -57,10 +57,7 @@ def caption_fault(caption: str) -> tuple[str, str] | None:
 def is_usable(
     caption: str, counter: DropCounter, where: str, image_url: str | None = None
 ) -> bool:
-    """Tells whether a cleaned caption can be used, or counts why not.
-
-    Names of files are left out of the web's captions alone, with an `image_url` or "".
-    """
+    """Tells whether a cleaned caption can be used, or counts why not."""
     fault = caption_fault(caption)
     if fault:
         counter.drop(fault[0], where, fault[1])
@@ -72,12 +69,12 @@ def is_usable(
 
 
 def names_file(caption: str, image_url: str = "") -> bool:
-    """Tells whether a caption names a file instead of describing an image.
+    """Tells whether a caption names a file, as page generators do, instead of
+    describing.
 
-    Generators of pages write an image's path where the author gave no alt-text. A
-    caption is a name if it is an address, a path, or a file name of an image in one
-    word; if it is the image's file name, of several words too; or the image's file name
-    without its ending, where that has an underscore or four digits, as cameras write.
+    A caption is a name if it is an address, a path, or an image's file name in one
+    word; if it is the image's file name, of several words too; or that without its
+    ending, where it has an underscore or four digits, as cameras write.
     """
     if len(caption) > MAX_CAPTION_LENGTH:  # Another fault.
         return False

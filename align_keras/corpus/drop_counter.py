@@ -31,9 +31,8 @@ def printable(text: str) -> str:
 class DropCounter:
     """Counts pairs: kept, bad by reason, filtered by reason, changed by kind.
 
-    A *bad* pair can't be used (an unreadable image, an empty caption); a *filtered* one
-    is sound, but a rule of the corpus leaves it out. Only bad pairs count against the
-    allowed fraction. `unit` is what is counted, in the plural.
+    A *bad* pair can't be used (an unreadable image); a *filtered* one is sound, but a
+    rule of the corpus leaves it out. Only bad pairs count against the allowed fraction.
     """
 
     def __init__(self, unit="pairs"):
@@ -96,10 +95,7 @@ class DropCounter:
             )
 
     def as_metadata(self) -> dict:
-        """Returns the counts as a JSON-ready dict. `dropped` counts filtered ones too,
-        `filtered` names the reasons among them that are rules of the corpus, `examples`
-        has the first offender by reason.
-        """
+        """Returns the counts, JSON-ready; `dropped` holds the `filtered` ones too."""
         found = {
             "kept": self.kept,
             "dropped": dict(sorted((self.bad + self.filtered).items())),

@@ -40,16 +40,14 @@ _INLINE |= {"sub", "sup", "time", "tt", "u", "var", "wbr", "-text"}
 _WRAPPERS = 4
 # A candidate of a srcset: an address, and what it is for, unless a comma comes before.
 _CANDIDATE = re.compile(r"([^\s,]\S*)(?:(?<!,)\s+([^,]*))?")
-# What no page needs more of, in characters; an address with its image in it may be
-# longer.
+# What no page needs more of, in characters; only `data:` addresses may be longer.
 _MAX_ADDRESS = 16_384
 _MAX_FIGCAPTION = 100_000
 _MAX_CANDIDATES = 100
 _META_CHARSET = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w-]+)""", re.I
 )
-# By Python's names those encodings of pages that keep ASCII. Python knows more, some of
-# which take hours for a page.
+# Encodings of pages that keep ASCII; others that Python knows take hours for a page.
 _CHARSETS = re.compile(
     "utf-8|iso8859-[0-9]+|cp125[0-8]|koi8-[ru]|mac-(roman|cyrillic)|cp866|cp874|tis-620"
     "|gb2312|gbk|gb18030|hz|big5|big5hkscs|cp950|euc_jp|shift_jis|cp932|iso2022_jp"
@@ -65,10 +63,7 @@ _BYTE_ORDER_MARKS = (
 
 
 class WebPair(NamedTuple):
-    """An image's absolute address, `data:` of the image itself, and a cleaned caption.
-    `rule`, one of `RULES`, says where the caption stood; `language` is the nearest
-    `lang` in lower case, "" where the page has none.
-    """
+    """An image's absolute address, a cleaned caption, and where that stood."""
 
     image_url: str
     caption: str
@@ -83,26 +78,21 @@ def extract_pairs(
     """Yields the images of a page with their texts, in the page's order.
 
     An image's texts are the `alt` and the `title` of its `img`, and the `figcaption` of
-    the figure around it, or what a generator writes in its place beside the one image,
-    `div.caption`, `.thumbcaption` or `p.wp-caption-text`; each is a pair of its own,
-    unless it repeats one of the image's. Texts that are the name of a file are left
-    out; permalinks, buttons, footnote marks and texts for screen readers are cut from a
-    `figcaption`. Of the addresses in `srcset`, the `source` elements of a `picture` and
-    `src`, or of those that scripts load late, the largest counts. An `img` in a
-    `noscript` and the one before or after it with the same `alt` are one. Pages with
-    errors are read as a browser reads them. Captions of more than 2,000 characters are
-    left out, and so are addresses of more than 16,384.
-
-    A page can be made to take minutes and gigabytes of any parser that reads it as a
-    browser does: `align_keras.corpus.page_process.read_page` reads one within limits.
+    the figure around it, or `div.caption`, `.thumbcaption` or `p.wp-caption-text`
+    beside the one image; each is a pair, unless it repeats one of the image's. Left out
+    are names of files, captions of more than 2,000 characters and addresses of more
+    than 16,384; permalinks, buttons, footnote marks and texts for screen readers are
+    cut from a `figcaption`. Of the addresses in `srcset`, a `picture`'s `source`
+    elements and `src`, or of those that scripts load late, the largest counts. Pages
+    with errors are read as a browser reads them, which can take minutes and gigabytes:
+    `page_process.read_page` has limits.
 
     Args:
         html: str, or bytes in the encoding that the page names, else UTF-8, else
             Windows-1252.
         base_url: str, the page's address; relative ones are against it, or against
             the page's own `base`.
-        counter: `align_keras.corpus.drop_counter.DropCounter` or None, counts what was
-            left out and cleaned.
+        counter: `DropCounter` or None, counts what was left out and cleaned.
 
     Yields:
         `WebPair`.
@@ -151,10 +141,7 @@ def extract_pairs(
 
 
 def decode_html(content: bytes, charset: str | None = None) -> str:
-    """Decodes a page whose HTTP header names `charset`, in the HTML standard's order. A
-    byte order mark, the header, the page's own `meta`; else UTF-8, or Windows-1252
-    where it isn't valid UTF-8.
-    """
+    """Decodes a page by byte order mark, header (`charset`), `meta`, UTF-8, cp1252."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             return content[len(mark) :].decode(encoding, "replace")
@@ -170,9 +157,7 @@ def decode_html(content: bytes, charset: str | None = None) -> str:
 
 
 def _codec(name):
-    """Returns Python's name of a charset, or None where it isn't one of pages. A page
-    whose `meta` could be read isn't in UTF-16, whatever it says.
-    """
+    """Python's name of a page's charset, or None. UTF-16 has no readable `meta`."""
     try:
         codec = codecs.lookup(name[:40]).name
     except (LookupError, ValueError):
@@ -191,9 +176,7 @@ class _Surroundings(NamedTuple):
 
 
 def _surroundings(node, known):
-    """Returns the `_Surroundings` of a node, itself included. `known` keeps those of
-    the nodes around, by `mem_id`, so that no depth of a page makes this slow.
-    """
+    """The `_Surroundings` of a node, itself included; `known` is a cache."""
     path = []
     while node is not None and node.mem_id not in known:
         path.append(node)
@@ -210,9 +193,7 @@ def _surroundings(node, known):
 
 
 def _captions(image, figure, figures):
-    """Returns (rule, caption, what was cut) of an `img`, those that say something.
-    `figures` keeps the captions of figures, by their node, for their other images.
-    """
+    """Returns (rule, caption, what was cut) of an `img`; `figures` is a cache."""
     texts = [(rule, image.attributes.get(rule) or "") for rule in ("alt", "title")]
     found = [(rule, clean_caption(text), ()) for rule, text in texts]
     if figure is not None:
@@ -241,9 +222,7 @@ def _captions_by_class(tree):
 
 
 def _seen_text(node):
-    """Returns the text that a reader sees of an element, cleaned, and what was cut. Of
-    None there is none.
-    """
+    """Returns the text of an element that a reader sees, cleaned, and what was cut."""
     words, cut, waiting = [], set(), [] if node is None else [node]
     size = 0
     while waiting and size < _MAX_FIGCAPTION:
@@ -285,10 +264,7 @@ def _helper(node):
 
 
 def _noscript_copies(tree, surroundings):
-    """Returns the nodes of images that another `img` shows with or without scripts.
-    Beside a `noscript` the `img` that names its late address stays, as it may be in
-    more sizes; else the one in it, as the other is a placeholder.
-    """
+    """Returns the nodes of images that another `img` shows with or without scripts."""
     copies, last = set(), None
     for copy in tree.css("noscript img"):
         noscript = _surroundings(copy, surroundings).noscript

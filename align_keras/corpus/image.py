@@ -45,10 +45,7 @@ _OPEN_LOCK = threading.Lock()
 
 
 class ImageError(ValueError):
-    """An image that can't be used, with the reason under which it is counted. `reason`
-    is one of "missing", "empty", "unreadable", "truncated", "oversized", "zero size"
-    and, without the extra `svg`, "SVG, which needs resvg-py".
-    """
+    """An image that can't be used; `reason` is what it is counted under."""
 
     def __init__(self, reason, detail):
         super().__init__(f"{reason}: {detail}")
@@ -65,21 +62,13 @@ def normalize_image(
     max_pixels: int = MAX_PIXELS,
     shorter_side: int | None = None,
 ) -> tuple[Image.Image, str | None]:
-    """Decodes an image, a path or bytes, to 8-bit RGB, upright, first frame, on white.
+    """Decodes an image, a path or bytes, to 8-bit RGB, upright, first frame, on white,
+    by the rule of `align_keras.images.decode`; SVG is rendered in its size, by the
+    extra `svg`.
 
-    The rule is that of `align_keras.images.decode`: JPEG, PNG, WebP, GIF and plain BMP.
-    CMYK, grayscale and palette images are converted; of 16 bits the upper eight stay;
-    transparency is composited on white; the EXIF orientation is applied; of an
-    animation the first frame is taken. SVG drawings are rendered in the size that they
-    name, by the extra `svg`.
-
-    Images of more than `max_pixels` are refused from their header. JPEGs whose shorter
-    side is at least twice `shorter_side` are decoded at a half, a quarter or an eighth
-    of their size, the smallest that isn't below it, which takes a fraction of the time.
-
-    Returns the image and what was done to it (`"svg"`, `"cmyk"`, `"16-bit"`,
-    `"grayscale"`, `"palette"`, `"palette with transparency"`, `"transparency"`,
-    `"animated"`, `"rotated"`, several joined by `", "`), or None.
+    Images of more than `max_pixels` are refused from their header. JPEGs are decoded at
+    a half, a quarter or an eighth of their size, the smallest not below `shorter_side`.
+    Returns the image and what was done to it, such as `"cmyk, rotated"`, or None.
     """
     content = _read(source)
     drawing = _read_svg(content)
@@ -92,9 +81,14 @@ def normalize_image(
         steps = ["animated"] if _is_animated(image) else []
         if drawing is not None:
             steps.append("svg")
-        sixteen_bit = _has_sixteen_bits(image)
-        if shorter_side is not None:
-            _decode_smaller(image, shorter_side)
+        # PIL reads color PNGs of 16 bits as 8-bit modes; the raw mode of the file's
+        # tiles, gone after loading, tells.
+        tiles = getattr(image, "tile", ())
+        sixteen_bit = any(";16" in str(tile[3]) for tile in tiles)
+        if shorter_side is not None and image.format == "JPEG":
+            scale = shorter_side / min(image.size)
+            if scale <= 1 / 2:  # Neither side becomes smaller than asked for.
+                image.draft(None, [math.ceil(side * scale) for side in image.size])
         turn = _TURNS.get(_orientation(image, content))
         image.load()
         upright = image if turn is None else image.transpose(turn)
@@ -208,14 +202,6 @@ def _claims_no_pixels(content):
     return False
 
 
-def _decode_smaller(image, shorter_side):
-    # Does nothing but for JPEG, whose scale it chooses so that neither side becomes
-    # smaller than asked for.
-    scale = shorter_side / min(image.size)
-    if image.format == "JPEG" and scale <= 1 / 2:
-        image.draft(None, [math.ceil(side * scale) for side in image.size])
-
-
 def _is_animated(image):
     try:
         return bool(getattr(image, "is_animated", False))
@@ -223,17 +209,8 @@ def _is_animated(image):
         return True
 
 
-def _has_sixteen_bits(image):
-    # PIL reads color PNGs of 16 bits as 8-bit modes; only the raw mode of the
-    # file's tiles, gone after loading, tells.
-    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
-
-
 def _orientation(image, content):
-    """Returns the EXIF orientation, or 1, before the pixels are read. Not by Pillow,
-    which takes it from XMP, from PNG's text chunks, from behind the pixels and of other
-    types too.
-    """
+    """The EXIF orientation, or 1; Pillow would take it from XMP and others too."""
     mark = {"JPEG": b"Exif\0\0", "PNG": b"eXIf"}.get(image.format, b"")
     if mark not in content[:_EXIF_WITHIN]:
         return 1

@@ -1,11 +1,6 @@
-"""From kept pairs to stored images with all their captions.
-
-1. A map and a reduce over files: `cut_table` cuts each table by its images' keys, then
-   `group_piece` sorts each piece of all tables, so that what comes out depends neither
-   on the order of the sources nor on the number of workers.
-2. `store_images` decodes each image once: checked, hashed and stored in small.
-   Near-duplicate removal and the shards take the stored form.
-3. `kept_images` and `kept_captions` read what stays.
+"""From kept pairs to stored images with all their captions: a map and a reduce over
+files. What comes out depends neither on the sources' order nor on the number of
+workers.
 """
 
 import collections
@@ -76,9 +71,7 @@ def cut_table(task: dict) -> dict:
 
 
 def group_piece(task: dict) -> dict:
-    """Gathers the pairs of each image of one piece. Equal captions of an image count
-    once, with the smallest of their origins.
-    """
+    """Gathers the pairs of each image of one piece; equal captions count once."""
     found: dict[str, list] = {}
     for name in task["names"]:
         for row in read_rows(piece_path(task["folder"], name, task["piece"])):
@@ -161,8 +154,7 @@ def store_image(
     max_pixels: int = MAX_PIXELS,
 ) -> dict:
     """Returns an image by the columns of `stored_schema` but those of faults."""
-    # Pillow keeps so many blocks of 16 MiB for the next image; getting fresh memory
-    # from the system took a third of the time.
+    # Of 16 MiB, kept for the next image; fresh memory took a third of the time.
     Image.core.set_blocks_max(_BLOCKS)
     image, conversion = normalize_image(
         content, max_pixels=max_pixels, shorter_side=shorter_side
@@ -187,10 +179,7 @@ def store_image(
 
 
 def _pixels(image):
-    """Returns the image's uint8 array (height, width, 4), of which three count. It
-    shares the memory of Pillow, where its version can and the image lies in one piece
-    of memory; a copy takes as long as the hash.
-    """
+    """Returns uint8 (height, width, 4), of which three count, in Pillow's memory."""
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
         try:
             values = arrow().array(image).values
@@ -203,10 +192,7 @@ def _pixels(image):
 
 
 def _reduced(pixels, side, keep_aspect):
-    """Returns the image with a shorter side of at most `side` pixels. Where a side
-    becomes less than half, or less than a third in a square, areas are averaged; else
-    bilinear samples are near enough, as in the paper's own resizing.
-    """
+    """Returns the image with a shorter side of at most `side` pixels."""
     shape = pixels.shape[:2]
     if min(shape) < side:
         return pixels
@@ -238,10 +224,7 @@ def _jpeg(pixels, quality):
 def kept_images(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
-    """Yields what stays, in the order of the pieces and of the keys in each. Captions
-    of an image that left because another has equal pixels are the other's. `image` is
-    the JPEG, `image_key` of its pixels; sizes are those of the image as it came.
-    """
+    """Yields what stays, with the captions of equal images that left."""
     inherited = _inherited(groups, dropped)
     columns = ["image_key", "pixel_key", "fault", "jpeg"]
     for texts, image in _staying(groups, stored, dropped, columns):

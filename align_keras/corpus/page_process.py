@@ -1,9 +1,5 @@
-"""Web pages read in another process, which no page can hold up or fill.
-
-A parser that reads broken pages as a browser does can be made to take hours and all
-memory by a page of a few kilobytes, such as one of many formatting elements that never
-end. No count of what is in a page tells beforehand. So the process has limits, and
-another takes its place when it ends.
+"""Web pages read in another process, which no page can hold up or fill: a few kilobytes
+can take a browser-like parser hours and all memory, and no count tells beforehand.
 """
 
 import atexit
@@ -33,12 +29,7 @@ class PageError(ValueError):
 def read_page(
     content: bytes, base_url: str, counter: DropCounter, charset: str | None = None
 ) -> list[WebPair]:
-    """Reads the images of a page with their texts, as `extract_pairs`, within limits.
-
-    The process is kept for the next page, and ends with this one. Where the system
-    can't limit a process, which is Windows, and memory elsewhere than on Linux, nothing
-    does. Raises `PageError` beyond the limits, or if the parser fails.
-    """
+    """Reads a page as `extract_pairs`, within limits, or raises `PageError`."""
     task = {"size": len(content), "base_url": base_url, "charset": charset}
     task |= {"seconds": MAX_SECONDS, "bytes": MAX_BYTES}
     with _lock:

@@ -7,7 +7,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from align_keras.corpus.captions import clean_caption, is_usable
@@ -31,10 +31,7 @@ _IMAGE_NAME = re.compile(r"^[^\n]*\.(jpe?g|png|webp|gif|bmp)\b[^\n]*$", re.IGNOR
 
 @dataclasses.dataclass
 class PairRecord:
-    """One image of the user's and its captions. `where` is of its first caption;
-    whether the image can be read shows later; `origins` are what `origin_of` made of
-    each caption's row, if it was given. `image_path` may be an address.
-    """
+    """An image, by path or address, and its captions; `where` is of the first."""
 
     id: str
     image_path: pathlib.Path | str
@@ -55,16 +52,11 @@ def read_pairs(
     """Reads image-text pairs from a table or a folder, in the order of rows or names.
 
     A table (`.csv`, `.tsv`, `.jsonl`) has a column of image paths, relative to the
-    table, a column of captions (in JSONL also lists of captions) and, optionally, a
-    column `id`. Rows of the same image are merged. A folder is searched, subfolders
-    included, for images `NAME.jpg` (`.jpeg`, `.png`, `.webp`, `.gif`, `.bmp`) beside
-    `NAME.txt` with one caption a line.
-
-    Captions are cleaned. Unusable pairs are dropped and counted in `counter`: an empty
-    caption or one of more than 2,000 characters, a malformed line, a second use of an
-    id, a row without a path, an image without a caption file. `origin_of` takes a row
-    to what else it says of its captions, for `PairRecord.origins`; then only a caption
-    with an equal origin is a repeated pair.
+    table, of captions (in JSONL also lists of them) and, optionally, `id`; rows of one
+    image are merged. A folder has images `NAME.jpg` and the like beside `NAME.txt` with
+    one caption a line. Captions are cleaned; what is unusable is dropped and counted.
+    `origin_of` takes a row to what else it says of its captions, which then tells
+    repeated pairs apart.
     """
     if is_url(path):
         reading: dict[str, Any] = {"encoding": encoding, "origin_of": origin_of}
@@ -91,7 +83,7 @@ def read_pairs(
     columns, rows = read_table(path, encoding, counter)
     image_column = _column(path, columns, image_column, IMAGE_COLUMNS, "image")
     caption_column = _column(path, columns, caption_column, CAPTION_COLUMNS, "caption")
-    id_column = next((name for name in columns if name.lower() == "id"), None)
+    id_column = find_column(columns, ["id"])
     chosen = (image_column, caption_column, id_column)
     return iter(_merge(path.parent, rows, chosen, origin_of, counter))
 
@@ -117,8 +109,7 @@ def _column(path, columns, given, guesses, kind):
             return given
         problem = f"has no column {given!r}"
     else:
-        by_lower = {name.lower(): name for name in reversed(columns)}
-        found = next((by_lower[name] for name in guesses if name in by_lower), None)
+        found = find_column(columns, guesses)
         if found is not None:
             return found
         problem = f"has no column that looks like the {kind}s'"
@@ -127,6 +118,12 @@ def _column(path, columns, given, guesses, kind):
         f"{path} {problem}; it has {listed}; rename one, or name the right one by "
         f"{kind}_column, in a configuration or as --{kind}-column."
     )
+
+
+def find_column(columns: list[str], guesses: Iterable[str]) -> str | None:
+    """Returns the first guess among a table's columns, capitals alike."""
+    by_lower = {name.lower(): name for name in reversed(columns)}
+    return next((by_lower[guess] for guess in guesses if guess in by_lower), None)
 
 
 def _merge(folder, rows, columns, origin_of, counter):
@@ -241,9 +238,7 @@ def _read_image(path, file, texts, encoding, counter):
 def read_table(
     path: pathlib.Path, encoding: str, counter: DropCounter
 ) -> tuple[list[str], list[tuple[dict, str]]]:
-    """Reads a table's columns and rows as (dict, where); malformed lines are counted.
-    Of JSONL the columns are the keys of all objects.
-    """
+    """Reads a table's columns and rows, (dict, where); counts broken lines."""
     try:
         content = read_regular(path, _MAX_BYTES)
     except OSError as error:

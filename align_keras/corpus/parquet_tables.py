@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from align_keras.utils.errors import InputError, needs
@@ -23,13 +23,7 @@ def arrow(otherwise: str = "") -> Any:
 
 
 def pair_schema() -> Any:
-    """Returns the schema of a table of pairs.
-
-    `image` says where the image is, `image_key` names it by its bytes (an image that
-    isn't here yet by its URL), `width` and `height` are in pixels and 0 where unknown,
-    `rule` says where the caption stood, `page_url` and `source` where the pair came
-    from.
-    """
+    """Returns the schema of a table of pairs; an unknown width and height are 0."""
     pa = arrow()
     fields = {name: pa.string() for name in _TEXTS}
     order = ("image", "image_key", "width", "height", *_TEXTS[2:])
@@ -44,10 +38,7 @@ def table_writer(
     *,
     batches: bool = False,
 ) -> Iterator[Callable]:
-    """Yields a function that appends a list of dict, or of batches, to a new file. The
-    file has its name when the block ends without an error, whole. Equal rows make equal
-    bytes. `rows_per_group` rows wait in memory.
-    """
+    """Yields a function that appends a list of dict, or of batches, to a new file."""
     pa = arrow()
     to_table = pa.Table.from_batches if batches else pa.Table.from_pylist
     waiting: list = []
@@ -92,29 +83,10 @@ def open_table(path: str | os.PathLike) -> Any:
         ) from None
 
 
-def read_columns(
-    path: str | os.PathLike, names: Sequence[str]
-) -> Iterator[dict[str, list[str]]]:
-    """Yields batches of a table's columns, lists by name with "" for nulls."""
-    for batch in read_batches(path, names, others=False):
-        yield {name: strings(batch.column(name)) for name in names}
-
-
-def read_batches(
-    path: str | os.PathLike, names: Sequence[str], *, others: bool = True
-) -> Iterator:
-    """Yields `pyarrow.RecordBatch`es of columns that must exist, and of the others."""
+def read_batches(path: str | os.PathLike, columns: list[str] | None = None) -> Iterator:
+    """Yields the `pyarrow.RecordBatch`es of a table."""
     with open_table(path) as table:
-        known = table.schema_arrow.names
-        for name in names:
-            if name not in known:
-                raise InputError(
-                    f"{path} must have the column {name!r}, it has "
-                    f"{', '.join(map(repr, known))}; run the stage that wrote it again."
-                )
-        yield from table.iter_batches(
-            _ROWS_AT_ONCE, columns=None if others else list(names)
-        )
+        yield from table.iter_batches(_ROWS_AT_ONCE, columns=columns)
 
 
 def strings(column: Any) -> list[str]:

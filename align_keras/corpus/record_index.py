@@ -1,10 +1,5 @@
-"""Where the images of shards are, with their captions: an index a file, built once.
-
-With it training begins at any record of webdataset tars, TFRecord, Parquet and Arrow
-files without reading what comes before. Kept are the captions, cleaned, and the place
-of each image: its offset and bytes in a tar or a TFRecord file; its row group and row
-in Parquet; its record batch's offset and its row in Arrow. What has no caption or no
-image, and what is broken, isn't in the index but counted.
+"""Where the images of shards are, with their cleaned captions: an index a file, built
+once, by which training begins at any record of tars, TFRecord, Parquet and Arrow files.
 """
 
 import collections
@@ -38,7 +33,7 @@ from align_keras.utils.files import (
     open_regular,
 )
 from align_keras.utils.progress import say
-from align_keras.utils.remote import is_url, read_url
+from align_keras.utils.remote import is_url, join_url, read_url
 from align_keras.utils.tasks import run_tasks
 
 KINDS = ("webdataset", "tfrecord", "parquet", "arrow")
@@ -67,15 +62,17 @@ def index_files(
 ) -> list[dict[str, Any]]:
     """Indexes files of one of `KINDS`, each once for its name, size and time of change.
 
-    Returns a dict a file: `path`, `size` and `modified`; `count` of its records;
-    `stretches`, where to part them; `counts`, a `DropCounter`'s metadata; `index`, the
-    path that `RecordIndex` opens. The user's cache keeps them.
+    A dict a file tells `path`, `size`, `modified`, `count` of its records, `stretches`
+    where to part them, a `DropCounter`'s `counts`, and `index`, which `RecordIndex`
+    opens.
     """
-    folder = _cache_folder()
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    folder = pathlib.Path(home, "align_keras", "source_indexes")
+    join = join_url if is_url(root) else os.path.join
     common = {"kind": kind, "version": _VERSION, "folder": os.fspath(folder)}
     columns = {"image_column": image_column, "caption_column": caption_column}
     tasks = [
-        {**common, **columns, "path": _join(root, file.name), **file._asdict()}
+        {**common, **columns, "path": join(root, file.name), **file._asdict()}
         for file in files
     ]
     alone = sum(file.size for file in files) < _BYTES_ALONE
@@ -92,15 +89,6 @@ def index_files(
         {**{key: task[key] for key in keys}, **value, "kind": kind}
         for task, value in zip(tasks, found, strict=True)
     ]
-
-
-def _cache_folder():
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home, "align_keras", "source_indexes")
-
-
-def _join(root, name):
-    return f"{root.rstrip('/')}/{name}" if is_url(root) else os.path.join(root, name)
 
 
 def _index_file(task):
@@ -164,9 +152,7 @@ def _span_rows(task, counter):
 
 
 def _table_rows(task, counter):
-    """Returns an iterator over ((place of the batch, row), captions), and the name of
-    the column of images.
-    """
+    """Returns ((place of the batch, row), captions), and the column of images."""
     path = task["path"]
     try:
         schema = _schema(path, task["kind"])
@@ -317,11 +303,9 @@ class RecordIndex:
             )
 
     def sound_images(self, start: int, stop: int) -> Iterator[tuple[int, bytes, list]]:
-        """Yields (number of the record, image, faults) for each of a range.
-
-        In the place of a record whose image is faulty stands the next sound one of the
-        file, where its end is followed by its beginning; `faults` are (number,
-        `ImageError`) of what was left out right before.
+        """Yields (number of the record, image, faults) for each of a range. In place of
+        a faulty image stands the file's next sound one, with (number, `ImageError`) of
+        what was left out.
         """
         numbers = itertools.chain(range(start, len(self)), range(len(self)))
         images = (self._images(*r) for r in ((start, stop), (stop, None), (0, None)))
@@ -402,11 +386,7 @@ def _chunks(places):
 
 
 def image_fault(content: bytes) -> ImageError | None:
-    """Says what keeps training from decoding an image, or returns None.
-
-    A JPEG with a sound header that ends as one does is believed, anything else is
-    decoded to see.
-    """
+    """Says what keeps training from decoding an image; believes whole JPEGs."""
     if _END_OF_JPEG in content[-64:] and _is_jpeg(content):
         return None
     try:

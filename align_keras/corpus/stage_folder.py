@@ -12,13 +12,7 @@ _DONE = "done.json"
 
 
 class StageFolder:
-    """Where a stage keeps what it makes; the same input finds it again.
-
-    The name ends in a digest of everything that the result depends on (`inputs`, JSON:
-    options, names of earlier stages, fingerprints), so that another threshold or a
-    changed source gets another folder, and a rerun after a kill finds its own. A stage
-    is done when its facts are written, last.
-    """
+    """A stage's folder, named by a digest of all inputs; done when facts are there."""
 
     def __init__(self, out, name, inputs):
         text = json.dumps([name, inputs], sort_keys=True)

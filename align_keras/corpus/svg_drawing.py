@@ -50,21 +50,13 @@ class SvgError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class SvgDrawing:
-    """A drawing whose elements were read. `size` is (width, height) in pixels, as a
-    browser shows it, reduced to a longer side of `MAX_SIDE`; `content` its XML, of this
-    size and without addresses of other files.
-    """
+    """A drawing's XML, without addresses of other files, and its size in pixels."""
 
     size: tuple
     content: bytes
 
     def render(self) -> Image.Image:
-        """Returns the drawing's pixels, RGBA.
-
-        A process of its own renders it, in at most 10 seconds and 2 GiB where the
-        system has such limits. Letters need the font that the drawing names or, on
-        Linux, the one that fontconfig has in its place.
-        """
+        """Returns the pixels, RGBA, of a process of at most 10 seconds and 2 GiB."""
         try:
             done = subprocess.run(
                 [sys.executable, "-c", _PROGRAM, *_fonts()],
@@ -84,10 +76,7 @@ class SvgDrawing:
 
 @functools.cache
 def _fonts():
-    """Returns the system's own general fonts, as arguments of `_PROGRAM`. Without them
-    resvg knows Times New Roman, Arial and Courier New alone, and where these are
-    missing, it leaves letters out.
-    """
+    """The system's fonts, as `_PROGRAM`'s arguments, or resvg leaves letters out."""
     found = []
     for name in ("serif", "sans-serif", "monospace"):
         try:

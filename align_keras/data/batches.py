@@ -43,17 +43,16 @@ def training_batches(
     An epoch holds each image once, with one of its captions at random, or, if
     `pair_weighted`, once for each of its captions, as the paper's pairs.
 
-    The batches are a function of the arguments alone: batch k of a pipeline
-    that starts at step k is bit for bit the batch k of one that starts at 0,
-    so a run's input position is its step. To start there, it reads at most one
-    window of files (see `shuffled_records`), or nothing twice if `cache`.
+    The batches are a function of the arguments alone: batch k of a pipeline that starts
+    at step k is bit for bit the batch k of one that starts at 0. To start there, it
+    reads at most one window of files (see `shuffled_records`), or nothing twice if
+    `cache`.
 
-    Several input pipelines, one a host, share a global batch, each giving
-    `batch_size / num_input_pipelines` of its rows. With at least as many files
-    (shards) as pipelines, each reads another part of the files, and its
-    epochs are of this part. With fewer, or with `cache`, each reads all records
-    but decodes only its rows (with `cache`, all), and the rows of all, in the
-    order of the ids, are the batch of a single pipeline.
+    Several input pipelines, one a host, share a global batch. With at least as many
+    files (shards) as pipelines, each reads another part of the files, and its epochs
+    are of this part. With fewer, or with `cache`, each reads all records but decodes
+    only its rows (with `cache`, all), and the rows of all are the batch of a single
+    pipeline.
 
     Args:
         builder: prepared TFDS builder, or a `Mixture` of them, whose examples
@@ -76,9 +75,8 @@ def training_batches(
             `tf.distribute.InputContext`.
         num_input_pipelines: int ≥ 1, a divisor of `batch_size`.
         data_service: str, address of a tf.data service's dispatcher, such as
-            `"grpc://host:5000"`, whose workers read, decode and augment; or
-            None. The order of the batches then depends on the workers, and a
-            run that goes on elsewhere in the epoch sees some pairs again.
+            `"grpc://host:5000"`, whose workers read, decode and augment, in an order
+            that depends on them; or None.
         pair_weighted: bool, see above; without `cache` the captions are counted
             first, once.
 
@@ -139,10 +137,8 @@ def batch_ids(
     step: int,
     **order: Any,
 ) -> list[str]:
-    """Tells which pairs `training_batches`, by this `order`, puts into batch `step`.
-
-    For the diagnosis of a step that went wrong: ids in order, and no image is decoded.
-    Under a `data_service` the batch holds others.
+    """Tells which pairs `training_batches`, by this `order`, puts into batch `step`:
+    ids in order, for the diagnosis of a step; under a `data_service` it holds others.
     """
     check_batch_size(batch_size, builder, split)
     order |= {"batch_size": batch_size, "start_step": step}

@@ -32,12 +32,13 @@ def labelled_batches(
     shuffle_buffer_size: int = 10_000,
     start_step: int = 0,
 ) -> tf.data.Dataset:
-    """Endless batches of varied images and their classes.
+    """Endless batches of varied images, uint8 (batch_size, image_size, image_size, 3),
+    and their classes, int32 (batch_size,).
 
-    Epochs follow on each other within a batch, so that a set may be smaller than
-    one. An image that can't be decoded is left out. The batches are a function of
-    the arguments; batch k is that of a start at 0, unless some images before it
-    can't be decoded.
+    Epochs follow on each other within a batch, so that a set may be smaller than one.
+    An image that can't be decoded is left out. The batches are a function of the
+    arguments; batch k is that of a start at 0, unless some images before it can't be
+    decoded.
 
     Args:
         images: re-iterable with a length, of paths, encoded images (bytes) or
@@ -50,13 +51,8 @@ def labelled_batches(
         min_area: float in (0, 1], of `"inception"`.
         flip: bool, mirror half of the images.
         seed: int.
-        shuffle_buffer_size: int ≥ 1, images to draw from, encoded; paths are
-            drawn from all.
+        shuffle_buffer_size: int ≥ 1, images to draw from, encoded, or all paths.
         start_step: int ≥ 0, batches to leave out.
-
-    Returns:
-        `tf.data.Dataset` of uint8 (batch_size, image_size, image_size, 3) and
-        int32 (batch_size,).
 
     Raises:
         InputError: if `images` and `labels` differ in number, or none can be decoded.
@@ -97,11 +93,9 @@ def labelled_batches(
 def evaluation_batches(
     images: Collection, *, image_size: int, batch_size: int, central_crop: float = 0.875
 ) -> tf.data.Dataset:
-    """All images that can be decoded, once and in order, with their numbers.
-
-    Of each side the share `central_crop` is kept. A batch is int64 (b,), rows of
-    `images`, and uint8 (b, image_size, image_size, 3); b is `batch_size` or, at the
-    end, less.
+    """All images that can be decoded, once and in order: batches of their rows, int64
+    (b,), and uint8 (b, image_size, image_size, 3). Of each side the share
+    `central_crop` is kept.
     """
     read, items = _items(images, images)
 

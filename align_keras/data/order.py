@@ -1,8 +1,4 @@
-"""Which pairs a batch holds: an order that is shuffled, repeatable, cheap to resume.
-
-`ordered_pairs` gives the pairs of each batch. They come from `shuffled_records`, which
-reads a corpus's files in windows.
-"""
+"""Which pairs a batch holds: an order that is shuffled, repeatable, cheap to resume."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +10,7 @@ import tensorflow_datasets as tfds
 from align_keras.data.shards import Shards, enough_shards
 from align_keras.data.stored_pairs import DECODERS, split_size, stored_pairs
 from align_keras.datasets.mixture import Mixture
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # What training takes of an example; a corpus stores much more, which to parse takes as
@@ -37,13 +34,11 @@ def ordered_pairs(
     num_input_pipelines: int = 1,
     pair_weighted: bool = False,
 ) -> tf.data.Dataset:
-    """Endless pairs in training order, from the first row of a step.
+    """Endless pairs in training order, from the first row of a step: (number of the row
+    in all batches, (read(example), captions to draw one from)).
 
     `read` of an example (`image`, undecoded, `captions` and `id`) is called before
-    shuffling if `cache` (and kept), else after it. An element is `(number,
-    (read(example), captions))`: the number of the row in the rows of all batches, and
-    the captions, of which one is to be drawn: all of the image's, or if `pair_weighted`
-    the one whose turn it is.
+    shuffling if `cache`, and kept, else after it.
     """
     split_size(builder, split)
     _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines)
@@ -57,8 +52,9 @@ def ordered_pairs(
         ).cache()
         if pair_weighted:
             pairs = pairs.flat_map(_each_caption)
+        seeds = (seed, seed or 2**31 - 1)  # For (0, 0) stands for a random one.
         pairs = shuffle(
-            pairs, shuffle_buffer_size, *_seeds(seed), reshuffle_each_iteration=True
+            pairs, shuffle_buffer_size, *seeds, reshuffle_each_iteration=True
         )
         pairs = pairs.repeat().enumerate().skip(start)
     else:
@@ -105,22 +101,14 @@ def _each_caption(value, captions):
     return captions.map(lambda caption: (value, caption))
 
 
-def _seeds(seed):
-    """Two seeds, since (0, 0) stands for a random one."""
-    return (seed, seed) if seed else (0, 2**31 - 1)
-
-
 def _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines):
     if num_input_pipelines < 1 or batch_size % num_input_pipelines:
         raise InputError(
             f"num_input_pipelines must divide global_batch_size ({batch_size}), "
             f"received {num_input_pipelines}; change one of them."
         )
-    if not 0 <= input_pipeline_id < num_input_pipelines:
-        raise InputError(
-            f"input_pipeline_id must lie in [0, {num_input_pipelines}), received "
-            f"{input_pipeline_id}; count the hosts from 0."
-        )
+    last = num_input_pipelines - 1
+    check_number("input_pipeline_id", input_pipeline_id, 0, last, whole=True)
 
 
 def shuffled_records(
@@ -137,15 +125,13 @@ def shuffled_records(
 ) -> tf.data.Dataset:
     """Endless records, of which each epoch holds every one once.
 
-    Each epoch takes the files (shards) in another order, `cycle_length` of them
-    at a time. Such a window's files are read in parallel and interleaved, then
-    drawn from a buffer. Where a window begins is known from the files' lengths,
-    so a start anywhere reads one window alone. The records of a
-    `Mixture`'s members, each ordered in this way, come in proportion to their
-    number, or to its weights. If `pair_weighted`, an epoch holds a record once for each
-    of its captions, in several passes over the files (see `Shards`). An element is
-    (prefix of the id, serialized example) and, if `pair_weighted`, the number of the
-    caption.
+    Each epoch takes the files in another order, `cycle_length` of them at a time. Such
+    a window's files are interleaved, then drawn from a buffer. Where one begins is
+    known from the files' lengths, so a start anywhere reads one window alone. A
+    `Mixture`'s members come in proportion to their numbers, or weights. If
+    `pair_weighted`, an epoch holds a record once for each of its captions, in several
+    passes (see `Shards`). An element is (prefix of the id, serialized example) and, if
+    `pair_weighted`, the number of the caption.
     """
 
     def shards_of(member):

@@ -25,12 +25,11 @@ _READ_AT_ONCE = 256
 class Shards:
     """The files of a split, or of a part of it, and what to read of each.
 
-    A file at the border of two parts is read by both. `skips` and `takes` (files,) are
-    the records to leave out at a file's beginning, and to read. `sizes` (passes, files)
-    are the entries of each file in each pass of an epoch: one pass with an entry a
-    record, or, if `pair_weighted`, as many as images have captions in the mean, rounded
-    up. Each pass takes other captions of an image, so that those of one image lie apart
-    and at most twice as many records are read as there are entries.
+    `skips` and `takes` (files,) are the records to leave out at a file's beginning, and
+    to read. `sizes` (passes, files) are the entries of each file in each pass of an
+    epoch: one pass with an entry a record, or, if `pair_weighted`, as many as images
+    have captions in the mean, rounded up. Each takes other captions of an image, so
+    that these lie apart.
     """
 
     def __init__(
@@ -42,8 +41,7 @@ class Shards:
         pair_weighted=False,
     ):
         stored_as = builder.info.file_format
-        self._array_record = is_array_record(builder)
-        if not self._array_record and stored_as not in (None, FileFormat.TFRECORD):
+        if stored_as not in (None, FileFormat.TFRECORD, FileFormat.ARRAY_RECORD):
             raise InputError(
                 f"{builder.name} must be stored as tfrecord or array_record, received "
                 f"{stored_as.value}; build it anew, or set cache."
@@ -82,19 +80,10 @@ class Shards:
     def interleaved(
         self, numbers: tf.Tensor, number_of_pass: int | tf.Tensor = 0
     ) -> tf.data.Dataset:
-        """Reads some of the files at once, record by record of each in turn.
-
-        If `pair_weighted`, (record, number of the caption), those of the pass.
-        """
+        """Reads files record by record, with captions' numbers if pair-weighted."""
 
         def read(path, skip, take):
-            if isinstance(self._builder, SourcePairs):
-                records = self._builder.records(path, skip, take)
-            elif self._array_record:
-                records = array_records(path, skip, take)
-            else:
-                file = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
-                records = file.skip(skip).take(take)
+            records = _records(self._builder, path, skip, take)
             return records.enumerate() if self._pair_weighted else records
 
         def entries(position, record):
@@ -136,9 +125,7 @@ class Shards:
 
 
 def enough_shards(builder: Any, split: str, num_input_pipelines: int) -> bool:
-    """Whether every corpus has as many files as input pipelines, or an index, by which
-    parts of files are read.
-    """
+    """Whether every corpus has as many files as input pipelines, or an index."""
     return all(
         isinstance(member, SourcePairs)
         or member.info.splits[split].num_shards >= num_input_pipelines
@@ -163,11 +150,7 @@ def _members(builder):
 
 
 def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
-    """Counts the captions of the images of a split's files, path → uint32 (images,).
-
-    The first time, all of the split's files are read; the counts are then kept beside
-    them, unless their folder can't be written.
-    """
+    """Counts captions, path → uint32 (images,); kept beside the files if possible."""
     if isinstance(builder, SourcePairs):
         return builder.caption_counts(split)
     store = pathlib.Path(builder.data_path) / _FILE
@@ -191,11 +174,17 @@ def count_captions(builder: Any, serialized: tf.Tensor) -> tf.Tensor:
     return tf.size(features.deserialize_example(serialized)["captions"])
 
 
-def _count(builder, part):
+def _records(builder, path, skip, take):
+    if isinstance(builder, SourcePairs):
+        return builder.records(path, skip, take)
     if is_array_record(builder):
-        records = array_records(str(part.filename), 0, part.examples_in_shard)
-    else:
-        records = tf.data.TFRecordDataset(str(part.filename))
+        return array_records(path, skip, take)
+    file = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
+    return file.skip(skip).take(take)
+
+
+def _count(builder, part):
+    records = _records(builder, str(part.filename), 0, part.examples_in_shard)
     counts = records.map(
         lambda record: count_captions(builder, record), tf.data.AUTOTUNE
     ).batch(_READ_AT_ONCE)

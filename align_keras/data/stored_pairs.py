@@ -18,14 +18,9 @@ DECODERS = {"image": tfds.decode.SkipDecoding()}
 def stored_pairs(builder: Any, split: str) -> tf.data.Dataset:
     """The examples in the order in which they are stored, images undecoded."""
     split_size(builder, split)
-    options = {
-        "shuffle_files": False,
-        "decoders": DECODERS,
-        "read_config": tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-    }
     if isinstance(builder, Mixture):
-        return builder.as_dataset(split=split, **options)
-    return stored_examples(builder, split, **options)
+        return builder.as_dataset(split=split, decoders=DECODERS)
+    return stored_examples(builder, split, DECODERS)
 
 
 def check_batch_size(batch_size: int, builder: Any, split: str) -> None:
@@ -64,9 +59,8 @@ def split_size(builder: Any, split: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalSet:
-    """The images of a split with all their captions, in stored order.
-
-    `images` are encoded; `image_keys` are equal for pixel-identical images.
+    """The images of a split, encoded, with all their captions, in stored order;
+    `image_keys` are equal for pixel-identical images.
     """
 
     ids: list

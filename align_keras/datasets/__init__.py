@@ -1,6 +1,4 @@
-"""TFDS builders of the corpora.
-
-Importing this module registers them, so that TFDS's own functions find them:
+"""TFDS builders of the corpora, which importing this module registers.
 
 >>> import align_keras.datasets
 >>> import tensorflow_datasets as tfds

@@ -20,9 +20,7 @@ def is_array_record(builder: "tfds.core.DatasetBuilder") -> bool:
 def array_records(
     path: "str | tf.Tensor", skip: "int | tf.Tensor", take: "int | tf.Tensor"
 ) -> "tf.data.Dataset":
-    """Reads `take` records behind `skip`, a `tf.data.Dataset` of scalar strings. It
-    runs only in this process: a tf.data service can't take it.
-    """
+    """Reads `take` records behind `skip`, scalar strings, in this process alone."""
     import tensorflow as tf  # Here, for naming a corpus must not load it.
 
     def read(numbers):
@@ -36,17 +34,16 @@ def array_records(
 
 
 def stored_examples(
-    builder: "tfds.core.DatasetBuilder",
-    split: str,
-    *,
-    decoders: "dict[str, tfds.decode.Decoder] | None" = None,
-    read_config: "tfds.ReadConfig | None" = None,
-    **options: Any,
+    builder: "tfds.core.DatasetBuilder", split: str, decoders: Any = None
 ) -> "tf.data.Dataset":
-    """Reads a split as `builder.as_dataset`, of ArrayRecord in the stored order."""
+    """Reads a split in the stored order, as `builder.as_dataset`."""
+    import tensorflow_datasets as tfds
+
     if not is_array_record(builder):
+        # One file after another, and nothing in memory.
+        order = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
         return builder.as_dataset(
-            split=split, decoders=decoders, read_config=read_config, **options
+            split=split, shuffle_files=False, decoders=decoders, read_config=order
         )
     instructions = builder.info.splits[split].file_instructions
     files = [

@@ -12,12 +12,13 @@ from align_keras.datasets.clipart import Clipart
 from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
-from align_keras.datasets.stamps import Stamps
+from align_keras.datasets.stamps import LANGUAGES, Stamps
 from align_keras.datasets.user_pairs import (
     SHORTER_SIDE,
     UserPairs,
     user_pairs_config,
 )
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import open_regular, read_json
 
@@ -45,9 +46,8 @@ def build_corpus(
     Args:
         name: str, one of `"icons"`, `"stamps"`, `"clipart"`, `"emoji"` and
             `"pairs"`; `"stamps/de"` and the like choose a language. Several
-            joined by `+`, such as `"clipart+emoji"`, make a `Mixture`, of which
-            `"pairs"` can't be part. Or the folder of a data set that TFDS prepared
-            with these features, such as `align-keras corpus` writes.
+            joined by `+`, `"pairs"` not among them, make a `Mixture`. Or the folder
+            of a data set that TFDS prepared with these features.
         data_dir: str or path where prepared corpora lie; TFDS's own by default.
         pairs: str or path of the user's table or folder, for `"pairs"` only;
             see `align_keras.corpus.pair_files.read_pairs`.
@@ -57,14 +57,13 @@ def build_corpus(
         max_bad_fraction: float in [0, 1], a larger share of bad pairs stops the build.
         shorter_side: int, what training needs of larger images, in pixels, or
             None. Those of `"pairs"` are reduced to it, but to no less than 346; a
-            folder whose images `align-keras corpus` reduced to less is refused.
+            folder whose images were reduced to less is refused.
         progress: callable `(done, total)` of images, or None.
 
     Returns:
-        A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several. Its
-        `as_dataset` yields `{"id", "image", "captions", "category",
-        "image_key"}`, its `info.metadata` tells what was kept and dropped, with
-        `summary`, a list of lines for people.
+        A prepared `tfds.core.DatasetBuilder`, or a `Mixture` of several, of `{"id",
+        "image", "captions", "category", "image_key"}`; its `info.metadata` tells what
+        was kept and dropped.
 
     Raises:
         InputError: an unknown name, a missing package, unusable pairs, no room
@@ -77,11 +76,7 @@ def build_corpus(
     builder.info.splits["test"].num_examples  # 1402
     ```
     """
-    if not 0 <= max_bad_fraction <= 1:
-        raise InputError(
-            f"max_bad_fraction must lie in [0, 1], received {max_bad_fraction}; "
-            "0.1 allows one bad pair in ten"
-        )
+    check_number("max_bad_fraction", max_bad_fraction, 0, 1)
     options: dict[str, object] = {
         "data_dir": data_dir,
         "max_bad_fraction": max_bad_fraction,
@@ -113,9 +108,7 @@ def build_corpus(
 
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
-    """Names the shards that lack or differ from the index of `align-keras corpus`.
-    Their sizes are compared, or if `whole`, their checksums, for which they are read.
-    """
+    """Names the shards that differ from the index by size, or if `whole`, checksum."""
     index = read_json(os.path.join(folder, _INDEX))
     found = []
     for shard in index.get("shards", ()):
@@ -202,12 +195,9 @@ def _corpus_and_language(name):
         )
     if corpus != "stamps":
         return corpus, None
-    known = [config.name for config in Stamps.BUILDER_CONFIGS]
-    if language and language not in known:
-        raise InputError(
-            f"language of stamps must be one of {', '.join(known)}, received {name!r}"
-        )
-    return corpus, language or Stamps.DEFAULT_BUILDER_CONFIG_NAME
+    language = language or Stamps.DEFAULT_BUILDER_CONFIG_NAME
+    check_choice("language of stamps", language, LANGUAGES)
+    return corpus, language
 
 
 def _prepare(construct, **options):
@@ -238,21 +228,15 @@ def _disk_faults_in_one_line(data_dir):
     try:
         yield
     except (OSError, RuntimeError) as error:
-        fault = _disk_fault(error)
-        if fault is None:
+        import tensorflow as tf  # Here, for whatever writes has loaded it by now.
+
+        if isinstance(error, OSError):
+            fault = error.strerror or str(error)
+        elif isinstance(error.__cause__, tf.errors.OpError):
+            fault = error.__cause__.message.rpartition("; ")[2]
+        else:
             raise
         raise InputError(
             f"data_dir {data_dir} can't be written: {fault}; make room there or "
             "pass another --data_dir"
         ) from error
-
-
-def _disk_fault(error):
-    """Returns what the system said of a failed write, `None` for other errors."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    import tensorflow as tf  # Here, for it's loaded by now if it raised this.
-
-    if isinstance(error.__cause__, tf.errors.OpError):
-        return error.__cause__.message.rpartition("; ")[2]
-    return None

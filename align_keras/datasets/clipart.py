@@ -1,6 +1,5 @@
 """The Open Clip Art Library: drawings with titles, descriptions and keywords."""
 
-import os
 import pathlib
 
 import tensorflow_datasets as tfds
@@ -12,30 +11,18 @@ from align_keras.datasets.clipart_captions import (
     read_svg_metadata,
     without_shared_captions,
 )
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.datasets.splits import hashed_test_keys
+from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
 CLIPART_DIR = "/usr/share/openclipart"
 CLIPART_DIR_VARIABLE = "ALIGN_KERAS_CLIPART_DIR"
-TEST_FRACTION = 0.05
 
 
 class Clipart(PairBuilder):
-    """Drawings with noisy captions, for training.
-
-    The data come from the Debian packages `openclipart-png` (the images, on white, at
-    most 256 pixels wide, in a square with a margin) and `openclipart-svg` (title,
-    description, keywords and author in the SVG of the same name). See
-    `align_keras.datasets.clipart_captions` for the cleaning. 5% of the images, chosen
-    by their pixels, make the `test` split.
-
-    Args:
-        root: str or path of the folder with `png/` and `svg/`; by default the
-            environment variable `ALIGN_KERAS_CLIPART_DIR`, else where Debian
-            installs them.
-        **kwargs: see `PairBuilder`.
+    """Drawings of the Open Clip Art Library with noisy captions, for training: `png/`
+    and `svg/` of the Debian packages `openclipart-png` and `openclipart-svg`, in
+    `root`, in the folder `ALIGN_KERAS_CLIPART_DIR` or where Debian installs them. 5%
+    make the `test` split.
 
     References:
         Jia et al. 2021, section 3 (alt-texts shared by more than 10 images).
@@ -50,15 +37,12 @@ class Clipart(PairBuilder):
     FILTERED_REASONS = frozenset({"white on white"})
     DESCRIPTION = "Open Clip Art Library drawings with cleaned captions."
 
-    def __init__(self, *, root=None, **kwargs):
-        self._root = root
+    def __init__(self, **kwargs):
         self._without_metadata = 0
         super().__init__(**kwargs)
 
     def _raw_pairs(self, counter):
-        root = pathlib.Path(
-            self._root or os.environ.get(CLIPART_DIR_VARIABLE) or CLIPART_DIR
-        )
+        root = self._folder(CLIPART_DIR_VARIABLE, CLIPART_DIR)
         images = sorted((root / "png").glob("**/*.png"))
         if not images or not (root / "svg").is_dir():
             raise InputError(
@@ -96,9 +80,6 @@ class Clipart(PairBuilder):
         if metadata == SvgMetadata():
             self._without_metadata += 1
         return clipart_captions(metadata, name.stem)
-
-    def _choose_splits(self, image_keys):
-        return hashed_test_keys(image_keys, TEST_FRACTION)
 
     def _notes(self):
         return {"pictures_without_metadata": self._without_metadata}

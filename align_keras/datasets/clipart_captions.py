@@ -23,12 +23,7 @@ class SvgMetadata:
 
 
 def read_svg_metadata(path: str | os.PathLike) -> SvgMetadata:
-    """Reads the first RDF work description of an SVG file, empty where there is none.
-
-    Reading stops where the description ends, so a drawing that is broken behind it
-    still counts. The parser, expat through the standard library, resolves no external
-    entities and limits the growth of internal ones.
-    """
+    """Reads an SVG file's first RDF work description, whatever is broken behind."""
     with open(path, "rb") as file:
         try:
             for _, element in ElementTree.iterparse(file):
@@ -89,10 +84,7 @@ _HEXADECIMAL = re.compile(r"\b(hash\()?0x[0-9a-f]+\)?", re.I)
 
 
 def clipart_captions(metadata: SvgMetadata, stem: str) -> dict[str, str]:
-    """Makes a drawing's captions by kind, the best first, but those that say nothing.
-    The title, the description (its first sentence where it is long), the file name
-    without author and numbers, the keywords in one line.
-    """
+    """Makes a drawing's captions by kind, the best first, without empty ones."""
     authors = {_slug(author) for author in metadata.authors} - {""}
     candidates = {
         "title": _clean_title(metadata.title, authors),
@@ -108,13 +100,12 @@ def clipart_captions(metadata: SvgMetadata, stem: str) -> dict[str, str]:
 
 
 def without_shared_captions(captions: Sequence[dict[str, str]]) -> list[list[str]]:
-    """Drops the captions, by kind for each image, that too many images share.
+    """Drops the captions, by kind for each image, that too many images share, and
+    repeats.
 
-    Such a caption names a collection, not an image ("Part of the Flat Icon
-    Collection"). Of what is left, repeats go (upper and lower case alike), and a file
-    name that is the beginning of the title, for it is but cut short. Keywords stay only
-    where nothing else does: a list of kinds of things isn't how anybody names an image
-    (without them a warm start found 2 to 3 points more among the stamps' first ten).
+    Keywords stay only where nothing else does: a list of kinds isn't how anybody names
+    an image (without them a warm start found 2 to 3 points more among the stamps' first
+    ten).
     """
     images = collections.Counter(
         folded for texts in captions for folded in {_folded(c) for c in texts.values()}

@@ -11,17 +11,19 @@ from collections.abc import Iterable
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.captions import clean_caption
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.datasets.splits import hashed_test_keys, linked_names
+from align_keras.datasets.pair_builder import (
+    ImageLayout,
+    PairBuilder,
+    RawPair,
+    hashed_test_keys,
+    linked_names,
+)
 from align_keras.utils.errors import InputError
 
 EMOJI_DIR_VARIABLE = "ALIGN_KERAS_EMOJI_DIR"
 VENDORS = ("google", "twitter")
-TEST_FRACTION = 0.05
 
-# The larger files of the packages are sheets of the same 64 pixels: the numbers
-# in sheets-128 and sheets-256 count colors.
+# The packages have no larger images: sheets-128 and sheets-256 count colors.
 _SIZE = 64
 # Five plain swatches, the skin tones themselves.
 _SWATCHES = "Component"
@@ -36,34 +38,18 @@ _COUNTRY_CODE = re.compile(r"(flag )?[a-z]{2}")
 
 
 class Emoji(PairBuilder):
-    """Images of emoji by Google and by Twitter with their names.
-
-    The data come from the npm packages `emoji-datasource-google` and
-    `emoji-datasource-twitter`: images of 64 pixels, on white, without the variations in
-    skin tone. See `emoji_captions` for the captions. 5% of the
-    emoji, chosen by their code, make the `test` split; what both vendors draw of one
-    emoji, and emoji that a vendor draws alike (France's flag and St. Martin's), stand
-    on the same side.
-
-    An example's `id` begins with the vendor. Its `category` is the emoji's (`"Food &
-    Drink"`).
-
-    Args:
-        root: str or path of the `node_modules` folder with both packages; by
-            default the environment variable `ALIGN_KERAS_EMOJI_DIR`, else
-            where node looks: `node_modules` of the current folder and of those
-            above it, and what is installed with `npm install -g`.
-        **kwargs: see `PairBuilder`.
+    """Images of emoji by Google and by Twitter, 64 pixels, on white, with their names,
+    without the variations in skin tone: `emoji-datasource-google` and
+    `emoji-datasource-twitter` of npm, in `root`, in `ALIGN_KERAS_EMOJI_DIR` or where
+    node looks. 5% of the emoji make the `test` split; what both vendors draw of one,
+    and emoji that a vendor draws alike, stand on the same side. An example's `id`
+    begins with the vendor.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     LAYOUT = ImageLayout(size=_SIZE * 5 // 4, margin=True, encoding="png")
     DESCRIPTION = "Emoji of two vendors with their names as captions."
-
-    def __init__(self, *, root=None, **kwargs):
-        self._root = root
-        super().__init__(**kwargs)
 
     def _raw_pairs(self, counter):
         packages = _find_packages(self._root or os.environ.get(EMOJI_DIR_VARIABLE))
@@ -93,7 +79,7 @@ class Emoji(PairBuilder):
             code: hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
             for code, name in linked.items()
         }
-        test_digests = hashed_test_keys(set(digest_of.values()), TEST_FRACTION)
+        test_digests = hashed_test_keys(set(digest_of.values()), self.TEST_FRACTION)
         splits = {"train": [], "test": []}
         for code, entry in zip(codes, entries, strict=True):
             name = "test" if digest_of[code] in test_digests else "train"
@@ -163,12 +149,7 @@ def _read_emoji(package):
 def emoji_captions(
     name: str, short_names: Iterable[str] = (), category: str = ""
 ) -> list[str]:
-    """Makes an emoji's captions, its name first; maybe none.
-
-    Everything is in lower case, for most names shout and some don't. A short name is
-    left out where it says nothing (`+1`, `u6708`, a country's code) or only what an
-    earlier caption says in another order.
-    """
+    """Makes an emoji's captions in lower case, its name first, each said once."""
     short = [_short_caption(short_name) for short_name in short_names]
     candidates = [_name_caption(name, short)]
     for caption in short:

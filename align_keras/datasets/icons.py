@@ -11,12 +11,10 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageDraw, ImageFont
 
 from align_keras.corpus.image import ImageError
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
-# File name patterns in qtawesome's font folder, by family; the version is part
-# of the name.
+# Files in qtawesome's font folder, by family; a version is part of their names.
 TRAIN_FAMILIES = {
     "materialdesignicons6": "materialdesignicons6-webfont",
     "phosphor": "phosphor",
@@ -44,12 +42,7 @@ STYLE_WORDS = {
 
 
 def icon_caption(family: str, name: str) -> str:
-    """Turns a glyph's name into its caption: words, without the drawing style.
-
-    Words such as "thin" and "outline" belong to a family's way of drawing, which an
-    unseen family doesn't share. Left out, the variants of one glyph have one caption;
-    train with `share_equal_captions`.
-    """
+    """Turns a glyph's name into its caption: words, without the drawing style."""
     words = name_words(name)
     # One style word stands at the end ("activity-thin"); elsewhere, as in
     # "light-bulb" or "line-fill", it names the thing.
@@ -63,11 +56,8 @@ def name_words(name: str) -> list[str]:
 
 
 class Icons(PairBuilder):
-    """Icon fonts: train on five families, test on a sixth, never seen one.
-
-    A glyph is drawn dark on white, fitted into a square of 80 pixels (aspect kept, 7
-    pixels of margin). Its name makes the caption. The fonts come with the `qtawesome`
-    distribution; Qt isn't needed.
+    """Icon fonts of qtawesome: train on five families, test on a sixth, never seen one.
+    A glyph is drawn dark on white, fitted into a square of 80 pixels.
     """
 
     VERSION = tfds.core.Version("1.0.0")

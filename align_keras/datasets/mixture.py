@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from align_keras.utils.errors import InputError
 
 if TYPE_CHECKING:  # For naming a mixture must not load TensorFlow.
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
 
 # Of the members' shares: a start counts its turns one by one.
@@ -19,16 +18,12 @@ _MOST_TURNS = 100_000
 
 
 class Mixture:
-    """Several corpora, each with all its images, as one prepared builder.
-
-    It has what this package uses of a TFDS builder: `name`, `as_dataset`,
-    `info.splits[split].num_examples`, `info.features` and `info.metadata`.
+    """Several corpora, each with all its images, as one prepared builder, with what
+    this package uses of one.
 
     The members' examples follow each other in proportion to their number, so that any
-    stretch of the order, such as a shuffle buffer that doesn't hold them all, has its
-    share of each. The order depends on nothing but the members' sizes, and every
-    example comes once. Ids begin with the member's name, for only this makes them
-    unique.
+    stretch has its share of each; every example comes once. Ids begin with the member's
+    name.
 
     Args:
         members: dict, name of the corpus → prepared TFDS builder.
@@ -55,30 +50,12 @@ class Mixture:
             features=next(iter(self.members.values())).info.features,
         )
 
-    def as_dataset(
-        self,
-        *,
-        split: str,
-        shuffle_files: bool = False,
-        decoders: "dict[str, tfds.decode.Decoder] | None" = None,
-        read_config: "tfds.ReadConfig | None" = None,
-    ) -> "tf.data.Dataset":
-        """Reads a split, `"train[:10%]"` of each member, as a TFDS builder does.
-
-        Raises:
-            InputError: a member lacks the split.
-        """
+    def as_dataset(self, *, split: str, decoders: Any = None) -> "tf.data.Dataset":
+        """Reads a split, `"train[:10%]"` of each member, in the stored order."""
         import tensorflow as tf  # Here, for naming a mixture must not load it.
 
         def read(name, builder):
-            dataset = stored_examples(
-                builder,
-                split,
-                shuffle_files=shuffle_files,
-                decoders=decoders,
-                read_config=read_config,
-            )
-            return dataset.map(
+            return stored_examples(builder, split, decoders).map(
                 lambda example: {
                     **example,
                     "id": tf.strings.join([name, "/", example["id"]]),
@@ -104,10 +81,7 @@ class Mixture:
     def endless_turns(
         sizes: Sequence[int], start: int
     ) -> "tuple[tf.data.Dataset, np.ndarray]":
-        """The members' turns of all epochs, for examples read one by one. Returns an
-        endless `tf.data.Dataset` of members' numbers, int64, behind the first `start`
-        turns, and how many of these were each member's.
-        """
+        """The members' turns behind the first `start`, and how many these each had."""
         taken = _taken(sizes, start)
         return _turns(sizes, taken).concatenate(_turns(sizes).repeat()), taken
 
@@ -142,11 +116,9 @@ class _Splits:
 
 
 def _turns(sizes, taken=None):
-    """The number of the member whose turn it is, a dataset of int64.
-
-    The turn is the member's that lags most behind its share, the first one's of
-    several. At the end the shares are whole, so that every member has had as
-    many turns as it has examples. `taken` are the turns that they have had.
+    """The members whose turns are next, int64: always the one that lags most behind its
+    share, so that at the end each has had as many as it has examples. `taken` are those
+    before.
     """
     import tensorflow as tf
 
@@ -155,8 +127,7 @@ def _turns(sizes, taken=None):
     sizes = tf.constant(sizes, tf.int64)
 
     def turn(taken, position):
-        # (position + 1) · size / total - taken, in integers; 2^63 is out of
-        # reach for less than a milliard of examples.
+        # (position + 1) · size / total - taken, in integers.
         lag = (position + 1) * sizes - taken * total
         # Argmax promises nothing for ties, so there are none.
         member = tf.argmax(lag * len(sizes) - members)

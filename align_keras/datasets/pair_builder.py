@@ -1,33 +1,38 @@
-"""The common base of the image-text corpora."""
+"""The common base of the image-text corpora: builder, form of images, splits."""
 
 import dataclasses
+import hashlib
+import io
+import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.image import ImageError, normalize_image
-from align_keras.datasets.image_layout import ImageLayout
+from align_keras.corpus.image import (
+    WHITE,
+    ImageError,
+    check_jpeg_size,
+    normalize_image,
+)
 from align_keras.utils.files import locked
 
-# Decoding and resizing release the interpreter lock, so threads scale; two
-# bound the memory that two images just below the pixel limit need.
+# They scale, outside of the interpreter's lock; two bound the memory of huge images.
 _THREADS = 2
 _IN_FLIGHT = 64
+# The longer side of what the key is made of, where the aspect is kept.
+_KEY_SIDE = 384
 
 
 @dataclasses.dataclass(frozen=True)
 class RawPair:
-    """An image's source and its captions, before the image is read.
-
-    `source` is whatever the builder's `_load` understands; without a `split` the
-    builder decides by the pixels; `where` names the pair to the user, and `pairs` is
-    how many of the user's this image stands for.
-    """
+    """An image's source for `_load`, its captions, and the pairs it stands for."""
 
     id: str
     source: Any
@@ -69,16 +74,13 @@ class LocalBuilder(  # type: ignore[call-arg]
 
 
 class PairBuilder(LocalBuilder, skip_registration=True):
-    """Turns raw pairs into examples, counting whatever is dropped.
-
-    An example is `{"id", "image", "captions", "category", "image_key"}`: Text, Image
-    (height, width, 3) uint8, at least one Text, Text, and the hex digest of the pixels.
-    `builder.info.metadata` holds the counts and survives a reload from disk.
+    """Turns raw pairs into examples, counting in `info.metadata` whatever is dropped.
 
     A subclass defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`, and where
-    needed `_load`, `_choose_splits`, `_notes` and `FILTERED_REASONS`.
+    needed `_load`, `_notes` and what stands below.
 
     Args:
+        root: str or path of what is read, by default that of an environment variable.
         max_bad_fraction: float in [0, 1], more bad pairs stop the build.
         progress: callable `(done, total)` or `None`.
         **kwargs: for `tfds.core.GeneratorBasedBuilder`, such as `data_dir`.
@@ -87,18 +89,23 @@ class PairBuilder(LocalBuilder, skip_registration=True):
     DESCRIPTION = ""
     # Of the reasons of a `ImageError`, those that aren't faults.
     FILTERED_REASONS: frozenset[str] = frozenset()
+    # Of images whose pairs name no split, about this share is for tests.
+    TEST_FRACTION = 0.05
+    MOST_TEST_IMAGES: int | None = None
 
-    def __init__(self, *, max_bad_fraction=0.1, progress=None, **kwargs):
+    def __init__(self, *, root=None, max_bad_fraction=0.1, progress=None, **kwargs):
+        self._root = root
         self._max_bad_fraction = max_bad_fraction
         self._progress = progress
         super().__init__(**kwargs)
 
-    # To be defined by the corpora.
-
     @property
-    def LAYOUT(self) -> ImageLayout:
+    def LAYOUT(self) -> "ImageLayout":
         """How images are stored; a class attribute will do."""
         raise NotImplementedError
+
+    def _folder(self, variable, default):
+        return pathlib.Path(self._root or os.environ.get(variable) or default)
 
     def _raw_pairs(self, counter):
         """Returns the list of `RawPair`, what it drops counted in `counter`."""
@@ -108,15 +115,9 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         """Returns `(image, conversion)` of one raw pair's source."""
         return normalize_image(source)
 
-    def _choose_splits(self, image_keys):
-        """Returns the set of image keys whose images go to the test split."""
-        raise NotImplementedError
-
     def _notes(self):
         """Returns a dict of further facts for the metadata."""
         return {}
-
-    # What TFDS calls.
 
     def _info(self):
         return tfds.core.DatasetInfo(
@@ -137,10 +138,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         )
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Prepares the corpus unless it is prepared already. Everything is written to a
-        temporary folder and renamed at the end; what a killed earlier build left is
-        removed first. A build by another process is waited for.
-        """
+        """Prepares the corpus, in a folder that is renamed at the end, if need be."""
         path = pathlib.Path(self.data_path)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,8 +188,6 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                 },
             )
 
-    # Steps.
-
     def _without_duplicate_ids(self, raw_pairs, counter):
         seen, kept = set(), []
         for raw in raw_pairs:
@@ -236,10 +232,114 @@ class PairBuilder(LocalBuilder, skip_registration=True):
 
     def _split(self, entries):
         splits = {"train": [], "test": []}
-        undecided = any(entry.raw.split is None for entry in entries)
-        keys = {entry.image_key for entry in entries}
-        test_keys = self._choose_splits(keys) if undecided else ()
+        keys = {entry.image_key for entry in entries if entry.raw.split is None}
+        test_keys = hashed_test_keys(keys, self.TEST_FRACTION, self.MOST_TEST_IMAGES)
         for entry in entries:
             chosen = "test" if entry.image_key in test_keys else "train"
             splits[entry.raw.split or chosen].append(entry)
         return splits
+
+
+# === The form of stored images, and their splits ===
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageLayout:
+    """How a corpus stores its images; nothing is enlarged.
+
+    `size` limits the longer side of a square on white, or, where the aspect is kept,
+    the shorter one. A `margin` leaves an eighth white on each side: evaluation keeps
+    the middle 289/346 (Jia et al. 2021, section 5). JPEGs have quality 92, all of their
+    chroma.
+    """
+
+    size: int
+    square: bool = True
+    margin: bool = False
+    encoding: str = "png"
+
+    def apply(self, image: Image.Image) -> tuple[bytes, str]:
+        """Returns an image's bytes in this form, and its key, which no `size` changes
+        where the aspect is kept.
+        """
+        if self.square:
+            image = square_image(image, self.size, 1 / 8 if self.margin else 0)
+            key = pixel_key(image)
+        else:
+            key = pixel_key(limit_image(image, _KEY_SIDE))
+            image = reduce_image(image, self.size)
+        file = io.BytesIO()
+        if self.encoding == "jpeg":
+            check_jpeg_size(*image.size)
+            image.save(file, "JPEG", quality=92, subsampling=0)
+        else:
+            image.save(file, "PNG", compress_level=6)
+        return file.getvalue(), key
+
+
+def square_image(image: Image.Image, size: int, margin: float = 0) -> Image.Image:
+    """Puts an image in the middle of a white square of at most `size` pixels."""
+    image = limit_image(image, int(size / (1 + 2 * margin)))
+    side = min(size, round(max(image.size) * (1 + 2 * margin)))
+    if image.size == (side, side):
+        return image
+    square = Image.new(image.mode, (side, side), WHITE[: len(image.getbands())])
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def limit_image(image: Image.Image, size: int) -> Image.Image:
+    """Reduces an image, antialiased, until its longer side is at most `size`."""
+    return _reduced(image, size, max(image.size))
+
+
+def reduce_image(image: Image.Image, shorter_side: int) -> Image.Image:
+    """Reduces an image, antialiased, until its shorter side is `shorter_side`."""
+    return _reduced(image, shorter_side, min(image.size))
+
+
+def _reduced(image, side, old_side):
+    if old_side <= side:
+        return image
+    size = [max(1, round(length * side / old_side)) for length in image.size]
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def pixel_key(image: Image.Image) -> str:
+    """Names an image by its pixels as RGB: equal pixels, equal key."""
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    size = f"{image.width}x{image.height}:".encode()
+    digest = hashlib.blake2b(size, digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def hashed_test_keys(
+    image_keys: Iterable[str], fraction: float, at_most: int | None = None
+) -> set[str]:
+    """Chooses a fraction of images by their pixels' hash: at least one, never all."""
+    keys = sorted(image_keys)
+    count = sum(is_test_key(key, fraction) for key in keys)
+    count = min(max(count, 1), len(keys) - 1)
+    if at_most is not None:
+        count = min(count, at_most)
+    return set(keys[: max(count, 0)])
+
+
+def is_test_key(image_key: str, fraction: float) -> bool:
+    """As `hashed_test_keys`, of one image; no split is promised to have an image."""
+    return int(image_key[:8], 16) < fraction * 16**8
+
+
+def linked_names(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Groups names of (name, key) that share keys: each name's smallest."""
+    pairs = list(pairs)
+    smallest, before = {name: name for name, _ in pairs}, None
+    while smallest != before:
+        before = dict(smallest)
+        by_key: dict[str, str] = {}
+        for name, key in pairs:
+            by_key[key] = min(by_key.get(key, name), smallest[name])
+        for name, key in pairs:
+            smallest[name] = min(smallest[name], by_key[key])
+    return smallest

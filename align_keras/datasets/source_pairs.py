@@ -1,9 +1,6 @@
-"""Shards as people keep them, read in training without building a corpus first.
-
-webdataset tars of img2dataset, TFRecord and Parquet files, data sets that Hugging
-Face's `datasets` saved, on a disk or in a store, and corpora among them; several with
-weights. Their files are indexed once (`align_keras.corpus.record_index`), after which
-training starts at any record.
+"""Shards as people keep them, read in training without building a corpus first: their
+files are indexed once (`align_keras.corpus.record_index`), and training starts at any
+record.
 """
 
 import errno
@@ -19,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.record_index import index_files, open_index
@@ -123,10 +121,8 @@ def open_sources(
 
 
 class SourcePairs:
-    """Shards of images and captions, with what this package uses of a TFDS builder.
-
-    An image that turns out faulty when it is read is named, and the next sound one of
-    its file stands in its place.
+    """Shards of images and captions, with what this package uses of a TFDS builder. A
+    faulty image is named, and the next sound one of its file stands in its place.
     """
 
     def __init__(self, name, *, max_bad_fraction=0.1, **columns):
@@ -223,22 +219,10 @@ class SourcePairs:
 
 
 def _example(**features):
-    """A serialized `tf.train.Example`; the image's bytes are copied once."""
-    entries = []
+    example = tf_example_pb2.Example()
     for name, values in features.items():
-        parts = [part for value in values for part in _field(b"\x0a", [value])]
-        feature = _field(b"\x12", _field(b"\x0a", parts))
-        entries += _field(b"\x0a", [*_field(b"\x0a", [name.encode()]), *feature])
-    return b"".join(_field(b"\x0a", entries))
-
-
-def _field(tag, parts):
-    """A field with a length, in parts; see feature_values of the TFRecord reader."""
-    length, digits = sum(map(len, parts)), []
-    while length > 127:
-        digits.append(length & 127 | 128)
-        length >>= 7
-    return [tag, bytes([*digits, length]), *parts]
+        example.features.feature[name].bytes_list.value.extend(values)
+    return example.SerializeToString()
 
 
 class _SourceSplits(dict):

@@ -1,13 +1,11 @@
 """Tux Paint's stamps: photographs and drawings with captions in many languages."""
 
-import os
 import pathlib
 
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.captions import clean_caption
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
+from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.errors import InputError
 
 STAMPS_DIR = "/usr/share/tuxpaint/stamps"
@@ -19,18 +17,10 @@ _LEFT_OUT = "symbols"
 
 
 class Stamps(PairBuilder):
-    """Images with captions in English, German, French or Czech, for tests.
-
-    The data come from the Debian package `tuxpaint-stamps-default`: the images outside
-    `symbols/` that have a PNG, on white, at most 256 pixels wide, in a square with a
-    margin. There is only a `test` split. The configuration names the language: `stamps`
-    or `stamps/en`, `stamps/de`, `stamps/fr`, `stamps/cs`; an image without a caption in
-    it is left out and counted.
-
-    Args:
-        root: str or path of the folder of stamps; by default the environment
-            variable `ALIGN_KERAS_STAMPS_DIR`, else where Debian installs them.
-        **kwargs: see `PairBuilder`.
+    """Tux Paint's stamps with captions in English, German, French or Czech, for tests:
+    `stamps` or `stamps/en`, `stamps/de`, `stamps/fr`, `stamps/cs` of the Debian package
+    `tuxpaint-stamps-default`, in `root`, in `ALIGN_KERAS_STAMPS_DIR` or where Debian
+    installs them, without `symbols/`. There is only a `test` split.
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -45,14 +35,8 @@ class Stamps(PairBuilder):
     LAYOUT = ImageLayout(size=320, margin=True, encoding="png")
     DESCRIPTION = "Tux Paint's stamps with captions, without symbols."
 
-    def __init__(self, *, root=None, **kwargs):
-        self._root = root
-        super().__init__(**kwargs)
-
     def _raw_pairs(self, counter):
-        root = pathlib.Path(
-            self._root or os.environ.get(STAMPS_DIR_VARIABLE) or STAMPS_DIR
-        )
+        root = self._folder(STAMPS_DIR_VARIABLE, STAMPS_DIR)
         images = sorted(
             path
             for path in root.glob("**/*.png")
@@ -84,9 +68,7 @@ class Stamps(PairBuilder):
 
 
 def stamp_caption(path: pathlib.Path, language: str) -> str:
-    """Reads a stamp's caption in one language, "" where there is none. English is the
-    first line, others stand in lines such as `de.utf8=Eine Kartoffel` behind it.
-    """
+    """A stamp's caption: the first line, or that of `de.utf8=` and the like."""
     lines = path.read_text("utf-8-sig", errors="replace").splitlines()
     if language == "en":
         return clean_caption(lines[0]) if lines else ""

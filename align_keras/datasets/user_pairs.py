@@ -12,13 +12,9 @@ import tensorflow_datasets as tfds
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import read_pairs
-from align_keras.datasets.image_layout import ImageLayout
-from align_keras.datasets.pair_builder import PairBuilder, RawPair
-from align_keras.datasets.splits import hashed_test_keys
+from align_keras.datasets.pair_builder import ImageLayout, PairBuilder, RawPair
 from align_keras.utils.remote import is_url, stat_url
 
-TEST_FRACTION = 0.1
-MAX_TEST_IMAGES = 1000
 # What the paper's recipe crops 289 pixels from.
 SHORTER_SIDE = 346
 # Images at an address that their server is asked for at once.
@@ -37,10 +33,7 @@ class UserPairsConfig(tfds.core.BuilderConfig):
 def user_pairs_config(
     path: str | os.PathLike, *, shorter_side: int = SHORTER_SIDE, **reading: Any
 ) -> UserPairsConfig:
-    """Names a configuration by its content, so that any change builds anew. The name is
-    a digest of the absolute path, the options, and every file's captions, size and time
-    of change. `reading` are options of `read_pairs`.
-    """
+    """Names a configuration by its content and options: any change builds anew."""
     path = path if is_url(path) else pathlib.Path(path).absolute()
     defaults = {"image_column": None, "caption_column": None, "encoding": "utf-8"}
     reading = defaults | reading
@@ -71,16 +64,9 @@ def _stamp(path):
 
 
 class UserPairs(PairBuilder, skip_registration=True):
-    """Pairs from a table or a folder of the user's.
-
-    Images keep their aspect; their shorter side is at most that of the config. A tenth
-    of them, chosen by their pixels, at least one and at most 1,000, make the `test`
-    split; where a table is for training or for tests alone, the split `all` takes it
-    whole.
-
-    Args:
-        config: `UserPairsConfig` of `user_pairs_config`.
-        **kwargs: see `PairBuilder`.
+    """Pairs from a table or a folder of the user's, by a config of `user_pairs_config`;
+    images keep their aspect. A tenth, at least one and at most 1,000, make the `test`
+    split.
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -89,6 +75,8 @@ class UserPairs(PairBuilder, skip_registration=True):
         "1.0.0": "First release.",
     }
     DESCRIPTION = "Image-text pairs of the user's own."
+    TEST_FRACTION = 0.1
+    MOST_TEST_IMAGES = 1000
 
     @property
     def LAYOUT(self) -> ImageLayout:
@@ -109,9 +97,6 @@ class UserPairs(PairBuilder, skip_registration=True):
             )
             for record in records
         ]
-
-    def _choose_splits(self, image_keys):
-        return hashed_test_keys(image_keys, TEST_FRACTION, at_most=MAX_TEST_IMAGES)
 
     def _notes(self):
         return {"path": self.builder_config.path}

@@ -14,8 +14,7 @@ from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
 from align_keras.datasets.build import quiet
-from align_keras.datasets.pair_builder import LocalBuilder
-from align_keras.datasets.splits import is_test_key
+from align_keras.datasets.pair_builder import LocalBuilder, is_test_key
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, atomic_write, locked
 
@@ -25,14 +24,9 @@ _LISTS = ("captions", "rules", "languages", "page_urls", "sources")
 
 
 class WebPairs(LocalBuilder, skip_registration=True):
-    """Images with all their captions, and where both came from.
-
-    Made by `align-keras corpus`; what it wrote is opened by
-    `tfds.builder_from_directory` and `tfds.load` without this class. An example is
-    `{"id", "image", "image_key", "category", "width", "height", "location", "captions",
-    "rules", "languages", "page_urls", "sources"}`, where the lists have one entry a
-    caption; `width` and `height` are those of the image as it came. `images()` iterates
-    over them, without `category`, in the same way each time.
+    """Images with all their captions, and where both came from, as `align-keras corpus`
+    makes them; `tfds.builder_from_directory` opens them without this class. The lists
+    of an example have one entry a caption; sizes are those of the image as it came.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -82,9 +76,7 @@ class WebPairs(LocalBuilder, skip_registration=True):
 
 
 class _EqualBytesWriter(writer.ExampleWriter):
-    """Writes equal examples as equal bytes. The features of an example are a map, whose
-    order in a file is left to chance.
-    """
+    """Writes equal examples as equal bytes, by sorting their features."""
 
     def write(self, path, examples):
         def in_order(serialized):
@@ -101,10 +93,7 @@ def write_web_pairs(
     *,
     notes: dict,
 ) -> dict[str, Any]:
-    """Writes the shards into `FOLDER/web_pairs/1.0.0`, and `index.json` with checksums.
-    Takes what `WebPairs` does, and the section `shards` of a corpus's configuration;
-    returns how many images, in all and by split.
-    """
+    """Writes the shards and `index.json` by a `config` of shards; returns counts."""
     shutil.rmtree((folder / SHARDS).parent, ignore_errors=True)
     if next(images(), None) is None:
         raise InputError(
@@ -152,9 +141,7 @@ def _shards(builder):
 
 
 def place_shards(source: pathlib.Path, destination: pathlib.Path) -> None:
-    """Puts shards under their final name; links share the disk's room. Shards that are
-    there with an equal index stay.
-    """
+    """Puts shards under their final name, by links where it can; equal ones stay."""
     index = destination / INDEX
     if index.exists() and index.read_bytes() == (source / INDEX).read_bytes():
         return

@@ -33,13 +33,12 @@ def image_flatbuffer(
     resizable: bool = False,
     license: str | None = None,
 ) -> bytes:
-    """Converts the image tower: pixels in, embedding of unit length out.
+    """Converts the image tower to one signature, `encode_image_pixels`: `images`,
+    float32 (1, S, S, 3) in [0, 255], → `image_embedding`, float32 (1, d), of unit
+    length.
 
-    The file has one signature, `encode_image_pixels`: `images`, float32 (1, S, S, 3),
-    RGB gray levels in [0, 255], → `image_embedding`, float32 (1, d). Decoding,
-    resizing and cropping are the caller's; `metadata.json` in the file tells how.
-    `pixels`, preprocessed images (n, S, S, 3), give `int8` its ranges, a hundred or
-    more; the file is checked on the first, or on noise. `resizable` leaves number,
+    `pixels`, preprocessed images (n, S, S, 3), a hundred or more, give `int8` its
+    ranges; the file is checked on the first, or on noise. `resizable` leaves number,
     height and width open: they are 1, S and S until the interpreter is told otherwise.
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
@@ -68,14 +67,11 @@ def text_flatbuffer(
     resizable: bool = False,
     license: str | None = None,
 ) -> bytes:
-    """Converts the text tower: token ids in, embedding of unit length out.
+    """Converts the text tower to one signature, `encode_token_ids`: `token_ids` and
+    `padding_mask`, int32 (1, L), → `text_embedding`, float32 (1, d), of unit length.
 
-    The file has one signature, `encode_token_ids`: `token_ids` and `padding_mask`,
-    int32 (1, L), → `text_embedding`, float32 (1, d). `vocabulary.txt` in the file
-    holds the tokens in the order of their ids. `int8` is `dynamic-int8` here: outliers
-    of a transformer's activations don't fit fixed ranges of 8 bits (Bondarenko et al.
-    2021, "Understanding and Overcoming the Challenges of Efficient Transformer
-    Quantization").
+    `int8` is `dynamic-int8` here: outliers of a transformer's activations don't fit
+    fixed ranges of 8 bits (Bondarenko et al. 2021).
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
     encode = towers.text_tower_function(model, resizable)
@@ -107,10 +103,9 @@ def _checked_pixels(pixels, size):
 
 
 def _convert(encode, encoder, key):
-    """A function and its variables as a float LiteRT file.
-
-    By way of a SavedModel: `TFLiteConverter.from_concrete_functions` writes files
-    without weights of Keras 3 models, and says nothing.
+    """A function and its variables as a float LiteRT file, by way of a SavedModel: of
+    Keras 3 models `from_concrete_functions` writes files without weights, and says
+    nothing.
     """
     module = tf.Module()
     module.encode = encode
@@ -127,11 +122,8 @@ def _convert(encode, encoder, key):
 
 @contextlib.contextmanager
 def _narrow_embedding(layer, quantize):
-    """Lets a token embedding look up narrow rows, while a function is traced.
-
-    The quantizer leaves tables alone that are gathered from, and this one is most of
-    a small BERT. Rows are integers with a scale each: LiteRT gathers no float16, and
-    16 bits so are finer.
+    """Lets a token embedding look up integers with a scale a row, while it is traced.
+    The quantizer leaves tables alone that are gathered from; LiteRT gathers no float16.
     """
     if quantize == "none":
         yield

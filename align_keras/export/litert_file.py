@@ -1,9 +1,7 @@
 """A tower's LiteRT file: what it says of itself, and how it is run.
 
 Behind the flatbuffer lies a zip archive, the place of "associated files" in TensorFlow
-Lite's metadata convention. It is read by any zip program (`unzip -p image.tflite
-metadata.json`) and by Python's `zipfile`; interpreters read the flatbuffer in front of
-it and don't see it.
+Lite's metadata convention, which any zip program reads and interpreters don't see.
 """
 
 import io
@@ -44,11 +42,9 @@ def read_metadata(content: bytes) -> dict[str, Any]:
 
 
 class LiteRTTower:
-    """Runs a file of one signature and one output by LiteRT's interpreter.
-
-    Called with arrays by the names of its inputs, to which open shapes are resized, it
-    gives float32 (n, d). `inputs` and `outputs` are dicts, name → shape. A path is
-    mapped into memory, which is faster than bytes.
+    """Runs a file, better a path, of one signature and one output: called with arrays
+    by the names of its inputs, to which open shapes are resized, it gives float32 (n,
+    d).
     """
 
     def __init__(self, content: bytes | pathlib.Path, threads: int = 1):

@@ -22,18 +22,12 @@ def quantize_flatbuffer(
 ) -> bytes:
     """Quantizes a float LiteRT file of one signature; inputs and outputs stay float.
 
-    - `float16`: weights are stored as float16, and all arithmetic is float32.
-    - `weight-int8`: weights are stored as int8, one scale a channel, and all
-      arithmetic is float32.
+    - `float16`, `weight-int8`: so are the weights stored; all arithmetic is float32.
     - `dynamic-int8`: the same weights, multiplied in integers with inputs that each
       product scales by itself at run time.
     - `int8`: weights and activations are integers from the first convolution to the
-      pooling, with the ranges that `samples`, dicts of inputs, reach. The pixels'
-      scaling before it, and the class probabilities, projection and unit length after
-      it, stay float; products after the pooling are those of `dynamic-int8`.
-
-    Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
-    Integer-Arithmetic-Only Inference".
+      pooling, with the ranges that `samples`, dicts of inputs, reach; products after it
+      are those of `dynamic-int8`, all else is float (Jacob et al. 2018).
     """
     check_choice("quantize", quantize, QUANTIZATIONS)
     if quantize == "none":
@@ -160,9 +154,8 @@ def widest_range(old: dict, new: dict) -> dict:
 
 
 def _ranges(flatbuffer, samples, recipe):
-    """The least and the greatest value of each tensor over all samples.
-
-    The library's moving averages forget white images and depend on the order.
+    """The least and the greatest value of each tensor over all samples; the library's
+    moving averages forget white images and depend on the order.
     """
     from litert_quantizer import calibrator, recipe_manager
 
@@ -179,12 +172,9 @@ def _ranges(flatbuffer, samples, recipe):
 
 
 def _lift_dead_channels(graph, ranges):
-    """Keeps the biases of channels whose weights are all but zero.
-
-    A channel's scale is that of its largest weight, and its int32 bias counts in
-    steps of that: below weights of 1e-6 a bias of 1 overflows. One weight of such
-    a channel is raised to where the bias fits, which changes its outputs by less
-    than 1e-6 of the bias.
+    """Keeps the biases of channels whose weights are all but zero: an int32 bias counts
+    in steps of the largest weight, and overflows below 1e-6. One weight is raised to
+    where it fits, which changes outputs by less than 1e-6 of the bias.
     """
     main = graph.subgraphs[0]
     for operation in main.operators:

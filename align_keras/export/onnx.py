@@ -17,8 +17,7 @@ _LARGEST_DIFFERENCE = 1e-4
 
 def image_onnx(model: Any, *, license: str | None = None) -> bytes:
     """Converts the image tower: float32 (n, height, width, 3) in [0, 255] → (n, d).
-
-    The files that a LiteRT file holds are the ONNX file's metadata properties.
+    What a LiteRT file holds besides are metadata properties.
     """
     encode = towers.image_tower_function(model, resizable=True)
     files = towers.describe_image_tower(model, "none", 0, True, license)

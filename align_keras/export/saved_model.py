@@ -11,13 +11,13 @@ import tensorflow as tf
 from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
+from align_keras.export.towers import check_has
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder
 
 # Folder → what is served.
 MODELS = {"image": (True, False), "text": (False, True), "align": (True, True)}
 _GRAPH = "saved_model.pb"
-_NEEDED = ("image_encoder", "text_encoder", "image_size", "tokenizer")
 _FILES = (
     "JPEG, PNG, GIF (its first frame), BMP or WebP files, of at most "
     f"{MAX_PIXELS:,} pixels"
@@ -50,20 +50,16 @@ def export_saved_model(
 ) -> None:
     """Writes a model as three SavedModels, in folders as TensorFlow Serving reads.
 
-    `image/1` serves images and needs TensorFlow alone; `text/1` serves captions
-    and needs the operations of `tensorflow_text` too; `align/1` serves both. None
-    needs Keras or this package. `signatures.json` in each describes its signatures;
-    `README.md` beside them is the model card.
-
-    Decoding, resizing, cropping and tokenization are in the graphs, bit for bit as
-    in evaluation. Any batch is taken, an empty one too. A file that is no image
-    fails nothing: it is `valid` = False, and its embedding zero.
+    `image/1` serves images and needs TensorFlow alone; `text/1` serves captions and
+    needs the operations of `tensorflow_text` too; `align/1` serves both.
+    `signatures.json` in each describes its signatures; `README.md` beside them is the
+    model card. Any batch is taken; a file that is no image is `valid` = False, and its
+    embedding zero.
 
     Args:
         model: `ALIGN` with a vocabulary.
         directory: str or `pathlib.Path`, the folder of the three: new, empty, or an
-            earlier export, which is replaced as a whole, and only once the new one is
-            complete.
+            earlier export, which is replaced once the new one is complete.
         weights: `"bfloat16"` or `"float16"` stores the weights in half the room, and
             computes in float32 as before; None leaves them as they are.
         about: dict of what the card tells of the model's origin, as `model_card`.
@@ -120,11 +116,7 @@ def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
 
 
 def describe_signatures(served: ServedModel) -> dict[str, Any]:
-    """Returns what signatures.json says of a SavedModel.
-
-    `signatures`, by name: `inputs` and `outputs`, name → dtype, shape (None for any
-    number) and meaning; and `preprocessing`, what the graph does by itself.
-    """
+    """What signatures.json says: inputs and outputs by signature, `preprocessing`."""
     signatures = {}
     for name, function in sorted(served.functions.items()):
         concrete = function.get_concrete_function()
@@ -161,12 +153,7 @@ def _described(specs):
 def check_exportable(model: Any) -> None:
     """Raises unless `model` is an `ALIGN` with all that is exported."""
     # `tokenizer` itself raises where the vocabulary is missing.
-    missing = [name for name in _NEEDED if not hasattr(model, name)]
-    if missing:
-        raise InputError(
-            f"model must be an ALIGN, received {type(model).__name__} without "
-            f"{', '.join(missing)}; build one by ALIGN.from_preset."
-        )
+    check_has(model, "image_encoder", "text_encoder", "image_size", "tokenizer")
     if not model.tokenizer.in_graph:
         raise InputError(
             "a SavedModel holds the tokenizer by tensorflow-text, which isn't "

@@ -18,10 +18,9 @@ IMAGES_AT_ONCE = 32
 class ServedModel(tf.Module):
     """One or both towers of an ALIGN as functions of raw inputs, by signature.
 
-    The Keras model itself stays out of what TensorFlow tracks: tracked, each
-    variable would be stored twice. `weights`, `"bfloat16"` or `"float16"`, stores
-    kernels and embeddings in half the room; `preprocessing` is what comes before the
-    towers, as JSON.
+    `weights`, `"bfloat16"` or `"float16"`, stores kernels and embeddings in half the
+    room. The Keras model stays out of what TensorFlow tracks, which would store it
+    twice.
     """
 
     def __init__(self, model, serves_images=True, serves_texts=True, weights=None):
@@ -204,18 +203,16 @@ def _strings(name):
 
 
 def _at_least_one(images):
-    """Adds a black image to an empty batch.
-
-    TensorFlow's fused convolution gives no rows of the wrong shape for no rows.
+    """Adds a black image to an empty batch, of which fused convolutions give a wrong
+    shape.
     """
     missing = tf.maximum(0, 1 - tf.shape(images)[0])
     return tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
 
 
 def in_parts(compute: Callable, size: int | tf.Tensor, *rows: tf.Tensor) -> Any:
-    """Applies a function to at most `size` rows after others, and joins what it gives.
-
-    It gives one tensor or several, row by row, and is called once for no rows, too.
+    """Applies a function, once at least, to at most `size` rows after others; joins
+    all.
     """
     specs = [tf.TensorSpec((None, *row.shape[1:]), row.dtype) for row in rows]
     traced = tf.function(compute, autograph=False).get_concrete_function(*specs)
@@ -242,9 +239,8 @@ def in_parts(compute: Callable, size: int | tf.Tensor, *rows: tf.Tensor) -> Any:
 
 
 def filled_templates(class_names: tf.Tensor, templates: tf.Tensor) -> tf.Tensor:
-    """Puts each of c class names in the place of `{}` in each of t templates: (c, t).
-
-    Without templates, and for one without `{}`, it raises InvalidArgumentError.
+    """Puts c class names in the place of `{}` in t templates, which must have it: (c,
+    t).
     """
     has_place = tf.strings.regex_full_match(templates, r"(?s).*\{\}.*")
     checks = [

@@ -51,17 +51,12 @@ _TEMPLATES = ("a photo of a {}", "art of the {}")
 
 
 def write_serving_files(folder: str | os.PathLike) -> None:
-    """Writes what TensorFlow Serving needs beside the SavedModels of an export.
+    """Writes what TensorFlow Serving 2.20 needs beside the SavedModels of an export.
 
-    - `serving/`: models.config, batching.config and monitoring.config for the
-      server's flags, Dockerfile, compose.yaml, kubernetes.yaml, and the clients
-      client_rest.py and client_grpc.py.
+    - `serving/`: models.config, batching.config, monitoring.config, Dockerfile,
+      compose.yaml, kubernetes.yaml, client_rest.py and client_grpc.py.
     - `image/1` and `text/1`: batching_params.pbtxt.
-    - each model: warm-up requests, where the package tensorflow-serving-api is
-      installed; else a line on stderr says how to install it.
-
-    The files' fields: tensorflow/serving 2.20.0, config/*.proto and
-    servables/tensorflow/session_bundle_config.proto.
+    - each model: warm-up requests, where the package tensorflow-serving-api is there.
     """
     folder = pathlib.Path(folder)
     models = {name: folder / name / VERSION for name in MODELS}
@@ -102,10 +97,8 @@ def write_warm_up_requests(
 ) -> int:
     """Writes requests for each signature of a SavedModel; returns how many.
 
-    The server answers them while it loads the model, so that the first request of a
-    client finds kernels, memory and graphs ready. They hold real JPEG and PNG files
-    and captions of several lengths and scripts. TensorFlow Serving takes 1000 at most
-    (tensorflow/serving, g3doc/saved_model_warmup.md).
+    The server answers them while it loads the model, so that a client's first request
+    finds kernels, memory and graphs ready.
     """
     # An extra of this package.
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2

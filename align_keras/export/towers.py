@@ -25,9 +25,8 @@ CHECKED = 8
 
 
 def image_tower_function(model: Any, resizable: bool) -> Callable:
-    """Returns the image tower as a `tf.function` of `images`, gray levels in [0, 255].
-
-    Number, height and width are 1, S and S, or if `resizable` open.
+    """Returns the image tower as a `tf.function` of `images`, gray levels in [0, 255],
+    (1, S, S, 3), or if `resizable` open.
     """
     _check(model, "image_encoder")
     encoder, normalize = model.image_encoder, model.normalize_image
@@ -77,12 +76,18 @@ def some_tokens(model: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(ids) for name, ids in model.tokenizer(texts).items()}
 
 
-def _check(model, name):
-    if not hasattr(model, name):
+def check_has(model: Any, *names: str) -> None:
+    """Raises unless `model` has what an ALIGN has."""
+    missing = [name for name in names if not hasattr(model, name)]
+    if missing:
         raise InputError(
             f"model must be an ALIGN, received {type(model).__name__} without "
-            f"{name}; build one by ALIGN.from_preset."
+            f"{', '.join(missing)}; build one by ALIGN.from_preset."
         )
+
+
+def _check(model, name):
+    check_has(model, name)
     policies = {
         layer.dtype_policy.name for layer in getattr(model, name)._flatten_layers()
     }

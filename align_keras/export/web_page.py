@@ -49,10 +49,9 @@ def write_web_page(
 ) -> None:
     """Writes a page that searches an index by texts and images, to an empty folder.
 
-    Any static web server can serve the folder. The page computes everything in the
-    browser, by LiteRT in WebAssembly, and asks for nothing outside its folder. The
-    index has thumbnails; `runtime`, a `node_modules` with `@litertjs/core`, is copied,
-    or None leaves that to `npm install` in the page's folder.
+    Any static server can serve it; the browser computes everything. The index has
+    thumbnails; `runtime`, a `node_modules` with `@litertjs/core`, is copied, or None
+    leaves that to `npm install`.
     """
     folder = pathlib.Path(folder)
     if runtime is not None:

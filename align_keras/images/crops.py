@@ -1,7 +1,6 @@
-"""Random and central crops: decode, crop and shrink in one pass.
-
-`crop_image_bytes` is the training path of ALIGN, `inception_crop_bytes` that of
-classifiers, and `central_crop_bytes` what they are judged on.
+"""Random and central crops, decoded, cropped and shrunk in one pass: of ALIGN's
+training (`crop_image_bytes`), of classifiers' (`inception_crop_bytes`,
+`central_crop_bytes`).
 """
 
 import tensorflow as tf
@@ -28,10 +27,9 @@ def crop_image_bytes(
     """Decodes an image and brings a window of it to the encoder's input size.
 
     The same as decoding the image, resizing it to the side that
-    `crop_size_to_resize_size` gives, cropping and mirroring, but for the smoothing, of
-    which there is less here than in `resize_image`. Photographs differ by one to five
-    gray levels in the mean. Only the window is decoded and resampled, and a JPEG at the
-    smallest scale that leaves nothing to enlarge.
+    `crop_size_to_resize_size` gives, cropping and mirroring, with less smoothing:
+    photographs differ by one to five gray levels in the mean. Only the window is
+    decoded and resampled, a JPEG at the smallest scale that leaves nothing to enlarge.
 
     Args:
         image_bytes: scalar string tensor, as `decode_image` takes it.
@@ -65,21 +63,7 @@ def crop_image(
     place: tf.Tensor | tuple[float, float],
     flipped: tf.Tensor | bool = False,
 ) -> tf.Tensor:
-    """Brings a window of a decoded image to the encoder's input size.
-
-    Args:
-        image: uint8 tensor (height, width, 3).
-        image_size: int, the side of the encoder's input in pixels.
-        place: float tensor (2,), as `crop_image_bytes`.
-        flipped: bool tensor (), mirror the image left to right.
-
-    Returns:
-        uint8 tensor (image_size, image_size, 3), what `crop_image_bytes` makes of the
-        image as a PNG file.
-
-    References:
-        Jia et al. 2021, section 5 (resize, random crop, horizontal flip).
-    """
+    """As `crop_image_bytes`, of a decoded image, uint8 tensor (height, width, 3)."""
     window = _window(image, image_size, place)
     return _resampled_and_mirrored(window, image_size, flipped)
 
@@ -145,11 +129,9 @@ def _box(shape, image_size, place):
 
 
 def _resample(window, image_size):
-    """Brings a window to the encoder's input size, the cheapest way that is smooth.
-
-    Of up to three source pixels a pixel, it is made of the four nearest, by their
-    distance, in half the time that the mean of all takes; that of more. A JPEG of usual
-    proportions has no more at the scale at which it is decoded.
+    """Brings a window to the encoder's input size. Of up to three source pixels a
+    pixel, it is made of the four nearest, in half the time that the mean of all takes;
+    that of more.
     """
     size, target = tf.shape(window)[:2], (image_size, image_size)
 
@@ -159,17 +141,16 @@ def _resample(window, image_size):
             tf.reduce_all(size <= 3 * image_size),
             # The same numbers as from uint8, for which there is no vector code.
             lambda: tf.image.resize(tf.cast(images, tf.float32), target),
-            lambda: _mean_of_all(images, tf.minimum(size, image_size), target),
+            # An axis that grows, where the other shrinks, is interpolated after.
+            lambda: tf.image.resize(
+                tf.raw_ops.ResizeArea(images=images, size=tf.minimum(size, image_size)),
+                target,
+            ),
         )[0]
         return tf.cast(image + 0.5, tf.uint8)
 
     image = tf.cond(tf.reduce_all(size == image_size), lambda: window, resampled)
     return tf.ensure_shape(image, (*target, 3))
-
-
-def _mean_of_all(images, size, target):
-    # An axis that grows, where the other shrinks, is interpolated after.
-    return tf.image.resize(tf.raw_ops.ResizeArea(images=images, size=size), target)
 
 
 # === Crops of classifiers ===
@@ -184,18 +165,8 @@ def inception_crop_bytes(
 ) -> tf.Tensor:
     """Decodes an image, and cuts and resizes a window of random area and aspect.
 
-    Args:
-        image_bytes: scalar string tensor, as `decode_image` takes it.
-        image_size: int, the new side in pixels.
-        seed: integer tensor (2,); the same seed gives the same window.
-        min_area: float in (0, 1], the least share of the image's area.
-        flip: bool, mirror half of the images left to right.
-
-    Returns:
-        uint8 tensor (image_size, image_size, 3).
-
-    Raises:
-        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
+    Of `seed`, integers (2,), the same gives the same window, at least `min_area` of the
+    image's, mirrored or not. Returned is uint8 (image_size, image_size, 3).
 
     References:
         Szegedy et al. 2015, "Going deeper with convolutions", section 6: 8% to
@@ -220,18 +191,8 @@ def inception_crop_bytes(
 def central_crop_bytes(
     image_bytes: tf.Tensor, image_size: int, fraction: float = 0.875
 ) -> tf.Tensor:
-    """Decodes an image, and resizes its central part without keeping its aspect.
-
-    Args:
-        image_bytes: scalar string tensor, as `decode_image` takes it.
-        image_size: int, the new side in pixels.
-        fraction: float in (0, 1], share of each side that is kept.
-
-    Returns:
-        uint8 tensor (image_size, image_size, 3).
-
-    Raises:
-        tf.errors.InvalidArgumentError: if the bytes aren't such an image.
+    """Decodes an image, and resizes its central part, a fraction of each side, without
+    keeping its aspect, to uint8 (image_size, image_size, 3).
 
     References:
         Jia et al. 2021, section 5.3: a single central crop with ratio 0.875.

@@ -1,23 +1,7 @@
-"""The one rule of which files are images, and of the pixels that they are.
-
-- Formats: JPEG, PNG, WebP, GIF, and BMP of 1, 4, 8, 24 or 32 bits that isn't
-  compressed. Whatever else there is (AVIF, HEIC, TIFF, SVG …) is refused.
-- Pixels: 8 bits a channel, RGB. Palettes and gray become colors, 16 bits their upper
-  eight, CMYK and its inverse RGB by products; color profiles are ignored.
-- Transparency lies on white; where the first frame of an animation leaves its canvas
-  free, that is white too.
-- Of an animation the first frame is read.
-- The EXIF orientation is applied: of a JPEG's APP1 segment, a PNG's eXIf chunk before
-  its pixels, a WebP's EXIF chunk.
-- At most 192 MiB of pixels, four bytes each, by the header and before any is decoded.
-
-Here they are operations of a graph, for training, evaluation and every SavedModel.
-`align_keras.corpus.image` follows the same rule by Pillow, the exported web page by
+"""The one rule of which files are images, and of their pixels, as operations of a
+graph: JPEG, PNG, WebP, GIF, plain BMP; RGB of 8 bits, on white, upright by EXIF, first
+frame, at most 192 MiB. `align_keras.corpus.image` follows it by Pillow, the web page by
 the browser; `tests/images/test_decoding_rule.py` holds them together.
-
-References:
-    ITU-T T.81 (JPEG), ISO/IEC 15948 (PNG), GIF89a, RFC 9649 (WebP), BITMAPINFOHEADER,
-    CIPA DC-008 (Exif).
 """
 
 import tensorflow as tf
@@ -176,15 +160,7 @@ def _kind(image_bytes):
 
 
 def pixels_by_header(file: FileBytes) -> tf.Tensor:
-    """Returns how many pixels a file says that it has, before it is decoded, int64.
-
-    0 for what isn't one of the known formats; of a GIF, its canvas with the first
-    frame.
-
-    References:
-        PNG, ISO/IEC 15948, section 11.2.2; GIF89a, sections 15 to 20;
-        BITMAPINFOHEADER; WebP, RFC 9649; JPEG, by TensorFlow's own reader.
-    """
+    """Returns how many pixels a file says that it has, int64; 0 for no known format."""
     content = FileBytes(file)
     at = content.number
 
@@ -304,12 +280,8 @@ def _from_mark(text, mark):
 def jpeg_orientation(image_bytes: tf.Tensor) -> tf.Tensor:
     """Returns the EXIF orientation of a JPEG, int64 tensor (), or 1."""
     exif = _exif_of_jpeg(image_bytes)
-    has_exif = tf.size(exif) > 1
-    return tf.cond(has_exif, lambda: _orientation(exif[1]), _one)
-
-
-def _one():
-    return tf.constant(1, tf.int64)
+    one = tf.constant(1, tf.int64)
+    return tf.cond(tf.size(exif) > 1, lambda: _orientation(exif[1]), lambda: one)
 
 
 def _exif_of_jpeg(image_bytes):
@@ -405,8 +377,8 @@ def _frame_of_webp(file):
 
 @_apart(_STRING)
 def _first_frame_of_webp(image_bytes):
-    """Makes a file of the first frame, for TensorFlow's own way isn't safe. Its decoder
-    of animations has ended a process by writing behind its memory.
+    """Makes a file of the first frame. TensorFlow's decoder of animations isn't safe:
+    it has ended a process by writing behind its memory.
     """
     file = FileBytes(image_bytes)
     frame = _frame_of_webp(image_bytes)
@@ -457,9 +429,7 @@ def _on_canvas(image, top, left, height, width):
 
 @_apart(_STRING)
 def gif_frame(file: FileBytes) -> tf.Tensor:
-    """Finds the first frame of a GIF. Returns the position of its descriptor, the
-    file's length where there is none; and that of its graphic control extension, or -1.
-    """
+    """Finds a GIF's first frame, or its end, and its control extension, or -1."""
     content = FileBytes(file)
 
     def step(position, in_data, control):
@@ -518,10 +488,7 @@ def _end_of_data(file, start):
 
 @_apart(_STRING)
 def _gif(image_bytes):
-    """Decodes a file of the first frame alone, its transparent color made white.
-    TensorFlow's decoder shows a transparent pixel in its palette's color, and decodes
-    all frames.
-    """
+    """Decodes a file of the first frame alone, its transparent color made white."""
     file = FileBytes(image_bytes)
     frame, control = gif_frame(image_bytes)
     global_size, local_size = _colors(image_bytes, 10), _colors(image_bytes, frame + 9)

@@ -6,8 +6,7 @@ import tensorflow as tf
 from align_keras.images.decode import decode_image
 from align_keras.utils.errors import InputError
 
-# Jia et al. 2021, section 5: resize to 346, crop 289. Other input sizes keep
-# this ratio.
+# Jia et al. 2021, section 5: resize to 346, crop 289; other sizes keep this ratio.
 _RESIZE_TO_CROP = 346 / 289
 # Of embeddings on disk: raise it where the same file gives other pixels.
 PREPROCESSING_VERSION = 1
@@ -101,20 +100,8 @@ def _checked_range(value_range):
 
 
 def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes an image, without keeping its aspect, to a square of `size`.
-
-    Args:
-        image: uint8 tensor (height, width, 3), or a batch (n, height, width, 3).
-        size: int, the new side in pixels.
-
-    Returns:
-        uint8 tensor (size, size, 3), or (n, …), within 1 gray level of PIL's bilinear.
-
-    Raises:
-        InputError: if the pixels aren't uint8; `uint8_pixels` makes them so.
-
-    References:
-        Jia et al. 2021, section 5 (the aspect isn't kept).
+    """Resizes uint8 images (…, height, width, 3), without keeping the aspect (Jia et
+    al. 2021, section 5), to squares of `size`, within 1 gray level of PIL's bilinear.
     """
     image = uint8_pixels(image)
     resized = tf.image.resize(image, (size, size), method="bilinear", antialias=True)
@@ -122,18 +109,8 @@ def resize_image(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Resizes and center-crops a decoded image for the image encoder.
-
-    Args:
-        image: uint8 tensor (height, width, 3), or a batch (n, height, width, 3).
-        image_size: int, the side of the encoder's input in pixels.
-
-    Returns:
-        float32 tensor (image_size, image_size, 3), or (n, …), in [0, 255], whole
-        numbers.
-
-    Raises:
-        InputError: as `resize_image`.
+    """Resizes and center-crops uint8 images (…, height, width, 3) for the image
+    encoder, float32 (…, image_size, image_size, 3) in [0, 255], whole numbers.
     """
     resize_size = crop_size_to_resize_size(image_size)
     offset = (resize_size - image_size) // 2
@@ -143,13 +120,5 @@ def preprocess_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
 
 
 def preprocess_image_bytes(image_bytes: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes, resizes and center-crops an image for the image encoder.
-
-    Args:
-        image_bytes: scalar string tensor, as `decode_image` takes it.
-        image_size: int, the side of the encoder's input in pixels.
-
-    Returns:
-        float32 tensor (image_size, image_size, 3) in [0, 255], whole numbers.
-    """
+    """As `preprocess_image`, of a file's bytes, which `decode_image` takes."""
     return preprocess_image(decode_image(image_bytes), image_size)

@@ -17,11 +17,8 @@ from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS
 
 
 def image_path(path: str | os.PathLike) -> str:
-    """Returns the path of an image's file that can be read without hanging.
-
-    Raises:
-        InputError: if a pipe, a device or more than `MAX_FILE_BYTES` bytes are there.
-            A file that isn't there is for the reader to name.
+    """Returns the path of a file that can be read without hanging, or raises
+    `InputError`; one that isn't there is for the reader to name.
     """
     path = os.fspath(path)
     try:
@@ -47,20 +44,10 @@ def read_image(
     image_size: int,
     value_range: tuple[float, float] | None = None,
 ) -> tf.Tensor:
-    """Reads an image, resizes and center-crops it, and names it where it can't.
+    """Reads an image, resizes and center-crops it, float32 (image_size, image_size, 3).
 
-    Args:
-        image: path, file bytes, or array (height, width, 3), uint8 or floats in
-            `value_range`.
-        row: int, its place among the images, by which an error names it.
-        image_size: int, the side of the encoder's input in pixels.
-        value_range: two floats, black and white of float pixels, or None.
-
-    Returns:
-        float32 tensor (image_size, image_size, 3) in [0, 255].
-
-    Raises:
-        InputError: if there is no such file, or it is no image; names it.
+    It is a path, file bytes, or an array (height, width, 3), uint8 or floats in
+    `value_range`. An `InputError` names its path, or `row`, its place among the images.
     """
     name = f"images[{row}]"
     try:
@@ -92,16 +79,9 @@ def read_image(
 def readable_images(
     image_bytes: tf.Tensor, image_size: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Decodes, resizes and crops files; one that is no image fails nothing.
-
-    Args:
-        image_bytes: string tensor (n,), files.
-        image_size: int, the side of the encoder's input in pixels.
-
-    Returns:
-        float32 tensor (n, image_size, image_size, 3) in [0, 255], each image as
-        `preprocess_image_bytes` makes it, or black; and bool tensor (n,), whether
-        it is an image that can be decoded and has at most `MAX_PIXELS` pixels.
+    """Decodes, resizes and crops files, strings (n,); one that is no image fails
+    nothing. Returned are float32 (n, image_size, image_size, 3), black for those, and
+    which are valid.
 
     Example:
 

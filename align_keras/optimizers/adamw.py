@@ -45,9 +45,8 @@ class _DecayedAdam(keras.optimizers.Adam):
 
 
 def _rounding(beta):
-    """Returns the factor by which the kernel's float32 `1 - beta` is too large.
-
-    Its moments are too large by it: 1e-5 where beta is 0.999.
+    """The factor by which the kernel's float32 `1 - beta`, so its moments, is too
+    large.
     """
     return float(np.float32(1.0) - np.float32(beta)) / (1.0 - beta)
 

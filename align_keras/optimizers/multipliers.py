@@ -19,9 +19,8 @@ class LearningRateMultipliers(ReplicaGradients):
     Args:
         exclusions: sequence of regular expressions, searched in a variable's path,
             whose variables `is_excluded` names.
-        learning_rate_multipliers: dict from regular expression to float > 0. The
-            first that is found in a variable's path counts; others learn at the
-            full rate.
+        learning_rate_multipliers: dict from regular expression to float > 0; the first
+            that is found in a variable's path counts, others learn at the full rate.
     """
 
     # The optimizer's, that the mixin is mixed into.

@@ -9,9 +9,9 @@ from align_keras.utils.errors import InputError
 class ReplicaGradients:
     """Mixin of a Keras optimizer: can take gradients that are summed already.
 
-    A Keras optimizer clips each replica's gradients, then sums them, so that
-    `global_clipnorm` bounds the wrong norm on more than one replica. With
-    `gradients_are_summed`, `apply` gets the sums and clips those.
+    Keras clips each replica's gradients, then sums them, so that `global_clipnorm`
+    bounds the wrong norm. With `gradients_are_summed`, `apply` gets the sums and clips
+    those.
     """
 
     gradients_are_summed = False
@@ -44,9 +44,8 @@ def check_clipping(optimizer: keras.optimizers.Optimizer, replicas: int) -> None
 def take_summed_gradients(
     optimizer: keras.optimizers.Optimizer, gradients: list[tf.Tensor], replicas: int
 ) -> list[tf.Tensor]:
-    """Prepares the optimizer for sums over replicas; returns what to give to it.
-
-    One that isn't ours adds up once more, and gets their shares.
+    """Prepares the optimizer for sums over replicas; returns what to give to it: one
+    that isn't ours adds up once more, and gets their shares.
     """
     inner = inner_optimizer(optimizer)
     if isinstance(inner, ReplicaGradients):

@@ -1,8 +1,6 @@
 """What a run will take, before it runs: operations, memory, traffic, days."""
 
-from align_keras.planning.corpus_plan import plan_corpus
 from align_keras.planning.device_kinds import DEVICE_KINDS, find_device_kind
-from align_keras.planning.index_plan import plan_index
 from align_keras.planning.run_plan import (
     NUM_CLASSES,
     NUM_IMAGES,
@@ -11,4 +9,5 @@ from align_keras.planning.run_plan import (
     plan,
     plan_recipe,
 )
+from align_keras.planning.size_plans import plan_corpus, plan_index
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step

@@ -11,12 +11,9 @@ _TERA = 10**12
 
 
 class DeviceKind(NamedTuple):
-    """One device: what TensorFlow counts as a replica.
-
-    `float32_flops` are peak operations a second under the policy float32, as TensorFlow
-    computes it by default (bfloat16 passes on TPUs, TF32 on GPUs that have it),
-    `half_flops` under mixed_bfloat16 and mixed_float16; `bandwidth` bytes a second of
-    its memory; `memory` bytes, None where it is shared with others.
+    """One device, what TensorFlow counts as a replica: peak operations a second under
+    the policy float32, by default in bfloat16 passes or TF32, and under mixed ones;
+    bytes a second and bytes of its memory, None where it is shared with others.
     """
 
     float32_flops: float

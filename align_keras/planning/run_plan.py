@@ -14,7 +14,7 @@ from align_keras.models.tower_costs import image_tower_cost, text_tower_cost
 from align_keras.models.variants import image_encoder_arguments, text_encoder_arguments
 from align_keras.planning.device_kinds import DeviceKind, find_device_kind
 from align_keras.planning.step_plan import RunSizes, StepPlan, plan_step
-from align_keras.utils.arguments import parameters_of
+from align_keras.utils.arguments import check_number, parameters_of
 from align_keras.utils.errors import InputError
 
 # Shares of the peak. EfficientNet's depthwise convolutions and normalizations leave
@@ -107,15 +107,8 @@ def plan_recipe(
         Jia et al. 2021, section 5.3.
     """
     shares = _checked_shares(utilization, text_utilization)
-    for name, number, least, usual in (
-        ("num_images", num_images, 1, NUM_IMAGES),
-        ("num_classes", num_classes, 2, NUM_CLASSES),
-    ):
-        if number < least:
-            raise InputError(
-                f"{name} must be at least {least}, received {number}; leave it out "
-                f"for ImageNet's {usual}."
-            )
+    check_number("num_images", num_images, 1, 1e12, whole=True)
+    check_number("num_classes", num_classes, 2, 1e12, whole=True)
     recipe = largest_trial(recipe)
 
     def stages_on(devices):
@@ -138,16 +131,8 @@ def plan_recipe(
 
 
 def _checked_shares(utilization, text_utilization):
-    shares = {
-        "utilization": (utilization, UTILIZATION),
-        "text_utilization": (text_utilization, TEXT_UTILIZATION),
-    }
-    for name, (share, usual) in shares.items():
-        if not 0 < share <= 1:
-            raise InputError(
-                f"{name} must be > 0 and <= 1, received {share}; write for example "
-                f"{usual}."
-            )
+    check_number("utilization", utilization, 1e-6, 1)
+    check_number("text_utilization", text_utilization, 1e-6, 1)
     return utilization, text_utilization
 
 
@@ -205,10 +190,8 @@ def stage_sizes(
     num_images: int,
     num_classes: int,
 ) -> RunSizes:
-    """Returns the `RunSizes` of a stage of a recipe on so many devices.
-
-    The classifier is an image encoder whose projection is the head. The last stage's
-    model is judged too, at its `eval_size`.
+    """The `RunSizes` of a recipe's stage: an image encoder whose projection is the
+    head.
     """
     stage, model = getattr(recipe, name), with_preset(model_config)
     tower = {

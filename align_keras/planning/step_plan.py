@@ -1,39 +1,10 @@
 """What a training step computes, keeps in memory and sends, by formulas.
 
-Operations of a step over all devices (two for each multiplication):
-
-- forward: those of both towers, for each pair of the batch;
-- backward: twice the forward pass of what learns;
-- recomputation: the blocks or layers of a tower once more with rematerialization,
-  both towers once more with micro-batches;
-- loss: 2·d·N² for a product of N² logits of width d, divided by the parts that
-  `negatives_fraction` makes: one forward, two backward, one more for tiles not kept.
-
-Memory of a device, in bytes:
-
-- weights: 4 a weight, and 2 for its copy in half precision;
-- gradients: 4 a learned weight, twice with micro-batches, whose gradients are added up;
-- optimizer: 4 a learned weight and slot (LAMB and AdamW have two, SGD with momentum
-  one, an average of the weights one more);
-- activations: what the backward pass reads (`models/tower_costs.py`), for the pairs
-  that are embedded at a time, in the compute dtype; "in flight" is how much more there
-  is at a tower's largest place, when the other tower's are gone;
-- logits: the kept tiles, else the few that are worked on;
-- embeddings: both towers', those gathered from all devices, and their gradients.
-
-Measured steps of TensorFlow's graph executor on CPUs are within 20% of it, part by
-part. Left out are the update of the weights, which needs two more copies of the largest
-weight, but when the activations are gone; and XLA, on TPUs, which fuses normalizations
-and activations that the executor keeps apart, and pads channels.
-
-Traffic: bytes that each device receives. A gather of all devices' rows brings it all
-but what it made; a sum over devices moves twice as much, as a ring does.
-
-Time of a step: each encoder's operations at the share of the peak that it reaches, far
-more for BERT's matrix products, and the loss's, than for depthwise convolutions; and
-the update at the memory's bandwidth, which reads the gradients and reads and writes
-weights and slots; further micro-batches' gradients are read, added and written. Traffic
-is taken to run beside the operations. tools/bench_plan.py compares with real steps.
+Operations, two for each multiplication, are of all devices; bytes are of one. Measured
+steps of TensorFlow's graph executor on CPUs are within 20%, part by part. Left out: the
+update's two copies of the largest weight, when the activations are gone; XLA on TPUs,
+which fuses normalizations and activations, and pads channels. Traffic is taken to run
+beside the operations. tools/bench_plan.py compares with real steps.
 
 A classifier is an image encoder whose projection is the head, without a text encoder
 and a contrastive loss; its micro-batches take one pass, so nothing is computed again.
@@ -153,10 +124,9 @@ class StepPlan:
     def seconds(
         self, image_rate: float, text_rate: float, bandwidth: float
     ) -> dict[str, float]:
-        """Returns how long a step takes, by part.
-
-        Rates are operations a second that a device does of the image encoder, and of
-        the text encoder and the loss; `bandwidth` is bytes a second of its memory.
+        """How long a step takes, by part: rates are operations a second of a device, of
+        the image encoder, and of the text encoder and the loss; `bandwidth` its
+        memory's bytes.
         """
         rates = {"image encoder": image_rate}
         parts = dict(self.encoder_flops)

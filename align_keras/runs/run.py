@@ -381,7 +381,7 @@ class Run:
         from align_keras.reports.examples import contact_sheet
         from align_keras.reports.report import write_report
         from align_keras.search import SearchIndex
-        from align_keras.search.standalone_check import check_standalone
+        from align_keras.search.standalone import check_standalone
         from align_keras.training.metrics_log import MetricsLog
 
         directory, model, pairs = self.directory, self.model, self.test_set

@@ -1,28 +1,19 @@
 """An approximate index beside the vectors, for more images than a scan is quick for.
 
-All vectors are scanned in a form of 2 bits a number (product quantization by faiss),
-and the best thousand are ranked anew by the exact ones. It is a cache: removed, it is
-made again by the next `align-keras index`, and newer rows are scanned exactly.
-
-A graph (HNSW) was tried and left: made of images, it leads words astray, which lie
-elsewhere. Of 1,000,000 vectors of 384 numbers (7,846 embeddings of real images, the
-rest between them) it found 99% of the ten best for images in 1 ms, but for words of a
-model that was trained for nothing, the hardest case, 21% (42% in 7 ms), and took 832 s
-to build. Scanning finds 100% and 99% in 26 ms, where the exact scan takes 380 ms; both
-on 2 cores that did other things besides. `tools/bench_search.py approximate` measures.
-
-References:
-    Jégou et al. 2011, "Product Quantization for Nearest Neighbor Search".
-    André et al. 2017, "Accelerated Nearest Neighbor Search with Quick ADC".
+Vectors of 2 bits a number (product quantization by faiss; Jégou et al. 2011, André et
+al. 2017) are scanned, and the best thousand ranked anew by the exact ones. It is a
+cache. A graph (HNSW) was left: made of images it leads words astray; of a million
+vectors of 384 numbers it found 21% of the ten best for words of the hardest model, in
+1 ms; scanning finds 99% in 26 ms (`tools/bench_search.py approximate`).
 """
 
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar
 
@@ -35,6 +26,8 @@ _BITS, _TRAINING_ROWS = 4, 10_000
 # Rows that are scanned because they are newer, before they are added.
 _NEWER = 20_000
 _BLOCK = 10_000
+# Rows scored at once: 100 MB of an embedding of 384 numbers.
+_ROW_BLOCK = 65_536
 
 
 def path_of(folder: pathlib.Path, vectors_file: str) -> pathlib.Path:
@@ -73,12 +66,7 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
 
 
 class Approximate:
-    """Finds rows near to a query in a file that `bring_up_to_date` wrote.
-
-    Attributes:
-        candidates: int, rows that a search finds at least: more of them hold more of
-            the best.
-    """
+    """Finds rows near to a query; more than `candidates` hold more of the best."""
 
     def __init__(self, index: Any):
         self.candidates = CANDIDATES
@@ -121,11 +109,26 @@ def _faiss():
     return faiss
 
 
-def check_there(found: Approximate | None, rows: int) -> Approximate:
-    """Raises unless there is an approximate index."""
-    if found is None:
-        raise InputError(
-            "`approximate` needs an approximate index, which `align-keras index` makes "
-            f"of {LEAST_ROWS:,} images or more, received {rows:,}; leave it out."
-        )
-    return found
+def scan(
+    vectors: np.ndarray, embedding: np.ndarray, rows: np.ndarray | None
+) -> np.ndarray:
+    """Scores of all vectors, or of some rows: float32 (n,)."""
+    count = len(vectors) if rows is None else len(rows)
+    scores = np.empty(count, np.float32)
+    for start in range(0, count, _ROW_BLOCK):
+        stop = start + _ROW_BLOCK
+        block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
+        np.matmul(block, embedding, out=scores[start:stop])
+    return scores
+
+
+def by_rank(scores: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yields positions from the highest score on, first `size`, then ever more."""
+    done = 0
+    while done < len(scores):
+        stop = min(done + size, len(scores))
+        cut = np.partition(scores, len(scores) - stop)[len(scores) - stop]
+        chosen = np.flatnonzero(scores >= cut)
+        best = chosen[np.lexsort((chosen, -scores[chosen]))]
+        yield best[done:]
+        done, size = len(best), 4 * size

@@ -1,8 +1,7 @@
 """Embeds many images or captions to files, and goes on where a kill ended it.
 
-The rows of the source are written down first, with all their columns, so that a folder
-or a table that changes meanwhile leaves every run with the same rows in the same order.
-Then one shard after another is embedded, each complete when it has its name.
+The rows of the source are written down first, so that every run has the same; then one
+shard after another is embedded, each complete when it has its name.
 """
 
 import contextlib
@@ -39,6 +38,7 @@ from align_keras.search.towers import (
     open_model,
     open_same_model,
 )
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
     atomic_path,
@@ -67,13 +67,7 @@ _CHUNK = 16
 
 @dataclasses.dataclass
 class Embedded:
-    """What `embed` wrote.
-
-    Attributes:
-        rows: int, rows of the output.
-        problems: dict, what rows have no embedding for → how many.
-        files: list of `pathlib.Path`, in the order of the rows.
-    """
+    """What `embed` wrote: rows, problem → how many rows have it, files in order."""
 
     rows: int
     problems: dict[str, int]
@@ -129,13 +123,10 @@ def embed(
     embed("captions.txt", "captions", format="npy")
     ```
     """
-    for name, value, known in (("of", of, (None, *KINDS)), ("format", format, FORMATS)):
-        if value not in known:
-            raise InputError(f"`{name}` must be one of {known}, received {value!r}.")
-    if not isinstance(rows_per_file, int) or rows_per_file < 1:
-        raise InputError(
-            f"`rows_per_file` must be an integer >= 1, received {rows_per_file!r}."
-        )
+    if of is not None:
+        check_choice("`of`", of, KINDS)
+    check_choice("`format`", format, FORMATS)
+    check_number("`rows_per_file`", rows_per_file, 1, 2**31 - 1, whole=True)
     is_cluster(engine)  # Raises for an unknown one.
     opened = open_model(model) if isinstance(model, str | os.PathLike) else model
     source = os.fspath(source)
@@ -261,7 +252,9 @@ class _Job:
                 "holds none; check it."
             )
         with atomic_path(self.folder / _ROWS) as temporary:
-            arrow().parquet.write_table(table, temporary, row_group_size=ROWS_PER_FILE)
+            # A group is a shard.
+            size = self.asked["rows_per_file"]
+            arrow().parquet.write_table(table, temporary, row_group_size=size)
         found = {**self.asked, "rows": table.num_rows, "embeds": of}
         with atomic_write(self.folder / _PLAN) as file:
             file.write(json.dumps(found, indent=2) + "\n")
@@ -313,21 +306,10 @@ class _Job:
 
     def _chunks(self, missing):
         """Yields (shard, rows) of the shards that aren't there, some rows at a time."""
-        wanted = set(missing)
         with arrow().parquet.ParquetFile(self.folder / _ROWS) as file:
-            for group in range(file.num_row_groups):
-                start, at = group * ROWS_PER_FILE, 0
-                end = min(start + ROWS_PER_FILE, self.rows) - 1
-                shards = range(start // self.size, end // self.size + 1)
-                if wanted.isdisjoint(shards):
-                    continue
-                [batch] = file.iter_batches(ROWS_PER_FILE, row_groups=[group])
-                while at < batch.num_rows:
-                    number, within = divmod(start + at, self.size)
-                    count = min(_CHUNK, self.size - within, batch.num_rows - at)
-                    if number in wanted:
-                        yield number, batch.slice(at, count)
-                    at += count
+            for number in missing:
+                for batch in file.iter_batches(_CHUNK, row_groups=[number]):
+                    yield number, batch
 
     def _embed(self, chunk):
         """Returns a chunk with a vector or a problem of each row, in a thread."""
@@ -438,19 +420,14 @@ def _read_file(source, folder, of, column):
     """As `_read_source`, of a file; the images of a table lie in `folder`."""
     if not source.exists():
         raise InputError(f"`source` must exist, there is no {source}; check the path.")
-    suffix = source.suffix.lower()
-    if suffix == ".txt":
-        return _text_table(source), "captions"
-    if suffix == ".parquet":
-        table = _parquet_table(source)
-    elif suffix in TABLE_SUFFIXES:
-        table = _table(source)
-    else:
-        known = ", ".join((*TABLE_SUFFIXES, ".parquet", ".txt"))
+    read = {".txt": _text_table, ".parquet": _parquet_table}
+    read |= dict.fromkeys(TABLE_SUFFIXES, _table)
+    if source.suffix.lower() not in read:
         raise InputError(
-            f"`source` must be a folder or end in {known}, received {source}; rename "
-            "or convert it."
+            f"`source` must be a folder or end in {', '.join(sorted(read))}, received "
+            f"{source}; rename or convert it."
         )
+    table = read[source.suffix.lower()](source)
     taken = [name for name in (*_ADDED, _EMBEDDED) if name in table.column_names]
     if taken:
         raise InputError(
@@ -523,8 +500,7 @@ def _text_table(source):
     if not lines[-1]:
         lines.pop()
     lines = [line.removesuffix("\r") for line in lines]
-    columns = {"id": list(range(1, len(lines) + 1)), "caption": lines}
-    return _with_embedded(arrow().table(columns), "caption", "captions", "")
+    return arrow().table({"id": list(range(1, len(lines) + 1)), "caption": lines})
 
 
 def _parquet_table(source):

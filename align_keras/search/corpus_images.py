@@ -29,9 +29,8 @@ def shard_of(file: bytes) -> bytes:
 
 
 def corpus_shards(folder: bytes) -> list[bytes]:
-    """Finds the shards of a built corpus, in the order of their names: of a folder with
-    `features.json`, or of what `corpus build --out` named, which has `corpus.yaml`;
-    none in any other folder, whatever lies below it.
+    """Finds the shards of a built corpus, in order: of a folder with `features.json`,
+    or of what `corpus build --out` named, which has `corpus.yaml`; else none.
     """
     places = [folder]
     if os.path.isfile(os.path.join(folder, _CONFIG)):
@@ -48,9 +47,7 @@ def corpus_shards(folder: bytes) -> list[bytes]:
 def find_records(
     shard: bytes, problems: list[tuple[bytes, str]]
 ) -> Iterator[tuple[bytes, int, int]]:
-    """Yields the records of a shard: their name, size and the shard's time. What is
-    broken goes to `problems`, (path, reason), which begins with `shard: `.
-    """
+    """Yields a shard's records: name, size, the shard's time; `problems` get others."""
     try:
         modified = os.stat(shard).st_mtime_ns
         if _kind(shard) == b"array_record:":
@@ -70,11 +67,7 @@ def find_records(
 
 
 def read_record(file: bytes) -> tuple[bytes, list[str], int, int]:
-    """Reads an image's bytes, its captions, the record's size and the shard's time.
-
-    Raises:
-        ImageError: if the shard has gone or changed, or the record is broken.
-    """
+    """Reads an image, its captions, the record's size and the shard's time."""
     kind, place, shard = file.split(b":", 2)
     size = 0
     try:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from align_keras.models.composed_query import encode_query
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, read_regular
 
@@ -45,11 +46,7 @@ class ExportedModel:
     """
 
     def __init__(self, directory, batch_size=64):
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(
-                f"`batch_size` must be an integer >= 1, got {batch_size!r}; "
-                "leave it out for 64."
-            )
+        check_number("`batch_size`", batch_size, 1, 2**20, whole=True)
         self.directory = self.find(directory)
         self.batch_size = batch_size
         self._tensorflow = _tensorflow_with_text_ops()
@@ -70,9 +67,7 @@ class ExportedModel:
 
     @staticmethod
     def find(directory: str | os.PathLike) -> pathlib.Path:
-        """Returns the folder of the SavedModel, or raises. Costs no TensorFlow import,
-        so that a wrong path is answered at once.
-        """
+        """Returns the folder of the SavedModel, or raises, without TensorFlow."""
         directory = pathlib.Path(directory)
         versions = [path.name for path in directory.glob("align/*") if path.is_dir()]
         newest = max(filter(str.isdecimal, versions), key=int, default=None)
@@ -98,11 +93,7 @@ class ExportedModel:
         Raises:
             InputError: for a file that is missing or can't be decoded; it is named.
         """
-        if isinstance(images, (str, bytes, os.PathLike)):
-            raise InputError(
-                "`images` must be a list of paths or bytes, got one "
-                f"{type(images).__name__}; write [image]."
-            )
+        _check_is_list("images", "paths or bytes", images)
         names, contents = [], []
         for position, image in enumerate(images):
             if isinstance(image, bytes):
@@ -124,11 +115,7 @@ class ExportedModel:
         Raises:
             InputError: for anything but a sequence of str.
         """
-        if isinstance(texts, (str, bytes)):
-            raise InputError(
-                f"`texts` must be a list of str, got one {type(texts).__name__}; "
-                "write [text]."
-            )
+        _check_is_list("texts", "str", texts)
         texts = list(texts)
         for position, text in enumerate(texts):
             if not isinstance(text, str):
@@ -178,6 +165,14 @@ class ExportedModel:
         return _checked_unit_rows(np.concatenate(embeddings), names)
 
 
+def _check_is_list(name, kinds, values):
+    if isinstance(values, (str, bytes, os.PathLike)):
+        raise InputError(
+            f"`{name}` must be a list of {kinds}, got one {type(values).__name__}; "
+            f"write [{name[:-1]}]."
+        )
+
+
 def _tensorflow_with_text_ops():
     import tensorflow
 
@@ -204,10 +199,7 @@ def _file_bytes(path):
 
 
 def _reason(error):
-    """The one telling line of TensorFlow's long messages. In a graph it stands between
-    where the node was defined, which other lines tell, and the name of the node in
-    double brackets.
-    """
+    """The one telling line of TensorFlow's long messages."""
     message = re.split(r"\s*\[\[{{node", str(error).strip())[0]
     message = re.sub(r"{{function_node .*?}} ?", "", message)
     lines = message.splitlines() or [type(error).__name__]

@@ -62,11 +62,9 @@ class ReadImage:
 
 
 def find_images(root: bytes, problems: list[tuple[bytes, str]]) -> Iterator[FoundFile]:
-    """Yields the image files of a folder and its subfolders, in the order of names,
-    a folder's before those of its subfolders; of a built corpus, its records.
-
-    Hidden files and folders are left out, and links to folders aren't followed, which
-    might lead in circles. What can't be listed goes to `problems`, (path, reason).
+    """Yields the image files of a folder, then of its subfolders, in the order of
+    names, or a built corpus's records. Hidden ones are left out, links to folders not
+    followed; what can't be listed goes to `problems`, (path, reason).
     """
     if is_url(root):
         yield from _find_at_address(os.fsdecode(root), problems)
@@ -149,12 +147,7 @@ def _read_at_address(file):
 
 
 def read_file(file: bytes) -> tuple[bytes, FoundFile]:
-    """Reads a file that nobody writes meanwhile, and its size and time.
-
-    Raises:
-        ImageError: if it can't be read; its reason is `CHANGING` if it changes again
-            and again.
-    """
+    """Reads a file that nobody writes meanwhile, and its size and time."""
     if is_record(file):
         content, captions, size, modified = read_record(file)
         return content, FoundFile(file, size, modified, captions)
@@ -190,11 +183,7 @@ def content_hash(content: bytes) -> bytes:
 
 
 def read_image(content: bytes, resize_to: int) -> ReadImage:
-    """Decodes a file's bytes and brings them to a square of `resize_to` pixels.
-
-    Raises:
-        ImageError: if it is no image, with the reason.
-    """
+    """Decodes bytes to a square of `resize_to` pixels, or raises ImageError."""
     opened = _open(content)
     size, date, camera = None, None, None
     if opened is not None:  # Else it is a drawing, or none.
@@ -212,11 +201,7 @@ def read_image(content: bytes, resize_to: int) -> ReadImage:
 
 
 def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:
-    """Decodes a file's bytes to RGB; JPEGs are reduced to at least a shorter side.
-
-    Raises:
-        ImageError: if it is no image, with the reason.
-    """
+    """Decodes a file's bytes to RGB; JPEGs are reduced to at least a shorter side."""
     opened = _open(content)
     with _one_at_a_time(None if opened is None else opened.size):
         return _decoded(opened, content, shorter_side)

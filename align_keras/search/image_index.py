@@ -1,6 +1,5 @@
 """An index of folders and tables of images, searched by words, images and both."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +15,7 @@ from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
 from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 # of 80 JPEGs it folds 97% of copies at 0.7 of the size, 91% at half the size, 76% cut
 # by 2% a side, 65% at quality 50; of 962 stamps 24 pairs, mirrored or nearly alike.
 SAME_IMAGE = 0.95
-# Rows whose scores tell what is high for a query.
-_SAMPLE = 4096
-# Rows scored at once: 100 MB of an embedding of 384 numbers.
-_ROW_BLOCK = 65_536
 _HIDDEN_COLUMNS = ("id", "root", "file", "row", "mtime_ns", "content", "captions")
 
 
@@ -38,10 +34,8 @@ def is_database(place: str | os.PathLike) -> bool:
 
 
 def default_index() -> str | pathlib.Path:
-    """The place of the index that commands take if none is named.
-
-    `$ALIGN_KERAS_INDEX`, else `align_keras/index` in `$XDG_DATA_HOME`, which is
-    `~/.local/share` if it isn't set.
+    """The place of the index that commands take if none is named: `$ALIGN_KERAS_INDEX`,
+    else `align_keras/index` in `$XDG_DATA_HOME` (`~/.local/share`).
     """
     named = os.environ.get("ALIGN_KERAS_INDEX")
     if named:
@@ -54,15 +48,11 @@ class Index:
     """Images of folders and tables, found by words, by an image, and by both.
 
     Make one with `Index.build`, open one with `Index.open`. Without TensorFlow where
-    the model is a folder of LiteRT towers.
+    the model is a folder of LiteRT towers (Jia et al. 2021, section 7).
 
     Attributes:
-        folder: `pathlib.Path`.
-        store: `Store`, what it knows of the images.
+        folder: `pathlib.Path`, or a database's address.
         changes: `Changes`, what `build` did, or None.
-
-    References:
-        Jia et al. 2021, section 7 (text and image queries).
 
     Example:
 
@@ -74,16 +64,12 @@ class Index:
     ```
     """
 
-    _placeholder = "?"  # Of a parameter in the store's SQL.
-
-    def __init__(self, store: Store, model: Model | None = None):
+    def __init__(self, store: Any):
         self.store = store
         self.folder = store.folder
-        self._model = model
+        self._model: Model | None = None
         self.changes: Changes | None = None
         self._sample: tuple | None = None
-        self._opened_approximate: tuple | None = None
-        self._count: tuple | None = None
 
     @classmethod
     def build(
@@ -113,18 +99,13 @@ class Index:
             InputError: if a source isn't there, another process is writing the index,
                 or it is one of another model.
         """
-        if is_database(folder):
-            return PostgresIndex.build(folder, sources, model, engine=engine)
         is_cluster(engine)  # Raises for an unknown one.
-        folder = pathlib.Path(folder)
-        if model is None and not Store.is_there(folder):
+        kind = _kind_of_store(folder)
+        if model is None and not kind.is_there(folder):
             model = DEFAULT_MODEL
         opened = None if model is None else _opened(model)
         if opened is not None:
-            with Store.locked(folder):
-                if not Store.is_there(folder):
-                    told = (opened.name, opened.fingerprint, opened.dimension)
-                    Store.create(folder, *told)
+            kind.create(folder, opened)
         index = cls.open(folder, opened)
         index.changes = index.add(sources, engine)
         return index
@@ -139,17 +120,13 @@ class Index:
 
         Args:
             folder: what `build` wrote; by default `default_index()`.
-            model: as `open_model` takes it, or what that returned; by default what the
-                index was made with, opened when it is needed.
+            model: as `build` takes it; by default the index's, opened when needed.
 
         Raises:
             InputError: if there is no index, it is damaged, or of another model.
         """
         folder = default_index() if folder is None else folder
-        if is_database(folder):
-            index: Index = PostgresIndex.connect(str(folder))
-        else:
-            index = cls(Store(folder))
+        index = cls(_kind_of_store(folder)(folder))
         if model is not None:
             index._model = index._checked(_opened(model))
         return index
@@ -195,8 +172,7 @@ class Index:
         is there under another name is known by its content.
 
         Args:
-            sources: folders of images and tables of captioned images; without any,
-                those that the index has.
+            sources: as `build` takes them; without any, those that the index has.
             engine: as `build` takes it.
 
         Returns:
@@ -206,14 +182,16 @@ class Index:
             InputError: if a source isn't there, or another process is writing.
         """
         # Decoders are imported only here, for they take a query's time.
-        from align_keras.search.approximate import bring_up_to_date
         from align_keras.search.indexing import update
 
-        with Store.locked(self.folder):
-            with contextlib.closing(Store(self.folder, writable=True)) as store:
-                changes = update(store, self.model, sources, engine)
-                bring_up_to_date(self.folder, store.vectors_file, store.vectors())
-                return changes
+        if is_cluster(engine) and is_database(self.folder):
+            raise InputError(
+                f"engine must be local for a database, received {engine}; run the same "
+                "command on several machines, which share the images out."
+            )
+        model = self.model
+        with self.store.writing() as store:
+            return update(store, model, sources, engine)
 
     @classmethod
     def rebuild(
@@ -256,29 +234,23 @@ class Index:
             if begun != opened.fingerprint:
                 shutil.rmtree(beside)
         changes = cls.build(beside, sources, opened, engine=engine).changes
-        replaced = folder.with_name(f".{folder.name}.replaced")
         with Store.locked(folder):
-            shutil.rmtree(replaced, ignore_errors=True)
-            os.replace(folder, replaced)
-            os.replace(beside, folder)
-        shutil.rmtree(replaced)
+            replace_folder(folder, beside)
         index = cls.open(folder, opened)
         index.changes = changes
         return index
 
     def remove(self, paths: Iterable[str | os.PathLike]) -> int:
-        """Drops images, or all in folders or tables that were indexed.
-
-        The files stay; a folder that was indexed isn't looked through any more.
+        """Drops images, or all in folders or tables, which aren't looked through any
+        more.
 
         Returns:
-            int, how many images were dropped.
+            int, how many images were dropped; the files stay.
         """
         from align_keras.search.indexing import remove
 
-        with Store.locked(self.folder):
-            with contextlib.closing(Store(self.folder, writable=True)) as store:
-                return remove(store, paths)
+        with self.store.writing() as store:
+            return remove(store, paths)
 
     def query(
         self,
@@ -328,16 +300,19 @@ class Index:
         return self.store.vector(image["row"])
 
     def search(self, embedding: np.ndarray, query: Query) -> list[Hit]:
-        """Finds images for an embedding, float32 (d,); of `query`, all but what was
-        embedded counts.
-        """
+        """Finds images for an embedding, float32 (d,), by what else `query` says."""
         embedding = self._checked_embedding(embedding)
-        found, others = self._found(embedding, query)
+        condition = self._condition(query.where)
+        while True:
+            file = self.store.vectors_file
+            ranked = self.store.ranked(embedding, *condition, query)
+            found = without_copies(ranked, query)
+            # Unless the rows were written anew meanwhile, and are others now.
+            if self.store.vectors_file == file:
+                break
         scores = np.array([score for score, _, _ in found])
-        version = self.store.version
-        if self._count is None or self._count[0] != version:
-            self._count = version, len(self)
-        marks = relevance(scores, others, self._count[1])
+        sample, count = self._sampled()
+        marks = relevance(scores, sample @ embedding, count)
         return [
             _hit(rank, score, image, mark, copies)
             for rank, ((score, image, copies), mark) in enumerate(
@@ -345,19 +320,15 @@ class Index:
             )
         ]
 
-    def _found(self, embedding, query):
-        """What was found, as `without_copies` gives it, and scores of other images."""
-        while True:
-            file = self.store.vectors_file
-            vectors = self.store.vectors()
-            if not len(vectors):
-                return [], np.zeros(1, np.float32)
-            rows = self._allowed(query.where)
-            ranked = self._ranked(embedding, vectors, rows, query)
-            found = without_copies(ranked, query)
-            # Unless the rows were written anew meanwhile, and are others now.
-            if self.store.vectors_file == file:
-                return found, self._sample_of(file, vectors) @ embedding
+    def _sampled(self):
+        """Some embeddings from all over the index, and the number of its images."""
+        version = self.store.version
+        if self._sample is None or self._sample[0] != version:
+            sample = self.store.sample()
+            if not len(sample):
+                sample = np.zeros((1, self.store.dimension), np.float32)
+            self._sample = version, sample, len(self)
+        return self._sample[1:]
 
     def latest(self, where: str | None = None, k: int = 10) -> list[Hit]:
         """Lists the images that were indexed last, without a query.
@@ -389,81 +360,19 @@ class Index:
             raise InputError("`query` must be finite, received NaN or infinity.")
         return embedding
 
-    def _allowed(self, where):
-        """Rows that fulfill a condition, sorted, or None for all."""
-        if where is None or not where.strip():
-            return None
-        return self.store.rows(*self._condition(where))
-
     def _condition(self, where):
         """SQL and parameters of a condition, or of none."""
         if where is None or not where.strip():
-            return "1 = 1", []
+            return "", []
         from align_keras.search.where import parse_where
 
-        return parse_where(where, self.store.columns, self._placeholder)
-
-    def _ranked(self, embedding, vectors, rows, query):
-        """Yields lists of (score, image, vector), the best first."""
-        for best, scores in self._blocks(embedding, vectors, rows, query):
-            images = self.store.of_rows(best)
-            yield [  # Rows without an image are left out.
-                (float(score), images[row], vectors[row])
-                for row, score in zip(best, scores, strict=True)
-                if row in images
-            ]
-
-    def _blocks(self, embedding, vectors, rows, query):
-        """Yields rows and their scores from the highest on, as long as is asked."""
-        size = 4 * query.k + 64
-        approximate = self._approximate(query, len(vectors)) if rows is None else None
-        seen = np.zeros(0, np.int64)
-        if approximate is not None:
-            chosen = np.sort(approximate.find(embedding, size, vectors))
-            scores = _scores(vectors, embedding, chosen)
-            best = np.lexsort((chosen, -scores))[:size]
-            seen = chosen[best]
-            yield seen, scores[best]
-        # Of too many copies, or rows without images, the rest is scanned.
-        scores = _scores(vectors, embedding, rows)
-        for block in _by_rank(scores, size):
-            best = block if rows is None else rows[block]
-            new = ~np.isin(best, seen)
-            yield best[new], scores[block[new]]
-
-    def _approximate(self, query, count):
-        """The approximate index, or None where the exact scan is as good."""
-        from align_keras.search import approximate
-
-        wanted = query.approximate
-        if wanted is False or (wanted is None and count < approximate.LEAST_ROWS):
-            return None
-        file = self.store.vectors_file
-        if self._opened_approximate is None or self._opened_approximate[0] != file:
-            found = approximate.Approximate.open(
-                self.folder, file, self.store.dimension
-            )
-            self._opened_approximate = file, found
-        found = self._opened_approximate[1]
-        return approximate.check_there(found, count) if wanted else found
-
-    def _sample_of(self, file, vectors):
-        """Some thousand vectors from all over the index."""
-        key = file, len(vectors)
-        if self._sample is None or self._sample[0] != key:
-            # Not at random, whose import takes a twentieth of a search.
-            step = max(1, len(vectors) // _SAMPLE)
-            self._sample = key, np.array(vectors[::step])
-        return self._sample[1]
+        return parse_where(where, self.store.columns)
 
 
 def without_copies(
     ranked: Iterable[list[tuple[float, dict, np.ndarray]]], query: Query
 ) -> list[tuple[float, dict, list[dict]]]:
-    """The `k` best, each with the copies in its list that are folded into it.
-
-    `ranked` gives lists of (score, image, vector), the best first.
-    """
+    """The `k` best of (score, image, vector), each with the copies folded into it."""
     found: list[tuple[float, dict, list[dict]]] = []
     kept = np.zeros((64, 0), np.float32)
     for block in ranked:
@@ -483,31 +392,16 @@ def without_copies(
     return found
 
 
+def _kind_of_store(place) -> Any:
+    if not is_database(place):
+        return Store
+    from align_keras.search.postgres import PostgresStore
+
+    return PostgresStore
+
+
 def _opened(model):
     return open_model(model) if isinstance(model, str | os.PathLike) else model
-
-
-def _scores(vectors, embedding, rows):
-    """Scores of all rows, or of some."""
-    count = len(vectors) if rows is None else len(rows)
-    scores = np.empty(count, np.float32)
-    for start in range(0, count, _ROW_BLOCK):
-        stop = start + _ROW_BLOCK
-        block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
-        np.matmul(block, embedding, out=scores[start:stop])
-    return scores
-
-
-def _by_rank(scores, size):
-    """Yields positions from the highest score on, first `size`, then ever more."""
-    done = 0
-    while done < len(scores):
-        stop = min(done + size, len(scores))
-        cut = np.partition(scores, len(scores) - stop)[len(scores) - stop]
-        chosen = np.flatnonzero(scores >= cut)
-        best = chosen[np.lexsort((chosen, -scores[chosen]))]
-        yield best[done:]
-        done, size = len(best), 4 * size
 
 
 def _hit(rank, score, image, mark, folded):
@@ -526,85 +420,3 @@ def _hit(rank, score, image, mark, folded):
         columns=columns,
         duplicates=[os.fsdecode(copy["file"]) for copy in folded],
     )
-
-
-class PostgresIndex(Index):
-    """`Index` in a PostgreSQL database; `Index.open` and `build` take its address."""
-
-    store: Any
-    _placeholder = "%s"
-
-    @classmethod
-    def connect(cls, address: str) -> "PostgresIndex":
-        """Opens the index of a database."""
-        from align_keras.search.postgres import PostgresStore
-
-        return cls(PostgresStore(address))  # type: ignore[arg-type]
-
-    @classmethod
-    def build(
-        cls,
-        folder: str | os.PathLike,
-        sources: Sequence[str | os.PathLike] = (),
-        model: str | os.PathLike | Model | None = None,
-        *,
-        engine: str = LOCAL,
-    ) -> "PostgresIndex":
-        """As `Index.build`; `folder` is the database's address."""
-        from align_keras.search.postgres import PostgresStore
-
-        address = str(folder)
-        if model is None and not PostgresStore.is_there(address):
-            model = DEFAULT_MODEL
-        if isinstance(model, str | os.PathLike):
-            model = open_model(model)
-        if model is not None:
-            PostgresStore.create(address, model)
-        index = cls.connect(address)
-        if model is not None:
-            index._model = index._checked(model)
-        index.changes = index.add(sources, engine)
-        return index
-
-    def add(
-        self, sources: Sequence[str | os.PathLike] = (), engine: str = LOCAL
-    ) -> "Changes":
-        from align_keras.search.indexing import update
-
-        if is_cluster(engine):
-            raise InputError(
-                f"engine must be local for a database, received {engine}; run the same "
-                "command on several machines, which share the images out."
-            )
-        model = self.model
-        writer = type(self.store)(self.store.address)
-        with contextlib.closing(writer) as store:
-            return update(store, model, sources)
-
-    def remove(self, paths: Iterable[str | os.PathLike]) -> int:
-        from align_keras.search.indexing import remove
-
-        return remove(self.store, paths)
-
-    def _found(self, embedding, query):
-        condition, parameters = self._condition(query.where)
-        ranked = self._nearest(embedding, condition, parameters, query)
-        found = without_copies(ranked, query)
-        return found, self._sampled() @ embedding
-
-    def _nearest(self, embedding, condition, parameters, query: Query):
-        """Yields lists of (score, image, vector), first few, then ever more."""
-        done, count = 0, 4 * query.k + 64
-        while True:
-            found = self.store.nearest(embedding, condition, parameters, count)
-            yield found[done:]
-            if len(found) < count:
-                return
-            done, count = len(found), 4 * count
-
-    def _sampled(self):
-        version = self.store.version
-        if self._sample is None or self._sample[0] != version:
-            self._sample = version, self.store.sample()
-        sample = self._sample[1]
-        return sample if len(sample) else np.zeros((1, self.store.dimension), "f4")

@@ -1,17 +1,18 @@
 """A flat, exact search index that is opened without reading it whole."""
 
 import json
-import math
 import os
 import pathlib
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
     atomic_folder,
+    is_special,
     open_regular,
     read_json,
     read_regular,
@@ -20,19 +21,8 @@ from align_keras.utils.files import (
 _FORMAT = "align_keras_search_index"
 _VERSION = 1
 
-# Rows and queries scored at once: 16 MiB of scores.
-_ROW_BLOCK = 65_536
-_QUERY_BLOCK = 64
-
 # What reading a damaged index comes to.
-_DAMAGE = (
-    OSError,
-    ArithmeticError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+_DAMAGE = (OSError, LookupError, RecursionError, TypeError, ValueError)
 _THUMBNAIL = re.compile(r"thumbnails/\w[\w-]*\.\w+")
 _SUFFIXES = {
     b"\x89PNG": ".png",
@@ -47,11 +37,9 @@ class SearchIndex:
     """Embeddings with their entries, ranked by exact inner product.
 
     A flat index, because a quantized one that serves image queries well can serve text
-    queries badly, whose scores are lower and closer together.
-
-    Make one with `SearchIndex.build`, open one with `SearchIndex.load`. The folder
-    holds `index.json` (format, rows, dimension), `embeddings.npy`, `entries.jsonl` (one
-    line a row) and, where given, `thumbnails/`.
+    queries badly, whose scores are lower and closer together. The folder holds
+    `index.json` (format, rows, dimension), `embeddings.npy`, `entries.jsonl` (one line
+    a row) and, where given, `thumbnails/`.
 
     Attributes:
         embeddings: float32 array (n, d), memory-mapped after `load`.
@@ -125,9 +113,16 @@ class SearchIndex:
                     f"`{name}` must have one entry a row, got {len(column)} for "
                     f"{len(embeddings)} embeddings."
                 )
-        entries = [{"id": str(name), "captions": []} for name in ids]
-        _check_distinct([entry["id"] for entry in entries])
-        for row, entry in enumerate(entries):
+        entries: list[dict[str, Any]] = []
+        seen: dict[str, int] = {}
+        for row, id in enumerate(map(str, ids)):
+            first = seen.setdefault(id, row)
+            if first != row:
+                raise InputError(
+                    f"`ids` must be different, got {id!r} in rows {first} and {row}."
+                )
+            entry: dict[str, Any] = {"id": id, "captions": []}
+            entries.append(entry)
             if captions is not None:
                 given = captions[row]
                 entry["captions"] = [given] if isinstance(given, str) else list(given)
@@ -234,6 +229,9 @@ class SearchIndex:
         Raises:
             InputError: for another dimension, queries that aren't finite, and k < 1.
         """
+        # Only here, for it brings SciPy along.
+        from align_keras.evaluation.nearest_neighbors import nearest_neighbors
+
         queries = np.ascontiguousarray(embeddings, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise InputError(
@@ -246,88 +244,36 @@ class SearchIndex:
         if not isinstance(k, (int, np.integer)) or k < 1:
             raise InputError(f"`k` must be an integer >= 1, got {k!r}.")
         k = min(int(k), len(self))
-        rows = np.empty((len(queries), k), np.int64)
-        scores = np.empty((len(queries), k), np.float32)
-        for start in range(0, len(queries), _QUERY_BLOCK):
-            block = queries[start : start + _QUERY_BLOCK]
-            for position, candidates in enumerate(self._candidates(block, k), start):
-                found = self._ranked(queries[position], candidates, k)
-                rows[position], scores[position] = found
-        return rows, scores
-
-    def _candidates(self, queries, k):
-        """Per query, rows that hold the k best and all that tie with them. The scores
-        of a block product are right up to the rounding of float32, so rows within that
-        distance of the k-th best stay in.
-        """
-        error = (
-            self.dimension
-            * np.finfo(np.float32).eps
-            * np.linalg.norm(queries, axis=1).astype(float)
-        )
-        cut = np.full(len(queries), -np.inf)
-        found = [[] for _ in queries]
-        for start in range(0, len(self), _ROW_BLOCK):
-            block = self.embeddings[start : start + _ROW_BLOCK]
-            slack = error * np.sqrt(np.einsum("ij,ij->i", block, block).max())
-            if not np.isfinite(slack).all():
-                raise InputError(
-                    "the index must hold finite embeddings, received NaN or infinity "
-                    f"in rows {start} to {start + len(block) - 1}; build it again."
-                )
-            scores = queries @ block.T
-            if len(block) >= k:
-                kth = np.partition(scores, len(block) - k, axis=1)[:, -k]
-                cut = np.maximum(cut, kth - slack)
-            for query, rows in enumerate(found):
-                kept = scores[query] >= cut[query] - slack[query]
-                rows.append(start + np.flatnonzero(kept))
-        return [np.concatenate(rows) for rows in found]
-
-    def _ranked(self, query, candidates, k):
-        """The k best candidates by float64 scores, ties by row. Each score is summed by
-        itself and not in a block, so equal rows have equal scores wherever they stand.
-        """
-        rows = self.embeddings[candidates].astype(float)
-        scores = (rows * query.astype(float)).sum(axis=1)
-        best = np.lexsort((candidates, -scores))[:k]
-        return candidates[best], scores[best]
+        rows, scores = nearest_neighbors(queries, self.embeddings, k)
+        return rows, scores.astype(np.float32)
 
 
 def _mapped(path):
     """The matrix of a .npy file, read as it is needed."""
-    with open_regular(path) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-        except Exception as error:  # A broken header leads to whatever it says.
-            raise ValueError(f"{path.name}: {error}") from None
-        start = file.tell()
-        size = os.fstat(file.fileno()).st_size
-    if version != (1, 0) or by_column or dtype != np.float32 or len(shape) != 2:
-        raise ValueError(f"{path.name} holds {dtype} of shape {shape}")
-    if min(shape) < 1 or size != start + 4 * math.prod(shape):
-        raise ValueError(f"{path.name} has {size} bytes for the shape {shape}")
-    return np.memmap(path, np.float32, "r", offset=start, shape=shape)
+    if is_special(path):
+        raise ValueError(f"{path.name} is no regular file")
+    try:
+        matrix = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # A broken header leads to whatever it says.
+        raise ValueError(f"{path.name}: {error}") from None
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or not matrix.flags.c_contiguous:
+        raise ValueError(f"{path.name} holds {matrix.dtype} of shape {matrix.shape}")
+    return matrix
 
 
 def _check_entry(entry, row, directory):
     """Refuses what `save` didn't write, such as a thumbnail outside of the folder."""
+    about = entry if isinstance(entry, dict) else {}
+    captions, name = about.get("captions"), about.get("thumbnail", "thumbnails/0.png")
     problem = None
-    captions = entry.get("captions") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+    if not isinstance(about.get("id"), str):
         problem = "no id"
     elif not isinstance(captions, list) or not all(map(_is_text, captions)):
         problem = "no list of captions"
-    elif not isinstance(entry.get("path", ""), str):
+    elif not isinstance(about.get("path", ""), str):
         problem = "a path that is no text"
-    else:
-        name = entry.get("thumbnail", "thumbnails/0.png")
-        if not isinstance(name, str) or not _THUMBNAIL.fullmatch(name):
-            problem = (
-                f"the thumbnail {name!r:.80}, which isn't a file of its folder "
-                "thumbnails"
-            )
+    elif not isinstance(name, str) or not _THUMBNAIL.fullmatch(name):
+        problem = f"the thumbnail {name!r:.80}, which isn't one of its thumbnails"
     if problem is not None:
         raise InputError(
             f"The index {directory} is damaged (row {row} has {problem}); build it "
@@ -337,16 +283,6 @@ def _check_entry(entry, row, directory):
 
 def _is_text(value):
     return isinstance(value, str)
-
-
-def _check_distinct(ids):
-    seen = {}
-    for row, name in enumerate(ids):
-        first = seen.setdefault(name, row)
-        if first != row:
-            raise InputError(
-                f"`ids` must be different, got {name!r} in rows {first} and {row}."
-            )
 
 
 def _suffix(content, row):

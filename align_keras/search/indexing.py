@@ -83,22 +83,16 @@ class Changes:
 
 
 @dataclasses.dataclass
-class _Task:
-    """A file to read; `id` is its image's, if it has one."""
-
-    found: FoundFile
-    root: int
-    root_file: bytes
-    id: int | None = None
-
-
-@dataclasses.dataclass
-class _Result:
-    """A task's outcome: `reason` why not, or columns and a vector; without a vector,
-    an image has this content. `renamed` if that one's file is gone.
+class _File:
+    """A file to read, of the image `id` if it has one; then its columns and vector, or
+    the reason why not. Without a vector, an image has this content, maybe one whose
+    file is gone (`renamed`).
     """
 
-    task: _Task
+    found: FoundFile
+    root: int = 0
+    root_file: bytes = b""
+    id: int | None = None
     reason: str | None = None
     columns: dict = dataclasses.field(default_factory=dict)
     vector: np.ndarray | None = None
@@ -125,15 +119,15 @@ class _Update:
 
     def run(self, sources):
         roots = self._roots(sources)
-        tasks, seen, walked = [], set(), set()
+        files, seen, walked = [], set(), set()
         for file, root in roots.items():
-            self._walk(file, root, tasks, seen, walked)
+            self._walk(file, root, files, seen, walked)
         self.gone = {
             id: file
             for file, (id, root, _, _) in self.known.items()
             if root in walked and file not in seen
         }
-        self._embed(tasks)
+        self._embed(files)
         self._finish(seen, walked)
         return self.changes
 
@@ -151,7 +145,7 @@ class _Update:
         with self.store.transaction():
             return {file: self.store.add_root(file) for file in files}
 
-    def _walk(self, file, root, tasks, seen, walked):
+    def _walk(self, file, root, files, seen, walked):
         problems = []
         count = 0
         if not _is_there(file):
@@ -161,7 +155,7 @@ class _Update:
             count += 1
             if found.file not in seen:
                 seen.add(found.file)
-                self._plan(found, root, file, tasks)
+                self._plan(found, root, file, files)
         for path, reason in problems:
             self.changes.refuse(reason, path)
             if reason.startswith("folder: "):  # What it holds may be there.
@@ -219,7 +213,7 @@ class _Update:
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
 
-    def _plan(self, found, root, root_file, tasks):
+    def _plan(self, found, root, root_file, files):
         """Tells what a file is in need of."""
         stamp = found.size, found.mtime_ns
         known = self.known.get(found.file)
@@ -230,153 +224,144 @@ class _Update:
         if refused is not None and refused[1:3] == stamp:
             self.changes.refuse(refused[3], found.file)
             return
-        tasks.append(_Task(found, root, root_file, None if known is None else known[0]))
+        files.append(_File(found, root, root_file, known and known[0]))
 
-    def _embed(self, tasks):
-        if not tasks:
+    def _embed(self, files):
+        if not files:
             return
         if is_cluster(self.engine):
-            self._run_on_cluster(tasks)
+            self._run_on_cluster(files)
             return
-        chunks = _cut(tasks, _CHUNK)
-        results = []
+        done = []
         committed = time.monotonic()
-        with progress_bar("indexing", "images", len(tasks)) as bar:
-            for done in in_order(self._read_chunk, chunks, os.cpu_count() or 1):
-                results += done
-                bar.advance(len(done))
+        with progress_bar("indexing", "images", len(files)) as bar:
+            chunks = _cut(files, _CHUNK)
+            for chunk in in_order(self._read_chunk, chunks, os.cpu_count() or 1):
+                done += chunk
+                bar.advance(len(chunk))
                 late = time.monotonic() - committed > _COMMIT_SECONDS
-                if len(results) >= _COMMIT_IMAGES or late:
-                    self._commit(results)
-                    results, committed = [], time.monotonic()
-            self._commit(results)
+                if len(done) >= _COMMIT_IMAGES or late:
+                    self._commit(done)
+                    done, committed = [], time.monotonic()
+            self._commit(done)
 
     def _read_chunk(self, chunk):
         """Reads, decodes and embeds some files, in a thread."""
-        results = [_Result(task) for task in chunk]
-        claimed = self.store.claim([task.found for task in chunk])
-        for result in results:
-            if result.task.found.file not in claimed:
-                result.reason = ELSEWHERE
-        left = [result for result in results if result.reason is None]
+        claimed = self.store.claim([file.found for file in chunk])
+        for file in chunk:
+            if file.found.file not in claimed:
+                file.reason = ELSEWHERE
+        left = [file for file in chunk if file.reason is None]
         _embed_files(left, self.model, self.store.with_content)
-        return results
+        return chunk
 
-    def _run_on_cluster(self, tasks):
+    def _run_on_cluster(self, files):
         """Has a cluster embed all files, then commits what it found."""
         folder = self.store.folder.absolute() / _TASKS
         about = {"model": self.model.name, "fingerprint": self.model.fingerprint}
-        blocks = _cut(tasks, _TASK_FILES)
-        sent = []
+        blocks, sent = _cut(files, _TASK_FILES), []
         for block in blocks:
-            files = [
+            names = [
                 (os.fsdecode(found.file), found.size, found.mtime_ns)
-                for found in (task.found for task in block)
+                for found in (file.found for file in block)
             ]
-            digest = hashlib.blake2b(repr([about, files]).encode(), digest_size=12)
+            digest = hashlib.blake2b(repr([about, names]).encode(), digest_size=12)
             to = str(folder / f"{digest.hexdigest()}.npy")
-            sent.append({**about, "files": files, "to": to})
-        say(f"indexing: {len(tasks):,} images, {len(sent):,} tasks on {self.engine}")
-        for block, task, found in zip(
-            blocks,
-            sent,
-            run_tasks(embed_files, sent, folder, engine=self.engine),
-            strict=True,
-        ):
-            self._commit(list(self._results(block, found, np.load(task["to"]))))
+            sent.append({**about, "files": names, "to": to})
+        say(f"indexing: {len(files):,} images, {len(sent):,} tasks on {self.engine}")
+        results = run_tasks(embed_files, sent, folder, engine=self.engine)
+        for block, task, told in zip(blocks, sent, results, strict=True):
+            self._take(block, told, np.load(task["to"]))
+            self._commit(block)
         shutil.rmtree(folder)
 
-    def _results(self, block, found, vectors):
-        """What a cluster found of some files."""
+    def _take(self, block, told, vectors):
+        """Fills in what a cluster found of some files."""
         left = iter(vectors)
-        for task, told in zip(block, found, strict=True):
-            size, mtime_ns, reason, columns, content = told
-            task.found = FoundFile(task.found.file, size, mtime_ns)
-            vector = None if reason else next(left)
-            known = {"content": bytes.fromhex(content)}
-            if vector is not None and self.store.with_content(known["content"]):
-                vector = None
-                columns = {key: columns[key] for key in ("captions",) if key in columns}
-            yield _Result(task, reason, columns | known, vector)
+        for file, (size, mtime_ns, reason, columns, content) in zip(
+            block, told, strict=True
+        ):
+            file.found = FoundFile(file.found.file, size, mtime_ns)
+            file.reason, file.vector = reason, None if reason else next(left)
+            file.columns = {**columns, "content": bytes.fromhex(content)}
+            if self.store.with_content(file.columns["content"]):
+                file.vector = None
 
-    def _commit(self, results):
+    def _commit(self, files):
         """Writes vectors, then what names them."""
-        if not results:
+        if not files:
             return
         with self.store.transaction():
-            vectors = [self._vector(result) for result in results]
+            vectors = [self._vector(file) for file in files]
             rows = iter(())
             if any(vector is not None for vector in vectors):
                 new = np.stack([vector for vector in vectors if vector is not None])
                 rows = iter(self.store.append(new))
-            for result, vector in zip(results, vectors, strict=True):
-                self._write(result, None if vector is None else next(rows))
-        self.store.release(result.task.found.file for result in results)
+            for file, vector in zip(files, vectors, strict=True):
+                self._write(file, None if vector is None else next(rows))
+        self.store.release(file.found.file for file in files)
 
-    def _vector(self, result):
-        """The row to append for a result, or None if it needs none."""
-        if result.reason is not None:
-            return None
-        if result.vector is not None:
-            return result.vector
+    def _vector(self, file):
+        """The row to append for a file, or None if it needs none."""
+        if file.reason is not None or file.vector is not None:
+            return file.vector
         # Once more, for a file before this one may have been one of them.
-        same = self.store.with_content(result.columns["content"])
+        same = self.store.with_content(file.columns["content"])
         if not same:
-            result.reason = CHANGING
-            return None
-        if result.task.id in same:
+            file.reason = CHANGING
+        if not same or file.id in same:
             return None
         moved = next((id for id in same if id in self.gone), None)
-        if moved is not None and result.task.id is None:
+        if moved is not None and file.id is None:
             del self.gone[moved]
-            result.task.id, result.renamed = moved, True
+            file.id, file.renamed = moved, True
             return None
         image = self.store.image(same[0])
         names = ("width", "height", "date", "camera")
-        result.columns |= {name: image[name] for name in names}
+        file.columns |= {name: image[name] for name in names}
         return self.store.vector(image["row"])
 
-    def _write(self, result, row):
-        task, found = result.task, result.task.found
-        if result.reason is not None:
-            self._refuse(result)
+    def _write(self, file, row):
+        found = file.found
+        if file.reason is not None:
+            self._refuse(file)
             return
         columns = {
-            "root": task.root,
+            "root": file.root,
             "file": found.file,
             "size": found.size,
             "mtime_ns": found.mtime_ns,
-            **_names(found.file, task.root_file),
-            **result.columns,
+            **_names(found.file, file.root_file),
+            **file.columns,
         }
         if "date" in columns:
             columns["year"] = columns["date"] and int(columns["date"][:4])
         self.store.forget_unreadable([found.file])
         if row is not None:
             columns["row"] = row
-        if task.id is None:
+        if file.id is None:
             self.changes.added += 1
             self.store.put(columns)
             return
         if row is not None:
             self.changes.changed += 1
-        elif result.renamed:
+        elif file.renamed:
             self.changes.renamed += 1
         else:  # Only its time has changed.
             self.changes.unchanged += 1
-        self.store.update(task.id, columns)
+        self.store.update(file.id, columns)
 
-    def _refuse(self, result):
-        task, found = result.task, result.task.found
-        self.changes.refuse(result.reason, found.file)
-        if result.reason in (CHANGING, ELSEWHERE):  # What was known stays.
+    def _refuse(self, file):
+        found = file.found
+        self.changes.refuse(file.reason, found.file)
+        if file.reason in (CHANGING, ELSEWHERE):  # What was known stays.
             return
-        if task.id is not None:
-            self.store.drop([task.id])
+        if file.id is not None:
+            self.store.drop([file.id])
             self.changes.gone += 1
-        if result.reason in _LASTING:
+        if file.reason in _LASTING:
             self.store.note_unreadable(
-                found.file, task.root, found.size, found.mtime_ns, result.reason
+                found.file, file.root, found.size, found.mtime_ns, file.reason
             )
 
     def _finish(self, seen, walked):
@@ -436,60 +421,59 @@ def _is_there(file):
 def embed_files(task: dict) -> list:
     """Embeds some files, the vectors to a file: a task of `run_tasks`."""
     model = open_same_model(task["model"], task["fingerprint"])
-    results = [
-        _Result(_Task(FoundFile(os.fsencode(name), size, mtime_ns), 0, b""))
+    files = [
+        _File(FoundFile(os.fsencode(name), size, mtime_ns))
         for name, size, mtime_ns in task["files"]
     ]
-    for chunk in _cut(results, _CHUNK):
+    for chunk in _cut(files, _CHUNK):
         _embed_files(chunk, model)
-    vectors = [result.vector for result in results if result.reason is None]
-    with atomic_path(task["to"]) as temporary, open(temporary, "wb") as file:
-        np.save(file, np.array(vectors, np.float32).reshape(-1, model.dimension))
+    vectors = [file.vector for file in files if file.reason is None]
+    with atomic_path(task["to"]) as temporary, open(temporary, "wb") as opened:
+        np.save(opened, np.array(vectors, np.float32).reshape(-1, model.dimension))
     return [
         (
-            *(result.task.found.size, result.task.found.mtime_ns, result.reason),
-            *(result.columns, result.columns.pop("content", b"").hex()),
+            *(file.found.size, file.found.mtime_ns, file.reason),
+            *(file.columns, file.columns.pop("content", b"").hex()),
         )
-        for result in results
+        for file in files
     ]
 
 
-def _embed_files(results, model, is_known=lambda content: False):
-    """Fills in what the files of some results hold, unless it is known."""
-    pixels = []
-    for result in results:
-        task = result.task
+def _embed_files(files, model, is_known=lambda content: False):
+    """Fills in what some files hold, unless it is known."""
+    read, pixels = [], []
+    for file in files:
         try:
-            content, task.found = read_file(task.found.file)
+            content, file.found = read_file(file.found.file)
             if not content:
                 raise ImageError("empty", "0 bytes")
-            result.columns = {"content": content_hash(content)}
-            if task.found.captions is not None:
-                captions = json.dumps(task.found.captions, ensure_ascii=False)
-                result.columns["captions"] = captions
-            if is_known(result.columns["content"]):
+            file.columns = {"content": content_hash(content)}
+            if file.found.captions is not None:
+                captions = json.dumps(file.found.captions, ensure_ascii=False)
+                file.columns["captions"] = captions
+            if is_known(file.columns["content"]):
                 continue
             image = read_image(content, model.resize_to)
         except ImageError as error:
             if error.reason == UNREACHABLE:  # And with it all others.
                 raise error.__cause__ from None
-            result.reason = error.reason
+            file.reason = error.reason
             continue
-        local = not is_url(task.found.file)
-        result.columns |= {
+        local = not is_url(file.found.file)
+        file.columns |= {
             "width": image.width,
             "height": image.height,
-            "date": image.date or (date_of(task.found.mtime_ns) if local else None),
+            "date": image.date or (date_of(file.found.mtime_ns) if local else None),
             "camera": image.camera,
         }
-        pixels.append((result, image.pixels))
+        read.append(file)
+        pixels.append(image.pixels)
     if pixels:
-        vectors = model.encode_resized([image for _, image in pixels])
-        for (result, _), vector in zip(pixels, vectors, strict=True):
+        for file, vector in zip(read, model.encode_resized(pixels), strict=True):
             if np.isfinite(vector).all():
-                result.vector = vector
+                file.vector = vector
             else:
-                result.reason = "not finite"
+                file.reason = "not finite"
 
 
 def _cut(values, size):

@@ -1,8 +1,7 @@
 """A server of one page on this machine: who may ask, how much, and how errors come.
 
-Nothing here knows of images. Requests must name this machine as their host, and come
-from the page itself or from no page; errors are answered in JSON; work is done by some
-threads, for which requests wait in line.
+Requests must name this machine as their host, and come from the page itself or from no
+page; errors are answered in JSON; work is done by some threads, for which they wait.
 """
 
 import asyncio
@@ -179,10 +178,7 @@ class Lane:
 
     @contextlib.asynccontextmanager
     async def turn(self, request: Request) -> AsyncIterator[Callable]:
-        """Yields a function that runs another in a thread of the lane.
-
-        What takes memory, the body of a request too, is read within.
-        """
+        """Yields what runs a function in a thread; what takes memory is read within."""
         retry = {"Retry-After": "1"}
         busy = Refusal(503, "too many requests at once; try again.", **retry)
         if self._waiting >= MAX_WAITING:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,12 +77,14 @@ class Query:
         return " ".join([text, *(f"− {words}" for words in self.minus)])
 
     def encode(self, model: Any, stored: np.ndarray | None = None) -> np.ndarray:
-        """Returns the query's embedding, float32 (d,), of unit length.
-
-        `stored` is the embedding of the image where that is one of the index's.
+        """The embedding, float32 (d,), of unit length; `stored` is that of `image`, if
+        known.
         """
         if stored is not None:
-            model = _WithStored(model, stored)
+            model = types.SimpleNamespace(
+                encode_images=lambda images: stored[None],
+                encode_texts=model.encode_texts,
+            )
         return encode_query(
             model,
             self.image,
@@ -89,20 +92,6 @@ class Query:
             self.minus,
             text_weight=self.text_weight,
         )[0]
-
-
-@dataclasses.dataclass
-class _WithStored:
-    """A model that has embedded the only image that it will be asked for."""
-
-    model: Any
-    stored: np.ndarray
-
-    def encode_images(self, images: Sequence) -> np.ndarray:
-        return self.stored[None]
-
-    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        return self.model.encode_texts(texts)
 
 
 def _several(texts):
@@ -137,23 +126,12 @@ class Hit:
 def relevance(scores: np.ndarray, others: np.ndarray, count: int) -> list[str]:
     """Marks scores by how far they stand out of the query's other scores.
 
-    Cosines of one query aren't those of another, and no score is high in itself. So a
-    score's height is in standard deviations above the mean of the query's scores, and
-    is compared with sqrt(2 log count), about what the best of as many normal numbers
-    reaches: 1.5 times that is strong, 1.1 times good. Measured with align_small_en on
-    the stamps, of 775 captions the five best of 962 images: 52% of the strong hits have
-    the caption itself (others often show the same), 19% of the good and 3% of the weak
+    No cosine is high in itself. A score's height is in standard deviations above the
+    mean of `others`, scores of images from all over the index, compared with sqrt(2 log
+    count), about what the best of `count` normal numbers reaches: 1.5 times that is
+    strong, 1.1 good. With align_small_en, of 775 captions the five best of 962 stamps:
+    52% of the strong hits have the caption itself, 19% of the good and 3% of the weak
     (`tools/bench_search.py relevance --captioned /usr/share/tuxpaint/stamps`).
-
-    Args:
-        scores: float (n,), a query's scores of its hits.
-        others: float (m,), its scores of images from all over the index.
-        count: int, images of the index.
-
-    Returns:
-        list of n: `"strong"`, `"good"` or `"weak"`.
-
-    Example:
 
     >>> relevance(np.array([0.6, 0.1]), np.array([0.0, 0.1, 0.2]), 100)
     ['strong', 'weak']

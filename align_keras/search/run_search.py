@@ -8,10 +8,8 @@ import numpy as np
 
 from align_keras.search.exported_model import ExportedModel
 from align_keras.search.index import SearchIndex
+from align_keras.search.query import TEXT_WEIGHT
 from align_keras.utils.errors import InputError
-
-# The paper's best weight of a text beside an image.
-_TEXT_WEIGHT = 2.0
 
 
 def search(
@@ -33,20 +31,16 @@ def search(
         plus: sequence of str, added to each image or text.
         minus: sequence of str, taken from each image or text.
         text_weight: float > 0, weight of each text beside an image's 1, or None for 2,
-            the paper's best.
+            the paper's best (Jia et al. 2021, section 7).
         k: int ≥ 1, images to find.
 
     Returns:
-        list of dict, one a search: `text` or `image`, `plus`, `minus`, and `hits`, a
-        list of dict from the best on: `rank`, `score`, `id`, `captions`, and
-        `thumbnail` where there is one.
+        list of dict, one a search: `text` or `image`, `plus`, `minus`, and `hits` by
+        rank: `rank`, `score`, `id`, `captions`, and `thumbnail` where there is one.
 
     Raises:
         InputError: if the folder has no export or no index, they don't fit together, an
             image can't be read, or a text is blank.
-
-    References:
-        Jia et al. 2021, section 7 (image and text queries).
     """
     queries = _queries(text, image, plus, minus, text_weight)
     directory = pathlib.Path(model_dir)
@@ -58,7 +52,7 @@ def search(
             query.get("image"),
             [query["text"], *query["plus"]] if "text" in query else query["plus"],
             query["minus"],
-            text_weight=text_weight or _TEXT_WEIGHT,
+            text_weight=text_weight or TEXT_WEIGHT,
         )
         for query in queries
     ]

@@ -1,28 +1,7 @@
 """The page of `align-keras serve` and the JSON API that it uses, on 127.0.0.1.
 
-| request | answer |
-|---|---|
-| `GET /api/about` | `images`, how many; `model`; `columns` of `where`, name → type |
-| `GET /api/search?…` | `hits`, a list; `more`, whether there are others; `seconds` |
-| `POST /api/search?…` | the same, for an image: its file is the request's body |
-| `GET /image/ID` | the image's file; what browsers don't show, such as HEIC, as JPEG |
-| `GET /thumbnail/ID` | a JPEG of at most 320 pixels a side |
-
-A search takes, all in the address: `text`, words to look for; `plus` and `minus`, words
-added and subtracted, each repeatable; `like`, the ID of an image of the index; `where`,
-a condition on the columns, as `align-keras search --where` has it; `duplicates=1`, with
-near-duplicates; `text_weight`; `k`, images to answer with (48, at most 200), from
-`offset` on. Without words and without an image it gives the images of `where`, the
-latest first. A hit has what `align-keras search --json` prints (`rank`, `score`, `id`,
-`path`, `relevance`, `captions`, `columns`, `duplicates`), and the addresses `image` and
-`thumbnail`. Whatever is refused is answered by `{"error": "…"}`.
-
-    curl 'http://127.0.0.1:8765/api/search?text=a+red+bicycle&minus=people&k=3'
-    curl --data-binary @a.jpg 'http://127.0.0.1:8765/api/search?plus=snow'
-
-No other website can use it: requests must name this machine as their host, and come
-from the page itself or from no page. Files are given out by the ID of an image alone,
-and only with the very content that was indexed.
+docs/pages/guides/serve.md tells the requests. Files are given out by the ID of an image
+alone, and only with the very content that was indexed.
 """
 
 import contextlib
@@ -69,10 +48,12 @@ MAX_WORDS = 32
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 _SHARED = pathlib.Path(__file__).parents[1] / "export" / "web"
+# Name below /static → its file and type; the page itself has none.
 _STATIC = {
-    "page.css": (_SHARED, "text/css"),
-    "serve.css": (_PAGE, "text/css"),
-    "serve.js": (_PAGE, "text/javascript"),
+    "": (_PAGE / "index.html", "text/html"),
+    "page.css": (_SHARED / "page.css", "text/css"),
+    "serve.css": (_PAGE / "serve.css", "text/css"),
+    "serve.js": (_PAGE / "serve.js", "text/javascript"),
 }
 # What browsers show, by how the file begins.
 _SHOWN = (
@@ -92,17 +73,7 @@ def serve(
     port: int = PORT,
     on_ready: Callable[[str], object] = say,
 ) -> None:
-    """Serves an index's page and API on 127.0.0.1 until the process is interrupted.
-
-    Args:
-        folder: the index's folder; by default `default_index()`.
-        model: as `open_model` takes it; by default what the index was made with.
-        port: int, or 0 for any that is free.
-        on_ready: called once with the address.
-
-    Raises:
-        InputError: if there is no index, or the port is taken.
-    """
+    """Serves an index's page and API on 127.0.0.1 until the process is interrupted."""
     app = make_app(folder, model=model)
     with open_port(port) as listening:
         on_ready(f"http://127.0.0.1:{listening.getsockname()[1]}/")
@@ -116,20 +87,10 @@ def make_app(
     model: str | os.PathLike | None = None,
     threads: int | None = None,
 ) -> Any:
-    """Makes the ASGI application of an index.
-
-    Args:
-        folder: the index's folder; by default `default_index()`.
-        model: as `open_model` takes it; by default what the index was made with.
-        threads: int, searches at once, and images read at once; by default the number
-            of cores.
-
-    Raises:
-        InputError: if there is no index, or its model can't be opened.
-    """
+    """Makes the ASGI application of an index, of so many searches at once."""
     server = _Server(_Shared(folder, model), threads or os.cpu_count() or 1)
     routes = [
-        Route("/", server.page),
+        Route("/", server.static),
         Route("/static/{name}", server.static),
         Route("/api/about", server.about),
         Route("/api/search", server.search, methods=["GET", "POST"]),
@@ -176,20 +137,13 @@ class _Server:
         self._searches, self._images = Lane(threads), Lane(threads)
         # Bodies lie in memory; a client that sends slowly keeps no search waiting.
         self._uploads = Lane(2 * threads)
-        self._page = (_PAGE / "index.html").read_bytes()
         self._static = {
-            name: (folder.joinpath(name).read_bytes(), kind)
-            for name, (folder, kind) in _STATIC.items()
+            name: (file.read_bytes(), kind) for name, (file, kind) in _STATIC.items()
         }
 
-    async def page(self, request: Request) -> Response:
-        """The page, whose address may hold a query."""
-        headers = {"Cache-Control": "no-cache"}
-        return Response(self._page, headers=headers, media_type="text/html")
-
     async def static(self, request: Request) -> Response:
-        """A file of the page."""
-        found = self._static.get(request.path_params["name"])
+        """The page, whose address may hold a query, or a file of it."""
+        found = self._static.get(request.path_params.get("name", ""))
         if found is None:
             raise HTTPException(404)
         headers = {"Cache-Control": "no-cache"}
@@ -340,10 +294,7 @@ def _caching(found):
 
 
 def _content(found):
-    """The bytes of an image, if they are still those that were indexed.
-
-    So a file that was put in an image's place, or a link to one, doesn't get out.
-    """
+    """The bytes of an image if they are those that were indexed, no other file's."""
     path = os.fsdecode(found["file"])
     try:
         content, _ = read_file(found["file"])

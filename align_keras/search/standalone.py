@@ -1,10 +1,6 @@
-"""Proof that an export stands alone: run as a script, without this package.
+"""Proof that an export stands alone: it embeds and searches without this package.
 
-`python -I standalone.py --export DIR [--index DIR --query TEXT …] …` imports
-NumPy, TensorFlow and tensorflow-text, and makes an import of align_keras fail.
-It embeds given images and captions, compares them with stored embeddings,
-searches, and prints what it found. `check_standalone` in the module beside it
-runs it and reads the answer.
+`check_standalone` runs this file as a script, in which an import of align_keras fails.
 """
 
 import sys
@@ -13,152 +9,183 @@ if __name__ == "__main__":
     # Any import of the package from here on raises ModuleNotFoundError.
     sys.modules["align_keras"] = None  # type: ignore[assignment]
 
-import argparse
-import functools
 import importlib.util
 import json
 import os
 import pathlib
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-_BATCH = 64
+_PACKAGE = "align_keras"
+_BATCH, _HITS = 64, 5
+# What an entry may differ by: that of float32 on one kind of device.
+_TOLERANCE = 1e-4
+# Signature, its input and its output, as the export writes them.
+_IMAGES = ("encode_image", "image_bytes", "image_embedding")
+_TEXTS = ("encode_text", "captions", "text_embedding")
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        description="Embeds and searches with an export alone, without align_keras."
-    )
-    parser.add_argument("--export", required=True, help="folder of the SavedModel")
-    parser.add_argument(
-        "--images", help="folder of images, embedded in the order of their names"
-    )
-    parser.add_argument(
-        "--image_embeddings", help=".npy that the images' embeddings should equal"
-    )
-    parser.add_argument("--captions", help="JSON file with a list of captions")
-    parser.add_argument(
-        "--text_embeddings", help=".npy that the captions' embeddings should equal"
-    )
-    parser.add_argument("--index", help="folder of the search index")
-    parser.add_argument(
-        "--query", action="append", default=[], help="text to search; repeatable"
-    )
-    parser.add_argument("-k", type=int, default=5, help="hits a query")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser
+def check_standalone(
+    export: str | os.PathLike,
+    *,
+    images: Sequence[bytes] = (),
+    image_embeddings: np.ndarray | None = None,
+    captions: Sequence[str] = (),
+    text_embeddings: np.ndarray | None = None,
+    index: str | os.PathLike | None = None,
+    queries: Sequence[str] = (),
+    timeout: float = 300,
+) -> dict[str, Any]:
+    """Embeds and searches in a fresh process that cannot import align_keras.
+
+    It must arrive at the given embeddings, (images, d) and (captions, d).
+
+    Returns:
+        dict: `max_abs_difference` (float, or None where nothing was compared),
+        `images`, `captions` (int), `align_keras_importable` (False) and `top`,
+        a list of `{"query", "hits": [{"rank", "score", "id", "captions"}]}`.
+
+    Raises:
+        InputError: when there is no such export.
+        RuntimeError: when the process fails, or its embeddings differ.
+    """
+    from align_keras.search.exported_model import ExportedModel
+    from align_keras.utils.errors import InputError
+
+    export = ExportedModel.find(export)
+    if queries and index is None:
+        raise InputError("`index` must be given with `queries`, got None.")
+    asked = {"export": os.path.abspath(export), "captions": list(captions)}
+    if queries:
+        asked |= {"index": os.path.abspath(index or ""), "queries": list(queries)}
+    with tempfile.TemporaryDirectory() as place:
+        folder = pathlib.Path(place)
+        (folder / "asked.json").write_text(json.dumps(asked), "utf-8")
+        (folder / "images").mkdir()
+        for position, content in enumerate(images):
+            (folder / "images" / f"{position:06d}").write_bytes(content)
+        expected = {"images": image_embeddings, "captions": text_embeddings}
+        for name, embeddings in expected.items():
+            if embeddings is not None:
+                np.save(folder / name, np.asarray(embeddings, np.float32))
+        try:
+            process = subprocess.run(
+                # -I leaves out the environment's paths and the working folder.
+                [sys.executable, "-I", __file__, place],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(
+                f"The export {export} gave no answer in a process of its own within "
+                f"{timeout:g} seconds; raise `timeout` on a busy machine."
+            ) from error
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or ["no message"]
+        raise RuntimeError(
+            f"The export {export} failed in a process of its own: {lines[-1]}"
+        )
+    result = json.loads(process.stdout)
+    difference = result["max_abs_difference"]
+    # Written so that NaN fails too.
+    if difference is not None and not difference <= _TOLERANCE:
+        raise RuntimeError(
+            f"The export {export} must return the given embeddings within "
+            f"{_TOLERANCE:g}, but differs by {difference:g}; its preprocessing, "
+            "tokenizer or weights aren't the model's."
+        )
+    return result
 
 
-def _encoders(export):
-    """Returns two functions: bytes to embeddings, and texts to embeddings."""
+# === The script ===
+
+
+def _work(folder):
     import tensorflow as tf
     import tensorflow_text  # noqa: F401, registers the tokenizer's ops
 
-    model = tf.saved_model.load(export)
+    asked = json.loads((folder / "asked.json").read_text("utf-8"))
+    signatures = tf.saved_model.load(asked["export"]).signatures
 
-    def embed(name, argument, output, items):
+    def embed(signature, items):
+        name, argument, output = signature
         batches = []
         for start in range(0, len(items), _BATCH):
             batch = tf.constant(items[start : start + _BATCH], tf.string)
-            result = model.signatures[name](**{argument: batch})
-            if not np.all(result.get("valid", True)):
-                first = start + int(np.argmin(result["valid"]))
+            found = signatures[name](**{argument: batch})
+            if not np.all(found.get("valid", True)):
+                first = start + int(np.argmin(found["valid"]))
                 raise ValueError(f"{argument} {first} is no image")
-            batches.append(np.asarray(result[output], np.float32))
+            batches.append(np.asarray(found[output], np.float32))
         return np.concatenate(batches)
 
-    return (
-        functools.partial(embed, "encode_image", "image_bytes", "image_embedding"),
-        functools.partial(embed, "encode_text", "captions", "text_embedding"),
-    )
+    files = sorted((folder / "images").iterdir())
+    result: dict[str, Any] = {"top": []}
+    differences = []
+    for name, signature, items in (
+        ("images", _IMAGES, [file.read_bytes() for file in files]),
+        ("captions", _TEXTS, asked["captions"]),
+    ):
+        result[name] = len(items)
+        expected = folder / f"{name}.npy"
+        if items:
+            embeddings = embed(signature, items)
+            if expected.exists():
+                differences.append(_difference(embeddings, np.load(expected)))
+    # Not-a-number, if one is.
+    largest = float(np.max(differences)) if differences else None
+    result["max_abs_difference"] = largest
+    if "queries" in asked:
+        embeddings = embed(_TEXTS, asked["queries"])
+        result["top"] = _top(asked["queries"], embeddings, pathlib.Path(asked["index"]))
+    known = importlib.util.find_spec(_PACKAGE)
+    return {**result, "align_keras_importable": known is not None}
 
 
-def _difference(embeddings, path):
-    expected = np.load(path)
+def _difference(embeddings, expected):
     if expected.shape != embeddings.shape:
         raise ValueError(
-            f"{path} must have the shape of the embeddings {embeddings.shape}, got "
-            f"{expected.shape}"
+            f"the export must give embeddings of shape {expected.shape}, got "
+            f"{embeddings.shape}"
         )
     return float(np.abs(embeddings - expected).max())
 
 
-def _top(query, embedding, rows, entries, k):
-    scores = rows @ embedding
-    best = np.argsort(-scores, kind="stable")[:k]
-    hits = [
-        {
-            "rank": rank,
-            "score": float(scores[row]),
-            "id": entries[row]["id"],
-            "captions": entries[row]["captions"],
-        }
-        for rank, row in enumerate(best, 1)
-    ]
-    return {"query": query, "hits": hits}
-
-
-def _importable(name):
-    return importlib.util.find_spec(name) is not None
-
-
-def _work(arguments):
-    encode_images, encode_texts = _encoders(arguments.export)
-    result = {"max_abs_difference": None, "images": 0, "captions": 0, "top": []}
-    differences = []
-    if arguments.images:
-        files = sorted(pathlib.Path(arguments.images).iterdir())
-        embeddings = encode_images([file.read_bytes() for file in files])
-        result["images"] = len(embeddings)
-        if arguments.image_embeddings:
-            differences.append(_difference(embeddings, arguments.image_embeddings))
-    if arguments.captions:
-        captions = json.loads(pathlib.Path(arguments.captions).read_text("utf-8"))
-        embeddings = encode_texts(captions)
-        result["captions"] = len(embeddings)
-        if arguments.text_embeddings:
-            differences.append(_difference(embeddings, arguments.text_embeddings))
-    if differences:
-        result["max_abs_difference"] = max(differences)
-    if arguments.query:
-        index = pathlib.Path(arguments.index)
-        rows = np.load(index / "embeddings.npy", mmap_mode="r")
-        lines = (index / "entries.jsonl").read_text("utf-8").split("\n")
-        entries = [json.loads(line) for line in lines if line]
-        for query, embedding in zip(
-            arguments.query, encode_texts(arguments.query), strict=True
-        ):
-            result["top"].append(_top(query, embedding, rows, entries, arguments.k))
-    result["align_keras_importable"] = _importable("align_keras")
-    return result
-
-
-def _show(result):
-    print(f"largest difference: {result['max_abs_difference']}")
-    for found in result["top"]:
-        print(found["query"])
-        for hit in found["hits"]:
-            captions = " | ".join(hit["captions"])
-            print(f"  {hit['rank']}. {hit['score']:.4f}  {hit['id']}  {captions}")
+def _top(queries, embeddings, index):
+    rows = np.load(index / "embeddings.npy", mmap_mode="r")
+    lines = (index / "entries.jsonl").read_text("utf-8").split("\n")
+    entries = [json.loads(line) for line in lines if line]
+    top = []
+    for query, scores in zip(queries, embeddings @ rows.T, strict=True):
+        best = np.argsort(-scores, kind="stable")[:_HITS]
+        hits = [
+            {
+                "rank": rank,
+                "score": float(scores[row]),
+                "id": entries[row]["id"],
+                "captions": entries[row]["captions"],
+            }
+            for rank, row in enumerate(best, 1)
+        ]
+        top.append({"query": query, "hits": hits})
+    return top
 
 
 def main() -> int:
-    """Runs the script; returns the exit code."""
+    """Runs the script on a folder that `check_standalone` wrote."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    parser = _parser()
-    arguments = parser.parse_args()
-    if arguments.query and not arguments.index:
-        parser.error("--query needs --index")
     try:
-        result = _work(arguments)
+        print(json.dumps(_work(pathlib.Path(sys.argv[1]))))
     except Exception as error:  # Whatever it is, the caller wants one line of it.
         lines = str(error).strip().splitlines() or [""]
         print(f"{type(error).__name__}: {lines[0]}", file=sys.stderr)
         return 1
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        _show(result)
     return 0
 
 

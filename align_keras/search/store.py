@@ -1,9 +1,8 @@
 """An index on disk: SQLite for what images are, a file of float32 rows beside it.
 
-SQLite is the truth. Rows of vectors are appended and flushed before the transaction
-that names them, and never change afterwards, so that a kill at any moment leaves what
-the last transaction said: a tail of rows that none names is overwritten by the next
-run, and a search that runs meanwhile finds what it has opened.
+Rows are appended and flushed before the transaction that names them, and never change:
+after a kill at any moment the next run overwrites a tail that none names, and a search
+that runs meanwhile finds what it has opened.
 """
 
 import contextlib
@@ -13,33 +12,27 @@ import pathlib
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from align_keras.search import approximate
+from align_keras.search.approximate import (
+    Approximate,
+    bring_up_to_date,
+    by_rank,
+    scan,
+)
+from align_keras.search.image_store import COLUMNS, ImageStore
+from align_keras.search.query import Query
+from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
-
-if TYPE_CHECKING:
-    from align_keras.search.image_files import FoundFile
 
 _FORMAT = "align_keras_image_index"
 _VERSION = 1
 _HEADER, _DATABASE, _LOCK = "index.json", "images.sqlite", "index.lock"
-# What `where` may name of every image, and what SQLite makes of it.
-COLUMNS = {
-    "path": "TEXT",
-    "folder": "TEXT",
-    "name": "TEXT",
-    "size": "INTEGER",
-    "date": "TEXT",
-    "year": "INTEGER",
-    "width": "INTEGER",
-    "height": "INTEGER",
-    "camera": "TEXT",
-    "captions": "TEXT",
-}
 # `file` is the path's bytes; `path` is it for people and for `where`.
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -58,6 +51,8 @@ CREATE TABLE unreadable (
     file BLOB PRIMARY KEY, root INTEGER, size INTEGER, mtime_ns INTEGER, reason TEXT
 ) WITHOUT ROWID;
 """
+# Rows whose scores tell what is high for a query.
+_SAMPLE = 4096
 # SQLite takes some thousands of parameters a statement.
 _IN_BLOCK = 500
 # From this part of rows without an image on, the vectors are written anew.
@@ -65,62 +60,32 @@ _HOLES = 0.25
 _FEW_ROWS = 1024
 
 
-class ReadsImages:
-    """What both kinds of stores answer by the same SQL, through their `_all`."""
-
-    # Where a parameter goes.
-    MARK = "?"
-    _all: Callable[..., list]
-
-    def roots(self) -> dict[bytes, int]:
-        """Folders and tables that were indexed → their ids."""
-        return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
-
-    def known(self) -> dict[bytes, tuple[int, int, int, int]]:
-        """Path of every image → (id, root, size, mtime_ns)."""
-        sql = "SELECT file, id, root, size, mtime_ns FROM images"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
-
-    def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
-        """Path of what couldn't be read → (root, size, mtime_ns, reason)."""
-        sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
-        return {file: tuple(rest) for file, *rest in self._all(sql)}
-
-    def with_content(self, content: bytes) -> list[int]:
-        """Returns the ids of images whose files have these bytes."""
-        sql = f"SELECT id FROM images WHERE content = {self.MARK} ORDER BY id"
-        return [id for (id,) in self._all(sql, [content])]
-
-
-class Store(ReadsImages):
-    """The images of an index and their embeddings.
-
-    Attributes:
-        folder: `pathlib.Path`.
-        header: dict of index.json: `model` (`name`, `fingerprint`) and `dimension`.
-        dimension: int, width of the embeddings.
-    """
+class Store(ImageStore):
+    """The images of an index in a folder, and their embeddings."""
 
     def __init__(self, folder: str | os.PathLike, writable: bool = False):
         self.folder = pathlib.Path(folder)
         self.header = _read_header(self.folder)
-        self.dimension = int(self.header["dimension"])
         # Threads share the connection; of equal text it has one statement for all.
         self._lock = threading.RLock()
         self._connection = _connect(self.folder / _DATABASE, writable)
         self._mapped: tuple[str, np.ndarray] | None = None
-        with self.told():
-            self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._approximate: tuple[str, Approximate | None] | None = None
+        with self._reading():
+            self._run("PRAGMA synchronous = NORMAL")
             if self._meta("rows") is None:
                 raise damaged(self.folder, "no number of rows")
 
     @staticmethod
-    def create(
-        folder: str | os.PathLike, model_name: str, fingerprint: str, dimension: int
-    ) -> None:
-        """Makes an empty index, complete when index.json is there."""
-        folder = pathlib.Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    def create(folder: str | os.PathLike, model: Model) -> None:
+        """Makes an empty index where there is none, complete with its index.json."""
+        with Store.locked(folder):
+            if not Store.is_there(folder):
+                Store.make(pathlib.Path(folder), model)
+
+    @staticmethod
+    def make(folder: pathlib.Path, model: Model) -> None:
+        """Makes an empty index, within `locked`, whatever else the folder holds."""
         for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
             (folder / name).unlink(missing_ok=True)
         with contextlib.closing(sqlite3.connect(folder / _DATABASE)) as connection:
@@ -132,8 +97,8 @@ class Store(ReadsImages):
         header = {
             "format": _FORMAT,
             "version": _VERSION,
-            "model": {"name": model_name, "fingerprint": fingerprint},
-            "dimension": dimension,
+            "model": {"name": model.name, "fingerprint": model.fingerprint},
+            "dimension": model.dimension,
         }
         with atomic_write(folder / _HEADER) as file:
             file.write(json.dumps(header, indent=2) + "\n")
@@ -175,23 +140,29 @@ class Store(ReadsImages):
             yield
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Has SQLite's errors say what to do."""
+    def writing(self) -> Iterator["Store"]:
+        """Opens the index for writing, by this process alone."""
+        with Store.locked(self.folder):
+            with contextlib.closing(Store(self.folder, writable=True)) as store:
+                yield store
+
+    @contextlib.contextmanager
+    def _reading(self):
+        """The connection; SQLite's errors say what to do."""
         try:
-            yield
+            with self._lock:
+                yield self._connection
         except sqlite3.Error as error:
             text = str(error)
             if "full" in text:
-                raise OSError(28, "No space left on device", self._path()) from error
+                path = str(self.folder / _DATABASE)
+                raise OSError(28, "No space left on device", path) from error
             if "locked" in text or "readonly" in text or "unable to open" in text:
                 raise InputError(
                     f"the index {self.folder} can't be read or written ({text}); check "
                     "its permissions, and that no other process holds it."
                 ) from error
             raise damaged(self.folder, text) from error
-
-    def _path(self):
-        return str(self.folder / _DATABASE)
 
     def close(self) -> None:
         """Closes the database; the vectors stay mapped as long as someone has them."""
@@ -200,18 +171,10 @@ class Store(ReadsImages):
 
     # === Reading ===
 
-    def __len__(self) -> int:
-        return self._one("SELECT count(*) FROM images")
-
     @property
     def version(self) -> tuple:
         """Another after each change, by this or another process."""
         return self._one("PRAGMA data_version"), self._connection.total_changes
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """What `where` may name → SQLite's type; columns of tables are among them."""
-        return COLUMNS | json.loads(self._meta("columns"))
 
     @property
     def vectors_file(self) -> str:
@@ -221,17 +184,20 @@ class Store(ReadsImages):
     def vectors(self) -> np.ndarray:
         """float32 (rows, d), mapped into memory; rows may have no image any more."""
         name, rows = self.vectors_file, int(self._meta("rows"))
-        if (
-            self._mapped is None
-            or self._mapped[0] != name
-            or len(self._mapped[1]) < rows
-        ):
-            self._mapped = name, self._map(name, rows)
-        return self._mapped[1][:rows]
+        mapped = self._mapped
+        if mapped is None or mapped[0] != name or len(mapped[1]) < rows:
+            mapped = self._mapped = name, self._map(name, rows)
+        return mapped[1][:rows]
 
     def vector(self, row: int) -> np.ndarray:
         """One image's embedding, float32 (d,)."""
         return np.array(self.vectors()[row])
+
+    def sample(self) -> np.ndarray:
+        """float32 (n, d): some thousand embeddings from all over the index."""
+        vectors = self.vectors()
+        # Not at random, whose import takes a twentieth of a search.
+        return np.array(vectors[:: max(1, len(vectors) // _SAMPLE)])
 
     def _map(self, name, rows):
         if not rows:
@@ -248,61 +214,76 @@ class Store(ReadsImages):
         found = self._all(sql, parameters)
         return np.fromiter((row for (row,) in found), np.int64, len(found))
 
-    def latest(
-        self, condition: str, parameters: Sequence[Any], count: int
-    ) -> list[dict]:
-        """Returns those images indexed last that a condition is true of."""
-        clauses = f"{condition} ORDER BY id DESC LIMIT ?"
-        return list(self._images_where(clauses, [*parameters, count]))
+    def _of_rows(self, rows):
+        """Images by their rows; rows that have none are left out."""
+        found = []
+        for start in range(0, len(rows), _IN_BLOCK):
+            block = rows[start : start + _IN_BLOCK].tolist()
+            found += self._images(f"row IN ({','.join('?' * len(block))})", block)
+        return {image["row"]: image for image in found}
 
-    def of_rows(self, rows: Iterable[int]) -> dict[int, dict]:
-        """Returns images by their rows; rows that have none are left out."""
-        return {image["row"]: image for image in self._images("row", rows)}
+    def ranked(
+        self,
+        embedding: np.ndarray,
+        condition: str,
+        parameters: Sequence[Any],
+        query: Query,
+    ) -> Iterator[list[tuple[float, dict, np.ndarray]]]:
+        """Yields lists of (score, image, vector), the best first, as long as asked."""
+        vectors = self.vectors()
+        rows = self.rows(condition, parameters) if condition else None
+        for best, scores in self._blocks(embedding, vectors, rows, query):
+            images = self._of_rows(best)
+            yield [  # Rows without an image are left out.
+                (float(score), images[row], vectors[row])
+                for row, score in zip(best, scores, strict=True)
+                if row in images
+            ]
 
-    def image(self, id: int) -> dict:
-        """Returns one image's columns by its id, with `file`, `row` and `content`.
+    def _blocks(self, embedding, vectors, rows, query):
+        """Yields rows and their scores from the highest on."""
+        size = 4 * query.k + 64
+        near = None
+        if rows is None:
+            near = self._approximate_index(query.approximate, len(vectors))
+        seen = np.zeros(0, np.int64)
+        if near is not None:
+            chosen = np.sort(near.find(embedding, size, vectors))
+            scores = scan(vectors, embedding, chosen)
+            best = np.lexsort((chosen, -scores))[:size]
+            seen = chosen[best]
+            yield seen, scores[best]
+        # Of too many copies, or rows without images, the rest is scanned.
+        scores = scan(vectors, embedding, rows)
+        for block in by_rank(scores, size):
+            best = block if rows is None else rows[block]
+            new = ~np.isin(best, seen)
+            yield best[new], scores[block[new]]
 
-        Raises:
-            InputError: if there is no such image.
-        """
-        for image in self._images("id", [id]):
-            return image
-        raise InputError(f"id must be that of an image of the index, received {id!r}.")
-
-    def _images(self, key, values):
-        values = [int(value) for value in values]
-        for start in range(0, len(values), _IN_BLOCK):
-            block = values[start : start + _IN_BLOCK]
-            marks = ",".join("?" * len(block))
-            yield from self._images_where(f"{key} IN ({marks})", block)
-
-    def _images_where(self, clauses, parameters):
-        with self._lock, self.told():
-            cursor = self._connection.execute(
-                f"SELECT * FROM images WHERE {clauses}", parameters
+    def _approximate_index(self, wanted, count):
+        """The approximate index, or None where the exact scan is as good."""
+        if wanted is False or (wanted is None and count < approximate.LEAST_ROWS):
+            return None
+        file = self.vectors_file
+        if self._approximate is None or self._approximate[0] != file:
+            found = Approximate.open(self.folder, file, self.dimension)
+            self._approximate = file, found
+        found = self._approximate[1]
+        if wanted and found is None:
+            raise InputError(
+                "`approximate` needs an approximate index, which `align-keras index` "
+                f"makes of {approximate.LEAST_ROWS:,} images or more, received "
+                f"{count:,}; leave it out."
             )
-            names = [column[0] for column in cursor.description]
-            found = cursor.fetchall()
-        return (dict(zip(names, values, strict=True)) for values in found)
-
-    def _meta(self, key):
-        return self._one("SELECT value FROM meta WHERE key = ?", [key])
-
-    def _one(self, sql, parameters=()):
-        (row,) = self._all(sql, parameters) or [(None,)]
-        return row[0]
-
-    def _all(self, sql, parameters=()):
-        with self._lock, self.told():
-            return self._connection.execute(sql, parameters).fetchall()
+        return found
 
     # === Writing ===
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All that is written within is there, or nothing of it."""
-        with self._lock, self.told():
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._reading():
+            self._run("BEGIN IMMEDIATE")
             try:
                 yield
             except BaseException:
@@ -310,18 +291,8 @@ class Store(ReadsImages):
                 raise
             self._connection.commit()
 
-    def claim(self, files: "Sequence[FoundFile]") -> set[bytes]:
-        """Returns the paths that this process shall embed: all, for it has the lock."""
-        return {found.file for found in files}
-
-    def release(self, files: Iterable[bytes]) -> None:
-        """Ends claims, when what was embedded is written."""
-
     def append(self, vectors: np.ndarray) -> Sequence[int]:
-        """Writes rows behind the last, within a transaction; returns them.
-
-        They are on disk when this returns, and named when the transaction ends.
-        """
+        """Writes rows behind the last, within a transaction; returns them, on disk."""
         first = int(self._meta("rows"))
         path = self.folder / self._meta("vectors")
         with open(path, "r+b" if path.exists() else "w+b") as file:
@@ -333,84 +304,16 @@ class Store(ReadsImages):
         self._set("rows", first + len(vectors))
         return range(first, first + len(vectors))
 
-    def put(self, image: dict) -> None:
-        """Adds an image, or replaces that of the same `id`, within a transaction."""
-        names = ", ".join(f'"{name}"' for name in image)
-        marks = ", ".join("?" * len(image))
-        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in image)
-        self._connection.execute(
-            f"INSERT INTO images ({names}) VALUES ({marks}) "
-            f"ON CONFLICT (id) DO UPDATE SET {changes}",
-            list(image.values()),
-        )
-
-    def update(self, id: int, changes: dict) -> None:
-        """Changes columns of an image, within a transaction."""
-        changed = ", ".join(f'"{name}" = ?' for name in changes)
-        self._connection.execute(
-            f"UPDATE images SET {changed} WHERE id = ?", [*changes.values(), id]
-        )
-
-    def add_root(self, file: bytes) -> int:
-        """Returns the id of a folder or table, which is added if need be."""
-        self._connection.execute(
-            "INSERT OR IGNORE INTO roots (file) VALUES (?)", [file]
-        )
-        return self._one("SELECT id FROM roots WHERE file = ?", [file])
-
-    def drop_root(self, file: bytes) -> None:
-        """Forgets a folder or table, whose images must be gone."""
-        self._connection.execute("DELETE FROM roots WHERE file = ?", [file])
-
-    def drop(self, ids: Iterable[int]) -> None:
-        """Removes images; their rows stay until `compact`."""
-        self._connection.executemany(
-            "DELETE FROM images WHERE id = ?", [(id,) for id in ids]
-        )
-
-    def note_unreadable(
-        self, file: bytes, root: int, size: int, mtime_ns: int, reason: str
-    ) -> None:
-        """Keeps why a file couldn't be read, so that it isn't read again."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO unreadable VALUES (?, ?, ?, ?, ?)",
-            [file, root, size, mtime_ns, reason],
-        )
-
-    def forget_unreadable(self, files: Iterable[bytes]) -> None:
-        """Drops those notes."""
-        self._connection.executemany(
-            "DELETE FROM unreadable WHERE file = ?", [(file,) for file in files]
-        )
-
-    def add_columns(self, rows: Sequence[dict]) -> dict[str, str]:
-        """Makes room for the columns of a table; returns what each is called here.
-
-        Names become lower case, and other characters than letters, digits and "_" that;
-        a name that images have anyway gets a "_" behind it.
-        """
-        here = json.loads(self._meta("columns"))
-        called = plain_names(rows)
-        for plain in called.values():
-            if plain not in here:
-                self._connection.execute(f'ALTER TABLE images ADD "{plain}" NUMERIC')
-                here[plain] = "NUMERIC"
-        self._set("columns", json.dumps(here))
-        return called
-
-    def _set(self, key, value):
-        self._connection.execute(
-            "UPDATE meta SET value = ? WHERE key = ?", [value, key]
-        )
-
-    def compact(self) -> bool:
-        """Writes the vectors anew where many rows have no image any more.
-
-        The new file takes the old one's place in one transaction.
+    def compact(self) -> None:
+        """Writes the vectors anew where many rows have no image any more, then brings
+        the approximate index up to date. New vectors come by one transaction.
         """
         rows, images = int(self._meta("rows")), len(self)
-        if rows < _FEW_ROWS or rows - images < _HOLES * rows:
-            return False
+        if rows >= _FEW_ROWS and rows - images >= _HOLES * rows:
+            self._write_anew()
+        bring_up_to_date(self.folder, self.vectors_file, self.vectors())
+
+    def _write_anew(self):
         old = self._meta("vectors")
         number = int(re.sub(r"\D", "", old.removesuffix(".f32")) or 0) + 1
         new = f"vectors.{number}.f32"
@@ -423,26 +326,14 @@ class Store(ReadsImages):
             os.fsync(file.fileno())
         with self.transaction():
             # By way of negative numbers, for no two rows may be equal in between.
-            self._connection.execute(
+            self._run(
                 "UPDATE images SET row = -1 - n FROM (SELECT id AS i, "
                 "row_number() OVER (ORDER BY row) - 1 AS n FROM images) WHERE id = i"
             )
-            self._connection.execute("UPDATE images SET row = -1 - row")
+            self._run("UPDATE images SET row = -1 - row")
             self._set("vectors", new)
             self._set("rows", len(kept))
         (self.folder / old).unlink(missing_ok=True)
-        return True
-
-
-def plain_names(rows: Iterable[dict]) -> dict[str, str]:
-    """The names of a table's columns → what they are called in the index."""
-    called = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        plain = re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
-        if plain in COLUMNS or plain in ("id", "root", "file", "row", "content"):
-            plain += "_"
-        called[name] = plain
-    return called
 
 
 def damaged(folder: pathlib.Path, reason: str) -> InputError:

@@ -10,8 +10,6 @@ import io
 import json
 import os
 import pathlib
-import site
-import sysconfig
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -21,25 +19,20 @@ import numpy as np
 
 from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silent_standard_error
+from align_keras.utils.shared_data import shared_folder
 from align_keras.utils.tasks import check_same
 
 DEFAULT_MODEL = "align_small_en"
 IMAGE_TOWER, TEXT_TOWER = "image.tflite", "text.tflite"
-_CLONE = pathlib.Path(__file__).resolve().parents[2]
 # The side to which a model's images are brought that resizes them itself, as an export
 # does: more than any preset takes.
 _LARGE_SIDE = 512
 
 
 class Model(Protocol):
-    """What an index asks of a model.
-
-    Attributes:
-        name: what `open_model` opens it by again.
-        fingerprint: str, another for other weights or another preprocessing.
-        dimension: int, width of the embeddings.
-        image_size: int, the side of the image tower's input in pixels.
-        resize_to: int, the side to which images are resized before the crop.
+    """What an index asks of a model: `open_model` opens it by its `name` again; other
+    weights or preprocessing have another `fingerprint`; images are resized to
+    `resize_to` pixels a side before they are cropped to `image_size`.
     """
 
     name: str
@@ -99,20 +92,11 @@ def is_model(name: str) -> bool:
 def _folder_of(name):
     if os.sep in name or os.path.isdir(name):
         return pathlib.Path(name)
-    places = [_CLONE / "saved_models"]
-    # Where setup.cfg's data_files go.
-    for root in (sysconfig.get_path("data"), site.getuserbase()):
-        places.append(pathlib.Path(root, "share", "align_keras", "saved_models"))
-    found = (place / name for place in places if (place / name).is_dir())
-    return next(found, pathlib.Path(name))
+    return shared_folder(f"saved_models/{name}") or pathlib.Path(name)
 
 
 class LiteRTModel:
-    """Both towers by LiteRT's interpreter, each opened when it is first used.
-
-    Any thread may embed: each has an interpreter, so that as many images are embedded
-    at once as there are threads.
-    """
+    """Both towers by LiteRT: any thread may embed, each has interpreters, as needed."""
 
     def __init__(self, folder: str | os.PathLike, name: str | None = None):
         folder = pathlib.Path(folder)
@@ -138,7 +122,7 @@ class LiteRTModel:
             return np.zeros((0, self.dimension), np.float32)
         from concurrent.futures import ThreadPoolExecutor
 
-        with ThreadPoolExecutor(_cores()) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             return np.concatenate(list(pool.map(self._encode_image, images)))
 
     def _encode_image(self, image):
@@ -282,11 +266,7 @@ class TensorFlowModel:
 
 
 def resized_image(image: Any, resize_to: int) -> np.ndarray:
-    """Reads a path, file bytes or an array: uint8 (resize_to, resize_to, 3).
-
-    Raises:
-        InputError: if it can't be read; it is named.
-    """
+    """Reads a path, file bytes or an array: uint8 (resize_to, resize_to, 3)."""
     from align_keras.search.image_files import ImageError, read_pixels
 
     try:
@@ -317,7 +297,3 @@ def _digest_of_files(folder):
             with open(path, "rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def _cores():
-    return os.cpu_count() or 1

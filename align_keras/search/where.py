@@ -1,7 +1,5 @@
 r"""Conditions on the columns of an index, `year >= 2020 and folder like '%Italy%'`.
 
-The grammar is a small part of SQL's, the same for SQLite and PostgreSQL:
-
     condition = all {"or" all}
     all       = one {"and" one}
     one       = "not" one | "(" condition ")" | test
@@ -13,13 +11,9 @@ The grammar is a small part of SQL's, the same for SQLite and PostgreSQL:
     operand   = value | column
     value     = number | string
 
-Strings stand in single quotes, which are doubled inside (`'it''s'`); a column whose
-name isn't a word stands in double quotes. In `like`, `%` stands for any text, `_` for
-one character, `\%` and `\_` for themselves, and case doesn't matter. As in SQL, a test
-of an empty column, but `is null`, is neither true nor false.
-
-What is parsed is written anew: of the user's text the SQL holds nothing, since names
-are looked up among the columns, and values are bound as parameters.
+Strings and names are quoted as in SQL; `like` ignores case, `\%` and `\_` stand for
+themselves. Of the user's text the SQL holds nothing: names are looked up among the
+columns, and values are bound as parameters.
 """
 
 import difflib
@@ -54,32 +48,18 @@ _NAMES_SHOWN = 20
 
 
 def parse_where(
-    text: str, columns: Iterable[str], placeholder: str = "?"
+    text: str, columns: Iterable[str]
 ) -> tuple[str, list[str | int | float]]:
-    """Turns a condition into SQL and the parameters to bind.
+    """Turns a condition into SQL and the parameters to bind, str, int and float.
 
-    Args:
-        text: str, the condition, in the grammar above.
-        columns: names that may occur, str each. Upper and lower case are the same in a
-            name that only one column has.
-        placeholder: str, where a parameter goes: "?" for sqlite3, "%s" for psycopg.
-
-    Returns:
-        str, an expression for `WHERE`, and the list of its parameters, str, int and
-        float, in the order of their places.
-
-    Raises:
-        InputError: for what the grammar lacks, with its place, and for unknown columns.
-
-    Example:
+    `columns` are the names that may occur; upper and lower case are the same in a name
+    that only one has. Raises InputError for what the grammar lacks, with its place.
 
     >>> parse_where("year >= 2020 and not (camera = 'X')", ["year", "camera"])
     ('("year" >= ? AND NOT ("camera" = ?))', [2020, 'X'])
     """
     quoted = {name: _quoted(name) for name in columns}
-    if placeholder == "%s":  # psycopg reads every percent sign.
-        quoted = {name: sql.replace("%", "%%") for name, sql in quoted.items()}
-    return _Parser(text, quoted, placeholder).parse()
+    return _Parser(text, quoted).parse()
 
 
 class _Token(NamedTuple):
@@ -91,8 +71,8 @@ class _Token(NamedTuple):
 class _Parser:
     """Recursive descent; each method returns SQL and appends its parameters."""
 
-    def __init__(self, text, columns, placeholder):
-        self.text, self.columns, self.placeholder = text, columns, placeholder
+    def __init__(self, text, columns):
+        self.text, self.columns = text, columns
         self.parameters = []
         self.tests = self.depth = self.place = 0
         self.tokens = self._tokens()
@@ -243,7 +223,7 @@ class _Parser:
 
     def _bound(self, value):
         self.parameters.append(value)
-        return self.placeholder
+        return "?"
 
     # === Tokens ===
 

@@ -1,8 +1,5 @@
 """BERT's normalization of captions, as graph operations, equal to Hugging Face's.
-
-`tensorflow_text`'s own BERT tokenizers fold by NFKC and split at other characters;
-on multilingual captions they give other ids than the tokenizers that published
-checkpoints were trained with.
+`tensorflow_text`'s own folds by NFKC and splits at other characters.
 """
 
 import tensorflow as tf
@@ -55,21 +52,18 @@ def split_words(captions: tf.Tensor, normalization: str) -> tf.RaggedTensor:
     text = tf.strings.regex_replace(text, _SPACES_PATTERN, " ")
     text = tf.strings.regex_replace(text, _REMOVED_PATTERN, "")
     if is_uncased(normalization):
-        text = _lower(_strip_accents(text))
+        text = _folded(text)
     text = tf.strings.regex_replace(text, _ISOLATED_PATTERN, r" \0 ")
     # Splitting at sep="" would ask the C locale what white space is.
     return tf.strings.split(text, " ")
 
 
-def _strip_accents(text):
+def _folded(text):
+    """Strips accents, and lowers each character alone, whatever the locale is."""
     import tensorflow_text as tf_text
 
     text = tf_text.normalize_utf8(text, "NFD")
-    return tf.strings.regex_replace(text, _MARKS_PATTERN, "")
-
-
-def _lower(text):
-    """Lowers each character alone, whatever the process's locale is."""
+    text = tf.strings.regex_replace(text, _MARKS_PATTERN, "")
     # ICU follows the locale: under LANG=tr_TR it lowers "I" to "ı". ASCII alone
     # doesn't, and nothing else that the locale changes is left after NFD.
     text = tf.strings.lower(text)

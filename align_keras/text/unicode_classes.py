@@ -1,9 +1,5 @@
-r"""The character classes of Hugging Face's BERT normalization, as code points.
-
-Hugging Face's tokenizers classify by Unicode 8.0, while RE2's own classes (`\p{Mn}`)
-follow a later version that changes with TensorFlow. Explicit ranges keep the token
-ids of a stored vocabulary the same under every version. A test compares them with
-Hugging Face's, code point by code point.
+r"""The character classes of Hugging Face's BERT normalization, by Unicode 8.0, as code
+points: RE2's own (`\p{Mn}`) change with TensorFlow. A test compares all of them.
 """
 
 # Control, format and private-use characters, and the replacement character.

@@ -2,9 +2,11 @@
 
 import collections
 import itertools
+import math
 import os
 from collections.abc import Iterable, Sequence
 
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_regular
 
@@ -30,10 +32,8 @@ def learn_vocabulary(
     min_frequency: int = 2,
     normalization: str = "bert_uncased",
 ) -> list[str]:
-    """Learns a WordPiece vocabulary.
-
-    The result depends on the captions alone: neither on their order nor on the process,
-    though Hugging Face's trainer, which does the work, gives other tokens in each run.
+    """Learns a WordPiece vocabulary, from the captions alone: neither their order nor
+    the process counts, as they do in Hugging Face's trainer, which does the work.
 
     Args:
         captions: read once.
@@ -68,13 +68,7 @@ def learn_vocabulary(
 
 def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
     """Writes a vocabulary as `vocab.txt`: one token a line, in the order of the ids.
-
-    Args:
-        vocabulary: tokens, the special ones among them, without duplicates.
-        path: a file, which is replaced as a whole.
-
-    Raises:
-        InputError: if the vocabulary isn't as above.
+    Raises `InputError` unless it has the special tokens and no duplicates.
 
     Example:
     >>> import os, tempfile
@@ -89,17 +83,8 @@ def save_vocabulary(vocabulary: Sequence[str], path: str | os.PathLike) -> None:
 
 
 def load_vocabulary(path: str | os.PathLike) -> list[str]:
-    """Reads a vocabulary from `vocab.txt`, ours or Hugging Face's.
-
-    Args:
-        path: a UTF-8 file with one token a line.
-
-    Returns:
-        The tokens in the order of their ids.
-
-    Raises:
-        InputError: if there is no such file, or it isn't as above, or has blank
-            lines, duplicates, or not all special tokens.
+    """Reads the tokens of `vocab.txt`, ours or Hugging Face's, in the order of their
+    ids. Raises `InputError` for blank lines, duplicates, and where special tokens lack.
     """
     try:
         text = read_regular(path).decode("utf-8")
@@ -127,18 +112,11 @@ def is_uncased(normalization: str) -> bool:
 
 def check_normalization(normalization: str) -> None:
     """Raises unless `normalization` is one of `NORMALIZATIONS`."""
-    if normalization not in NORMALIZATIONS:
-        raise InputError(
-            f"normalization must be one of {', '.join(NORMALIZATIONS)}, received "
-            f"{normalization!r}; pass the one that the vocabulary was learned with."
-        )
+    check_choice("normalization", normalization, NORMALIZATIONS)
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
-    """Raises unless a vocabulary can be stored and tokenized with.
-
-    `source`, the argument or file, is named with the first token at fault and its line.
-    """
+    """Raises unless a vocabulary can be tokenized with; names `source` and fault."""
     ids: dict[str, int] = {}
     for index, token in enumerate(vocabulary):
         if not isinstance(token, str) or not token.strip(" \t\r") or "\n" in token:
@@ -167,16 +145,8 @@ def _check_learning_arguments(captions, size, min_frequency):
             f"captions must be a list of str, received one {type(captions).__name__}; "
             "put it into a list."
         )
-    if not isinstance(size, int) or size <= len(SPECIAL_TOKENS):
-        raise InputError(
-            f"size must be an int above {len(SPECIAL_TOKENS)}, the special tokens, "
-            f"received {size!r}; ordinary sizes are 4000 to 100000."
-        )
-    if not isinstance(min_frequency, int) or min_frequency < 1:
-        raise InputError(
-            f"min_frequency must be an int of at least 1, received {min_frequency!r}; "
-            "the usual one is 2."
-        )
+    check_number("size", size, 1 + len(SPECIAL_TOKENS), math.inf, whole=True)
+    check_number("min_frequency", min_frequency, 1, math.inf, whole=True)
 
 
 def _checked(captions):
@@ -226,8 +196,7 @@ def _choose_alphabet(word_counts, size):
     room = size - len(SPECIAL_TOKENS)
     limit = max(_MIN_ALPHABET_LIMIT, size // 10)
     chosen = []
-    # The most frequent first; among equals by code point, so that nothing is left
-    # to chance.
+    # The most frequent first, among equals by code point: nothing is left to chance.
     for character in sorted(frequency, key=lambda c: (-frequency[c], c))[:limit]:
         room -= 1 + (character in continuing)
         if room < 0:
@@ -309,11 +278,7 @@ class Coverage:
         self._unknown = ids["[UNK]"]
 
     def count(self, captions: list[str]) -> dict:
-        """Counts over captions.
-
-        `coverage` is the share of words that the vocabulary knows; it and
-        `tokens_per_word` are 0 without words.
-        """
+        """Counts over captions; `coverage` is the share of words that are known."""
         words = tokens = unknown = 0
         for encoding in self._tokenizer.encode_batch(captions):
             words += len(set(encoding.word_ids))

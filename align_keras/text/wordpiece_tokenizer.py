@@ -29,19 +29,15 @@ TOKENIZATION_VERSION = 1
 class WordPieceTokenizer(tf.Module):
     """BERT's tokenizer: captions in, padded token ids out.
 
-    The ids are those of Hugging Face's `BertTokenizer` (the fast one) with
-    `max_length` and `truncation=True`, at about ten times its speed. It runs
-    eagerly, in `tf.data` and in an exported graph. Where tensorflow-text isn't
-    installed, as it can't be on Windows, Hugging Face's `tokenizers` computes the ids,
-    and no graph with the tokenizer in it can be exported.
+    The ids are those of Hugging Face's fast `BertTokenizer` with `truncation=True`, at
+    about ten times its speed, but for 116 letters that Unicode added later than
+    TensorFlow knows. It runs eagerly, in `tf.data` and in an exported graph. Without
+    tensorflow-text, as on Windows, `tokenizers` computes the ids, and no graph with it
+    can be exported.
 
-    The one difference: `bert_uncased` leaves 116 letters as they are that Unicode added
-    after the version that TensorFlow knows: 95 capitals (Vithkuqi, Garay, Beria Erfe, a
-    few Latin ones) and 21 composed letters (Tulu-Tigalari, Gurung Khema and others).
-
-    Bytes that aren't UTF-8 are dropped, and so are control characters. A special
-    token that is written out in a caption (`[MASK]`) becomes that token, as with
-    Hugging Face. A word of more than 100 characters is `[UNK]`.
+    Bytes that aren't UTF-8 and control characters are dropped. A special token that is
+    written out in a caption (`[MASK]`) becomes that token. A word of more than 100
+    characters is `[UNK]`.
 
     Args:
         vocabulary: the tokens in the order of their ids; holds `[PAD]`, `[UNK]`,

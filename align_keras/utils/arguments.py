@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import numbers
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
@@ -64,7 +65,9 @@ def check_number(
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     if not is_number or not least <= value <= most:
         what = "a whole number" if whole else "a number"
+        span = f"from {least:g} to {most:g}"
+        if most == math.inf:
+            span = f"of at least {least:g}"
         raise InputError(
-            f"{name} must be {what} from {least:g} to {most:g}, received "
-            f"{value!r:.80}; correct it."
+            f"{name} must be {what} {span}, received {value!r:.80}; correct it."
         )

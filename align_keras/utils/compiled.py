@@ -4,9 +4,8 @@ from collections.abc import Callable
 
 
 def compiled(function: Callable) -> Callable:
-    """Returns a function of tensors, compiled by XLA; on a TPU as it is.
-
-    There the whole step is compiled, within which nothing is compiled once more.
+    """A function of tensors, compiled by XLA; on a TPU, where the whole step is, as it
+    is.
     """
     import tensorflow as tf
 

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 class InputError(ValueError):
     """A mistake in what the user gave: an argument, a file, a configuration.
 
-    The message is one line that names the argument, the rule, what was
-    received and the remedy. The command line prints it without a traceback
-    and exits with code 1; in Python it is an ordinary `ValueError`.
+    One line names the argument, the rule, what was received and the remedy. The command
+    line prints it and exits with code 1; in Python it is a `ValueError`.
     """
 
 
 @contextlib.contextmanager
 def needs(extra: str, sentence: str, otherwise: str = "") -> Iterator[None]:
-    """Says which extra of this package to install when an import within it fails.
-
-    `sentence` goes on "which isn't installed"; `otherwise` is another way out, such as
-    ", or leave it out".
+    """Says which extra to install when an import within it fails: `sentence` goes on
+    "which isn't installed"; `otherwise` is another way out, such as ", or leave it
+    out".
     """
     try:
         yield

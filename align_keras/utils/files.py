@@ -42,17 +42,13 @@ def _fsync_folder(path):
 
 
 @contextlib.contextmanager
-def atomic_write(
-    path: str | os.PathLike, mode: str = "w", encoding: str | None = None
-) -> Iterator[IO]:
+def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Opens a temporary sibling of `path` and renames it when the block ends.
 
-    A kill or an error (a full disk) inside the block leaves the old file, or
-    none, under `path`, never a half-written one. Its folder is created; of a link, what
-    it points to is written. Raises if that is there and no regular file.
+    A kill or an error leaves the old file, or none. Its folder is created; of a link,
+    what it points to is written. Raises if that is there and no regular file.
     """
-    if "b" not in mode:
-        encoding = encoding or "utf-8"
+    encoding = None if "b" in mode else "utf-8"
     with atomic_path(path) as temporary:
         with open(temporary, mode, encoding=encoding) as file:
             yield file
@@ -84,10 +80,8 @@ def is_special(path: str | os.PathLike) -> bool:
 
 
 def open_regular(path: str | os.PathLike) -> io.BufferedReader:
-    """Opens a regular file, or one at an address, for reading its bytes, or raises
-    `OSError` as `open`.
-
-    Its errno is EINVAL if something else is there, or if no file can have the name.
+    """Opens a regular file, or one at an address, to read bytes, or raises as `open`:
+    with EINVAL if something else is there, or if no file can have the name.
     """
     if is_url(path):
         return open_url(os.fspath(path))
@@ -156,9 +150,7 @@ def read_json(path: str | pathlib.Path) -> dict:
 
 
 def refuse_url(path: str | os.PathLike, argument: str) -> None:
-    """Raises if what is to be written has an address: a folder "s3:" would be made.
-    Knows what `pathlib` makes of one, too; a drive of Windows has one letter.
-    """
+    """Raises if what is to be written has an address, also as `pathlib` writes it."""
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", os.fsdecode(path)):
         raise InputError(
             f"{argument} must be a local path, received {path}; write to a store by "
@@ -167,10 +159,9 @@ def refuse_url(path: str | os.PathLike, argument: str) -> None:
 
 
 def replaceable_file(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """Returns the file that a name means, of a link what it points to.
-
-    Raises if something is there that `atomic_write` can't replace; `argument` is what
-    the user gave it for.
+    """Returns the file that a name means, of a link what it points to; raises if
+    something is there that `atomic_write` can't replace. `argument` is what the user
+    gave it for.
     """
     refuse_url(path, argument)
     path = pathlib.Path(path)
@@ -192,8 +183,8 @@ def replaceable_file(path: str | os.PathLike, argument: str) -> pathlib.Path:
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary sibling folder and renames it to `path` at the end.
 
-    An existing folder of that name is replaced as a whole; what a killed earlier writer
-    left beside it is removed first. Raises if another process is writing this folder.
+    A folder of that name is replaced as a whole; what a killed writer left beside it is
+    removed first. Raises if another process is writing this folder.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,7 +195,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             _settle_leftovers(path, lock)
             temporary.mkdir()
             yield temporary
-            _replace_folder(path, temporary)
+            replace_folder(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         pathlib.Path(lock.lock_file).unlink(missing_ok=True)
@@ -237,7 +228,8 @@ def _settle_leftovers(path, lock):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replace_folder(path, new):
+def replace_folder(path: pathlib.Path, new: pathlib.Path) -> None:
+    """Gives a folder's name to a new one; an interruption leaves one of both there."""
     if path.exists():
         old = _temporary_sibling(path, "old")
         os.replace(path, old)
@@ -251,10 +243,8 @@ def _replace_folder(path, new):
 
 
 def placeable_folder(path: str | os.PathLike, argument: str) -> pathlib.Path:
-    """Returns the folder that a name means, absolute and without links.
-
-    Raises if `atomic_folder` can't put one there: it is a file or a mounted disk, is or
-    holds the current folder, or can't be made. `argument` is what the user gave it for.
+    """Returns the folder that a name means, absolute and without links; raises if
+    `atomic_folder` can't put one there. `argument` is what the user gave it for.
     """
     refuse_url(path, argument)
     try:
@@ -306,11 +296,9 @@ def _obstacle(folder):
 def locked(
     path: str | os.PathLike, on_wait: Callable[[], object] | None = None
 ) -> Iterator[None]:
-    """Waits until no other process is in a block for the same path, then enters it.
-
-    The lock is a hidden file beside what the block changes, in a folder that must
-    exist; it ends with the process, whatever ends that. `on_wait` is called once if
-    there is another.
+    """Waits until no other process is in a block for the same path, then enters it;
+    calls `on_wait` once if there is another. The lock, a hidden file beside what the
+    block changes, ends with the process.
     """
     path = pathlib.Path(path)
     file = path.with_name(f".{path.name}.lock")
@@ -324,10 +312,8 @@ def locked(
 
 
 def hold(file: str | os.PathLike) -> Any:
-    """Takes the lock of a file, made if need be; None if another process, or thread,
-    has it.
-
-    The end of the context manager frees the lock, as that of the process does.
+    """Takes the lock of a file; None if another process, or thread, has it. The end of
+    the context manager frees it, as that of the process does.
     """
     lock = _file_lock(file)
     try:

@@ -7,11 +7,9 @@ from align_keras.utils.quiet import WrappedImport
 
 
 def register_with_keras(modules_of_classes: dict[str, str]) -> None:
-    """Lets Keras open saved objects of classes whose modules aren't imported.
-
-    `keras.saving.load_model` knows custom classes by registration, which a class's
-    module does. Here stand-ins are registered, as soon as Keras is there: at once, or
-    when it is imported. A stand-in imports its class when it is opened.
+    """Lets `keras.saving.load_model` open objects of classes whose modules aren't
+    imported: stand-ins are registered as soon as Keras is there, which import their
+    class when opened.
     """
 
     def execute_and_register(execute, module):

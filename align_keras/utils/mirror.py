@@ -49,10 +49,10 @@ def mirrored(
 ) -> Iterator[pathlib.Path]:
     """Has a remote folder, or file, on this machine until the block ends.
 
-    What is there is downloaded, unless an earlier call has done so. What has changed is
-    uploaded at the end, also by an error, and every two minutes until then. The copies
-    lie in `align_keras/storage` of `$XDG_CACHE_HOME` (`~/.cache`) and can be removed;
-    after a kill they hold what wasn't uploaded, with which the next call goes on.
+    What has changed goes up at the end, also by an error, and every two minutes until
+    then. Copies lie in `align_keras/storage` of `$XDG_CACHE_HOME` (`~/.cache`) and can
+    be removed; after a kill they hold what wasn't uploaded, with which the next call
+    goes on.
 
     Args:
         url: str, `s3://` or `gs://`; to read, `hf://` as well.
@@ -127,15 +127,16 @@ class _Place:
         )
 
     def upload(self, file, name="", mode="overwrite"):
-        url, target = (
-            f"{self.url}/{name}".rstrip("/"),
-            f"{self.path}/{name}".rstrip("/"),
-        )
-        size, put = file.stat().st_size, self.fs.put_file
-        retrying(lambda: put(str(file), target, mode=mode), url)
-        there = retrying(lambda: self.fs.info(target)["size"], url)
+        target, size = f"{self.path}/{name}".rstrip("/"), file.stat().st_size
+        self.ask("put_file", str(file), target, mode=mode)
+        there = self.ask("info", target)["size"]
         if there != size:
             raise OSError(errno.EIO, f"{there:,} of {size:,} bytes arrived", self.url)
+
+    def ask(self, method, *arguments, **options):
+        """Has the store do something, again while it fails for a while."""
+        call = getattr(self.fs, method)
+        return retrying(lambda: call(*arguments, **options), self.url)
 
 
 class _File(_Place):
@@ -201,7 +202,7 @@ class _Folder(_Place):
         try:
             self._push(is_open=False)
             if not self.files:  # Nothing came of it.
-                self._remove(f"{self.path}/{self._name(self.number)}")
+                self._remove(self._path(self.number))
         except (OSError, InputError) as error:
             if not quietly:
                 raise
@@ -211,14 +212,14 @@ class _Folder(_Place):
 
     def _numbers(self):
         try:
-            found = retrying(lambda: self.fs.find(f"{self.path}/{_ABOUT}"), self.url)
+            found = self.ask("find", f"{self.path}/{_ABOUT}")
         except FileNotFoundError:
             return []
         names = (re.fullmatch(r"(\d{8})\.json", os.path.basename(one)) for one in found)
         return sorted(int(match[1]) for match in names if match)
 
-    def _name(self, number):
-        return f"{_ABOUT}/{number:08}.json"
+    def _path(self, number):
+        return f"{self.path}/{_ABOUT}/{number:08}.json"
 
     def _manifest(self):
         """The newest manifest and its number; of a folder without, its files."""
@@ -232,9 +233,7 @@ class _Folder(_Place):
                     "another."
                 )
             return 0, {"files": {one.name: [one.name, *one[1:]] for one in files}}
-        path = f"{self.path}/{self._name(numbers[-1])}"
-        content = retrying(lambda: self.fs.cat_file(path), self.url)
-        return numbers[-1], json.loads(content)
+        return numbers[-1], json.loads(self.ask("cat_file", self._path(numbers[-1])))
 
     def _pull(self):
         """Makes the copy what the newest manifest says; returns this."""
@@ -322,15 +321,14 @@ class _Folder(_Place):
         about.update(files=files, id=self.writer, writer=self.writer if is_open else "")
         content = json.dumps(about).encode()
         self._check_latest()
-        path = f"{self.path}/{self._name(self.number + 1)}"
+        path = self._path(self.number + 1)
         try:
-            write = self.fs.pipe_file
-            retrying(lambda: write(path, content, mode="create"), self.url)
+            self.ask("pipe_file", path, content, mode="create")
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ESTALE):
                 raise
         # Where the store took both, or the answer to the first try was lost.
-        if retrying(lambda: self.fs.cat_file(path), self.url) != content:
+        if self.ask("cat_file", path) != content:
             raise self.busy("another process, which began at the same time")
         self.number, self.files, self.heard = self.number + 1, files, time.monotonic()
         self._remember()
@@ -387,37 +385,29 @@ class _Folder(_Place):
 
     def _settle(self, is_open):
         """Gives new objects their names, and removes what no manifest names."""
-        moved = {n: e for n, e in self.files.items() if e[0] != n}
-        copy = self.fs.cp_file
-        for name, (key, _, _) in moved.items():
-            paths = f"{self.path}/{key}", f"{self.path}/{name}"
-            retrying(lambda paths=paths: copy(*paths), f"{self.url}/{name}")
+        for name, (key, _, _) in self.files.items():
+            if key != name:
+                self.ask("cp_file", f"{self.path}/{key}", f"{self.path}/{name}")
         settled = {name: [name, *entry[1:]] for name, entry in self.files.items()}
         self._commit(settled, is_open)
 
     def _clear(self):
         """Removes old manifests, and before them what they alone name."""
-        about = retrying(lambda: self.fs.find(f"{self.path}/{_ABOUT}"), self.url)
-        keep = {f"{self.path}/{key}".strip("/") for key, _, _ in self.files.values()}
+        about = self.ask("find", f"{self.path}/{_ABOUT}")
         old = {one.strip("/") for one in about if f"/{_FRESH}/" in one}
-        manifests = [
-            f"{self.path}/{self._name(number)}"
-            for number in self._numbers()
-            if number < self.number
-        ]
+        numbers = [number for number in self._numbers() if number < self.number]
+        manifests = [self._path(number) for number in numbers]
         for path in manifests:
-            named = json.loads(
-                retrying(lambda path=path: self.fs.cat_file(path), self.url)
-            )
-            old |= {
-                f"{self.path}/{k}".strip("/") for k, _, _ in named["files"].values()
-            }
-        _in_threads(self._remove, old - keep)
+            old |= self._objects(json.loads(self.ask("cat_file", path))["files"])
+        _in_threads(self._remove, old - self._objects(self.files))
         _in_threads(self._remove, manifests)
+
+    def _objects(self, files):
+        return {f"{self.path}/{key}".strip("/") for key, _, _ in files.values()}
 
     def _remove(self, path):
         with contextlib.suppress(FileNotFoundError):
-            retrying(lambda: self.fs.rm_file(path), self.url)
+            self.ask("rm_file", path)
 
     def _keep_up(self, done, pushes):
         """Uploads now and then, in a thread; by it others see that this one lives."""

@@ -13,10 +13,7 @@ def say(message: str) -> None:
 
 
 class progress_bar:
-    """A progress bar on a terminal, a line now and then elsewhere.
-
-    It counts `unit`s, such as pairs, up to `total`, which may grow, from `done` on.
-    """
+    """A progress bar on a terminal, a line now and then elsewhere; `total` may grow."""
 
     def __init__(self, title, unit, total, done=0):
         self._title, self._unit = title, unit
@@ -26,7 +23,7 @@ class progress_bar:
         self._console = Console(stderr=True)
         self._bar = self._start = None
 
-    def start(self) -> None:
+    def __enter__(self):
         if self._console.is_terminal:
             self._bar = _bar(self._console)
             self._task = self._bar.add_task(
@@ -37,6 +34,7 @@ class progress_bar:
                 note="",
             )
             self._bar.start()
+        return self
 
     def advance(self, count: int, note: str = "") -> None:
         """Counts `count` more; `note` is shown behind."""
@@ -60,45 +58,30 @@ class progress_bar:
             f"{rate:,.0f} {self._unit}/s, {left} left  {note}"
         )
 
-    def stop(self) -> None:
+    def __exit__(self, *exception):
         if self._bar is not None:
             self._bar.stop()
 
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *exception):
-        self.stop()
-
 
 def _bar(console):
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
     from rich.text import Text
 
-    class Rate(ProgressColumn):
+    class Rate(progress.ProgressColumn):
         """Things per second, with their name."""
 
         def render(self, task):
             speed = task.finished_speed or task.speed or 0.0
             return Text(f"{speed:,.0f} {task.fields['unit']}/s")
 
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+    return progress.Progress(
+        progress.SpinnerColumn(),
+        "{task.description}",
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
         Rate(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        "left",
+        progress.TimeRemainingColumn(),
+        "{task.fields[note]}",
         console=console,
     )

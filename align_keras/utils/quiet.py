@@ -11,10 +11,8 @@ from typing import Any
 
 
 def silence_tensorflow() -> None:
-    """Has TensorFlow print no start-up notes, whenever it is imported after this.
-
-    They would hide what matters, and its errors reach Python as exceptions. Since 2.21
-    it writes on standard error at its import whatever `TF_CPP_MIN_LOG_LEVEL` says.
+    """Has TensorFlow print no start-up notes, whenever it is imported after this. Since
+    2.21 it writes at its import whatever `TF_CPP_MIN_LOG_LEVEL` says.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     loads = [getattr(finder, "load", None) for finder in sys.meta_path]
@@ -49,11 +47,7 @@ class WrappedImport(importlib.abc.MetaPathFinder):
 
 
 def start_compiler() -> None:
-    """Has XLA compile something, so that its start-up lines are printed to nobody.
-
-    TensorFlow prints two lines on standard error at its first compilation, past
-    Python and past `TF_CPP_MIN_LOG_LEVEL`. Call it once devices are configured.
-    """
+    """Has XLA compile something: the two lines of its start are printed to nobody."""
     import tensorflow as tf
 
     with silent_standard_error():
@@ -61,14 +55,14 @@ def start_compiler() -> None:
 
 
 @contextlib.contextmanager
-def silent_standard_error() -> Iterator[None]:
-    """Sends to nobody what native code prints on standard error within."""
+def silent_standard_error(file: str | os.PathLike = os.devnull) -> Iterator[None]:
+    """Appends to a file, or nowhere, what native code prints on standard error."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    kept = os.dup(2)
     try:
-        os.dup2(nowhere, 2)
+        with open(file, "ab") as opened:
+            os.dup2(opened.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)

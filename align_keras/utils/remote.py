@@ -58,13 +58,7 @@ class RemoteFile(NamedTuple):
 
 
 def is_url(path: str | bytes | os.PathLike) -> bool:
-    """Whether a path is an address, such as `s3://bucket/a.tar`; `file:` is none.
-
-    Example:
-
-    >>> [is_url(path) for path in ("s3://bucket/a.tar", "a.tar", "C:/a.tar")]
-    [True, False, False]
-    """
+    """Whether a path is an address, such as `s3://bucket/a.tar`; `file:` is none."""
     match = _URL.match(os.fsdecode(path))
     return match is not None and match[1].lower() != "file"
 
@@ -72,19 +66,13 @@ def is_url(path: str | bytes | os.PathLike) -> bool:
 def open_url(url: str) -> io.BufferedReader:
     """Opens a file for reading its bytes, seekable; small reads are cheap.
 
-    It is read in blocks of 4 MiB, of which a process keeps the last 16 for all its
-    readers. A block that can't be had is asked for again, after a pause; one of a file
-    that has changed since it was opened raises `OSError` with the errno ESTALE.
-
-    Args:
-        url: str, `s3://`, `gs://`, `hf://`, `http://` or `https://`.
-
-    Returns:
-        A binary file; `.raw.version` names its content, `.raw.size` is its bytes.
+    It is read in blocks of 4 MiB, of which a process keeps the last 16. A block that
+    can't be had is asked for again, after a pause; one of a file that has changed since
+    it was opened raises `OSError` with the errno ESTALE. `.raw.version` names the
+    content.
 
     Raises:
-        OSError: as `open` does: `FileNotFoundError`, `PermissionError`; of another
-            errno if the server can't be reached.
+        OSError: as `open` does; of another errno if the server can't be reached.
         InputError: for another scheme, or if a package isn't installed.
 
     Example:
@@ -104,13 +92,6 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
 
     Names end in one of `suffixes`, capitals alike; hidden files are left out. A folder
     that isn't there is an empty one. Raises as `open_url`; web servers have no folders.
-
-    Example:
-
-    >>> import fsspec
-    >>> fsspec.filesystem("memory").pipe("/tars/b.TAR", b"..")
-    >>> [(file.name, file.size) for file in list_url("memory://tars", ".tar")]
-    [('b.TAR', 2)]
     """
     fs, path = file_system(url)
     if url.lower().startswith("http"):
@@ -126,9 +107,7 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
 
 
 def stat_url(url: str) -> RemoteFile | None:
-    """Returns the `RemoteFile` of an address; None for a folder. Raises if nothing is
-    there.
-    """
+    """The `RemoteFile` of an address; None for a folder. Raises if nothing is there."""
     about = _about(url)
     if about["type"] == "directory":
         return None
@@ -144,13 +123,7 @@ def _about(url):
 
 
 def join_url(folder: str, name: str) -> str:
-    """Returns the address of a name in a folder, `..` resolved.
-
-    Example:
-
-    >>> join_url("s3://bucket/captions", "../images/a.jpg")
-    's3://bucket/images/a.jpg'
-    """
+    """Returns the address of a name in a folder, `..` resolved."""
     scheme, _, path = folder.partition("://")
     return f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
 
@@ -163,10 +136,7 @@ def known_version(url: str) -> str:
 
 
 def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
-    """Reads a range of a file by one request, or by none if it has just been read.
-
-    Without `size` all of it, whose errno is EFBIG above 512 MB.
-    """
+    """Reads a range of a file by one request or none; without `size` all of it."""
     if size is None:
         size = _about(url)["size"] or 0
         if size > _MAX_WHOLE:

@@ -11,11 +11,7 @@ SHIPPED_MODELS = ("align_small_en",)
 
 
 def shared_folder(name: str) -> pathlib.Path | None:
-    """Returns a folder of the clone, or one that was installed with the package.
-
-    Args:
-        name: str, `"experiments"` or a path such as `"saved_models/align_small_en"`.
-    """
+    """Returns a folder of the clone, or one that was installed with the package."""
     folders = [
         pathlib.Path(root) / "share" / "align_keras"
         # Where setup.cfg's data_files go.
@@ -27,25 +23,7 @@ def shared_folder(name: str) -> pathlib.Path | None:
 
 
 def find_shipped_model(name: str) -> pathlib.Path:
-    """Finds the folder of a model that comes with the package.
-
-    Args:
-        name: str, `"align_small_en"`.
-
-    Returns:
-        path of the folder with `image.tflite`, `text.tflite`, `config.json`,
-        `vocabulary.txt` and `README.md`.
-
-    Raises:
-        InputError: for another name, or if the folder isn't there.
-
-    Example:
-
-    ```python
-    folder = find_shipped_model("align_small_en")
-    tower = (folder / "image.tflite").read_bytes()
-    ```
-    """
+    """The folder of a model that comes with the package, or InputError."""
     if name not in SHIPPED_MODELS:
         raise InputError(
             f"name must be one of {', '.join(SHIPPED_MODELS)}, received {name!r}; give "

@@ -1,6 +1,5 @@
 """Work that is done once: tasks in processes of this machine, or of a cluster."""
 
-import contextlib
 import functools
 import hashlib
 import importlib
@@ -21,6 +20,7 @@ from typing import Any
 
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
+from align_keras.utils.quiet import silent_standard_error
 
 LOCAL = "local"
 ENGINES = (LOCAL, "dask:HOST:PORT", "ray:HOST:PORT", "spark:MASTER")
@@ -54,15 +54,13 @@ def run_tasks(
 ) -> list:
     """Calls a function once a task, in several processes; returns the results in order.
 
-    A task's result is a file under its digest, written when the task is done: tasks
-    that have one aren't called again, so that a killed run goes on where it stopped.
-    The function is importable by name and takes JSON to JSON; what it writes must be
-    atomic and may be repeated. By default there are as many processes as cores; with
-    one, tasks run in this process. A worker that was killed raises `ChildProcessError`.
+    A task's result is a file under its digest, so that a killed run goes on where it
+    stopped. The function is importable by name and takes JSON to JSON; what it writes
+    must be atomic and may be repeated. By default there are as many processes as cores;
+    with one, tasks run here. A worker that was killed raises `ChildProcessError`.
 
-    `engine` is one of `ENGINES`. A cluster has workers of its own number, with the same
-    versions, and sees `folder` by the same path. There all other tasks are done before
-    one that fails is told.
+    `engine` is one of `ENGINES`; a cluster sees `folder` by the same path. There all
+    other tasks are done before one that fails is told.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,7 +175,7 @@ def _end_with(parent):
 
 
 def _call(function, task, path):
-    with _stderr_into(path.parent / _LOG):
+    with silent_standard_error(path.parent / _LOG):
         _write_result(function, task, path)
 
 
@@ -192,19 +190,6 @@ def _write_result(function, task, path):
         raise
     with atomic_write(path) as file:
         json.dump(result, file, ensure_ascii=True, sort_keys=True)
-
-
-@contextlib.contextmanager
-def _stderr_into(path):
-    """Sends what libraries say on stderr into a file."""
-    saved = os.dup(2)
-    with open(path, "ab") as file:
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _named(function, task):
@@ -240,7 +225,7 @@ def _run_on_cluster(function, left, folder, engine):
     calls = [(_versions(), name, task, str(folder / path.name)) for task, path in left]
     run = {"dask": _run_on_dask, "ray": _run_on_ray, "spark": _run_on_spark}[kind]
     with needs(kind, f"engine {engine} takes the package {kind}"):
-        with _stderr_into(folder / _LOG):  # Clients log much.
+        with silent_standard_error(folder / _LOG):  # Clients log much.
             outcomes = run(calls, address)
     for (task, _), outcome in zip(left, outcomes, strict=True):
         if isinstance(outcome, str):
@@ -415,7 +400,7 @@ def _ray_outcomes(calls, address):
     engine = f"ray:{address}"
     work = ray.remote(num_cpus=1, max_retries=_ATTEMPTS - 1)(_work)
     outcomes = []
-    with _stderr_into(pathlib.Path(calls[0][-1]).parent / _LOG):
+    with silent_standard_error(pathlib.Path(calls[0][-1]).parent / _LOG):
         for reference in [work.remote(*call) for call in calls]:
             # A head that was restarted says nothing of the tasks that it doesn't know.
             while not ray.wait([reference], timeout=_LOOK_SECONDS)[0]:

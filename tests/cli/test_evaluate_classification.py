@@ -242,7 +242,9 @@ def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
     halves = evaluate("--protocol=knn", "--data=stamps")["metrics"]
     assert halves["images"] + halves["gallery"] == 16
     message = evaluate("--protocol=knn", "--data=stamps", "--split=dev", fails=True)
-    assert "the split of stamps must be train, test or all, received 'dev'" in message
+    assert (
+        "the split of stamps must be one of train, test, all, received 'dev'" in message
+    )
 
 
 @pytest.mark.ci

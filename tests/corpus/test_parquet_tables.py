@@ -7,8 +7,8 @@ from align_keras.corpus import parquet_tables
 from align_keras.corpus.parquet_tables import (
     pair_schema,
     read_batches,
-    read_columns,
     read_rows,
+    strings,
     table_writer,
 )
 from align_keras.utils.errors import InputError
@@ -67,21 +67,17 @@ def table(tmp_path):
 
 
 def test_batches(table, monkeypatch):
-    assert list(read_columns(table, ["caption"])) == [{"caption": ["a", "", "c"]}]
+    [whole] = read_batches(table, ["caption"])
+    assert whole.schema.names == ["caption"]
+    assert strings(whole["caption"]) == ["a", "", "c"]
     monkeypatch.setattr(parquet_tables, "_ROWS_AT_ONCE", 2)
-    assert [own["caption"] for own in read_columns(table, ["caption"])] == (
-        [["a", ""], ["c"]]
-    )
-    assert [own.num_rows for own in read_batches(table, ["width"])] == [2, 1]
+    assert [own.num_rows for own in read_batches(table)] == [2, 1]
 
 
-@pytest.mark.parametrize("read", [read_columns, read_batches])
-def test_what_is_wrong_is_named(table, read, tmp_path):
-    with pytest.raises(InputError, match="a.parquet must have the column 'language'"):
-        list(read(table, ["caption", "language"]))
+def test_what_is_wrong_is_named(table, tmp_path):
     with pytest.raises(InputError, match="none.parquet can't be read"):
-        list(read(tmp_path / "none.parquet", []))
+        list(read_batches(tmp_path / "none.parquet", []))
     for content in (b"", b"not a table", table.read_bytes()[:-20]):
         table.write_bytes(content)
         with pytest.raises(InputError, match="must be a Parquet file"):
-            list(read(table, []))
+            list(read_batches(table, []))

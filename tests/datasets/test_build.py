@@ -19,7 +19,7 @@ from align_keras.utils.errors import InputError
         ("stamps/xx", {}, "en, de, fr, cs"),
         ("pairs", {}, "--pairs PATH"),
         ("icons", {"pairs": "x.csv"}, "--pairs PATH"),
-        ("icons", {"max_bad_fraction": 10}, r"\[0, 1\]"),
+        ("icons", {"max_bad_fraction": 10}, "from 0 to 1"),
         ("pairs", {"pairs": "nowhere.csv"}, "there is no"),
     ],
 )

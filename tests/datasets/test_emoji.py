@@ -130,7 +130,7 @@ def test_no_emoji_straddles_the_splits(root, tmp_path):
 def test_emoji_drawn_alike_stay_together(tmp_path, monkeypatch):
     # Half of the emoji go to the test split: by their codes alone, half of the
     # pairs would be parted.
-    monkeypatch.setattr(emoji_module, "TEST_FRACTION", 0.5)
+    monkeypatch.setattr(emoji_module.Emoji, "TEST_FRACTION", 0.5)
     codes = [f"2F{n:03X}" for n in range(40)]
     for package in PACKAGES:
         install(

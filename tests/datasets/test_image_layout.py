@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from align_keras.corpus.image import ImageError
-from align_keras.datasets.image_layout import (
+from align_keras.datasets.pair_builder import (
     ImageLayout,
     limit_image,
     pixel_key,

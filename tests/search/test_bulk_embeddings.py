@@ -194,7 +194,7 @@ def test_what_changes_meanwhile_leaves_the_rows_as_they_were(images, model, tmp_
         ({"source": "a.txt", "to": "a.txt"}, "which is a file"),
         ({"source": "a.txt", "to": "x.parquet", "format": "npy"}, "must be a folder"),
         ({"source": "a.txt", "format": "csv"}, "`format` must be one of"),
-        ({"source": "a.txt", "rows_per_file": 0}, "integer >= 1"),
+        ({"source": "a.txt", "rows_per_file": 0}, "whole number from 1"),
         ({"source": "blank.txt"}, "which holds none"),
         ({"source": "latin.txt"}, "text in UTF-8"),
         ({"source": "table.csv", "column": "x"}, "`column` must be one of table.csv"),

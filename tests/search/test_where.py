@@ -195,14 +195,6 @@ def test_a_column_of_any_name_is_quoted():
     assert found(connection, *parse_where(asked, [name])) == [1]
 
 
-def test_placeholders_of_psycopg():
-    sql = parse_where("\"a%\" like 'x' and b = 1", ["a%", "b"], "%s")
-    assert sql == (
-        '(lower(CAST("a%%" AS TEXT)) LIKE lower(%s) ESCAPE \'\\\' AND "b" = %s)',
-        ["x", 1],
-    )
-
-
 @pytest.mark.parametrize(
     "text, message",
     [

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_path
 
@@ -32,10 +33,7 @@ def write_embeddings(
     batch_size: int = 64,
     dtype: str = "float16",
 ) -> np.ndarray:
-    """Embeds `count` images batch by batch into a `.npy` file, and maps it, (count, d).
-    `encode` takes a list of images to a float array (images, d). Rounding to float16
-    changes a cosine by about 1e-5. The file has its name when it is complete.
-    """
+    """Embeds `count` images by `encode` (a list to (images, d)) into a `.npy` file."""
     with atomic_path(path) as temporary:
         _fill(temporary, iter(images), encode, count, batch_size, dtype)
     # What is empty can't be mapped.
@@ -45,34 +43,19 @@ def write_embeddings(
 def _fill(path, images, encode, count, batch_size, dtype):
     stored, done = None, 0
     while batch := list(itertools.islice(images, batch_size)):
-        rows = np.asarray(encode(batch))
-        width = None if stored is None else stored.shape[1]
-        fits = rows.ndim == 2 and len(rows) == len(batch)
-        if not fits or width not in (None, rows.shape[1]):
-            raise InputError(
-                f"encode must return an array ({len(batch)}, {width or 'dimensions'}) "
-                f"of {len(batch)} images, received {rows.shape}; pool its output to "
-                "one row an image."
-            )
         with np.errstate(over="ignore"):
-            rows = rows.astype(dtype)
-        if not np.isfinite(rows).all():
+            rows = np.asarray(encode(batch)).astype(dtype)
+        if rows.ndim != 2 or len(rows) != len(batch) or not np.isfinite(rows).all():
             raise InputError(
-                f"encode must return finite numbers that {dtype} holds, received NaN "
-                "or infinity; check the encoder, or store float32."
+                f"encode must return finite numbers that {dtype} holds, a row an image "
+                f"({len(batch)}, dimensions), received {rows.shape} or infinity; pool "
+                "its output, check the encoder, or store float32."
             )
         if stored is None:
             shape = (count, rows.shape[1])
             stored = np.lib.format.open_memmap(path, "w+", dtype, shape)
-        stored[done : done + len(rows)] = rows[: count - done]
+        stored[done : done + len(rows)] = rows
         done += len(rows)
-        if done > count:
-            break
-    if done != count:
-        raise InputError(
-            f"count must be the number of images, received {count:,}, but there are "
-            f"{'more' if done > count else f'{done:,}'}; count them anew."
-        )
     if stored is None:
         with path.open("wb") as file:
             np.save(file, np.empty((0, 0), dtype))
@@ -92,24 +75,17 @@ class _Rows:
 
 
 class EmbeddingSearch:
-    """Finds near images by their embeddings' cosines (Jia et al. 2021, appendix A).
+    """Finds near images by their embeddings' cosines, above `threshold`.
 
-    k-means puts all images into clusters, and an image is compared with those of its
-    `nearest` clusters, as faiss's inverted files do. The paper compares within buckets
-    of three of the ten nearest of 4,096 clusters; an image in a common bucket is nearly
-    always in one of these clusters, and near ones without a common bucket are found as
-    well. Small corpora have fewer clusters, one for 64 images; with fewer than 4 times
-    `nearest` (2,560 images by default) all are compared with all.
+    An image is compared with those of its `nearest` k-means clusters, where the paper
+    takes buckets of three of the ten nearest of 4,096. Small corpora have a cluster for
+    64 images; with fewer than 4 times `nearest` all are compared with all. The
+    threshold depends on the encoder: `tools/bench_duplicates.py` measures it. Memory is
+    some tens of bytes an image, 32 embeddings a cluster, those of 65,536 references,
+    and what is near to `block_rows`.
 
-    What is found depends on the encoder, and so must the threshold. With
-    EfficientNet-Lite0's 320 features, `tools/bench_duplicates.py --start 5` finds of
-    5,950 planted copies above 0.9, 0.95 and 0.975: all kinds 90, 75 and 56 %; with 10 %
-    cropped 90, 53 and 18 %, mirrored 100, 97 and 67 %, gray 57, 45 and 40 %. Of 595
-    different images 60, 40 and 26 leave in error, mostly stars of many points.
-
-    Memory is some tens of bytes an image, k-means' sample (32 embeddings a cluster),
-    the embeddings of 65,536 references and what is near to `block_rows` queries;
-    embeddings are read where they lie. Cosines must be above `threshold`.
+    References:
+        Jia et al. 2021, appendix A.
     """
 
     def __init__(
@@ -120,21 +96,8 @@ class EmbeddingSearch:
         seed=0,
         block_rows=1024,
     ):
-        if not 1 <= nearest <= clusters:
-            raise InputError(
-                "an image's clusters and all must ascend from 1, received nearest "
-                f"{nearest!r}, clusters {clusters!r}; the paper's are {NEAREST} and "
-                f"{CLUSTERS}."
-            )
-        if not 0 < threshold <= 1:
-            raise InputError(
-                "threshold must be a cosine above 0 and at most 1, received "
-                f"{threshold!r}; the paper's is {THRESHOLD}."
-            )
-        if block_rows < 1:
-            raise InputError(
-                f"block_rows must be at least 1, received {block_rows!r}; leave it out."
-            )
+        check_number("nearest", nearest, 1, clusters, whole=True)
+        check_number("threshold", threshold, _UNCERTAIN, 1)
         self.clusters = clusters
         self.nearest = nearest
         self.threshold = threshold
@@ -145,7 +108,6 @@ class EmbeddingSearch:
     def fit(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
         """Learns the centers from the images with the lowest hashes of keys."""
         self.centers = None
-        self._check(embeddings, "the corpus")
         clusters = min(self.clusters, len(keys) // _IMAGES_PER_CLUSTER)
         if clusters < min(4 * self.nearest, self.clusters):
             return
@@ -165,15 +127,8 @@ class EmbeddingSearch:
         means.train(_unit_rows(embeddings, rows))
         self.centers = means.index
 
-    def place(self, embeddings: np.ndarray, where: str) -> _Rows:
-        """Checks embeddings (n, d) and returns all rows."""
-        self._check(embeddings, where)
-        if self.centers is not None and embeddings.shape[1] != self.centers.d:
-            raise InputError(
-                f"the embeddings of {where} must have {self.centers.d} numbers "
-                f"as the corpus's, received {embeddings.shape[1]}; embed all images by "
-                "one encoder."
-            )
+    def place(self, embeddings: np.ndarray) -> _Rows:
+        """Returns all rows of embeddings (n, d), as `lowest` takes them."""
         return _Rows(embeddings, np.arange(len(embeddings)))
 
     def lowest(
@@ -226,22 +181,6 @@ class EmbeddingSearch:
             second = references.embeddings[references.rows[found[pairs]]]
             near[pairs] = _exact_cosines(first, second) > self.threshold
         np.minimum.at(best, query[near], ranks[found[near]])
-
-    def _check(self, embeddings, where):
-        if np.ndim(embeddings) != 2 or embeddings.dtype.kind != "f":
-            raise InputError(
-                f"the embeddings of {where} must be a float array (images, "
-                f"dimensions), received {getattr(embeddings, 'dtype', None)} "
-                f"{np.shape(embeddings)}; an encoder returns such an array."
-            )
-        for start in range(0, len(embeddings), self.block_rows):
-            finite = np.isfinite(embeddings[start : start + self.block_rows]).all(1)
-            if not finite.all():
-                raise InputError(
-                    f"the embeddings of {where} must be finite, received NaN or "
-                    f"infinity in row {start + int(np.argmin(finite))}; check the "
-                    "encoder."
-                )
 
 
 def _faiss():

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from align_keras.corpus.image import opencv
-from align_keras.utils.errors import InputError
+from align_keras.utils.arguments import check_number
 
 WORDS = 2  # 64-bit words in the hash of one view.
 HASH_BYTES = 8 * WORDS
@@ -29,8 +29,7 @@ LEAST_DETAIL = 24
 _SIDE = 64
 _BETWEEN = 256
 _COEFFICIENTS = 64
-# "About zero": a tenth of the numbers' root mean square, and what noise makes of a
-# flat image, in gray levels.
+# "About zero": of the numbers' root mean square, and of a flat image's noise.
 _RELATIVE_ZERO = 0.1
 _ABSOLUTE_ZERO = 0.1
 THRESHOLD = 12
@@ -43,20 +42,12 @@ _BANDS_OF_FEW, _BANDS = 8, 6
 def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
     """Hashes an image, or its gray pixels (height, width), so that copies are close.
 
-    The image is reduced to 64 × 64 gray pixels. Of the cosine transform, the 64 lowest
-    frequencies but the mean count, each by its sign: positive, negative or about zero,
-    in two bits (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash
-    Functions"). So a copy of another size or quality, in gray or with a small
-    watermark, differs in few of the 128 bits; in a mirrored copy the odd horizontal
-    frequencies change their sign (`mirrored`); and of symmetric drawings the odd ones
-    are zero, not a sign by chance. A cropped copy shifts all frequencies; therefore six
-    views are hashed, 16 bytes each, see `VIEWS`, and a copy's whole is compared with
-    all of the original's. Color isn't hashed.
-
-    Plain images (a gradient, a disc, a logo of one shape on white) have fewer than
-    `LEAST_DETAIL` frequencies away from zero, which look alike among unrelated images.
-    Their hash is all zeros: close to nothing, itself included; only equal pixels make
-    them duplicates.
+    Of 64 × 64 gray pixels' cosine transform, the 64 lowest frequencies but the mean
+    count by their sign, positive, negative or about zero, in two bits (Zauner 2010). In
+    a mirrored copy the odd horizontal ones change theirs. A cropped copy shifts all; so
+    six views are hashed, 16 bytes each, and a copy's whole is compared with all of the
+    original's. Plain images, whose few frequencies look alike, have all zeros, close to
+    nothing.
     """
     views = len(VIEWS) if crops else 1
     signs = _signs(_thumbnail(image), views)
@@ -69,15 +60,9 @@ def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> b
 
 def hash_array(hashes: Sequence[bytes]) -> np.ndarray:
     """Puts hashes of one length into a uint64 array (images, views, 2)."""
-    sizes = {len(content) for content in hashes} or {HASH_BYTES * len(VIEWS)}
-    size = max(sizes)
-    if len(sizes) > 1 or size % HASH_BYTES or not size:
-        raise InputError(
-            f"hashes must have one length, a multiple of {HASH_BYTES} bytes, received "
-            f"{sorted(sizes)}; hash all images anew, with crops or without."
-        )
+    views = len(hashes[0]) // HASH_BYTES if hashes else len(VIEWS)
     words = np.frombuffer(b"".join(hashes), "<u8").astype(np.uint64)
-    return words.reshape(len(hashes), size // HASH_BYTES, WORDS)
+    return words.reshape(len(hashes), views, WORDS)
 
 
 def mirrored(hashes: np.ndarray) -> np.ndarray:
@@ -127,10 +112,7 @@ def _lowest_frequencies():
 
 
 def _cosines(first, end):
-    """Returns the orthonormal cosine transform of a part of the side, (10, 64). It is
-    divided by the square root of the part's length, so that the numbers don't depend on
-    the size, and zero outside of the part.
-    """
+    """The orthonormal cosine transform of a part of the side, (10, 64)."""
     length = end - first
     place = np.arange(_SIDE) - first + 0.5
     frequency = np.arange(max(_DOWN.max(), _ACROSS.max()) + 1)[:, None]
@@ -147,54 +129,28 @@ _ODD = np.packbits(_ACROSS % 2 == 1, bitorder="little").view("<u8").astype(np.ui
 
 
 class HammingSearch:
-    """Finds near images by their perceptual hashes.
+    """Finds images of which a whole, mirrored or not, differs in at most `threshold` of
+    128 bits from a view of the other.
 
-    Two images are near if the whole of one, mirrored or not, differs in at most
-    `threshold` of 128 bits from a view of the other. Plain images are near to none.
-
-    The search is exact, and ours: faiss's multi-index hash, as exact, takes six times
-    the processor time (16 s against 2.8, of 100,000 hashes within 8 bits). The 128 bits
-    are cut into bands; of two hashes within the threshold, at least one band differs in
-    few bits (the pigeonhole principle; Norouzi et al. 2012, "Fast Search in Hamming
-    Space with Multi-Index Hashing", section 3), so for each band only the hashes are
-    compared whose band is among the query's keys with so few bits changed. Memory is
-    some tens of bytes an image and a constant by `block_rows`, however many pairs are
-    near.
-
-    `tools/bench_duplicates.py --start 5 --emoji EMOJI` (images on which nothing was
-    chosen) finds of 5,950 planted copies at 8, 12 and 16 bits: all kinds 76, 82 and 86
-    %; resized, recompressed, mirrored or gray 89 %, the rest being of plain images;
-    with a watermark 86, 88 and 89 %; with 5 % cropped 39, 69 and 87 %, 10 % 13, 39 and
-    64 %. Of 595 different images 2, 6 and 10 leave in error, such as cards of two suits
-    and flags of one layout.
+    The search is exact, and ours: faiss's multi-index hash takes six times the
+    processor time (16 s against 2.8, of 100,000 hashes within 8 bits). Of two near
+    hashes at least one band of bits differs in few (Norouzi et al. 2012, "Fast Search
+    in Hamming Space with Multi-Index Hashing", section 3), so that only those are
+    compared. Memory is some tens of bytes an image. `tools/bench_duplicates.py`
+    measures what a threshold finds.
     """
 
     def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):
-        if not 0 <= threshold <= 32 or int(threshold) != threshold:
-            raise InputError(
-                "threshold must be a whole number of bits from 0 to 32, received "
-                f"{threshold!r}; {THRESHOLD} is the default."
-            )
-        if block_rows < 1:
-            raise InputError(
-                f"block_rows must be at least 1, received {block_rows!r}; leave it out."
-            )
+        check_number("threshold", threshold, 0, 32, whole=True)
         self.threshold = int(threshold)
-        self.block_rows = int(block_rows)
+        self.block_rows = block_rows
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
     def fit(self, keys: Sequence[str], hashes: np.ndarray) -> None:
         """Learns nothing: hashes are compared as they are."""
 
-    def place(self, hashes: np.ndarray, where: str) -> np.ndarray:
-        """Checks hashes, uint64 (images, views, 2)."""
-        hashes = np.asarray(hashes)
-        if hashes.ndim != 3 or hashes.shape[2] != WORDS or hashes.dtype != np.uint64:
-            raise InputError(
-                f"the hashes of {where} must be a uint64 array (images, views, "
-                f"{WORDS}), received {hashes.dtype} {hashes.shape}; make them by "
-                "hash_array."
-            )
+    def place(self, hashes: np.ndarray) -> np.ndarray:
+        """Returns the hashes, uint64 (images, views, 2), as they are."""
         return hashes
 
     def lowest(
@@ -268,9 +224,9 @@ class _BandTable:
 
 
 def _bands(count, threshold):
-    """Yields (columns of the band, bits that may differ in it). With threshold = bands
-    × radius + rest, hashes within the threshold differ in at most `radius` bits in one
-    of the first rest + 1 bands, or in at most radius − 1 in one of the others.
+    """Yields (columns of a band, bits that may differ in it). With threshold = bands ×
+    radius + rest, one of the first rest + 1 differs in at most `radius`, or another in
+    radius − 1.
     """
     bands = _BANDS_OF_FEW if count < _FEW else _BANDS
     radius, rest = divmod(threshold, bands)

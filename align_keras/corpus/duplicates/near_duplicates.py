@@ -8,7 +8,7 @@ import numpy as np
 
 from align_keras.corpus.duplicates.embeddings import EmbeddingSearch
 from align_keras.corpus.duplicates.hashes import HammingSearch
-from align_keras.utils.errors import InputError
+from align_keras.utils.arguments import check_choice
 
 NEAR_EVALUATION = "near an evaluation image"
 NEAR_DUPLICATE = "near duplicate"
@@ -21,11 +21,9 @@ MODES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A corpus or an evaluation set, by what finding duplicates needs of it.
-
-    `signatures` are the hashes of `hash_array`, uint64 (n, views, 2), or embeddings,
-    float (n, d), which may be memory-mapped. `pixels` are width × height, all equal by
-    default. Without `pixel_keys` only equal `keys` are exact duplicates.
+    """A corpus or an evaluation set: `signatures` are hashes of `hash_array`, uint64
+    (n, views, 2), or embeddings, float (n, d); `pixels` are width × height, all equal
+    by default.
     """
 
     keys: typing.Sequence[str]
@@ -36,9 +34,7 @@ class ImageSet:
 
 
 class Dropped(typing.NamedTuple):
-    """An image that leaves the corpus. `near_to` is the key of the evaluation image, or
-    of the kept image; `reference` is the evaluation set's name, "" inside the corpus.
-    """
+    """An image that leaves, why, and the image that it is near or equal to."""
 
     image_key: str
     reason: str
@@ -57,39 +53,33 @@ def find_duplicates(
 ) -> list[Dropped]:
     """Finds the images that leave the corpus, because others show the same.
 
-    1. Images equal to or near one of an evaluation set leave it (Jia et al. 2021,
-       section 3 and appendix A). The sets are taken by their names, in each the lowest
-       key counts.
-    2. Of images with equal pixels one stays ("duplicate"). They show the same, so
-       the captions of those that leave belong to the one that stays.
-    3. Of near images the best stays ("near duplicate"): the one with the most
-       pixels, of these the one with the lowest key. Best first, an image leaves if
-       it is near one that stays. So whatever leaves is near one that stays (chains of
-       near images don't merge), and no two that stay are near. The captions of
-       those that leave are lost: they describe a crop or a changed copy.
+    1. Images equal to or near one of an evaluation set leave it.
+    2. Of images with equal pixels one stays ("duplicate"), with the captions of all.
+    3. Of near images the best stays ("near duplicate"), most pixels first, then lowest
+       key; the captions of the others are lost. No two that stay are near, and what
+       leaves is near one that stays.
 
-    The result depends neither on the order of the images nor on blocks. Equal keys in
-    the corpus are one image. `mode` is "hash", see `HammingSearch`, or "embedding", see
-    `EmbeddingSearch`, whose `options` follow. `inside` takes the third step; the paper
-    doesn't. `gone` left before, such as copies of evaluation images by another
-    threshold. Returned are all `Dropped`, by ascending key.
+    Args:
+        corpus: `ImageSet`; equal keys are one image.
+        references: evaluation sets, by name; in each the lowest key counts.
+        mode: "hash" (`HammingSearch`) or "embedding" (`EmbeddingSearch`).
+        inside: bool, take the third step; the paper doesn't.
+        gone: `Dropped` that left before.
+        **options: the mode's, such as `threshold`.
+
+    Returns:
+        list of `Dropped`, by ascending key, whatever the order of the images.
+
+    Raises:
+        InputError: another mode, or a wrong threshold.
+
+    References:
+        Jia et al. 2021, section 3 and appendix A.
     """
-    if mode not in MODES:
-        raise InputError(
-            f"mode must be one of {', '.join(MODES)}, received {mode!r}; hash is "
-            "the cheap one, embedding the paper's."
-        )
-    try:
-        search = MODES[mode](**options)
-    except TypeError as error:
-        raise InputError(
-            f"options must be those of mode {mode!r}, received "
-            f"{', '.join(sorted(options))} ({error}); see {MODES[mode].__name__}."
-        ) from None
-    for images in (corpus, *references):
-        _check(images)
+    check_choice("mode", mode, MODES)
+    search = MODES[mode](**options)
     search.fit(corpus.keys, corpus.signatures)
-    placed = search.place(corpus.signatures, "the corpus")
+    placed = search.place(corpus.signatures)
     rows, original = _distinct(corpus)
     left_before = {image.image_key: tuple(image[1:]) for image in gone}
     verdicts = [left_before.get(corpus.keys[row]) for row in rows.tolist()]
@@ -102,22 +92,8 @@ def find_duplicates(
     )
 
 
-def _check(images):
-    name = f"evaluation set {images.name!r}" if images.name else "the corpus"
-    for field in ("signatures", "pixels", "pixel_keys"):
-        values = getattr(images, field)
-        if values is not None and len(values) != len(images.keys):
-            raise InputError(
-                f"{field} of {name} must be as many as its keys, "
-                f"{len(images.keys):,}, received {len(values):,}; give one an image."
-            )
-
-
 def _distinct(corpus):
-    """Ranks the corpus's images and finds those with equal pixels. Returns the rows of
-    the distinct keys, best first, int64 (m,), and for each its best equal's place among
-    them, often its own.
-    """
+    """Returns the distinct keys' rows, best first, and places of their best equals."""
     count = len(corpus.keys)
     keys = np.array([key.encode("utf-8", "surrogatepass") for key in corpus.keys], "S")
     pixels = np.zeros(count, np.int64)
@@ -173,7 +149,7 @@ def _near_images(rows, original, placed, reference, order, search):
     """Returns the place in `order` of the first near image; too high for none."""
     found = np.full(len(rows), len(order), np.int64)
     asked = np.flatnonzero(original == np.arange(len(rows)))
-    there = search.place(reference.signatures, f"evaluation set {reference.name!r}")
+    there = search.place(reference.signatures)
     found[asked] = search.lowest(
         placed[rows[asked]],
         there[np.array(order, np.int64)],
@@ -184,9 +160,7 @@ def _near_images(rows, original, placed, reference, order, search):
 
 
 def _drop_inside(corpus, rows, original, placed, search, verdicts):
-    """Fills in the verdicts of all that are equal to or near an image that stays.
-    Without a search only equal ones leave.
-    """
+    """Fills in the verdicts of all equal to or near an image that stays."""
     left = np.array([verdict is None for verdict in verdicts], bool)
     distinct = np.flatnonzero(left & (original == np.arange(len(rows))))
     kept_by = np.arange(len(rows))
@@ -201,12 +175,10 @@ def _drop_inside(corpus, rows, original, placed, search, verdicts):
 
 
 def _greedy(search, placed, undecided):
-    """Keeps images, best first, that are near none that was kept.
+    """Keeps images, best first, that are near none that was kept; each one's place.
 
     In each round those without a better near image among the undecided stay, and all
-    that are near to these leave; so nothing but one number an image is held, however
-    many pairs are near. `undecided` are ascending places in `placed`, (n,); returned is
-    for each the place of the image that stays: its own if it does.
+    near to these leave; so one number an image is held, however many pairs are near.
     """
     kept_by = np.full(int(undecided.max(initial=-1)) + 1, _OPEN)
     everyone = undecided

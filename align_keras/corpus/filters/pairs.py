@@ -21,14 +21,7 @@ _PAIRS_AT_ONCE = 32_768
 
 
 class Pair(NamedTuple):
-    """An image and a text about it.
-
-    Attributes:
-        image_size: `(width, height)`, int in pixels; `(0, 0)` if unknown.
-        image_key: str, the same for the same image, such as a hash or its URL.
-        caption: str.
-        language: str, a code such as "en" or "pt-BR", "" if unknown.
-    """
+    """An image and a text about it; size (0, 0) and language "" are unknown."""
 
     image_size: tuple
     image_key: str
@@ -42,24 +35,17 @@ def filter_pairs(
     """Drops pairs by the paper's rules and counts why.
 
     The first of these reasons that holds counts; what is shared, and which n-grams are
-    frequent, is counted over all pairs as they came in.
+    frequent, is counted over all pairs as they came in. Texts are the same whose
+    normalized forms differ in case at most. `align-keras corpus filter` gives the same
+    of tables.
 
-    - `"shorter side"`: the image's isn't larger than `min_shorter_side`.
-    - `"aspect"`: longer over shorter side isn't smaller than `max_aspect`.
-    - `"pixels"`: more than `max_pixels`. Unknown sizes pass these three.
-    - `"texts per image"`: more than `max_texts_per_image` distinct texts.
+    - `"shorter side"`, `"aspect"`, `"pixels"`: of the image; unknown sizes pass.
+    - `"texts per image"`, `"images per text"`: too many distinct ones.
     - `"language"`: not one of `languages`, if any are given.
     - `"personal data"`: `find_personal_data` finds some.
-    - `"images per text"`: more than `max_images_per_text` distinct images.
-    - `"rare n-gram"`: a unigram or a bigram (two unigrams in succession) that is not
-      among the `frequent_ngrams` most frequent ones of both kinds together, each
-      occurrence counted. Equal counts are ranked by a fixed hash.
-    - `"few unigrams"`, `"many unigrams"`: fewer than `min_unigrams`, more than
-      `max_unigrams`, by the rule of `unigrams`.
-
-    Texts are the same whose normalized forms differ in case at most. The result doesn't
-    depend on the order of the pairs; `align-keras corpus filter` gives the same of
-    tables larger than memory.
+    - `"rare n-gram"`: a unigram or bigram that isn't among the `frequent_ngrams` most
+      frequent ones of both kinds; equal counts are ranked by a fixed hash.
+    - `"few unigrams"`, `"many unigrams"`, by the rule of `unigrams`.
 
     Args:
         pairs: iterable of `Pair` or of tuples in that order, the language optional;
@@ -67,9 +53,8 @@ def filter_pairs(
         thresholds: `Thresholds`, by default the paper's.
 
     Returns:
-        `(kept, counts)`: the list of the records that stay, in their order, unchanged
-        but for `normalize_text` of their captions; and a dict of int with `"kept"` and
-        each reason, which sum up to the number of pairs.
+        `(kept, counts)`: the list of the records that stay, in their order, with
+        normalized captions; and a dict of int with `"kept"` and each reason.
 
     Raises:
         InputError: if a record isn't of this form.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import numbers
+import math
 import os
 import pathlib
 
@@ -15,6 +15,7 @@ from align_keras.corpus.filters.text_hashes import (
     text_features,
 )
 from align_keras.corpus.filters.texts import find_personal_data, normalize_texts
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
@@ -88,13 +89,9 @@ class Thresholds:
             ("max_unigrams", self.min_unigrams),
             ("frequent_ngrams", 0),
         ):
-            _check_integer(name, getattr(self, name), least)
-        aspect = self.max_aspect
-        if not _is_number(aspect, numbers.Real) or not aspect > 1:
-            raise InputError(
-                f"max_aspect must be a number above 1, received {aspect!r}; a square "
-                "has the aspect 1, the paper's limit is 3.0."
-            )
+            check_number(name, getattr(self, name), least, math.inf, whole=True)
+        above_one = math.nextafter(1, 2)
+        check_number("max_aspect", self.max_aspect, above_one, math.inf)
         if not isinstance(self.drop_personal_data, bool):
             raise InputError(
                 "drop_personal_data must be true or false, received "
@@ -107,18 +104,6 @@ def primary_language(language: str) -> str:
     """Returns the primary subtag in lower case, of "pt-BR" "pt"; "" of "und"."""
     primary = language.strip().replace("_", "-").split("-", 1)[0].lower()
     return "" if primary == "und" else primary
-
-
-def _is_number(value, kind):
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _check_integer(name, value, least):
-    if not _is_number(value, numbers.Integral) or value < least:
-        raise InputError(
-            f"{name} must be an integer of at least {least}, received {value!r}; "
-            f"the default is {Thresholds.__dataclass_fields__[name].default:,}."
-        )
 
 
 def _languages(languages):
@@ -161,9 +146,9 @@ class PairColumns:
 
 @dataclasses.dataclass(frozen=True)
 class Chosen:
-    """What the counts of the raw input say, as sorted uint64 arrays of hashes. The
-    frequent `ngrams` (None if all are), `texts` that too many images share, `images`
-    with too many texts, and `top_texts` from hash to number of images.
+    """What the counts say, as sorted uint64 arrays of hashes: frequent `ngrams` (None:
+    all), `texts` of too many images, `images` of too many texts; `top_texts` from hash
+    to number.
     """
 
     ngrams: np.ndarray | None
@@ -175,13 +160,7 @@ class Chosen:
     def load(cls, folder: str | os.PathLike) -> "Chosen":
         """Opens what `choose_frequent` wrote; the arrays stay on disk."""
         chosen = pathlib.Path(folder, "chosen")
-        try:
-            summary = json.loads((chosen / "summary.json").read_text())
-        except FileNotFoundError:
-            raise InputError(
-                f"the counts must be complete before the filters run, {chosen} has no "
-                "summary.json; run choose_frequent."
-            ) from None
+        summary = json.loads((chosen / "summary.json").read_text())
         all_frequent = summary["frequent_ngrams"] == summary["distinct_ngrams"]
         return cls(
             None if all_frequent else np.load(chosen / "ngrams.npy", mmap_mode="r"),
@@ -195,10 +174,7 @@ def find_reasons(
     pairs: PairColumns, chosen: Chosen, thresholds: Thresholds
 ) -> np.ndarray:
     """Finds each pair's first reason to be dropped: 0, or its place in `REASONS` + 1.
-
-    First the image filters, then the text filters (Jia et al. 2021, section 3). An
-    image of unknown size passes the filters of size. A pair of unknown language is
-    dropped where languages are asked for and `""` isn't among them.
+    Unknown sizes pass; unknown languages don't, where any but `""` are asked for.
     """
     found = np.zeros(len(pairs.captions), np.uint8)
     for number, dropped in enumerate(_drops(pairs, chosen, thresholds, found), start=1):
@@ -213,9 +189,7 @@ def count_reasons(found: np.ndarray) -> dict[str, int]:
 
 
 def _drops(pairs, chosen, thresholds, found):
-    """Yields which pairs each of `REASONS` drops, whatever of those that it has found.
-    `found` is filled in meanwhile: what takes long looks only at what is left.
-    """
+    """Yields which pairs each of `REASONS` drops; `found` is filled in meanwhile."""
     shorter = np.minimum(pairs.widths, pairs.heights).astype(np.int64)
     longer = np.maximum(pairs.widths, pairs.heights).astype(np.int64)
     known = shorter > 0

@@ -32,7 +32,6 @@ from align_keras.corpus.parquet_tables import (
     table_writer,
 )
 
-COLUMNS = ("image", "image_key", "width", "height", "caption", "language")
 SAMPLES = 20
 
 
@@ -44,20 +43,16 @@ def filter_table(
 ) -> dict:
     """Writes the pairs of a table that pass all filters, after `choose_frequent`.
 
-    The captions in what is written are normalized. Returned are, JSON-ready, as
-    `merge_results` adds them up over tables: `counts` of pairs under "kept" and each of
-    `REASONS`; `samples`, at most 20 pairs each with the smallest hashes, so that
-    tables' order and number make no difference (a sample with personal data has
-    "[email]" and the like for a caption); and `shared_texts`, by hash, of the 100 most
-    shared texts those that the table dropped for "images per text": `[caption, number
-    of images]`.
+    Returned are, JSON-ready for `merge_results`: `counts` by reason; `samples`, at most
+    20 pairs each with the smallest hashes; and `shared_texts`, `[caption, number of
+    images]` by hash of the 100 most shared texts that were dropped.
     """
     chosen = Chosen.load(folder)
     result = merge_results([])
     with open_table(source) as table:
         schema = table.schema_arrow
     with table_writer(destination, schema, ROWS_PER_GROUP, batches=True) as append:
-        for batch in read_batches(source, COLUMNS):
+        for batch in read_batches(source):
             pairs = _pair_columns(batch)
             found = find_reasons(pairs, chosen, thresholds)
             append([_kept(batch, pairs.captions, found == 0)])
@@ -84,16 +79,17 @@ def merge_results(results: Iterable[dict]) -> dict:
         for reason, samples in result["samples"].items():
             kept = merged["samples"][reason]
             for key, sample in samples.items():
-                # The same pair may stand in several tables.
-                kept[key] = min(kept.get(key, sample), sample, key=_sort_key)
+                _keep_least(kept, key, sample, _sort_key)
             smallest = sorted(kept)[:SAMPLES]
             merged["samples"][reason] = {key: kept[key] for key in smallest}
         for key, text in result["shared_texts"].items():
-            # Texts that differ in case share a hash; which is shown must not depend
-            # on the order.
-            shared = merged["shared_texts"]
-            shared[key] = min(shared.get(key, text), text)
+            _keep_least(merged["shared_texts"], key, text)
     return merged
+
+
+def _keep_least(found, key, value, order=None):
+    """Keeps one of what has the same hash: a pair again, a text in other case."""
+    found[key] = min(found.get(key, value), value, key=order)
 
 
 def _kept(batch, captions, stays):
@@ -121,14 +117,10 @@ def _samples(batch, pairs, found, thresholds):
     for number, reason in enumerate(("kept", *REASONS)):
         rows = np.flatnonzero(found == number)
         rows = rows[is_member(np.unique(hashes[rows])[:SAMPLES], hashes[rows])]
-        found_samples = samples[reason] = {}
+        samples[reason] = {}
         for row, key in zip(rows.tolist(), hashes[rows].tolist(), strict=True):
             sample = _sample(batch, pairs, row, thresholds)
-            key = f"{key:016x}"
-            # Of a repeated pair, one whatever the order.
-            found_samples[key] = min(
-                found_samples.get(key, sample), sample, key=_sort_key
-            )
+            _keep_least(samples[reason], f"{key:016x}", sample, _sort_key)
     return samples
 
 
@@ -140,16 +132,13 @@ def _sample(batch, pairs, row, thresholds):
 
 
 def _shared_texts(pairs, found, chosen):
-    if not chosen.top_texts:
-        return {}
     rows = np.flatnonzero(found == 1 + REASONS.index("images per text"))
-    shared = {}
-    for row, key in zip(
-        rows.tolist(), pairs.features.text_hashes[rows].tolist(), strict=True
-    ):
+    hashes = pairs.features.text_hashes[rows]
+    shared: dict[str, list] = {}
+    for row, key in zip(rows.tolist(), hashes.tolist(), strict=True):
         if key in chosen.top_texts:
             text = [pairs.captions[row], chosen.top_texts[key]]
-            shared[f"{key:016x}"] = min(shared.get(f"{key:016x}", text), text)
+            _keep_least(shared, f"{key:016x}", text)
     return shared
 
 

@@ -1,15 +1,6 @@
-"""Captions as arrays of hashes: whole texts, words and pairs of words.
-
-Words are found by NumPy in all texts together, and hashed to 64 bits, equal on every
-machine and run: the strings are read eight bytes at a time into a state that a
-bijection mixes, as MurmurHash and xxHash do, in a tenth of the time that one call of a
-hash function a word takes.
-
-Two different strings share a hash with a probability of 2^-64 (never, if both are of
-the same length of up to eight bytes). Among D strings, the expected number of pairs
-that do is below D²/2^65: 0.0003 for the 10^8 distinct unigrams and bigrams of ten
-million texts, 3 for the 10^10 of two billion. The hash has no key: it isn't meant to
-withstand texts that someone wrote to collide, which could only drop or keep themselves.
+"""Captions as arrays of 64-bit hashes, equal on every machine: texts, words, pairs of
+words. NumPy reads eight bytes at a time, in a tenth of the time of a call a word. Among
+D strings the expected number of equal hashes is below D²/2^65.
 """
 
 import dataclasses
@@ -44,12 +35,8 @@ PADDING = 8
 
 @dataclasses.dataclass(frozen=True)
 class Words:
-    """The case-folded texts and their words.
-
-    `data` are the texts in UTF-8, a newline after each, and `PADDING` zeros, of which
-    texts, in `text_starts` with the end of all, and words are spans. Of each text
-    `counts` are its words, `digits` its decimal digits, `has_at` says whether it has
-    "@".
+    """Case-folded texts in UTF-8, a newline after each and `PADDING` zeros, and their
+    words' spans; of each text how many words and digits, and whether it has "@".
     """
 
     data: np.ndarray
@@ -133,9 +120,7 @@ _MASKS = np.array([(1 << 8 * count) - 1 for count in range(9)], np.uint64)
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """Mixes the bits of uint64 values in place, a bijection: Pelle Evensen's "moremur",
-    2019, MurmurHash3's finalizer with constants that pass stricter tests.
-    """
+    """Mixes the bits of uint64 values in place: Pelle Evensen's "moremur", 2019."""
     values ^= values >> np.uint64(27)
     values *= _MULTIPLIERS[0]
     values ^= values >> np.uint64(33)
@@ -177,12 +162,8 @@ def hash_pairs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class TextFeatures:
-    """Texts as hashes; case doesn't count.
-
-    `unigrams` are of all texts in their order, `bigrams` of each two in succession in a
-    text, whatever stands between them; `bigram_places` are their first ones' places in
-    `unigrams`. `may_be_personal` is False where a text certainly holds no personal
-    data.
+    """Texts as hashes; case doesn't count. `unigrams` are of all texts in order,
+    `bigrams` of each two in succession in one, whose first stand at `bigram_places`.
     """
 
     text_hashes: np.ndarray

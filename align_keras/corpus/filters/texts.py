@@ -27,17 +27,11 @@ _SUSPECT[[*range(10), *range(11, 32), *range(127, 256), ord("<"), ord("&")]] = 1
 def normalize_text(text: str) -> str:
     """Returns a text in the form in which the corpus counts and stores it.
 
-    Entities (also ones escaped twice) are resolved, tags, comments and scripts removed;
-    the characters brought to NFKC (Unicode Standard Annex 15); controls, private-use
-    characters and halves of surrogate pairs become spaces; zero-width, bidirectional
-    and other format characters vanish; runs of white space become one space. Case
-    stays. Normalizing the result again changes nothing.
-
-    NFKC, as SentencePiece's default, and not NFC: web texts write the same words in
-    full-width letters, ligatures, mathematical alphabets and with no-break spaces; they
-    should be one entry of the counts and of the vocabulary. What it costs: "m²" becomes
-    "m2" and "™" "TM". Format characters go, joiners of emojis included, because BERT's
-    `BasicTokenizer` takes them from the encoder's input too.
+    Entities are resolved; tags, comments and scripts removed; characters brought to
+    NFKC, for web texts write the same words in full-width letters and ligatures ("m²"
+    becomes "m2"); controls and private-use characters become spaces; format characters
+    vanish, as in BERT; runs of white space become one space. Normalizing again changes
+    nothing.
     """
     while True:
         normalized = _normalize_once(text)
@@ -75,13 +69,9 @@ def normalize_texts(texts: list[str]) -> list[str]:
 
 
 def unigrams(text: str) -> list[str]:
-    """Returns the words of a text, case-folded.
-
-    A unigram is a longest run of letters, combining marks, numerals and underscores;
-    each CJK ideograph is one of its own, as in BERT. All else (punctuation, apostrophes
-    and hyphens among it, symbols, emojis) only parts words. Scripts that don't part
-    words, such as Thai and Japanese kana, give one unigram a run. The paper, section 3,
-    doesn't define a unigram.
+    """Returns the words of a text, case-folded: the longest runs of letters, combining
+    marks, numerals and underscores, and each CJK ideograph. The paper, section 3,
+    doesn't define one.
     """
     words = find_words([text.encode("utf-8", "replace").decode().replace("\n", " ")])
     content = words.data.tobytes()
@@ -151,15 +141,10 @@ _MIN_NATIONAL_DIGITS = 9
 
 
 def find_personal_data(text: str) -> str | None:
-    """Names the kind of personal data in a normalized text, the first in this order.
-
-    Found are email addresses; IBANs with valid check digits; card numbers of the known
-    issuers with a valid one; US social security numbers; IPv4 addresses of at least
-    seven digits (shorter ones read as versions); phone numbers that are written as such
-    (with a "+", with a North American or a national area code, or after a word such as
-    "Tel."). Dates, sizes, prices, years and numbers after "ISBN" and its like are none
-    of these. Not found: names and postal addresses, addresses spelled out ("name at
-    example dot org"), local numbers without an area code or a word before them.
+    """Names the kind of personal data in a normalized text, the first in this order:
+    email addresses; IBANs, card numbers with valid check digits; US social security
+    numbers; IPv4 addresses; phone numbers written as such. Names and postal addresses
+    aren't found.
     """
     if _EMAIL.search(text):
         return "email"

@@ -1,16 +1,9 @@
-"""Kinds `coco` and `karpathy`: captions in one JSON file, images in folders nearby.
-
-`coco` is the captions file of COCO (`captions_val2014.json`) and of what has its
-form; `karpathy` is Karpathy's `dataset_coco.json`, `dataset_flickr30k.json` and
-`dataset_flickr8k.json`. The images' folder is given by `FILE.json?images=DIR`.
-Without it, it is the first that has one of the file's first ten images, of these: the
-JSON's folder, its subfolders in the order of their names, the folder above, and its
-subfolders.
-
-Of Karpathy's files the parts `val` and `test` are left out, and counted: a corpus that
-holds them can't be evaluated on them.
+"""Kinds `coco` and `karpathy`: captions in one JSON file, images in `?images=DIR`, else
+in the first folder nearby that has one of the first ten: the file's, its subfolders,
+the one above, its subfolders. Of Karpathy's the parts `val` and `test` are left out.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -53,18 +46,16 @@ def json_kind(path: str) -> str | None:
         return None
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images of each file out, 10,000 a part."""
     parts = []
     for file in files:
-        path = os.path.join(root, file.name)
-        entries, _ = _entries(kind, path, file.modified)
-        folder = dict(options).get("images") or _find_images(path, entries)
+        path = os.path.join(whole.root, file.name)
+        entries, _ = _entries(whole.kind, path, file.modified)
+        folder = dict(whole.options).get("images") or _find_images(path, entries)
         folder = folder if is_url(folder) else os.path.abspath(folder)
-        found = (("images", folder),)
-        parts += record_ranges(kind, root, file.name, len(entries), found)
+        found = dataclasses.replace(whole, options=(("images", folder),))
+        parts += record_ranges(found, file.name, len(entries))
     return parts
 
 

@@ -1,5 +1,6 @@
 """The files of a source: found, shared out, and told apart from changed ones."""
 
+import dataclasses
 import errno
 import hashlib
 import os
@@ -12,8 +13,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_regular
 from align_keras.utils.remote import is_url, list_url, stat_url
 
-# A part's share of small files: enough that starting it costs little, few enough
-# that their names travel easily and the work is spread.
+# A part's share of small files: starting it costs little, and the work is spread.
 FILES_A_PART = 200
 BYTES_A_PART = 16_000_000
 
@@ -33,9 +33,7 @@ RECORDS_A_PART = 10_000
 
 
 class SourceFile(NamedTuple):
-    """A file: its name in the source's folder, bytes, nanoseconds of its change (of a
-    remote one what names its content).
-    """
+    """A file: name in its folder, bytes, and its time of change, or remote version."""
 
     name: str
     size: int
@@ -43,10 +41,7 @@ class SourceFile(NamedTuple):
 
 
 def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]:
-    """Finds the files of a folder and its subfolders, in the order of their names.
-    Names end in one of `suffixes`, capitals alike. Hidden files and folders, links to
-    folders (they may form a circle) and files that vanish meanwhile are left out.
-    """
+    """Finds the files with such endings below a folder, by name, no hidden ones."""
     if is_url(folder):
         return [SourceFile(*file) for file in list_url(folder, suffixes)]
     found = []
@@ -67,9 +62,7 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
 
 
 def one_file(path: str) -> SourceFile | None:
-    """Returns the `SourceFile` of a path, named within its folder; None if gone.
-    Raises if a server can't be asked.
-    """
+    """Returns the `SourceFile` of a path, named within its folder; None if gone."""
     try:
         if is_url(path):
             found = stat_url(path)
@@ -94,26 +87,22 @@ def is_folder(path: str) -> bool:
         return False
 
 
-def whole_files(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def whole_files(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Makes each file a part: `list_parts` of archives and shards."""
-    return [Part(kind, root, (file.name,)) for file in files]
+    return [dataclasses.replace(whole, files=(file.name,)) for file in files]
 
 
-def group_files(files: list[SourceFile]) -> list[tuple[str, ...]]:
+def grouped_files(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares small files out, at most 200 or 16 MB a part."""
-    groups: list[tuple[str, ...]] = []
-    names: list[str] = []
+    groups: list[list[str]] = []
     size = 0
     for file in files:
-        full = len(names) == FILES_A_PART or size + file.size > BYTES_A_PART
-        if names and full:
-            groups.append(tuple(names))
-            names, size = [], 0
-        names.append(file.name)
         size += file.size
-    return [*groups, tuple(names)] if names else groups
+        if not groups or len(groups[-1]) == FILES_A_PART or size > BYTES_A_PART:
+            groups.append([])
+            size = file.size
+        groups[-1].append(file.name)
+    return [dataclasses.replace(whole, files=tuple(names)) for names in groups]
 
 
 def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
@@ -128,10 +117,7 @@ def fingerprint(words: Iterable[str], files: Iterable[SourceFile]) -> str:
 
 
 def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
-    """Counts a file that can't be opened. An error that says that nobody may read it,
-    or that it isn't a regular one, lasts; any other means that the file, its folder or
-    its disk has gone: `"vanished"`; so does any of a remote one, whose rights expire.
-    """
+    """Counts a file that can't be opened: "unreadable" if that lasts, or "vanished"."""
     lasting = isinstance(error, PermissionError | IsADirectoryError)
     lasting |= error.errno == errno.EINVAL  # A pipe or a device.
     lasting &= not is_url(path)
@@ -152,29 +138,19 @@ def read_whole(
 
 
 def record_ranges(
-    kind: str,
-    root: str,
-    name: str,
-    total: int,
-    options: tuple = (),
-    size: int = RECORDS_A_PART,
+    whole: Part, name: str, total: int, size: int = RECORDS_A_PART
 ) -> list[Part]:
-    """Shares the records of a file out, `size` a part. At least one part: what
-    was dropped while listing is counted by the first.
-    """
+    """Shares the records of a file out, `size` a part, at least one part."""
     starts = range(0, max(total, 1), size)
     ends = [min(start + size, total) for start in starts]
     return [
-        Part(kind, root, (name,), start, end, total, options)
+        Part(whole.kind, whole.root, (name,), start, end, total, whole.options)
         for start, end in zip(starts, ends, strict=True)
     ]
 
 
 def read_range(part: Part, counter: DropCounter, load: Callable) -> Iterator:
-    """Yields the records of a part of a file, and counts what the file's list dropped.
-    `load` takes (path, time of change) to (records, `DropCounter`); a file that has
-    gone or changed is `"vanished"`.
-    """
+    """Yields a part's records, which `load` takes from (path, time of change)."""
     file = one_file(part.path)
     if file is None:
         raise FileNotFoundError(errno.ENOENT, "no such file", part.path)

@@ -1,7 +1,5 @@
-"""Kind `folder`: images NAME.jpg beside NAME.txt, with one caption a line.
-
-The rules are those of `align_keras.corpus.pair_files`; here the images are shared
-out, so that a folder of millions is read by many workers.
+"""Kind `folder`: images NAME.jpg beside NAME.txt, one caption a line, as `pair_files`
+has it; here they are shared out to many workers.
 """
 
 import os
@@ -11,7 +9,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES, decode
 from align_keras.corpus.sources.files import (
     SourceFile,
-    group_files,
+    grouped_files,
     one_file,
     read_whole,
 )
@@ -24,23 +22,23 @@ from align_keras.utils.remote import is_url
 SUFFIXES = (*IMAGE_SUFFIXES, ".txt")
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images out, up to 200 a part."""
     images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
-    return [Part(kind, root, names) for names in group_files(images)]
+    return grouped_files(whole, images)
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a part's images, those of one image together."""
     for name in part.files:
         path = os.path.join(part.root, name)
-        text_path = _text_path(path)
-        if text_path is None:
+        stem = os.path.splitext(path)[0]
+        texts = [stem + end for end in (".txt", ".TXT") if _is_there(stem + end)]
+        if not texts:
             is_there = _is_there(path)
             counter.drop("no caption file" if is_there else "vanished", path)
             continue
+        text_path = texts[0]
         content = read_whole(text_path, counter)
         if content is None:
             continue
@@ -53,12 +51,6 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         lines = [line for line in text.splitlines() if line.strip()] or [""]
         for caption in dict.fromkeys(lines):
             yield SourcePair(path_location(path), caption)
-
-
-def _text_path(path):
-    stem = os.path.splitext(path)[0]
-    paths = (stem + ".txt", stem + ".TXT")
-    return next((path for path in paths if _is_there(path)), None)
 
 
 def _is_there(path):

@@ -1,8 +1,5 @@
-"""Kind `html`: a folder of web pages, or one page, and the images beside them.
-
-Images on relative addresses are files: `%20` and the like are decoded, and what follows
-`?` is cut. An address that begins with `/` means the source's folder, as in a site that
-was copied whole. A file that isn't below that folder, links followed, isn't taken: a
+"""Kind `html`: web pages and the images beside them. An address that begins with `/`
+means the source's folder. A file that isn't below it, links followed, isn't taken: a
 page from elsewhere could put private images of this machine into the corpus.
 """
 
@@ -13,19 +10,13 @@ from urllib.parse import quote
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.page_process import PageError, read_page
-from align_keras.corpus.sources.files import SourceFile, group_files, read_whole
+from align_keras.corpus.sources.files import grouped_files, read_whole
 from align_keras.corpus.sources.location import is_remote, path_location, url_path
 from align_keras.corpus.sources.pair import Part, SourcePair
 from align_keras.utils.remote import is_url, join_url
 
 SUFFIXES = (".html", ".htm", ".xhtml")
-
-
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
-    """Shares the pages out, up to 200 a part."""
-    return [Part(kind, root, names) for names in group_files(files)]
+list_parts = grouped_files
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:

@@ -1,19 +1,7 @@
-"""Where an image is, as one line of text, and how its bytes are read from there.
-
-A location is one of
-
-- an absolute path, `/images/a #1.jpg`, with nothing in it escaped;
-- a `file:` address, for names that aren't UTF-8;
-- the address of an object, `s3://bucket/a.jpg`, which like those isn't escaped;
-- a web address, `https://example.org/a.jpg`: a remote image;
-- a `data:` address, which holds the image itself;
-- a member of an archive, `KIND:NUMBERS:PATH`, where `PATH` is one of the first
-  three or a web address:
-  `bytes:OFFSET,SIZE:PATH` in a tar or TFRecord file, `warc:OFFSET:PATH` for the
-  response whose record begins there, `parquet:GROUP,ROW,COLUMN:PATH` for a cell of a
-  row group.
-
-As the path comes last, as it is, no name of a file can be mistaken for anything else.
+"""Where an image is, as one line: a path, a `file:`, object's, web or `data:` address,
+or a member of an archive, `KIND:NUMBERS:PATH`: `bytes:OFFSET,SIZE:` in a tar or
+TFRecord file, `warc:OFFSET:`, `parquet:GROUP,ROW,COLUMN:`. The path comes last, as it
+is.
 """
 
 import base64
@@ -47,10 +35,7 @@ def is_remote(location: str) -> bool:
 
 
 def is_from_web(location: str) -> bool:
-    """Says whether a location, `http:`, `https:` or `data:`, may come from the web.
-    There a path or a `file:` address would put private images of the machine that reads
-    it into the corpus.
-    """
+    """Whether a web page may name it: by a path private images could get in."""
     return is_remote(location) or location[:5].lower() == "data:"
 
 
@@ -81,12 +66,10 @@ def read_location(location: str) -> bytes:
     """Reads an image's bytes, at least one; whether they are an image shows later.
 
     Args:
-        location: str.
+        location: str, not of a remote image, which must be fetched before.
 
     Raises:
-        ImageError: `"missing"`, `"empty"`, `"truncated"`, `"unreadable"` or
-            `"oversized"`; a remote image is `"missing"` too, until img2dataset has
-            fetched it.
+        ImageError: "missing", "empty", "truncated", "unreadable" or "oversized".
 
     Example:
 

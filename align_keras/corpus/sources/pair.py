@@ -23,17 +23,10 @@ _COLUMNS = {
 class Part:
     """A few small files, one file, or a range of a big one, to travel to workers.
 
-    Parts of a source compare in the source's order.
-
-    Attributes:
-        kind: str, the source's kind.
-        root: str, absolute: the folder that `files` lie in.
-        files: tuple of str, relative to `root`.
-        start: int, the first record (of Parquet: the first row group) of the range.
-        stop: int, the one behind the last; 0 means all of the file.
-        total: int, how many records the file had when it was listed, 0 where that
-            isn't known: a file with another number has changed.
-        options: tuple of `(name, value)` of str.
+    `files` lie in the absolute `root`. `start` is the first record of the range (of
+    Parquet: row group), `stop` the one behind the last, 0 for all of the file; `total`
+    is how many it had when it was listed, by which a change shows. Parts compare in the
+    source's order.
     """
 
     kind: str
@@ -56,14 +49,10 @@ class Part:
 
 
 class SourcePair(NamedTuple):
-    """An image and one text about it, as a source gives them.
-
-    Attributes:
-        image: str, as `align_keras.corpus.sources.location` describes it.
-        caption: str.
-        rule: str, one of `RULES`: where the caption stood.
-        language: str in lower case, such as `"en-us"`; "" where unknown.
-        page_url: str, the page or the record that the pair comes from, or "".
+    """An image, as `location` describes it, and one text about it; `rule`, one of
+    `RULES`, says where the caption stood, `language` is in lower case, such as
+    `"en-us"`, and `page_url` the page or the record that the pair comes from; "" where
+    unknown.
     """
 
     image: str
@@ -87,12 +76,7 @@ def columns_of(names: Iterable[str]) -> dict[str, str]:
 def pair_from_columns(
     image: str, row: dict, columns: dict[str, str] | None = None
 ) -> SourcePair:
-    """Makes a pair of a record that img2dataset wrote, or one like it.
-
-    `columns` are those of `columns_of`, where many rows have the same. What the row
-    lacks, or isn't a str, is "". Rules that aren't ours, and none, are `"caption"`.
-    Without a `page_url` the image's `url` stands for it.
-    """
+    """Makes a pair of img2dataset's record, or one like it, by `columns_of`."""
     columns = columns_of(row) if columns is None else columns
     found = {part: row.get(name) for part, name in columns.items()}
     texts = {part: text for part, text in found.items() if isinstance(text, str)}
@@ -114,9 +98,7 @@ def pair_of_shard(
     names: Iterable[str],
     columns: dict[str, str] | None = None,
 ) -> SourcePair | None:
-    """As `pair_from_columns`, or counts why img2dataset's record makes no pair. `names`
-    are what the record has, told where no image is among them.
-    """
+    """As `pair_from_columns`, or counts why a record with `names` makes no pair."""
     if row.get("status") not in (None, "success"):
         counter.filter("not downloaded", place, str(row.get("error_message", "")))
     elif image is None:

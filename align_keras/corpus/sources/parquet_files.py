@@ -1,9 +1,7 @@
 """Kind `parquet`: tables of images or of addresses, as img2dataset reads and writes.
-
-The image is in a column of bytes named by its format (`jpg`, `png`, `webp`) or
-`image`, where also Hugging Face's `{bytes, path}` is read; without one, the column
-`url` makes a remote image. Other columns are those of
-`align_keras.corpus.sources.pair.columns_of`.
+Images are in a column `jpg`, `png`, `webp` or `image`, also as Hugging Face's `{bytes,
+path}`; without one `url` makes remote images. Other columns are those of
+`pair.columns_of`.
 """
 
 import contextlib
@@ -32,14 +30,12 @@ _ROWS_A_PART = 100_000
 _ROWS_A_BATCH = 4096
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the row groups out, up to 100,000 rows a part unless one has more."""
     parts = []
     for file in files:
         try:
-            with open_parquet(os.path.join(root, file.name)) as table:
+            with open_parquet(os.path.join(whole.root, file.name)) as table:
                 counts = [
                     table.metadata.row_group(group).num_rows
                     for group in range(table.num_row_groups)
@@ -48,9 +44,9 @@ def list_parts(
             raise
         except Exception:  # Reading the part will count it.
             counts = []
+        name, total = (file.name,), len(counts)
         for start, stop in _ranges(counts) or [(0, 0)]:
-            part = Part(kind, root, (file.name,), start, stop, len(counts))
-            parts.append(part)
+            parts.append(Part(whole.kind, whole.root, name, start, stop, total))
     return parts
 
 

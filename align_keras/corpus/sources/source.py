@@ -37,8 +37,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import is_special
 from align_keras.utils.remote import is_url
 
-# Each module finds its files by SUFFIXES, shares them out by `list_parts` and reads a
-# part by `read`.
+# Each finds files by SUFFIXES, shares them out by `list_parts`, `read`s a part.
 KINDS = {
     "html": html_pages,
     "warc": warc_files,
@@ -68,13 +67,8 @@ _KNOWN_IMAGES = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where pairs come from, as `open_source` opens it.
-
-    Attributes:
-        name: str, as the user gave it.
-        kind: str, one of `KINDS`.
-        path: str, absolute, a file or a folder.
-        options: tuple of `(name, value)` of str.
+    """Where pairs come from, as `open_source` opens it: the user's name of it, a kind
+    of `KINDS`, the absolute path of a file or a folder, and (name, value) of options.
     """
 
     name: str
@@ -83,14 +77,10 @@ class Source:
     options: tuple = ()
 
     def parts(self) -> list[Part]:
-        """Shares the source out, always in the same way for the same files.
-
-        Raises:
-            InputError: if nothing of this kind is there, or the file is of another.
-        """
+        """Shares the source out, always in the same way; raises if it's empty."""
         root = self.path if is_folder(self.path) else os.path.dirname(self.path)
-        files = self._files()
-        parts = KINDS[self.kind].list_parts(self.kind, root, files, self.options)
+        whole = Part(self.kind, root, (), options=self.options)
+        parts = KINDS[self.kind].list_parts(whole, self._files())
         if not parts:
             raise InputError(
                 f"source {self.name!r} must have files of kind {self.kind} "
@@ -100,10 +90,7 @@ class Source:
         return parts
 
     def fingerprint(self) -> str:
-        """Names what the source holds, by the names, sizes and times of its files.
-
-        Images that pages, tables and JSON files refer to aren't among them.
-        """
+        """Names what the source holds, by the names, sizes and times of its files."""
         words = [self.kind, self.path, *itertools.chain(*self.options)]
         return fingerprint(words, self._files())
 
@@ -267,21 +254,13 @@ def read_part(
 
     Args:
         part: `Part`.
-        counter: `align_keras.corpus.drop_counter.DropCounter`. What can't be read is
-            dropped in it with an example; kept pairs aren't counted. Beside the
-            reasons of captions and tables these are: `"broken record"`, `"malformed
-            page"`, `"truncated shard"`, `"empty shard"`, `"oversized record"`,
-            `"missing"`, `"outside the source"` and, filtered, `"not downloaded"`,
-            `"evaluation set"` and `"caption is a file name or an address"`, of sources
-            that hold alt-texts of the web. A file that has gone, or has changed since
-            it was listed, is `"vanished"`: as long as `counter.bad["vanished"]` isn't
-            0, the part isn't read completely and must be listed and read again.
-        spool: str or path, the folder for images that have no file of their own;
-            only the kind `tfds` needs it.
+        counter: `DropCounter`, in which what can't be read is dropped with an example.
+            As long as `counter.bad["vanished"]` isn't 0, a file has gone or changed,
+            and the part must be listed and read again.
+        spool: str or path, a folder for images without files, of the kind `tfds`.
 
     Yields:
-        `SourcePair` in the part's order, captions cleaned as `clean_caption`, and
-        nothing that UTF-8 can't hold.
+        `SourcePair` in the part's order, cleaned, and nothing that UTF-8 can't hold.
 
     Raises:
         InputError: if a package that the kind needs isn't installed.
@@ -325,7 +304,7 @@ def _storable(text):
 
 def extract_part(task: dict) -> dict:
     """Writes the pairs of one part, with the sizes and keys of their images."""
-    part, counter = _part(task["part"]), DropCounter()
+    part, counter = Part(**task["part"]), DropCounter()
     probe = functools.lru_cache(_KNOWN_IMAGES)(_probe)
     with table_writer(task["table"], pair_schema()) as append:
         for pair in read_part(part, counter, spool=task["spool"]):
@@ -352,12 +331,6 @@ def merged_counts(counts: list[dict]) -> dict:
     for part in counts:
         total.add(DropCounter.from_metadata(part))
     return total.as_metadata()
-
-
-def _part(fields):
-    """Restores what became lists on its way through JSON."""
-    options = tuple(map(tuple, fields["options"]))
-    return Part(**{**fields, "files": tuple(fields["files"]), "options": options})
 
 
 def _probe(location):

@@ -1,8 +1,5 @@
-"""Kind `table`: CSV, TSV and JSONL files, by `align_keras.corpus.pair_files`.
-
-Beside the columns of images and captions, `rule`, `language` and `page_url` count.
-A table is read as a whole, by each process once; for tens of millions of rows Parquet
-is the kind.
+"""Kind `table`: CSV, TSV and JSONL files, by `align_keras.corpus.pair_files`, read as a
+whole by each process once. Columns `rule`, `language` and `page_url` count as well.
 """
 
 import functools
@@ -25,14 +22,12 @@ SUFFIXES = TABLE_SUFFIXES
 _columns = functools.lru_cache(maxsize=64)(columns_of)
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the images of each table out, 10,000 a part."""
     parts = []
     for file in files:
-        records, _ = _records(os.path.join(root, file.name), file.modified)
-        parts += record_ranges(kind, root, file.name, len(records))
+        records, _ = _records(os.path.join(whole.root, file.name), file.modified)
+        parts += record_ranges(whole, file.name, len(records))
     return parts
 
 

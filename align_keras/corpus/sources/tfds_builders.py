@@ -1,7 +1,5 @@
-"""Kind `tfds`: prepared data sets of TensorFlow Datasets with images and captions.
-
-Their images have no place of their own in a file, so reading copies them, as they
-are stored, into a tar file for each part.
+"""Kind `tfds`: prepared data sets with images and captions. Their images have no place
+of their own in a file, so reading copies them into a tar file for each part.
 """
 
 import hashlib
@@ -14,6 +12,7 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import SourceFile, record_ranges
 from align_keras.corpus.sources.location import member_location
 from align_keras.corpus.sources.pair import Part, SourcePair
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write
 
@@ -47,20 +46,13 @@ def data_folder(name: str) -> str:
     return folder
 
 
-def list_parts(
-    kind: str, root: str, files: list[SourceFile], options: tuple
-) -> list[Part]:
+def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
     """Shares the examples of a split out, 1,000 a part."""
-    split = dict(options)["split"]
-    builder, _, _ = _opened(root)
-    if split not in builder.info.splits:
-        raise InputError(
-            f"the split of tfds:{root}:SPLIT must be one of "
-            f"{', '.join(builder.info.splits) or 'none'}, received {split!r}."
-        )
+    split = dict(whole.options)["split"]
+    builder, _, _ = _opened(whole.root)
+    check_choice(f"the split of tfds:{whole.root}:SPLIT", split, builder.info.splits)
     total = builder.info.splits[split].num_examples
-    size = _EXAMPLES_A_PART
-    return record_ranges(kind, root, split, total, size=size) if total else []
+    return record_ranges(whole, split, total, _EXAMPLES_A_PART) if total else []
 
 
 def read(
@@ -81,7 +73,9 @@ def read(
         detail = str(error).strip().split("\n")[0]
         counter.drop(reason, str(part), detail, count=part.stop - part.start)
         return
-    path = os.path.join(os.path.abspath(spool), _tar_name(part))
+    key = hashlib.blake2b(os.fsencode(part.root), digest_size=4).hexdigest()
+    name = f"tfds-{key}-{part.files[0]}-{part.start:09d}-{part.stop:09d}.tar"
+    path = os.path.join(os.path.abspath(spool), name)
     spans = _write_tar(path, part.start, [image for image, _, _ in examples])
     for span, (_, captions, language) in zip(spans, examples, strict=True):
         image = member_location("bytes", span, path)
@@ -146,11 +140,6 @@ def _texts(value):
         value = [value]
     for text in value:
         yield text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-
-
-def _tar_name(part):
-    key = hashlib.blake2b(os.fsencode(part.root), digest_size=4).hexdigest()
-    return f"tfds-{key}-{part.files[0]}-{part.start:09d}-{part.stop:09d}.tar"
 
 
 def _write_tar(path, first, images):

@@ -1,9 +1,6 @@
-"""Kind `tfrecord`: shards of `tf.train.Example`, as img2dataset writes them.
-
-Read without TensorFlow, whose import takes a worker seconds and 700 MB: a record is its
-length in 8 bytes, their checksum, the message, its checksum; of the message only the
-first bytes of each feature count. So the image's place in the file is known, and it
-isn't copied.
+"""Kind `tfrecord`: shards of `tf.train.Example`, as img2dataset writes them. Read
+without TensorFlow, whose import takes a worker seconds and 700 MB; of a message only
+the first bytes of each feature count, so that the image's place in the file is known.
 """
 
 import functools
@@ -94,10 +91,7 @@ def feature_spans(message: bytes) -> dict[str, tuple[int, int]]:
 
 
 def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
-    """Finds the bytes features of a serialized `tf.train.Example`. Returned are the
-    (offset, size) of each one's values; features of numbers, and empty ones, are
-    left out; https://protobuf.dev/programming-guides/encoding/ tells the form.
-    """
+    """Finds the (offset, size) of each value of an example's features of bytes."""
     found = {}
     fields: Callable = functools.partial(_fields, message, itertools.count())
     for features in fields(0, len(message), 1):  # Example.features
@@ -114,9 +108,7 @@ def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:
 
 
 def _fields(message, steps, start, stop, number):
-    """Yields (start, stop) of a message's fields of a number, those with a length.
-    `steps` counts the fields of all messages within one.
-    """
+    """Yields (start, stop) of a message's fields of a number; `steps` counts all."""
     while start < stop:
         if next(steps) == _MAX_FIELDS:
             raise ValueError(f"more than {_MAX_FIELDS:,} fields")

@@ -1,7 +1,5 @@
-"""Kind `warc`: web archives, with the images that they hold.
-
-A page's image that was archived in the same file is read from there; other images
-stay remote. Archives in pieces can be joined before, `cat *.warc.gz > all.warc.gz`.
+"""Kind `warc`: web archives. A page's image that was archived in the same file is read
+from there; other images stay remote.
 """
 
 import re
@@ -30,9 +28,7 @@ _MEANT = "%/:=&?~#+!$,;'@()*[]"
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of an archive's pages, in their order. First the file is read
-    for what each record is, then the pages once more.
-    """
+    """Yields the pairs of an archive's pages; first all records are indexed."""
     pages, images = _index(part.path, counter)
     for offset in pages:
         yield from _read_page(part.path, offset, images, counter)

@@ -19,9 +19,7 @@ _OTHER_FORM = (ValueError, LookupError, AttributeError, TypeError, RecursionErro
 
 
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
-    """Yields the pairs of the pages that a file describes; their images are remote.
-    https://commoncrawl.org/the-data/get-started/ tells the format.
-    """
+    """Yields the pairs of the pages that a file describes; their images are remote."""
     for offset, record in parsed_records(part.path, counter, MAX_WAT_BYTES):
         try:
             yield from _pairs(record, counter)
@@ -44,8 +42,7 @@ def _pairs(record, counter):
     ]
     if not images:
         return []
-    # Written back as a page, so that addresses and repeated texts are read by the
-    # same rules as those of pages.
+    # Written back as a page, to be read by the same rules.
     base = _inner(page, "Head").get("Base")
     lines = [f'<base href="{html.escape(base)}">'] if base else []
     lines += [f"<img{_attributes(image)}>" for image in images]

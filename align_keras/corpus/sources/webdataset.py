@@ -1,7 +1,6 @@
-"""Kind `webdataset`: tar files of samples, as img2dataset writes them.
-
-A sample is the members that follow one another with the same name up to the first
-dot: an image, `.txt` with its caption, `.json` with the columns that came with it.
+"""Kind `webdataset`: tar files of samples, as img2dataset writes them: members in
+succession with the same name up to the first dot, an image, `.txt` (caption) and
+`.json` (columns).
 """
 
 import errno
@@ -86,9 +85,7 @@ def _count_garbage(position, path, counter):
 
 
 def _behind_zeros(file, position, length):
-    """Returns where the next block stands that isn't zeros, or the file's length. Zeros
-    end an archive, but joined ones go on, and so do broken ones.
-    """
+    """Where the next block stands that isn't zeros; joined archives go on behind."""
     while position < length:
         position = max(position, _behind_hole(file, position, length))
         file.seek(position)

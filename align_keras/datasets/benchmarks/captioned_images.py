@@ -7,16 +7,19 @@ import os
 import pathlib
 import zlib
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.pair_files import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
+    find_column,
     read_pairs,
     read_table,
 )
 from align_keras.datasets.benchmarks.labelled_images import read_stored_images
+from align_keras.datasets.build import build_corpus
+from align_keras.datasets.stamps import LANGUAGES
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -34,23 +37,8 @@ class _ByImage:
     # What makes the classes below dataclasses.
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
 
-    def __post_init__(self):
-        for name, field in self._lists().items():
-            parts = {name: field}
-            if isinstance(field, dict):
-                parts = {f"{name}[{key!r}]": part for key, part in field.items()}
-            for full_name, part in parts.items():
-                if len(part) != len(self):
-                    raise InputError(
-                        f"`{full_name}` must have one entry an image, received "
-                        f"{len(part)} for {len(self)} images."
-                    )
-
     def __len__(self):
         return len(self.images)
-
-    def _lists(self):
-        return {name: part for name, part in vars(self).items() if name != "missing"}
 
     def of_rows(self, rows: Sequence[int]) -> Self:
         """Returns some of the images; the others count as missing."""
@@ -60,26 +48,14 @@ class _ByImage:
                 return {name: taken(part) for name, part in values.items()}
             return [values[row] for row in rows]
 
-        missing = self.missing + len(self) - len(rows)
-        return dataclasses.replace(self, **taken(self._lists()), missing=missing)
+        lists = {**vars(self)}
+        missing = lists.pop("missing") + len(self) - len(rows)
+        return dataclasses.replace(self, **taken(lists), missing=missing)
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionedImages(_ByImage):
-    """Images and the captions of each.
-
-    Attributes:
-        images: list of str, paths, or of bytes, encoded images.
-        captions: list of list of str, the captions of each image.
-        image_ids: list of str.
-        caption_ids: list of list of str, as `captions`.
-        columns: dict from a name to a list with one value an image, by which
-            metrics can be sliced.
-        missing: int, images that were left out: their files aren't there or are none.
-
-    Raises:
-        InputError: when the lengths don't fit.
-    """
+    """Images, paths or bytes, the captions of each, and columns of values."""
 
     images: list
     captions: list
@@ -88,32 +64,10 @@ class CaptionedImages(_ByImage):
     columns: dict = dataclasses.field(default_factory=dict)
     missing: int = 0
 
-    def __post_init__(self):
-        super().__post_init__()
-        for image_id, texts, ids in zip(
-            self.image_ids, self.captions, self.caption_ids, strict=True
-        ):
-            if len(texts) != len(ids):
-                raise InputError(
-                    f"`caption_ids` must have one entry a caption, received {len(ids)} "
-                    f"for the {len(texts)} captions of {image_id}."
-                )
-
 
 @dataclasses.dataclass(frozen=True)
 class MultilingualCaptions(_ByImage):
-    """Images and, by language, the captions of each.
-
-    Attributes:
-        images: list of str, paths, or of bytes, encoded images.
-        captions: dict from a language to the lists of captions of each image.
-        image_ids: list of str.
-        columns: dict, as of `CaptionedImages`.
-        missing: int, images that were left out.
-
-    Raises:
-        InputError: when the lengths don't fit.
-    """
+    """Images, paths or bytes, and the captions of each by language."""
 
     images: list
     captions: dict
@@ -140,10 +94,7 @@ def read_plain_or_gzip(path: pathlib.Path, repository: str) -> str:
 
 
 def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> list[int]:
-    """Returns the rows of the images that are there. Raises `InputError` if one is
-    missing, or with `allow_missing`, which tells them on stderr, all. `source` is what
-    names the images.
-    """
+    """The rows of the images that are there; raises for missing ones, or says so."""
     rows = [row for row, path in enumerate(paths) if os.path.isfile(path)]
     if len(rows) == len(paths):
         return rows
@@ -169,39 +120,17 @@ def read_caption_files(
     caption_column: str | None = None,
     encoding: str = "utf-8",
 ) -> CaptionedImages:
-    """Reads a table or a folder of captioned images.
-
-    The formats are those of `align_keras.corpus.pair_files.read_pairs`. Rows of one
-    image make one image with several captions; the table's other columns become
-    `columns`, with the value of the image's first row. Unusable rows are left out and
-    told on stderr.
-
-    Args:
-        path: str or path.
-        allow_missing: bool, leave missing images out and say so.
-        image_column: str, the table's column of paths, guessed by default.
-        caption_column: str, the table's column of captions, guessed by default.
-        encoding: str, of the table or of the caption files.
-
-    Returns:
-        `CaptionedImages`; images are paths.
-
-    Raises:
-        InputError: as `read_pairs`, when nothing usable is left, and for missing
-            images.
+    """Reads a table or a folder of captioned images, as `read_pairs`, whose other
+    columns become `columns`. Unusable rows are told on stderr, and so are missing
+    images, which otherwise raise.
     """
     path = pathlib.Path(path)
     counter = DropCounter()
-    chosen = {"image_column": image_column, "caption_column": caption_column}
-    records = list(
-        read_pairs(
-            path,
-            image_column=image_column,
-            caption_column=caption_column,
-            encoding=encoding,
-            counter=counter,
-        )
-    )
+    chosen: dict[str, Any] = {
+        "image_column": image_column,
+        "caption_column": caption_column,
+    }
+    records = list(read_pairs(path, **chosen, encoding=encoding, counter=counter))
     left_out = counter.lines()[1:]
     if not records:
         raise InputError(
@@ -228,14 +157,11 @@ def _other_columns(path, records, encoding, given):
     """Columns that are neither the images' nor the captions' nor ids."""
     names, rows = read_table(path, encoding, DropCounter())
     by_place = {where: row for row, where in rows}
-    lower = {name.lower(): name for name in reversed(names)}
-    taken = {lower.get("id")}
-    for kind, guesses in (
-        ("image_column", IMAGE_COLUMNS),
-        ("caption_column", CAPTION_COLUMNS),
-    ):
-        guessed = (lower[name] for name in guesses if name in lower)
-        taken.add(given[kind] or next(guessed))
+    taken = {
+        find_column(names, ["id"]),
+        given["image_column"] or find_column(names, IMAGE_COLUMNS),
+        given["caption_column"] or find_column(names, CAPTION_COLUMNS),
+    }
     return {
         name: [by_place[record.where].get(name, "") for record in records]
         for name in names
@@ -253,25 +179,9 @@ def read_karpathy(
 ) -> CaptionedImages:
     """Reads a split of `dataset_flickr30k.json` or `dataset_coco.json`.
 
-    Args:
-        json_path: str or path of the JSON file.
-        image_folder: str or path; of COCO the folder that holds `val2014/`.
-        split: str, `"train"`, `"val"`, `"test"` or, of COCO, `"restval"`.
-        captions_per_image: int >= 1, the first so many captions of each image:
-            5 is the protocol, also of COCO, some of whose images have six or
-            seven. None takes all, as CxC does.
-        allow_missing: bool, leave missing images out and say so.
-        check_counts: bool, whether the test splits of the data sets `flickr30k`
-            and `coco`, as the file calls itself, must have their 1,000 and 5,000
-            images with 5,000 and 25,010 captions.
-
-    Returns:
-        `CaptionedImages` in the file's order; images are paths, image ids file
-        names, and caption ids `sentid`.
-
-    Raises:
-        InputError: no such file or split, another format, an image with too few
-            captions, wrong counts, missing images.
+    Of each image the first `captions_per_image` count: 5 is the protocol, also of COCO,
+    some of whose images have more; None takes all, as CxC does. `check_counts` holds
+    the test splits to their numbers of images and captions. Caption ids are `sentid`.
 
     References:
         Karpathy and Fei-Fei 2015; Jia et al. 2021, section 5.1.
@@ -376,22 +286,7 @@ def _first(path, example, count):
 def stamps_captions_by_language(
     data_dir: str | os.PathLike | None = None,
 ) -> MultilingualCaptions:
-    """Reads the stamps that have captions in English, German, French and Czech.
-
-    Args:
-        data_dir: str or path where prepared corpora lie; TFDS's own by default.
-
-    Returns:
-        `MultilingualCaptions` with one caption an image and language, images in
-        the stored order of the English configuration.
-
-    Raises:
-        InputError: as `build_corpus`, and if no stamp has all four.
-    """
-    # Here, for the package of the builders imports much.
-    from align_keras.datasets.build import build_corpus
-    from align_keras.datasets.stamps import LANGUAGES
-
+    """Reads the stamps that have captions in English, German, French and Czech."""
     by_language = {}
     for language in LANGUAGES:
         builder = build_corpus(f"stamps/{language}", data_dir=data_dir)

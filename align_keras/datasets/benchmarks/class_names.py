@@ -30,20 +30,9 @@ def readable_name(name: str) -> str:
 
 
 def read_class_names(source: str | os.PathLike) -> list | dict:
-    """Reads names for the classes of a data set.
-
-    Args:
-        source: str or path of a file: one name a line in the order of the labels,
-            or JSON (`.json`): a list in that order, or a dict from old names, or
-            from labels, to new ones. Or `"clip:DATASET"`, such as
-            `"clip:imagenet1k"`, of an installed clip-benchmark.
-
-    Returns:
-        list or dict of str, as `rename_classes` takes it.
-
-    Raises:
-        InputError: for a file that isn't there or holds something else, for
-            clip-benchmark if it isn't installed or hasn't got the data set.
+    """Reads names of classes: a file with one a line in the order of the labels, JSON
+    with a list in that order or a dict from old names, or labels, to new ones; or
+    `clip:DATASET` of an installed clip-benchmark.
     """
     if str(source).startswith("clip:"):
         return read_clip_benchmark("en_classnames.json", str(source)[5:], "--classes")
@@ -62,7 +51,11 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
         while names and names[-1] == "":  # Lines at the end.
             names.pop()
     values = list(names.values()) if isinstance(names, dict) else names
-    if not isinstance(values, list) or not values or not all(map(_is_name, values)):
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(isinstance(value, str) and value.strip() for value in values)
+    ):
         raise InputError(
             "--classes must hold one name a line, a JSON list of names or a JSON dict "
             f"of new names, received {source} with something else or an empty name; "
@@ -71,25 +64,10 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
     return names
 
 
-def _is_name(value):
-    return isinstance(value, str) and bool(value.strip())
-
-
 def rename_classes(data: Any, names: list | dict) -> Any:
-    """Gives classes other names.
-
-    Args:
-        data: `LabelledImages`.
-        names: list of str in the order of `data.class_names`; or dict from their
-            names, or labels as str, to new ones. The 1000 names of ImageNet in
-            the order of its ids also name classes that have some of these ids as
-            names, such as the folders of ImageNet-A.
-
-    Returns:
-        `LabelledImages`.
-
-    Raises:
-        InputError: for another number of names, and a class that a dict lacks.
+    """Gives classes other names: a list in their order, or a dict from old names or
+    labels. ImageNet's 1000 names also name classes of some of its ids, as ImageNet-A's
+    folders.
 
     Example:
 
@@ -147,20 +125,8 @@ def imagenet_ids() -> list[str]:
 
 
 def read_templates(source: str | os.PathLike = "default") -> list[str]:
-    """Reads prompt templates.
-
-    Args:
-        source: str: `"photos"`, `"drawings"`, `"default"` (both) or `"none"` (the
-            bare name) of our own; the path of a file with a template a line; or
-            `"clip:DATASET"`, such as `"clip:imagenet1k"`, of an installed
-            clip-benchmark.
-
-    Returns:
-        list of str, each with `{}` for the name.
-
-    Raises:
-        InputError: for a file that isn't there or is empty, a line without `{}`,
-            and for clip-benchmark if it isn't installed or hasn't got the data set.
+    """Reads prompt templates, each with `{}` for the name: `"photos"`, `"drawings"`,
+    `"default"` (both) or `"none"`; a file with one a line; or `"clip:DATASET"`.
 
     References:
         Jia et al. 2021, section 5.2: an ensemble of prompts adds 2.9 points.

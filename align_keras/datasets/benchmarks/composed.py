@@ -13,14 +13,7 @@ _LEAST_BASES = 3
 
 @dataclasses.dataclass(frozen=True)
 class ComposedQuery:
-    """An image, words to add or to subtract, and what that should find.
-
-    Attributes:
-        image: int, the image's row.
-        words: str, such as `"circle check"`.
-        sign: 1 to add the words, -1 to subtract them.
-        targets: tuple of int, the rows that are right.
-    """
+    """An image's row, words to add (1) or to subtract (-1), and the right rows."""
 
     image: int
     words: str
@@ -29,27 +22,12 @@ class ComposedQuery:
 
 
 def composed_icon_queries(image_ids: Sequence[str]) -> list[ComposedQuery]:
-    """Finds icons that are another one plus words, by their names.
+    """Finds icons that are another one plus words, by their ids, `FAMILY/NAME`.
 
-    `user-plus` is `user` plus "plus" where both are icons of one family and one drawing
-    style (`user-plus-thin` goes with `user-thin`). Of several bases the longest counts:
-    `user-large-slash` is `user-large` plus "slash", not `user` plus "large slash". The
-    words must be added to three bases or more, for in a name such as `chess-king` they
-    tell another thing of the kind rather than an addition; `slash` and `circle-check`
-    are added to many.
-
-    Each such pair gives two queries: the image of the base plus the words, whose target
-    is the longer name; and the image of the longer name minus the words, whose target
-    is the base.
-
-    Args:
-        image_ids: sequence of str, `FAMILY/NAME`, as the corpus `icons` has them.
-
-    Returns:
-        list of `ComposedQuery`, in the order of the longer names' rows.
-
-    Raises:
-        InputError: for ids of another form, and if no two names differ so.
+    `user-plus` is `user` plus "plus" where both are icons of one family and drawing
+    style; of several bases the longest counts. The words must be added to three bases
+    or more, for in `chess-king` they tell another thing of the kind. Each pair gives
+    two queries: the base plus the words, and the longer name minus them.
 
     References:
         Jia et al. 2021, section 7 and figure 5, there without figures.

@@ -31,13 +31,7 @@ POSITIVE_SCORE = 3.0
 
 
 class RatedPair(NamedTuple):
-    """Two images or captions that people compared.
-
-    Attributes:
-        first: str; of `sits` a caption id, as COCO's `sentid`.
-        second: str; of `sits` an image id, a file name.
-        score: float in [0, 5].
-    """
+    """Two captions or images that people compared; of `sits` the caption is `first`."""
 
     first: str
     second: str
@@ -46,14 +40,7 @@ class RatedPair(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CxcRatings:
-    """The three tasks of a split, lists of `RatedPair`.
-
-    Attributes:
-        split: str.
-        sts: of captions.
-        sis: of images.
-        sits: of a caption and an image.
-    """
+    """A split's `RatedPair`s: `sts` of captions, `sis` of images, `sits` of both."""
 
     split: str
     sts: list
@@ -72,23 +59,8 @@ class CxcRatings:
 
 
 def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
-    """Reads the ratings of a split.
-
-    Args:
-        folder: str or path of the repository as cloned, or of its `data`: the
-            folder of `sts_test.csv`, `sis_test.csv` and `sits_test.csv`, or of
-            their `.gz`.
-        split: str, `"test"` or `"val"`.
-
-    Returns:
-        `CxcRatings`.
-
-    Raises:
-        InputError: another split, missing or damaged files, other columns, a
-            malformed line.
-
-    References:
-        Parekh et al. 2021, Crisscrossed Captions.
+    """Reads the ratings of `"test"` or `"val"`, of the repository as cloned or its
+    `data`.
     """
     if split not in ("test", "val"):
         raise InputError(f"split must be test or val, received {split!r}.")
@@ -138,9 +110,7 @@ def _pair(path, number, patterns, width, cells):
 
 
 class CxcPositives(NamedTuple):
-    """The right answers of the four retrieval tasks. Each is a list with, for each
-    query, an int64 array of rows. Captions are counted through, image by image.
-    """
+    """The right answers of the four tasks: for each query an int64 array of rows."""
 
     image_to_text: list
     text_to_image: list
@@ -151,22 +121,8 @@ class CxcPositives(NamedTuple):
 def cxc_captioned_images(
     ratings: CxcRatings, coco: CaptionedImages, allow_missing: bool = False
 ) -> CaptionedImages:
-    """Checks that COCO's split has everything that was rated, and returns it.
-
-    The gallery is the whole split, 5,000 images and 25,010 captions.
-
-    Args:
-        ratings: `CxcRatings`.
-        coco: `CaptionedImages` of the same split with all captions of each
-            image, as `read_karpathy` reads them with `captions_per_image=None`.
-        allow_missing: bool, whether ratings of what `coco` hasn't got are left
-            out by `cxc_positives` and `cxc_rated_rows`.
-
-    Raises:
-        InputError: if something that was rated lacks.
-
-    References:
-        Parekh et al. 2021, section 5.
+    """Returns COCO's split, with all captions, if it has everything that was rated.
+    With `allow_missing`, ratings of what it hasn't got are left out.
     """
     captions = {name for names in coco.caption_ids for name in names}
     for kind, rated, there in (
@@ -184,18 +140,9 @@ def cxc_captioned_images(
 
 
 def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
-    """Finds the right answers of the four retrieval tasks.
-
-    Images and captions that were rated 3 or more together are right answers, and no
-    others: a caption of the image itself that people rated lower is wrong. Captions,
-    and images, rated so are right answers to each other.
-
-    Args:
-        ratings: `CxcRatings`.
-        data: `CaptionedImages` of `cxc_captioned_images`.
-
-    Returns:
-        `CxcPositives`.
+    """Finds the right answers of the four retrieval tasks: what was rated 3 or more
+    together, and nothing else, also no caption of the image itself that people rated
+    lower.
 
     References:
         Parekh et al. 2021, section 5.
@@ -215,16 +162,9 @@ def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
 
 
 def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tuple]:
-    """Lists the rated pairs by rows, for correlation.
-
-    Args:
-        ratings: `CxcRatings`.
-        data: `CaptionedImages` of `cxc_captioned_images`.
-
-    Returns:
-        dict from `"sts"`, `"sis"` and `"sits"` to (query rows, rows found, ratings),
-        int64, int64 and float64 arrays. The queries of `sits` are its images, and
-        each pair of `sts` and of `sis` stands there in both directions.
+    """Lists the rated pairs by task: (query rows, rows found, ratings), int64, int64
+    and float64. The queries of `sits` are its images; the others stand in both
+    directions.
     """
     rated = {}
     for name, pairs in _by_rows(ratings, data).items():

@@ -4,13 +4,17 @@ import dataclasses
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from align_keras.corpus.pair_files import IMAGE_SUFFIXES
+from align_keras.datasets.array_records import stored_examples
 from align_keras.datasets.benchmarks.class_names import readable_name
+from align_keras.datasets.pair_builder import hashed_test_keys
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 # Folders whose names aren't words.
@@ -23,16 +27,10 @@ _IDS = ("file_name", "filename", "image/file_name", "image/filename", "id", "ima
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
-    """Images with their classes.
+    """Images, paths or bytes, with their classes, rows of `class_names`, int64.
 
-    Attributes:
-        images: re-iterable with a length, of paths (str) or of file contents (bytes).
-        labels: int64 array (images,), rows of `class_names`.
-        class_names: list of str.
-        columns: dict, name → list with a value an image, by which metrics can be
-            sliced.
-        image_ids: list of str by which metadata is joined; the rows, counted from
-            0, by default.
+    `images` are re-iterable with a length; `columns` have a value an image, by which
+    metrics are sliced; metadata is joined by `image_ids`, the rows by default.
     """
 
     images: Any
@@ -41,29 +39,9 @@ class LabelledImages:
     columns: dict = dataclasses.field(default_factory=dict)
     image_ids: list | None = None
 
-    def __post_init__(self):
-        lengths = {name: len(values) for name, values in self.columns.items()}
-        if self.image_ids is not None:
-            lengths["image_ids"] = len(self.image_ids)
-        lengths |= {"images": len(self.images), "labels": len(self.labels)}
-        if len(set(lengths.values())) > 1:
-            raise InputError(
-                "`images`, `labels`, `columns` and `image_ids` must have one entry a "
-                f"image, received {lengths}."
-            )
-
 
 def only_occurring_classes(data: LabelledImages) -> LabelledImages:
-    """Leaves out the classes that no image has.
-
-    ImageNet-R and -A have images of 200 of ImageNet's 1000 classes, and are classified
-    among these alone.
-
-    Args:
-        data: `LabelledImages`.
-
-    Returns:
-        `LabelledImages` whose labels are rows of the fewer names.
+    """Leaves out the classes that no image has, as ImageNet-R and -A are classified.
 
     References:
         Hendrycks et al., ImageNet-R and ImageNet-A; Jia et al. 2021, table 4.
@@ -82,23 +60,8 @@ def only_occurring_classes(data: LabelledImages) -> LabelledImages:
 def read_class_folders(
     folder: str | os.PathLike, split: str | None = None
 ) -> LabelledImages:
-    """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`.
-
-    The class is named as its folder, with spaces for underscores. Images may lie in
-    subfolders of it. Classes and images are in alphabetical order; hidden ones, and
-    files that aren't images, are left out.
-
-    Args:
-        folder: str or path.
-        split: str, a subfolder such as `"test"`, or None.
-
-    Returns:
-        `LabelledImages`, with paths; the ids are the paths below the split's folder,
-        with slashes.
-
-    Raises:
-        InputError: for a folder or split that isn't there, one without subfolders,
-            and a class without images.
+    """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`, in alphabetical order.
+    Classes are named as folders, with spaces for underscores; images may lie deeper.
     """
     folder = pathlib.Path(folder)
     root = folder / split if split else folder
@@ -152,74 +115,33 @@ def _some(paths, limit=5):
 
 
 def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages:
-    """Gives the stamps their categories as classes: animals, clothes, food ….
-
-    Args:
-        builder: prepared builder of the corpus `stamps`.
-        split: `"train"` or `"test"`, two halves by a hash of the pixels, so that
-            equal images lie in one, though similar ones may not; or None for
-            all.
-
-    Returns:
-        `LabelledImages`, with the encoded images. All categories are classes,
-        also one that a half hasn't got.
-
-    Raises:
-        InputError: for another split.
+    """Gives the stamps their categories as classes: animals, clothes, food …. `"train"`
+    and `"test"` are two halves by a hash of the pixels.
     """
-    # Here, for the package of the builders imports much.
-    from align_keras.datasets.splits import hashed_test_keys
-
-    if split not in (None, "train", "test"):
-        raise InputError(
-            f"the split of stamps must be train, test or all, received {split!r}; "
-            "choose one."
-        )
+    check_choice("the split of stamps", split or "all", ("train", "test", "all"))
     images = read_stored_images(builder, "test")
     categories = sorted({image.category for image in images})
     test = hashed_test_keys({image.image_key for image in images}, fraction=0.5)
-    chosen = [
-        image
-        for image in images
-        if split is None or (image.image_key in test) == (split == "test")
-    ]
+    if split is not None:
+        in_test = split == "test"
+        images = [image for image in images if (image.image_key in test) == in_test]
+    labels = [categories.index(image.category) for image in images]
     return LabelledImages(
-        images=[image.image for image in chosen],
-        labels=np.array(
-            [categories.index(image.category) for image in chosen], np.int64
-        ),
+        images=[image.image for image in images],
+        labels=np.array(labels, np.int64),
         class_names=[_NAMES.get(name, name) for name in categories],
-        image_ids=[image.id for image in chosen],
+        image_ids=[image.id for image in images],
     )
 
 
-class StoredExamples:
-    """A split's examples in the stored order, as often as they are asked for."""
-
-    def __init__(self, builder, split, decoders):
-        self._builder, self._split, self._decoders = builder, split, decoders
-
-    def __iter__(self):
-        dataset = self._builder.as_dataset(
-            split=self._split,
-            shuffle_files=False,
-            decoders=self._decoders,
-            read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-        )
-        return iter(tfds.as_numpy(dataset))
+def read_examples(builder: Any, split: str, decoders: Any) -> Iterable[dict]:
+    """Reads a split's examples in the stored order."""
+    return tfds.as_numpy(stored_examples(builder, split, decoders))
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredImage:
-    """An image of a corpus.
-
-    Attributes:
-        id: str.
-        image: bytes, the encoded image.
-        captions: tuple of str.
-        category: str, empty where the corpus has none.
-        image_key: str, equal for pixel-identical images.
-    """
+    """An image of a corpus, encoded; `image_key` is equal for pixel-identical ones."""
 
     id: str
     image: bytes
@@ -229,23 +151,8 @@ class StoredImage:
 
 
 def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
-    """Reads a split of a prepared corpus, a list of `StoredImage` in the stored order.
-
-    Args:
-        builder: prepared builder of `build_corpus`.
-        split: str.
-
-    Raises:
-        InputError: if the corpus has no such split; names those that it has.
-    """
-    try:
-        builder.info.splits[split]
-    except (KeyError, ValueError):
-        known = ", ".join(sorted(builder.info.splits)) or "none"
-        raise InputError(
-            f"split must be one of {known}, which {builder.name} has, received "
-            f"{split!r}."
-        ) from None
+    """Reads a split of a prepared corpus, in the stored order."""
+    _split_info(builder, split)
     undecoded = {"image": tfds.decode.SkipDecoding()}
     return [
         StoredImage(
@@ -255,26 +162,15 @@ def read_stored_images(builder: Any, split: str) -> list[StoredImage]:
             category=example["category"].decode(),
             image_key=example["image_key"].decode(),
         )
-        for example in StoredExamples(builder, split, undecoded)
+        for example in read_examples(builder, split, undecoded)
     ]
 
 
 def prepared_builder(
     name: str, data_dir: str | os.PathLike | None = None
 ) -> tfds.core.DatasetBuilder:
-    """Opens a TFDS data set that is prepared; downloads and prepares nothing.
-
-    Args:
-        name: str, such as `"food101"` or `"imagenet_v2/matched-frequency"`.
-        data_dir: str or path where prepared sets lie; TFDS's own default (the
-            variable `TFDS_DATA_DIR`, or `~/tensorflow_datasets`) otherwise.
-
-    Returns:
-        `tfds.core.DatasetBuilder`.
-
-    Raises:
-        InputError: for an unknown name, and one that isn't prepared; says how to
-            prepare it.
+    """Opens a prepared TFDS data set, such as `"imagenet_v2/matched-frequency"`, or
+    says how to prepare it; downloads and prepares nothing.
     """
     # Other names TFDS would ask for over the network, or take for paths.
     unknown = InputError(
@@ -317,40 +213,26 @@ def _remedy(builder):
 def read_tfds_classification(
     name: str, split: str, data_dir: str | os.PathLike | None = None
 ) -> LabelledImages:
-    """Reads a split of a prepared TFDS classification set.
-
-    Args:
-        name: str, as `prepared_builder`.
-        split: str, as TFDS takes it: `"test"`, `"train[:10%]"`.
-        data_dir: str or path, as `prepared_builder`.
-
-    Returns:
-        `LabelledImages`. The images are read from disk at each iteration, so
-        that the set may be larger than memory. Other features with named values
-        become columns. The ids are those of a feature such as `file_name` or `id`;
-        where there is none, or two images share a name, the row in the split.
-
-    Raises:
-        InputError: as `prepared_builder`; for an unknown split, a set without
-            images or without classes, and images without a class.
+    """Reads a split, as TFDS takes it, of a prepared classification set. Images are
+    read from disk at each iteration. Other features with named values become columns;
+    ids are those of a feature such as `file_name`, if no two images share one.
     """
     builder = prepared_builder(name, data_dir)
     image, label = _image_and_class(builder)
+    features = dict(builder.info.features.items())
     named = {
         key: feature
-        for key, feature in builder.info.features.items()
+        for key, feature in features.items()
         if isinstance(feature, tfds.features.ClassLabel)
     }
     _split_info(builder, split)
-    features = dict(builder.info.features.items())
-    naming = next(
-        (key for key in _IDS if isinstance(features.get(key), tfds.features.Text)), None
-    )
+    texts = [key for key in _IDS if isinstance(features.get(key), tfds.features.Text)]
+    naming = texts[0] if texts else None
     wanted = [*named, naming] if naming else [*named]
     wanted = tfds.decode.PartialDecoding(dict.fromkeys(wanted, True))
     read: dict[str, list[int]] = {key: [] for key in named}
     ids: list[str] = []
-    for example in StoredExamples(builder, split, wanted):
+    for example in read_examples(builder, split, wanted):
         for key, of_key in read.items():
             of_key.append(example[key])
         if naming:
@@ -377,16 +259,7 @@ def read_tfds_classification(
 
 
 def tfds_splits_overlap(builder: Any, one: str, other: str) -> bool:
-    """Tells whether two splits have an example in common.
-
-    Args:
-        builder: `tfds.core.DatasetBuilder`, prepared.
-        one: str, a split as TFDS takes it: `"train"`, `"train[:10%]+test"`.
-        other: str, likewise.
-
-    Raises:
-        InputError: for an unknown split.
-    """
+    """Tells whether two splits of a prepared builder share an example."""
     parts: dict[str, list[tuple[int, int]]] = {}
     for file in _split_info(builder, other).file_instructions:
         parts.setdefault(file.filename, []).append((file.skip, file.skip + file.take))
@@ -434,11 +307,12 @@ class StoredImages:
     def __init__(self, builder, split, name, length, made_of=bytes):
         encoded = {name: tfds.decode.SkipDecoding()}
         decoding = tfds.decode.PartialDecoding({name: True}, encoded)
-        self._examples = StoredExamples(builder, split, decoding)
+        self._source = builder, split, decoding
         self._name, self._length, self._made_of = name, length, made_of
 
     def __len__(self):
         return self._length
 
     def __iter__(self):
-        return (self._made_of(example[self._name]) for example in self._examples)
+        examples = read_examples(*self._source)
+        return (self._made_of(example[self._name]) for example in examples)

@@ -15,13 +15,7 @@ _SUFFIXES = (".csv", ".tsv")
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """Columns of values by the images' ids.
-
-    Attributes:
-        path: `pathlib.Path`, where they were read, for messages.
-        rows: dict, id → dict from a column's name to a str.
-        names: tuple of str, the columns.
-    """
+    """A table's `rows`, image id → dict from a column's name to a str."""
 
     path: pathlib.Path
     rows: dict
@@ -29,21 +23,8 @@ class Metadata:
 
 
 def read_metadata(path: str | os.PathLike) -> Metadata:
-    """Reads a table whose first column is the image's id.
-
-    Args:
-        path: str or path of a `.csv` (separated by commas or, as the header has
-            it, semicolons) or `.tsv` in UTF-8, whose first line names the columns.
-            Cells may be quoted; spaces around them are dropped.
-
-    Returns:
-        `Metadata`.
-
-    Raises:
-        InputError: for another suffix, a file that can't be read, one without a
-            second column or without rows, a column without a name or named
-            twice, a line of another number of cells, and an id that is empty or
-            stands there twice.
+    """Reads a `.csv` (commas or semicolons) or `.tsv` table in UTF-8, whose first line
+    names the columns, and whose first column is the images' ids.
 
     References:
         Jia et al. 2021, section 10 (analysis by groups before any use).
@@ -117,20 +98,8 @@ def _lines(path):
 def join_metadata(
     metadata: Metadata, image_ids: Sequence[str], taken: Iterable[str] = ()
 ) -> dict[str, list[str]]:
-    """Gives each image its values.
-
-    Args:
-        metadata: `Metadata`. Rows of other images, such as those of another
-            split, are of no account.
-        image_ids: sequence of str, the images of the data.
-        taken: iterable of str, columns that the data already has.
-
-    Returns:
-        dict, column → list of str, a value an image. An image without a row has
-        the value `""`; how many have none is told on stderr.
-
-    Raises:
-        InputError: if no image has a row, and for a column that is taken.
+    """Gives each image its values by column, "" without a row, which is told on stderr;
+    `taken` are columns that the data already has.
     """
     path, rows, names = metadata.path, metadata.rows, metadata.names
     twice = [name for name in names if name in taken]

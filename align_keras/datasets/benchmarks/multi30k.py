@@ -28,22 +28,9 @@ def read_multi30k(
     allow_missing: bool = False,
     check_counts: bool = True,
 ) -> MultilingualCaptions:
-    """Reads the images of Flickr30K's test with captions in four languages.
-
-    Args:
-        folder: str or path of `github.com/multi30k/dataset` as cloned, or of its
-            `data`. Caption files may be unpacked.
-        images_folder: str or path of Flickr30K's images.
-        allow_missing: bool, leave missing images out and say so.
-        check_counts: bool, whether there must be 1,000 images.
-
-    Returns:
-        `MultilingualCaptions`: five captions an image in English and German, one
-        in French and Czech. Images are paths.
-
-    Raises:
-        InputError: missing or damaged files, a file of another number of lines
-            than the list of images, an empty caption, missing images.
+    """Reads the images of Flickr30K's test with five captions an image in English and
+    German, one in French and Czech, out of `github.com/multi30k/dataset` as cloned, or
+    its `data`.
 
     References:
         Elliott et al. 2016; Jia et al. 2021, section 8 and table 11.

@@ -14,17 +14,7 @@ _COLUMNS = ("word1", "word2", "POS", "SimLex999", "concQ", "SimAssoc333")
 
 @dataclasses.dataclass(frozen=True)
 class SimLexPair:
-    """Two words and their rated similarity.
-
-    Attributes:
-        word1: str.
-        word2: str.
-        part_of_speech: str, `"A"`, `"N"` or `"V"`.
-        similarity: float in [0, 10].
-        concreteness_quartile: int, 1 (abstract) to 4 (concrete).
-        is_hard: bool, of the 333 most associated pairs, whose similarity is the
-            hardest to tell from association.
-    """
+    """Two words and their similarity, 0 to 10; hard are the 333 most associated."""
 
     word1: str
     word2: str
@@ -35,15 +25,7 @@ class SimLexPair:
 
 
 def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimLexPair]:
-    """Reads `SimLex-999.txt`, a list of `SimLexPair`.
-
-    Args:
-        path: str or path.
-        check_counts: bool, whether there must be 999 pairs.
-
-    Raises:
-        InputError: no such file, missing columns, a malformed line, another
-            number of pairs.
+    """Reads `SimLex-999.txt`, 999 pairs if `check_counts`.
 
     References:
         Hill, Reichart and Korhonen 2015; Jia et al. 2021, table 12.

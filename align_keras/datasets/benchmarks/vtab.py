@@ -9,10 +9,11 @@ import tensorflow_datasets as tfds
 from align_keras.datasets.benchmarks.class_names import readable_name
 from align_keras.datasets.benchmarks.labelled_images import (
     LabelledImages,
-    StoredExamples,
     StoredImages,
     prepared_builder,
+    read_examples,
 )
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
 # Car, van and truck in KITTI's order of types.
@@ -24,10 +25,7 @@ _FEWEST_OBJECTS, _MOST_OBJECTS = 3, 10
 
 
 def interval(value: float, thresholds: Sequence[float]) -> int:
-    """Returns the number of the interval that a value lies in. Each threshold opens
-    one, whose lower end isn't part of it; what lies below the first counts in the first
-    interval.
-    """
+    """The number of the interval that a value lies in, above its threshold."""
     return max(int(np.searchsorted(thresholds, value, side="left")) - 1, 0)
 
 
@@ -66,12 +64,10 @@ VTAB_SPLITS = ("train800", "val200", "train800val200", "test")
 
 @dataclasses.dataclass(frozen=True)
 class VtabTask:
-    """One task of a group and a TFDS data set.
-
-    `class_of` takes the feature `annotation` to the class. Where the set has no
-    validation split of its own, validation begins behind `train_percent` of train.
-    `test` is the split that is judged, "rest" for what train and validation
-    (`validation_percent`) leave of the only split.
+    """One task of a group and a TFDS data set, whose feature `annotation` `class_of`
+    takes to a class. Without a validation split, that begins behind `train_percent` of
+    train; `test` is judged, "rest" what train and validation (`validation_percent`)
+    leave of the only split.
     """
 
     name: str
@@ -145,12 +141,7 @@ VTAB_TASKS = {task.name: task for task in _TASKS}
 
 
 def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
-    """Returns VTAB's split as TFDS writes it, by the size of TFDS's split train.
-
-    References:
-        Zhai et al. 2019, "A large-scale study of representation learning with the
-        Visual Task Adaptation Benchmark", and its public code.
-    """
+    """Returns VTAB's split as TFDS writes it, by the size of TFDS's split train."""
     start = train_size * (task.train_percent or 0) // 100
     if task.builder == "smallnorb":  # Half of its test images are for validation.
         validation = "test[:200]"
@@ -170,16 +161,8 @@ def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
 
 
 def read_vtab(name: str, split: str) -> LabelledImages:
-    """Reads one split of a task; the images are read from disk as they are needed.
-
-    References:
-        Zhai et al. 2019; Jia et al. 2021, section 5.3.
-    """
-    if split not in VTAB_SPLITS:
-        raise InputError(
-            f"split must be one of {', '.join(VTAB_SPLITS)}, received {split!r}; "
-            "choose one."
-        )
+    """Reads one split of a task (Zhai et al. 2019; Jia et al. 2021, section 5.3)."""
+    check_choice("split", split, VTAB_SPLITS)
     task = vtab_task(name)
     builder = prepared_builder(task.builder)
     try:
@@ -192,7 +175,7 @@ def read_vtab(name: str, split: str) -> LabelledImages:
             f"{split} ({' '.join(str(error).split())}); prepare it again."
         ) from error
     annotation = tfds.decode.PartialDecoding({task.annotation: True})
-    examples = StoredExamples(builder, split, annotation)
+    examples = read_examples(builder, split, annotation)
     classes = [task.class_of(example[task.annotation]) for example in examples]
     labels = np.array(classes, np.int64)
     made_of = _black_and_white if task.builder == "dsprites" else bytes

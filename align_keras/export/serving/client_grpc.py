@@ -15,12 +15,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 
 class Client:
-    """A connection to the server.
-
-    Args:
-        server: str, host and port of gRPC.
-        timeout: seconds for one answer.
-    """
+    """A connection to the server, which may take `timeout` seconds for an answer."""
 
     def __init__(self, server="localhost:8500", timeout=30):
         # The embeddings of some thousand images are more than gRPC's 4 MB.

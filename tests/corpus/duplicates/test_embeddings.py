@@ -31,11 +31,8 @@ def test_no_images(tmp_path):
 @pytest.mark.parametrize(
     ("encode", "count", "message"),
     [
-        (moments, 6, "but there are more"),
-        (moments, 8, "but there are 7"),
-        (lambda batch: np.ones((len(batch), 2, 2)), 7, "encode must return an array"),
-        (lambda batch: np.ones((1, 2)), 7, "encode must return an array"),
-        (lambda batch: np.ones((len(batch), len(batch))), 7, r"\(1, 3\)"),
+        (lambda batch: np.ones((len(batch), 2, 2)), 7, r"a row an image.*\(3, 2, 2\)"),
+        (lambda batch: np.ones((1, 2)), 7, r"a row an image.*\(1, 2\)"),
         (lambda batch: np.full((len(batch), 2), np.nan), 7, "finite"),
         (lambda batch: np.full((len(batch), 2), 1e9), 7, "finite.*float32"),
     ],
@@ -86,7 +83,7 @@ def brute_force(queries, references, ranks, below, threshold):
 def placed_search(embeddings, keys, **options):
     search = EmbeddingSearch(**{"clusters": 20, "nearest": 5, **options})
     search.fit(keys, embeddings)
-    return search, search.place(embeddings, "the corpus")
+    return search, search.place(embeddings)
 
 
 @pytest.mark.ci
@@ -110,7 +107,7 @@ def test_evaluation_images_are_looked_for_in_the_corpus_clusters():
     search, placed = placed_search(embeddings, keys)
     others = embeddings[::3] * 2 + 0.001
     ranks, below = np.arange(1000), np.full(3000, 500)
-    found = search.lowest(placed, search.place(others, "coco"), ranks, below)
+    found = search.lowest(placed, search.place(others), ranks, below)
     assert found.tolist() == brute_force(embeddings, others, ranks, below, 0.975)
 
 
@@ -143,7 +140,7 @@ def test_a_cosine_at_the_threshold_is_not_near(turn):
     for threshold, expected in ((0.6, [0, 1]), (np.nextafter(0.6, 0), [0, 0])):
         search = EmbeddingSearch(threshold=threshold)
         search.fit(["a", "b"], rows)
-        placed = search.place(rows, "the corpus")
+        placed = search.place(rows)
         assert search.lowest(placed, placed, ranks, ranks).tolist() == expected
 
 
@@ -154,7 +151,7 @@ def test_zeros_are_near_nothing_and_equal_rows_near_their_first():
     for value, expected in ((0, np.arange(5000)), (3, np.zeros(5000))):
         rows = np.full((5000, 4), value, np.float16)
         search.fit([str(number) for number in range(5000)], rows)
-        placed = search.place(rows, "the corpus")
+        placed = search.place(rows)
         ranks = np.arange(5000)
         found = search.lowest(placed, placed, ranks, ranks)
         np.testing.assert_array_equal(found, expected)
@@ -175,33 +172,17 @@ def test_few_images_make_no_clusters_and_their_order_none_else():
     np.testing.assert_array_equal(search.centers.reconstruct_n(0, 40), centers)
     search.fit([], np.empty((0, 8), np.float32))
     assert search.centers is None
-    with pytest.raises(InputError, match="must have 16 numbers.*received 5"):
-        search.fit(keys, embeddings)
-        search.place(embeddings[:, :5], "coco")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nearest": 0}, "must ascend"),
-        ({"clusters": 9}, "must ascend"),
-        ({"threshold": 0}, "threshold must be a cosine"),
-        ({"threshold": 1.01}, "threshold must be a cosine"),
-        ({"block_rows": 0}, "block_rows must be"),
+        ({"nearest": 0}, "nearest must be a whole number from 1 to 4096"),
+        ({"clusters": 9}, "nearest must be a whole number from 1 to 9"),
+        ({"threshold": 0}, "threshold must be a number"),
+        ({"threshold": 1.01}, "threshold must be a number"),
     ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(InputError, match=message):
         EmbeddingSearch(**options)
-
-
-def test_wrong_embeddings():
-    search = EmbeddingSearch()
-    with pytest.raises(InputError, match="must be a float array"):
-        search.fit(["a"], np.zeros((1, 2), int))
-    with pytest.raises(InputError, match="must be a float array"):
-        search.fit(["a"], np.zeros(2))
-    rows = np.zeros((5000, 2), np.float32)
-    rows[4500] = np.nan
-    with pytest.raises(InputError, match="row 4500"):
-        search.place(rows, "coco")

@@ -128,16 +128,8 @@ def test_nothing_is_near_nothing():
         ({"threshold": -1}, "threshold must be"),
         ({"threshold": 33}, "threshold must be"),
         ({"threshold": 2.5}, "threshold must be"),
-        ({"block_rows": 0}, "block_rows must be"),
     ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(InputError, match=message):
         HammingSearch(**options)
-
-
-def test_wrong_hashes():
-    with pytest.raises(InputError, match="the hashes of the corpus"):
-        HammingSearch().place(np.zeros((3, 2), np.uint64), "the corpus")
-    with pytest.raises(InputError, match="uint64"):
-        HammingSearch().place(np.zeros((3, 1, 2)), "the corpus")

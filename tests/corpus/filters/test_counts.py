@@ -24,7 +24,6 @@ from align_keras.corpus.filters.counts import (
     sum_by_key,
 )
 from align_keras.corpus.filters.text_hashes import is_member
-from align_keras.utils.errors import InputError
 
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("pyarrow.parquet")
@@ -150,14 +149,6 @@ def test_partitions_meet_without_gap_or_overlap(tmp_path, partitions):
         for own in range(partitions)
     ]
     assert sum(parts, []) == keys and all(len(own) <= 2 for own in parts)
-
-
-def test_a_missing_partition_is_named(tmp_path):
-    write(tmp_path / "a.parquet", rows_of(10))
-    count_texts(tmp_path / "a.parquet", tmp_path)
-    merge_counts(0, 2, tmp_path, THRESHOLDS)
-    with pytest.raises(InputError, match="histogram-1.json is missing"):
-        choose_frequent(2, tmp_path, THRESHOLDS)
 
 
 def test_nothing_half_written_stays(tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import pytest
 from align_keras.corpus import Pair, filter_pairs
 from align_keras.corpus.filters.rules import (
     REASONS,
-    Chosen,
     Thresholds,
     primary_language,
 )
@@ -179,11 +178,6 @@ def test_the_first_reason_counts():
         counts = filter_pairs(pairs, Thresholds(**thresholds))[1]
         assert counts[reason] > 0, reason
         assert not any(counts[own] for own in REASONS[:number])
-
-
-def test_counts_that_are_not_there(tmp_path):
-    with pytest.raises(InputError, match="run choose_frequent"):
-        Chosen.load(tmp_path)
 
 
 def test_defaults_are_the_papers():

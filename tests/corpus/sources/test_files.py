@@ -11,11 +11,14 @@ from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources.files import (
     SourceFile,
     fingerprint,
-    group_files,
+    grouped_files,
     list_files,
     read_whole,
     record_ranges,
 )
+from align_keras.corpus.sources.pair import Part
+
+FOLDER = Part("table", "/", ())
 
 
 def test_the_order_is_that_of_the_names(tmp_path):
@@ -33,7 +36,7 @@ def test_the_order_is_that_of_the_names(tmp_path):
 @given(st.lists(st.integers(0, 20_000_000), max_size=500))
 def test_groups_hold_every_file_once_in_order(sizes):
     files = [SourceFile(f"{own:04d}", size, 0) for own, size in enumerate(sizes)]
-    groups = group_files(files)
+    groups = [part.files for part in grouped_files(FOLDER, files)]
     assert [name for group in groups for name in group] == [own.name for own in files]
     by_name = {own.name: own.size for own in files}
     for group in groups:
@@ -43,7 +46,8 @@ def test_groups_hold_every_file_once_in_order(sizes):
 
 def test_groups_are_full():
     files = [SourceFile(f"{own:04d}", 10, 0) for own in range(401)]
-    assert [len(group) for group in group_files(files)] == [200, 200, 1]
+    parts = grouped_files(FOLDER, files)
+    assert [len(part.files) for part in parts] == [200, 200, 1]
 
 
 def test_a_change_of_any_kind_changes_the_fingerprint(tmp_path):
@@ -79,7 +83,7 @@ def test_files_that_cannot_be_read_are_counted(tmp_path):
 
 @pytest.mark.parametrize("total", [0, 1, 9_999, 10_000, 10_001, 20_000])
 def test_ranges(total):
-    parts = record_ranges("table", "/", "a", total)
+    parts = record_ranges(FOLDER, "a", total)
     numbers = [own for part in parts for own in range(part.start, part.stop)]
     assert numbers == list(range(total))
     assert {part.total for part in parts} == {total}

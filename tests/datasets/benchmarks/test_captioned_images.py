@@ -1,33 +1,12 @@
 import dataclasses
 
-import pytest
-
 from align_keras.datasets.benchmarks import CaptionedImages, MultilingualCaptions
-from align_keras.utils.errors import InputError
 
 
 def test_a_picture_may_have_any_number_of_captions():
     data = CaptionedImages(["a", "b"], [["x", "y"], []], ["0", "1"], [["0", "1"], []])
     assert len(data) == 2
     assert data.columns == {}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((["a"], [], ["0"], [[]]), "`captions` must have .* received 0 for 1"),
-        ((["a"], [["x"]], [], [["0"]]), "`image_ids` must have"),
-        ((["a"], [["x"]], ["0"], []), "`caption_ids` must have one entry an image"),
-        ((["a"], [["x"]], ["0"], [[]]), "received 0 for the 1 captions of 0"),
-        (
-            (["a"], [["x"]], ["0"], [["0"]], {"kind": []}),
-            r"`columns\['kind'\]` must have",
-        ),
-    ],
-)
-def test_lengths_must_fit(arguments, message):
-    with pytest.raises(InputError, match=message):
-        CaptionedImages(*arguments)
 
 
 def test_what_is_left_out_counts_as_missing():
@@ -43,20 +22,3 @@ def test_what_is_left_out_counts_as_missing():
     assert (data.images, data.captions) == (["c"], {"de": [["z"]]})
     assert (data.image_ids, data.columns) == (["2"], {"kind": ["r"]})
     assert data.missing == 4
-
-
-@pytest.mark.parametrize(
-    ("captions", "ids", "message"),
-    [
-        ({"de": []}, ["0"], r"`captions\['de'\]` .* received 0 for 1"),
-        ({"de": [["x"]]}, [], "`image_ids` must have one entry"),
-    ],
-)
-def test_lengths_of_languages_must_fit(captions, ids, message):
-    with pytest.raises(InputError, match=message):
-        MultilingualCaptions(["a"], captions, ids)
-
-
-def test_columns_of_languages_must_fit():
-    with pytest.raises(InputError, match=r"`columns\['kind'\]` .* received 2 for 1"):
-        MultilingualCaptions(["a"], {"de": [["x"]]}, ["0"], {"kind": [1, 2]})

@@ -1,11 +1,9 @@
 import numpy as np
-import pytest
 
 from align_keras.datasets.benchmarks.labelled_images import (
     LabelledImages,
     only_occurring_classes,
 )
-from align_keras.utils.errors import InputError
 
 
 def test_only_occurring_classes_keep_their_order_and_pictures():
@@ -22,12 +20,3 @@ def test_nothing_changes_where_all_occur():
     data = LabelledImages(["a", "b"], np.array([1, 0]), ["x", "y"])
     fewer = only_occurring_classes(data)
     assert fewer.class_names == ["x", "y"] and fewer.labels.tolist() == [1, 0]
-
-
-def test_lengths_must_fit():
-    with pytest.raises(InputError, match="'images': 2, 'labels': 1"):
-        LabelledImages(["a", "b"], np.array([0]), ["x"])
-    with pytest.raises(InputError, match="'image_ids': 3"):
-        LabelledImages(["a"] * 2, np.array([0, 0]), ["x"], image_ids=list("abc"))
-    with pytest.raises(InputError, match="'style': 1"):
-        LabelledImages(["a"] * 2, np.array([0, 0]), ["x"], {"style": ["s"]})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from align_keras.search import ExportedModel, SearchIndex, standalone
-from align_keras.search.standalone_check import check_standalone
+from align_keras.search.standalone import check_standalone
 from align_keras.utils.errors import InputError
 
 
@@ -31,7 +31,6 @@ def test_the_export_embeds_and_searches_without_align_keras(
         text_embeddings=model.encode_texts(captions),
         index=tmp_path / "index",
         queries=["--blue ü blue", "red", "-ü"],
-        k=2,
     )
     assert result["align_keras_importable"] is False
     assert (result["images"], result["captions"]) == (3, 3)
@@ -42,7 +41,7 @@ def test_the_export_embeds_and_searches_without_align_keras(
         "-ü",
     ]
     assert [hit["id"] for hit in result["top"][0]["hits"]][0] == "blue"
-    assert len(result["top"][1]["hits"]) == 2
+    assert len(result["top"][1]["hits"]) == 3
     best = result["top"][1]["hits"][0]
     assert (best["rank"], best["id"], best["captions"]) == (1, "red", ["a"])
     expected = model.encode_texts(["red"]) @ image_embeddings[0]
@@ -90,32 +89,33 @@ def test_wrong_arguments(tmp_path, tiny_export):
         check_standalone(tiny_export, queries=["red"])
 
 
-def run_script(monkeypatch, *arguments):
+def run_script(monkeypatch, folder):
     """Runs it here, where TensorFlow is loaded already; returns its exit code."""
     with monkeypatch.context() as patch:
         # Restores the entry that the script blocks.
         patch.setitem(sys.modules, "align_keras", sys.modules["align_keras"])
-        patch.setattr(sys, "argv", [standalone.__file__, *map(str, arguments)])
+        patch.setattr(sys, "argv", [standalone.__file__, str(folder)])
         with pytest.raises(SystemExit) as caught:
             runpy.run_path(standalone.__file__, run_name="__main__")
     return caught.value.code
+
+
+def ask(folder, export, image, captions=()):
+    (folder / "images").mkdir()
+    (folder / "images" / "0").write_bytes(image)
+    asked = {"export": str(export), "captions": list(captions)}
+    (folder / "asked.json").write_text(json.dumps(asked))
 
 
 def test_the_script_blocks_the_package_even_where_it_is_importable(
     tiny, tiny_export, tmp_path, monkeypatch, capsys
 ):
     model = ExportedModel(tiny_export)
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "0").write_bytes(tiny["picture_bytes"]("red"))
+    ask(tmp_path, tiny_export, tiny["picture_bytes"]("red"), ["green"])
     image_embeddings = model.encode_images([tmp_path / "images" / "0"])
     np.save(tmp_path / "images.npy", image_embeddings + np.float32([0, 0.25, 0, 0]))
-    (tmp_path / "captions.json").write_text('["green"]')
-    np.save(tmp_path / "texts.npy", model.encode_texts(["green"]))
-    arguments = ["--export", tiny_export, "--images", tmp_path / "images"]
-    arguments += ["--image_embeddings", tmp_path / "images.npy"]
-    arguments += ["--captions", tmp_path / "captions.json"]
-    arguments += ["--text_embeddings", tmp_path / "texts.npy", "--json"]
-    assert run_script(monkeypatch, *arguments) == 0
+    np.save(tmp_path / "captions.npy", model.encode_texts(["green"]))
+    assert run_script(monkeypatch, tmp_path) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["align_keras_importable"] is False
     # The larger of both differences.
@@ -125,22 +125,6 @@ def test_the_script_blocks_the_package_even_where_it_is_importable(
 def test_the_script_tells_in_one_line_what_failed(
     tiny_export, tmp_path, monkeypatch, capsys
 ):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "0").write_bytes(b"no picture")
-    arguments = ("--export", tiny_export, "--images", tmp_path / "images")
-    assert run_script(monkeypatch, *arguments) == 1
+    ask(tmp_path, tiny_export, b"no picture")
+    assert run_script(monkeypatch, tmp_path) == 1
     assert capsys.readouterr().err.startswith("ValueError: image_bytes 0 is no")
-    assert run_script(monkeypatch, "--export", tiny_export, "--query", "red") == 2
-    assert "--query needs --index" in capsys.readouterr().err
-
-
-def test_the_script_prints_a_list_without_json(
-    tiny_export, tmp_path, monkeypatch, capsys
-):
-    rows = np.eye(4, dtype=np.float32)[:2]
-    SearchIndex.build(rows, ["r", "g"], ["red", "green"]).save(tmp_path / "index")
-    arguments = ("--export", tiny_export, "--index", tmp_path / "index")
-    assert run_script(monkeypatch, *arguments, "--query", "green") == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["largest difference: None", "green"]
-    assert lines[2].split() == ["1.", "0.9988", "g", "green"]

@@ -1,0 +1,206 @@
+"""What an index knows of its images, asked and written by the same SQL in a folder
+(`store.py`) and in a database (`postgres.py`).
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from align_keras.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from align_keras.search.image_files import FoundFile
+
+# What `where` may name of every image, and what SQLite makes of it.
+COLUMNS = {
+    "path": "TEXT",
+    "folder": "TEXT",
+    "name": "TEXT",
+    "size": "INTEGER",
+    "date": "TEXT",
+    "year": "INTEGER",
+    "width": "INTEGER",
+    "height": "INTEGER",
+    "camera": "TEXT",
+    "captions": "TEXT",
+}
+
+
+class ImageStore:
+    """What both kinds of stores ask and write alike: `?` stands for a parameter.
+    `folder` is a path or a database's address, `header` tells `model` and `dimension`.
+    """
+
+    folder: Any
+    header: dict
+    # Yields the connection, to one thread at a time.
+    _reading: Callable[[], contextlib.AbstractContextManager]
+    _connection: Any
+
+    @property
+    def dimension(self) -> int:
+        """Width of the embeddings."""
+        return int(self.header["dimension"])
+
+    def __len__(self) -> int:
+        return self._one("SELECT count(*) FROM images")
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What `where` may name → its type; columns of tables are among them."""
+        return COLUMNS | json.loads(self._meta("columns"))
+
+    def roots(self) -> dict[bytes, int]:
+        """Folders and tables that were indexed → their ids."""
+        return dict(self._all("SELECT file, id FROM roots ORDER BY id"))
+
+    def known(self) -> dict[bytes, tuple[int, int, int, int]]:
+        """Path of every image → (id, root, size, mtime_ns)."""
+        sql = "SELECT file, id, root, size, mtime_ns FROM images"
+        return {file: tuple(rest) for file, *rest in self._all(sql)}
+
+    def unreadable(self) -> dict[bytes, tuple[int, int, int, str]]:
+        """Path of what couldn't be read → (root, size, mtime_ns, reason)."""
+        sql = "SELECT file, root, size, mtime_ns, reason FROM unreadable"
+        return {file: tuple(rest) for file, *rest in self._all(sql)}
+
+    def with_content(self, content: bytes) -> list[int]:
+        """Returns the ids of images whose files have these bytes."""
+        sql = "SELECT id FROM images WHERE content = ? ORDER BY id"
+        return [id for (id,) in self._all(sql, [content])]
+
+    def latest(
+        self, condition: str, parameters: Sequence[Any], count: int
+    ) -> list[dict]:
+        """Returns those images indexed last that a condition is true of."""
+        where = f"{condition or '1 = 1'} ORDER BY id DESC LIMIT ?"
+        return self._images(where, [*parameters, count])
+
+    def image(self, id: int) -> dict:
+        """An image's columns, `file`, `row` and `content` among them, or InputError."""
+        for image in self._images("id = ?", [id]):
+            return image
+        raise InputError(f"id must be that of an image of the index, received {id!r}.")
+
+    def _images(self, where, parameters):
+        return self._dicts(f"SELECT * FROM images WHERE {where}", parameters)
+
+    def _dicts(self, sql, parameters):
+        with self._reading() as connection:
+            cursor = connection.execute(self._sql(sql), parameters)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def _all(self, sql, parameters=()):
+        with self._reading() as connection:
+            return connection.execute(self._sql(sql), parameters).fetchall()
+
+    def _one(self, sql, parameters=()):
+        (row,) = self._all(sql, parameters) or [(None,)]
+        return row[0]
+
+    def _meta(self, key):
+        return self._one("SELECT value FROM meta WHERE key = ?", [key])
+
+    # === Writing, all but claims within a transaction ===
+
+    def claim(self, files: "Sequence[FoundFile]") -> set[bytes]:
+        """Returns the paths that this process shall embed: all, for it has the lock."""
+        return {found.file for found in files}
+
+    def release(self, files: Iterable[bytes]) -> None:
+        """Ends claims, when what was embedded is written."""
+
+    def put(self, image: dict) -> None:
+        """Adds an image; another of the same file is replaced."""
+        names = ", ".join(f'"{name}"' for name in image)
+        marks = ", ".join("?" * len(image))
+        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in image)
+        self._run(
+            f"INSERT INTO images ({names}) VALUES ({marks}) "
+            f"ON CONFLICT (file) DO UPDATE SET {changes}",
+            [self._stored(name, value) for name, value in image.items()],
+        )
+
+    def update(self, id: int, changes: dict) -> None:
+        """Changes columns of an image."""
+        changed = ", ".join(f'"{name}" = ?' for name in changes)
+        values = [self._stored(name, value) for name, value in changes.items()]
+        self._run(f"UPDATE images SET {changed} WHERE id = ?", [*values, id])
+
+    def add_root(self, file: bytes) -> int:
+        """Returns the id of a folder or table, which is added if need be."""
+        self._run("INSERT INTO roots (file) VALUES (?) ON CONFLICT DO NOTHING", [file])
+        return self._one("SELECT id FROM roots WHERE file = ?", [file])
+
+    def drop_root(self, file: bytes) -> None:
+        """Forgets a folder or table, whose images must be gone."""
+        self._run("DELETE FROM roots WHERE file = ?", [file])
+
+    def drop(self, ids: Iterable[int]) -> None:
+        """Removes images; their rows stay until `compact`."""
+        self._each("DELETE FROM images WHERE id = ?", ids)
+
+    def note_unreadable(
+        self, file: bytes, root: int, size: int, mtime_ns: int, reason: str
+    ) -> None:
+        """Keeps why a file couldn't be read, so that it isn't read again."""
+        self.forget_unreadable([file])
+        self._run(
+            "INSERT INTO unreadable VALUES (?, ?, ?, ?, ?)",
+            [file, root, size, mtime_ns, reason],
+        )
+
+    def forget_unreadable(self, files: Iterable[bytes]) -> None:
+        """Drops those notes."""
+        self._each("DELETE FROM unreadable WHERE file = ?", files)
+
+    def add_columns(self, rows: Sequence[dict]) -> dict[str, str]:
+        """Makes room for the columns of a table; returns what each is called here."""
+        here = json.loads(self._meta("columns"))
+        called = plain_names(rows)
+        for name, plain in called.items():
+            kind = self._kind_of([row.get(name) for row in rows])
+            if plain not in here:
+                self._run(f'ALTER TABLE images ADD "{plain}" {kind}')
+                here[plain] = kind
+            elif kind == "text" != here[plain]:
+                self._run(f'ALTER TABLE images ALTER "{plain}" TYPE text')
+                here[plain] = kind
+        self._set("columns", json.dumps(here))
+        return called
+
+    def _set(self, key, value):
+        self._run("UPDATE meta SET value = ? WHERE key = ?", [value, key])
+
+    def _run(self, sql, parameters=()):
+        return self._connection.execute(self._sql(sql), parameters)
+
+    def _each(self, sql, values):
+        rows = [(value,) for value in values]
+        if rows:
+            self._connection.cursor().executemany(self._sql(sql), rows)
+
+    # What SQLite takes as it is.
+
+    def _sql(self, text):
+        return text
+
+    def _stored(self, name, value):
+        return value
+
+    def _kind_of(self, values):
+        return "NUMERIC"
+
+
+def plain_names(rows: Iterable[dict]) -> dict[str, str]:
+    """The names of a table's columns → what they are called in the index."""
+    called = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        plain = re.sub(r"\W+", "_", name.lower()).strip("_") or "column"
+        if plain in COLUMNS or plain in ("id", "root", "file", "row", "content"):
+            plain += "_"
+        called[name] = plain
+    return called
