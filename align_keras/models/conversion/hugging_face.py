@@ -62,11 +62,12 @@ def download(name: str) -> pathlib.Path:
     # Its errors, a bad name's, and those of the HTTP library that it uses.
     except Exception as error:
         # The first of a chain says what happened, such as that no host was found.
-        while error.__cause__ is not None:
-            error = error.__cause__
-        reason = " ".join(str(error).split())[:200]
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:200]
         raise InputError(
-            f"{name} can't be fetched ({type(error).__name__}: {reason}); check the "
+            f"{name} can't be fetched ({type(cause).__name__}: {reason}); check the "
             "name and the connection, or give the path of a folder with its files."
         ) from None
 
