@@ -154,7 +154,7 @@ def test_pipelines_with_files_of_their_own(sharded):
     [
         ({"num_input_pipelines": 3}, r"divide global_batch_size \(8\), received 3"),
         ({"num_input_pipelines": 0}, "received 0"),
-        ({"input_pipeline_id": 1}, r"lie in \[0, 1\), received 1"),
+        ({"input_pipeline_id": 1}, r"from 0 to 0, received 1"),
         ({"cache": True, "data_service": "grpc://x:1"}, "cache must be false"),
         ({"input_pipeline_id": -1}, "received -1"),
     ],
