@@ -46,7 +46,8 @@ def _add_options(parser, shown, data_help=argparse.SUPPRESS):
     parser.add_argument(
         "--model",
         metavar="M",
-        help="a run folder, an export, a Hugging Face folder or hf://user/model",
+        help="a run folder, an export, a Hugging Face folder, hf://user/model or "
+        "align_small_en",
     )
     for name, option in OPTIONS.items():
         keywords = {"default": parser.argument_default, "dest": name, **option.metadata}

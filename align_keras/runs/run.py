@@ -256,12 +256,15 @@ class Run:
         import keras
 
         from align_keras.data import check_batch_size
+        from align_keras.models.warm_start import check_installed
         from align_keras.runs import assemble
         from align_keras.training.strategies import make_strategy, strategy_scope
         from align_keras.utils.quiet import start_compiler
 
         config, data = self.config, self.config.task.train_data
-        runtime = config.runtime
+        runtime, towers = config.runtime, config.task.model
+        # A corpus may take an hour to build.
+        check_installed(towers.image_encoder.weights, towers.text_encoder.weights)
         # First, since it may divide the processor into devices.
         strategy = make_strategy(
             runtime.distribution_strategy, runtime.num_replicas, runtime.tpu

@@ -212,7 +212,7 @@ HEADERS = {
     path.stem: path
     for folder in (".", "evaluation")
     for path in experiments(folder).values()
-    if "stamps" not in path.stem and "icons" not in path.stem
+    if "CPU" not in header_of(path.read_text(encoding="utf-8"))["Hardware"]
 }
 
 

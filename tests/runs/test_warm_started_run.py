@@ -68,10 +68,14 @@ def test_weights_that_are_not_installed_are_one_line(tmp_path, capsys):
             f"--data_dir={tmp_path / 'data'}",
             f"--params_override={FEW_STEPS}",
             "--image-weights=efficientnet-lite4",
+            "--text-weights=minilm-l6",
         ]
     )
     lines = capsys.readouterr().err.strip().splitlines()
     assert code == 1
     assert lines[-1].startswith(
-        "align-keras quickstart: error: the weights efficientnet-lite4 need"
+        "align-keras quickstart: error: the weights efficientnet-lite4"
     )
+    assert "--no-deps efficientnet-lite4-pytorch-model" in lines[-1]
+    # Told before the corpus is built, which may take an hour.
+    assert not (tmp_path / "data").exists()

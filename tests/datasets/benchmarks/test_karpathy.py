@@ -68,7 +68,7 @@ def test_missing_pictures_are_counted_and_named(tmp_path, capsys):
     for row in (1, 4):
         (tmp_path / "images" / f"{1000 + row}.jpg").unlink()
     with pytest.raises(
-        InputError, match=r"2 of 8 images .*1001.jpg, .*1004.jpg; .*--allow_missing"
+        InputError, match=r"2 of 8 images .*1001.jpg, .*1004.jpg; .*--allow-missing"
     ):
         read_karpathy(*arguments)
     data = read_karpathy(*arguments, allow_missing=True)
