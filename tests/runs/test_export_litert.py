@@ -19,6 +19,7 @@ from PIL import Image
 from align_keras.export.litert_file import read_metadata
 from align_keras.images import preprocess_image
 from align_keras.protocols import captions
+from align_keras.runs.export import export_model
 from align_keras.runs.export_litert import (
     calibration_images,
     captioned_images,
@@ -52,9 +53,11 @@ def pairs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def exported(align, pairs, tmp_path_factory):
+    """As the command writes them, with their card."""
     folder = tmp_path_factory.mktemp("exported")
     data = str(pairs)
-    write_litert(align, folder, quantize="int8", images=data, data=data)
+    export_model(align, folder, "litert", quantize="int8", images=data, data=data)
+    assert (folder / "README.md").is_file()
     return folder
 
 
