@@ -165,6 +165,7 @@ def test_cxc_similarity(evaluate, by_place, align, data, tmp_path):
     assert '<th scope="row">sts/spearman</th><td>out</td>' in shown
 
 
+@pytest.mark.ci
 def test_a_group_of_all_has_the_metrics(evaluate, by_place):
     arguments = by_place({coco_name(row): "all" for row in range(6)})
     for protocol in ("cxc_retrieval", "cxc_similarity"):
@@ -186,6 +187,7 @@ def test_multi30k(evaluate, by_place):
         assert found["slices"][f"{name}[p1]/items"] == 500
 
 
+@pytest.mark.ci
 def test_a_users_table(evaluate, by_place, tmp_path):
     lines = ["image,caption,style"]
     for row in range(4):

@@ -136,6 +136,7 @@ def embeddings(align, data, captions_of):
     return images, texts, np.repeat(np.arange(len(images)), list(map(len, captions_of)))
 
 
+@pytest.mark.ci
 def test_flickr30k(evaluate, align, data, check):
     from align_keras.datasets.benchmarks import read_karpathy
 

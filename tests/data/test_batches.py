@@ -66,6 +66,7 @@ def test_seeds_differ(builder, kind):
     assert (first["images"] != second["images"]).any()
 
 
+@pytest.mark.ci
 def test_crops_vary_between_epochs(builder):
     drawn = batches(builder, 30, zoom=0.0)
     images = np.concatenate([batch["images"] for batch in drawn])
@@ -191,6 +192,7 @@ def test_epochs_hold_every_pair_once_and_vary(builder, kind):
     assert (first != second).any()
 
 
+@pytest.mark.ci
 @kinds
 def test_pair_weighted_epochs_hold_every_caption_once(builder, kind):
     drawn = batches(builder, 12, pair_weighted=True, **KINDS[kind])
@@ -239,6 +241,7 @@ def test_retrieval_set_holds_all_captions_in_order(builder):
     assert len(read_captions(builder, "train")) == sum(n % 3 + 1 for n in range(24))
 
 
+@pytest.mark.ci
 def test_epochs_of_a_mixture_hold_every_pair_once_and_vary(mixture):
     letters = [batch["token_ids"][:, 1:3] for batch in batches(mixture, 24)]
     epochs = [np.concatenate(letters[:12]), np.concatenate(letters[12:])]
@@ -250,6 +253,7 @@ def test_epochs_of_a_mixture_hold_every_pair_once_and_vary(mixture):
     assert (epochs[0] != epochs[1]).any()
 
 
+@pytest.mark.ci
 def test_a_small_shuffle_buffer_draws_from_all_members(mixture):
     # What is drawn stands among the first `drawn + 8` pairs. Were the members
     # concatenated, these would be of one only for a third of an epoch.

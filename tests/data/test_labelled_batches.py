@@ -100,6 +100,7 @@ def test_batches_repeat_with_the_seed_and_vary_with_it():
     assert (by_label[0] != by_label[1]).any(axis=(1, 2, 3)).all()
 
 
+@pytest.mark.ci
 def test_a_batch_may_be_larger_than_the_set():
     batches = labelled_batches(IMAGES, LABELS, image_size=32, batch_size=12)
     ((_, labels),) = first(batches, 1)

@@ -98,7 +98,7 @@ SCALES = [
 @pytest.mark.parametrize(
     ("image_size", "multiple", "limit"),
     [
-        pytest.param(*scale, marks=pytest.mark.ci if number % 3 else ())
+        pytest.param(*scale, marks=pytest.mark.ci if number % 4 else ())
         for number, scale in enumerate(SCALES)
     ],
 )

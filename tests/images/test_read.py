@@ -126,6 +126,7 @@ def test_blocks_of_a_gif_are_not_followed_for_ever(monkeypatch):
     assert int(pixels_by_header(file)) == 25
 
 
+@pytest.mark.ci
 def test_good_ones_are_read_as_ever_and_bad_ones_are_black():
     files = [*GOOD.values(), *BAD.values()]
     np.random.default_rng(0).shuffle(files)

@@ -77,6 +77,7 @@ def images_of(model, x, y=None, **options):
     return np.concatenate([batch["images"] for batch in batches.as_numpy_iterator()])
 
 
+@pytest.mark.ci
 def test_training_data_are_varied_unless_an_argument_says_no(model, pixels):
     pairs = {"image": pixels, "caption": CAPTIONS}
     dataset = tf.data.Dataset.from_tensor_slices(pairs).batch(2)

@@ -52,7 +52,7 @@ def copy_keras_weights(reference, encoder):
     [
         pytest.param("hugging_face", 64, marks=pytest.mark.release),
         pytest.param("hugging_face", 75, marks=pytest.mark.ci),
-        ("tf", 75),
+        pytest.param("tf", 75, marks=pytest.mark.ci),
     ],
 )
 def test_b0_equals_keras_applications(padding, size):

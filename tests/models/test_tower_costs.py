@@ -70,10 +70,7 @@ def text_case(name):
     [
         pytest.param(
             name,
-            marks={
-                "lite": (),
-                "odd": pytest.mark.ci,
-            }.get(name, pytest.mark.release),
+            marks=pytest.mark.ci if name in ("lite", "odd") else pytest.mark.release,
         )
         for name in IMAGE_CASES
     ],

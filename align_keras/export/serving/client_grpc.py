@@ -9,9 +9,12 @@ import argparse
 import pathlib
 import sys
 
-import grpc
-import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+try:
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; pip install tensorflow-serving-api") from None
 
 
 class Client:

@@ -31,6 +31,8 @@ def predict(server, model, signature, inputs, timeout=30):
     except urllib.error.HTTPError as error:
         body = error.read().decode(errors="replace")
         raise RuntimeError(f"{error.code}: {body}") from None
+    except urllib.error.URLError as error:
+        raise RuntimeError(f"no answer from {server}: {error.reason}") from None
     except (ValueError, http.client.InvalidURL):
         raise RuntimeError(
             f"server must be such as http://localhost:8501, received {server}"

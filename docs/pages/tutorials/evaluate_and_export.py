@@ -9,6 +9,8 @@ import sys
 import align_keras
 from align_keras.search import ExportedModel
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 run, data, to = sys.argv[1:]
 
 # The protocols are those of `align-keras evaluate`; results are what --json prints.

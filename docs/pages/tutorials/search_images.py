@@ -7,11 +7,13 @@ import sys
 
 from align_keras.search import Index, Query
 
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
 folder, place = sys.argv[1:]
 
 # Embeds what is new, with the small model that comes with the package.
 index = Index.build(place, [folder])
-print(len(index), "images;", index.changes)
+print(len(index), "images,", index.changes.added, "of them new")
 
 
 def show(hits):

@@ -1,6 +1,6 @@
 """Trains a small ALIGN by `model.fit` on icons, and asks it for some.
 
-pip install -e ".[quickstart]", then python train_with_fit.py [PAIRS] [EPOCHS].
+pip install -e ".[quickstart]", then python train_with_fit.py [PAIRS EPOCHS].
 """
 
 import sys

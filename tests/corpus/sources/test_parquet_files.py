@@ -51,6 +51,7 @@ def test_tables_of_addresses_hold_nothing_but_web_addresses(tmp_path):
     assert counter.bad == {"missing": 3}
 
 
+@pytest.mark.ci
 def test_parts_share_the_row_groups_out(tmp_path):
     count = 230_000
     urls = [f"https://example.org/{own}" for own in range(count)]
