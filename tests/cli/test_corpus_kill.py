@@ -76,7 +76,7 @@ def assert_nothing_is_half_written(out):
         assert names <= {path.name for path in shards.iterdir()}
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_two_workers_make_what_one_makes(whole, sources, tmp_path):
     out = tmp_path / "out"
     goes_on(whole, sources[::-1], out)

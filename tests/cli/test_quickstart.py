@@ -122,7 +122,7 @@ def test_search_finds_in_the_run(undisturbed, capsys):
     assert "red" in capsys.readouterr().out
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_params_yaml_reproduces_the_run(undisturbed, tmp_path, capsys):
     run, _ = undisturbed
     again = tmp_path / "again"

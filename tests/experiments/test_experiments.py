@@ -241,6 +241,7 @@ def test_the_variants_are_those_of_the_models():
 # B5 takes 18 seconds of the CPU; B7 has 64M weights, L2 468M.
 HEAVY = (
     "align_small_en",  # As stamps_warm_start, but for Lite2.
+    "align_b3_mini_cc3m",
     "align_b5_base",
     "align_b7_base",
     "align_l2_large",

@@ -51,7 +51,7 @@ def test_code_points_of_living_scripts(normalization):
     )
 
 
-@pytest.mark.ci
+@pytest.mark.release
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_all_code_points(normalization):
     points = [*range(0xD800), *range(0xE000, 0x110000)]
