@@ -238,7 +238,7 @@ def _of_run(hit):
 
 def _print_hits(title, hits):
     """Hits with their images where the terminal shows them, else as a table."""
-    from align_keras.utils.terminal_images import drawn, protocol
+    from align_keras.search.terminal_images import drawn, protocol
 
     hits = list(hits)
     if not hits:

@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from align_keras.utils.terminal_images import drawn, protocol
+from align_keras.search.terminal_images import drawn, protocol
 
 
 @pytest.mark.parametrize(
