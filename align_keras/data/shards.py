@@ -194,7 +194,7 @@ def _count(builder, part):
 
 def _read_kept(store):
     try:
-        with np.load(store) as kept:
+        with open(store, "rb") as file, np.load(file) as kept:
             return dict(kept)
     except (OSError, ValueError, zipfile.BadZipFile):
         return {}  # There is none, or it is damaged.

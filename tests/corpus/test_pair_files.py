@@ -272,4 +272,4 @@ def test_many_malformed_lines_take_no_time(tmp_path):
     counter, begun = DropCounter(), time.thread_time()
     [record] = read_pairs(path, counter=counter)
     assert record.captions == ["A cat"] and counter.bad == {"malformed line": 40_000}
-    assert time.thread_time() - begun < 1
+    assert time.thread_time() - begun < 10  # 0.1 here; each from the start: minutes.
