@@ -76,12 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.pairs:
         name, given = "pairs", f"--pairs {shlex.quote(arguments.pairs)}"
     directory = pathlib.Path(arguments.model_dir or f"saved_models/quickstart_{name}")
-    trained = train(
-        quickstart_config(arguments),
-        directory,
-        finish=True,
-        command=f"align-keras quickstart {given}",
-    )
+    trained = train(quickstart_config(arguments), directory)
+    trained.finish(f"align-keras quickstart {given}")
     print_metrics(trained.metrics, as_json=arguments.json)
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     say(f"done in {minutes} min {seconds} s; open {directory / 'report.html'}. Next:")

@@ -89,19 +89,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from align_keras.config import load_config
-    from align_keras.runs.run import train
+    from align_keras.runs.run import Run, train
 
     config = load_config(
         arguments.experiment,
         arguments.config_file,
         [weights_overrides(arguments), *arguments.params_override],
     )
-    trained = train(
-        config,
-        arguments.model_dir,
-        mode=arguments.mode,
-        checkpoint=arguments.checkpoint,
-    )
+    folder, mode = arguments.model_dir, arguments.mode
+    if mode == "index":
+        trained = Run(config, folder)
+        trained.finish()
+    else:
+        trained = train(config, folder, mode=mode, checkpoint=arguments.checkpoint)
     print_metrics(trained.metrics, as_json=arguments.json)
     return 0
 

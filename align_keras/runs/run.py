@@ -33,7 +33,7 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder
 from align_keras.utils.progress import say
 
-MODES = ("train", "eval", "train_and_eval", "index")
+MODES = ("train", "eval", "train_and_eval")
 # Images and captions that the export embeds again in another process.
 _CHECKED = 64
 
@@ -45,8 +45,6 @@ def train(
     params_override: str | Mapping | Sequence = (),
     mode: str = "train_and_eval",
     checkpoint: str = "latest",
-    finish: bool = False,
-    command: str | None = None,
 ) -> "Run":
     """Trains an experiment in a folder, or goes on with it, as `align-keras train`.
 
@@ -59,15 +57,13 @@ def train(
         model_dir: the run's folder, which is made.
         params_override: values laid over it: str such as `"trainer.seed=1"`, dict from
             dotted key to value, or a sequence of these, as `load_config`.
-        mode: `"train"`; `"train_and_eval"`, which measures too; `"eval"`, of a
-            checkpoint, writes nothing; or `"index"`, as `finish` of a trained run.
+        mode: `"train"`; `"train_and_eval"`, which measures too; or `"eval"`, of a
+            checkpoint, which writes nothing.
         checkpoint: `"latest"` or `"best"`, the one that `"eval"` restores.
-        finish: also write the export, the search index and the report.
-        command: what was run, for the report; None for what goes on with the run.
 
     Returns:
         `Run`, whose `model` is trained and whose `metrics` are the newest, or of
-        `"eval"` those of the checkpoint.
+        `"eval"` those of the checkpoint; `finish` writes what is searched and shown.
 
     Raises:
         InputError: for a mistake in the configuration, data that can't be read, a
@@ -80,7 +76,7 @@ def train(
     Example:
 
     A first look at icons takes minutes, and `run.model` then embeds images and texts:
-    `run = align_keras.train("quickstart_icons", "saved_models/icons", finish=True)`.
+    `run = align_keras.train("quickstart_icons", "saved_models/icons")`.
     Mistakes are told before anything is read or written:
 
     >>> train("quickstart_icons", "saved_models/icons", mode="evaluate")
@@ -91,24 +87,15 @@ def train(
     check_choice("mode", mode, MODES)
     check_choice("checkpoint", checkpoint, ("latest", "best"))
     run = Run(_loaded(config, params_override), model_dir)
-    if mode == "index":
-        check_finished(run.directory)
-    with contextlib.ExitStack() as stack:
-        if mode != "eval":
-            stack.enter_context(lock_config(run.config, run.directory))
-        stack.enter_context(_damaged_shards_named(run.config.task))
+    with _damaged_shards_named(run.config.task):
         if mode == "eval":
             run.build()
             run.metrics = run.evaluate_checkpoint(checkpoint)
             return run
-        if mode == "index":
-            run.save_notes()
-        else:
+        with lock_config(run.config, run.directory):
             run.build()
             run.fit(evaluate=mode == "train_and_eval")
             run.save()
-        if finish or mode == "index":
-            run.finish(command)
     return run
 
 
@@ -377,7 +364,23 @@ class Run:
     # What a finished run leaves
 
     def finish(self, command: str | None = None) -> None:
-        """Writes the export, the search index and the report, which names `command`."""
+        """Writes the export, the search index and the report of a trained run.
+
+        Args:
+            command: what was run, for the report; None for what goes on with the run.
+
+        Raises:
+            InputError: if the run isn't trained, or another process writes it.
+        """
+        check_finished(self.directory)
+        with (
+            _damaged_shards_named(self.config.task),
+            lock_config(self.config, self.directory),
+        ):
+            save_data_notes(self.directory, self.notes)
+            self._finish(command or train_command(self.directory))
+
+    def _finish(self, command):
         from align_keras.evaluation import flatten_captions
         from align_keras.export.saved_model import write_saved_models
         from align_keras.export.serving_files import write_serving_files
@@ -388,7 +391,6 @@ class Run:
         from align_keras.training.metrics_log import MetricsLog
 
         directory, model, pairs = self.directory, self.model, self.test_set
-        command = command or train_command(directory)
         say("exporting SavedModels for images, for texts and for both")
         with atomic_folder(directory / "export") as folder:
             write_saved_models(model, folder, about=about_run(directory, command))
