@@ -40,7 +40,9 @@ def build(architecture="distil_bert", **arguments):
     )
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize(
+    "pooling", [pytest.param("cls", marks=pytest.mark.release), "mean"]
+)
 @pytest.mark.parametrize("architecture", MARKED)
 def test_it_computes_what_keras_hub_does(architecture, pooling):
     activation = OTHERS[architecture]

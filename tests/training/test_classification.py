@@ -201,7 +201,7 @@ def test_the_head_comes_near_to_logistic_regression():
     np.testing.assert_allclose(ours, oracle.predict_proba(features), atol=0.02)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_it_learns_to_tell_stripes_apart():
     images, labels = stripes(90)
     others, right = stripes(60, seed=1)
