@@ -76,7 +76,8 @@ def build_corpus(
     builder.info.splits["test"].num_examples  # 1402
     ```
     """
-    check_number("max_bad_fraction", max_bad_fraction, 0, 1)
+    remedy = "0.1 allows one bad pair in ten"
+    check_number("max_bad_fraction", max_bad_fraction, 0, 1, remedy=remedy)
     options: dict[str, object] = {
         "data_dir": data_dir,
         "max_bad_fraction": max_bad_fraction,

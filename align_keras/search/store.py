@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -141,10 +142,17 @@ class Store(ImageStore):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["Store"]:
-        """Opens the index for writing, by this process alone."""
+        """Opens the index for writing, by this process alone; a mistake before it has
+        an image leaves nothing of it.
+        """
         with Store.locked(self.folder):
             with contextlib.closing(Store(self.folder, writable=True)) as store:
-                yield store
+                try:
+                    yield store
+                except InputError:
+                    if not len(store):
+                        shutil.rmtree(self.folder)
+                    raise
 
     @contextlib.contextmanager
     def _reading(self):

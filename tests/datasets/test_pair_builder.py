@@ -105,6 +105,7 @@ def test_counts_survive_a_reload_from_disk(tmp_path):
         assert metadata["summary"][0] == "9 pairs kept"
 
 
+@pytest.mark.filterwarnings("error")  # A file that nobody closes.
 def test_too_many_bad_pairs_leave_nothing(tmp_path):
     raw_pairs = [pair("a", png("red")), pair("b", b""), pair("c", b"GIF89a")]
     builder = Toy(raw_pairs, data_dir=tmp_path)
@@ -217,8 +218,8 @@ build_corpus("pairs", pairs=pairs, data_dir=data_dir,
 """
 KILLED_WHILE_WRITING = """
 generate = PairBuilder._generate_examples
-def slow(self, entries, spool):
-    for number, item in enumerate(generate(self, entries, spool)):
+def slow(self, entries):
+    for number, item in enumerate(generate(self, entries)):
         if number == 20:
             stop()
         yield item
