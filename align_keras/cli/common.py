@@ -90,7 +90,7 @@ def print_table(
             plain(name),
             justify="left" if name in left else "right",
             overflow="fold",
-            no_wrap=name == "path",
+            no_wrap=name in ("path", "id"),
             min_width=None if place else min(widest, _NAME_WIDTH),
         )
     for row in rows:

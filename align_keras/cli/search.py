@@ -251,9 +251,10 @@ def _print_hits(title, hits):
     # Blocks are large, so for few hits alone.
     small = way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
     draws = way is not None and small and all(image for _, image in hits)
-    # A path that a table folds can't be copied.
+    # A path that a table folds can't be copied; a run's ids may be paths.
     room = shutil.get_terminal_size().columns - _BESIDE_PATH
-    if draws or any(len(shown.get("path", "")) > room for shown, _ in hits):
+    paths = [shown.get("path") or shown["id"] for shown, _ in hits]
+    if draws or any(len(path) > room for path in paths):
         print(plain(title).plain)
         for rank, (shown, image) in enumerate(hits, 1):
             drawing = drawn(image, way) if draws else None
