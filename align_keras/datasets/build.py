@@ -192,7 +192,7 @@ def _corpus_and_language(name):
     if corpus not in CORPORA or (language and corpus != "stamps"):
         raise InputError(
             f"corpus must be one of {', '.join(CORPORA)}, or the folder of a built one "
-            f"with its dataset_info.json, received {name!r}"
+            f"with its dataset_info.json, received {name!r}; check the name."
         )
     if corpus != "stamps":
         return corpus, None

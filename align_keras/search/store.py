@@ -111,7 +111,9 @@ class Store(ImageStore):
         if not folder.exists():
             return False
         if not folder.is_dir():
-            raise InputError(f"an index must be a folder, received the file {folder}.")
+            raise InputError(
+                f"an index must be a folder, received the file {folder}; name another."
+            )
         if (folder / _HEADER).exists():
             _read_header(folder)
             return True
