@@ -20,6 +20,8 @@ images. Each part prints lines of a table:
   aren't here.
 - `relevance`: how often a hit of each mark is of an image that has the words, where
   they are the captions of --captioned, a folder of images beside text files.
+- `postgres`: the same of the index in --database, an empty PostgreSQL database with
+  pgvector, of the rows that `approximate` made.
 - `serve`: requests to `align-keras serve`, one after another, of an index of the rows
   that `approximate` made: words, an image's file, and words with a condition.
 
@@ -307,6 +309,7 @@ def bench_approximate(arguments):
     if not path.exists():
         expanded(path, real, arguments.rows)
     vectors = np.memmap(path, np.float32, "r").reshape(-1, model.dimension)
+    np.save(folder / "held_out.npy", held_out)
     start = time.perf_counter()
     if approximate.bring_up_to_date(folder, path.name, vectors):
         print(f"built in {time.perf_counter() - start:.0f} s")
@@ -346,6 +349,58 @@ def compare(kind, embeddings, vectors, found):
             f"{1e3 * middle:.2f} ms (p99 {1e3 * last:.2f}), {scan / middle:.0f} times "
             "as fast"
         )
+
+
+def bench_postgres(arguments):
+    """Prints the part `postgres`."""
+    from align_keras.search import Query, open_model
+    from align_keras.search.postgres import PostgresStore
+
+    folder = arguments.work / f"rows_{arguments.rows}"
+    model = open_model(arguments.model)
+    vectors = np.memmap(folder / "vectors.0.f32", np.float32, "r")
+    vectors = vectors.reshape(-1, model.dimension)
+    if not PostgresStore.is_there(arguments.database):
+        PostgresStore.create(arguments.database, model)
+    store = PostgresStore(arguments.database)
+    if not len(store):
+        copy_rows(store._connection, vectors)
+    start = time.perf_counter()
+    store.compact()
+    print(f"{len(store)} rows; made ready in {time.perf_counter() - start:.0f} s")
+    held_out = np.load(folder / "held_out.npy")[: len(QUERIES)]
+    for kind, embeddings in {
+        "words": model.encode_texts(QUERIES),
+        "images": held_out,
+    }.items():
+        hits, seconds = 0, []
+        for query in embeddings:
+            start = time.perf_counter()
+            found = next(store.ranked(query, "", [], Query(k=10)))
+            seconds.append(time.perf_counter() - start)
+            exact = np.argpartition(-(vectors @ query), 10)[:10]
+            hits += len({image["row"] for _, image, _ in found[:10]} & {*exact})
+        seconds.sort()
+        middle, last = statistics.median(seconds), seconds[int(0.99 * len(seconds))]
+        print(
+            f"{kind}: recall@10 {hits / 10 / len(seconds):.3f}, {1e3 * middle:.0f} ms "
+            f"(p99 {1e3 * last:.0f})"
+        )
+    store.close()
+
+
+def copy_rows(connection, vectors):
+    """Fills the tables of an empty index in PostgreSQL."""
+    connection.execute("INSERT INTO roots (id, file) VALUES (1, 'root')")
+    with connection.cursor().copy("COPY vectors (row, vector) FROM STDIN") as copy:
+        for row, vector in enumerate(vectors):
+            copy.write_row([row, "[" + ",".join(map("{:.6g}".format, vector)) + "]"])
+    connection.execute(
+        "INSERT INTO images (root, file, row, mtime_ns, content, path, year) "
+        "SELECT 1, row::text::bytea, row, 0, row::text::bytea, row, 2000 + row % 25 "
+        "FROM vectors"
+    )
+    connection.execute("ANALYZE")
 
 
 def bench_relevance(arguments):
@@ -458,6 +513,7 @@ PARTS = {
     "search": bench_search,
     "approximate": bench_approximate,
     "relevance": bench_relevance,
+    "postgres": bench_postgres,
     "serve": bench_serve,
 }
 
@@ -473,6 +529,7 @@ def main():
     work = pathlib.Path(tempfile.gettempdir(), "bench_search")
     parser.add_argument("--work", type=pathlib.Path, default=work)
     parser.add_argument("--captioned", type=pathlib.Path)
+    parser.add_argument("--database", help="postgresql://…")
     parser.add_argument("--photos", type=int, default=800)
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--rows", type=int, default=1_000_000)

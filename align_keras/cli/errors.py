@@ -33,6 +33,16 @@ def with_options(text: str, options: dict[str, str]) -> str:
     return _QUOTED.sub(named, text)
 
 
+# What TensorFlow's collectives say of a process that ended, and of a lost network.
+_LOST = (
+    "UnavailableError",
+    "AbortedError",
+    "CancelledError",
+    "InternalError",
+    "DeadlineExceededError",
+)
+
+
 def describe_error(error: BaseException) -> str | None:
     """Says in one line what went wrong, or None where nobody expects it."""
     text = " ".join(str(error).split())
@@ -50,8 +60,7 @@ def describe_error(error: BaseException) -> str | None:
                 f"File too large for this disk or process{_of(error)}; write to "
                 "another disk, or raise `ulimit -f`"
             )
-    lost = ("UnavailableError", "AbortedError", "CancelledError", "InternalError")
-    if "ollective" in text and any(_is_tensorflow(error, name) for name in lost):
+    if "ollective" in text and any(_is_tensorflow(error, name) for name in _LOST):
         return (
             "another process of this run ended or can't be reached; start all of them "
             f"again, and the run goes on from its last checkpoint ({text[:160]})"

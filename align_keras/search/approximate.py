@@ -7,6 +7,7 @@ vectors of 384 numbers it found 21% of the ten best for words of the hardest mod
 1 ms; scanning finds 99% in 26 ms (`tools/bench_search.py approximate`).
 """
 
+import math
 import os
 import pathlib
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ _BITS, _TRAINING_ROWS = 4, 10_000
 # Rows that are scanned because they are newer, before they are added.
 _NEWER = 20_000
 _BLOCK = 10_000
+# To scan some rows takes as long as the codes of all if they are about this part.
+LEAST_SHARE = 1 / 16
 # Rows scored at once: 100 MB of an embedding of 384 numbers.
 _ROW_BLOCK = 65_536
 
@@ -83,14 +86,29 @@ class Approximate:
         index = _read(path, dimension)
         return None if index is None else cls(index)
 
-    def find(self, query: np.ndarray, count: int, vectors: Any) -> np.ndarray:
-        """Returns rows among which the `count` best are, and those that are newer."""
+    def find(
+        self,
+        query: np.ndarray,
+        count: int,
+        vectors: Any,
+        rows: np.ndarray | None = None,
+    ) -> np.ndarray | None:
+        """Returns rows, sorted, among which the `count` best are, and those that are
+        newer: of all, or of `rows`, or None if too few of those are near.
+        """
         known = min(self._index.ntotal, len(vectors))
-        count = min(max(self.candidates, _EACH * count), known)
-        _, rows = self._index.search(query[None], count)
+        count = max(self.candidates, _EACH * count)
+        share = 1.0 if rows is None else len(rows) / len(vectors)
+        _, near = self._index.search(query[None], min(math.ceil(count / share), known))
         newer = np.arange(self._index.ntotal, len(vectors))
-        found = rows[0][(rows[0] >= 0) & (rows[0] < known)]
-        return np.concatenate([found, newer]).astype(np.int64)
+        chosen = np.concatenate([near[0][(near[0] >= 0) & (near[0] < known)], newer])
+        chosen = np.sort(chosen.astype(np.int64))
+        if rows is None:
+            return chosen
+        places = np.searchsorted(rows, chosen).clip(max=len(rows) - 1)
+        chosen = chosen[rows[places] == chosen]
+        # The query's best may be those that the condition leaves out.
+        return chosen if len(chosen) >= min(count // 2, len(rows)) else None
 
 
 def _read(path, dimension):

@@ -56,6 +56,8 @@ CREATE TABLE unreadable (
 _SAMPLE = 4096
 # SQLite takes some thousands of parameters a statement.
 _IN_BLOCK = 500
+# Images that are asked at once for their rows, and conditions whose rows are kept.
+_ROWS, _KEPT_CONDITIONS = 1_000_000, 4
 # From this part of rows without an image on, the vectors are written anew.
 _HOLES = 0.25
 _FEW_ROWS = 1024
@@ -72,6 +74,7 @@ class Store(ImageStore):
         self._connection = _connect(self.folder / _DATABASE, writable)
         self._mapped: tuple[str, np.ndarray] | None = None
         self._approximate: tuple[str, Approximate | None] | None = None
+        self._filtered: dict[tuple, np.ndarray] = {}
         with self._reading():
             self._run("PRAGMA synchronous = NORMAL")
             if self._meta("rows") is None:
@@ -219,10 +222,32 @@ class Store(ImageStore):
             raise damaged(self.folder, f"{path.name}: {error}") from None
 
     def rows(self, condition: str, parameters: Sequence[Any] = ()) -> np.ndarray:
-        """int64 (n,): rows of the images that a condition in SQL is true of, sorted."""
-        sql = f"SELECT row FROM images WHERE {condition} ORDER BY row"
-        found = self._all(sql, parameters)
-        return np.fromiter((row for (row,) in found), np.int64, len(found))
+        """int64 (n,): rows of the images that a condition in SQL is true of, sorted.
+
+        Of the conditions asked last they are kept, as long as the index is the same.
+        """
+        with self._lock:
+            key = self.version, condition, repr(parameters)  # 1 and 1.0 differ.
+            found = self._filtered.pop(key, None)
+            if found is None:
+                found = self._rows(condition, parameters)
+            self._filtered[key] = found
+            for old in list(self._filtered)[:-_KEPT_CONDITIONS]:
+                del self._filtered[old]
+        return found
+
+    def _rows(self, condition, parameters):
+        """A text for many, since a million tuples take as long as the search itself."""
+        sql = (
+            f"SELECT group_concat(row) FROM images WHERE ({condition}) "
+            "AND id BETWEEN ? AND ?"
+        )
+        last = self._one("SELECT max(id) FROM images") or 0
+        parts = []
+        for first in range(0, last + 1, _ROWS):
+            text = self._one(sql, [*parameters, first, first + _ROWS - 1])
+            parts.append(np.fromstring(text or "", np.int64, sep=","))
+        return np.sort(np.concatenate(parts))
 
     def _of_rows(self, rows):
         """Images by their rows; rows that have none are left out."""
@@ -242,6 +267,8 @@ class Store(ImageStore):
         """Yields lists of (score, image, vector), the best first, as long as asked."""
         vectors = self.vectors()
         rows = self.rows(condition, parameters) if condition else None
+        if rows is not None:  # Another process may have added some meanwhile.
+            rows = rows[: np.searchsorted(rows, len(vectors))]
         for best, scores in self._blocks(embedding, vectors, rows, query):
             images = self._of_rows(best)
             yield [  # Rows without an image are left out.
@@ -253,12 +280,13 @@ class Store(ImageStore):
     def _blocks(self, embedding, vectors, rows, query):
         """Yields rows and their scores from the highest on."""
         size = 4 * query.k + 64
-        near = None
-        if rows is None:
+        near = chosen = None
+        if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
             near = self._approximate_index(query.approximate, len(vectors))
-        seen = np.zeros(0, np.int64)
         if near is not None:
-            chosen = np.sort(near.find(embedding, size, vectors))
+            chosen = near.find(embedding, size, vectors, rows)
+        seen = np.zeros(0, np.int64)
+        if chosen is not None:
             scores = scan(vectors, embedding, chosen)
             best = np.lexsort((chosen, -scores))[:size]
             seen = chosen[best]

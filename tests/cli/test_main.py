@@ -350,6 +350,16 @@ def test_a_damaged_file_is_told_in_one_line():
     assert line.startswith("a file of the data set or of a checkpoint is damaged; ")
 
 
+def test_a_host_that_the_network_lost_is_no_bug():
+    class DeadlineExceededError(Exception):
+        __module__ = "tensorflow.python.framework.errors_impl"
+
+    text = "Collective ops is aborted by: Deadline Exceeded"
+    line = describe_error(DeadlineExceededError(text))
+    assert line.startswith("another process of this run ended or can't be reached; ")
+    assert describe_error(DeadlineExceededError("a dead line")) is None
+
+
 def test_another_librarys_exhaustion_is_a_bug():
     class ResourceExhaustedError(Exception):
         pass

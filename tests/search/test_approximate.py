@@ -35,6 +35,24 @@ def test_what_is_found_is_what_a_scan_finds(tmp_path, few):
     assert Approximate.open(tmp_path, "vectors.0.f32", 16)._index.ntotal == 3060
 
 
+def test_what_fulfills_a_condition_is_found_or_left_to_a_scan(tmp_path, few):
+    vectors, queries = vectors_of(3000), vectors_of(50, seed=1)
+    bring_up_to_date(tmp_path, "vectors.0.f32", vectors[:2990])
+    found = Approximate.open(tmp_path, "vectors.0.f32", 16)
+    found.candidates, hits = 100, 0
+    rows = np.arange(0, 3000, 3)
+    for query in queries:
+        best = rows[np.argsort(-(vectors[rows] @ query))[:10]]
+        chosen = found.find(query, 10, vectors, rows)
+        assert (np.diff(chosen) > 0).all() and set(chosen) <= set(rows)
+        assert {2991, 2994, 2997} <= set(chosen) and len(chosen) < 200
+        hits += len(np.intersect1d(best, chosen))
+    assert hits / 500 > 0.98
+    # Those that are farthest from the query.
+    far = np.sort(np.argsort(vectors @ queries[0])[:1500])
+    assert found.find(queries[0], 10, vectors, far) is None
+
+
 def test_it_is_a_cache(tmp_path, few):
     vectors = vectors_of(200)
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None

@@ -88,6 +88,31 @@ def test_conditions_count_before_ranking(build, photos, colors):
         index.query("red", where="wide > 3")
 
 
+def test_rows_of_a_condition_are_kept_until_the_index_changes(
+    tmp_path, photos, colors, monkeypatch
+):
+    monkeypatch.setattr("align_keras.search.store._ROWS", 2)
+    Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    index = Index.open(tmp_path / "index")
+
+    def names(number=9):
+        hits = index.query("red", where=f"width < {number + 100}", duplicates=True)
+        return {os.path.basename(hit.path) for hit in hits}
+
+    assert names() == {"red.png", "green.png", "blue.jpg"}
+    asked = []
+    ask = index.store._rows
+    monkeypatch.setattr(index.store, "_rows", lambda *c: asked.append(c) or ask(*c))
+    assert len(names()) == 3 and not asked
+    (photos / "green.png").unlink()
+    (photos / "other.png").write_bytes(colors["image_bytes"]("blue"))
+    Index.open(tmp_path / "index").add()
+    assert names() == {"red.png", "other.png", "blue.jpg"} and len(asked) == 1
+    for number in range(9):
+        names(number)
+    assert len(asked) == 10 and len(index.store._filtered) == 4
+
+
 def test_near_duplicates_are_folded_and_k_are_found(build, photos, colors):
     for number in range(70):
         path = photos / f"red{number}.png"
