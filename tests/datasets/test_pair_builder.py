@@ -105,12 +105,12 @@ def test_counts_survive_a_reload_from_disk(tmp_path):
         assert metadata["summary"][0] == "9 pairs kept"
 
 
-@pytest.mark.filterwarnings("error")  # A file that nobody closes.
 def test_too_many_bad_pairs_leave_nothing(tmp_path):
     raw_pairs = [pair("a", png("red")), pair("b", b""), pair("c", b"GIF89a")]
     builder = Toy(raw_pairs, data_dir=tmp_path)
     with pytest.raises(InputError, match=r"2 of 3 pairs .* 1 empty \(e.g. line b"):
         builder.download_and_prepare()
+    assert builder._spooled.closed
     assert not [name for name in files_of(tmp_path) if "lock" not in name]
     assert not list(tmp_path.rglob("incomplete*"))
     Toy(raw_pairs, data_dir=tmp_path, max_bad_fraction=0.7).download_and_prepare()
