@@ -20,7 +20,7 @@ ImageVariant = Literal[
 ]
 TextVariant = Literal[
     "bert_tiny", "bert_mini", "bert_medium", "bert_base", "bert_large",
-    "distil_bert_base", "albert_base", "albert_large", "minilm_l6",
+    "distil_bert_base", "albert_base", "albert_large", "electra_small", "minilm_l6",
 ]
 # fmt: on
 
@@ -93,7 +93,7 @@ class ImageEncoderConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig:
-    """The text tower: a named BERT, DistilBERT or ALBERT, its sizes overridable.
+    """The text tower: a named BERT or kin of it, its sizes overridable.
 
     Attributes:
         variant: the named size.

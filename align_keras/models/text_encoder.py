@@ -47,8 +47,8 @@ class TextEncoder(Encoder):
         sequence_length: int ≥ 3, tokens a caption, [CLS] and [SEP] included.
         max_sequence_length: int ≥ `sequence_length`, positions that have an
             embedding; None for `sequence_length`.
-        architecture: str, `"bert"`, the paper's, `"distil_bert"` or `"albert"`, whose
-            layers share their weights.
+        architecture: str, `"bert"`, the paper's, `"distil_bert"`, `"electra"` or
+            `"albert"`, whose layers share their weights.
         activation: str, `"gelu_approximate"` (by tanh, as Google's BERT) or `"gelu"`
             (exact, as Hugging Face's).
         pooling: str, `"cls"`, the paper's, or `"mean"` over the tokens, as MiniLM's.
@@ -120,6 +120,7 @@ class TextEncoder(Encoder):
 
         parts = ARCHITECTURES[architecture]
         others = {
+            parts.vocabulary_argument: vocabulary_size,
             "num_segments": parts.segments,
             "embedding_dim": parts.embedding_dim,
         }
@@ -128,7 +129,6 @@ class TextEncoder(Encoder):
         with keras.name_scope(name):
             # === Layers ===
             backbone = getattr(keras_hub.models, parts.keras_hub_class)(
-                vocabulary_size=vocabulary_size,
                 num_layers=num_layers,
                 num_heads=num_heads,
                 hidden_dim=hidden_dim,

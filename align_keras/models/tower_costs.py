@@ -141,7 +141,7 @@ def text_tower_cost(
     rows = vocabulary_size + (max_sequence_length or length) + (parts.segments or 0)
     narrow = parts.embedding_dim or width
     embeddings = _Part((rows + 2) * narrow, kept=2 * length * narrow)
-    if parts.embedding_dim:
+    if narrow != width or architecture == "albert":  # ALBERT always projects.
         embeddings += _Part(kept=length * narrow) + _dense(narrow, width, length)
     attention = 4 * (width + 1) * width + norm
     feed_forward = (width + 1) * inner + (inner + 1) * width + norm

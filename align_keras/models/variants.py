@@ -137,6 +137,7 @@ class Architecture(NamedTuple):
     shares_layers: bool = False
     # A layer after the last that nothing here reads.
     pooler: str | None = None
+    vocabulary_argument: str = "vocabulary_size"
 
 
 # Whatever `keras_hub.models` has with these inputs and layers can stand here.
@@ -144,6 +145,10 @@ ARCHITECTURES = {
     "bert": Architecture("BertBackbone", segments=2, pooler="pooled_dense"),
     "distil_bert": Architecture("DistilBertBackbone"),
     "albert": Architecture("AlbertBackbone", 2, 128, True, "pooled_dense"),
+    # Whose token embeddings are narrower than the layers in its small size alone.
+    "electra": Architecture(
+        "ElectraBackbone", 2, 128, False, "pooled_dense", "vocab_size"
+    ),
 }
 
 
@@ -169,6 +174,8 @@ TEXT_VARIANTS = {
     # Lan et al. 2020, "ALBERT".
     "albert_base": TextVariant(12, 768, 12, 3072, "albert"),
     "albert_large": TextVariant(24, 1024, 16, 4096, "albert"),
+    # Clark et al. 2020, "ELECTRA".
+    "electra_small": TextVariant(12, 256, 4, 1024, "electra"),
     # Wang et al. 2020, "MiniLM".
     "minilm_l6": TextVariant(6, 384, 12, 1536),
 }

@@ -99,11 +99,6 @@ class ClassificationData:
     def __init__(self, request):
         self.request, self._read = request, {}
 
-    def __getstate__(self):
-        # Another process reads the data itself, and slices nothing.
-        request = dataclasses.replace(self.request, metadata=None)
-        return {"request": request, "_read": {}}
-
     def read(self, task: str, split: str) -> "LabelledImages":
         """Returns the images of `"train"` or `"test"`."""
         if split not in self._read:

@@ -2,19 +2,15 @@
 
 import hashlib
 import json
-import multiprocessing
 import os
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold
 from align_keras.utils.progress import say
-from align_keras.utils.quiet import silence_tensorflow
 
 
 def trial_key(inputs: Any) -> str:
@@ -48,11 +44,8 @@ def run_trials(
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    parent = multiprocessing.parent_process()
     count = 0
     for key, trial in trials.items():
-        if parent is not None and not parent.is_alive():
-            break
         path = _result_file(directory, key)
         if _read_result(path) is not None:
             continue
@@ -73,50 +66,6 @@ def run_trials(
             # Who still has this file open finds the result.
             lock.unlink(missing_ok=True)
     return count
-
-
-def run_in_processes(
-    trials: Mapping[str, Any],
-    open_runner: Callable[[], Callable],
-    directory: str | os.PathLike,
-    workers: int,
-) -> None:
-    """Runs trials in several processes, or raises if one ended before its trials did.
-    `open_runner`, picklable, gives `run` of `run_trials` in each process.
-    """
-    context = multiprocessing.get_context("spawn")
-    # Only Linux tells which of the cores are this process's.
-    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-    threads = max(1, len(cores(0)) // workers)
-    processes = [
-        context.Process(
-            target=_work, args=(trials, open_runner, directory, threads), daemon=True
-        )
-        for _ in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    lost = len(trials) - len(read_results(trials, directory))
-    if lost:
-        codes = ", ".join(str(process.exitcode) for process in processes)
-        raise InputError(
-            f"--workers ended (exit codes {codes}) with {lost} of {len(trials)} trials "
-            "unfinished; see the messages above, then run the same command: it goes on."
-        )
-
-
-def _work(trials, open_runner, directory, threads):
-    # Before TensorFlow begins to compute.
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(threads))
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    silence_tensorflow()
-    try:
-        run_trials(trials, open_runner(), directory)
-    except InputError as error:
-        say(f"error: {error}")
-        sys.exit(1)
 
 
 def _result_file(directory, key):

@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import math
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,6 @@ from align_keras.protocols.embedding_cache import (
 from align_keras.protocols.protocol import Request
 from align_keras.protocols.trial_results import (
     read_results,
-    run_in_processes,
     run_trials,
     trial_key,
 )
@@ -48,7 +48,7 @@ from align_keras.training.strategies import make_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 from align_keras.utils.quiet import start_compiler
-from align_keras.utils.tasks import check_same, is_cluster, run_tasks
+from align_keras.utils.tasks import check_same, is_cluster, run_tasks, worker_count
 
 if TYPE_CHECKING:
     from align_keras.protocols.open_model import OpenedModel
@@ -159,6 +159,11 @@ class Trial:
             "version": TRIALS_VERSION,
         }
 
+    def accuracy(self, result: dict[str, list[int]]) -> str:
+        """Says in a line how many images were classified rightly."""
+        ranks = np.array(result["ranks"])
+        return f"{self}: {100 * np.mean(ranks < 1):.1f}% of {len(ranks)} images"
+
     def __str__(self):
         return f"{self.task or 'training'}, seed {self.seed}"
 
@@ -212,13 +217,9 @@ def finished(
     waiting = {key: trial for key, trial in by_key.items() if key not in done}
     if waiting:
         say(f"{len(waiting)} of {len(by_key)} trials to train; results in {directory}")
-    if waiting and is_cluster(request.engine):
-        _run_on_cluster(waiting, data, model, request.engine, directory)
-    elif len(waiting) > 1 and request.workers > 1:
-        path = checked_path(model, "workers")
-        open_runner = functools.partial(_open_runner, path, data)
-        workers = min(request.workers, len(waiting))
-        run_in_processes(waiting, open_runner, directory, workers)
+    cluster = is_cluster(request.engine)
+    if waiting and (cluster or min(len(waiting), request.workers) > 1):
+        _run_as_tasks(waiting, data, model, request, directory)
     elif waiting:
         runner = TrialRunner(model.align.image_encoder, data, strategy)
         run_trials(waiting, runner, directory)
@@ -232,18 +233,22 @@ def finished(
     return [results[key] for key in keys]
 
 
-def _run_on_cluster(trials, data, model, engine, directory):
-    """Runs each trial as a task, whose result is as that of a process here."""
+def _run_as_tasks(trials, data, model, request, directory):
+    """Runs each trial in a process of this machine or of a cluster, as a task."""
     directory.mkdir(parents=True, exist_ok=True)
-    given = {name: getattr(data.request, name) for name in ("data", "classes")}
+    cluster = is_cluster(request.engine)
+    workers = None if cluster else min(request.workers, len(trials))
+    given = {name: getattr(request, name) for name in ("data", "classes")}
     paths = {name: value and absolute(value) for name, value in given.items()}
     paths["metadata"] = None  # Of slices alone.
     about = {
-        "model": checked_path(model, "engine"),
+        "model": checked_path(model, "engine" if cluster else "workers"),
         "fingerprint": model.image_fingerprint,
         "data": [type(data).__module__, type(data).__name__],
-        "request": dataclasses.asdict(data.request) | paths,
+        "request": dataclasses.asdict(request) | paths,
         "results": str(directory.absolute()),
+        # A cluster's workers have their cores to themselves.
+        "threads": workers and max(1, worker_count() // workers),
     }
     tasks = []
     for key, trial in trials.items():
@@ -255,11 +260,21 @@ def _run_on_cluster(trials, data, model, engine, directory):
         tasks.append({**about, "key": key, "trial": told})
     # What is done is told by the results, not by the tasks.
     with tempfile.TemporaryDirectory(prefix=".tasks-", dir=directory) as folder:
-        run_tasks(run_trial, tasks, folder, engine=engine)
+        run_tasks(
+            *(run_trial, tasks, folder),
+            workers=workers,
+            engine=request.engine,
+            told=lambda accuracy: accuracy and say(accuracy),
+        )
 
 
-def run_trial(task: dict) -> None:
-    """Runs a trial: a task of `run_tasks`."""
+def run_trial(task: dict) -> str | None:
+    """Runs a trial: a task of `run_tasks`. Returns what is to say of its result, None
+    where another process runs it.
+    """
+    if task["threads"] is not None:  # Before TensorFlow begins to compute.
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(task["threads"]))
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     runner = _runner_on_worker(
         task["model"],
         task["fingerprint"],
@@ -270,6 +285,8 @@ def run_trial(task: dict) -> None:
     recipe = load_recipe("vtab", (), task["trial"]["recipe"])
     trial = Trial(**{**task["trial"], "recipe": recipe})
     run_trials({task["key"]: trial}, runner, task["results"])
+    result = read_results([task["key"]], task["results"]).get(task["key"])
+    return result and trial.accuracy(result)
 
 
 @functools.lru_cache(maxsize=1)
@@ -280,10 +297,6 @@ def _runner_on_worker(path, fingerprint, module, name, request):
     data = getattr(importlib.import_module(module), name)
     data = data(Request(**json.loads(request)))
     return TrialRunner(model.align.image_encoder, data)
-
-
-def _open_runner(path, data):
-    return TrialRunner(open_same(path).align.image_encoder, data)
 
 
 class TrialRunner:
@@ -357,10 +370,11 @@ class TrialRunner:
             central_crop=1.0 if recipe.crop == "whole" else recipe.central_crop,
         )
         found = classify(classifier, batches, test.labels)
-        say(f"{trial}: {100 * found.accuracy:.1f}% of {len(found.rows)} images")
         left_out = np.setdiff1d(np.arange(len(test.labels)), found.rows)
-        return {
+        result = {
             "ranks": found.ranks.tolist(),
             "predictions": found.predictions.tolist(),
             "left_out": left_out.tolist(),
         }
+        say(trial.accuracy(result))
+        return result

@@ -44,11 +44,6 @@ class Classified:
     ranks: np.ndarray
     predictions: np.ndarray
 
-    @property
-    def accuracy(self) -> float:
-        """The share of the images whose right class is first."""
-        return float(np.mean(self.ranks == 0))
-
 
 def fine_tune(
     classifier: ImageClassifier,

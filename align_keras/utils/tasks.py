@@ -20,7 +20,7 @@ from typing import Any
 
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import atomic_write
-from align_keras.utils.quiet import silent_standard_error
+from align_keras.utils.quiet import silence_tensorflow, silent_standard_error
 
 LOCAL = "local"
 ENGINES = (LOCAL, "dask:HOST:PORT", "ray:HOST:PORT", "spark:MASTER")
@@ -51,6 +51,7 @@ def run_tasks(
     *,
     workers: int | None = None,
     engine: str = LOCAL,
+    told: Callable[[Any], Any] = lambda value: None,
 ) -> list:
     """Calls a function once a task, in several processes; returns the results in order.
 
@@ -60,7 +61,8 @@ def run_tasks(
     with one, tasks run here. A worker that was killed raises `ChildProcessError`.
 
     `engine` is one of `ENGINES`; a cluster sees `folder` by the same path. There all
-    other tasks are done before one that fails is told.
+    other tasks are done before one that fails is told. `told` is called with the value
+    of each task when a process of this machine has done it.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,10 +83,10 @@ def run_tasks(
         if left:
             _run_on_cluster(function, left, folder.absolute(), engine)
     elif processes > 1:
-        _run_in_processes(functools.partial(_call, function), left, processes)
+        _run_in_processes(functools.partial(_call, function), left, processes, told)
     else:
         for task, path in left:
-            _call(function, task, path)
+            told(_call(function, task, path))
     found = [_read(path) for path in results]
     for result, path in zip(found, results, strict=True):
         if result is None:
@@ -142,16 +144,21 @@ def check_same(path: str, found: str, meant: str, name: str = "model") -> None:
 # === This machine ===
 
 
-def _run_in_processes(call, left, processes):
-    with needs("corpus", "several workers run by joblib"):
-        import joblib
-        from joblib.externals.loky.process_executor import TerminatedWorkerError
+def _run_in_processes(call, left, processes, told):
+    import joblib
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     # The processes are kept for the next tasks, and end with this one.
     parallel = joblib.Parallel(
-        processes, batch_size=1, initializer=_end_with, initargs=(os.getpid(),)
+        processes,
+        batch_size=1,
+        return_as="generator_unordered",
+        initializer=_end_with,
+        initargs=(os.getpid(),),
     )
     try:
-        parallel(joblib.delayed(call)(task, path) for task, path in left)
+        for value in parallel(joblib.delayed(call)(task, path) for task, path in left):
+            told(value)
     except TerminatedWorkerError as error:
         raise ChildProcessError(
             f"a worker process was killed ({str(error).splitlines()[-2]}), as systems "
@@ -162,6 +169,7 @@ def _run_in_processes(call, left, processes):
 
 def _end_with(parent):
     """Has this process end when its parent has gone."""
+    silence_tensorflow()
     # Ctrl-C reaches all processes of a terminal; the parent answers it, for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -176,10 +184,11 @@ def _end_with(parent):
 
 def _call(function, task, path):
     with silent_standard_error(path.parent / _LOG):
-        _write_result(function, task, path)
+        return _write_result(function, task, path)
 
 
 def _write_result(function, task, path):
+    """Returns what the function gives, or None after a mistake of the user's."""
     try:
         result = {"value": function(task)}
     except InputError as error:
@@ -190,6 +199,7 @@ def _write_result(function, task, path):
         raise
     with atomic_write(path) as file:
         json.dump(result, file, ensure_ascii=True, sort_keys=True)
+    return result.get("value")
 
 
 def _named(function, task):

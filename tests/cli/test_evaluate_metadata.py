@@ -97,6 +97,7 @@ def test_flickr30k(evaluate, by_place, align, data):
     assert not [name for name in found["slices"] if "[up]" in name]
 
 
+@pytest.mark.ci
 def test_cxc_retrieval(evaluate, by_place, align, data):
     groups = np.array(["in", "in", "out", "out", "out", "in"])
     arguments = by_place({coco_name(row): own for row, own in enumerate(groups)})
@@ -205,8 +206,14 @@ def test_a_users_table(evaluate, by_place, tmp_path):
     assert found["slices"]["i2t/recall_at_1[ink]/items"] == 4
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("protocol", ["zero_shot", "knn", "linear_probe"])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        pytest.param("zero_shot", marks=pytest.mark.ci),
+        pytest.param("knn", marks=pytest.mark.release),
+        pytest.param("linear_probe", marks=pytest.mark.release),
+    ],
+)
 def test_class_folders(evaluate, by_place, shapes, protocol):
     """By a column that says what the class is: the same numbers."""
     places = {

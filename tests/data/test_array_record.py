@@ -52,6 +52,7 @@ def test_each_of_several_hosts_reads_its_part(builders, pair_weighted):
         assert_equal(expected, actual)
 
 
+@pytest.mark.ci
 def test_evaluation_reads_the_same(builders):
     captions = [read_captions(builder, "train[:70%]") for builder in builders]
     assert captions[0] == captions[1] and captions[0]

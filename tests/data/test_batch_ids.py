@@ -26,9 +26,9 @@ def mixture(builder, tmp_path_factory):
 @pytest.mark.parametrize(
     ("corpus", "cache", "part", "pair_weighted"),
     [
-        pytest.param("builder", False, (1, 2), False, marks=pytest.mark.ci),
+        pytest.param("builder", False, (1, 2), False, marks=pytest.mark.release),
         pytest.param("builder", True, (0, 1), True, marks=pytest.mark.ci),
-        pytest.param("mixture", False, (0, 1), True, marks=pytest.mark.ci),
+        pytest.param("mixture", False, (0, 1), True, marks=pytest.mark.release),
         pytest.param("mixture", True, (1, 2), False, marks=pytest.mark.ci),
     ],
 )

@@ -59,8 +59,13 @@ def test_any_start_gives_the_same_batches(corpus, kind, request):
         assert_equal(whole[start : start + 3], later)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("kind", ["cropped", "cached"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("cropped", marks=pytest.mark.ci),
+        pytest.param("cached", marks=pytest.mark.release),
+    ],
+)
 def test_seeds_differ(builder, kind):
     first, second = (batches(builder, 1, seed=n, **KINDS[kind])[0] for n in (0, 1))
     assert (first["images"] != second["images"]).any()
@@ -81,7 +86,13 @@ def test_without_crop_and_flip_a_picture_stays_the_same(builder):
     assert len(np.unique(images, axis=0)) == 24
 
 
-@kinds
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cropped",
+        *(pytest.param(kind, marks=pytest.mark.ci) for kind in ("varied", "cached")),
+    ],
+)
 def test_half_of_the_pictures_are_mirrored(builder, kind):
     arguments = {"crop": False, "zoom": 0.0}
     # A shift that moves nothing, so that whole pictures are varied.

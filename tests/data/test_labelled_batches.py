@@ -9,6 +9,8 @@ from PIL import Image
 from align_keras.data import evaluation_batches, labelled_batches, unreadable_rows
 from align_keras.utils.errors import InputError
 
+CI, RELEASE = pytest.mark.ci, pytest.mark.release
+
 
 def picture(grey, size=(40, 30), file_format="PNG"):
     file = io.BytesIO()
@@ -52,7 +54,11 @@ class Stream:
 @pytest.mark.parametrize(
     "kind, crop",
     [
-        pytest.param(kind, crop, marks=pytest.mark.ci if number else ())
+        pytest.param(
+            kind,
+            crop,
+            marks=[(), RELEASE, RELEASE, CI, RELEASE, RELEASE, CI, RELEASE][number],
+        )
         for number, (kind, crop) in enumerate(
             itertools.product(
                 ("paths", "bytes", "arrays", "stream"), ("inception", "whole")

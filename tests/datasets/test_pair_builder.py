@@ -250,8 +250,14 @@ def test_a_killed_build_leaves_nothing_and_the_next_is_whole(tmp_path, code):
     assert rebuilt.info.metadata["kept"] == PICTURES
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("limit", [100_000, 345_000], ids=["reading", "writing"])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param(100_000, marks=pytest.mark.release),
+        pytest.param(345_000, marks=pytest.mark.ci),
+    ],
+    ids=["reading", "writing"],
+)
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, limit):
     # The pictures alone take 318 KB, the records of the train split 375 KB.
     write_table(tmp_path)

@@ -140,8 +140,13 @@ def test_monitoring_config(export):
 # === Warm-up requests ===
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.ci
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.release) for name in ("image", "text")),
+        pytest.param("align", marks=pytest.mark.ci),
+    ],
+)
 def test_warm_up_requests_are_answered(export, name):
     proto = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     records = list(tf.data.TFRecordDataset(str(export / name / "1" / WARM_UP_FILE)))

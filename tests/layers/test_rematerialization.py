@@ -44,7 +44,9 @@ def assert_equal(results, expected):
         np.testing.assert_allclose(actual / scale, wanted / scale, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("in_graph", [False, True])
+@pytest.mark.parametrize(
+    "in_graph", [pytest.param(False, marks=pytest.mark.release), True]
+)
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -78,7 +78,12 @@ def test_replicas_make_one_devices_update(two_replicas, loss):
 
 @pytest.mark.parametrize(
     "loss",
-    [sigmoid_loss, TwoTerms(0.25), ContrastiveLoss(**OTHER), SigmoidLoss(bias=-5.0)],
+    [
+        sigmoid_loss,
+        pytest.param(TwoTerms(0.25), marks=pytest.mark.release),
+        ContrastiveLoss(**OTHER),
+        pytest.param(SigmoidLoss(bias=-5.0), marks=pytest.mark.release),
+    ],
 )
 def test_a_keras_file_keeps_the_loss(tmp_path, loss):
     model = small_align()

@@ -239,7 +239,7 @@ def in_even_rows(options, xla):
     "name",
     [
         pytest.param(
-            name, marks=pytest.mark.ci if "all" in name else pytest.mark.release
+            name, marks=pytest.mark.ci if name == "tiled all" else pytest.mark.release
         )
         for name in CONFIGURATIONS
     ],

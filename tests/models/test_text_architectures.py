@@ -1,4 +1,4 @@
-"""Text encoders that aren't BERT: KerasHub's DistilBERT and ALBERT."""
+"""Text encoders that aren't BERT: KerasHub's DistilBERT, ALBERT, ELECTRA."""
 
 import keras
 import numpy as np
@@ -7,34 +7,50 @@ import tensorflow as tf
 
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.models.conversion.bert import bert_links
-from align_keras.models.variants import IMAGE_VARIANTS, image_encoder_arguments
+from align_keras.models.variants import (
+    ARCHITECTURES,
+    IMAGE_VARIANTS,
+    image_encoder_arguments,
+)
 from align_keras.utils.errors import InputError
 from tests.small import VOCABULARY, small_batch, small_encoders
 
 SIZES = {"num_layers": 2, "hidden_dim": 16, "num_heads": 2, "intermediate_dim": 32}
 
 
-OTHERS = {"distil_bert": "gelu", "albert": "gelu_approximate"}
+OTHERS = {
+    "distil_bert": "gelu",
+    "albert": "gelu_approximate",
+    "electra": "gelu_approximate",
+}
+# The default tier takes the first two, ci the others too.
+MARKED = [
+    *("distil_bert", "albert"),
+    pytest.param("electra", marks=pytest.mark.ci),
+]
 
 
 def build(architecture="distil_bert", **arguments):
+    size = "small" if architecture == "electra" else "base"
     return TextEncoder.from_variant(
-        f"{architecture}_base",
+        f"{architecture}_{size}",
         vocabulary_size=len(VOCABULARY),
         sequence_length=8,
         **{**SIZES, **arguments},
     )
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-@pytest.mark.parametrize("architecture", OTHERS)
+@pytest.mark.parametrize(
+    "pooling", [pytest.param("cls", marks=pytest.mark.release), "mean"]
+)
+@pytest.mark.parametrize("architecture", MARKED)
 def test_it_computes_what_keras_hub_does(architecture, pooling):
     activation = OTHERS[architecture]
     encoder = build(architecture, pooling=pooling, activation=activation)
     theirs = type(encoder.backbone)(
-        vocabulary_size=len(VOCABULARY),
         max_sequence_length=8,
-        **({"embedding_dim": 128} if architecture == "albert" else {}),
+        **{ARCHITECTURES[architecture].vocabulary_argument: len(VOCABULARY)},
+        **({} if architecture == "distil_bert" else {"embedding_dim": 128}),
         **SIZES,
     )
     seed = keras.random.SeedGenerator(0)
@@ -46,7 +62,7 @@ def test_it_computes_what_keras_hub_does(architecture, pooling):
     mask = inputs["padding_mask"][..., None]
     known = {**inputs, "segment_ids": 0 * inputs["token_ids"]}
     sequence = theirs({name: known[name] for name in theirs.input})
-    if architecture == "albert":
+    if isinstance(sequence, dict):
         sequence = sequence["sequence_output"]
     expected = (sequence * mask).numpy().sum(1) / mask.sum(1)
     if pooling == "cls":

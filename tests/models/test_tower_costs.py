@@ -44,6 +44,8 @@ TEXT_CASES = {
     "bert": {},
     "distil_bert": {"architecture": "distil_bert"},
     "albert": {"architecture": "albert"},
+    "electra": {"architecture": "electra"},
+    "electra of 128": {"architecture": "electra", "hidden_dim": 128, "num_heads": 4},
     "rematerialized albert": {"architecture": "albert", "rematerialize": True},
     "mean": {"pooling": "mean"},
     "no dropout": {"pooling": "mean", "dropout": 0.0},
@@ -79,7 +81,19 @@ def test_an_image_tower(name):
     check_tower(*image_case(name))
 
 
-@pytest.mark.parametrize("name", TEXT_CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.release
+            if name in ("distil_bert", "rematerialized albert", "mean", "no dropout")
+            or name.startswith("electra")
+            else (),
+        )
+        for name in TEXT_CASES
+    ],
+)
 def test_a_text_tower(name):
     check_tower(*text_case(name))
 

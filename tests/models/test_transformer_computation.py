@@ -39,8 +39,15 @@ def output_and_gradients(function, variables):
     return [outputs, *tape.gradient(loss, [v.value for v in variables])]
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize(
+    "pooling, training",
+    [
+        ("cls", False),
+        ("mean", True),
+        pytest.param("cls", True, marks=pytest.mark.release),
+        pytest.param("mean", False, marks=pytest.mark.release),
+    ],
+)
 def test_equals_keras_hub(pooling, training):
     encoder = TextEncoder(**SIZES, sequence_length=6, pooling=pooling)
     theirs = BertBackbone(**SIZES, max_sequence_length=6, num_segments=2)

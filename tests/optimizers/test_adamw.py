@@ -66,11 +66,13 @@ def test_multipliers_must_be_positive():
     "arguments",
     [
         {"clipnorm": 0.5},
-        {"global_clipnorm": 0.5},
+        pytest.param({"global_clipnorm": 0.5}, marks=pytest.mark.release),
         {"use_ema": True, "ema_momentum": 0.5, "ema_overwrite_frequency": 3},
         {"gradient_accumulation_steps": 2},
-        {"amsgrad": True},
-        {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3},
+        pytest.param({"amsgrad": True}, marks=pytest.mark.release),
+        pytest.param(
+            {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3}, marks=pytest.mark.release
+        ),
     ],
 )
 def test_equals_keras_with_its_other_arguments(arguments):

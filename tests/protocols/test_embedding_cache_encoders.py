@@ -79,6 +79,7 @@ def test_pictures_that_cannot_be_decoded_are_skipped_and_told(align, tmp_path, c
     assert "3 of 6 images" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_changes_are_computed_anew(tmp_path):
     align = small_align()
     kernel = align.image_encoder.get_layer("projection").kernel

@@ -11,11 +11,9 @@ import pytest
 
 from align_keras.protocols.trial_results import (
     read_results,
-    run_in_processes,
     run_trials,
     trial_key,
 )
-from align_keras.utils.errors import InputError
 
 TRIALS = {f"trial{number}": number for number in range(6)}
 
@@ -37,10 +35,6 @@ def runs_of(directory):
 
 def open_noting(directory, pause=0.0):
     return functools.partial(note, directory, pause=pause)
-
-
-def open_failing():
-    raise InputError("the model is gone; bring it back.")
 
 
 def test_every_trial_is_run_once_and_kept(tmp_path):
@@ -94,22 +88,6 @@ def test_a_trial_that_another_process_holds_is_passed_over(tmp_path):
     assert run_trials(TRIALS, open_noting(tmp_path), tmp_path) == 1
 
 
-def test_two_workers_share_the_trials(tmp_path):
-    run_in_processes(TRIALS, functools.partial(open_noting, tmp_path, 0.3), tmp_path, 2)
-    assert sorted(runs_of(tmp_path)) == list(range(6))
-    assert len(read_results(TRIALS, tmp_path)) == 6
-    processes = {path.name.split("-")[1] for path in (tmp_path / "notes").iterdir()}
-    assert len(processes) == 2
-    assert str(os.getpid()) not in processes
-
-
-def test_a_worker_that_fails_is_told_of(tmp_path, capfd):
-    with pytest.raises(InputError, match=r"exit codes 1.* 6 of 6 trials unfinished"):
-        run_in_processes(TRIALS, open_failing, tmp_path, 1)
-    message = capfd.readouterr().err
-    assert "the model is gone" in message and "Traceback" not in message
-
-
 SCRIPT = """
 import functools, pathlib, sys
 from tests.protocols.test_trial_results import TRIALS, note
@@ -137,30 +115,6 @@ def test_a_killed_sweep_goes_on(tmp_path):
     # None of the finished ones, and the one that was cut short.
     assert again == [2, 3, 4, 5]
     assert len(read_results(TRIALS, tmp_path)) == 6
-
-
-def wait_for_parent(trials, directory):
-    run_trials(trials, open_noting(directory, 0.4), directory)
-
-
-@pytest.mark.ci
-def test_workers_end_with_the_parent(tmp_path):
-    script = SCRIPT.replace(
-        "run_trials(TRIALS, functools.partial(note, directory, pause=0.5), directory)",
-        "import multiprocessing\n"
-        "from tests.protocols.test_trial_results import wait_for_parent\n"
-        "context = multiprocessing.get_context('spawn')\n"
-        "if __name__ == '__main__':\n"
-        "    arguments = (TRIALS, directory)\n"
-        "    context.Process(target=wait_for_parent, args=arguments).start()\n"
-        "    import os, time\n"
-        "    while not list(directory.glob('*.json')): time.sleep(0.02)\n"
-        "    os.kill(os.getpid(), 9)",
-    )
-    root = pathlib.Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, timeout=60)
-    time.sleep(1.5)
-    assert len(read_results(TRIALS, tmp_path)) <= 2
 
 
 def test_a_trial_has_a_folder_until_it_is_finished(tmp_path):

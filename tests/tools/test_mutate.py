@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 import mutate  # noqa: E402
 
+CI, RELEASE = pytest.mark.ci, pytest.mark.release
 MUTATIONS = mutate.read_mutations()
 
 
@@ -43,13 +44,12 @@ def repository(tmp_path):
     return tmp_path
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("new", "tier", "test"),
     [
-        ("n // 3", "default", "test_half.py::test_four"),
-        ("int(n / 2)", "ci", "test_half.py::test_minus_one"),
-        ("n >> 1", "none", ""),
+        pytest.param("n // 3", "default", "test_half.py::test_four", marks=RELEASE),
+        pytest.param("int(n / 2)", "ci", "test_half.py::test_minus_one", marks=CI),
+        pytest.param("n >> 1", "none", "", marks=RELEASE),
     ],
 )
 def test_a_bug_is_seen_by_the_first_tier_that_fails(repository, new, tier, test):

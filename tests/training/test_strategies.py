@@ -86,7 +86,7 @@ def test_the_address_reaches_the_resolver(monkeypatch):
     assert asked == ["pod"]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_a_tpu_that_is_not_there():
     """By TensorFlow's own resolver, in a process of its own."""
     script = (

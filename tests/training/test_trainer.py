@@ -219,7 +219,14 @@ def test_loss_above_its_bound_stops_before_the_update(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize(
+    "share",
+    [
+        0.0,
+        pytest.param(0.5, marks=pytest.mark.release),
+        pytest.param(0.99, marks=pytest.mark.release),
+    ],
+)
 def test_a_truncated_checkpoint_is_passed_over(finished_run, tmp_path, suffix, share):
     checkpoints = tmp_path / "checkpoints"
     shutil.copytree(finished_run / "checkpoints", checkpoints)

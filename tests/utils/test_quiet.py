@@ -23,7 +23,7 @@ def run(script):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_tensorflow_is_imported_in_silence():
     found = run(SCRIPT)
     assert (found.returncode, found.stderr) == (0, "heard")

@@ -38,7 +38,9 @@ def called(folder):
 
 def test_results_come_in_the_order_of_the_tasks_which_run_once(tmp_path):
     tasks = tasks_of(tmp_path)
-    assert run_tasks(note, tasks[1:3], tmp_path / "done", workers=1) == [1, 4]
+    told = []
+    found = run_tasks(note, tasks[1:3], tmp_path / "done", workers=1, told=told.append)
+    assert found == told == [1, 4]
     everything = run_tasks(note, tasks[::-1], tmp_path / "done", workers=1)
     assert everything == [9, 4, 1, 0]
     assert called(tmp_path) == [0, 1, 2, 3]
@@ -131,8 +133,11 @@ def test_workers_are_counted(monkeypatch):
 @pytest.mark.ci
 def test_two_processes_share_the_tasks(tmp_path):
     tasks = [{"number": number} for number in range(8)]
-    found = run_tasks(worker_tasks.process_of, tasks, tmp_path, workers=2)
-    assert len(set(found)) == 2
+    told = []
+    found = run_tasks(
+        worker_tasks.process_of, tasks, tmp_path, workers=2, told=told.append
+    )
+    assert len(set(found)) == 2 and sorted(told) == sorted(found)
     names = list(tmp_path.glob("*.json"))
     assert len(names) == 8
     assert {json.loads(path.read_text())["value"] for path in names} == set(found)

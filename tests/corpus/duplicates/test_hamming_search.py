@@ -44,7 +44,17 @@ def hashes_near_each_other(seed, count, views, changed):
 
 
 @pytest.mark.parametrize("views", [1, 3])
-@pytest.mark.parametrize("threshold", [0, 1, 7, 8, 12, 17])
+@pytest.mark.parametrize(
+    "threshold",
+    [
+        0,
+        1,
+        pytest.param(7, marks=pytest.mark.release),
+        8,
+        pytest.param(12, marks=pytest.mark.release),
+        17,
+    ],
+)
 def test_it_finds_what_all_pairs_find(threshold, views):
     queries = hashes_near_each_other(threshold, 60, views, threshold)
     references = np.concatenate([queries[:30], queries[20:50][:, ::-1]])
@@ -66,7 +76,15 @@ def test_few_and_many_hashes_have_other_bands_and_the_same_result(monkeypatch):
     assert (few < below).any()
 
 
-@pytest.mark.parametrize("threshold", [0, 5, 12, 16])
+@pytest.mark.parametrize(
+    "threshold",
+    [
+        pytest.param(0, marks=pytest.mark.release),
+        5,
+        pytest.param(12, marks=pytest.mark.release),
+        16,
+    ],
+)
 def test_the_threshold_is_inclusive_wherever_the_bits_lie(threshold):
     random = np.random.default_rng(threshold)
     none = np.array([9])

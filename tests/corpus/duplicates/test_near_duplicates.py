@@ -145,7 +145,10 @@ def brute_force(keys, pixels, near):
     return sorted(leave)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed",
+    [0, 1, *(pytest.param(seed, marks=pytest.mark.release) for seed in range(2, 6))],
+)
 def test_hashes_against_the_rule_by_loops(seed):
     random = np.random.default_rng(seed)
     # Random walks through hashes: long chains of near images.
@@ -171,8 +174,14 @@ def test_hashes_against_the_rule_by_loops(seed):
         assert find_duplicates(own, threshold=4, block_rows=17) == expected
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(0, marks=pytest.mark.ci),
+        pytest.param(1, marks=pytest.mark.release),
+        pytest.param(2, marks=pytest.mark.release),
+    ],
+)
 def test_embeddings_against_the_rule_by_loops(seed):
     pytest.importorskip("faiss")
     random = np.random.default_rng(seed)

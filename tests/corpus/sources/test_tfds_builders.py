@@ -57,6 +57,7 @@ def folder(tmp_path_factory):
     return prepare(place, 1003, TEXT, text)
 
 
+@pytest.mark.ci
 def test_pictures_are_copied_as_they_are_stored(folder, tmp_path):
     source = open_source(f"tfds:{folder}:train")
     assert [(own.start, own.stop) for own in source.parts()] == [
