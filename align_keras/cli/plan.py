@@ -168,7 +168,7 @@ def _plan_index(arguments):
         for name, unit, size, values in (
             ("disk", "GB", 1e9, (both, codes)),
             ("memory that a query reads", "GB", 1e9, memory.values()),
-            ("a query on two cores", "s", 1, seconds.values()),
+            ("a query on one core", "s", 1, seconds.values()),
         )
     ]
     title = f"{arguments.index:,} images, {width} numbers each"

@@ -25,13 +25,13 @@ _COPIES_BYTES, _COPY_BYTES = 0.19 * 2**30, 0.32 * 2**30 / 1e6
 APPROXIMATE_FROM = 200_000
 # Two bits a number, and the vectors themselves at 4 bytes a number.
 _CODE_BYTES, _VECTOR_BYTES = 0.25, 4
-# What SQLite holds of an image without captions.
+# What SQLite holds of an image without captions, with a path of 45 characters.
 _FACTS_BYTES = 320
-# By `python tools/bench_search.py approximate --rows 1000000`, width 384, on two cores
-# of a cloud machine that did other things besides: 380 ms exact and 26 ms approximate,
-# each a scan of all rows.
-_EXACT_BYTES_A_SECOND = 1_000_000 * 384 * _VECTOR_BYTES / 0.380
-_CODE_BYTES_A_SECOND = 1_000_000 * 384 * _CODE_BYTES / 0.026
+# Of one core, in memory: `OPENBLAS_NUM_THREADS=1 python tools/bench_search.py
+# approximate --rows 1000000`, by the processor's clock: exact 117 ms of width 384, 38
+# of 128; approximate 8 and 3. Both scan all rows; a thousand are then ranked anew.
+_EXACT_BYTES_A_SECOND, _CODE_BYTES_A_SECOND = 13.3e9, 13e9
+_RANK_SECONDS = 1e-3
 _MOST = 1e15
 
 
@@ -98,7 +98,7 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
     """Computes what an index takes on disk and in memory, and how long a query takes.
 
     Both searches scan, so their time grows with the number of images and the width;
-    rates are those of a million vectors on two cores, in memory.
+    rates are those of a million vectors, in memory, on one core.
 
     Args:
         images: int >= 1.
@@ -135,6 +135,8 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
         "memory": {"exact": vectors, "approximate": codes or None},
         "query_seconds": {
             "exact": vectors / _EXACT_BYTES_A_SECOND,
-            "approximate": codes / _CODE_BYTES_A_SECOND or None,
+            "approximate": (
+                codes / _CODE_BYTES_A_SECOND + _RANK_SECONDS if codes else None
+            ),
         },
     }

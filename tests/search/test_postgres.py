@@ -110,12 +110,12 @@ def test_it_answers_as_an_index_in_a_folder_does(
     assert len(there) == len(folder)
 
 
-def test_a_graph_finds_exactly_k_that_fulfill_a_condition(
+def test_lists_find_exactly_k_that_fulfill_a_condition(
     database, many, colors, monkeypatch
 ):
     monkeypatch.setattr("align_keras.search.postgres.EXACT_UP_TO", 10)
     index = Index.build(database, [many], colors["GOLDEN"])
-    assert index.store._one("SELECT to_regclass('vectors_graph')") is not None
+    assert index.store._one("SELECT to_regclass('vectors_lists')") is not None
     exact = Index.open(database).query("red", k=70, duplicates=True)
     assert len(exact) == len(index)
     found = index.query("blue", where="name like '%1.png'", k=6, duplicates=True)
