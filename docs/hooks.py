@@ -17,7 +17,6 @@ os.environ["COLUMNS"] = "88"
 
 import align_keras  # noqa: E402
 from align_keras.cli import main  # noqa: E402
-from align_keras.protocols.evaluate import PROTOCOLS  # noqa: E402
 
 # Beside `align_keras` itself, what users import from.
 ROOMS = ("models", "losses", "optimizers", "layers", "search", "evaluation", "planning")
@@ -38,11 +37,8 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Puts the table of protocols, and the benchmarks, where a page asks for them."""
-    for name, made in (("protocols", protocols), ("benchmarks", benchmarks)):
-        if f"<!-- {name} -->" in markdown:
-            markdown = markdown.replace(f"<!-- {name} -->", made())
-    return markdown
+    """Puts the recorded benchmarks where a page asks for them."""
+    return markdown.replace("<!-- benchmarks -->", benchmarks())
 
 
 def benchmarks():
@@ -182,16 +178,6 @@ def experiments():
         name = path.relative_to(ROOT / "experiments").as_posix()
         parts += [f"## {name}", "```text", *header, "```", ""]
     return "\n".join(parts)
-
-
-def protocols():
-    """The protocols of `align-keras evaluate`, of their records."""
-    rows = ["| paper | protocol | what is measured | data |", "|---|---|---|---|"]
-    for one in PROTOCOLS.values():
-        data = f"{one.data_help} (default `{one.data}`)" if one.data else one.data_help
-        help = cell(one.help)
-        rows.append(f"| {one.table or '–'} | `{one.name}` | {help} | {cell(data)} |")
-    return "\n".join(rows)
 
 
 def llms(nav):

@@ -17,6 +17,7 @@ import pytest
 import align_keras
 from align_keras.cli.main import COMMANDS, parse_arguments
 from align_keras.config import load_config
+from align_keras.protocols.evaluate import PROTOCOLS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md"]
@@ -146,6 +147,16 @@ def test_the_markers_exist():
     named = set(re.findall(r"pytest[^`]*? -m (\w+)", " ".join(README.split())))
     assert named
     assert named <= set(re.findall(r"^(\w+):", markers, re.MULTILINE))
+
+
+def test_the_guide_has_the_table_of_protocols():
+    """As their records have it; where it fails, the row that it shows is copied."""
+    guide = (ROOT / "docs/pages/guides/evaluate.md").read_text(encoding="utf-8")
+    for one in PROTOCOLS.values():
+        data = f"{one.data_help} (default `{one.data}`)" if one.data else one.data_help
+        cells = [one.table or "–", f"`{one.name}`", one.help, data]
+        cells = [cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells]
+        assert f"| {' | '.join(cells)} |\n" in guide
 
 
 def setup_cfg():

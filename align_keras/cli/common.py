@@ -79,7 +79,9 @@ def print_table(
     from rich.console import Console
     from rich.table import Table
 
-    table, rows = Table(title=plain(title), title_justify="left"), list(rows)
+    # Not the table's, which folds it: it may hold a path.
+    print(plain(title).plain)
+    table, rows = Table(), list(rows)
     left = columns[:1] if left is None else left
     # Names stay whole in 80 columns; the headings of the numbers are folded.
     widest = max((len(str(row[0])) for row in rows if row), default=0)
@@ -88,6 +90,7 @@ def print_table(
             plain(name),
             justify="left" if name in left else "right",
             overflow="fold",
+            no_wrap=name in ("path", "id"),
             min_width=None if place else min(widest, _NAME_WIDTH),
         )
     for row in rows:

@@ -84,7 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("FORMAT must be given once; leave --format out.")
     for name in ("model", "to"):
         if getattr(arguments, name) is None:
-            raise InputError(f"{name} must be given, received nothing.")
+            raise InputError(
+                f"{name} must be given, received nothing; write --model RUN --to DIR."
+            )
     given = {name: getattr(arguments, name) for name in (*OPTIONS, "evaluation")}
     given = {name: value for name, value in given.items() if value is not None}
     kind = arguments.nested or arguments.format or "saved_model"

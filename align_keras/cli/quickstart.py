@@ -101,7 +101,10 @@ def quickstart_config(arguments: argparse.Namespace) -> Any:
         if not is_url(pairs):
             pairs = str(pathlib.Path(pairs).resolve())
             if not pathlib.Path(pairs).exists():
-                raise InputError(f"--pairs: no such file or folder: {arguments.pairs}.")
+                raise InputError(
+                    f"--pairs: no such file or folder: {arguments.pairs}; check the "
+                    "path."
+                )
         overrides |= _both("corpus", "pairs") | _both("pairs", pairs)
     elif arguments.corpus != "icons":
         experiment = "quickstart_stamps"

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import shutil
 import sys
 from typing import Any
 
@@ -11,6 +12,8 @@ from align_keras.utils.errors import InputError
 
 # Hits whose images are drawn by colored cells.
 _BLOCKS = 4
+# Characters that a table takes beside a path.
+_BESIDE_PATH = 50
 # Captions shown of an image.
 _CAPTIONS = 3
 # Of an index of `align-keras index`, not of a run's.
@@ -237,7 +240,7 @@ def _of_run(hit):
 
 
 def _print_hits(title, hits):
-    """Hits with their images where the terminal shows them, else as a table."""
+    """Hits as lines, with their images where the terminal shows them, or a table."""
     from align_keras.search.terminal_images import drawn, protocol
 
     hits = list(hits)
@@ -247,13 +250,17 @@ def _print_hits(title, hits):
     way = protocol(os.environ, sys.stdout.isatty())
     # Blocks are large, so for few hits alone.
     small = way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
-    if way is not None and small and all(image for _, image in hits):
+    draws = way is not None and small and all(image for _, image in hits)
+    # A path that a table folds can't be copied; a run's ids may be paths.
+    room = shutil.get_terminal_size().columns - _BESIDE_PATH
+    paths = [shown.get("path") or shown["id"] for shown, _ in hits]
+    if draws or any(len(path) > room for path in paths):
         print(plain(title).plain)
         for rank, (shown, image) in enumerate(hits, 1):
-            drawing = drawn(image, way)
+            drawing = drawn(image, way) if draws else None
             if drawing is not None:
                 print(drawing)
-            told = " | ".join(filter(None, shown.values()))
+            told = " | ".join(f"{name} {text}" for name, text in shown.items() if text)
             print(plain(f"{rank}. {told}").plain)
         return
     names = [name for name in _COLUMNS if any(shown.get(name) for shown, _ in hits)]

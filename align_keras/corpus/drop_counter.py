@@ -89,9 +89,8 @@ class DropCounter:
             share = min(1.0, (int(100 * bad / total) + 1) / 100)  # Rounded up.
             raise InputError(
                 f"{bad} of {total} {self.unit} ({bad / total:.1%}) are bad, more "
-                f"than the allowed {max_bad_fraction:.0%}: {reasons}; repair them "
-                f"or pass --max-bad-fraction {share} to go on "
-                "without them"
+                f"than the allowed {max_bad_fraction:.0%}: {reasons}; repair them, or "
+                f"set `max_bad_fraction` to {share} to go on without them."
             )
 
     def as_metadata(self) -> dict:

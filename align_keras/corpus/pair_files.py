@@ -81,11 +81,29 @@ def read_pairs(
             f"received {path}; rename or convert it"
         )
     columns, rows = read_table(path, encoding, counter)
-    image_column = _column(path, columns, image_column, IMAGE_COLUMNS, "image")
-    caption_column = _column(path, columns, caption_column, CAPTION_COLUMNS, "caption")
+    # An index and a corpus, which ask for origins, take no columns' names.
+    table = path, columns, origin_of is None
+    image_column = _column(*table, image_column, IMAGE_COLUMNS, "image")
+    caption_column = _column(*table, caption_column, CAPTION_COLUMNS, "caption")
     id_column = find_column(columns, ["id"])
     chosen = (image_column, caption_column, id_column)
     return iter(_merge(path.parent, rows, chosen, origin_of, counter))
+
+
+def count_images(
+    path: str | os.PathLike, *, max_bad_fraction: float, **reading: Any
+) -> int:
+    """Counts images of `read_pairs` that are there; raises where too many aren't."""
+    counter, count = DropCounter(), 0
+    for record in read_pairs(path, **reading, counter=counter):
+        if os.path.exists(record.image_path):
+            counter.keep(len(record.captions))
+            count += 1
+        else:
+            problem = f"no file {record.image_path}"
+            counter.drop("missing", record.where, problem, len(record.captions))
+    counter.check(max_bad_fraction)
+    return count
 
 
 def _read_at_address(url, **reading):
@@ -103,7 +121,7 @@ def _read_at_address(url, **reading):
     return records
 
 
-def _column(path, columns, given, guesses, kind):
+def _column(path, columns, can_be_named, given, guesses, kind):
     if given is not None:
         if given in columns:
             return given
@@ -114,9 +132,9 @@ def _column(path, columns, given, guesses, kind):
             return found
         problem = f"has no column that looks like the {kind}s'"
     listed = ", ".join(repr(name[:60]) for name in columns[:20]) or "none"
+    otherwise = f", or name the right one by `{kind}_column`" if can_be_named else ""
     raise InputError(
-        f"{path} {problem}; it has {listed}; rename one, or name the right one by "
-        f"{kind}_column, in a configuration or as --{kind}-column."
+        f"{path} {problem}; it has {listed}; rename one to {kind!r}{otherwise}."
     )
 
 
@@ -264,13 +282,14 @@ def decode(path: str | os.PathLike, content: bytes, encoding: str) -> str:
     except LookupError:
         raise InputError(
             f"encoding must be one that Python knows, received {encoding!r}; try "
-            "--encoding utf-8, cp1252 or utf-16"
+            "utf-8, cp1252 or utf-16."
         ) from None
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{path} line {line} (byte {error.start}) isn't {encoding}: "
-            f"{error.reason}; pass the file's own --encoding, e.g. cp1252"
+            f"{error.reason}; save it as UTF-8, or name its `encoding` where one can "
+            "be given, e.g. cp1252."
         ) from None
 
 

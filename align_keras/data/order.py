@@ -107,8 +107,8 @@ def _check_input_pipelines(batch_size, input_pipeline_id, num_input_pipelines):
             f"num_input_pipelines must divide global_batch_size ({batch_size}), "
             f"received {num_input_pipelines}; change one of them."
         )
-    last = num_input_pipelines - 1
-    check_number("input_pipeline_id", input_pipeline_id, 0, last, whole=True)
+    last, remedy = num_input_pipelines - 1, "count the hosts from 0"
+    check_number("input_pipeline_id", input_pipeline_id, 0, last, True, remedy)
 
 
 def shuffled_records(

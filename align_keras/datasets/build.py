@@ -76,7 +76,8 @@ def build_corpus(
     builder.info.splits["test"].num_examples  # 1402
     ```
     """
-    check_number("max_bad_fraction", max_bad_fraction, 0, 1)
+    remedy = "0.1 allows one bad pair in ten"
+    check_number("max_bad_fraction", max_bad_fraction, 0, 1, remedy=remedy)
     options: dict[str, object] = {
         "data_dir": data_dir,
         "max_bad_fraction": max_bad_fraction,
@@ -191,7 +192,7 @@ def _corpus_and_language(name):
     if corpus not in CORPORA or (language and corpus != "stamps"):
         raise InputError(
             f"corpus must be one of {', '.join(CORPORA)}, or the folder of a built one "
-            f"with its dataset_info.json, received {name!r}"
+            f"with its dataset_info.json, received {name!r}; check the name."
         )
     if corpus != "stamps":
         return corpus, None

@@ -146,7 +146,9 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                 if not path.exists():
                     for leftover in path.parent.glob(f"incomplete.*_{path.name}"):
                         shutil.rmtree(leftover, ignore_errors=True)
-                    super().download_and_prepare(**kwargs)
+                    # An unnamed file: a kill leaves nothing.
+                    with tempfile.TemporaryFile(dir=path.parent) as self._spooled:
+                        super().download_and_prepare(**kwargs)
                     return
         self.info.read_from_directory(path)
         counter = DropCounter.from_metadata(self.info.metadata)
@@ -156,9 +158,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         del dl_manager  # Nothing is downloaded.
         counter = DropCounter()
         raw_pairs = self._without_duplicate_ids(self._raw_pairs(counter), counter)
-        # An unnamed file in the folder being written: a kill leaves nothing.
-        spool = tempfile.TemporaryFile(dir=self._data_dir)
-        entries = self._spool(raw_pairs, counter, spool)
+        entries = self._spool(raw_pairs, counter)
         counter.check(self._max_bad_fraction)
         splits = self._split(entries)
         self.info.metadata.update(counter.as_metadata())
@@ -169,19 +169,19 @@ class PairBuilder(LocalBuilder, skip_registration=True):
             **self._notes(),
         }
         return {
-            name: self._generate_examples(members, spool)
+            name: self._generate_examples(members)
             for name, members in splits.items()
             if members
         }
 
-    def _generate_examples(self, entries, spool):
+    def _generate_examples(self, entries):
         for entry in entries:
-            spool.seek(entry.offset)
+            self._spooled.seek(entry.offset)
             yield (
                 entry.raw.id,
                 {
                     "id": entry.raw.id,
-                    "image": spool.read(entry.length),
+                    "image": self._spooled.read(entry.length),
                     "captions": list(entry.raw.captions),
                     "category": entry.raw.category,
                     "image_key": entry.image_key,
@@ -198,7 +198,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                 kept.append(raw)
         return kept
 
-    def _spool(self, raw_pairs, counter, spool):
+    def _spool(self, raw_pairs, counter):
         entries, offset, total = [], 0, len(raw_pairs)
         for done, (raw, outcome) in enumerate(self._stored(raw_pairs), start=1):
             if isinstance(outcome, ImageError):
@@ -207,7 +207,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                 count(outcome.reason, raw.where, outcome.detail, count=raw.pairs)
             else:
                 content, image_key, conversion = outcome
-                spool.write(content)
+                self._spooled.write(content)
                 entries.append(_Entry(raw, image_key, offset, len(content)))
                 offset += len(content)
                 counter.keep(raw.pairs)

@@ -141,10 +141,7 @@ class SourcePairs:
         try:
             counter.check(max_bad_fraction)
         except InputError as error:
-            text = str(error).replace(
-                "pass --max-bad-fraction", "set max_bad_fraction to"
-            )
-            raise InputError(f"source {name!r}: {text}") from None
+            raise InputError(f"source {name!r}: {error}") from None
         self._indexed = {file["path"]: json.dumps(file) for file in found}
         self._faults: set[str] = set()
         text = tfds.features.Text()

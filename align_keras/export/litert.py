@@ -13,6 +13,7 @@ from align_keras.export.litert_file import LiteRTTower, append_files
 from align_keras.export.litert_quantize import quantize_flatbuffer
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError, needs
+from align_keras.utils.quiet import silent_standard_error
 
 # The least mean cosine to Keras's embeddings, far below what was measured: it tells
 # broken files from rounded ones. Recall is judged by `align-keras export`.
@@ -102,6 +103,7 @@ def _checked_pixels(pixels, size):
     return pixels
 
 
+@silent_standard_error()
 def _convert(encode, encoder, key):
     """A function and its variables as a float LiteRT file, by way of a SavedModel: of
     Keras 3 models `from_concrete_functions` writes files without weights, and says
@@ -156,6 +158,7 @@ def _with_default_shapes(content, shape):
     return bytes(flatbuffer_utils.convert_object_to_bytearray(graph))
 
 
+@silent_standard_error()
 def _check(content, samples, expected, quantize):
     tower = LiteRTTower(content)
     found = np.concatenate([tower(**sample) for sample in samples])

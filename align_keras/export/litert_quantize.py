@@ -1,7 +1,6 @@
 """Quantized copies of a float LiteRT file."""
 
 import contextlib
-import io
 import re
 import warnings
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ import numpy as np
 from align_keras.export import QUANTIZATIONS
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError, needs
+from align_keras.utils.quiet import silent_standard_error
 
 # Biases are int32, in steps of the inputs' scale times the weights'.
 _LARGEST_BIAS = 2.0**30
@@ -70,8 +70,8 @@ def _quantized(quantizer, ranges=None):
 
 @contextlib.contextmanager
 def _quietly():
-    """Without the library's progress bars, and its warning about memory."""
-    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+    """Without the libraries' progress bars and notes, and a warning about memory."""
+    with silent_standard_error(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Warning: Enabling", UserWarning)
         yield
 

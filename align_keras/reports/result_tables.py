@@ -95,6 +95,11 @@ def shown(name: str, value: float | None, digits: int = 1) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
+def _labeled(name, metric=None):
+    """A name of a row or column, with the unit of what `shown` makes of its metric."""
+    return f"{name}, %" if is_share(metric or name) else name
+
+
 def without_chance(
     metrics: Mapping[str, float],
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -126,7 +131,7 @@ def metrics_table(
     columns = ["metric", "measured", *(["chance"] if chance else []), *figures]
     rows = []
     for name, value in metrics.items():
-        row = [name, shown(name, value, _digits(name, figures))]
+        row = [_labeled(name), shown(name, value, _digits(name, figures))]
         if chance:
             row.append(shown(name, chance.get(name), 2))
         row += [_figure(of_model.get(name)) for of_model in figures.values()]
@@ -151,10 +156,11 @@ def papers_tables(
         }
         for model, of_model in figures.items():
             table[model] = [_figure(of_model.get(name)) for name in names]
-        columns, rows = ("model", *names), [(row, *table[row]) for row in table]
+        labels = [_labeled(name) for name in names]
+        columns, rows = ("model", *labels), [(row, *table[row]) for row in table]
         if len(figures) <= _MOST_COLUMNS:
             columns = ("metric", *table)
-            rows = list(zip(names, *table.values(), strict=True))
+            rows = list(zip(labels, *table.values(), strict=True))
         title = f"Table {number}: {protocol} on {data}"
         tables[number] = ResultTable(title, columns, rows)
     return tables
@@ -211,7 +217,7 @@ def slices_table(title: str, slices: Mapping[str, float]) -> ResultTable:
     """A table of metrics by group, with their intervals."""
     rows = [
         (
-            f"{cell.metric}[{cell.group}]",
+            _labeled(f"{cell.metric}[{cell.group}]", cell.metric),
             shown(cell.metric, cell.value),
             f"{shown(cell.metric, cell.low)}–{shown(cell.metric, cell.high)}",
             f"{cell.items:,}",

@@ -141,7 +141,9 @@ def build_corpus(
     refuse_url(out, "out")
     out = pathlib.Path(out).absolute()
     if out.exists() and not out.is_dir():
-        raise InputError(f"out must be a folder, received the file {out}.")
+        raise InputError(
+            f"out must be a folder, received the file {out}; name another."
+        )
     out.mkdir(parents=True, exist_ok=True)
     _check(config)
     is_cluster(engine)  # Raises for an unknown one.

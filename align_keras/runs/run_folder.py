@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from align_keras.config import ExperimentConfig, changed_keys, load_config, save_config
+from align_keras.corpus.pair_files import count_images
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import hold, locked, refuse_url
 from align_keras.utils.progress import say
+from align_keras.utils.remote import is_url
 
 PARAMS_FILE = "params.yaml"
 # What may change in a run that has begun: how long, how fast and how often; where
@@ -41,6 +43,8 @@ def lock_config(config: ExperimentConfig, directory: str | os.PathLike) -> Any:
     check_selection(config)
     refuse_url(directory, "model_dir")
     directory = pathlib.Path(directory)
+    if newest_step(directory) is None:
+        check_pairs(config)
     directory.mkdir(parents=True, exist_ok=True)
     held = hold(directory / f".run{_task(config)}.lock")
     if held is None:
@@ -121,10 +125,34 @@ def check_corpora(config: ExperimentConfig) -> None:
                 "--experiment, a --config_file, or "
                 f"--params_override task.{section}.corpus=icons."
             )
-        if data.pairs is not None and not pathlib.Path(data.pairs).exists():
+        if data.pairs and not is_url(data.pairs) and not os.path.exists(data.pairs):
             raise InputError(
                 f"task.{section}.pairs: no such file or folder: {data.pairs}; check "
                 "the path."
+            )
+
+
+def check_pairs(config: ExperimentConfig) -> None:
+    """Raises for tables and folders of which no run can be trained, as far as it shows
+    before images are decoded, which needs TensorFlow.
+    """
+    names = ("image_column", "caption_column", "encoding", "max_bad_fraction")
+    counts: dict[tuple, int] = {}
+    for data in (config.task.train_data, config.task.validation_data):
+        if data.pairs is None or is_url(data.pairs):
+            continue
+        reading = {name: getattr(data, name) for name in names}
+        key = data.pairs, *reading.values()
+        if key not in counts:
+            counts[key] = count_images(data.pairs, **reading)
+        # One image at least is for tests.
+        most = counts[key] - (data.tfds_split == "train")
+        if data is config.task.train_data and data.global_batch_size > most:
+            raise InputError(
+                f"task.train_data.global_batch_size may be at most the {most} images "
+                f"to train on of {data.pairs}, received {data.global_batch_size}; use "
+                f"--params_override task.train_data.global_batch_size={max(most, 1)} "
+                "or less, or give more pairs: two different images at least."
             )
 
 

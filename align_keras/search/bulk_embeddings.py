@@ -197,7 +197,10 @@ def _held(folder):
         ) from None
     held = hold(folder / _LOCK)
     if held is None:
-        raise InputError(f"`to` is being written by another process: {folder}.")
+        raise InputError(
+            f"`to` must be written by one process at a time, received {folder}, which "
+            "another is writing; let it end, or name another folder."
+        )
     with held:
         for left in folder.glob(".*.tmp"):  # By a kill.
             left.unlink()

@@ -148,14 +148,26 @@ class _Update:
     def _walk(self, file, root, files, seen, walked):
         problems = []
         count = 0
+        is_known = any(known[1] == root for known in self.known.values())
         if not _is_there(file):
             self._keep(file, root, "is missing")
             return
-        for found in self._files(file, root, problems):
-            count += 1
-            if found.file not in seen:
-                seen.add(found.file)
-                self._plan(found, root, file, files)
+        try:
+            for found in self._files(file, root, problems):
+                count += 1
+                if found.file not in seen:
+                    seen.add(found.file)
+                    self._plan(found, root, file, files)
+            if not (count or is_known or problems):
+                raise InputError(
+                    f"`sources` must hold images, received {os.fsdecode(file)}, which "
+                    "holds no JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF file; check it."
+                )
+        except InputError:
+            if not is_known:
+                with self.store.transaction():
+                    self.store.drop_root(file)
+            raise
         for path, reason in problems:
             self.changes.refuse(reason, path)
             if reason.startswith("folder: "):  # What it holds may be there.
@@ -167,17 +179,9 @@ class _Update:
                     for one in self.known
                     if is_record(one) and shard_of(one) == path
                 )
-        if not count:
-            if any(known[1] == root for known in self.known.values()):
-                self._keep(file, root, "holds no image")
-                return
-            if not problems:
-                with self.store.transaction():
-                    self.store.drop_root(file)
-                raise InputError(
-                    f"`sources` must hold images, received {os.fsdecode(file)}, which "
-                    "holds no JPEG, PNG, WebP, GIF, BMP, HEIC or AVIF file; check it."
-                )
+        if not count and is_known:
+            self._keep(file, root, "holds no image")
+            return
         walked.add(root)
 
     def _keep(self, file, root, problem):

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -113,7 +114,9 @@ class Store(ImageStore):
         if not folder.exists():
             return False
         if not folder.is_dir():
-            raise InputError(f"an index must be a folder, received the file {folder}.")
+            raise InputError(
+                f"an index must be a folder, received the file {folder}; name another."
+            )
         if (folder / _HEADER).exists():
             _read_header(folder)
             return True
@@ -144,10 +147,17 @@ class Store(ImageStore):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator["Store"]:
-        """Opens the index for writing, by this process alone."""
+        """Opens the index for writing, by this process alone; a mistake before it has
+        an image leaves nothing of it.
+        """
         with Store.locked(self.folder):
             with contextlib.closing(Store(self.folder, writable=True)) as store:
-                yield store
+                try:
+                    yield store
+                except InputError:
+                    if not len(store):
+                        shutil.rmtree(self.folder)
+                    raise
 
     @contextlib.contextmanager
     def _reading(self):

@@ -112,7 +112,8 @@ def is_uncased(normalization: str) -> bool:
 
 def check_normalization(normalization: str) -> None:
     """Raises unless `normalization` is one of `NORMALIZATIONS`."""
-    check_choice("normalization", normalization, NORMALIZATIONS)
+    remedy = "name the one that the vocabulary was learned with"
+    check_choice("normalization", normalization, NORMALIZATIONS, remedy)
 
 
 def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
@@ -145,8 +146,10 @@ def _check_learning_arguments(captions, size, min_frequency):
             f"captions must be a list of str, received one {type(captions).__name__}; "
             "put it into a list."
         )
-    check_number("size", size, 1 + len(SPECIAL_TOKENS), math.inf, whole=True)
-    check_number("min_frequency", min_frequency, 1, math.inf, whole=True)
+    least, remedy = 1 + len(SPECIAL_TOKENS), "usual sizes are 4000 to 100000"
+    check_number("size", size, least, math.inf, whole=True, remedy=remedy)
+    remedy = "the usual one is 2"
+    check_number("min_frequency", min_frequency, 1, math.inf, True, remedy)
 
 
 def _checked(captions):

@@ -48,17 +48,24 @@ def refuse_unknown(where: str, given: Iterable[str], known: Iterable[str]) -> No
         raise InputError(f"{where} has no argument {name!r}; {remedy}")
 
 
-def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+def check_choice(
+    name: str, value: object, choices: Collection[str], remedy: str = "choose one"
+) -> None:
     """Raises unless the value is one of the choices."""
     if value not in choices:
         raise InputError(
-            f"{name} must be one of {', '.join(choices)}, received {value!r}; choose "
-            "one."
+            f"{name} must be one of {', '.join(choices) or 'none'}, received "
+            f"{value!r}; {remedy}."
         )
 
 
 def check_number(
-    name: str, value: Any, least: float, most: float, whole: bool = False
+    name: str,
+    value: Any,
+    least: float,
+    most: float,
+    whole: bool = False,
+    remedy: str = "correct it",
 ) -> None:
     """Raises unless a value is a number of a range, or a whole one; NaN is none."""
     kind = numbers.Integral if whole else numbers.Real
@@ -69,5 +76,5 @@ def check_number(
         if most == math.inf:
             span = f"of at least {least:g}"
         raise InputError(
-            f"{name} must be {what} {span}, received {value!r:.80}; correct it."
+            f"{name} must be {what} {span}, received {value!r:.80}; {remedy}."
         )

@@ -140,7 +140,9 @@ def read_json(path: str | pathlib.Path) -> dict:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}).") from None
+        raise InputError(
+            f"{path} must be readable, but can't be read ({error.strerror}); check it."
+        ) from None
     except (ValueError, RecursionError) as error:
         reason = str(error)[:200]
         raise InputError(f"{path} isn't JSON ({reason}); get it again.") from None

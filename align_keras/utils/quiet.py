@@ -12,12 +12,14 @@ from typing import Any
 
 def silence_tensorflow() -> None:
     """Has TensorFlow print no start-up notes, whenever it is imported after this. Since
-    2.21 it writes at its import whatever `TF_CPP_MIN_LOG_LEVEL` says.
+    2.21 it writes at its import whatever `TF_CPP_MIN_LOG_LEVEL` says; and grain, which
+    KerasHub imports where it is installed, that there is no JAX.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     loads = [getattr(finder, "load", None) for finder in sys.meta_path]
     if _in_silence not in loads:
-        sys.meta_path.insert(0, WrappedImport("tensorflow", _in_silence))
+        for package in ("tensorflow", "grain"):
+            sys.meta_path.insert(0, WrappedImport(package, _in_silence))
 
 
 def _in_silence(execute, module):

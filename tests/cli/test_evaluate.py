@@ -266,7 +266,7 @@ def test_retrieval_with_a_page(run, place):
     assert lines[0].strip() == "retrieval on pairs/pairs.jsonl"
     assert all(len(line) <= 80 for line in lines)
     assert re.search(r"│ images_left_out *│ *1 │", out)
-    assert re.search(r"│ t2i/recall_at_10 *│ *\d+\.\d │ *\d+\.\d\d │", out)
+    assert re.search(r"│ t2i/recall_at_10, % *│ *\d+\.\d │ *\d+\.\d\d │", out)
     assert "1 of 40 images can't be decoded and are left out: " in err
     assert err.splitlines()[-1] == f"wrote {page}"
     shown = Page(page.read_text(encoding="utf-8"))

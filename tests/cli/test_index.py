@@ -63,12 +63,17 @@ def test_paths_are_printed_for_other_commands(folder, capfdbinary):
     assert capfdbinary.readouterr().out == b"".join(line + b"\0" for line in lines)
 
 
-def test_the_table_shows_matches_and_copies(folder, capsys):
+def test_what_is_shown_has_matches_copies_and_whole_paths(folder, capsys, monkeypatch):
     build(folder)
+    capsys.readouterr()
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["search", "red", "-k", "1"]) == 0
+    assert f"│ {folder / 'red too.png'} (+ 1 alike) │" in capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["search", "red", "[b]green", "--minus", "blue", "-k", "2"]) == 0
     out = capsys.readouterr().out
     assert "[b]green − blue" in out and "match" in out
-    assert "(+ 1 alike)" in "".join(out.split("│")).replace("\n", " ")
+    assert f"| path {folder / 'red too.png'} (+ 1 alike) | " in out  # On one line.
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,19 @@ def test_a_model_that_was_moved_is_named(folder, capsys, tmp_path):
 def test_the_first_time_needs_a_folder(folder, capsys):
     assert main(["index"]) == 1
     assert "run `align-keras index FOLDER`" in capsys.readouterr().err
+
+
+def test_a_mistake_leaves_nothing(folder, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.csv").write_text("drawing,caption\na.png,a\n")
+    model, new = ["--model", str(COLORS["GOLDEN"])], tmp_path / "new"
+    for source in ("empty", "bad.csv", "nowhere"):
+        words = ["index", str(tmp_path / source), "--to", str(new), *model]
+        assert main(words) == 1 and not new.exists()
+    build(folder)
+    assert main(["index", str(tmp_path / "bad.csv")]) == 1
+    assert main(["index"]) == 0  # Without the table.
+    assert "4 unchanged" in capsys.readouterr().out
 
 
 def test_images_are_dropped(folder, capsys):

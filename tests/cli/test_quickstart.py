@@ -14,6 +14,7 @@ import time
 import pytest
 
 from align_keras.cli.main import main
+from align_keras.runs.run import Run
 from tests.small_run import SMALL, draw, write_pairs
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -275,7 +276,8 @@ def bad_table(folder, name):
         "no file",
     ],
 )
-def test_bad_pairs_are_one_clear_line(name, tmp_path, capsys):
+def test_bad_pairs_are_one_clear_line(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Run, "build", None)  # Told before TensorFlow is imported.
     table, words = bad_table(tmp_path / "pairs", name)
     batch = "task.train_data.global_batch_size=" + (
         "1" if name == "one picture" else "8"

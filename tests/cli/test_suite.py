@@ -92,7 +92,7 @@ def test_what_is_there_is_measured_beside_the_paper(run, tmp_path):
     assert "simlex on simlex999" in err
     table, skipped = out.split("Skipped:")
     assert table.startswith("Table 12: simlex on simlex999")
-    assert re.search(r"│ all/spearman *│ *-?\d+\.\d │ *39\.8 │", table)
+    assert re.search(r"│ all/spearman, % *│ *-?\d+\.\d │ *39\.8 │", table)
     assert "simlex" not in skipped and skipped.count("- table") == len(ROWS) - 1
     code, out, _ = run("--data_root", "words", "--json", model="run")
     rows = json.loads(out, parse_constant=pytest.fail)
@@ -145,7 +145,7 @@ def test_a_failure_does_not_end_the_others(run, tmp_path, monkeypatch):
     (tmp_path / "run" / "config.json").touch()
     code, out, _ = run(model="run")
     assert code == 1
-    assert re.search(r"│ all/spearman *│ *25\.0 │ *39\.8 │", out)
+    assert re.search(r"│ all/spearman, % *│ *25\.0 │ *39\.8 │", out)
     assert out.endswith(
         "Failed:\n- table 11: multi30k on multi30k\n"
         "  `images` must be there, received none.\n"

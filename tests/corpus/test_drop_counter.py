@@ -61,7 +61,7 @@ def test_the_message_is_one_line_that_says_how_to_go_on():
     assert "4 of 21 pairs (19.0%)" in message
     assert "3 truncated (e.g. pairs.csv line 2: file ends early)" in message
     assert "1 empty caption (e.g. pairs.csv line 30)" in message
-    assert "--max-bad-fraction 0.2" in message
+    assert "set `max_bad_fraction` to 0.2" in message
     counter.check(0.2)  # What the message proposes does help.
 
 

@@ -117,7 +117,7 @@ def test_byte_order_mark_and_windows_lines(tmp_path):
 def test_wrong_encoding_names_line_byte_and_option(tmp_path):
     path = table(tmp_path, "image,caption\na.png,Käse\n", encoding="cp1252")
     message = message_of(path)
-    assert "line 2 (byte 21)" in message and "--encoding" in message
+    assert "line 2 (byte 21)" in message and "`encoding`" in message
     records, _ = read(path, encoding="cp1252")
     assert records[0].captions == ["Käse"]
     assert "klingon" in message_of(path, encoding="klingon")
@@ -126,12 +126,15 @@ def test_wrong_encoding_names_line_byte_and_option(tmp_path):
 def test_missing_column_lists_the_columns_and_the_option(tmp_path):
     path = table(tmp_path, "foto,caption\na.png,A cat\n")
     message = message_of(path)
-    assert "'foto', 'caption'" in message and "--image-column" in message
+    assert "'foto', 'caption'" in message and "by `image_column`" in message
     assert read(path, image_column="foto")[0][0].captions == ["A cat"]
     message = message_of(path, image_column="photo")
     assert "'photo'" in message and "'foto'" in message
     message = message_of(table(tmp_path, "image,words\na.png,A cat\n"))
-    assert "--caption-column" in message
+    assert "rename one to 'caption', or name the right one by `captio" in message
+    # Of an index, which takes no names of columns.
+    message = message_of(path, origin_of=dict)
+    assert message.endswith("it has 'image', 'words'; rename one to 'caption'.")
 
 
 def test_a_given_column_wins_over_guesses(tmp_path):
@@ -247,7 +250,7 @@ def test_folder_with_a_wrong_encoding(tmp_path):
     records, counter = read(tmp_path)
     assert [record.id for record in records] == ["b.png"]
     assert counter.bad == {"wrong encoding": 1}
-    assert "--encoding" in counter.examples["wrong encoding"]
+    assert "`encoding`" in counter.examples["wrong encoding"]
     assert len(read(tmp_path, encoding="cp1252")[0]) == 2
 
 

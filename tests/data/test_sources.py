@@ -160,7 +160,7 @@ def test_faults_are_counted_named_and_left_out(faulty, capsys):
 
 def test_too_many_faults_are_refused(faulty):
     with pytest.raises(
-        InputError, match="4 of 24 pairs .* set max_bad_fraction to 0.1"
+        InputError, match="4 of 24 pairs .* set `max_bad_fraction` to 0.1"
     ):
         open_folder(faulty)
 

@@ -110,6 +110,7 @@ def test_too_many_bad_pairs_leave_nothing(tmp_path):
     builder = Toy(raw_pairs, data_dir=tmp_path)
     with pytest.raises(InputError, match=r"2 of 3 pairs .* 1 empty \(e.g. line b"):
         builder.download_and_prepare()
+    assert builder._spooled.closed
     assert not [name for name in files_of(tmp_path) if "lock" not in name]
     assert not list(tmp_path.rglob("incomplete*"))
     Toy(raw_pairs, data_dir=tmp_path, max_bad_fraction=0.7).download_and_prepare()
@@ -217,8 +218,8 @@ build_corpus("pairs", pairs=pairs, data_dir=data_dir,
 """
 KILLED_WHILE_WRITING = """
 generate = PairBuilder._generate_examples
-def slow(self, entries, spool):
-    for number, item in enumerate(generate(self, entries, spool)):
+def slow(self, entries):
+    for number, item in enumerate(generate(self, entries)):
         if number == 20:
             stop()
         yield item

@@ -123,7 +123,7 @@ def test_every_bad_picture_and_caption_is_counted(album):
     ]
     rows += [("1.png", ""), ("2.png", "x" * 10_000)]
     write_rows(album, rows)
-    with pytest.raises(InputError, match=r"7 of 19 pairs .*--max-bad-fraction 0.37"):
+    with pytest.raises(InputError, match=r"7 of 19 pairs .*`max_bad_fraction` to 0.37"):
         build(album)
     metadata = build(album, max_bad_fraction=0.37).info.metadata
     assert metadata["kept"] == 12

@@ -115,8 +115,8 @@ def test_metrics_stand_beside_the_papers(page):
     assert (
         table
         == (
-            "i2t/recall_at_1 50.0 0.10 58.6 77.0 58.4 "
-            "t2i/recall_at_1 – 45.6 59.9 37.8 pictures 5,000"
+            "i2t/recall_at_1, % 50.0 0.10 58.6 77.0 58.4 "
+            "t2i/recall_at_1, % – 45.6 59.9 37.8 pictures 5,000"
         ).split()
     )
     assert "B3 + BERT-mini, CC3M" in page.words

@@ -55,8 +55,8 @@ def test_chance_stands_beside_its_metric():
     table = metrics_table("retrieval", "stamps", metrics)
     assert table.columns == ("metric", "measured", "chance")
     assert table.rows == [
-        ("i2t/recall_at_1", "50.0", "0.10"),
-        ("chance_of_rain", "30.0", ""),
+        ("i2t/recall_at_1, %", "50.0", "0.10"),
+        ("chance_of_rain, %", "30.0", ""),
         ("pictures", "4", ""),
     ]
 
@@ -67,8 +67,8 @@ def test_a_column_a_model_where_they_are_few():
     models = ("ALIGN, zero-shot", "ALIGN, fine-tuned", "CLIP, zero-shot")
     assert table.columns == ("metric", "measured", *models)
     assert table.rows == [
-        ("i2t/recall_at_1", "50.0", "58.6", "77.0", "58.4"),
-        ("i2t/recall_at_10", "90.0", "89.7", "96.9", "88.1"),
+        ("i2t/recall_at_1, %", "50.0", "58.6", "77.0", "58.4"),
+        ("i2t/recall_at_10, %", "90.0", "89.7", "96.9", "88.1"),
         ("pictures", "5,000", "", "", ""),
     ]
     assert [
@@ -85,7 +85,7 @@ def test_no_figures_beside_another_split():
     table = metrics_table("retrieval", "coco", metrics, {"split": "val"})
     assert table.title == "retrieval on coco, split val"
     assert table.columns == ("metric", "measured")
-    assert table.rows == [("i2t/recall_at_1", "50.0")]
+    assert table.rows == [("i2t/recall_at_1, %", "50.0")]
     assert tables_of_many_models("retrieval", "coco", metrics, {"split": "val"}) == []
     splits = {"split": "train", "train_split": "train[:9]"}
     title = metrics_table("knn", "food101", {}, splits).title
@@ -94,10 +94,10 @@ def test_no_figures_beside_another_split():
 
 def test_as_many_digits_as_the_paper():
     (table,) = papers_tables("vtab", "vtab", {"vtab/all": 0.79994}).values()
-    assert table.rows[0] == ("vtab/all", "79.99", "79.99")
-    assert table.rows[2] == ("vtab/natural", "", "83.38")
+    assert table.rows[0] == ("vtab/all, %", "79.99", "79.99")
+    assert table.rows[2] == ("vtab/natural, %", "", "83.38")
     (table,) = papers_tables("simlex", "simlex999", {"all/spearman": 0.4}).values()
-    assert table.rows[0] == ("all/spearman", "40.0", "39.8")
+    assert table.rows[0] == ("all/spearman, %", "40.0", "39.8")
 
 
 def test_a_row_a_model_where_they_are_many():
@@ -105,7 +105,7 @@ def test_a_row_a_model_where_they_are_many():
     assert list(tables) == [1, 8, 9, 10]
     assert len(tables[1].rows) == 6
     ablations = tables[8]
-    assert ablations.columns == ("model", "i2t/recall_at_1", "t2i/recall_at_1")
+    assert ablations.columns == ("model", "i2t/recall_at_1, %", "t2i/recall_at_1, %")
     assert ablations.rows[0] == ("measured", "50.0", "")
     assert ("B5 + BERT-base, temperature 1/32", "39.6", "26.9") in ablations.rows
     assert len(ablations.rows) == 10

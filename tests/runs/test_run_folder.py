@@ -83,6 +83,11 @@ def test_the_workers_of_a_run_dont_shut_each_other_out(tmp_path, monkeypatch):
             lock_config(config, tmp_path)
 
 
+def write_table(path):
+    path.write_text("image\tcaption\na.png\tA cat\n")
+    (path.parent / "a.png").touch()
+
+
 CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
 
 
@@ -102,7 +107,7 @@ CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
 )
 def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
     for table in ("a.tsv", "karpathy_test.tsv"):
-        (tmp_path / table).touch()
+        write_table(tmp_path / table)
     overrides = f"task.train_data.corpus=emoji,task.validation_data.{validation}"
     overrides = overrides.format(tmp_path)
     lock_config(load_config(params_override=overrides), tmp_path / "without")
@@ -114,7 +119,7 @@ def test_no_checkpoint_is_chosen_by_the_test_pairs(tmp_path, validation, name):
 
 
 def test_a_checkpoint_is_chosen_by_a_validation_split(tmp_path):
-    (tmp_path / "karpathy_val.tsv").touch()
+    write_table(tmp_path / "karpathy_val.tsv")
     for overrides in (
         f"pairs={tmp_path}/karpathy_val.tsv,task.validation_data.tfds_split=all,"
         "task.validation_data.corpus=pairs",

@@ -96,8 +96,10 @@ class EmbeddingSearch:
         seed=0,
         block_rows=1024,
     ):
-        check_number("nearest", nearest, 1, clusters, whole=True)
-        check_number("threshold", threshold, _UNCERTAIN, 1)
+        remedy = f"the paper's is {NEAREST} of {CLUSTERS} clusters"
+        check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
+        remedy = f"a cosine, the paper's is {THRESHOLD}"
+        check_number("threshold", threshold, _UNCERTAIN, 1, remedy=remedy)
         self.clusters = clusters
         self.nearest = nearest
         self.threshold = threshold

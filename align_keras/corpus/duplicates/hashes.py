@@ -141,7 +141,8 @@ class HammingSearch:
     """
 
     def __init__(self, threshold=THRESHOLD, block_rows=1 << 16):
-        check_number("threshold", threshold, 0, 32, whole=True)
+        remedy = f"bits that may differ, {THRESHOLD} by default"
+        check_number("threshold", threshold, 0, 32, whole=True, remedy=remedy)
         self.threshold = int(threshold)
         self.block_rows = block_rows
         self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())

@@ -76,7 +76,7 @@ def find_duplicates(
     References:
         Jia et al. 2021, section 3 and appendix A.
     """
-    check_choice("mode", mode, MODES)
+    check_choice("mode", mode, MODES, "hash is the cheap one, embedding the paper's")
     search = MODES[mode](**options)
     search.fit(corpus.keys, corpus.signatures)
     placed = search.place(corpus.signatures)

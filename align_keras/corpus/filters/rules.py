@@ -89,9 +89,11 @@ class Thresholds:
             ("max_unigrams", self.min_unigrams),
             ("frequent_ngrams", 0),
         ):
-            check_number(name, getattr(self, name), least, math.inf, whole=True)
-        above_one = math.nextafter(1, 2)
-        check_number("max_aspect", self.max_aspect, above_one, math.inf)
+            usual = type(self).__dataclass_fields__[name].default
+            remedy = f"the default is {usual:,}"
+            check_number(name, getattr(self, name), least, math.inf, True, remedy)
+        above_one, remedy = math.nextafter(1, 2), "a square has 1, the paper's is 3"
+        check_number("max_aspect", self.max_aspect, above_one, math.inf, remedy=remedy)
         if not isinstance(self.drop_personal_data, bool):
             raise InputError(
                 "drop_personal_data must be true or false, received "

@@ -86,7 +86,7 @@ def test_unusable_rows_are_left_out_and_told(album, capsys):
 def test_columns_and_an_encoding_that_are_given(album):
     table = album / "a.csv"
     table.write_text("image,motif,fichier\nnon,Été,pictures/0.png\n", "cp1252")
-    with pytest.raises(InputError, match="isn't utf-8: .*--encoding"):
+    with pytest.raises(InputError, match="isn't utf-8: .*`encoding`"):
         read_caption_files(table)
     data = read_caption_files(
         table, image_column="fichier", caption_column="motif", encoding="cp1252"
