@@ -43,6 +43,9 @@ class Unreadable(Exception):
     def __init__(self, first, second):
         super().__init__(first)
 
+    def __reduce__(self):  # As by default, which tblib replaces where it is installed.
+        return type(self), self.args
+
 
 def be_unreadable(task):
     """As libraries whose exceptions can't be unpickled."""
