@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         watch = _watcher()
     if arguments.remove:
         count = Index.open(folder, arguments.model).remove(arguments.remove)
-        say(f"dropped {count:,} images from {folder}")
+        say(f"images dropped from {folder}: {count:,}")
         if not arguments.sources:
             return 0
     build = Index.rebuild if arguments.rebuild else Index.build

@@ -8,6 +8,7 @@ import functools
 import os
 import pathlib
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +26,6 @@ from align_keras.runs.run_folder import (
     check_finished,
     check_searchable,
     lock_config,
-    next_steps,
     train_command,
 )
 from align_keras.utils.arguments import check_choice
@@ -429,7 +429,7 @@ class Run:
             text_queries=text_queries,
             image_queries=image_queries,
             data_notes=self.notes,
-            next_steps=next_steps(directory, pairs.captions[0][0]),
+            next_steps=self.next_steps(),
             command=command,
         )
 
@@ -441,4 +441,15 @@ class Run:
         return search(self.directory, text, **options)
 
     def next_steps(self) -> list[str]:
-        return next_steps(self.directory, self.test_set.captions[0][0])
+        """Commands that make sense after the run."""
+        folder = shlex.quote(str(self.directory))
+        caption = shlex.quote(self.test_set.captions[0][0])
+        steps = [
+            f"align-keras search --model_dir {folder} {caption}",
+            f"tensorboard --logdir {folder}/tensorboard",
+            f"align-keras train --config_file {folder}/{PARAMS_FILE} "
+            f"--params_override trainer.seed=1 --model_dir {folder}_seed_1",
+        ]
+        if self.config.task.train_data.pairs is None:
+            steps.append("align-keras quickstart --pairs YOUR_PAIRS.csv")
+        return steps

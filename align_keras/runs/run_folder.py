@@ -224,15 +224,3 @@ def check_searchable(directory: str | os.PathLike) -> None:
         f"{directory} is a finished run without {' and '.join(missing)}, which search "
         f"opens; build them by `{train_command(directory, 'index')}`."
     )
-
-
-def next_steps(directory: str | os.PathLike, caption: str) -> list[str]:
-    """Commands that make sense after a run, and search for `caption`."""
-    folder = shlex.quote(str(directory))
-    return [
-        f"align-keras search --model_dir {folder} {shlex.quote(caption)}",
-        f"tensorboard --logdir {folder}/tensorboard",
-        f"align-keras train --config_file {folder}/{PARAMS_FILE} "
-        f"--params_override trainer.seed=1 --model_dir {folder}_seed_1",
-        "align-keras quickstart --pairs YOUR_PAIRS.csv",
-    ]

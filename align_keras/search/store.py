@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -148,16 +147,23 @@ class Store(ImageStore):
     @contextlib.contextmanager
     def writing(self) -> Iterator["Store"]:
         """Opens the index for writing, by this process alone; a mistake before it has
-        an image leaves nothing of it.
+        a source leaves nothing of it.
         """
         with Store.locked(self.folder):
             with contextlib.closing(Store(self.folder, writable=True)) as store:
                 try:
                     yield store
                 except InputError:
-                    if not len(store):
-                        shutil.rmtree(self.folder)
+                    if not len(store) and not store.roots():
+                        self._discard()
                     raise
+
+    def _discard(self):
+        for path in self.folder.iterdir():
+            if path.name.startswith((_HEADER, _DATABASE, _LOCK, "vectors.")):
+                path.unlink()
+        with contextlib.suppress(OSError):  # What else is there stays.
+            self.folder.rmdir()
 
     @contextlib.contextmanager
     def _reading(self):
