@@ -21,11 +21,16 @@ EXIF_WITHIN = 2**16
 _STRING = tf.TensorSpec((), tf.string)
 _NUMBER = tf.TensorSpec((), tf.int64)
 _IMAGE = tf.TensorSpec((None, None, 3), tf.uint8)
+_RGBA = tf.TensorSpec((None, None, 4), tf.uint8)
+_OF_ANY_CHANNELS = tf.TensorSpec((None, None, None), tf.uint8)
 
 
 # A graph's first run, in every pipeline and every export, takes time by its size, so
 # that what formats share is a function, traced once and there once. Nor is such a
-# function inlined: branches of other formats would take time as well.
+# function inlined: branches of other formats would take time as well. What raises
+# stands outside of them: a call that fails loses some 800 bytes for good (TensorFlow
+# 2.20 and 2.21). What they refuse they answer by an empty file or an image without
+# pixels, which raises behind them.
 _BYTES = [bytes([value]) for value in range(256)]
 
 
@@ -112,10 +117,12 @@ def decode_image(image_bytes: tf.Tensor) -> tf.Tensor:
 def _decoded(image_bytes):
     is_jpeg = tf.strings.substr(image_bytes, 0, 3) == JPEG_SIGNATURE
     decoders = [lambda: _jpeg(image_bytes), lambda: _no_jpeg(image_bytes)]
-    return tf.ensure_shape(tf.cond(is_jpeg, *decoders), (None, None, 3))
+    image = tf.ensure_shape(tf.cond(is_jpeg, *decoders), (None, None, 3))
+    check = tf.debugging.Assert(tf.size(image) > 0, ["the image must be whole"])
+    with tf.control_dependencies([check]):
+        return tf.identity(image)
 
 
-@_apart(_STRING)
 def _no_jpeg(image_bytes):
     pixels = pixels_by_header(image_bytes)
     with tf.control_dependencies([size_check(pixels)]):
@@ -211,7 +218,7 @@ def _refused(rule):
         return tf.zeros((1, 1, 3), tf.uint8)
 
 
-@_apart(tf.TensorSpec((None, None, 4), tf.uint8), tf.TensorSpec((), tf.uint8))
+@_apart(_RGBA, tf.TensorSpec((), tf.uint8))
 def _on_white(rgba, opaque):
     """Blends uint8 (h, w, 4) to (h, w, 3), as Pillow; of one opacity as it is."""
     rgb, alpha = rgba[..., :3], rgba[..., 3:]
@@ -306,9 +313,12 @@ def _jpeg(image_bytes):
 # === PNG ===
 
 
-@_apart(_STRING)
 def _png(image_bytes):
-    rgba = tf.io.decode_png(image_bytes, channels=4)
+    return _png_as_shown(image_bytes, tf.io.decode_png(image_bytes, channels=4))
+
+
+@_apart(_STRING, _RGBA)
+def _png_as_shown(image_bytes, rgba):
     bits = FileBytes(image_bytes).number(24, 1)
     # Where there is no transparency, TensorFlow fills in the greatest number of as many
     # bits as a gray level has.
@@ -322,23 +332,38 @@ def _png(image_bytes):
 # === WebP ===
 
 
-@_apart(_STRING)
 def _webp(image_bytes):
-    file = FileBytes(image_bytes)
-    flags = _choose(file.begins(b"VP8X", 12), file.number(20, 1), 0)
-    is_animated = tf.bitwise.bitwise_and(flags, 2) > 0
-    content = tf.cond(
-        is_animated, lambda: _first_frame_of_webp(image_bytes), lambda: image_bytes
-    )
+    content = _still_webp(image_bytes)
     # With as many channels as it has, for it refuses to leave one out or to add one.
     image = tf.image.decode_image(content, channels=0, expand_animations=False)
+    return _webp_as_shown(image_bytes, tf.ensure_shape(image, (None, None, None)))
+
+
+def _has_flag(file, flag):
+    flags = _choose(file.begins(b"VP8X", 12), file.number(20, 1), 0)
+    return tf.bitwise.bitwise_and(flags, flag) > 0
+
+
+@_apart(_STRING)
+def _still_webp(image_bytes):
+    is_animated = _has_flag(FileBytes(image_bytes), 2)
+    return tf.cond(
+        is_animated, lambda: _first_frame_of_webp(image_bytes), lambda: image_bytes
+    )
+
+
+@_apart(_STRING, _OF_ANY_CHANNELS)
+def _webp_as_shown(image_bytes, image):
+    file = FileBytes(image_bytes)
     image = tf.cond(
         tf.shape(image)[2] == 4,
         lambda: _on_white(image, tf.constant(255, tf.uint8)),
         lambda: image,
     )
     image = tf.cond(
-        is_animated, lambda: _on_canvas_of_webp(image_bytes, image), lambda: image
+        _has_flag(file, 2),
+        lambda: _on_canvas_of_webp(image_bytes, image),
+        lambda: image,
     )
 
     def turned():
@@ -348,8 +373,7 @@ def _webp(image_bytes):
         exif = tf.strings.regex_replace(exif, "^Exif\\x00\\x00", "")
         return _upright(image, exif)
 
-    has_exif = tf.bitwise.bitwise_and(flags, 8) > 0
-    return tf.cond(has_exif, turned, lambda: image)
+    return tf.cond(_has_flag(file, 8), turned, lambda: image)
 
 
 @_apart(_STRING, _NUMBER, tf.TensorSpec((None,), tf.string))
@@ -385,11 +409,7 @@ def _first_frame_of_webp(image_bytes):
     end = frame + 8 + file.number(frame + 4, 4)
     pixels = _find_chunk(image_bytes, frame + 24, [b"VP8 ", b"VP8L"])
     start = _find_chunk(image_bytes, frame + 24, [b"ALPH", b"VP8 ", b"VP8L"])
-    check = tf.debugging.Assert(
-        (frame < file.length) & (pixels < end), ["the animation has no frame"]
-    )
-    with tf.control_dependencies([check]):
-        has_alpha = (start < pixels) | file.begins(b"VP8L", pixels)
+    has_alpha = (start < pixels) | file.begins(b"VP8L", pixels)
     # Its sizes are checked against those of the pixels, so that neither is a bomb.
     flags = tf.where(has_alpha, b"\x10\0\0\0", b"\0\0\0\0")
     sizes = file.part(frame + 14, 6)
@@ -398,7 +418,8 @@ def _first_frame_of_webp(image_bytes):
     size = tf.strings.length(data)
     places = tf.bitwise.right_shift(size, [0, 8, 16, 24])
     size = tf.gather(_BYTES, tf.bitwise.bitwise_and(places, 255))
-    return tf.strings.join([b"RIFF", tf.strings.reduce_join(size), data])
+    still = tf.strings.join([b"RIFF", tf.strings.reduce_join(size), data])
+    return tf.where((frame < file.length) & (pixels < end), still, b"")
 
 
 @_apart(_STRING, _IMAGE)
@@ -417,11 +438,12 @@ def _on_canvas(image, top, left, height, width):
     shape = tf.shape(image, tf.int64)
     below = tf.maximum(height - top - shape[0], 0)
     beside = tf.maximum(width - left - shape[1], 0)
-    paddings = [[top, below], [left, beside], [0, 0]]
+    paddings = tf.stack([[top, below], [left, beside], [0, 0]])
     # The frame may say that it lies anywhere.
     pixels = (top + below + shape[0]) * (left + beside + shape[1])
-    with tf.control_dependencies([size_check(pixels)]):
-        return tf.pad(image, paddings, constant_values=255)
+    fits = pixels <= MAX_PIXELS
+    image = image[: _choose(fits, shape[0], 0)]
+    return tf.pad(image, _choose(fits, paddings, 0), constant_values=255)
 
 
 # === GIF ===
@@ -486,19 +508,22 @@ def _end_of_data(file, start):
     return tf.where(_byte(file, position) == 0, position, length)
 
 
-@_apart(_STRING)
 def _gif(image_bytes):
-    """Decodes a file of the first frame alone, its transparent color made white."""
+    content, top, left = _gif_of_one_frame(image_bytes)
+    image = tf.image.decode_image(content, channels=3, expand_animations=False)
+    file = FileBytes(image_bytes)
+    return _on_canvas(image, top, left, file.number(8, 2), file.number(6, 2))
+
+
+@_apart(_STRING)
+def _gif_of_one_frame(image_bytes):
+    """Makes a file of the first frame alone, its transparent color white, and tells
+    where it lies.
+    """
     file = FileBytes(image_bytes)
     frame, control = gif_frame(image_bytes)
     global_size, local_size = _colors(image_bytes, 10), _colors(image_bytes, frame + 9)
     end = _end_of_data(image_bytes, frame + 11 + local_size)
-    check = tf.debugging.Assert(
-        file.begins(b",", frame) & (end < file.length),
-        ["the image must be a whole GIF"],
-    )
-    with tf.control_dependencies([check]):
-        left, top = file.number(frame + 1, 2), file.number(frame + 3, 2)
     content = tf.strings.join(
         [
             b"GIF89a",
@@ -517,33 +542,37 @@ def _gif(image_bytes):
     whole, start = FileBytes(content), table + clear
     white = [whole.part(0, start), b"\xff\xff\xff", whole.part(start + 3, whole.length)]
     content = tf.where(is_clear, tf.strings.join(white), content)
-    image = tf.image.decode_image(content, channels=3, expand_animations=False)
-    return _on_canvas(image, top, left, file.number(8, 2), file.number(6, 2))
+    is_whole = file.begins(b",", frame) & (end < file.length)
+    left, top = file.number(frame + 1, 2), file.number(frame + 3, 2)
+    return tf.where(is_whole, content, b""), top, left
 
 
 # === BMP ===
 
 
-@_apart(_STRING)
 def _bmp(image_bytes):
+    bits = FileBytes(image_bytes).number(28, 2)
+    decoders = [
+        lambda: _refused("a BMP of 1, 4, 8, 24 or 32 bits, not compressed"),
+        lambda: _palette_bmp(image_bytes, bits),
+        lambda: tf.image.decode_image(image_bytes, channels=3, expand_animations=False),
+    ]
+    return tf.switch_case(_kind_of_bmp(image_bytes, bits), decoders)
+
+
+@_apart(_STRING, _NUMBER)
+def _kind_of_bmp(image_bytes, bits):
+    """Returns 0 for what is refused, 1 for one with a palette, 2 for others, int32."""
     file = FileBytes(image_bytes)
-    bits = file.number(28, 2)
-    is_palette = tf.reduce_any(bits == [1, 4, 8])
-    check = tf.debugging.Assert(
+    is_plain = (
         (file.number(14, 4) >= 40)
         & (file.number(26, 2) == 1)
         & (file.number(30, 4) == 0)
-        & (is_palette | tf.reduce_any(bits == [24, 32])),
-        ["the image must be a BMP of 1, 4, 8, 24 or 32 bits, not compressed"],
     )
-    with tf.control_dependencies([check]):
-        return tf.cond(
-            is_palette,
-            lambda: _palette_bmp(image_bytes, bits),
-            lambda: tf.image.decode_image(
-                image_bytes, channels=3, expand_animations=False
-            ),
-        )
+    has_palette = tf.reduce_any(bits == [1, 4, 8])
+    has_colors = tf.reduce_any(bits == [24, 32])
+    kind = _choose(has_palette, 1, _choose(has_colors, 2, 0))
+    return tf.cast(_choose(is_plain, kind, 0), tf.int32)
 
 
 @_apart(_STRING, _NUMBER)
@@ -559,15 +588,15 @@ def _palette_bmp(image_bytes, bits):
     count = _choose(count == 0, 2**bits, tf.minimum(count, 256))
     table = file.part(14 + header, 4 * count)
     data = file.part(start, row * height)
-    check = tf.debugging.Assert(
+    is_whole = (
         (width > 0)
         & (height > 0)
         & (tf.cast(tf.strings.length(data), tf.int64) == row * height)
-        & (tf.cast(tf.strings.length(table), tf.int64) == 4 * count),
-        ["the image must be a whole BMP"],
+        & (tf.cast(tf.strings.length(table), tf.int64) == 4 * count)
     )
-    with tf.control_dependencies([check]):
-        values = tf.reshape(tf.io.decode_raw(data, tf.uint8), (height, row, 1))
+    data, table = (tf.where(is_whole, part, b"") for part in (data, table))
+    height = _choose(is_whole, height, 0)
+    values = tf.reshape(tf.io.decode_raw(data, tf.uint8), (height, row, 1))
     places = 8 // bits
     shifts = tf.cast(bits * tf.range(places - 1, -1, -1), tf.uint8)
     values = tf.bitwise.right_shift(values, shifts)

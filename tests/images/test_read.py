@@ -170,3 +170,40 @@ def test_bombs_say_that_they_are_too_large():
     assert int(pixels_by_header(tf.constant(BAD["bomb"]))) == 200_000_000
     for file in BOMBS.values():
         assert int(pixels_by_header(tf.constant(file))) > MAX_PIXELS
+
+
+def test_nothing_raises_within_a_function_apart():
+    """TensorFlow loses memory with each call of one that fails."""
+    graph = tf.function(decode.decode_image).get_concrete_function(
+        tf.TensorSpec((), tf.string)
+    )
+    functions = graph.graph.as_graph_def().library.function
+    called = {
+        function.signature.name: {
+            callee.name
+            for node in function.node_def
+            for value in node.attr.values()
+            for callee in (value.func, *value.list.func)
+        }
+        for function in functions
+    }
+    apart = {
+        function.signature.name
+        for function in functions
+        if function.attr["_noinline"].b
+    }
+    assert len(apart) > 9
+    waiting = list(apart)
+    while waiting:
+        new = called.get(waiting.pop(), set()) - apart
+        apart |= new
+        waiting += new
+    found = {
+        node.op
+        for function in functions
+        if function.signature.name in apart
+        for node in function.node_def
+    }
+    # What is decoded raw is cut to whole numbers before.
+    found -= {"DecodeRaw"}
+    assert not [op for op in found if op.startswith(("Assert", "Decode", "Extract"))]
