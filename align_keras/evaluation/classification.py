@@ -145,9 +145,10 @@ def class_embeddings(
     wrong = [template for template in templates if "{}" not in template]
     if not class_names or not templates or wrong:
         raise InputError(
-            "`class_names` must hold a name and `templates` a str with {} for it, got "
-            f"{len(class_names)} names and {len(templates)} templates"
-            + (f", one of them {wrong[0]!r} without {{}}." if wrong else ".")
+            "`class_names` must hold a name and `templates` a str with {} for it, "
+            f"received {len(class_names)} names and {len(templates)} templates"
+            + (f", one of them {wrong[0]!r}" if wrong else "")
+            + "; write {} where the name goes, as in 'a photo of a {}.'"
         )
     # Not `format`: a name or a template may hold other braces.
     prompts = [
@@ -164,9 +165,9 @@ def _unit_rows(rows, names):
     wrong = np.flatnonzero(~(lengths > 1e-12) | ~np.isfinite(lengths))
     if len(wrong):
         raise InputError(
-            "`encode_texts` must give finite embeddings that don't cancel out, got "
-            f"length {lengths[wrong[0], 0]} for {names[wrong[0]]!r}; look for a "
-            "diverged model."
+            "`encode_texts` must give finite embeddings that don't cancel out, "
+            f"received length {lengths[wrong[0], 0]} for {names[wrong[0]]!r}; look for "
+            "a diverged model."
         )
     return rows / lengths
 
@@ -228,8 +229,9 @@ def fine_tuned_metrics(ranks: Any, labels: Any, classes: int) -> Metrics:
     ranks, labels = np.asarray(ranks), np.asarray(labels)
     if ranks.ndim != 2 or ranks.shape[1:] != labels.shape:
         raise InputError(
-            "`labels` must hold one class an image, as each run's ranks do, got "
-            f"{labels.shape} for ranks of shape {ranks.shape}."
+            "`labels` must hold one class an image, as each run's ranks do, received "
+            f"{labels.shape} for ranks of shape {ranks.shape}; give those of the same "
+            "images."
         )
     for k in _shown(classes):
         yield from over_runs(f"top_{k}", np.mean(ranks < k, axis=1))

@@ -62,8 +62,8 @@ def rank_composed_queries(
     queries = list(queries)
     if not queries:
         raise InputError(
-            "`queries` must hold at least one composed query, got none; give images "
-            "whose names differ by words."
+            "`queries` must hold at least one composed query, received none; give "
+            "images whose names differ by words."
         )
     words = sorted({query.words for query in queries})
     texts = UnitRows("encode_texts", encode_texts(words))
@@ -76,7 +76,8 @@ def rank_composed_queries(
     aimless = count_without_positives(targets)
     if aimless:
         raise InputError(
-            f"`queries` must have targets each, got {aimless} without; leave them out."
+            f"`queries` must have targets each, received {aimless} without; leave them "
+            "out."
         )
     images = image_weight * gallery[rows]
     texts = text_weight * np.array([[query.sign] for query in queries]) * texts

@@ -31,8 +31,8 @@ def as_queries_and_gallery(
     if queries.shape[1] != gallery.shape[1]:
         raise InputError(
             "`query_embeddings` and `gallery_embeddings` must have one dimension, "
-            f"got {queries.shape[1]} and {gallery.shape[1]}; use embeddings of the "
-            "same model."
+            f"received {queries.shape[1]} and {gallery.shape[1]}; use embeddings of "
+            "the same model."
         )
     return queries, gallery
 
@@ -43,11 +43,11 @@ def _as_matrix(name, embeddings):
     if embeddings.ndim != 2 or 0 in embeddings.shape:
         raise InputError(
             f"`{name}` must be a matrix (rows, dimension) with at least one row, "
-            f"got shape {embeddings.shape}; pass one embedding a row."
+            f"received shape {embeddings.shape}; pass one embedding a row."
         )
     if embeddings.dtype.kind in "OUScMmb":
         raise InputError(
-            f"`{name}` must hold real numbers, got dtype {embeddings.dtype}; "
+            f"`{name}` must hold real numbers, received dtype {embeddings.dtype}; "
             "pass float32 embeddings."
         )
     return embeddings
@@ -69,7 +69,7 @@ def row_norms(name: str, embeddings: Any) -> np.ndarray:
     if len(wrong):
         shown = ", ".join(map(str, wrong[:5])) + (", …" if len(wrong) > 5 else "")
         raise InputError(
-            f"`{name}` must be finite, got NaN or infinity in {len(wrong)} "
+            f"`{name}` must be finite, received NaN or infinity in {len(wrong)} "
             f"{'row' if len(wrong) == 1 else 'rows'}: {shown}; look for a diverged "
             "model or an image that could not be read."
         )
@@ -114,8 +114,8 @@ def as_rows(
     values = np.asarray(values)
     if values.shape != (count,) or values.dtype.kind not in "iu":
         raise InputError(
-            f"`{name}` must hold one integer for each of {count} {items}, got shape "
-            f"{values.shape} and dtype {values.dtype}."
+            f"`{name}` must hold one integer for each of {count} {items}, received "
+            f"shape {values.shape} and dtype {values.dtype}; give one each."
         )
     check_range(name, values, size, of)
     return values.astype(np.int64, copy=False)
@@ -126,7 +126,8 @@ def check_range(name: str, values: np.ndarray, size: int, of: str) -> None:
     outside = values[(values < 0) | (values >= size)]
     if outside.size:
         raise InputError(
-            f"`{name}` must lie in [0, {size}), the rows of {of}, got {outside[0]}."
+            f"`{name}` must lie in [0, {size}), the rows of {of}, received "
+            f"{outside[0]}; count from 0."
         )
 
 

@@ -180,8 +180,8 @@ def probe(
     if not held_out.any():
         raise InputError(
             "`labels` must have a class with five items, one of which chooses the "
-            f"penalty, got {len(labels)} items in {len(np.unique(labels))} classes; "
-            "give more training images."
+            f"penalty, received {len(labels)} items in {len(np.unique(labels))} "
+            "classes; give more training images."
         )
     train, train_labels = _Chosen(features, ~held_out), labels[~held_out]
     judges, judges_labels = _Chosen(features, held_out), labels[held_out]
@@ -206,13 +206,14 @@ def _checked(features, test_features, classes, penalties):
     features, test_features = np.asarray(features), np.asarray(test_features)
     if features.ndim != 2 or test_features.shape[1:] != features.shape[1:]:
         raise InputError(
-            "`features` and `test_features` must be matrices of one dimension, got "
-            f"shapes {features.shape} and {test_features.shape}."
+            "`features` and `test_features` must be matrices of one dimension, "
+            f"received shapes {features.shape} and {test_features.shape}; embed both "
+            "by one model."
         )
     if classes < 2 or not len(penalties) or min(penalties) <= 0:
         raise InputError(
-            "`classes` must be 2 or more and `penalties` above 0, got "
-            f"{classes} and {penalties}."
+            "`classes` must be 2 or more and `penalties` above 0, received "
+            f"{classes} and {penalties}; correct them."
         )
     return features, test_features
 

@@ -186,7 +186,8 @@ def neighbor_ranks(neighbor_labels: Any, labels: Any) -> np.ndarray:
     if neighbor_labels.ndim != 2 or labels.shape != neighbor_labels.shape[:1]:
         raise InputError(
             "`neighbor_labels` must be a matrix (queries, k) with one row for each of "
-            f"`labels`, got shapes {neighbor_labels.shape} and {labels.shape}."
+            f"`labels`, received shapes {neighbor_labels.shape} and {labels.shape}; "
+            "give those of the same queries."
         )
     right = neighbor_labels == labels[:, None]
     return np.where(right.any(axis=1), right.argmax(axis=1), _NEVER)

@@ -44,12 +44,13 @@ def spearman(first: Any, second: Any) -> float:
     sides = [np.asarray(values, float) for values in (first, second)]
     if sides[0].shape != sides[1].shape or sides[0].ndim != 1 or len(sides[0]) < 2:
         raise InputError(
-            "`first` and `second` must be two lists of one length, at least 2, got "
-            f"shapes {sides[0].shape} and {sides[1].shape}; give one value a pair."
+            "`first` and `second` must be two lists of one length, at least 2, "
+            f"received shapes {sides[0].shape} and {sides[1].shape}; give one value a "
+            "pair."
         )
     if not np.isfinite(sides).all():
         raise InputError(
-            "`first` and `second` must be finite, got NaN or infinity; look for a "
+            "`first` and `second` must be finite, received NaN or infinity; look for a "
             "diverged model."
         )
     return rank_correlation(*map(dense_codes, sides))
@@ -121,13 +122,16 @@ def word_cosines(encode_words: Callable, rows: Sequence[tuple]) -> np.ndarray:
         InputError: for no rows, and unless `encode_words` gives one vector a word.
     """
     if not len(rows):
-        raise InputError("`rows` must hold at least one pair of words, got none.")
+        raise InputError(
+            "`rows` must hold at least one pair of words, received none; check the "
+            "file that they come from."
+        )
     words = list(dict.fromkeys(word for row in rows for word in row[:2]))
     vectors = np.asarray(encode_words(words), float)
     if vectors.ndim != 2 or len(vectors) != len(words) or not vectors.size:
         raise InputError(
-            "`encode_words` must return one vector a word, got shape "
-            f"{vectors.shape} for {len(words)} words."
+            f"`encode_words` must return one vector a word, received {vectors.shape} "
+            f"for {len(words)} words; return a matrix (words, dimension)."
         )
     vectors = UnitRows("encode_words", vectors)[:]
     place = {word: row for row, word in enumerate(words)}
@@ -257,8 +261,9 @@ def _own_bootstrap(count, queries, cosines, ratings):
 def _check_rated(name, queries, items, ratings, *embeddings):
     if not queries.shape == items.shape == ratings.shape:
         raise InputError(
-            f"`rated[{name!r}]` must hold three lists of one length, got shapes "
-            f"{queries.shape}, {items.shape} and {ratings.shape}."
+            f"`rated[{name!r}]` must hold three lists of one length, received shapes "
+            f"{queries.shape}, {items.shape} and {ratings.shape}; give each pair a "
+            "rating."
         )
     sides = {"queries": queries, "items": items}
     for (side, rows), gallery in zip(sides.items(), embeddings, strict=True):
@@ -266,7 +271,8 @@ def _check_rated(name, queries, items, ratings, *embeddings):
     if len(np.unique(queries)) < _FEWEST_QUERIES:
         raise InputError(
             f"`rated[{name!r}]` must have at least {_FEWEST_QUERIES} queries, of which "
-            f"half are drawn, got {len(np.unique(queries))}; give more rated pairs."
+            f"half are drawn, received {len(np.unique(queries))}; give more rated "
+            "pairs."
         )
 
 

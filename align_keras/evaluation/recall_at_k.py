@@ -20,8 +20,8 @@ from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 _NO_POSITIVES = (
-    "`positives` must name a gallery row for at least one query, got none; check that "
-    "queries and gallery belong together."
+    "`positives` must name a gallery row for at least one query, received none; check "
+    "that queries and gallery belong together."
 )
 
 
@@ -31,8 +31,9 @@ def as_positive_lists(
     """Returns, for each query, an int64 array of its gallery rows, with duplicates."""
     if len(positives) != query_rows:
         raise InputError(
-            "`positives` must hold one list of gallery rows a query, got "
-            f"{len(positives)} lists for {query_rows} queries."
+            "`positives` must hold one list of gallery rows a query, received "
+            f"{len(positives)} lists for {query_rows} queries; give an empty list "
+            "where a query has none."
         )
     lists = []
     for query, rows in enumerate(positives):
@@ -41,8 +42,8 @@ def as_positive_lists(
             rows = np.empty(0, np.int64)
         if rows.dtype.kind not in "iu" or rows.ndim != 1:
             raise InputError(
-                f"`positives[{query}]` must list gallery rows as integers, got "
-                f"dtype {rows.dtype} and shape {rows.shape}."
+                f"`positives[{query}]` must list gallery rows as integers, received "
+                f"dtype {rows.dtype} and shape {rows.shape}; convert them."
             )
         check_range(f"positives[{query}]", rows, gallery_rows, "the gallery")
         lists.append(rows.astype(np.int64, copy=False))
@@ -57,7 +58,7 @@ def as_ks(ks: Any) -> tuple[int, ...]:
         values = ()
     if not values or min(values) < 1:
         raise InputError(
-            f"`ks` must be a sequence of integers >= 1, got {ks!r}; "
+            f"`ks` must be a sequence of integers >= 1, received {ks!r}; "
             "pass for instance (1, 5, 10)."
         )
     return values

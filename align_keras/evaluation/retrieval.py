@@ -63,8 +63,8 @@ def _checked_index(index, captions, images):
         if images != captions:
             raise InputError(
                 "`caption_image_index` must say which image each caption belongs to "
-                f"where the numbers differ, got None for {captions} captions of "
-                f"{images} images."
+                f"where the numbers differ, received None for {captions} captions of "
+                f"{images} images; give one row a caption."
             )
         return np.arange(captions)
     return as_rows(
@@ -330,8 +330,9 @@ def multilingual_ranks(
     for language, of_images in captions.items():
         if len(of_images) != len(image_embeddings):
             raise InputError(
-                f"`captions[{language!r}]` must have one entry an image, got "
-                f"{len(of_images)} for {len(image_embeddings)} images."
+                f"`captions[{language!r}]` must have one entry an image, received "
+                f"{len(of_images)} for {len(image_embeddings)} images; give an empty "
+                "list where an image has none."
             )
         texts, index = flatten_captions(of_images)
         right = (

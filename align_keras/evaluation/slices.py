@@ -125,8 +125,9 @@ def sliced_metrics(
     for name, statistic in statistics.items():
         if len(statistic.counts) != len(groups):
             raise InputError(
-                f"`groups` must hold one value an item, got {len(groups)} for the "
-                f"{len(statistic.counts)} items of {name}."
+                f"`groups` must hold one value an item, received {len(groups)} for the "
+                f"{len(statistic.counts)} items of {name}; give those of the same "
+                "items."
             )
     for group in np.unique(groups):
         for name, statistic in statistics.items():

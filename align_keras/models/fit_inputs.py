@@ -81,7 +81,7 @@ def keras_input(
     if value_range is not None:
         raise InputError(
             f"value_range is of raw images, received {value_range} and {_kind(x)}, "
-            "which is ready for the model: give grey levels in [0, 255], and leave it "
+            "which is ready for the model; give gray levels in [0, 255], and leave it "
             "out."
         )
     if isinstance(x, tf.data.Dataset):

@@ -152,7 +152,8 @@ def fewest_devices(
     """Returns the fewest devices, a divisor of the batch, that hold every stage."""
     if kind.memory is None:
         raise InputError(
-            f"devices must be given for {name}, whose memory others share."
+            f"devices must be given for {name}, whose memory others share; say how "
+            "many."
         )
     for devices in range(1, batch_size + 1):
         if batch_size % devices:

@@ -70,7 +70,10 @@ def _read_evaluation(path, model):
         )
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"--evaluation: can't read {path}: {reason}.") from None
+        raise InputError(
+            f"--evaluation must be a file that can be read, received {path}: {reason}; "
+            "check the path."
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         fits = False
     if not fits:

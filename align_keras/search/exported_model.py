@@ -104,8 +104,8 @@ class ExportedModel:
                 contents.append(_file_bytes(image))
             if not contents[-1]:
                 raise InputError(
-                    f"`images` must not be empty files, got 0 bytes for {names[-1]}; "
-                    "fetch or write the image again."
+                    "`images` must not be empty files, received 0 bytes for "
+                    f"{names[-1]}; fetch or write the image again."
                 )
         return self._encode(_IMAGES, contents, names)
 
@@ -120,7 +120,7 @@ class ExportedModel:
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(
-                    "`texts` must be a list of str, got "
+                    "`texts` must be a list of str, received "
                     f"{type(text).__name__} at position {position}."
                 )
         # A lone surrogate, as from a file name, has no UTF-8.
@@ -138,7 +138,9 @@ class ExportedModel:
                 f"{', '.join(sorted(self._model.signatures))}; use the combined export."
             )
         if not items:
-            raise InputError(f"`{argument}` must not be empty, got 0 items.")
+            raise InputError(
+                f"`{argument}` must not be empty, received 0 items; give at least one."
+            )
 
         def embed(batch):
             batch = self._tensorflow.constant(batch, self._tensorflow.string)
@@ -153,7 +155,8 @@ class ExportedModel:
                 embedding, valid = embed(batch)
             except self._tensorflow.errors.InvalidArgumentError as error:
                 raise InputError(
-                    f"The export failed on a batch ({_reason(error)})."
+                    f"the export failed on a batch ({_reason(error)}); export the "
+                    "model again."
                 ) from error
             if not valid.all():
                 raise InputError(
@@ -168,8 +171,8 @@ class ExportedModel:
 def _check_is_list(name, kinds, values):
     if isinstance(values, (str, bytes, os.PathLike)):
         raise InputError(
-            f"`{name}` must be a list of {kinds}, got one {type(values).__name__}; "
-            f"write [{name[:-1]}]."
+            f"`{name}` must be a list of {kinds}, received one "
+            f"{type(values).__name__}; write [{name[:-1]}]."
         )
 
 
@@ -193,7 +196,7 @@ def _file_bytes(path):
         return read_regular(path)
     except OSError as error:
         raise InputError(
-            f"`images` must be readable files, got {path} ({error.strerror}); "
+            f"`images` must be readable files, received {path} ({error.strerror}); "
             "check the path."
         ) from error
 
@@ -214,7 +217,7 @@ def _checked_unit_rows(embeddings, names):
     wrong = np.flatnonzero(~(np.abs(lengths - 1.0) < 0.02))
     if len(wrong):
         raise InputError(
-            "The export must return embeddings of unit length, got length "
+            "The export must return embeddings of unit length, received length "
             f"{lengths[wrong[0]]:.4g} for {names[wrong[0]]}; the model has diverged "
             "or isn't an export of align_keras."
         )

@@ -357,7 +357,9 @@ class Index:
                 f"received {embedding.shape}; embed it with the index's model."
             )
         if not np.isfinite(embedding).all():
-            raise InputError("`query` must be finite, received NaN or infinity.")
+            raise InputError(
+                "`query` must be finite, received NaN or infinity; embed it again."
+            )
         return embedding
 
     def _condition(self, where):

@@ -82,7 +82,10 @@ class ImageStore:
         """An image's columns, `file`, `row` and `content` among them, or InputError."""
         for image in self._images("id = ?", [id]):
             return image
-        raise InputError(f"id must be that of an image of the index, received {id!r}.")
+        raise InputError(
+            f"id must be that of an image of the index, received {id!r}; take it from "
+            "a hit."
+        )
 
     def _images(self, where, parameters):
         return self._dicts(f"SELECT * FROM images WHERE {where}", parameters)

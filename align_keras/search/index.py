@@ -97,21 +97,22 @@ class SearchIndex:
         if embeddings.ndim != 2 or 0 in embeddings.shape:
             raise InputError(
                 "`embeddings` must be a matrix (rows, dimension) with at least one "
-                f"row, got shape {embeddings.shape}."
+                f"row, received shape {embeddings.shape}; give one row an image."
             )
         wrong = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(wrong):
             raise InputError(
-                f"`embeddings` must be finite, got NaN or infinity in {len(wrong)} "
-                f"rows, the first of them {wrong[0]}; leave those images out."
+                "`embeddings` must be finite, received NaN or infinity in "
+                f"{len(wrong)} rows, the first of them {wrong[0]}; leave those images "
+                "out."
             )
         columns = {"ids": ids, "captions": captions, "paths": paths}
         columns["thumbnails"] = thumbnails
         for name, column in columns.items():
             if column is not None and len(column) != len(embeddings):
                 raise InputError(
-                    f"`{name}` must have one entry a row, got {len(column)} for "
-                    f"{len(embeddings)} embeddings."
+                    f"`{name}` must have one entry a row, received {len(column)} for "
+                    f"{len(embeddings)} embeddings; give those of the same images."
                 )
         entries: list[dict[str, Any]] = []
         seen: dict[str, int] = {}
@@ -119,7 +120,8 @@ class SearchIndex:
             first = seen.setdefault(id, row)
             if first != row:
                 raise InputError(
-                    f"`ids` must be different, got {id!r} in rows {first} and {row}."
+                    f"`ids` must be different, received {id!r} in rows {first} and "
+                    f"{row}; rename one."
                 )
             entry: dict[str, Any] = {"id": id, "captions": []}
             entries.append(entry)
@@ -171,7 +173,7 @@ class SearchIndex:
             )
         if header.get("version") != _VERSION:
             raise InputError(
-                f"The index {directory} must have version {_VERSION}, got "
+                f"The index {directory} must have version {_VERSION}, received "
                 f"{header.get('version')!r:.80}; build it again with this release."
             )
         try:
@@ -187,8 +189,8 @@ class SearchIndex:
         if embeddings.shape != shape or len(entries) != shape[0]:
             raise InputError(
                 f"The index {directory} must have {shape[0]} rows of dimension "
-                f"{shape[1]}, got embeddings {embeddings.shape} and {len(entries)} "
-                "entries; build it again."
+                f"{shape[1]}, received embeddings {embeddings.shape} and "
+                f"{len(entries)} entries; build it again."
             )
         for row, entry in enumerate(entries):
             _check_entry(entry, row, directory)
@@ -203,8 +205,8 @@ class SearchIndex:
         path = self.directory / self.entries[row]["thumbnail"]
         if path.is_symlink() or path.parent.is_symlink():
             raise InputError(
-                f"The index {self.directory} must hold its thumbnails itself, got a "
-                f"link, {path.name}; build it again."
+                f"The index {self.directory} must hold its thumbnails itself, received "
+                f"a link, {path.name}; build it again."
             )
         try:
             return read_regular(path)
@@ -236,13 +238,18 @@ class SearchIndex:
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise InputError(
                 f"`embeddings` must have shape (queries, {self.dimension}) for this "
-                f"index, got {queries.shape}; index and model must come from the "
+                f"index, received {queries.shape}; index and model must come from the "
                 "same run."
             )
         if not np.isfinite(queries).all():
-            raise InputError("`embeddings` must be finite, got NaN or infinity.")
+            raise InputError(
+                "`embeddings` must be finite, received NaN or infinity; embed the "
+                "queries again."
+            )
         if not isinstance(k, (int, np.integer)) or k < 1:
-            raise InputError(f"`k` must be an integer >= 1, got {k!r}.")
+            raise InputError(
+                f"`k` must be an integer >= 1, received {k!r}; say how many hits."
+            )
         k = min(int(k), len(self))
         rows, scores = nearest_neighbors(queries, self.embeddings, k)
         return rows, scores.astype(np.float32)
@@ -290,6 +297,6 @@ def _suffix(content, row):
         if content.startswith(magic):
             return suffix
     raise InputError(
-        "`thumbnails` must be PNG, JPEG, GIF, BMP or WebP files, got bytes that begin "
-        f"{content[:4]!r} in row {row}."
+        "`thumbnails` must be PNG, JPEG, GIF, BMP or WebP files, received bytes that "
+        f"begin {content[:4]!r} in row {row}; encode them so."
     )

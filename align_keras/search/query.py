@@ -60,7 +60,8 @@ class Query:
         k = self.k
         if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
             raise InputError(
-                f"`k` must be an integer from 1 to {MAX_K:,}, received {k!r:.80}."
+                f"`k` must be an integer from 1 to {MAX_K:,}, received {k!r:.80}; say "
+                "how many hits."
             )
 
     @property

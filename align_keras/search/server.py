@@ -248,7 +248,8 @@ def _number(name, text, low, high):
         value = math.nan
     if not low <= value <= high:
         raise InputError(
-            f"{name} must be a number from {low} to {high}, received {text!r:.80}."
+            f"{name} must be a number from {low} to {high}, received {text!r:.80}; "
+            "correct it."
         )
     return value
 

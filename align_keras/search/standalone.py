@@ -58,7 +58,9 @@ def check_standalone(
 
     export = ExportedModel.find(export)
     if queries and index is None:
-        raise InputError("`index` must be given with `queries`, got None.")
+        raise InputError(
+            "`index` must be given with `queries`, received None; name its folder."
+        )
     asked = {"export": os.path.abspath(export), "captions": list(captions)}
     if queries:
         asked |= {"index": os.path.abspath(index or ""), "queries": list(queries)}
@@ -151,7 +153,7 @@ def _work(folder):
 def _difference(embeddings, expected):
     if expected.shape != embeddings.shape:
         raise ValueError(
-            f"the export must give embeddings of shape {expected.shape}, got "
+            f"the export must give embeddings of shape {expected.shape}, received "
             f"{embeddings.shape}"
         )
     return float(np.abs(embeddings - expected).max())

@@ -53,7 +53,7 @@ def tpu_address(tpu: str | None = None, devices: str = "/dev") -> str:
         return os.environ["TPU_NAME"]
     raise InputError(
         "runtime.distribution_strategy is tpu, but no TPU was found: this is no TPU "
-        "VM, and TPU_NAME isn't set. Name one by --params_override runtime.tpu=NAME, "
+        "VM, and TPU_NAME isn't set; name one by --params_override runtime.tpu=NAME, "
         "or use runtime.distribution_strategy=mirrored, or default."
     )
 

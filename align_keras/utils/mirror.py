@@ -92,7 +92,7 @@ def mirrored(
         what = "written" if writes else "read"
         raise InputError(
             f"{argument} must be a place that can be {what}, received {url}: "
-            f"{error.strerror} ({error.filename})."
+            f"{error.strerror} ({error.filename}); check the address and the rights."
         ) from error
 
 
@@ -269,7 +269,9 @@ class _Folder(_Place):
         self.marks, wanted = {}, {}
         for name, entry in self.files.items():
             if not re.fullmatch(r"(?!/)(?!(.*/)?\.\.?(/|$))[^\0]+", name):
-                raise InputError(f"{self.url} has no name of a file: {name!r}.")
+                raise InputError(
+                    f"{self.url} has no name of a file: {name!r}; write it anew."
+                )
             mark = known.get(name, [0, 0, 0])
             if name in here and (name in changed or mark == [*here[name], entry[2]]):
                 self.marks[name] = mark

@@ -115,7 +115,7 @@ def test_metrics_of_groups_go_into_the_card(mixed, tmp_path, monkeypatch):
         (lambda report: report["metrics"].update(a="b"), "must be what"),
         (lambda report: report["slices"].pop("t2i/recall_at_1[a|b]/high"), "must be"),
         (lambda report: report.update(model="another"), "which is of another"),
-        (None, "can't read"),
+        (None, "can be read"),
     ],
 )
 def test_a_wrong_evaluation_is_refused_before_anything_is_written(

@@ -51,7 +51,9 @@ def test_mean_per_class_of_many_draws_is_that_of_each():
 
 def test_labels_are_checked():
     assert as_labels("labels", [1, 0], 2, 2).dtype == np.int64
-    with pytest.raises(InputError, match=r"`labels` must lie in \[0, 2\).*got 2"):
+    with pytest.raises(InputError, match=r"`labels` must lie in \[0, 2\).*received 2"):
         as_labels("labels", [1, 2], 2, 2)
-    with pytest.raises(InputError, match="one integer for each of 2 images, got shape"):
+    with pytest.raises(
+        InputError, match="one integer for each of 2 images, received shape"
+    ):
         as_labels("labels", [1, 0, 1], 2, 2)

@@ -81,5 +81,7 @@ def test_slices_are_the_groups_accuracies():
 
 
 def test_ranks_must_fit_the_labels():
-    with pytest.raises(InputError, match=r"`labels` must .* got \(2,\) .* \(1, 3\)"):
+    with pytest.raises(
+        InputError, match=r"`labels` must .* received \(2,\) .* \(1, 3\)"
+    ):
         list(fine_tuned_metrics([[0, 1, 2]], [0, 1], 3))

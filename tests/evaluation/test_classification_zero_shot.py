@@ -128,7 +128,7 @@ def test_errors_name_the_argument():
         class_embeddings(encode_texts, ["a", "b"], ["{}", "no"])
     with pytest.raises(InputError, match="`class_names` must hold a name"):
         class_embeddings(encode_texts, [], ["{}"])
-    with pytest.raises(InputError, match="cancel out, got length 0.0 for 'x'"):
+    with pytest.raises(InputError, match="cancel out, received length 0.0 for 'x'"):
         class_embeddings(lambda texts: np.array([[1.0], [-1.0]]), ["x"], ["{}", "a {}"])
     with pytest.raises(InputError, match="diverged"):
         class_embeddings(lambda texts: np.full((1, 2), np.nan), ["x"], ["{}"])

@@ -128,7 +128,9 @@ def test_errors_name_the_argument():
     for query in (Query(4, "plus", 1, (0,)), Query(0, "plus", 1, (4,))):
         with pytest.raises(InputError, match=r"must lie in \[0, 4\)"):
             rank_composed_queries(encode_texts, PICTURES, [query])
-    with pytest.raises(InputError, match="`queries` must have targets each, got 1"):
+    with pytest.raises(
+        InputError, match="`queries` must have targets each, received 1"
+    ):
         rank_composed_queries(encode_texts, PICTURES, [Query(0, "plus", 1, ())])
     with pytest.raises(InputError, match="must not name row 0, which `leave_out`"):
         rank_composed_queries(encode_texts, PICTURES, [Query(0, "plus", 1, (0,))])

@@ -102,7 +102,7 @@ def test_mean_recall_is_the_mean_of_six():
 def test_a_language_of_another_number_of_pictures():
     encoders = Encoders()
     captions = CAPTIONS | {"fr": CAPTIONS["fr"][:39]}
-    with pytest.raises(InputError, match=r"captions\['fr'\].*got 39 for 40"):
+    with pytest.raises(InputError, match=r"captions\['fr'\].*received 39 for 40"):
         metrics_of(encoders, captions)
 
 

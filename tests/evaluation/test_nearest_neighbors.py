@@ -159,7 +159,7 @@ def test_errors_name_the_argument():
     for k in (0, 4, 1.0, None):
         with pytest.raises(InputError, match="`k` must be a whole number from 1 to 3"):
             nearest_neighbors(eye, eye, k)
-    with pytest.raises(InputError, match="one dimension, got 3 and 2"):
+    with pytest.raises(InputError, match="one dimension, received 3 and 2"):
         nearest_neighbors(eye, eye[:, :2], 1)
     with pytest.raises(InputError, match="`gallery_embeddings` must be finite"):
         nearest_neighbors(eye, np.diag([1, np.nan, 1]), 1)

@@ -61,7 +61,7 @@ def test_codes_of_all_pairs_serve_for_a_sample():
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        ([1], [1], r"at least 2, got shapes \(1,\) and \(1,\)"),
+        ([1], [1], r"at least 2, received shapes \(1,\) and \(1,\)"),
         ([1, 2], [1, 2, 3], r"one length.*\(2,\) and \(3,\)"),
         ([[1, 2]], [[1, 2]], "two lists"),
         ([1, np.nan], [1, 2], "must be finite"),

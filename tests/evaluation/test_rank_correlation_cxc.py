@@ -121,7 +121,7 @@ def test_a_collapsed_model_scores_zero():
         ("sts", lambda q, i, r: (q, i, r[1:]), r"`rated\['sts'\]`.*\(299,\)"),
         ("sis", lambda q, i, r: (q + 20, i, r), r"queries of .*\[0, 20\)"),
         ("sits", lambda q, i, r: (q, i + 50, r), r"items of .*\[0, 50\)"),
-        ("sits", lambda q, i, r: (q * 0, i, r), "at least 4 queries.*got 1"),
+        ("sits", lambda q, i, r: (q * 0, i, r), "at least 4 queries.*received 1"),
     ],
 )
 def test_errors(name, change, message):

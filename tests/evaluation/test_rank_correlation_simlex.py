@@ -114,7 +114,7 @@ def test_a_group_of_one_pair_is_left_out():
     [
         (Encoder(), [], "at least one pair"),
         (lambda words: np.ones(len(words)), made_rows(3), "one vector a word"),
-        (lambda words: np.ones((2, 2)), made_rows(9), r"got shape \(2, 2\) for"),
+        (lambda words: np.ones((2, 2)), made_rows(9), r"received \(2, 2\) for"),
         (lambda words: np.full((len(words), 2), np.nan), made_rows(9), "finite"),
     ],
 )

@@ -265,8 +265,11 @@ def broken(value, rows):
         ((GOOD[0], GOOD, [[0]]), "`query_embeddings` must be a matrix .*shape"),
         ((GOOD[:0], GOOD, []), "`query_embeddings` .* at least one row"),
         ((GOOD, GOOD[:0], [[0]] * 3), "`gallery_embeddings` .* at least one row"),
-        ((GOOD, GOOD[:, :2], [0, 1, 2]), "one dimension, got 3 and 2"),
-        ((GOOD.astype(complex), GOOD, [0, 1, 2]), "real numbers, got dtype complex"),
+        ((GOOD, GOOD[:, :2], [0, 1, 2]), "one dimension, received 3 and 2"),
+        (
+            (GOOD.astype(complex), GOOD, [0, 1, 2]),
+            "real numbers, received dtype complex",
+        ),
         ((GOOD.astype(str), GOOD, [0, 1, 2]), "real numbers"),
         (
             (broken(np.nan, [4, 7]), GOOD, [0] * 12),
@@ -274,14 +277,14 @@ def broken(value, rows):
         ),
         ((GOOD, broken(np.inf, [5]), [0] * 3), "`gallery_.*` .* in 1 row: 5;"),
         ((GOOD, broken(np.nan, range(10)), [0] * 3), "10 rows: 0, 1, 2, 3, 4, …;"),
-        ((GOOD, GOOD, [[0], [1]]), "got 2 lists for 3 queries"),
+        ((GOOD, GOOD, [[0], [1]]), "received 2 lists for 3 queries"),
         ((GOOD, GOOD, [[0], [3], [1]]), r"`positives\[1\]` must lie in \[0, 3\).*3"),
-        ((GOOD, GOOD, [[0], [1], [-1]]), r"`positives\[2\]` .*got -1"),
+        ((GOOD, GOOD, [[0], [1], [-1]]), r"`positives\[2\]` .*received -1"),
         ((GOOD, GOOD, [[0], [1], [0.5]]), r"`positives\[2\]` .*integers.*float64"),
-        ((GOOD, GOOD, [[], [], []]), "at least one query, got none"),
-        ((GOOD, GOOD, [0, 1, 2], (0,)), r"`ks` must be .*>= 1, got \(0,\)"),
-        ((GOOD, GOOD, [0, 1, 2], ()), r"`ks` must be .*got \(\)"),
-        ((GOOD, GOOD, [0, 1, 2], 5), "`ks` must be .*got 5"),
+        ((GOOD, GOOD, [[], [], []]), "at least one query, received none"),
+        ((GOOD, GOOD, [0, 1, 2], (0,)), r"`ks` must be .*>= 1, received \(0,\)"),
+        ((GOOD, GOOD, [0, 1, 2], ()), r"`ks` must be .*received \(\)"),
+        ((GOOD, GOOD, [0, 1, 2], 5), "`ks` must be .*received 5"),
         ((GOOD, GOOD, [0, 1, 2], (1,), 0), "`block_size` must be .*received 0"),
         ((GOOD, GOOD, [0, 1, 2], (1,), 2.5), "`block_size` must be .*received 2.5"),
     ],
@@ -295,7 +298,7 @@ def test_errors_name_argument_and_value(arguments, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: recall_of_ranks([-1, -1]), "at least one query, got none"),
+        (lambda: recall_of_ranks([-1, -1]), "at least one query, received none"),
         (lambda: recall_of_ranks([0], (0,)), "`ks` must be"),
         (
             lambda: rank_of_best_positive(GOOD, GOOD, [1, 1, 1], leave_out=[0, 1, 2]),
@@ -303,7 +306,7 @@ def test_errors_name_argument_and_value(arguments, message):
         ),
         (
             lambda: rank_of_best_positive(GOOD[:2], GOOD, [1, 2], leave_out=[0, 1, 2]),
-            "`leave_out` must hold one integer for each of 2 queries, got shape",
+            "`leave_out` must hold one integer for each of 2 queries, received shape",
         ),
         (
             lambda: rank_of_best_positive(GOOD[:1], GOOD, [1], leave_out=[0.5]),
@@ -311,7 +314,7 @@ def test_errors_name_argument_and_value(arguments, message):
         ),
         (
             lambda: rank_of_best_positive(GOOD[:1], GOOD, [1], leave_out=[3]),
-            r"`leave_out` must lie in \[0, 3\), the rows of the gallery, got 3",
+            r"`leave_out` must lie in \[0, 3\), the rows of the gallery, received 3",
         ),
     ],
 )

@@ -114,19 +114,19 @@ def test_targets_are_shared_where_images_have_keys():
     [
         (
             lambda: list(retrieval_metrics(np.eye(2), np.eye(3))),
-            "got None for 3 captions of 2",
+            "received None for 3 captions of 2",
         ),
         (
             lambda: list(retrieval_metrics(np.eye(2), np.eye(2), [0])),
-            r"one integer for each of 2 captions, got shape \(1,\)",
+            r"one integer for each of 2 captions, received shape \(1,\)",
         ),
         (
             lambda: list(retrieval_metrics(np.eye(2), np.eye(2), [0, 2])),
-            r"in \[0, 2\).*got 2",
+            r"in \[0, 2\).*received 2",
         ),
         (
             lambda: list(retrieval_metrics(np.full((2, 2), np.nan), np.eye(2))),
-            "must be finite, got NaN or infinity in 2 rows: 0, 1",
+            "must be finite, received NaN or infinity in 2 rows: 0, 1",
         ),
     ],
 )

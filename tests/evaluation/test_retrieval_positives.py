@@ -114,13 +114,13 @@ def test_flatten_captions():
     ("call", "message"),
     [
         (lambda: shared_positives(["a"], ["x", "y"]), "2 captions of 1 images"),
-        (lambda: shared_positives(["a"], ["x"], [1]), r"in \[0, 1\).*got 1"),
+        (lambda: shared_positives(["a"], ["x"], [1]), r"in \[0, 1\).*received 1"),
         (
             lambda: shared_positives(["a"], ["x"], [0, 0]),
             "one integer for each of 1 captions",
         ),
-        (lambda: own_positives(2, [0, 2]), r"in \[0, 2\).*got 2"),
-        (lambda: own_positives(2, [-1, 0]), r"in \[0, 2\).*got -1"),
+        (lambda: own_positives(2, [0, 2]), r"in \[0, 2\).*received 2"),
+        (lambda: own_positives(2, [-1, 0]), r"in \[0, 2\).*received -1"),
         (
             lambda: own_positives(2, [0.0, 1.0]),
             "one integer for each of 2 captions.*float64",

@@ -98,7 +98,7 @@ def test_the_result_does_not_depend_on_the_parts(monkeypatch):
 
 def test_errors_name_the_argument():
     statistics = mean_statistics({"m": [1, 0]})
-    with pytest.raises(InputError, match="`groups`.*got 1 for the 2 items of m"):
+    with pytest.raises(InputError, match="`groups`.*received 1 for the 2 items of m"):
         dict(sliced_metrics(statistics, ["a"]))
     with pytest.raises(InputError, match="`samples` must be a whole number from 1"):
         dict(sliced_metrics(statistics, ["a", "a"], samples=0))

@@ -70,7 +70,7 @@ def test_both_are_the_exports(model, pixels):
     [
         (("cat",), "class_names must be a list of str, received one str 'cat'"),
         ((NAMES, "a {}"), "templates must be a list of str"),
-        ((NAMES, ["a cat"]), "one of them 'a cat' without {}"),
+        ((NAMES, ["a cat"]), "one of them 'a cat'; write"),
         (([],), "`class_names` must hold a name"),
     ],
 )

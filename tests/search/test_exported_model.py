@@ -89,12 +89,15 @@ def test_a_bad_picture_is_named(model, tiny, tmp_path):
     [
         (
             lambda model: model.encode_texts("red"),
-            r"list of str, got one str; .*\[text",
+            r"list of str, received one str; .*\[text",
         ),
-        (lambda model: model.encode_texts(["red", 3]), "got int at position 1"),
+        (lambda model: model.encode_texts(["red", 3]), "received int at position 1"),
         (lambda model: model.encode_texts([]), "`captions` must not be empty"),
-        (lambda model: model.encode_images("a.png"), r"got one str; write \[image\]"),
-        (lambda model: model.encode_images(b"abc"), "got one bytes"),
+        (
+            lambda model: model.encode_images("a.png"),
+            r"received one str; write \[image\]",
+        ),
+        (lambda model: model.encode_images(b"abc"), "received one bytes"),
         (lambda model: model.encode_images([]), "`image_bytes` must not be empty"),
     ],
 )
@@ -148,7 +151,7 @@ def test_other_signatures_and_lengths_are_refused(tmp_path, tiny):
     with pytest.raises(InputError, match="encode_text, got: none"):
         ExportedModel(write(tmp_path / "bare", signatures=()))
     long = ExportedModel(write(tmp_path / "long", scale=1.5))
-    with pytest.raises(InputError, match="unit length, got length 1.5 for green"):
+    with pytest.raises(InputError, match="unit length, received length 1.5 for green"):
         long.encode_texts(["green"])
 
 

@@ -167,10 +167,10 @@ NAN = np.array([[1.0, 0.0], [np.nan, 0.0]])
         (lambda: SearchIndex.build(np.eye(2)[0], ["a"]), r"matrix .*shape \(2,\)"),
         (lambda: SearchIndex.build(np.zeros((0, 2)), []), r"shape \(0, 2\)"),
         (lambda: SearchIndex.build(NAN, ["a", "b"]), "1 rows, the first of them 1"),
-        (lambda: SearchIndex.build(np.eye(2), ["a"]), "`ids` .*got 1 for 2"),
+        (lambda: SearchIndex.build(np.eye(2), ["a"]), "`ids` .*received 1 for 2"),
         (
             lambda: SearchIndex.build(np.eye(2), ["a", "b"], ["x"]),
-            "`captions` .*got 1 for 2",
+            "`captions` .*received 1 for 2",
         ),
         (lambda: SearchIndex.build(np.eye(2), ["a", "a"]), "'a' in rows 0 and 1"),
         (
@@ -181,9 +181,9 @@ NAN = np.array([[1.0, 0.0], [np.nan, 0.0]])
             lambda: build(np.eye(2)).query(np.eye(3), 1),
             r"shape \(queries, 2\).*\(3, 3\)",
         ),
-        (lambda: build(np.eye(2)).query(np.eye(2)[0], 1), r"got \(2,\)"),
+        (lambda: build(np.eye(2)).query(np.eye(2)[0], 1), r"received \(2,\)"),
         (lambda: build(np.eye(2)).query(NAN, 1), "finite"),
-        (lambda: build(np.eye(2)).query(np.eye(2), 0), "`k` must be .*got 0"),
+        (lambda: build(np.eye(2)).query(np.eye(2), 0), "`k` must be .*received 0"),
     ],
 )
 def test_errors(call, message):
@@ -209,7 +209,7 @@ def test_a_damaged_index_is_refused(tmp_path):
 
     header = fresh()
     (folder / "index.json").write_text(json.dumps({**header, "version": 99}))
-    with pytest.raises(InputError, match="version 1, got 99; build it again"):
+    with pytest.raises(InputError, match="version 1, received 99; build it again"):
         SearchIndex.load(folder)
     fresh()
     (folder / "embeddings.npy").unlink()
@@ -289,7 +289,9 @@ def test_rows_of_nan_are_no_hits(tmp_path):
     rows[1, 1] = np.nan
     np.save(tmp_path / "index" / "embeddings.npy", rows)
     index = SearchIndex.load(tmp_path / "index")
-    with pytest.raises(InputError, match="finite, got NaN or infinity in 1 row: 1"):
+    with pytest.raises(
+        InputError, match="finite, received NaN or infinity in 1 row: 1"
+    ):
         index.query(np.eye(3)[:1], 2)
 
 
@@ -301,7 +303,7 @@ def test_a_thumbnail_that_is_a_link_is_not_read(tmp_path, tiny):
     secret = tmp_path / "secret"
     path.rename(secret)
     path.symlink_to(secret)
-    with pytest.raises(InputError, match="got a link"):
+    with pytest.raises(InputError, match="received a link"):
         index.thumbnail(0)
 
 

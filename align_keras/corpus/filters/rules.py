@@ -97,7 +97,7 @@ class Thresholds:
         if not isinstance(self.drop_personal_data, bool):
             raise InputError(
                 "drop_personal_data must be true or false, received "
-                f"{self.drop_personal_data!r}."
+                f"{self.drop_personal_data!r}; write one of them."
             )
         object.__setattr__(self, "languages", _languages(self.languages))
 

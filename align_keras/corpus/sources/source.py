@@ -154,8 +154,8 @@ def open_source(spec: str) -> Source:
         name, colon, split = rest.rpartition(":")
         if not name or not split:
             raise InputError(
-                f"source must be tfds:NAME:SPLIT, such as tfds:coco_captions:train, "
-                f"received {spec!r}."
+                f"source must be tfds:NAME:SPLIT, received {spec!r}; write it as in "
+                "tfds:coco_captions:train."
             )
         if is_url(name):
             raise _no_source(spec, "but tfds reads local folders; copy it to one")

@@ -61,7 +61,8 @@ def read(
     """Yields the pairs of a range of a split; their tar file goes into `spool`."""
     if spool is None:
         raise InputError(
-            f"spool must be a folder for the images of {part}, received None."
+            f"spool must be a folder for the images of {part}, received None; name "
+            "one with room for them."
         )
     try:
         examples = list(_examples(part))
@@ -106,7 +107,8 @@ def _opened(folder):
     if not images or not captions:
         raise InputError(
             f"{builder.info.name} must have a feature of images and one of captions "
-            f"({', '.join(_CAPTIONS)}), received {', '.join(features)}."
+            f"({', '.join(_CAPTIONS)}), received {', '.join(features)}; give its pairs "
+            "as a table."
         )
     return builder, "image" if "image" in images else images[0], captions[0]
 

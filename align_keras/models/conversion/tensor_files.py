@@ -116,7 +116,9 @@ def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         raise InputError(f"no such file: {path}; check the path.") from None
     except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}).") from None
+        raise InputError(
+            f"{path} can't be read ({error.strerror}); check its rights."
+        ) from None
     except Exception as error:  # A broken pickle leads to whatever its numbers do.
         raise InputError(
             f"{path} isn't a whole file of tensors in PyTorch's first format "
