@@ -12,8 +12,8 @@ from align_keras.utils.errors import InputError
 
 # Hits whose images are drawn by colored cells.
 _BLOCKS = 4
-# Characters that a table takes beside a path.
-_BESIDE_PATH = 50
+# Characters of captions that a table leaves whole.
+_FOLDED = 16
 # Captions shown of an image.
 _CAPTIONS = 3
 # Of an index of `align-keras index`, not of a run's.
@@ -251,10 +251,8 @@ def _print_hits(title, hits):
     # Blocks are large, so for few hits alone.
     small = way not in ("blocks", "blocks256") or len(hits) <= _BLOCKS
     draws = way is not None and small and all(image for _, image in hits)
-    # A path that a table folds can't be copied; a run's ids may be paths.
-    room = shutil.get_terminal_size().columns - _BESIDE_PATH
-    paths = [shown.get("path") or shown["id"] for shown, _ in hits]
-    if draws or any(len(path) > room for path in paths):
+    names = [name for name in _COLUMNS if any(shown.get(name) for shown, _ in hits)]
+    if draws or not _fits([shown for shown, _ in hits], names):
         print(plain(title).plain)
         for rank, (shown, image) in enumerate(hits, 1):
             drawing = drawn(image, way) if draws else None
@@ -263,9 +261,20 @@ def _print_hits(title, hits):
             told = " | ".join(f"{name} {text}" for name, text in shown.items() if text)
             print(plain(f"{rank}. {told}").plain)
         return
-    names = [name for name in _COLUMNS if any(shown.get(name) for shown, _ in hits)]
     rows = [
         (rank, *(shown[name] for name in names))
         for rank, (shown, _) in enumerate(hits, 1)
     ]
     print_table(title, ("rank", *names), rows, left=_COLUMNS[1:])
+
+
+def _fits(hits, names):
+    """Whether a table holds each column whole beside captions that it may fold: a path
+    that it folds can't be copied, and a run's ids may be paths.
+    """
+    widths = [len("rank")]
+    for name in names:
+        whole = max(len(hit.get(name, "")) for hit in hits)
+        width = max(len(name), whole)
+        widths.append(min(width, _FOLDED) if name == "caption" else width)
+    return 1 + sum(width + 3 for width in widths) <= shutil.get_terminal_size().columns

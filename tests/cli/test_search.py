@@ -217,6 +217,16 @@ def test_what_is_shown_stays_short(capsys):
     assert capsys.readouterr().out.startswith("cats: nothing found")
 
 
+@pytest.mark.parametrize("columns, is_table", [(80, True), (60, False)])
+def test_a_table_is_shown_where_ids_stay_whole(columns, is_table, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    id = "fontawesome6-solid/magnifying-glass-chart"
+    hit = {"score": 0.5, "id": id, "captions": ["magnifying glass chart"]}
+    search.print_found("cats", [hit])
+    shown = capsys.readouterr().out
+    assert id in shown and ("│" in shown) == is_table
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
