@@ -98,7 +98,7 @@ def test_mistakes_take_a_line_and_leave_the_table(coco, capsys):
     out.write_text("as before")
     common = ("--images", coco, "--out", out, "--splits")
     told = karpathy_pairs(coco, *common, "test", "val")
-    assert "split must be one that dataset_coco.json has, received 'val'" in told
+    assert "error: split must be one of restval, test" in told
     (coco / "val2014" / coco_name(2)).unlink()
     told = karpathy_pairs(coco, *common, "test")
     assert "1 of 6 images of dataset_coco.json's test split are missing" in told

@@ -199,8 +199,8 @@ def read_karpathy(
     splits = dict.fromkeys(example["split"] for example in examples)
     if split not in splits:
         raise InputError(
-            f"split must be one that {path.name} has, received {split!r}; choose of "
-            f"{', '.join(sorted(splits))}."
+            f"split must be one of {', '.join(sorted(splits))}, which {path.name} has, "
+            f"received {split!r}."
         )
     examples = [example for example in examples if example["split"] == split]
     if check_counts:
