@@ -191,7 +191,10 @@ def _with_gradient(epsilon):
             inverse = tf.math.rsqrt(kept_variance + epsilon)
             count = tf.cast(tf.size(inputs) // tf.size(scale), "float32")
             offset_gradient = total(upstream)
-            scale_gradient = total(upstream * (inputs - kept_mean)) * inverse
+            # Not at once, which would hold it of all layers at a time.
+            with tf.control_dependencies([upstream]):
+                centered = inputs - kept_mean
+            scale_gradient = total(upstream * centered) * inverse
             factor = scale * inverse
             of_inputs = combined(
                 upstream,
