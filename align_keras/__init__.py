@@ -56,6 +56,7 @@ _SAVED_BY_KERAS = {
     "AdamW": "align_keras.optimizers.adamw",
     "Lamb": "align_keras.optimizers.lamb",
     "LinearWarmup": "align_keras.optimizers.warmup",
+    "Muon": "align_keras.optimizers.muon",
     "SGD": "align_keras.optimizers.sgd",
 }
 _ROOMS = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)

@@ -18,7 +18,7 @@ from align_keras.utils.remote import is_url
 
 CORPORA = ("icons", "stamps", "clipart")
 # Steps of the short budget, for a first look and for continuous integration.
-_SHORT_STEPS = 1000
+_SHORT_STEPS = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -371,6 +371,20 @@ class LambConfig(AdamWConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class MuonConfig(AdamWConfig):
+    """Muon: the momentum of a matrix made orthogonal, AdamW for other weights.
+
+    Attributes:
+        momentum: share of a matrix's momentum that a step keeps.
+
+    References:
+        Jordan et al. 2024; Liu et al. 2025, arXiv:2502.16982.
+    """
+
+    momentum: float = fraction(0.95)
+
+
+@dataclasses.dataclass(frozen=True)
 class SGDConfig(_OptimizerOptions):
     """SGD with momentum.
 
@@ -391,9 +405,10 @@ class SGDConfig(_OptimizerOptions):
 class OptimizerConfig(_OneOf):
     """One of the optimizers."""
 
-    type: Literal["lamb", "adamw", "sgd"] = "lamb"
+    type: Literal["lamb", "adamw", "muon", "sgd"] = "lamb"
     lamb: LambConfig = LambConfig()
     adamw: AdamWConfig = AdamWConfig()
+    muon: MuonConfig = MuonConfig()
     sgd: SGDConfig = SGDConfig()
 
 

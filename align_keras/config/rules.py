@@ -100,7 +100,7 @@ def _check_steps(config, report):
 
 
 def _check_patterns(config, report):
-    for name in ("lamb", "adamw", "sgd"):
+    for name in ("lamb", "adamw", "muon", "sgd"):
         key = f"{_OPTIMIZER}.{name}.exclude_from_weight_decay"
         for pattern in report.get(key):
             try:

@@ -17,6 +17,9 @@ class _DecayedAdam(keras.optimizers.Adam):
         if not self.is_excluded(variable):
             rate = ops.cast(learning_rate, variable.dtype)
             self.assign_sub(variable, variable * (rate * self.decoupled_decay))
+        self._undecayed_update(gradient, variable, learning_rate)
+
+    def _undecayed_update(self, gradient, variable, learning_rate):
         if self.amsgrad or variable.dtype != "float32":
             super().update_step(gradient, variable, learning_rate)
         else:

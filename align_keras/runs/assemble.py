@@ -30,7 +30,7 @@ from align_keras.models.warm_start import (
     project_class_names,
     text_weights,
 )
-from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup
+from align_keras.optimizers import SGD, AdamW, Lamb, LinearWarmup, Muon
 from align_keras.text import learn_vocabulary, load_vocabulary, save_vocabulary
 from align_keras.utils.progress import progress_bar, say
 
@@ -151,7 +151,8 @@ def build_optimizer(
     kind = optimizer_config.optimizer.type
     arguments = dataclasses.asdict(optimizer_config.optimizer.get())
     decay = optimizer_config.ema.average_decay
-    return {"lamb": Lamb, "adamw": AdamW, "sgd": SGD}[kind](
+    optimizers = {"lamb": Lamb, "adamw": AdamW, "muon": Muon, "sgd": SGD}
+    return optimizers[kind](
         build_schedule(optimizer_config, train_steps),
         exclusions=arguments.pop("exclude_from_weight_decay"),
         learning_rate_multipliers=learning_rate_multipliers,

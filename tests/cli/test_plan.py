@@ -347,7 +347,7 @@ def test_slots():
 def test_slots_are_those_of_the_optimizers():
     from align_keras.runs.assemble import build_model, compile_model
 
-    for kind in ("lamb", "adamw", "sgd"):
+    for kind in ("lamb", "adamw", "muon", "sgd"):
         config = load_config(
             params_override=f"{NANO},trainer.optimizer_config.optimizer.type={kind},"
             "trainer.optimizer_config.ema.average_decay=0.9"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.optimizers import AdamW, Lamb, paper_schedule
+from align_keras.optimizers import AdamW, Lamb, Muon, paper_schedule
 from align_keras.utils.errors import InputError
 
 
@@ -33,7 +33,7 @@ def test_equals_keras():
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("optimizer", [AdamW, Lamb])
+@pytest.mark.parametrize("optimizer", [AdamW, Lamb, Muon])
 def test_multiplier_equals_a_smaller_rate(optimizer):
     slow = {"learning_rate_multipliers": {"kern": 0.1, "kernel": 7.0}}
     both = trained(optimizer(0.05, weight_decay=0.3, **slow))
@@ -44,7 +44,7 @@ def test_multiplier_equals_a_smaller_rate(optimizer):
     assert np.abs(tenth[0] - full[0]).max() > 0.1
 
 
-@pytest.mark.parametrize("optimizer", [AdamW, Lamb])
+@pytest.mark.parametrize("optimizer", [AdamW, Lamb, Muon])
 def test_config_round_trip(optimizer):
     ours = optimizer(
         paper_schedule(1e-2, 5, 20),

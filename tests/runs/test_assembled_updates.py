@@ -11,7 +11,8 @@ OPTIMIZER = "trainer.optimizer_config"
 RATE, DECAY = 0.1, 0.5
 # The factor of a decayed weight in a step whose gradient is zero. LAMB's trust ratio,
 # 1 / decay, cancels the decay (You et al. 2020, algorithm 2).
-DECAYED = {"adamw": 1 - RATE * DECAY, "sgd": 1 - RATE * DECAY, "lamb": 1 - RATE}
+DECOUPLED = 1 - RATE * DECAY
+DECAYED = {"adamw": DECOUPLED, "muon": DECOUPLED, "sgd": DECOUPLED, "lamb": 1 - RATE}
 NAMES = ("kernel", "bias", "gamma", "beta", "log_temperature")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from align_keras.losses import ContrastiveLoss
 from align_keras.losses.cross_replica import sum_over_replicas
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
-from align_keras.optimizers import SGD, AdamW, Lamb, apply_if
+from align_keras.optimizers import SGD, AdamW, Lamb, Muon, apply_if
 from align_keras.optimizers.replica_gradients import take_summed_gradients
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
 
@@ -68,7 +68,8 @@ def optimizer(name, **arguments):
     """
     if name == "sgd":
         return SGD(0.05, **arguments)
-    return {"lamb": Lamb, "adamw": AdamW}[name](1e-3, epsilon=1e-2, **arguments)
+    kinds = {"lamb": Lamb, "adamw": AdamW, "muon": Muon}
+    return kinds[name](1e-3, epsilon=1e-2, **arguments)
 
 
 def compile_with(model, optimizer, **options):
@@ -117,7 +118,7 @@ def comparisons(strategy, count):
     synchronized = {"model": {"synchronized": True}}
     # Four replicas take minutes to trace: the rest is the same on two.
     few = count < 4
-    for name in ("sgd", "lamb", "adamw") if few else ("sgd", "lamb"):
+    for name in ("sgd", "lamb", "adamw", "muon") if few else ("sgd", "lamb"):
         arguments = {**synchronized, "optimizer_name": name}
         yield f"one {name}", compare(strategy, {}, {}, steps=1, **arguments)
         if few:

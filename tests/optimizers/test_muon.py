@@ -1,0 +1,91 @@
+"""Muon against Keras's own on matrices, and on the kernels that ALIGN has besides."""
+
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from align_keras.optimizers import AdamW, Muon
+from align_keras.optimizers.muon import orthogonalized
+
+# Float32, whose rounding the steps' polynomials enlarge: their slope at 0 is 3.4 each.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def variable(values, path):
+    *scopes, name = path.split("/")
+    with contextlib.ExitStack() as stack:
+        for scope in scopes:
+            stack.enter_context(keras.name_scope(scope))
+        return keras.Variable(values, dtype="float32", name=name)
+
+
+def drawn(*shapes):
+    random = np.random.default_rng(1)
+    return [random.normal(size=shape).astype("float32") for shape in shapes]
+
+
+def trained(optimizer, starts, paths, steps=5):
+    """The weights after some steps, of the same gradients for every optimizer."""
+    random = np.random.default_rng(0)
+    variables = [variable(*own) for own in zip(starts, paths, strict=True)]
+    for _ in range(steps):
+        gradients = [random.normal(size=start.shape) for start in starts]
+        optimizer.apply([tf.constant(own, "float32") for own in gradients], variables)
+    return [own.numpy() for own in variables]
+
+
+def test_equals_keras():
+    schedule = keras.optimizers.schedules.CosineDecay(0.05, 20)
+    arguments = {"weight_decay": 0.3, "momentum": 0.9}
+    reference = keras.optimizers.Muon(schedule, adam_weight_decay=0.3, **arguments)
+    reference.exclude_from_weight_decay(var_names=["bias"])
+    ours = Muon(schedule, **arguments)
+    starts = drawn((6, 3), (3, 8), (5,), (7, 4))
+    paths = ["a/kernel", "b/kernel", "a/bias", "token_embedding/embeddings"]
+    expected = trained(reference, starts, paths)
+    for start, own, other in zip(
+        starts, trained(ours, starts, paths), expected, strict=True
+    ):
+        np.testing.assert_allclose(own, other, **TOLERANCE)
+        assert np.abs(own - start).max() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "matrix"),
+    [
+        ("self_attention_layer/query/kernel", (6, 2, 4), (6, 8)),
+        ("self_attention_layer/attention_output/kernel", (2, 4, 6), (8, 6)),
+        ("project/kernel", (1, 1, 8, 3), (8, 3)),
+        ("stem/kernel", (3, 3, 3, 4), (27, 4)),
+    ],
+)
+def test_other_kernels_are_matrices_of_inputs_by_outputs(path, shape, matrix):
+    (start,) = drawn(shape)
+    (actual,) = trained(Muon(0.05), [start], [path])
+    (expected,) = trained(Muon(0.05), [start.reshape(matrix)], ["kernel"])
+    np.testing.assert_allclose(actual.reshape(matrix), expected, **TOLERANCE)
+
+
+def test_kernels_of_a_channel_each_and_the_named_are_adams():
+    starts = drawn((3, 3, 4, 1), (6, 3))
+    paths = ["block/depthwise/kernel", "projection/kernel"]
+    expected = trained(AdamW(0.05, weight_decay=0.3), starts, paths)
+    actual = trained(Muon(0.05, weight_decay=0.3), starts, paths)
+    np.testing.assert_array_equal(actual[0], expected[0])
+    assert np.abs(actual[1] - expected[1]).max() > 0.01
+    by_adam = Muon(0.05, weight_decay=0.3, by_adam=["depthwise", "projection"])
+    np.testing.assert_array_equal(trained(by_adam, starts, paths)[1], expected[1])
+
+
+def test_orthogonalized():
+    for shape in ((8, 20), (20, 8), (5, 5)):
+        (matrix,) = drawn(shape)
+        left, _, right = np.linalg.svd(matrix, full_matrices=False)
+        actual = orthogonalized(tf.constant(matrix)).numpy()
+        np.testing.assert_allclose(
+            left.T @ actual @ right.T, np.eye(min(shape)), atol=0.35
+        )
+    assert not orthogonalized(tf.zeros((3, 4))).numpy().any()
