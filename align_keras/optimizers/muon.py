@@ -85,7 +85,7 @@ class Muon(LearningRateMultipliers, _MuonUpdate):
     >>> optimizer = Muon(1.0, weight_decay=0.0)
     >>> optimizer.apply([keras.ops.array([[5.0, 0.0], [0.0, 0.1]])], [weight])
     >>> [round(float(value), 1) for value in weight.numpy().ravel()]
-    [2.7, 0.0, 0.0, 2.8]
+    [2.8, 0.0, 0.0, 2.8]
     """
 
     def __init__(
