@@ -1,12 +1,9 @@
 """Batch normalization by TensorFlow's fused kernel."""
 
-import functools
-
 import keras
 import tensorflow as tf
 from keras import ops
 
-from align_keras.utils.compiled import compiled
 from align_keras.utils.errors import InputError
 
 _KERNEL_DTYPES = ("float32", "bfloat16")
@@ -82,21 +79,16 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         if not (whole and kernel_has) or (training and self.synchronized):
             return super().call(inputs, training=training, mask=mask)
         scale, offset = (tf.cast(value, "float32") for value in (self.gamma, self.beta))
-        if training and inputs.dtype == tf.float32 and _on_cpu():
-            outputs, mean, variance = _with_gradient(self.epsilon)(
-                inputs, scale, offset
-            )
-        else:
-            outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=inputs,
-                scale=scale,
-                offset=offset,
-                mean=_NONE if training else self._statistic(self.moving_mean),
-                variance=_NONE if training else self._statistic(self.moving_variance),
-                epsilon=self.epsilon,
-                exponential_avg_factor=1.0,
-                is_training=bool(training),
-            )
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=scale,
+            offset=offset,
+            mean=_NONE if training else self._statistic(self.moving_mean),
+            variance=_NONE if training else self._statistic(self.moving_variance),
+            epsilon=self.epsilon,
+            exponential_avg_factor=1.0,
+            is_training=bool(training),
+        )
         if training:
             # The kernel reports the unbiased variance; Keras averages the biased.
             count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), "float32")
@@ -149,66 +141,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             "virtual_batch_size": self.virtual_batch_size,
             "replicas_per_group": self.replicas_per_group,
         }
-
-
-def _on_cpu():
-    return all(
-        device.device_type == "CPU" for device in tf.config.list_logical_devices()
-    )
-
-
-@functools.cache
-def _with_gradient(epsilon):
-    """Returns the kernel in training, with a gradient that takes half of the time of
-    the kernel's on CPU: sums are products with ones, and one loop makes the rest.
-    """
-    combined = compiled(
-        lambda upstream, inputs, mean, *factors: (
-            factors[0] * upstream + factors[1] * (inputs - mean) + factors[2]
-        )
-    )
-
-    def total(values):
-        rows = tf.reshape(values, (-1, values.shape[-1]))
-        return tf.matmul(tf.ones((1, tf.shape(rows)[0])), rows)[0]
-
-    @tf.custom_gradient
-    def normalized(inputs, scale, offset):
-        outputs, mean, variance, kept_mean, kept_variance, _ = (
-            tf.raw_ops.FusedBatchNormV3(
-                x=inputs,
-                scale=scale,
-                offset=offset,
-                mean=_NONE,
-                variance=_NONE,
-                epsilon=epsilon,
-                exponential_avg_factor=1.0,
-                is_training=True,
-            )
-        )
-
-        def gradient(upstream, *_):
-            inverse = tf.math.rsqrt(kept_variance + epsilon)
-            count = tf.cast(tf.size(inputs) // tf.size(scale), "float32")
-            offset_gradient = total(upstream)
-            # Not at once, which would hold it of all layers at a time.
-            with tf.control_dependencies([upstream]):
-                centered = inputs - kept_mean
-            scale_gradient = total(upstream * centered) * inverse
-            factor = scale * inverse
-            of_inputs = combined(
-                upstream,
-                inputs,
-                kept_mean,
-                factor,
-                -factor * inverse * scale_gradient / count,
-                -factor * offset_gradient / count,
-            )
-            return of_inputs, scale_gradient, offset_gradient
-
-        return (outputs, mean, variance), gradient
-
-    return normalized
 
 
 def _wide(inputs):

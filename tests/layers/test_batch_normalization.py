@@ -26,7 +26,7 @@ def built(**arguments):
     return layer
 
 
-def test_the_gradient_on_cpu_is_that_of_the_formula():
+def test_the_gradient_is_that_of_the_formula():
     """In float64, by automatic differentiation; the tolerance is float32's."""
     inputs = tf.random.stateless_normal((4, 6, 5, 8), (1, 2)) * 3 + 5
     layer = FusedBatchNormalization(gamma_initializer="random_normal")
