@@ -56,7 +56,7 @@ _SAVED_BY_KERAS = {
     "AdamW": "align_keras.optimizers.adamw",
     "Lamb": "align_keras.optimizers.lamb",
     "LinearWarmup": "align_keras.optimizers.warmup",
-    "Muon": "align_keras.optimizers.muon",
+    "Muon": "align_keras.optimizers.adamw",
     "SGD": "align_keras.optimizers.sgd",
 }
 _ROOMS = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)

@@ -7,9 +7,12 @@ on where it stopped, and a changed threshold repeats only what it changes.
 import collections
 import dataclasses
 import functools
+import hashlib
 import itertools
+import json
 import os
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -41,7 +44,6 @@ from align_keras.corpus.image_tables import (
 from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
 from align_keras.corpus.sources.source import extract_part, merged_counts
-from align_keras.corpus.stage_folder import StageFolder
 from align_keras.protocols.open_model import check_model, open_model
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
@@ -59,6 +61,40 @@ _PAIRS_PER_PIECE = 20_000
 _STORED = ["image_key", "pixel_key", "fault", "perceptual_hash"]
 _CAPTIONS_PER_LANGUAGE = 20_000
 _LANGUAGES = 200
+# What says that a stage is done.
+_DONE = "done.json"
+
+
+class StageFolder:
+    """A stage's folder, named by a digest of all inputs; done when facts are there."""
+
+    def __init__(self, out, name, inputs):
+        text = json.dumps([name, inputs], sort_keys=True)
+        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        self.path = pathlib.Path(out, "stages", f"{name}-{digest}")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.tasks = self.path / "tasks"
+
+    @property
+    def key(self) -> str:
+        """For the inputs of the stages that stand on this one."""
+        return self.path.name
+
+    def facts(self) -> dict | None:
+        """Returns what `finish` was given, or None while the stage isn't done."""
+        try:
+            return json.loads((self.path / _DONE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def finish(self, facts: dict, scratch: Sequence[str] = ()) -> None:
+        """Marks the stage as done, and removes what no later stage needs of it."""
+        with atomic_write(self.path / _DONE) as file:
+            json.dump(facts, file, ensure_ascii=False, indent=1, sort_keys=True)
+        for name in scratch:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for leftover in self.path.rglob(".*.tmp"):  # Of tasks that were killed.
+            leftover.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from align_keras.optimizers import AdamW, Muon
-from align_keras.optimizers.muon import orthogonalized
+from align_keras.optimizers.adamw import orthogonalized
 
 # Float32, whose rounding the steps' polynomials enlarge: their slope at 0 is 3.4 each.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
