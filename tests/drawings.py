@@ -23,8 +23,8 @@ def draw(label, seed):
     rows, columns = np.indices((36, 44))
     kind = [np.hypot(rows - 18, columns - 22), columns, np.zeros((36, 44))][label]
     wave = np.sin(kind / random.uniform(1.0, 1.6) + random.uniform(0, 6))
-    colour = random.uniform(70, 110, 3) + 60 * np.eye(3)[label]
-    pixels = colour + 60 * wave[..., None]
+    color = random.uniform(70, 110, 3) + 60 * np.eye(3)[label]
+    pixels = color + 60 * wave[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype("uint8"))
 
 

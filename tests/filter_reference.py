@@ -41,7 +41,7 @@ def ngrams_of(text):
 
 
 def filter_reference(pairs, thresholds):
-    """What `filter_pairs` returns; white space is all that normalising changes."""
+    """What `filter_pairs` returns; white space is all that normalizing changes."""
     pairs = [pair._replace(caption=" ".join(pair.caption.split())) for pair in pairs]
     counts, images, texts = collections.Counter(), {}, {}
     for pair in pairs:

@@ -77,8 +77,8 @@ def png_of_16_bits(values):
     return png_of_rows(values.shape[1], rows, bits=16, kind=2)
 
 
-def grey_png(values, bits):
-    """A PNG of 1, 2 or 4 bits a grey level, of an array (h, w) of levels."""
+def gray_png(values, bits):
+    """A PNG of 1, 2 or 4 bits a gray level, of an array (h, w) of levels."""
     bytes_of_row = -(-values.shape[1] * bits // 8)
     padded = np.zeros((len(values), bytes_of_row * 8 // bits), int)
     padded[:, : values.shape[1]] = values
@@ -140,7 +140,7 @@ def pixels_of(image):
 def readable():
     """Returns a dict: name → (file's bytes, uint8 pixels (h, w, 3))."""
     rgb, rgba, other = source(), source("RGBA"), source(seed=1)
-    grey = rgb.convert("L")
+    gray = rgb.convert("L")
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     files = {}
 
@@ -165,15 +165,15 @@ def readable():
         )
     add("PNG, black and white", rgb.convert("1"), "PNG")
     for bits in (2, 4):
-        levels = np.asarray(grey) >> (8 - bits)
+        levels = np.asarray(gray) >> (8 - bits)
         shown = np.uint8(levels * (255 // (2**bits - 1)))
-        content = grey_png(levels, bits)
-        files[f"PNG, grey of {bits} bits"] = content, pixels_of(Image.fromarray(shown))
-    add("PNG, grey", grey, "PNG")
-    add("PNG, grey with alpha", rgba.convert("LA"), "PNG", on_white(rgba.convert("LA")))
+        content = gray_png(levels, bits)
+        files[f"PNG, gray of {bits} bits"] = content, pixels_of(Image.fromarray(shown))
+    add("PNG, gray", gray, "PNG")
+    add("PNG, gray with alpha", rgba.convert("LA"), "PNG", on_white(rgba.convert("LA")))
     for name, image in (
         ("PNG", rgb),
-        ("PNG, grey", grey),
+        ("PNG, gray", gray),
         ("PNG, black and white", rgb.convert("1")),
     ):
         shown, color = pixels_of(image).copy(), image.getpixel((9, 9))
@@ -189,13 +189,13 @@ def readable():
     add("PNG, animated", rgb, "PNG", save_all=True, append_images=[other])
     deep = np.random.default_rng(2).integers(0, 65536, (HEIGHT, WIDTH, 3))
     files["PNG of 16 bits"] = png_of_16_bits(deep), np.uint8(deep >> 8)
-    deep_grey = Image.fromarray(deep[..., 0].astype("uint16"))
+    deep_gray = Image.fromarray(deep[..., 0].astype("uint16"))
     shown = Image.fromarray(np.uint8(deep[..., 0] >> 8))
-    add("PNG, grey of 16 bits", deep_grey, "PNG", shown)
+    add("PNG, gray of 16 bits", deep_gray, "PNG", shown)
 
     add("JPEG", rgb, "JPEG", quality=90)
     add("JPEG, progressive", rgb, "JPEG", progressive=True, subsampling=2)
-    add("JPEG, grey", grey, "JPEG")
+    add("JPEG, gray", gray, "JPEG")
     add("JPEG, CMYK", rgb.convert("CMYK"), "JPEG", quality=95)
     add("JPEG with a profile", rgb, "JPEG", icc_profile=profile)
 

@@ -37,8 +37,8 @@ def draw(number, size=(260, 230)):
     for _ in range(12):
         x, y = random.integers(0, size[0]), random.integers(0, size[1])
         width, height = random.integers(20, 120, 2)
-        colour = tuple(random.integers(0, 256, 3).tolist())
-        pen.ellipse((x - width, y - height, x + width, y + height), fill=colour)
+        color = tuple(random.integers(0, 256, 3).tolist())
+        pen.ellipse((x - width, y - height, x + width, y + height), fill=color)
     return image
 
 

@@ -4,7 +4,7 @@ import json
 
 from PIL import Image, ImageDraw
 
-COLOURS = ["red", "green", "blue", "black", "orange", "purple", "brown", "gray"]
+COLORS = ["red", "green", "blue", "black", "orange", "purple", "brown", "gray"]
 SHAPES = ["circle", "square", "bar", "cross", "ring"]
 
 SMALL = ",".join(
@@ -30,21 +30,21 @@ SMALL = ",".join(
 )
 
 
-def draw(colour, shape):
+def draw(color, shape):
     image = Image.new("RGB", (48, 48), "white")
     pen = ImageDraw.Draw(image)
     box = (8, 8, 40, 40)
     if shape == "circle":
-        pen.ellipse(box, fill=colour)
+        pen.ellipse(box, fill=color)
     elif shape == "square":
-        pen.rectangle(box, fill=colour)
+        pen.rectangle(box, fill=color)
     elif shape == "bar":
-        pen.rectangle((8, 20, 40, 28), fill=colour)
+        pen.rectangle((8, 20, 40, 28), fill=color)
     elif shape == "ring":
-        pen.ellipse(box, outline=colour, width=6)
+        pen.ellipse(box, outline=color, width=6)
     else:
-        pen.line((8, 8, 40, 40), fill=colour, width=6)
-        pen.line((40, 8, 8, 40), fill=colour, width=6)
+        pen.line((8, 8, 40, 40), fill=color, width=6)
+        pen.line((40, 8, 8, 40), fill=color, width=6)
     return image
 
 
@@ -52,11 +52,11 @@ def write_pairs(folder):
     """Writes 40 pictures and pairs.jsonl; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for colour in COLOURS:
+    for color in COLORS:
         for shape in SHAPES:
-            name = f"{colour}_{shape}.png"
-            draw(colour, shape).save(folder / name)
-            lines.append(json.dumps({"image": name, "caption": f"a {colour} {shape}"}))
+            name = f"{color}_{shape}.png"
+            draw(color, shape).save(folder / name)
+            lines.append(json.dumps({"image": name, "caption": f"a {color} {shape}"}))
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -147,16 +147,21 @@ def test_a_run_goes_on_to_the_same_numbers(artifact, capsys):
     """A run that was stopped ends where the one that wasn't did."""
     artifact("pairs")
     run = artifact("run")
-    overrides = artifact.expected["overrides"]
-    arguments = ["train", "--experiment=quickstart_stamps", f"--model_dir={run}"]
-    assert main([*arguments, f"--params_override={overrides}"]) == 0
+    arguments = ["train", f"--model_dir={run}"]
+    # The experiment of that name trains by another optimizer since.
+    overrides = f"--params_override={artifact.expected['overrides']}"
+    assert main([*arguments, "--experiment=quickstart_stamps", overrides]) == 1
+    refused = capsys.readouterr().err
+    assert "optimizer.type was 'adamw' and is now 'muon'" in refused
+    assert "--config_file" in refused
+    assert main([*arguments, f"--config_file={run}/params.yaml"]) == 0
     assert "going on at step 120 of 140" in capsys.readouterr().err
     lines = [json.loads(line) for line in open(run / "metrics.jsonl", encoding="utf-8")]
     later = [line for line in lines if line["step"] > 120]
     (losses, recalls), (own_losses, own_recalls) = artifact.expected["resumed"], later
     # Twenty steps of LAMB carry rounding on; moments of zero were off by 3e-3.
     for name in ("loss", "loss_i2t", "loss_t2i", "temperature"):
-        # 0.1 decoded JPEGs by up to five grey levels otherwise: 2.5e-3 was seen.
+        # 0.1 decoded JPEGs by up to five gray levels otherwise: 2.5e-3 was seen.
         assert own_losses[name] == pytest.approx(losses[name], rel=1e-2)
     # One query of 34 may change its rank.
     for name in ("i2t/recall_at_10", "t2i/recall_at_10"):

@@ -1,4 +1,4 @@
-"""Time and peak memory of exact nearest neighbours as the gallery grows.
+"""Time and peak memory of exact nearest neighbors as the gallery grows.
 
 `python tools/bench_knn.py` takes galleries of 40,000 and 160,000 rows of 640 numbers,
 each in a process of its own and in a file that is mapped, not read; `--gallery
@@ -24,12 +24,12 @@ def write_gallery(path, rows, dimension):
     import numpy as np
 
     random = np.random.default_rng(0)
-    centres = random.normal(size=(1000, dimension)).astype("float32")
+    centers = random.normal(size=(1000, dimension)).astype("float32")
     gallery = np.lib.format.open_memmap(path, "w+", "float32", (rows, dimension))
     for start in range(0, rows, ROWS_AT_ONCE):
         part = gallery[start : start + ROWS_AT_ONCE]
         noise = random.standard_normal(part.shape, "float32")
-        part[:] = centres[random.integers(0, 1000, len(part))] + noise
+        part[:] = centers[random.integers(0, 1000, len(part))] + noise
         part /= np.linalg.norm(part, axis=1, keepdims=True)
     gallery.flush()
 

@@ -1,4 +1,4 @@
-"""A quantised image tower: its time beside PyTorch's, and what else was tried.
+"""A quantized image tower: its time beside PyTorch's, and what else was tried.
 
 `python tools/bench_litert.py --model saved_models/stamps_warm` takes a run of
 stamps_warm_start, whose tower is efficientnet-lite-pytorch's Lite0 with the classifier,
@@ -9,7 +9,7 @@ transformers' (all packages of `align-keras[oracles,litert]`). It
   prints the latency of one picture in PyTorch (eager) and in LiteRT, each
   quantisation, at 1 and 2 threads: medians of interleaved runs, each
   behind three untimed ones;
-- with `--tried`, quantises the tower in other ways too, and prints what each keeps of
+- with `--tried`, quantizes the tower in other ways too, and prints what each keeps of
   the stamps' recall. 200 pictures of clipart calibrate unless a row says otherwise.
 """
 
@@ -176,7 +176,7 @@ def tried(flatbuffer, samples):
 
     names = quantizer.AlgorithmName
 
-    def quantised(count=200, skipped=(), products=False, weights=None):
+    def quantized(count=200, skipped=(), products=False, weights=None):
         own = quantizer.Quantizer(bytearray(flatbuffer))
         own.add_static_config(".*", Operation.ALL_SUPPORTED, 8, 8)
         if weights is not None:
@@ -196,17 +196,17 @@ def tried(flatbuffer, samples):
             result = own.quantize(ranges, enable_progress_report=False)
         return bytes(result.quantized_model)
 
-    yield "all of it, moving averages", quantised()
-    yield "head in float", quantised(skipped=[_HEAD])
+    yield "all of it, moving averages", quantized()
+    yield "head in float", quantized(skipped=[_HEAD])
     own = {"skipped": [_HEAD, "rescaling"], "products": True}
-    yield "head's products dynamic", quantised(**own)
-    yield "the same, 600 pictures", quantised(600, **own)
+    yield "head's products dynamic", quantized(**own)
+    yield "the same, 600 pictures", quantized(600, **own)
     yield (
         "stem in float too",
-        quantised(skipped=[_HEAD, "rescaling", "stem"], products=True),
+        quantized(skipped=[_HEAD, "rescaling", "stem"], products=True),
     )
-    yield "weights clipped by MSE", quantised(weights=names.MSE, **own)
-    yield "weights clipped by OCTAV", quantised(weights=names.OCTAV, **own)
+    yield "weights clipped by MSE", quantized(weights=names.MSE, **own)
+    yield "weights clipped by OCTAV", quantized(weights=names.OCTAV, **own)
 
 
 def compare_tried(align, files, calibration):
@@ -243,7 +243,7 @@ def main():
     align = ALIGN.from_preset(arguments.model)
     read = pictures(arguments.pictures, "train", 600 if arguments.tried else 200)
     calibration = np.stack([read_pixels(own, align.image_size) for own in read])
-    # Neighbours in the corpus are of one artist.
+    # Neighbors in the corpus are of one artist.
     calibration = np.random.default_rng(0).permutation(calibration)
     embed = torch_tower(align)
     check_same(align, embed, calibration[:8])

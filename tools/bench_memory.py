@@ -1,4 +1,4 @@
-"""Peak memory and time of a training step: plain, micro-batched, rematerialised.
+"""Peak memory and time of a training step: plain, micro-batched, rematerialized.
 
 `python tools/bench_memory.py` measures EfficientNet-B0 at 128 pixels with BERT-mini,
 each variant in processes of its own that take turns; memory is the peak of the process
@@ -18,8 +18,8 @@ VARIANTS = {
     "plain": {},
     "micro-batches of 64": {"micro_batch_size": 64},
     "micro-batches of 32": {"micro_batch_size": 32},
-    "rematerialised": {"rematerialize": True},
-    "rematerialised, micro-batches of 32": {
+    "rematerialized": {"rematerialize": True},
+    "rematerialized, micro-batches of 32": {
         "rematerialize": True,
         "micro_batch_size": 32,
     },

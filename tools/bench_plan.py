@@ -29,7 +29,7 @@ FITTED = {
 CASES = FITTED | {
     "B0 at 128, BERT-mini, 64 pairs": ("b0", 128, "bert_mini", 64, 64, ""),
     "B2 at 160, BERT-mini, 32 pairs": ("b2", 160, "bert_mini", 64, 32, ""),
-    "B0 at 128, rematerialised": (
+    "B0 at 128, rematerialized": (
         *("b0", 128, "bert_mini", 64, 32),
         "task.model.image_encoder.rematerialize=true,"
         "task.model.text_encoder.rematerialize=true",

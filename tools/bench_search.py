@@ -17,7 +17,8 @@ images. Each part prints lines of a table:
 - `approximate`: exact and approximate search of --rows vectors, and the approximate
   one's recall of the exact ten, for words and for images. The rows are the embeddings
   of the images, and points between two of them with noise, since so many real images
-  aren't here.
+  aren't here. --width keeps the first numbers of each alone, so that more rows fit;
+  the other parts have all.
 - `relevance`: how often a hit of each mark is of an image that has the words, where
   they are the captions of --captioned, a folder of images beside text files.
 - `postgres`: the same of the index in --database, an empty PostgreSQL database with
@@ -297,28 +298,37 @@ def expanded(path, real, rows):
             file.write(between.astype("<f4").tobytes())
 
 
+def narrowed(embeddings, width):
+    """Returns unit rows of the first `width` numbers; of all where it is None."""
+    embeddings = embeddings[:, :width]
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
 def bench_approximate(arguments):
     """Prints the part `approximate`."""
     from align_keras.search import Index, approximate, open_model
 
-    folder = arguments.work / f"rows_{arguments.rows}"
+    narrow = f"_of_{arguments.width}" if arguments.width else ""
+    folder = arguments.work / f"rows_{arguments.rows}{narrow}"
     folder.mkdir(parents=True, exist_ok=True)
     model = open_model(arguments.model)
     index = Index.build(arguments.work / "real", [arguments.images], model)
     real = np.unique(np.array(index.store.vectors()), axis=0)
+    real = narrowed(real, arguments.width)
     held_out, real = real[::50], np.delete(real, np.s_[::50], axis=0)
     path = folder / "vectors.0.f32"
     if not path.exists():
         expanded(path, real, arguments.rows)
-    vectors = np.memmap(path, np.float32, "r").reshape(-1, model.dimension)
+    vectors = np.memmap(path, np.float32, "r").reshape(-1, real.shape[1])
     np.save(folder / "held_out.npy", held_out)
     start = time.perf_counter()
     if approximate.bring_up_to_date(folder, path.name, vectors):
         print(f"built in {time.perf_counter() - start:.0f} s")
     size = approximate.path_of(folder, path.name).stat().st_size
     print(f"{len(real)} real rows of {len(vectors)}; file of {size / 1e6:.0f} MB")
-    found = approximate.Approximate.open(folder, path.name, model.dimension)
-    queries = {"words": model.encode_texts(QUERIES), "images": held_out[: len(QUERIES)]}
+    found = approximate.Approximate.open(folder, path.name, real.shape[1])
+    words = narrowed(model.encode_texts(QUERIES), arguments.width)
+    queries = {"words": words, "images": held_out[: len(QUERIES)]}
     for kind, embeddings in queries.items():
         compare(kind, embeddings, vectors, found)
 
@@ -547,6 +557,7 @@ def main():
     parser.add_argument("--photos", type=int, default=800)
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, help="numbers kept of each embedding")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)

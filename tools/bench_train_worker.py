@@ -25,7 +25,7 @@ MEASURES = ("train", "image", "both")
 
 
 def random_inputs(architecture, batch_size):
-    """Returns grey levels (n, S, S, 3) and token ids (n, L) as NumPy arrays."""
+    """Returns gray levels (n, S, S, 3) and token ids (n, L) as NumPy arrays."""
     import numpy as np
 
     random = np.random.default_rng(0)

@@ -79,7 +79,7 @@ def copies(image, random):
     yield "10 % cropped", _cropped(image, 0.10, random)
     yield "flipped", ImageOps.mirror(image)
     yield "watermark", _watermarked(image, random)
-    yield "greyscale", image.convert("L").convert("RGB")
+    yield "grayscale", image.convert("L").convert("RGB")
 
 
 def _whole_photographs():
@@ -108,7 +108,7 @@ def _files(folder):
         return []
     root = pathlib.Path(folder)
     paths = sorted(root.glob("**/*.png"))
-    # Sheets of all emoji, and one emoji in five colours of skin.
+    # Sheets of all emoji, and one emoji in five colors of skin.
     paths = [path for path in paths if "sheet" not in str(path)]
     paths = [path for path in paths if "-1f3f" not in path.name]
     return [(path.relative_to(root).as_posix(), path) for path in paths]
@@ -146,6 +146,6 @@ def _watermarked(image, random):
     left = [4, max(4, image.width - mark.width - 4)][random.integers(2)]
     top = [4, max(4, image.height - mark.height - 4)][random.integers(2)]
     marked = image.copy()
-    grey = int(np.asarray(image.convert("L")).mean()) < 128
-    marked.paste((255, 255, 255) if grey else (0, 0, 0), (left, top), mark)
+    gray = int(np.asarray(image.convert("L")).mean()) < 128
+    marked.paste((255, 255, 255) if gray else (0, 0, 0), (left, top), mark)
     return marked

@@ -1,9 +1,9 @@
 """From stored pairs to batches."""
 
 from align_keras.data.batches import batch_ids, training_batches
-from align_keras.data.labelled_batches import (
+from align_keras.data.labeled_batches import (
     evaluation_batches,
-    labelled_batches,
+    labeled_batches,
     unreadable_rows,
 )
 from align_keras.data.stored_pairs import (

@@ -65,14 +65,14 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """As `spearman`, of codes that `dense_codes` gave. These serve for every sample of
     pairs: a bootstrap sorts once, in 0.4 times the time of `scipy.stats.spearmanr`.
     """
-    first, second = _centred_ranks(first), _centred_ranks(second)
+    first, second = _centered_ranks(first), _centered_ranks(second)
     spread = np.sqrt(np.dot(first, first) * np.dot(second, second))
     if spread == 0:
         return 0.0
     return float(np.clip(np.dot(first, second) / spread, -1.0, 1.0))
 
 
-def _centred_ranks(codes):
+def _centered_ranks(codes):
     counts = np.bincount(codes)
     # A code's average rank lies in the middle of its run, and the ranks' mean in
     # the middle of all.

@@ -88,7 +88,7 @@ def keras_input(
         check_data(model, x.element_spec)
     elif not isinstance(x, keras.utils.PyDataset) and hasattr(x, "__getitem__"):
         check_inputs(model, x)
-        _check_grey_levels(x["images"])
+        _check_gray_levels(x["images"])
     return x
 
 
@@ -190,7 +190,7 @@ def check_inputs(model: keras.Model, inputs: dict) -> None:
         and (dtypes["padding_mask"].is_integer or dtypes["padding_mask"].is_bool),
     }
     wanted = {
-        "images": "grey levels (n, height, width, 3)",
+        "images": "gray levels (n, height, width, 3)",
         "token_ids": f"integers (n, length), of length at most {limit}",
         "padding_mask": "integers or bool, of the shape of token_ids",
     }
@@ -202,12 +202,12 @@ def check_inputs(model: keras.Model, inputs: dict) -> None:
             )
 
 
-def _check_grey_levels(images):
-    """Raises for floats that are all of [0, 1]: nearly black as grey levels."""
+def _check_gray_levels(images):
+    """Raises for floats that are all of [0, 1]: nearly black as gray levels."""
     if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.size:
         if 0 < images.max() <= 1:
             raise InputError(
-                "images must be grey levels in [0, 255], received floats of at most "
+                "images must be gray levels in [0, 255], received floats of at most "
                 f"{images.max():g}; multiply them by 255."
             )
 

@@ -54,14 +54,14 @@ class ImageEncoder(Encoder):
         rematerialize: bool, compute activations twice rather than keep them.
         locked: bool, nothing but the projection learns, and the tower runs as
             in inference (no drop-connect, frozen statistics).
-        pixel_mean: float or three, the grey level that becomes 0.
-        pixel_deviation: float or three > 0, grey levels from 0 to 1; with the
+        pixel_mean: float or three, the gray level that becomes 0.
+        pixel_deviation: float or three > 0, gray levels from 0 to 1; with the
             defaults the network sees [-1, 1].
         dtype: str or `keras.DTypePolicy` of all layers; None for Keras's.
         trainable: bool; False freezes all of it, the projection included.
 
     Call arguments:
-        inputs: uint8 or float tensor (n, height, width, 3), grey levels in [0, 255].
+        inputs: uint8 or float tensor (n, height, width, 3), gray levels in [0, 255].
 
     Returns:
         float tensor (n, projection_dim or the last block's width), not normalized.

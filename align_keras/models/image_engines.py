@@ -33,7 +33,7 @@ def image_embedder(model: Any, engine: str | os.PathLike | None = None) -> Calla
             litert` made of this model: with `--quantize int8` the fastest.
 
     Returns:
-        Function from float array (n, S, S, 3), grey levels in [0, 255] and
+        Function from float array (n, S, S, 3), gray levels in [0, 255] and
         S = `model.image_size`, to float32 array (n, d), rows of unit length.
 
     Raises:

@@ -8,7 +8,7 @@ from align_keras.utils.arguments import check_number
 # Seconds of one core, on a cloud machine of two that did other things besides, by its
 # processor's clock. Pairs out of HTML: `align-keras corpus extract --workers 1` on the
 # GIMP manual, 710 pages of 11 KB with 5,881 pairs. Texts: `python tools/bench_corpus.py
-# --sizes 1000000`. Images: `python tools/bench_pictures.py`, a line through 640 × 427
+# --sizes 1000000`. Images: `python tools/bench_images.py`, a line through 640 × 427
 # and 2400 × 1600. Copies: `python tools/bench_copies.py --modes hash`, a power through
 # 100,000 and 1,000,000.
 _EXTRACT, _FILTER = 0.56e-3, 11.7e-6

@@ -19,7 +19,7 @@ from align_keras.utils.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
 
-    from align_keras.datasets.benchmarks import LabelledImages
+    from align_keras.datasets.benchmarks import LabeledImages
     from align_keras.evaluation.slices import Statistics
     from align_keras.protocols.embedding_cache import CachedEncoders
 
@@ -38,7 +38,7 @@ _OF_OCCURRING_CLASSES = ("imagenet_r", "imagenet_a", "stamps")
 _OPTIONS = ("split", "classes", "metadata", "image_engine", "engine")
 
 
-def labelled_images(request: Request, train: bool = False) -> "LabelledImages":
+def labeled_images(request: Request, train: bool = False) -> "LabeledImages":
     """Reads images with classes, of the one or the other split."""
     from align_keras.datasets import benchmarks, build_corpus
 
@@ -57,15 +57,15 @@ def labelled_images(request: Request, train: bool = False) -> "LabelledImages":
     return data if train else joined(data, request, taken=("class",))
 
 
-def train_and_test(request: Request) -> "tuple[LabelledImages, LabelledImages]":
+def train_and_test(request: Request) -> "tuple[LabeledImages, LabeledImages]":
     """Two splits of the same classes without an image in common."""
     check_splits_are_apart(request)  # Before reading, which may take minutes.
-    train, test = labelled_images(request, train=True), labelled_images(request)
+    train, test = labeled_images(request, train=True), labeled_images(request)
     check_same_classes(train, test)
     return train, test
 
 
-def check_same_classes(train: "LabelledImages", test: "LabelledImages") -> None:
+def check_same_classes(train: "LabeledImages", test: "LabeledImages") -> None:
     """Raises unless two splits have the same classes."""
     if train.class_names != test.class_names:
         raise InputError(
@@ -144,7 +144,7 @@ def check_splits_are_apart(request: Request) -> None:
         )
 
 
-def class_columns(data: "LabelledImages", rows: Collection[int]) -> dict[str, list]:
+def class_columns(data: "LabeledImages", rows: Collection[int]) -> dict[str, list]:
     """The columns of some rows of images, and their classes."""
     classes = [data.class_names[data.labels[row]] for row in rows]
     return columns_of_rows(data.columns, rows) | {"class": classes}
@@ -153,7 +153,7 @@ def class_columns(data: "LabelledImages", rows: Collection[int]) -> dict[str, li
 def class_evaluation(
     metrics: dict[str, float],
     statistics: "Statistics",
-    data: "LabelledImages",
+    data: "LabeledImages",
     rows: "np.ndarray",
     predictions: "np.ndarray",
 ) -> Evaluation:
@@ -177,7 +177,7 @@ def zero_shot(encoders: "CachedEncoders", request: Request) -> Evaluation:
     from align_keras import evaluation
     from align_keras.datasets import benchmarks
 
-    data = labelled_images(request)
+    data = labeled_images(request)
     if tfds_name(request.data) in _OF_OCCURRING_CLASSES:
         data = benchmarks.only_occurring_classes(data)
     benchmarks.check_names_for_prompts(data.class_names)

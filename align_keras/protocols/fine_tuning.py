@@ -10,7 +10,7 @@ from align_keras.protocols.classes import (
     class_columns,
     class_evaluation,
     is_class_folder,
-    labelled_images,
+    labeled_images,
     split_of_classes,
     tfds_name,
     train_and_test,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from align_keras.config import FineTuningConfig
-    from align_keras.datasets.benchmarks import LabelledImages
+    from align_keras.datasets.benchmarks import LabeledImages
     from align_keras.protocols.embedding_cache import CachedEncoders
     from align_keras.protocols.trials import Trial
 
@@ -99,10 +99,10 @@ class ClassificationData:
     def __init__(self, request):
         self.request, self._read = request, {}
 
-    def read(self, task: str, split: str) -> "LabelledImages":
+    def read(self, task: str, split: str) -> "LabeledImages":
         """Returns the images of `"train"` or `"test"`."""
         if split not in self._read:
-            self._read[split] = labelled_images(self.request, train=split == "train")
+            self._read[split] = labeled_images(self.request, train=split == "train")
         return self._read[split]
 
     def check(self) -> int:
@@ -138,12 +138,12 @@ class ClassificationData:
 
 def full_name(name: str) -> str:
     """Returns a TFDS set's name, configuration and version."""
-    from align_keras.datasets.benchmarks.labelled_images import prepared_builder
+    from align_keras.datasets.benchmarks.labeled_images import prepared_builder
 
     return prepared_builder(name).info.full_name
 
 
-def digest_of(data: "LabelledImages") -> str:
+def digest_of(data: "LabeledImages") -> str:
     """Returns a digest of images with classes: of files size and last change count, of
     images that are read from disk at each iteration the classes alone.
     """
@@ -283,7 +283,7 @@ class VtabData:
     def __init__(self, request):
         self.request, self._last = request, (None, None)
 
-    def read(self, task: str, split: str) -> "LabelledImages":
+    def read(self, task: str, split: str) -> "LabeledImages":
         """Returns the images of a task's split; keeps the last one."""
         from align_keras.datasets.benchmarks.vtab import read_vtab
 
@@ -309,7 +309,7 @@ class VtabData:
         path = self.request.metadata
         return () if path is None else read_metadata(path).names
 
-    def judged_images(self, task: str) -> "LabelledImages":
+    def judged_images(self, task: str) -> "LabeledImages":
         """A task's test with `metadata`'s columns; the images' ids are as `dtd/0`."""
         data = self.read(task, "test")
         return joined(data, self.request, taken=("class",), prefix=f"{task}/")

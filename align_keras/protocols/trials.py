@@ -22,7 +22,7 @@ from align_keras.config import (
     load_recipe,
 )
 from align_keras.config.fields import leaves
-from align_keras.data import evaluation_batches, labelled_batches
+from align_keras.data import evaluation_batches, labeled_batches
 from align_keras.models.image_classifier import (
     ImageClassifier,
     encoder_without_projection,
@@ -326,7 +326,7 @@ class TrialRunner:
             )
 
         def make_batches(size, start_step):
-            return labelled_batches(
+            return labeled_batches(
                 train.images,
                 train.labels,
                 image_size=size,

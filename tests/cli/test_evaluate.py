@@ -19,7 +19,7 @@ from align_keras.reports.result_tables import (
 )
 from tests.pages import Page
 from tests.small import small_align
-from tests.small_run import COLOURS, SHAPES, draw, write_pairs
+from tests.small_run import COLORS, SHAPES, draw, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def place(tmp_path_factory):
     for split in ("train", "test"):
         for shape in SHAPES:
             (place / "shapes" / split / shape).mkdir(parents=True)
-            for colour in COLOURS[:5]:
-                path = place / "shapes" / split / shape / f"{colour}.png"
-                draw(colour, shape).save(path)
+            for color in COLORS[:5]:
+                path = place / "shapes" / split / shape / f"{color}.png"
+                draw(color, shape).save(path)
     return place
 
 

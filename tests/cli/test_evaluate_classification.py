@@ -14,7 +14,7 @@ from align_keras import datasets
 from align_keras.cli.main import main
 from align_keras.datasets import benchmarks, build_corpus, icons
 from align_keras.datasets.benchmarks import (
-    LabelledImages,
+    LabeledImages,
     composed_icon_queries,
     read_class_names,
     read_stored_images,
@@ -22,7 +22,7 @@ from align_keras.datasets.benchmarks import (
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
 from tests.oracle_process import needs
 from tests.small import small_align
-from tests.small_run import COLOURS, SHAPES, draw
+from tests.small_run import COLORS, SHAPES, draw
 
 WORDS = {"circle": "round", "square": "box", "bar": "bar", "cross": "x", "ring": "o"}
 
@@ -47,13 +47,13 @@ def model(align, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    """Five classes of eight colours, six of them to learn from."""
+    """Five classes of eight colors, six of them to learn from."""
     root = tmp_path_factory.mktemp("shapes")
-    for number, colour in enumerate(COLOURS):
+    for number, color in enumerate(COLORS):
         for shape in SHAPES:
             folder = root / ("test" if number >= 6 else "train") / shape
             folder.mkdir(parents=True, exist_ok=True)
-            draw(colour, shape).save(folder / f"{colour}.png")
+            draw(color, shape).save(folder / f"{color}.png")
     return root
 
 
@@ -201,7 +201,7 @@ def test_zero_shot_on_imagenet_r_is_among_its_own_classes(evaluate, imagenet_r):
 def test_which_sets_lack_classes(evaluate, shapes, monkeypatch, name, classes):
     """Elsewhere a class without pictures in the split may be found all the same."""
     images = [str(shapes / "test" / shape / "gray.png") for shape in ("bar", "ring")]
-    data = LabelledImages(images, np.array([1, 5]), list("abcdefg"))
+    data = LabeledImages(images, np.array([1, 5]), list("abcdefg"))
     monkeypatch.setattr(benchmarks, "read_tfds_classification", lambda *_: data)
     metrics = evaluate("--protocol=zero_shot", f"--data={name}")["metrics"]
     assert (metrics["images"], metrics["classes"]) == (2, classes)
@@ -216,12 +216,12 @@ def test_ids_are_no_names(evaluate, imagenet_r):
 
 @pytest.mark.ci
 def test_categories_of_the_stamps(evaluate, tmp_path, monkeypatch):
-    for number, colour in enumerate(COLOURS):
+    for number, color in enumerate(COLORS):
         for category, shape in (("animals", "bar"), ("naturalforces", "ring")):
-            path = tmp_path / "stamps" / category / f"{colour}{number}.png"
+            path = tmp_path / "stamps" / category / f"{color}{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw(colour, shape).save(path)
-            path.with_suffix(".txt").write_text(f"A {colour} thing.\n")
+            draw(color, shape).save(path)
+            path.with_suffix(".txt").write_text(f"A {color} thing.\n")
     monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
     build = functools.partial(build_corpus, data_dir=tmp_path / "data")
     monkeypatch.setattr(datasets, "build_corpus", build)
@@ -283,7 +283,7 @@ def test_composed_queries_on_icons(evaluate, align, tmp_path, monkeypatch):
     assert metrics["chance_recall_at_1"] == pytest.approx(1 / (len(pictures) - 1))
     assert metrics["images"] == len(pictures)
     assert found["slices"]["recall_at_5[circle check]/items"] == 12
-    message = evaluate("--protocol=composed", "--slice_by=colour", fails=True)
+    message = evaluate("--protocol=composed", "--slice_by=color", fails=True)
     assert "must be one of category, sign, words" in message
     # By a column of the query's picture.
     path = tmp_path / "metadata.csv"
@@ -310,7 +310,7 @@ def test_mistakes_are_told_in_one_line(evaluate, shapes, tmp_path):
         (["zero_shot", f"--data={shapes}", f"--templates={templates}"], "have {} for"),
         (["zero_shot", f"--data={shapes}", f"--classes={two}"], "name the 5 classes"),
         (["zero_shot", f"--data={shapes}", "--split=val"], "it has test, train"),
-        (["knn", f"--data={shapes}", "--slice_by=colour"], "must be one of class"),
+        (["knn", f"--data={shapes}", "--slice_by=color"], "must be one of class"),
         (["knn", f"--data={shapes}", "--split=train"], "no image in common"),
         (["linear_probe", f"--data={shapes}", "--train_split=test"], "no image in"),
         (["composed", "--data=stamps"], "--data must be icons, received 'stamps'"),

@@ -10,7 +10,7 @@ import pytest
 from align_keras import datasets
 from align_keras.cli.main import main
 from align_keras.datasets import benchmarks, build_corpus
-from align_keras.protocols.classes import labelled_images
+from align_keras.protocols.classes import labeled_images
 from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.fine_tuning import ClassificationData
 from align_keras.protocols.protocol import Request
@@ -18,7 +18,7 @@ from align_keras.runs.about_run import read_evaluations
 from tests.cli import test_evaluate_classification as of_classes
 from tests.cli import test_evaluate_retrieval as of_captions
 from tests.datasets.benchmarks.small_benchmarks import coco_name, write_picture
-from tests.small_run import COLOURS, SHAPES, draw
+from tests.small_run import COLORS, SHAPES, draw
 
 # The fixtures of the protocols' own tests.
 align, data, model = of_captions.align, of_captions.data, of_captions.model
@@ -215,9 +215,7 @@ def test_a_users_table(evaluate, by_place, tmp_path):
 )
 def test_class_folders(evaluate, by_place, shapes, protocol):
     """By a column that says what the class is: the same numbers."""
-    places = {
-        f"{shape}/{colour}.png": shape for shape in SHAPES for colour in COLOURS[6:]
-    }
+    places = {f"{shape}/{color}.png": shape for shape in SHAPES for color in COLORS[6:]}
     arguments = by_place(places)
     found, told = evaluate(protocol, f"--data={shapes}", *arguments)
     expected, _ = evaluate(protocol, f"--data={shapes}", "--slice_by=class")
@@ -235,24 +233,24 @@ def test_tfds_by_file_names(evaluate, by_place, imagenet_r):
 
 
 def test_tfds_without_names_by_rows(by_place, tmp_path, monkeypatch):
-    data = benchmarks.LabelledImages([b""] * 12, np.zeros(12, np.int64), ["a"])
+    data = benchmarks.LabeledImages([b""] * 12, np.zeros(12, np.int64), ["a"])
     monkeypatch.setattr(benchmarks, "read_tfds_classification", lambda *_: data)
     path = by_place({"11": "in", "0": "out"})[0].partition("=")[2]
-    found = labelled_images(Request("cifar", metadata=path))
+    found = labeled_images(Request("cifar", metadata=path))
     assert found.columns["place"] == ["out", *[""] * 10, "in"]
 
 
 @pytest.mark.ci
 def test_stamps(evaluate, by_place, tmp_path, monkeypatch):
-    for row, colour in enumerate(COLOURS[:4]):
-        path = tmp_path / "stamps" / "animals" / f"{colour}.png"
+    for row, color in enumerate(COLORS[:4]):
+        path = tmp_path / "stamps" / "animals" / f"{color}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        draw(colour, SHAPES[row]).save(path)
-        path.with_suffix(".txt").write_text(f"A {colour} thing.\n")
+        draw(color, SHAPES[row]).save(path)
+        path.with_suffix(".txt").write_text(f"A {color} thing.\n")
     monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
     build = functools.partial(build_corpus, data_dir=tmp_path / "data")
     monkeypatch.setattr(datasets, "build_corpus", build)
-    arguments = by_place({f"animals/{colour}": "in" for colour in COLOURS[:3]})
+    arguments = by_place({f"animals/{color}": "in" for color in COLORS[:3]})
     for protocol, metric in (("retrieval", "i2t/recall"), ("zero_shot", "zero_shot/t")):
         split = ("--split=all",) if protocol == "zero_shot" else ()
         found, _ = evaluate(protocol, "--data=stamps", *split, *arguments)
@@ -280,9 +278,9 @@ PLACES = {f"{1000 + row}.jpg": "in" for row in range(8)}
     [
         (
             "retrieval",
-            ("--slice_by=colour",),
+            ("--slice_by=color",),
             PLACES,
-            "must be one of place, .*'colour'",
+            "must be one of place, .*'color'",
         ),
         ("retrieval", (), {"1.jpg": "in"}, "such as '1.jpg' where .* '1000.jpg'"),
         ("retrieval", ("--metadata=no.csv",), PLACES, "no.csv .No such file"),

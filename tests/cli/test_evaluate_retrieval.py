@@ -384,11 +384,11 @@ def test_simlex(evaluate, align, data):
 
 @pytest.mark.ci
 def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
-    for row, colour in enumerate(("red", "green", "blue")):
-        path = write_picture(tmp_path / f"stamps/shapes/{colour}.png", row)
+    for row, color in enumerate(("red", "green", "blue")):
+        path = write_picture(tmp_path / f"stamps/shapes/{color}.png", row)
         path.with_suffix(".txt").write_text(
             "The same.\n"
-            + "".join(f"{way}.utf8={way} {colour}\n" for way in ("de", "fr", "cs"))
+            + "".join(f"{way}.utf8={way} {color}\n" for way in ("de", "fr", "cs"))
         )
     monkeypatch.setenv("ALIGN_KERAS_STAMPS_DIR", str(tmp_path / "stamps"))
     monkeypatch.setattr(

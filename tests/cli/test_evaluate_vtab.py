@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from align_keras.config import load_recipe
-from align_keras.datasets.benchmarks import LabelledImages
+from align_keras.datasets.benchmarks import LabeledImages
 from align_keras.protocols import fine_tuning, trials
 from align_keras.protocols.evaluate import sliced
 from align_keras.protocols.protocol import Request
@@ -32,7 +32,7 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
     import tensorflow_datasets as tfds
 
     from align_keras.datasets import benchmarks
-    from align_keras.datasets.benchmarks import labelled_images
+    from align_keras.datasets.benchmarks import labeled_images
     from align_keras.datasets.benchmarks import vtab as vtab_reader
 
     override = (
@@ -44,7 +44,7 @@ def test_vtab_on_mock_data(capsys, tmp_path, small_model):
         tfds.testing.mock_data(num_examples=6),
         mock.patch.object(benchmarks, "prepared_builder", unprepared),
         mock.patch.object(vtab_reader, "prepared_builder", unprepared),
-        mock.patch.object(labelled_images, "prepared_builder", unprepared),
+        mock.patch.object(labeled_images, "prepared_builder", unprepared),
     ):
         found, messages = evaluate(
             capsys,
@@ -108,7 +108,7 @@ def test_vtab_takes_the_best_trial_and_averages(monkeypatch):
 
     monkeypatch.setattr(trials, "finished", finished)
     monkeypatch.setattr(fine_tuning.VtabData, "check", lambda *_: None)
-    judged = LabelledImages(list("abcd"), np.array([0, 0, 1, 1]), ["one", "two"])
+    judged = LabeledImages(list("abcd"), np.array([0, 0, 1, 1]), ["one", "two"])
     monkeypatch.setattr(fine_tuning.VtabData, "judged_images", lambda *_: judged)
     override = ("sweep.trials=3,runs=3",)
     request = Request("vtab", params_override=override, slice_by="class")

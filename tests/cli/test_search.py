@@ -24,7 +24,7 @@ def parse(*arguments):
 def run_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     TINY["write_tiny_export"](folder / "export")
-    images = [TINY["picture_bytes"](colour) for colour in TINY["COLOURS"]]
+    images = [TINY["picture_bytes"](color) for color in TINY["COLORS"]]
     embeddings = ExportedModel(folder / "export").encode_images(images)
     SearchIndex.build(
         embeddings,

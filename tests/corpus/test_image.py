@@ -52,33 +52,33 @@ def test_rgb_passes_unchanged_from_path_and_bytes(tmp_path):
     path = tmp_path / "a.png"
     image.save(path)
     for source in (path, str(path), path.read_bytes()):
-        normalised, conversion = normalize_image(source)
+        normalized, conversion = normalize_image(source)
         assert conversion is None
-        assert normalised.mode == "RGB"
-        np.testing.assert_array_equal(normalised, image)
+        assert normalized.mode == "RGB"
+        np.testing.assert_array_equal(normalized, image)
 
 
 def test_cmyk_becomes_rgb():
     content = encoded(gradient().convert("CMYK"), "JPEG", quality=95)
-    normalised, conversion = normalize_image(content)
+    normalized, conversion = normalize_image(content)
     assert conversion == "cmyk"
     np.testing.assert_array_equal(
-        normalised, Image.open(io.BytesIO(content)).convert("RGB")
+        normalized, Image.open(io.BytesIO(content)).convert("RGB")
     )
-    assert np.abs(np.asarray(normalised, int) - np.asarray(gradient())).mean() < 12
+    assert np.abs(np.asarray(normalized, int) - np.asarray(gradient())).mean() < 12
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
+def test_sixteen_bit_gray_is_scaled_not_clipped():
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    normalised, conversion = normalize_image(encoded(Image.fromarray(values)))
+    normalized, conversion = normalize_image(encoded(Image.fromarray(values)))
     assert conversion == "16-bit"
     expected = np.rint(values / 257.0)
-    np.testing.assert_array_equal(np.asarray(normalised)[:, :, 0], expected)
-    assert np.asarray(normalised).min() == 0
-    assert np.asarray(normalised).max() == 255
+    np.testing.assert_array_equal(np.asarray(normalized)[:, :, 0], expected)
+    assert np.asarray(normalized).min() == 0
+    assert np.asarray(normalized).max() == 255
 
 
-def test_sixteen_bit_colour_keeps_its_high_bytes():
+def test_sixteen_bit_color_keeps_its_high_bytes():
     width, height = 4, 3
     random = np.random.default_rng(0)
     values = random.integers(0, 65536, (height, width, 3)).astype(">u2")
@@ -89,44 +89,44 @@ def test_sixteen_bit_colour_keeps_its_high_bytes():
         + png_chunk(b"IDAT", zlib.compress(rows))
         + png_chunk(b"IEND", b"")
     )
-    normalised, conversion = normalize_image(content)
+    normalized, conversion = normalize_image(content)
     assert conversion == "16-bit"
-    np.testing.assert_array_equal(normalised, values.astype(int) >> 8)
+    np.testing.assert_array_equal(normalized, values.astype(int) >> 8)
 
 
 def test_grayscale_gets_three_equal_channels():
     content = encoded(gradient().convert("L"))
-    normalised, conversion = normalize_image(content)
+    normalized, conversion = normalize_image(content)
     assert conversion == "grayscale"
-    np.testing.assert_array_equal(normalised, gradient().convert("L").convert("RGB"))
+    np.testing.assert_array_equal(normalized, gradient().convert("L").convert("RGB"))
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
 def test_first_frame_of_an_animation(form):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]
     options = {"lossless": True} if form == "WEBP" else {}
     content = encoded(
         frames[0], form, save_all=True, append_images=frames[1:], **options
     )
-    normalised, conversion = normalize_image(content)
+    normalized, conversion = normalize_image(content)
     assert "animated" in conversion
-    np.testing.assert_array_equal(normalised, frames[0])
+    np.testing.assert_array_equal(normalized, frames[0])
 
 
 def test_palette_without_transparency():
     palette = gradient().convert("P", palette=Image.Palette.ADAPTIVE, colors=16)
-    normalised, conversion = normalize_image(encoded(palette))
+    normalized, conversion = normalize_image(encoded(palette))
     assert conversion == "palette"
-    np.testing.assert_array_equal(normalised, palette.convert("RGB"))
+    np.testing.assert_array_equal(normalized, palette.convert("RGB"))
 
 
 def test_palette_with_transparency_lands_on_white():
     image = Image.new("P", (4, 2), 1)
     image.putpalette([0, 0, 0, 200, 10, 20])
-    image.paste(0, (0, 0, 2, 2))  # Colour 0, black, is transparent.
-    normalised, conversion = normalize_image(encoded(image, transparency=0))
+    image.paste(0, (0, 0, 2, 2))  # Color 0, black, is transparent.
+    normalized, conversion = normalize_image(encoded(image, transparency=0))
     assert conversion == "palette with transparency"
-    pixels = np.asarray(normalised)
+    pixels = np.asarray(normalized)
     assert (pixels[:, :2] == 255).all()
     assert (pixels[:, 2:] == (200, 10, 20)).all()
 
@@ -135,27 +135,27 @@ def test_alpha_is_composited_on_white():
     alpha = np.linspace(0, 255, 1200).astype(np.uint8).reshape(30, 40)
     image = gradient().copy()
     image.putalpha(Image.fromarray(alpha))
-    normalised, conversion = normalize_image(encoded(image))
+    normalized, conversion = normalize_image(encoded(image))
     assert conversion == "transparency"
     white = Image.new("RGBA", image.size, "white")
     expected = Image.alpha_composite(white, image).convert("RGB")
-    difference = np.asarray(normalised, int) - np.asarray(expected, int)
+    difference = np.asarray(normalized, int) - np.asarray(expected, int)
     assert np.abs(difference).max() <= 1
-    assert (np.asarray(normalised)[0, 0] == 255).all()
+    assert (np.asarray(normalized)[0, 0] == 255).all()
 
 
 def test_opaque_alpha_is_no_conversion_worth_telling():
     image = gradient().convert("RGBA")
-    normalised, conversion = normalize_image(encoded(image))
+    normalized, conversion = normalize_image(encoded(image))
     assert conversion is None
-    np.testing.assert_array_equal(normalised, gradient())
+    np.testing.assert_array_equal(normalized, gradient())
 
 
-def test_grey_with_transparent_colour_lands_on_white():
+def test_gray_with_transparent_color_lands_on_white():
     image = Image.new("L", (4, 1), 7)
     image.putpixel((0, 0), 50)
-    normalised, _ = normalize_image(encoded(image, transparency=50))
-    assert np.asarray(normalised)[0, :, 0].tolist() == [255, 7, 7, 7]
+    normalized, _ = normalize_image(encoded(image, transparency=50))
+    assert np.asarray(normalized)[0, :, 0].tolist() == [255, 7, 7, 7]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -163,7 +163,7 @@ def test_exif_orientation(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(gradient(), "JPEG", exif=exif, quality=95)
-    normalised, conversion = normalize_image(content)
+    normalized, conversion = normalize_image(content)
     stored = np.asarray(Image.open(io.BytesIO(content)))
     # The eight cases written out, independent of PIL's own transposition.
     upright = {
@@ -176,7 +176,7 @@ def test_exif_orientation(orientation):
         7: stored[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(stored, 1),
     }[orientation]
-    np.testing.assert_array_equal(normalised, upright)
+    np.testing.assert_array_equal(normalized, upright)
     assert conversion == (None if orientation == 1 else "rotated")
 
 

@@ -53,7 +53,7 @@ def test_the_shorter_side_is_reduced(size, expected, encoding):
     content = file_of(image, format=encoding, **options)
     stored = store_image(content, shorter_side=100, quality=90)
     assert (stored["width"], stored["height"]) == opened(stored).size == expected
-    # Pillow's Lanczos is the oracle; grey levels, where JPEG alone makes 2 or 3.
+    # Pillow's Lanczos is the oracle; gray levels, where JPEG alone makes 2 or 3.
     exact = np.asarray(image.resize(expected, Image.Resampling.LANCZOS), np.int16)
     found = np.asarray(opened(stored), np.int16)
     assert np.abs(found - exact).mean() < 2
@@ -85,7 +85,7 @@ def test_pixels_are_pillows(size):
     np.testing.assert_array_equal(_pixels(image)[..., :3], np.asarray(image))
 
 
-def test_colours_are_subsampled_and_quality_counts():
+def test_colors_are_subsampled_and_quality_counts():
     content = file_of(smooth(90, 90), format="PNG")
     fine, coarse = (store_image(content, 100, quality) for quality in (90, 40))
     assert JpegImagePlugin.get_sampling(opened(fine)) == 2  # 4:2:0

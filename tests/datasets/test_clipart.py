@@ -22,10 +22,10 @@ DRAWING = """<svg xmlns="http://www.w3.org/2000/svg"><metadata>
 """
 
 
-def add(root, name, title, description="", keyword="unsorted", colour=(0, 0, 0)):
+def add(root, name, title, description="", keyword="unsorted", color=(0, 0, 0)):
     for kind in ("png", "svg"):
         (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 4), colour).save((root / "png" / name).with_suffix(".png"))
+    Image.new("RGB", (8, 4), color).save((root / "png" / name).with_suffix(".png"))
     (root / "svg" / name).with_suffix(".svg").write_text(
         DRAWING.format(title=title, description=description, keyword=keyword), "utf-8"
     )
@@ -40,12 +40,12 @@ def chunk(kind, content):
 def root(tmp_path, monkeypatch):
     folder = tmp_path / "openclipart"
     add(folder, "animals/cavallo_jane_doe_01", "Cavallo", "A horse.", "mammal", "brown")
-    add(folder, "unsorted/horse", "Cavallo", colour="brown")
+    add(folder, "unsorted/horse", "Cavallo", color="brown")
     for number in range(61):
-        add(folder, f"shapes/star_{number}pt5step", "gramastar", colour="gold")
+        add(folder, f"shapes/star_{number}pt5step", "gramastar", color="gold")
     for number in range(40):
         add(folder, f"icons/thing{chr(97 + number % 26) * 3}{number // 26}", "Flat",
-            colour=(number, 0, 0))  # fmt: skip
+            color=(number, 0, 0))  # fmt: skip
     (folder / "svg/animals/cavallo_jane_doe_01.svg").chmod(0o644)
     (folder / "svg/unsorted/horse.svg").write_text("<svg><<<")
     add(folder, "computer/bomb", "A chip")

@@ -65,8 +65,8 @@ def install(folder, package, emoji=EMOJI, period=1):
         names += [tone["image"] for tone in one.get("skin_variations", {}).values()]
     for number, name in enumerate(names):
         picture = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
-        colour = (len(package), number // period, 9, 255)
-        picture.paste(colour, (16, 16, 48, 48))
+        color = (len(package), number // period, 9, 255)
+        picture.paste(color, (16, 16, 48, 48))
         picture.save(pictures / name)
 
 
@@ -109,7 +109,7 @@ def test_a_small_collection(root, tmp_path):
     smiley = examples["twitter/1f603"]
     assert smiley["captions"].tolist() == [b"smiling face with open mouth", b"smiley"]
     assert smiley["category"] == b"Objects"
-    # Transparent outside, so white there; the drawing keeps its colour.
+    # Transparent outside, so white there; the drawing keeps its color.
     assert smiley["image"].shape == (80, 80, 3)
     assert smiley["image"][0, 0].tolist() == [255, 255, 255]
     assert smiley["image"][32, 32].tolist() == [len(PACKAGES[1]), 0, 9]

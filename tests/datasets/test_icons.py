@@ -68,7 +68,7 @@ def test_families_never_straddle_the_splits(examples):
 
 @needs_fonts
 @pytest.mark.ci
-def test_every_glyph_is_dark_on_white_fitted_and_centred(examples):
+def test_every_glyph_is_dark_on_white_fitted_and_centered(examples):
     room = CANVAS - 2 * MARGIN
     for example in list(examples["train"].values())[::50]:
         image = example["image"]

@@ -55,7 +55,7 @@ def test_training_need_not_enlarge_what_keeps_its_aspect(size):
     assert len(keys) == 1
 
 
-def test_grey_stays_a_grey_file():
+def test_gray_stays_a_gray_file():
     content, key = ImageLayout(size=64).apply(Image.new("L", (8, 8), 9))
     assert Image.open(io.BytesIO(content)).mode == "L"
     assert key == pixel_key(Image.new("RGB", (8, 8), (9, 9, 9)))
@@ -86,7 +86,7 @@ def test_square_reduces_with_antialiasing():
     stripes[:, ::2] = 255
     square = np.asarray(square_image(Image.fromarray(stripes), 100), int)
     assert square.shape == (100, 100)
-    assert np.abs(square - 127).max() <= 25  # Grey, not stripes by chance.
+    assert np.abs(square - 127).max() <= 25  # Gray, not stripes by chance.
 
 
 def test_extreme_aspect_keeps_a_pixel():
@@ -95,12 +95,12 @@ def test_extreme_aspect_keeps_a_pixel():
 
 
 def test_pixel_key_names_pixels_not_modes_or_files():
-    grey = gradient().convert("L")
-    assert pixel_key(grey) == pixel_key(grey.convert("RGB"))
-    assert pixel_key(gradient()) != pixel_key(grey)
+    gray = gradient().convert("L")
+    assert pixel_key(gray) == pixel_key(gray.convert("RGB"))
+    assert pixel_key(gradient()) != pixel_key(gray)
     changed = gradient().copy()
     changed.putpixel((5, 5), (1, 2, 3))
     assert pixel_key(changed) != pixel_key(gradient())
     flat = Image.new("RGB", (2, 8)), Image.new("RGB", (8, 2))
     assert pixel_key(flat[0]) != pixel_key(flat[1])
-    assert int(pixel_key(grey), 16) >= 0 and len(pixel_key(grey)) == 32
+    assert int(pixel_key(gray), 16) >= 0 and len(pixel_key(gray)) == 32

@@ -41,9 +41,9 @@ class Toy(PairBuilder, skip_registration=True):
         return self.raw_pairs
 
 
-def png(colour, size=(4, 4)):
+def png(color, size=(4, 4)):
     file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "PNG")
+    Image.new("RGB", size, color).save(file, "PNG")
     return file.getvalue()
 
 
@@ -140,9 +140,9 @@ def test_later_duplicate_ids_are_dropped(tmp_path):
 
 def test_identical_pictures_never_straddle_the_splits(tmp_path):
     raw_pairs = [
-        pair(f"{colour}{n}", png(colour), split=None)
+        pair(f"{color}{n}", png(color), split=None)
         for n in range(3)
-        for colour in ("red", "blue", "lime")
+        for color in ("red", "blue", "lime")
     ]
     builder = Toy(raw_pairs, data_dir=tmp_path)
     builder.download_and_prepare()

@@ -184,17 +184,17 @@ def test_recall_agrees_with_scikit_learns_classifier():
 
     random = np.random.default_rng(0)
     labels, test_labels = random.integers(0, 6, 300), random.integers(0, 6, 100)
-    centres = unit_rows(6, 12)
-    train = centres[labels] + random.normal(0, 0.35, (300, 12))
-    test = centres[test_labels] + random.normal(0, 0.35, (100, 12))
+    centers = unit_rows(6, 12)
+    train = centers[labels] + random.normal(0, 0.35, (300, 12))
+    test = centers[test_labels] + random.normal(0, 0.35, (100, 12))
     train, test = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (train, test))
     rows, _ = nearest_neighbors(test, train, 10)
     found = recall_of_ranks(neighbor_ranks(labels[rows], test_labels))
     sklearn = KNeighborsClassifier(1, algorithm="brute").fit(train, labels)
     assert found[1] == sklearn.score(test, test_labels)
     assert 0.5 < found[1] < 1  # Neither trivial nor perfect.
-    neighbours = KNeighborsClassifier(10, algorithm="brute").fit(train, labels)
-    within = labels[neighbours.kneighbors(test, return_distance=False)]
+    neighbors = KNeighborsClassifier(10, algorithm="brute").fit(train, labels)
+    within = labels[neighbors.kneighbors(test, return_distance=False)]
     for k in (5, 10):
         right = (within[:, :k] == test_labels[:, None]).any(axis=1)
         assert found[k] == right.mean()

@@ -16,7 +16,7 @@ from align_keras.config.experiment import ImageVariant, TextVariant
 from align_keras.config.fields import leaves
 from align_keras.utils.errors import InputError
 from tests.experiments.headers import ABLATIONS, checked_header, flat
-from tests.small_run import COLOURS, SHAPES, draw
+from tests.small_run import COLORS, SHAPES, draw
 
 FILES = experiments()
 PRETRAINING = (
@@ -114,13 +114,13 @@ def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     from align_keras.data import batch_ids, read_retrieval_set
     from align_keras.runs.assemble import order_arguments, prepare_corpus
 
-    for table, colours in (("train", COLOURS[:5]), ("test", COLOURS[5:])):
+    for table, colors in (("train", COLORS[:5]), ("test", COLORS[5:])):
         lines = ["image\tcaption"]
-        for colour in colours:
+        for color in colors:
             for shape in SHAPES:
-                draw(colour, shape).save(tmp_path / f"{colour}_{shape}.png")
-                for kind in ("a", "one", "the")[: 3 if colour == COLOURS[0] else 2]:
-                    lines.append(f"{colour}_{shape}.png\t{kind} {colour} {shape}")
+                draw(color, shape).save(tmp_path / f"{color}_{shape}.png")
+                for kind in ("a", "one", "the")[: 3 if color == COLORS[0] else 2]:
+                    lines.append(f"{color}_{shape}.png\t{kind} {color} {shape}")
         (tmp_path / f"{table}.tsv").write_text("\n".join(lines))
     override = ",".join(
         f"task.{section}_data.pairs={tmp_path}/{table}.tsv,"
@@ -140,7 +140,7 @@ def test_a_recipe_learns_from_all_rows_and_judges_all_rows(tmp_path):
     )
     assert len(drawn) == 25
     for name, count in drawn.items():
-        assert count == (3 if name.startswith(COLOURS[0]) else 2)
+        assert count == (3 if name.startswith(COLORS[0]) else 2)
     test_builder = prepare_corpus(validation, 289)
     found = read_retrieval_set(test_builder, validation.tfds_split)
     assert len(found) == 15

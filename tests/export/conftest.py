@@ -22,7 +22,7 @@ def model():
         projection_dim=256,
     )
     model = ALIGN(image_encoder, text_encoder, vocabulary=VOCABULARY)
-    # No weight keeps its initial value, batch normalisation's statistics included,
+    # No weight keeps its initial value, batch normalization's statistics included,
     # so that one that isn't stored shows.
     source = np.random.default_rng(1)
     for encoder in (model.image_encoder, model.text_encoder):

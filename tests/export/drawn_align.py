@@ -12,7 +12,7 @@ SIZE = 32
 
 
 def trained_statistics(lite):
-    """A small ALIGN whose normalisations know pictures; without, features vanish."""
+    """A small ALIGN whose normalizations know pictures; without, features vanish."""
     keras.utils.set_random_seed(0)
     align = ALIGN(*small_encoders(lite=lite), vocabulary=VOCABULARY)
     pixels = pictures(range(500, 512))

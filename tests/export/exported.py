@@ -19,7 +19,7 @@ CAPTIONS = [
 ]
 
 # Keras and the export run the same float32 kernels, but TensorFlow fuses and folds
-# some of them in a graph of its own (convolution with batch normalisation), each
+# some of them in a graph of its own (convolution with batch normalization), each
 # with another rounding: 1e-7 relative an operation, some hundred operations deep; 3e-7
 # was measured. A wrong weight or token shows at 1e-3 and above.
 TOLERANCE = 1e-5
@@ -36,10 +36,10 @@ def pictures():
         ("GIF", "P", (40, 40)),
         ("BMP", "RGB", (33, 64)),
     ):
-        # Each of another colour and texture.
-        colour = source.integers(0, 256, 4)
+        # Each of another color and texture.
+        color = source.integers(0, 256, 4)
         noise = source.integers(-90, 90, (size[1], size[0], 4))
-        pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+        pixels = np.clip(color + noise, 0, 255).astype(np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels, "RGBA").convert("RGB").convert(mode).save(
             buffer, format

@@ -45,9 +45,9 @@ def bombs():
 def _large_frame(size):
     """A GIF whose header says 1 × 1."""
     whole = picture("GIF", size, "P")
-    colours = 3 * 2 ** (1 + whole[10] % 8)
-    frame = whole[13 + colours : -1]
-    header = whole[:6] + struct.pack("<HH", 1, 1) + whole[10 : 13 + colours]
+    colors = 3 * 2 ** (1 + whole[10] % 8)
+    frame = whole[13 + colors : -1]
+    header = whole[:6] + struct.pack("<HH", 1, 1) + whole[10 : 13 + colors]
     return header + frame + b";"
 
 

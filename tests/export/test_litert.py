@@ -103,7 +103,7 @@ def test_text_tower_gives_keras_embeddings(lite, quantize):
     check(found, lite.encode_texts(TEXTS), own)
 
 
-def test_quantised_files_are_smaller(image_towers):
+def test_quantized_files_are_smaller(image_towers):
     sizes = {own: len(content) for own, content in image_towers.items()}
     assert sizes["none"] > sizes["float16"] > sizes["weight-int8"]
     # Most of so small a file is its graph, to which int8 adds.
@@ -243,7 +243,7 @@ def test_mixed_precision_is_refused():
         image_flatbuffer(align)
 
 
-def test_a_missing_quantiser_is_named(lite, monkeypatch):
+def test_a_missing_quantizer_is_named(lite, monkeypatch):
     monkeypatch.setitem(sys.modules, "litert_quantizer", None)
     with pytest.raises(InputError, match=r"pip install .align-keras\[litert\]"):
         text_flatbuffer(lite, "float16")

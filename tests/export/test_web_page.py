@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ci
 
 ARTIFACTS = pathlib.Path(__file__).parents[1] / "artifacts" / "0.1"
 SIZE = 64
-TITLE = "Shapes <b>& colours"
+TITLE = "Shapes <b>& colors"
 READY = "#hits li, #error:not([hidden])"
 
 
@@ -183,8 +183,8 @@ def test_a_hit_finds_similar_ones(page, exported):
 
 
 def test_words_are_no_markup(page):
-    assert page.inner_text("h1") == "Shapes <b>& colours"
-    assert page.title() == "Shapes <b>& colours"
+    assert page.inner_text("h1") == "Shapes <b>& colors"
+    assert page.title() == "Shapes <b>& colors"
     page.fill("#query", "<img src=x>")
     page.press("#query", "Enter")
     hits(page, "“<img src=x>”")
@@ -204,14 +204,14 @@ def pictures():
     gamma.add(b"gAMA", (100_000).to_bytes(4, "big"))
     upright = Image.Exif()
     upright[0x0112] = 6
-    # Decoders of JPEG differ by some grey levels, and so do those of lossy WebP.
+    # Decoders of JPEG differ by some gray levels, and so do those of lossy WebP.
     return {
         "small.png": (encoded(smooth.resize((31, 47)), "PNG"), 1),
         "large.png": (encoded(smooth.resize((2100, 1400)), "PNG"), 1),
         "narrow.png": (encoded(smooth.resize((3, 900)), "PNG"), 1),
         "gamma.png": (encoded(smooth, "PNG", pnginfo=gamma), 1),
         "clear.png": (encoded(clear, "PNG"), 1),
-        "grey.png": (encoded(smooth.convert("L"), "PNG"), 1),
+        "gray.png": (encoded(smooth.convert("L"), "PNG"), 1),
         "palette.png": (encoded(smooth.quantize(40), "PNG"), 1),
         "still.gif": (encoded(smooth, "GIF"), 1),
         "plain.bmp": (encoded(smooth, "BMP"), 1),

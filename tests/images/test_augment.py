@@ -1,4 +1,4 @@
-"""Augmentation: exact crops, flips, colours, and repeatability."""
+"""Augmentation: exact crops, flips, colors, and repeatability."""
 
 import numpy as np
 import tensorflow as tf
@@ -54,10 +54,10 @@ def test_same_seed_same_result_other_seed_other():
 def test_recolor_stays_in_range_keeps_contrast_and_turns_polarity():
     drawing = np.full((64, 40, 40, 3), 255, "uint8")
     drawing[:, 10:30, 10:30] = 0
-    coloured = augment_images(drawing, 40, [0, 0], crop=False, recolor=1.0).numpy()
-    assert coloured.min() >= 0
-    assert coloured.max() <= 255.001
-    ink, paper = coloured[:, 20, 20].mean(-1), coloured[:, 2, 2].mean(-1)
+    colored = augment_images(drawing, 40, [0, 0], crop=False, recolor=1.0).numpy()
+    assert colored.min() >= 0
+    assert colored.max() <= 255.001
+    ink, paper = colored[:, 20, 20].mean(-1), colored[:, 2, 2].mean(-1)
     assert np.abs(ink - paper).min() > 40
     assert 10 < (ink > paper).sum() < 54
 

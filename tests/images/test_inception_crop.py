@@ -21,7 +21,7 @@ def ramp(height=200, width=240):
 
 
 def box_of(crop):
-    """(height, width) of the window, from its grey levels in a ramp."""
+    """(height, width) of the window, from its gray levels in a ramp."""
     red, green = crop[..., 0].astype(float), crop[..., 1].astype(float)
     side = len(crop)
     stretch = side / (side - 1)
@@ -38,7 +38,7 @@ def test_areas_and_aspects_are_those_of_the_recipe():
         ]
     )
     areas, aspects = boxes.prod(axis=1) / (200 * 240), boxes[:, 1] / boxes[:, 0]
-    # The ends of a window are read from rounded, smoothed grey levels.
+    # The ends of a window are read from rounded, smoothed gray levels.
     assert areas.min() > 0.06 and areas.max() <= 1.05
     assert areas.min() < 0.15 and areas.max() > 0.85
     assert aspects.min() > 0.7 and aspects.max() < 1.45

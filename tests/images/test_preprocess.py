@@ -34,14 +34,14 @@ def encoded(image, file_format):
 
 
 @pytest.mark.parametrize("size", [(200, 300), (97, 41), (64, 64), (500, 20)])
-def test_resize_equals_pil_within_one_grey_level(size):
+def test_resize_equals_pil_within_one_gray_level(size):
     image = random_image(*size)
     ours = resize_image(tf.constant(np.asarray(image)), 77).numpy().astype(int)
     theirs = np.asarray(image.resize((77, 77), Image.BILINEAR)).astype(int)
     assert np.abs(ours - theirs).max() <= 1
 
 
-def test_paper_sizes_and_centre_crop():
+def test_paper_sizes_and_center_crop():
     assert crop_size_to_resize_size(289) == 346
     image = np.asarray(random_image(346, 346))
     cropped = preprocess_image(tf.constant(image), 289)
@@ -117,7 +117,7 @@ def test_pixels_that_could_be_misread_are_refused(pixels, value_range, words):
     assert "\n" not in str(caught.value)
 
 
-def test_no_path_takes_floats_for_grey_levels():
+def test_no_path_takes_floats_for_gray_levels():
     for prepare in (resize_image, preprocess_image):
         with pytest.raises(InputError, match="received float32"):
             prepare(tf.fill((50, 40, 3), 0.5), 64)

@@ -78,7 +78,7 @@ def mean_difference(one, other):
     return np.abs(one.astype(float) - other.astype(float)).mean()
 
 
-# (input size, source pixels a pixel of the resized image, grey levels). The
+# (input size, source pixels a pixel of the resized image, gray levels). The
 # limits are a sixth above the most that was measured, in the lower right of
 # china, all roofs and leaves; the four nearest pixels, or the mean of all, keep
 # more of them than smoothing by a triangle. The other photograph lies at half of
@@ -134,7 +134,7 @@ def test_equals_the_plain_path(image, image_size, multiple, limit, corner):
 
 @pytest.mark.parametrize("factor", [2.5, 3.5])
 def test_more_than_three_source_pixels_are_all_averaged(factor):
-    # Rows of black and white: their mean is grey, which four pixels can't see.
+    # Rows of black and white: their mean is gray, which four pixels can't see.
     side = round(64 * factor) * 346 // 289
     pixels = np.zeros((side, side, 3), np.uint8)
     pixels[::2] = 255
@@ -173,13 +173,13 @@ def test_stored_by_a_corpus(image, keep_aspect):
     content = encoded(image_of(image), quality=95)
     stored = store_image(content, 346, 85, keep_aspect=keep_aspect)["jpeg"]
     fast = crop_image_bytes(stored, 289, (0.0, 0.0)).numpy()
-    # Two to five grey levels in the mean, most of it of JPEG and of less smoothing.
+    # Two to five gray levels in the mean, most of it of JPEG and of less smoothing.
     assert mean_difference(fast, plain(content, 289, 0, 0)) < 5
 
 
 @pytest.mark.ci
 @needs("sklearn")
-def test_other_formats_and_grey():
+def test_other_formats_and_gray():
     image = source_image(image_of("flower"), 64, 1.5)
     expected = crop_image_bytes(encoded(image, "PNG"), 64, (0.4, 0.7)).numpy()
     bmp = crop_image_bytes(encoded(image, "BMP"), 64, (0.4, 0.7)).numpy()
@@ -189,8 +189,8 @@ def test_other_formats_and_grey():
     ).numpy()
     # What JPEG of this quality changes of a photograph without noise.
     assert mean_difference(jpeg, expected) < 2
-    grey = crop_image_bytes(encoded(image.convert("L")), 64, (0.4, 0.7)).numpy()
-    assert (grey[..., 0] == grey[..., 1]).all() and grey.std() > 10
+    gray = crop_image_bytes(encoded(image.convert("L")), 64, (0.4, 0.7)).numpy()
+    assert (gray[..., 0] == gray[..., 1]).all() and gray.std() > 10
 
 
 def test_what_is_no_image_is_refused():
@@ -200,7 +200,7 @@ def test_what_is_no_image_is_refused():
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
 def test_windows_lie_anywhere(file_format):
-    # Each row and column has a grey level of its own.
+    # Each row and column has a gray level of its own.
     ramp = np.arange(77, dtype="uint8")
     pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp, np.uint8(0)), -1)
     options = {"subsampling": 0, "quality": 100} if file_format == "JPEG" else {}
@@ -208,7 +208,7 @@ def test_windows_lie_anywhere(file_format):
     for top, left in ((0.0, 0.5), (0.99, 0.0), (0.5, 1 - 1e-7)):
         crop = crop_image_bytes(content, 64, (top, left)).numpy().astype(int)
         expected = [int(top * 14), min(int(left * 14), 13)]
-        # JPEG rounds its colour transform, and its inverse transform is the fast one.
+        # JPEG rounds its color transform, and its inverse transform is the fast one.
         limit = 3 if file_format == "JPEG" else 0
         assert np.abs(crop[0, 0, :2] - expected).max() <= limit
         assert np.abs(crop[-1, -1, :2] - np.add(expected, 63)).max() <= limit

@@ -26,7 +26,7 @@ GOOD = {
     "png": encoded("PNG"),
     "palette": encoded("PNG", mode="P"),
     "jpeg": encoded("JPEG"),
-    "grey": encoded("JPEG", mode="L"),
+    "gray": encoded("JPEG", mode="L"),
     "gif": encoded("GIF"),
     "bmp": encoded("BMP"),
     "webp": encoded("WEBP"),
@@ -51,10 +51,10 @@ def bomb(width, height):
 
 
 def gif(screen, *frames):
-    """A GIF without colours and data: what its header and its frames say."""
+    """A GIF without colors and data: what its header and its frames say."""
     parts = [b"GIF89a", struct.pack("<HHBBB", *screen, 0, 0, 0), b"!\xf9\x04....\0"]
     for width, height in frames:
-        # With two colours of its own, and blocks of data in which `,` means nothing.
+        # With two colors of its own, and blocks of data in which `,` means nothing.
         parts += [struct.pack("<cHHHHB", b",", 0, 0, width, height, 0x80), b"......"]
         parts += [b"\x02", b"\x09" + 9 * b",", b"\x01,", b"\0"]
     return b"".join([*parts, b";"])
@@ -96,7 +96,7 @@ def test_the_first_frame_of_a_gif_counts_whatever_its_screen():
         ([(300, 200)] * 9, 60_000),
     ):
         assert int(pixels_by_header(tf.constant(gif((2, 3), *frames)))) == pixels
-    # Pillow's, with colours for all frames and with a comment.
+    # Pillow's, with colors for all frames and with a comment.
     first, second = (Image.new("P", size, 1) for size in ((120, 70), (120, 70)))
     second.putpixel((5, 5), 2)
     file = io.BytesIO()

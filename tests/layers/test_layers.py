@@ -1,4 +1,4 @@
-"""Batch normalisation, MBConv, L2 normalisation and temperature."""
+"""Batch normalization, MBConv, L2 normalization and temperature."""
 
 import keras
 import numpy as np
@@ -86,7 +86,7 @@ def test_drop_connect_drops_whole_samples():
     assert 0.2 < dropped < 0.8
 
 
-def test_l2_normalisation_of_zero_is_zero():
+def test_l2_normalization_of_zero_is_zero():
     rows = L2Normalization()(np.array([[3.0, 4.0], [0.0, 0.0]], "float32"))
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0.0, 0.0]], atol=1e-7)
 

@@ -25,7 +25,7 @@ def training_steps(layer, inputs, in_graph, steps=2):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = layer(inputs, training=True)
-            # Not symmetric, so that no gradient vanishes by batch normalisation.
+            # Not symmetric, so that no gradient vanishes by batch normalization.
             loss = tf.reduce_sum(outputs**3)
         variables = [inputs, *(v.value for v in layer.trainable_variables)]
         return [outputs, *tape.gradient(loss, variables)]

@@ -141,7 +141,7 @@ def test_degenerate_inputs(images, tile_size):
         plain = run(images, images, temperature)
         tiled = run(images, images, temperature, tf.float32, tile_size=tile_size)
         assert all(np.isfinite(value).all() for value in tiled)
-        # Probabilities are exp(logit - normaliser), where float32 rounds both by
+        # Probabilities are exp(logit - normalizer), where float32 rounds both by
         # 6e-8 of their size; they weigh embeddings / temperature.
         lengths = np.linalg.norm(images, axis=1).max()
         rounding = 2e-7 * (1 + lengths**2 / temperature)

@@ -104,7 +104,7 @@ def inputs_with(**changes):
 @pytest.mark.parametrize(
     ("x", "words"),
     [
-        (inputs_with(images=np.zeros((4, 32, 32), "uint8")), "images must be grey"),
+        (inputs_with(images=np.zeros((4, 32, 32), "uint8")), "images must be gray"),
         (inputs_with(images=np.full((4, 32, 32, 3), 0.5)), "floats of at most 0.5"),
         (inputs_with(token_ids=np.zeros((4, 8))), "token_ids must be integers"),
         (inputs_with(token_ids=np.zeros((3, 8), int)), r"token_ids .*\(3, 8\)"),

@@ -41,7 +41,7 @@ def test_cached_gradients_replay_dropout_and_update_statistics_once():
     expected_seeds = read(state.seeds)
     write(state.seeds, seeds)
     cached = tf.function(cached_loss_gradients)(model, inputs, 4)
-    # float32, through ten batch normalisations over 4 rows: kernels that are fused
+    # float32, through ten batch normalizations over 4 rows: kernels that are fused
     # in a graph and not in eager mode differ by some 1e-5.
     np.testing.assert_allclose(cached[0], losses, rtol=1e-4)
     for variable, ours, theirs in zip(

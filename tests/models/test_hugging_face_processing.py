@@ -65,7 +65,7 @@ def random_images():
         pytest.param(289, marks=pytest.mark.release),
     ],
 )
-def test_pixels_are_the_processors_within_one_grey_level(image_size, tmp_path):
+def test_pixels_are_the_processors_within_one_gray_level(image_size, tmp_path):
     to_hugging_face(tiny_align(image_size, VOCABULARY), tmp_path / "align")
     images = list(random_images())
     # The very images: as arrays, the processor would have to tell their layout.
@@ -76,7 +76,7 @@ def test_pixels_are_the_processors_within_one_grey_level(image_size, tmp_path):
         image.save(file, "png")
         actual = preprocess_image_bytes(file.getvalue(), image_size).numpy()
         difference = actual - (expected.transpose(1, 2, 0) + 1.0) * 127.5
-        # Both round to whole grey levels, from sums in another order.
+        # Both round to whole gray levels, from sums in another order.
         assert np.abs(difference).max() <= 1.001
         assert np.abs(difference).mean() < 0.2
 

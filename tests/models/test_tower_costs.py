@@ -206,7 +206,7 @@ def kept(forward, backward):
     return sum(tensors.values())
 
 
-def test_the_peak_lies_between_what_is_kept_with_and_without_rematerialisation():
+def test_the_peak_lies_between_what_is_kept_with_and_without_rematerialization():
     plain, again = (
         image_tower_cost(**B0, rematerialize=rematerialize)
         for rematerialize in (False, True)

@@ -89,7 +89,7 @@ def test_lite0_equals_model_gardens_tower():
     )
     keras.utils.set_random_seed(0)
     encoder = lite_encoder()
-    randomise(encoder)
+    randomize(encoder)
     theirs = [layer for layer in reference.layers if layer.weights]
     stem, stem_norm, *blocks, _head, _head_norm = theirs
     copy(encoder.get_layer("stem"), stem)
@@ -111,7 +111,7 @@ def copy(ours, theirs):
     theirs.set_weights(ours.get_weights())
 
 
-def randomise(encoder):
+def randomize(encoder):
     """Statistics of real images' kind, so that no signal is lost on the way."""
     for _ in range(3):
         encoder(random_images(count=4, seed=1), training=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from align_keras.datasets.benchmarks import LabelledImages
+from align_keras.datasets.benchmarks import LabeledImages
 from align_keras.protocols.classes import (
     check_same_classes,
     check_splits_are_apart,
@@ -126,8 +126,8 @@ def test_both_splits_are_read(folders):
 
 
 def test_splits_are_apart_and_of_the_same_classes(folders):
-    data = LabelledImages(["a"], np.array([0]), ["cat"])
-    other = LabelledImages(["a"], np.array([0]), ["cat", "dog"])
+    data = LabeledImages(["a"], np.array([0]), ["cat"])
+    other = LabeledImages(["a"], np.array([0]), ["cat", "dog"])
     check_same_classes(data, data)
     with pytest.raises(InputError, match="received 1 in training and 2 in the test"):
         check_same_classes(data, other)

@@ -14,9 +14,9 @@ from tests.small import small_align
 from tests.small_run import draw
 
 
-def png(colour, shape):
+def png(color, shape):
     file = io.BytesIO()
-    draw(colour, shape).save(file, "png")
+    draw(color, shape).save(file, "png")
     return file.getvalue()
 
 

@@ -140,7 +140,7 @@ def test_what_trials_learn_from_of_this_version():
     """Crops, mirrors and their order: where the right half is white."""
     import tensorflow as tf
 
-    from align_keras.data import labelled_batches
+    from align_keras.data import labeled_batches
     from align_keras.protocols.trials import TRIALS_VERSION
 
     tf.random.set_seed(0)  # Which other tests may have set.
@@ -148,7 +148,7 @@ def test_what_trials_learn_from_of_this_version():
     image[:, 20:] = 255
     images = [np.maximum(image, 10 * row) for row in range(6)]
     options = {"image_size": 32, "batch_size": 12, "shuffle_buffer_size": 6}
-    batches = labelled_batches(images, np.arange(6), **options, seed=3)
+    batches = labeled_batches(images, np.arange(6), **options, seed=3)
     pixels, labels = next(iter(batches))
     found = np.asarray(pixels, float)[..., 0].mean(axis=1)[:, ::10]
     assert TRIALS_VERSION == 1

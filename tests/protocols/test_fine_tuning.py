@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from align_keras.config import load_recipe
-from align_keras.datasets.benchmarks import LabelledImages
+from align_keras.datasets.benchmarks import LabeledImages
 from align_keras.protocols import fine_tuning, trials
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
@@ -43,7 +43,7 @@ def as_bytes(label, seed):
 def test_other_pictures_in_memory_are_other_data(form):
     def digest(*seeds):
         images = [form(label, seed) for label, seed in enumerate(seeds)]
-        data = LabelledImages(images, np.arange(2), ["a", "b"])
+        data = LabeledImages(images, np.arange(2), ["a", "b"])
         return fine_tuning.digest_of(data)
 
     assert digest(0, 1) == digest(0, 1)
@@ -57,12 +57,12 @@ def test_another_version_or_split_of_a_tfds_set_is_other_data(monkeypatch):
         request = Request(name, **options)
         data = fine_tuning.ClassificationData(request)
         stream = mock.MagicMock(__len__=lambda _: 2)
-        images = LabelledImages(stream, np.arange(2), ["a", "b"])
+        images = LabeledImages(stream, np.arange(2), ["a", "b"])
         monkeypatch.setattr(data, "read", lambda task, split: images)
         return json.dumps(data.identity(""))
 
     monkeypatch.setattr(
-        "align_keras.datasets.benchmarks.labelled_images.prepared_builder",
+        "align_keras.datasets.benchmarks.labeled_images.prepared_builder",
         lambda name: mock.Mock(info=mock.Mock(full_name=name.replace(":", "/"))),
     )
     assert identity() == identity()

@@ -137,10 +137,10 @@ def test_text_is_readable_on_the_deepest_shade():
     module = sys.modules[confusion_matrix.__module__]
     style = pathlib.Path(module.__file__).with_name("report.css").read_text()
     for part in style.split("@media (prefers-color-scheme: dark)")[:2]:
-        colours = dict(re.findall(r"--([\w-]+): #(\w{6})", part))
+        colors = dict(re.findall(r"--([\w-]+): #(\w{6})", part))
         rgb = {
             name: np.array([int(value[start : start + 2], 16) for start in (0, 2, 4)])
-            for name, value in colours.items()
+            for name, value in colors.items()
         }
         for name in ("right", "s2"):
             deepest = module._DEEPEST * rgb[name] + (1 - module._DEEPEST) * rgb["page"]

@@ -69,7 +69,7 @@ def test_from_zero_formats_and_accessible_name():
     assert texts(svg, "label") == ["R@1", "R@10"]
 
 
-def test_a_lone_line_is_labelled_with_its_last_value():
+def test_a_lone_line_is_labeled_with_its_last_value():
     assert texts(draw(Series("training", ((1, 3.0), (2, 1.23456)))), "label") == [
         "1.235"
     ]

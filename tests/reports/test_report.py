@@ -48,7 +48,7 @@ FULL = {
             rank=1,
             total=9,
             image=picture(60),
-            neighbors=(Hit("neighbour", 0.3, False, picture(90)),),
+            neighbors=(Hit("neighbor", 0.3, False, picture(90)),),
         )
     ],
     "data_notes": {
@@ -181,18 +181,18 @@ def test_data_steps_and_setup(page):
     assert "trainer.train_steps" in page.words
 
 
-def test_light_and_dark_colours(content):
+def test_light_and_dark_colors(content):
     style = content.split("<style>")[1].split("</style>")[0]
     light, dark = (
         {name: value for name, value in re.findall(r"(--[\w-]+): (#\w+)", part)}
         for part in style.split("@media (prefers-color-scheme: dark)")[:2]
     )
     assert light.keys() == dark.keys()
-    for colours in (light, dark):
+    for colors in (light, dark):
         for name in ("--ink", "--muted", "--right", *(f"--s{n}" for n in range(1, 7))):
-            assert contrast(colours[name], colours["--page"]) >= 4.5
-        assert contrast(colours["--muted"], colours["--surface"]) >= 4.5
-        assert contrast(colours["--on-right"], colours["--right"]) >= 4.5
+            assert contrast(colors[name], colors["--page"]) >= 4.5
+        assert contrast(colors["--muted"], colors["--surface"]) >= 4.5
+        assert contrast(colors["--on-right"], colors["--right"]) >= 4.5
     used = set(re.findall(r"var\((--[\w-]+)\)", style))
     assert used <= light.keys()
 
@@ -200,8 +200,8 @@ def test_light_and_dark_colours(content):
 def contrast(first, second):
     """Contrast ratio of WCAG 2."""
 
-    def luminance(colour):
-        levels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    def luminance(color):
+        levels = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
         red, green, blue = (
             own / 12.92 if own <= 0.04045 else ((own + 0.055) / 1.055) ** 2.4
             for own in levels

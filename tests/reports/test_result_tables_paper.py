@@ -80,7 +80,7 @@ METRICS = {
         + ("hard",)
     ],
 }
-# Of tables 8 to 10: COCO's two directions and ImageNet's nearest neighbour.
+# Of tables 8 to 10: COCO's two directions and ImageNet's nearest neighbor.
 ABLATION = [
     ("retrieval", "coco", "i2t/recall_at_1"),
     ("retrieval", "coco", "t2i/recall_at_1"),

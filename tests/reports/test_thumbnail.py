@@ -22,7 +22,7 @@ def file_bytes(image, format="PNG", **options):
 
 
 def photo(height=300, width=400):
-    """Smooth colours with noise, as a photograph has."""
+    """Smooth colors with noise, as a photograph has."""
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 200, width)[None, :, None] + np.zeros((height, 1, 3))
     return (ramp + rng.uniform(0, 40, (height, width, 3))).astype(np.uint8)
@@ -69,9 +69,9 @@ def test_modes(image, expected):
     assert np.abs(pixels - expected).max() <= 2
 
 
-def test_grey_and_transparent_arrays():
-    grey = np.full((8, 8, 1), 50, np.uint8)
-    assert decoded(thumbnail_uri(grey)).getpixel((0, 0)) == (50, 50, 50)
+def test_gray_and_transparent_arrays():
+    gray = np.full((8, 8, 1), 50, np.uint8)
+    assert decoded(thumbnail_uri(gray)).getpixel((0, 0)) == (50, 50, 50)
     clear = np.zeros((8, 8, 4), np.uint8)
     assert decoded(thumbnail_uri(clear)).getpixel((0, 0)) == (255, 255, 255)
 

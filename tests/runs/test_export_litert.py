@@ -29,7 +29,7 @@ from align_keras.runs.export_litert import (
 )
 from align_keras.utils.errors import InputError
 from tests.image_files import readable, refused
-from tests.small_run import COLOURS, SHAPES, write_pairs
+from tests.small_run import COLORS, SHAPES, write_pairs
 
 pytest.importorskip("litert_quantizer", reason="litert-quantizer isn't installed")
 
@@ -70,8 +70,8 @@ def test_figures_are_those_of_the_files(align, pairs, exported):
     content = (exported / "image.tflite").read_bytes()
     tower = LiteRTTower(content)
     paths = [
-        str(pairs.parent / f"{colour}_{shape}.png")
-        for colour in COLOURS
+        str(pairs.parent / f"{color}_{shape}.png")
+        for color in COLORS
         for shape in SHAPES
     ]
     found = np.concatenate(
@@ -83,7 +83,7 @@ def test_figures_are_those_of_the_files(align, pairs, exported):
     np.testing.assert_allclose(own["cosine"], [cosines.mean(), cosines.min()], 1e-5)
     # By brute force: each caption's own picture among the k nearest. Ties count as
     # misses; captions that are cut to the same eight tokens have them.
-    texts = [f"a {colour} {shape}" for colour in COLOURS for shape in SHAPES]
+    texts = [f"a {color} {shape}" for color in COLORS for shape in SHAPES]
     scores = align.encode_texts(texts).astype("float64") @ found.T
     for way, own_scores in (("t2i", scores), ("i2t", scores.T)):
         better = (own_scores >= np.diag(own_scores)[:, None]).sum(axis=1) - 1

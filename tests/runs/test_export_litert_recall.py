@@ -1,4 +1,4 @@
-"""What quantising keeps of the recall of a model that was trained."""
+"""What quantizing keeps of the recall of a model that was trained."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
     return ALIGN.from_preset(run_folder)
 
 
-def test_quantising_keeps_recall(trained):
+def test_quantizing_keeps_recall(trained):
     from align_keras.export.litert import image_flatbuffer
     from align_keras.protocols.captions import captioned_images
     from align_keras.protocols.protocol import Request

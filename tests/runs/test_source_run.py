@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tests.data.source_files import write_tar
-from tests.small_run import COLOURS, SHAPES, SMALL, draw, write_pairs
+from tests.small_run import COLORS, SHAPES, SMALL, draw, write_pairs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -20,12 +20,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def write_source(folder):
     """Writes four tars of ten drawings, of which one is truncated."""
     rows = []
-    for colour in COLOURS:
+    for color in COLORS:
         for shape in SHAPES:
             file = io.BytesIO()
-            draw(colour, shape).save(file, "JPEG")
-            text = f"a {colour} {shape}".encode()
-            rows.append((f"{colour}_{shape}", {"jpg": file.getvalue(), "txt": text}))
+            draw(color, shape).save(file, "JPEG")
+            text = f"a {color} {shape}".encode()
+            rows.append((f"{color}_{shape}", {"jpg": file.getvalue(), "txt": text}))
     rows[3][1]["jpg"] = rows[3][1]["jpg"][:-100]
     for number in range(4):
         write_tar(folder / f"{number:05}.tar", rows[10 * number : 10 * number + 10])

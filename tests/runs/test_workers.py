@@ -80,7 +80,7 @@ def undisturbed(tmp_path_factory):
     return pairs, losses(folder / "run")
 
 
-def signalled(arguments, outputs, log, step, victim, sent, hosts=None):
+def signaled(arguments, outputs, log, step, victim, sent, hosts=None):
     """Starts workers, sends one of them a signal at a step; the workers, the time."""
     workers = start_workers(arguments, outputs, hosts)
     deadline = time.monotonic() + 600
@@ -100,9 +100,7 @@ def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undistu
     arguments = command(pairs, directory)
     log = directory / "metrics.jsonl"
     for step, victim in ((30, 0), (70, 1)):
-        workers, died = signalled(
-            arguments, tmp_path, log, step, victim, signal.SIGKILL
-        )
+        workers, died = signaled(arguments, tmp_path, log, step, victim, signal.SIGKILL)
         survivor = 1 - victim
         code = workers[survivor].wait(timeout=120)
         assert time.monotonic() - died < 60
@@ -111,7 +109,7 @@ def test_a_run_survives_the_death_of_either_worker_and_sigterm(tmp_path, undistu
         assert "another process of this run ended" in text.splitlines()[-1]
         assert "Traceback" not in text
     # Asked to end, either ends both, after the same step.
-    workers, _ = signalled(arguments, tmp_path, log, 110, 1, signal.SIGTERM)
+    workers, _ = signaled(arguments, tmp_path, log, 110, 1, signal.SIGTERM)
     wait(workers, tmp_path, 120)
     texts = [(tmp_path / f"worker_{index}.err").read_text() for index in range(2)]
     assert all("the same command goes on from it" in text for text in texts)
@@ -136,7 +134,7 @@ def test_hosts_go_on_after_one_of_them_was_lost(tmp_path, count, batch_size):
         log = tmp_path / "run" / "metrics.jsonl"
         victim = count - 1
         about = arguments, tmp_path, log, 24, victim, signal.SIGKILL, several
-        workers, _ = signalled(*about)
+        workers, _ = signaled(*about)
         for index in range(victim):
             assert workers[index].wait(timeout=120) == 1
             text = (tmp_path / f"worker_{index}.err").read_text()

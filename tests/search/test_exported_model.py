@@ -18,12 +18,12 @@ def unit(*values):
 
 
 def test_images_from_paths_and_bytes_in_order_over_batches(model, tiny, tmp_path):
-    colours = ["red", "green", "blue", "red", "blue"]
-    contents = [tiny["picture_bytes"](colour) for colour in colours]
+    colors = ["red", "green", "blue", "red", "blue"]
+    contents = [tiny["picture_bytes"](color) for color in colors]
     paths = [tmp_path / f"{row}.png" for row in range(5)]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
-    expected = [unit(*np.array(tiny["COLOURS"][own]) / 255) for own in colours]
+    expected = [unit(*np.array(tiny["COLORS"][own]) / 255) for own in colors]
     embeddings = model.encode_images(paths)
     assert embeddings.dtype == np.float32
     np.testing.assert_allclose(embeddings, expected, atol=1e-6)

@@ -15,12 +15,12 @@ from align_keras.utils.errors import InputError
 def test_the_export_embeds_and_searches_without_align_keras(
     tiny, tiny_export, tmp_path
 ):
-    colours = list(tiny["COLOURS"])
-    images = [tiny["picture_bytes"](colour) for colour in colours]
+    colors = list(tiny["COLORS"])
+    images = [tiny["picture_bytes"](color) for color in colors]
     captions = ["red", "ein grünes — green", "blue red"]
     model = ExportedModel(tiny_export)
     image_embeddings = model.encode_images(images)
-    SearchIndex.build(image_embeddings, colours, ["a", "b", ["ç", "d"]]).save(
+    SearchIndex.build(image_embeddings, colors, ["a", "b", ["ç", "d"]]).save(
         tmp_path / "index"
     )
     result = check_standalone(

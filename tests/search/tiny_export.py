@@ -1,4 +1,4 @@
-"""A real SavedModel with the signatures of an export: colours and their names."""
+"""A real SavedModel with the signatures of an export: colors and their names."""
 
 import io
 import pathlib
@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
-def picture_bytes(colour, size=8, format="PNG"):
-    rgb = COLOURS.get(colour, colour)
+def picture_bytes(color, size=8, format="PNG"):
+    rgb = COLORS.get(color, color)
     buffer = io.BytesIO()
     Image.fromarray(np.full((size, size, 3), rgb, np.uint8)).save(buffer, format)
     return buffer.getvalue()
@@ -35,7 +35,7 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
         def encode_image(self, image_bytes):
-            def mean_colour(content):
+            def mean_color(content):
                 image = tf.io.decode_image(content, 3, expand_animations=False)
                 return tf.reduce_mean(tf.cast(image, tf.float32) / 255.0, [0, 1])
 
@@ -43,7 +43,7 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
             found = (
                 tf.data.Dataset.from_tensor_slices(image_bytes)
                 .enumerate()
-                .map(lambda row, content: (row, mean_colour(content)))
+                .map(lambda row, content: (row, mean_color(content)))
                 .ignore_errors()
                 .concatenate(tf.data.Dataset.from_tensors((count, tf.zeros(3))))
             )
@@ -58,7 +58,7 @@ def write_tiny_export(directory, scale=1.0, signatures=("image", "text")):
             words = self.tokenizer.tokenize(tf.strings.lower(captions))
             counts = [
                 tf.reduce_sum(tf.cast(words == name, tf.float32), axis=1)
-                for name in COLOURS
+                for name in COLORS
             ]
             return {"text_embedding": self.unit(tf.stack(counts, axis=1))}
 

@@ -17,7 +17,7 @@ from align_keras.text import WordPieceTokenizer
 from align_keras.text.vocabulary import SPECIAL_TOKENS
 from align_keras.training import train
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
-from tests.small_run import COLOURS, SHAPES
+from tests.small_run import COLORS, SHAPES
 from tests.training.updates_script import LENGTH, ROWS, SIZE, make_model
 
 STEPS = 48
@@ -28,7 +28,7 @@ def batch_maker(folder):
     builder = build_corpus(
         "pairs", pairs=folder / "pairs" / "pairs.jsonl", data_dir=folder / "data"
     )
-    tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS, "a", *COLOURS, *SHAPES], LENGTH)
+    tokenizer = WordPieceTokenizer([*SPECIAL_TOKENS, "a", *COLORS, *SHAPES], LENGTH)
 
     def make_batches(start_step):
         return training_batches(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from align_keras.data import evaluation_batches, labelled_batches
+from align_keras.data import evaluation_batches, labeled_batches
 from align_keras.models import ImageClassifier, ImageEncoder
 from align_keras.models.image_classifier import encoder_without_projection
 from align_keras.training.classification import (
@@ -43,7 +43,7 @@ def small_encoder(freeze_batch_statistics=False):
 
 
 def stripes(count, seed=0):
-    """Stripes that run across (0), down (1) or nowhere (2), noisy, in any colour."""
+    """Stripes that run across (0), down (1) or nowhere (2), noisy, in any color."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 3
     images = []
@@ -51,16 +51,16 @@ def stripes(count, seed=0):
         rows, columns = np.indices((SIDE, SIDE))
         phase, width = random.uniform(0, 6), random.uniform(1, 2)
         wave = np.sin([rows, columns, np.zeros_like(rows)][label] / width + phase)
-        colour = random.uniform(60, 195, 3)
+        color = random.uniform(60, 195, 3)
         noise = random.normal(0, 8, (SIDE, SIDE, 3))
-        image = colour + 50 * wave[..., np.newaxis] + noise
+        image = color + 50 * wave[..., np.newaxis] + noise
         images.append(np.clip(image, 0, 255).astype("uint8"))
     return images, labels
 
 
 def batches_of(images, labels, batch_size=30, **options):
     arguments = {"crop": "whole", "flip": False, **options}
-    return lambda step: labelled_batches(
+    return lambda step: labeled_batches(
         images,
         labels,
         image_size=SIDE,
@@ -340,7 +340,7 @@ def test_each_replica_judges_its_share_of_the_images(two_replicas):
 
 
 def fixed_classifier(logits):
-    """A classifier whose logits are a table by the grey level of the first pixel."""
+    """A classifier whose logits are a table by the gray level of the first pixel."""
     table = tf.constant(logits, tf.float32)
     return lambda images, training: tf.gather(
         table, tf.cast(images[:, 0, 0, 0], tf.int32)

@@ -28,7 +28,7 @@ def test_updates_equal_those_of_one_device(count):
     masks, overflow = result.pop("masks", None), result.pop("overflow", None)
     assert result.pop("moved") > 1e-2
     assert result
-    # float32 sums in another order, over one step or three; normalising two rows
+    # float32 sums in another order, over one step or three; normalizing two rows
     # by themselves magnifies it.
     limits = {"one": 1e-6, "micro": 1e-5}
     for name, difference in result.items():

@@ -19,7 +19,7 @@ from align_keras.optimizers.replica_gradients import take_summed_gradients
 from align_keras.training.strategies import make_strategy, split_cpu, strategy_scope
 
 ROWS, LENGTH = 16, 6
-# At 32 pixels the last blocks have one pixel, and normalising two rows of it by
+# At 32 pixels the last blocks have one pixel, and normalizing two rows of it by
 # themselves magnifies rounding without bound; the one comparison of `few` has eight.
 SIZE = 32 if "few" in sys.argv else 64
 
@@ -63,7 +63,7 @@ def optimizer(name, **arguments):
     """The optimizer of that name.
 
     Some gradients are zero but for rounding, such as those of a bias before a
-    normalisation; Adam's and LAMB's epsilon lies above that, else the sign of the
+    normalization; Adam's and LAMB's epsilon lies above that, else the sign of the
     rounding would decide on a whole step.
     """
     if name == "sgd":

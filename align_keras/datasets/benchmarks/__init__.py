@@ -26,8 +26,8 @@ from align_keras.datasets.benchmarks.cxc import (
     cxc_rated_rows,
     read_cxc,
 )
-from align_keras.datasets.benchmarks.labelled_images import (
-    LabelledImages,
+from align_keras.datasets.benchmarks.labeled_images import (
+    LabeledImages,
     StoredImage,
     only_occurring_classes,
     prepared_builder,

@@ -17,7 +17,7 @@ from align_keras.corpus.pair_files import (
     read_pairs,
     read_table,
 )
-from align_keras.datasets.benchmarks.labelled_images import read_stored_images
+from align_keras.datasets.benchmarks.labeled_images import read_stored_images
 from align_keras.datasets.build import build_corpus
 from align_keras.datasets.stamps import LANGUAGES
 from align_keras.utils.errors import InputError

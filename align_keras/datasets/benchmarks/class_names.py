@@ -71,8 +71,8 @@ def rename_classes(data: Any, names: list | dict) -> Any:
 
     Example:
 
-    >>> from align_keras.datasets.benchmarks.labelled_images import LabelledImages
-    >>> data = LabelledImages([], [], ["n02123045", "n02084071"])
+    >>> from align_keras.datasets.benchmarks.labeled_images import LabeledImages
+    >>> data = LabeledImages([], [], ["n02123045", "n02084071"])
     >>> rename_classes(data, {"n02084071": "dog", "0": "tabby"}).class_names
     ['tabby', 'dog']
     """

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from align_keras.datasets.benchmarks.class_names import readable_name
-from align_keras.datasets.benchmarks.labelled_images import (
-    LabelledImages,
+from align_keras.datasets.benchmarks.labeled_images import (
+    LabeledImages,
     StoredImages,
     prepared_builder,
     read_examples,
@@ -160,7 +160,7 @@ def vtab_tfds_split(task: VtabTask, split: str, train_size: int) -> str:
     }[split]
 
 
-def read_vtab(name: str, split: str) -> LabelledImages:
+def read_vtab(name: str, split: str) -> LabeledImages:
     """Reads one split of a task (Zhai et al. 2019; Jia et al. 2021, section 5.3)."""
     check_choice("split", split, VTAB_SPLITS)
     task = vtab_task(name)
@@ -179,7 +179,7 @@ def read_vtab(name: str, split: str) -> LabelledImages:
     classes = [task.class_of(example[task.annotation]) for example in examples]
     labels = np.array(classes, np.int64)
     made_of = _black_and_white if task.builder == "dsprites" else bytes
-    return LabelledImages(
+    return LabeledImages(
         images=StoredImages(builder, split, "image", len(labels), made_of),
         labels=labels,
         class_names=_class_names(task, builder),

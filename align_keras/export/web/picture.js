@@ -1,5 +1,5 @@
 // From a picture's file to the image tower's input, as
-// align_keras.images.preprocess_image_bytes: decode, resize, centre crop.
+// align_keras.images.preprocess_image_bytes: decode, resize, center crop.
 
 // How much of a picture is read from the canvas at a time.
 const PIXELS_PER_STRIP = 2 ** 20;
@@ -18,7 +18,7 @@ export async function readPicture(file, size, resizeSize, maxPixels) {
   let bitmap;
   try {
     checkKind(new DataView(await file.slice(0, 34).arrayBuffer()));
-    // The stored numbers, as Python reads them: colours aren't managed. Browsers turn
+    // The stored numbers, as Python reads them: colors aren't managed. Browsers turn
     // JPEG and PNG upright; WebP isn't by all.
     const orientation = await webpOrientation(file);
     bitmap = await createImageBitmap(file, {
@@ -128,11 +128,11 @@ function spans(oldSize, newSize, first, count) {
   const step = oldSize / newSize;
   const radius = Math.max(step, 1);
   return Array.from({ length: count }, (_, position) => {
-    const centre = (first + position + 0.5) * step;
-    const start = Math.max(Math.ceil(centre - radius - 0.5), 0);
-    const end = Math.min(Math.floor(centre + radius - 0.5), oldSize - 1) + 1;
+    const center = (first + position + 0.5) * step;
+    const start = Math.max(Math.ceil(center - radius - 0.5), 0);
+    const end = Math.min(Math.floor(center + radius - 0.5), oldSize - 1) + 1;
     const weights = Array.from({ length: end - start }, (_, offset) =>
-      Math.max(1 - Math.abs(start + offset + 0.5 - centre) / radius, 0),
+      Math.max(1 - Math.abs(start + offset + 0.5 - center) / radius, 0),
     );
     const sum = weights.reduce((total, weight) => total + weight, 0);
     return { start, weights: weights.map((weight) => weight / sum) };

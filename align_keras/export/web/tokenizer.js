@@ -38,7 +38,7 @@ export class WordPieceTokenizer {
     return SENTINEL + (this.uncased ? inside.toLowerCase() : inside);
   }
 
-  /** Normalises a text and splits it into words. */
+  /** Normalizes a text and splits it into words. */
   words(text) {
     // Special tokens are sought in the raw text, before "[MA\0SK]" loses its NUL; so
     // what can't be UTF-8 (half a surrogate pair) and the sentinel become characters

@@ -225,7 +225,7 @@ def preprocessing_files(model: keras.Model) -> dict[str, dict]:
 
 
 def _scaling(image_encoder):
-    """Returns how grey levels become the encoder's input, in the processor's terms."""
+    """Returns how gray levels become the encoder's input, in the processor's terms."""
     mean, deviation = image_encoder.pixel_mean, image_encoder.pixel_deviation
     if mean == deviation == 127.5:  # As kakaobrain/align-base says it.
         return {

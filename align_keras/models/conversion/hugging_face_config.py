@@ -138,7 +138,7 @@ def read_image_size(preprocessor: dict, source: str) -> int:
 
 
 def read_pixel_scaling(preprocessor: dict, source: str = "") -> tuple:
-    """Returns pixels' mean and deviation, in grey levels: floats, or three each."""
+    """Returns pixels' mean and deviation, in gray levels: floats, or three each."""
     if not preprocessor:
         return 127.5, 127.5
     source = f"{source}: preprocessor_config.json"
@@ -161,7 +161,7 @@ def read_pixel_scaling(preprocessor: dict, source: str = "") -> tuple:
             np.subtract(mean, offset) / factor, np.divide(deviation, factor)
         )
     )
-    check_number(f"{source}'s deviation in grey levels", min(deviations), 1e-6, 1e12)
+    check_number(f"{source}'s deviation in gray levels", min(deviations), 1e-6, 1e12)
     if len(set(means)) == len(set(deviations)) == 1:
         return means[0], deviations[0]
     return means, deviations

@@ -61,7 +61,7 @@ COPIES = {
     "WebP": lambda image: encoded(image, "WEBP", quality=60),
     "flipped": ImageOps.mirror,
     "watermark": watermarked,
-    "grey": lambda image: image.convert("L").convert("RGB"),
+    "gray": lambda image: image.convert("L").convert("RGB"),
     "squeezed": lambda image: image.resize((image.width, image.height * 3 // 4)),
 }
 
@@ -152,8 +152,8 @@ def test_plain_images_have_no_hash(image):
 @pytest.mark.parametrize("view", range(6))
 def test_the_hash_is_the_signs_of_scipys_cosine_transform(view):
     fft = pytest.importorskip("scipy.fft")
-    grey = np.asarray(drawing(1, (256, 256)).convert("L"))
-    thumbnail = np.rint(grey.reshape(64, 4, 64, 4).mean((1, 3)))
+    gray = np.asarray(drawing(1, (256, 256)).convert("L"))
+    thumbnail = np.rint(gray.reshape(64, 4, 64, 4).mean((1, 3)))
     top, left, bottom, right = module.VIEWS[view]
     window = thumbnail[top:bottom, left:right]
     spectrum = fft.dctn(window, norm="ortho") / np.sqrt(window.size)
@@ -164,14 +164,14 @@ def test_the_hash_is_the_signs_of_scipys_cosine_transform(view):
     )[1:65]
     numbers = np.array([spectrum[down, across] for _, down, across in squares])
     zero = 0.1 * np.sqrt((numbers**2).mean())
-    words = hash_array([perceptual_hash(grey)])[0, view]
+    words = hash_array([perceptual_hash(gray)])[0, view]
     for place, number in enumerate(numbers):
         assert bool(int(words[0]) >> place & 1) == (number > zero)
         assert bool(int(words[1]) >> place & 1) == (number < -zero)
 
 
 @pytest.mark.parametrize("size", [(320, 240), (1500, 300)])
-def test_a_image_or_its_grey_pixels(size):
+def test_a_image_or_its_gray_pixels(size):
     image = drawing(1, size)
     assert perceptual_hash(np.asarray(image.convert("L"))) == perceptual_hash(image)
 

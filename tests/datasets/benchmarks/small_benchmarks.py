@@ -8,27 +8,27 @@ from unittest import mock
 
 from PIL import Image
 
-# Colours tell the pictures apart.
-COLOURS = ["red", "green", "blue", "black", "orange", "purple", "brown", "gray"]
+# Colors tell the pictures apart.
+COLORS = ["red", "green", "blue", "black", "orange", "purple", "brown", "gray"]
 
 
-def picture_colour(row):
-    return COLOURS[row % len(COLOURS)]
+def picture_color(row):
+    return COLORS[row % len(COLORS)]
 
 
 def write_picture(path, row):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", (40, 40), "white")
-    image.paste(picture_colour(row), (4, 4, 36, 12 + row % 24))
+    image.paste(picture_color(row), (4, 4, 36, 12 + row % 24))
     image.save(path)
     return path
 
 
 def captions_of(row, count):
     kinds = ("a {} bar", "one {} box", "something {}", "{} paint", "the {} thing")
-    colour = picture_colour(row)
+    color = picture_color(row)
     return [
-        kinds[number % len(kinds)].format(colour) + f" {row} {number}"
+        kinds[number % len(kinds)].format(color) + f" {row} {number}"
         for number in range(count)
     ]
 
@@ -155,7 +155,7 @@ def write_multi30k(folder, images, pictures=8, packed=True, files=8):
             (images / name).hardlink_to(images / names[row % files])
     write_lines(folder / "data/task1/image_splits/test_2016_flickr.txt", names)
     for language, word in MULTI30K_WORDS.items():
-        lines = [f"{word} {picture_colour(row)} {row}" for row in range(pictures)]
+        lines = [f"{word} {picture_color(row)} {row}" for row in range(pictures)]
         task1 = folder / f"data/task1/raw/test_2016_flickr.{language}"
         write_lines(task1, lines, packed)
         if language in ("en", "de"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.datasets.benchmarks.labelled_images import read_class_folders
+from align_keras.datasets.benchmarks.labeled_images import read_class_folders
 from align_keras.utils.errors import InputError
 
 

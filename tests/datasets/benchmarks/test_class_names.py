@@ -13,13 +13,13 @@ from align_keras.datasets.benchmarks.class_names import (
     readable_name,
     rename_classes,
 )
-from align_keras.datasets.benchmarks.labelled_images import LabelledImages
+from align_keras.datasets.benchmarks.labeled_images import LabeledImages
 from align_keras.utils.errors import InputError
 from tests.oracle_process import needs
 
 
 def named(*names):
-    return LabelledImages([], np.zeros(0, np.int64), list(names))
+    return LabeledImages([], np.zeros(0, np.int64), list(names))
 
 
 def test_names_as_people_write_them():

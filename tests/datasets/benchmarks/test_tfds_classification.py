@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from align_keras.datasets.benchmarks.class_names import imagenet_ids, rename_classes
-from align_keras.datasets.benchmarks.labelled_images import (
+from align_keras.datasets.benchmarks.labeled_images import (
     only_occurring_classes,
     prepared_builder,
     read_tfds_classification,
@@ -150,7 +150,7 @@ def test_sets_without_a_class(tmp_path):
         read_tfds_classification("coco_captions", "test", tmp_path)
 
 
-def test_unlabelled_splits(tmp_path):
+def test_unlabeled_splits(tmp_path):
     examples = imagenet_examples([-1, -1])
     prepare("imagenet_r", tmp_path, {"test": examples})
     with pytest.raises(InputError, match="2 images, 2 of them without one"):

@@ -19,7 +19,7 @@ from align_keras.utils.errors import InputError
 _PREFETCHED = 2
 
 
-def labelled_batches(
+def labeled_batches(
     images: Collection,
     labels: np.ndarray,
     *,
@@ -107,7 +107,7 @@ def evaluation_batches(
 
 
 def unreadable_rows(images: Collection) -> list[int]:
-    """Returns the rows of images, as `labelled_batches`, that can't be decoded."""
+    """Returns the rows of images, as `labeled_batches`, that can't be decoded."""
     found = _decodable(*_items(images, images)).as_numpy_iterator()
     return sorted(set(range(len(images))) - set(found))
 

@@ -26,7 +26,7 @@ _IDS = ("file_name", "filename", "image/file_name", "image/filename", "id", "ima
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """Images, paths or bytes, with their classes, rows of `class_names`, int64.
 
     `images` are re-iterable with a length; `columns` have a value an image, by which
@@ -40,7 +40,7 @@ class LabelledImages:
     image_ids: list | None = None
 
 
-def only_occurring_classes(data: LabelledImages) -> LabelledImages:
+def only_occurring_classes(data: LabeledImages) -> LabeledImages:
     """Leaves out the classes that no image has, as ImageNet-R and -A are classified.
 
     References:
@@ -48,7 +48,7 @@ def only_occurring_classes(data: LabelledImages) -> LabelledImages:
 
     Example:
 
-    >>> data = LabelledImages(["a.png", "b.png"], np.array([2, 0]), ["x", "y", "z"])
+    >>> data = LabeledImages(["a.png", "b.png"], np.array([2, 0]), ["x", "y", "z"])
     >>> only_occurring_classes(data).class_names
     ['x', 'z']
     """
@@ -59,7 +59,7 @@ def only_occurring_classes(data: LabelledImages) -> LabelledImages:
 
 def read_class_folders(
     folder: str | os.PathLike, split: str | None = None
-) -> LabelledImages:
+) -> LabeledImages:
     """Reads `FOLDER/CLASS/IMAGE`, or `FOLDER/SPLIT/CLASS/IMAGE`, in alphabetical order.
     Classes are named as folders, with spaces for underscores; images may lie deeper.
     """
@@ -90,7 +90,7 @@ def read_class_folders(
         images += map(str, found)
         labels += [label] * len(found)
     names = [readable_name(folder.name) for folder in classes]
-    return LabelledImages(
+    return LabeledImages(
         images,
         np.array(labels, np.int64),
         names,
@@ -114,7 +114,7 @@ def _some(paths, limit=5):
     return ", ".join(path.name for path in paths[:limit]) + more
 
 
-def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages:
+def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:
     """Gives the stamps their categories as classes: animals, clothes, food …. `"train"`
     and `"test"` are two halves by a hash of the pixels.
     """
@@ -126,7 +126,7 @@ def stamps_by_category(builder: Any, split: str | None = None) -> LabelledImages
         in_test = split == "test"
         images = [image for image in images if (image.image_key in test) == in_test]
     labels = [categories.index(image.category) for image in images]
-    return LabelledImages(
+    return LabeledImages(
         images=[image.image for image in images],
         labels=np.array(labels, np.int64),
         class_names=[_NAMES.get(name, name) for name in categories],
@@ -212,7 +212,7 @@ def _remedy(builder):
 
 def read_tfds_classification(
     name: str, split: str, data_dir: str | os.PathLike | None = None
-) -> LabelledImages:
+) -> LabeledImages:
     """Reads a split, as TFDS takes it, of a prepared classification set. Images are
     read from disk at each iteration. Other features with named values become columns;
     ids are those of a feature such as `file_name`, if no two images share one.
@@ -245,7 +245,7 @@ def read_tfds_classification(
             f"{len(labels)} images, {np.count_nonzero(labels < 0)} of them without "
             "one; name another split."
         )
-    return LabelledImages(
+    return LabeledImages(
         images=StoredImages(builder, split, image, len(labels)),
         labels=labels,
         class_names=[readable_name(label_name) for label_name in named[label].names],

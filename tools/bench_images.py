@@ -1,6 +1,6 @@
-"""Measures how the corpus's pictures are stored against decoding them alone.
+"""Measures how the corpus's images are stored against decoding them alone.
 
-    python tools/bench_pictures.py [--rounds 7] [--squares]
+    python tools/bench_images.py [--rounds 7] [--squares]
 
 scikit-learn's two photographs, enlarged or reduced to each size, are decoded, checked,
 reduced, encoded and hashed as `align-keras corpus` does, and decoded alone by Pillow;
@@ -36,7 +36,7 @@ def photographs(size):
 
 
 def milliseconds(function, contents):
-    """Processor time of a picture."""
+    """Processor time of an image."""
     start = time.process_time()
     for content in contents:
         function(content)
@@ -66,7 +66,7 @@ def main():
     def decode(content):
         Image.open(io.BytesIO(content)).load()
 
-    print("| pictures | KB | decoded, ms | stored, ms | speed of decoding alone |")
+    print("| images | KB | decoded, ms | stored, ms | speed of decoding alone |")
     print("|---|---|---|---|---|")
     for size in SIZES:
         contents = photographs(size)

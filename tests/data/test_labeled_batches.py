@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_keras.data import evaluation_batches, labelled_batches, unreadable_rows
+from align_keras.data import evaluation_batches, labeled_batches, unreadable_rows
 from align_keras.utils.errors import InputError
 
 CI, RELEASE = pytest.mark.ci, pytest.mark.release
 
 
-def picture(grey, size=(40, 30), file_format="PNG"):
+def picture(gray, size=(40, 30), file_format="PNG"):
     file = io.BytesIO()
-    Image.new("RGB", size, (grey,) * 3).save(file, file_format)
+    Image.new("RGB", size, (gray,) * 3).save(file, file_format)
     return file.getvalue()
 
 
-GREYS = [10, 60, 110, 160, 210]
-IMAGES = [picture(grey) for grey in GREYS]
+GRAYS = [10, 60, 110, 160, 210]
+IMAGES = [picture(gray) for gray in GRAYS]
 LABELS = np.arange(5)
 
 
@@ -70,15 +70,15 @@ def test_pictures_keep_their_class(tmp_path, kind, crop):
     images = {
         "paths": lambda: paths_of(IMAGES, tmp_path),
         "bytes": lambda: IMAGES,
-        "arrays": lambda: [np.full((9, 7, 3), grey, "uint8") for grey in GREYS],
+        "arrays": lambda: [np.full((9, 7, 3), gray, "uint8") for gray in GRAYS],
         "stream": lambda: Stream(IMAGES),
     }[kind]()
-    batches = labelled_batches(images, LABELS, image_size=32, batch_size=4, crop=crop)
+    batches = labeled_batches(images, LABELS, image_size=32, batch_size=4, crop=crop)
     seen = []
     for pixels, labels in first(batches, 5):
         assert pixels.shape == (4, 32, 32, 3) and pixels.dtype == np.uint8
         np.testing.assert_array_equal(
-            pixels.mean(axis=(1, 2, 3)), np.array(GREYS)[labels]
+            pixels.mean(axis=(1, 2, 3)), np.array(GRAYS)[labels]
         )
         seen += labels.tolist()
     # 20 pictures are four epochs; each epoch has each picture once.
@@ -93,7 +93,7 @@ def test_batches_repeat_with_the_seed_and_vary_with_it():
     arguments = {"image_size": 32, "batch_size": 5}
 
     def drawn(seed):
-        batches = labelled_batches(list(noise), LABELS, seed=seed, **arguments)
+        batches = labeled_batches(list(noise), LABELS, seed=seed, **arguments)
         return first(batches, 2)
 
     one, same, other = drawn(0), drawn(0), drawn(1)
@@ -108,7 +108,7 @@ def test_batches_repeat_with_the_seed_and_vary_with_it():
 
 @pytest.mark.ci
 def test_a_batch_may_be_larger_than_the_set():
-    batches = labelled_batches(IMAGES, LABELS, image_size=32, batch_size=12)
+    batches = labeled_batches(IMAGES, LABELS, image_size=32, batch_size=12)
     ((_, labels),) = first(batches, 1)
     assert np.bincount(labels).tolist().count(2) == 3
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_decoded_is_left_out(kind, tmp_path):
     images = [*IMAGES[:2], b"junk", *IMAGES[3:]]
     if kind == "paths":
         images = paths_of(images, tmp_path)
-    batches = labelled_batches(images, LABELS, image_size=32, batch_size=8)
+    batches = labeled_batches(images, LABELS, image_size=32, batch_size=8)
     labels = np.concatenate([labels for _, labels in first(batches, 2)])
     assert sorted(labels) == sorted([0, 1, 3, 4] * 4)
     found = evaluation_batches(images, image_size=32, batch_size=3)
@@ -138,21 +138,21 @@ def test_a_file_that_would_fill_the_memory_is_refused(tmp_path):
     images = paths_of(IMAGES, tmp_path)
     os.truncate(images[1], 600_000_000)  # A hole: it takes no disk.
     with pytest.raises(InputError, match="of at most 512,000,000 bytes, received.*600"):
-        labelled_batches(images, LABELS, image_size=32, batch_size=2)
+        labeled_batches(images, LABELS, image_size=32, batch_size=2)
 
 
 def test_nothing_to_learn_from():
     with pytest.raises(InputError, match="to learn from, received none that can be"):
-        labelled_batches([b"junk"] * 3, [0, 1, 1], image_size=32, batch_size=2)
+        labeled_batches([b"junk"] * 3, [0, 1, 1], image_size=32, batch_size=2)
 
 
 @pytest.mark.ci
 def test_batch_k_is_that_of_a_start_at_zero():
     noise = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), "uint8")
     arguments = {"image_size": 32, "batch_size": 3, "seed": 2}
-    whole = first(labelled_batches(list(noise), LABELS, **arguments), 6)
+    whole = first(labeled_batches(list(noise), LABELS, **arguments), 6)
     for start in (1, 4):
-        late = labelled_batches(list(noise), LABELS, start_step=start, **arguments)
+        late = labeled_batches(list(noise), LABELS, start_step=start, **arguments)
         for (pixels, labels), (ours, own) in zip(
             whole[start:], first(late, 6 - start), strict=True
         ):
@@ -164,8 +164,8 @@ def test_evaluation_takes_all_in_order():
     found = evaluation_batches(Stream(IMAGES), image_size=32, batch_size=2)
     batches = list(found.as_numpy_iterator())
     assert [rows.tolist() for rows, _ in batches] == [[0, 1], [2, 3], [4]]
-    greys = np.concatenate([pixels.mean(axis=(1, 2, 3)) for _, pixels in batches])
-    np.testing.assert_array_equal(greys, GREYS)
+    grays = np.concatenate([pixels.mean(axis=(1, 2, 3)) for _, pixels in batches])
+    np.testing.assert_array_equal(grays, GRAYS)
 
 
 @pytest.mark.ci
@@ -185,10 +185,10 @@ def test_evaluation_crops_the_middle():
 def test_numbers_must_fit():
     for images, labels in ((IMAGES, [0, 1]), ([], [])):
         with pytest.raises(InputError, match="of one number and not empty"):
-            labelled_batches(images, labels, image_size=32, batch_size=2)
+            labeled_batches(images, labels, image_size=32, batch_size=2)
 
 
 def test_float_arrays_are_refused():
     images = [np.full((40, 50, 3), 0.5, "float32")] * 2
     with pytest.raises(InputError, match="pixels must be uint8.*received float32"):
-        labelled_batches(images, [0, 1], image_size=32, batch_size=2)
+        labeled_batches(images, [0, 1], image_size=32, batch_size=2)
