@@ -359,7 +359,7 @@ def compare(kind, embeddings, vectors, found):
     print(
         f"{kind}: exact {whole:.1f} ms, {cpu:.1f} of the processor, median of {count}"
     )
-    for candidates in CANDIDATES:
+    for candidates in sorted({*CANDIDATES, found.candidates}):
         found.candidates = candidates
         best, *clocks = timed(by_codes)
         hits = sum(len(a & b) for a, b in zip(best, exact, strict=True))

@@ -37,6 +37,8 @@ _BITS = 64 * WORDS
 # Fewer and longer bands find fewer candidates in vain, but try more keys.
 _FEW = 5_000
 _BANDS_OF_FEW, _BANDS = 8, 6
+# Pairs that are compared at once, and from how many on a group has a matrix of them.
+_AT_ONCE, _MANY = 1 << 16, 1 << 12
 
 
 def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
@@ -191,14 +193,13 @@ class HammingSearch:
         def compare(start):
             block = order[start : start + self.block_rows]
             first, second = hashes[block].T.copy()
+            groups = np.flatnonzero(np.diff(keys[block], prepend=-1))
+            sizes = np.diff(groups, append=len(block))
             for change in changes:
-                starts, ends = table.range_of(keys[block] ^ change)
-                for query, place in _pairs(starts, ends, self.block_rows):
-                    distance = bit_count(first[query] ^ table.first[place])
-                    # Half of the bits rule most out.
-                    likely = np.flatnonzero(distance <= self.threshold)
-                    query, place = query[likely], place[likely]
-                    distance = distance[likely]
+                ranges = table.range_of(keys[block[groups]] ^ change)
+                for query, place, distance in _near_by_half(
+                    first, groups, sizes, table, *ranges, self.threshold
+                ):
                     distance += bit_count(second[query] ^ table.second[place])
                     near = distance <= self.threshold
                     found = table.ranks[place[near]]
@@ -255,14 +256,35 @@ def _changes(width, radius):
             yield sum(1 << place for place in places)
 
 
-def _pairs(starts, ends, limit):
+def _near_by_half(first, groups, sizes, table, starts, ends, threshold):
+    """Yields (queries, places, distances) of what is near by half of the bits, which
+    rules most out. A group of queries with one key asks for one range of places.
+    """
+    many = sizes * (ends - starts) >= _MANY
+    for group in np.flatnonzero(many):
+        queries = first[groups[group] : groups[group] + sizes[group], None]
+        step = max(1, _AT_ONCE // len(queries))
+        for start in range(starts[group], ends[group], step):
+            places = table.first[start : min(start + step, ends[group])]
+            distance = bit_count(queries ^ places).ravel()
+            near = np.flatnonzero(distance <= threshold)
+            query, place = np.divmod(near, len(places))
+            yield groups[group] + query, start + place, distance[near]
+    ends = np.where(many, starts, ends)
+    for query, place in _pairs(np.repeat(starts, sizes), np.repeat(ends, sizes)):
+        distance = bit_count(first[query] ^ table.first[place])
+        near = np.flatnonzero(distance <= threshold)
+        yield query[near], place[near], distance[near]
+
+
+def _pairs(starts, ends):
     """Yields (queries, places) of all places in the queries' ranges, in parts."""
     counts = ends - starts
     rows = np.flatnonzero(counts)
     totals = np.cumsum(counts[rows])
     begin, done = 0, 0
     while begin < len(rows):
-        end = max(begin + 1, int(np.searchsorted(totals, done + limit, "right")))
+        end = max(begin + 1, int(np.searchsorted(totals, done + _AT_ONCE, "right")))
         part = rows[begin:end]
         sizes = counts[part]
         query = np.repeat(part, sizes)
