@@ -1,3 +1,4 @@
+import faiss
 import numpy as np
 import pytest
 
@@ -33,6 +34,13 @@ def test_what_is_found_is_what_a_scan_finds(tmp_path, few):
     more = np.concatenate([vectors, vectors_of(60, seed=3)])
     assert bring_up_to_date(tmp_path, "vectors.0.f32", more)
     assert Approximate.open(tmp_path, "vectors.0.f32", 16)._index.ntotal == 3060
+
+
+def test_of_many_rows_more_are_ranked_anew():
+    for rows, candidates in ((1_000, 1_000), (3_000_000, 1_200)):
+        index = faiss.IndexFlat(1)
+        index.add(np.zeros((rows, 1), np.float32))
+        assert Approximate(index).candidates == candidates
 
 
 def test_what_fulfills_a_condition_is_found_or_left_to_a_scan(tmp_path, few):

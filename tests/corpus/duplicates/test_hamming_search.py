@@ -76,6 +76,16 @@ def test_few_and_many_hashes_have_other_bands_and_the_same_result(monkeypatch):
     assert (few < below).any()
 
 
+@pytest.mark.parametrize(("many", "at_once"), [(1, 1 << 16), (1, 5), (1 << 30, 5)])
+def test_matrices_of_pairs_and_pairs_alone_find_the_same(many, at_once, monkeypatch):
+    hashes = hashes_near_each_other(5, 60, 2, 12)
+    ranks = below = np.arange(60)
+    expected = brute_force(hashes, hashes, ranks, below, 12)
+    monkeypatch.setattr(module, "_MANY", many)
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    assert HammingSearch(12).lowest(hashes, hashes, ranks, below).tolist() == expected
+
+
 @pytest.mark.parametrize(
     "threshold",
     [
