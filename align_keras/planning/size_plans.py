@@ -13,7 +13,7 @@ from align_keras.utils.arguments import check_number
 # 100,000 and 1,000,000.
 _EXTRACT, _FILTER = 0.56e-3, 11.7e-6
 _IMAGE, _MEGAPIXEL = 3.01e-3, 2.35e-3
-_COPIES, _COPIES_AT, _COPIES_POWER = 49.3, 1_000_000, 1.356
+_COPIES, _COPIES_OF_PAIRS = 38.6e-6, 13.3e-12
 # Bytes: a row of the tables of pairs, and an image at 346 pixels and quality 85 with
 # its row, kept as a table and as shards.
 _PAIR_BYTES, _IMAGE_BYTES = 220, 2 * 40_000
@@ -45,8 +45,10 @@ def plan_corpus(
 ) -> dict[str, Any]:
     """Computes what `align-keras corpus build` takes for so many pairs.
 
-    Fetching images is the network's and isn't counted. Two machines of one kind differ
-    by a factor of two; the ratios of stages and sizes hold within a quarter.
+    Fetching images is the network's and isn't counted. Copies are those inside of the
+    corpus, whose search grows by the square; the paper looks for copies of test images
+    alone. Two machines of one kind differ by a factor of two; the ratios of stages and
+    sizes hold within a quarter.
 
     Args:
         pairs: int >= 1, alt-texts with an image, before the filters.
@@ -69,7 +71,7 @@ def plan_corpus(
 
     >>> planned = plan_corpus(1_800_000_000)
     >>> round(planned["core_seconds"]["images"] / 3600), planned["workers"]
-    (2433, 19)
+    (2433, 88)
     """
     images = pairs if images is None else images
     check_number("`pairs`", pairs, 1, _MOST, whole=True)
@@ -80,7 +82,7 @@ def plan_corpus(
         "extract": _EXTRACT * pairs,
         "filter": _FILTER * pairs,
         "images": (_IMAGE + _MEGAPIXEL * megapixels) * images,
-        "copies": _COPIES * (images / _COPIES_AT) ** _COPIES_POWER,
+        "copies": _COPIES * images + _COPIES_OF_PAIRS * images**2,
     }
     return {
         "pairs": pairs,
