@@ -20,8 +20,8 @@ from align_keras.utils.progress import progress_bar
 
 # From so many rows on; below, the exact scan takes less than a tenth of a second.
 LEAST_ROWS = 200_000
-# Candidates that are ranked anew: at least so many, one of so many rows, and so many for
-# each that is asked. Of 10,000,000 rows 1,000 held 98% of the best ten, 4,000 all.
+# Candidates that are ranked anew: at least so many, one of so many rows, and so many
+# for each that is asked. Of 10,000,000 rows 1,000 held 98% of the best ten, 4,000 all.
 CANDIDATES, ROWS_A_CANDIDATE, _EACH = 1000, 2500, 10
 # Sixteen centers for each two numbers, learned from some of the rows.
 _BITS, _TRAINING_ROWS = 4, 10_000
