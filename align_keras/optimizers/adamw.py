@@ -14,8 +14,9 @@ from keras import ops
 
 from align_keras.optimizers.multipliers import LearningRateMultipliers
 
-# Embeddings, whose gradients are sparse, and kernels of a channel each.
-DEFAULT_BY_ADAM = ("embedding", "depthwise")
+# Embeddings, whose gradients are sparse, kernels of a channel each, and biases, which
+# attention keeps as matrices: the keys' have no gradient but rounding.
+DEFAULT_BY_ADAM = ("embedding", "depthwise", "bias$")
 # The steps' polynomial, whose slope at 0 is large (Jordan et al. 2024).
 _COEFFICIENTS, _STEPS = (3.4445, -4.7750, 2.0315), 5
 # Root of the mean square of an update, as Adam's (Liu et al. 2025, section 2.2).

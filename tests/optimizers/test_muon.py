@@ -69,12 +69,13 @@ def test_other_kernels_are_matrices_of_inputs_by_outputs(path, shape, matrix):
     np.testing.assert_allclose(actual.reshape(matrix), expected, **TOLERANCE)
 
 
-def test_kernels_of_a_channel_each_and_the_named_are_adams():
-    starts = drawn((3, 3, 4, 1), (6, 3))
-    paths = ["block/depthwise/kernel", "projection/kernel"]
+def test_kernels_of_a_channel_each_biases_and_the_named_are_adams():
+    starts = drawn((3, 3, 4, 1), (6, 3), (2, 8))
+    paths = ["block/depthwise/kernel", "projection/kernel", "attention/key/bias"]
     expected = trained(AdamW(0.05, weight_decay=0.3), starts, paths)
     actual = trained(Muon(0.05, weight_decay=0.3), starts, paths)
-    np.testing.assert_array_equal(actual[0], expected[0])
+    for own in (0, 2):
+        np.testing.assert_array_equal(actual[own], expected[own])
     assert np.abs(actual[1] - expected[1]).max() > 0.01
     by_adam = Muon(0.05, weight_decay=0.3, by_adam=["depthwise", "projection"])
     np.testing.assert_array_equal(trained(by_adam, starts, paths)[1], expected[1])
