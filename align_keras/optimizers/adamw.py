@@ -128,33 +128,8 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
         return {**super().get_config(), "weight_decay": self.decoupled_decay}
 
 
-class _MuonUpdate(_DecayedAdam):
-    """One step of Muon, or of AdamW."""
-
-    def _matrix_shape(self, variable):
-        """Returns the (inputs, outputs) of a kernel, or None for what Adam updates."""
-        shape, path = tuple(variable.shape), self.path_of(variable)
-        if len(shape) < 2 or any(re.search(own, path) for own in self.by_adam):
-            return None
-        axes = 1 if _TWO_OUTPUT_AXES.search(path) else len(shape) - 1
-        return math.prod(shape[:axes]), math.prod(shape[axes:])
-
-    def _undecayed_update(self, gradient, variable, learning_rate):
-        matrix_shape = self._matrix_shape(variable)
-        if matrix_shape is None:
-            super()._undecayed_update(gradient, variable, learning_rate)
-            return
-        gradient = tf.convert_to_tensor(gradient)
-        average = self._momentums[self._get_variable_index(variable)]
-        self.assign(average, self.momentum * average + gradient)
-        ahead = gradient + self.momentum * average
-        update = orthogonalized(tf.reshape(ahead, matrix_shape))
-        scale = learning_rate * (_RMS * math.sqrt(max(matrix_shape)))
-        self.assign_sub(variable, scale * tf.reshape(update, variable.shape))
-
-
 @keras.saving.register_keras_serializable(package="align_keras")
-class Muon(LearningRateMultipliers, _MuonUpdate):
+class Muon(AdamW):
     """Momentum of a matrix, made orthogonal; other weights are AdamW's.
 
     The quickstart takes a quarter of AdamW's steps to the same recall. A kernel of a
@@ -213,18 +188,38 @@ class Muon(LearningRateMultipliers, _MuonUpdate):
             beta_1=beta_1,
             beta_2=beta_2,
             epsilon=epsilon,
+            weight_decay=weight_decay,
             name=name,
             **kwargs,
         )
         self.momentum = momentum
-        self.decoupled_decay = weight_decay
         self.by_adam = tuple(by_adam)
+
+    def _matrix_shape(self, variable):
+        """Returns the (inputs, outputs) of a kernel, or None for what Adam updates."""
+        shape, path = tuple(variable.shape), self.path_of(variable)
+        if len(shape) < 2 or any(re.search(rule, path) for rule in self.by_adam):
+            return None
+        axes = 1 if _TWO_OUTPUT_AXES.search(path) else len(shape) - 1
+        return math.prod(shape[:axes]), math.prod(shape[axes:])
+
+    def _undecayed_update(self, gradient, variable, learning_rate):
+        matrix_shape = self._matrix_shape(variable)
+        if matrix_shape is None:
+            super()._undecayed_update(gradient, variable, learning_rate)
+            return
+        gradient = tf.convert_to_tensor(gradient)
+        average = self._momentums[self._get_variable_index(variable)]
+        self.assign(average, self.momentum * average + gradient)
+        ahead = gradient + self.momentum * average
+        update = orthogonalized(tf.reshape(ahead, matrix_shape))
+        scale = learning_rate * (_RMS * math.sqrt(max(matrix_shape)))
+        self.assign_sub(variable, scale * tf.reshape(update, variable.shape))
 
     def get_config(self) -> dict:
         return {
             **super().get_config(),
             "momentum": self.momentum,
-            "weight_decay": self.decoupled_decay,
             "by_adam": self.by_adam,
         }
 

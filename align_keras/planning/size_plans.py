@@ -9,8 +9,8 @@ from align_keras.utils.arguments import check_number
 # processor's clock. Pairs out of HTML: `align-keras corpus extract --workers 1` on the
 # GIMP manual, 710 pages of 11 KB with 5,881 pairs. Texts: `python tools/bench_corpus.py
 # --sizes 1000000`. Images: `python tools/bench_images.py`, a line through 640 × 427
-# and 2400 × 1600. Copies: `python tools/bench_copies.py --modes hash`, a power through
-# 100,000 and 1,000,000.
+# and 2400 × 1600. Copies: `python tools/bench_copies.py --modes hash`, so much an
+# image and so much a pair of images, through 1,000,000 and 10,000,000.
 _EXTRACT, _FILTER = 0.56e-3, 11.7e-6
 _IMAGE, _MEGAPIXEL = 3.01e-3, 2.35e-3
 _COPIES, _COPIES_OF_PAIRS = 38.6e-6, 13.3e-12
