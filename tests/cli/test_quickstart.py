@@ -3,7 +3,6 @@
 import json
 import pathlib
 import re
-import runpy
 import shlex
 import shutil
 import signal
@@ -17,7 +16,6 @@ from align_keras.cli.main import main
 from align_keras.runs.run import Run
 from tests.small_run import SMALL, draw, write_pairs
 
-ROOT = pathlib.Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "align_keras.cli.main"]
 
 
@@ -75,20 +73,7 @@ def test_a_trained_run_is_indexed_and_searched(undisturbed, tmp_path, capsys):
     assert found[0] == found[1] != []
 
 
-@pytest.mark.ci
-def test_the_tutorial_evaluates_and_exports_it(
-    undisturbed, pairs, tmp_path, capsys, monkeypatch
-):
-    script = ROOT / "docs/pages/tutorials/evaluate_and_export.py"
-    words = [str(undisturbed[0]), str(pairs), str(tmp_path / "exported")]
-    monkeypatch.setattr("sys.argv", [script.name, *words])
-    runpy.run_path(str(script))
-    shown = capsys.readouterr().out
-    assert "t2i/recall_at_1: " in shown
-    assert re.search(r"captions: \(2, \d+\) cosine: -?[01]\.", shown)
-
-
-@pytest.mark.ci
+@pytest.mark.release
 def test_it_leaves_a_whole_run_folder(undisturbed):
     run, process = undisturbed
     metrics = json.loads(process.stdout)
@@ -116,7 +101,7 @@ def test_it_leaves_a_whole_run_folder(undisturbed):
     assert "data:image/" in (run / "report.html").read_text()
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_search_finds_in_the_run(undisturbed, capsys):
     run, _ = undisturbed
     assert main(["search", f"--model_dir={run}", "a red circle", "--json"]) == 0

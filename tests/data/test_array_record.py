@@ -30,7 +30,7 @@ def builders(tmp_path_factory):
             start,
             marks=pytest.mark.ci if kind == of else pytest.mark.release,
         )
-        for start, of in ((0, "varied"), (9, "cropped"))
+        for start, of in ((0, None), (9, "varied"))
         for kind in KINDS
     ],
 )

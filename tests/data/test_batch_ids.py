@@ -29,7 +29,7 @@ def mixture(builder, tmp_path_factory):
         pytest.param("builder", False, (1, 2), False, marks=pytest.mark.release),
         pytest.param("builder", True, (0, 1), True, marks=pytest.mark.ci),
         pytest.param("mixture", False, (0, 1), True, marks=pytest.mark.release),
-        pytest.param("mixture", True, (1, 2), False, marks=pytest.mark.ci),
+        pytest.param("mixture", True, (1, 2), False, marks=pytest.mark.release),
     ],
 )
 def test_ids_are_those_of_the_batch(corpus, cache, part, pair_weighted, request):

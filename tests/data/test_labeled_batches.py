@@ -113,8 +113,13 @@ def test_a_batch_may_be_larger_than_the_set():
     assert np.bincount(labels).tolist().count(2) == 3
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("kind", ["bytes", "paths"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("bytes", marks=pytest.mark.release),
+        pytest.param("paths", marks=pytest.mark.ci),
+    ],
+)
 def test_what_cannot_be_decoded_is_left_out(kind, tmp_path):
     images = [*IMAGES[:2], b"junk", *IMAGES[3:]]
     if kind == "paths":

@@ -148,7 +148,7 @@ def test_bad_requests_are_answered_by_errors(model, folder, files):
     )
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_empty_batches(model, folder, files):
     none, width = strings([]), model.image_encoder.output_shape[-1]
     ids = np.zeros((0, 12), np.int32)

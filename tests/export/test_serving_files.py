@@ -143,8 +143,8 @@ def test_monitoring_config(export):
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(name, marks=pytest.mark.release) for name in ("image", "text")),
-        pytest.param("align", marks=pytest.mark.ci),
+        *(pytest.param(name, marks=pytest.mark.release) for name in ("image", "align")),
+        pytest.param("text", marks=pytest.mark.ci),
     ],
 )
 def test_warm_up_requests_are_answered(export, name):

@@ -130,8 +130,13 @@ def test_paper_grid_is_complete():
         assert preset_table.preset_config(name)["projection_dim"] == width
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        pytest.param(True, marks=pytest.mark.ci),
+        pytest.param(False, marks=pytest.mark.release),
+    ],
+)
 def test_frozen_statistics_stay_while_the_rest_learns(freeze):
     encoder = ImageEncoder(**SMALL, projection_dim=8, freeze_batch_statistics=freeze)
     norms = [

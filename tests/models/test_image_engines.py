@@ -64,7 +64,10 @@ def test_bfloat16_is_near(model):
     assert (exact * rounded).sum(axis=1).min() > 0.99
 
 
-@pytest.mark.parametrize("engine", [None, OPENVINO])
+@pytest.mark.parametrize(
+    "engine",
+    [None, pytest.param("openvino", marks=[pytest.mark.release, needs("openvino")])],
+)
 def test_answers_with_the_present_weights_and_scaling(engine):
     model = calibrated_align()
     first = image_embedder(model, engine)

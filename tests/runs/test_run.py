@@ -1,6 +1,9 @@
 """Runs from Python: what `align-keras train` does, by one call."""
 
 import dataclasses
+import pathlib
+import re
+import runpy
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from align_keras.config import load_config
 from align_keras.runs.run import _damaged_shards_named, _loaded
 from align_keras.utils.errors import InputError
 from tests.small_run import SMALL, write_pairs
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_overrides_lie_over_a_configuration_of_any_form(tmp_path):
@@ -54,7 +59,9 @@ def test_what_is_no_finished_run_is_not_opened(tmp_path):
 
 
 @pytest.mark.ci
-def test_a_run_is_trained_opened_and_judged_again(tmp_path):
+def test_a_run_is_trained_opened_judged_again_and_exported(
+    tmp_path, capsys, monkeypatch
+):
     pairs = str(write_pairs(tmp_path / "pairs"))
     data = {"corpus": "pairs", "pairs": pairs, "tfds_data_dir": str(tmp_path / "data")}
     overrides = {
@@ -78,3 +85,12 @@ def test_a_run_is_trained_opened_and_judged_again(tmp_path):
     assert judged == pytest.approx(again.evaluate())
     for name, value in judged.items():
         assert run.metrics[name] == pytest.approx(value, abs=1e-5)
+
+    # The tutorial evaluates and exports it.
+    script = ROOT / "docs/pages/tutorials/evaluate_and_export.py"
+    words = [str(run.directory), pairs, str(tmp_path / "exported")]
+    monkeypatch.setattr("sys.argv", [script.name, *words])
+    runpy.run_path(str(script))
+    shown = capsys.readouterr().out
+    assert "t2i/recall_at_1: " in shown
+    assert re.search(r"captions: \(2, \d+\) cosine: -?[01]\.", shown)

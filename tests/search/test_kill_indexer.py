@@ -36,7 +36,7 @@ def test_kills_at_random_moments_lose_nothing(photos, colors, tmp_path):
     whole = Index.build(tmp_path / "whole", [photos], colors["GOLDEN"])
     chance = random.Random(0)
     folder, kept, kills = tmp_path / "killed", 0, 0
-    for _ in range(40):
+    for _ in range(15):
         command = [sys.executable, SCRIPT, photos, folder, colors["GOLDEN"]]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         if Store.is_there(folder):  # Else it is killed while it makes the index.

@@ -103,8 +103,13 @@ def test_the_head_stage_leaves_the_encoder_as_it_is():
     assert (classifier.head.kernel.numpy() != 0).any()
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        pytest.param(True, marks=pytest.mark.ci),
+        pytest.param(False, marks=pytest.mark.release),
+    ],
+)
 def test_the_full_stage_moves_all_but_frozen_statistics(frozen):
     images, labels = stripes(30)
     encoder = small_encoder(freeze_batch_statistics=frozen)

@@ -69,7 +69,7 @@ def without_rates(lines):
     return [{k: v for k, v in line.items() if k not in rates} for line in lines]
 
 
-@pytest.mark.ci
+@pytest.mark.release
 def test_resumed_run_equals_an_undisturbed_one(tmp_path):
     whole, expected = run(tmp_path / "whole", 8, evaluate=lambda: [("a/b", 0.5)])
 
