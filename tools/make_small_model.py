@@ -1,19 +1,15 @@
-"""Trains and writes `align_small_en`, the model that comes with the package.
+"""Writes `align_small_en`, the model that comes with the package, of a trained run.
 
-`python -m tools.make_small_model --to saved_models/align_small_en` needs the extra
-`litert` and what the experiment `align_small_en` needs; that says what is trained. The
-towers are locked, so that without `--run`, a run of `align-keras train --experiment
-align_small_en`, each image and caption is embedded once, and the image projection alone
-is trained, on what the towers gave, which takes minutes. Then, which no run does, batch
-normalization is folded, the towers become LiteRT files of 8 bits, and the preset takes
-its weights from these. The stamps are judged by the towers of 8 bits.
+After `align-keras train --experiment align_small_en --model_dir RUN`, `python -m
+tools.make_small_model --run RUN --to saved_models/align_small_en` needs the extra
+`litert`. Batch normalization is folded, the towers become LiteRT files of 8 bits, and
+the preset takes its weights from these. They are judged by the stamps.
 """
 
 import argparse
 import json
 import pathlib
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -29,13 +25,9 @@ from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower
 from align_keras.images import preprocess_image_bytes
 from align_keras.models import ALIGN
-from align_keras.models.conversion.litert_weights import (
-    TOWER_FILES,
-)
-from align_keras.models.warm_start import text_weights
+from align_keras.models.conversion.litert_weights import TOWER_FILES
 from align_keras.runs import assemble
 from align_keras.runs.run import open_run
-from align_keras.utils.progress import say
 from tools.tower_weights import fold_batch_norms, save_beside_towers
 
 CALIBRATION_IMAGES = 200
@@ -44,36 +36,6 @@ LICENSE = (
     "all-MiniLM-L6-v2 (Apache-2.0), trained further on Open Clip Art (public domain), "
     "Noto Emoji (Apache-2.0) and Twemoji graphics (CC BY 4.0, Twitter, Inc.)."
 )
-
-
-def train_projection(model, features, texts, captions, image_of, config):
-    """Trains the image projection and the temperature on the towers' outputs."""
-    random = np.random.default_rng(config.trainer.seed)
-    projection = model.image_encoder.get_layer("projection")
-    variables = model.trainable_variables
-    loss = assemble.build_loss(config.task.loss)
-    steps, size = config.trainer.train_steps, config.task.train_data.global_batch_size
-    optimizer = assemble.build_optimizer(config.trainer.optimizer_config, steps)
-    optimizer.build(variables)
-
-    @tf.function
-    def step(x, t, groups):
-        with tf.GradientTape() as tape:
-            images = model.normalize_image(projection(x))
-            total = loss(images, t, model.temperature, pair_groups=groups)
-        gradients = tape.gradient(total, [v.value for v in variables])
-        optimizer.apply(gradients, variables)
-        return total
-
-    folded = [" ".join(caption.casefold().split()).strip(". ") for caption in captions]
-    groups = np.unique(folded, return_inverse=True)[1]
-    rows_of = np.split(np.arange(len(image_of)), np.flatnonzero(np.diff(image_of)) + 1)
-    epochs = 1 + steps * size // len(features)
-    order = np.concatenate([random.permutation(len(features)) for _ in range(epochs)])
-    for images in order[: steps * size].reshape(steps, size):
-        rows = np.array([random.choice(rows_of[image]) for image in images])
-        total = step(features[images], texts[rows], groups[rows])
-    say(f"last loss {float(total):.3f}, temperature {float(model.temperature):.3f}")
 
 
 def pixels_of(images, size):
@@ -103,10 +65,10 @@ def measure(folder, stamps=None):
 
 
 def main(arguments=None):
-    """Trains, exports, puts the folder together and measures it."""
+    """Exports, puts the folder together and measures it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--to", type=pathlib.Path, required=True, metavar="FOLDER")
-    parser.add_argument("--run", metavar="RUN", help="what to convert, trained before")
+    parser.add_argument("--run", required=True, help="of the experiment align_small_en")
     given = parser.parse_args(arguments)
     config = load_config("align_small_en")
     task, size = config.task, config.task.model.image_encoder.image_size
@@ -115,24 +77,8 @@ def main(arguments=None):
         for part in (task.train_data, task.validation_data)
     )
     pixels = pixels_of(data.images, size).batch(64)
-    model = open_run(given.run).model if given.run else trained(config, data, pixels)
-    write(model, given.to, pixels, len(data.images))
+    write(open_run(given.run).model, given.to, pixels, len(data.images))
     print(json.dumps(measure(given.to, stamps)))
-
-
-def trained(config, data, pixels):
-    """Builds the experiment's model and trains it on what its towers give."""
-    text = config.task.model.text_encoder
-    vocabulary = text_weights(text.weights).vocabulary
-    model = assemble.build_model(config.task.model, vocabulary)
-    encoder = model.image_encoder
-    tower = keras.Model(encoder.input, encoder.get_layer("features_and_classes").output)
-    features = tower.predict(pixels, verbose=2)
-    captions, image_of = flatten_captions(data.captions)
-    different, which = np.unique(captions, return_inverse=True)
-    texts = model.encode_texts(different.tolist())[which]
-    train_projection(model, features, texts, captions, image_of, config)
-    return model
 
 
 def write(model, folder, pixels, count):
