@@ -20,7 +20,8 @@ _IMAGES_PER_CLUSTER, _SAMPLE_PER_CLUSTER = 64, 32
 # Products of unit rows in float32 are good to about 1e-6; so close to the threshold
 # cosines are computed again.
 _UNCERTAIN = 1e-4
-_REFERENCES_AT_ONCE = 1 << 16
+# Rows placed at once, and compared with those of a cluster at once.
+_PLACED_AT_ONCE, _ASKED_AT_ONCE = 1 << 14, 1 << 20
 _VERIFIED_AT_ONCE = 4096
 
 
@@ -65,13 +66,17 @@ def _fill(path, images, encode, count, batch_size, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Rows of embeddings, read where they lie; `[places]` are some of them."""
+    """Rows of embeddings, read where they lie, and each one's clusters, nearest first.
+
+    `[places]` are some of them.
+    """
 
     embeddings: np.ndarray
     rows: np.ndarray
+    clusters: np.ndarray
 
     def __getitem__(self, places):
-        return _Rows(self.embeddings, self.rows[places])
+        return _Rows(self.embeddings, self.rows[places], self.clusters[places])
 
 
 class EmbeddingSearch:
@@ -81,8 +86,8 @@ class EmbeddingSearch:
     takes buckets of three of the ten nearest of 4,096. Small corpora have a cluster for
     64 images; with fewer than 4 times `nearest` all are compared with all. The
     threshold depends on the encoder: `tools/bench_duplicates.py` measures it. Memory is
-    some tens of bytes an image, 32 embeddings a cluster, those of 65,536 references,
-    and what is near to `block_rows`.
+    some tens of bytes an image, 32 embeddings a cluster, and the cosines of
+    `block_rows` with as many.
 
     References:
         Jia et al. 2021, appendix A.
@@ -94,7 +99,7 @@ class EmbeddingSearch:
         nearest=NEAREST,
         threshold=THRESHOLD,
         seed=0,
-        block_rows=1024,
+        block_rows=2048,
     ):
         remedy = f"the paper's is {NEAREST} of {CLUSTERS} clusters"
         check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
@@ -130,8 +135,18 @@ class EmbeddingSearch:
         self.centers = means.index
 
     def place(self, embeddings: np.ndarray) -> _Rows:
-        """Returns all rows of embeddings (n, d), as `lowest` takes them."""
-        return _Rows(embeddings, np.arange(len(embeddings)))
+        """Finds the clusters of all rows of embeddings (n, d)."""
+        rows = np.arange(len(embeddings))
+        if self.centers is None:
+            return _Rows(embeddings, rows, np.zeros((len(rows), 1), np.uint8))
+        kind = np.min_scalar_type(self.centers.ntotal)
+        clusters = np.empty((len(rows), self.nearest), kind)
+        for start in range(0, len(rows), _PLACED_AT_ONCE):
+            part = rows[start : start + _PLACED_AT_ONCE]
+            clusters[part] = self.centers.search(
+                _unit_rows(embeddings, part), self.nearest
+            )[1]
+        return _Rows(embeddings, rows, clusters)
 
     def lowest(
         self,
@@ -144,45 +159,50 @@ class EmbeddingSearch:
         best = below.copy()
         order = np.argsort(ranks, kind="stable")
         references, ranks = references[order], ranks[order]
-        for start in range(0, len(ranks), _REFERENCES_AT_ONCE):
-            part = np.arange(start, min(start + _REFERENCES_AT_ONCE, len(ranks)))
-            block = references[part]
-            # Who has found a lower rank than all that follow is done.
-            open_ = np.flatnonzero(best > ranks[start])
-            index = self._index(block)
-            for first in range(0, len(open_), self.block_rows):
-                rows = open_[first : first + self.block_rows]
-                self._compare(queries, rows, index, block, ranks[part], best)
+        clusters = 1 if self.centers is None else self.centers.ntotal
+        held = _by_cluster(references.clusters[:, :1], clusters)
+        for start in range(0, len(best), _ASKED_AT_ONCE):
+            block = queries.clusters[start : start + _ASKED_AT_ONCE]
+            asking = _by_cluster(block, clusters)
+            for asked, there in zip(asking, held, strict=True):
+                for first in range(0, len(there), self.block_rows):
+                    part = there[first : first + self.block_rows]
+                    self._compare(queries, start + asked, references, part, ranks, best)
         return best
 
-    def _index(self, references):
-        faiss = _faiss()
-        dimension = references.embeddings.shape[1]
-        if self.centers is None:
-            index = faiss.IndexFlatIP(dimension)
-        else:
-            # Flat lists: the cosines of all that a cluster holds, exactly.
-            kind = (dimension, self.centers.ntotal, faiss.METRIC_INNER_PRODUCT)
-            index = faiss.IndexIVFFlat(self.centers, *kind)
-            index.nprobe = self.nearest
-        for start in range(0, len(references.rows), self.block_rows):
-            rows = references.rows[start : start + self.block_rows]
-            index.add(_unit_rows(references.embeddings, rows))
-        return index
+    def _compare(self, queries, asked, references, part, ranks, best):
+        """Lowers `best` of the queries `asked` by the references `part`."""
+        # Who has found a lower rank than all of these is done.
+        asked = asked[best[asked] > ranks[part[0]]]
+        if not len(asked):
+            return
+        there = _unit_rows(references.embeddings, references.rows[part]).T
+        for start in range(0, len(asked), self.block_rows):
+            places = asked[start : start + self.block_rows]
+            here = _unit_rows(queries.embeddings, queries.rows[places])
+            cosines = here @ there
+            query, found = np.nonzero(cosines > self.threshold - _UNCERTAIN)
+            lower = ranks[part[found]] < best[places[query]]
+            query, found = query[lower], found[lower]
+            near = cosines[query, found] > self.threshold + _UNCERTAIN
+            self._verify(queries, places[query], references, part[found], near)
+            np.minimum.at(best, places[query[near]], ranks[part[found[near]]])
 
-    def _compare(self, queries, rows, index, references, ranks, best):
-        """Lowers `best` of some queries by the references near to them."""
-        vectors = _unit_rows(queries.embeddings, queries.rows[rows])
-        ends, cosines, found = index.range_search(vectors, self.threshold - _UNCERTAIN)
-        query = np.repeat(rows, np.diff(ends.astype(np.int64)))
-        near = cosines > self.threshold
-        close = np.flatnonzero(np.abs(cosines - self.threshold) <= _UNCERTAIN)
+    def _verify(self, queries, query, references, found, near):
+        """Decides the pairs that aren't `near` for certain."""
+        close = np.flatnonzero(~near)
         for start in range(0, len(close), _VERIFIED_AT_ONCE):
             pairs = close[start : start + _VERIFIED_AT_ONCE]
             first = queries.embeddings[queries.rows[query[pairs]]]
             second = references.embeddings[references.rows[found[pairs]]]
             near[pairs] = _exact_cosines(first, second) > self.threshold
-        np.minimum.at(best, query[near], ranks[found[near]])
+
+
+def _by_cluster(clusters, count):
+    """Returns each cluster's rows, ascending, of clusters (n, k) below `count`."""
+    order = np.argsort(clusters, axis=None, kind="stable")
+    ends = np.cumsum(np.bincount(clusters.ravel(), minlength=count))
+    return np.split(order // clusters.shape[1], ends[:-1])
 
 
 def _faiss():
