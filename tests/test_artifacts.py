@@ -78,6 +78,7 @@ def test_hugging_face_folder(artifact):
     check_answers(model, artifact, "hugging_face")
 
 
+@pytest.mark.ci
 def test_export(artifact):
     from align_keras.search import ExportedModel
 
@@ -168,6 +169,7 @@ def test_a_run_goes_on_to_the_same_numbers(artifact, capsys):
         assert own_recalls[name] == pytest.approx(recalls[name], abs=1.01 / 34)
 
 
+@pytest.mark.ci
 def test_a_preset_is_evaluated(artifact, capsys):
     artifact("pairs"), artifact("preset")
     data = ["--protocol=retrieval", "--data=pairs/pairs.jsonl", "--cache=embeddings"]

@@ -84,6 +84,7 @@ def test_crops_vary_between_epochs(builder):
     assert len(np.unique(images, axis=0)) > 200
 
 
+@pytest.mark.ci
 def test_without_crop_and_flip_a_picture_stays_the_same(builder):
     drawn = batches(builder, 6, zoom=0.0, crop=False, flip=False)
     images = np.concatenate([batch["images"] for batch in drawn])
@@ -219,6 +220,7 @@ def test_pair_weighted_epochs_hold_every_caption_once(builder, kind):
     assert_equal(drawn[7:], later)
 
 
+@pytest.mark.ci
 def test_all_captions_are_drawn(builder):
     drawn = np.concatenate([b["token_ids"][:, 2] for b in batches(builder, 30)])
     assert {VOCABULARY.index(letter) for letter in "xyz"} <= set(drawn)

@@ -249,7 +249,7 @@ HEAVY = (
     "finetune_coco",
     "finetune_flickr30k",
 )
-DEFAULT = ("quickstart_icons", "stamps_warm_start")
+DEFAULT = ("quickstart_icons",)
 
 
 def tier(name):

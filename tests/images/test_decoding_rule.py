@@ -54,6 +54,7 @@ def test_a_saved_graph_gives_the_pixels(tmp_path):
 
 
 @pytest.mark.parametrize("name", READABLE)
+@pytest.mark.ci
 def test_crops_of_training_are_of_these_pixels(name):
     content, expected = READABLE[name]
     place = (0.0, 0.0)

@@ -83,6 +83,7 @@ def test_central_crop_takes_the_middle(fraction, margin):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 300), (300, 2)])
+@pytest.mark.ci
 def test_tiny_and_long_images(size):
     content = encoded(np.full((*size, 3), 77))
     for crop in (

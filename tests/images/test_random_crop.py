@@ -199,6 +199,7 @@ def test_what_is_no_image_is_refused():
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
+@pytest.mark.ci
 def test_windows_lie_anywhere(file_format):
     # Each row and column has a gray level of its own.
     ramp = np.arange(77, dtype="uint8")

@@ -121,6 +121,7 @@ def test_arrays_of_different_sizes_and_floats(model, pixels):
     np.testing.assert_array_equal(batch["images"], expected)
 
 
+@pytest.mark.ci
 def test_training_varies_and_shuffles_anew_by_a_seed(model, pixels):
     batches = image_text_batches(
         pixels, CAPTIONS, model, training=True, batch_size=2, seed=3
