@@ -17,12 +17,10 @@ NEAREST = 10
 THRESHOLD = 0.975
 # Fewer images a cluster make no clusters worth having; of so many k-means learns.
 _IMAGES_PER_CLUSTER, _SAMPLE_PER_CLUSTER = 64, 32
-# Products of unit rows in float32 are good to about 1e-6; so close to the threshold
-# cosines are computed again.
-_UNCERTAIN = 1e-4
-# Rows placed at once, and compared with those of a cluster at once.
-_PLACED_AT_ONCE, _ASKED_AT_ONCE = 1 << 14, 1 << 20
-_VERIFIED_AT_ONCE = 4096
+# Numbers held of a row, in float16: products of two rows are off by at most 2 ** -10.
+_AXES, _ROUNDING = 31, 2e-3
+# Rows placed at once, compared with those of a cluster at once, and compared exactly.
+_PLACED_AT_ONCE, _ASKED_AT_ONCE, _VERIFIED_AT_ONCE = 1 << 14, 1 << 20, 4096
 
 
 def write_embeddings(
@@ -66,7 +64,7 @@ def _fill(path, images, encode, count, batch_size, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Rows of embeddings, read where they lie, and each one's clusters, nearest first.
+    """Rows of embeddings, read where they lie, and what `place` finds of each.
 
     `[places]` are some of them.
     """
@@ -74,9 +72,11 @@ class _Rows:
     embeddings: np.ndarray
     rows: np.ndarray
     clusters: np.ndarray
+    short: np.ndarray
 
     def __getitem__(self, places):
-        return _Rows(self.embeddings, self.rows[places], self.clusters[places])
+        rest = (self.rows[places], self.clusters[places], self.short[places])
+        return _Rows(self.embeddings, *rest)
 
 
 class EmbeddingSearch:
@@ -85,9 +85,12 @@ class EmbeddingSearch:
     An image is compared with those of its `nearest` k-means clusters, where the paper
     takes buckets of three of the ten nearest of 4,096. Small corpora have a cluster for
     64 images; with fewer than 4 times `nearest` all are compared with all. The
-    threshold depends on the encoder: `tools/bench_duplicates.py` measures it. Memory is
-    some tens of bytes an image, 32 embeddings a cluster, and the cosines of
-    `block_rows` with as many.
+    threshold depends on the encoder: `tools/bench_duplicates.py` measures it.
+
+    Most pairs are ruled out by a few numbers of each unit row, those along the sample's
+    principal axes and the length of the rest: their product is never below the cosine
+    (Cauchy and Schwarz). All other pairs are compared exactly. Memory is some hundred
+    bytes an image, 32 embeddings a cluster, and `block_rows` times as many numbers.
 
     References:
         Jia et al. 2021, appendix A.
@@ -104,7 +107,7 @@ class EmbeddingSearch:
         remedy = f"the paper's is {NEAREST} of {CLUSTERS} clusters"
         check_number("nearest", nearest, 1, clusters, whole=True, remedy=remedy)
         remedy = f"a cosine, the paper's is {THRESHOLD}"
-        check_number("threshold", threshold, _UNCERTAIN, 1, remedy=remedy)
+        check_number("threshold", threshold, _ROUNDING, 1, remedy=remedy)
         self.clusters = clusters
         self.nearest = nearest
         self.threshold = threshold
@@ -113,15 +116,17 @@ class EmbeddingSearch:
         self.centers = None
 
     def fit(self, keys: Sequence[str], embeddings: np.ndarray) -> None:
-        """Learns the centers from the images with the lowest hashes of keys."""
+        """Learns centers and axes from the images with the lowest hashes of keys."""
         self.centers = None
         clusters = min(self.clusters, len(keys) // _IMAGES_PER_CLUSTER)
-        if clusters < min(4 * self.nearest, self.clusters):
-            return
         encoded = (key.encode("utf-8", "surrogatepass") for key in keys)
         digests = [hashlib.blake2b(key, digest_size=8).digest() for key in encoded]
         order = np.argsort(np.frombuffer(b"".join(digests), "<u8"), kind="stable")
-        rows = order[: clusters * _SAMPLE_PER_CLUSTER]
+        sample = order[: max(clusters, _IMAGES_PER_CLUSTER) * _SAMPLE_PER_CLUSTER]
+        sample = _unit_rows(embeddings, sample)
+        self.axes = np.linalg.eigh(sample.T @ sample)[1][:, -_AXES:]
+        if clusters < min(4 * self.nearest, self.clusters):
+            return
         means = _faiss().Kmeans(
             embeddings.shape[1],
             clusters,
@@ -131,22 +136,26 @@ class EmbeddingSearch:
             max_points_per_centroid=_SAMPLE_PER_CLUSTER,
             min_points_per_centroid=1,
         )
-        means.train(_unit_rows(embeddings, rows))
+        means.train(sample)
         self.centers = means.index
 
     def place(self, embeddings: np.ndarray) -> _Rows:
-        """Finds the clusters of all rows of embeddings (n, d)."""
+        """Finds what `lowest` needs of all rows of embeddings (n, d)."""
         rows = np.arange(len(embeddings))
-        if self.centers is None:
-            return _Rows(embeddings, rows, np.zeros((len(rows), 1), np.uint8))
-        kind = np.min_scalar_type(self.centers.ntotal)
-        clusters = np.empty((len(rows), self.nearest), kind)
+        kind, nearest = np.uint8, 1
+        if self.centers is not None:
+            kind, nearest = np.min_scalar_type(self.centers.ntotal), self.nearest
+        clusters = np.zeros((len(rows), nearest), kind)
+        short = np.empty((len(rows), self.axes.shape[1] + 1), np.float16)
         for start in range(0, len(rows), _PLACED_AT_ONCE):
             part = rows[start : start + _PLACED_AT_ONCE]
-            clusters[part] = self.centers.search(
-                _unit_rows(embeddings, part), self.nearest
-            )[1]
-        return _Rows(embeddings, rows, clusters)
+            unit = _unit_rows(embeddings, part)
+            along = unit @ self.axes
+            rest = np.square(unit).sum(axis=1) - np.square(along).sum(axis=1)
+            short[part, :-1], short[part, -1] = along, np.sqrt(np.maximum(rest, 0))
+            if self.centers is not None:
+                clusters[part] = self.centers.search(unit, nearest)[1]
+        return _Rows(embeddings, rows, clusters, short)
 
     def lowest(
         self,
@@ -176,26 +185,36 @@ class EmbeddingSearch:
         asked = asked[best[asked] > ranks[part[0]]]
         if not len(asked):
             return
-        there = _unit_rows(references.embeddings, references.rows[part]).T
+        there = references.short[part].astype(np.float32).T
         for start in range(0, len(asked), self.block_rows):
             places = asked[start : start + self.block_rows]
-            here = _unit_rows(queries.embeddings, queries.rows[places])
-            cosines = here @ there
-            query, found = np.nonzero(cosines > self.threshold - _UNCERTAIN)
-            lower = ranks[part[found]] < best[places[query]]
-            query, found = query[lower], found[lower]
-            near = cosines[query, found] > self.threshold + _UNCERTAIN
-            self._verify(queries, places[query], references, part[found], near)
-            np.minimum.at(best, places[query[near]], ranks[part[found[near]]])
+            bounds = queries.short[places].astype(np.float32) @ there
+            query, found = np.nonzero(bounds > self.threshold - _ROUNDING)
+            pairs = places[query], part[found]
+            self._lower(queries, references, *pairs, ranks, best)
 
-    def _verify(self, queries, query, references, found, near):
-        """Decides the pairs that aren't `near` for certain."""
-        close = np.flatnonzero(~near)
-        for start in range(0, len(close), _VERIFIED_AT_ONCE):
-            pairs = close[start : start + _VERIFIED_AT_ONCE]
+    def _lower(self, queries, references, query, found, ranks, best):
+        """Lowers `best` by pairs that may be near, sorted by query, then by rank."""
+        while True:
+            lower = ranks[found] < best[query]
+            query, found = query[lower], found[lower]
+            if not len(query):
+                return
+            # Of each query the lowest, and if that isn't near, the next.
+            first = np.append(True, query[1:] != query[:-1])
+            near = self._near(queries, query[first], references, found[first])
+            best[query[first][near]] = ranks[found[first][near]]
+            query, found = query[~first], found[~first]
+
+    def _near(self, queries, query, references, found):
+        """Which pairs' cosines are above the threshold, exactly; bool (pairs,)."""
+        near = np.empty(len(query), bool)
+        for start in range(0, len(query), _VERIFIED_AT_ONCE):
+            pairs = slice(start, start + _VERIFIED_AT_ONCE)
             first = queries.embeddings[queries.rows[query[pairs]]]
             second = references.embeddings[references.rows[found[pairs]]]
             near[pairs] = _exact_cosines(first, second) > self.threshold
+        return near
 
 
 def _by_cluster(clusters, count):
