@@ -141,10 +141,8 @@ class EmbeddingSearch:
     def place(self, embeddings: np.ndarray) -> _Rows:
         """Finds what `lowest` needs of all rows of embeddings (n, d)."""
         rows = np.arange(len(embeddings))
-        kind, nearest = np.uint8, 1
-        if self.centers is not None:
-            kind, nearest = np.min_scalar_type(self.centers.ntotal), self.nearest
-        clusters = np.zeros((len(rows), nearest), kind)
+        nearest = 1 if self.centers is None else self.nearest
+        clusters = np.zeros((len(rows), nearest), np.min_scalar_type(self.clusters))
         short = np.empty((len(rows), self.axes.shape[1] + 1), np.float16)
         for start in range(0, len(rows), _PLACED_AT_ONCE):
             part = rows[start : start + _PLACED_AT_ONCE]
