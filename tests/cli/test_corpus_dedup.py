@@ -1,6 +1,7 @@
 """Copies found by a model's embeddings, through the command."""
 
 import pathlib
+import random
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sources")
     small_corpus.write_sources(folder)
     small_corpus.write_evaluation(folder / "evaluation")
+    # Keras draws its seeds from it, whatever ran before; of 0 to 3, 0's weights tell
+    # pictures too little apart.
+    random.seed(2)
     small_align().save_to_preset(folder / "model")
     return folder
 
