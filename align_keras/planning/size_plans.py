@@ -28,11 +28,13 @@ _CODE_BYTES, _VECTOR_BYTES = 0.25, 4
 # What SQLite holds of an image without captions, with a path of 45 characters.
 _FACTS_BYTES = 320
 # Of one core, in memory: `OPENBLAS_NUM_THREADS=1 python tools/bench_search.py
-# approximate --rows 1000000`, by the processor's clock: exact 117 ms of width 384, 38
-# of 128; approximate 8 and 3. Both scan all rows; a thousand are then ranked anew, or
-# one of 2,500.
-_EXACT_BYTES_A_SECOND, _CODE_BYTES_A_SECOND = 13.3e9, 13e9
-_RANK_SECONDS, _RANKED_FROM = 1e-3, 2_500_000
+# approximate --rows 1000000 --width W`, by the processor's clock, W of 64, 128 and 384:
+# exact 36, 62 and 170 ms, so much a byte and so much a row, to rank it; approximate
+# 3.9, 6.0 and 14.8, so much a byte and so much for the thousand that are ranked anew,
+# or one of 2,500.
+_EXACT_BYTES_A_SECOND, _EXACT_ROWS_A_SECOND = 9.5e9, 120e6
+_CODE_BYTES_A_SECOND = 7.3e9
+_RANK_SECONDS, _RANKED_FROM = 1.7e-3, 2_500_000
 _MOST = 1e15
 
 
@@ -137,7 +139,7 @@ def plan_index(images: int, dimension: int) -> dict[str, Any]:
         "disk": {"vectors": vectors, "codes": codes, "facts": _FACTS_BYTES * images},
         "memory": {"exact": vectors, "approximate": codes or None},
         "query_seconds": {
-            "exact": vectors / _EXACT_BYTES_A_SECOND,
+            "exact": vectors / _EXACT_BYTES_A_SECOND + images / _EXACT_ROWS_A_SECOND,
             "approximate": (
                 codes / _CODE_BYTES_A_SECOND
                 + _RANK_SECONDS * max(1, images / _RANKED_FROM)
