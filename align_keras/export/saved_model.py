@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
@@ -34,10 +35,10 @@ _MEANINGS = {
     "templates": "UTF-8, each with {}, the place of the class name",
     "image_embedding": f"{_UNIT}, or zero where a file isn't valid",
     "text_embedding": _UNIT,
-    "valid": "whether a file is an image of these",
     "cosine": "of each image and each caption",
     "scores": "softmax of cosine / temperature over the classes, of the mean over "
     "the templates",
+    "valid": "whether a file is an image of these",
 }
 
 
@@ -111,42 +112,37 @@ def write_served(served: ServedModel, folder: str | os.PathLike) -> None:
     """Writes one SavedModel as the first version of a servable."""
     version = pathlib.Path(folder) / "1"
     tf.saved_model.save(served, str(version), signatures=served.functions)
-    description = json.dumps(describe_signatures(served), indent=1)
+    description = json.dumps(describe_saved(version, served.preprocessing), indent=1)
     (version / "signatures.json").write_text(description + "\n", encoding="utf-8")
 
 
-def describe_signatures(served: ServedModel) -> dict[str, Any]:
+def describe_saved(version: pathlib.Path, preprocessing: dict) -> dict[str, Any]:
     """What signatures.json says: inputs and outputs by signature, `preprocessing`."""
-    signatures = {}
-    for name, function in sorted(served.functions.items()):
-        concrete = function.get_concrete_function()
-        _, inputs = concrete.structured_input_signature
-        if not inputs:  # As positions.
-            inputs = {
-                spec.name: spec for spec in concrete.structured_input_signature[0]
-            }
-        signatures[name] = {
-            "inputs": _described(inputs),
-            "outputs": _described(concrete.structured_outputs),
-        }
+    saved = saved_model_pb2.SavedModel.FromString((version / _GRAPH).read_bytes())
+    (graph,) = saved.meta_graphs
     return {
-        "signatures": signatures,
-        "preprocessing": {
-            # TensorFlow wraps a module's dicts; Python 3.13 writes none as JSON.
-            name: dict(steps)
-            for name, steps in served.preprocessing.items()
+        "signatures": {
+            name: {
+                "inputs": _described(signature.inputs),
+                "outputs": _described(signature.outputs),
+            }
+            for name, signature in sorted(graph.signature_def.items())
+            if not name.startswith("__")  # TensorFlow's own, which starts a model.
         },
+        # TensorFlow wraps a module's dicts; Python 3.13 writes none as JSON.
+        "preprocessing": {name: dict(steps) for name, steps in preprocessing.items()},
     }
 
 
-def _described(specs):
+def _described(tensors):
     return {
         name: {
-            "dtype": spec.dtype.name,
-            "shape": spec.shape.as_list(),
-            "meaning": _MEANINGS[name],
+            "dtype": tf.as_dtype(tensors[name].dtype).name,
+            "shape": tf.TensorShape(tensors[name].tensor_shape).as_list(),
+            "meaning": meaning,
         }
-        for name, spec in specs.items()
+        for name, meaning in _MEANINGS.items()
+        if name in tensors
     }
 
 

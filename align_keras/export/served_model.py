@@ -39,6 +39,15 @@ class ServedModel(tf.Module):
             if weights is not None
             else []
         )
+        # Traced once for all signatures that embed.
+        self._embed_files, self._embed_pixels, self._embed_tokens = (
+            _Untracked(tf.function(embed, autograph=False))
+            for embed in (
+                self._embedded_files,
+                self._embedded_pixels,
+                self._embedded_tokens,
+            )
+        )
         functions, self.preprocessing = {}, {}
         if serves_images:
             self.preprocessing["image"] = {"image_size": model.image_size}
@@ -68,14 +77,14 @@ class ServedModel(tf.Module):
         side = tf.TensorSpec((None, None, None, 3), tf.uint8, name="images")
 
         def encode_image(image_bytes):
-            embedding, valid = self._embedded_files(image_bytes)
+            embedding, valid = self._files_in_parts(image_bytes)
             return {"image_embedding": embedding, "valid": valid}
 
         def encode_image_pixels(images):
             def embed(images):
                 size = self._model.it.image_size
                 pixels = preprocess_image(_at_least_one(images), size)
-                return self._embedded_pixels(pixels)[: tf.shape(images)[0]]
+                return self._embed_pixels.it(pixels)[: tf.shape(images)[0]]
 
             return {"image_embedding": in_parts(embed, IMAGES_AT_ONCE, images)}
 
@@ -86,11 +95,11 @@ class ServedModel(tf.Module):
 
     def _text_functions(self):
         def encode_text(captions):
-            return {"text_embedding": self._embedded_captions(captions)}
+            return {"text_embedding": self._captions_in_parts(captions)}
 
         def encode_token_ids(token_ids, padding_mask):
             tokens = token_ids, padding_mask
-            embedding = in_parts(self._embedded_tokens, CAPTIONS_AT_ONCE, *tokens)
+            embedding = in_parts(self._embed_tokens.it, CAPTIONS_AT_ONCE, *tokens)
             return {"text_embedding": embedding}
 
         ids, mask = (
@@ -104,19 +113,19 @@ class ServedModel(tf.Module):
 
     def _functions_of_both(self):
         def similarity(image_bytes, captions):
-            images, valid = self._embedded_files(image_bytes)
-            texts = self._embedded_captions(captions)
+            images, valid = self._files_in_parts(image_bytes)
+            texts = self._captions_in_parts(captions)
             return {
                 "cosine": tf.matmul(images, texts, transpose_b=True),
                 "valid": valid,
             }
 
         def classify(image_bytes, class_names, templates):
-            images, valid = self._embedded_files(image_bytes)
+            images, valid = self._files_in_parts(image_bytes)
 
             def embed(class_names):
                 prompts = filled_templates(class_names, templates)
-                texts = self._embedded_captions(tf.reshape(prompts, [-1]))
+                texts = self._captions_in_parts(tf.reshape(prompts, [-1]))
                 shape = tf.concat([tf.shape(prompts), tf.shape(texts)[1:]], axis=0)
                 # The mean over the templates, as long as its parts were.
                 return self._computed(
@@ -140,14 +149,20 @@ class ServedModel(tf.Module):
 
     # === Parts of them ===
 
-    def _embedded_files(self, image_bytes):
-        def embed(image_bytes):
-            images, valid = readable_images(image_bytes, self._model.it.image_size)
-            embedding = self._embedded_pixels(_at_least_one(images))
-            embedding = embedding[: tf.shape(image_bytes)[0]]
-            return tf.where(valid[:, tf.newaxis], embedding, 0.0), valid
+    def _files_in_parts(self, image_bytes):
+        return in_parts(self._embed_files.it, IMAGES_AT_ONCE, image_bytes)
 
-        return in_parts(embed, IMAGES_AT_ONCE, image_bytes)
+    def _captions_in_parts(self, captions):
+        def embed(captions):
+            return self._embed_tokens.it(**self.tokenizer(captions))
+
+        return in_parts(embed, CAPTIONS_AT_ONCE, captions)
+
+    def _embedded_files(self, image_bytes):
+        images, valid = readable_images(image_bytes, self._model.it.image_size)
+        embedding = self._embed_pixels.it(_at_least_one(images))
+        embedding = embedding[: tf.shape(image_bytes)[0]]
+        return tf.where(valid[:, tf.newaxis], embedding, 0.0), valid
 
     def _embedded_pixels(self, pixels):
         return self._computed(
@@ -155,12 +170,6 @@ class ServedModel(tf.Module):
                 model.image_encoder(pixels, training=False)
             )
         )
-
-    def _embedded_captions(self, captions):
-        def embed(captions):
-            return self._embedded_tokens(**self.tokenizer(captions))
-
-        return in_parts(embed, CAPTIONS_AT_ONCE, captions)
 
     def _embedded_tokens(self, token_ids, padding_mask):
         tokens = {"token_ids": token_ids, "padding_mask": padding_mask}
