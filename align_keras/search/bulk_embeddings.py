@@ -4,8 +4,10 @@ The rows of the source are written down first, so that every run has the same; t
 shard after another is embedded, each complete when it has its name.
 """
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -345,10 +347,7 @@ class _Job:
             return text
         if not value:
             raise ImageError("missing", "no path")
-        content, _ = read_file(value)
-        if not content:
-            raise ImageError("empty", "0 bytes")
-        return read_image(content, self.model.resize_to).pixels
+        return read_image(read_file(value)[0], self.model.resize_to).pixels
 
     def _write(self, path, batches, found):
         pa = arrow()
@@ -383,13 +382,10 @@ def embed_shard(task: dict) -> None:
 
 def _counted(files):
     """Rows and problems of files that were written."""
-    rows, problems = 0, {}
-    for file in files:
-        for problem in _problems(file):
-            rows += 1
-            if problem is not None:
-                problems[problem] = problems.get(problem, 0) + 1
-    return Embedded(rows, problems, files)
+    problems = collections.Counter(itertools.chain(*map(_problems, files)))
+    rows = problems.total()
+    del problems[None]
+    return Embedded(rows, dict(problems), files)
 
 
 def _problems(file):

@@ -128,16 +128,13 @@ def _find_at_address(url, problems):
         yield FoundFile(file, size, _version_stamp(version))
 
 
-def _read_at_address(file):
-    url = os.fsdecode(file)
+def read_file(file: bytes) -> tuple[bytes, FoundFile]:
+    """Reads a file that nobody writes meanwhile, and its size and time."""
+    if is_record(file):
+        content, captions, size, modified = read_record(file)
+        return content, FoundFile(file, size, modified, captions)
     try:
-        with open_url(url) as opened:
-            about = opened.raw
-            if about.size > MAX_FILE_BYTES:
-                detail = f"more than {MAX_FILE_BYTES:,} bytes"
-                raise ImageError("oversized", detail)
-            found = FoundFile(file, about.size, _version_stamp(about.version))
-            return opened.read(), found
+        return _read_at_address(file) if is_url(file) else _read_here(file)
     except FileNotFoundError:
         raise ImageError("missing", "no such file") from None
     except OSError as error:
@@ -146,35 +143,32 @@ def _read_at_address(file):
         raise ImageError(reason, str(error.strerror)) from error
 
 
-def read_file(file: bytes) -> tuple[bytes, FoundFile]:
-    """Reads a file that nobody writes meanwhile, and its size and time."""
-    if is_record(file):
-        content, captions, size, modified = read_record(file)
-        return content, FoundFile(file, size, modified, captions)
-    if is_url(file):
-        return _read_at_address(file)
+def _read_at_address(file):
+    with open_url(os.fsdecode(file)) as opened:
+        about = opened.raw
+        _check_size(about.size)
+        found = FoundFile(file, about.size, _version_stamp(about.version))
+        return opened.read(), found
+
+
+def _read_here(file):
+    if is_special(os.fsdecode(file)):
+        raise ImageError("can't be opened", "no regular file")
     for _ in range(3):
-        try:
-            if is_special(os.fsdecode(file)):
-                raise ImageError("can't be opened", "no regular file")
-            with open(file, "rb") as opened:
-                before = os.fstat(opened.fileno())
-                if before.st_size > MAX_FILE_BYTES:
-                    detail = f"more than {MAX_FILE_BYTES:,} bytes"
-                    raise ImageError("oversized", detail)
-                content = opened.read(before.st_size + 1)
-                after = os.fstat(opened.fileno())
-        except FileNotFoundError:
-            raise ImageError("missing", "no such file") from None
-        except OSError as error:
-            raise ImageError("can't be opened", str(error.strerror)) from None
-        same = (before.st_size, before.st_mtime_ns) == (
-            after.st_size,
-            after.st_mtime_ns,
-        )
-        if same and len(content) == after.st_size:
-            return content, FoundFile(file, after.st_size, after.st_mtime_ns)
+        with open(file, "rb") as opened:
+            before = os.fstat(opened.fileno())
+            _check_size(before.st_size)
+            content = opened.read(before.st_size + 1)
+            after = os.fstat(opened.fileno())
+        size, time = after.st_size, after.st_mtime_ns
+        if (before.st_size, before.st_mtime_ns, len(content)) == (size, time, size):
+            return content, FoundFile(file, size, time)
     raise ImageError(CHANGING, "another program is writing it")
+
+
+def _check_size(size):
+    if size > MAX_FILE_BYTES:
+        raise ImageError("oversized", f"more than {MAX_FILE_BYTES:,} bytes")
 
 
 def content_hash(content: bytes) -> bytes:
@@ -213,26 +207,8 @@ def _one_at_a_time(size):
 
 
 def _open(content):
-    heif = content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
-    return _open_heif(content) if heif else _header(content)
-
-
-def _decoded(opened, content, shorter_side):
-    if opened is not None and opened.format in ("HEIF", "AVIF"):
-        return _decoded_heif(opened)
-    return normalize_image(content, shorter_side=shorter_side)[0]
-
-
-def read_pixels(source: str | os.PathLike | bytes, resize_to: int) -> np.ndarray:
-    """Reads a path or a file's bytes: uint8 (resize_to, resize_to, 3)."""
-    if not isinstance(source, bytes):
-        source, _ = read_file(os.fsencode(source))
-    if not source:
-        raise ImageError("empty", "0 bytes")
-    return read_image(source, resize_to).pixels
-
-
-def _header(content):
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        return _open_heif(content)
     try:
         return open_image(content)
     except ImageError:  # Decoding tells the reason, or it is a drawing.
@@ -261,7 +237,9 @@ def _open_heif(content):
     return opened
 
 
-def _decoded_heif(opened):
+def _decoded(opened, content, shorter_side):
+    if opened is None or opened.format not in ("HEIF", "AVIF"):
+        return normalize_image(content, shorter_side=shorter_side)[0]
     from PIL import ImageOps
 
     try:
