@@ -40,9 +40,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_COMPARISONS = {"==": "=", "!=": "<>"} | {
-    sign: sign for sign in ("=", "<>", "<", "<=", ">", ">=")
-}
+_COMPARISONS = ("=", "==", "<>", "!=", "<", "<=", ">", ">=")
 _KEYWORDS = ("and", "or", "not", "in", "between", "like", "is", "null")
 _NAMES_SHOWN = 20
 
@@ -149,7 +147,7 @@ class _Parser:
             )
         column = self._column()
         if self._next.text in _COMPARISONS:
-            sign = _COMPARISONS[self._advance().text]
+            sign = self._advance().text.replace("==", "=").replace("!=", "<>")
             return f"{column} {sign} {self._operand()}"
         if self._take("is"):
             negated = self._negation()
@@ -177,22 +175,20 @@ class _Parser:
         return "NOT " if self._take("not") else ""
 
     def _operand(self):
-        token = self._next
-        is_column = token.kind == "quoted" or (
-            token.kind == "word" and token.text.lower() not in _KEYWORDS
-        )
-        if not is_column:
-            return self._value()
-        return self._column("a column, a number or a 'string'")
+        if self._is_column(self._next):
+            return self._column("a column, a number or a 'string'")
+        return self._value()
+
+    def _is_column(self, token):
+        is_name = token.kind == "word" and token.text.lower() not in _KEYWORDS
+        return is_name or token.kind == "quoted"
 
     def _column(self, expected="a column"):
-        token = self._next
-        if token.kind == "quoted":
-            name = token.text[1:-1].replace('""', '"')
-        elif token.kind == "word" and token.text.lower() not in _KEYWORDS:
-            name = token.text
-        else:
+        token, name = self._next, self._next.text
+        if not self._is_column(token):
             self._fail("a column", f"columns are {self._known()}")
+        if token.kind == "quoted":
+            name = name[1:-1].replace('""', '"')
         folded = [known for known in self.columns if known.lower() == name.lower()]
         if name not in self.columns and len(folded) != 1:
             self._fail_at_column(expected, name, folded, token)
