@@ -12,6 +12,7 @@ from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
 from align_keras.export.towers import check_has
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder
 
@@ -83,11 +84,8 @@ def export_saved_model(
     check_exportable(model)
     directory = placeable_folder(directory, "directory")
     _check_holds_nothing_else(directory)
-    if weights not in (None, *WEIGHTS):
-        raise InputError(
-            f"weights must be None, {' or '.join(WEIGHTS)}, received {weights!r}; "
-            "choose one."
-        )
+    if weights is not None:
+        check_choice("weights", weights, WEIGHTS, "choose one, or None")
     with atomic_folder(directory) as folder:
         write_saved_models(model, folder, weights=weights, about=about)
 
@@ -120,13 +118,9 @@ def describe_signatures(served: ServedModel) -> dict[str, Any]:
     signatures = {}
     for name, function in sorted(served.functions.items()):
         concrete = function.get_concrete_function()
-        _, inputs = concrete.structured_input_signature
-        if not inputs:  # As positions.
-            inputs = {
-                spec.name: spec for spec in concrete.structured_input_signature[0]
-            }
+        specs, _ = concrete.structured_input_signature
         signatures[name] = {
-            "inputs": _described(inputs),
+            "inputs": _described({spec.name: spec for spec in specs}),
             "outputs": _described(concrete.structured_outputs),
         }
     return {

@@ -292,7 +292,6 @@ _versions: dict[str, str] = {}
 
 def _kept(url, offset, size):
     """A range out of the blocks that are kept, or None."""
-    parts = []
     numbers = range(offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES))
     with _lock:
         if len(numbers) > _BLOCKS or any((url, n) not in _blocks for n in numbers):
@@ -322,9 +321,6 @@ class _Reader(io.RawIOBase):
 
     def seekable(self):
         return True
-
-    def tell(self):
-        return self._place
 
     def seek(self, offset, whence=os.SEEK_SET):
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}
