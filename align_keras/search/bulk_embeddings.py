@@ -25,7 +25,7 @@ from align_keras.corpus.pair_files import (
     TABLE_SUFFIXES,
     read_table,
 )
-from align_keras.corpus.parquet_tables import arrow
+from align_keras.corpus.parquet_tables import arrow, read_rows
 from align_keras.corpus.sources.files import is_folder
 from align_keras.search.image_files import (
     UNREACHABLE,
@@ -173,16 +173,12 @@ def _to_one_file(to, asked, model, engine):
     with _held(parts):
         job = _Job(parts, asked, model)
         job.run(engine)
-        pq = arrow().parquet
-        with atomic_path(to) as temporary, contextlib.ExitStack() as stack:
-            writer = None
-            for shard in job.shards():
-                table = pq.read_table(shard)
-                if writer is None:
-                    about = {b"align_keras": json.dumps(asked).encode()}
-                    schema = table.schema.with_metadata(about)
-                    writer = stack.enter_context(pq.ParquetWriter(temporary, schema))
-                writer.write_table(table)
+        pq, shards = arrow().parquet, job.shards()
+        about = {b"align_keras": json.dumps(asked).encode()}
+        schema = pq.read_schema(shards[0]).with_metadata(about)
+        with atomic_path(to) as path, pq.ParquetWriter(path, schema) as writer:
+            for shard in shards:
+                writer.write_table(pq.read_table(shard))
         shutil.rmtree(parts)
     return _counted([to])
 
@@ -393,9 +389,7 @@ def _problems(file):
         with open(file.with_suffix(".jsonl"), encoding="utf-8") as lines:
             yield from (json.loads(line).get("problem") for line in lines)
         return
-    with arrow().parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches(columns=["problem"]):
-            yield from batch.column(0).to_pylist()
+    yield from (row["problem"] for row in read_rows(file, ["problem"]))
 
 
 # === Sources ===

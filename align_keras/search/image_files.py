@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from align_keras.corpus.image import ImageError, normalize_image, open_image
+from align_keras.corpus.image import ImageError, normalize_image, open_image, to_rgb
 from align_keras.search.corpus_images import (
     corpus_shards,
     find_records,
@@ -243,11 +243,7 @@ def _decoded(opened, content, shorter_side):
     from PIL import ImageOps
 
     try:
-        upright = ImageOps.exif_transpose(opened)
-        if not upright.has_transparency_data:
-            return upright.convert("RGB")
-        white = Image.new("RGBA", upright.size, "white")
-        return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(opened))[0]
     except Exception as error:
         raise ImageError("unreadable", str(error)) from None
 

@@ -104,7 +104,6 @@ class LiteRTModel(Model):
         self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
         self._threads = threading.local()
         self._opening = threading.Lock()
-        self._tokenizer: Any = None
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
         if not len(images):
@@ -133,7 +132,7 @@ class LiteRTModel(Model):
         tower, rows = self._tower("text"), []
         # Bytes of an argument that aren't UTF-8 have no place in a text.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        for encoding in self._open_tokenizer().encode_batch(clean):
+        for encoding in self._tokenizer.encode_batch(clean):
             ids = np.array([encoding.ids], np.int32)
             mask = np.array([encoding.attention_mask], np.int32)
             rows.append(tower(token_ids=ids, padding_mask=mask))
@@ -154,24 +153,23 @@ class LiteRTModel(Model):
             setattr(self._threads, kind, tower)
         return tower
 
-    def _open_tokenizer(self):
-        if self._tokenizer is None:
-            from tokenizers import BertWordPieceTokenizer
+    @functools.cached_property
+    def _tokenizer(self):
+        from tokenizers import BertWordPieceTokenizer
 
-            with zipfile.ZipFile(self._paths["text"]) as archive:
-                content = archive.read(self._text["vocabulary_file"]).decode()
-            # Not splitlines(), which splits at characters that are tokens too.
-            tokens = content.removesuffix("\n").split("\n")
-            vocabulary = {token: row for row, token in enumerate(tokens)}
-            uncased = self._text["normalization"] == "bert_uncased"
-            tokenizer = BertWordPieceTokenizer(
-                vocabulary, lowercase=uncased, strip_accents=uncased
-            )
-            length = int(self._text["sequence_length"])
-            tokenizer.enable_truncation(length)
-            tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
-            self._tokenizer = tokenizer
-        return self._tokenizer
+        with zipfile.ZipFile(self._paths["text"]) as archive:
+            content = archive.read(self._text["vocabulary_file"]).decode()
+        # Not splitlines(), which splits at characters that are tokens too.
+        tokens = content.removesuffix("\n").split("\n")
+        vocabulary = {token: row for row, token in enumerate(tokens)}
+        uncased = self._text["normalization"] == "bert_uncased"
+        tokenizer = BertWordPieceTokenizer(
+            vocabulary, lowercase=uncased, strip_accents=uncased
+        )
+        length = int(self._text["sequence_length"])
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
+        return tokenizer
 
 
 def _metadata(path):

@@ -267,10 +267,7 @@ class _Parser:
 
     def _fail_at_character(self, start):
         character = self.text[start]
-        if character in "'\"":
-            remedy = f"close the quote {character}"
-        else:
-            remedy = _EXAMPLE
+        remedy = f"close the quote {character}" if character in "'\"" else ""
         token = _Token("word", self.text[start : start + 20], start)
         self._fail("a column, a number, a 'string' or a sign", remedy, token)
 
