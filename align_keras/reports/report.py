@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from align_keras.reports.charts import Series, line_chart
 from align_keras.reports.examples import Query
-from align_keras.reports.page_template import page_template
-from align_keras.utils.files import atomic_write
+from align_keras.reports.page_template import write_page
 
 DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
 
@@ -45,7 +44,6 @@ def write_report(
     data_notes: Mapping[str, Any],
     next_steps: Iterable[str],
     command: str = "",
-    versions: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a run's report as one HTML file that loads nothing, of its configuration,
     `retrieval_metrics`, the lines of `metrics.jsonl`, a `contact_sheet`, notes on each
@@ -54,10 +52,12 @@ def write_report(
     rows = retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
     columns, measured = recall_history(history)
-    html = page_template("report.html.j2").render(
+    write_page(
+        path,
+        "report.html.j2",
         title=title,
         command=command,
-        versions=installed_versions() if versions is None else versions,
+        versions=installed_versions(),
         parameters=flattened(parameters),
         directions=DIRECTIONS,
         rows=rows,
@@ -80,8 +80,6 @@ def write_report(
         data_tables=data_tables(data_notes),
         next_steps=next_steps,
     )
-    with atomic_write(path) as file:
-        file.write(html)
 
 
 def _tiles(rows):
