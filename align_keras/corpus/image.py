@@ -237,7 +237,7 @@ def _on_white_canvas(rgb, box):
     return white
 
 
-def to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+def to_rgb(image: Any) -> tuple[Any, str | None]:
     """Lays an image on white, in 8-bit RGB; returns it and what was done, or None."""
     mode = image.mode
     if mode == "I" or mode.startswith("I;"):

@@ -139,7 +139,7 @@ def read_file(file: bytes) -> tuple[bytes, FoundFile]:
         raise ImageError("missing", "no such file") from None
     except OSError as error:
         reasons = {errno.ESTALE: CHANGING, errno.EHOSTUNREACH: UNREACHABLE}
-        reason = reasons.get(error.errno, "can't be opened")
+        reason = reasons.get(error.errno or 0, "can't be opened")
         raise ImageError(reason, str(error.strerror)) from error
 
 
