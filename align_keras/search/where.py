@@ -37,6 +37,7 @@ _TOKEN = re.compile(
     | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w)
     | (?P<word>[^\W\d]\w*)
     | (?P<sign><=|>=|<>|!=|==|[=<>(),])
+    | (?P<unknown>\S)
     """,
     re.VERBOSE,
 )
@@ -95,16 +96,11 @@ class _Parser:
                 f"where must be text without NUL and broken characters, received "
                 f"{self.text!r:.200}; type it again."
             )
-        tokens, start = [], 0
-        while start < len(self.text):
-            if self.text[start].isspace():
-                start += 1
-                continue
-            match = _TOKEN.match(self.text, start)
-            if match is None:
-                self._fail_at_character(start)
-            tokens.append(_Token(match.lastgroup, match[0], start))
-            start = match.end()
+        tokens = []
+        for match in _TOKEN.finditer(self.text):
+            if match.lastgroup == "unknown":
+                self._fail_at_character(match.start())
+            tokens.append(_Token(match.lastgroup, match[0], match.start()))
         return [*tokens, _Token("end", "", len(self.text))]
 
     # === Grammar ===
