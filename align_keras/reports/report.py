@@ -132,12 +132,7 @@ def retrieval_rows(metrics: Mapping[str, float]) -> list[RetrievalRow]:
 
 def loss_series(history: Sequence[Mapping[str, float]]) -> list[Series]:
     """Lines of the training loss, and of the validation loss where it is logged."""
-    names = {"loss": "training", "val_loss": "validation"}
-    found = [
-        Series(label, _points(history, name), style)
-        for style, (name, label) in enumerate(names.items(), 1)
-    ]
-    return [series for series in found if series.points]
+    return _series(history, {"loss": "training", "val_loss": "validation"})
 
 
 def recall_series(
@@ -150,20 +145,20 @@ def recall_series(
         for name in names
         if (match := _RECALL.match(name)) and match[1] == direction
     )
-    found = [
-        Series(f"R@{k}", _points(history, name), 1 + style % 6)
-        for style, (k, name) in enumerate(reversed(ks))
-    ]
+    return _series(history, {name: f"R@{k}" for k, name in reversed(ks)})
+
+
+def _series(history, labels):
+    """A line of each of the metrics, by its label, that has points."""
+    found = []
+    for name, label in labels.items():
+        points = {
+            line["step"]: line[name]
+            for line in history
+            if "step" in line and name in line and math.isfinite(line[name])
+        }
+        found.append(Series(label, tuple(sorted(points.items())), 1 + len(found) % 6))
     return [series for series in found if series.points]
-
-
-def _points(history, name):
-    points = {
-        line["step"]: line[name]
-        for line in history
-        if "step" in line and name in line and math.isfinite(line[name])
-    }
-    return tuple(sorted(points.items()))
 
 
 def recall_history(
