@@ -96,9 +96,12 @@ class ExportedModel:
         _check_is_list("images", "paths or bytes", images)
         names, contents = [], []
         for position, image in enumerate(images):
-            is_file = not isinstance(image, bytes)
-            names.append(os.fspath(image) if is_file else f"image {position}")
-            contents.append(_file_bytes(image) if is_file else image)
+            if isinstance(image, bytes):
+                names.append(f"image {position}")
+                contents.append(image)
+            else:
+                names.append(os.fspath(image))
+                contents.append(_file_bytes(image))
             if not contents[-1]:
                 raise InputError(
                     "`images` must not be empty files, received 0 bytes for "

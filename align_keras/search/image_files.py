@@ -179,16 +179,13 @@ def content_hash(content: bytes) -> bytes:
 def read_image(content: bytes, resize_to: int) -> ReadImage:
     """Decodes bytes to a square of `resize_to` pixels, or raises ImageError."""
     opened = _open(content)
-    size, date, camera = None, None, None
-    if opened is not None:  # Else it is a drawing, or none.
-        size = opened.size
-        date, camera = _taken(opened)
-    with _one_at_a_time(size):
+    # Of a drawing, or of none, there is no header.
+    date, camera = (None, None) if opened is None else _taken(opened)
+    with _one_at_a_time(opened):
         image = _decoded(opened, content, 2 * resize_to)
         square = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
-    if size is None:
-        size = image.size
-    elif (image.width > image.height) != (size[0] > size[1]):
+    size = image.size if opened is None else opened.size
+    if (image.width > image.height) != (size[0] > size[1]):
         size = size[::-1]  # Turned upright.
     width, height = size
     return ReadImage(np.asarray(square), width, height, date, camera)
@@ -197,12 +194,12 @@ def read_image(content: bytes, resize_to: int) -> ReadImage:
 def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:
     """Decodes a file's bytes to RGB; JPEGs are reduced to at least a shorter side."""
     opened = _open(content)
-    with _one_at_a_time(None if opened is None else opened.size):
+    with _one_at_a_time(opened):
         return _decoded(opened, content, shorter_side)
 
 
-def _one_at_a_time(size):
-    large = size is not None and size[0] * size[1] > _LARGE_PIXELS
+def _one_at_a_time(opened):
+    large = opened is not None and opened.width * opened.height > _LARGE_PIXELS
     return _LARGE_LOCK if large else contextlib.nullcontext()
 
 
