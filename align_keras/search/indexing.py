@@ -509,14 +509,13 @@ def _checked_source(source):
             f"`sources` must be folders or tables, received {os.fsdecode(file)}, which "
             "doesn't exist; check the path."
         )
-    if not os.path.isdir(file):
-        suffix = os.path.splitext(os.fsdecode(file))[1].lower()
-        if suffix not in TABLE_SUFFIXES:
-            raise InputError(
-                "`sources` must be folders of images or tables that end in "
-                f"{', '.join(TABLE_SUFFIXES)}, received {os.fsdecode(file)}; name its "
-                "folder."
-            )
+    is_table = os.fsdecode(file).lower().endswith(TABLE_SUFFIXES)
+    if not (is_table or os.path.isdir(file)):
+        raise InputError(
+            "`sources` must be folders of images or tables that end in "
+            f"{', '.join(TABLE_SUFFIXES)}, received {os.fsdecode(file)}; name its "
+            "folder."
+        )
     return os.path.realpath(file)
 
 
