@@ -138,24 +138,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _queries(arguments):
     """A query for each image, or for each text."""
-    from align_keras.search.query import TEXT_WEIGHT, Query
+    from align_keras.search.query import TEXT_WEIGHT, Query, check_words
 
     texts, images = arguments.text, arguments.image or []
-    words = [*texts, *arguments.plus, *arguments.minus]
-    if any(not word.strip() for word in words):
-        raise InputError(
-            f"`text` must not be blank, received {words}; name what to look for."
-        )
-    if not texts and not images:
-        raise InputError(
-            "a search needs `text` or `image`, received neither; name what to look "
-            "for, and by `plus` and `minus` what to add to it and to take from it."
-        )
-    if arguments.text_weight and not (images and words):
-        raise InputError(
-            f"`text_weight` weighs words beside an image, received "
-            f"{arguments.text_weight:g} without both; give `image` and words."
-        )
+    others = [*arguments.plus, *arguments.minus]
+    check_words(texts, images, others, arguments.text_weight)
     options = ("plus", "minus", "where", "k", "duplicates", "approximate")
     rest = {name: getattr(arguments, name) for name in options}
     rest["text_weight"] = arguments.text_weight or TEXT_WEIGHT

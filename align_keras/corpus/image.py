@@ -94,7 +94,7 @@ def normalize_image(
         upright = image if turn is None else image.transpose(turn)
         if upright is not image:
             steps.append("rotated")
-        rgb, kind = _to_rgb(upright)
+        rgb, kind = to_rgb(upright)
         if image.format == "GIF":
             rgb = _on_white_canvas(rgb, image.dispose_extent)
     except ImageError:
@@ -237,7 +237,8 @@ def _on_white_canvas(rgb, box):
     return white
 
 
-def _to_rgb(image):
+def to_rgb(image: Any) -> tuple[Any, str | None]:
+    """Lays an image on white, in 8-bit RGB; returns it and what was done, or None."""
     mode = image.mode
     if mode == "I" or mode.startswith("I;"):
         return _scaled_to_eight_bits(image), "16-bit"

@@ -12,7 +12,7 @@ from align_keras.export import QUANTIZATIONS, towers
 from align_keras.export.litert_file import LiteRTTower, append_files
 from align_keras.export.litert_quantize import quantize_flatbuffer
 from align_keras.utils.arguments import check_choice
-from align_keras.utils.errors import InputError, needs
+from align_keras.utils.errors import InputError
 from align_keras.utils.quiet import silent_standard_error
 
 # The least mean cosine to Keras's embeddings, far below what was measured: it tells
@@ -148,8 +148,7 @@ def _narrow_embedding(layer, quantize):
 
 def _with_default_shapes(content, shape):
     """Writes what open inputs are before they are resized; the converter writes 1."""
-    with needs("litert", "resizable needs ai-edge-litert"):
-        from ai_edge_litert.tools import flatbuffer_utils
+    from ai_edge_litert.tools import flatbuffer_utils
 
     graph = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     main = graph.subgraphs[0]

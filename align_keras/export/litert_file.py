@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.utils.errors import InputError, needs
+from align_keras.utils.errors import InputError
 
 # Archives hold no time, so that equal models give equal files.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -48,8 +48,8 @@ class LiteRTTower:
     """
 
     def __init__(self, content: bytes | pathlib.Path, threads: int = 1):
-        with needs("litert", "LiteRT files are run by ai-edge-litert"):
-            from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter
+
         source: dict[str, Any] = {"model_content": content}
         if isinstance(content, pathlib.Path):
             source = {"model_path": str(content)}

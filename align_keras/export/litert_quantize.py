@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from align_keras.export import QUANTIZATIONS
-from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.quiet import silent_standard_error
 
@@ -29,7 +27,6 @@ def quantize_flatbuffer(
       pooling, with the ranges that `samples`, dicts of inputs, reach; products after it
       are those of `dynamic-int8`, all else is float (Jacob et al. 2018).
     """
-    check_choice("quantize", quantize, QUANTIZATIONS)
     if quantize == "none":
         return bytes(flatbuffer)
     if quantize == "int8":

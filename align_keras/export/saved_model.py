@@ -13,6 +13,7 @@ from align_keras.export import WEIGHTS
 from align_keras.export.model_card import model_card
 from align_keras.export.served_model import ServedModel
 from align_keras.export.towers import check_has
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS, atomic_folder, placeable_folder
 
@@ -84,11 +85,8 @@ def export_saved_model(
     check_exportable(model)
     directory = placeable_folder(directory, "directory")
     _check_holds_nothing_else(directory)
-    if weights not in (None, *WEIGHTS):
-        raise InputError(
-            f"weights must be None, {' or '.join(WEIGHTS)}, received {weights!r}; "
-            "choose one."
-        )
+    if weights is not None:
+        check_choice("weights", weights, WEIGHTS, "choose one, or None")
     with atomic_folder(directory) as folder:
         write_saved_models(model, folder, weights=weights, about=about)
 

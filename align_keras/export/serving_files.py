@@ -94,8 +94,8 @@ def _read_signatures(model):
 
 def write_warm_up_requests(
     model: pathlib.Path, name: str, signatures: dict[str, Any]
-) -> int:
-    """Writes requests for each signature of a SavedModel; returns how many.
+) -> None:
+    """Writes requests for each signature of a SavedModel.
 
     The server answers them while it loads the model, so that a client's first request
     finds kernels, memory and graphs ready.
@@ -106,7 +106,6 @@ def write_warm_up_requests(
     length = signatures["preprocessing"].get("text", {}).get("sequence_length")
     path = model / WARM_UP_FILE
     path.parent.mkdir(exist_ok=True)
-    written = 0
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, specs in signatures["signatures"].items():
             for count in COUNTS:
@@ -119,8 +118,6 @@ def write_warm_up_requests(
                 log = prediction_log_pb2.PredictLog(request=request)
                 record = prediction_log_pb2.PredictionLog(predict_log=log)
                 writer.write(record.SerializeToString())
-                written += 1
-    return written
 
 
 def _example(key, count, length):

@@ -50,12 +50,10 @@ def write_web_page(
     """Writes a page that searches an index by texts and images, to an empty folder.
 
     Any static server can serve it; the browser computes everything. The index has
-    thumbnails; `runtime`, a `node_modules` with `@litertjs/core`, is copied, or None
-    leaves that to `npm install`.
+    thumbnails; `runtime`, a `node_modules` that `check_runtime` accepts, is copied, or
+    None leaves that to `npm install`.
     """
     folder = pathlib.Path(folder)
-    if runtime is not None:
-        check_runtime(runtime)
     _write_images(folder, index)
     _write_model(folder, tokenizer, image_size, image_tower, text_tower, index)
     _write_page(folder, title, len(index))

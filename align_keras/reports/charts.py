@@ -82,7 +82,6 @@ class Series:
     label: str
     points: tuple
     style: int = 1
-    dashed: bool = False
 
 
 def nice_ticks(low: float, high: float, count: int = 6) -> list[float]:

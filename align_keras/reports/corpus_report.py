@@ -10,8 +10,7 @@ from align_keras.corpus.image import ImageError, normalize_image
 from align_keras.corpus.image_tables import kept_images, kept_texts
 from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import is_remote, read_location
-from align_keras.reports.page_template import page_template
-from align_keras.utils.files import atomic_write
+from align_keras.reports.page_template import write_page
 
 # How the filters' reasons read in the funnel.
 _RULES = {
@@ -74,7 +73,9 @@ def write_corpus_report(corpus: Any) -> None:
     filtered = tables["filter"].facts
     rows = corpus_funnel(corpus, thresholds=True)
     most = max(count for _, count, _ in rows) or 1
-    page = page_template("corpus_report.html.j2").render(
+    write_page(
+        corpus.out / "report.html",
+        "corpus_report.html.j2",
         sources=corpus.config.sources,
         rows=[(*row, row[1] / most) for row in rows],
         chosen=filtered["chosen"],
@@ -91,8 +92,6 @@ def write_corpus_report(corpus: Any) -> None:
         samples=_samples(filtered["samples"], corpus.config.filter),
         near=_near(dropped, groups),
     )
-    with atomic_write(corpus.out / "report.html") as file:
-        file.write(page)
 
 
 def _kept_statistics(groups, stored, dropped):

@@ -7,10 +7,14 @@ import math
 import os
 import pathlib
 import unicodedata
+from typing import Any
 
 import jinja2
 import numpy as np
 from PIL import Image, ImageOps
+
+from align_keras.corpus.image import to_rgb
+from align_keras.utils.files import atomic_write
 
 # A broken image must not cost the report of a whole run: it gets this one.
 _BROKEN = (
@@ -25,6 +29,13 @@ _NARROW, _WIDE = set("fijlrtI.,:;!'|()[]/- "), set("mwMW%@&<>+=~_")
 def page_template(name: str) -> jinja2.Template:
     """Opens a template of this folder; everything that it prints is escaped."""
     return _environment().get_template(name)
+
+
+def write_page(path: str | os.PathLike, name: str, **values: Any) -> None:
+    """Writes what a template makes of values."""
+    html = page_template(name).render(values)
+    with atomic_write(path) as file:
+        file.write(html)
 
 
 @functools.cache
@@ -113,15 +124,7 @@ def _as_rgb(image, max_side):
     """A small upright image, transparency laid on white."""
     # Lets a large JPEG be decoded at a fraction of its size.
     image.draft("RGB", (2 * max_side, 2 * max_side))
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    image = image.convert("RGB")
+    image, _ = to_rgb(ImageOps.exif_transpose(image))
     image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     return image
 

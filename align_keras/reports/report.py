@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from align_keras.reports.charts import Series, line_chart
 from align_keras.reports.examples import Query
-from align_keras.reports.page_template import page_template
-from align_keras.utils.files import atomic_write
+from align_keras.reports.page_template import write_page
 
 DIRECTIONS = {"t2i": "text → image", "i2t": "image → text"}
 
@@ -45,7 +44,6 @@ def write_report(
     data_notes: Mapping[str, Any],
     next_steps: Iterable[str],
     command: str = "",
-    versions: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a run's report as one HTML file that loads nothing, of its configuration,
     `retrieval_metrics`, the lines of `metrics.jsonl`, a `contact_sheet`, notes on each
@@ -54,10 +52,12 @@ def write_report(
     rows = retrieval_rows(metrics)
     recalls = {f"{row.direction}/recall_at_{row.k}" for row in rows}
     columns, measured = recall_history(history)
-    html = page_template("report.html.j2").render(
+    write_page(
+        path,
+        "report.html.j2",
         title=title,
         command=command,
-        versions=installed_versions() if versions is None else versions,
+        versions=installed_versions(),
         parameters=flattened(parameters),
         directions=DIRECTIONS,
         rows=rows,
@@ -80,8 +80,6 @@ def write_report(
         data_tables=data_tables(data_notes),
         next_steps=next_steps,
     )
-    with atomic_write(path) as file:
-        file.write(html)
 
 
 def _tiles(rows):
@@ -134,12 +132,7 @@ def retrieval_rows(metrics: Mapping[str, float]) -> list[RetrievalRow]:
 
 def loss_series(history: Sequence[Mapping[str, float]]) -> list[Series]:
     """Lines of the training loss, and of the validation loss where it is logged."""
-    names = {"loss": "training", "val_loss": "validation"}
-    found = [
-        Series(label, _points(history, name), style)
-        for style, (name, label) in enumerate(names.items(), 1)
-    ]
-    return [series for series in found if series.points]
+    return _series(history, {"loss": "training", "val_loss": "validation"})
 
 
 def recall_series(
@@ -152,20 +145,20 @@ def recall_series(
         for name in names
         if (match := _RECALL.match(name)) and match[1] == direction
     )
-    found = [
-        Series(f"R@{k}", _points(history, name), 1 + style % 6)
-        for style, (k, name) in enumerate(reversed(ks))
-    ]
+    return _series(history, {name: f"R@{k}" for k, name in reversed(ks)})
+
+
+def _series(history, labels):
+    """A line of each of the metrics, by its label, that has points."""
+    found = []
+    for name, label in labels.items():
+        points = {
+            line["step"]: line[name]
+            for line in history
+            if "step" in line and name in line and math.isfinite(line[name])
+        }
+        found.append(Series(label, tuple(sorted(points.items())), 1 + len(found) % 6))
     return [series for series in found if series.points]
-
-
-def _points(history, name):
-    points = {
-        line["step"]: line[name]
-        for line in history
-        if "step" in line and name in line and math.isfinite(line[name])
-    }
-    return tuple(sorted(points.items()))
 
 
 def recall_history(

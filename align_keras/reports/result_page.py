@@ -16,7 +16,7 @@ from align_keras.reports.charts import (
     most_confused,
 )
 from align_keras.reports.examples import retrieval_examples
-from align_keras.reports.page_template import page_template
+from align_keras.reports.page_template import write_page
 from align_keras.reports.report import DIRECTIONS, installed_versions
 from align_keras.reports.result_tables import (
     is_share,
@@ -26,7 +26,6 @@ from align_keras.reports.result_tables import (
     tables_of_many_models,
     without_chance,
 )
-from align_keras.utils.files import atomic_write
 
 _MOST_TILES = 4
 # Charts of slices; the table below them has them all.
@@ -49,13 +48,14 @@ def write_result_page(
     slices: Mapping[str, float] | None = None,
     retrieval: Mapping[str, Any] | None = None,
     classification: Mapping[str, Any] | None = None,
-    versions: Mapping[str, str] | None = None,
 ) -> None:
     """Writes an evaluation's results as one HTML file that loads nothing; `facts` say
     what was evaluated, `splits` which aren't the paper's.
     """
     table = metrics_table(protocol, data, metrics, splits)
-    html = page_template("result_page.html.j2").render(
+    write_page(
+        path,
+        "result_page.html.j2",
         title=table.title,
         facts=facts,
         tiles=_tiles(metrics),
@@ -66,10 +66,8 @@ def write_result_page(
         slice_charts=_slice_charts(split_slices(slices or {})),
         classes=classification and _classes(**classification),
         examples=_example_groups(retrieval),
-        versions=installed_versions() if versions is None else versions,
+        versions=installed_versions(),
     )
-    with atomic_write(path) as file:
-        file.write(html)
 
 
 def _tiles(metrics):

@@ -45,20 +45,19 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
     for old in folder.glob("*.pq"):
         if old != path:
             old.unlink(missing_ok=True)
-    if len(vectors) < LEAST_ROWS:
+    total, width = vectors.shape
+    if total < LEAST_ROWS:
         return False
-    faiss = _faiss()
-    index = None
-    if path.exists():
-        index = _read(path, vectors.shape[1])
-        if index is not None and len(vectors) - index.ntotal < _NEWER:
-            return False
-    if index is None or index.ntotal > len(vectors):
-        width = vectors.shape[1]
+    import faiss
+
+    index = _read(path, width)
+    if index is None:
         parts = width if width % 2 else width // 2
         index = faiss.IndexPQFastScan(width, parts, _BITS, faiss.METRIC_INNER_PRODUCT)
-        index.train(np.array(vectors[:: max(1, len(vectors) // _TRAINING_ROWS)]))
-    first, total = index.ntotal, len(vectors)
+        index.train(np.array(vectors[:: max(1, total // _TRAINING_ROWS)]))
+    elif total - index.ntotal < _NEWER:
+        return False
+    first = index.ntotal
     with progress_bar("approximate index", "images", total, done=first) as bar:
         for start in range(first, total, _BLOCK):
             block = np.array(vectors[start : start + _BLOCK])
@@ -81,10 +80,7 @@ class Approximate:
         cls, folder: pathlib.Path, vectors_file: str, dimension: int
     ) -> "Approximate | None":
         """Opens it, or returns None where there is none that can be read."""
-        path = path_of(folder, vectors_file)
-        if not path.exists():
-            return None
-        index = _read(path, dimension)
+        index = _read(path_of(folder, vectors_file), dimension)
         return None if index is None else cls(index)
 
     def find(
@@ -114,18 +110,15 @@ class Approximate:
 
 def _read(path, dimension):
     """A file that is damaged is as none: it is a cache."""
-    faiss = _faiss()
+    if not path.exists():
+        return None
+    import faiss  # Only here: it takes as long as a small search.
+
     try:
         index = faiss.read_index(str(path))
     except RuntimeError:
         return None
     return index if index.d == dimension else None
-
-
-def _faiss():
-    import faiss  # Only here: it takes as long as a small search.
-
-    return faiss
 
 
 def scan(

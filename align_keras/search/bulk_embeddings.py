@@ -4,8 +4,10 @@ The rows of the source are written down first, so that every run has the same; t
 shard after another is embedded, each complete when it has its name.
 """
 
+import collections
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -23,7 +25,7 @@ from align_keras.corpus.pair_files import (
     TABLE_SUFFIXES,
     read_table,
 )
-from align_keras.corpus.parquet_tables import arrow
+from align_keras.corpus.parquet_tables import arrow, read_rows
 from align_keras.corpus.sources.files import is_folder
 from align_keras.search.image_files import (
     UNREACHABLE,
@@ -171,16 +173,12 @@ def _to_one_file(to, asked, model, engine):
     with _held(parts):
         job = _Job(parts, asked, model)
         job.run(engine)
-        pq = arrow().parquet
-        with atomic_path(to) as temporary, contextlib.ExitStack() as stack:
-            writer = None
-            for shard in job.shards():
-                table = pq.read_table(shard)
-                if writer is None:
-                    about = {b"align_keras": json.dumps(asked).encode()}
-                    schema = table.schema.with_metadata(about)
-                    writer = stack.enter_context(pq.ParquetWriter(temporary, schema))
-                writer.write_table(table)
+        pq, shards = arrow().parquet, job.shards()
+        about = {b"align_keras": json.dumps(asked).encode()}
+        schema = pq.read_schema(shards[0]).with_metadata(about)
+        with atomic_path(to) as path, pq.ParquetWriter(path, schema) as writer:
+            for shard in shards:
+                writer.write_table(pq.read_table(shard))
         shutil.rmtree(parts)
     return _counted([to])
 
@@ -345,10 +343,7 @@ class _Job:
             return text
         if not value:
             raise ImageError("missing", "no path")
-        content, _ = read_file(value)
-        if not content:
-            raise ImageError("empty", "0 bytes")
-        return read_image(content, self.model.resize_to).pixels
+        return read_image(read_file(value)[0], self.model.resize_to).pixels
 
     def _write(self, path, batches, found):
         pa = arrow()
@@ -383,13 +378,10 @@ def embed_shard(task: dict) -> None:
 
 def _counted(files):
     """Rows and problems of files that were written."""
-    rows, problems = 0, {}
-    for file in files:
-        for problem in _problems(file):
-            rows += 1
-            if problem is not None:
-                problems[problem] = problems.get(problem, 0) + 1
-    return Embedded(rows, problems, files)
+    problems = collections.Counter(itertools.chain(*map(_problems, files)))
+    rows = problems.total()
+    del problems[None]
+    return Embedded(rows, dict(problems), files)
 
 
 def _problems(file):
@@ -397,9 +389,7 @@ def _problems(file):
         with open(file.with_suffix(".jsonl"), encoding="utf-8") as lines:
             yield from (json.loads(line).get("problem") for line in lines)
         return
-    with arrow().parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches(columns=["problem"]):
-            yield from batch.column(0).to_pylist()
+    yield from (row["problem"] for row in read_rows(file, ["problem"]))
 
 
 # === Sources ===

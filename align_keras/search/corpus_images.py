@@ -5,6 +5,7 @@ of a number. A path is absolute, so that no file's can be mistaken for one of th
 """
 
 import functools
+import glob
 import os
 import struct
 from collections.abc import Iterator
@@ -32,14 +33,14 @@ def corpus_shards(folder: bytes) -> list[bytes]:
     """Finds the shards of a built corpus, in order: of a folder with `features.json`,
     or of what `corpus build --out` named, which has `corpus.yaml`; else none.
     """
-    places = [folder]
+    place = glob.escape(folder)
+    found = glob.glob(os.path.join(place, _DESCRIPTION))
     if os.path.isfile(os.path.join(folder, _CONFIG)):
-        places += [two for one in _below(folder) for two in _below(one)]
+        found += sorted(glob.glob(os.path.join(place, b"*", b"*", _DESCRIPTION)))
     return [
         shard
-        for place in places
-        if os.path.isfile(os.path.join(place, _DESCRIPTION))
-        for shard in sorted(entry.path for entry in os.scandir(place))
+        for file in found
+        for shard in sorted(entry.path for entry in os.scandir(os.path.dirname(file)))
         if _kind(shard)
     ]
 
@@ -90,14 +91,6 @@ def read_record(file: bytes) -> tuple[bytes, list[str], int, int]:
     except (ValueError, IndexError, KeyError) as error:
         raise ImageError("unreadable", f"broken record: {error}") from None
     return message[start : start + length], captions, size, modified
-
-
-def _below(folder):
-    try:
-        with os.scandir(folder) as listed:
-            return sorted(entry.path for entry in listed if entry.is_dir())
-    except OSError:
-        return []
 
 
 def _kind(shard):

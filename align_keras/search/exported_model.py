@@ -142,17 +142,14 @@ class ExportedModel:
                 f"`{argument}` must not be empty, received 0 items; give at least one."
             )
 
-        def embed(batch):
-            batch = self._tensorflow.constant(batch, self._tensorflow.string)
-            result = self._model.signatures[name](**{argument: batch})
-            valid = np.asarray(result.get("valid", True))
-            return np.asarray(result[output], np.float32), valid
-
         embeddings = []
         for start in range(0, len(items), self.batch_size):
             batch = items[start : start + self.batch_size]
+            batch = self._tensorflow.constant(batch, self._tensorflow.string)
             try:
-                embedding, valid = embed(batch)
+                result = self._model.signatures[name](**{argument: batch})
+                valid = np.asarray(result.get("valid", True))
+                embeddings.append(np.asarray(result[output], np.float32))
             except self._tensorflow.errors.InvalidArgumentError as error:
                 raise InputError(
                     f"the export failed on a batch ({_reason(error)}); export the "
@@ -164,7 +161,6 @@ class ExportedModel:
                     "it out, or convert it to JPEG or PNG of at most "
                     f"{MAX_PIXELS:,} pixels."
                 )
-            embeddings.append(embedding)
         return _checked_unit_rows(np.concatenate(embeddings), names)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from align_keras.corpus.image import ImageError, normalize_image, open_image
+from align_keras.corpus.image import ImageError, normalize_image, open_image, to_rgb
 from align_keras.search.corpus_images import (
     corpus_shards,
     find_records,
@@ -128,53 +128,47 @@ def _find_at_address(url, problems):
         yield FoundFile(file, size, _version_stamp(version))
 
 
-def _read_at_address(file):
-    url = os.fsdecode(file)
-    try:
-        with open_url(url) as opened:
-            about = opened.raw
-            if about.size > MAX_FILE_BYTES:
-                detail = f"more than {MAX_FILE_BYTES:,} bytes"
-                raise ImageError("oversized", detail)
-            found = FoundFile(file, about.size, _version_stamp(about.version))
-            return opened.read(), found
-    except FileNotFoundError:
-        raise ImageError("missing", "no such file") from None
-    except OSError as error:
-        reasons = {errno.ESTALE: CHANGING, errno.EHOSTUNREACH: UNREACHABLE}
-        reason = reasons.get(error.errno, "can't be opened")
-        raise ImageError(reason, str(error.strerror)) from error
-
-
 def read_file(file: bytes) -> tuple[bytes, FoundFile]:
     """Reads a file that nobody writes meanwhile, and its size and time."""
     if is_record(file):
         content, captions, size, modified = read_record(file)
         return content, FoundFile(file, size, modified, captions)
-    if is_url(file):
-        return _read_at_address(file)
+    try:
+        return _read_at_address(file) if is_url(file) else _read_here(file)
+    except FileNotFoundError:
+        raise ImageError("missing", "no such file") from None
+    except OSError as error:
+        reasons = {errno.ESTALE: CHANGING, errno.EHOSTUNREACH: UNREACHABLE}
+        reason = reasons.get(error.errno or 0, "can't be opened")
+        raise ImageError(reason, str(error.strerror)) from error
+
+
+def _read_at_address(file):
+    with open_url(os.fsdecode(file)) as opened:
+        about = opened.raw
+        _check_size(about.size)
+        found = FoundFile(file, about.size, _version_stamp(about.version))
+        return opened.read(), found
+
+
+def _read_here(file):
+    if is_special(os.fsdecode(file)):
+        raise ImageError("can't be opened", "no regular file")
     for _ in range(3):
-        try:
-            if is_special(os.fsdecode(file)):
-                raise ImageError("can't be opened", "no regular file")
-            with open(file, "rb") as opened:
-                before = os.fstat(opened.fileno())
-                if before.st_size > MAX_FILE_BYTES:
-                    detail = f"more than {MAX_FILE_BYTES:,} bytes"
-                    raise ImageError("oversized", detail)
-                content = opened.read(before.st_size + 1)
-                after = os.fstat(opened.fileno())
-        except FileNotFoundError:
-            raise ImageError("missing", "no such file") from None
-        except OSError as error:
-            raise ImageError("can't be opened", str(error.strerror)) from None
-        same = (before.st_size, before.st_mtime_ns) == (
-            after.st_size,
-            after.st_mtime_ns,
-        )
-        if same and len(content) == after.st_size:
-            return content, FoundFile(file, after.st_size, after.st_mtime_ns)
+        with open(file, "rb") as opened:
+            before = os.fstat(opened.fileno())
+            _check_size(before.st_size)
+            content = opened.read(before.st_size + 1)
+            after = os.fstat(opened.fileno())
+        size, time = after.st_size, after.st_mtime_ns
+        if (before.st_size, before.st_mtime_ns, len(content)) == (size, time, size):
+            return content, FoundFile(file, size, time)
     raise ImageError(CHANGING, "another program is writing it")
+
+
+def _check_size(size):
+    if size > MAX_FILE_BYTES:
+        raise ImageError("oversized", f"more than {MAX_FILE_BYTES:,} bytes")
 
 
 def content_hash(content: bytes) -> bytes:
@@ -185,16 +179,13 @@ def content_hash(content: bytes) -> bytes:
 def read_image(content: bytes, resize_to: int) -> ReadImage:
     """Decodes bytes to a square of `resize_to` pixels, or raises ImageError."""
     opened = _open(content)
-    size, date, camera = None, None, None
-    if opened is not None:  # Else it is a drawing, or none.
-        size = opened.size
-        date, camera = _taken(opened)
-    with _one_at_a_time(size):
+    # Of a drawing, or of none, there is no header.
+    date, camera = (None, None) if opened is None else _taken(opened)
+    with _one_at_a_time(opened):
         image = _decoded(opened, content, 2 * resize_to)
         square = image.resize((resize_to, resize_to), Image.Resampling.BILINEAR)
-    if size is None:
-        size = image.size
-    elif (image.width > image.height) != (size[0] > size[1]):
+    size = image.size if opened is None else opened.size
+    if (image.width > image.height) != (size[0] > size[1]):
         size = size[::-1]  # Turned upright.
     width, height = size
     return ReadImage(np.asarray(square), width, height, date, camera)
@@ -203,36 +194,18 @@ def read_image(content: bytes, resize_to: int) -> ReadImage:
 def read_upright(content: bytes, shorter_side: int | None = None) -> Image.Image:
     """Decodes a file's bytes to RGB; JPEGs are reduced to at least a shorter side."""
     opened = _open(content)
-    with _one_at_a_time(None if opened is None else opened.size):
+    with _one_at_a_time(opened):
         return _decoded(opened, content, shorter_side)
 
 
-def _one_at_a_time(size):
-    large = size is not None and size[0] * size[1] > _LARGE_PIXELS
+def _one_at_a_time(opened):
+    large = opened is not None and opened.width * opened.height > _LARGE_PIXELS
     return _LARGE_LOCK if large else contextlib.nullcontext()
 
 
 def _open(content):
-    heif = content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS
-    return _open_heif(content) if heif else _header(content)
-
-
-def _decoded(opened, content, shorter_side):
-    if opened is not None and opened.format in ("HEIF", "AVIF"):
-        return _decoded_heif(opened)
-    return normalize_image(content, shorter_side=shorter_side)[0]
-
-
-def read_pixels(source: str | os.PathLike | bytes, resize_to: int) -> np.ndarray:
-    """Reads a path or a file's bytes: uint8 (resize_to, resize_to, 3)."""
-    if not isinstance(source, bytes):
-        source, _ = read_file(os.fsencode(source))
-    if not source:
-        raise ImageError("empty", "0 bytes")
-    return read_image(source, resize_to).pixels
-
-
-def _header(content):
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        return _open_heif(content)
     try:
         return open_image(content)
     except ImageError:  # Decoding tells the reason, or it is a drawing.
@@ -261,15 +234,13 @@ def _open_heif(content):
     return opened
 
 
-def _decoded_heif(opened):
+def _decoded(opened, content, shorter_side):
+    if opened is None or opened.format not in ("HEIF", "AVIF"):
+        return normalize_image(content, shorter_side=shorter_side)[0]
     from PIL import ImageOps
 
     try:
-        upright = ImageOps.exif_transpose(opened)
-        if not upright.has_transparency_data:
-            return upright.convert("RGB")
-        white = Image.new("RGBA", upright.size, "white")
-        return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+        return to_rgb(ImageOps.exif_transpose(opened))[0]
     except Exception as error:
         raise ImageError("unreadable", str(error)) from None
 

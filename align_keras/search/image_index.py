@@ -343,8 +343,7 @@ class Index:
         Raises:
             InputError: for a condition that isn't one.
         """
-        condition, parameters = self._condition(where)
-        images = self.store.latest(condition, parameters, k)
+        images = self.store.latest(*self._condition(where), k)
         return [
             _hit(rank, None, image, None, []) for rank, image in enumerate(images, 1)
         ]

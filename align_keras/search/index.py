@@ -1,6 +1,7 @@
 """A flat, exact search index that is opened without reading it whole."""
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
     atomic_folder,
@@ -246,10 +248,7 @@ class SearchIndex:
                 "`embeddings` must be finite, received NaN or infinity; embed the "
                 "queries again."
             )
-        if not isinstance(k, (int, np.integer)) or k < 1:
-            raise InputError(
-                f"`k` must be an integer >= 1, received {k!r}; say how many hits."
-            )
+        check_number("`k`", k, 1, math.inf, whole=True, remedy="say how many hits")
         k = min(int(k), len(self))
         rows, scores = nearest_neighbors(queries, self.embeddings, k)
         return rows, scores.astype(np.float32)
@@ -275,7 +274,9 @@ def _check_entry(entry, row, directory):
     problem = None
     if not isinstance(about.get("id"), str):
         problem = "no id"
-    elif not isinstance(captions, list) or not all(map(_is_text, captions)):
+    elif not (
+        isinstance(captions, list) and all(isinstance(one, str) for one in captions)
+    ):
         problem = "no list of captions"
     elif not isinstance(about.get("path", ""), str):
         problem = "a path that is no text"
@@ -286,10 +287,6 @@ def _check_entry(entry, row, directory):
             f"The index {directory} is damaged (row {row} has {problem}); build it "
             "again."
         )
-
-
-def _is_text(value):
-    return isinstance(value, str)
 
 
 def _suffix(content, row):

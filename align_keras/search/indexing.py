@@ -153,7 +153,9 @@ class _Update:
             self._keep(file, root, "is missing")
             return
         try:
-            for found in self._files(file, root, problems):
+            is_table = not is_folder(os.fsdecode(file))
+            find = self._files_of_table if is_table else find_images
+            for found in find(file, problems):
                 count += 1
                 if found.file not in seen:
                     seen.add(found.file)
@@ -194,11 +196,6 @@ class _Update:
             f"{printable(name)} {problem}; its {count:,} images stay in the index "
             "until it is dropped (--remove)"
         )
-
-    def _files(self, file, root, problems):
-        if is_folder(os.fsdecode(file)):
-            return find_images(file, problems)
-        return self._files_of_table(file, problems)
 
     def _files_of_table(self, file, problems):
         """Yields a table's images; what it says of them is kept for `_columns`."""
@@ -297,10 +294,8 @@ class _Update:
             return
         with self.store.transaction():
             vectors = [self._vector(file) for file in files]
-            rows = iter(())
-            if any(vector is not None for vector in vectors):
-                new = np.stack([vector for vector in vectors if vector is not None])
-                rows = iter(self.store.append(new))
+            new = [vector for vector in vectors if vector is not None]
+            rows = iter(self.store.append(np.stack(new)) if new else ())
             for file, vector in zip(files, vectors, strict=True):
                 self._write(file, None if vector is None else next(rows))
         self.store.release(file.found.file for file in files)
@@ -380,13 +375,12 @@ class _Update:
             with self.store.transaction():
                 self.store.drop(self.gone)
                 self.store.forget_unreadable(forgotten)
-                self._describe()
+                if self.captioned:
+                    self._describe()
         self.store.compact()
 
     def _describe(self):
         """Writes the captions and the further columns of tables."""
-        if not self.captioned:
-            return
         ids = {file: known[0] for file, known in self.store.known().items()}
         origins = [record.origins[0] for record in self.captioned.values()]
         called = self.store.add_columns(origins)
@@ -449,8 +443,6 @@ def _embed_files(files, model, is_known=lambda content: False):
     for file in files:
         try:
             content, file.found = read_file(file.found.file)
-            if not content:
-                raise ImageError("empty", "0 bytes")
             file.columns = {"content": content_hash(content)}
             if file.found.captions is not None:
                 captions = json.dumps(file.found.captions, ensure_ascii=False)
@@ -517,14 +509,13 @@ def _checked_source(source):
             f"`sources` must be folders or tables, received {os.fsdecode(file)}, which "
             "doesn't exist; check the path."
         )
-    if not os.path.isdir(file):
-        suffix = os.path.splitext(os.fsdecode(file))[1].lower()
-        if suffix not in TABLE_SUFFIXES:
-            raise InputError(
-                "`sources` must be folders of images or tables that end in "
-                f"{', '.join(TABLE_SUFFIXES)}, received {os.fsdecode(file)}; name its "
-                "folder."
-            )
+    is_table = os.fsdecode(file).lower().endswith(TABLE_SUFFIXES)
+    if not (is_table or os.path.isdir(file)):
+        raise InputError(
+            "`sources` must be folders of images or tables that end in "
+            f"{', '.join(TABLE_SUFFIXES)}, received {os.fsdecode(file)}; name its "
+            "folder."
+        )
     return os.path.realpath(file)
 
 
@@ -546,8 +537,8 @@ def _names(file, root):
 def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
     """Drops images by their path or by that of a folder or table above them."""
     roots, known = store.roots(), store.known()
-    dropped: set[int] = set()
-    forgotten: set[bytes] = set()
+    unreadable, forgotten = store.unreadable(), set[bytes]()
+    dropped, dropped_roots = set[int](), set[bytes]()
     for path in paths:
         file = os.fsencode(path).rstrip(b"/")
         if not is_url(path):
@@ -567,15 +558,15 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
         dropped.update(found.values())
         forgotten.update(
             name
-            for name, note in store.unreadable().items()
+            for name, note in unreadable.items()
             if name.startswith(within) or note[0] == root
         )
         if root is not None:
-            with store.transaction():
-                store.drop(found.values())
-                store.drop_root(file)
+            dropped_roots.add(file)
     with store.transaction():
         store.drop(dropped)
         store.forget_unreadable(forgotten)
+        for file in dropped_roots:
+            store.drop_root(file)
     store.compact()
     return len(dropped)

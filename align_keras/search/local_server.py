@@ -7,6 +7,7 @@ page; errors are answered in JSON; work is done by some threads, for which they 
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import json
 import re
 import socket
@@ -45,17 +46,12 @@ _CHUNK = 262_144
 
 def open_port(port: int) -> socket.socket:
     """Listens on a port of 127.0.0.1; 0 is any that is free."""
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind(("127.0.0.1", port))
-        listening.listen(MAX_CONNECTIONS)
+        return socket.create_server(("127.0.0.1", port), backlog=MAX_CONNECTIONS)
     except (OSError, OverflowError) as error:
-        listening.close()
         raise InputError(
             f"port must be free, received {port} ({error}); name another, or 0 for any."
         ) from None
-    return listening
 
 
 def make_server(app: Any) -> "uvicorn.Server":
@@ -195,13 +191,10 @@ class Lane:
             # Of what is typed letter by letter, the last search alone is wanted.
             if request.method != "POST" and await request.is_disconnected():
                 raise ClientDisconnect
-            yield self._run
+            loop = asyncio.get_running_loop()
+            yield functools.partial(loop.run_in_executor, self._pool)
         finally:
             self._free.release()
-
-    async def _run(self, function, *arguments):
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, function, *arguments)
 
 
 class Held(StreamingResponse):

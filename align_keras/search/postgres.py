@@ -158,9 +158,8 @@ class PostgresStore(ImageStore):
 
     def vector(self, row: int) -> np.ndarray:
         """One image's embedding, float32 (d,)."""
-        return _parsed(
-            self._one("SELECT vector::text FROM vectors WHERE row = ?", [row])
-        )
+        sql = "SELECT vector::text FROM vectors WHERE row = ?"
+        return _parsed(self._one(sql, [row]))
 
     def sample(self) -> np.ndarray:
         """float32 (n, d): some thousand embeddings of images at random."""

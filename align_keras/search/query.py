@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from align_keras.models.composed_query import encode_query
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # The paper's best weight of a text beside an image.
@@ -57,12 +58,8 @@ class Query:
         self.text, self.plus, self.minus = map(
             _several, (self.text, self.plus, self.minus)
         )
-        k = self.k
-        if not isinstance(k, int | np.integer) or not 1 <= k <= MAX_K:
-            raise InputError(
-                f"`k` must be an integer from 1 to {MAX_K:,}, received {k!r:.80}; say "
-                "how many hits."
-            )
+        remedy = "say how many hits"
+        check_number("`k`", self.k, 1, MAX_K, whole=True, remedy=remedy)
 
     @property
     def title(self) -> str:
@@ -97,6 +94,27 @@ class Query:
 
 def _several(texts):
     return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def check_words(
+    texts: Sequence, images: Sequence, others: Sequence, text_weight: float | None
+) -> None:
+    """Raises unless there is something to search for; `others` are plus and minus."""
+    words = [*texts, *others]
+    if any(not word.strip() for word in words):
+        raise InputError(
+            f"`text` must not be blank, received {words}; name what to look for."
+        )
+    if not images and not texts:
+        raise InputError(
+            "a search needs `text` or `image`, received neither; name what to look "
+            "for, and by `plus` and `minus` what to add to it and to take from it."
+        )
+    if text_weight and not (images and words):
+        raise InputError(
+            f"`text_weight` weighs words beside an image, received {text_weight:g} "
+            "without both; give `image` and words."
+        )
 
 
 @dataclasses.dataclass

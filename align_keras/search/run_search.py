@@ -8,8 +8,7 @@ import numpy as np
 
 from align_keras.search.exported_model import ExportedModel
 from align_keras.search.index import SearchIndex
-from align_keras.search.query import TEXT_WEIGHT
-from align_keras.utils.errors import InputError
+from align_keras.search.query import TEXT_WEIGHT, check_words
 
 
 def search(
@@ -66,21 +65,7 @@ def search(
 def _queries(texts, images, plus, minus, text_weight):
     """Returns a dict a query: `image` or `text`, and the words `plus` and `minus`."""
     texts, plus, minus = list(texts), list(plus), list(minus)
-    words = [*texts, *plus, *minus]
-    if any(not word.strip() for word in words):
-        raise InputError(
-            f"`text` must not be blank, received {words}; name what to look for."
-        )
-    if not images and not texts:
-        raise InputError(
-            "a search needs `text` or `image`, received neither; name what to look "
-            "for, and by `plus` and `minus` what to add to it and to take from it."
-        )
-    if text_weight and not (images and words):
-        raise InputError(
-            f"`text_weight` weighs words beside an image, received {text_weight:g} "
-            "without both; give `image` and words."
-        )
+    check_words(texts, images, [*plus, *minus], text_weight)
     if images:
         plus = [*texts, *plus]
         return [

@@ -282,16 +282,13 @@ def _hit(hit):
     }
 
 
-def _tag(found):
-    return f'"{found["content"].hex()}"'
-
-
 def _is_known(request, found):
-    return _tag(found) in request.headers.get("if-none-match", "")
+    return _caching(found)["ETag"] in request.headers.get("if-none-match", "")
 
 
 def _caching(found):
-    return {"ETag": _tag(found), "Cache-Control": "private, no-cache"}
+    tag = f'"{found["content"].hex()}"'
+    return {"ETag": tag, "Cache-Control": "private, no-cache"}
 
 
 def _content(found):

@@ -18,12 +18,6 @@ from typing import Any
 import numpy as np
 
 from align_keras.search import approximate
-from align_keras.search.approximate import (
-    Approximate,
-    bring_up_to_date,
-    by_rank,
-    scan,
-)
 from align_keras.search.image_store import COLUMNS, ImageStore
 from align_keras.search.query import Query
 from align_keras.search.towers import Model
@@ -72,7 +66,7 @@ class Store(ImageStore):
         self._lock = threading.RLock()
         self._connection = _connect(self.folder / _DATABASE, writable)
         self._mapped: tuple[str, np.ndarray] | None = None
-        self._approximate: tuple[str, Approximate | None] | None = None
+        self._approximate: tuple[str, approximate.Approximate | None] | None = None
         self._filtered: dict[tuple, np.ndarray] = {}
         with self._reading():
             self._run("PRAGMA synchronous = NORMAL")
@@ -293,13 +287,13 @@ class Store(ImageStore):
             chosen = near.find(embedding, size, vectors, rows)
         seen = np.zeros(0, np.int64)
         if chosen is not None:
-            scores = scan(vectors, embedding, chosen)
+            scores = approximate.scan(vectors, embedding, chosen)
             best = np.lexsort((chosen, -scores))[:size]
             seen = chosen[best]
             yield seen, scores[best]
         # Of too many copies, or rows without images, the rest is scanned.
-        scores = scan(vectors, embedding, rows)
-        for block in by_rank(scores, size):
+        scores = approximate.scan(vectors, embedding, rows)
+        for block in approximate.by_rank(scores, size):
             best = block if rows is None else rows[block]
             new = ~np.isin(best, seen)
             yield best[new], scores[block[new]]
@@ -310,7 +304,7 @@ class Store(ImageStore):
             return None
         file = self.vectors_file
         if self._approximate is None or self._approximate[0] != file:
-            found = Approximate.open(self.folder, file, self.dimension)
+            found = approximate.Approximate.open(self.folder, file, self.dimension)
             self._approximate = file, found
         found = self._approximate[1]
         if wanted and found is None:
@@ -355,7 +349,7 @@ class Store(ImageStore):
         rows, images = int(self._meta("rows")), len(self)
         if rows >= _FEW_ROWS and rows - images >= _HOLES * rows:
             self._write_anew()
-        bring_up_to_date(self.folder, self.vectors_file, self.vectors())
+        approximate.bring_up_to_date(self.folder, self.vectors_file, self.vectors())
 
     def _write_anew(self):
         old = self._meta("vectors")

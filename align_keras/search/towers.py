@@ -80,27 +80,17 @@ def open_same_model(name: str, fingerprint: str) -> Model:
     return model
 
 
-def is_model(name: str) -> bool:
-    """Whether something that `open_model` opens has that name; opens nothing."""
-    if name.startswith("hf://"):
-        return True
-    folder = _folder_of(name)
-    files = (TEXT_TOWER, "config.json", "saved_model.pb", "align")
-    return any((folder / file).exists() for file in files)
-
-
 def _folder_of(name):
     if os.sep in name or os.path.isdir(name):
         return pathlib.Path(name)
     return shared_folder(f"saved_models/{name}") or pathlib.Path(name)
 
 
-class LiteRTModel:
+class LiteRTModel(Model):
     """Both towers by LiteRT: any thread may embed, each has interpreters, as needed."""
 
-    def __init__(self, folder: str | os.PathLike, name: str | None = None):
-        folder = pathlib.Path(folder)
-        self.name = os.path.abspath(folder) if os.sep in str(name) else str(name)
+    def __init__(self, folder: pathlib.Path, name: str):
+        self.name = os.path.abspath(folder) if os.sep in name else name
         self._paths = {"image": folder / IMAGE_TOWER, "text": folder / TEXT_TOWER}
         about = {kind: _metadata(path) for kind, path in self._paths.items()}
         image = about["image"]["preprocessing"]
@@ -114,10 +104,8 @@ class LiteRTModel:
         self.fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
         self._threads = threading.local()
         self._opening = threading.Lock()
-        self._tokenizer: Any = None
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
-        """Embeds paths, file bytes or arrays uint8 (h, w, 3): float32 (n, d)."""
         if not len(images):
             return np.zeros((0, self.dimension), np.float32)
         from concurrent.futures import ThreadPoolExecutor
@@ -129,7 +117,6 @@ class LiteRTModel:
         return self.encode_resized([resized_image(image, self.resize_to)])
 
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeds uint8 arrays (resize_to, resize_to, 3), from any thread."""
         start = (self.resize_to - self.image_size) // 2
         window = slice(start, start + self.image_size)
         tower = self._tower("image")
@@ -140,13 +127,12 @@ class LiteRTModel:
         return np.concatenate(rows)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeds a list of str: float32 (n, d)."""
         if not len(texts):
             return np.zeros((0, self.dimension), np.float32)
         tower, rows = self._tower("text"), []
         # Bytes of an argument that aren't UTF-8 have no place in a text.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        for encoding in self._open_tokenizer().encode_batch(clean):
+        for encoding in self._tokenizer.encode_batch(clean):
             ids = np.array([encoding.ids], np.int32)
             mask = np.array([encoding.attention_mask], np.int32)
             rows.append(tower(token_ids=ids, padding_mask=mask))
@@ -167,24 +153,23 @@ class LiteRTModel:
             setattr(self._threads, kind, tower)
         return tower
 
-    def _open_tokenizer(self):
-        if self._tokenizer is None:
-            from tokenizers import BertWordPieceTokenizer
+    @functools.cached_property
+    def _tokenizer(self):
+        from tokenizers import BertWordPieceTokenizer
 
-            with zipfile.ZipFile(self._paths["text"]) as archive:
-                content = archive.read(self._text["vocabulary_file"]).decode()
-            # Not splitlines(), which splits at characters that are tokens too.
-            tokens = content.removesuffix("\n").split("\n")
-            vocabulary = {token: row for row, token in enumerate(tokens)}
-            uncased = self._text["normalization"] == "bert_uncased"
-            tokenizer = BertWordPieceTokenizer(
-                vocabulary, lowercase=uncased, strip_accents=uncased
-            )
-            length = int(self._text["sequence_length"])
-            tokenizer.enable_truncation(length)
-            tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
-            self._tokenizer = tokenizer
-        return self._tokenizer
+        with zipfile.ZipFile(self._paths["text"]) as archive:
+            content = archive.read(self._text["vocabulary_file"]).decode()
+        # Not splitlines(), which splits at characters that are tokens too.
+        tokens = content.removesuffix("\n").split("\n")
+        vocabulary = {token: row for row, token in enumerate(tokens)}
+        uncased = self._text["normalization"] == "bert_uncased"
+        tokenizer = BertWordPieceTokenizer(
+            vocabulary, lowercase=uncased, strip_accents=uncased
+        )
+        length = int(self._text["sequence_length"])
+        tokenizer.enable_truncation(length)
+        tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
+        return tokenizer
 
 
 def _metadata(path):
@@ -212,18 +197,20 @@ def _damaged(path, error):
     )
 
 
-class TensorFlowModel:
+class TensorFlowModel(Model):
     """A run's folder, a preset, an export or `hf://…`, by way of TensorFlow."""
 
     def __init__(self, name: str):
         self.name = name if name.startswith("hf://") else os.path.abspath(name)
-        if not is_model(name):
+        folder = _folder_of(name)
+        files = (TEXT_TOWER, "config.json", "saved_model.pb", "align")
+        is_there = any((folder / file).exists() for file in files)
+        if not (is_there or name.startswith("hf://")):
             raise InputError(
                 f"model must be a folder of LiteRT towers, a run's folder, an export "
                 f"or hf://user/model, received {name}; check it, or write towers by "
                 "`align-keras export litert`."
             )
-        folder = pathlib.Path(name)
         self._lock = threading.Lock()  # TensorFlow takes all cores by itself.
         if (folder / "saved_model.pb").exists() or (folder / "align").is_dir():
             from align_keras.search.exported_model import ExportedModel
@@ -248,11 +235,9 @@ class TensorFlowModel:
         self.dimension = int(self._model.image_encoder.output_shape[-1])
 
     def encode_images(self, images: Sequence[Any]) -> np.ndarray:
-        """Embeds paths, file bytes or arrays uint8 (h, w, 3): float32 (n, d)."""
         return self.encode_resized([resized_image(i, self.resize_to) for i in images])
 
     def encode_resized(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Embeds uint8 arrays (resize_to, resize_to, 3), from any thread."""
         given: Sequence[Any] = images
         if self._takes_files:
             given = [_png(image) for image in images]
@@ -260,19 +245,19 @@ class TensorFlowModel:
             return np.asarray(self._model.encode_images(given), np.float32)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Embeds a list of str: float32 (n, d)."""
         with self._lock:
             return np.asarray(self._model.encode_texts(list(texts)), np.float32)
 
 
 def resized_image(image: Any, resize_to: int) -> np.ndarray:
     """Reads a path, file bytes or an array: uint8 (resize_to, resize_to, 3)."""
-    from align_keras.search.image_files import ImageError, read_pixels
+    from align_keras.search.image_files import ImageError, read_file, read_image
 
+    content = _png(image) if isinstance(image, np.ndarray) else image
     try:
-        if isinstance(image, np.ndarray):
-            return read_pixels(_png(image), resize_to)
-        return read_pixels(image, resize_to)
+        if not isinstance(content, bytes):
+            content, _ = read_file(os.fsencode(content))
+        return read_image(content, resize_to).pixels
     except ImageError as error:
         name = "the image" if isinstance(image, bytes | np.ndarray) else image
         raise InputError(

@@ -37,12 +37,11 @@ _TOKEN = re.compile(
     | (?P<number>[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(?!\w)
     | (?P<word>[^\W\d]\w*)
     | (?P<sign><=|>=|<>|!=|==|[=<>(),])
+    | (?P<unknown>\S)
     """,
     re.VERBOSE,
 )
-_COMPARISONS = {"==": "=", "!=": "<>"} | {
-    sign: sign for sign in ("=", "<>", "<", "<=", ">", ">=")
-}
+_COMPARISONS = ("=", "==", "<>", "!=", "<", "<=", ">", ">=")
 _KEYWORDS = ("and", "or", "not", "in", "between", "like", "is", "null")
 _NAMES_SHOWN = 20
 
@@ -97,16 +96,11 @@ class _Parser:
                 f"where must be text without NUL and broken characters, received "
                 f"{self.text!r:.200}; type it again."
             )
-        tokens, start = [], 0
-        while start < len(self.text):
-            if self.text[start].isspace():
-                start += 1
-                continue
-            match = _TOKEN.match(self.text, start)
-            if match is None:
-                self._fail_at_character(start)
-            tokens.append(_Token(match.lastgroup, match[0], start))
-            start = match.end()
+        tokens = []
+        for match in _TOKEN.finditer(self.text):
+            if match.lastgroup == "unknown":
+                self._fail_at_character(match.start())
+            tokens.append(_Token(match.lastgroup, match[0], match.start()))
         return [*tokens, _Token("end", "", len(self.text))]
 
     # === Grammar ===
@@ -149,7 +143,7 @@ class _Parser:
             )
         column = self._column()
         if self._next.text in _COMPARISONS:
-            sign = _COMPARISONS[self._advance().text]
+            sign = self._advance().text.replace("==", "=").replace("!=", "<>")
             return f"{column} {sign} {self._operand()}"
         if self._take("is"):
             negated = self._negation()
@@ -177,22 +171,20 @@ class _Parser:
         return "NOT " if self._take("not") else ""
 
     def _operand(self):
-        token = self._next
-        is_column = token.kind == "quoted" or (
-            token.kind == "word" and token.text.lower() not in _KEYWORDS
-        )
-        if not is_column:
-            return self._value()
-        return self._column("a column, a number or a 'string'")
+        if self._is_column(self._next):
+            return self._column("a column, a number or a 'string'")
+        return self._value()
+
+    def _is_column(self, token):
+        is_name = token.kind == "word" and token.text.lower() not in _KEYWORDS
+        return is_name or token.kind == "quoted"
 
     def _column(self, expected="a column"):
-        token = self._next
-        if token.kind == "quoted":
-            name = token.text[1:-1].replace('""', '"')
-        elif token.kind == "word" and token.text.lower() not in _KEYWORDS:
-            name = token.text
-        else:
+        token, name = self._next, self._next.text
+        if not self._is_column(token):
             self._fail("a column", f"columns are {self._known()}")
+        if token.kind == "quoted":
+            name = name[1:-1].replace('""', '"')
         folded = [known for known in self.columns if known.lower() == name.lower()]
         if name not in self.columns and len(folded) != 1:
             self._fail_at_column(expected, name, folded, token)
@@ -271,10 +263,7 @@ class _Parser:
 
     def _fail_at_character(self, start):
         character = self.text[start]
-        if character in "'\"":
-            remedy = f"close the quote {character}"
-        else:
-            remedy = _EXAMPLE
+        remedy = f"close the quote {character}" if character in "'\"" else ""
         token = _Token("word", self.text[start : start + 20], start)
         self._fail("a column, a number, a 'string' or a sign", remedy, token)
 

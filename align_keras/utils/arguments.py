@@ -14,14 +14,12 @@ def parameters_of(function: Callable) -> list[str]:
     """The names of a function's parameters, without `self` and `**kwargs`."""
     parameters = inspect.signature(function).parameters.values()
     varying = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    names = [one.name for one in parameters if one.kind not in varying]
-    return [name for name in names if name != "self"]
+    return [p.name for p in parameters if p.kind not in varying and p.name != "self"]
 
 
 def _kept(cls: Any) -> list[str]:
     """A class's arguments but those that every Keras layer keeps by itself."""
-    names = set(parameters_of(cls.__init__)) - {"dtype", "trainable", "name"}
-    return sorted(names)
+    return sorted({*parameters_of(cls.__init__)} - {"dtype", "trainable", "name"})
 
 
 def keep_arguments(instance: object, cls: Any, values: Mapping[str, Any]) -> None:

@@ -317,9 +317,8 @@ def hold(file: str | os.PathLike) -> Any:
     """Takes the lock of a file; None if another process, or thread, has it. The end of
     the context manager frees it, as that of the process does.
     """
-    lock = _file_lock(file)
     try:
-        return lock.acquire(blocking=False)
+        return _file_lock(file).acquire(blocking=False)
     except TimeoutError:
         return None
 

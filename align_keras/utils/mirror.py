@@ -111,10 +111,8 @@ class _Place:
 
     @contextlib.contextmanager
     def held(self):
-        lock = hold(self.place / ".lock")
-        while lock is None and not self.writes:  # Another reader's download.
-            time.sleep(0.2)
-            lock = hold(self.place / ".lock")
+        while (lock := hold(self.place / ".lock")) is None and not self.writes:
+            time.sleep(0.2)  # Another reader downloads it.
         if lock is None:
             raise self.busy("another process on this machine")
         with lock:

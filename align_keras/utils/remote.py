@@ -159,10 +159,8 @@ def _opened(scheme):
     options: dict[str, Any] = {"use_listings_cache": False}
     seconds = STALL_SECONDS
     if scheme == "s3":
-        options["config_kwargs"] = {
-            **{"connect_timeout": seconds, "read_timeout": seconds},
-            "retries": {"total_max_attempts": 1},
-        }
+        timeouts = {"connect_timeout": seconds, "read_timeout": seconds}
+        options["config_kwargs"] = {**timeouts, "retries": {"total_max_attempts": 1}}
     elif scheme in ("http", "https"):
         with needs("http", f"{scheme}:// is read by aiohttp"):
             import aiohttp
@@ -220,10 +218,8 @@ def _reason(error, url):
     chain = list(_chain(error))
     status = next(filter(None, map(_status, chain)), None)
     names = {base.__name__ for one in chain for base in type(one).__mro__}
-    cause = [one for one in chain if str(one)][-1:] or [error]
-    text = f"{status or type(cause[0]).__name__} {' '.join(str(cause[0]).split())}"[
-        :100
-    ]
+    cause = next((one for one in reversed(chain) if str(one)), error)
+    text = f"{status or type(cause).__name__} {' '.join(str(cause).split())}"[:100]
     stale = isinstance(error, OSError) and error.errno == errno.ESTALE
     if stale or "FileExpired" in names or status == 412:
         return text, OSError(errno.ESTALE, "it changed while it was read", url)
@@ -292,7 +288,6 @@ _versions: dict[str, str] = {}
 
 def _kept(url, offset, size):
     """A range out of the blocks that are kept, or None."""
-    parts = []
     numbers = range(offset // BLOCK_BYTES, -(-(offset + size) // BLOCK_BYTES))
     with _lock:
         if len(numbers) > _BLOCKS or any((url, n) not in _blocks for n in numbers):
@@ -322,9 +317,6 @@ class _Reader(io.RawIOBase):
 
     def seekable(self):
         return True
-
-    def tell(self):
-        return self._place
 
     def seek(self, offset, whence=os.SEEK_SET):
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self.size}

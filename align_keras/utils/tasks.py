@@ -1,6 +1,5 @@
 """Work that is done once: tasks in processes of this machine, or of a cluster."""
 
-import functools
 import hashlib
 import importlib
 import json
@@ -83,7 +82,7 @@ def run_tasks(
         if left:
             _run_on_cluster(function, left, folder.absolute(), engine)
     elif processes > 1:
-        _run_in_processes(functools.partial(_call, function), left, processes, told)
+        _run_in_processes(function, left, processes, told)
     else:
         for task, path in left:
             told(_call(function, task, path))
@@ -144,7 +143,7 @@ def check_same(path: str, found: str, meant: str, name: str = "model") -> None:
 # === This machine ===
 
 
-def _run_in_processes(call, left, processes, told):
+def _run_in_processes(function, left, processes, told):
     import joblib
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -157,7 +156,8 @@ def _run_in_processes(call, left, processes, told):
         initargs=(os.getpid(),),
     )
     try:
-        for value in parallel(joblib.delayed(call)(task, path) for task, path in left):
+        call = joblib.delayed(_call)
+        for value in parallel(call(function, *one) for one in left):
             told(value)
     except TerminatedWorkerError as error:
         raise ChildProcessError(

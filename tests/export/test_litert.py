@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from align_keras.export import QUANTIZATIONS
 from align_keras.export.litert import image_flatbuffer, text_flatbuffer
 from align_keras.export.litert_file import LiteRTTower, read_files, read_metadata
-from align_keras.export.litert_quantize import QUANTIZATIONS
 from align_keras.models.align import ALIGN
 from align_keras.utils.errors import InputError
 from tests.export.drawn_align import SIZE, pictures, trained_statistics
@@ -269,9 +269,3 @@ def test_a_broken_file_is_noticed(lite, squeeze, monkeypatch):
     # The user can do something about this one.
     with pytest.raises(InputError, match="quantize must leave .* 'float16': .* finer"):
         image_flatbuffer(lite, "float16")
-
-
-def test_a_resizable_tower_needs_the_interpreter_too(lite, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ai_edge_litert.tools", None)
-    with pytest.raises(InputError, match="resizable needs ai-edge-litert"):
-        image_flatbuffer(lite, resizable=True)

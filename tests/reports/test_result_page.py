@@ -63,7 +63,6 @@ def write(path, **options):
         "data": "coco",
         "facts": {"model": f"runs/{EVIL}"},
         "metrics": METRICS,
-        "versions": {"numpy": "2.0"},
     }
     write_result_page(path, **(arguments | options))
     return path.read_text(encoding="utf-8")

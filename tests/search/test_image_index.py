@@ -224,7 +224,7 @@ def test_a_rebuild_takes_the_old_ones_place(build, photos, tmp_path, colors):
 
     class Other(LiteRTModel):
         def __init__(self):
-            super().__init__(colors["GOLDEN"])
+            super().__init__(colors["GOLDEN"], "other")
             self.fingerprint = "of another"
 
     index = build(photos)

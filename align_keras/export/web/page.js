@@ -12,6 +12,11 @@ const EXAMPLES = 5;
 const LONGEST_EXAMPLE = 40;
 
 const element = (id) => document.getElementById(id);
+const make = (name, properties = {}, ...children) => {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+};
 const state = {
   ready: null, // the promise of everything that a text query needs
   imageTower: null, // the promise of what a picture needs besides, from the first on
@@ -73,17 +78,11 @@ function showProgress(words, paths, sizes) {
   };
   element("loading").hidden = false;
   show();
-  const end = () => {
-    element("loading").hidden = true;
-  };
+  const end = () => (element("loading").hidden = true);
   return { add, end };
 }
 
 // === Searching ===
-
-async function embedText(text) {
-  return state.textTower.embed(state.tokenizer.encode(text));
-}
 
 async function embedPicture(file) {
   const { image_size: size, resize_size: resizeSize, max_pixels: maxPixels } = state.about;
@@ -108,7 +107,7 @@ async function embedPicture(file) {
  */
 async function search(heading, picture, embed) {
   const own = ++state.searches;
-  hideError();
+  element("error").hidden = true;
   try {
     await state.ready;
     if (own !== state.searches) return;
@@ -126,7 +125,7 @@ async function search(heading, picture, embed) {
 }
 
 function searchText(text) {
-  if (text.trim()) search(`“${text.trim()}”`, null, () => embedText(text));
+  if (text.trim()) search(`“${text.trim()}”`, null, () => state.textTower.embed(state.tokenizer.encode(text)));
 }
 
 function searchFile(file) {
@@ -181,25 +180,16 @@ function hitElement({ row, score }) {
   const entry = state.index.entries[row];
   const words = entry.captions.slice(0, CAPTIONS_SHOWN).join(" · ") || entry.id;
   const image = make("img", { src: thumbnail(entry), alt: caption(entry), loading: "lazy" });
-  const frame = make("button", { type: "button", className: "frame", title: "Find similar pictures" });
-  frame.append(image);
+  const frame = make("button", { type: "button", className: "frame", title: "Find similar pictures" }, image);
   frame.addEventListener("click", () => searchSimilar(row));
-  const item = make("li", {});
+  const text = make("figcaption", {}, make("span", { className: "caption", dir: "auto", textContent: words, title: words }));
+  const item = make("li", {}, make("figure", {}, frame, text));
   item.dataset.row = row;
-  const text = make("figcaption", {});
-  text.append(make("span", { className: "caption", dir: "auto", textContent: words, title: words }));
   if (score !== undefined) {
     item.dataset.score = score;
     text.append(make("span", { className: "score", textContent: `cosine ${score.toFixed(3)}` }));
   }
-  const figure = make("figure", {});
-  figure.append(frame, text);
-  item.append(figure);
   return item;
-}
-
-function make(name, properties) {
-  return Object.assign(document.createElement(name), properties);
 }
 
 /** Some pictures and captions before the first query, evenly spread. */
@@ -232,10 +222,6 @@ function showError(error) {
   say("");
   element("error").textContent = describe(error);
   element("error").hidden = false;
-}
-
-function hideError() {
-  element("error").hidden = true;
 }
 
 function describe(error) {

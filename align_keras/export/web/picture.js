@@ -88,9 +88,7 @@ function exifOrientation(content) {
 function turn(bitmap, orientation) {
   const { width, height } = bitmap;
   const isTransposed = orientation >= 5;
-  const canvas = isTransposed
-    ? new OffscreenCanvas(height, width)
-    : new OffscreenCanvas(width, height);
+  const canvas = new OffscreenCanvas(...(isTransposed ? [height, width] : [width, height]));
   const context = canvas.getContext("2d");
   if ([2, 3, 6, 7].includes(orientation)) context.transform(-1, 0, 0, 1, canvas.width, 0);
   if ([3, 4, 7, 8].includes(orientation)) context.transform(1, 0, 0, -1, 0, canvas.height);
