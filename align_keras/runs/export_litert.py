@@ -268,7 +268,7 @@ def _recall(align, embeddings, rows, request):
 
     found = {}
     for name, images in embeddings.items():
-        metrics = retrieval(Embedded(images), request).metrics
+        metrics = retrieval.run(Embedded(images), request).metrics
         keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
         found[name] = {key: metrics[key] for key in keys}
     return found
@@ -281,15 +281,12 @@ def table(figures: Sequence[TowerFigures]) -> list[str]:
     head += ["cosine", "least", *(key.replace("/recall_at_", " R@") for key in keys)]
     rows = [head]
     for row in figures:
-        rows.append(
-            [
-                row.name,
-                *_numbers([row.megabytes], 1, "{:.2f}"),
-                *_numbers(row.milliseconds, len(THREADS), "{:.2f}"),
-                *_numbers(row.cosine, 2, "{:.4f}"),
-                *(f"{100 * row.recall[key]:.1f}" for key in keys),
-            ]
-        )
+        cells = ["–"] * (3 + len(THREADS))
+        if row.megabytes and row.milliseconds and row.cosine:
+            cells = [f"{value:.2f}" for value in (row.megabytes, *row.milliseconds)]
+            cells += [f"{cosine:.4f}" for cosine in row.cosine]
+        recall = (f"{100 * row.recall[key]:.1f}" for key in keys)
+        rows.append([row.name, *cells, *recall])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -298,9 +295,3 @@ def table(figures: Sequence[TowerFigures]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def _numbers(values, count, form):
-    if values is None or values[0] is None:
-        return ["–"] * count
-    return [form.format(value) for value in values]
