@@ -252,10 +252,7 @@ def _run_as_tasks(trials, data, model, request, directory):
     }
     tasks = []
     for key, trial in trials.items():
-        recipe = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value, _ in leaves(trial.recipe)
-        }
+        recipe = {name: value for name, value, _ in leaves(trial.recipe)}
         told = {**vars(trial), "recipe": recipe}
         tasks.append({**about, "key": key, "trial": told})
     # What is done is told by the results, not by the tasks.
