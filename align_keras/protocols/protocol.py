@@ -118,7 +118,9 @@ class Evaluation:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """A benchmark of the paper, of the function that `protocol` decorates."""
+    """A benchmark of the paper, which is called as the function that `protocol`
+    decorates.
+    """
 
     # Takes `CachedEncoders`; its name is the protocol's.
     run: Callable[[Any, Request], Evaluation]
@@ -131,6 +133,9 @@ class Protocol:
     )
     # What of a model: an export has embeddings, no [CLS] of words and no weights.
     needs: Literal["embeddings", "words", "weights"] = "embeddings"
+
+    def __call__(self, encoders: Any, request: Request) -> Evaluation:
+        return self.run(encoders, request)
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """Both towers as LiteRT files, and a table of what the image tower keeps."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import re
 import shutil
 import statistics
 import time
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -218,15 +220,14 @@ def _embed(align, files, images):
 def _latencies(files, image):
     from align_keras.export.litert_file import prepared_run
 
-    found = {name: [] for name in files}
+    found = []
     for threads in THREADS:
         runs = {
             name: prepared_run(content, image, threads)
             for name, content in files.items()
         }
-        for name, median in interleaved_medians(runs, _ROUNDS).items():
-            found[name].append(median)
-    return {name: tuple(medians) for name, medians in found.items()}
+        found.append(interleaved_medians(runs, _ROUNDS))
+    return {name: tuple(medians[name] for medians in found) for name in files}
 
 
 def interleaved_medians(
@@ -249,26 +250,18 @@ def interleaved_medians(
 def _recall(align, embeddings, rows, request):
     from align_keras.protocols.captions import retrieval
 
-    texts = {}
-
-    class Embedded:
-        """What `retrieval` asks of a model, already computed."""
-
-        def __init__(self, images):
-            self._images = images
-
-        def readable_images(self, images):
-            return self._images, np.array(rows)
-
-        def texts(self, captions):
-            key = tuple(captions)
-            if key not in texts:
-                texts[key] = align.encode_texts(captions)
-            return texts[key]
+    @functools.cache
+    def texts(captions):
+        return align.encode_texts(list(captions))
 
     found = {}
     for name, images in embeddings.items():
-        metrics = retrieval.run(Embedded(images), request).metrics
+        # What `retrieval` asks of a model, already computed.
+        encoders = types.SimpleNamespace(
+            readable_images=lambda _, images=images: (images, np.array(rows)),
+            texts=lambda captions: texts(tuple(captions)),
+        )
+        metrics = retrieval(encoders, request).metrics
         keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
         found[name] = {key: metrics[key] for key in keys}
     return found
