@@ -13,13 +13,13 @@ EfficientNet-Lite0's, with 32 degrees of freedom. Each run has a process of its 
 import argparse
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
+from turns import memory, timed
 
 from align_keras.corpus.duplicates.near_duplicates import (
     MODES,
@@ -64,20 +64,12 @@ def measure(mode, path):
     sizes = np.random.default_rng(1).integers(1, 1000, len(rows))
     corpus = ImageSet([f"{number:08}" for number in range(len(rows))], rows, sizes)
     fit, fitted = MODES[mode].fit, []
-
-    def timed(*arguments):
-        start = time.process_time()
-        fit(*arguments)
-        fitted.append(time.process_time() - start)
-
-    MODES[mode].fit = timed
+    MODES[mode].fit = lambda *arguments: fitted.append(timed(fit, *arguments)[1])
     wall, processor = time.perf_counter(), time.process_time()
     dropped = find_duplicates(corpus, mode=mode, **OPTIONS[mode])
     seconds = [time.perf_counter() - wall, time.process_time() - processor, *fitted]
     # `ru_maxrss` is at least that of the process that drew the signatures.
-    status = pathlib.Path("/proc/self/status").read_text()
-    peak = int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 2**20
-    print(json.dumps([len(dropped), *seconds, peak]))
+    print(json.dumps([len(dropped), *seconds, memory("VmHWM") / 2**30]))
 
 
 def main():

@@ -20,14 +20,12 @@ the table gives medians over the rounds, and of each round's ratios:
 """
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
+
+from turns import serve_batches, take_turns
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -155,49 +153,22 @@ def make_pipeline(name, builder, image_size):
 
 
 def work(arguments):
-    """One pipeline: a line of wall and CPU seconds for each line that comes in."""
+    """One pipeline: wall and CPU seconds for each line that comes in."""
     builder = build(arguments.folder, arguments.count, arguments.stored_size)
     if arguments.worker in ("corpus", "squares"):
         builder = build_corpus(
             arguments.folder, builder, arguments.image_size, arguments.worker
         )
     dataset = make_pipeline(arguments.worker, builder, arguments.image_size)
-    batches = arguments.count // BATCH_SIZE
-    for _ in dataset.take(2):
-        pass
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        iterator = iter(dataset)
-        next(iterator)
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(batches):
-            next(iterator)
-        times = time.perf_counter() - wall, time.process_time() - cpu
-        del iterator  # Its threads must not run on in the others' turns.
-        print(json.dumps(times), flush=True)
+    serve_batches(dataset, arguments.count // BATCH_SIZE)
 
 
 def measure(arguments):
     """Returns {pipeline: [(wall seconds, CPU seconds) of each round]}."""
-    workers = {}
-    for name in PIPELINES:
-        command = [sys.executable, __file__, "--worker", name]
-        for option in ("folder", "count", "image_size", "stored_size"):
-            command += [f"--{option}", str(getattr(arguments, option))]
-        workers[name] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        for line in workers[name].stdout:
-            if line.strip() == "ready":
-                break
-    times = {name: [] for name in PIPELINES}
-    for _ in range(arguments.rounds):
-        for name, worker in workers.items():
-            print(file=worker.stdin, flush=True)
-            times[name].append(json.loads(worker.stdout.readline()))
-    for worker in workers.values():
-        worker.communicate()
-    return times
+    names = ("folder", "count", "image_size", "stored_size")
+    options = [f"--{name}={getattr(arguments, name)}" for name in names]
+    commands = {name: [__file__, "--worker", name, *options] for name in PIPELINES}
+    return take_turns(commands, arguments.rounds)
 
 
 def report(times, count):

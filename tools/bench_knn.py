@@ -16,6 +16,8 @@ import tempfile
 import threading
 import time
 
+from turns import memory
+
 ROWS_AT_ONCE = 20_000
 
 
@@ -36,10 +38,7 @@ def write_gallery(path, rows, dimension):
 
 def held():
     """Anonymous memory of this process in MiB (Linux)."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("/proc/self/status has no RssAnon; run this on Linux.")
+    return memory("RssAnon") / 2**20
 
 
 class Peak(threading.Thread):

@@ -27,14 +27,12 @@ _HEAD = "classifier|soften|probabilities|weigh|features_and|projection_1/|Statef
 _LEAST_COSINE = 0.9999
 
 
-def pictures(name, split, count=None):
-    """Returns encoded pictures of a corpus, `count` of them evenly spread."""
-    from align_keras.protocols.captions import captioned_images
-    from align_keras.protocols.protocol import Request
+def pictures(name, split, count):
+    """Returns `count` encoded pictures of a corpus, evenly spread."""
+    from align_keras.runs.export_litert import captioned_images
 
-    request = Request(name, split=split)
-    images = captioned_images(request).images
-    step = max(1, len(images) // count) if count else 1
+    _, images = captioned_images(name, split)
+    step = max(1, len(images) // count)
     return images[::step][:count]
 
 
@@ -212,8 +210,7 @@ def tried(flatbuffer, samples):
 def compare_tried(align, files, calibration):
     """Prints what each way keeps of the stamps' recall."""
     from align_keras.export.litert import image_flatbuffer
-    from align_keras.protocols.protocol import Request
-    from align_keras.runs.export_litert import measure, table
+    from align_keras.runs.export_litert import captioned_images, measure, table
 
     samples = [{"images": picture[None]} for picture in calibration]
     files = dict(files)
@@ -221,8 +218,8 @@ def compare_tried(align, files, calibration):
         name = f"int8, {count} pictures"
         files[name] = image_flatbuffer(align, "int8", calibration[:count])
     files |= dict(tried(files["none"], samples))
-    request = Request("stamps")
-    print("\n".join(table(measure(align, files, pictures("stamps", None), request))))
+    request, images = captioned_images("stamps")
+    print("\n".join(table(measure(align, files, images, request))))
 
 
 def main():

@@ -14,14 +14,12 @@ compute, only the CPU times mean something.
 
 import argparse
 import gc
-import json
 import os
 import pathlib
-import re
 import statistics
-import subprocess
 import sys
-import time
+
+from turns import memory, serve, take_turns, timed
 
 TILED = {"tiled auto": ("auto", None), "tiled 2048": (2048, None)}
 TILED["tiled auto bfloat16"] = ("auto", "bfloat16")
@@ -92,12 +90,6 @@ def torch_step(count, width):
     return step
 
 
-def memory(field):
-    """Returns bytes that this process holds (VmRSS) or held at most (VmHWM)."""
-    status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) * 1024
-
-
 def step_of(form, count, width):
     """Returns a form's function, in TensorFlow or in torch."""
     if form == "open_clip":
@@ -105,97 +97,50 @@ def step_of(form, count, width):
     return tensorflow_step(form, count, width)
 
 
-def serve(form, count, width):
+def work(form, count, width):
     """A form's process: one repetition for each line on standard input."""
     try:
         # Loads and compiles what any batch needs, so that what is measured is
         # the batch's.
         step_of(form, WARM_UP_PAIRS, width)()
     except ImportError as error:
-        print(json.dumps({"missing": str(error)}), flush=True)
-        return
+        sys.exit(f"{form}: left out, {error}")
     step = step_of(form, count, width)
     gc.collect()
     # Making the embeddings may have held more than is held now.
     pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     start = memory("VmRSS")
-    print(json.dumps({"ready": form}), flush=True)
-    for _ in sys.stdin:
-        wall, cpu = time.perf_counter(), time.process_time()
-        step()
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        answer = {"wall": wall, "cpu": cpu, "memory": memory("VmHWM") - start}
-        print(json.dumps(answer), flush=True)
-
-
-class Form:
-    """The process that measures one form."""
-
-    def __init__(self, name, count, width):
-        self.name, self.answers = name, []
-        command = [sys.executable, __file__, "--serve", name]
-        command += ["--sizes", str(count), "--width", str(width)]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        )
-        answer = self._answer()
-        self.ready = "ready" in answer
-        if "missing" in answer:
-            print(f"{name}: left out, {answer['missing']}")
-
-    def _answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            print(f"{self.name}: ended with {self.process.wait()} (-9: out of memory)")
-            return {}
-        return json.loads(line)
-
-    def repeat(self):
-        """Runs once more; a process that has died is left out from then on."""
-        print(file=self.process.stdin, flush=True)
-        answer = self._answer()
-        self.ready = bool(answer)
-        self.answers.append(answer)
-
-    def median(self, field):
-        return statistics.median(answer[field] for answer in self.answers[1:])
-
-    def close(self):
-        self.process.communicate()
+    serve(lambda _: (*timed(step), memory("VmHWM") - start))
 
 
 def measure(count, width, names, repetitions):
     """Prints one line a form for a batch of `count` pairs."""
-    forms = [Form(name, count, width) for name in names]
-    try:
-        for _ in range(1 + repetitions):  # The first is a warm-up.
-            for form in forms:
-                if form.ready:
-                    form.repeat()
-    finally:
-        for form in forms:
-            form.close()
-    ready = {form.name: form for form in forms if form.ready}
-    roof = ready.pop("matmul")
-    roofs = [2 * ROOF_SIDE**2 * width / roof.median(kind) for kind in ("wall", "cpu")]
+    options = ["--sizes", count, "--width", width]
+    answers = take_turns(
+        {name: [__file__, "--serve", name, *options] for name in names},
+        1 + repetitions,  # The first is a warm-up, whose memory counts.
+        optional=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    medians = {
+        name: [
+            statistics.median(answer[kind] for answer in found[1:]) for kind in (0, 1)
+        ]
+        for name, found in answers.items()
+    }
+    roofs = [2 * ROOF_SIDE**2 * width / seconds for seconds in medians.pop("matmul")]
     print(f"\nN = {count}, width {width}, float32, loss and gradients")
     print(f"matmul roof: {roofs[0] / 1e9:.0f} | {roofs[1] / 1e9:.0f} GFLOP/s")
     print(f"{'form':20} {'seconds':>15} {'GiB':>6} {'% of roof':>11} {'ratio':>13}")
-    for name, form in ready.items():
-        times = [form.median(kind) for kind in ("wall", "cpu")]
+    for name, times in medians.items():
         work = 4 * 2 * count**2 * width
         shares = [100 * work / t / r for t, r in zip(times, roofs, strict=True)]
         line = f"{name:20} {times[0]:6.2f} | {times[1]:6.2f}"
-        line += f" {form.answers[0]['memory'] / 2**30:6.2f}"
+        line += f" {answers[name][0][2] / 2**30:6.2f}"
         line += f" {shares[0]:4.0f} | {shares[1]:4.0f}"
-        if "open_clip" in ready:
-            kinds = zip(("wall", "cpu"), times, strict=True)
-            ratios = [ready["open_clip"].median(kind) / t for kind, t in kinds]
-            line += f" {ratios[0]:5.2f} | {ratios[1]:5.2f}"
+        if "open_clip" in medians:
+            wall, cpu = medians["open_clip"]
+            line += f" {wall / times[0]:5.2f} | {cpu / times[1]:5.2f}"
         print(line, flush=True)
 
 
@@ -209,7 +154,7 @@ def main():
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.serve, arguments.sizes[0], arguments.width)
+        work(arguments.serve, arguments.sizes[0], arguments.width)
         return
     for count in arguments.sizes:
         measure(count, arguments.width, FORMS, arguments.repetitions)

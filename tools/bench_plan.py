@@ -9,12 +9,11 @@ the update of the weights. By these the other models' steps are planned.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
-import subprocess
-import sys
+
+from turns import serve, take_turns, timed
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -79,8 +78,6 @@ def fitted_speeds(measured):
 
 def work(case):
     """Answers each line on stdin by the seconds of a step."""
-    import time
-
     import numpy as np
     import tensorflow as tf
 
@@ -102,32 +99,7 @@ def work(case):
     step = tf.function(model.train_step)
     for _ in range(2):
         float(step((batch,))["loss"])
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        float(step((batch,))["loss"])
-        print(time.perf_counter() - start, flush=True)
-
-
-def start(case):
-    """Starts a case's process and waits until it has warmed up."""
-    print(f"starting {case}", file=sys.stderr)
-    worker = subprocess.Popen(
-        [sys.executable, __file__, "--work", case],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-    )
-    if not worker.stdout.readline():
-        raise SystemExit(f"{case!r} could not start; see above.")
-    return worker
-
-
-def ask(worker):
-    """Returns the seconds of one step."""
-    print(file=worker.stdin, flush=True)
-    return json.loads(worker.stdout.readline())
+    serve(lambda _: timed(lambda: float(step((batch,))["loss"]))[0])
 
 
 def main(argv=None):
@@ -140,15 +112,10 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     if arguments.work:
         return work(arguments.work)
-    workers = {case: start(case) for case in CASES}
-    turns = [
-        {case: ask(worker) for case, worker in workers.items()}
-        for _ in range(arguments.rounds)
-    ]
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    measured = {case: statistics.median(turn[case] for turn in turns) for case in CASES}
+    commands = {case: [__file__, "--work", case] for case in CASES}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    turns = take_turns(commands, arguments.rounds, env=environment)
+    measured = {case: statistics.median(seconds) for case, seconds in turns.items()}
     speeds = fitted_speeds(measured)
     image, text, update = (speed / 1e9 for speed in speeds)
     print(f"image {image:.0f} GFLOPS, text {text:.0f} GFLOPS, update {update:.2f} GB/s")

@@ -28,6 +28,8 @@ import tarfile
 import tempfile
 import time
 
+from turns import serve_batches, take_turns
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 KINDS = ("corpus", "tars", "parquet")
@@ -164,7 +166,7 @@ def serve(arguments):
 
 
 def work(arguments):
-    """One pipeline: a line of wall and CPU seconds for each line that comes in."""
+    """One pipeline: wall and CPU seconds for each line that comes in."""
     import tensorflow_datasets as tfds
 
     from align_keras.data import open_sources, training_batches
@@ -187,39 +189,14 @@ def work(arguments):
         batch_size=BATCH_SIZE,
         shuffle_buffer_size=200,
     )
-    for _ in dataset.take(4):
-        pass
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        iterator = iter(dataset)
-        next(iterator)
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _ in range(arguments.count // BATCH_SIZE - 1):
-            next(iterator)
-        times = time.perf_counter() - wall, time.process_time() - cpu
-        print(json.dumps(times), flush=True)
-        del iterator  # Its threads must not run on in the others' turns.
+    serve_batches(dataset, arguments.count // BATCH_SIZE - 1)
 
 
 def measure(arguments, pipelines):
     """Returns {name: [(wall seconds, CPU seconds) of each round]}."""
-    workers = {}
-    for name, options in pipelines.items():
-        command = [sys.executable, __file__, "--folder", str(arguments.folder)]
-        command += ["--count", str(arguments.count), *options]
-        workers[name] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        if workers[name].stdout.readline().strip() != "ready":
-            sys.exit(f"{name} didn't start")
-    times = {name: [] for name in pipelines}
-    for _ in range(arguments.rounds):
-        for name, worker in workers.items():
-            print(file=worker.stdin, flush=True)
-            times[name].append(json.loads(worker.stdout.readline()))
-    for worker in workers.values():
-        worker.communicate()
-    return times
+    command = [__file__, "--folder", arguments.folder, "--count", arguments.count]
+    commands = {name: [*command, *options] for name, options in pipelines.items()}
+    return take_turns(commands, arguments.rounds)
 
 
 def report(times, count):

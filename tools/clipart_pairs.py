@@ -27,18 +27,11 @@ _RULES = {"title": "title", "description": "caption", "keywords": "caption"}
 
 
 def write_table(root, out):
-    """Writes the table.
-
-    Args:
-        root: str or path of the folder with `png/` and `svg/`.
-        out: str or path, which must end in `.jsonl`.
+    """Writes the table of the folder with `png/` and `svg/`.
 
     Returns:
         dict of int: `pictures`, `without_text` (of these) and, by kind, how many
         texts.
-
-    Raises:
-        InputError: if `root` has no pictures or no drawings, or `out` another ending.
     """
     root, out = pathlib.Path(root).absolute(), pathlib.Path(out)
     if out.suffix != ".jsonl":
@@ -65,10 +58,7 @@ def write_table(root, out):
 
 
 def raw_texts(drawing):
-    """Reads what a drawing says of itself.
-
-    Args:
-        drawing: path of an SVG file, which may be missing or broken.
+    """Reads what an SVG file, which may be missing or broken, says of itself.
 
     Returns:
         dict of str: `title`, `description` and `keywords`, those that it has; the

@@ -55,14 +55,7 @@ def longest_chain(graph):
 
 
 def figures(root):
-    """Counts a package.
-
-    Args:
-        root: `pathlib.Path` of the folder that holds it.
-
-    Returns:
-        dict, name of a figure → int.
-    """
+    """Counts the package in a folder: dict, name of a figure → int."""
     modules = modules_of(root)
     texts = {name: path.read_text("utf-8") for name, path in modules.items()}
     lines = {name: text.count("\n") for name, text in texts.items()}

@@ -33,19 +33,11 @@ _SWATCHES = "Component"
 
 
 def write_tables(node_modules, out, languages=()):
-    """Writes a table a language.
-
-    Args:
-        node_modules: str or path of the folder with the packages.
-        out: str or path of the folder to write into.
-        languages: collection of str such as `"de"` or `"zh-Hant"`; all by default.
+    """Writes a table a language, such as `"de"` or `"zh-Hant"`, by default of all.
 
     Returns:
         dict of (int, int) by language: how many pictures have a text, and how many
         texts there are. Of languages without any no table is written.
-
-    Raises:
-        InputError: if a package is missing or can't be read, or a language unknown.
     """
     node_modules, out = pathlib.Path(node_modules).absolute(), pathlib.Path(out)
     known = _languages(node_modules)
@@ -73,16 +65,8 @@ def write_tables(node_modules, out, languages=()):
 
 
 def texts_of(annotation):
-    """Makes captions of what CLDR says of an emoji in one language.
-
-    Args:
-        annotation: dict with `tts`, the name, and `default`, the keywords, each a
-            list of str or missing.
-
-    Returns:
-        list of str: the name and the other keywords in one line, those that are there.
-
-    Example:
+    """Makes captions of what CLDR says of an emoji in one language: the name and the
+    other keywords in one line, those that are there.
 
     >>> texts_of({"tts": ["turtle"], "default": ["tortoise", "turtle", "animal"]})
     ['turtle', 'tortoise, animal']

@@ -34,31 +34,21 @@ SECONDS = 1800
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-    """A bug.
-
-    Attributes:
-        name: str.
-        file: str, path of the file below the repository.
-        old: str, which the file holds once.
-        new: str, what stands there instead.
-        tests: tuple of str, arguments of pytest.
+    """A bug: `new` in the place of `old`, which a file of the repository holds once,
+    and pytest's arguments for the tests that should see it.
     """
 
     name: str
     file: str
     old: str
     new: str
-    tests: tuple
+    tests: list
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Which tier saw a bug.
-
-    Attributes:
-        tier: str, one of `TIERS`, or `"none"`.
-        test: str, the first test that failed, or "".
-        seconds: float, of the tier that saw it, or of all.
+    """Which of `TIERS`, or `"none"`, saw a bug, by which test first, or by ""; and the
+    seconds of that tier, or of all.
     """
 
     tier: str
@@ -67,27 +57,13 @@ class Outcome:
 
 
 def read_mutations(path=TABLE):
-    """Reads the table.
-
-    Args:
-        path: str or path of a TOML file, a table a bug.
-
-    Returns:
-        list of `Mutation`.
-    """
+    """Reads a TOML file with a table a bug: a list of `Mutation`."""
     bugs = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    return [
-        Mutation(name, own["file"], own["old"], own["new"], tuple(own["tests"]))
-        for name, own in bugs.items()
-    ]
+    return [Mutation(name, **bug) for name, bug in bugs.items()]
 
 
 def mutated(mutation, root):
-    """Returns the text of the mutation's file with the bug.
-
-    Args:
-        mutation: `Mutation`.
-        root: path of a repository.
+    """Returns the text of the mutation's file, of the repository `root`, with the bug.
 
     Raises:
         ValueError: if the file doesn't hold `old` once, or `new` changes nothing.
@@ -103,12 +79,7 @@ def mutated(mutation, root):
 
 
 def run_tests(copy, tests, marker):
-    """Runs tests up to the first failure.
-
-    Args:
-        copy: path of a repository.
-        tests: sequence of str, arguments of pytest.
-        marker: str, an expression of markers.
+    """Runs tests of a repository up to the first failure.
 
     Returns:
         (str, float): the test that failed, "" if none did, and seconds.
@@ -146,16 +117,8 @@ def run_tests(copy, tests, marker):
 
 
 def judge(mutation, copy, tiers, whole_tier=False):
-    """Puts a bug into a copy, runs the tiers and takes it out again.
-
-    Args:
-        mutation: `Mutation`.
-        copy: path of a copy of the repository, for this call alone.
-        tiers: sequence of str, of `TIERS`, in which order to run.
-        whole_tier: bool, run all tests rather than the listed ones.
-
-    Returns:
-        `Outcome`.
+    """Puts a bug into a copy, runs `tiers` in their order, all tests of each or those
+    that are listed, and takes the bug out again; returns the `Outcome`.
     """
     path = pathlib.Path(copy, mutation.file)
     before = path.read_text(encoding="utf-8")

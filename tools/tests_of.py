@@ -41,14 +41,9 @@ TABLE = {
 
 
 def tests_of(paths):
-    """Returns the tests of changed paths, without those below another one.
+    """Returns the tests of changed paths, sorted, without those below another one.
 
-    Args:
-        paths: iterable of str, relative to the repository; a changed test stands for
-            itself, a changed helper of tests for its folder.
-
-    Returns:
-        sorted list of str.
+    A changed test stands for itself, a changed helper of tests for its folder.
     """
     found = set()
     for path in map(pathlib.PurePosixPath, paths):

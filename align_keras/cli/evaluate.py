@@ -49,19 +49,16 @@ def _add_options(parser, shown, data_help=argparse.SUPPRESS):
         help="a run folder, an export, a Hugging Face folder, hf://user/model or "
         "align_small_en",
     )
-    for name, option in OPTIONS.items():
-        keywords = {"default": parser.argument_default, "dest": name, **option.metadata}
+    known = {name: option.metadata for name, option in OPTIONS.items()}
+    known["html"] = {"metavar": "FILE", "help": "write a page of results"}
+    for name, about in known.items():
+        keywords = {"default": parser.argument_default, "dest": name, **about}
         if name == "data":
             keywords["help"] = data_help
         if name not in shown:
             keywords["help"] = argparse.SUPPRESS
         spelling = name if name in _WITH_UNDERSCORES else name.replace("_", "-")
         parser.add_argument(f"--{spelling}", **keywords)
-    parser.add_argument(
-        "--html",
-        metavar="FILE",
-        help="write a page of results" if "html" in shown else argparse.SUPPRESS,
-    )
     parser.add_argument(
         "--cache",
         metavar="DIR",
@@ -80,7 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.model:
         raise InputError("model must be given, received nothing; name a run folder.")
     if arguments.suite:
-        return _run_suite(arguments.model, given, arguments.json)
+        for name, value in given.items():
+            if name not in (*_OF_SUITE, "cache"):
+                raise InputError(
+                    f"`{name}` is for one protocol, received {value!r} with --suite; "
+                    "leave it out."
+                )
+        return print_suite(run_suite(arguments.model, **given), arguments.json)
     protocol = arguments.nested or arguments.protocol
     if protocol is None or (arguments.nested and arguments.protocol):
         raise InputError(
@@ -90,16 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
     result = evaluate(arguments.model, protocol, **given)
     print_result(result, arguments.json)
     return 0
-
-
-def _run_suite(model, given, as_json):
-    for name, value in given.items():
-        if name not in (*_OF_SUITE, "cache"):
-            raise InputError(
-                f"`{name}` is for one protocol, received {value!r} with --suite; leave "
-                "it out."
-            )
-    return print_suite(run_suite(model, **given), as_json)
 
 
 def print_result(result: dict[str, Any], as_json: bool = False) -> None:

@@ -24,6 +24,7 @@ _FLAGS = {
         "help": "a set as evaluate retrieval takes it, on which the recall of the "
         "quantized tower is measured",
     },
+    "data_root": {"metavar": "DIR", "help": "where named sets lie (default: data)"},
     "resizable": {
         "action": "store_true",
         "help": "for images of any number and size, and any number of captions",
@@ -63,13 +64,6 @@ def _add_options(parser, shown):
         if name not in shown:
             keywords["help"] = argparse.SUPPRESS
         parser.add_argument(f"--{name.replace('_', '-')}", **keywords)
-    parser.add_argument(
-        "--data-root",
-        metavar="DIR",
-        help="where named sets lie (default: data)"
-        if "data" in shown
-        else argparse.SUPPRESS,
-    )
     parser.add_argument(
         "--evaluation",
         action="append",

@@ -70,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
             "run `align-keras index FOLDER`."
         )
     if arguments.watch:
-        watch = _watcher()
+        with needs("watch", "`watch` needs watchfiles"):
+            from watchfiles import watch
     if arguments.remove:
         count = Index.open(folder, arguments.model).remove(arguments.remove)
         say(f"images dropped from {folder}: {count:,}")
@@ -85,12 +86,6 @@ def run(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             _watch(index, engine, watch)
     return 0
-
-
-def _watcher():
-    with needs("watch", "`watch` needs watchfiles"):
-        from watchfiles import watch
-    return watch
 
 
 def _watch(index, engine, watch):

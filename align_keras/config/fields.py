@@ -88,11 +88,9 @@ def coerce(hint: Any, value: Any) -> Any:
     else:
         # bool is a subclass of int, but true is no number of steps.
         words, fits = _WORDS[member], type(value) is member
-        if member is float and type(value) is int:
-            # A float holds no integer of more than 308 digits.
-            value, fits = (
-                (float(value), True) if abs(value) < 2**1023 else (value, False)
-            )
+        # A float holds no integer of more than 308 digits.
+        if member is float and type(value) is int and abs(value) < 2**1023:
+            value, fits = float(value), True
     if not fits:
         raise WrongTypeError(f"{words}, or null" if or_none else words)
     return value

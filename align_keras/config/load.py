@@ -82,12 +82,8 @@ def load_recipe(
     config_files: Sequence[Path] = (),
     params_override: Override | Sequence[Override] = "",
 ) -> FineTuningConfig:
-    """Loads a recipe of experiments/evaluation/; the rest is as `load_config`.
-
-    Args:
-        name: such as `"fine_grained"`.
-        config_files: as `load_config`.
-        params_override: as `load_config`.
+    """Loads a recipe of experiments/evaluation/, such as `"fine_grained"`; the other
+    arguments and errors are those of `load_config`.
 
     Example:
     >>> load_recipe("imagenet_frozen").head.learning_rate

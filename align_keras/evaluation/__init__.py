@@ -17,14 +17,8 @@ from align_keras.evaluation.composed import (
     composed_statistics,
     rank_composed_queries,
 )
-from align_keras.evaluation.linear_probe import (
-    fit_logistic_regression,
-    probe,
-)
-from align_keras.evaluation.nearest_neighbors import (
-    nearest_neighbors,
-    neighbor_ranks,
-)
+from align_keras.evaluation.linear_probe import fit_logistic_regression, probe
+from align_keras.evaluation.nearest_neighbors import nearest_neighbors, neighbor_ranks
 from align_keras.evaluation.rank_correlation import (
     cxc_similarity_metrics,
     cxc_similarity_statistics,

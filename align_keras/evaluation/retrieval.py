@@ -133,12 +133,11 @@ def shared_positives(
     index = _checked_index(caption_image_index, len(texts), len(image_keys))
 
     images_of_key, captions_of_text = _rows_by_value(image_keys), _rows_by_value(texts)
-    texts_of_key: dict[Any, dict] = collections.defaultdict(dict)
-    keys_of_text: dict[Any, dict] = collections.defaultdict(dict)
+    texts_of_key: dict[Any, set] = collections.defaultdict(set)
+    keys_of_text: dict[Any, set] = collections.defaultdict(set)
     for text, image in zip(texts, index, strict=True):
-        # A dict keeps the order and drops what was seen.
-        texts_of_key[image_keys[image]][text] = None
-        keys_of_text[text][image_keys[image]] = None
+        texts_of_key[image_keys[image]].add(text)
+        keys_of_text[text].add(image_keys[image])
     captions_of_key = {
         key: _merged(captions_of_text[text] for text in texts_of_key[key])
         for key in images_of_key

@@ -87,17 +87,8 @@ def plan_recipe(
 ) -> dict:
     """Computes what the training of a protocol takes; of a sweep, its largest trial.
 
-    Args that `plan` has too, and errors, are as there.
-
-    Args:
-        recipe: `FineTuningConfig`.
-        model_config: `ModelConfig`, whose image encoder learns to classify.
-        device_kind: str.
-        devices: int or None.
-        num_images: int ≥ 1, images to learn from.
-        num_classes: int ≥ 2.
-        utilization: float.
-        text_utilization: float.
+    The image encoder of `model_config` learns to classify `num_images` ≥ 1 images of
+    `num_classes` ≥ 2. The other arguments, and errors, are those of `plan`.
 
     Returns:
         dict: `stages`, from the name of a stage (`"head"`, `"full"`) to its plan, and

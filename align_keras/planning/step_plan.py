@@ -159,6 +159,9 @@ def plan_step(sizes: RunSizes) -> StepPlan:
     (16000, 804)
     """
     check_division(sizes)
+    micro_batches = sizes.rows // (sizes.micro_batch_size or sizes.rows)
+    # Read and written for each learned weight by its update.
+    moved = 3 + 2 * sizes.slots + 3 * (micro_batches - 1)
     return StepPlan(
         parameters={
             **{name: tower.parameters for name, tower in sizes.towers.items()},
@@ -168,7 +171,7 @@ def plan_step(sizes: RunSizes) -> StepPlan:
         encoder_flops={
             name: encoder_flops(sizes, tower) for name, tower in sizes.towers.items()
         },
-        updated_bytes=updated_bytes(sizes),
+        updated_bytes=_FLOAT32 * sizes.learned * moved,
         memory=memory(sizes),
         traffic=traffic(sizes),
         train_steps=sizes.train_steps,
@@ -228,13 +231,6 @@ def encoder_flops(sizes: RunSizes, tower: TowerCost) -> int:
     return sizes.global_batch_size * (forward + again)
 
 
-def updated_bytes(sizes: RunSizes) -> int:
-    """Bytes that the update of the weights reads and writes on a device."""
-    micro_batches = sizes.rows // (sizes.micro_batch_size or sizes.rows)
-    added = 3 * (micro_batches - 1)
-    return _FLOAT32 * sizes.learned * (3 + 2 * sizes.slots + added)
-
-
 def memory(sizes: RunSizes) -> dict[str, int]:
     """Bytes of a device, by part."""
     towers, learned = sizes.towers, sizes.learned
@@ -255,10 +251,13 @@ def memory(sizes: RunSizes) -> dict[str, int]:
     }
     if not sizes.is_contrastive:
         return parts
+    # A device's and the gathered embeddings, with gradients.
+    everyone = _ALL_EMBEDDINGS + sizes.share_equal_captions
+    embedded = _OWN_EMBEDDINGS * sizes.rows + everyone * sizes.global_batch_size
     return {
         **parts,
         "logits": _FLOAT32 * logits(sizes),
-        "embeddings": _FLOAT32 * embeddings(sizes),
+        "embeddings": _FLOAT32 * sizes.projection_dim * embedded,
     }
 
 
@@ -270,13 +269,6 @@ def logits(sizes: RunSizes) -> int:
     tile = AUTO_TILE_SIZE if sizes.tile_size == "auto" else int(sizes.tile_size)
     kept = sizes.parts * rows * columns if sizes.keeps_logits else 0
     return kept + _TILES * min(tile, rows) * min(tile, columns)
-
-
-def embeddings(sizes: RunSizes) -> int:
-    """Values of a device's and of the gathered embeddings, with gradients."""
-    everyone = _ALL_EMBEDDINGS + (1 if sizes.share_equal_captions else 0)
-    rows = _OWN_EMBEDDINGS * sizes.rows + everyone * sizes.global_batch_size
-    return sizes.projection_dim * rows
 
 
 def traffic(sizes: RunSizes) -> dict[str, int]:

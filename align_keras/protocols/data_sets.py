@@ -35,8 +35,6 @@ NAMED = {
 
 def missing(name: str, root: str | pathlib.Path) -> str | None:
     """Returns what must be downloaded for a named set, or None if it is there."""
-    if name not in NAMED:
-        return None
     places, source = NAMED[name]
     paths = [pathlib.Path(root, place) for place in places]
     absent = [path for path in paths if not path.exists()]

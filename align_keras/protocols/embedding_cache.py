@@ -72,16 +72,15 @@ class CachedEncoders:
 
     @functools.cached_property
     def _images(self):
-        folder = self._directory / f"image-{self.model.image_fingerprint}"
-        return self._cache(folder, "images", 256)
+        return self._cache("image", 256)
 
     @functools.cached_property
     def _texts(self):
-        folder = self._directory / f"text-{self.model.text_fingerprint}"
-        return self._cache(folder, "texts", 1024)
+        return self._cache("text", 1024)
 
-    def _cache(self, folder, kind, chunk):
-        encode = getattr(self.model, f"encode_{kind}")
+    def _cache(self, kind, chunk):
+        encode, fingerprint = _encoder(self.model, kind)
+        folder = self._directory / f"{kind}-{fingerprint}"
         if not is_cluster(self._engines[0]):
             return EmbeddingCache(folder, encode, chunk)
         encode_all = encode_on(*self._engines, self.model, folder, kind, chunk)
@@ -306,9 +305,12 @@ def encoded(encode: Callable, items: Sequence[Item]) -> np.ndarray:
         return rows
     # One bad item fails its batch: halve until it stands alone.
     middle = len(items) // 2
-    halves = [encoded(encode, items[:middle]), encoded(encode, items[middle:])]
-    width = max(half.shape[1] for half in halves)
-    return np.concatenate([_as_wide(half, width) for half in halves])
+    return _joined([encoded(encode, part) for part in (items[:middle], items[middle:])])
+
+
+def _joined(parts):
+    width = max(rows.shape[1] for rows in parts)
+    return np.concatenate([_as_wide(rows, width) for rows in parts])
 
 
 def _as_wide(rows, width):
@@ -359,7 +361,7 @@ def encode_on(
     path = checked_path(model, "engine")
     about = {
         "model": path,
-        "fingerprint": _fingerprint(model, kind),
+        "fingerprint": _encoder(model, kind)[1],
         "image_engine": image_engine and absolute(image_engine),
         "kind": kind,
     }
@@ -381,11 +383,7 @@ def encode_on(
         run_tasks(embed_block, tasks, folder, engine=engine)
         blocks = [np.load(f"{task['place']}.npy") for task in tasks]
         shutil.rmtree(folder)
-        width = max(rows.shape[1] for rows in blocks)
-        # Where a block's items are all refused, its width isn't known.
-        return np.concatenate(
-            [np.broadcast_to(rows, (len(rows), width)) for rows in blocks]
-        )
+        return _joined(blocks)
 
     return encode
 
@@ -393,8 +391,8 @@ def encode_on(
 def embed_block(task: dict) -> None:
     """Embeds the items in a file: a task of `run_tasks`."""
     model = open_same(task["model"], task["image_engine"])
-    check_same(task["model"], _fingerprint(model, task["kind"]), task["fingerprint"])
-    encode = getattr(model, f"encode_{task['kind']}")
+    encode, fingerprint = _encoder(model, task["kind"])
+    check_same(task["model"], fingerprint, task["fingerprint"])
     with np.load(f"{task['place']}.npz") as stored:
         items = [_as_item(name, stored[name]) for name in stored.files]
     with atomic_path(f"{task['place']}.npy") as temporary:
@@ -423,8 +421,9 @@ def open_same(path: str, image_engine: str | None = None) -> OpenedModel:
     return open_model(path, image_engine)
 
 
-def _fingerprint(model, kind):
-    return model.image_fingerprint if kind == "images" else model.text_fingerprint
+def _encoder(model, kind):
+    """A model's encode function of `"image"` or `"text"`, and its fingerprint."""
+    return getattr(model, f"encode_{kind}s"), getattr(model, f"{kind}_fingerprint")
 
 
 def _as_arrays(items):

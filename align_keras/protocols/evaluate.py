@@ -292,7 +292,10 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
         tables.setdefault((result.protocol, result.data), set()).add(result.table)
     rows = []
     for (name, data), numbers in tables.items():
-        request = _request(name, data, given)
+        taken = {key: given[key] for key in given if PROTOCOLS[name].takes(key)}
+        if name == "zero_shot":
+            taken |= {"templates": _CLIP, "classes": _CLIP}
+        request = Request(data=data, **taken)
         lacks = _what_lacks(PROTOCOLS[name], request, model)
         row = SuiteRow(tuple(sorted(numbers)), name, data, skipped=lacks)
         rows.append((row, request))
@@ -302,13 +305,6 @@ def run_suite(model: Any, cache: Any = None, **options: Any) -> Iterator[SuiteRo
     encoders = open_encoders(model, Request(**engines), cache, check)
     for row, request in rows:
         yield row if row.skipped else _measured(row, request, encoders)
-
-
-def _request(name, data, given):
-    taken = {key: value for key, value in given.items() if PROTOCOLS[name].takes(key)}
-    if name == "zero_shot":
-        taken |= {"templates": _CLIP, "classes": _CLIP}
-    return Request(data=data, **taken)
 
 
 def _what_lacks(protocol, request, model):

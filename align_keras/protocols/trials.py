@@ -34,16 +34,8 @@ from align_keras.protocols.embedding_cache import (
     results_folder,
 )
 from align_keras.protocols.protocol import Request
-from align_keras.protocols.trial_results import (
-    read_results,
-    run_trials,
-    trial_key,
-)
-from align_keras.training.classification import (
-    FineTuningStage,
-    classify,
-    fine_tune,
-)
+from align_keras.protocols.trial_results import read_results, run_trials, trial_key
+from align_keras.training.classification import FineTuningStage, classify, fine_tune
 from align_keras.training.strategies import make_strategy, strategy_scope
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
@@ -252,10 +244,7 @@ def _run_as_tasks(trials, data, model, request, directory):
     }
     tasks = []
     for key, trial in trials.items():
-        recipe = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value, _ in leaves(trial.recipe)
-        }
+        recipe = {name: value for name, value, _ in leaves(trial.recipe)}
         told = {**vars(trial), "recipe": recipe}
         tasks.append({**about, "key": key, "trial": told})
     # What is done is told by the results, not by the tasks.

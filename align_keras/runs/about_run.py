@@ -3,7 +3,7 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from align_keras.utils.errors import InputError
@@ -50,14 +50,8 @@ def about_run(
     return about
 
 
-def read_evaluations(
-    paths: Iterable[str | os.PathLike], model: str | os.PathLike
-) -> list[dict]:
+def read_evaluation(path: str | os.PathLike, model: str | os.PathLike) -> dict:
     """Reads what `align-keras evaluate --json` printed of just this model."""
-    return [_read_evaluation(path, model) for path in paths]
-
-
-def _read_evaluation(path, model):
     try:
         report = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         slices = report.get("slices", {})

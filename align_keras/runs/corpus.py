@@ -10,7 +10,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +43,8 @@ from align_keras.corpus.image_tables import (
 from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
 from align_keras.corpus.sources.source import extract_part, merged_counts
-from align_keras.protocols.open_model import check_model, open_model
+from align_keras.protocols.embedding_cache import absolute, open_same
+from align_keras.protocols.open_model import check_model
 from align_keras.reports.corpus_report import write_corpus_report
 from align_keras.text.vocabulary import Coverage, learn_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
@@ -346,7 +346,7 @@ def find_copies(build: _Build, images: Tables) -> Tables:
     keys = [tables.folder.key for tables in references.values()]
     inputs = [images.folder.key, as_dict(config), keys]
     if config.mode == "embedding":
-        inputs += [_SEARCH, _open_encoder(config.encoder)[1]]
+        inputs += [_SEARCH, open_same(absolute(str(config.encoder))).image_fingerprint]
 
     def run(folder):
         say(f"corpus dedup: {images.facts['pictures']:,} images")
@@ -398,11 +398,8 @@ def _signed_images(build, tables, *, folder, name=""):
 
 def _embedded(build, tables, folder, count):
     """Embeds stored images table by table; the embeddings of all, (count, d)."""
-    name = build.config.duplicates.encoder
-    about = {
-        "encoder": os.path.abspath(name) if os.path.exists(name) else name,
-        "fingerprint": _open_encoder(name)[1],
-    }
+    name = absolute(build.config.duplicates.encoder)
+    about = {"encoder": name, "fingerprint": open_same(name).image_fingerprint}
     path = folder.path / "embeddings" / f"{tables.folder.key}.npy"
     tasks = [
         {**about, "table": table, "to": str(path.with_suffix(f".{number}.npy"))}
@@ -416,20 +413,12 @@ def _embedded(build, tables, folder, count):
 
 def embed_images(task: dict) -> None:
     """Embeds the images of a table: a task of `run_tasks`."""
-    encode, fingerprint = _open_encoder(task["encoder"])
-    name = "duplicates.encoder"
-    check_same(task["encoder"], fingerprint, task["fingerprint"], name)
+    model, name = open_same(task["encoder"]), "duplicates.encoder"
+    check_same(task["encoder"], model.image_fingerprint, task["fingerprint"], name)
     count = sum(not row["fault"] for row in read_rows(task["table"], ["fault"]))
     rows = read_rows(task["table"], ["fault", "jpeg"])
     jpegs = (row["jpeg"] for row in rows if not row["fault"])
-    write_embeddings(task["to"], jpegs, encode, count)
-
-
-@functools.cache
-def _open_encoder(name):
-    """The encode function of a model, and what names its weights."""
-    model = open_model(name)
-    return model.encode_images, model.image_fingerprint
+    write_embeddings(task["to"], jpegs, model.encode_images, count)
 
 
 def learn_words(build: _Build, images: Tables, copies: Tables) -> Tables:

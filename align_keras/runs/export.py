@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 from align_keras.export import QUANTIZATIONS, WEIGHTS
 from align_keras.protocols.open_model import check_model, is_export
-from align_keras.runs.about_run import about_run, read_evaluations
+from align_keras.runs.about_run import about_run, read_evaluation
+from align_keras.runs.export_litert import write_litert
+from align_keras.runs.export_web import write_web
 from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, new_folder
@@ -132,7 +134,7 @@ def export_model(
     }
     target = _checked(model, to, format, options)
     is_path = isinstance(model, str | os.PathLike)
-    measured = read_evaluations(evaluation, os.fspath(model)) if is_path else []
+    measured = [read_evaluation(path, model) for path in evaluation if is_path]
     align = _open(model, format)
     with atomic_folder(target) as folder:
         WRITERS[format](align, folder, model, **options)
@@ -232,18 +234,6 @@ def _write_saved_model(align, folder, model, weights=None):
     write_serving_files(folder)
 
 
-def _write_litert(align, folder, model, **options):
-    from align_keras.runs.export_litert import write_litert
-
-    write_litert(align, folder, **options)
-
-
-def _write_web(align, folder, model, **options):
-    from align_keras.runs.export_web import write_web
-
-    write_web(align, folder, model, **options)
-
-
 def _write_onnx(align, folder, model, license=None):
     from align_keras.export.onnx import image_onnx, text_onnx
 
@@ -253,7 +243,9 @@ def _write_onnx(align, folder, model, license=None):
 
 WRITERS: dict[str, Callable] = {
     "saved_model": _write_saved_model,
-    "litert": _write_litert,
-    "web": _write_web,
+    "litert": lambda align, folder, _, **options: write_litert(
+        align, folder, **options
+    ),
+    "web": write_web,
     "onnx": _write_onnx,
 }

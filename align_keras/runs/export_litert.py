@@ -1,6 +1,7 @@
 """Both towers as LiteRT files, and a table of what the image tower keeps."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import re
 import shutil
 import statistics
 import time
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -218,15 +220,14 @@ def _embed(align, files, images):
 def _latencies(files, image):
     from align_keras.export.litert_file import prepared_run
 
-    found = {name: [] for name in files}
+    found = []
     for threads in THREADS:
         runs = {
             name: prepared_run(content, image, threads)
             for name, content in files.items()
         }
-        for name, median in interleaved_medians(runs, _ROUNDS).items():
-            found[name].append(median)
-    return {name: tuple(medians) for name, medians in found.items()}
+        found.append(interleaved_medians(runs, _ROUNDS))
+    return {name: tuple(medians[name] for medians in found) for name in files}
 
 
 def interleaved_medians(
@@ -249,26 +250,18 @@ def interleaved_medians(
 def _recall(align, embeddings, rows, request):
     from align_keras.protocols.captions import retrieval
 
-    texts = {}
-
-    class Embedded:
-        """What `retrieval` asks of a model, already computed."""
-
-        def __init__(self, images):
-            self._images = images
-
-        def readable_images(self, images):
-            return self._images, np.array(rows)
-
-        def texts(self, captions):
-            key = tuple(captions)
-            if key not in texts:
-                texts[key] = align.encode_texts(captions)
-            return texts[key]
+    @functools.cache
+    def texts(captions):
+        return align.encode_texts(list(captions))
 
     found = {}
     for name, images in embeddings.items():
-        metrics = retrieval(Embedded(images), request).metrics
+        # What `retrieval` asks of a model, already computed.
+        encoders = types.SimpleNamespace(
+            readable_images=lambda _, images=images: (images, np.array(rows)),
+            texts=lambda captions: texts(tuple(captions)),
+        )
+        metrics = retrieval(encoders, request).metrics
         keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
         found[name] = {key: metrics[key] for key in keys}
     return found
@@ -281,15 +274,12 @@ def table(figures: Sequence[TowerFigures]) -> list[str]:
     head += ["cosine", "least", *(key.replace("/recall_at_", " R@") for key in keys)]
     rows = [head]
     for row in figures:
-        rows.append(
-            [
-                row.name,
-                *_numbers([row.megabytes], 1, "{:.2f}"),
-                *_numbers(row.milliseconds, len(THREADS), "{:.2f}"),
-                *_numbers(row.cosine, 2, "{:.4f}"),
-                *(f"{100 * row.recall[key]:.1f}" for key in keys),
-            ]
-        )
+        cells = ["–"] * (3 + len(THREADS))
+        if row.megabytes and row.milliseconds and row.cosine:
+            cells = [f"{value:.2f}" for value in (row.megabytes, *row.milliseconds)]
+            cells += [f"{cosine:.4f}" for cosine in row.cosine]
+        recall = (f"{100 * row.recall[key]:.1f}" for key in keys)
+        rows.append([row.name, *cells, *recall])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -298,9 +288,3 @@ def table(figures: Sequence[TowerFigures]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
-
-
-def _numbers(values, count, form):
-    if values is None or values[0] is None:
-        return ["–"] * count
-    return [form.format(value) for value in values]

@@ -82,6 +82,7 @@ def build_index(align: Any, images: str, **columns: Any) -> Any:
     import numpy as np
 
     from align_keras.corpus.drop_counter import DropCounter
+    from align_keras.corpus.image import ImageError, normalize_image
     from align_keras.search import SearchIndex
 
     counter = DropCounter("images")
@@ -89,13 +90,15 @@ def build_index(align: Any, images: str, **columns: Any) -> Any:
     kept, embeddings, thumbnails = [], [], []
     with progress_bar("embedding", "images", len(records)) as bar:
         for start in range(0, len(records), _BATCH):
-            batch = records[start : start + _BATCH]
-            read = [pair for pair in map(_read(counter), batch) if pair is not None]
-            kept += [record for record, _ in read]
-            embeddings.append(
-                align.encode_images([np.asarray(image) for _, image in read])
-            )
-            thumbnails += [_thumbnail(image) for _, image in read]
+            batch, pixels = records[start : start + _BATCH], []
+            for record in batch:
+                try:
+                    pixels.append(normalize_image(record.image_path)[0])
+                    kept.append(record)
+                except ImageError as error:
+                    counter.drop(error.reason, record.where, error.detail)
+            embeddings.append(align.encode_images(list(map(np.asarray, pixels))))
+            thumbnails += [_thumbnail(image) for image in pixels]
             bar.advance(len(batch))
     counter.keep(len(kept))
     counter.check(max_bad_fraction=1.0)
@@ -125,19 +128,6 @@ def _records(path, columns, counter):
             name = printable(found.name)
             records.append(PairRecord(name, path / found.name, [], name))
     return sorted(records, key=lambda record: record.image_path)
-
-
-def _read(counter):
-    """Returns a function from a record to it and its image, or None if unreadable."""
-    from align_keras.corpus.image import ImageError, normalize_image
-
-    def read(record):
-        try:
-            return record, normalize_image(record.image_path)[0]
-        except ImageError as error:
-            counter.drop(error.reason, record.where, error.detail)
-
-    return read
 
 
 def _thumbnail(image):

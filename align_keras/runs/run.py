@@ -135,10 +135,8 @@ def _loaded(config, params_override):
         return validate(config)
     if isinstance(params_override, str | Mapping):
         params_override = [params_override]
-    given = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, (_, value) in changed_keys(load_config(), config).items()
-    }
+    changed = changed_keys(load_config(), config)
+    given = {key: value for key, (_, value) in changed.items()}
     return load_config(params_override=[given, *params_override])
 
 

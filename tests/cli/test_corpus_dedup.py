@@ -1,5 +1,6 @@
 """Copies found by a model's embeddings, through the command."""
 
+import dataclasses
 import pathlib
 import random
 
@@ -59,17 +60,18 @@ def dropped(out):
 def test_copies_leave_and_a_killed_run_embeds_no_picture_again(
     folder, tmp_path, monkeypatch
 ):
-    encode, fingerprint = corpus._open_encoder(str(folder / "model"))
+    model = corpus.open_same(str(folder / "model"))
     find, encoded = corpus.find_duplicates, []
 
     def counted(batch):
         encoded.append(len(batch))
-        return encode(batch)
+        return model.encode_images(batch)
 
     def killed(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(corpus, "_open_encoder", lambda name: (counted, fingerprint))
+    counting = dataclasses.replace(model, encode_images=counted)
+    monkeypatch.setattr(corpus, "open_same", lambda name: counting)
     monkeypatch.setattr(corpus, "find_duplicates", killed)
     main(command(folder, tmp_path))
     assert not small_corpus.stage_facts(tmp_path, "dedup") and sum(encoded) == 34

@@ -14,7 +14,7 @@ from align_keras.protocols.classes import labeled_images
 from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.fine_tuning import ClassificationData
 from align_keras.protocols.protocol import Request
-from align_keras.runs.about_run import read_evaluations
+from align_keras.runs.about_run import read_evaluation
 from tests.cli import test_evaluate_classification as of_classes
 from tests.cli import test_evaluate_retrieval as of_captions
 from tests.datasets.benchmarks.small_benchmarks import coco_name, write_picture
@@ -105,7 +105,7 @@ def test_cxc_retrieval(evaluate, by_place, align, data):
     # What is printed is what a model card takes.
     path = data / "report.json"
     path.write_text(json.dumps(found))
-    assert read_evaluations([path], found["model"]) == [found]
+    assert read_evaluation(path, found["model"]) == found
     assert "no row" not in told
     images, texts, pairs = of_captions.cxc_parts(align, data)
     owners = np.repeat(np.arange(6), [5, 6, 7] * 2)

@@ -14,7 +14,7 @@ from align_keras.models.conversion.litert_weights import (
 )
 from align_keras.utils.errors import InputError
 from tests.export.drawn_align import pictures, trained_statistics
-from tools.tower_weights import fold_batch_norms, save_beside_towers
+from tools.make_small_model import fold_batch_norms, save_beside_towers
 
 
 def test_folded_batch_norms_leave_the_outputs():

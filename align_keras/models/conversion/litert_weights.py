@@ -1,7 +1,7 @@
 """A preset whose large weights are the 8-bit integers of the LiteRT towers beside it.
 
 `litert_weights.json` says which tensor of a tower a variable is; the rest lies in
-`rest.safetensors`. tools/tower_weights.py writes both.
+`rest.safetensors`. tools/make_small_model.py writes both.
 """
 
 import pathlib
