@@ -156,8 +156,9 @@ def merge_counts(
         ("texts", thresholds.max_images_per_text),
         ("images", thresholds.max_texts_per_image),
     ):
-        entries = _read_range(folder, kind, partition, partitions)
-        _save(merged / f"{kind}-{partition}.npy", *keys_over_limit(*entries, limit))
+        keys, values = _read_range(folder, kind, partition, partitions)
+        crowded = keys_over_limit(keys, values, limit)
+        _save(merged / f"{kind}-{partition}.npy", *crowded)
     keys, counts = sum_by_key(*_read_range(folder, "ngrams", partition, partitions))
     _save(merged / f"ngrams-{partition}.npy", keys, counts)
     with atomic_write(merged / f"histogram-{partition}.json") as file:
