@@ -144,8 +144,7 @@ def _parsed(content):
             depth, count = depth + 1, count + 1
             if depth > _MAX_DEPTH or count > _MAX_ELEMENTS:
                 raise _fault(
-                    f"more than {_MAX_DEPTH} elements in each other or "
-                    f"{_MAX_ELEMENTS:,} in all"
+                    f"more than {_MAX_DEPTH} elements deep, or {_MAX_ELEMENTS:,} in all"
                 )
             for name in [key for key in element.attrib if key.endswith("href")]:
                 if not element.attrib[name].startswith(("#", "data:")):

@@ -97,8 +97,7 @@ def write_web_pairs(
     if next(images(), None) is None:
         raise InputError(
             "the corpus is empty, no image passed all filters; see the funnel of "
-            "`align-keras corpus report`, and lower the filters' thresholds in "
-            "--config."
+            "`align-keras corpus report`, and lower their thresholds in --config."
         )
     with quiet():
         builder = WebPairs(

@@ -215,8 +215,7 @@ def _read(path):
         raise InputError(f"{path} isn't JSON: {error}; download it again.") from None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(
-            f'{path} must hold an object with the list "images", as Karpathy\'s files '
-            "do; download it again."
+            f'{path} must hold an object with the list "images"; download it again.'
         )
     return content
 
