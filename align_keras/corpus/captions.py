@@ -45,22 +45,14 @@ def clean_caption(text: str) -> str:
     return " ".join(text.split())
 
 
-def caption_fault(caption: str) -> tuple[str, str] | None:
-    """Returns (reason, detail) of what is wrong with a cleaned caption, or None."""
-    if not caption:
-        return "empty caption", ""
-    if len(caption) > MAX_CAPTION_LENGTH:
-        return "long caption", f"{len(caption):,} characters"
-    return None
-
-
 def is_usable(
     caption: str, counter: DropCounter, where: str, image_url: str | None = None
 ) -> bool:
     """Tells whether a cleaned caption can be used, or counts why not."""
-    fault = caption_fault(caption)
-    if fault:
-        counter.drop(fault[0], where, fault[1])
+    if not caption:
+        counter.drop("empty caption", where)
+    elif len(caption) > MAX_CAPTION_LENGTH:
+        counter.drop("long caption", where, f"{len(caption):,} characters")
     elif image_url is not None and names_file(caption, image_url):
         counter.filter(FILE_NAME, where, caption[:200])
     else:
@@ -69,15 +61,12 @@ def is_usable(
 
 
 def names_file(caption: str, image_url: str = "") -> bool:
-    """Tells whether a caption names a file, as page generators do, instead of
-    describing.
+    """Tells whether a caption only names a file, as page generators write.
 
     A caption is a name if it is an address, a path, or an image's file name in one
     word; if it is the image's file name, of several words too; or that without its
     ending, where it has an underscore or four digits, as cameras write.
     """
-    if len(caption) > MAX_CAPTION_LENGTH:  # Another fault.
-        return False
     ending = _IMAGE_SUFFIX.search(caption)
     if " " not in caption:
         if ending or _ADDRESS.match(caption):

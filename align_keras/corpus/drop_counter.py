@@ -2,9 +2,10 @@
 
 import collections
 
-from align_keras.corpus.svg_drawing import NO_RENDERER
 from align_keras.utils.errors import InputError
 
+# The reason of `ImageError` where the extra `svg` is missing.
+NO_RENDERER = "SVG, which needs resvg-py"
 # How to go on, by reason; the summary's last column.
 _REMEDIES = {
     "missing": "check the path, which is relative to the file that names it",
@@ -21,6 +22,18 @@ _REMEDIES = {
     "malformed line": "correct the line",
     "no caption file": "add a NAME.txt beside the image",
 }
+
+
+class ImageError(ValueError):
+    """An image that can't be used; `reason` is what it is counted under."""
+
+    def __init__(self, reason, detail):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        return ImageError, (self.reason, self.detail)
 
 
 def printable(text: str) -> str:
@@ -77,7 +90,11 @@ class DropCounter:
         """Raises `InputError` on an empty result or too many bad pairs."""
         bad = self.bad.total()
         total = self.kept + bad
-        reasons = self._reasons()
+        counts = [*self.bad.most_common(), *self.filtered.most_common()]
+        reasons = ", ".join(
+            f"{count} {reason} (e.g. {self.examples[reason]})"
+            for reason, count in counts
+        )
         if not self.kept:
             cause = f": {reasons}" if reasons else ""
             raise InputError(
@@ -143,12 +160,3 @@ class DropCounter:
         if reason not in self.examples:
             text = f"{where}: {detail}" if detail else where
             self.examples[reason] = printable(text)
-
-    def _reasons(self):
-        return ", ".join(
-            f"{count} {reason} (e.g. {self.examples[reason]})"
-            for reason, count in [
-                *self.bad.most_common(),
-                *self.filtered.most_common(),
-            ]
-        )

@@ -12,7 +12,6 @@ from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.utils.errors import needs
 
-RULES = ("alt", "title", "figcaption")
 _SCHEMES = ("http", "https", "data", "file")
 # Where scripts that load images late keep the address.
 _LATE = ("data-src", "data-original", "data-lazy-src", "data-lazy")
@@ -323,12 +322,8 @@ def parse_srcset(srcset: str) -> list[tuple[str, float]]:
     found = []
     for match in itertools.islice(_CANDIDATE.finditer(srcset), _MAX_CANDIDATES):
         address, descriptor = match.groups("")
-        number = re.match(r"([\d.]+)[wx]", descriptor)
-        try:
-            size = float(number[1]) if number else 1.0
-        except ValueError:
-            size = 1.0
-        found.append((address.rstrip(","), size))
+        number = re.match(r"(\d+\.?\d*|\.\d+)[wx]", descriptor)
+        found.append((address.rstrip(","), float(number[1]) if number else 1.0))
     return found
 
 

@@ -1,5 +1,6 @@
 """Any readable image as 8-bit RGB on white, or a named reason why not."""
 
+import contextlib
 import errno
 import functools
 import io
@@ -13,12 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from align_keras.corpus.svg_drawing import (
-    NO_RENDERER,
-    SvgError,
-    has_renderer,
-    read_svg,
-)
+from align_keras.corpus.drop_counter import NO_RENDERER, ImageError
+from align_keras.corpus.svg_drawing import has_renderer, read_svg
 from align_keras.utils.errors import needs
 from align_keras.utils.files import MAX_PIXELS, read_regular
 
@@ -44,18 +41,6 @@ _TURNS = {
 _OPEN_LOCK = threading.Lock()
 
 
-class ImageError(ValueError):
-    """An image that can't be used; `reason` is what it is counted under."""
-
-    def __init__(self, reason, detail):
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-    def __reduce__(self):
-        return ImageError, (self.reason, self.detail)
-
-
 def normalize_image(
     source: str | os.PathLike | bytes,
     *,
@@ -63,8 +48,7 @@ def normalize_image(
     shorter_side: int | None = None,
 ) -> tuple[Image.Image, str | None]:
     """Decodes an image, a path or bytes, to 8-bit RGB, upright, first frame, on white,
-    by the rule of `align_keras.images.decode`; SVG is rendered in its size, by the
-    extra `svg`.
+    by the rule of `align_keras.images.decode`, SVG in its size by the extra `svg`.
 
     Images of more than `max_pixels` are refused from their header. JPEGs are decoded at
     a half, a quarter or an eighth of their size, the smallest not below `shorter_side`.
@@ -75,9 +59,8 @@ def normalize_image(
     try:
         image = open_image(content) if drawing is None else drawing.render()
         if math.prod(image.size) > max_pixels:
-            size = "{} × {}".format(*image.size)
-            detail = f"{size} pixels are more than {max_pixels:,}"
-            raise ImageError("oversized", detail)
+            size = "{} × {} pixels".format(*image.size)
+            raise ImageError("oversized", f"{size} are more than {max_pixels:,}")
         steps = ["animated"] if _is_animated(image) else []
         if drawing is not None:
             steps.append("svg")
@@ -99,8 +82,6 @@ def normalize_image(
             rgb = _on_white_canvas(rgb, image.dispose_extent)
     except ImageError:
         raise
-    except SvgError as error:
-        raise ImageError("unreadable", f"SVG: {_one_line(error)}") from None
     except Exception as error:  # Decoders raise whatever a broken file leads to.
         reason = "truncated" if "truncated" in str(error) else "unreadable"
         raise ImageError(reason, _one_line(error)) from error
@@ -132,10 +113,8 @@ def opencv() -> types.ModuleType:
 def check_jpeg_size(width: int, height: int) -> None:
     """Raises `ImageError` beyond libjpeg's limit of pixels a side."""
     if max(width, height) > _JPEG_SIDE:
-        detail = (
-            f"stored, {width} × {height} pixels are more than {_JPEG_SIDE:,} a side"
-        )
-        raise ImageError("oversized", detail)
+        size = f"stored, {width} × {height} pixels"
+        raise ImageError("oversized", f"{size} are more than {_JPEG_SIDE:,} a side")
 
 
 def _read(source):
@@ -156,10 +135,7 @@ def _read(source):
 
 def _read_svg(content):
     """Returns the `SvgDrawing`, or None of anything else."""
-    try:
-        drawing = read_svg(content)
-    except SvgError as error:
-        raise ImageError("unreadable", f"SVG: {_one_line(error)}") from None
+    drawing = read_svg(content)
     if drawing is not None and not has_renderer():
         raise ImageError(
             NO_RENDERER, 'run `pip install "align-keras[svg]"` to have it rendered'
@@ -216,15 +192,12 @@ def _orientation(image, content):
         return 1
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     order = ">" if exif.startswith(b"MM") else "<"
-    try:
+    with contextlib.suppress(struct.error):  # It ends before.
         (start,) = struct.unpack_from(f"{order}I", exif, 4)
         (count,) = struct.unpack_from(f"{order}H", exif, start)
         for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, number = struct.unpack_from(f"{order}HHI", exif, entry)
-            if (tag, kind, number) == (0x0112, 3, 1):
+            if struct.unpack_from(f"{order}HHI", exif, entry) == (0x0112, 3, 1):
                 return struct.unpack_from(f"{order}H2x", exif, entry + 8)[0]
-    except struct.error:  # It ends before.
-        pass
     return 1
 
 

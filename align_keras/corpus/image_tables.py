@@ -1,6 +1,5 @@
 """From kept pairs to stored images with all their captions: a map and a reduce over
-files. What comes out depends neither on the sources' order nor on the number of
-workers.
+files. What comes out depends neither on the sources' order nor on the workers.
 """
 
 import collections
@@ -26,6 +25,7 @@ from align_keras.corpus.image import (
     opencv,
 )
 from align_keras.corpus.parquet_tables import (
+    TEXTS,
     arrow,
     pair_schema,
     read_rows,
@@ -35,7 +35,6 @@ from align_keras.corpus.sources import is_remote, read_location
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import MAX_PIXELS
 
-TEXTS = ("caption", "rule", "language", "page_url", "source")
 _BLOCKS = 8
 # Some tens of megabytes of JPEGs.
 _IMAGES_PER_GROUP = 500
@@ -52,7 +51,7 @@ def image_schema() -> Any:
 def cut_table(task: dict) -> dict:
     """Cuts one table of pairs into pieces by the keys of the images."""
     name = pathlib.Path(task["table"]).stem
-    counts = {"local": 0, "remote": 0}
+    remote = 0
     with contextlib.ExitStack() as stack:
         appends = [
             stack.enter_context(
@@ -62,12 +61,11 @@ def cut_table(task: dict) -> dict:
         ]
         for row in read_rows(task["table"]):
             if is_remote(row["image"]):
-                counts["remote"] += 1
-                continue
-            counts["local"] += 1
-            key = row["image_key"].encode()
-            appends[zlib.crc32(key) % len(appends)]([row])
-    return counts
+                remote += 1
+            else:
+                key = row["image_key"].encode()
+                appends[zlib.crc32(key) % len(appends)]([row])
+    return {"remote": remote}
 
 
 def group_piece(task: dict) -> dict:
@@ -113,20 +111,18 @@ def store_images(task: dict) -> dict:
     refuse = load_hook(task["refuse"])
     names = ("shorter_side", "quality", "keep_aspect", "max_pixels")
     form = {name: task[name] for name in names}
-    good = 0
-    faults: dict[str, int] = {}
+    faults: collections.Counter[str] = collections.Counter()
     with table_writer(task["table"], stored_schema(), _IMAGES_PER_GROUP) as append:
         for row in read_rows(task["group"]):
             stored = {"image_key": row["image_key"], "fault": "", "detail": ""}
             try:
                 content = read_location(row["image"])
                 stored |= store_image(content, **form, refuse=refuse)
-                good += 1
             except ImageError as error:
                 stored |= {"fault": error.reason, "detail": error.detail}
-                faults[error.reason] = faults.get(error.reason, 0) + 1
+                faults[error.reason] += 1
             append([stored])
-    return {"pictures": good, "faults": faults}
+    return {"faults": faults}
 
 
 def load_hook(name: str | None) -> Callable | None:
@@ -135,13 +131,12 @@ def load_hook(name: str | None) -> Callable | None:
         return None
     module, _, function = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"images.refuse must be module:function that Python can import, received "
             f"{name!r} ({error}); put the module on PYTHONPATH."
         ) from None
-    return found
 
 
 def store_image(
@@ -181,11 +176,8 @@ def store_image(
 def _pixels(image):
     """Returns uint8 (height, width, 4), of which three count, in Pillow's memory."""
     if hasattr(image, "__arrow_c_array__"):  # Pillow 11.2
-        try:
+        with contextlib.suppress(ValueError):  # Larger than one of Pillow's blocks.
             values = arrow().array(image).values
-        except ValueError:  # Larger than one of Pillow's blocks.
-            pass
-        else:
             pixels = np.frombuffer(values.buffers()[1], np.uint8)
             return pixels.reshape(image.height, image.width, 4)
     return np.asarray(image.convert("RGBA"))
@@ -210,25 +202,17 @@ def _reduced(pixels, side, keep_aspect):
 def _jpeg(pixels, quality):
     """Encodes an array in OpenCV's order of colors, subsampled, as Pillow would."""
     cv2 = opencv()
-    encoded = cv2.imencode(
-        ".jpg",
-        pixels,
-        [
-            *(cv2.IMWRITE_JPEG_QUALITY, quality),
-            *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
-        ],
-    )
-    return encoded[1].tobytes()
+    subsampled = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, *subsampled]
+    return cv2.imencode(".jpg", pixels, options)[1].tobytes()
 
 
 def kept_images(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
     """Yields what stays, with the captions of equal images that left."""
-    inherited = _inherited(groups, dropped)
-    columns = ["image_key", "pixel_key", "fault", "jpeg"]
-    for texts, image in _staying(groups, stored, dropped, columns):
-        captions = _merged(texts, inherited)
+    for texts, image in _staying(groups, stored, dropped, ["pixel_key", "jpeg"]):
+        captions = texts["captions"]
         lists = {f"{name}s": [text[name] for text in captions] for name in TEXTS}
         yield {
             "id": texts["image_key"],
@@ -254,17 +238,19 @@ def kept_texts(
     groups: list[str], stored: list[str], dropped: Sequence
 ) -> Iterator[dict]:
     """Yields the rows of `groups` that stay, with all captions that are theirs."""
-    inherited = _inherited(groups, dropped)
-    for texts, _ in _staying(groups, stored, dropped, ["image_key", "fault"]):
-        yield {**texts, "captions": _merged(texts, inherited)}
+    return (texts for texts, _ in _staying(groups, stored, dropped))
 
 
-def _staying(groups, stored, dropped, columns):
+def _staying(groups, stored, dropped, columns=()):
     left = {image[0] for image in dropped}
+    inherited = _inherited(groups, dropped)
+    columns = ["image_key", "fault", *columns]
     for group, images in zip(groups, stored, strict=True):
         rows = zip(read_rows(group), read_rows(images, columns), strict=True)
         for texts, image in rows:
             if not image["fault"] and image["image_key"] not in left:
+                if more := inherited.get(texts["image_key"]):
+                    texts["captions"] = _each_once([*texts["captions"], *more])
                 yield texts, image
 
 
@@ -272,16 +258,8 @@ def _inherited(groups, dropped):
     """Collects the captions that images with equal pixels leave behind."""
     heirs = {image[0]: image[2] for image in dropped if image[1] == DUPLICATE}
     inherited = collections.defaultdict(list)
-    if heirs:
-        for group in groups:
-            for texts in read_rows(group, ["image_key", "captions"]):
-                if texts["image_key"] in heirs:
-                    heir = heirs[texts["image_key"]]
-                    inherited[heir].extend(texts["captions"])
+    for group in groups if heirs else ():
+        for texts in read_rows(group, ["image_key", "captions"]):
+            if heir := heirs.get(texts["image_key"]):
+                inherited[heir] += texts["captions"]
     return inherited
-
-
-def _merged(texts, inherited):
-    """Returns an image's captions and the inherited ones, each once."""
-    more = inherited.get(texts["image_key"])
-    return _each_once([*texts["captions"], *more]) if more else texts["captions"]

@@ -122,19 +122,15 @@ def _read_at_address(url, **reading):
 
 
 def _column(path, columns, can_be_named, given, guesses, kind):
-    if given is not None:
-        if given in columns:
-            return given
-        problem = f"has no column {given!r}"
-    else:
-        found = find_column(columns, guesses)
-        if found is not None:
-            return found
-        problem = f"has no column that looks like the {kind}s'"
+    found = find_column(columns, guesses) if given is None else given
+    if found in columns:
+        return found
+    wanted = f"that looks like the {kind}s'" if given is None else repr(given)
     listed = ", ".join(repr(name[:60]) for name in columns[:20]) or "none"
     otherwise = f", or name the right one by `{kind}_column`" if can_be_named else ""
     raise InputError(
-        f"{path} {problem}; it has {listed}; rename one to {kind!r}{otherwise}."
+        f"{path} has no column {wanted}; it has {listed}; rename one to "
+        f"{kind!r}{otherwise}."
     )
 
 
@@ -219,16 +215,14 @@ def _read_folder(path, encoding, counter):
             f"pairs folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}); "
             "put NAME.jpg beside NAME.txt"
         )
-    records = []
-    for file in sorted(images):
-        record = _read_image(path, file, texts, encoding, counter)
-        if record.captions:
-            records.append(record)
+    records = [
+        _read_image(path, file, texts, encoding, counter) for file in sorted(images)
+    ]
     with_image = {file.with_suffix("") for file in images}
     for stem in sorted(set(texts) - with_image):
         where = str(texts[stem].relative_to(path))
         counter.filter("caption file without an image", where)
-    return records
+    return [record for record in records if record.captions]
 
 
 def _read_image(path, file, texts, encoding, counter):
@@ -314,9 +308,8 @@ def _read_json_lines(path, text, counter):
 
 
 def _read_delimited(path, text, suffix, counter):
-    lines = _csv_lines(text, suffix)
     columns, rows = None, []
-    for number, cells, error in lines:
+    for number, cells, error in _csv_lines(text, suffix):
         where = f"{path.name} line {number}"
         if error:
             counter.drop(_MALFORMED, where, error)
@@ -325,9 +318,8 @@ def _read_delimited(path, text, suffix, counter):
         elif columns is None:
             columns = [cell.strip() for cell in cells]
         elif len(cells) != len(columns):
-            counter.drop(
-                _MALFORMED, where, f"{len(cells)} cells under {len(columns)} columns"
-            )
+            problem = f"{len(cells)} cells under {len(columns)} columns"
+            counter.drop(_MALFORMED, where, problem)
         else:
             rows.append((dict(zip(columns, cells, strict=True)), where))
     return columns or [], rows

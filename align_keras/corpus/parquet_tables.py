@@ -1,15 +1,17 @@
-"""Tables between the stages: Parquet, written whole and read in batches."""
+"""Parquet files, and the tables between the stages: written whole, read in batches."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from align_keras.utils.errors import InputError, needs
-from align_keras.utils.files import atomic_path
+from align_keras.utils.files import atomic_path, is_special
+from align_keras.utils.remote import is_url, open_url
 
 ROWS_PER_GROUP = 50_000
-_TEXTS = ("image", "image_key", "caption", "rule", "language", "page_url", "source")
+TEXTS = ("caption", "rule", "language", "page_url", "source")
 # A batch's arrays stay in the processor's caches or near them.
 _ROWS_AT_ONCE = 32_768
 
@@ -25,9 +27,9 @@ def arrow(otherwise: str = "") -> Any:
 def pair_schema() -> Any:
     """Returns the schema of a table of pairs; an unknown width and height are 0."""
     pa = arrow()
-    fields = {name: pa.string() for name in _TEXTS}
-    order = ("image", "image_key", "width", "height", *_TEXTS[2:])
-    return pa.schema([(name, fields.get(name, pa.int32())) for name in order])
+    kinds = dict.fromkeys(("image", "image_key"), pa.string())
+    kinds |= dict.fromkeys(("width", "height"), pa.int32())
+    return pa.schema(kinds | dict.fromkeys(TEXTS, pa.string()))
 
 
 @contextlib.contextmanager
@@ -66,27 +68,47 @@ def read_rows(
     path: str | os.PathLike, columns: list[str] | None = None
 ) -> Iterator[dict]:
     """Yields the rows of a Parquet file as dict, a group at a time."""
-    with arrow().parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=2_000, columns=columns):
-            yield from batch.to_pylist()
+    for batch in read_batches(path, columns, 2_000):
+        yield from batch.to_pylist()
+
+
+def open_parquet(path: str) -> Any:
+    """Opens a `pyarrow.parquet.ParquetFile`; what is broken raises OSError."""
+    pyarrow = arrow()
+    if is_special(path):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    with faults_of_arrow():
+        return pyarrow.parquet.ParquetFile(open_url(path) if is_url(path) else path)
+
+
+@contextlib.contextmanager
+def faults_of_arrow() -> Iterator[None]:
+    """Raises as OSError without a number what broken files lead to."""
+    try:
+        yield
+    except (OSError, InputError):
+        raise
+    except Exception as error:  # Arrow's own, and Python's of broken names and texts.
+        raise OSError(" ".join(str(error).split())) from error
 
 
 def open_table(path: str | os.PathLike) -> Any:
     """Opens a Parquet table of the corpus."""
-    pyarrow = arrow()
     try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
+        return open_parquet(os.fspath(path))
+    except OSError as error:
         raise InputError(
             f"a table of pairs must be a Parquet file, {path} can't be read "
             f"({' '.join(str(error).split())}); run the stage that wrote it again."
         ) from None
 
 
-def read_batches(path: str | os.PathLike, columns: list[str] | None = None) -> Iterator:
+def read_batches(
+    path: str | os.PathLike, columns: list[str] | None = None, rows: int | None = None
+) -> Iterator:
     """Yields the `pyarrow.RecordBatch`es of a table."""
     with open_table(path) as table:
-        yield from table.iter_batches(_ROWS_AT_ONCE, columns=columns)
+        yield from table.iter_batches(rows or _ROWS_AT_ONCE, columns=columns)
 
 
 def strings(column: Any) -> list[str]:

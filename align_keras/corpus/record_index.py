@@ -3,6 +3,7 @@ once, by which training begins at any record of tars, TFRecord, Parquet and Arro
 """
 
 import collections
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -20,10 +21,10 @@ import numpy as np
 from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.image import ImageError, normalize_image, open_image
-from align_keras.corpus.parquet_tables import arrow
+from align_keras.corpus.parquet_tables import arrow, open_parquet
 from align_keras.corpus.sources.files import SourceFile, one_file
 from align_keras.corpus.sources.pair import Part, columns_of
-from align_keras.corpus.sources.parquet_files import image_column_of, open_parquet
+from align_keras.corpus.sources.parquet_files import image_column_of
 from align_keras.corpus.sources.source import read_part
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
@@ -95,11 +96,10 @@ def _index_file(task):
     """A task of `index_files`."""
     say(f"indexing {task['path']}")
     counter, kind = DropCounter(), task["kind"]
-    column = ""
     if kind in _TABLES:
         rows, column = _table_rows(task, counter)
     else:
-        rows = _span_rows(task, counter)
+        rows, column = _span_rows(task, counter), ""
     places, texts, numbers = [], [], []
     for place, captions in rows:
         places.append(place)
@@ -264,8 +264,8 @@ class RecordIndex:
         try:
             with np.load(about["index"]) as kept:
                 self.places, self.numbers = kept["places"], kept["numbers"]
-                self._ends, self._texts = kept["ends"], kept["texts"].tobytes()
-                self._column = str(kept["column"])
+                self._bounds = np.append(0, kept["ends"])
+                self._texts, self._column = kept["texts"].tobytes(), str(kept["column"])
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InputError(
                 f"the index {about['index']} of {self.path} must be whole, but isn't "
@@ -279,12 +279,8 @@ class RecordIndex:
     def captions(self, number: int) -> list[bytes]:
         """The captions of a record."""
         first = self._first[number]
-        ends = self._ends[first : first + self.numbers[number]].tolist()
-        begin = int(self._ends[first - 1]) if first else 0
-        return [
-            self._texts[start:end]
-            for start, end in zip([begin, *ends], ends, strict=False)
-        ]
+        bounds = self._bounds[first : first + self.numbers[number] + 1].tolist()
+        return [self._texts[slice(*span)] for span in itertools.pairwise(bounds)]
 
     def name(self, number: int) -> str:
         """Names a record by its file and place."""
@@ -303,9 +299,8 @@ class RecordIndex:
             )
 
     def sound_images(self, start: int, stop: int) -> Iterator[tuple[int, bytes, list]]:
-        """Yields (number of the record, image, faults) for each of a range. In place of
-        a faulty image stands the file's next sound one, with (number, `ImageError`) of
-        what was left out.
+        """Yields (number of the record, image, faults) of a range. For a faulty image
+        stands the file's next sound one, with (number, `ImageError`) of each left out.
         """
         numbers = itertools.chain(range(start, len(self)), range(len(self)))
         images = (self._images(*r) for r in ((start, stop), (stop, None), (0, None)))
@@ -402,7 +397,7 @@ def image_fault(content: bytes) -> ImageError | None:
 def _is_jpeg(content):
     """Whether a file begins as a JPEG of a usual kind and not too many pixels."""
     position = 2
-    try:
+    with contextlib.suppress(struct.error):  # It ends before.
         while content.startswith(b"\xff\xd8"):
             marker, length = struct.unpack_from(">HH", content, position)
             if 0xFFC0 <= marker <= 0xFFC2:  # Baseline, extended, progressive.
@@ -413,8 +408,6 @@ def _is_jpeg(content):
             if marker < 0xFFC4 or marker == 0xFFDA:
                 return False
             position += 2 + length
-    except struct.error:  # It ends before.
-        pass
     return False
 
 

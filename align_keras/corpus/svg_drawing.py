@@ -12,8 +12,8 @@ import zlib
 
 from PIL import Image
 
-# The reason of `ImageError` where the extra `svg` is missing.
-NO_RENDERER = "SVG, which needs resvg-py"
+from align_keras.corpus.drop_counter import ImageError
+
 MAX_SIDE = 2048
 MAX_BYTES = 8_000_000
 _MAX_ELEMENTS = 50_000
@@ -44,8 +44,8 @@ sys.stdout.buffer.write(bytes(resvg_py.svg_to_bytes(svg_string=drawing, **fonts)
 """
 
 
-class SvgError(ValueError):
-    """A drawing that can't be read or rendered; the message is one line."""
+def _fault(problem):
+    return ImageError("unreadable", f"SVG: {' '.join(problem.split())}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +66,11 @@ class SvgDrawing:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise SvgError(f"not rendered in {_MOST_SECONDS} seconds") from None
+            raise _fault(f"not rendered in {_MOST_SECONDS} seconds") from None
         if done.returncode:
             lines = done.stderr.decode("utf-8", "replace").split("\n")
             said = " ".join([line for line in lines if line.strip()][-1:])
-            raise SvgError(f"not rendered: {said[:200] or f'code {done.returncode}'}")
+            raise _fault(f"not rendered: {said[:200] or f'code {done.returncode}'}")
         return Image.open(io.BytesIO(done.stdout)).convert("RGBA")
 
 
@@ -102,11 +102,14 @@ def has_renderer() -> bool:
 def read_svg(content: bytes) -> "SvgDrawing | None":
     """Reads a drawing, in plain or by gzip; None of anything else."""
     if content[:2] == b"\x1f\x8b":
-        content = _inflated(content)
+        try:
+            content = zlib.decompressobj(wbits=31).decompress(content, MAX_BYTES + 1)
+        except zlib.error:
+            return None
     if not _seems_svg(content):
         return None
     if len(content) > MAX_BYTES:
-        raise SvgError(f"more than {MAX_BYTES:,} bytes")
+        raise _fault(f"more than {MAX_BYTES:,} bytes")
     root = _parsed(content)
     if root.tag != _SVG:
         return None
@@ -118,13 +121,6 @@ def read_svg(content: bytes) -> "SvgDrawing | None":
     for name, side in zip(("width", "height"), size, strict=True):
         root.set(name, str(side))
     return SvgDrawing(size, ElementTree.tostring(root))
-
-
-def _inflated(content):
-    try:
-        return zlib.decompressobj(wbits=31).decompress(content, MAX_BYTES + 1)
-    except zlib.error:
-        return b""
 
 
 def _seems_svg(content):
@@ -147,17 +143,16 @@ def _parsed(content):
                 continue
             depth, count = depth + 1, count + 1
             if depth > _MAX_DEPTH or count > _MAX_ELEMENTS:
-                raise SvgError(
-                    f"more than {_MAX_DEPTH} elements in each other or "
-                    f"{_MAX_ELEMENTS:,} in all"
+                raise _fault(
+                    f"more than {_MAX_DEPTH} elements deep, or {_MAX_ELEMENTS:,} in all"
                 )
             for name in [key for key in element.attrib if key.endswith("href")]:
                 if not element.attrib[name].startswith(("#", "data:")):
                     del element.attrib[name]
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        if isinstance(error, SvgError):
+        if isinstance(error, ImageError):
             raise
-        raise SvgError(f"broken XML: {error}") from None
+        raise _fault(f"broken XML: {error}") from None
     # The last end is that of the root.
     return element
 

@@ -151,9 +151,6 @@ def _cropped(builder, split, image_size, crop, flip, order):
     """Batches (images, captions); of an image, only its crop is decoded."""
     seed = tf.cast(order["seed"], tf.int64)
 
-    def read(example):
-        return example["image"]
-
     def row(number, pair):
         image_bytes, captions = pair
         # The complement, since the choice of a caption has the seed `number`.
@@ -163,7 +160,7 @@ def _cropped(builder, split, image_size, crop, flip, order):
         image = crop_image_bytes(image_bytes, image_size, place, flipped)
         return image, _chosen(captions, seed, number)
 
-    pairs = ordered_pairs(builder, split, read, cache=False, **order)
+    pairs = ordered_pairs(builder, split, lambda example: example["image"], **order)
     return _batched(pairs.map(row, tf.data.AUTOTUNE), order)
 
 

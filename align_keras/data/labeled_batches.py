@@ -93,9 +93,8 @@ def labeled_batches(
 def evaluation_batches(
     images: Collection, *, image_size: int, batch_size: int, central_crop: float = 0.875
 ) -> tf.data.Dataset:
-    """All images that can be decoded, once and in order: batches of their rows, int64
-    (b,), and uint8 (b, image_size, image_size, 3). Of each side the share
-    `central_crop` is kept.
+    """All images that can be decoded, once and in order: batches of rows, int64 (b,),
+    and uint8 (b, image_size, image_size, 3), of the share `central_crop` of each side.
     """
     read, items = _items(images, images)
 

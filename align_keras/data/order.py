@@ -58,10 +58,6 @@ def ordered_pairs(
         )
         pairs = pairs.repeat().enumerate().skip(start)
     else:
-        part = {
-            "input_pipeline_id": input_pipeline_id,
-            "num_input_pipelines": num_input_pipelines,
-        }
         pairs = shuffled_records(
             builder,
             split,
@@ -69,7 +65,8 @@ def ordered_pairs(
             start=start,
             shuffle_buffer_size=shuffle_buffer_size,
             pair_weighted=pair_weighted,
-            **(part if own_files else {}),
+            input_pipeline_id=input_pipeline_id if own_files else 0,
+            num_input_pipelines=num_input_pipelines if own_files else 1,
         ).enumerate(start)
 
     known = builder.info.features

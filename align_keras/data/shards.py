@@ -1,5 +1,6 @@
 """The files of a corpus's split, and how many captions their images have."""
 
+import contextlib
 import pathlib
 import zipfile
 from typing import Any
@@ -68,11 +69,6 @@ class Shards:
         return len(self.paths)
 
     @property
-    def num_examples(self) -> int:
-        """The records of all files."""
-        return int(self.takes.sum())
-
-    @property
     def num_entries(self) -> int:
         """The entries of an epoch."""
         return int(self.sizes.sum())
@@ -111,8 +107,8 @@ class Shards:
             counts[path][skip : skip + take].astype("int64")
             for path, skip, take in zip(self.paths, self.skips, self.takes, strict=True)
         ]
-        total, images = sum(part.sum() for part in parts), self.num_examples
-        passes = max(1, -(-int(total) // max(1, images)))
+        total, images = sum(part.sum() for part in parts), self.takes.sum()
+        passes = max(1, -(-int(total) // max(1, int(images))))
         sizes = np.zeros((passes, len(parts)), "int64")
         for number_of_pass in range(passes):
             for file, part in enumerate(parts):
@@ -163,7 +159,9 @@ def caption_counts(builder: Any, split: str) -> dict[str, np.ndarray]:
     if missing:
         say(f"counting the captions of {len(missing):,} files of {builder.name}")
         kept |= {part.basename(): _count(builder, part) for part in missing}
-        _keep(store, kept)
+        # In a folder that is only read, they are counted again next time.
+        with contextlib.suppress(OSError), atomic_write(store, "wb") as file:
+            np.savez(file, **kept)
     return {str(part.filename): kept[part.basename()] for part in parts}
 
 
@@ -198,11 +196,3 @@ def _read_kept(store):
             return dict(kept)
     except (OSError, ValueError, zipfile.BadZipFile):
         return {}  # There is none, or it is damaged.
-
-
-def _keep(store, counts):
-    try:
-        with atomic_write(store, "wb") as file:
-            np.savez(file, **counts)
-    except OSError:
-        return  # A folder that is only read; they are counted again next time.

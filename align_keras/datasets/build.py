@@ -13,11 +13,7 @@ from align_keras.datasets.emoji import Emoji
 from align_keras.datasets.icons import Icons
 from align_keras.datasets.mixture import Mixture
 from align_keras.datasets.stamps import LANGUAGES, Stamps
-from align_keras.datasets.user_pairs import (
-    SHORTER_SIDE,
-    UserPairs,
-    user_pairs_config,
-)
+from align_keras.datasets.user_pairs import SHORTER_SIDE, UserPairs, user_pairs_config
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import open_regular, read_json
@@ -26,7 +22,7 @@ _BUILDERS = {"icons": Icons, "stamps": Stamps, "clipart": Clipart, "emoji": Emoj
 
 CORPORA = (*_BUILDERS, "pairs")
 # Of what `align-keras corpus shard` writes: names, sizes and checksums.
-_INDEX = "index.json"
+INDEX = "index.json"
 
 
 def build_corpus(
@@ -110,7 +106,7 @@ def build_corpus(
 
 def damaged_shards(folder: str, whole: bool = False) -> list[str]:
     """Names the shards that differ from the index by size, or if `whole`, checksum."""
-    index = read_json(os.path.join(folder, _INDEX))
+    index = read_json(os.path.join(folder, INDEX))
     found = []
     for shard in index.get("shards", ()):
         path = os.path.join(folder, os.path.basename(shard["file"]))
@@ -134,7 +130,7 @@ def refuse_damaged(folder: str, whole: bool = True) -> None:
         raise InputError(
             f"the corpus {folder} must be as it was built, but {', '.join(names[:5])} "
             f"{'lack or differ' if len(names) > 1 else 'lacks or differs'} from "
-            f"{_INDEX}; copy it again, or run `align-keras corpus shard`."
+            f"{INDEX}; copy it again, or run `align-keras corpus shard`."
         )
 
 

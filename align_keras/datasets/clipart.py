@@ -37,9 +37,7 @@ class Clipart(PairBuilder):
     FILTERED_REASONS = frozenset({"white on white"})
     DESCRIPTION = "Open Clip Art Library drawings with cleaned captions."
 
-    def __init__(self, **kwargs):
-        self._without_metadata = 0
-        super().__init__(**kwargs)
+    _without_metadata = 0
 
     def _raw_pairs(self, counter):
         root = self._folder(CLIPART_DIR_VARIABLE, CLIPART_DIR)
@@ -55,16 +53,12 @@ class Clipart(PairBuilder):
         captions = without_shared_captions(
             [self._captions(root / "svg", pathlib.Path(name)) for name in names]
         )
-        raw_pairs = []
         for path, name, texts in zip(images, names, captions, strict=True):
             if not texts:
                 counter.filter("only captions that too many images share", name)
                 continue
             identifier, category = name.removesuffix(".png"), name.split("/")[0]
-            raw_pairs.append(
-                RawPair(identifier, path, tuple(texts), category, None, name)
-            )
-        return raw_pairs
+            yield RawPair(identifier, path, tuple(texts), category, None, name)
 
     def _load(self, source):
         image, conversion = super()._load(source)

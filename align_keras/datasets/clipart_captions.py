@@ -1,6 +1,7 @@
 """Captions from the noisy metadata of a clip-art collection: its SVG files."""
 
 import collections
+import contextlib
 import dataclasses
 import os
 import re
@@ -24,14 +25,11 @@ class SvgMetadata:
 
 def read_svg_metadata(path: str | os.PathLike) -> SvgMetadata:
     """Reads an SVG file's first RDF work description, whatever is broken behind."""
-    with open(path, "rb") as file:
-        try:
-            for _, element in ElementTree.iterparse(file):
-                name = str(element.tag).rpartition("}")[2]
-                if name in ("Work", "metadata"):
-                    return _from_element(element)
-        except ElementTree.ParseError:
-            return SvgMetadata()
+    with open(path, "rb") as file, contextlib.suppress(ElementTree.ParseError):
+        for _, element in ElementTree.iterparse(file):
+            name = str(element.tag).rpartition("}")[2]
+            if name in ("Work", "metadata"):
+                return _from_element(element)
     return SvgMetadata()
 
 
@@ -100,8 +98,7 @@ def clipart_captions(metadata: SvgMetadata, stem: str) -> dict[str, str]:
 
 
 def without_shared_captions(captions: Sequence[dict[str, str]]) -> list[list[str]]:
-    """Drops the captions, by kind for each image, that too many images share, and
-    repeats.
+    """Drops captions, by kind for each image, that too many images share, and repeats.
 
     Keywords stay only where nothing else does: a list of kinds isn't how anybody names
     an image (without them a warm start found 2 to 3 points more among the stamps' first
@@ -156,12 +153,11 @@ def _without_author(words, authors):
     # to one letter: any ending that begins an author's name goes.
     for start in range(1, len(words)):
         ending = "_".join(words[start:])
-        if any(
+        is_name = any(
             author.startswith(ending) or f"{ending}_".startswith(f"{author}_")
             for author in authors
-        ):
-            return words[:start]
-        if words[start].rstrip("0123456789") in _HANDLES:
+        )
+        if is_name or words[start].rstrip("0123456789") in _HANDLES:
             return words[:start]
     return words
 

@@ -15,7 +15,6 @@ from align_keras.datasets.pair_builder import (
     ImageLayout,
     PairBuilder,
     RawPair,
-    hashed_test_keys,
     linked_names,
 )
 from align_keras.utils.errors import InputError
@@ -53,7 +52,6 @@ class Emoji(PairBuilder):
 
     def _raw_pairs(self, counter):
         packages = _find_packages(self._root or os.environ.get(EMOJI_DIR_VARIABLE))
-        raw_pairs = []
         for vendor, package in packages.items():
             for emoji in _read_emoji(package):
                 raw = _raw_pair(vendor, package, emoji)
@@ -64,27 +62,18 @@ class Emoji(PairBuilder):
                 elif not raw.captions:
                     counter.filter("no words in its names", raw.where)
                 else:
-                    raw_pairs.append(raw)
+                    yield raw
                 tones = len(emoji.get("skin_variations") or ())
                 if tones:
                     counter.filter("variation in skin tone", raw.where, count=tones)
-        return raw_pairs
 
-    def _split(self, entries):
-        # Not by the pixels alone, which the two vendors never share.
+    def _split_keys(self, entries):
+        # Not the pixels' alone, which the two vendors never share.
         codes = [entry.raw.id.partition("/")[2] for entry in entries]
         keys = [entry.image_key for entry in entries]
         linked = linked_names(zip(codes, keys, strict=True))
-        digest_of = {
-            code: hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-            for code, name in linked.items()
-        }
-        test_digests = hashed_test_keys(set(digest_of.values()), self.TEST_FRACTION)
-        splits = {"train": [], "test": []}
-        for code, entry in zip(codes, entries, strict=True):
-            name = "test" if digest_of[code] in test_digests else "train"
-            splits[name].append(entry)
-        return splits
+        names = (linked[code].encode() for code in codes)
+        return [hashlib.blake2b(name, digest_size=16).hexdigest() for name in names]
 
 
 def _raw_pair(vendor, package, emoji):

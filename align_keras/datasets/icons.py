@@ -69,7 +69,6 @@ class Icons(PairBuilder):
     def _raw_pairs(self, counter):
         del counter  # What is dropped shows when the glyph is drawn.
         folder = _font_folder()
-        raw_pairs = []
         for split, families in (("train", TRAIN_FAMILIES), ("test", TEST_FAMILIES)):
             for family, stem in families.items():
                 font_path, charmap = _font_and_charmap(folder, stem)
@@ -77,10 +76,7 @@ class Icons(PairBuilder):
                     where = f"{family}/{name}"
                     glyph = (font_path, chr(int(code_point, 16)))
                     captions = (icon_caption(family, name),)
-                    raw_pairs.append(
-                        RawPair(where, glyph, captions, family, split, where)
-                    )
-        return raw_pairs
+                    yield RawPair(where, glyph, captions, family, split, where)
 
     def _load(self, source):
         image = draw_glyph(*source)

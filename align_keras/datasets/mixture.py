@@ -18,8 +18,7 @@ _MOST_TURNS = 100_000
 
 
 class Mixture:
-    """Several corpora, each with all its images, as one prepared builder, with what
-    this package uses of one.
+    """Several corpora, each with all its images, with what is used of a builder here.
 
     The members' examples follow each other in proportion to their number, so that any
     stretch has its share of each; every example comes once. Ids begin with the member's
@@ -56,10 +55,7 @@ class Mixture:
 
         def read(name, builder):
             return stored_examples(builder, split, decoders).map(
-                lambda example: {
-                    **example,
-                    "id": tf.strings.join([name, "/", example["id"]]),
-                }
+                lambda row: {**row, "id": tf.strings.join([name, "/", row["id"]])}
             )
 
         sizes = self.info.splits.sizes(split)
@@ -82,7 +78,9 @@ class Mixture:
         sizes: Sequence[int], start: int
     ) -> "tuple[tf.data.Dataset, np.ndarray]":
         """The members' turns behind the first `start`, and how many these each had."""
-        taken = _taken(sizes, start)
+        shares, taken = np.array(sizes, "int64"), np.zeros(len(sizes), "int64")
+        for position in range(start):
+            taken[np.argmax((position + 1) * shares - taken * shares.sum())] += 1
         return _turns(sizes, taken).concatenate(_turns(sizes).repeat()), taken
 
 
@@ -116,9 +114,8 @@ class _Splits:
 
 
 def _turns(sizes, taken=None):
-    """The members whose turns are next, int64: always the one that lags most behind its
-    share, so that at the end each has had as many as it has examples. `taken` are those
-    before.
+    """The members whose turns are next, int64: the one that lags most behind its share,
+    so that at the end each has had as many as it has examples; `taken` came before.
     """
     import tensorflow as tf
 
@@ -135,14 +132,6 @@ def _turns(sizes, taken=None):
 
     members = tf.range(len(sizes), dtype=tf.int64)
     return tf.data.Dataset.range(start, total).scan(taken, turn)
-
-
-def _taken(sizes, turns):
-    """How many of the first turns of `_turns` are each member's."""
-    sizes, taken = np.array(sizes, "int64"), np.zeros(len(sizes), "int64")
-    for position in range(turns):
-        taken[np.argmax((position + 1) * sizes - taken * sizes.sum())] += 1
-    return taken
 
 
 def _merged_metadata(members):

@@ -64,20 +64,17 @@ class LocalBuilder(  # type: ignore[call-arg]
     # needs a distribution that it doesn't install (importlib_resources).
     code_path = None
 
-    # TFDS prints these two on stdout, which belongs to results.
-
     def _log_download_bytes(self):
-        pass
+        """Prints nothing on stdout, which belongs to results."""
 
-    def _log_download_done(self):
-        pass
+    _log_download_done = _log_download_bytes
 
 
 class PairBuilder(LocalBuilder, skip_registration=True):
     """Turns raw pairs into examples, counting in `info.metadata` whatever is dropped.
 
     A subclass defines `VERSION`, `LAYOUT`, `DESCRIPTION` and `_raw_pairs`, and where
-    needed `_load`, `_notes` and what stands below.
+    needed `_load`, `_notes`, `_split_keys` and what stands below.
 
     Args:
         root: str or path of what is read, by default that of an environment variable.
@@ -108,7 +105,7 @@ class PairBuilder(LocalBuilder, skip_registration=True):
         return pathlib.Path(self._root or os.environ.get(variable) or default)
 
     def _raw_pairs(self, counter):
-        """Returns the list of `RawPair`, what it drops counted in `counter`."""
+        """Yields `RawPair`s, what it drops counted in `counter`."""
         raise NotImplementedError
 
     def _load(self, source):
@@ -157,8 +154,12 @@ class PairBuilder(LocalBuilder, skip_registration=True):
     def _split_generators(self, dl_manager):
         del dl_manager  # Nothing is downloaded.
         counter = DropCounter()
-        raw_pairs = self._without_duplicate_ids(self._raw_pairs(counter), counter)
-        entries = self._spool(raw_pairs, counter)
+        raw_pairs: dict[str, RawPair] = {}
+        for raw in self._raw_pairs(counter):
+            if raw.id in raw_pairs:
+                counter.drop("duplicate id", raw.where, f"id {raw.id}", count=raw.pairs)
+            raw_pairs.setdefault(raw.id, raw)
+        entries = self._spool(list(raw_pairs.values()), counter)
         counter.check(self._max_bad_fraction)
         splits = self._split(entries)
         self.info.metadata.update(counter.as_metadata())
@@ -187,16 +188,6 @@ class PairBuilder(LocalBuilder, skip_registration=True):
                     "image_key": entry.image_key,
                 },
             )
-
-    def _without_duplicate_ids(self, raw_pairs, counter):
-        seen, kept = set(), []
-        for raw in raw_pairs:
-            if raw.id in seen:
-                counter.drop("duplicate id", raw.where, f"id {raw.id}", count=raw.pairs)
-            else:
-                seen.add(raw.id)
-                kept.append(raw)
-        return kept
 
     def _spool(self, raw_pairs, counter):
         entries, offset, total = [], 0, len(raw_pairs)
@@ -232,12 +223,17 @@ class PairBuilder(LocalBuilder, skip_registration=True):
 
     def _split(self, entries):
         splits = {"train": [], "test": []}
-        keys = {entry.image_key for entry in entries if entry.raw.split is None}
+        keyed = list(zip(self._split_keys(entries), entries, strict=True))
+        keys = {key for key, entry in keyed if entry.raw.split is None}
         test_keys = hashed_test_keys(keys, self.TEST_FRACTION, self.MOST_TEST_IMAGES)
-        for entry in entries:
-            chosen = "test" if entry.image_key in test_keys else "train"
+        for key, entry in keyed:
+            chosen = "test" if key in test_keys else "train"
             splits[entry.raw.split or chosen].append(entry)
         return splits
+
+    def _split_keys(self, entries):
+        """Returns a key an image; what has the same stands in the same split."""
+        return [entry.image_key for entry in entries]
 
 
 # === The form of stored images, and their splits ===

@@ -1,6 +1,5 @@
-"""Shards as people keep them, read in training without building a corpus first: their
-files are indexed once (`align_keras.corpus.record_index`), and training starts at any
-record.
+"""Shards as people keep them, read in training without building a corpus first: files
+are indexed once (`align_keras.corpus.record_index`), training starts at any record.
 """
 
 import errno

@@ -24,9 +24,7 @@ class Stamps(PairBuilder):
     """
 
     VERSION = tfds.core.Version("1.1.0")
-    RELEASE_NOTES = {
-        "1.1.0": "A margin, so that evaluation crops nothing off.",
-    }
+    RELEASE_NOTES = {"1.1.0": "A margin, so that evaluation crops nothing off."}
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name=language, description=f"Captions: {language}.")
         for language in LANGUAGES
@@ -48,7 +46,6 @@ class Stamps(PairBuilder):
                 f"{root} holds none; run apt-get install tuxpaint-stamps-default, or "
                 f"set {STAMPS_DIR_VARIABLE}"
             )
-        raw_pairs = []
         for path in images:
             where = path.relative_to(root).as_posix()
             caption_file = path.with_suffix(".txt")
@@ -61,10 +58,7 @@ class Stamps(PairBuilder):
                 continue
             category = where.split("/")[0]
             identifier = where.removesuffix(".png")
-            raw_pairs.append(
-                RawPair(identifier, path, (caption,), category, "test", where)
-            )
-        return raw_pairs
+            yield RawPair(identifier, path, (caption,), category, "test", where)
 
 
 def stamp_caption(path: pathlib.Path, language: str) -> str:

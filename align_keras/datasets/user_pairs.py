@@ -65,8 +65,7 @@ def _stamp(path):
 
 class UserPairs(PairBuilder, skip_registration=True):
     """Pairs from a table or a folder of the user's, by a config of `user_pairs_config`;
-    images keep their aspect. A tenth, at least one and at most 1,000, make the `test`
-    split.
+    images keep their aspect. A tenth, from one to 1,000, make the `test` split.
     """
 
     VERSION = tfds.core.Version("1.1.0")
@@ -86,17 +85,14 @@ class UserPairs(PairBuilder, skip_registration=True):
 
     def _raw_pairs(self, counter):
         config = self.builder_config
-        records = read_pairs(config.path, **config.reading, counter=counter)
-        return [
-            RawPair(
+        for record in read_pairs(config.path, **config.reading, counter=counter):
+            yield RawPair(
                 id=record.id,
                 source=record.image_path,
                 captions=tuple(record.captions),
                 where=record.where,
                 pairs=len(record.captions),
             )
-            for record in records
-        ]
 
     def _notes(self):
         return {"path": self.builder_config.path}

@@ -13,13 +13,12 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import writer
 from tensorflow_datasets.proto import tf_example_pb2
 
-from align_keras.datasets.build import quiet
+from align_keras.datasets.build import INDEX, quiet
 from align_keras.datasets.pair_builder import LocalBuilder, is_test_key
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, atomic_write, locked
 
 SHARDS = "web_pairs/1.0.0"
-INDEX = "index.json"
 _LISTS = ("captions", "rules", "languages", "page_urls", "sources")
 
 
@@ -98,8 +97,7 @@ def write_web_pairs(
     if next(images(), None) is None:
         raise InputError(
             "the corpus is empty, no image passed all filters; see the funnel of "
-            "`align-keras corpus report`, and lower the filters' thresholds in "
-            "--config."
+            "`align-keras corpus report`, and lower their thresholds in --config."
         )
     with quiet():
         builder = WebPairs(

@@ -1,6 +1,5 @@
 """Random and central crops, decoded, cropped and shrunk in one pass: of ALIGN's
-training (`crop_image_bytes`), of classifiers' (`inception_crop_bytes`,
-`central_crop_bytes`).
+training (`crop_image_bytes`), and of classifiers'.
 """
 
 import tensorflow as tf
@@ -129,9 +128,8 @@ def _box(shape, image_size, place):
 
 
 def _resample(window, image_size):
-    """Brings a window to the encoder's input size. Of up to three source pixels a
-    pixel, it is made of the four nearest, in half the time that the mean of all takes;
-    that of more.
+    """Brings a window to the encoder's input size, by the four nearest source pixels of
+    a pixel, or of more than three by the mean of all, which takes twice the time.
     """
     size, target = tf.shape(window)[:2], (image_size, image_size)
 

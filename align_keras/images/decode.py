@@ -395,17 +395,13 @@ def _find_chunk(file, start, kinds):
     return tf.where(goes_on(position), content.length, position)
 
 
-def _frame_of_webp(file):
-    return _find_chunk(file, 12, [b"ANMF"])
-
-
 @_apart(_STRING)
 def _first_frame_of_webp(image_bytes):
     """Makes a file of the first frame. TensorFlow's decoder of animations isn't safe:
     it has ended a process by writing behind its memory.
     """
     file = FileBytes(image_bytes)
-    frame = _frame_of_webp(image_bytes)
+    frame = _find_chunk(image_bytes, 12, [b"ANMF"])
     end = frame + 8 + file.number(frame + 4, 4)
     pixels = _find_chunk(image_bytes, frame + 24, [b"VP8 ", b"VP8L"])
     start = _find_chunk(image_bytes, frame + 24, [b"ALPH", b"VP8 ", b"VP8L"])
@@ -425,7 +421,7 @@ def _first_frame_of_webp(image_bytes):
 @_apart(_STRING, _IMAGE)
 def _on_canvas_of_webp(image_bytes, image):
     file = FileBytes(image_bytes)
-    frame = _frame_of_webp(image_bytes)
+    frame = _find_chunk(image_bytes, 12, [b"ANMF"])
     left, top, width, height = (
         file.number(position, 3) for position in (frame + 8, frame + 11, 24, 27)
     )
@@ -517,9 +513,7 @@ def _gif(image_bytes):
 
 @_apart(_STRING)
 def _gif_of_one_frame(image_bytes):
-    """Makes a file of the first frame alone, its transparent color white, and tells
-    where it lies.
-    """
+    """Makes a file of the first frame, its transparent color white; tells its place."""
     file = FileBytes(image_bytes)
     frame, control = gif_frame(image_bytes)
     global_size, local_size = _colors(image_bytes, 10), _colors(image_bytes, frame + 9)

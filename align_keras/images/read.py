@@ -1,7 +1,6 @@
 """Image files that may be none: one by its name, and a batch of them in a graph."""
 
 import os
-import stat
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from align_keras.images.preprocess import (
     uint8_pixels,
 )
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS
+from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, is_special
 
 
 def image_path(path: str | os.PathLike) -> str:
@@ -22,18 +21,18 @@ def image_path(path: str | os.PathLike) -> str:
     """
     path = os.fspath(path)
     try:
-        status = os.stat(path)
+        size = os.path.getsize(path)
     except (OSError, ValueError):  # None, or one of TensorFlow's file systems.
         return path
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+    if is_special(path):
         raise InputError(
             f"images must be files, received {path}, a pipe or a device; "
             "give a file's path or its bytes."
         )
-    if status.st_size > MAX_FILE_BYTES:
+    if size > MAX_FILE_BYTES:
         raise InputError(
             f"images must be files of at most {MAX_FILE_BYTES:,} bytes, "
-            f"received {path} of {status.st_size:,}; leave it out."
+            f"received {path} of {size:,}; leave it out."
         )
     return path
 

@@ -142,7 +142,7 @@ def test_flowers_are_learned_from_both_splits(monkeypatch, name):
             ["--protocol", "vtab", "--data", "imagenet2012"],
             "--data must be vtab, or",
         ),
-        (["--protocol", "vtab", "--data", "vtab/mnist"], "vtab has no task 'mnist'"),
+        (["--protocol", "vtab", "--data", "vtab/mnist"], "vtab's task must be one of"),
         (
             ["--protocol", "vtab"],
             "vtab needs data sets that TFDS hasn't prepared",

@@ -432,7 +432,10 @@ def test_stamps_in_four_languages(evaluate, tmp_path, monkeypatch):
             ["--protocol=simlex", "--encoding=utf-16"],
             "--encoding is for retrieval, received .* with simlex",
         ),
-        (["--protocol=cxc_retrieval", "--split=train"], "split must be test or val"),
+        (
+            ["--protocol=cxc_retrieval", "--split=train"],
+            "split must be one of test",
+        ),
         (["--protocol=cxc_similarity", "--data=coco"], "--data must be cxc"),
         (["--protocol=multi30k", "--data=coco"], "must be multi30k or stamps"),
         (

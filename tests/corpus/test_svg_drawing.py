@@ -7,9 +7,9 @@ import pytest
 
 from align_keras.corpus import image as image_module
 from align_keras.corpus import svg_drawing
-from align_keras.corpus.drop_counter import DropCounter
+from align_keras.corpus.drop_counter import NO_RENDERER, DropCounter
 from align_keras.corpus.image import ImageError, image_size, normalize_image
-from align_keras.corpus.svg_drawing import SvgError, read_svg
+from align_keras.corpus.svg_drawing import read_svg
 
 RENDERS = importlib.util.find_spec("resvg_py") is not None
 renders = pytest.mark.skipif(not RENDERS, reason="could not import 'resvg_py'")
@@ -76,7 +76,7 @@ ENTITIES = "".join(
     ids=["deep", "many", "large", "inflated", "cut", "entity", "laughs"],
 )  # fmt: skip
 def test_hostile_drawings_are_refused_unrendered(content, message):
-    with pytest.raises(SvgError, match=message):
+    with pytest.raises(ImageError, match=message):
         read_svg(content)
 
 
@@ -95,7 +95,7 @@ def test_without_the_extra_the_reason_says_so(monkeypatch, function):
     monkeypatch.setattr(image_module, "has_renderer", lambda: False)
     with pytest.raises(ImageError, match="align-keras.svg") as caught:
         function(svg())
-    assert caught.value.reason == svg_drawing.NO_RENDERER
+    assert caught.value.reason == NO_RENDERER
     counter = DropCounter()
     counter.drop(caught.value.reason, "a.svg")
     assert "align-keras[svg]" in counter.lines()[1]

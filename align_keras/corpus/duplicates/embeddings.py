@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from align_keras.utils.arguments import check_number
-from align_keras.utils.errors import InputError, needs
+from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 
 CLUSTERS = 4096
@@ -64,10 +64,7 @@ def _fill(path, images, encode, count, batch_size, dtype):
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Rows of embeddings, read where they lie, and what `place` finds of each.
-
-    `[places]` are some of them.
-    """
+    """Rows of embeddings where they lie, what `place` finds; `[places]` are some."""
 
     embeddings: np.ndarray
     clusters: np.ndarray
@@ -126,7 +123,9 @@ class EmbeddingSearch:
         self.axes = np.linalg.eigh(sample.T @ sample)[1][:, -_AXES:]
         if clusters < min(4 * self.nearest, self.clusters):
             return
-        means = _faiss().Kmeans(
+        import faiss  # Only here: few corpora take it.
+
+        means = faiss.Kmeans(
             embeddings.shape[1],
             clusters,
             niter=10,
@@ -221,16 +220,6 @@ def _by_cluster(clusters, count):
     order = np.argsort(clusters, axis=None, kind="stable")
     ends = np.cumsum(np.bincount(clusters.ravel(), minlength=count))
     return np.split(order // clusters.shape[1], ends[:-1])
-
-
-def _faiss():
-    with needs(
-        "corpus",
-        "near embeddings are found by faiss",
-        ", or find duplicates by their hashes",
-    ):
-        import faiss
-    return faiss
 
 
 def _unit_rows(embeddings, rows):

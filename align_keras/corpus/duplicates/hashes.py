@@ -41,7 +41,7 @@ _BANDS_OF_FEW, _BANDS = 8, 6
 _AT_ONCE, _MANY = 1 << 16, 1 << 12
 
 
-def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> bytes:
+def perceptual_hash(image: Image.Image | np.ndarray) -> bytes:
     """Hashes an image, or its gray pixels (height, width), so that copies are close.
 
     Of 64 × 64 gray pixels' cosine transform, the 64 lowest frequencies but the mean
@@ -51,8 +51,7 @@ def perceptual_hash(image: Image.Image | np.ndarray, *, crops: bool = True) -> b
     original's. Plain images, whose few frequencies look alike, have all zeros, close to
     nothing.
     """
-    views = len(VIEWS) if crops else 1
-    signs = _signs(_thumbnail(image), views)
+    signs = _signs(_thumbnail(image))
     words = np.packbits(signs, axis=2, bitorder="little").view("<u8")[..., 0]
     plain = signs.sum((1, 2)) < LEAST_DETAIL
     # Views of a plain image are as plain, or by chance not.
@@ -96,9 +95,9 @@ def _thumbnail(image):
     return image.astype(np.float64)
 
 
-def _signs(pixels, views):
+def _signs(pixels):
     """Returns which numbers of each view are positive and negative, (views, 2, 64)."""
-    spectra = _VERTICAL[:views] @ pixels @ _HORIZONTAL[:views]
+    spectra = _VERTICAL @ pixels @ _HORIZONTAL
     numbers = spectra[:, _DOWN, _ACROSS]
     zero = _RELATIVE_ZERO * np.sqrt(np.mean(numbers**2, axis=1, keepdims=True))
     zero = np.maximum(zero, _ABSOLUTE_ZERO)
@@ -188,7 +187,12 @@ class HammingSearch:
         keys = _band_keys(hashes, table.columns)
         # Queries with the same key follow each other, and find the same in the cache.
         order = np.argsort(keys, kind="stable")
-        changes = list(_changes(len(table.columns), radius))
+        # Every number of which at most `radius` bits are set.
+        changes = [
+            sum(1 << place for place in places)
+            for size in range(radius + 1)
+            for places in itertools.combinations(range(len(table.columns)), size)
+        ]
 
         def compare(start):
             block = order[start : start + self.block_rows]
@@ -226,9 +230,8 @@ class _BandTable:
 
 
 def _bands(count, threshold):
-    """Yields (columns of a band, bits that may differ in it). With threshold = bands ×
-    radius + rest, one of the first rest + 1 differs in at most `radius`, or another in
-    radius − 1.
+    """Yields (columns of a band, bits that may differ in it): with threshold = bands ×
+    radius + rest, `radius` in one of the first rest + 1, or radius − 1 in another.
     """
     bands = _BANDS_OF_FEW if count < _FEW else _BANDS
     radius, rest = divmod(threshold, bands)
@@ -247,13 +250,6 @@ def _band_keys(hashes, columns):
         bits = hashes[:, column // 64] >> np.uint64(column % 64)
         keys |= (bits & np.uint64(1)).astype(np.int64) << place
     return keys
-
-
-def _changes(width, radius):
-    """Yields every number of `width` bits of which at most `radius` are set."""
-    for size in range(radius + 1):
-        for places in itertools.combinations(range(width), size):
-            yield sum(1 << place for place in places)
 
 
 def _near_by_half(first, groups, sizes, table, starts, ends, threshold):

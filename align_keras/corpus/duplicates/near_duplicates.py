@@ -21,9 +21,8 @@ MODES = {"hash": HammingSearch, "embedding": EmbeddingSearch}
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """A corpus or an evaluation set: `signatures` are hashes of `hash_array`, uint64
-    (n, views, 2), or embeddings, float (n, d); `pixels` are width × height, all equal
-    by default.
+    """A corpus or an evaluation set: `signatures` are `hash_array`'s, uint64 (n, views,
+    2), or embeddings, float (n, d); `pixels`, width × height, are equal by default.
     """
 
     keys: typing.Sequence[str]
@@ -100,17 +99,14 @@ def _distinct(corpus):
     if corpus.pixels is not None:
         pixels = np.asarray(corpus.pixels, np.int64)
     rows = np.lexsort((keys, -pixels))
-    seen, places, kept = {}, {}, []
-    original = []
+    kept, places, original = {}, {}, []
     for row in rows.tolist():
-        key = corpus.keys[row]
-        if key in seen:
+        if corpus.keys[row] in kept:
             continue
-        seen[key] = place = len(kept)
+        place, kept[corpus.keys[row]] = len(kept), row
         pixel_key = None if corpus.pixel_keys is None else corpus.pixel_keys[row]
         original.append(places.setdefault(pixel_key, place) if pixel_key else place)
-        kept.append(row)
-    return np.array(kept, np.int64), np.array(original, np.int64)
+    return np.array(list(kept.values()), np.int64), np.array(original, np.int64)
 
 
 def _drop_evaluation(corpus, rows, original, placed, references, search, verdicts):

@@ -1,7 +1,6 @@
 """Counts of unigrams, bigrams and shared texts of tables larger than memory:
 `count_texts` of each table writes sorted hashes, `merge_counts` adds up a range of
-them, `choose_frequent` what the filters look up. DuckDB took as long for a part of
-this.
+them, `choose_frequent` what the filters look up. DuckDB took as long for a part.
 """
 
 import collections
@@ -28,16 +27,13 @@ def sum_by_key(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adds up the counts of equal keys, without `counts` one each; sorts the keys."""
     if counts is None:
-        keys = np.sort(keys)
-        starts = _run_starts(keys)
-        sums = np.diff(starts, append=len(keys)).astype(np.uint64)
-    else:
-        # Stable sorting merges the sorted runs of which the keys usually consist.
-        order = np.argsort(keys, kind="stable")
-        keys = keys[order]
-        starts = _run_starts(keys)
-        sums = np.add.reduceat(counts[order], starts) if len(keys) else counts
-    return keys[starts], sums
+        keys, counts = np.unique(keys, return_counts=True)
+        return keys, counts.astype(np.uint64)
+    # Stable sorting merges the sorted runs of which the keys usually consist.
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = _run_starts(keys)
+    return keys[starts], np.add.reduceat(counts[order], starts) if len(keys) else counts
 
 
 def keys_over_limit(
@@ -46,8 +42,7 @@ def keys_over_limit(
     """Returns the sorted keys with more than `limit` distinct values, and how many."""
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
-    starts = _run_starts(keys)
-    sizes = np.diff(starts, append=len(keys))
+    sizes = np.diff(_run_starts(keys), append=len(keys))
     # Few have enough entries; only theirs are sorted by value as well.
     large = np.repeat(sizes > limit, sizes)
     keys, values = keys[large], values[order[large]]
@@ -157,16 +152,14 @@ def merge_counts(
 ) -> None:
     """Adds up one range of the hashes over all spills, after all `count_texts`."""
     merged = pathlib.Path(folder, "merged", str(partitions))
-    limits = {
-        "texts": thresholds.max_images_per_text,
-        "images": thresholds.max_texts_per_image,
-    }
-    for kind, limit in limits.items():
+    for kind, limit in (
+        ("texts", thresholds.max_images_per_text),
+        ("images", thresholds.max_texts_per_image),
+    ):
         keys, values = _read_range(folder, kind, partition, partitions)
         crowded = keys_over_limit(keys, values, limit)
         _save(merged / f"{kind}-{partition}.npy", *crowded)
-    entries = _read_range(folder, "ngrams", partition, partitions)
-    keys, counts = sum_by_key(*entries)
+    keys, counts = sum_by_key(*_read_range(folder, "ngrams", partition, partitions))
     _save(merged / f"ngrams-{partition}.npy", keys, counts)
     with atomic_write(merged / f"histogram-{partition}.json") as file:
         json.dump(list(count_histogram(counts).items()), file)

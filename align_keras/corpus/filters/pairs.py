@@ -70,12 +70,8 @@ def filter_pairs(
     ([((640, 480), 'a', 'A cat on a mat')], 1)
     """
     thresholds = Thresholds() if thresholds is None else thresholds
-    batches = []
-    numbered = enumerate(pairs)
-    for batch in iter(lambda: list(itertools.islice(numbered, _PAIRS_AT_ONCE)), []):
-        for number, record in batch:
-            _check_record(number, record)
-        records = [record for _, record in batch]
+    batches, checked = [], _checked(pairs)
+    while records := list(itertools.islice(checked, _PAIRS_AT_ONCE)):
         batches.append((records, _columns(records)))
     chosen = count_in_memory([columns for _, columns in batches], thresholds)
     kept, counts = [], dict.fromkeys(("kept", *REASONS), 0)
@@ -88,23 +84,24 @@ def filter_pairs(
     return kept, counts
 
 
-def _check_record(number, record):
-    valid = isinstance(record, tuple) and len(record) >= 3
-    if valid:
-        size, key, caption, *rest = record
-        valid = (
-            isinstance(size, (tuple, list))
-            and len(size) == 2
-            and all(isinstance(side, numbers.Integral) for side in size)
-            and isinstance(key, str)
-            and all(isinstance(text, str) for text in (caption, *rest[:1]))
-        )
-    if not valid:
-        raise InputError(
-            "pairs must be tuples ((width, height), image_key, caption, language), "
-            f"received {record!r:.200} as number {number}; see "
-            "align_keras.corpus.Pair."
-        )
+def _checked(pairs):
+    for number, record in enumerate(pairs):
+        valid = isinstance(record, tuple) and len(record) >= 3
+        if valid:
+            size, *texts = record[:4]
+            valid = (
+                isinstance(size, (tuple, list))
+                and len(size) == 2
+                and all(isinstance(side, numbers.Integral) for side in size)
+                and all(isinstance(text, str) for text in texts)
+            )
+        if not valid:
+            raise InputError(
+                "pairs must be tuples ((width, height), image_key, caption, language), "
+                f"received {record!r:.200} as number {number}; see "
+                "align_keras.corpus.Pair."
+            )
+        yield record
 
 
 def _columns(records):

@@ -149,8 +149,7 @@ class PairColumns:
 @dataclasses.dataclass(frozen=True)
 class Chosen:
     """What the counts say, as sorted uint64 arrays of hashes: frequent `ngrams` (None:
-    all), `texts` of too many images, `images` of too many texts; `top_texts` from hash
-    to number.
+    all), `texts` of too many images, `images` of too many texts; `top_texts` by hash.
     """
 
     ngrams: np.ndarray | None

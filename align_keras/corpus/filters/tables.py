@@ -18,10 +18,7 @@ from align_keras.corpus.filters.rules import (
     count_reasons,
     find_reasons,
 )
-from align_keras.corpus.filters.text_hashes import (
-    hash_pairs,
-    is_member,
-)
+from align_keras.corpus.filters.text_hashes import hash_pairs, is_member
 from align_keras.corpus.filters.texts import find_personal_data
 from align_keras.corpus.parquet_tables import (
     ROWS_PER_GROUP,

@@ -79,7 +79,6 @@ def _entries(kind, path, modified):
     text = read_regular(path, MAX_JSON_BYTES)
     try:
         content = json.loads(text)
-        rows = content["images"]
         for name in ("images", "annotations") if kind == "coco" else ("images",):
             if not isinstance(content[name], list):
                 raise TypeError(f"{name} is no list")
@@ -88,11 +87,8 @@ def _entries(kind, path, modified):
             f"{path} must be the JSON of kind {kind}, received something else "
             f"({error}); give its kind, or download it again."
         ) from None
-    counter = DropCounter()
-    name = os.path.basename(path)
-    if kind == "coco":
-        return _coco(content, name, counter), counter
-    return _karpathy(rows, name, counter), counter
+    read, counter = _coco if kind == "coco" else _karpathy, DropCounter()
+    return read(content, os.path.basename(path), counter), counter
 
 
 def _coco(content, name, counter):
@@ -114,16 +110,15 @@ def _coco(content, name, counter):
     return entries
 
 
-def _karpathy(rows, name, counter):
+def _karpathy(content, name, counter):
     entries = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(content["images"]):
         place = f"images[{number}] of {name}"
         try:
             captions = [_text(sentence["raw"]) for sentence in row["sentences"]]
             # Of COCO, whose images lie in train2014 and val2014.
             image = os.path.join(_text(row.get("filepath", "")), _text(row["filename"]))
-            if row["split"] in _EVALUATION:
-                split = row["split"]
+            if (split := row["split"]) in _EVALUATION:
                 counter.filter("evaluation set", place, split, count=len(captions))
             else:
                 entries.append(_Entry(image, captions, ""))
@@ -161,5 +156,4 @@ def _around(folder):
     if is_url(folder):
         return [folder]
     with os.scandir(folder) as found:
-        names = sorted(entry.name for entry in found if entry.is_dir())
-    return [folder, *(os.path.join(folder, name) for name in names)]
+        return [folder, *sorted(entry.path for entry in found if entry.is_dir())]

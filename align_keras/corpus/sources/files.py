@@ -51,12 +51,8 @@ def list_files(folder: str, suffixes: str | tuple[str, ...]) -> list[SourceFile]
             if name.startswith(".") or not name.lower().endswith(suffixes):
                 continue
             path = os.path.join(place, name)
-            try:
-                state = os.stat(path)
-            except OSError:
-                continue
-            relative = os.path.relpath(path, folder)
-            found.append(SourceFile(relative, state.st_size, state.st_mtime_ns))
+            if file := one_file(path):
+                found.append(file._replace(name=os.path.relpath(path, folder)))
     # The bytes of the names: the same order whatever the machine's language.
     return sorted(found, key=lambda file: os.fsencode(file.name))
 
@@ -126,12 +122,10 @@ def count_os_error(counter: DropCounter, path: str, error: OSError) -> None:
     counter.drop(reason, path, error.strerror or type(error).__name__)
 
 
-def read_whole(
-    path: str, counter: DropCounter, limit: int = MAX_PAGE_BYTES
-) -> bytes | None:
+def read_whole(path: str, counter: DropCounter) -> bytes | None:
     """Reads a file, or counts why it can't be read."""
     try:
-        return read_regular(path, limit)
+        return read_regular(path, MAX_PAGE_BYTES)
     except OSError as error:
         count_os_error(counter, path, error)
         return None

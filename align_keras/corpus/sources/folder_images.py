@@ -1,6 +1,4 @@
-"""Kind `folder`: images NAME.jpg beside NAME.txt, one caption a line, as `pair_files`
-has it; here they are shared out to many workers.
-"""
+"""Kind `folder`: NAME.jpg beside NAME.txt as `pair_files` has it, for many workers."""
 
 import os
 from collections.abc import Iterator
@@ -35,8 +33,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
         stem = os.path.splitext(path)[0]
         texts = [stem + end for end in (".txt", ".TXT") if _is_there(stem + end)]
         if not texts:
-            is_there = _is_there(path)
-            counter.drop("no caption file" if is_there else "vanished", path)
+            counter.drop("no caption file" if _is_there(path) else "vanished", path)
             continue
         text_path = texts[0]
         content = read_whole(text_path, counter)

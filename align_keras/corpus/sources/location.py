@@ -1,7 +1,6 @@
 """Where an image is, as one line: a path, a `file:`, object's, web or `data:` address,
 or a member of an archive, `KIND:NUMBERS:PATH`: `bytes:OFFSET,SIZE:` in a tar or
-TFRecord file, `warc:OFFSET:`, `parquet:GROUP,ROW,COLUMN:`. The path comes last, as it
-is.
+TFRecord file, `warc:OFFSET:`, `parquet:GROUP,ROW,COLUMN:`. The path comes last.
 """
 
 import base64
@@ -12,15 +11,10 @@ from collections.abc import Iterable
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from align_keras.corpus.image import ImageError
+from align_keras.corpus.parquet_tables import open_parquet
 from align_keras.corpus.sources.warc_records import read_response
-from align_keras.utils.files import MAX_FILE_BYTES, is_special, open_regular, size_of
-from align_keras.utils.remote import (
-    SCHEMES,
-    is_url,
-    known_version,
-    open_url,
-    read_url,
-)
+from align_keras.utils.files import MAX_FILE_BYTES, open_regular, size_of
+from align_keras.utils.remote import SCHEMES, is_url, known_version, read_url
 
 
 def is_remote(location: str) -> bool:
@@ -94,10 +88,12 @@ def read_location(location: str) -> bytes:
 
 def _read(location):
     kind, _, rest = location.partition(":")
-    if location.startswith("/") or (kind in SCHEMES and rest.startswith("//")):
-        return _read_bytes(location, 0, None)
+    is_address = kind in SCHEMES and rest.startswith("//")
+    # The latter also of a drive of Windows.
+    if is_address or location.startswith("/") or os.path.isabs(location):
+        return _read_bytes(location)
     if kind == "file":
-        return _read_bytes(url_path(location), 0, None)
+        return _read_bytes(url_path(location))
     if kind.lower() == "data":
         return _data(rest)
     numbers, _, place = rest.partition(":")
@@ -111,14 +107,11 @@ def _read(location):
         group, row, column = int(numbers[0]), int(numbers[1]), numbers[2]
         remote = is_url(path)
         version = known_version(path) if remote else os.stat(path).st_mtime_ns
-        cells = _column(path, version, group, column)
-        return _cell(cells, row)
-    if os.path.isabs(location):  # A drive of Windows.
-        return _read_bytes(location, 0, None)
+        return _cell(_column(path, version, group, column), row)
     raise ImageError("missing", f"{location[:200]} is no location of an image")
 
 
-def _read_bytes(path, offset, size):
+def _read_bytes(path, offset=0, size=None):
     if (size or 0) > MAX_FILE_BYTES:
         raise ImageError("oversized", f"{size:,} bytes")
     if is_url(path):
@@ -150,12 +143,7 @@ def _data(text):
 @functools.lru_cache(maxsize=2)
 def _column(path, modified, group, column):
     """One column of a row group; `modified` tells a file from an older one."""
-    import pyarrow.parquet
-
-    if is_special(path):
-        raise ImageError("unreadable", f"{path} is no regular file")
-    source = open_url(path) if is_url(path) else path
-    with pyarrow.parquet.ParquetFile(source) as file:
+    with open_parquet(path) as file:
         return file.read_row_group(group, columns=[column]).column(column)
 
 

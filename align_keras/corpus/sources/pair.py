@@ -49,10 +49,9 @@ class Part:
 
 
 class SourcePair(NamedTuple):
-    """An image, as `location` describes it, and one text about it; `rule`, one of
-    `RULES`, says where the caption stood, `language` is in lower case, such as
-    `"en-us"`, and `page_url` the page or the record that the pair comes from; "" where
-    unknown.
+    """An image, as `location` describes it, and one text about it; `rule`, of `RULES`,
+    says where the caption stood, `language` is in lower case, such as `"en-us"`, and
+    `page_url` the page or the record that the pair comes from; "" where unknown.
     """
 
     image: str

@@ -1,17 +1,14 @@
 """Kind `parquet`: tables of images or of addresses, as img2dataset reads and writes.
 Images are in a column `jpg`, `png`, `webp` or `image`, also as Hugging Face's `{bytes,
-path}`; without one `url` makes remote images. Other columns are those of
-`pair.columns_of`.
+path}`; without one `url` makes remote images. Others are those of `pair.columns_of`.
 """
 
-import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from typing import Any
 
 from align_keras.corpus.drop_counter import DropCounter
-from align_keras.corpus.parquet_tables import arrow
+from align_keras.corpus.parquet_tables import faults_of_arrow, open_parquet
 from align_keras.corpus.sources.files import SourceFile
 from align_keras.corpus.sources.location import is_from_web, member_location
 from align_keras.corpus.sources.pair import (
@@ -21,8 +18,6 @@ from align_keras.corpus.sources.pair import (
     pair_of_shard,
 )
 from align_keras.utils.errors import InputError
-from align_keras.utils.files import is_special
-from align_keras.utils.remote import is_url, open_url
 
 SUFFIXES = (".parquet",)
 _IMAGES = ("jpg", "jpeg", "png", "webp", "image")
@@ -53,36 +48,16 @@ def list_parts(whole: Part, files: list[SourceFile]) -> list[Part]:
 def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a range of row groups, in their order; images aren't read."""
     try:
-        with open_parquet(part.path) as table, _faults_of_arrow():
+        with open_parquet(part.path) as table, faults_of_arrow():
             if table.num_row_groups != part.total:
                 counter.drop("vanished", part.path, "the file has changed")
             else:
-                yield from _read_groups(table, part, part.path, counter)
+                yield from _read_groups(table, part, counter)
     except OSError as error:
         # pyarrow's own errors, which aren't the system's, have no number.
         if error.errno is not None:
             raise
         counter.drop("truncated shard", part.path, str(error))
-
-
-def open_parquet(path: str) -> Any:
-    """Opens a `pyarrow.parquet.ParquetFile`; what is broken raises OSError."""
-    pyarrow = arrow()
-    if is_special(path):
-        raise OSError(errno.EINVAL, "not a regular file", path)
-    with _faults_of_arrow():
-        return pyarrow.parquet.ParquetFile(open_url(path) if is_url(path) else path)
-
-
-@contextlib.contextmanager
-def _faults_of_arrow():
-    """Raises as OSError without a number what broken files lead to."""
-    try:
-        yield
-    except (OSError, InputError):
-        raise
-    except Exception as error:  # Arrow's own, and Python's of broken names and texts.
-        raise OSError(" ".join(str(error).split())) from error
 
 
 def _ranges(counts):
@@ -96,8 +71,8 @@ def _ranges(counts):
     return [*ranges, (start, len(counts))] if counts else []
 
 
-def _read_groups(table, part, path, counter):
-    names = table.schema_arrow.names
+def _read_groups(table, part, counter):
+    path, names = part.path, table.schema_arrow.names
     stored_in = image_column_of(table.schema_arrow)
     found = columns_of(names)
     if stored_in is None and "url" not in found:
@@ -108,8 +83,7 @@ def _read_groups(table, part, path, counter):
     for group in range(part.start, part.stop):
         number = -1
         try:
-            for row in _rows(table, group, columns):
-                number += 1
+            for number, row in enumerate(_rows(table, group, columns)):
                 place = f"{path} row group {group} row {number}"
                 image = row.get(found.get("url")) or ""
                 if stored_in is not None:
@@ -126,7 +100,7 @@ def _read_groups(table, part, path, counter):
 
 
 def _rows(table, group, columns):
-    with _faults_of_arrow():
+    with faults_of_arrow():
         for batch in table.iter_batches(
             _ROWS_A_BATCH, row_groups=[group], columns=columns
         ):

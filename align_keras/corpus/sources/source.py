@@ -1,11 +1,11 @@
 """A source of pairs: opened by a line of text, read by workers part by part."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import itertools
 import os
-import stat
 from collections.abc import Iterator
 
 from align_keras.corpus.captions import clean_caption, is_usable
@@ -95,12 +95,10 @@ class Source:
         return fingerprint(words, self._files())
 
     def _files(self):
-        try:
+        with _readable(self.name):
             if is_folder(self.path):
                 return list_files(self.path, KINDS[self.kind].SUFFIXES)
             file = one_file(self.path)
-        except OSError as error:
-            raise _unreadable(self.name, error) from None
         if file is None:
             raise InputError(
                 f"source {self.name!r} must be there, but there is no {self.path}; "
@@ -167,7 +165,9 @@ def open_source(spec: str) -> Source:
         folder = folder if is_url(folder) else os.path.abspath(folder)
         options = (("images", folder),)
     path = rest.rstrip("/") if is_url(rest) else os.path.abspath(rest)
-    if not rest or not _exists(spec, path):
+    with _readable(spec):
+        is_there = one_file(path) is not None or is_folder(path)
+    if not rest or not is_there:
         raise _no_source(spec, f"but there is no {rest or 'path'}")
     if is_special(path):
         raise InputError(
@@ -182,16 +182,15 @@ def open_source(spec: str) -> Source:
     return Source(spec, kind, path, options)
 
 
-def _exists(spec, path):
+@contextlib.contextmanager
+def _readable(name):
     try:
-        return one_file(path) is not None or is_folder(path)
+        yield
     except OSError as error:
-        raise _unreadable(spec, error) from None
-
-
-def _unreadable(spec, error):
-    reason = f"{error.strerror}: {error.filename}"
-    return InputError(f"source {spec!r} must be readable, but it isn't: {reason}.")
+        raise InputError(
+            f"source {name!r} must be readable, but it isn't: {error.strerror}: "
+            f"{error.filename}."
+        ) from None
 
 
 def _no_source(spec, problem):
@@ -203,10 +202,8 @@ def _no_source(spec, problem):
 
 def _guess_kind(spec, path):
     if is_folder(path):
-        try:
+        with _readable(spec):
             kinds = _kinds_in(path)
-        except OSError as error:
-            raise _unreadable(spec, error) from None
     elif path.lower().endswith(caption_json.SUFFIXES):
         kinds = {caption_json.json_kind(path)} - {None}
     else:
@@ -291,11 +288,8 @@ def _read(part, counter, spool):
 
 
 def _is_empty(path):
-    if is_url(path):
-        file = one_file(path)
-        return file is not None and not file.size
-    state = os.stat(path)
-    return stat.S_ISREG(state.st_mode) and not state.st_size
+    file = one_file(path)
+    return file is not None and not file.size and not is_special(path)
 
 
 def _storable(text):

@@ -61,8 +61,7 @@ def read(
     """Yields the pairs of a range of a split; their tar file goes into `spool`."""
     if spool is None:
         raise InputError(
-            f"spool must be a folder for the images of {part}, received None; name "
-            "one with room for them."
+            f"spool must be a folder for the images of {part}, received None; name one."
         )
     try:
         examples = list(_examples(part))

@@ -29,8 +29,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard, in its order."""
     with open_regular(part.path) as file:
         for offset, message in _messages(file, part.path, counter):
-            pair = _pair(part.path, offset, message, counter)
-            if pair is not None:
+            if pair := _pair(part.path, offset, message, counter):
                 yield pair
 
 
@@ -69,7 +68,8 @@ def _messages(file, path, counter):
 def _pair(path, offset, message, counter):
     place = f"{path} byte {offset}"
     try:
-        spans = feature_spans(message)
+        # Of each feature the first value.
+        spans = {name: found[0] for name, found in feature_values(message).items()}
         row = {
             name: message[start : start + min(size, MAX_TEXT_BYTES)].decode(
                 "utf-8", "replace"
@@ -83,11 +83,6 @@ def _pair(path, offset, message, counter):
     span = next((spans[name] for name in _IMAGES if name in spans), None)
     image = span and member_location("bytes", (offset + span[0], span[1]), path)
     return pair_of_shard(counter, place, row, image, spans)
-
-
-def feature_spans(message: bytes) -> dict[str, tuple[int, int]]:
-    """Finds the first value of each of an example's bytes features, (offset, size)."""
-    return {name: values[0] for name, values in feature_values(message).items()}
 
 
 def feature_values(message: bytes) -> dict[str, list[tuple[int, int]]]:

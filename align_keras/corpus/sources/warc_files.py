@@ -1,6 +1,4 @@
-"""Kind `warc`: web archives. A page's image that was archived in the same file is read
-from there; other images stay remote.
-"""
+"""Kind `warc`: web archives; images are read from the same file, or stay remote."""
 
 import re
 from collections.abc import Iterator

@@ -1,6 +1,5 @@
-"""Kind `webdataset`: tar files of samples, as img2dataset writes them: members in
-succession with the same name up to the first dot, an image, `.txt` (caption) and
-`.json` (columns).
+"""Kind `webdataset`: tar files as img2dataset writes them: members in succession with
+the same name up to the first dot, an image, `.txt` (caption) and `.json` (columns).
 """
 
 import errno
@@ -35,8 +34,7 @@ def read(part: Part, counter: DropCounter) -> Iterator[SourcePair]:
     """Yields the pairs of a shard, in its order."""
     with open_regular(part.path) as file:
         for key, sample in _samples(file, part.path, counter):
-            pair = _pair(file, part.path, key, sample, counter)
-            if pair is not None:
+            if pair := _pair(file, part.path, key, sample, counter):
                 yield pair
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import math
 import os
 import pathlib
 import zlib
@@ -20,6 +21,7 @@ from align_keras.corpus.pair_files import (
 from align_keras.datasets.benchmarks.labeled_images import read_stored_images
 from align_keras.datasets.build import build_corpus
 from align_keras.datasets.stamps import LANGUAGES
+from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import say
 
@@ -76,21 +78,16 @@ class MultilingualCaptions(_ByImage):
     missing: int = 0
 
 
-def read_plain_or_gzip(path: pathlib.Path, repository: str) -> str:
-    """Reads a text file, or its `.gz`, of a repository cloned from GitHub."""
+def read_text(path: pathlib.Path, remedy: str) -> str:
+    """Reads a text file, or its `.gz`; an error ends in the remedy, how to get it."""
     packed = path.with_name(f"{path.name}.gz")
     try:
         if path.exists():
             return path.read_bytes().decode("utf-8-sig")
         return gzip.decompress(packed.read_bytes()).decode("utf-8-sig")
-    except OSError as error:
-        problem = error.strerror or str(error)
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        problem = str(error)
-    raise InputError(
-        f"no readable {path} or {packed.name} ({problem}); clone "
-        f"github.com/{repository} there."
-    )
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+    raise InputError(f"no readable {path} or {packed.name} ({problem}); {remedy}.")
 
 
 def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> list[int]:
@@ -98,8 +95,7 @@ def present_images(paths: Sequence[str], source: str, allow_missing: bool) -> li
     rows = [row for row, path in enumerate(paths) if os.path.isfile(path)]
     if len(rows) == len(paths):
         return rows
-    there = set(rows)
-    missing = [path for row, path in enumerate(paths) if row not in there]
+    missing = [path for path in paths if not os.path.isfile(path)]
     named = ", ".join(missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
     found = f"{len(missing)} of {len(paths)} images of {source} are missing: {named}"
     if not rows:
@@ -186,22 +182,16 @@ def read_karpathy(
     References:
         Karpathy and Fei-Fei 2015; Jia et al. 2021, section 5.1.
     """
-    if captions_per_image is not None and captions_per_image < 1:
-        raise InputError(
-            "captions_per_image must be at least 1, or None for all, received "
-            f"{captions_per_image}."
-        )
+    if captions_per_image is not None:
+        name, remedy = "captions_per_image", "None takes all"
+        check_number(name, captions_per_image, 1, math.inf, True, remedy)
     path = pathlib.Path(json_path)
     content = _read(path)
     examples = [
         _example(path, row, image) for row, image in enumerate(content["images"])
     ]
-    splits = dict.fromkeys(example["split"] for example in examples)
-    if split not in splits:
-        raise InputError(
-            f"split must be one of {', '.join(sorted(splits))}, which {path.name} has, "
-            f"received {split!r}."
-        )
+    splits = sorted({example["split"] for example in examples})
+    check_choice("split", split, splits, f"name one that {path.name} has")
     examples = [example for example in examples if example["split"] == split]
     if check_counts:
         _check_counts(path, content.get("dataset"), split, examples)
@@ -218,19 +208,14 @@ def read_karpathy(
 
 
 def _read(path):
+    text = read_text(path, "unpack Karpathy's caption_datasets.zip there")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"no readable {path} ({error.strerror}); unpack Karpathy's "
-            "caption_datasets.zip there."
-        ) from None
+        content = json.loads(text)
     except ValueError as error:
         raise InputError(f"{path} isn't JSON: {error}; download it again.") from None
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise InputError(
-            f'{path} must hold an object with the list "images", as Karpathy\'s files '
-            "do; download it again."
+            f'{path} must hold an object with the list "images"; download it again.'
         )
     return content
 

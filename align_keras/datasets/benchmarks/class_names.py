@@ -66,8 +66,7 @@ def read_class_names(source: str | os.PathLike) -> list | dict:
 
 def rename_classes(data: Any, names: list | dict) -> Any:
     """Gives classes other names: a list in their order, or a dict from old names or
-    labels. ImageNet's 1000 names also name classes of some of its ids, as ImageNet-A's
-    folders.
+    labels. ImageNet's 1000 names also name some of its ids, as ImageNet-A's folders.
 
     Example:
 

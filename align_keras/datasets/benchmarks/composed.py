@@ -68,8 +68,7 @@ def _parts(image_id):
     if family not in STYLE_WORDS or not words:
         raise InputError(
             "`image_ids` must be FAMILY/NAME with a family of "
-            f"{', '.join(STYLE_WORDS)}, received {image_id!r}; pass ids of the corpus "
-            "icons."
+            f"{', '.join(STYLE_WORDS)}, received {image_id!r}; pass ids of the icons."
         )
     if words[-1] in STYLE_WORDS[family] and len(words) > 1:
         return family, words[-1], words[:-1]

@@ -13,11 +13,12 @@ import numpy as np
 
 from align_keras.datasets.benchmarks.captioned_images import (
     CaptionedImages,
-    read_plain_or_gzip,
+    read_text,
 )
+from align_keras.utils.arguments import check_choice
 from align_keras.utils.errors import InputError
 
-_REPOSITORY = "google-research-datasets/Crisscrossed-Captions"
+_REMEDY = "clone github.com/google-research-datasets/Crisscrossed-Captions there"
 # The columns that a file begins with, by task.
 _COLUMNS = {
     "sts": ("caption1", "caption2", "agg_score"),
@@ -62,8 +63,7 @@ def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
     """Reads the ratings of `"test"` or `"val"`, of the repository as cloned or its
     `data`.
     """
-    if split not in ("test", "val"):
-        raise InputError(f"split must be test or val, received {split!r}.")
+    check_choice("split", split, ("test", "val"))
     folder = pathlib.Path(folder)
     data = folder / "data" if (folder / "data").is_dir() else folder
     return CxcRatings(
@@ -72,7 +72,7 @@ def read_cxc(folder: str | os.PathLike, split: str = "test") -> CxcRatings:
 
 
 def _read(path, task):
-    lines = csv.reader(read_plain_or_gzip(path, _REPOSITORY).splitlines())
+    lines = csv.reader(read_text(path, _REMEDY).splitlines())
     header = tuple(next(lines, ()))
     columns = _COLUMNS[task]
     if header[: len(columns)] != columns:
@@ -141,8 +141,7 @@ def cxc_captioned_images(
 
 def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
     """Finds the right answers of the four retrieval tasks: what was rated 3 or more
-    together, and nothing else, also no caption of the image itself that people rated
-    lower.
+    together, and nothing else, also no caption of the image itself rated lower.
 
     References:
         Parekh et al. 2021, section 5.
@@ -163,8 +162,7 @@ def cxc_positives(ratings: CxcRatings, data: CaptionedImages) -> CxcPositives:
 
 def cxc_rated_rows(ratings: CxcRatings, data: CaptionedImages) -> dict[str, tuple]:
     """Lists the rated pairs by task: (query rows, rows found, ratings), int64, int64
-    and float64. The queries of `sits` are its images; the others stand in both
-    directions.
+    and float64. Queries of `sits` are its images; others stand in both directions.
     """
     rated = {}
     for name, pairs in _by_rows(ratings, data).items():

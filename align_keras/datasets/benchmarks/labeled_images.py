@@ -66,10 +66,11 @@ def read_class_folders(
     folder = pathlib.Path(folder)
     root = folder / split if split else folder
     if not root.is_dir():
-        found = _subfolders(folder) if folder.is_dir() else []
+        found = [path.name for path in _subfolders(folder)] if folder.is_dir() else []
+        there = ", ".join(found[:5]) + (", …" if len(found) > 5 else "")
         raise InputError(
             f"--data must be a folder of classes, received {root}, which isn't there"
-            + (f"; {folder} has {_some(found)}." if found else "; check the path.")
+            + (f"; {folder} has {there}." if found else "; check the path.")
         )
     classes = _subfolders(root)
     if not classes:
@@ -107,11 +108,6 @@ def _subfolders(folder):
 def _is_image(path, root):
     hidden = any(part[0] == "." for part in path.relative_to(root).parts)
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
-
-
-def _some(paths, limit=5):
-    more = ", …" if len(paths) > limit else ""
-    return ", ".join(path.name for path in paths[:limit]) + more
 
 
 def stamps_by_category(builder: Any, split: str | None = None) -> LabeledImages:

@@ -6,7 +6,7 @@ import pathlib
 from align_keras.datasets.benchmarks.captioned_images import (
     MultilingualCaptions,
     present_images,
-    read_plain_or_gzip,
+    read_text,
 )
 from align_keras.utils.errors import InputError
 
@@ -29,8 +29,7 @@ def read_multi30k(
     check_counts: bool = True,
 ) -> MultilingualCaptions:
     """Reads the images of Flickr30K's test with five captions an image in English and
-    German, one in French and Czech, out of `github.com/multi30k/dataset` as cloned, or
-    its `data`.
+    German, one in French and Czech, of `github.com/multi30k/dataset` or its `data`.
 
     References:
         Elliott et al. 2016; Jia et al. 2021, section 8 and table 11.
@@ -65,7 +64,7 @@ def _captions(path, expected):
 
 def _lines(path):
     """The stripped lines of a file or of its `.gz`; none may be empty."""
-    text = read_plain_or_gzip(path, "multi30k/dataset")
+    text = read_text(path, "clone github.com/multi30k/dataset there")
     # Not splitlines(), which also splits at characters within captions.
     lines = [line.strip() for line in text.rstrip("\n").split("\n")]
     if "" in lines:

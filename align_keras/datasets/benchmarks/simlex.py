@@ -5,6 +5,7 @@ import dataclasses
 import os
 import pathlib
 
+from align_keras.datasets.benchmarks.captioned_images import read_text
 from align_keras.utils.errors import InputError
 
 PAIRS = 999
@@ -31,14 +32,7 @@ def read_simlex(path: str | os.PathLike, check_counts: bool = True) -> list[SimL
         Hill, Reichart and Korhonen 2015; Jia et al. 2021, table 12.
     """
     path = pathlib.Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-        raise InputError(
-            f"no readable {path} ({problem}); unpack fh295.github.io/SimLex-999.zip "
-            "there."
-        ) from None
+    text = read_text(path, "unpack fh295.github.io/SimLex-999.zip there")
     reader = csv.reader(text.split("\n"), delimiter="\t", quoting=csv.QUOTE_NONE)
     columns = [name.strip() for name in next(reader, [])]
     absent = [name for name in _COLUMNS if name not in columns]

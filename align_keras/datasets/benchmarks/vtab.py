@@ -93,6 +93,7 @@ _CLEVR = {"train_percent": 90, "test": "validation"}
 _AERIAL = {"train_percent": 60, "test": "rest", "validation_percent": 20}
 _NORB = {"test": "test[50%:]"}
 _X, _TURN = "label_x_position", "label_orientation"
+_OBJECT, _VEHICLE = "_closest_object_distance", "_closest_vehicle_distance"
 _TASKS = (
     *_tasks(
         "natural",
@@ -113,26 +114,12 @@ _TASKS = (
     ),
     *_tasks(
         "structured",
-        (
-            "clevr",
-            "_closest_object_distance",
-            6,
-            "objects",
-            clevr_closest_object_distance,
-            _CLEVR,
-        ),
+        ("clevr", _OBJECT, 6, "objects", clevr_closest_object_distance, _CLEVR),
         ("clevr", "_count_all", 8, "objects", clevr_count_all, _CLEVR),
         ("dmlab", "", 6, {}),
         ("dsprites", f"_{_X}", 16, _X, dsprites_x_position, _DSPRITES),
         ("dsprites", f"_{_TURN}", 16, _TURN, dsprites_orientation, _DSPRITES),
-        (
-            "kitti",
-            "_closest_vehicle_distance",
-            4,
-            "objects",
-            kitti_closest_vehicle_distance,
-            {},
-        ),
+        ("kitti", _VEHICLE, 4, "objects", kitti_closest_vehicle_distance, {}),
         ("smallnorb", "_label_azimuth", 18, "label_azimuth", _NORB),
         ("smallnorb", "_label_elevation", 9, "label_elevation", _NORB),
     ),
@@ -189,10 +176,7 @@ def read_vtab(name: str, split: str) -> LabeledImages:
 
 def vtab_task(name: str) -> VtabTask:
     """Returns the `VtabTask` of that name, or raises."""
-    if name not in VTAB_TASKS:
-        raise InputError(
-            f"vtab has no task {name!r}; its tasks are {', '.join(VTAB_TASKS)}."
-        )
+    check_choice("vtab's task", name, VTAB_TASKS)
     return VTAB_TASKS[name]
 
 

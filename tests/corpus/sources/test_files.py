@@ -72,12 +72,15 @@ def test_a_change_of_any_kind_changes_the_fingerprint(tmp_path):
     assert fingerprint(["html"], files) != fingerprint(["folder"], files)
 
 
-def test_files_that_cannot_be_read_are_counted(tmp_path):
+def test_files_that_cannot_be_read_are_counted(tmp_path, monkeypatch):
     (tmp_path / "big").write_bytes(bytes(11))
     counter = DropCounter()
-    assert read_whole(str(tmp_path / "big"), counter, limit=11) == bytes(11)
+    limit = "align_keras.corpus.sources.files.MAX_PAGE_BYTES"
+    monkeypatch.setattr(limit, 11)
+    assert read_whole(str(tmp_path / "big"), counter) == bytes(11)
+    monkeypatch.setattr(limit, 10)
     for path in ("gone", "big/below", "", "big"):
-        assert read_whole(str(tmp_path / path), counter, limit=10) is None
+        assert read_whole(str(tmp_path / path), counter) is None
     assert counter.bad == {"vanished": 2, "unreadable": 1, "oversized": 1}
 
 
