@@ -1,6 +1,6 @@
 """The normalized-softmax contrastive loss of ALIGN."""
 
-import numbers
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,12 +82,9 @@ class ContrastiveLoss(RowLoss):
         refuse_unknown("ContrastiveLoss", kwargs, self.options())
         check_choice("reduction", reduction, ("sum", "mean"))
         check_number("label_smoothing", label_smoothing, 0, 1)
-        is_int = isinstance(tile_size, numbers.Integral) and tile_size is not True
-        if tile_size not in (None, "auto") and not (is_int and tile_size >= 1):
-            raise InputError(
-                f'tile_size must be None, "auto" or an int of at least 1, received '
-                f'{tile_size!r}; use "auto" for large batches.'
-            )
+        if tile_size not in (None, "auto"):
+            remedy = 'leave it out, or use "auto" for large batches'
+            check_number("tile_size", tile_size, 1, math.inf, True, remedy)
         parts = 1.0 / negatives_fraction if 0.0 < negatives_fraction <= 1.0 else 0.5
         if abs(parts - round(parts)) > 1e-6:
             raise InputError(

@@ -50,8 +50,8 @@ def tiled_directional_losses(
         all_groups, _ = gather_replicas(pair_groups)
         all_images, _ = gather_replicas(images)
         positives = [
-            _mean_dot(own, _group_means(others, all_groups, pair_groups, offset))
-            for own, others in ((images, all_texts), (texts, all_images))
+            _mean_dot(these, _group_means(others, all_groups, pair_groups, offset))
+            for these, others in ((images, all_texts), (texts, all_images))
         ]
     # The mean of a row's cosines is its dot product with the mean column: no target
     # matrix is built.

@@ -291,13 +291,16 @@ class ForwardState:
         after = read(self.statistics)
         if not self.synchronized and after:
             after = reduce_over_replicas("MEAN", after)
-        write(self.statistics, after, statistics, finite)
         # Only the counter has moved for good; the first number names the replica.
         moved = [
             tf.stack([old[0], new[1]])
             for old, new in zip(seeds, read(self.seeds), strict=True)
         ]
-        write(self.seeds, moved, seeds, finite)
+        values = [
+            tf.where(finite, new, old)
+            for new, old in zip([*after, *moved], [*statistics, *seeds], strict=True)
+        ]
+        write([*self.statistics, *self.seeds], values)
 
 
 def read(variables: list) -> list[tf.Tensor]:
@@ -305,15 +308,7 @@ def read(variables: list) -> list[tf.Tensor]:
     return [tf.identity(variable) for variable in variables]
 
 
-def write(
-    variables: list,
-    values: list,
-    otherwise: list | None = None,
-    condition: tf.Tensor | bool = True,
-) -> None:
-    """Assigns `values`, or `otherwise` where the condition is false."""
-    otherwise = values if otherwise is None else otherwise
-    for variable, value, other in zip(variables, values, otherwise, strict=True):
-        variable.assign(
-            value if condition is True else tf.where(condition, value, other)
-        )
+def write(variables: list, values: list) -> None:
+    """Assigns each variable its value."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
