@@ -7,7 +7,6 @@ from keras import ops
 from align_keras.utils.errors import InputError
 
 _KERNEL_DTYPES = ("float32", "bfloat16")
-_NONE = ()
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -57,7 +56,24 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_statistics(self.synchronized, virtual_batch_size, replicas_per_group)
+        sharing = {
+            "synchronized": self.synchronized,
+            "virtual_batch_size": virtual_batch_size,
+            "replicas_per_group": replicas_per_group,
+        }
+        given = [name for name, value in sharing.items() if value]
+        if len(given) > 1:
+            raise InputError(
+                f"{given[1]} must be None where {given[0]} is {sharing[given[0]]}, "
+                f"received {sharing[given[1]]}; choose one of them."
+            )
+        is_count = type(replicas_per_group) is int and replicas_per_group >= 1
+        if replicas_per_group not in (None, "auto") and not is_count:
+            raise InputError(
+                'replicas_per_group must be None, "auto" or an int of at least 1, '
+                f'received {replicas_per_group!r}; use "auto" for the open-source '
+                "EfficientNet's."
+            )
         self.freeze_statistics = freeze_statistics
         self.virtual_batch_size = virtual_batch_size
         self.replicas_per_group = replicas_per_group
@@ -83,8 +99,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             x=inputs,
             scale=scale,
             offset=offset,
-            mean=_NONE if training else self._statistic(self.moving_mean),
-            variance=_NONE if training else self._statistic(self.moving_variance),
+            mean=() if training else tf.cast(self.moving_mean, "float32"),
+            variance=() if training else tf.cast(self.moving_variance, "float32"),
             epsilon=self.epsilon,
             exponential_avg_factor=1.0,
             is_training=bool(training),
@@ -127,9 +143,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         offset = tf.cast(self.beta, mean.dtype) - mean * scale
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
 
-    def _statistic(self, moving):
-        return tf.cast(moving, "float32")
-
     def _update(self, moving, value):
         value = ops.cast(ops.stop_gradient(value), moving.dtype)
         moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
@@ -146,34 +159,6 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 def _wide(inputs):
     """Returns the inputs as statistics are computed: in float32 at least."""
     return inputs if inputs.dtype == tf.float64 else tf.cast(inputs, "float32")
-
-
-def check_statistics(
-    synchronized: bool,
-    virtual_batch_size: int | None,
-    replicas_per_group: int | str | None,
-) -> None:
-    """Raises if more than one says whose rows are normalized together."""
-    for name, value in (
-        ("virtual_batch_size", virtual_batch_size),
-        ("replicas_per_group", replicas_per_group),
-    ):
-        if value and synchronized:
-            raise InputError(
-                f"{name} must be None where synchronized is true, received {value}; "
-                "choose one of them."
-            )
-    if virtual_batch_size and replicas_per_group:
-        raise InputError(
-            "replicas_per_group must be None where virtual_batch_size is given, "
-            f"received {replicas_per_group}; choose one of them."
-        )
-    is_count = type(replicas_per_group) is int and replicas_per_group >= 1
-    if replicas_per_group not in (None, "auto") and not is_count:
-        raise InputError(
-            'replicas_per_group must be None, "auto" or an int of at least 1, received '
-            f'{replicas_per_group!r}; use "auto" for the open-source EfficientNet\'s.'
-        )
 
 
 def group_size(replicas_per_group: int | str | None) -> int:

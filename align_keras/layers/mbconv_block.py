@@ -15,8 +15,6 @@ CONV_INITIALIZER = {
     "class_name": "VarianceScaling",
     "config": {"scale": 2.0, "mode": "fan_out", "distribution": "truncated_normal"},
 }
-
-
 PADDINGS = ("tf", "hugging_face")
 
 
@@ -122,25 +120,17 @@ class MBConvBlock(keras.layers.Layer):
 
     def build(self, input_shape: tuple) -> None:
         shape = tuple(input_shape)
-        if self.expand is not None:
-            self.expand.build(shape)
-            shape = self.expand.compute_output_shape(shape)
-            self.expand_norm.build(shape)
         # Layers without weights are built too: `quantize` refuses unbuilt ones.
-        if self.pad is not None:
-            self.pad.build(shape)
-            shape = self.pad.compute_output_shape(shape)
-        self.depthwise.build(shape)
-        shape = self.depthwise.compute_output_shape(shape)
-        self.depthwise_norm.build(shape)
+        for layer in (
+            *(self.expand, self.expand_norm, self.pad, self.depthwise),
+            *(self.depthwise_norm, self.project, self.project_norm, self.drop_connect),
+        ):
+            if layer is not None:
+                layer.build(shape)
+                shape = layer.compute_output_shape(shape)
         if self.squeeze is not None:
-            self.squeeze.build((shape[0], shape[-1]))
+            self.squeeze.build((shape[0], self.filters_in * self.expand_ratio))
             self.excite.build((shape[0], self.squeeze.units))
-        self.project.build(shape)
-        shape = self.project.compute_output_shape(shape)
-        self.project_norm.build(shape)
-        if self.drop_connect is not None:
-            self.drop_connect.build(shape)
         self.built = True
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:

@@ -1,6 +1,6 @@
 """The normalized-softmax contrastive loss of ALIGN."""
 
-import numbers
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -80,13 +80,29 @@ class ContrastiveLoss(RowLoss):
         **kwargs,
     ):
         refuse_unknown("ContrastiveLoss", kwargs, self.options())
+        check_choice("reduction", reduction, ("sum", "mean"))
+        check_number("label_smoothing", label_smoothing, 0, 1)
+        if tile_size not in (None, "auto"):
+            remedy = 'leave it out, or use "auto" for large batches'
+            check_number("tile_size", tile_size, 1, math.inf, True, remedy)
+        parts = 1.0 / negatives_fraction if 0.0 < negatives_fraction <= 1.0 else 0.5
+        if abs(parts - round(parts)) > 1e-6:
+            raise InputError(
+                "negatives_fraction must be 1 divided by a whole number, received "
+                f"{negatives_fraction}; use 1.0, 0.5 or 0.25, as the paper."
+            )
+        if matmul_dtype not in (None, "bfloat16" if tile_size else None):
+            raise InputError(
+                'matmul_dtype must be None, or "bfloat16" of the tiled form, received '
+                f"{matmul_dtype!r} with tile_size {tile_size!r}; set tile_size to "
+                '"auto", or leave it out.'
+            )
         self.label_smoothing = label_smoothing
         self.reduction = reduction
         self.share_equal_captions = share_equal_captions
         self.negatives_fraction = negatives_fraction
         self.tile_size = tile_size
         self.matmul_dtype = matmul_dtype
-        self._check()
 
     def total(self, loss_i2t: tf.Tensor, loss_t2i: tf.Tensor) -> tf.Tensor:
         """Returns the sum or the mean of both directions, by `reduction`."""
@@ -136,30 +152,6 @@ class ContrastiveLoss(RowLoss):
         groups = [None] * count if pair_groups is None else cut(pair_groups)
         return list(zip(cut(images), cut(texts), groups, strict=True))
 
-    def _check(self):
-        """Raises `InputError` unless all arguments are in range."""
-        check_choice("reduction", self.reduction, ("sum", "mean"))
-        check_number("label_smoothing", self.label_smoothing, 0, 1)
-        tile_size, fraction = self.tile_size, self.negatives_fraction
-        is_int = isinstance(tile_size, numbers.Integral) and tile_size is not True
-        if tile_size not in (None, "auto") and not (is_int and tile_size >= 1):
-            raise InputError(
-                f'tile_size must be None, "auto" or an int of at least 1, received '
-                f'{tile_size!r}; use "auto" for large batches.'
-            )
-        parts = 1.0 / fraction if 0.0 < fraction <= 1.0 else 0.5
-        if abs(parts - round(parts)) > 1e-6:
-            raise InputError(
-                "negatives_fraction must be 1 divided by a whole number, received "
-                f"{fraction}; use 1.0, 0.5 or 0.25, as the paper."
-            )
-        if self.matmul_dtype not in (None, "bfloat16" if tile_size else None):
-            raise InputError(
-                'matmul_dtype must be None, or "bfloat16" of the tiled form, received '
-                f"{self.matmul_dtype!r} with tile_size {tile_size!r}; set tile_size to "
-                '"auto", or leave it out.'
-            )
-
 
 def contrastive_loss(
     image_embeddings: tf.Tensor,
@@ -191,14 +183,16 @@ def plain_directional_losses(
     pair_groups: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns `loss_i2t` and `loss_t2i`; `scale` is 1 / temperature."""
-    rows = tf.shape(image_embeddings)[0]
     all_images, offset = gather_replicas(image_embeddings)
     all_texts, _ = gather_replicas(text_embeddings)
-    all_groups = None if pair_groups is None else gather_replicas(pair_groups)[0]
-    columns = tf.shape(all_images)[0]
-    targets = _targets(
-        pair_groups, all_groups, rows, columns, offset, image_embeddings.dtype
-    )
+    # Rows of probabilities: one-hot, or shared by the pairs of one group.
+    if pair_groups is None:
+        places = tf.range(tf.shape(image_embeddings)[0]) + offset
+        targets = tf.one_hot(places, tf.shape(all_images)[0], dtype=all_images.dtype)
+    else:
+        same = tf.equal(pair_groups[:, None], gather_replicas(pair_groups)[0])
+        same = tf.cast(same, all_images.dtype)
+        targets = same / tf.reduce_sum(same, axis=1, keepdims=True)
     logits_i2t = tf.matmul(image_embeddings, all_texts, transpose_b=True) * scale
     if replica_count() == 1:
         logits_t2i = tf.transpose(logits_i2t)
@@ -218,11 +212,3 @@ def _direction_loss(logits, targets, label_smoothing):
     smooth = tf.reduce_mean(logits, axis=1)
     expected = (1.0 - label_smoothing) * positive + label_smoothing * smooth
     return tf.reduce_mean(log_normalizer - expected)
-
-
-def _targets(row_groups, column_groups, rows, columns, offset, dtype):
-    """Makes rows of probabilities: one-hot, or shared by the pairs of one group."""
-    if row_groups is None:
-        return tf.one_hot(tf.range(rows) + offset, columns, dtype=dtype)
-    same = tf.cast(tf.equal(row_groups[:, None], column_groups[None, :]), dtype)
-    return same / tf.reduce_sum(same, axis=1, keepdims=True)

@@ -29,17 +29,8 @@ def replica_count() -> int:
     return 1 if context is None else context.num_replicas_in_sync
 
 
-def sum_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Adds up each tensor over all replicas; on one replica returns them as is."""
+def reduce_over_replicas(operation: str, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Takes each tensor's "SUM" or "MEAN" over all replicas; with one, returns it."""
     if replica_count() == 1:
         return tensors
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
-
-
-def mean_over_replicas(tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Averages each tensor over all replicas; on one replica returns them as is."""
-    if replica_count() == 1:
-        return tensors
-    context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+    return tf.distribute.get_replica_context().all_reduce(operation, tensors)

@@ -1,7 +1,6 @@
 """Both directions' losses, exact, without the logits matrix: tile by tile."""
 
 import math
-from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -50,11 +49,9 @@ def tiled_directional_losses(
     if pair_groups is not None:
         all_groups, _ = gather_replicas(pair_groups)
         all_images, _ = gather_replicas(images)
-        image_positives = _group_means(all_texts, all_groups, pair_groups, offset)
-        text_positives = _group_means(all_images, all_groups, pair_groups, offset)
         positives = [
-            _mean_dot(images, image_positives),
-            _mean_dot(texts, text_positives),
+            _mean_dot(these, _group_means(others, all_groups, pair_groups, offset))
+            for these, others in ((images, all_texts), (texts, all_images))
         ]
     # The mean of a row's cosines is its dot product with the mean column: no target
     # matrix is built.
@@ -72,16 +69,16 @@ def tiled_directional_losses(
     )
 
 
-def _pair_sums(images, all_texts, scale, offset, **tiling):
+def _pair_sums(images, all_texts, scale, offset, tile_size, keep_tiles, matmul_dtype):
     """This replica's normalizers, mean cosine of the pairs, mean image, mean text."""
     # One function, so that the gradients are added up in one array for the images and
     # one for the texts: left to themselves, six would lie side by side.
 
     @tf.custom_gradient
     def sums(images, all_texts, scale):
-        rows, columns, through_normalizers = normalizers(
-            images, all_texts, scale, **tiling
-        )
+        tiles = _LogitTiles(images, all_texts, scale, tile_size, matmul_dtype)
+        # Both of a tile, which the gradient computes once more unless it was kept.
+        rows, columns, kept = _forward(tiles, keep_tiles)
         count = tf.shape(images)[0]
         alone = replica_count() == 1
         texts = all_texts if alone else all_texts[offset : offset + count]
@@ -93,7 +90,8 @@ def _pair_sums(images, all_texts, scale, offset, **tiling):
             if not alone:
                 behind = tf.shape(all_texts)[0] - offset - count
                 d_texts = tf.pad(d_texts, [[offset, behind], [0, 0]])
-            return through_normalizers(d_rows, d_columns, d_images, d_texts)
+            of_rows, of_columns = (rows, d_rows), (columns, d_columns)
+            return _backward(tiles, of_rows, of_columns, kept, d_images, d_texts)
 
         values = rows, columns, _mean_dot(images, texts)
         means = tf.reduce_mean(images, axis=0), tf.reduce_mean(texts, axis=0)
@@ -135,31 +133,6 @@ def _group_numbers(groups):
 
 
 # === Normalizers of the logits, tile by tile ===
-
-
-def normalizers(
-    images: tf.Tensor,
-    texts: tf.Tensor,
-    scale: tf.Tensor,
-    *,
-    tile_size: int,
-    keep_tiles: bool,
-    matmul_dtype: tf.DType | str,
-) -> tuple[tf.Tensor, tf.Tensor, Callable]:
-    """Computes the log-sum-exp of rows and of columns of scale · images · textsᵀ.
-
-    Both come from the same tile, which the gradient computes once more, or reads where
-    it was kept. The third is the function of the gradients at them, and of what is to
-    be added to those at `images` and `texts`, to those of the three arguments.
-    """
-    tiles = _LogitTiles(images, texts, scale, tile_size, matmul_dtype)
-    rows, columns, kept = _forward(tiles, keep_tiles)
-
-    def gradient(d_rows, d_columns, d_images, d_texts):
-        of_rows, of_columns = (rows, d_rows), (columns, d_columns)
-        return _backward(tiles, of_rows, of_columns, kept, d_images, d_texts)
-
-    return rows, columns, gradient
 
 
 class _LogitTiles:
@@ -366,11 +339,10 @@ def _in_tiles(tensor, tiles):
     length = _length(tensor)
     size = -(-length // tiles)
     static = isinstance(length, int) and isinstance(tiles, int)
-    if static and tiles * size == length:
-        return tf.reshape(tensor, [tiles, size, *tensor.shape[1:]])
-    others = [[0, 0]] * (len(tensor.shape) - 1)
-    padded = tf.pad(tensor, [[0, tiles * size - length], *others])
-    return tf.reshape(padded, [tiles, size, *tensor.shape[1:]])
+    if not static or tiles * size != length:
+        others = [[0, 0]] * (len(tensor.shape) - 1)
+        tensor = tf.pad(tensor, [[0, tiles * size - length], *others])
+    return tf.reshape(tensor, [tiles, size, *tensor.shape[1:]])
 
 
 def _from_tiles(tensor, length):

@@ -169,11 +169,10 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
             **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
                 `TextEncoder` that the name doesn't settle; those that both encoders
                 have go to both. For folders, those that leave the weights' meaning as
-                it is: `dtype`,
-                `image_size`, `sequence_length`, `dropout`, `drop_connect_rate`,
-                `batch_norm_momentum`, `synchronized`, `virtual_batch_size`,
-                `freeze_batch_statistics`, `rematerialize`, `locked`, `trainable`,
-                `learn_temperature`, `name`. None leaves an argument out.
+                it is: `dtype`, `image_size`, `sequence_length`, `dropout`,
+                `drop_connect_rate`, `batch_norm_momentum`, `synchronized`,
+                `virtual_batch_size`, `freeze_batch_statistics`, `rematerialize`,
+                `locked`, `trainable`, `learn_temperature`, `name`. None leaves one out.
 
         Raises:
             InputError: if there is no such preset, folder, file or argument, or it's

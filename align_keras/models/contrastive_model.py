@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from align_keras.losses.contrastive_loss import ContrastiveLoss
-from align_keras.losses.cross_replica import replica_count, sum_over_replicas
+from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
 from align_keras.losses.pair_loss import PairLoss, as_pair_loss
 from align_keras.models import fit_inputs
 from align_keras.models.gradients import (
@@ -114,11 +114,8 @@ class ContrastiveModel(keras.Model):
         optimizer = keras.optimizers.deserialize(config.pop("optimizer"))
         # Files without a loss have its options among `compile`'s.
         options = {n: config.pop(n) for n in ContrastiveLoss.options() if n in config}
-        if "loss" in config:
-            loss = keras.saving.deserialize_keras_object(config.pop("loss"))
-        else:
-            loss = ContrastiveLoss(**options)
-        self.compile(optimizer, loss, **config)
+        loss = keras.saving.deserialize_keras_object(config.pop("loss", None))
+        self.compile(optimizer, loss or ContrastiveLoss(**options), **config)
 
     def fit(
         self,
@@ -183,6 +180,8 @@ class ContrastiveModel(keras.Model):
             "repeat": steps_per_epoch is not None,
             "augment": augment,
         }
+        # One of Keras's, or a list of them, or its `CallbackList`.
+        callbacks = getattr(callbacks, "callbacks", callbacks)
         with fit_inputs.readable_input(self, x, y, value_range, **options) as batches:
             if validation_data is not None:
                 pairs = fit_inputs.as_x_and_y(validation_data)
@@ -197,7 +196,7 @@ class ContrastiveModel(keras.Model):
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=[StopAtNonFinite(), *fit_inputs.as_list(callbacks)],
+                callbacks=[StopAtNonFinite(), callbacks or []],  # Keras flattens it.
                 validation_data=validation_data,
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
@@ -269,7 +268,7 @@ class ContrastiveModel(keras.Model):
             losses, gradients = cached_loss_gradients(
                 self, inputs, self.micro_batch_size
             )
-        sums = sum_over_replicas([*gradients, *losses])
+        sums = reduce_over_replicas("SUM", [*gradients, *losses])
         gradients, losses = sums[: len(gradients)], tuple(sums[len(gradients) :])
         losses = tuple(loss / replica_count() for loss in losses)
         variables = self.trainable_variables
@@ -332,7 +331,17 @@ class ContrastiveModel(keras.Model):
             self.test_function = self._make_timed_function(self.test_step)
 
     def _make_timed_function(self, step_function):
-        step = one_step(self.distribute_strategy, step_function, self.jit_compile)
+        strategy = self.distribute_strategy
+
+        @tf.function(reduce_retracing=True, jit_compile=self.jit_compile)
+        @tf.autograph.experimental.do_not_convert
+        def step(data):
+            outputs = strategy.run(step_function, args=(data,))
+            # Metrics are equal on all replicas.
+            return {
+                name: strategy.experimental_local_results(value)[0]
+                for name, value in outputs.items()
+            }
 
         def function(iterator):
             if self.steps_to_skip:
@@ -370,25 +379,6 @@ def check_compile_arguments(given: dict) -> None:
     functions = (ContrastiveModel.compile, keras.Model.compile)
     known = [name for function in functions for name in parameters_of(function)]
     refuse_unknown("compile", given, [*known, *ContrastiveLoss.options()])
-
-
-# === A batch and a step on all replicas ===
-
-
-def one_step(
-    strategy: tf.distribute.Strategy, step_function: Callable, jit_compile: bool
-) -> Callable:
-    """Returns the compiled function of a batch → metrics, equal on all replicas."""
-
-    @tf.autograph.experimental.do_not_convert
-    def step(data):
-        outputs = strategy.run(step_function, args=(data,))
-        return {
-            name: strategy.experimental_local_results(value)[0]
-            for name, value in outputs.items()
-        }
-
-    return tf.function(step, reduce_retracing=True, jit_compile=jit_compile)
 
 
 @tf.function(reduce_retracing=True)

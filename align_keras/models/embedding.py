@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import scipy.special
 import tensorflow as tf
 
 from align_keras.evaluation.classification import class_embeddings
@@ -73,12 +74,7 @@ class EmbeddingMethods:
                 "write [text]."
             )
         return self._embed_texts(
-            texts,
-            batch_size,
-            lambda tokens: self.normalize_text(
-                self.text_encoder(tokens, training=False)
-            ),
-            self.text_encoder.output_shape[-1],
+            texts, batch_size, self.text_encoder, self.normalize_text
         )
 
     def similarity(
@@ -140,9 +136,7 @@ class EmbeddingMethods:
         classes = class_embeddings(encode, class_names, templates)
         rows = self.encode_images(images, batch_size, value_range=value_range)
         logits = rows @ classes.T / float(self.temperature)
-        logits -= logits.max(axis=1, keepdims=True)
-        scores = np.exp(logits)
-        return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")
+        return scipy.special.softmax(logits, axis=1).astype("float32")
 
     # Of one image with words that are added and taken away, as one query.
     encode_query = encode_query
@@ -156,21 +150,19 @@ class EmbeddingMethods:
         encoder = self.text_encoder
         if encoder.projection_dim is not None:
             encoder = keras.Model(encoder.inputs, encoder.get_layer("projection").input)
-        return self._embed_texts(
-            words,
-            batch_size,
-            lambda tokens: encoder(tokens, training=False),
-            self.text_encoder.hidden_dim,
-        )
+        return self._embed_texts(words, batch_size, encoder, tf.identity)
 
-    def _embed_texts(self, texts, batch_size, embed, width):
+    def _embed_texts(self, texts, batch_size, encoder, finish):
         tokenizer = self.tokenizer
-        embed = on_replicas(self.distribute_strategy, embed)
+        embed = on_replicas(
+            self.distribute_strategy,
+            lambda tokens: finish(encoder(tokens, training=False)),
+        )
         batches = [
             embed(tokenizer(list(texts[start : start + batch_size])))
             for start in range(0, len(texts), batch_size)
         ]
-        return _concatenate(batches, width)
+        return _concatenate(batches, encoder.output_shape[-1])
 
 
 def _read_ahead(images, image_size, batch_size, value_range):

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -130,14 +130,6 @@ def split_pairs(x: Any, y: Any, share: float) -> tuple:
         return *parts[0], tuple(parts[1])
     train, validation = (dict(zip(x, part, strict=True)) for part in parts)
     return train, None, validation
-
-
-def as_list(callbacks: keras.callbacks.Callback | Sequence | None) -> list:
-    """Makes a callback, a list of them, Keras's `CallbackList` or None a list."""
-    callbacks = getattr(callbacks, "callbacks", callbacks)
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, tuple | list) else [callbacks]
 
 
 def check_weights(**weights: object) -> None:

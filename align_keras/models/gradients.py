@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from align_keras.layers import FusedBatchNormalization
-from align_keras.losses.cross_replica import mean_over_replicas, replica_count
+from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
 from align_keras.optimizers.replica_gradients import inner_optimizer
 from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
@@ -16,9 +16,7 @@ _SEED_STRIDE = 1_000_003
 
 
 def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
-    """Returns this replica's losses and gradients, whose sum over replicas is the
-    batch's.
-    """
+    """Returns a replica's losses and gradients; summed over replicas, the batch's."""
     with tf.GradientTape() as tape:
         outputs = model(inputs, training=True)
         losses, loss = scaled_loss(
@@ -34,9 +32,7 @@ def loss_gradients(model: keras.Model, inputs: dict) -> tuple[tuple, list]:
 def scaled_loss(
     model: keras.Model, images: tf.Tensor, texts: tf.Tensor, token_ids: tf.Tensor
 ) -> tuple[tuple, tf.Tensor]:
-    """Returns a replica's losses, and its share of their total as the optimizer scales
-    it.
-    """
+    """Returns a replica's losses, and its share of the total with the loss's scale."""
     losses = model.loss.replica_losses(images, texts, model.temperature, token_ids)
     total = model.loss.total(*losses) / replica_count()
     return losses, model.optimizer.scale_loss(total)
@@ -63,7 +59,7 @@ def cached_loss_gradients(
     parts = split_inputs(inputs, micro_batch_size)
     state = model.forward_state
     statistics, seeds = state.read()
-    images, texts, new_statistics = embed_parts(model, parts, statistics)
+    (images, texts), new_statistics = embed_parts(model, parts, statistics)
     new_seeds = read(state.seeds)
     with tf.GradientTape() as tape:
         tape.watch([images, texts])
@@ -90,24 +86,21 @@ def accumulated_gradients(
     part_gradients: Callable,
 ) -> tuple:
     """Averages each micro-batch's loss, logits and gradients by `part_gradients`."""
-    parts = split_inputs(inputs, micro_batch_size)
-    count, size = parts["images"].shape[:2]
     before = read(state.statistics)
     variables = [variable.value for variable in model.trainable_variables]
 
-    def body(number, part, loss, logits, *totals):
-        part_loss, part_logits, gradients = part_gradients(part)
-        values = [*gradients, *read(state.statistics)]
+    def body(number, part):
+        loss, logits, gradients = part_gradients(part)
+        values = [loss, *gradients, *read(state.statistics)]
         write(state.statistics, before)
-        totals = [total + value for total, value in zip(totals, values, strict=True)]
-        return loss + part_loss, logits.write(number, part_logits), *totals
+        return [logits], values
 
-    array = tf.TensorArray(tf.float32, count, element_shape=(size, model.num_classes))
-    zeros = [tf.zeros(value.shape, value.dtype) for value in (*variables, *before)]
-    loss, logits, *totals = _loop(parts, body, tf.constant(0.0), array, *zeros)
-    means = [total / count for total in totals]
+    parts = split_inputs(inputs, micro_batch_size)
+    like = [tf.constant(0.0), *variables, *before]
+    (logits,), totals = _loop(parts, body, [model.num_classes], like)
+    loss, *means = [total / parts["images"].shape[0] for total in totals]
     write(state.statistics, means[len(variables) :])
-    return loss / count, logits.concat(), means[: len(variables)]
+    return loss, logits, means[: len(variables)]
 
 
 def split_inputs(inputs: dict, micro_batch_size: int) -> dict:
@@ -125,53 +118,51 @@ def split_inputs(inputs: dict, micro_batch_size: int) -> dict:
     }
 
 
-def _loop(parts, body, *start):
-    """Runs `body(number, micro_batch, *values)` for each; returns the last values."""
-    count = parts["images"].shape[0]
+def _loop(parts, body, widths, like):
+    """Runs `body(number, micro_batch)` for each, which returns rows and values.
 
-    def step(number, *values):
+    Returns the rows of all, (n, width) each, and the sums of the values, shaped `like`.
+    """
+    count, size = parts["images"].shape[:2]
+
+    def step(number, arrays, totals):
         part = {name: value[number] for name, value in parts.items()}
-        return number + 1, *body(number, part, *values)
+        rows, values = body(number, part)
+        arrays = [a.write(number, row) for a, row in zip(arrays, rows, strict=True)]
+        totals = [total + value for total, value in zip(totals, values, strict=True)]
+        return number + 1, arrays, totals
 
+    shapes = [(size, width) for width in widths]
+    arrays = [tf.TensorArray(tf.float32, count, element_shape=s) for s in shapes]
+    zeros = [tf.zeros(value.shape, value.dtype) for value in like]
     # One at a time, since that is what saves memory.
-    _, *values = tf.while_loop(
+    _, arrays, totals = tf.while_loop(
         lambda number, *_: number < count,
         step,
-        (tf.constant(0), *start),
+        (tf.constant(0), arrays, zeros),
         parallel_iterations=1,
         maximum_iterations=count,
     )
-    return values
+    rows = [
+        tf.ensure_shape(array.concat(), (count * size, width))
+        for array, width in zip(arrays, widths, strict=True)
+    ]
+    return rows, totals
 
 
 def embed_parts(model: keras.Model, parts: dict, statistics: list) -> tuple:
     """Returns embeddings of images and texts, and the mean of the new statistics."""
-    state = model.forward_state
-    count, size = parts["images"].shape[:2]
-    width = model.image_encoder.output_shape[-1]
+    state, width = model.forward_state, model.image_encoder.output_shape[-1]
 
-    def body(number, part, images, texts, *totals):
+    def body(number, part):
         outputs = model(part, training=True)
         after = read(state.statistics)
         write(state.statistics, statistics)
-        totals = [total + new for total, new in zip(totals, after, strict=True)]
-        return (
-            images.write(number, outputs["image_embedding"]),
-            texts.write(number, outputs["text_embedding"]),
-            *totals,
-        )
+        return [outputs["image_embedding"], outputs["text_embedding"]], after
 
-    arrays = [
-        tf.TensorArray(tf.float32, count, element_shape=(size, width)) for _ in range(2)
-    ]
-    zeros = [tf.zeros_like(statistic) for statistic in statistics]
-    images, texts, *totals = _loop(parts, body, *arrays, *zeros)
-    rows = count * size
-    return (
-        tf.ensure_shape(images.concat(), (rows, width)),
-        tf.ensure_shape(texts.concat(), (rows, width)),
-        [total / count for total in totals],
-    )
+    embeddings, totals = _loop(parts, body, [width, width], statistics)
+    count = parts["images"].shape[0]
+    return embeddings, [total / count for total in totals]
 
 
 def carry_back(
@@ -186,7 +177,7 @@ def carry_back(
     size = parts["images"].shape[1]
     variables = [variable.value for variable in model.trainable_variables]
 
-    def body(number, part, *totals):
+    def body(number, part):
         rows = slice(number * size, (number + 1) * size)
         with tf.GradientTape() as tape:
             outputs = model(part, training=True)
@@ -198,10 +189,9 @@ def carry_back(
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         write(state.statistics, statistics)
-        return [t + g for t, g in zip(totals, dense(gradients), strict=True)]
+        return [], dense(gradients)
 
-    zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
-    return _loop(parts, body, *zeros)
+    return _loop(parts, body, [], variables)[1]
 
 
 def check_micro_batches(model: keras.Model, micro_batch_size: int | None) -> None:
@@ -300,14 +290,17 @@ class ForwardState:
         statistics, seeds = before
         after = read(self.statistics)
         if not self.synchronized and after:
-            after = mean_over_replicas(after)
-        write(self.statistics, after, statistics, finite)
+            after = reduce_over_replicas("MEAN", after)
         # Only the counter has moved for good; the first number names the replica.
         moved = [
             tf.stack([old[0], new[1]])
             for old, new in zip(seeds, read(self.seeds), strict=True)
         ]
-        write(self.seeds, moved, seeds, finite)
+        values = [
+            tf.where(finite, new, old)
+            for new, old in zip([*after, *moved], [*statistics, *seeds], strict=True)
+        ]
+        write([*self.statistics, *self.seeds], values)
 
 
 def read(variables: list) -> list[tf.Tensor]:
@@ -315,15 +308,7 @@ def read(variables: list) -> list[tf.Tensor]:
     return [tf.identity(variable) for variable in variables]
 
 
-def write(
-    variables: list,
-    values: list,
-    otherwise: list | None = None,
-    condition: tf.Tensor | bool = True,
-) -> None:
-    """Assigns `values`, or `otherwise` where the condition is false."""
-    otherwise = values if otherwise is None else otherwise
-    for variable, value, other in zip(variables, values, otherwise, strict=True):
-        variable.assign(
-            value if condition is True else tf.where(condition, value, other)
-        )
+def write(variables: list, values: list) -> None:
+    """Assigns each variable its value."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)

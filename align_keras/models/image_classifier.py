@@ -4,7 +4,7 @@ import keras
 import tensorflow as tf
 
 from align_keras.layers.dtype_policy import default_policy
-from align_keras.losses.cross_replica import replica_count, sum_over_replicas
+from align_keras.losses.cross_replica import reduce_over_replicas, replica_count
 from align_keras.models.gradients import (
     ForwardState,
     accumulated_gradients,
@@ -108,7 +108,7 @@ class ImageClassifier(keras.Model):
                 self, state, inputs, self.micro_batch_size, self._gradients
             )
         gradients = take_summed_gradients(
-            self.optimizer, sum_over_replicas(gradients), replica_count()
+            self.optimizer, reduce_over_replicas("SUM", gradients), replica_count()
         )
         apply_if(True, self.optimizer, gradients, self.trainable_variables)
         state.settle(before, True)
@@ -129,9 +129,8 @@ class ImageClassifier(keras.Model):
         return loss, logits, dense(tape.gradient(scaled, variables))
 
     def get_config(self) -> dict:
-        encoder = keras.saving.serialize_keras_object(self.image_encoder)
         return {
-            "image_encoder": encoder,
+            "image_encoder": keras.saving.serialize_keras_object(self.image_encoder),
             "num_classes": self.num_classes,
             "micro_batch_size": self.micro_batch_size,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),

@@ -20,8 +20,6 @@ from align_keras.utils.arguments import (
     refuse_unknown,
 )
 
-MINIMUM_IMAGE_SIZE = 32
-
 
 @keras.saving.register_keras_serializable(package="align_keras")
 class ImageEncoder(Encoder):
@@ -112,7 +110,7 @@ class ImageEncoder(Encoder):
     ):
         refuse_unknown("ImageEncoder", kwargs, parameters_of(ImageEncoder.__init__))
         # Smaller images vanish in the strides.
-        check_number("image_size", image_size, MINIMUM_IMAGE_SIZE, 8192, whole=True)
+        check_number("image_size", image_size, 32, 8192, whole=True)
         check_choice("padding", padding, PADDINGS)
         policy = keras.dtype_policies.get(dtype)
         # The scope gives both towers' variables paths that tell them apart.

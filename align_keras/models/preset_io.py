@@ -223,8 +223,7 @@ def from_folder(
     directory: pathlib.Path, load_weights: bool, parts: dict
 ) -> keras.Model:
     """Rebuilds the model that `save_to_preset` wrote; `parts` replace its arguments."""
-    config_file = directory / CONFIG_FILE
-    weights_file = directory / WEIGHTS_FILE
+    config_file, weights_file = directory / CONFIG_FILE, directory / WEIGHTS_FILE
     if not config_file.exists():
         raise InputError(
             f"{directory} holds no {CONFIG_FILE}, so it isn't a preset or a finished "
@@ -249,11 +248,8 @@ def from_folder(
         replace_arguments(config["config"], parts, directory)
         if load_weights:
             image, text = (config["config"][name]["config"] for name in ENCODERS)
-            files = (
-                [directory / name for name in TOWER_FILES]
-                if in_towers
-                else [weights_file]
-            )
+            names = TOWER_FILES if in_towers else (WEIGHTS_FILE,)
+            files = [directory / name for name in names]
             # A byte holds two numbers of 4 bits.
             most = 2 * sum(file.stat().st_size for file in files if file.exists())
             check_parameters(image, text, most, files[0])

@@ -158,8 +158,7 @@ def batches_of_dataset(
     preparation = _Preparation(
         size, training, augment, augment, value_range=value_range
     )
-    dtype = tf.uint8 if training else tf.float32
-    one = tf.TensorSpec((size, size, 3), dtype)
+    one = tf.TensorSpec((size, size, 3), tf.uint8 if training else tf.float32)
 
     @tf.autograph.experimental.do_not_convert  # which would wrap InputError
     def inputs(pairs, number):
@@ -367,11 +366,6 @@ def _image_fetcher(images, value_range):
     if all(isinstance(image, bytes) for image in images):
         files = tf.constant(images, tf.string)
         return lambda row: _file_bytes(files[row]), len(images)
-    return _array_fetcher(images, value_range)
-
-
-def _array_fetcher(images, value_range):
-    """Does as `_image_fetcher`, of arrays of different sizes."""
     dtype = np.asarray(images[0]).dtype
     for row, image in enumerate(images):
         _check_pixels(f"images[{row}]", image, value_range)

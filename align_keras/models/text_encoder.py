@@ -18,8 +18,6 @@ from align_keras.utils.arguments import (
 )
 from align_keras.utils.errors import InputError
 
-ACTIVATIONS = ("gelu_approximate", "gelu")
-POOLINGS = ("cls", "mean")
 # Beyond it, a number is a mistake that would fill the memory, or take hours.
 MOST = {
     "vocabulary_size": 10_000_000,
@@ -105,17 +103,21 @@ class TextEncoder(Encoder):
     ):
         refuse_unknown("TextEncoder", kwargs, parameters_of(TextEncoder.__init__))
         max_sequence_length = max_sequence_length or sequence_length
-        sizes = {
-            "vocabulary_size": vocabulary_size,
-            "num_layers": num_layers,
-            "hidden_dim": hidden_dim,
-            "num_heads": num_heads,
-            "intermediate_dim": intermediate_dim,
-        }
-        check_arguments(sizes, sequence_length, max_sequence_length)
+        given = locals()
+        for size, most in MOST.items():
+            check_number(size, given[size], 1, most, whole=True)
+        if hidden_dim % num_heads:
+            raise InputError(
+                "hidden_dim must be a multiple of num_heads, received "
+                f"{hidden_dim} and {num_heads}; change one of them."
+            )
+        # [CLS], a token and [SEP].
+        check_number("sequence_length", sequence_length, 3, MOST_TOKENS, True)
+        positions = max_sequence_length, sequence_length, MOST_TOKENS, True
+        check_number("max_sequence_length", *positions)
         check_choice("architecture", architecture, ARCHITECTURES)
-        check_choice("activation", activation, ACTIVATIONS)
-        check_choice("pooling", pooling, POOLINGS)
+        check_choice("activation", activation, ("gelu_approximate", "gelu"))
+        check_choice("pooling", pooling, ("cls", "mean"))
         import keras_hub
 
         parts = ARCHITECTURES[architecture]
@@ -208,21 +210,3 @@ class TextEncoder(Encoder):
 
     def get_config(self) -> dict:
         return {**arguments_of(self, TextEncoder), **super().get_config()}
-
-
-def check_arguments(
-    sizes: dict[str, int], sequence_length: int, max_sequence_length: int
-) -> None:
-    """Raises unless the sizes are in range and fit each other."""
-    for name, size in sizes.items():
-        check_number(name, size, 1, MOST[name], whole=True)
-    hidden_dim, num_heads = sizes["hidden_dim"], sizes["num_heads"]
-    if hidden_dim % num_heads:
-        raise InputError(
-            "hidden_dim must be a multiple of num_heads, received "
-            f"{hidden_dim} and {num_heads}; change one of them."
-        )
-    # [CLS], a token and [SEP].
-    check_number("sequence_length", sequence_length, 3, MOST_TOKENS, True)
-    least = sequence_length
-    check_number("max_sequence_length", max_sequence_length, least, MOST_TOKENS, True)

@@ -92,9 +92,8 @@ def image_weights(weights: str | keras.Model | None) -> "ImageWeights":
     """Finds the weights that `load_image_weights` takes; None for random ones."""
     if weights is None:
         return ImageWeights(weights)
-    if isinstance(weights, keras.Model) or weights == IMAGENET:
-        return _KerasImageWeights(weights)
-    if str(weights).endswith(".h5"):
+    is_model = isinstance(weights, keras.Model)
+    if is_model or weights == IMAGENET or str(weights).endswith(".h5"):
         return _KerasImageWeights(weights)
     return (_LiteWeights if weights in LITE_WEIGHTS else _AlignImageWeights)(weights)
 

@@ -31,17 +31,14 @@ class _DecayedAdam(keras.optimizers.Adam):
     def update_step(self, gradient, variable, learning_rate):
         if not self.is_excluded(variable):
             rate = ops.cast(learning_rate, variable.dtype)
-            self.assign_sub(variable, variable * (rate * self.decoupled_decay))
+            self.assign_sub(variable, variable * (rate * self.decay))
         self._undecayed_update(gradient, variable, learning_rate)
 
     def _undecayed_update(self, gradient, variable, learning_rate):
+        """Makes Keras's update, in float32 by one kernel instead of a dozen."""
         if self.amsgrad or variable.dtype != "float32":
             super().update_step(gradient, variable, learning_rate)
-        else:
-            self._fused_update(gradient, variable, learning_rate)
-
-    def _fused_update(self, gradient, variable, learning_rate):
-        """Keras's update by one kernel instead of a dozen."""
+            return
         index = self._get_variable_index(variable)
         step = tf.cast(self.iterations + 1, "float32")
         scale_1, scale_2 = (_rounding(b) for b in (self.beta_1, self.beta_2))
@@ -63,9 +60,7 @@ class _DecayedAdam(keras.optimizers.Adam):
 
 
 def _rounding(beta):
-    """The factor by which the kernel's float32 `1 - beta`, so its moments, is too
-    large.
-    """
+    """By what factor the kernel's float32 `1 - beta`, so its moments, is too large."""
     return float(np.float32(1.0) - np.float32(beta)) / (1.0 - beta)
 
 
@@ -119,13 +114,10 @@ class AdamW(LearningRateMultipliers, _DecayedAdam):
             beta_1=beta_1,
             beta_2=beta_2,
             epsilon=epsilon,
+            weight_decay=weight_decay,
             name=name,
             **kwargs,
         )
-        self.decoupled_decay = weight_decay
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "weight_decay": self.decoupled_decay}
 
 
 @keras.saving.register_keras_serializable(package="align_keras")
@@ -225,9 +217,7 @@ class Muon(AdamW):
 
 
 def orthogonalized(matrix: tf.Tensor) -> tf.Tensor:
-    """Returns U Vᵀ of the singular value decomposition U S Vᵀ, about: singular values
-    are between 0.7 and 1.2.
-    """
+    """Returns U Vᵀ of U S Vᵀ, about: singular values are between 0.7 and 1.2."""
     a, b, c = _COEFFICIENTS
     wide = matrix.shape[0] <= matrix.shape[1]
     matrix = matrix if wide else tf.transpose(matrix)

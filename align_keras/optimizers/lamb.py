@@ -32,7 +32,7 @@ class _LambUpdate(keras.optimizers.Optimizer):
         corrected_second = second / (1.0 - self.beta_2**step)
         update = corrected_first / (ops.sqrt(corrected_second) + self.epsilon)
         if not self.is_excluded(variable):
-            update = update + self.decay_inside_trust_ratio * variable
+            update = update + self.decay * variable
             update = update * _trust_ratio(variable, update)
         self.assign_sub(variable, rate * update)
 
@@ -84,17 +84,12 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
         name: str = "lamb",
         **kwargs,
     ):
-        # The base class would apply the decay outside the trust ratio.
         super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=None,
-            name=name,
-            **kwargs,
+            learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
         )
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
-        self.decay_inside_trust_ratio = weight_decay
 
     def get_config(self) -> dict:
         return {
@@ -102,7 +97,6 @@ class Lamb(LearningRateMultipliers, _LambUpdate):
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "epsilon": self.epsilon,
-            "weight_decay": self.decay_inside_trust_ratio,
         }
 
 

@@ -21,6 +21,7 @@ class LearningRateMultipliers(ReplicaGradients):
             whose variables `is_excluded` names.
         learning_rate_multipliers: dict from regular expression to float > 0; the first
             that is found in a variable's path counts, others learn at the full rate.
+        weight_decay: float ≥ 0, kept as `decay`: of its own, Keras would apply it too.
     """
 
     # The optimizer's, that the mixin is mixed into.
@@ -32,9 +33,11 @@ class LearningRateMultipliers(ReplicaGradients):
         *args,
         exclusions: Sequence[str] = DEFAULT_EXCLUSIONS,
         learning_rate_multipliers: dict[str, float] | None = None,
+        weight_decay: float = 0.0,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.decay = weight_decay
         self.exclusions = tuple(exclusions)
         self.learning_rate_multipliers = dict(learning_rate_multipliers or {})
         for pattern, factor in self.learning_rate_multipliers.items():
@@ -74,4 +77,5 @@ class LearningRateMultipliers(ReplicaGradients):
             **super().get_config(),  # type: ignore[misc]
             "exclusions": self.exclusions,
             "learning_rate_multipliers": self.learning_rate_multipliers,
+            "weight_decay": self.decay,
         }

@@ -10,7 +10,7 @@ class _DecayedSGD(keras.optimizers.SGD):
 
     def update_step(self, gradient, variable, learning_rate):
         if not self.is_excluded(variable):
-            gradient = gradient + self.gradient_decay * variable
+            gradient = gradient + self.decay * variable
         super().update_step(gradient, variable, learning_rate)
 
 
@@ -51,10 +51,7 @@ class SGD(LearningRateMultipliers, _DecayedSGD):
             learning_rate=learning_rate,
             momentum=momentum,
             nesterov=nesterov,
+            weight_decay=weight_decay,
             name=name,
             **kwargs,
         )
-        self.gradient_decay = weight_decay
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "weight_decay": self.gradient_decay}

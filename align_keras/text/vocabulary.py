@@ -58,7 +58,15 @@ def learn_vocabulary(
     >>> learn_vocabulary(["red", "red", "reed"], 20)[5:]
     ['d', 'e', 'r', '##d', '##e', 're', 'red']
     """
-    _check_learning_arguments(captions, size, min_frequency)
+    if isinstance(captions, (str, bytes)):
+        raise InputError(
+            f"captions must be a list of str, received one {type(captions).__name__}; "
+            "put it into a list."
+        )
+    least, remedy = 1 + len(SPECIAL_TOKENS), "usual sizes are 4000 to 100000"
+    check_number("size", size, least, math.inf, True, remedy)
+    remedy = "the usual one is 2"
+    check_number("min_frequency", min_frequency, 1, math.inf, True, remedy)
     check_normalization(normalization)
     word_counts = _count_words(captions, normalization)
     alphabet = _choose_alphabet(word_counts, size)
@@ -138,18 +146,6 @@ def check_vocabulary(vocabulary: Sequence[str], source: str) -> None:
             f"tokens without {' '.join(missing)}; make it with learn_vocabulary, or "
             "add them."
         )
-
-
-def _check_learning_arguments(captions, size, min_frequency):
-    if isinstance(captions, (str, bytes)):
-        raise InputError(
-            f"captions must be a list of str, received one {type(captions).__name__}; "
-            "put it into a list."
-        )
-    least, remedy = 1 + len(SPECIAL_TOKENS), "usual sizes are 4000 to 100000"
-    check_number("size", size, least, math.inf, whole=True, remedy=remedy)
-    remedy = "the usual one is 2"
-    check_number("min_frequency", min_frequency, 1, math.inf, True, remedy)
 
 
 def _checked(captions):

@@ -1,5 +1,6 @@
 """Captions to token ids, as graph operations."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from align_keras.text.vocabulary import (
     check_vocabulary,
     is_uncased,
 )
+from align_keras.utils.arguments import check_number
 from align_keras.utils.errors import InputError
 
 # Of embeddings on disk: raise it where the same caption and vocabulary give other
@@ -76,11 +78,12 @@ class WordPieceTokenizer(tf.Module):
         vocabulary = list(vocabulary)
         check_vocabulary(vocabulary, "vocabulary")
         check_token_lengths(vocabulary)
-        check_sequence_length(sequence_length)
+        remedy = "[CLS], a token and [SEP] are 3, and the paper's is 64"
+        check_number("sequence_length", sequence_length, 3, math.inf, True, remedy)
         check_normalization(normalization)
         self._vocabulary = tuple(vocabulary)
-        self._sequence_length = sequence_length
-        self._normalization = normalization
+        self.sequence_length = sequence_length
+        self.normalization = normalization
         special = {
             token: mark_special_token(token, normalization) for token in SPECIAL_TOKENS
         }
@@ -108,16 +111,6 @@ class WordPieceTokenizer(tf.Module):
         return list(self._vocabulary)
 
     @property
-    def sequence_length(self) -> int:
-        """Tokens a caption."""
-        return self._sequence_length
-
-    @property
-    def normalization(self) -> str:
-        """How captions are normalized."""
-        return self._normalization
-
-    @property
     def in_graph(self) -> bool:
         """Whether an exported graph can hold the tokenizer."""
         return self._hugging_face is None
@@ -139,16 +132,16 @@ class WordPieceTokenizer(tf.Module):
             texts = [text.decode("utf-8", "replace") for text in captions.tolist()]
             found = self._hugging_face.encode_batch(texts)
             rows = [(encoding.ids, encoding.attention_mask) for encoding in found]
-            shape = (len(rows), 2, self._sequence_length)
+            shape = (len(rows), 2, self.sequence_length)
             return np.array(rows, np.int32).reshape(shape)
 
         both = tf.numpy_function(encode, [captions], tf.int32, stateful=False)
-        both = tf.ensure_shape(both, (captions.shape[0], 2, self._sequence_length))
+        both = tf.ensure_shape(both, (captions.shape[0], 2, self.sequence_length))
         return {"token_ids": both[:, 0], "padding_mask": both[:, 1]}
 
     def _wordpieces(self, captions):
         """Ragged int32 (n, tokens), without [CLS] and [SEP]."""
-        words = split_words(captions, self._normalization)
+        words = split_words(captions, self.normalization)
         lengths = tf.strings.length(words.flat_values, unit="UTF8_CHAR")
         words = words.with_flat_values(
             tf.where(
@@ -159,17 +152,17 @@ class WordPieceTokenizer(tf.Module):
 
     def _pad(self, tokens):
         """Truncates, frames with [CLS] and [SEP], and pads."""
-        tokens = tokens[:, : self._sequence_length - 2]
+        tokens = tokens[:, : self.sequence_length - 2]
         column = tf.ones((tokens.nrows(), 1), tf.int32)
         framed = tf.concat(
             [self._id("[CLS]") * column, tokens, self._id("[SEP]") * column], axis=1
         )
         token_ids = framed.to_tensor(
-            default_value=self._id("[PAD]"), shape=(None, self._sequence_length)
+            default_value=self._id("[PAD]"), shape=(None, self.sequence_length)
         )
         # Integers, since tf.distribute can't gather booleans.
         padding_mask = tf.sequence_mask(
-            framed.row_lengths(), self._sequence_length, dtype=tf.int32
+            framed.row_lengths(), self.sequence_length, dtype=tf.int32
         )
         return {"token_ids": token_ids, "padding_mask": padding_mask}
 
@@ -213,12 +206,3 @@ def check_token_lengths(vocabulary: Sequence[str]) -> None:
                 f"vocabulary's tokens must be at most {MAX_TOKEN_BYTES} bytes long, "
                 f"received one of {size}: {token[:20]!r}…; remove or replace it."
             )
-
-
-def check_sequence_length(sequence_length: int) -> None:
-    """Raises unless `sequence_length` is an int ≥ 3."""
-    if not isinstance(sequence_length, int) or sequence_length < 3:
-        raise InputError(
-            "sequence_length must be an int of at least 3 ([CLS], one token, [SEP]), "
-            f"received {sequence_length!r}; the paper's is 64."
-        )

@@ -65,9 +65,7 @@ class RunCheckpoints:
         if self.writes:
             self._best.save(checkpoint_number=self.step)
             with atomic_write(note) as file:
-                file.write(
-                    json.dumps({"metric": name, "value": value, "step": self.step})
-                )
+                json.dump({"metric": name, "value": value, "step": self.step}, file)
 
     def restore_latest(self) -> int:
         """Restores the newest whole checkpoint; returns the step, 0 for none."""

@@ -15,7 +15,7 @@ from align_keras.models.on_replicas import on_replicas
 from align_keras.optimizers import SGD
 from align_keras.training.checkpoints import RunCheckpoints, checkpoints_in
 from align_keras.training.strategies import distributed_batches
-from align_keras.training.trainer import Progress
+from align_keras.training.trainer import progress_callback
 from align_keras.utils.errors import InputError
 from align_keras.utils.progress import progress_bar, say
 
@@ -71,13 +71,13 @@ def fine_tune(
         if folders:
             checkpoints = RunCheckpoints(classifier, folders[number], max_to_keep=1)
             step = checkpoints.restore_latest()
-            callbacks.append(SaveEvery(checkpoints, checkpoint_interval))
+            callbacks.append(_save_every(checkpoints, checkpoint_interval))
         if step:
             say(f"going on at step {step} of stage {number + 1}")
         if bar is not None:
             if step:
                 bar.advance(sum(past.steps for past in stages[:number]) + step)
-            callbacks.append(Progress(bar, 1))
+            callbacks.append(progress_callback(bar, 1))
         if step < stage.steps:
             classifier.fit(
                 distributed_batches(
@@ -167,13 +167,11 @@ def classify(
     return Classified(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
-class SaveEvery(keras.callbacks.Callback):
-    """Saves the state every interval of steps."""
+def _save_every(checkpoints, interval):
+    """Returns the callback that saves the state every interval of steps."""
 
-    def __init__(self, checkpoints, interval):
-        super().__init__()
-        self.checkpoints, self.interval = checkpoints, interval
+    def save(batch, logs):
+        if checkpoints.step % interval == 0:
+            checkpoints.save()
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if self.checkpoints.step % self.interval == 0:
-            self.checkpoints.save()
+    return keras.callbacks.LambdaCallback(on_train_batch_end=save)

@@ -65,11 +65,11 @@ def diagnose(
         tower_inputs = {key: inputs[key] for key in keys[name]}
         rows = np.flatnonzero(~finite_rows(encoder, tower_inputs))
         bad_rows[name] = rows
-        weights = [v.path for v in encoder.variables if not is_finite(v.numpy())]
+        paths = [v.path for v in encoder.variables if not np.isfinite(v.numpy()).all()]
         gradient = error.values[f"{name}_gradient_norm"]
         towers[name] = {
             "embeddings_not_finite": len(rows),
-            "weights_not_finite": weights[:_NAMED],
+            "weights_not_finite": paths[:_NAMED],
             "gradient_finite": bool(np.isfinite(gradient)),
         }
     bad = sorted({int(row) for rows in bad_rows.values() for row in rows})
@@ -132,8 +132,3 @@ def finite_rows(encoder: keras.Model, inputs: Mapping[str, np.ndarray]) -> np.nd
         part = {name: value[start : start + _ROWS] for name, value in inputs.items()}
         finite.append(np.isfinite(embed(part)).all(axis=1))
     return np.concatenate(finite)
-
-
-def is_finite(values: np.ndarray) -> bool:
-    """Whether all values are finite; integers are."""
-    return not np.issubdtype(values.dtype, np.floating) or np.isfinite(values).all()

@@ -1,7 +1,6 @@
 """The `tf.distribute` strategy of a run, by name."""
 
 import contextlib
-import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -137,19 +136,18 @@ def distributed_batches(
         replicas = strategy.num_replicas_in_sync // hosts
         if replicas == 1:
             return batches
-        return batches.map(functools.partial(split_rows, replicas)).unbatch()
+
+        def split(*batch):  # From (n, …) to (replicas, n / replicas, …).
+            return tf.nest.map_structure(
+                lambda value: tf.reshape(value, (replicas, -1, *value.shape[1:])),
+                batch[0] if len(batch) == 1 else batch,
+            )
+
+        return batches.map(split).unbatch()
 
     # A dataset would be copied, and TensorFlow prepare each function of the copy once
     # more for every function around it: for decoded images a minute.
     return strategy.distribute_datasets_from_function(batches_of_host)
-
-
-def split_rows(parts: int, *batch: Any) -> Any:
-    """Reshapes each tensor of a batch from (n, …) to (parts, n / parts, …)."""
-    return tf.nest.map_structure(
-        lambda value: tf.reshape(value, (parts, -1, *value.shape[1:])),
-        batch[0] if len(batch) == 1 else batch,
-    )
 
 
 def split_cpu(count: int) -> None:

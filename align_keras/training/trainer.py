@@ -102,7 +102,7 @@ def fit(
     batches = strategies.distributed_batches(strategy, make_batches, first)
     start, waited = time.monotonic(), model.seconds_waited
     with progress_bar("training", "pairs", total, done) as bar, sigterm.listening():
-        callbacks = [Progress(bar, batch_size), loop_end, sigterm]
+        callbacks = [progress_callback(bar, batch_size), loop_end, sigterm]
         if loop_end.log is not None:
             callbacks.append(
                 keras.callbacks.TensorBoard(
@@ -245,13 +245,10 @@ class SaveOnSigterm(keras.callbacks.Callback):
             raise SystemExit(0)
 
 
-class Progress(keras.callbacks.Callback):
-    """Moves a progress bar by a batch of pairs a step."""
+def progress_callback(bar: progress_bar, batch_size: int) -> keras.callbacks.Callback:
+    """Returns what moves a progress bar by a batch of pairs a step."""
 
-    def __init__(self, bar, batch_size):
-        super().__init__()
-        self.bar = bar
-        self.batch_size = batch_size
+    def advance(batch, logs):
+        bar.advance(batch_size, f"loss {logs['loss']:.3f}")
 
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        self.bar.advance(self.batch_size, f"loss {(logs or {})['loss']:.3f}")
+    return keras.callbacks.LambdaCallback(on_train_batch_end=advance)

@@ -142,13 +142,13 @@ def test_the_replicas_must_make_whole_groups(two_replicas):
 
 
 def test_errors():
-    with pytest.raises(InputError, match="synchronized is true, received 2"):
+    with pytest.raises(InputError, match="synchronized is True, received 2"):
         FusedBatchNormalization(virtual_batch_size=2, synchronized=True)
     with pytest.raises(InputError, match=r"multiple of virtual_batch_size \(4\)"):
         built(virtual_batch_size=4)(tf.zeros((6, 5, 4, 3)), training=True)
-    with pytest.raises(InputError, match="synchronized is true, received auto"):
+    with pytest.raises(InputError, match="synchronized is True, received auto"):
         FusedBatchNormalization(replicas_per_group="auto", synchronized=True)
-    with pytest.raises(InputError, match="virtual_batch_size is given, received 2"):
+    with pytest.raises(InputError, match="virtual_batch_size is 2, received 2"):
         FusedBatchNormalization(replicas_per_group=2, virtual_batch_size=2)
     for wrong in (0, -1, 1.5, True, "all"):
         with pytest.raises(InputError, match=f"at least 1, received {wrong!r}"):

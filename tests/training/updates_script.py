@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from align_keras.losses import ContrastiveLoss
-from align_keras.losses.cross_replica import sum_over_replicas
+from align_keras.losses.cross_replica import reduce_over_replicas
 from align_keras.models import ALIGN, ImageEncoder, TextEncoder
 from align_keras.optimizers import SGD, AdamW, Lamb, Muon, apply_if
 from align_keras.optimizers.replica_gradients import take_summed_gradients
@@ -186,7 +186,7 @@ def overflow(strategy):
         def each():
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group
             gradient = tf.where((replica == 1) & bad, float("inf"), 4.0)
-            (gradient,) = sum_over_replicas([gradient[None]])
+            (gradient,) = reduce_over_replicas("SUM", [gradient[None]])
             gradients = take_summed_gradients(optimizer, [gradient], 2)
             apply_if(tf.constant(True), optimizer, gradients, [variable])
 

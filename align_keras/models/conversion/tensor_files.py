@@ -113,11 +113,9 @@ def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file:
             return _read(file)
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}; check the path.") from None
     except OSError as error:
         raise InputError(
-            f"{path} can't be read ({error.strerror}); check its rights."
+            f"{path} can't be read ({error.strerror}); check the path and its rights."
         ) from None
     except Exception as error:  # A broken pickle leads to whatever its numbers do.
         raise InputError(
@@ -129,10 +127,8 @@ def read_torch_file(path: str | os.PathLike) -> dict[str, np.ndarray]:
 def _read(file):
     size = os.fstat(file.fileno()).st_size
     storages = {}
-    if (_load(file, size, {}), _load(file, size, {})) != (
-        _MAGIC_NUMBER,
-        _PROTOCOL_VERSION,
-    ):
+    head = _load(file, size, {}), _load(file, size, {})
+    if head != (_MAGIC_NUMBER, _PROTOCOL_VERSION):
         raise ValueError("wrong magic number")
     _load(file, size, {})  # What the writing machine was like.
     tensors = _load(file, size, storages)
