@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-import scipy.special
 import tensorflow as tf
 
 from align_keras.evaluation.classification import class_embeddings
@@ -136,7 +135,8 @@ class EmbeddingMethods:
         classes = class_embeddings(encode, class_names, templates)
         rows = self.encode_images(images, batch_size, value_range=value_range)
         logits = rows @ classes.T / float(self.temperature)
-        return scipy.special.softmax(logits, axis=1).astype("float32")
+        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return (scores / scores.sum(axis=1, keepdims=True)).astype("float32")
 
     # Of one image with words that are added and taken away, as one query.
     encode_query = encode_query

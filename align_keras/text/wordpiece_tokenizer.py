@@ -82,7 +82,7 @@ class WordPieceTokenizer(tf.Module):
         check_number("sequence_length", sequence_length, 3, math.inf, True, remedy)
         check_normalization(normalization)
         self._vocabulary = tuple(vocabulary)
-        self.sequence_length = sequence_length
+        self.sequence_length = int(sequence_length)
         self.normalization = normalization
         special = {
             token: mark_special_token(token, normalization) for token in SPECIAL_TOKENS

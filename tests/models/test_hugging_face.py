@@ -340,6 +340,7 @@ def edited_config(folder, directory, edit):
             r"strides \[1, 2, 2, 2, 1, 2, 1\], received strides \[1, 1",
         ),
         (lambda c: c["text_config"].update(hidden_act="relu"), "hidden_act must be"),
+        (lambda c: c["text_config"].update(hidden_act=["gelu"]), "hidden_act must be"),
         (lambda c: c["text_config"].update(vocab_size=9), "at most 9 tokens"),
         (lambda c: c["text_config"].update(hidden_size=30), "multiple of num_heads"),
         (lambda c: c.update(text_config=[1]), "text_config must be a JSON object"),
