@@ -1,14 +1,11 @@
 """The protocols of classes and of composed queries, end to end with a tiny model."""
 
 import functools
-import io
 import json
 import pathlib
-from unittest import mock
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from align_keras import datasets
 from align_keras.cli.main import main
@@ -20,10 +17,12 @@ from align_keras.datasets.benchmarks import (
     read_stored_images,
 )
 from align_keras.datasets.benchmarks.class_names import imagenet_ids
+from tests.cli import evaluated
 from tests.oracle_process import needs
 from tests.small import small_align
 from tests.small_run import COLORS, SHAPES, draw
 
+imagenet_r, shapes = evaluated.imagenet_r, evaluated.shapes
 WORDS = {"circle": "round", "square": "box", "bar": "bar", "cross": "x", "ring": "o"}
 
 
@@ -43,18 +42,6 @@ def model(align, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "run"
     align.save_to_preset(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    """Five classes of eight colors, six of them to learn from."""
-    root = tmp_path_factory.mktemp("shapes")
-    for number, color in enumerate(COLORS):
-        for shape in SHAPES:
-            folder = root / ("test" if number >= 6 else "train") / shape
-            folder.mkdir(parents=True, exist_ok=True)
-            draw(color, shape).save(folder / f"{color}.png")
-    return root
 
 
 @pytest.fixture
@@ -147,28 +134,6 @@ def test_linear_probe_on_folders(evaluate, align, shapes):
         sklearn.score(align.encode_images(test), labels)
     )
     assert metrics["linear_probe/iterations"] < 1000
-
-
-@pytest.fixture
-def imagenet_r(tmp_path, monkeypatch, capsys):
-    """Three pictures as TFDS stores ImageNet-R."""
-    ids = ["n07753592", "n02123045", "n07753592"]  # Banana and tabby cat.
-    examples = []
-    for row, (own, shape) in enumerate(zip(ids, SHAPES, strict=False)):
-        file = io.BytesIO()
-        draw("red", shape).save(file, "JPEG")
-        picture = io.BytesIO(file.getvalue())
-        examples.append((row, {"image": picture, "label": own, "file_name": str(row)}))
-    builder = tfds.builder("imagenet_r", data_dir=tmp_path)
-    generators = {"test": iter(examples)}
-    with mock.patch.object(type(builder), "_split_generators", lambda *_: generators):
-        tfds.disable_progress_bar()
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
-    capsys.readouterr()  # What TFDS tells of it.
-    monkeypatch.setattr(tfds, "builder", lambda name, data_dir=None: builder)
-    return ids
 
 
 @pytest.mark.ci

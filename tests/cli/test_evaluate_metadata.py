@@ -15,14 +15,14 @@ from align_keras.protocols.evaluate import PROTOCOLS
 from align_keras.protocols.fine_tuning import ClassificationData
 from align_keras.protocols.protocol import Request
 from align_keras.runs.about_run import read_evaluation
-from tests.cli import test_evaluate_classification as of_classes
-from tests.cli import test_evaluate_retrieval as of_captions
+from tests.cli import evaluated
 from tests.datasets.benchmarks.small_benchmarks import coco_name, write_picture
+from tests.oracle_process import needs
 from tests.small_run import COLORS, SHAPES, draw
 
 # The fixtures of the protocols' own tests.
-align, data, model = of_captions.align, of_captions.data, of_captions.model
-imagenet_r, shapes = of_classes.imagenet_r, of_classes.shapes
+align, data, model = evaluated.align, evaluated.data, evaluated.model
+imagenet_r, shapes = evaluated.imagenet_r, evaluated.shapes
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_flickr30k(evaluate, by_place, align, data):
     own = benchmarks.read_karpathy(
         folder / "dataset_flickr30k.json", folder / "images", "test"
     )
-    images, texts, owners = of_captions.embeddings(align, own, own.captions)
+    images, texts, owners = evaluated.embeddings(align, own, own.captions)
     right = owners == np.arange(8)[:, None]
     groups = np.array(["out", "in"] * 3 + ["(none)"] * 2)
     scores = images @ texts.T
@@ -107,7 +107,7 @@ def test_cxc_retrieval(evaluate, by_place, align, data):
     path.write_text(json.dumps(found))
     assert read_evaluation(path, found["model"]) == found
     assert "no row" not in told
-    images, texts, pairs = of_captions.cxc_parts(align, data)
+    images, texts, pairs = evaluated.cxc_parts(align, data)
     owners = np.repeat(np.arange(6), [5, 6, 7] * 2)
     right = {
         "t2i": np.zeros((36, 6), bool),
@@ -129,6 +129,7 @@ def test_cxc_retrieval(evaluate, by_place, align, data):
 
 
 @pytest.mark.ci
+@needs("scipy")
 def test_cxc_similarity(evaluate, by_place, align, data, tmp_path):
     from scipy import stats
 
@@ -136,7 +137,7 @@ def test_cxc_similarity(evaluate, by_place, align, data, tmp_path):
     arguments = by_place({coco_name(row): own for row, own in enumerate(groups)})
     page = tmp_path / "page.html"
     found, told = evaluate("cxc_similarity", *arguments, f"--html={page}")
-    images, texts, pairs = of_captions.cxc_parts(align, data)
+    images, texts, pairs = evaluated.cxc_parts(align, data)
     # Pairs whose picture is indoors: two of four pictures are drawn a sample.
     rng, plain = np.random.default_rng(5), []
     for _ in range(1000):
@@ -224,6 +225,7 @@ def test_class_folders(evaluate, by_place, shapes, protocol):
 
 
 @pytest.mark.ci
+@needs("clip_benchmark")
 def test_tfds_by_file_names(evaluate, by_place, imagenet_r):
     del imagenet_r
     named = ("--data=imagenet_r", "--classes=clip:imagenet1k", "--templates=none")

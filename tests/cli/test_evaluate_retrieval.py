@@ -2,77 +2,22 @@
 
 import json
 import shutil
-import string
 
 import numpy as np
 import pytest
 
 from align_keras.cli.main import main
+from tests.cli import evaluated
+from tests.cli.evaluated import cxc_parts, embeddings
 from tests.datasets.benchmarks.small_benchmarks import (
     coco_name,
-    cxc_rows,
-    write_coco,
-    write_cxc,
     write_flickr30k,
-    write_multi30k,
     write_picture,
-    write_simlex,
 )
-from tests.datasets.benchmarks.small_benchmarks import simlex_lines as simlex
 from tests.oracle_process import ask, needs
 
-LETTERS = string.ascii_lowercase + string.digits
-VOCABULARY = [
-    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
-    *LETTERS,
-    *(f"##{letter}" for letter in LETTERS),
-]
-
+align, data, model = evaluated.align, evaluated.data, evaluated.model
 WAYS = [(way, k) for way in ("i2t", "t2i") for k in (1, 5, 10)]
-
-
-@pytest.fixture(scope="module")
-def align():
-    """As `tests.small`, but it reads whole captions, numbers included."""
-    from align_keras.models import ALIGN, TextEncoder
-    from tests.small import small_encoders
-
-    text_encoder = TextEncoder(
-        vocabulary_size=len(VOCABULARY),
-        num_layers=1,
-        hidden_dim=16,
-        num_heads=2,
-        intermediate_dim=32,
-        projection_dim=16,
-        sequence_length=40,
-    )
-    # As they are drawn, all captions fall within 1e-6, where rounding decides.
-    for variable in text_encoder.trainable_variables:
-        if variable.path.endswith(("kernel", "embeddings")):
-            variable.assign(20 * variable)
-    return ALIGN(small_encoders()[0], text_encoder, vocabulary=VOCABULARY)
-
-
-@pytest.fixture(scope="module")
-def model(align, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model") / "run"
-    align.save_to_preset(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A --data_root with every set of the protocols."""
-    root = tmp_path_factory.mktemp("data")
-    (root / "flickr30k").mkdir()
-    (root / "coco").mkdir()
-    write_flickr30k(root / "flickr30k")
-    write_coco(root / "coco")
-    write_cxc(root / "cxc", cxc_rows())
-    write_multi30k(root / "multi30k", root / "flickr30k/images", 1000)
-    (root / "SimLex-999").mkdir()
-    write_simlex(root / "SimLex-999/SimLex-999.txt", simlex(999))
-    return root
 
 
 @pytest.fixture
@@ -128,12 +73,6 @@ def check(recalls):
             assert metrics[name] == pytest.approx(value), name
 
     return compare
-
-
-def embeddings(align, data, captions_of):
-    images = align.encode_images(data.images)
-    texts = align.encode_texts([text for own in captions_of for text in own])
-    return images, texts, np.repeat(np.arange(len(images)), list(map(len, captions_of)))
 
 
 @pytest.mark.ci
@@ -255,24 +194,6 @@ def test_missing_pictures_of_multi30k_are_counted(evaluate, tmp_path, data):
         "--protocol=multi30k", f"--data_root={tmp_path}", "--allow_missing"
     )
     assert (metrics["images"], metrics["images_left_out"]) == (999, 1)
-
-
-def cxc_parts(align, data):
-    from align_keras.datasets import benchmarks
-
-    coco = benchmarks.read_karpathy(
-        data / "coco/dataset_coco.json", data / "coco", "test", captions_per_image=None
-    )
-    images, texts, _ = embeddings(align, coco, coco.captions)
-    row_of = {
-        f"COCO_val2014:sentid:{name}": row
-        for row, name in enumerate(name for own in coco.caption_ids for name in own)
-    } | {coco_name(row): row for row in range(6)}
-    pairs = {
-        task: [(row_of[first], row_of[second], score) for first, second, score in own]
-        for task, own in cxc_rows().items()
-    }
-    return images, texts, pairs
 
 
 def test_cxc_retrieval(evaluate, align, data, check):
