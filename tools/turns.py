@@ -51,6 +51,7 @@ class Worker:
 
     def __init__(self, name, command, **options):
         print(f"starting {name}", file=sys.stderr)
+        self.name = name
         self._process = subprocess.Popen(
             [sys.executable, *map(str, command)],
             stdin=subprocess.PIPE,
@@ -58,7 +59,7 @@ class Worker:
             text=True,
             **options,
         )
-        self.name, self.ready = name, self._answer()
+        self.ready = self._answer()
 
     def _answer(self):
         for line in self._process.stdout:
