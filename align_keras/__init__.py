@@ -14,7 +14,9 @@ Example:
 """
 
 import importlib
+import os
 import pkgutil
+import platform
 
 from align_keras.utils.keras_objects import register_with_keras
 
@@ -59,6 +61,11 @@ _SAVED_BY_KERAS = {
     "Muon": "align_keras.optimizers.adamw",
     "SGD": "align_keras.optimizers.sgd",
 }
+# On x86 processors without VNNI TensorFlow leaves oneDNN's kernels out, which halve the
+# time of EfficientNet there. It reads this when it is imported.
+if platform.machine().lower() in ("x86_64", "amd64"):
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 _ROOMS = frozenset(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg)
 register_with_keras(_SAVED_BY_KERAS)
 

@@ -11,6 +11,8 @@ import sys
 import hypothesis
 import pytest
 
+import align_keras  # noqa: F401 (before TensorFlow, as users import it, for oneDNN)
+
 # Before any test imports TensorFlow or transformers: no start-up notes, and no
 # network, which no test may need.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

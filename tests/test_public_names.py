@@ -2,14 +2,17 @@
 
 import configparser
 import importlib
+import os
 import pathlib
 import pkgutil
+import platform
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+from tensorflow.python.framework import test_util
 
 import align_keras
 from align_keras.utils.keras_objects import register_with_keras
@@ -41,6 +44,16 @@ def test_rooms_and_version_are_attributes():
     assert parser["metadata"]["version"] == "attr: align_keras.__version__"
     with pytest.raises(AttributeError, match="no attribute 'model'"):
         align_keras.model  # noqa: B018
+
+
+def test_onednn_is_on_unless_the_user_says_no(monkeypatch):
+    # On x86 without VNNI, TensorFlow's default is off.
+    if platform.machine() == "x86_64":
+        assert test_util.IsMklEnabled()
+    for given in ("0", "1"):
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", given)
+        importlib.reload(align_keras)
+        assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == given
 
 
 def test_every_registered_class_can_be_opened_before_its_module_is_imported():

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import align_keras  # noqa: F401 (before TensorFlow, as users import it, for oneDNN)
+
 # What libraries print on the same stream is no answer.
 _MARK = "answer: "
 

@@ -138,9 +138,18 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self._update(self.moving_variance, variance)
         return self._normalize(inputs, mean, variance)
 
-    def _normalize(self, inputs, mean, variance):
+    def moving_scale_and_offset(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what normalizes by the moving statistics: inputs · scale + offset,
+        both (channels,), in the dtype of the variables.
+        """
+        return self._scale_and_offset(self.moving_mean, self.moving_variance)
+
+    def _scale_and_offset(self, mean, variance):
         scale = tf.math.rsqrt(variance + self.epsilon) * tf.cast(self.gamma, mean.dtype)
-        offset = tf.cast(self.beta, mean.dtype) - mean * scale
+        return scale, tf.cast(self.beta, mean.dtype) - mean * scale
+
+    def _normalize(self, inputs, mean, variance):
+        scale, offset = self._scale_and_offset(mean, variance)
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(offset, inputs.dtype)
 
     def _update(self, moving, value):

@@ -143,8 +143,7 @@ class MBConvBlock(keras.layers.Layer):
         if self.expand is not None:
             x = self.expand_norm(self.expand(x), training=training)
             x = activate(self.activation, x, training)
-        x = self.depthwise_norm(self._depthwise(x), training=training)
-        x = activate(self.activation, x, training)
+        x = activate(self.activation, self._filtered(x, training), training)
         if self.squeeze is not None:
             gate = self.excite(self.squeeze(ops.mean(x, axis=(1, 2))))
             x = x * gate[:, None, None, :]
@@ -153,14 +152,26 @@ class MBConvBlock(keras.layers.Layer):
             x = self.drop_connect(x, training=training)
         return x + inputs if self.has_residual else x
 
-    def _depthwise(self, x):
-        if self.pad is None:
-            return self.depthwise(x)
-        if None in x.shape[1:3] or x.shape[1] % 2 or x.shape[2] % 2:
-            return self.depthwise(self.pad(x))
-        # On even sizes the padding is TensorFlow's own, which copies nothing.
-        kernel = ops.cast(self.depthwise.kernel, x.dtype)
-        return ops.depthwise_conv(x, kernel, strides=self.strides, padding="same")
+    def _filtered(self, x, training):
+        """The depthwise convolution, normalized."""
+        if training:
+            x = self._depthwise(x, self.depthwise.kernel)
+            return self.depthwise_norm(x, training=True)
+        # The normalization's scale goes into the kernel: TensorFlow's own rewriting
+        # does so for other convolutions alone, and a pass over the images is spared.
+        scale, offset = self.depthwise_norm.moving_scale_and_offset()
+        x = self._depthwise(x, self.depthwise.kernel * scale[:, None])
+        return tf.nn.bias_add(x, tf.cast(offset, x.dtype))
+
+    def _depthwise(self, x, kernel):
+        padding = self.depthwise.padding
+        if self.pad is not None:
+            if None in x.shape[1:3] or x.shape[1] % 2 or x.shape[2] % 2:
+                x = self.pad(x)
+            else:  # There the padding is TensorFlow's own, which copies nothing.
+                padding = "same"
+        kernel = ops.cast(kernel, x.dtype)
+        return ops.depthwise_conv(x, kernel, strides=self.strides, padding=padding)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         shape = tuple(input_shape)
