@@ -347,9 +347,11 @@ class ContrastiveModel(keras.Model):
             if self.steps_to_skip:
                 self.steps_to_skip -= 1
                 return self.get_metrics_result()
+            is_python = not isinstance(iterator, _ITERATORS)
+            if not is_python and not step.experimental_get_tracing_count():
+                _trace(step, iterator.element_spec)
             # A batch and a step are two graphs, so that what each takes can be told.
             start = time.perf_counter()
-            is_python = not isinstance(iterator, _ITERATORS)
             data = next(iterator) if is_python else _get_next(iterator)
             self.seconds_waited += time.perf_counter() - start
             return step(data)
@@ -384,6 +386,12 @@ def check_compile_arguments(given: dict) -> None:
 @tf.function(reduce_retracing=True)
 def _get_next(iterator):
     return iterator.get_next()
+
+
+def _trace(step, spec):
+    """Makes a step's graph while the input fills its buffers for the first batch."""
+    if all(part.shape.is_fully_defined() for part in tf.nest.flatten(spec, True)):
+        step.get_concrete_function(spec)
 
 
 # === Metrics, and the stop at a step that isn't finite ===

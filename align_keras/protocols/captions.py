@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from align_keras.protocols.embedding_cache import CachedEncoders
 
 _CORPORA = ("stamps", "icons", "clipart", "emoji")
-# Named sets that aren't read as captioned images, and the protocols that judge them.
-_OTHERS = {"multi30k": "multi30k", "cxc": "cxc_retrieval", "simlex999": "simlex"}
 _OF_IMAGES = ("allow_missing", "metadata", "image_engine", "engine")
 
 
@@ -40,12 +38,12 @@ def _captioned_images(request):
     if is_corpus:
         refuse(request, "holds its images", "allow_missing")
         return _corpus(name, request.split or "test")
-    if name in _OTHERS:
-        raise InputError(
-            f"data must be captioned images, received {name!r}; the protocol "
-            f"{_OTHERS[name]} judges it."
-        )
     if name in NAMED:
+        if NAMED[name].protocol != "retrieval":
+            raise InputError(
+                f"data must be captioned images, received {name!r}; the protocol "
+                f"{NAMED[name].protocol} judges it."
+            )
         folder = folder_of(request) / name
         return benchmarks.read_karpathy(
             folder / f"dataset_{name}.json",
@@ -311,7 +309,7 @@ def simlex(encoders: "CachedEncoders", request: Request) -> Evaluation:
 
     path = pathlib.Path(request.data)
     if request.data == "simlex999":
-        path = folder_of(request) / NAMED["simlex999"][0][0]
+        path = folder_of(request) / NAMED["simlex999"].places[0]
     rows = [dataclasses.astuple(pair) for pair in benchmarks.read_simlex(path)]
     names = {2: "part_of_speech", 4: "concreteness_quartile", 5: "is_hard"}
     columns = {name: [row[field] for row in rows] for field, name in names.items()}

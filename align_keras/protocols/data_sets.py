@@ -3,42 +3,54 @@
 import dataclasses
 import pathlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from align_keras.protocols.protocol import Request
 from align_keras.utils.errors import InputError
 
 _KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
-# What lies below `data_root`: the files that tell that a set is there, and its source.
+
+
+class NamedSet(NamedTuple):
+    """A data set that lies below `data_root`."""
+
+    places: tuple[str, ...]  # The files and folders that tell that it is there.
+    source: str
+    protocol: str = "retrieval"  # Which judges it; this one reads captioned images.
+
+
 NAMED = {
-    "flickr30k": (
+    "flickr30k": NamedSet(
         ("flickr30k/dataset_flickr30k.json", "flickr30k/images"),
         f"Karpathy's splits ({_KARPATHY}) and Flickr30K's images "
         "(shannon.cs.illinois.edu/DenotationGraph)",
     ),
-    "coco": (
+    "coco": NamedSet(
         ("coco/dataset_coco.json", "coco/val2014"),
         f"Karpathy's splits ({_KARPATHY}) and COCO's images "
         "(images.cocodataset.org/zips/val2014.zip)",
     ),
-    "cxc": (
+    "cxc": NamedSet(
         ("cxc", "coco/dataset_coco.json", "coco/val2014"),
         "github.com/google-research-datasets/Crisscrossed-Captions, and coco",
+        "cxc_retrieval",
     ),
-    "multi30k": (
+    "multi30k": NamedSet(
         ("multi30k", "flickr30k/images"),
         "github.com/multi30k/dataset, and Flickr30K's images",
+        "multi30k",
     ),
-    "simlex999": (("SimLex-999/SimLex-999.txt",), "fh295.github.io/SimLex-999.zip"),
+    "simlex999": NamedSet(
+        ("SimLex-999/SimLex-999.txt",), "fh295.github.io/SimLex-999.zip", "simlex"
+    ),
 }
 
 
 def missing(name: str, root: str | pathlib.Path) -> str | None:
     """Returns what must be downloaded for a named set, or None if it is there."""
-    places, source = NAMED[name]
-    paths = [pathlib.Path(root, place) for place in places]
-    absent = [path for path in paths if not path.exists()]
-    return f"{source}, as {' and '.join(map(str, absent))}" if absent else None
+    paths = [pathlib.Path(root, place) for place in NAMED[name].places]
+    absent = [str(path) for path in paths if not path.exists()]
+    return f"{NAMED[name].source}, as {' and '.join(absent)}" if absent else None
 
 
 def folder_of(request: Request) -> pathlib.Path:

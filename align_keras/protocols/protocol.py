@@ -23,8 +23,7 @@ class Request:
 
     data: str = _option("what the protocol is measured on", default="", metavar="D")
     data_root: str = _option(
-        "folder that holds flickr30k/, coco/, cxc/, multi30k/ and SimLex-999/ "
-        "(default: data)",
+        "folder below which the paper's sets lie, as flickr30k/ (default: data)",
         default="data",
         metavar="DIR",
     )

@@ -61,6 +61,35 @@ def test_fit_on_paths_with_raw_validation_and_one_callback(model, pixels, paths)
     assert history["val_loss"][-1] == pytest.approx(losses, rel=1e-4)
 
 
+@pytest.mark.ci
+def test_a_step_of_known_shapes_is_traced_once_before_the_first_batch(
+    model, monkeypatch
+):
+    # The input fills its buffers meanwhile.
+    done, step = [], model.train_step
+
+    def train_step(data):
+        done.append("traced")
+        return step(data)
+
+    def taken(images):
+        done.append("taken")
+        return images
+
+    def noted(batch):
+        images = tf.numpy_function(taken, [batch["images"]], tf.uint8)
+        return {**batch, "images": tf.ensure_shape(images, batch["images"].shape)}
+
+    batches = tf.data.Dataset.from_tensor_slices(small_batch(8))
+    batches = batches.batch(4, drop_remainder=True).map(noted)
+    monkeypatch.setattr(model, "train_step", train_step)
+    model.make_train_function(force=True)
+    model.fit(batches, verbose=0)
+    assert done == ["traced", "taken", "taken"]
+    monkeypatch.undo()
+    model.make_train_function(force=True)
+
+
 def contrastive_loss_in_numpy(logits, label_smoothing=0.1):
     """The sum of both directions' cross-entropies, with smoothed labels."""
     count = len(logits)
