@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import pathlib
 import re
 import sys
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -37,19 +39,31 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Puts the recorded benchmarks where a page asks for them."""
-    return markdown.replace("<!-- benchmarks -->", benchmarks())
+    """Puts each recorded benchmark where the page of benchmarks asks for it."""
+    if page.file.src_uri != "benchmarks.md":
+        return markdown
+    asked = re.findall(r"<!-- benchmark (\w+) -->", markdown)
+    recorded = {path.stem for path in (ROOT / "docs" / "benchmarks").glob("*.json")}
+    if sorted(asked) != sorted(recorded):
+        differ = ", ".join(sorted(recorded.symmetric_difference(asked)) or asked)
+        raise PluginError(
+            "benchmarks.md must ask once for each file of docs/benchmarks, by <!-- "
+            f"benchmark NAME -->; see {differ}."
+        )
+    return re.sub(r"<!-- benchmark (\w+) -->", lambda ask: benchmark(ask[1]), markdown)
 
 
-def benchmarks():
-    """What `tools/record_benchmark.py` has kept."""
-    parts = []
-    for path in sorted((ROOT / "docs" / "benchmarks").glob("*.json")):
-        record = json.loads(path.read_text("utf-8"))
-        about = "; ".join(f"{key}: {text}" for key, text in record["machine"].items())
-        title = path.stem.replace("_", " ").capitalize()
-        parts += [f"### {title}", f"`{record['command']}`, {record['date']}. {about}."]
-        parts.append(f"```text\n{record['output'].strip()}\n```")
+def benchmark(name):
+    """What `tools/record_benchmark.py` has kept: its tables, other lines as text."""
+    path = ROOT / "docs" / "benchmarks" / f"{name}.json"
+    record = json.loads(path.read_text("utf-8"))
+    about = "; ".join(f"{key}: {text}" for key, text in record["machine"].items())
+    parts = [f"`{record['command']}`, {record['date']}. {about}."]
+    lines = record["output"].strip("\n").split("\n")
+    for is_table, group in itertools.groupby(lines, lambda line: line.startswith("|")):
+        text = "\n".join(group).strip("\n")
+        if text:
+            parts.append(text if is_table else f"```text\n{text}\n```")
     return "\n\n".join(parts)
 
 

@@ -3,7 +3,7 @@
     python tools/record_benchmark.py loss python tools/bench_loss.py --sizes 4096
 
 writes docs/benchmarks/loss.json: the command, its output, the day, the machine and how
-busy that was before. The page of benchmarks shows every file there.
+busy that was before. docs/pages/benchmarks.md shows it by `<!-- benchmark loss -->`.
 """
 
 import argparse
