@@ -62,6 +62,8 @@ def benchmark(name):
     lines = record["output"].strip("\n").split("\n")
     for is_table, group in itertools.groupby(lines, lambda line: line.startswith("|")):
         text = "\n".join(group).strip("\n")
+        # A blank line ends a table before another's head.
+        text = re.sub(r"\n(\|.*\n\|[-|]+\n)", r"\n\n\1", text)
         if text:
             parts.append(text if is_table else f"```text\n{text}\n```")
     return "\n\n".join(parts)
