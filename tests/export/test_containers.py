@@ -63,6 +63,8 @@ def test_the_server_is_of_the_tensorflow_that_wrote_the_export(export):
     name, _, tag = image.partition(":")
     assert name == "tensorflow/serving"
     assert tag.split(".")[:2] == tf.__version__.split(".")[:2]
+    assert dockerfile(export)["ENV"] == ["TF_ENABLE_ONEDNN_OPTS=1"]
+    assert compose(export)["environment"] == {"TF_ENABLE_ONEDNN_OPTS": "1"}
 
 
 @pytest.mark.ci
