@@ -84,7 +84,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         training: bool | None = None,
         mask: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        training = training and self.trainable and not self.freeze_statistics
+        training = self.takes_batch_statistics(training)
         whole = mask is None and len(inputs.shape) == 4
         kernel_has = keras.backend.standardize_dtype(inputs.dtype) in _KERNEL_DTYPES
         replicas = group_size(self.replicas_per_group) if training else 1
@@ -103,7 +103,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             variance=() if training else tf.cast(self.moving_variance, "float32"),
             epsilon=self.epsilon,
             exponential_avg_factor=1.0,
-            is_training=bool(training),
+            is_training=training,
         )
         if training:
             # The kernel reports the unbiased variance; Keras averages the biased.
@@ -137,6 +137,10 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         self._update(self.moving_mean, mean)
         self._update(self.moving_variance, variance)
         return self._normalize(inputs, mean, variance)
+
+    def takes_batch_statistics(self, training: bool | None) -> bool:
+        """Whether a call normalizes by its inputs, not by the moving statistics."""
+        return bool(training and self.trainable and not self.freeze_statistics)
 
     def moving_scale_and_offset(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns what normalizes by the moving statistics: inputs · scale + offset,

@@ -154,7 +154,7 @@ class MBConvBlock(keras.layers.Layer):
 
     def _filtered(self, x, training):
         """The depthwise convolution, normalized."""
-        if training:
+        if self.depthwise_norm.takes_batch_statistics(training):
             x = self._depthwise(x, self.depthwise.kernel)
             return self.depthwise_norm(x, training=True)
         # The normalization's scale goes into the kernel: TensorFlow's own rewriting
