@@ -149,6 +149,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="*", default=[4096, 8192, 16384])
     parser.add_argument("--large", type=int, help="a batch for the tiled forms only")
+    parser.add_argument("--forms", nargs="+", choices=FORMS[1:], default=FORMS[1:])
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -157,9 +158,11 @@ def main():
         work(arguments.serve, arguments.sizes[0], arguments.width)
         return
     for count in arguments.sizes:
-        measure(count, arguments.width, FORMS, arguments.repetitions)
+        names = ("matmul", *arguments.forms)
+        measure(count, arguments.width, names, arguments.repetitions)
     if arguments.large:
-        names = ("matmul", "tiled auto", "tiled auto bfloat16")
+        tiled = ("tiled auto", "tiled auto bfloat16")
+        names = ("matmul", *(form for form in arguments.forms if form in tiled))
         measure(arguments.large, arguments.width, names, 1)
 
 
