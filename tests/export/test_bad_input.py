@@ -86,7 +86,8 @@ def test_the_largest_images_that_are_taken_leave_room(folder, files, count):
     calls = [("encode_image", {"image_bytes": strings(own)}) for own in batches]
     (_, before), (found, after) = call(folder, "image", calls)
     assert found["valid"].all()
-    assert after["peak"] - before["resident"] < 1200 * MEGABYTE
+    # 900 to 1,240 by whether two buffers meet; without oneDNN 750 to 775.
+    assert after["peak"] - before["resident"] < 1400 * MEGABYTE
 
 
 @pytest.mark.release
