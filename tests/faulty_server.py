@@ -2,9 +2,11 @@
 
 `Faulty(files)` serves a dict of names to bytes from a thread; `faults` are taken one a
 GET: `"500"`, `"429"` (Retry-After: 1), `"403"`, `"break"` (after half of the bytes),
-`"stall"`, `"ok"`; when they are used up, requests are answered.
+`"stall"`, `"ok"`; when they are used up, requests are answered. With `login`, a user
+and a password as in `"me:secret"`, others get 401.
 """
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -20,6 +22,7 @@ class Faulty(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.files, self.faults, self.asked = files, [], []
         self.delay = 0.0
+        self.login = None
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):
@@ -47,7 +50,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.asked.append((self.command, self.headers.get("Range")))
         time.sleep(self.server.delay)
         fault = self.server.faults.pop(0) if self.server.faults and body else "ok"
-        content = self.server.files.get(self.path.lstrip("/"))
+        if self.server.login is not None:
+            expected = base64.b64encode(self.server.login.encode()).decode()
+            if self.headers.get("Authorization") != f"Basic {expected}":
+                return self._refuse(401)
+        content = self.server.files.get(self.path.partition("?")[0].lstrip("/"))
         if content is None:
             return self._refuse(404)
         if fault.isdecimal():
