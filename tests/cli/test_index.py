@@ -27,6 +27,19 @@ def folder(tmp_path, monkeypatch):
     return photos
 
 
+def test_a_condition_alone_lists_what_was_indexed_last(folder, capsys):
+    build(folder)
+    capsys.readouterr()
+    assert main(["search", "--where", "name like 'red%'", "--paths"]) == 0
+    names = [line.rsplit("/")[-1] for line in capsys.readouterr().out.splitlines()]
+    assert sorted(names) == ["red too.png", "red.png"]
+    assert main(["search", "--where", "name = 'blue.png'"]) == 0
+    out = capsys.readouterr().out
+    assert "name = 'blue.png'" in out and "blue.png" in out and "None" not in out
+    assert main(["search", "--where", "width > 0", "--text-weight", "2"]) == 1
+    assert main(["search", "--where", "width > 0", "--minus", "red"]) == 1
+
+
 def build(folder):
     assert main(["index", str(folder), "--model", str(COLORS["GOLDEN"])]) == 0
 

@@ -34,7 +34,9 @@ def test_images_are_found_by_words_by_an_image_and_by_both(build, photos, colors
     assert hits[0].score == pytest.approx(1.0, abs=1e-3) and hits[0].rank == 1
     green = colors["image_bytes"]((10, 200, 10))
     assert names(index.query(Query(image=green)))[0] == "green.png"
-    assert names(index.query(Query(image=green, plus="blue")))[0] == "blue.jpg"
+    assert names(index.query(Query(image=green, plus="blue")))[0] == "green.png"
+    heavy = Query(image=green, plus="blue", text_weight=2)
+    assert names(index.query(heavy))[0] == "blue.jpg"
     blue = index.query("blue")[0]
     assert names(index.query(Query(image=blue.id, k=1))) == ["blue.jpg"]
     query = Query(["red", "green"], minus="green")
