@@ -64,6 +64,17 @@ def test_coco(tmp_path):
     assert counter.bad == {"broken record": 3}
 
 
+@pytest.mark.parametrize("name", ["a\0b.jpg", "\ud800.jpg"])
+def test_a_name_that_no_file_has(tmp_path, name):
+    images = [{"id": 1, "file_name": name}, {"id": 2, "file_name": "b.jpg"}]
+    captions = [{"image_id": number, "caption": "A dog."} for number in (1, 2)]
+    content = {"images": images, "annotations": captions}
+    path = write(tmp_path / "annotations/captions_val2014.json", content)
+    picture(tmp_path / "val2014/b.jpg")
+    pairs, _ = read_source(path)
+    assert f"{tmp_path}/val2014/b.jpg" in [pair.image for pair in pairs]
+
+
 def test_karpathy_without_what_is_evaluated(tmp_path):
     path = write(tmp_path / "dataset_coco.json", KARPATHY)
     picture(tmp_path / "coco/val2014/3.jpg")
