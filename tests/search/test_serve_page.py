@@ -181,7 +181,7 @@ def test_more_like_this_by_mouse_and_keys(page, index):
     source = page.get_attribute("#large", "src")
     assert source.startswith(f"/image/{third}?index=")
     page.keyboard.press("ArrowLeft")
-    assert page.get_attribute("#large", "src") == f"/image/{second}"
+    assert page.get_attribute("#large", "src").startswith(f"/image/{second}?")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("s")
     until(page, index, Query(image=third))
