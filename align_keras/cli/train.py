@@ -141,8 +141,22 @@ def print_metrics(metrics: dict[str, float], as_json: bool = False) -> None:
             f"{100 * row.recall:.1f}",
             "" if row.chance is None else f"{100 * row.chance:.2f}",
             "" if row.times_chance is None else f"{row.times_chance:.0f}",
+            _count(row.queries),
+            _count(row.candidates),
         )
         for row in retrieval_rows(metrics)
     ]
-    columns = ("direction", "recall at", "recall %", "chance %", "× chance")
+    columns = (
+        "direction",
+        "recall at",
+        "recall %",
+        "chance %",
+        "× chance",
+        "queries",
+        "candidates",
+    )
     print_table("Zero-shot retrieval on the test pairs", columns, rows)
+
+
+def _count(number: float | None) -> str:
+    return "" if number is None else f"{number:,.0f}"

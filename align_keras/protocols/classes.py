@@ -227,6 +227,8 @@ def knn(encoders: "CachedEncoders", request: Request) -> Evaluation:
     ranks = evaluation.neighbor_ranks(neighbor_labels, labels)
     statistics = evaluation.recall_statistics("knn/", ranks, PAPERS_KS)
     metrics = dict(evaluation.whole_metrics(statistics))
+    metrics |= {"knn/queries": float(len(queries))}
+    metrics |= {"knn/candidates": float(len(gallery))}
     metrics |= {"gallery": float(len(gallery))}
     return class_evaluation(metrics, statistics, test, rows, neighbor_labels[:, 0])
 

@@ -161,9 +161,21 @@ def papers_tables(
         if len(figures) <= _MOST_COLUMNS:
             columns = ("metric", *table)
             rows = list(zip(labels, *table.values(), strict=True))
-        title = f"Table {number}: {protocol} on {data}"
+        title = f"Table {number}: {protocol} on {data}{_counts(metrics)}"
         tables[number] = ResultTable(title, columns, rows)
     return tables
+
+
+def _counts(metrics: Mapping[str, float]) -> str:
+    """The numbers of queries and candidates as the end of a title, "" without any."""
+    parts = []
+    for name, queries in metrics.items():
+        prefix = name.removesuffix("queries")
+        if prefix != name and f"{prefix}candidates" in metrics:
+            candidates = metrics[f"{prefix}candidates"]
+            label = f"{prefix.rstrip('/')}: " if prefix else ""
+            parts.append(f"{label}{queries:,.0f} queries among {candidates:,.0f}")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def tables_of_many_models(

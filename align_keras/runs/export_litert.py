@@ -264,6 +264,12 @@ def _recall(align, embeddings, rows, request):
         metrics = retrieval(encoders, request).metrics
         keys = (f"{way}/recall_at_{k}" for way in ("t2i", "i2t") for k in KS)
         found[name] = {key: metrics[key] for key in keys}
+    counts = (
+        f"{way}: {metrics[f'{way}/queries']:,.0f} queries among "
+        f"{metrics[f'{way}/candidates']:,.0f}"
+        for way in ("t2i", "i2t")
+    )
+    say(f"recall of {'; '.join(counts)}")
     return found
 
 

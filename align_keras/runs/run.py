@@ -17,6 +17,7 @@ from align_keras.config import (
     ExperimentConfig,
     as_dict,
     changed_keys,
+    is_same_table,
     load_config,
     validate,
 )
@@ -137,6 +138,8 @@ def _loaded(config, params_override):
         params_override = [params_override]
     changed = changed_keys(load_config(), config)
     given = {key: value for key, (_, value) in changed.items()}
+    # Stated also where it is the default, which a table alone would replace.
+    given["task.validation_data.tfds_split"] = config.task.validation_data.tfds_split
     return load_config(params_override=[given, *params_override])
 
 
@@ -266,7 +269,22 @@ class Run:
         with strategy_scope(strategy):
             self.model = assemble.build_model(config.task.model, vocabulary)
             assemble.compile_model(self.model, config)
-        self.test_set  # noqa: B018 Read now, so that a wrong split is told of now.
+        # Read now, so that a wrong split is reported before training.
+        self._report_validation_pairs(self.test_set)
+
+    def _report_validation_pairs(self, pairs: Any) -> None:
+        """Prints the split that recall is measured on and its number of pairs."""
+        data = self.config.task.validation_data
+        captions = sum(len(of_image) for of_image in pairs.captions)
+        line = (
+            f"recall is measured on {len(pairs):,} images with {captions:,} captions "
+            f"of {_name_of(data)}[{data.tfds_split}]"
+        )
+        train_pairs = self.config.task.train_data.pairs
+        if data.pairs is not None and data.tfds_split != "all":
+            if not is_same_table(data.pairs, train_pairs):
+                line += "; task.validation_data.tfds_split=all measures the whole table"
+        say(line)
 
     # Training
 

@@ -57,7 +57,9 @@ def evaluate(model, tmp_path_factory, capsys):
         if fails:
             assert "Traceback" not in captured.err
             return captured.err
-        return json.loads(captured.out)
+        result = json.loads(captured.out)
+        evaluated.check_counts(result["metrics"])
+        return result
 
     return run
 

@@ -97,7 +97,11 @@ CHOICE = "trainer.best_checkpoint_eval_metric=t2i/recall_at_1"
         ("corpus=icons", "tfds_split"),
         ("corpus=icons,task.validation_data.tfds_split=all", "tfds_split"),
         ("corpus=icons,task.validation_data.tfds_split='train[:9]+test'", "tfds_split"),
-        ("corpus=pairs,task.validation_data.pairs={}/a.tsv", "tfds_split"),
+        (
+            "corpus=pairs,task.validation_data.pairs={}/a.tsv,"
+            "task.validation_data.tfds_split=test",
+            "tfds_split",
+        ),
         (
             "corpus=pairs,task.validation_data.pairs={}/karpathy_test.tsv,"
             "task.validation_data.tfds_split=all",
