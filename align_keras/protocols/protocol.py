@@ -30,7 +30,9 @@ class Request:
     split: str | None = _option("the split to judge, if not the usual one")
     train_split: str | None = _option("the split to learn from, if not the usual one")
     classes: str | None = _option(
-        "class names: a file with one a line, JSON, or clip:DATASET", metavar="C"
+        "class names, matched by name: a file with one a line, or two columns (the "
+        "data's name, the name in prompts), JSON, or clip:DATASET",
+        metavar="C",
     )
     allow_missing: bool | None = _option(
         "leave missing images out", action="store_true"
