@@ -17,6 +17,7 @@ from align_keras.models.gradients import (
     ForwardState,
     cached_loss_gradients,
     check_micro_batches,
+    check_weight_dtypes,
     gradient_norms,
     is_finite_step,
     loss_gradients,
@@ -259,6 +260,7 @@ class ContrastiveModel(keras.Model):
     def train_step(self, data: dict) -> dict:
         """Makes one update on a batch of `images`, `token_ids` and `padding_mask`."""
         fit_inputs.check_data(self, data)
+        check_weight_dtypes(self.optimizer, self.trainable_variables)
         inputs = keras.utils.unpack_x_y_sample_weight(data)[0]
         before = self.forward_state.read()
         self.forward_state.part_replicas()

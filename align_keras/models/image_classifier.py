@@ -9,6 +9,7 @@ from align_keras.models.gradients import (
     ForwardState,
     accumulated_gradients,
     check_micro_batches,
+    check_weight_dtypes,
     dense,
 )
 from align_keras.models.image_encoder import ImageEncoder
@@ -98,6 +99,7 @@ class ImageClassifier(keras.Model):
         if not self.built:
             self.build(images.shape)
         check_clipping(self.optimizer, replica_count())
+        check_weight_dtypes(self.optimizer, self.trainable_variables)
         state = ForwardState(self)
         before = state.read()
         state.part_replicas()
