@@ -24,6 +24,8 @@ class FilterConfig:
         languages: such as `("en",)`, of which `"und"` stands for texts of unknown
             language; empty for all.
         drop_personal_data: drop texts with email addresses, phone numbers and the like.
+        unknown_sizes: whether images stay of which only the size after resizing is
+            known: all images of a shard that records no sizes are squares of one size.
     """
 
     min_shorter_side: int = count(200, at_least=0)
@@ -36,6 +38,7 @@ class FilterConfig:
     frequent_ngrams: int = count(100_000_000)
     languages: tuple[str, ...] = ()
     drop_personal_data: bool = True
+    unknown_sizes: Literal["drop", "keep"] = "drop"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ from align_keras.utils.tasks import LOCAL, check_same, is_cluster, run_tasks
 
 VOCABULARY = "vocabulary.txt"
 # Part of every stage's name: raised when the code gives other results.
-_VERSION = 4
+_VERSION = 5
 # The same of the search among embeddings.
 _SEARCH = "faiss"
 _PAIRS_PER_PIECE = 20_000
@@ -132,7 +132,13 @@ class Corpus:
         for table in self.tables["filter"].paths():
             for row in read_rows(table):
                 if is_remote(row["image"]):
-                    yield SourcePair(*(row[name] for name in SourcePair._fields))
+                    yield SourcePair(
+                        image=row["image"],
+                        caption=row["caption"],
+                        rule=row["rule"],
+                        language=row["language"],
+                        page_url=row["page_url"],
+                    )
 
 
 def build_corpus(

@@ -39,6 +39,7 @@ def filter_pairs(
     normalized forms differ in case at most. `align-keras corpus filter` gives the same
     of tables.
 
+    - `"unknown size"`: never here; in tables, images that were resized before.
     - `"shorter side"`, `"aspect"`, `"pixels"`: of the image; unknown sizes pass.
     - `"texts per image"`, `"images per text"`: too many distinct ones.
     - `"language"`: not one of `languages`, if any are given.

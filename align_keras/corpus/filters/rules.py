@@ -21,6 +21,7 @@ from align_keras.utils.files import MAX_PIXELS
 
 # In the order in which they are looked for; the first is the one that counts.
 REASONS = (
+    "unknown size",
     "shorter side",
     "aspect",
     "pixels",
@@ -55,6 +56,8 @@ class Thresholds:
             counts ("en-GB" is "en"); `""` and `"und"` (ISO 639's undetermined, which
             a YAML file can name) stand for unknown languages. Empty keeps all.
         drop_personal_data: bool, drop texts with what `find_personal_data` finds.
+        unknown_sizes: `"drop"` or `"keep"` images of which only the size after
+            resizing is known, see `PairColumns.is_resized`.
 
     Raises:
         InputError: if a value is outside its range.
@@ -78,6 +81,7 @@ class Thresholds:
     frequent_ngrams: int = 100_000_000
     languages: tuple = ()
     drop_personal_data: bool = True
+    unknown_sizes: str = "drop"
 
     def __post_init__(self):
         for name, least in (
@@ -98,6 +102,11 @@ class Thresholds:
             raise InputError(
                 "drop_personal_data must be true or false, received "
                 f"{self.drop_personal_data!r}; write one of them."
+            )
+        if self.unknown_sizes not in ("drop", "keep"):
+            raise InputError(
+                "unknown_sizes must be 'drop' or 'keep', received "
+                f"{self.unknown_sizes!r}; write one of them."
             )
         object.__setattr__(self, "languages", _languages(self.languages))
 
@@ -122,7 +131,11 @@ def _languages(languages):
 
 @dataclasses.dataclass(frozen=True)
 class PairColumns:
-    """Pairs by column; sizes of 0 are unknown, captions normalized."""
+    """Pairs by column; sizes of 0 are unknown, captions normalized.
+
+    `is_resized` is true for images that a downloader resized without recording their
+    sizes before; None if there are none.
+    """
 
     widths: np.ndarray
     heights: np.ndarray
@@ -130,6 +143,7 @@ class PairColumns:
     captions: list
     languages: list
     features: TextFeatures
+    is_resized: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -139,11 +153,12 @@ class PairColumns:
         image_keys: list[str],
         captions: list[str],
         languages: list[str],
+        is_resized: np.ndarray | None = None,
     ) -> "PairColumns":
         """Normalizes and hashes what pairs hold."""
         captions = normalize_texts(captions)
         hashes, features = hash_strings(image_keys), text_features(captions)
-        return cls(widths, heights, hashes, captions, languages, features)
+        return cls(widths, heights, hashes, captions, languages, features, is_resized)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,6 +209,7 @@ def _drops(pairs, chosen, thresholds, found):
     shorter = np.minimum(pairs.widths, pairs.heights).astype(np.int64)
     longer = np.maximum(pairs.widths, pairs.heights).astype(np.int64)
     known = shorter > 0
+    yield _have_unknown_sizes(pairs, thresholds)
     yield known & (shorter <= thresholds.min_shorter_side)
     yield known & (longer >= thresholds.max_aspect * shorter)
     yield known & (shorter * longer > thresholds.max_pixels)
@@ -204,6 +220,12 @@ def _drops(pairs, chosen, thresholds, found):
     yield _have_rare_ngrams(pairs.features, chosen.ngrams, found == 0)
     yield pairs.features.unigram_counts < thresholds.min_unigrams
     yield pairs.features.unigram_counts > thresholds.max_unigrams
+
+
+def _have_unknown_sizes(pairs, thresholds):
+    if pairs.is_resized is None or thresholds.unknown_sizes == "keep":
+        return np.zeros(len(pairs.captions), bool)
+    return pairs.is_resized
 
 
 def _in_other_languages(languages, wanted):

@@ -105,7 +105,12 @@ def _sort_key(sample):
 def _pair_columns(batch):
     sizes = (batch.column(name).fill_null(0).to_numpy() for name in ("width", "height"))
     texts = ("image_key", "caption", "language")
-    return PairColumns.of(*sizes, *(strings(batch.column(name)) for name in texts))
+    is_resized = None
+    if "is_resized" in batch.schema.names:
+        column = batch.column("is_resized").fill_null(False)
+        is_resized = column.to_numpy(zero_copy_only=False)
+    columns = (strings(batch.column(name)) for name in texts)
+    return PairColumns.of(*sizes, *columns, is_resized)
 
 
 def _samples(batch, pairs, found, thresholds):
