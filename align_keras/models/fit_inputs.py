@@ -1,6 +1,7 @@
 """What `fit`, `evaluate` and `predict` take: raw pairs, or inputs that fit."""
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -90,6 +91,48 @@ def keras_input(
         check_inputs(model, x)
         _check_gray_levels(x["images"])
     return x
+
+
+def steps_of_epoch(
+    batches: Any, batch_size: int | None, steps_per_epoch: int | None
+) -> int | None:
+    """Returns the number of updates of an epoch of `fit`, or None if it is unknown."""
+    if steps_per_epoch is not None:
+        return steps_per_epoch
+    if isinstance(batches, tf.data.Dataset):
+        count = int(batches.cardinality())
+        return count if count > 0 else None
+    if isinstance(batches, keras.utils.PyDataset):
+        return batches.num_batches
+    if isinstance(batches, dict):
+        return math.ceil(len(batches["images"]) / (batch_size or 32))
+    return None
+
+
+def pairs_of_step(x: Any, y: Any, batches: Any, batch_size: int | None) -> int | None:
+    """Returns the number of pairs in a step of `fit`, or None if it is unknown.
+
+    Args:
+        x: as given to `fit`.
+        y: as given to `fit`.
+        batches: what `keras_input` made of them.
+        batch_size: int or None, as given to `fit`.
+    """
+    pairs = raw_pairs(x, y)
+    if pairs is not None or isinstance(batches, dict):
+        images = batches["images"] if pairs is None else pairs[0]
+        size = batch_size or 32
+        return size if isinstance(images, tf.data.Dataset) else min(size, len(images))
+    for dataset in (batches, x):
+        if not isinstance(dataset, tf.data.Dataset):
+            continue
+        shape = tf.nest.flatten(dataset.element_spec)[0].shape
+        if shape.rank and shape[0] is not None:
+            return int(shape[0])
+        size = int(tf.raw_ops.ComputeBatchSize(input_dataset=dataset._variant_tensor))
+        if size > 0:
+            return size
+    return batch_size
 
 
 def is_raw_data(x: Any, y: Any = None) -> bool:

@@ -72,8 +72,8 @@ def test_fixed_temperature_stays():
     assert float(model.temperature) == pytest.approx(0.25)
 
 
-def test_default_compile_is_the_papers(model):
-    model.compile()
+def test_recipe_of_the_paper(model):
+    model.compile(recipe="paper")
     optimizer = model.optimizer
     assert isinstance(optimizer, align_keras.Lamb)
     assert optimizer.get_config()["weight_decay"] == 1e-5
