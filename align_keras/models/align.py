@@ -163,8 +163,9 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
                 `save_to_preset` or a training run wrote; a `.keras` file, which
                 brings its optimizer too; a folder in the form of
                 kakaobrain/align-base (config.json, model.safetensors, vocab.txt,
-                preprocessor_config.json); or `"hf://kakaobrain/align-base"`,
-                which is fetched once and then taken from the cache.
+                preprocessor_config.json or processor_config.json); or `"hf://kakaobrain/align-base"`,
+                which is fetched once and then taken from the cache. `hf://` also
+                takes a repository that holds what `save_to_preset` wrote.
             load_weights: bool, for folders; names have no weights, files always.
             **kwargs: for names, the arguments of `ALIGN`, `ImageEncoder` and
                 `TextEncoder` that the name doesn't settle; those that both encoders

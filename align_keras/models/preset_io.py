@@ -11,17 +11,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from align_keras.models.conversion.hugging_face import (
-    HUB_PREFIX,
-    download,
-    from_hugging_face,
-)
+from align_keras.models.conversion.hugging_face import from_hugging_face
 from align_keras.models.conversion.litert_weights import (
     TABLE_FILE,
     TOWER_FILES,
     load_beside_towers,
 )
+from align_keras.models.hub import HUB_PREFIX, download
 from align_keras.models.image_encoder import ImageEncoder
+from align_keras.models.preset_files import (
+    CONFIG_FILE,
+    VOCABULARY_FILE,
+    WEIGHTS_FILE,
+)
 from align_keras.models.preset_table import (
     PAPER_VOCABULARY_SIZE,
     preset_config,
@@ -35,9 +37,6 @@ from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json, refuse_url
 from align_keras.utils.shared_data import SHIPPED_MODELS, find_shipped_model
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.weights.h5"
-VOCABULARY_FILE = "vocabulary.txt"
 ENCODERS = ("image_encoder", "text_encoder")
 # What HDF5 adds to a tensor for its name and its groups, at the most.
 _HDF5_BYTES = 8192
