@@ -31,6 +31,7 @@ from align_keras.models.preset_table import (
 )
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
+from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
 from align_keras.text import save_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
@@ -271,6 +272,13 @@ def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -
     config.update(align)
     for encoder, changes in zip(ENCODERS, (image, text), strict=True):
         config[encoder]["config"].update(changes)
+        if changes.keys() & {"locked", "trainable"}:
+            # The arguments replace what was frozen layer by layer.
+            config[encoder]["config"].pop(TRAINABLE_KEY, None)
+            config.pop(TRAINABLE_KEY, None)
+            config.pop("trainable", None)
+    if "learn_temperature" in align and TRAINABLE_KEY in config:
+        config[TRAINABLE_KEY]["temperature"] = align["learn_temperature"]
     if dtype is None:
         return
     policy = keras.dtype_policies.serialize(keras.dtype_policies.get(dtype))
