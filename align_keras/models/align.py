@@ -201,8 +201,9 @@ class ALIGN(EmbeddingMethods, ContrastiveModel):
     def save_to_preset(self, directory: str | os.PathLike) -> None:
         """Writes `config.json`, `model.weights.h5` and `vocabulary.txt` to a folder.
 
-        `config.json` lists the layers that are frozen. The state of the optimizer is
-        left out. `model.save("….keras")` keeps it.
+        `config.json` lists the layers that are frozen, and holds the SHA-256 of the
+        weights. The state of the optimizer is left out. `model.save("….keras")` keeps
+        it.
         """
         preset_io.save_to_preset(self, directory)
 
