@@ -17,8 +17,6 @@ from align_keras.models.conversion.efficientnet import (
 )
 from align_keras.models.conversion.hugging_face import (
     CONFIG_FILE,
-    HUB_PREFIX,
-    download,
     read_vocabulary,
 )
 from align_keras.models.conversion.hugging_face_config import pads_alike
@@ -27,6 +25,7 @@ from align_keras.models.conversion.tensor_files import (
     SafetensorsFolder,
     read_torch_file,
 )
+from align_keras.models.hub import HUB_PREFIX, download
 from align_keras.text import load_vocabulary
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import read_json

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.quiet import silent_standard_error
 from align_keras.utils.shared_data import shared_folder
 from align_keras.utils.tasks import check_same
@@ -205,6 +206,7 @@ class TensorFlowModel(Model):
         folder = _folder_of(name)
         files = (TEXT_TOWER, "config.json", "saved_model.pb", "align")
         is_there = any((folder / file).exists() for file in files)
+        refuse_keras_file(name, "model")
         if not (is_there or name.startswith("hf://")):
             raise InputError(
                 f"model must be a folder of LiteRT towers, a run's folder, an export "

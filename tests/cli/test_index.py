@@ -104,6 +104,14 @@ def test_mistakes_name_the_options(folder, capsys, words, expected):
     assert expected in err and "Traceback" not in err
 
 
+def test_a_keras_file_is_refused_with_the_remedy(folder, tmp_path, capsys):
+    words = ["index", str(folder), "--to", str(tmp_path / "index")]
+    assert main([*words, "--model", "model.keras"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--model must be a folder. Received the file model.keras." in line
+    assert 'from_preset("model.keras").save_to_preset("DIR")' in line
+
+
 def test_a_model_that_was_moved_is_named(folder, capsys, tmp_path):
     towers = tmp_path / "towers"
     shutil.copytree(COLORS["GOLDEN"], towers)
