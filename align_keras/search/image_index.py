@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.search.columns import COLUMNS
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
 from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 # of 80 JPEGs it folds 97% of copies at 0.7 of the size, 91% at half the size, 76% cut
 # by 2% a side, 65% at quality 50; of 962 stamps 24 pairs, mirrored or nearly alike.
 SAME_IMAGE = 0.95
-_HIDDEN_COLUMNS = ("id", "root", "file", "row", "mtime_ns", "content", "captions")
 
 
 def is_database(place: str | os.PathLike) -> bool:
@@ -313,8 +313,9 @@ class Index:
         scores = np.array([score for score, _, _ in found])
         sample, count = self._sampled()
         marks = relevance(scores, sample @ embedding, count)
+        rows = self.store.rows_of([image["id"] for _, image, _ in found])
         return [
-            _hit(rank, score, image, mark, copies)
+            _hit(rank, score, image, mark, copies, rows.get(image["id"], []))
             for rank, ((score, image, copies), mark) in enumerate(
                 zip(found, marks, strict=True), 1
             )
@@ -344,8 +345,10 @@ class Index:
             InputError: for a condition that isn't one.
         """
         images = self.store.latest(*self._condition(where), k)
+        rows = self.store.rows_of([image["id"] for image in images])
         return [
-            _hit(rank, None, image, None, []) for rank, image in enumerate(images, 1)
+            _hit(rank, None, image, None, [], rows.get(image["id"], []))
+            for rank, image in enumerate(images, 1)
         ]
 
     def _checked_embedding(self, embedding):
@@ -363,11 +366,7 @@ class Index:
 
     def _condition(self, where):
         """SQL and parameters of a condition, or of none."""
-        if where is None or not where.strip():
-            return "", []
-        from align_keras.search.where import parse_where
-
-        return parse_where(where, self.store.columns)
+        return self.store.condition(where)
 
 
 def without_copies(
@@ -405,12 +404,14 @@ def _opened(model):
     return open_model(model) if isinstance(model, str | os.PathLike) else model
 
 
-def _hit(rank, score, image, mark, folded):
+def _hit(rank, score, image, mark, folded, rows):
     columns = {
-        name: value
-        for name, value in image.items()
-        if name not in _HIDDEN_COLUMNS and name != "path" and value is not None
+        name: image[name]
+        for name in COLUMNS
+        if name not in ("path", "captions") and image[name] is not None
     }
+    for row in reversed(rows):  # The first row has the last word.
+        columns |= row
     return Hit(
         rank=rank,
         score=None if score is None else round(score, 6),
@@ -420,4 +421,5 @@ def _hit(rank, score, image, mark, folded):
         captions=json.loads(image["captions"] or "[]"),
         columns=columns,
         duplicates=[os.fsdecode(copy["file"]) for copy in folded],
+        rows=rows if len(rows) > 1 else [],
     )

@@ -15,8 +15,9 @@ import numpy as np
 
 from align_keras.corpus.drop_counter import DropCounter, printable
 from align_keras.corpus.image import ImageError
-from align_keras.corpus.pair_files import TABLE_SUFFIXES, read_pairs
+from align_keras.corpus.pair_files import TABLE_SUFFIXES, PairRecord, read_pairs
 from align_keras.corpus.sources.files import is_folder
+from align_keras.search.columns import TableRow
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
@@ -115,7 +116,8 @@ class _Update:
         self.changes = Changes()
         self.known = store.known()
         self.unreadable = store.unreadable()
-        self.captioned = {}
+        # Id of a table → path of an image → the record that the table has of it.
+        self.captioned: dict[int, dict[bytes, PairRecord]] = {}
 
     def run(self, sources):
         roots = self._roots(sources)
@@ -154,8 +156,11 @@ class _Update:
             return
         try:
             is_table = not is_folder(os.fsdecode(file))
-            find = self._files_of_table if is_table else find_images
-            for found in find(file, problems):
+            if is_table:
+                images = self._files_of_table(file, root, problems)
+            else:
+                images = find_images(file, problems)
+            for found in images:
                 count += 1
                 if found.file not in seen:
                     seen.add(found.file)
@@ -197,14 +202,17 @@ class _Update:
             "until it is dropped (--remove)"
         )
 
-    def _files_of_table(self, file, problems):
-        """Yields a table's images; what it says of them is kept for `_columns`."""
+    def _files_of_table(self, file, root, problems):
+        """Yields a table's images; what it says of them is kept for `_describe`."""
         path, counter = os.fsdecode(file), DropCounter()
-        records = read_pairs(path, counter=counter, origin_of=dict)
+        records = list(read_pairs(path, counter=counter, origin_of=dict))
+        names = {name for record in records for row in record.origins for name in row}
+        self.store.check_columns(root, names, printable(path))
+        captioned = self.captioned.setdefault(root, {})
         remote = is_url(path)
         every = in_order(_find, records, _REQUESTS) if remote else map(_find, records)
         for image, record, found in every:
-            self.captioned[image] = record
+            captioned[image] = record
             if isinstance(found, FoundFile):
                 yield found
             elif found.errno == errno.EHOSTUNREACH:
@@ -375,25 +383,33 @@ class _Update:
             with self.store.transaction():
                 self.store.drop(self.gone)
                 self.store.forget_unreadable(forgotten)
-                if self.captioned:
-                    self._describe()
+                self._describe(walked)
         self.store.compact()
 
-    def _describe(self):
+    def _describe(self, walked):
         """Writes the captions and the further columns of tables."""
+        tables = {root: of for root, of in self.captioned.items() if root in walked}
+        if not tables:
+            return
         ids = {file: known[0] for file, known in self.store.known().items()}
-        origins = [record.origins[0] for record in self.captioned.values()]
-        called = self.store.add_columns(origins)
-        for file, record in self.captioned.items():
-            if file not in ids:
-                continue
-            changes = {
-                called[name]: value
-                for name, value in record.origins[0].items()
-                if isinstance(value, str | int | float)
+        for root, records in tables.items():
+            rows = {
+                ids[file]: _table_rows(record)
+                for file, record in records.items()
+                if file in ids
             }
-            changes["captions"] = json.dumps(record.captions, ensure_ascii=False)
-            self.store.update(ids[file], changes)
+            self.store.describe(root, rows)
+        for name, called in self.store.renamed_columns().items():
+            say(f"column {printable(name)!r} of a table is called {called} in --where")
+
+
+def _table_rows(record):
+    """The rows of a table that name an image, each with its captions."""
+    rows: dict[int, TableRow] = {}
+    for caption, origin in zip(record.captions, record.origins, strict=True):
+        row = rows.setdefault(id(origin), TableRow([], origin))
+        row.captions.append(caption)
+    return list(rows.values())
 
 
 def _find(record):

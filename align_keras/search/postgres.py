@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from align_keras.search.image_store import COLUMNS, ImageStore
+from align_keras.search.columns import COLUMNS
+from align_keras.search.image_store import ImageStore
 from align_keras.search.query import Query
+from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError, needs
 
@@ -33,7 +35,8 @@ _LISTS, _PROBES, _LISTS_MEMORY = 1000, 200, "512MB"
 # Vectors whose scores tell what is high for a query.
 _SAMPLE = 1024
 _VERSION = 1
-_NUMBER = "double precision"
+# Keys of advisory locks that are even, unlike those of files.
+_CREATE_LOCK, _TABLES_LOCK = 0, 2
 _TYPES = {"INTEGER": "bigint", "TEXT": "text"}
 _SCHEMA = f"""
 CREATE SCHEMA IF NOT EXISTS align_keras;
@@ -55,6 +58,7 @@ CREATE INDEX ON align_keras.images (content);
 CREATE TABLE align_keras.unreadable (
     file bytea PRIMARY KEY, root bigint, size bigint, mtime_ns bigint, reason text
 );
+{FIRST_TABLE};
 """
 
 
@@ -69,8 +73,8 @@ class PostgresStore(ImageStore):
         self._lock = threading.RLock()
         self._connection = _connect(address)
         self.header = self._read_header()
-        # Columns of the tables that are being written → their types.
-        self._kinds: dict[str, str] = {}
+        if self._one("SELECT to_regclass('table_rows_0')") is None:
+            self.upgrade()
 
     @staticmethod
     def create(address: str, model: Model) -> None:
@@ -84,7 +88,7 @@ class PostgresStore(ImageStore):
         with contextlib.closing(_connect(address)) as connection:
             with _told(shown), connection.transaction():
                 # Of several that begin at once, one makes them.
-                connection.execute("SELECT pg_advisory_xact_lock(0)")
+                connection.execute(f"SELECT pg_advisory_xact_lock({_CREATE_LOCK})")
                 if _has_index(connection):
                     return
                 try:
@@ -100,7 +104,7 @@ class PostgresStore(ImageStore):
                 connection.execute(_SCHEMA.format(dimension=model.dimension))
                 connection.execute(
                     "INSERT INTO align_keras.meta VALUES ('header', %s), "
-                    "('columns', '{}'), ('changes', '0')",
+                    "('changes', '0')",
                     [json.dumps(header)],
                 )
 
@@ -261,20 +265,44 @@ class PostgresStore(ImageStore):
         )
         return [row for (row,) in found.fetchall()]
 
-    def add_columns(self, rows: Sequence[dict]) -> dict[str, str]:
-        """As in a folder; a column of numbers alone compares as such, else as text."""
-        called = super().add_columns(rows)
-        self._kinds = json.loads(self._meta("columns"))
-        return called
-
-    def _kind_of(self, values):
-        return _NUMBER if all(map(_is_number, values)) else "text"
-
     def _stored(self, name, value):
-        if value == "" and self._kinds.get(name) == _NUMBER:
-            return None
         # PostgreSQL takes no NUL.
         return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+
+    def _number_sql(self, sql):
+        return f"NULLIF(btrim({sql}), '')::double precision"
+
+    def _text_sql(self, sql):
+        # By code points, as in a folder.
+        return f'({sql} COLLATE "C")'
+
+    def _folded(self, sql, is_ascii):
+        if is_ascii:
+            return f'lower({sql} COLLATE "C")'
+        if not self._knows_unicode():
+            raise InputError(
+                "where must use `like` with ASCII letters alone in this database, "
+                "since its encoding isn't UTF8 or its server has no ICU. Make the "
+                "database with `createdb --encoding UTF8`."
+            )
+        return f"translate(lower({sql} COLLATE \"und-x-icu\"), 'ς', 'σ')"
+
+    def _knows_unicode(self):
+        sql = (
+            "SELECT getdatabaseencoding() = 'UTF8' AND EXISTS "
+            "(SELECT FROM pg_collation WHERE collname = 'und-x-icu')"
+        )
+        return self._one(sql)
+
+    def _lock_tables(self):
+        self._run(f"SELECT pg_advisory_xact_lock({_TABLES_LOCK})")
+
+    def upgrade(self) -> None:
+        """Brings an index of an older release to the tables of this one, once."""
+        with self.transaction():
+            self._lock_tables()
+            if self._one("SELECT to_regclass('table_rows_0')") is None:
+                super().upgrade()
 
     def compact(self) -> None:
         """Drops vectors without an image; makes the lists once there are many."""
@@ -360,12 +388,3 @@ def _written(vector):
 
 def _parsed(text):
     return np.array(text.strip("[]").split(","), np.float32)
-
-
-def _is_number(value):
-    if value is None or value == "":
-        return True
-    try:
-        return np.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False

@@ -128,8 +128,10 @@ class Hit:
         path: str; of a name that isn't UTF-8 as `os.fsdecode` gives it.
         relevance: `"strong"`, `"good"` or `"weak"`, by the query's scores.
         captions: list of str, of a table.
-        columns: dict, its other columns: `folder`, `date`, `width`, `camera` …
+        columns: dict, its other columns: `folder`, `date`, `width`, `camera` … and
+            those of tables; of several rows, the value of the first that has one.
         duplicates: list of str, paths of near-duplicates that it stands for.
+        rows: list of dict, the values of each row of a table, if it has several.
     """
 
     rank: int
@@ -140,6 +142,7 @@ class Hit:
     captions: list[str] = dataclasses.field(default_factory=list)
     columns: dict[str, Any] = dataclasses.field(default_factory=dict)
     duplicates: list[str] = dataclasses.field(default_factory=list)
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def relevance(scores: np.ndarray, others: np.ndarray, count: int) -> list[str]:

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from align_keras.search import approximate
-from align_keras.search.image_store import COLUMNS, ImageStore
+from align_keras.search.columns import COLUMNS, fold_case
+from align_keras.search.image_store import ImageStore
 from align_keras.search.query import Query
+from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
@@ -44,6 +46,7 @@ CREATE INDEX images_content ON images (content);
 CREATE TABLE unreadable (
     file BLOB PRIMARY KEY, root INTEGER, size INTEGER, mtime_ns INTEGER, reason TEXT
 ) WITHOUT ROWID;
+{FIRST_TABLE};
 """
 # Rows whose scores tell what is high for a query.
 _SAMPLE = 4096
@@ -72,6 +75,27 @@ class Store(ImageStore):
             self._run("PRAGMA synchronous = NORMAL")
             if self._meta("rows") is None:
                 raise damaged(self.folder, "no number of rows")
+        if not self._has_table_rows():
+            self._upgrade(writable)
+
+    def _has_table_rows(self):
+        sql = "SELECT count(*) FROM sqlite_master WHERE name = 'table_rows_0'"
+        return bool(self._one(sql))
+
+    def _upgrade(self, writable):
+        """Brings an index of an older release to the tables of this one."""
+        if writable:
+            self.upgrade()
+            return
+        try:
+            with Store.locked(self.folder):
+                Store(self.folder, writable=True).close()
+        except (InputError, OSError) as error:
+            raise InputError(
+                f"The index {self.folder} must be brought to this release by a process "
+                f"that may write it ({error}). Run `align-keras index --to "
+                f"{self.folder}` once, as its owner."
+            ) from None
 
     @staticmethod
     def create(folder: str | os.PathLike, model: Model) -> None:
@@ -88,7 +112,7 @@ class Store(ImageStore):
         with contextlib.closing(sqlite3.connect(folder / _DATABASE)) as connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(_SCHEMA)
-            first = {"rows": 0, "vectors": "vectors.0.f32", "columns": "{}"}
+            first = {"rows": 0, "vectors": "vectors.0.f32"}
             connection.executemany("INSERT INTO meta VALUES (?, ?)", first.items())
             connection.commit()
         header = {
@@ -413,10 +437,12 @@ def _connect(path, writable):
     mode = "rw" if writable else "ro"
     if not writable and not os.access(path.parent, os.W_OK):
         mode += "&immutable=1"
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{uri}?mode={mode}",
         uri=True,
         timeout=20,
         check_same_thread=False,
         isolation_level=None,
     )
+    connection.create_function("fold_case", 1, fold_case, deterministic=True)
+    return connection

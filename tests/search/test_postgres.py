@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -22,24 +21,6 @@ from align_keras.search import Index, Query
 from align_keras.utils.errors import InputError
 
 pytestmark = pytest.mark.ci
-
-
-@pytest.fixture(scope="module")
-def server():
-    pytest.importorskip("psycopg")
-    tools = runpy.run_path(str(pathlib.Path(__file__).with_name("postgres_server.py")))
-    programs = tools["find"]()
-    if programs is None:
-        pytest.skip("needs PostgreSQL with pgvector")
-    server = tools["Server"](programs)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def database(server, request):
-    name = f"test{abs(hash(request.node.name))}"
-    return server.new_database(name)
 
 
 @pytest.fixture
