@@ -32,6 +32,7 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b
 NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
 CHANGING = "changes while it is read"
 UNREACHABLE = "can't be reached"
+SHORT = "can't be read to its end"
 _MAKE, _MODEL, _TIME, _EXIF, _TIME_TAKEN = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003
 # Of more pixels, one image at a time: decoding it may take a gigabyte.
 _LARGE_PIXELS = MAX_PIXELS // 4
@@ -138,9 +139,31 @@ def read_file(file: bytes) -> tuple[bytes, FoundFile]:
     except FileNotFoundError:
         raise ImageError("missing", "no such file") from None
     except OSError as error:
-        reasons = {errno.ESTALE: CHANGING, errno.EHOSTUNREACH: UNREACHABLE}
+        reasons = {
+            errno.ESTALE: CHANGING,
+            errno.EHOSTUNREACH: UNREACHABLE,
+            errno.EIO: SHORT,
+        }
         reason = reasons.get(error.errno or 0, "can't be opened")
         raise ImageError(reason, str(error.strerror)) from error
+
+
+def check_some_reached(errors: list[ImageError], count: int) -> None:
+    """Raises the last error if all of several files can't be reached.
+
+    One such file among others is reported and left out. If no file can be reached, the
+    server or the connection is down, and the caller should stop.
+
+    Args:
+        errors: what reading the files raised.
+        count: int, number of files.
+
+    Raises:
+        OSError: as `open_url`.
+    """
+    unreachable = [error for error in errors if error.reason == UNREACHABLE]
+    if count > 1 and len(unreachable) == count:
+        raise unreachable[-1].__cause__ or unreachable[-1]
 
 
 def _read_at_address(file):
