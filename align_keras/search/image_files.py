@@ -27,6 +27,13 @@ from align_keras.utils.remote import is_url, list_url, open_url, stat_url
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp")
 HEIF_SUFFIXES = (".heic", ".heif", ".avif")
 _SUFFIXES = tuple(os.fsencode(suffix) for suffix in SUFFIXES + HEIF_SUFFIXES)
+# Photos in formats that aren't decoded. They are reported rather than ignored.
+UNREAD_SUFFIXES = (
+    *(".tif", ".tiff", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2"),
+    *(".srf", ".orf", ".rw2", ".raf", ".pef", ".srw", ".rwl", ".3fr", ".iiq", ".x3f"),
+)
+_UNREAD_SUFFIXES = tuple(os.fsencode(suffix) for suffix in UNREAD_SUFFIXES)
+UNREAD_FORMAT = "TIFF or a camera's RAW format"
 # ISO base media files of these brands hold a still image.
 _HEIF_BRANDS = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
@@ -96,6 +103,8 @@ def find_images(root: bytes, problems: list[tuple[bytes, str]]) -> Iterator[Foun
                         yield FoundFile(entry.path, status.st_size, status.st_mtime_ns)
                     elif not stat.S_ISDIR(status.st_mode):
                         problems.append((entry.path, "no regular file"))
+                elif entry.name.lower().endswith(_UNREAD_SUFFIXES):
+                    problems.append((entry.path, UNREAD_FORMAT))
             except OSError as error:
                 problems.append((entry.path, str(error.strerror)))
         folders.extend(reversed(below))
@@ -120,12 +129,15 @@ def _version_stamp(version):
 
 def _find_at_address(url, problems):
     try:
-        found = list_url(url, SUFFIXES + HEIF_SUFFIXES)
+        found = list_url(url, SUFFIXES + HEIF_SUFFIXES + UNREAD_SUFFIXES)
     except OSError as error:
         problems.append((os.fsencode(url), f"folder: {error.strerror}"))
         return
     for name, size, version in found:
         file = os.fsencode(f"{url.rstrip('/')}/{name}")
+        if name.lower().endswith(UNREAD_SUFFIXES):
+            problems.append((file, UNREAD_FORMAT))
+            continue
         yield FoundFile(file, size, _version_stamp(version))
 
 

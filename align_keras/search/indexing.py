@@ -67,6 +67,7 @@ class Changes:
         unchanged: that were left as they are.
         unreadable: dict, reason → files that couldn't be read.
         examples: dict, reason → the first file.
+        left_out: list of (reason, file), the files that couldn't be read.
         kept: list of str, folders that are missing or empty, whose images stay.
     """
 
@@ -77,12 +78,15 @@ class Changes:
     unchanged: int = 0
     unreadable: dict[str, int] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     kept: list[str] = dataclasses.field(default_factory=list)
 
     def refuse(self, reason: str, file: bytes) -> None:
         """Counts a file that can't be read."""
         self.unreadable[reason] += 1
-        self.examples.setdefault(reason, printable(os.fsdecode(file)))
+        name = printable(os.fsdecode(file))
+        self.examples.setdefault(reason, name)
+        self.left_out.append((reason, name))
 
 
 @dataclasses.dataclass

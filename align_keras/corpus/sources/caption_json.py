@@ -96,7 +96,7 @@ def _coco(content, name, counter):
     for number, row in enumerate(content["images"]):
         try:
             page = row.get("flickr_url") or row.get("coco_url") or ""
-            entry = _Entry(_text(row["file_name"]), [], _text(page))
+            entry = _Entry(_file_name(row["file_name"]), [], _text(page))
             by_id[row["id"]] = entry
             entries.append(entry)
         except (KeyError, TypeError, AttributeError) as error:
@@ -117,7 +117,8 @@ def _karpathy(content, name, counter):
         try:
             captions = [_text(sentence["raw"]) for sentence in row["sentences"]]
             # Of COCO, whose images lie in train2014 and val2014.
-            image = os.path.join(_text(row.get("filepath", "")), _text(row["filename"]))
+            folder = _file_name(row.get("filepath", ""))
+            image = os.path.join(folder, _file_name(row["filename"]))
             if (split := row["split"]) in _EVALUATION:
                 counter.filter("evaluation set", place, split, count=len(captions))
             else:
@@ -131,6 +132,18 @@ def _text(value):
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _file_name(value):
+    """Returns a text that can name a file; raises TypeError of any other value."""
+    name = _text(value)
+    try:
+        is_name = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:  # Halves of surrogate pairs.
+        is_name = False
+    if not is_name:
+        raise TypeError(f"{value!r:.200} can't name a file")
+    return name
 
 
 def _find_images(path, entries):
