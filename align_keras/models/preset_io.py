@@ -37,7 +37,7 @@ from align_keras.models.preset_table import (
 from align_keras.models.text_encoder import TextEncoder
 from align_keras.models.tower_costs import check_parameters
 from align_keras.models.trainable_layers import CONFIG_KEY as TRAINABLE_KEY
-from align_keras.text import save_vocabulary
+from align_keras.text import load_vocabulary, save_vocabulary
 from align_keras.utils.arguments import parameters_of, refuse_unknown
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_write, read_json, refuse_url
@@ -251,6 +251,7 @@ def from_folder(
             "or one of Hugging Face's ALIGN."
         )
     digests = config.pop(DIGESTS_KEY, {})
+    check_vocabulary_file(directory, config)
     # In place of the weights' file, the towers of 8 bits and the rest of the weights.
     in_towers = not weights_file.exists() and (directory / TABLE_FILE).exists()
     if load_weights and not weights_file.exists() and not in_towers:
@@ -280,6 +281,28 @@ def from_folder(
         # After loading, since its errors say which tensor doesn't fit.
         check_digests(digests, directory, [WEIGHTS_FILE])
     return model
+
+
+def check_vocabulary_file(directory: pathlib.Path, config: dict | None = None) -> None:
+    """Raises if a folder's `vocabulary.txt` isn't the vocabulary of its `config.json`.
+
+    Args:
+        directory: path of a preset's folder.
+        config: dict, the content of its `config.json`; None to read the file.
+    """
+    path = directory / VOCABULARY_FILE
+    if config is None:
+        config = read_json(directory / CONFIG_FILE)
+    arguments = config.get("config")
+    vocabulary = arguments.get("vocabulary") if isinstance(arguments, dict) else None
+    if vocabulary is None or not path.exists():
+        return
+    if load_vocabulary(path) != vocabulary:
+        raise InputError(
+            f"{path} must hold the vocabulary that the model was trained with, which "
+            f"is in {CONFIG_FILE}, but they differ. Restore the file, or save the "
+            "model again."
+        )
 
 
 def replace_arguments(config: dict, parts: dict, directory: str | os.PathLike) -> None:

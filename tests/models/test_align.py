@@ -292,6 +292,20 @@ def test_damaged_and_foreign_preset_folders(tmp_path):
         ALIGN.from_preset(tmp_path)
 
 
+def test_a_folder_with_another_vocabulary_is_refused(tmp_path):
+    align = small_align()
+    align.save_to_preset(tmp_path)
+    path = tmp_path / "vocabulary.txt"
+    tokens = path.read_text().splitlines()
+    path.write_text("\n".join([*tokens[:5], *tokens[:4:-1]]))
+    with pytest.raises(
+        InputError, match=r"vocabulary\.txt must hold the vocabulary th"
+    ):
+        ALIGN.from_preset(tmp_path)
+    path.unlink()
+    assert ALIGN.from_preset(tmp_path).vocabulary == align.vocabulary
+
+
 def test_a_file_that_would_fill_the_memory_is_not_read(model, tmp_path):
     large = tmp_path / "large.png"
     with open(large, "wb") as file:
