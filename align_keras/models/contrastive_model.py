@@ -273,7 +273,10 @@ class ContrastiveModel(keras.Model):
             x: images, with their captions in `y`; pairs as
                 `align_keras.data.image_text_batches` takes them; a batched
                 `tf.data.Dataset` of such tuples or dicts; or what is ready for the
-                model: dicts of `images`, `token_ids` and `padding_mask`.
+                model: dicts of `images`, `token_ids` and `padding_mask`, whose further
+                entries are left out. A `keras.utils.PyDataset`, a generator or a
+                loader, such as torch's, gives batches of either: `(images, captions)`
+                or dicts.
             y: captions, one for each image of `x`.
             batch_size: int or None, pairs a batch where `x` isn't batched; None for
                 32. A last batch that isn't full is left out, unless it's the only one.
