@@ -8,13 +8,13 @@ vectors of 384 numbers it found 21% of the ten best for words of the hardest mod
 """
 
 import math
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from align_keras.search.index_files import approximate_files, approximate_path
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar
 
@@ -34,15 +34,10 @@ LEAST_SHARE = 1 / 16
 _ROW_BLOCK = 65_536
 
 
-def path_of(folder: pathlib.Path, vectors_file: str) -> pathlib.Path:
-    """The file that belongs to a file of vectors."""
-    return folder / (os.path.splitext(vectors_file)[0] + ".pq")
-
-
 def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
     """Builds the approximate index, or adds newer rows; False if it needs none."""
-    path = path_of(folder, vectors_file)
-    for old in folder.glob("*.pq"):
+    path = approximate_path(folder, vectors_file)
+    for old in approximate_files(folder):
         if old != path:
             old.unlink(missing_ok=True)
     total, width = vectors.shape
@@ -80,7 +75,7 @@ class Approximate:
         cls, folder: pathlib.Path, vectors_file: str, dimension: int
     ) -> "Approximate | None":
         """Opens it, or returns None where there is none that can be read."""
-        index = _read(path_of(folder, vectors_file), dimension)
+        index = _read(approximate_path(folder, vectors_file), dimension)
         return None if index is None else cls(index)
 
     def find(

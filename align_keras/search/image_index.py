@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from align_keras.search.index_files import damaged
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
 from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
@@ -106,7 +107,7 @@ class Index:
         opened = None if model is None else _opened(model)
         if opened is not None:
             kind.create(folder, opened)
-        index = cls.open(folder, opened)
+        index = cls._open(folder, opened)
         index.changes = index.add(sources, engine)
         return index
 
@@ -125,7 +126,13 @@ class Index:
         Raises:
             InputError: if there is no index, it is damaged, or of another model.
         """
-        folder = default_index() if folder is None else folder
+        index = cls._open(default_index() if folder is None else folder, model)
+        index.store.check_whole()
+        return index
+
+    @classmethod
+    def _open(cls, folder, model):
+        """As `open`, also of an index that `add` must complete."""
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
             index._model = index._checked(_opened(model))
@@ -151,7 +158,8 @@ class Index:
 
     def _checked(self, model):
         made_with = self.store.header["model"]
-        if model.fingerprint == made_with["fingerprint"]:
+        is_same = model.fingerprint == made_with["fingerprint"]
+        if is_same and model.dimension == self.store.dimension:
             return model
         sources = [shlex.quote(os.fsdecode(root)) for root in self.store.roots()]
         command = " ".join(["align-keras index", *sources])
@@ -225,7 +233,7 @@ class Index:
                 "another database for the other model."
             )
         folder = pathlib.Path(folder)
-        old = cls.open(folder)
+        old = cls._open(folder, None)
         sources = list(sources) or [os.fsdecode(root) for root in old.store.roots()]
         opened = old.model if model is None else _opened(model)
         beside = folder.with_name(f".{folder.name}.rebuild")
@@ -314,7 +322,7 @@ class Index:
         sample, count = self._sampled()
         marks = relevance(scores, sample @ embedding, count)
         return [
-            _hit(rank, score, image, mark, copies)
+            self._hit(rank, score, image, mark, copies)
             for rank, ((score, image, copies), mark) in enumerate(
                 zip(found, marks, strict=True), 1
             )
@@ -345,8 +353,36 @@ class Index:
         """
         images = self.store.latest(*self._condition(where), k)
         return [
-            _hit(rank, None, image, None, []) for rank, image in enumerate(images, 1)
+            self._hit(rank, None, image, None, [])
+            for rank, image in enumerate(images, 1)
         ]
+
+    def _hit(self, rank, score, image, mark, folded):
+        columns = {
+            name: value
+            for name, value in image.items()
+            if name not in _HIDDEN_COLUMNS and name != "path" and value is not None
+        }
+        return Hit(
+            rank=rank,
+            score=None if score is None else round(score, 6),
+            id=image["id"],
+            path=os.fsdecode(image["file"]),
+            relevance=mark,
+            captions=self._captions(image),
+            columns=columns,
+            duplicates=[os.fsdecode(copy["file"]) for copy in folded],
+        )
+
+    def _captions(self, image):
+        try:
+            captions = json.loads(image["captions"] or "[]")
+        except (TypeError, ValueError):
+            captions = None
+        is_list = isinstance(captions, list)
+        if not is_list or not all(isinstance(one, str) for one in captions):
+            raise damaged(self.folder, f"the captions of image {image['id']}")
+        return captions
 
     def _checked_embedding(self, embedding):
         embedding = np.ascontiguousarray(embedding, np.float32)
@@ -403,21 +439,3 @@ def _kind_of_store(place) -> Any:
 
 def _opened(model):
     return open_model(model) if isinstance(model, str | os.PathLike) else model
-
-
-def _hit(rank, score, image, mark, folded):
-    columns = {
-        name: value
-        for name, value in image.items()
-        if name not in _HIDDEN_COLUMNS and name != "path" and value is not None
-    }
-    return Hit(
-        rank=rank,
-        score=None if score is None else round(score, 6),
-        id=image["id"],
-        path=os.fsdecode(image["file"]),
-        relevance=mark,
-        captions=json.loads(image["captions"] or "[]"),
-        columns=columns,
-        duplicates=[os.fsdecode(copy["file"]) for copy in folded],
-    )

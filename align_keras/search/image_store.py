@@ -107,6 +107,9 @@ class ImageStore:
     def _meta(self, key):
         return self._one("SELECT value FROM meta WHERE key = ?", [key])
 
+    def check_whole(self) -> None:
+        """Raises if embeddings were written whose images are missing."""
+
     # === Writing, all but claims within a transaction ===
 
     def claim(self, files: "Sequence[FoundFile]") -> set[bytes]:

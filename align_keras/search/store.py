@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,21 @@ import numpy as np
 
 from align_keras.search import approximate
 from align_keras.search.image_store import COLUMNS, ImageStore
+from align_keras.search.index_files import (
+    DATABASE,
+    FIRST_VECTORS,
+    HEADER,
+    JOURNAL,
+    LOCK,
+    SHARED_MEMORY,
+    WAL,
+    damaged,
+    is_own_file,
+    next_vectors_name,
+    open_to_write,
+    refuse_links,
+    vectors_path,
+)
 from align_keras.search.query import Query
 from align_keras.search.towers import Model
 from align_keras.utils.errors import InputError
@@ -26,7 +40,11 @@ from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 
 _FORMAT = "align_keras_image_index"
 _VERSION = 1
-_HEADER, _DATABASE, _LOCK = "index.json", "images.sqlite", "index.lock"
+# Numbers of an embedding. No model has more, and a damaged header may say anything.
+_MAX_DIMENSION = 2**16
+_TABLES = {"meta", "roots", "images", "unreadable"}
+# What SQLite keeps of an image whatever its columns' types are.
+_KINDS = {"id": int, "root": int, "file": bytes, "row": int, "content": bytes}
 # `file` is the path's bytes; `path` is it for people and for `where`.
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -61,17 +79,20 @@ class Store(ImageStore):
 
     def __init__(self, folder: str | os.PathLike, writable: bool = False):
         self.folder = pathlib.Path(folder)
+        refuse_links(self.folder)
         self.header = _read_header(self.folder)
+        self._writable = writable
         # Threads share the connection; of equal text it has one statement for all.
         self._lock = threading.RLock()
-        self._connection = _connect(self.folder / _DATABASE, writable)
+        # Files of the database when a connection was opened that would not see them
+        # change, else None.
+        self._snapshot: tuple | None = None
+        self._connections = 0
+        self._connect()
         self._mapped: tuple[str, np.ndarray] | None = None
         self._approximate: tuple[str, approximate.Approximate | None] | None = None
         self._filtered: dict[tuple, np.ndarray] = {}
-        with self._reading():
-            self._run("PRAGMA synchronous = NORMAL")
-            if self._meta("rows") is None:
-                raise damaged(self.folder, "no number of rows")
+        self._check_agreement()
 
     @staticmethod
     def create(folder: str | os.PathLike, model: Model) -> None:
@@ -83,21 +104,28 @@ class Store(ImageStore):
     @staticmethod
     def make(folder: pathlib.Path, model: Model) -> None:
         """Makes an empty index, within `locked`, whatever else the folder holds."""
-        for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
+        for name in (DATABASE, WAL, SHARED_MEMORY, JOURNAL):
             (folder / name).unlink(missing_ok=True)
-        with contextlib.closing(sqlite3.connect(folder / _DATABASE)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
-            first = {"rows": 0, "vectors": "vectors.0.f32", "columns": "{}"}
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", first.items())
-            connection.commit()
         header = {
             "format": _FORMAT,
             "version": _VERSION,
             "model": {"name": model.name, "fingerprint": model.fingerprint},
             "dimension": model.dimension,
         }
-        with atomic_write(folder / _HEADER) as file:
+        with contextlib.closing(sqlite3.connect(folder / DATABASE)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+            first_values = {
+                "rows": 0,
+                "vectors": FIRST_VECTORS,
+                "columns": "{}",
+                "header": _header_text(header),
+            }
+            connection.executemany(
+                "INSERT INTO meta VALUES (?, ?)", first_values.items()
+            )
+            connection.commit()
+        with atomic_write(folder / HEADER) as file:
             file.write(json.dumps(header, indent=2) + "\n")
 
     @staticmethod
@@ -110,10 +138,10 @@ class Store(ImageStore):
             raise InputError(
                 f"an index must be a folder, received the file {folder}; name another."
             )
-        if (folder / _HEADER).exists():
+        if (folder / HEADER).exists():
             _read_header(folder)
             return True
-        known = (_DATABASE, _LOCK)
+        known = (DATABASE, LOCK)
         foreign = [p.name for p in folder.iterdir() if not p.name.startswith(known)]
         if foreign:
             raise InputError(
@@ -129,7 +157,9 @@ class Store(ImageStore):
         refuse_url(folder, "the index's `folder`")
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        held = hold(folder / _LOCK)
+        # Taking the lock empties its file.
+        refuse_links(folder)
+        held = hold(folder / LOCK)
         if held is None:
             raise InputError(
                 f"an index must be written by one process at a time, and another is "
@@ -146,15 +176,50 @@ class Store(ImageStore):
         with Store.locked(self.folder):
             with contextlib.closing(Store(self.folder, writable=True)) as store:
                 try:
+                    store._prepare()
                     yield store
                 except InputError:
                     if not len(store) and not store.roots():
                         self._discard()
+                        raise
+                    store._settle()
                     raise
+                except BaseException:
+                    store._settle()
+                    raise
+                store._settle()
+
+    def _prepare(self):
+        """Adds what an index of an earlier version lacks, and counts the run.
+
+        By that the write-ahead log has content until `_settle`, also after a kill.
+        """
+        with self._reading():
+            self._run("PRAGMA journal_mode = WAL")
+        with self.transaction():
+            self._note("header", _header_text(self.header))
+            runs = self._meta("runs")
+            self._note("runs", runs + 1 if isinstance(runs, int) else 1)
+
+    def _settle(self):
+        """Leaves the database file complete, so that a copy of it alone is.
+
+        Rows that no transaction names are cut off, as after a full disk: `check_whole`
+        takes them for rows whose transaction is missing.
+        """
+        with contextlib.suppress(OSError, InputError):
+            path = vectors_path(self.folder, self.vectors_file)
+            end = self._row_count() * self.dimension * 4
+            if path.exists() and path.stat().st_size > end:
+                with open_to_write(path) as file:
+                    file.truncate(end)
+        with contextlib.suppress(OSError, InputError), self._reading():
+            # Readers keep their connections open, so closing alone doesn't do it.
+            self._run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _discard(self):
         for path in self.folder.iterdir():
-            if path.name.startswith((_HEADER, _DATABASE, _LOCK, "vectors.")):
+            if is_own_file(path.name) and not path.is_dir():
                 path.unlink()
         with contextlib.suppress(OSError):  # What else is there stays.
             self.folder.rmdir()
@@ -164,18 +229,116 @@ class Store(ImageStore):
         """The connection; SQLite's errors say what to do."""
         try:
             with self._lock:
+                if self._snapshot is not None and self._snapshot != self._stamp():
+                    self._connection.close()
+                    self._connect()
                 yield self._connection
         except sqlite3.Error as error:
             text = str(error)
             if "full" in text:
-                path = str(self.folder / _DATABASE)
+                path = str(self.folder / DATABASE)
                 raise OSError(28, "No space left on device", path) from error
+            if "unable to open" in text and _size(self.folder / WAL):
+                raise InputError(
+                    f"the index {self.folder} has changes in {WAL}, which can't be "
+                    f"read there without {SHARED_MEMORY} or the permission to write; "
+                    f"copy the folder to where it can be written, or run `align-keras "
+                    f"index --to {self.folder}` as its owner."
+                ) from error
             if "locked" in text or "readonly" in text or "unable to open" in text:
                 raise InputError(
                     f"the index {self.folder} can't be read or written ({text}); check "
                     "its permissions, and that no other process holds it."
                 ) from error
             raise damaged(self.folder, text) from error
+
+    def _connect(self):
+        """Opens the database; a folder that can't be written to is read as it is."""
+        path = self.folder / DATABASE
+        if not path.is_file():
+            raise damaged(self.folder, f"no {DATABASE}")
+        if (self.folder / JOURNAL).exists():
+            raise damaged(self.folder, f"{JOURNAL}, which no index has")
+        mode = "rw" if self._writable else "ro"
+        self._snapshot = None
+        # SQLite reads a write-ahead log only by a file that it shares with writers.
+        # Where it can't make that file, it must be said that there is no log.
+        is_fixed = not self._writable and not os.access(self.folder, os.W_OK)
+        if is_fixed and not _size(self.folder / WAL):
+            mode += "&immutable=1"
+            self._snapshot = self._stamp()
+        self._connections += 1
+        self._connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=20,
+            check_same_thread=False,
+            isolation_level=None,
+        )
+        with self._reading():
+            self._run("PRAGMA trusted_schema = OFF")
+            self._run("PRAGMA synchronous = NORMAL")
+            self._check_schema()
+
+    def _stamp(self):
+        """Size and time of the database's files."""
+        return tuple(map(_size_and_time, (self.folder / DATABASE, self.folder / WAL)))
+
+    def _check_schema(self):
+        """Refuses a database with views, triggers or computed columns, which run SQL
+        of whoever made it.
+        """
+        tables = set()
+        for kind, name, sql in self._all("SELECT type, name, sql FROM sqlite_master"):
+            if kind == "table" and not str(sql).upper().startswith("CREATE VIRTUAL"):
+                tables.add(name)
+            elif kind != "index":
+                raise damaged(self.folder, f"its database has the {kind} {name!r:.60}")
+        if not tables >= _TABLES:
+            missing = ", ".join(sorted(_TABLES - tables))
+            raise damaged(self.folder, f"its database lacks the table {missing}")
+        for table in _TABLES:
+            for column in self._all(f"PRAGMA table_xinfo({table})"):
+                if column[-1]:  # Hidden: computed.
+                    raise damaged(
+                        self.folder, f"its database computes the column {column[1]!r}"
+                    )
+
+    def _check_agreement(self):
+        """Refuses a database, vectors and a header that don't belong together."""
+        stored = self._meta("header")
+        if stored not in (None, _header_text(self.header)):
+            raise damaged(
+                self.folder, f"{HEADER} and {DATABASE} are of different indexes"
+            )
+        self.vectors()
+        lowest = self._one("SELECT min(row) FROM images")
+        highest = self._one("SELECT max(row) FROM images")
+        if lowest is not None:
+            is_number = isinstance(lowest, int) and isinstance(highest, int)
+            if not is_number or lowest < 0 or highest >= self._row_count():
+                raise damaged(
+                    self.folder, f"{DATABASE} names rows that it doesn't count"
+                )
+
+    def check_whole(self) -> None:
+        """Raises if the vectors file has rows whose transaction is missing, as in a
+        copy without the write-ahead log of an unfinished run.
+        """
+        if _size(self.folder / WAL):
+            return  # A run is writing, or was killed, and its log is there.
+        # In this order, since a writer adds to the file first.
+        name = self.vectors_file
+        size = _size(vectors_path(self.folder, name))
+        rows = self._row_count()
+        if size > rows * self.dimension * 4 and self.vectors_file == name:
+            raise InputError(
+                f"the index {self.folder} is incomplete: {name} holds "
+                f"{size // (4 * self.dimension):,} embeddings, and {DATABASE} names "
+                f"{rows:,}, as in a copy without {WAL}; copy the whole folder, or "
+                f"run `align-keras index --to {self.folder}`, which embeds what is "
+                "missing."
+            )
 
     def close(self) -> None:
         """Closes the database; the vectors stay mapped as long as someone has them."""
@@ -187,20 +350,53 @@ class Store(ImageStore):
     @property
     def version(self) -> tuple:
         """Another after each change, by this or another process."""
-        return self._one("PRAGMA data_version"), self._connection.total_changes
+        data_version = self._one("PRAGMA data_version")
+        return self._connections, data_version, self._connection.total_changes
 
     @property
     def vectors_file(self) -> str:
         """The file's name; while it is the same, a row stays what it is."""
         return self._meta("vectors")
 
+    def _row_count(self):
+        """Number of rows that the database counts."""
+        rows = self._meta("rows")
+        if not isinstance(rows, int) or rows < 0:
+            raise damaged(self.folder, f"the number of rows is {rows!r:.60}")
+        return rows
+
     def vectors(self) -> np.ndarray:
         """float32 (rows, d), mapped into memory; rows may have no image any more."""
-        name, rows = self.vectors_file, int(self._meta("rows"))
-        mapped = self._mapped
-        if mapped is None or mapped[0] != name or len(mapped[1]) < rows:
-            mapped = self._mapped = name, self._map(name, rows)
-        return mapped[1][:rows]
+        while True:
+            name, rows = self.vectors_file, self._row_count()
+            mapped = self._mapped
+            if mapped is not None and mapped[0] == name and len(mapped[1]) >= rows:
+                return mapped[1][:rows]
+            try:
+                self._mapped = name, self._map(name, rows)
+            except InputError:
+                # Unless another process has written the vectors anew.
+                if self.vectors_file == name:
+                    raise
+
+    @property
+    def columns(self) -> dict[str, str]:
+        try:
+            columns = super().columns
+        except (TypeError, ValueError):
+            columns = {"": None}
+        texts = [*columns, *columns.values()]
+        if not all(isinstance(text, str) for text in texts):
+            raise damaged(self.folder, "the names of the tables' columns")
+        return columns
+
+    def _images(self, where, parameters):
+        images = super()._images(where, parameters)
+        for image in images:
+            for name, kind in _KINDS.items():
+                if not isinstance(image.get(name), kind):
+                    raise damaged(self.folder, f"the {name} of image {image['id']}")
+        return images
 
     def vector(self, row: int) -> np.ndarray:
         """One image's embedding, float32 (d,)."""
@@ -215,7 +411,7 @@ class Store(ImageStore):
     def _map(self, name, rows):
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
-        path = self.folder / os.path.basename(str(name))
+        path = vectors_path(self.folder, name)
         try:
             return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
         except (OSError, ValueError) as error:
@@ -331,9 +527,8 @@ class Store(ImageStore):
 
     def append(self, vectors: np.ndarray) -> Sequence[int]:
         """Writes rows behind the last, within a transaction; returns them, on disk."""
-        first = int(self._meta("rows"))
-        path = self.folder / self._meta("vectors")
-        with open(path, "r+b" if path.exists() else "w+b") as file:
+        first = self._row_count()
+        with open_to_write(vectors_path(self.folder, self.vectors_file)) as file:
             file.seek(first * self.dimension * 4)
             file.truncate()
             file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
@@ -346,18 +541,17 @@ class Store(ImageStore):
         """Writes the vectors anew where many rows have no image any more, then brings
         the approximate index up to date. New vectors come by one transaction.
         """
-        rows, images = int(self._meta("rows")), len(self)
+        rows, images = self._row_count(), len(self)
         if rows >= _FEW_ROWS and rows - images >= _HOLES * rows:
             self._write_anew()
         approximate.bring_up_to_date(self.folder, self.vectors_file, self.vectors())
 
     def _write_anew(self):
-        old = self._meta("vectors")
-        number = int(re.sub(r"\D", "", old.removesuffix(".f32")) or 0) + 1
-        new = f"vectors.{number}.f32"
+        old = self.vectors_file
+        new = next_vectors_name(old)
         kept = self.rows("1")
         vectors = self.vectors()
-        with open(self.folder / new, "wb") as file:
+        with open_to_write(vectors_path(self.folder, new), new=True) as file:
             for start in range(0, len(kept), 65_536):
                 file.write(vectors[kept[start : start + 65_536]].tobytes())
             file.flush()
@@ -371,20 +565,20 @@ class Store(ImageStore):
             self._run("UPDATE images SET row = -1 - row")
             self._set("vectors", new)
             self._set("rows", len(kept))
-        (self.folder / old).unlink(missing_ok=True)
+        vectors_path(self.folder, old).unlink(missing_ok=True)
 
-
-def damaged(folder: pathlib.Path, reason: str) -> InputError:
-    """The error of an index that can't be read, with what makes it anew."""
-    return InputError(
-        f"the index {folder} is damaged ({' '.join(reason.split())[:160]}); remove "
-        f"that folder, then build it again by `align-keras index FOLDER --to {folder}`."
-    )
+    def _note(self, key, value):
+        """Writes a value of `meta`, which may be new."""
+        self._run(
+            "INSERT INTO meta VALUES (?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            [key, value],
+        )
 
 
 def _read_header(folder):
     try:
-        header = read_json(folder / _HEADER)
+        header = read_json(folder / HEADER)
     except InputError as error:
         raise damaged(folder, str(error)) from None
     if header.get("format") != _FORMAT:
@@ -400,23 +594,33 @@ def _read_header(folder):
             f"{header.get('version')!r:.80}; remove it and build it again."
         )
     model = header.get("model")
-    if not isinstance(model, dict) or not isinstance(header.get("dimension"), int):
-        raise damaged(folder, "index.json names no model")
+    if not isinstance(model, dict):
+        raise damaged(folder, f"{HEADER} names no model")
+    for key in ("name", "fingerprint"):
+        if not isinstance(model.get(key), str) or not model[key]:
+            raise damaged(folder, f"{HEADER} has no {key} of the model")
+    dimension = header.get("dimension")
+    is_number = isinstance(dimension, int) and not isinstance(dimension, bool)
+    if not is_number or not 1 <= dimension <= _MAX_DIMENSION:
+        raise damaged(folder, f"{HEADER} has the dimension {dimension!r:.60}")
     return header
 
 
-def _connect(path, writable):
-    """Opens the database; a folder that can't be written to is read as it is."""
-    if not path.is_file():
-        raise damaged(path.parent, f"no {path.name}")
-    uri = path.absolute().as_uri()
-    mode = "rw" if writable else "ro"
-    if not writable and not os.access(path.parent, os.W_OK):
-        mode += "&immutable=1"
-    return sqlite3.connect(
-        f"{uri}?mode={mode}",
-        uri=True,
-        timeout=20,
-        check_same_thread=False,
-        isolation_level=None,
+def _header_text(header):
+    """What the database repeats of the header, so that both can be compared."""
+    return json.dumps(
+        {"model": header["model"], "dimension": header["dimension"]}, sort_keys=True
     )
+
+
+def _size(path):
+    """Bytes of a file, 0 of none."""
+    return _size_and_time(path)[0]
+
+
+def _size_and_time(path):
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from align_keras.search import Query, approximate
-from align_keras.search.approximate import Approximate, bring_up_to_date, path_of
+from align_keras.search.approximate import Approximate, bring_up_to_date
+from align_keras.search.index_files import approximate_path
 from align_keras.utils.errors import InputError
 
 
@@ -64,7 +65,7 @@ def test_what_fulfills_a_condition_is_found_or_left_to_a_scan(tmp_path, few):
 def test_it_is_a_cache(tmp_path, few):
     vectors = vectors_of(200)
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
-    path_of(tmp_path, "vectors.0.f32").write_bytes(b"junk")
+    approximate_path(tmp_path, "vectors.0.f32").write_bytes(b"junk")
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
     assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
     assert bring_up_to_date(tmp_path, "vectors.1.f32", vectors)

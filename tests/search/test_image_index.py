@@ -214,6 +214,9 @@ def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, co
     header = tmp_path / "index" / "index.json"
     fingerprint = Index.open(tmp_path / "index").store.header["model"]["fingerprint"]
     header.write_text(header.read_text().replace(fingerprint, "f" * 16))
+    with sqlite3.connect(tmp_path / "index" / "images.sqlite") as database:
+        sql = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'header'"
+        database.execute(sql, [fingerprint, "f" * 16])
     with pytest.raises(InputError, match=r"made with.*--rebuild`") as caught:
         Index.open(tmp_path / "index").query("red")
     assert f"align-keras index {photos} --to" in str(caught.value)
