@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from align_keras.search.index_files import damaged
+from align_keras.search.known_models import remember_model
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
-from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
+from align_keras.search.towers import (
+    DEFAULT_MODEL,
+    Model,
+    open_model,
+    open_model_of_index,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -136,6 +142,7 @@ class Index:
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
             index._model = index._checked(_opened(model))
+            remember_model(index._model.name)
         return index
 
     def __len__(self):
@@ -147,12 +154,18 @@ class Index:
         if self._model is None:
             name = self.store.header["model"]["name"]
             try:
-                opened = open_model(name)
+                opened = open_model_of_index(name, self.folder)
             except InputError as error:
                 raise InputError(
                     f"the index {self.folder} needs its model {name} ({error}); name "
                     "where it lies now with --model."
                 ) from None
+            if opened is None:
+                raise InputError(
+                    f"the index {self.folder} names the model {name!r:.200}, which you "
+                    "haven't named yourself, and opening a model runs it; if you trust "
+                    f"it, add `--model {shlex.quote(name)}` once."
+                )
             self._model = self._checked(opened)
         return self._model
 
