@@ -212,7 +212,10 @@ class Index:
             )
         model = self.model
         with self.store.writing() as store:
-            return update(store, model, sources, engine)
+            changes = update(store, model, sources, engine)
+        # Who has it open goes on with these rows when another takes its place.
+        self.store.sample()
+        return changes
 
     @classmethod
     def rebuild(
@@ -273,6 +276,19 @@ class Index:
         with self.store.writing() as store:
             return remove(store, paths)
 
+    def check(self) -> int:
+        """Compares every embedding with the checksum that was written with it.
+
+        Returns:
+            int, how many embeddings were compared; 0 for a database, which has
+            checksums of its own.
+
+        Raises:
+            InputError: if anything of the index is damaged, with the file and the
+                command that makes it again.
+        """
+        return self.store.check()
+
     def query(
         self,
         query: Query | str | np.ndarray,
@@ -330,6 +346,7 @@ class Index:
             found = without_copies(ranked, query)
             # Unless the rows were written anew meanwhile, and are others now.
             if self.store.vectors_file == file:
+                self.store.check_rows([image["row"] for _, image, _ in found])
                 break
         scores = np.array([score for score, _, _ in found])
         sample, count = self._sampled()

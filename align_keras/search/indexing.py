@@ -118,6 +118,7 @@ class _Update:
         self.captioned = {}
 
     def run(self, sources):
+        self.store.check_part()
         roots = self._roots(sources)
         files, seen, walked = [], set(), set()
         for file, root in roots.items():

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.search import approximate
+from align_keras.search import approximate, vector_checks
 from align_keras.search.image_store import COLUMNS, ImageStore
 from align_keras.search.index_files import (
     DATABASE,
@@ -26,6 +27,7 @@ from align_keras.search.index_files import (
     LOCK,
     SHARED_MEMORY,
     WAL,
+    approximate_path,
     damaged,
     is_own_file,
     next_vectors_name,
@@ -46,6 +48,9 @@ _TABLES = {"meta", "roots", "images", "unreadable"}
 # What SQLite keeps of an image whatever its columns' types are.
 _KINDS = {"id": int, "root": int, "file": bytes, "row": int, "content": bytes}
 # `file` is the path's bytes; `path` is it for people and for `where`.
+_CHECKSUMS = """
+CREATE TABLE IF NOT EXISTS checksums (row INTEGER PRIMARY KEY, crc INTEGER NOT NULL);
+"""
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE roots (id INTEGER PRIMARY KEY, file BLOB UNIQUE NOT NULL);
@@ -59,6 +64,7 @@ CREATE TABLE images (
     {", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())}
 );
 CREATE INDEX images_content ON images (content);
+{_CHECKSUMS}
 CREATE TABLE unreadable (
     file BLOB PRIMARY KEY, root INTEGER, size INTEGER, mtime_ns INTEGER, reason TEXT
 ) WITHOUT ROWID;
@@ -69,6 +75,10 @@ _SAMPLE = 4096
 _IN_BLOCK = 500
 # Images that are asked at once for their rows, and conditions whose rows are kept.
 _ROWS, _KEPT_CONDITIONS = 1_000_000, 4
+# Bytes of vectors whose norms are all compared when they are opened, in 2 ms.
+_SMALL_VECTORS = 32 * 2**20
+# Rows whose checksums each run of `index` compares, one part after another, in 0.3 s.
+_CHECKED_ROWS = 100_000
 # From this part of rows without an image on, the vectors are written anew.
 _HOLES = 0.25
 _FEW_ROWS = 1024
@@ -92,6 +102,8 @@ class Store(ImageStore):
         self._mapped: tuple[str, np.ndarray] | None = None
         self._approximate: tuple[str, approximate.Approximate | None] | None = None
         self._filtered: dict[tuple, np.ndarray] = {}
+        # File and number of rows whose norms were compared, and their tolerance.
+        self._norms_checked: tuple[str, int, float] | None = None
         self._check_agreement()
 
     @staticmethod
@@ -200,6 +212,29 @@ class Store(ImageStore):
             self._note("header", _header_text(self.header))
             runs = self._meta("runs")
             self._note("runs", runs + 1 if isinstance(runs, int) else 1)
+            if not self._has_checksums:
+                self._run(_CHECKSUMS)
+                self._has_checksums = True
+                self._add_checksums()
+
+    def _add_checksums(self):
+        """Computes the checksums of an index that has none, if its norms are right."""
+        vectors = self.vectors()
+        self._check_norms(vectors, np.arange(len(vectors)))
+        for start in range(0, len(vectors), _FEW_ROWS):
+            block = np.array(vectors[start : start + _FEW_ROWS])
+            self._write_checksums(start, block)
+
+    def _write_checksums(self, first, vectors):
+        """Writes the checksums of rows from `first` on, and their deviation from 1."""
+        checksums = vector_checks.row_checksums(vectors)
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO checksums VALUES (?, ?)",
+            list(enumerate(checksums, first)),
+        )
+        error = vector_checks.norm_error(vectors)
+        if error > (self._norm_error() or 0.0) or self._norm_error() is None:
+            self._note("norm_error", error)
 
     def _settle(self):
         """Leaves the database file complete, so that a copy of it alone is.
@@ -268,6 +303,7 @@ class Store(ImageStore):
             mode += "&immutable=1"
             self._snapshot = self._stamp()
         self._connections += 1
+        self._inode = _inode(path)
         self._connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode={mode}",
             uri=True,
@@ -294,10 +330,11 @@ class Store(ImageStore):
                 tables.add(name)
             elif kind != "index":
                 raise damaged(self.folder, f"its database has the {kind} {name!r:.60}")
+        self._has_checksums = "checksums" in tables
         if not tables >= _TABLES:
             missing = ", ".join(sorted(_TABLES - tables))
             raise damaged(self.folder, f"its database lacks the table {missing}")
-        for table in _TABLES:
+        for table in tables & {*_TABLES, "checksums"}:
             for column in self._all(f"PRAGMA table_xinfo({table})"):
                 if column[-1]:  # Hidden: computed.
                     raise damaged(
@@ -379,6 +416,109 @@ class Store(ImageStore):
                 if self.vectors_file == name:
                     raise
 
+    # === Checks of the vectors ===
+
+    def _norm_error(self):
+        """Largest deviation of a norm from 1 when rows were written, or None."""
+        error = self._meta("norm_error")
+        is_number = isinstance(error, int | float) and 0.0 <= error < np.inf
+        if error is not None and not is_number:
+            raise damaged(self.folder, f"the deviation of norms is {error!r:.60}")
+        return error
+
+    def _damaged_row(self, row, reason):
+        """The error of a row that isn't what was written."""
+        images = self._all("SELECT path FROM images WHERE row = ?", [int(row)])
+        image = f", {images[0][0]!r:.160}" if images else ""
+        path = self.folder / str(self.vectors_file)
+        return InputError(
+            f"the file {path} is damaged (row {int(row)}{image}, {reason}); embed the "
+            "images again by `align-keras index --rebuild --to "
+            f"{shlex.quote(str(self.folder))}`."
+        )
+
+    def _tolerance(self):
+        """How far norms may be from 1; small files are compared with it as a whole."""
+        name, vectors = self.vectors_file, self.vectors()
+        checked = self._norms_checked
+        if checked is None or checked[:2] != (name, len(vectors)):
+            tolerance = vector_checks.norm_tolerance(self._norm_error())
+            self._norms_checked = name, len(vectors), tolerance
+            if vectors.nbytes <= _SMALL_VECTORS:
+                try:
+                    self._check_norms(vectors, np.arange(len(vectors)))
+                except InputError:
+                    self._norms_checked = None
+                    raise
+        assert self._norms_checked is not None
+        return self._norms_checked[2]
+
+    def _check_norms(self, vectors, rows):
+        """Raises if an embedding, of the row at the same position, has another norm."""
+        wrong = vector_checks.first_wrong_norm(vectors, self._tolerance())
+        if wrong is not None:
+            norm = float(np.linalg.norm(vectors[wrong].astype(float)))
+            raise self._damaged_row(rows[wrong], f"whose norm is {norm:.6g}")
+
+    def check_rows(self, rows: Sequence[int]) -> None:
+        """Raises if an embedding isn't the one that was written, by its checksum."""
+        if not self._has_checksums:
+            return
+        vectors = self.vectors()
+        for start in range(0, len(rows), _IN_BLOCK):
+            block = [int(row) for row in rows[start : start + _IN_BLOCK]]
+            marks = ",".join("?" * len(block))
+            stored = dict(
+                self._all(
+                    f"SELECT row, crc FROM checksums WHERE row IN ({marks})", block
+                )
+            )
+            checksums = vector_checks.row_checksums(vectors[block])
+            self._compare(block, checksums, stored)
+
+    def _compare(self, rows, checksums, stored):
+        for row, checksum in zip(rows, checksums, strict=True):
+            if stored.get(row, checksum) != checksum:
+                raise self._damaged_row(row, "whose checksum differs")
+
+    def _check_range(self, start, stop):
+        """As `check_rows`, of rows from `start` to `stop`, and their norms."""
+        vectors = self.vectors()
+        for first in range(start, stop, _FEW_ROWS):
+            block = np.array(vectors[first : min(first + _FEW_ROWS, stop)])
+            rows = range(first, first + len(block))
+            stored = {}
+            if self._has_checksums:
+                sql = "SELECT row, crc FROM checksums WHERE row BETWEEN ? AND ?"
+                stored = dict(self._all(sql, [rows[0], rows[-1]]))
+            self._compare(rows, vector_checks.row_checksums(block), stored)
+            self._check_norms(block, rows)
+
+    def check_part(self) -> None:
+        """Compares the checksums of some rows, other ones at each call."""
+        rows = self._row_count()
+        start = self._meta("checked")
+        if not isinstance(start, int) or not 0 <= start < rows:
+            start = 0
+        stop = min(start + _CHECKED_ROWS, rows)
+        self._check_range(start, stop)
+        with self.transaction():
+            self._note("checked", stop)
+
+    def check(self) -> int:
+        with self._reading():
+            for (problem,) in self._run("PRAGMA integrity_check").fetchall():
+                if problem != "ok":
+                    raise damaged(self.folder, problem)
+        self._check_range(0, self._row_count())
+        if not approximate.is_whole(self.folder, self.vectors_file):
+            path = approximate_path(self.folder, self.vectors_file)
+            raise InputError(
+                f"the file {path} is damaged; remove it, and make it again by "
+                f"`align-keras index --to {shlex.quote(str(self.folder))}`."
+            )
+        return self._row_count()
+
     @property
     def columns(self) -> dict[str, str]:
         try:
@@ -400,18 +540,27 @@ class Store(ImageStore):
 
     def vector(self, row: int) -> np.ndarray:
         """One image's embedding, float32 (d,)."""
+        self.check_rows([row])
         return np.array(self.vectors()[row])
 
     def sample(self) -> np.ndarray:
         """float32 (n, d): some thousand embeddings from all over the index."""
         vectors = self.vectors()
         # Not at random, whose import takes a twentieth of a search.
-        return np.array(vectors[:: max(1, len(vectors) // _SAMPLE)])
+        step = max(1, len(vectors) // _SAMPLE)
+        sample = np.array(vectors[::step])
+        self._check_norms(sample, range(0, len(vectors), step))
+        return sample
 
     def _map(self, name, rows):
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
         path = vectors_path(self.folder, name)
+        if self._inode != _inode(self.folder / DATABASE):
+            raise InputError(
+                f"the index {self.folder} was built again after it was opened; open it "
+                "again."
+            )
         try:
             return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
         except (OSError, ValueError) as error:
@@ -466,6 +615,7 @@ class Store(ImageStore):
         if rows is not None:  # Another process may have added some meanwhile.
             rows = rows[: np.searchsorted(rows, len(vectors))]
         for best, scores in self._blocks(embedding, vectors, rows, query):
+            self._check_norms(vectors[best], best)
             images = self._of_rows(best)
             yield [  # Rows without an image are left out.
                 (float(score), images[row], vectors[row])
@@ -476,6 +626,8 @@ class Store(ImageStore):
     def _blocks(self, embedding, vectors, rows, query):
         """Yields rows and their scores from the highest on."""
         size = 4 * query.k + 64
+        # Scores of unit vectors are no larger than the query's norm.
+        limit = float(np.linalg.norm(embedding)) * (1.0 + self._tolerance())
         near = chosen = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
             near = self._approximate_index(query.approximate, len(vectors))
@@ -483,16 +635,24 @@ class Store(ImageStore):
             chosen = near.find(embedding, size, vectors, rows)
         seen = np.zeros(0, np.int64)
         if chosen is not None:
-            scores = approximate.scan(vectors, embedding, chosen)
+            scores = self._scanned(vectors, embedding, chosen, limit)
             best = np.lexsort((chosen, -scores))[:size]
             seen = chosen[best]
             yield seen, scores[best]
         # Of too many copies, or rows without images, the rest is scanned.
-        scores = approximate.scan(vectors, embedding, rows)
+        scores = self._scanned(vectors, embedding, rows, limit)
         for block in approximate.by_rank(scores, size):
             best = block if rows is None else rows[block]
             new = ~np.isin(best, seen)
             yield best[new], scores[block[new]]
+
+    def _scanned(self, vectors, embedding, rows, limit):
+        scores = approximate.scan(vectors, embedding, rows)
+        wrong = vector_checks.first_wrong_score(scores, limit)
+        if wrong is not None:
+            row = wrong if rows is None else rows[wrong]
+            raise self._damaged_row(row, f"which scores {scores[wrong]:.4g}")
+        return scores
 
     def _approximate_index(self, wanted, count):
         """The approximate index, or None where the exact scan is as good."""
@@ -534,6 +694,7 @@ class Store(ImageStore):
             file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             file.flush()
             os.fsync(file.fileno())
+        self._write_checksums(first, vectors)
         self._set("rows", first + len(vectors))
         return range(first, first + len(vectors))
 
@@ -552,8 +713,10 @@ class Store(ImageStore):
         kept = self.rows("1")
         vectors = self.vectors()
         with open_to_write(vectors_path(self.folder, new), new=True) as file:
-            for start in range(0, len(kept), 65_536):
-                file.write(vectors[kept[start : start + 65_536]].tobytes())
+            for start in range(0, len(kept), _FEW_ROWS):
+                block = kept[start : start + _FEW_ROWS]
+                self.check_rows(block)
+                file.write(vectors[block].tobytes())
             file.flush()
             os.fsync(file.fileno())
         with self.transaction():
@@ -563,6 +726,10 @@ class Store(ImageStore):
                 "row_number() OVER (ORDER BY row) - 1 AS n FROM images) WHERE id = i"
             )
             self._run("UPDATE images SET row = -1 - row")
+            self._run("DELETE FROM checksums")
+            for start in range(0, len(kept), _FEW_ROWS):
+                block = kept[start : start + _FEW_ROWS]
+                self._write_checksums(start, vectors[block])
             self._set("vectors", new)
             self._set("rows", len(kept))
         vectors_path(self.folder, old).unlink(missing_ok=True)
@@ -616,6 +783,14 @@ def _header_text(header):
 def _size(path):
     """Bytes of a file, 0 of none."""
     return _size_and_time(path)[0]
+
+
+def _inode(path):
+    """Number of a file, by which one that has replaced it is known, or None."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
 
 
 def _size_and_time(path):

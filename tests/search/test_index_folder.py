@@ -311,3 +311,106 @@ def test_an_index_of_an_earlier_version_is_opened_and_completed(folder, photos, 
     with database(folder) as connection:
         keys = {key for (key,) in connection.execute("SELECT key FROM meta")}
     assert "header" in keys
+
+
+def change_row(folder, row, change):
+    """Changes a row of the vectors file in its place."""
+    path = folder / "vectors.0.f32"
+    vectors = np.fromfile(path, "<f4").reshape(-1, 4)
+    change(vectors[row])
+    vectors.tofile(path)
+
+
+def flip(row, number, bit):
+    row.view("<u4")[number] ^= np.uint32(1 << bit)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e37, 2.0, 0.0])
+def test_values_that_no_embedding_has_are_refused(folder, colors, value):
+    def change(row):
+        row[:] = value
+
+    change_row(folder, 1, change)
+    index = Index.open(folder, colors["GOLDEN"])
+    remedy = r"vectors.0.f32 is damaged \(row 1, .*--rebuild --to .*index`"
+    for query in (Query("red", k=1), Query("red", k=100_000, duplicates=True)):
+        with pytest.raises(InputError, match=remedy):
+            index.query(query)
+    with pytest.raises(InputError, match=remedy):
+        index.check()
+    with pytest.raises(InputError, match=remedy):
+        Index.build(folder)
+
+
+def test_every_flipped_bit_is_found_by_the_check(folder, colors):
+    path = folder / "vectors.0.f32"
+    content = path.read_bytes()
+    index = Index.open(folder, colors["GOLDEN"])
+    assert index.check() == 3
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="is damaged"):
+            index.check()
+    path.write_bytes(content)
+    assert index.check() == 3
+
+
+def test_a_hit_is_compared_with_its_checksum(folder, colors):
+    """A flipped sign or last bit leaves the norm as it is."""
+    for bit in (31, 0):
+        content = (folder / "vectors.0.f32").read_bytes()
+        change_row(folder, 2, lambda row, bit=bit: flip(row, 3, bit))
+        index = Index.open(folder, colors["GOLDEN"])
+        with pytest.raises(InputError, match="row 2, .*checksum differs"):
+            index.query("blue")
+        with pytest.raises(InputError, match="checksum differs"):
+            index.embedding(3)
+        (folder / "vectors.0.f32").write_bytes(content)
+    assert len(Index.open(folder, colors["GOLDEN"]).latest()) == 3
+
+
+def test_each_run_compares_other_rows(folder, colors, monkeypatch):
+    monkeypatch.setattr("align_keras.search.store._CHECKED_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store._SMALL_VECTORS", 0)
+    Index.build(folder)
+    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    for _ in range(2):
+        Index.build(folder)
+    with pytest.raises(InputError, match="row 0, .*checksum differs"):
+        Index.build(folder)
+
+
+def test_vectors_written_anew_keep_their_checksums(folder, photos, colors, monkeypatch):
+    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    (photos / "red.png").unlink()
+    index = Index.build(folder)
+    assert index.store.vectors_file == "vectors.1.f32" and index.check() == 2
+    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    assert len(Index.build(folder)) == index.check() == 3
+
+
+def test_checksums_are_added_to_an_index_of_an_earlier_version(folder, colors):
+    with database(folder) as connection:
+        connection.execute("DROP TABLE checksums")
+    index = Index.open(folder, colors["GOLDEN"])
+    assert index.query("red") and index.check() == 3
+    Index.build(folder)
+    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    with pytest.raises(InputError, match="row 0, .*checksum differs"):
+        Index.open(folder, colors["GOLDEN"]).check()
+
+
+def test_the_command_checks(folder, capsys):
+    from align_keras.cli.main import main
+
+    assert main(["index", "--check", "--to", str(folder)]) == 0
+    assert "3 embeddings of" in capsys.readouterr().out
+    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    assert main(["index", "--check", "--to", str(folder)]) == 1
+    assert "checksum differs" in capsys.readouterr().err
+    assert main(["index", "--check", "--rebuild", "--to", str(folder)]) == 1
+    assert "--check must come without" in capsys.readouterr().err
+    assert main(["index", "--rebuild", "--to", str(folder)]) == 0
+    assert main(["index", "--check", "--to", str(folder)]) == 0
