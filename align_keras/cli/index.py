@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write all files that can't be read to FILE, a line each: the reason, a "
         "tab, the path",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="compare every embedding with its checksum and end; a run without it "
+        "compares 100,000, other ones each time",
+    )
     parser.add_argument("--engine", default=LOCAL, metavar="E", help=ENGINE_HELP)
     parser.add_argument(
         "--remove",
@@ -79,6 +85,15 @@ def run(arguments: argparse.Namespace) -> int:
             "`sources` must name a folder or a table the first time, received none; "
             "run `align-keras index FOLDER`."
         )
+    if arguments.check:
+        if arguments.sources or arguments.rebuild or arguments.watch:
+            raise InputError(
+                "`check` must come without `sources`, `rebuild` and `watch`, received "
+                "one of them; leave it out."
+            )
+        count = Index.open(folder).check()
+        print(f"{count:,} embeddings of {folder} are as they were written")
+        return 0
     if arguments.watch:
         with needs("watch", "`watch` needs watchfiles"):
             from watchfiles import watch

@@ -129,7 +129,7 @@ def pairs_of_step(x: Any, y: Any, batches: Any, batch_size: int | None) -> int |
         batches: what `keras_input` made of them.
         batch_size: int or None, as given to `fit`.
     """
-    pairs = raw_pairs(x, y)
+    pairs = raw_pairs(plain_data(x), plain_data(y))
     if pairs is not None or isinstance(batches, dict):
         images = batches["images"] if pairs is None else pairs[0]
         size = batch_size or 32

@@ -126,6 +126,7 @@ class _Update:
         self.captioned: dict[int, dict[bytes, PairRecord]] = {}
 
     def run(self, sources):
+        self.store.check_part()
         roots = self._roots(sources)
         files, seen, walked = [], set(), set()
         for file, root in roots.items():

@@ -17,10 +17,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from align_keras.search.known_models import is_known_model
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.quiet import silent_standard_error
-from align_keras.utils.shared_data import shared_folder
+from align_keras.utils.shared_data import (
+    SHIPPED_MODELS,
+    find_shipped_model,
+    shared_folder,
+)
 from align_keras.utils.tasks import check_same
 
 DEFAULT_MODEL = "align_small_en"
@@ -71,6 +76,45 @@ def open_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
     if (folder / TEXT_TOWER).is_file():
         return LiteRTModel(folder, name)
     return TensorFlowModel(name)
+
+
+def open_model_of_index(name: str, index: str | os.PathLike) -> Model | None:
+    """Opens the model that an index names, which its maker may have chosen to do harm.
+
+    Args:
+        name: name in the header of the index.
+        index: folder of the index, or the address of its database.
+
+    Returns:
+        `Model`, or None unless the model comes with the package, is LiteRT towers
+        inside the folder of the index, or is one that the user has named before.
+
+    Raises:
+        InputError: if the model isn't there any more, or is damaged.
+    """
+    if name in SHIPPED_MODELS:
+        # Not `open_model`, which prefers a folder of this name here.
+        return LiteRTModel(find_shipped_model(name), name)
+    if is_known_model(name):
+        return open_model(name)
+    towers = _towers_inside(name, index)
+    if towers is not None:
+        return LiteRTModel(towers, str(towers))
+    if os.path.isabs(name) and not os.path.isdir(name):
+        raise InputError("which isn't there")
+    return None
+
+
+def _towers_inside(name, index):
+    """The folder of LiteRT towers in an index's own folder, or None."""
+    folder = os.path.realpath(index)
+    towers = os.path.realpath(os.path.join(folder, name))
+    if name.startswith("hf://") or not towers.startswith(os.path.join(folder, "")):
+        return None
+    files = [os.path.join(towers, tower) for tower in (IMAGE_TOWER, TEXT_TOWER)]
+    if any(os.path.islink(file) or not os.path.isfile(file) for file in files):
+        return None
+    return pathlib.Path(towers)
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,4 +1,5 @@
 import concurrent.futures
+import json
 import os
 import pathlib
 import shutil
@@ -214,6 +215,9 @@ def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, co
     header = tmp_path / "index" / "index.json"
     fingerprint = Index.open(tmp_path / "index").store.header["model"]["fingerprint"]
     header.write_text(header.read_text().replace(fingerprint, "f" * 16))
+    with sqlite3.connect(tmp_path / "index" / "images.sqlite") as database:
+        sql = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'header'"
+        database.execute(sql, [fingerprint, "f" * 16])
     with pytest.raises(InputError, match=r"made with.*--rebuild`") as caught:
         Index.open(tmp_path / "index").query("red")
     assert f"align-keras index {photos} --to" in str(caught.value)
@@ -339,3 +343,85 @@ def test_threads_share_a_store(build, photos, colors):
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, contents))
+
+
+def rename_model(folder, name):
+    """Has an index name another model, as its maker could."""
+    header = json.loads((folder / "index.json").read_text())
+    old = json.dumps(header["model"]["name"])
+    header["model"]["name"] = name
+    (folder / "index.json").write_text(json.dumps(header))
+    with sqlite3.connect(folder / "images.sqlite") as database:
+        sql = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'header'"
+        database.execute(sql, [old, json.dumps(name)])
+
+
+def write_run(folder):
+    """What `open_model` takes for a model that TensorFlow opens."""
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(b"runs when it is opened")
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "hf://attacker/model", "../model", "align_base", "{folder}"]
+)
+def test_a_model_that_an_index_names_is_not_run(
+    build, photos, tmp_path, monkeypatch, name
+):
+    build(photos)
+    write_run(tmp_path / "model")
+    write_run(tmp_path / "index" / "model")
+    monkeypatch.chdir(tmp_path)
+    rename_model(tmp_path / "index", name.format(folder=tmp_path / "model"))
+
+    def run(*arguments):
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr("align_keras.search.towers.TensorFlowModel", run)
+    monkeypatch.setattr("align_keras.search.towers.LiteRTModel", run)
+    index = Index.open(tmp_path / "index")
+    for use in (lambda: index.query("red"), index.add):
+        with pytest.raises(InputError, match=r"if you trust it, add `--model .*` once"):
+            use()
+
+
+def test_a_model_that_was_named_is_opened_until_it_changes(
+    build, photos, tmp_path, monkeypatch
+):
+    class Named:
+        def __init__(self, name):
+            self.name = name
+            header = json.loads((tmp_path / "index" / "index.json").read_text())
+            self.fingerprint = header["model"]["fingerprint"]
+            self.dimension = header["dimension"]
+
+        def encode_texts(self, texts):
+            return np.eye(4, dtype=np.float32)[: len(texts)]
+
+    build(photos)
+    write_run(tmp_path / "model")
+    monkeypatch.setattr("align_keras.search.towers.TensorFlowModel", Named)
+    rename_model(tmp_path / "index", str(tmp_path / "model"))
+    with pytest.raises(InputError, match="if you trust it"):
+        Index.open(tmp_path / "index").query("red")
+    Index.open(tmp_path / "index", tmp_path / "model")
+    assert Index.open(tmp_path / "index").query("red")
+    (tmp_path / "model" / "more.bin").write_bytes(b"code")
+    with pytest.raises(InputError, match="if you trust it"):
+        Index.open(tmp_path / "index").query("red")
+
+
+def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
+    build(photos)
+    shutil.copytree(colors["GOLDEN"], tmp_path / "index" / "towers")
+    rename_model(tmp_path / "index", "towers")
+    header = json.loads((tmp_path / "index" / "index.json").read_text())
+    index = Index.open(tmp_path / "index")
+    assert names(index.query("red"))[0] == "red.png"
+    assert index.model.fingerprint == header["model"]["fingerprint"]
+    (tmp_path / "index" / "towers" / "text.tflite").unlink()
+    (tmp_path / "index" / "towers" / "text.tflite").symlink_to(
+        colors["GOLDEN"] / "text.tflite"
+    )
+    with pytest.raises(InputError, match="if you trust it"):
+        Index.open(tmp_path / "index").query("red")
