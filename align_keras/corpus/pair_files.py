@@ -12,6 +12,7 @@ from typing import Any
 
 from align_keras.corpus.captions import clean_caption, is_usable
 from align_keras.corpus.drop_counter import DropCounter, printable
+from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import local_copy, read_regular
 from align_keras.utils.remote import is_url, join_url
@@ -108,6 +109,7 @@ def count_images(
 
 def _read_at_address(url, **reading):
     """The pairs of a copy of a table; its images lie where the table does."""
+    url = without_secrets(url)
     if not url.lower().endswith(TABLE_SUFFIXES):
         raise InputError(
             f"pairs at an address must be a table, {', '.join(TABLE_SUFFIXES)}, "

@@ -40,6 +40,7 @@ from align_keras.search.towers import (
     open_model,
     open_same_model,
 )
+from align_keras.utils.addresses import without_secrets
 from align_keras.utils.arguments import check_choice, check_number
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import (
@@ -132,7 +133,9 @@ def embed(
     is_cluster(engine)  # Raises for an unknown one.
     opened = open_model(model) if isinstance(model, str | os.PathLike) else model
     source = os.fspath(source)
-    if not is_url(source):
+    if is_url(source):
+        source = without_secrets(source)
+    else:
         source = os.path.abspath(os.path.expanduser(source))
     asked = {
         "align_keras_embeddings": _VERSION,

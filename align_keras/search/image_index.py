@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Sequence
@@ -33,11 +34,20 @@ if TYPE_CHECKING:
 # of 80 JPEGs it folds 97% of copies at 0.7 of the size, 91% at half the size, 76% cut
 # by 2% a side, 65% at quality 50; of 962 stamps 24 pairs, mirrored or nearly alike.
 SAME_IMAGE = 0.95
+# Connection strings of libpq, `host=db password=…`, which would be folders here.
+_KEY_AND_VALUE = re.compile(r"(^|\s)(host|hostaddr|dbname|user|password)\s*=")
 
 
 def is_database(place: str | os.PathLike) -> bool:
     """Whether an index's place is a PostgreSQL database, by its address."""
-    return isinstance(place, str) and place.startswith(("postgresql:", "postgres:"))
+    if not isinstance(place, str):
+        return False
+    if _KEY_AND_VALUE.search(place):
+        raise InputError(
+            "An index in a database must be named by its address. Received: "
+            f"{place!r}. Write it as postgresql://USER:PASSWORD@HOST/DATABASE."
+        )
+    return place.startswith(("postgresql:", "postgres:"))
 
 
 def default_index() -> str | pathlib.Path:

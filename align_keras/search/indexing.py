@@ -34,6 +34,7 @@ from align_keras.search.image_files import (
 )
 from align_keras.search.store import Store
 from align_keras.search.towers import Model, open_same_model
+from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar, say
@@ -527,7 +528,8 @@ def in_order(work: Callable, chunks: Iterable, threads: int) -> Iterator:
 
 def _checked_source(source):
     if is_url(source):
-        url = os.fsdecode(source).rstrip("/")
+        # A later run has the password from the address or from ~/.netrc.
+        url = without_secrets(os.fsdecode(source)).rstrip("/")
         is_table = url.lower().endswith(TABLE_SUFFIXES)
         if not is_table and (url.startswith("http") or stat_url(url) is not None):
             raise InputError(
@@ -573,7 +575,7 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
     unreadable, forgotten = store.unreadable(), set[bytes]()
     dropped, dropped_roots = set[int](), set[bytes]()
     for path in paths:
-        file = os.fsencode(path).rstrip(b"/")
+        file = os.fsencode(without_secrets(os.fsdecode(path))).rstrip(b"/")
         if not is_url(path):
             file = os.path.realpath(os.path.expanduser(file))
         within = os.path.join(file, b"")

@@ -12,7 +12,6 @@ the best ten, and 89% at its broadest, lists 99% (`tools/bench_search.py postgre
 import contextlib
 import hashlib
 import json
-import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from align_keras.search.image_store import ImageStore
 from align_keras.search.query import Query
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.search.towers import Model
+from align_keras.utils.addresses import redacted, with_secrets, without_secrets
 from align_keras.utils.errors import InputError, needs
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class PostgresStore(ImageStore):
     vectors_file = None
 
     def __init__(self, address: str):
-        self.address, self.folder = address, _shown(address)
+        self.address, self.folder = address, without_secrets(address)
         self._lock = threading.RLock()
         self._connection = _connect(address)
         self.header = self._read_header()
@@ -79,7 +79,7 @@ class PostgresStore(ImageStore):
     @staticmethod
     def create(address: str, model: Model) -> None:
         """Makes the tables of an empty index where there are none."""
-        shown = _shown(address)
+        shown = without_secrets(address)
         header = {
             "version": _VERSION,
             "model": {"name": model.name, "fingerprint": model.fingerprint},
@@ -97,9 +97,10 @@ class PostgresStore(ImageStore):
                     )
                 except Exception as error:
                     raise InputError(
-                        f"the database {shown} must have pgvector ({_line(error)}); "
-                        "install it on the server (Debian: postgresql-17-pgvector), "
-                        "and let an administrator run CREATE EXTENSION vector."
+                        f"The database {shown} must have pgvector ({_line(error)}). "
+                        "Install it on the server (Debian: postgresql-17-pgvector), "
+                        "and let an administrator run `CREATE EXTENSION vector` in "
+                        "this database."
                     ) from None
                 connection.execute(_SCHEMA.format(dimension=model.dimension))
                 connection.execute(
@@ -112,7 +113,7 @@ class PostgresStore(ImageStore):
     def is_there(address: str) -> bool:
         """Whether a database holds an index."""
         with contextlib.closing(_connect(address)) as connection:
-            with _told(_shown(address)):
+            with _told(without_secrets(address)):
                 return _has_index(connection)
 
     def _read_header(self):
@@ -321,21 +322,78 @@ class PostgresStore(ImageStore):
                 )
 
 
-def _shown(address):
-    """A database's address without its password."""
-    return re.sub(r"(//[^:/@]*):[^@/]*@", r"\1@", address)
-
-
 def _connect(address):
     with needs("postgres", "an index in PostgreSQL is reached by psycopg"):
         import psycopg
-    with _told(_shown(address)):
+    shown, whole = without_secrets(address), with_secrets(address)
+    try:
         return psycopg.connect(
-            address,
+            whole,
             autocommit=True,
             connect_timeout=10,
             options="-c search_path=align_keras,public",
         )
+    except psycopg.OperationalError as error:
+        # A server that is away for the last try alone is found here.
+        raise _connection_error(shown, whole, error) from None
+    except psycopg.Error as error:
+        raise InputError(
+            "An index in a database must be named as "
+            "postgresql://USER:PASSWORD@HOST/DATABASE. Received: "
+            f"{shown} ({_line(error, whole)}). Correct the address."
+        ) from None
+
+
+def _connection_error(shown, whole, error):
+    """Returns the error of a connection that failed, by what the server answers."""
+    import psycopg
+
+    line = _line(error, whole)
+    if psycopg.pq.PGconn.ping(whole.encode()) != psycopg.pq.Ping.OK:
+        return _unreachable(shown, line)
+    database = psycopg.conninfo.conninfo_to_dict(whole).get("dbname", "")
+    attempt = error.pgconn
+    if attempt is not None and attempt.needs_password:
+        return InputError(
+            f"The database {shown} asks for a password, and none was given ({line}). "
+            "Name it in the address, in $PGPASSWORD or in ~/.pgpass."
+        )
+    if _lacks_database(whole, database):
+        return InputError(
+            f"The server must have the database {database!r}, which it lacks. "
+            f"Received: {shown}. Make it there with `createdb --encoding UTF8 "
+            f"{database}`, and pgvector in it with `psql {database} -c 'CREATE "
+            "EXTENSION vector'`."
+        )
+    if attempt is not None and attempt.used_password:
+        return InputError(
+            f"The database {shown} refuses this user or password ({line}). Correct "
+            "them in the address, in $PGPASSWORD or in ~/.pgpass."
+        )
+    return InputError(
+        f"The database {shown} refuses the connection ({line}). Check its user and "
+        "its name, or ask its administrator."
+    )
+
+
+def _lacks_database(whole, database):
+    """Returns True if the server is known to have no database of this name."""
+    import psycopg
+
+    try:
+        connection = psycopg.connect(whole, dbname="postgres", connect_timeout=10)
+        with contextlib.closing(connection):
+            sql = "SELECT 1 FROM pg_database WHERE datname = %s"
+            return connection.execute(sql, [database]).fetchone() is None
+    except psycopg.Error:
+        return False
+
+
+def _unreachable(shown, line):
+    return InputError(
+        f"the database {shown} can't be reached ({line}); see that it runs, then run "
+        "the same again: what was written stays."
+    )
 
 
 def _has_index(connection):
@@ -351,10 +409,7 @@ def _told(shown):
     try:
         yield
     except psycopg.OperationalError as error:
-        raise InputError(
-            f"the database {shown} can't be reached ({_line(error)}); see that it "
-            "runs, then run the same again: what was written stays."
-        ) from None
+        raise _unreachable(shown, _line(error)) from None
     except (
         psycopg.errors.UndefinedFunction,
         psycopg.errors.DatatypeMismatch,
@@ -372,8 +427,8 @@ def _told(shown):
         ) from None
 
 
-def _line(error):
-    return " ".join(str(error).split())[:160]
+def _line(error, address=""):
+    return redacted(" ".join(str(error).split()), address)[:160]
 
 
 def _key(file):

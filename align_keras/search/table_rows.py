@@ -24,6 +24,7 @@ from align_keras.search.columns import (
     name_in_conditions,
     shown_value,
 )
+from align_keras.utils.addresses import without_secrets
 from align_keras.utils.errors import InputError
 
 # Columns of one of our tables: a row of PostgreSQL must fit into a page of 8 KB, where
@@ -314,6 +315,18 @@ class TableRows:
             if old:
                 self._move(list(old))
             self._run("DELETE FROM meta WHERE key = 'columns'")
+            self._hide_passwords()
+
+    def _hide_passwords(self):
+        """Takes the passwords out of the addresses of tables and their images."""
+        for table in ("roots", "images"):
+            for id, file in self._all(f"SELECT id, file FROM {table}"):
+                clean = os.fsencode(without_secrets(os.fsdecode(file)))
+                if clean != file:
+                    self._run(f"UPDATE {table} SET file = ? WHERE id = ?", [clean, id])
+                    if table == "images":
+                        path = clean.decode("utf-8", "backslashreplace")
+                        self._run("UPDATE images SET path = ? WHERE id = ?", [path, id])
 
     def _move(self, names):
         # Only here, for a search needs no reader of tables.

@@ -30,6 +30,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from align_keras.utils.addresses import redacted, with_secrets, without_secrets
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.progress import say
 
@@ -108,6 +109,7 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
     Names end in one of `suffixes`, capitals alike; hidden files are left out. A folder
     that isn't there is an empty one. Raises as `open_url`; web servers have no folders.
     """
+    url = without_secrets(url)
     fs, path = file_system(url)
     if url.lower().startswith("http"):
         raise OSError(errno.EINVAL, "web servers list no folders; name a file", url)
@@ -123,6 +125,7 @@ def list_url(url: str, suffixes: str | tuple[str, ...] = "") -> list[RemoteFile]
 
 def stat_url(url: str) -> RemoteFile | None:
     """The `RemoteFile` of an address; None for a folder. Raises if nothing is there."""
+    url = without_secrets(url)
     about = _about(url)
     if about["type"] == "directory":
         return None
@@ -145,6 +148,7 @@ def join_url(folder: str, name: str) -> str:
 
 def known_version(url: str) -> str:
     """The version of a file as this process last opened it."""
+    url = without_secrets(url)
     with _lock:
         known = _versions.get(url)
     return _Reader(url).version if known is None else known
@@ -152,6 +156,7 @@ def known_version(url: str) -> str:
 
 def read_url(url: str, offset: int = 0, size: int | None = None) -> bytes:
     """Reads a range of a file by one request or none; without `size` all of it."""
+    url = without_secrets(url)
     is_whole = size is None
     if size is None:
         size = _about(url)["size"] or 0
@@ -202,7 +207,10 @@ def _opened(scheme):
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """Returns fsspec's file system of an address, and the path in it."""
+    """Returns fsspec's file system of an address, and the path in it.
+
+    The path of a web server has the user and the password that are known for it.
+    """
     match = _URL.match(url)
     scheme = match[1].lower() if match else ""
     if scheme not in SCHEMES:
@@ -211,7 +219,7 @@ def file_system(url: str) -> tuple[Any, str]:
             f"received {url!r}; copy the files to one of these, or to a local folder."
         )
     fs = retrying(lambda: _opened(scheme), url)
-    return fs, fs._strip_protocol(url)
+    return fs, fs._strip_protocol(with_secrets(url))
 
 
 class RefusedRedirectError(Exception):
@@ -306,10 +314,10 @@ def retrying(call: Callable[[], _Result], url: str) -> _Result:
                 if _is_short(error):
                     _given_up.pop(server, None)
                     text = f"answers fewer bytes than it promises (tried {times})"
-                    raise OSError(errno.EIO, text, url) from error
+                    raise OSError(errno.EIO, text, redacted(url)) from error
                 _given_up[server] += 1
                 text = f"can't be reached ({reason}; tried {times})"
-                raise OSError(errno.EHOSTUNREACH, text, url) from error
+                raise OSError(errno.EHOSTUNREACH, text, redacted(url)) from error
             pause = min(FIRST_PAUSE * 2 ** (number - 1), LONGEST_PAUSE)
             pause = max(pause * random.uniform(0.5, 1), _asked_pause(error))
         retries[reason] += 1
@@ -324,7 +332,9 @@ def _reason(error, url):
     status = next(filter(None, map(_status, chain)), None)
     names = {base.__name__ for one in chain for base in type(one).__mro__}
     cause = next((one for one in reversed(chain) if str(one)), error)
-    text = f"{status or type(cause).__name__} {' '.join(str(cause).split())}"[:100]
+    text = f"{status or type(cause).__name__} {' '.join(str(cause).split())}"
+    text = redacted(text, with_secrets(url))[:100]
+    url = redacted(url)
     if refused := next((x for x in chain if isinstance(x, RefusedRedirectError)), None):
         return str(refused), OSError(errno.EINVAL, str(refused), url)
     if "TooManyRedirects" in names:
@@ -423,7 +433,8 @@ def _kept(url, offset, size):
 
 class _Reader(io.RawIOBase):
     def __init__(self, url):
-        self.url, self._place = url, 0
+        self.url = url = without_secrets(url)
+        self._place = 0
         self._fs, self._path = file_system(url)
         self._file = None
         self._about = _about(url)
