@@ -25,6 +25,7 @@ from align_keras.corpus.duplicates.near_duplicates import (
     find_duplicates,
 )
 from align_keras.corpus.filters.counts import count_partitions
+from align_keras.corpus.filters.languages import detector_version
 from align_keras.corpus.filters.tables import (
     choose_task,
     count_task,
@@ -259,7 +260,11 @@ class _Build:
 def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
     """Reads sources, those of the configuration by default, into raw pairs."""
     sources = [open_source(spec) for spec in sorted(specs or build.config.sources)]
-    inputs = [(source.name, source.fingerprint()) for source in sources]
+    inputs: list = [(source.name, source.fingerprint()) for source in sources]
+    # Evaluation images leave their copies out whatever their captions are.
+    caption_rules = [] if specs else sorted(set(build.config.caption_rules))
+    if caption_rules:
+        inputs.append(caption_rules)
 
     def run(folder):
         parts = [(source, part) for source in sources for part in source.parts()]
@@ -271,6 +276,7 @@ def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
                 "source": source.name,
                 "table": _table(folder, "part", number),
                 "spool": str(folder.path / "spool"),
+                "caption_rules": caption_rules,
             }
             for number, (source, part) in enumerate(parts)
         ]
@@ -301,7 +307,10 @@ def filter_pairs(build: _Build, raw: Tables) -> Tables:
         result = merge_results(build.run(filter_task, tasks, folder))
         return {"tables": len(tables), "chosen": chosen, **result}, ("counts",)
 
-    return build.stage("filter", [raw.folder.key, thresholds], run)
+    inputs = [raw.folder.key, thresholds]
+    if build.config.filter.detect_language != "never":
+        inputs.append(detector_version())
+    return build.stage("filter", inputs, run)
 
 
 def gather_images(build: _Build, pairs: Tables) -> Tables:
@@ -504,6 +513,7 @@ def _origin(config):
     origin = as_dict(config)
     del origin["vocabulary"]
     origin["sources"] = sorted(origin["sources"])
+    origin["caption_rules"] = sorted(origin["caption_rules"])
     origin["duplicates"]["against"] = sorted(origin["duplicates"]["against"])
     return origin
 
