@@ -201,6 +201,8 @@ def build_corpus(
             function, inputs = STAGES[name]
             if function is not None:
                 given = [corpus.tables[before] for before in inputs]
+                if inputs == _STORED_AND_COPIES:
+                    _check_kept(*given)
                 corpus.tables[name] = function(build, *given)
         if stage == "report":
             write_corpus_report(corpus)
@@ -503,6 +505,23 @@ def write_shards(build: _Build, images: Tables, copies: Tables) -> Tables:
     return made
 
 
+def _check_kept(images, copies):
+    """Raises InputError if no image stays, with the counts of all that left."""
+    pictures = images.facts["pictures"]
+    reasons = collections.Counter(images.facts["faults"])
+    reasons.update(reason for _, reason, *_ in copies.facts["dropped"])
+    if pictures > reasons.total():
+        return
+    counts = [f"{count:,} {reason}" for reason, count in reasons.most_common()]
+    if images.facts["remote"]:
+        counts.append(f"{images.facts['remote']:,} pairs of images that aren't here")
+    counts = ", ".join(counts) or "no pair passes the filters"
+    raise InputError(
+        f"the corpus is empty, none of {pictures:,} images stays ({counts}). "
+        "Give other sources, or change the thresholds of `filter` and `duplicates`."
+    )
+
+
 def _kept(read, images, copies):
     dropped = copies.facts["dropped"]
     return functools.partial(read, images.paths("group"), images.paths(), dropped)
@@ -522,13 +541,14 @@ def _table(folder, name, number):
     return str(folder.path / f"{name}-{number:05d}.parquet")
 
 
+_STORED_AND_COPIES = ("pictures", "dedup")
 # In their order, each with those whose tables it is handed.
 STAGES: dict[str, tuple[Callable | None, tuple[str, ...]]] = {
     "extract": (extract, ()),
     "filter": (filter_pairs, ("extract",)),
     "pictures": (gather_images, ("filter",)),
     "dedup": (find_copies, ("pictures",)),
-    "vocab": (learn_words, ("pictures", "dedup")),
-    "shard": (write_shards, ("pictures", "dedup")),
+    "vocab": (learn_words, _STORED_AND_COPIES),
+    "shard": (write_shards, _STORED_AND_COPIES),
     "report": (None, ("vocab", "shard")),
 }
