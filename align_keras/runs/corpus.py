@@ -43,7 +43,11 @@ from align_keras.corpus.image_tables import (
 )
 from align_keras.corpus.parquet_tables import read_rows
 from align_keras.corpus.sources import SourcePair, is_remote, open_source
-from align_keras.corpus.sources.source import extract_part, merged_counts
+from align_keras.corpus.sources.source import (
+    evaluation_source,
+    extract_part,
+    merged_counts,
+)
 from align_keras.protocols.embedding_cache import absolute, open_same
 from align_keras.protocols.open_model import check_model
 from align_keras.reports.corpus_report import write_corpus_report
@@ -260,8 +264,11 @@ class _Build:
 
 
 def extract(build: _Build, specs: Sequence[str] | None = None) -> Tables:
-    """Reads sources, those of the configuration by default, into raw pairs."""
-    sources = [open_source(spec) for spec in sorted(specs or build.config.sources)]
+    """Reads the corpus's sources, or `specs` of evaluation images, into raw pairs."""
+    if specs:
+        sources = [evaluation_source(spec) for spec in sorted(specs)]
+    else:
+        sources = [open_source(spec) for spec in sorted(build.config.sources)]
     inputs: list = [(source.name, source.fingerprint()) for source in sources]
     # Evaluation images leave their copies out whatever their captions are.
     caption_rules = [] if specs else sorted(set(build.config.caption_rules))

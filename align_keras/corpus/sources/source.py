@@ -201,6 +201,18 @@ def _readable(name):
         ) from None
 
 
+def evaluation_source(spec: str) -> Source:
+    """Opens a source of evaluation images, whose copies leave a corpus.
+
+    Of Karpathy's splits it has `val` and `test`, which `open_source` leaves out.
+    """
+    source = open_source(spec)
+    if source.kind != "karpathy":
+        return source
+    options = (*source.options, caption_json.EVALUATION)
+    return dataclasses.replace(source, options=options)
+
+
 def _no_source(spec, problem):
     return InputError(
         f"source must be KIND:PATH with one of the kinds {', '.join(KINDS)}, or a path "
