@@ -8,6 +8,7 @@ import pathlib
 
 import numpy as np
 
+from align_keras.corpus.filters.languages import DETECTION, detect_languages
 from align_keras.corpus.filters.text_hashes import (
     TextFeatures,
     hash_strings,
@@ -58,6 +59,8 @@ class Thresholds:
         drop_personal_data: bool, drop texts with what `find_personal_data` finds.
         unknown_sizes: `"drop"` or `"keep"` images of which only the size after
             resizing is known, see `PairColumns.is_resized`.
+        detect_language: `"never"` uses the languages that pages declare, `"undeclared"`
+            detects those of other captions, `"always"` detects all.
 
     Raises:
         InputError: if a value is outside its range.
@@ -82,6 +85,7 @@ class Thresholds:
     languages: tuple = ()
     drop_personal_data: bool = True
     unknown_sizes: str = "drop"
+    detect_language: str = "never"
 
     def __post_init__(self):
         for name, least in (
@@ -103,11 +107,15 @@ class Thresholds:
                 "drop_personal_data must be true or false, received "
                 f"{self.drop_personal_data!r}; write one of them."
             )
-        if self.unknown_sizes not in ("drop", "keep"):
-            raise InputError(
-                "unknown_sizes must be 'drop' or 'keep', received "
-                f"{self.unknown_sizes!r}; write one of them."
-            )
+        for name, words in (
+            ("unknown_sizes", ("drop", "keep")),
+            ("detect_language", DETECTION),
+        ):
+            if getattr(self, name) not in words:
+                raise InputError(
+                    f"{name} must be one of {', '.join(words)}, received "
+                    f"{getattr(self, name)!r}; write one of them."
+                )
         object.__setattr__(self, "languages", _languages(self.languages))
 
 
@@ -154,9 +162,11 @@ class PairColumns:
         captions: list[str],
         languages: list[str],
         is_resized: np.ndarray | None = None,
+        detect_language: str = "never",
     ) -> "PairColumns":
-        """Normalizes and hashes what pairs hold."""
+        """Normalizes and hashes what pairs hold, and detects their languages."""
         captions = normalize_texts(captions)
+        languages = detect_languages(captions, languages, detect_language)
         hashes, features = hash_strings(image_keys), text_features(captions)
         return cls(widths, heights, hashes, captions, languages, features, is_resized)
 

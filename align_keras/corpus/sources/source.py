@@ -67,6 +67,8 @@ PADDED = (
     "pairs whose image the downloader padded or cropped (fetch it again with "
     "img2dataset --resize_mode no)"
 )
+# Why `caption_rules` leaves a pair out.
+OTHER_RULE = "text of another place than caption_rules"
 # Images that a page shows again and again, such as its logo.
 _KNOWN_IMAGES = 4096
 
@@ -199,6 +201,18 @@ def _readable(name):
         ) from None
 
 
+def evaluation_source(spec: str) -> Source:
+    """Opens a source of evaluation images, whose copies leave a corpus.
+
+    Of Karpathy's splits it has `val` and `test`, which `open_source` leaves out.
+    """
+    source = open_source(spec)
+    if source.kind != "karpathy":
+        return source
+    options = (*source.options, caption_json.EVALUATION)
+    return dataclasses.replace(source, options=options)
+
+
 def _no_source(spec, problem):
     return InputError(
         f"source must be KIND:PATH with one of the kinds {', '.join(KINDS)}, or a path "
@@ -305,7 +319,10 @@ def _storable(text):
 def extract_part(task: dict) -> dict:
     """Writes the pairs of one part, with the sizes and keys of their images."""
     part, counter = Part(**task["part"]), DropCounter()
-    rows = _sized_rows(read_part(part, counter, spool=task["spool"]), counter)
+    pairs = read_part(part, counter, spool=task["spool"])
+    if task.get("caption_rules"):
+        pairs = _with_rules(pairs, task["caption_rules"], counter)
+    rows = _sized_rows(pairs, counter)
     if part.kind in _CRAWLED:
         rows = _with_resized(rows)
     with table_writer(task["table"], pair_schema()) as append:
@@ -319,6 +336,16 @@ def extract_part(task: dict) -> dict:
                 "out, and run again: what was read of the others is kept."
             )
     return counter.as_metadata()
+
+
+def _with_rules(pairs, caption_rules, counter):
+    """Yields the pairs whose caption stood in one of these places of its page."""
+    for pair in pairs:
+        if pair.rule in caption_rules:
+            yield pair
+        else:
+            where = pair.page_url or pair.image[:200]
+            counter.filter(OTHER_RULE, where, f"{pair.rule}: {pair.caption[:200]}")
 
 
 def _sized_rows(pairs, counter):

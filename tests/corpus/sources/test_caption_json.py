@@ -9,6 +9,7 @@ from source_reading import STRANGE, read_source
 from align_keras.corpus.drop_counter import DropCounter
 from align_keras.corpus.sources import open_source, read_part
 from align_keras.corpus.sources.files import one_file
+from align_keras.corpus.sources.source import evaluation_source
 from align_keras.utils.errors import InputError
 
 COCO = {
@@ -78,6 +79,20 @@ def test_karpathy_without_what_is_evaluated(tmp_path):
     ]
     assert counter.bad == {"broken record": 1}
     assert counter.filtered == {"evaluation set": 4}
+
+
+def test_evaluation_images_are_karpathys_evaluation_splits(tmp_path):
+    path = write(tmp_path / "dataset.json", KARPATHY)
+    picture(tmp_path / "train2014/1.jpg")
+    spec = f"karpathy:{path}?images={tmp_path}"
+    source, counter, pairs = evaluation_source(spec), DropCounter(), []
+    for part in source.parts():
+        pairs += read_part(part, counter)
+    assert {pair.caption for pair in pairs} == {"test 0", "val 2"}
+    assert counter.filtered == {"training set": 4}
+    assert source.fingerprint() != open_source(spec).fingerprint()
+    path = write(tmp_path / "coco.json", COCO)
+    assert evaluation_source(str(path)) == open_source(str(path))
 
 
 @pytest.mark.parametrize("name", STRANGE)

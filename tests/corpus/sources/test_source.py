@@ -17,7 +17,12 @@ from source_reading import IMG2DATASET, read_source
 from align_keras.config import load_corpus_config
 from align_keras.corpus.image import ImageError
 from align_keras.corpus.sources import open_source, read_location
-from align_keras.corpus.sources.source import PADDED, extract_part, merged_counts
+from align_keras.corpus.sources.source import (
+    OTHER_RULE,
+    PADDED,
+    extract_part,
+    merged_counts,
+)
 from align_keras.runs.corpus import build_corpus
 from align_keras.utils.errors import InputError
 
@@ -281,6 +286,15 @@ def test_pairs_with_sizes_and_keys(pages, tmp_path):
         {**common, **here, "caption": "noch einmal", "rule": "title"},
         {**common, **there, "caption": "weit weg", "rule": "alt"},
     ]
+
+
+def test_captions_of_other_places_are_left_out(pages, tmp_path):
+    [task] = tasks_of(f"html:{pages}", tmp_path)
+    counts = extract_part({**task, "caption_rules": ["alt"]})
+    rows = parquet.read_table(task["table"]).to_pylist()
+    assert [row["caption"] for row in rows] == ["ein rotes Bild", "weit weg"]
+    assert counts["dropped"][OTHER_RULE] == 1 and OTHER_RULE in counts["filtered"]
+    assert "title: noch einmal" in counts["examples"][OTHER_RULE]
 
 
 def test_a_file_that_vanished_leaves_no_table(pages, tmp_path):
