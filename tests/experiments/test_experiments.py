@@ -226,8 +226,10 @@ def test_the_papers_recipes_take_every_caption_of_an_image(name):
 def test_the_multilingual_model_differs_in_its_vocabulary_alone():
     """Section 8."""
     english, many = (load_config(f"align_l2_large{own}") for own in ("", "_mling"))
+    # Both belong to the vocabulary: its size, and what its words keep.
     assert changed_keys(english, many) == {
-        "task.model.text_encoder.vocabulary_size": (100_000, 250_000)
+        "task.model.text_encoder.vocabulary_size": (100_000, 250_000),
+        "task.model.text_encoder.normalization": ("bert_uncased", "bert_cased"),
     }
 
 
