@@ -19,7 +19,10 @@ from align_keras.reports.examples import retrieval_examples
 from align_keras.reports.page_template import write_page
 from align_keras.reports.report import DIRECTIONS, installed_versions
 from align_keras.reports.result_tables import (
+    ResultTable,
+    Slice,
     is_share,
+    metric_label,
     metrics_table,
     shown,
     split_slices,
@@ -59,15 +62,38 @@ def write_result_page(
         title=table.title,
         facts=facts,
         tiles=_tiles(metrics),
-        table=table,
+        table=_with_labels(table),
         bars=_metric_bars(metrics),
-        other_tables=tables_of_many_models(protocol, data, metrics, splits),
-        slices=split_slices(slices or {}),
-        slice_charts=_slice_charts(split_slices(slices or {})),
+        other_tables=[
+            other._replace(columns=("model", *map(_column_label, other.columns[1:])))
+            for other in tables_of_many_models(protocol, data, metrics, splits)
+        ],
+        slices=_labeled_slices(slices),
+        slice_charts=_slice_charts(_labeled_slices(slices)),
         classes=classification and _classes(**classification),
         examples=_example_groups(retrieval),
         versions=installed_versions(),
     )
+
+
+def _with_labels(table: ResultTable) -> ResultTable:
+    """A table whose first column has words in place of the metrics' names."""
+    rows = []
+    for name, *values in table.rows:
+        rows.append((_column_label(name), *values))
+    return table._replace(rows=rows)
+
+
+def _column_label(name: str) -> str:
+    metric, unit, _ = name.partition(", %")
+    return metric_label(metric) + unit
+
+
+def _labeled_slices(slices: Mapping[str, float] | None) -> list[Slice]:
+    return [
+        cell._replace(metric=metric_label(cell.metric))
+        for cell in split_slices(slices or {})
+    ]
 
 
 def _tiles(metrics):
@@ -80,7 +106,7 @@ def _tiles(metrics):
     ]
     return [
         (
-            name,
+            metric_label(name),
             shown(name, metrics[name]),
             shown(name, chance[name], 2) if name in chance else None,
         )
