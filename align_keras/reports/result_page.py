@@ -1,7 +1,7 @@
 """The page of one evaluation: its numbers, and what lies behind them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from align_keras.reports.result_tables import (
     is_share,
     metric_label,
     metrics_table,
+    papers_tables,
     shown,
     split_slices,
     tables_of_many_models,
@@ -65,7 +66,7 @@ def write_result_page(
         table=_with_labels(table),
         bars=_metric_bars(metrics),
         other_tables=[
-            other._replace(columns=("model", *map(_column_label, other.columns[1:])))
+            _labeled(other)
             for other in tables_of_many_models(protocol, data, metrics, splits)
         ],
         slices=_labeled_slices(slices),
@@ -74,6 +75,49 @@ def write_result_page(
         examples=_example_groups(retrieval),
         versions=installed_versions(),
     )
+
+
+def write_suite_page(
+    path: str | os.PathLike, model: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes the results of the suite as one HTML file that loads nothing.
+
+    Args:
+        path: str or path of the file.
+        model: str, the name of the model.
+        rows: sequence of dicts, one for each protocol and data set: `protocol`,
+            `data`, `tables` (their numbers), `metrics`, and `skipped` or `failed`, the
+            reason why there are no metrics.
+    """
+    tables = []
+    left_out = []
+    for row in rows:
+        name = f"{row['protocol']} on {row['data']}"
+        reason = row["failed"] or row["skipped"]
+        if reason:
+            numbers = ", ".join(map(str, row["tables"]))
+            state = "failed" if row["failed"] else "skipped"
+            left_out.append((numbers, name, state, reason))
+        if row["metrics"]:
+            of_row = papers_tables(row["protocol"], row["data"], row["metrics"])
+            tables += [_labeled(table) for table in of_row.values()]
+    write_page(
+        path,
+        "suite_page.html.j2",
+        title="The paper's tables",
+        model=model,
+        tables=tables,
+        left_out=left_out,
+        versions=installed_versions(),
+    )
+
+
+def _labeled(table: ResultTable) -> ResultTable:
+    """A table with words in place of the metrics' names, wherever they stand."""
+    if table.columns[0] == "metric":
+        return _with_labels(table)
+    columns = (table.columns[0], *map(_column_label, table.columns[1:]))
+    return table._replace(columns=columns)
 
 
 def _with_labels(table: ResultTable) -> ResultTable:
