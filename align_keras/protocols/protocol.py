@@ -54,7 +54,8 @@ class Request:
     )
     templates: str = _option(
         "prompts: photos, drawings, default (both), none, a file with {} in each line, "
-        "or clip:DATASET of an installed clip-benchmark",
+        "or clip:DATASET of an installed clip-benchmark (ImageNet and its variants: "
+        "clip:imagenet1k, as in the paper, also for --classes)",
         default="default",
         metavar="T",
     )

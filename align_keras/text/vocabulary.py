@@ -53,7 +53,7 @@ def learn_vocabulary(
         InputError: if an argument isn't as above, or the captions have no words.
 
     References:
-        Jia et al. 2021, section 5 (WordPiece learned on the training captions).
+        Jia et al. 2021, section 4.1 (WordPiece learned on the training captions).
 
     Example:
     >>> learn_vocabulary(["red", "red", "reed"], 20)[5:]
