@@ -7,6 +7,7 @@ import os
 import random
 import re
 import sys
+import tempfile
 
 import hypothesis
 import pytest
@@ -18,6 +19,9 @@ import align_keras  # noqa: F401 (before TensorFlow, as users import it, for one
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+# Models that tests name with `--model` are noted here, not in the user's home.
+_data_home = tempfile.TemporaryDirectory()
+os.environ["XDG_DATA_HOME"] = _data_home.name
 
 # TensorFlow's graphs are many small objects: usual collections over them took 3 to 8 %
 # of the CPU seconds of four test files.

@@ -200,7 +200,23 @@ def _is_repeated(record, caption, origin):
     )
 
 
-def _read_folder(path, encoding, counter):
+def folder_images(path: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the images of a folder and its subfolders, sorted.
+
+    Raises:
+        InputError: if there is none.
+    """
+    images, _ = _images_and_texts(path)
+    if not images:
+        raise InputError(
+            f"{path} must hold images ({', '.join(IMAGE_SUFFIXES)}). Received a folder "
+            "without any. Name another folder."
+        )
+    return sorted(images)
+
+
+def _images_and_texts(path):
+    """Returns a list of images, and the text files by their path without suffix."""
     images, texts = [], {}
     for folder, subfolders, names in os.walk(path):
         subfolders.sort()
@@ -212,6 +228,11 @@ def _read_folder(path, encoding, counter):
                 images.append(file)
             elif file.suffix.lower() == ".txt":
                 texts[file.with_suffix("")] = file
+    return images, texts
+
+
+def _read_folder(path, encoding, counter):
+    images, texts = _images_and_texts(path)
     if not images:
         raise InputError(
             f"pairs folder {path} holds no image ({', '.join(IMAGE_SUFFIXES)}); "

@@ -8,13 +8,13 @@ vectors of 384 numbers it found 21% of the ten best for words of the hardest mod
 """
 
 import math
-import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from align_keras.search.index_files import approximate_files, approximate_path
 from align_keras.utils.files import atomic_path
 from align_keras.utils.progress import progress_bar
 
@@ -30,19 +30,16 @@ _NEWER = 20_000
 _BLOCK = 10_000
 # To scan some rows takes as long as the codes of all if they are about this part.
 LEAST_SHARE = 1 / 16
+# How faiss begins a file of this kind, and what precedes our checksum at its end.
+_KIND, _MARK = b"IPfs", b"align_keras sum "
 # Rows scored at once: 100 MB of an embedding of 384 numbers.
 _ROW_BLOCK = 65_536
 
 
-def path_of(folder: pathlib.Path, vectors_file: str) -> pathlib.Path:
-    """The file that belongs to a file of vectors."""
-    return folder / (os.path.splitext(vectors_file)[0] + ".pq")
-
-
 def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> bool:
     """Builds the approximate index, or adds newer rows; False if it needs none."""
-    path = path_of(folder, vectors_file)
-    for old in folder.glob("*.pq"):
+    path = approximate_path(folder, vectors_file)
+    for old in approximate_files(folder):
         if old != path:
             old.unlink(missing_ok=True)
     total, width = vectors.shape
@@ -50,7 +47,9 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
         return False
     import faiss
 
-    index = _read(path, width)
+    index = _read(path, width, total)
+    if index is not None and _has_checksum(path) is None:
+        index = None  # Of an earlier version, without a checksum.
     if index is None:
         parts = width if width % 2 else width // 2
         index = faiss.IndexPQFastScan(width, parts, _BITS, faiss.METRIC_INNER_PRODUCT)
@@ -65,6 +64,9 @@ def bring_up_to_date(folder: pathlib.Path, vectors_file: str, vectors: Any) -> b
             bar.advance(len(block))
     with atomic_path(path) as temporary:
         faiss.write_index(index, str(temporary))
+        checksum = _checksum(np.fromfile(temporary, np.uint8))
+        with open(temporary, "ab") as file:
+            file.write(_MARK + checksum.to_bytes(8, "little"))
     return True
 
 
@@ -77,10 +79,21 @@ class Approximate:
 
     @classmethod
     def open(
-        cls, folder: pathlib.Path, vectors_file: str, dimension: int
+        cls,
+        folder: pathlib.Path,
+        vectors_file: str,
+        dimension: int,
+        rows: int = 2**62,
     ) -> "Approximate | None":
-        """Opens it, or returns None where there is none that can be read."""
-        index = _read(path_of(folder, vectors_file), dimension)
+        """Opens it, or returns None where there is none that can be read.
+
+        Args:
+            folder: folder of the index.
+            vectors_file: name of the file of vectors.
+            dimension: width of the embeddings.
+            rows: number of vectors, of which the approximate index has no more.
+        """
+        index = _read(approximate_path(folder, vectors_file), dimension, rows)
         return None if index is None else cls(index)
 
     def find(
@@ -108,9 +121,15 @@ class Approximate:
         return chosen if len(chosen) >= min(count // 2, len(rows)) else None
 
 
-def _read(path, dimension):
+def is_whole(folder: pathlib.Path, vectors_file: str) -> bool:
+    """Returns False if the approximate index isn't as it was written."""
+    path = approximate_path(folder, vectors_file)
+    return not path.exists() or _has_checksum(path) is not False
+
+
+def _read(path, dimension, rows):
     """A file that is damaged is as none: it is a cache."""
-    if not path.exists():
+    if not path.exists() or _has_checksum(path) is False:
         return None
     import faiss  # Only here: it takes as long as a small search.
 
@@ -118,7 +137,31 @@ def _read(path, dimension):
         index = faiss.read_index(str(path))
     except RuntimeError:
         return None
-    return index if index.d == dimension else None
+    is_ours = isinstance(index, faiss.IndexPQFastScan)
+    fits = is_ours and index.d == dimension and index.ntotal <= rows
+    return index if fits else None
+
+
+def _has_checksum(path):
+    """True for a right checksum, False for a wrong one or another kind of file, None
+    for a file of an earlier version, which has none.
+    """
+    content = np.memmap(path, np.uint8, "r") if path.stat().st_size else b""
+    if bytes(content[:4]) != _KIND:
+        return False
+    end = len(content) - len(_MARK) - 8
+    if bytes(content[end : end + len(_MARK)]) != _MARK:
+        return None
+    return _checksum(content[:end]) == int.from_bytes(bytes(content[-8:]), "little")
+
+
+def _checksum(content):
+    """Sum of the 8-byte words: at the speed of memory, where CRC takes five times as
+    long as faiss does to read the file.
+    """
+    words = content[: len(content) // 8 * 8].view("<u8")
+    last = int.from_bytes(bytes(content[len(words) * 8 :]), "little")
+    return (int(words.sum(dtype=np.uint64)) + last + len(content)) % 2**64
 
 
 def scan(
@@ -130,12 +173,20 @@ def scan(
     for start in range(0, count, _ROW_BLOCK):
         stop = start + _ROW_BLOCK
         block = vectors[start:stop] if rows is None else vectors[rows[start:stop]]
-        np.matmul(block, embedding, out=scores[start:stop])
+        # Damaged rows are found by their scores.
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.matmul(block, embedding, out=scores[start:stop])
     return scores
 
 
 def by_rank(scores: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yields positions from the highest score on, first `size`, then ever more."""
+    """Yields positions from the highest score on, first `size`, then ever more.
+
+    Raises:
+        ValueError: if a score is NaN or infinite, which has no rank.
+    """
+    if not np.isfinite(scores).all():
+        raise ValueError("`scores` must be finite. Received NaN or infinity.")
     done = 0
     while done < len(scores):
         stop = min(done + size, len(scores))

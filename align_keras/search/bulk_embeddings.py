@@ -28,7 +28,7 @@ from align_keras.corpus.pair_files import (
 from align_keras.corpus.parquet_tables import arrow, read_rows
 from align_keras.corpus.sources.files import is_folder
 from align_keras.search.image_files import (
-    UNREACHABLE,
+    check_some_reached,
     find_images,
     read_file,
     read_image,
@@ -320,15 +320,15 @@ class _Job:
         number, batch = chunk
         values = batch.column(_EMBEDDED).to_pylist()
         found = [None] * len(values)
-        inputs, rows = [], []
+        inputs, rows, errors = [], [], []
         for row, value in enumerate(values):
             try:
                 inputs.append(self._input(value))
                 rows.append(row)
             except ImageError as error:
-                if error.reason == UNREACHABLE:  # And with it all others.
-                    raise error.__cause__ from None
                 found[row] = error.reason
+                errors.append(error)
+        check_some_reached(errors, len(values))
         if inputs:
             images = self.of == "images"
             encode = self.model.encode_resized if images else self.model.encode_texts

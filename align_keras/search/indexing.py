@@ -21,8 +21,10 @@ from align_keras.search.columns import TableRow
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
+    SHORT,
     UNREACHABLE,
     FoundFile,
+    check_some_reached,
     content_hash,
     date_of,
     find_images,
@@ -66,6 +68,7 @@ class Changes:
         unchanged: that were left as they are.
         unreadable: dict, reason → files that couldn't be read.
         examples: dict, reason → the first file.
+        left_out: list of (reason, file), the files that couldn't be read.
         kept: list of str, folders that are missing or empty, whose images stay.
     """
 
@@ -76,12 +79,15 @@ class Changes:
     unchanged: int = 0
     unreadable: dict[str, int] = dataclasses.field(default_factory=collections.Counter)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     kept: list[str] = dataclasses.field(default_factory=list)
 
     def refuse(self, reason: str, file: bytes) -> None:
         """Counts a file that can't be read."""
         self.unreadable[reason] += 1
-        self.examples.setdefault(reason, printable(os.fsdecode(file)))
+        name = printable(os.fsdecode(file))
+        self.examples.setdefault(reason, name)
+        self.left_out.append((reason, name))
 
 
 @dataclasses.dataclass
@@ -121,6 +127,7 @@ class _Update:
         self.captioned: dict[int, dict[bytes, PairRecord]] = {}
 
     def run(self, sources):
+        self.store.check_part()
         roots = self._roots(sources)
         files, seen, walked = [], set(), set()
         for file, root in roots.items():
@@ -178,6 +185,8 @@ class _Update:
             raise
         for path, reason in problems:
             self.changes.refuse(reason, path)
+            if reason == UNREACHABLE:  # It may be there.
+                seen.add(path)
             if reason.startswith("folder: "):  # What it holds may be there.
                 within = os.path.join(path, b"")
                 seen.update(one for one in self.known if one.startswith(within))
@@ -212,14 +221,21 @@ class _Update:
         captioned = self.captioned.setdefault(root, {})
         remote = is_url(path)
         every = in_order(_find, records, _REQUESTS) if remote else map(_find, records)
+        reached = 0
+        unreachable = None
         for image, record, found in every:
             captioned[image] = record
             if isinstance(found, FoundFile):
                 yield found
+                reached += 1
             elif found.errno == errno.EHOSTUNREACH:
-                raise found
+                problems.append((image, UNREACHABLE))
+                unreachable = found
             else:
+                reached += 1
                 problems.append((image, f"of the table: {found.strerror}"))
+        if unreachable is not None and not reached:  # The server itself is down.
+            raise unreachable
         for reason, count in counter.bad.items():
             self.changes.unreadable[f"row of the table: {reason}"] += count
 
@@ -362,7 +378,8 @@ class _Update:
     def _refuse(self, file):
         found = file.found
         self.changes.refuse(file.reason, found.file)
-        if file.reason in (CHANGING, ELSEWHERE):  # What was known stays.
+        # What was known stays.
+        if file.reason in (CHANGING, ELSEWHERE, SHORT, UNREACHABLE):
             return
         if file.id is not None:
             self.store.drop([file.id])
@@ -456,7 +473,7 @@ def embed_files(task: dict) -> list:
 
 def _embed_files(files, model, is_known=lambda content: False):
     """Fills in what some files hold, unless it is known."""
-    read, pixels = [], []
+    read, pixels, errors = [], [], []
     for file in files:
         try:
             content, file.found = read_file(file.found.file)
@@ -468,9 +485,8 @@ def _embed_files(files, model, is_known=lambda content: False):
                 continue
             image = read_image(content, model.resize_to)
         except ImageError as error:
-            if error.reason == UNREACHABLE:  # And with it all others.
-                raise error.__cause__ from None
             file.reason = error.reason
+            errors.append(error)
             continue
         local = not is_url(file.found.file)
         file.columns |= {
@@ -481,6 +497,7 @@ def _embed_files(files, model, is_known=lambda content: False):
         }
         read.append(file)
         pixels.append(image.pixels)
+    check_some_reached(errors, len(files))
     if pixels:
         for file, vector in zip(read, model.encode_resized(pixels), strict=True):
             if np.isfinite(vector).all():

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,25 @@ from typing import Any
 
 import numpy as np
 
-from align_keras.search import approximate
+from align_keras.search import approximate, vector_checks
 from align_keras.search.columns import COLUMNS, fold_case
 from align_keras.search.image_store import ImageStore
+from align_keras.search.index_files import (
+    DATABASE,
+    FIRST_VECTORS,
+    HEADER,
+    JOURNAL,
+    LOCK,
+    SHARED_MEMORY,
+    WAL,
+    approximate_path,
+    damaged,
+    is_own_file,
+    next_vectors_name,
+    open_to_write,
+    refuse_links,
+    vectors_path,
+)
 from align_keras.search.query import Query
 from align_keras.search.table_rows import FIRST_TABLE
 from align_keras.search.towers import Model
@@ -28,8 +45,15 @@ from align_keras.utils.files import atomic_write, hold, read_json, refuse_url
 
 _FORMAT = "align_keras_image_index"
 _VERSION = 1
-_HEADER, _DATABASE, _LOCK = "index.json", "images.sqlite", "index.lock"
+# Numbers of an embedding. No model has more, and a damaged header may say anything.
+_MAX_DIMENSION = 2**16
+_TABLES = {"meta", "roots", "images", "unreadable"}
+# What SQLite keeps of an image whatever its columns' types are.
+_KINDS = {"id": int, "root": int, "file": bytes, "row": int, "content": bytes}
 # `file` is the path's bytes; `path` is it for people and for `where`.
+_CHECKSUMS = """
+CREATE TABLE IF NOT EXISTS checksums (row INTEGER PRIMARY KEY, crc INTEGER NOT NULL);
+"""
 _SCHEMA = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE roots (id INTEGER PRIMARY KEY, file BLOB UNIQUE NOT NULL);
@@ -43,6 +67,7 @@ CREATE TABLE images (
     {", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())}
 );
 CREATE INDEX images_content ON images (content);
+{_CHECKSUMS}
 CREATE TABLE unreadable (
     file BLOB PRIMARY KEY, root INTEGER, size INTEGER, mtime_ns INTEGER, reason TEXT
 ) WITHOUT ROWID;
@@ -54,6 +79,10 @@ _SAMPLE = 4096
 _IN_BLOCK = 500
 # Images that are asked at once for their rows, and conditions whose rows are kept.
 _ROWS, _KEPT_CONDITIONS = 1_000_000, 4
+# Bytes of vectors whose norms are all compared when they are opened, in 2 ms.
+_SMALL_VECTORS = 32 * 2**20
+# Rows whose checksums each run of `index` compares, one part after another, in 0.3 s.
+_CHECKED_ROWS = 100_000
 # From this part of rows without an image on, the vectors are written anew.
 _HOLES = 0.25
 _FEW_ROWS = 1024
@@ -64,38 +93,45 @@ class Store(ImageStore):
 
     def __init__(self, folder: str | os.PathLike, writable: bool = False):
         self.folder = pathlib.Path(folder)
+        refuse_links(self.folder)
         self.header = _read_header(self.folder)
+        self._writable = writable
         # Threads share the connection; of equal text it has one statement for all.
         self._lock = threading.RLock()
-        self._connection = _connect(self.folder / _DATABASE, writable)
+        # Files of the database when a connection was opened that would not see them
+        # change, else None.
+        self._snapshot: tuple | None = None
+        self._connections = 0
+        self._connect()
         self._mapped: tuple[str, np.ndarray] | None = None
         self._approximate: tuple[str, approximate.Approximate | None] | None = None
         self._filtered: dict[tuple, np.ndarray] = {}
-        with self._reading():
-            self._run("PRAGMA synchronous = NORMAL")
-            if self._meta("rows") is None:
-                raise damaged(self.folder, "no number of rows")
-        if not self._has_table_rows():
-            self._upgrade(writable)
+        # File and number of rows whose norms were compared, and their tolerance.
+        self._norms_checked: tuple[str, int, float] | None = None
+        self._check_agreement()
+        if not self._has_table_rows:
+            self._upgrade()
 
-    def _has_table_rows(self):
-        sql = "SELECT count(*) FROM sqlite_master WHERE name = 'table_rows_0'"
-        return bool(self._one(sql))
-
-    def _upgrade(self, writable):
+    def _upgrade(self):
         """Brings an index of an older release to the tables of this one."""
-        if writable:
-            self.upgrade()
+        if self._writable:
+            try:
+                self.upgrade()
+            except (AttributeError, KeyError, TypeError, ValueError):
+                raise damaged(self.folder, "the names of the tables' columns") from None
+            self._has_table_rows = True
             return
         try:
             with Store.locked(self.folder):
-                Store(self.folder, writable=True).close()
+                with contextlib.closing(Store(self.folder, writable=True)) as store:
+                    store._settle()
         except (InputError, OSError) as error:
             raise InputError(
                 f"The index {self.folder} must be brought to this release by a process "
                 f"that may write it ({error}). Run `align-keras index --to "
                 f"{self.folder}` once, as its owner."
             ) from None
+        self._has_table_rows = True
 
     @staticmethod
     def create(folder: str | os.PathLike, model: Model) -> None:
@@ -107,21 +143,27 @@ class Store(ImageStore):
     @staticmethod
     def make(folder: pathlib.Path, model: Model) -> None:
         """Makes an empty index, within `locked`, whatever else the folder holds."""
-        for name in (_DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm"):
+        for name in (DATABASE, WAL, SHARED_MEMORY, JOURNAL):
             (folder / name).unlink(missing_ok=True)
-        with contextlib.closing(sqlite3.connect(folder / _DATABASE)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_SCHEMA)
-            first = {"rows": 0, "vectors": "vectors.0.f32"}
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", first.items())
-            connection.commit()
         header = {
             "format": _FORMAT,
             "version": _VERSION,
             "model": {"name": model.name, "fingerprint": model.fingerprint},
             "dimension": model.dimension,
         }
-        with atomic_write(folder / _HEADER) as file:
+        with contextlib.closing(sqlite3.connect(folder / DATABASE)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(_SCHEMA)
+            first_values = {
+                "rows": 0,
+                "vectors": FIRST_VECTORS,
+                "header": _header_text(header),
+            }
+            connection.executemany(
+                "INSERT INTO meta VALUES (?, ?)", first_values.items()
+            )
+            connection.commit()
+        with atomic_write(folder / HEADER) as file:
             file.write(json.dumps(header, indent=2) + "\n")
 
     @staticmethod
@@ -134,10 +176,10 @@ class Store(ImageStore):
             raise InputError(
                 f"an index must be a folder, received the file {folder}; name another."
             )
-        if (folder / _HEADER).exists():
+        if (folder / HEADER).exists():
             _read_header(folder)
             return True
-        known = (_DATABASE, _LOCK)
+        known = (DATABASE, LOCK)
         foreign = [p.name for p in folder.iterdir() if not p.name.startswith(known)]
         if foreign:
             raise InputError(
@@ -153,7 +195,9 @@ class Store(ImageStore):
         refuse_url(folder, "the index's `folder`")
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        held = hold(folder / _LOCK)
+        # Taking the lock empties its file.
+        refuse_links(folder)
+        held = hold(folder / LOCK)
         if held is None:
             raise InputError(
                 f"an index must be written by one process at a time, and another is "
@@ -170,15 +214,73 @@ class Store(ImageStore):
         with Store.locked(self.folder):
             with contextlib.closing(Store(self.folder, writable=True)) as store:
                 try:
+                    store._prepare()
                     yield store
                 except InputError:
                     if not len(store) and not store.roots():
                         self._discard()
+                        raise
+                    store._settle()
                     raise
+                except BaseException:
+                    store._settle()
+                    raise
+                store._settle()
+
+    def _prepare(self):
+        """Adds what an index of an earlier version lacks, and counts the run.
+
+        By that the write-ahead log has content until `_settle`, also after a kill.
+        """
+        with self._reading():
+            self._run("PRAGMA journal_mode = WAL")
+        with self.transaction():
+            self._note("header", _header_text(self.header))
+            runs = self._meta("runs")
+            self._note("runs", runs + 1 if isinstance(runs, int) else 1)
+            if not self._has_checksums:
+                self._run(_CHECKSUMS)
+                self._has_checksums = True
+                self._add_checksums()
+
+    def _add_checksums(self):
+        """Computes the checksums of an index that has none, if its norms are right."""
+        vectors = self.vectors()
+        self._check_norms(vectors, np.arange(len(vectors)))
+        for start in range(0, len(vectors), _FEW_ROWS):
+            block = np.array(vectors[start : start + _FEW_ROWS])
+            self._write_checksums(start, block)
+
+    def _write_checksums(self, first, vectors):
+        """Writes the checksums of rows from `first` on, and their deviation from 1."""
+        checksums = vector_checks.row_checksums(vectors)
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO checksums VALUES (?, ?)",
+            list(enumerate(checksums, first)),
+        )
+        error = vector_checks.norm_error(vectors)
+        if error > (self._norm_error() or 0.0) or self._norm_error() is None:
+            self._note("norm_error", error)
+
+    def _settle(self):
+        """Leaves the database file complete, so that a copy of it alone is.
+
+        Rows that no transaction names are cut off, as after a full disk: `check_whole`
+        takes them for rows whose transaction is missing.
+        """
+        with contextlib.suppress(OSError, InputError):
+            path = vectors_path(self.folder, self.vectors_file)
+            end = self._row_count() * self.dimension * 4
+            if path.exists() and path.stat().st_size > end:
+                with open_to_write(path) as file:
+                    file.truncate(end)
+        with contextlib.suppress(OSError, InputError), self._reading():
+            # Readers keep their connections open, so closing alone doesn't do it.
+            self._run("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _discard(self):
         for path in self.folder.iterdir():
-            if path.name.startswith((_HEADER, _DATABASE, _LOCK, "vectors.")):
+            if is_own_file(path.name) and not path.is_dir():
                 path.unlink()
         with contextlib.suppress(OSError):  # What else is there stays.
             self.folder.rmdir()
@@ -188,18 +290,120 @@ class Store(ImageStore):
         """The connection; SQLite's errors say what to do."""
         try:
             with self._lock:
+                if self._snapshot is not None and self._snapshot != self._stamp():
+                    self._connection.close()
+                    self._connect()
                 yield self._connection
         except sqlite3.Error as error:
             text = str(error)
             if "full" in text:
-                path = str(self.folder / _DATABASE)
+                path = str(self.folder / DATABASE)
                 raise OSError(28, "No space left on device", path) from error
+            if "unable to open" in text and _size(self.folder / WAL):
+                raise InputError(
+                    f"the index {self.folder} has changes in {WAL}, which can't be "
+                    f"read there without {SHARED_MEMORY} or the permission to write; "
+                    f"copy the folder to where it can be written, or run `align-keras "
+                    f"index --to {self.folder}` as its owner."
+                ) from error
             if "locked" in text or "readonly" in text or "unable to open" in text:
                 raise InputError(
                     f"the index {self.folder} can't be read or written ({text}); check "
                     "its permissions, and that no other process holds it."
                 ) from error
             raise damaged(self.folder, text) from error
+
+    def _connect(self):
+        """Opens the database; a folder that can't be written to is read as it is."""
+        path = self.folder / DATABASE
+        if not path.is_file():
+            raise damaged(self.folder, f"no {DATABASE}")
+        if (self.folder / JOURNAL).exists():
+            raise damaged(self.folder, f"{JOURNAL}, which no index has")
+        mode = "rw" if self._writable else "ro"
+        self._snapshot = None
+        # SQLite reads a write-ahead log only by a file that it shares with writers.
+        # Where it can't make that file, it must be said that there is no log.
+        is_fixed = not self._writable and not os.access(self.folder, os.W_OK)
+        if is_fixed and not _size(self.folder / WAL):
+            mode += "&immutable=1"
+            self._snapshot = self._stamp()
+        self._connections += 1
+        self._inode = _inode(path)
+        self._connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=20,
+            check_same_thread=False,
+            isolation_level=None,
+        )
+        self._connection.create_function("fold_case", 1, fold_case, deterministic=True)
+        with self._reading():
+            self._run("PRAGMA trusted_schema = OFF")
+            self._run("PRAGMA synchronous = NORMAL")
+            self._check_schema()
+
+    def _stamp(self):
+        """Size and time of the database's files."""
+        return tuple(map(_size_and_time, (self.folder / DATABASE, self.folder / WAL)))
+
+    def _check_schema(self):
+        """Refuses a database with views, triggers or computed columns, which run SQL
+        of whoever made it.
+        """
+        tables = set()
+        for kind, name, sql in self._all("SELECT type, name, sql FROM sqlite_master"):
+            if kind == "table" and not str(sql).upper().startswith("CREATE VIRTUAL"):
+                tables.add(name)
+            elif kind != "index":
+                raise damaged(self.folder, f"its database has the {kind} {name!r:.60}")
+        self._has_checksums = "checksums" in tables
+        self._has_table_rows = "table_rows_0" in tables
+        if not tables >= _TABLES:
+            missing = ", ".join(sorted(_TABLES - tables))
+            raise damaged(self.folder, f"its database lacks the table {missing}")
+        for table in filter(_is_own_table, tables):
+            for column in self._all(f"PRAGMA table_xinfo({table})"):
+                if column[-1]:  # Hidden: computed.
+                    raise damaged(
+                        self.folder, f"its database computes the column {column[1]!r}"
+                    )
+
+    def _check_agreement(self):
+        """Refuses a database, vectors and a header that don't belong together."""
+        stored = self._meta("header")
+        if stored not in (None, _header_text(self.header)):
+            raise damaged(
+                self.folder, f"{HEADER} and {DATABASE} are of different indexes"
+            )
+        self.vectors()
+        lowest = self._one("SELECT min(row) FROM images")
+        highest = self._one("SELECT max(row) FROM images")
+        if lowest is not None:
+            is_number = isinstance(lowest, int) and isinstance(highest, int)
+            if not is_number or lowest < 0 or highest >= self._row_count():
+                raise damaged(
+                    self.folder, f"{DATABASE} names rows that it doesn't count"
+                )
+
+    def check_whole(self) -> None:
+        """Raises if the vectors file has rows whose transaction is missing, as in a
+        copy without the write-ahead log of an unfinished run.
+        """
+        if _size(self.folder / WAL):
+            return  # A run is writing, or was killed, and its log is there.
+        # In this order, since a writer adds to the file first.
+        name = self.vectors_file
+        size = _size(vectors_path(self.folder, name))
+        rows = self._row_count()
+        if size > rows * self.dimension * 4 and self.vectors_file == name:
+            raise InputError(
+                f"the index {self.folder} is incomplete: {name} holds "
+                f"{size // (4 * self.dimension):,} embeddings, and {DATABASE} names "
+                f"{rows:,}, as in a copy without {WAL}; copy the whole folder, or "
+                f"run `align-keras index --to {self.folder}`, which embeds what is "
+                "missing."
+            )
 
     def close(self) -> None:
         """Closes the database; the vectors stay mapped as long as someone has them."""
@@ -211,35 +415,175 @@ class Store(ImageStore):
     @property
     def version(self) -> tuple:
         """Another after each change, by this or another process."""
-        return self._one("PRAGMA data_version"), self._connection.total_changes
+        data_version = self._one("PRAGMA data_version")
+        return self._connections, data_version, self._connection.total_changes
 
     @property
     def vectors_file(self) -> str:
         """The file's name; while it is the same, a row stays what it is."""
         return self._meta("vectors")
 
+    def _row_count(self):
+        """Number of rows that the database counts."""
+        rows = self._meta("rows")
+        if not isinstance(rows, int) or rows < 0:
+            raise damaged(self.folder, f"the number of rows is {rows!r:.60}")
+        return rows
+
     def vectors(self) -> np.ndarray:
         """float32 (rows, d), mapped into memory; rows may have no image any more."""
-        name, rows = self.vectors_file, int(self._meta("rows"))
-        mapped = self._mapped
-        if mapped is None or mapped[0] != name or len(mapped[1]) < rows:
-            mapped = self._mapped = name, self._map(name, rows)
-        return mapped[1][:rows]
+        while True:
+            name, rows = self.vectors_file, self._row_count()
+            mapped = self._mapped
+            if mapped is not None and mapped[0] == name and len(mapped[1]) >= rows:
+                return mapped[1][:rows]
+            try:
+                self._mapped = name, self._map(name, rows)
+            except InputError:
+                # Unless another process has written the vectors anew.
+                if self.vectors_file == name:
+                    raise
+
+    # === Checks of the vectors ===
+
+    def _norm_error(self):
+        """Largest deviation of a norm from 1 when rows were written, or None."""
+        error = self._meta("norm_error")
+        is_number = isinstance(error, int | float) and 0.0 <= error < np.inf
+        if error is not None and not is_number:
+            raise damaged(self.folder, f"the deviation of norms is {error!r:.60}")
+        return error
+
+    def _damaged_row(self, row, reason):
+        """The error of a row that isn't what was written."""
+        images = self._all("SELECT path FROM images WHERE row = ?", [int(row)])
+        image = f", {images[0][0]!r:.160}" if images else ""
+        path = self.folder / str(self.vectors_file)
+        return InputError(
+            f"the file {path} is damaged (row {int(row)}{image}, {reason}); embed the "
+            "images again by `align-keras index --rebuild --to "
+            f"{shlex.quote(str(self.folder))}`."
+        )
+
+    def _tolerance(self):
+        """How far norms may be from 1; small files are compared with it as a whole."""
+        name, vectors = self.vectors_file, self.vectors()
+        checked = self._norms_checked
+        if checked is None or checked[:2] != (name, len(vectors)):
+            tolerance = vector_checks.norm_tolerance(self._norm_error())
+            self._norms_checked = name, len(vectors), tolerance
+            if vectors.nbytes <= _SMALL_VECTORS:
+                try:
+                    self._check_norms(vectors, np.arange(len(vectors)))
+                except InputError:
+                    self._norms_checked = None
+                    raise
+        assert self._norms_checked is not None
+        return self._norms_checked[2]
+
+    def _check_norms(self, vectors, rows):
+        """Raises if an embedding, of the row at the same position, has another norm."""
+        wrong = vector_checks.first_wrong_norm(vectors, self._tolerance())
+        if wrong is not None:
+            norm = float(np.linalg.norm(vectors[wrong].astype(float)))
+            raise self._damaged_row(rows[wrong], f"whose norm is {norm:.6g}")
+
+    def check_rows(self, rows: Sequence[int]) -> None:
+        """Raises if an embedding isn't the one that was written, by its checksum."""
+        if not self._has_checksums:
+            return
+        vectors = self.vectors()
+        for start in range(0, len(rows), _IN_BLOCK):
+            block = [int(row) for row in rows[start : start + _IN_BLOCK]]
+            marks = ",".join("?" * len(block))
+            stored = dict(
+                self._all(
+                    f"SELECT row, crc FROM checksums WHERE row IN ({marks})", block
+                )
+            )
+            checksums = vector_checks.row_checksums(vectors[block])
+            self._compare(block, checksums, stored)
+
+    def _compare(self, rows, checksums, stored):
+        for row, checksum in zip(rows, checksums, strict=True):
+            if stored.get(row, checksum) != checksum:
+                raise self._damaged_row(row, "whose checksum differs")
+
+    def _check_range(self, start, stop):
+        """As `check_rows`, of rows from `start` to `stop`, and their norms."""
+        vectors = self.vectors()
+        for first in range(start, stop, _FEW_ROWS):
+            block = np.array(vectors[first : min(first + _FEW_ROWS, stop)])
+            rows = range(first, first + len(block))
+            stored = {}
+            if self._has_checksums:
+                sql = "SELECT row, crc FROM checksums WHERE row BETWEEN ? AND ?"
+                stored = dict(self._all(sql, [rows[0], rows[-1]]))
+            self._compare(rows, vector_checks.row_checksums(block), stored)
+            self._check_norms(block, rows)
+
+    def check_part(self) -> None:
+        """Compares the checksums of some rows, other ones at each call."""
+        rows = self._row_count()
+        start = self._meta("checked")
+        if not isinstance(start, int) or not 0 <= start < rows:
+            start = 0
+        stop = min(start + _CHECKED_ROWS, rows)
+        self._check_range(start, stop)
+        with self.transaction():
+            self._note("checked", stop)
+
+    def check(self) -> int:
+        with self._reading():
+            for (problem,) in self._run("PRAGMA integrity_check").fetchall():
+                if problem != "ok":
+                    raise damaged(self.folder, problem)
+        self._check_range(0, self._row_count())
+        if not approximate.is_whole(self.folder, self.vectors_file):
+            path = approximate_path(self.folder, self.vectors_file)
+            raise InputError(
+                f"the file {path} is damaged; remove it, and make it again by "
+                f"`align-keras index --to {shlex.quote(str(self.folder))}`."
+            )
+        return self._row_count()
+
+    def _user_columns(self):
+        try:
+            return super()._user_columns()
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise damaged(self.folder, "the names of the tables' columns") from None
+
+    def _images(self, where, parameters):
+        images = super()._images(where, parameters)
+        for image in images:
+            for name, kind in _KINDS.items():
+                if not isinstance(image.get(name), kind):
+                    raise damaged(self.folder, f"the {name} of image {image['id']}")
+        return images
 
     def vector(self, row: int) -> np.ndarray:
         """One image's embedding, float32 (d,)."""
+        self.check_rows([row])
         return np.array(self.vectors()[row])
 
     def sample(self) -> np.ndarray:
         """float32 (n, d): some thousand embeddings from all over the index."""
         vectors = self.vectors()
         # Not at random, whose import takes a twentieth of a search.
-        return np.array(vectors[:: max(1, len(vectors) // _SAMPLE)])
+        step = max(1, len(vectors) // _SAMPLE)
+        sample = np.array(vectors[::step])
+        self._check_norms(sample, range(0, len(vectors), step))
+        return sample
 
     def _map(self, name, rows):
         if not rows:
             return np.zeros((0, self.dimension), np.float32)
-        path = self.folder / os.path.basename(str(name))
+        path = vectors_path(self.folder, name)
+        if self._inode != _inode(self.folder / DATABASE):
+            raise InputError(
+                f"the index {self.folder} was built again after it was opened; open it "
+                "again."
+            )
         try:
             return np.memmap(path, np.float32, "r", shape=(rows, self.dimension))
         except (OSError, ValueError) as error:
@@ -294,6 +638,7 @@ class Store(ImageStore):
         if rows is not None:  # Another process may have added some meanwhile.
             rows = rows[: np.searchsorted(rows, len(vectors))]
         for best, scores in self._blocks(embedding, vectors, rows, query):
+            self._check_norms(vectors[best], best)
             images = self._of_rows(best)
             yield [  # Rows without an image are left out.
                 (float(score), images[row], vectors[row])
@@ -304,6 +649,8 @@ class Store(ImageStore):
     def _blocks(self, embedding, vectors, rows, query):
         """Yields rows and their scores from the highest on."""
         size = 4 * query.k + 64
+        # Scores of unit vectors are no larger than the query's norm.
+        limit = float(np.linalg.norm(embedding)) * (1.0 + self._tolerance())
         near = chosen = None
         if rows is None or len(rows) > approximate.LEAST_SHARE * len(vectors):
             near = self._approximate_index(query.approximate, len(vectors))
@@ -311,16 +658,24 @@ class Store(ImageStore):
             chosen = near.find(embedding, size, vectors, rows)
         seen = np.zeros(0, np.int64)
         if chosen is not None:
-            scores = approximate.scan(vectors, embedding, chosen)
+            scores = self._scanned(vectors, embedding, chosen, limit)
             best = np.lexsort((chosen, -scores))[:size]
             seen = chosen[best]
             yield seen, scores[best]
         # Of too many copies, or rows without images, the rest is scanned.
-        scores = approximate.scan(vectors, embedding, rows)
+        scores = self._scanned(vectors, embedding, rows, limit)
         for block in approximate.by_rank(scores, size):
             best = block if rows is None else rows[block]
             new = ~np.isin(best, seen)
             yield best[new], scores[block[new]]
+
+    def _scanned(self, vectors, embedding, rows, limit):
+        scores = approximate.scan(vectors, embedding, rows)
+        wrong = vector_checks.first_wrong_score(scores, limit)
+        if wrong is not None:
+            row = wrong if rows is None else rows[wrong]
+            raise self._damaged_row(row, f"which scores {scores[wrong]:.4g}")
+        return scores
 
     def _approximate_index(self, wanted, count):
         """The approximate index, or None where the exact scan is as good."""
@@ -355,14 +710,14 @@ class Store(ImageStore):
 
     def append(self, vectors: np.ndarray) -> Sequence[int]:
         """Writes rows behind the last, within a transaction; returns them, on disk."""
-        first = int(self._meta("rows"))
-        path = self.folder / self._meta("vectors")
-        with open(path, "r+b" if path.exists() else "w+b") as file:
+        first = self._row_count()
+        with open_to_write(vectors_path(self.folder, self.vectors_file)) as file:
             file.seek(first * self.dimension * 4)
             file.truncate()
             file.write(np.ascontiguousarray(vectors, "<f4").tobytes())
             file.flush()
             os.fsync(file.fileno())
+        self._write_checksums(first, vectors)
         self._set("rows", first + len(vectors))
         return range(first, first + len(vectors))
 
@@ -370,20 +725,21 @@ class Store(ImageStore):
         """Writes the vectors anew where many rows have no image any more, then brings
         the approximate index up to date. New vectors come by one transaction.
         """
-        rows, images = int(self._meta("rows")), len(self)
+        rows, images = self._row_count(), len(self)
         if rows >= _FEW_ROWS and rows - images >= _HOLES * rows:
             self._write_anew()
         approximate.bring_up_to_date(self.folder, self.vectors_file, self.vectors())
 
     def _write_anew(self):
-        old = self._meta("vectors")
-        number = int(re.sub(r"\D", "", old.removesuffix(".f32")) or 0) + 1
-        new = f"vectors.{number}.f32"
+        old = self.vectors_file
+        new = next_vectors_name(old)
         kept = self.rows("1")
         vectors = self.vectors()
-        with open(self.folder / new, "wb") as file:
-            for start in range(0, len(kept), 65_536):
-                file.write(vectors[kept[start : start + 65_536]].tobytes())
+        with open_to_write(vectors_path(self.folder, new), new=True) as file:
+            for start in range(0, len(kept), _FEW_ROWS):
+                block = kept[start : start + _FEW_ROWS]
+                self.check_rows(block)
+                file.write(vectors[block].tobytes())
             file.flush()
             os.fsync(file.fileno())
         with self.transaction():
@@ -393,22 +749,26 @@ class Store(ImageStore):
                 "row_number() OVER (ORDER BY row) - 1 AS n FROM images) WHERE id = i"
             )
             self._run("UPDATE images SET row = -1 - row")
+            self._run("DELETE FROM checksums")
+            for start in range(0, len(kept), _FEW_ROWS):
+                block = kept[start : start + _FEW_ROWS]
+                self._write_checksums(start, vectors[block])
             self._set("vectors", new)
             self._set("rows", len(kept))
-        (self.folder / old).unlink(missing_ok=True)
+        vectors_path(self.folder, old).unlink(missing_ok=True)
 
-
-def damaged(folder: pathlib.Path, reason: str) -> InputError:
-    """The error of an index that can't be read, with what makes it anew."""
-    return InputError(
-        f"the index {folder} is damaged ({' '.join(reason.split())[:160]}); remove "
-        f"that folder, then build it again by `align-keras index FOLDER --to {folder}`."
-    )
+    def _note(self, key, value):
+        """Writes a value of `meta`, which may be new."""
+        self._run(
+            "INSERT INTO meta VALUES (?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            [key, value],
+        )
 
 
 def _read_header(folder):
     try:
-        header = read_json(folder / _HEADER)
+        header = read_json(folder / HEADER)
     except InputError as error:
         raise damaged(folder, str(error)) from None
     if header.get("format") != _FORMAT:
@@ -424,25 +784,47 @@ def _read_header(folder):
             f"{header.get('version')!r:.80}; remove it and build it again."
         )
     model = header.get("model")
-    if not isinstance(model, dict) or not isinstance(header.get("dimension"), int):
-        raise damaged(folder, "index.json names no model")
+    if not isinstance(model, dict):
+        raise damaged(folder, f"{HEADER} names no model")
+    for key in ("name", "fingerprint"):
+        if not isinstance(model.get(key), str) or not model[key]:
+            raise damaged(folder, f"{HEADER} has no {key} of the model")
+    dimension = header.get("dimension")
+    is_number = isinstance(dimension, int) and not isinstance(dimension, bool)
+    if not is_number or not 1 <= dimension <= _MAX_DIMENSION:
+        raise damaged(folder, f"{HEADER} has the dimension {dimension!r:.60}")
     return header
 
 
-def _connect(path, writable):
-    """Opens the database; a folder that can't be written to is read as it is."""
-    if not path.is_file():
-        raise damaged(path.parent, f"no {path.name}")
-    uri = path.absolute().as_uri()
-    mode = "rw" if writable else "ro"
-    if not writable and not os.access(path.parent, os.W_OK):
-        mode += "&immutable=1"
-    connection = sqlite3.connect(
-        f"{uri}?mode={mode}",
-        uri=True,
-        timeout=20,
-        check_same_thread=False,
-        isolation_level=None,
+def _is_own_table(name):
+    """Returns True for the tables that this module and `table_rows` create."""
+    is_of_rows = re.fullmatch(r"table_rows_\d+", name) is not None
+    return is_of_rows or name in {*_TABLES, "checksums"}
+
+
+def _header_text(header):
+    """What the database repeats of the header, so that both can be compared."""
+    return json.dumps(
+        {"model": header["model"], "dimension": header["dimension"]}, sort_keys=True
     )
-    connection.create_function("fold_case", 1, fold_case, deterministic=True)
-    return connection
+
+
+def _size(path):
+    """Bytes of a file, 0 of none."""
+    return _size_and_time(path)[0]
+
+
+def _inode(path):
+    """Number of a file, by which one that has replaced it is known, or None."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return None
+
+
+def _size_and_time(path):
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

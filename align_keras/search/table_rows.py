@@ -33,6 +33,8 @@ _PER_TABLE = 200
 # Both databases take at least 999 parameters a statement.
 _BLOCK = 500
 _KEY = "table_columns"
+# Numbers of columns are not given twice, so they may exceed `MAX_COLUMNS`.
+_MAX_NUMBER = 1_000_000
 FIRST_TABLE = """
 CREATE TABLE table_rows_0 (
     image bigint NOT NULL, root bigint NOT NULL, number bigint NOT NULL,
@@ -148,8 +150,21 @@ class TableRows:
 
     def _user_columns(self) -> tuple[list[_UserColumn], int]:
         """Returns the users' columns, and how many columns our tables have."""
-        stored = json.loads(self._meta(_KEY) or '{"columns": [], "count": 0}')
-        return [_UserColumn(*fields) for fields in stored["columns"]], stored["count"]
+        text = self._meta(_KEY)
+        if text is None:
+            return [], 0
+        stored = json.loads(text)
+        columns = [_UserColumn(*fields) for fields in stored["columns"]]
+        for column in columns:
+            is_text = isinstance(column.name, str) and isinstance(column.called, str)
+            is_number = type(column.number) is int and column.number >= 0
+            # The number becomes a part of SQL.
+            if not (is_text and is_number and isinstance(column.kinds, dict)):
+                raise ValueError(f"{_KEY} must name columns. Received: {column}.")
+        count = stored["count"]
+        if type(count) is not int or not 0 <= count <= _MAX_NUMBER:
+            raise ValueError(f"{_KEY} must count columns. Received: {count}.")
+        return columns, count
 
     def _keep_columns(self, columns, count):
         stored = json.dumps({"columns": columns, "count": count})

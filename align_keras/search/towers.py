@@ -17,9 +17,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from align_keras.search.known_models import is_known_model
 from align_keras.utils.errors import InputError
+from align_keras.utils.files import refuse_keras_file
 from align_keras.utils.quiet import silent_standard_error
-from align_keras.utils.shared_data import shared_folder
+from align_keras.utils.shared_data import (
+    SHIPPED_MODELS,
+    find_shipped_model,
+    shared_folder,
+)
 from align_keras.utils.tasks import check_same
 
 DEFAULT_MODEL = "align_small_en"
@@ -27,6 +33,11 @@ IMAGE_TOWER, TEXT_TOWER = "image.tflite", "text.tflite"
 # The side to which a model's images are brought that resizes them itself, as an export
 # does: more than any preset takes.
 _LARGE_SIDE = 512
+# Pixels. A tower's metadata may name no larger image, which would take 200 MB.
+_MAX_SIDE = 8192
+# Bytes of a vocabulary or of metadata behind a tower. BERT's multilingual vocabulary
+# has 1 MB, and a deflated file of 400 KB may hold 400 MB.
+_MAX_MEMBER = 32 * 2**20
 
 
 class Model(Protocol):
@@ -72,6 +83,45 @@ def open_model(name: str | os.PathLike = DEFAULT_MODEL) -> Model:
     return TensorFlowModel(name)
 
 
+def open_model_of_index(name: str, index: str | os.PathLike) -> Model | None:
+    """Opens the model that an index names, which its maker may have chosen to do harm.
+
+    Args:
+        name: name in the header of the index.
+        index: folder of the index, or the address of its database.
+
+    Returns:
+        `Model`, or None unless the model comes with the package, is LiteRT towers
+        inside the folder of the index, or is one that the user has named before.
+
+    Raises:
+        InputError: if the model isn't there any more, or is damaged.
+    """
+    if name in SHIPPED_MODELS:
+        # Not `open_model`, which prefers a folder of this name here.
+        return LiteRTModel(find_shipped_model(name), name)
+    if is_known_model(name):
+        return open_model(name)
+    towers = _towers_inside(name, index)
+    if towers is not None:
+        return LiteRTModel(towers, str(towers))
+    if os.path.isabs(name) and not os.path.isdir(name):
+        raise InputError("which isn't there")
+    return None
+
+
+def _towers_inside(name, index):
+    """The folder of LiteRT towers in an index's own folder, or None."""
+    folder = os.path.realpath(index)
+    towers = os.path.realpath(os.path.join(folder, name))
+    if name.startswith("hf://") or not towers.startswith(os.path.join(folder, "")):
+        return None
+    files = [os.path.join(towers, tower) for tower in (IMAGE_TOWER, TEXT_TOWER)]
+    if any(os.path.islink(file) or not os.path.isfile(file) for file in files):
+        return None
+    return pathlib.Path(towers)
+
+
 @functools.lru_cache(maxsize=1)
 def open_same_model(name: str, fingerprint: str) -> Model:
     """Opens a model on a worker, or raises if it isn't the one that was meant."""
@@ -95,9 +145,19 @@ class LiteRTModel(Model):
         about = {kind: _metadata(path) for kind, path in self._paths.items()}
         image = about["image"]["preprocessing"]
         self._text = about["text"]["preprocessing"]
-        self.image_size = int(image["image_size"])
-        self.resize_to = int(image["resize_to"])
-        self.dimension = int(about["text"]["outputs"][0]["shape"][-1])
+        try:
+            self.image_size = int(image["image_size"])
+            self.resize_to = int(image["resize_to"])
+            self._text_length = int(self._text["sequence_length"])
+            self.dimension = int(about["text"]["outputs"][0]["shape"][-1])
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise _damaged(folder / TEXT_TOWER, error) from None
+        if not 0 < self.image_size <= self.resize_to <= _MAX_SIDE:
+            problem = (
+                "its metadata must have 0 < image_size <= resize_to <= "
+                f"{_MAX_SIDE:,}, received {self.image_size} and {self.resize_to}"
+            )
+            raise _damaged(self._paths["image"], problem)
         sizes = [path.stat().st_size for path in self._paths.values()]
         # The metadata hold a digest of the weights.
         told = json.dumps([about, sizes], sort_keys=True)
@@ -129,7 +189,9 @@ class LiteRTModel(Model):
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         if not len(texts):
             return np.zeros((0, self.dimension), np.float32)
-        tower, rows = self._tower("text"), []
+        # First, since it checks the length to which texts are padded.
+        tower = self._tower("text")
+        rows = []
         # Bytes of an argument that aren't UTF-8 have no place in a text.
         clean = [text.encode("utf-8", "replace").decode() for text in texts]
         for encoding in self._tokenizer.encode_batch(clean):
@@ -150,33 +212,64 @@ class LiteRTModel(Model):
                     tower = LiteRTTower(self._paths[kind])
             except (ValueError, RuntimeError) as error:
                 raise _damaged(self._paths[kind], error) from None
+            self._check_shape(kind, tower)
             setattr(self._threads, kind, tower)
         return tower
+
+    def _check_shape(self, kind, tower):
+        """Raises if the metadata of a tower disagree with its tensors."""
+        name, setting, size = {
+            "image": ("images", "image_size", self.image_size),
+            "text": ("token_ids", "sequence_length", self._text_length),
+        }[kind]
+        shape = tower.inputs.get(name, ())
+        if len(shape) < 2 or shape[1] != size:
+            problem = (
+                f"its metadata must have the {setting} of its tensor {name}, which has "
+                f"the shape {shape}, received {size}"
+            )
+            raise _damaged(self._paths[kind], problem)
 
     @functools.cached_property
     def _tokenizer(self):
         from tokenizers import BertWordPieceTokenizer
 
-        with zipfile.ZipFile(self._paths["text"]) as archive:
-            content = archive.read(self._text["vocabulary_file"]).decode()
+        path = self._paths["text"]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                content = _member(archive, self._text["vocabulary_file"]).decode()
+        except (zipfile.BadZipFile, OSError, ValueError, LookupError) as error:
+            raise _damaged(path, error) from None
         # Not splitlines(), which splits at characters that are tokens too.
         tokens = content.removesuffix("\n").split("\n")
         vocabulary = {token: row for row, token in enumerate(tokens)}
+        for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]"):
+            if token not in vocabulary:
+                raise _damaged(path, f"its vocabulary must have the token {token}")
         uncased = self._text["normalization"] == "bert_uncased"
         tokenizer = BertWordPieceTokenizer(
             vocabulary, lowercase=uncased, strip_accents=uncased
         )
-        length = int(self._text["sequence_length"])
+        length = self._text_length
         tokenizer.enable_truncation(length)
         tokenizer.enable_padding(length=length, pad_id=vocabulary["[PAD]"])
         return tokenizer
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Reads a member of at most `_MAX_MEMBER` bytes, however small it is compressed."""
+    with archive.open(name) as file:
+        content = file.read(_MAX_MEMBER + 1)
+    if len(content) > _MAX_MEMBER:
+        raise ValueError(f"{name} must have at most {_MAX_MEMBER:,} bytes")
+    return content
 
 
 def _metadata(path):
     """What a tower says of itself, without its flatbuffer being read."""
     try:
         with zipfile.ZipFile(path) as archive:
-            about = json.loads(archive.read("metadata.json"))
+            about = json.loads(_member(archive, "metadata.json"))
         about["preprocessing"], about["outputs"][0]["shape"][-1]  # noqa: B018
     except FileNotFoundError:
         raise InputError(
@@ -205,6 +298,7 @@ class TensorFlowModel(Model):
         folder = _folder_of(name)
         files = (TEXT_TOWER, "config.json", "saved_model.pb", "align")
         is_there = any((folder / file).exists() for file in files)
+        refuse_keras_file(name, "model")
         if not (is_there or name.startswith("hf://")):
             raise InputError(
                 f"model must be a folder of LiteRT towers, a run's folder, an export "

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from align_keras.search import Query, approximate
-from align_keras.search.approximate import Approximate, bring_up_to_date, path_of
+from align_keras.search.approximate import Approximate, bring_up_to_date
+from align_keras.search.index_files import approximate_path
 from align_keras.utils.errors import InputError
 
 
@@ -64,7 +65,7 @@ def test_what_fulfills_a_condition_is_found_or_left_to_a_scan(tmp_path, few):
 def test_it_is_a_cache(tmp_path, few):
     vectors = vectors_of(200)
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
-    path_of(tmp_path, "vectors.0.f32").write_bytes(b"junk")
+    approximate_path(tmp_path, "vectors.0.f32").write_bytes(b"junk")
     assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
     assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
     assert bring_up_to_date(tmp_path, "vectors.1.f32", vectors)
@@ -93,3 +94,38 @@ def test_an_index_of_many_images_is_searched_by_it(tmp_path, photos, colors, few
     assert len(index.query("red", k=7)) == 7
     with pytest.raises(InputError, match="needs an approximate index"):
         index.query(Query("red", approximate=True))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_without_a_rank_end_the_ranking(value):
+    scores = np.ones(9, np.float32)
+    scores[4] = value
+    with pytest.raises(ValueError, match="must be finite"):
+        list(approximate.by_rank(scores, 3))
+
+
+def test_a_damaged_file_is_not_searched(tmp_path, few):
+    vectors = vectors_of(200)
+    bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    path = approximate_path(tmp_path, "vectors.0.f32")
+    content = path.read_bytes()
+    assert approximate.is_whole(tmp_path, "vectors.0.f32")
+    chance = np.random.default_rng(0)
+    for position in [0, *chance.integers(0, len(content), 40).tolist()]:
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(chance.integers(8))
+        path.write_bytes(damaged)
+        # In the mark itself, the file is taken for one without a checksum.
+        if not len(content) - 24 <= position < len(content) - 8:
+            assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None
+            assert not approximate.is_whole(tmp_path, "vectors.0.f32")
+    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert approximate.is_whole(tmp_path, "vectors.0.f32")
+    # A file of an earlier version has no checksum, and gets one.
+    path.write_bytes(content[:-24])
+    assert Approximate.open(tmp_path, "vectors.0.f32", 16) is not None
+    assert bring_up_to_date(tmp_path, "vectors.0.f32", vectors)
+    assert path.read_bytes()[-24:-8] == content[-24:-8]
+    for other in (b"", content[:40]):
+        path.write_bytes(other)
+        assert Approximate.open(tmp_path, "vectors.0.f32", 16) is None

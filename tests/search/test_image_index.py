@@ -1,8 +1,12 @@
 import concurrent.futures
+import json
 import os
 import pathlib
+import re
 import shutil
 import sqlite3
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from align_keras.search import Hit, Index, Query
 from align_keras.search.image_index import default_index
 from align_keras.search.query import relevance
 from align_keras.search.store import Store
+from align_keras.search.towers import open_model
 from align_keras.utils.errors import InputError
 
 
@@ -216,6 +221,9 @@ def test_an_index_of_another_model_names_the_command(build, photos, tmp_path, co
     header = tmp_path / "index" / "index.json"
     fingerprint = Index.open(tmp_path / "index").store.header["model"]["fingerprint"]
     header.write_text(header.read_text().replace(fingerprint, "f" * 16))
+    with sqlite3.connect(tmp_path / "index" / "images.sqlite") as database:
+        sql = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'header'"
+        database.execute(sql, [fingerprint, "f" * 16])
     with pytest.raises(InputError, match=r"made with.*--rebuild`") as caught:
         Index.open(tmp_path / "index").query("red")
     assert f"align-keras index {photos} --to" in str(caught.value)
@@ -341,3 +349,139 @@ def test_threads_share_a_store(build, photos, colors):
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, contents))
+
+
+def rename_model(folder, name):
+    """Has an index name another model, as its maker could."""
+    header = json.loads((folder / "index.json").read_text())
+    old = json.dumps(header["model"]["name"])
+    header["model"]["name"] = name
+    (folder / "index.json").write_text(json.dumps(header))
+    with sqlite3.connect(folder / "images.sqlite") as database:
+        sql = "UPDATE meta SET value = replace(value, ?, ?) WHERE key = 'header'"
+        database.execute(sql, [old, json.dumps(name)])
+
+
+def write_run(folder):
+    """What `open_model` takes for a model that TensorFlow opens."""
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(b"runs when it is opened")
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "hf://attacker/model", "../model", "align_base", "{folder}"]
+)
+def test_a_model_that_an_index_names_is_not_run(
+    build, photos, tmp_path, monkeypatch, name
+):
+    build(photos)
+    write_run(tmp_path / "model")
+    write_run(tmp_path / "index" / "model")
+    monkeypatch.chdir(tmp_path)
+    rename_model(tmp_path / "index", name.format(folder=tmp_path / "model"))
+
+    def run(*arguments):
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr("align_keras.search.towers.TensorFlowModel", run)
+    monkeypatch.setattr("align_keras.search.towers.LiteRTModel", run)
+    index = Index.open(tmp_path / "index")
+    for use in (lambda: index.query("red"), index.add):
+        with pytest.raises(InputError, match=r"if you trust it, add `--model .*` once"):
+            use()
+
+
+def test_a_model_that_was_named_is_opened_until_it_changes(
+    build, photos, tmp_path, monkeypatch
+):
+    class Named:
+        def __init__(self, name):
+            self.name = name
+            header = json.loads((tmp_path / "index" / "index.json").read_text())
+            self.fingerprint = header["model"]["fingerprint"]
+            self.dimension = header["dimension"]
+
+        def encode_texts(self, texts):
+            return np.eye(4, dtype=np.float32)[: len(texts)]
+
+    build(photos)
+    write_run(tmp_path / "model")
+    monkeypatch.setattr("align_keras.search.towers.TensorFlowModel", Named)
+    rename_model(tmp_path / "index", str(tmp_path / "model"))
+    with pytest.raises(InputError, match="if you trust it"):
+        Index.open(tmp_path / "index").query("red")
+    Index.open(tmp_path / "index", tmp_path / "model")
+    assert Index.open(tmp_path / "index").query("red")
+    (tmp_path / "model" / "more.bin").write_bytes(b"code")
+    with pytest.raises(InputError, match="if you trust it"):
+        Index.open(tmp_path / "index").query("red")
+
+
+def test_towers_inside_the_index_are_opened(build, photos, tmp_path, colors):
+    build(photos)
+    shutil.copytree(colors["GOLDEN"], tmp_path / "index" / "towers")
+    rename_model(tmp_path / "index", "towers")
+    header = json.loads((tmp_path / "index" / "index.json").read_text())
+    index = Index.open(tmp_path / "index")
+    assert names(index.query("red"))[0] == "red.png"
+    assert index.model.fingerprint == header["model"]["fingerprint"]
+    (tmp_path / "index" / "towers" / "text.tflite").unlink()
+    (tmp_path / "index" / "towers" / "text.tflite").symlink_to(
+        colors["GOLDEN"] / "text.tflite"
+    )
+    with pytest.raises(InputError, match="if you trust it"):
+        Index.open(tmp_path / "index").query("red")
+
+
+def _rewritten_tower(towers, folder, kind, compression=zipfile.ZIP_STORED, **changes):
+    """Copies the color towers with other metadata or another vocabulary."""
+    shutil.copytree(towers, folder)
+    path = folder / f"{kind}.tflite"
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+        start = min(member.header_offset for member in archive.infolist())
+    metadata = json.loads(files["metadata.json"])
+    vocabulary = changes.pop("vocabulary", None)
+    metadata["preprocessing"] |= changes
+    files["metadata.json"] = json.dumps(metadata).encode()
+    if vocabulary is not None:
+        files["vocabulary.txt"] = vocabulary
+    path.write_bytes(content[:start])
+    with zipfile.ZipFile(path, "a", compression) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "problem"),
+    [
+        ("text", {"sequence_length": 10**9}, "sequence_length of its tensor token_ids"),
+        ("text", {"sequence_length": 7}, "received 7"),
+        ("text", {"sequence_length": "many"}, "invalid literal"),
+        ("text", {"vocabulary": b"a" * 40_000_000}, "at most 33,554,432 bytes"),
+        ("text", {"vocabulary": b"no special tokens"}, "must have the token"),
+        ("image", {"image_size": 15}, "image_size of its tensor images"),
+        ("image", {"resize_to": 10**9}, "image_size <= resize_to <= 8,192"),
+        ("image", {"image_size": 10**9, "resize_to": 10**9}, "<= 8,192"),
+        ("image", {"note": "a" * 40_000_000}, "at most 33,554,432 bytes"),
+    ],
+)
+def test_metadata_of_towers_are_compared_with_their_tensors(
+    tmp_path, colors, kind, changes, problem
+):
+    folder = _rewritten_tower(
+        colors["GOLDEN"], tmp_path / "t", kind, zipfile.ZIP_DEFLATED, **changes
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=re.escape(problem)) as caught:
+            model = open_model(folder)
+            model.encode_images([colors["image_bytes"]("red")])
+            model.encode_texts(["red"])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert str(folder / f"{kind}.tflite") in str(caught.value)
+    assert peak < 200_000_000

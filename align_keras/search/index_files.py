@@ -1,0 +1,106 @@
+"""Names of the files in the folder of an image index, and the rules for opening them.
+
+An index folder may come from somebody else, and its database names files. Every such
+name is checked here: it has a fixed form, so that it stays inside the folder, and the
+file is not a link.
+"""
+
+import os
+import pathlib
+import re
+from typing import IO
+
+from align_keras.utils.errors import InputError
+
+HEADER, DATABASE, LOCK = "index.json", "images.sqlite", "index.lock"
+WAL, SHARED_MEMORY = f"{DATABASE}-wal", f"{DATABASE}-shm"
+JOURNAL = f"{DATABASE}-journal"
+# Results of a cluster's tasks, while an index is built.
+TASKS = ".tasks"
+FIRST_VECTORS = "vectors.0.f32"
+_VECTORS = re.compile(r"vectors\.([0-9]{1,15})\.f32")
+_APPROXIMATE = re.compile(r"vectors\.[0-9]{1,15}\.pq")
+_FIXED_NAMES = (HEADER, DATABASE, WAL, SHARED_MEMORY, JOURNAL, LOCK, TASKS)
+
+
+def damaged(folder: pathlib.Path, reason: str) -> InputError:
+    """Returns the error for a damaged index, with the command that rebuilds it."""
+    return InputError(
+        f"the index {folder} is damaged ({' '.join(reason.split())[:160]}); remove "
+        f"that folder, then build it again by `align-keras index FOLDER --to {folder}`."
+    )
+
+
+def is_own_file(name: str) -> bool:
+    """Returns True if the package writes a file of this name to an index folder."""
+    return (
+        name in _FIXED_NAMES
+        or _VECTORS.fullmatch(name) is not None
+        or _APPROXIMATE.fullmatch(name) is not None
+    )
+
+
+def refuse_links(folder: pathlib.Path) -> None:
+    """Raises if a file of an index is a link, which could point out of the folder."""
+    for name in _FIXED_NAMES:
+        _refuse_link(folder / name)
+
+
+def vectors_path(folder: pathlib.Path, name: object) -> pathlib.Path:
+    """Returns the path of a vectors file that the database names.
+
+    Args:
+        folder: folder of the index.
+        name: stored name, which must have the form `vectors.NUMBER.f32`.
+
+    Raises:
+        InputError: if the name has another form, or the file is a link.
+    """
+    if not isinstance(name, str) or not _VECTORS.fullmatch(name):
+        raise damaged(folder, f"it names the vectors file {name!r:.60}")
+    path = folder / name
+    _refuse_link(path)
+    return path
+
+
+def next_vectors_name(name: str) -> str:
+    """Returns the name of the vectors file that replaces `name`."""
+    match = _VECTORS.fullmatch(name)
+    number = int(match[1]) + 1 if match else 0
+    return f"vectors.{number}.f32"
+
+
+def approximate_path(folder: pathlib.Path, vectors_name: object) -> pathlib.Path:
+    """Returns the path of the approximate index of a vectors file."""
+    path = vectors_path(folder, vectors_name).with_suffix(".pq")
+    _refuse_link(path)
+    return path
+
+
+def approximate_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the paths of all approximate indexes in the folder."""
+    return [path for path in folder.iterdir() if _APPROXIMATE.fullmatch(path.name)]
+
+
+def open_to_write(path: pathlib.Path, new: bool = False) -> IO[bytes]:
+    """Opens a file of an index to write, without following a link.
+
+    Args:
+        path: a path that `vectors_path` returned.
+        new: if True, an existing file is removed first.
+    """
+    flags = os.O_RDWR | os.O_CREAT
+    # Windows has no O_NOFOLLOW, but has O_BINARY.
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    if new:
+        path.unlink(missing_ok=True)
+        flags |= os.O_EXCL
+    return open(os.open(path, flags, 0o666), "r+b")
+
+
+def _refuse_link(path):
+    if path.is_symlink():
+        raise InputError(
+            f"the index {path.parent} must hold its own files, received {path.name}, "
+            "which is a link; put the file that it points to in its place."
+        )

@@ -1,0 +1,428 @@
+"""The folder of an index: read-only, incomplete, damaged or made by somebody else."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from align_keras.search import Index, Query
+from align_keras.search.store import Store
+from align_keras.utils.errors import InputError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path, photos, colors):
+    """The folder of an index of three images, which nobody has open."""
+    Index.build(tmp_path / "index", [photos], colors["GOLDEN"]).store.close()
+    return tmp_path / "index"
+
+
+@contextlib.contextmanager
+def database(folder):
+    with contextlib.closing(sqlite3.connect(folder / "images.sqlite")) as connection:
+        yield connection
+        connection.commit()
+
+
+def set_meta(folder, key, value):
+    with database(folder) as connection:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", [key, value])
+
+
+@contextlib.contextmanager
+def read_only_copy(folder, place):
+    """A copy on a disk that is mounted read-only."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if sys.platform != "linux" or os.geteuid():
+        pytest.skip("may not mount a disk here")
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("may not mount a disk here")
+    try:
+        shutil.copytree(folder, place / "index")
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        yield place / "index"
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def kill_before_checkpoint(folder, photos, colors, monkeypatch):
+    """Adds an image as a process that is killed before it ends: to the log alone."""
+    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_settle", lambda store: None)
+        index = Index.build(folder, [photos], colors["GOLDEN"])
+    assert (folder / "images.sqlite-wal").stat().st_size
+    return index
+
+
+def test_a_finished_run_leaves_the_database_complete(tmp_path, photos, colors):
+    index = Index.build(tmp_path / "index", [photos], colors["GOLDEN"])
+    copy = tmp_path / "copy"
+    # The log is in use, for this process still has the index open.
+    shutil.copytree(tmp_path / "index", copy, ignore=shutil.ignore_patterns("*-wal"))
+    assert len(Index.open(copy)) == len(index) == 3
+    index.remove([photos / "red.png"])
+    shutil.copy(tmp_path / "index" / "images.sqlite", copy)
+    assert len(Index.open(copy)) == 2
+
+
+def test_a_copy_without_its_log_is_refused_until_it_is_completed(
+    tmp_path, folder, photos, colors, monkeypatch
+):
+    with contextlib.closing(
+        kill_before_checkpoint(folder, photos, colors, monkeypatch).store
+    ):
+        copy = tmp_path / "copy"
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*-wal", "*-shm"))
+    with pytest.raises(InputError, match="holds 4 embeddings.*names 3.*to .*copy"):
+        Index.open(copy)
+    assert len(Index.build(copy, [photos], colors["GOLDEN"])) == 4
+    assert len(Index.open(copy)) == 4
+
+
+@pytest.mark.ci
+def test_a_read_only_disk_has_the_whole_index_or_refuses(
+    tmp_path, folder, photos, colors, monkeypatch
+):
+    with read_only_copy(folder, tmp_path / "finished") as copy:
+        assert len(Index.open(copy, colors["GOLDEN"]).latest()) == 3
+    with contextlib.closing(
+        kill_before_checkpoint(folder, photos, colors, monkeypatch).store
+    ):
+        with read_only_copy(folder, tmp_path / "log") as copy:
+            assert len(Index.open(copy, colors["GOLDEN"]).latest()) == 4
+        partial = tmp_path / "partial"
+        shutil.copytree(folder, partial, ignore=shutil.ignore_patterns("*-shm"))
+    with read_only_copy(partial, tmp_path / "unreadable") as copy:
+        with pytest.raises(InputError, match="changes in images.sqlite-wal"):
+            Index.open(copy)
+
+
+AS_NOBODY = """
+import mmap, os, sys
+from align_keras.search.store import Store
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+store = Store(sys.argv[1])
+print(len(store), flush=True)
+sys.stdin.readline()
+print(len(store), store.latest("", [], 1)[0]["name"], flush=True)
+"""
+
+
+@pytest.mark.ci
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="by Unix's users")
+def test_who_may_not_write_sees_what_another_adds(folder, photos, colors):
+    if os.geteuid():
+        pytest.skip("may not mount a disk here")
+    for name in ("images.sqlite-wal", "images.sqlite-shm"):
+        (folder / name).unlink(missing_ok=True)
+    above = [place for place in folder.parents if place.stat().st_uid == os.getuid()]
+    modes = {place: place.stat().st_mode for place in above}
+    try:
+        for place in above:
+            place.chmod(place.stat().st_mode | 0o055)
+        with subprocess.Popen(
+            [sys.executable, "-c", AS_NOBODY, folder],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout.readline() == "3\n"
+            (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+            Index.build(folder, [photos], colors["GOLDEN"])
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "4 late.png\n"
+            process.stdin.close()
+            assert process.wait(20) == 0
+    finally:
+        for place, mode in modes.items():
+            place.chmod(mode)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../out/x",
+        "/etc/passwd",
+        "vectors.f32",
+        "vectors.0.f32/../../out/x",
+        "vectors.0.f32\n",
+        "vectors.٣.f32",
+        "index.json",
+        7,
+        None,
+        b"vectors.0.f32",
+    ],
+)
+def test_a_database_names_no_file_outside_of_its_folder(
+    tmp_path, folder, photos, colors, name
+):
+    outside = tmp_path / "out" / "x"
+    outside.parent.mkdir()
+    outside.write_bytes(bytes(16) * 99)
+    set_meta(folder, "vectors", name)
+    header = (folder / "index.json").read_bytes()
+    for rows in (0, 3):
+        set_meta(folder, "rows", rows)
+        with pytest.raises(InputError, match="is damaged"):
+            Index.build(folder, [photos], colors["GOLDEN"])
+        with pytest.raises(InputError, match="is damaged"):
+            Index.open(folder)
+    assert outside.read_bytes() == bytes(16) * 99
+    assert (folder / "index.json").read_bytes() == header
+
+
+@pytest.mark.parametrize(
+    "name", ["vectors.0.f32", "index.lock", "index.json", "images.sqlite", ".tasks"]
+)
+def test_links_of_an_index_are_not_followed(tmp_path, folder, photos, colors, name):
+    outside = tmp_path / "outside"
+    if (folder / name).exists():
+        (folder / name).rename(outside)
+    else:
+        outside.write_bytes(b"precious")
+    before = outside.read_bytes()
+    (folder / name).symlink_to(outside)
+    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    with pytest.raises(InputError, match=f"received {name}, which is a link"):
+        Index.build(folder, [photos], colors["GOLDEN"])
+    assert outside.read_bytes() == before
+
+
+def test_vectors_written_anew_replace_a_planted_link(
+    tmp_path, folder, photos, colors, monkeypatch
+):
+    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious")
+    (folder / "vectors.1.f32").symlink_to(outside)
+    (folder / "notes.pq").write_bytes(b"not ours")
+    (photos / "green.png").unlink()
+    with pytest.raises(InputError, match="which is a link"):
+        Index.build(folder, [photos], colors["GOLDEN"])
+    (folder / "vectors.1.f32").unlink()
+    index = Index.build(folder, [photos], colors["GOLDEN"])
+    assert index.store.vectors_file == "vectors.1.f32" and len(index) == 2
+    assert outside.read_bytes() == b"precious"
+    assert (folder / "notes.pq").read_bytes() == b"not ours"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE VIEW more AS SELECT 1",
+        "ALTER TABLE images RENAME TO other; CREATE VIEW images AS WITH RECURSIVE "
+        "n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i AS id FROM n",
+        "CREATE TRIGGER more AFTER INSERT ON images BEGIN DELETE FROM roots; END",
+        "ALTER TABLE images ADD COLUMN more AS (printf('%.*c', 1000000, 'x'))",
+        "DROP TABLE unreadable",
+        "UPDATE meta SET value = 'many' WHERE key = 'rows'",
+        "UPDATE meta SET value = -1 WHERE key = 'rows'",
+        "UPDATE meta SET value = 2 WHERE key = 'rows'",
+        "UPDATE meta SET value = 4 WHERE key = 'rows'",
+        "UPDATE meta SET value = '{}' WHERE key = 'header'",
+        "UPDATE images SET row = -5 WHERE id = 1",
+        "UPDATE images SET row = 'x' WHERE id = 1",
+        "DELETE FROM meta",
+    ],
+)
+def test_a_database_that_was_changed_is_refused(folder, sql):
+    with database(folder) as connection:
+        connection.executescript(sql)
+    with pytest.raises(InputError, match=r"is damaged .* then build it again"):
+        Index.open(folder)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "",
+        "[]",
+        "{",
+        "7",
+        "null",
+        '{"columns": []}',
+        '{"columns": [], "count": -1}',
+        '{"columns": [["a", "a", "0 FROM meta", {}]], "count": 1}',
+        '{"columns": [["a", "a", 0]], "count": 1}',
+        '{"columns": [["a", "a", 0, "text"]], "count": 1}',
+    ],
+)
+def test_damaged_names_of_columns_are_refused(folder, colors, columns):
+    set_meta(folder, "table_columns", columns)
+    with pytest.raises(InputError, match=r"is damaged .* then build it again"):
+        Index.open(folder, colors["GOLDEN"]).query("red", where="width > 3")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "captions = 'no JSON'",
+        "captions = '[1]'",
+        "captions = x'00'",
+        "file = 'text'",
+        "content = 7",
+    ],
+)
+def test_damaged_images_are_refused(folder, colors, change):
+    with database(folder) as connection:
+        connection.execute(f"UPDATE images SET {change} WHERE id = 1")
+    with pytest.raises(InputError, match=r"is damaged .* then build it again"):
+        Index.open(folder, colors["GOLDEN"]).query("red")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("dimension", 2),
+        ("dimension", 0),
+        ("dimension", -4),
+        ("dimension", 10**12),
+        ("dimension", True),
+        ("dimension", "4"),
+        ("model", {}),
+        ("model", {"name": "align_small_en"}),
+        ("model", {"name": 3, "fingerprint": "f"}),
+        ("model", {"name": "align_small_en", "fingerprint": "f"}),
+    ],
+)
+def test_a_header_that_was_changed_is_refused(folder, key, value):
+    header = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps({**header, key: value}))
+    with pytest.raises(InputError, match=r"is damaged .* then build it again"):
+        Index.open(folder)
+
+
+def test_an_index_of_an_earlier_version_is_opened_and_completed(folder, photos, colors):
+    """As it was before the database repeated the header."""
+    with database(folder) as connection:
+        connection.execute(
+            "DELETE FROM meta WHERE key NOT IN ('rows', 'vectors', 'columns')"
+        )
+    index = Index.open(folder, colors["GOLDEN"])
+    assert index.query(Query("red", k=1))[0].score == pytest.approx(1.0, abs=1e-3)
+    vectors = np.array(index.store.vectors())
+    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    index = Index.build(folder, [photos])
+    assert len(index) == 4
+    assert np.array_equal(index.store.vectors()[:3], vectors)
+    with database(folder) as connection:
+        keys = {key for (key,) in connection.execute("SELECT key FROM meta")}
+    assert "header" in keys
+
+
+def change_row(folder, row, change):
+    """Changes a row of the vectors file in its place."""
+    path = folder / "vectors.0.f32"
+    vectors = np.fromfile(path, "<f4").reshape(-1, 4)
+    change(vectors[row])
+    vectors.tofile(path)
+
+
+def flip(row, number, bit):
+    row.view("<u4")[number] ^= np.uint32(1 << bit)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e37, 2.0, 0.0])
+def test_values_that_no_embedding_has_are_refused(folder, colors, value):
+    def change(row):
+        row[:] = value
+
+    change_row(folder, 1, change)
+    index = Index.open(folder, colors["GOLDEN"])
+    remedy = r"vectors.0.f32 is damaged \(row 1, .*--rebuild --to .*index`"
+    for query in (Query("red", k=1), Query("red", k=100_000, duplicates=True)):
+        with pytest.raises(InputError, match=remedy):
+            index.query(query)
+    with pytest.raises(InputError, match=remedy):
+        index.check()
+    with pytest.raises(InputError, match=remedy):
+        Index.build(folder)
+
+
+def test_every_flipped_bit_is_found_by_the_check(folder, colors):
+    path = folder / "vectors.0.f32"
+    content = path.read_bytes()
+    index = Index.open(folder, colors["GOLDEN"])
+    assert index.check() == 3
+    for bit in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="is damaged"):
+            index.check()
+    path.write_bytes(content)
+    assert index.check() == 3
+
+
+def test_a_hit_is_compared_with_its_checksum(folder, colors):
+    """A flipped sign or last bit leaves the norm as it is."""
+    for bit in (31, 0):
+        content = (folder / "vectors.0.f32").read_bytes()
+        change_row(folder, 2, lambda row, bit=bit: flip(row, 3, bit))
+        index = Index.open(folder, colors["GOLDEN"])
+        with pytest.raises(InputError, match="row 2, .*checksum differs"):
+            index.query("blue")
+        with pytest.raises(InputError, match="checksum differs"):
+            index.embedding(3)
+        (folder / "vectors.0.f32").write_bytes(content)
+    assert len(Index.open(folder, colors["GOLDEN"]).latest()) == 3
+
+
+def test_each_run_compares_other_rows(folder, colors, monkeypatch):
+    monkeypatch.setattr("align_keras.search.store._CHECKED_ROWS", 1)
+    monkeypatch.setattr("align_keras.search.store._SMALL_VECTORS", 0)
+    Index.build(folder)
+    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    for _ in range(2):
+        Index.build(folder)
+    with pytest.raises(InputError, match="row 0, .*checksum differs"):
+        Index.build(folder)
+
+
+def test_vectors_written_anew_keep_their_checksums(folder, photos, colors, monkeypatch):
+    monkeypatch.setattr("align_keras.search.store._FEW_ROWS", 1)
+    (photos / "red.png").unlink()
+    index = Index.build(folder)
+    assert index.store.vectors_file == "vectors.1.f32" and index.check() == 2
+    (photos / "late.png").write_bytes(colors["image_bytes"]((9, 9, 200)))
+    assert len(Index.build(folder)) == index.check() == 3
+
+
+def test_checksums_are_added_to_an_index_of_an_earlier_version(folder, colors):
+    with database(folder) as connection:
+        connection.execute("DROP TABLE checksums")
+    index = Index.open(folder, colors["GOLDEN"])
+    assert index.query("red") and index.check() == 3
+    Index.build(folder)
+    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    with pytest.raises(InputError, match="row 0, .*checksum differs"):
+        Index.open(folder, colors["GOLDEN"]).check()
+
+
+def test_the_command_checks(folder, capsys):
+    from align_keras.cli.main import main
+
+    assert main(["index", "--check", "--to", str(folder)]) == 0
+    assert "3 embeddings of" in capsys.readouterr().out
+    change_row(folder, 0, lambda row: flip(row, 3, 0))
+    assert main(["index", "--check", "--to", str(folder)]) == 1
+    assert "checksum differs" in capsys.readouterr().err
+    assert main(["index", "--check", "--rebuild", "--to", str(folder)]) == 1
+    assert "--check must come without" in capsys.readouterr().err
+    assert main(["index", "--rebuild", "--to", str(folder)]) == 0
+    assert main(["index", "--check", "--to", str(folder)]) == 0
