@@ -45,6 +45,8 @@ _RENAMED = {
     "--licence": "--license",
 }
 FAILURE = 1
+# As shells report a process that SIGINT has ended.
+INTERRUPTED = 130
 # From where a command goes on after an interrupt.
 RESUMABLE = {
     "quickstart": "the last checkpoint",
@@ -57,12 +59,14 @@ RESUMABLE = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; returns 0, or 1 for a failure. Exits with 2 for a usage error,
-    and with 0 after `--help` and `--version`.
+    """Runs a subcommand; returns 0, 1 for a failure, or 130 for an interrupt.
+
+    Exits with 2 for a usage error, and with 0 after `--help` and `--version`.
     """
     open_streams()
     arguments = parse_arguments(sys.argv[1:] if argv is None else list(argv))
     silence_tensorflow()
+    failure = FAILURE
     try:
         with contextlib.ExitStack() as stack:
             bring_here(arguments, stack)
@@ -75,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except KeyboardInterrupt:
+        failure = INTERRUPTED
         message = "interrupted"
         if arguments.command in RESUMABLE:
             kept = RESUMABLE[arguments.command]
@@ -84,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = describe_error(error) or describe_bug(error)
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
-    return FAILURE
+    return failure
 
 
 def open_streams() -> None:
