@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import time
 
 from align_keras.utils.errors import InputError, needs
 from align_keras.utils.files import MAX_FILE_BYTES, MAX_PIXELS, atomic_write
@@ -11,6 +12,8 @@ from align_keras.utils.tasks import ENGINE_HELP, LOCAL
 
 # Files that the summary names for each reason.
 _EXAMPLES = 3
+# Between looks for roots that were deleted or made again.
+_SECONDS = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,14 +123,46 @@ def _watch(index, engine, watch):
     """Brings the index up to date whenever something changes, until interrupted."""
     roots = [os.fsdecode(root) for root in index.store.roots()]
     say(f"watching {', '.join(roots)}; interrupt to end")
-    roots, begun = list(filter(os.path.exists, roots)), False
-    for seen in watch(*roots, yield_on_timeout=True, rust_timeout=1000):
-        if begun and not seen:
+    while True:
+        present = _identities(roots)
+        if not present:
+            time.sleep(_SECONDS)
             continue
-        begun = True  # What changed before the watch began isn't told.
-        changes = index.add((), engine)
-        if changes.added or changes.changed or changes.renamed or changes.gone:
-            print(_summary(changes), flush=True)
+        with contextlib.suppress(FileNotFoundError):  # Gone meanwhile.
+            _watch_present(index, engine, watch, roots, present)
+
+
+def _watch_present(index, engine, watch, roots, present):
+    """As `_watch`, until a root is deleted, or made again, or appears: the operating
+    system watches folders by their identity, not by their name.
+    """
+    timeout = int(1000 * _SECONDS)
+    changes = watch(*present, yield_on_timeout=True, rust_timeout=timeout)
+    with contextlib.closing(changes):
+        has_begun = False
+        for seen in changes:
+            if _identities(roots) != present:
+                return
+            # What changed before the watch began isn't reported by it.
+            if seen or not has_begun:
+                _update(index, engine)
+            has_begun = True
+
+
+def _update(index, engine):
+    changes = index.add((), engine)
+    if changes.added or changes.changed or changes.renamed or changes.gone:
+        print(_summary(changes), flush=True)
+
+
+def _identities(roots):
+    """Device and number of each root that is there."""
+    identities = {}
+    for root in roots:
+        with contextlib.suppress(OSError):
+            status = os.stat(root)
+            identities[root] = status.st_dev, status.st_ino
+    return identities
 
 
 def _summary(changes):

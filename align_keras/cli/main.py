@@ -46,6 +46,8 @@ _RENAMED = {
     "--licence": "--license",
 }
 FAILURE = 1
+# As shells report a process that SIGINT has ended.
+INTERRUPTED = 130
 # From where a command goes on after an interrupt.
 RESUMABLE = {
     "quickstart": "the last checkpoint",
@@ -58,14 +60,16 @@ RESUMABLE = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; returns 0, or 1 for a failure. Exits with 2 for a usage error,
-    and with 0 after `--help` and `--version`.
+    """Runs a subcommand; returns 0, 1 for a failure, or 130 for an interrupt.
+
+    Exits with 2 for a usage error, and with 0 after `--help` and `--version`.
     """
     open_streams()
     words = sys.argv[1:] if argv is None else argv
     # Nothing that is printed or stored later has a password.
     arguments = parse_arguments([without_secrets(word) for word in words])
     silence_tensorflow()
+    failure = FAILURE
     try:
         with contextlib.ExitStack() as stack:
             bring_here(arguments, stack)
@@ -78,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except KeyboardInterrupt:
+        failure = INTERRUPTED
         message = "interrupted"
         if arguments.command in RESUMABLE:
             kept = RESUMABLE[arguments.command]
@@ -87,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         message = describe_error(error) or describe_bug(error)
     print(f"align-keras {arguments.command}: error: {message}", file=sys.stderr)
-    return FAILURE
+    return failure
 
 
 def open_streams() -> None:

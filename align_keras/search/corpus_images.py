@@ -86,8 +86,10 @@ def read_record(file: bytes) -> tuple[bytes, list[str], int, int]:
             for start, length in values.get("captions", [])
         ]
         (start, length), *_ = values["image"]
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageError("missing", f"no shard: {error.strerror}") from None
+    except OSError as error:
+        raise ImageError("can't be opened", f"shard: {error.strerror}") from None
     except (ValueError, IndexError, KeyError) as error:
         raise ImageError("unreadable", f"broken record: {error}") from None
     return message[start : start + length], captions, size, modified

@@ -40,6 +40,10 @@ NO_HEIF = "HEIC or AVIF, which needs pillow-heif"
 CHANGING = "changes while it is read"
 UNREACHABLE = "can't be reached"
 SHORT = "can't be read to its end"
+CLOSED = "can't be opened"
+MISSING = "missing"
+# Nanoseconds. What the stores hold is a 64-bit number, up to the year 2262.
+_LATEST = 2**63 - 1
 _MAKE, _MODEL, _TIME, _EXIF, _TIME_TAKEN = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003
 # Of more pixels, one image at a time: decoding it may take a gigabyte.
 _LARGE_PIXELS = MAX_PIXELS // 4
@@ -56,6 +60,9 @@ class FoundFile:
     size: int
     mtime_ns: int
     captions: list[str] | None = None
+
+    def __post_init__(self):
+        self.mtime_ns = max(-_LATEST, min(self.mtime_ns, _LATEST))
 
 
 @dataclasses.dataclass
@@ -149,14 +156,14 @@ def read_file(file: bytes) -> tuple[bytes, FoundFile]:
     try:
         return _read_at_address(file) if is_url(file) else _read_here(file)
     except FileNotFoundError:
-        raise ImageError("missing", "no such file") from None
+        raise ImageError(MISSING, "no such file") from None
     except OSError as error:
         reasons = {
             errno.ESTALE: CHANGING,
             errno.EHOSTUNREACH: UNREACHABLE,
             errno.EIO: SHORT,
         }
-        reason = reasons.get(error.errno or 0, "can't be opened")
+        reason = reasons.get(error.errno or 0, CLOSED)
         raise ImageError(reason, str(error.strerror)) from error
 
 
@@ -188,7 +195,7 @@ def _read_at_address(file):
 
 def _read_here(file):
     if is_special(os.fsdecode(file)):
-        raise ImageError("can't be opened", "no regular file")
+        raise ImageError(CLOSED, "no regular file")
     for _ in range(3):
         with open(file, "rb") as opened:
             before = os.fstat(opened.fileno())
@@ -311,8 +318,12 @@ def _iso_date(text):
     return taken.isoformat(" ")
 
 
-def date_of(mtime_ns: int) -> str:
-    """A file's time as the local date of an image that names none."""
+def date_of(mtime_ns: int) -> str | None:
+    """A file's time as the local date of an image that names none; None for a time
+    that is out of range.
+    """
+    if abs(mtime_ns) >= _LATEST:
+        return None
     try:
         return datetime.datetime.fromtimestamp(mtime_ns // 10**9).isoformat(" ")
     except (OverflowError, OSError, ValueError):

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +22,7 @@ from align_keras.search.columns import TableRow
 from align_keras.search.corpus_images import is_record, shard_of
 from align_keras.search.image_files import (
     CHANGING,
-    SHORT,
+    MISSING,
     UNREACHABLE,
     FoundFile,
     check_some_reached,
@@ -32,6 +33,7 @@ from align_keras.search.image_files import (
     read_file,
     read_image,
 )
+from align_keras.search.reachability import Reachability
 from align_keras.search.store import Store
 from align_keras.search.towers import Model, open_same_model
 from align_keras.utils.addresses import without_secrets
@@ -54,6 +56,8 @@ _REQUESTS = 16
 ELSEWHERE = "indexed by another process"
 # What a file can't be read for until it changes.
 _LASTING = ("empty", "unreadable", "truncated", "oversized", "zero size", "not finite")
+# Reasons for which an image leaves the index. For any other it can't be reached.
+_DROPPED = (MISSING, *_LASTING)
 
 
 @dataclasses.dataclass
@@ -125,6 +129,8 @@ class _Update:
         self.unreadable = store.unreadable()
         # Id of a table → path of an image → the record that the table has of it.
         self.captioned: dict[int, dict[bytes, PairRecord]] = {}
+        # Ids of the sources of this run that are missing.
+        self.missing = set()
 
     def run(self, sources):
         self.store.check_part()
@@ -132,14 +138,49 @@ class _Update:
         files, seen, walked = [], set(), set()
         for file, root in roots.items():
             self._walk(file, root, files, seen, walked)
-        self.gone = {
-            id: file
-            for file, (id, root, _, _) in self.known.items()
-            if root in walked and file not in seen
-        }
+        self.gone, self.absent = self._unseen(seen, walked)
         self._embed(files)
         self._finish(seen, walked)
         return self.changes
+
+    def _unseen(self, seen, walked):
+        """Images that weren't seen: those that are gone, id → path, and those that
+        can't be reached, id → whether they count as unchanged. The latter stay, unless
+        their content is found elsewhere, as that of a source that was moved.
+        """
+        gone, absent = {}, {}
+        problems = collections.Counter()
+        reachability = Reachability()
+        roots = self.store.roots()
+        tables = {id for file, id in roots.items() if _is_table(os.fsdecode(file))}
+        missing = {
+            id
+            for file, id in roots.items()
+            if not (id in walked or is_url(file) or os.path.lexists(file))
+        }
+        for file, (id, root, _, _) in self.known.items():
+            if root in missing and file not in seen:
+                absent[id] = root in self.missing
+            if root not in walked or file in seen:
+                continue
+            obstacle = None
+            place = shard_of(file) if is_record(file) else file
+            # A table is the list of its images.
+            is_listed = root not in tables or file in self.captioned.get(root, {})
+            if is_listed and not is_url(place):
+                obstacle = reachability.obstacle(place)
+                folder = os.path.dirname(place)
+                if obstacle is None and root in tables and not os.path.exists(folder):
+                    # A disk may take the folder with it, and the table has the image.
+                    obstacle = folder, "is missing"
+            if obstacle is None:
+                gone[id] = file
+            else:
+                absent[id] = True
+                problems[obstacle] += 1
+        for (folder, problem), count in problems.items():
+            self._report_kept(folder, count, problem)
+        return gone, absent
 
     def _roots(self, sources):
         """Path → id of each source, the new ones added."""
@@ -161,6 +202,7 @@ class _Update:
         is_known = any(known[1] == root for known in self.known.values())
         if not _is_there(file):
             self._keep(file, root, "is missing")
+            self.missing.add(root)
             return
         try:
             is_table = not is_folder(os.fsdecode(file))
@@ -204,12 +246,15 @@ class _Update:
     def _keep(self, file, root, problem):
         """An unmounted disk must not empty the index."""
         count = sum(known[1] == root for known in self.known.values())
+        self._report_kept(file, count, problem)
+
+    def _report_kept(self, file, count, problem):
         name = os.fsdecode(file)
         self.changes.kept.append(name)
         self.changes.unchanged += count
         say(
             f"{printable(name)} {problem}; its {count:,} images stay in the index "
-            "until it is dropped (--remove)"
+            f"until it is dropped (--remove {shlex.quote(printable(name))})"
         )
 
     def _files_of_table(self, file, root, problems):
@@ -262,13 +307,20 @@ class _Update:
         committed = time.monotonic()
         with progress_bar("indexing", "images", len(files)) as bar:
             chunks = _cut(files, _CHUNK)
-            for chunk in in_order(self._read_chunk, chunks, os.cpu_count() or 1):
-                done += chunk
-                bar.advance(len(chunk))
-                late = time.monotonic() - committed > _COMMIT_SECONDS
-                if len(done) >= _COMMIT_IMAGES or late:
-                    self._commit(done)
-                    done, committed = [], time.monotonic()
+            try:
+                for chunk in in_order(self._read_chunk, chunks, os.cpu_count() or 1):
+                    done += chunk
+                    bar.advance(len(chunk))
+                    late = time.monotonic() - committed > _COMMIT_SECONDS
+                    if len(done) >= _COMMIT_IMAGES or late:
+                        # Taken first, so that what can't be written isn't tried twice.
+                        batch, done = done, []
+                        self._commit(batch)
+                        committed = time.monotonic()
+            except BaseException:
+                # An interrupt, or a server that can't be reached, loses nothing.
+                self._commit(done)
+                raise
             self._commit(done)
 
     def _read_chunk(self, chunk):
@@ -336,8 +388,11 @@ class _Update:
         if not same or file.id in same:
             return None
         moved = next((id for id in same if id in self.gone), None)
+        if moved is None:
+            moved = next((id for id in same if id in self.absent), None)
         if moved is not None and file.id is None:
-            del self.gone[moved]
+            if self.gone.pop(moved, None) is None:
+                self.changes.unchanged -= self.absent.pop(moved)
             file.id, file.renamed = moved, True
             return None
         image = self.store.image(same[0])
@@ -378,8 +433,7 @@ class _Update:
     def _refuse(self, file):
         found = file.found
         self.changes.refuse(file.reason, found.file)
-        # What was known stays.
-        if file.reason in (CHANGING, ELSEWHERE, SHORT, UNREACHABLE):
+        if file.reason not in _DROPPED:  # What was known stays.
             return
         if file.id is not None:
             self.store.drop([file.id])
@@ -442,7 +496,11 @@ def _find(record):
 
 def _is_there(file):
     if not is_url(file):
-        return os.path.exists(file)
+        try:
+            os.stat(file)
+        except OSError:  # What it holds can't be looked at.
+            return False
+        return True
     try:
         stat_url(os.fsdecode(file))
     except FileNotFoundError:
@@ -530,8 +588,7 @@ def _checked_source(source):
     if is_url(source):
         # A later run has the password from the address or from ~/.netrc.
         url = without_secrets(os.fsdecode(source)).rstrip("/")
-        is_table = url.lower().endswith(TABLE_SUFFIXES)
-        if not is_table and (url.startswith("http") or stat_url(url) is not None):
+        if not _is_table(url) and (url.startswith("http") or stat_url(url) is not None):
             raise InputError(
                 "`sources` at an address must be tables that end in "
                 f"{', '.join(TABLE_SUFFIXES)} or, in a store, folders of images, "
@@ -544,8 +601,7 @@ def _checked_source(source):
             f"`sources` must be folders or tables, received {os.fsdecode(file)}, which "
             "doesn't exist; check the path."
         )
-    is_table = os.fsdecode(file).lower().endswith(TABLE_SUFFIXES)
-    if not (is_table or os.path.isdir(file)):
+    if not (_is_table(os.fsdecode(file)) or os.path.isdir(file)):
         raise InputError(
             "`sources` must be folders of images or tables that end in "
             f"{', '.join(TABLE_SUFFIXES)}, received {os.fsdecode(file)}; name its "
@@ -554,10 +610,14 @@ def _checked_source(source):
     return os.path.realpath(file)
 
 
+def _is_table(source):
+    return source.lower().endswith(TABLE_SUFFIXES)
+
+
 def _names(file, root):
     """What people and `where` see of a path; `folder` is below the source."""
     place = shard_of(file) if is_record(file) else file
-    is_table = os.fsdecode(root).lower().endswith(TABLE_SUFFIXES)
+    is_table = _is_table(os.fsdecode(root))
     if os.path.isdir(root) or (is_url(root) and not is_table):
         folder = os.path.dirname(os.path.relpath(place, os.path.dirname(root)))
     else:
@@ -569,15 +629,39 @@ def _names(file, root):
     }
 
 
+def _path_to_remove(path, roots, known):
+    """The path that `remove` means, as the index has it."""
+    name = os.fsencode(without_secrets(os.fsdecode(path)))
+    if name in known or name in roots:
+        return name
+    if not name or b"\0" in name:
+        raise InputError(
+            "`remove` must be images, folders or tables of the index, received "
+            f"{os.fsdecode(name)!r}; write `.` for the current folder."
+        )
+    if is_url(path):
+        return name.rstrip(b"/")
+    # An image may be a link, which has its own name in the index.
+    plain = os.path.abspath(os.path.expanduser(name))
+    file = plain if plain in known else os.path.realpath(plain)
+    if os.path.dirname(file) == file and file not in roots:
+        raise InputError(
+            "`remove` must be images, folders or tables of the index, received "
+            f"{os.fsdecode(file)}, which holds all of them; name each."
+        )
+    return file
+
+
 def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
     """Drops images by their path or by that of a folder or table above them."""
     roots, known = store.roots(), store.known()
     unreadable, forgotten = store.unreadable(), set[bytes]()
     dropped, dropped_roots = set[int](), set[bytes]()
+    matches: list[tuple[bytes, int | None, dict[bytes, int]]] = []
+    # Images of a dropped source that another source holds too.
+    moved: dict[int, tuple[bytes, bytes]] = {}
     for path in paths:
-        file = os.fsencode(without_secrets(os.fsdecode(path))).rstrip(b"/")
-        if not is_url(path):
-            file = os.path.realpath(os.path.expanduser(file))
+        file = _path_to_remove(path, roots, known)
         within = os.path.join(file, b"")
         root = roots.get(file)
         found = {
@@ -590,18 +674,45 @@ def remove(store: Store, paths: Iterable[str | os.PathLike]) -> int:
                 "`remove` must be images, folders or tables of the index, received "
                 f"{os.fsdecode(file)}; check the path."
             )
-        dropped.update(found.values())
+        matches.append((file, root, found))
+        if root is not None:
+            dropped_roots.add(file)
+    left = {file: id for file, id in roots.items() if file not in dropped_roots}
+    for file, root, found in matches:
+        within = os.path.join(file, b"")
+        for known_file, id in found.items():
+            holder = None
+            if root is not None:
+                holder = _holder(known_file, known[known_file][1], left)
+            if holder is None:
+                dropped.add(id)
+            else:
+                moved[id] = known_file, holder
         forgotten.update(
             name
             for name, note in unreadable.items()
             if name.startswith(within) or note[0] == root
         )
-        if root is not None:
-            dropped_roots.add(file)
     with store.transaction():
         store.drop(dropped)
+        for id, (file, root_file) in moved.items():
+            if id not in dropped:
+                changes = {"root": left[root_file], **_names(file, root_file)}
+                store.update(id, changes)
         store.forget_unreadable(forgotten)
         for file in dropped_roots:
             store.drop_root(file)
     store.compact()
     return len(dropped)
+
+
+def _holder(file, root, sources):
+    """The source that holds an image: its own, or the nearest folder above it."""
+    own = next((source for source, id in sources.items() if id == root), None)
+    if own is not None:
+        return own
+    place = shard_of(file) if is_record(file) else file
+    above = [
+        source for source in sources if place.startswith(os.path.join(source, b""))
+    ]
+    return max(above, key=len, default=None)

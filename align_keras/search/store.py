@@ -757,6 +757,12 @@ class Store(ImageStore):
             self._set("rows", len(kept))
         vectors_path(self.folder, old).unlink(missing_ok=True)
 
+    def _stored(self, name, value):
+        # SQLite has 64 bits; a longer number keeps its digits as text.
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            return str(value)
+        return value
+
     def _note(self, key, value):
         """Writes a value of `meta`, which may be new."""
         self._run(

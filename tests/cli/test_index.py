@@ -7,6 +7,8 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
+import time
 import zlib
 
 import pytest
@@ -246,3 +248,37 @@ def test_a_folder_is_watched(folder):
         process.send_signal(2)
         assert process.wait(30) == 0
         assert "error" not in process.stderr.read()
+
+
+@pytest.mark.ci
+def test_a_watched_folder_may_be_deleted_and_made_again(folder, tmp_path):
+    pytest.importorskip("watchfiles")
+    build(folder)
+    folder.rename(tmp_path / "away")
+    command = [sys.executable, "-m", "align_keras.cli.main", "index", "--watch"]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        killer = threading.Timer(90, process.kill)  # A watch that waits for ever.
+        killer.start()
+        while not process.stderr.readline().startswith("watching"):
+            assert process.poll() is None
+        lines = iter(process.stdout.readline, "")
+        # It was absent at the start, then is deleted.
+        for color in ((7, 77, 177), (99, 9, 9)):
+            (tmp_path / "away").mkdir(exist_ok=True)
+            name = f"new {color[0]}.png"
+            content = COLORS["image_bytes"](color)
+            (tmp_path / "away" / name).write_bytes(content)
+            (tmp_path / "away").rename(folder)
+            assert any(line.startswith("1 added") for line in lines)
+            shutil.rmtree(folder)
+            time.sleep(2.5)
+        process.send_signal(2)
+        assert process.wait(30) == 0
+        killer.cancel()

@@ -315,7 +315,7 @@ for own in (OpError, ResourceExhaustedError):
 )
 def test_expected_failures_take_one_line(command, capsys, error, expected):
     code, message = run_failing(command, error, capsys)
-    assert code == 1
+    assert code == (130 if isinstance(error, KeyboardInterrupt) else 1)
     assert message.startswith(f"align-keras search: error: {expected}")
     assert message.count("\n") == 1
 
@@ -490,7 +490,7 @@ def test_an_interrupt_takes_one_line():
         capture_output=True,
         text=True,
     )
-    assert answer.returncode == 1
+    assert answer.returncode == 130
     assert answer.stderr == "align-keras search: error: interrupted\n"
 
 

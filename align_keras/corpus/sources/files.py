@@ -66,7 +66,7 @@ def one_file(path: str) -> SourceFile | None:
         state = os.stat(path)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):  # NUL and lone surrogates are in no file's name.
+    except OSError:
         if is_url(path):
             raise
         return None
