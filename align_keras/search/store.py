@@ -524,10 +524,9 @@ class Store(ImageStore):
         try:
             columns = super().columns
         except (TypeError, ValueError):
-            columns = {"": None}
-        texts = [*columns, *columns.values()]
-        if not all(isinstance(text, str) for text in texts):
-            raise damaged(self.folder, "the names of the tables' columns")
+            raise damaged(self.folder, "the names of the tables' columns") from None
+        if not all(isinstance(kind, str) for kind in columns.values()):
+            raise damaged(self.folder, "the types of the tables' columns")
         return columns
 
     def _images(self, where, parameters):
