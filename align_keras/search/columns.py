@@ -72,6 +72,8 @@ def as_text(value: Any) -> str | None:
     ['00123', '4.5', 'true', None, None]
     """
     if isinstance(value, str):
+        if value.isascii() and "\0" not in value:
+            return value
         return re.sub("[\0\ud800-\udfff]", "\ufffd", value)
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -96,7 +98,17 @@ def kind_of(values: Iterable[Any]) -> str | None:
     >>> kind_of(["1", "-20", "", 3.5]), kind_of(["4.50"]), kind_of(["1", "007"])
     ('number', 'decimal', 'text')
     """
-    kinds = {_kind_of_cell(value) for value in values} - {None}
+    kinds = set()
+    texts = set()
+    for value in values:
+        if isinstance(value, str):
+            if value in texts:
+                continue
+            texts.add(value)
+        kind = _kind_of_cell(value)
+        if kind == TEXT:
+            return TEXT
+        kinds.add(kind)
     return next((kind for kind in reversed(_KINDS) if kind in kinds), None)
 
 

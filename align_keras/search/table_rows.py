@@ -6,6 +6,7 @@ No name of a user's column occurs in SQL. The cells of all tables lie in the tab
 belongs to an image and to the source that names it (`root`), with which it goes.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -209,7 +210,12 @@ class TableRows:
             rows: dict, id of an image → its rows.
         """
         self._lock_tables()
+        # Most runs find the tables as they were.
+        digest = _digest(rows)
+        if self._meta(f"table {root}") == digest:
+            return
         affected = self._forget(root) | set(rows)
+        self._run("INSERT INTO meta VALUES (?, ?)", [f"table {root}", digest])
         columns = self._add_names(root, rows)
         for table in [0, *_tables(columns)[1:]]:
             self._insert(root, rows, table, columns)
@@ -230,6 +236,7 @@ class TableRows:
     def _forget(self, root):
         """Deletes the rows of a table; returns the images that had some."""
         columns, count = self._user_columns()
+        self._run("DELETE FROM meta WHERE key = ?", [f"table {root}"])
         sql = "SELECT DISTINCT image FROM table_rows_0 WHERE root = ?"
         images = {image for (image,) in self._all(sql, [root])}
         for table in range(max(1, -(-count // _PER_TABLE))):
@@ -288,16 +295,13 @@ class TableRows:
 
     def _write_captions(self, images):
         """Gives images the captions of all their tables, in order and once each."""
-        captions: dict[int, dict[str, None]] = {image: {} for image in images}
+        captions: dict[int, list[str]] = {image: [] for image in images}
         if images:
             sql = "SELECT image, captions FROM table_rows_0 ORDER BY root, number"
             for image, text in self._all(sql):
                 if image in captions:
-                    captions[image].update(dict.fromkeys(json.loads(text)))
-        changes = [
-            (_json(list(texts)) if texts else None, image)
-            for image, texts in captions.items()
-        ]
+                    captions[image].append(text)
+        changes = [(_joined(texts), image) for image, texts in captions.items()]
         self._run_many("UPDATE images SET captions = ? WHERE id = ?", changes)
 
     # === Indexes that have the columns of tables among those of images ===
@@ -377,6 +381,22 @@ def _tables(columns):
 def _json(captions):
     cleaned = [as_text(caption) for caption in captions]
     return json.dumps(cleaned, ensure_ascii=False)
+
+
+def _joined(texts):
+    """The captions of several rows as one list, or None if there are no rows."""
+    if len(texts) < 2:
+        return texts[0] if texts else None
+    captions = (caption for text in texts for caption in json.loads(text))
+    return _json(list(dict.fromkeys(captions)))
+
+
+def _digest(rows):
+    digest = hashlib.blake2b(digest_size=16)
+    for image, of_image in rows.items():
+        line = f"{image} {[tuple(row) for row in of_image]}\n"
+        digest.update(line.encode("utf-8", "backslashreplace"))
+    return digest.hexdigest()
 
 
 def _quoted(name):
